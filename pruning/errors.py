@@ -1,0 +1,87 @@
+"""Errors a caller can act on. Each carries a stable `code`; a job that meets one fails with that code."""
+
+from __future__ import annotations
+
+
+class SecateurError(Exception):
+    """Base of every error raised for callers."""
+
+    code = "internal"
+    retryable = False
+
+    def __init__(self, message: str, *, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.pointer = pointer
+
+
+class UnknownNameError(SecateurError):
+    """A name that no registry holds."""
+
+    code = "unknown_name"
+
+
+class ParameterError(SecateurError):
+    """A parameter of a method or architecture that does not validate."""
+
+    code = "invalid_parameter"
+
+
+class BudgetError(SecateurError):
+    """A budget that cannot be spent."""
+
+    code = "impossible_budget"
+
+
+class ScoreError(SecateurError):
+    """Scores that cannot be ranked: NaN, infinite, or of a shape that does not broadcast to the weight."""
+
+    code = "invalid_scores"
+
+
+class EvidenceError(SecateurError):
+    """A criterion asked for evidence that was not supplied."""
+
+    code = "missing_evidence"
+
+
+class ModelError(SecateurError):
+    """A state dict that does not fit its architecture."""
+
+    code = "invalid_model"
+
+
+class DataError(SecateurError):
+    """Data that cannot be read or do not fit the model."""
+
+    code = "invalid_dataset"
+
+
+class UnsafeFormatError(SecateurError):
+    """A file that could run code when read."""
+
+    code = "unsafe_format"
+
+
+class CheckpointError(SecateurError):
+    """A checkpoint file that is damaged or of another format."""
+
+    code = "invalid_checkpoint"
+
+
+class BaselineMismatchError(SecateurError):
+    """A dense network that does no better than chance on the data."""
+
+    code = "baseline_mismatch"
+
+
+class DivergenceError(SecateurError):
+    """A training whose loss became NaN or infinite."""
+
+    code = "training_diverged"
+
+
+class OutOfMemoryError(SecateurError):
+    """Not even one image at a time fits in memory."""
+
+    code = "out_of_memory"

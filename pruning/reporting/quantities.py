@@ -1,0 +1,184 @@
+"""Numbers as people read them: percentages, percentage points, bytes, durations, each with its unit and interval."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from pruning.schemas.report import Estimate, Method
+
+MINUS = "\N{MINUS SIGN}"
+FRACTIONS = frozenset({"accuracy", "agreement", "density", "error", "potential", "sparsity"})
+NOT_FRACTIONS = frozenset({"coefficient", "correlation", "count", "factor", "intercept", "log", "pearson", "r2", "ratio",
+                           "relative", "slope", "spearman", "tightness"})
+
+
+def signed(text: str) -> str:
+    """Return a formatted number with a typographic minus, and no minus before a zero.
+
+    >>> signed("-0.0"), signed("-1.5")
+    ('0.0', '−1.5')
+    """
+    if text.startswith("-"):
+        return text[1:] if not text.strip("-0.") else MINUS + text[1:]
+    return text
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction in percent.
+
+    >>> percent(0.1834)
+    '18.3 %'
+    """
+    return signed(f"{100 * fraction:.{digits}f}") + " %"
+
+
+def share(fraction: float) -> str:
+    """Return a sparsity or density in percent, with as many digits as it needs and no more.
+
+    >>> share(0.8), share(0.985), share(0.79987), share(0.99995)
+    ('80 %', '98.5 %', '79.99 %', '99.995 %')
+    """
+    digits = 2 if 0.001 <= fraction <= 0.999 or fraction in (0.0, 1.0) else 4
+    return f"{100 * fraction:.{digits}f}".rstrip("0").rstrip(".") + " %"
+
+
+def measured(estimate: Estimate, digits: int = 1) -> str:
+    """Return an error or accuracy in percent with its interval.
+
+    >>> measured(Estimate(value=0.25, low=0.2, high=0.31))
+    '25.0 % [20.0, 31.0]'
+    """
+    return percent(estimate.value, digits) + _interval(estimate, lambda v: signed(f"{100 * v:.{digits}f}"))
+
+
+def points(estimate: Estimate, digits: int = 1) -> str:
+    """Return a difference of two percentages in percentage points with its interval.
+
+    >>> points(Estimate(value=0.012, low=-0.003, high=0.027))
+    '+1.2 pp [−0.3, +2.7]'
+    """
+    def plus(value: float) -> str:
+        text = f"{100 * value:+.{digits}f}"
+        return text[1:] if not text.strip("+-0.") else signed(text)
+
+    return plus(estimate.value) + " pp" + _interval(estimate, plus)
+
+
+def size(size_bytes: float) -> str:
+    """Return a size in bytes, kB, MB or GB (powers of 1000).
+
+    >>> size(999), size(4_812_345)
+    ('999 B', '4.81 MB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= 0.9995 * scale:
+            return f"{_three(size_bytes / scale)} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def operations(flops: float) -> str:
+    """Return a count of floating point operations.
+
+    >>> operations(81_200_000)
+    '81.2 MFLOP'
+    """
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if flops >= 0.9995 * scale:
+            return f"{_three(flops / scale)} {unit}FLOP"
+    return f"{flops:.0f} FLOP"
+
+
+def count(number: int) -> str:
+    """Return a count with its thousands apart.
+
+    >>> count(272474)
+    '272,474'
+    """
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration.
+
+    >>> duration(0.25), duration(75), duration(7260)
+    ('0.25 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{_three(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency.
+
+    >>> milliseconds(1.9234)
+    '1.92 ms'
+    """
+    return f"{_three(value)} ms"
+
+
+def factor(value: float) -> str:
+    """Return a factor.
+
+    >>> factor(10.0), factor(1.996)
+    ('10×', '2×')
+    """
+    text = _three(value)
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "×"
+
+
+def plain(value: float) -> str:
+    """Return a number whose unit is unknown, to four significant digits.
+
+    >>> plain(0.123456), plain(-3.0), plain(2.5e9)
+    ('0.1235', '−3', '2.5e+09')
+    """
+    return signed(f"{value:.4g}")
+
+
+def named(name: str, estimate: Estimate, digits: int = 1) -> str:
+    """Return an estimate in the unit that its name tells: fractions in percent, `_ms`, `_s` and `_bytes` as such.
+
+    >>> named("delta_excess_error", Estimate(value=0.02)), named("spearman", Estimate(value=0.5))
+    ('2.0 %', '0.5')
+    """
+    words = frozenset(re.findall(r"[a-z0-9]+", name.lower()))
+    if words & FRACTIONS and not words & NOT_FRACTIONS and _all_within_one(estimate):
+        return measured(estimate, digits)
+    for suffix, form in (("_ms", milliseconds), ("_bytes", size), ("_s", duration)):
+        if name.endswith(suffix) and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0:
+            return form(estimate.value) + _interval(estimate, form)
+    return plain(estimate.value) + _interval(estimate, plain)
+
+
+def method(value: Method) -> str:
+    """Return a method with its parameters.
+
+    >>> method(Method(name="magnitude", params={"p": 2}))
+    'magnitude (p=2)'
+    """
+    if not value.params:
+        return value.name
+    return f"{value.name} ({', '.join(f'{key}={value.params[key]}' for key in sorted(value.params))})"
+
+
+def _interval(estimate: Estimate, form: object) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    assert callable(form)
+    return f" [{form(estimate.low)}, {form(estimate.high)}]"
+
+
+def _all_within_one(estimate: Estimate) -> bool:
+    return all(abs(v) <= 1 for v in (estimate.value, estimate.low, estimate.high) if v is not None)
+
+
+def _three(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
+    return f"{value:.{min(digits, 6)}f}"

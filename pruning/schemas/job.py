@@ -1,0 +1,120 @@
+"""What a client POSTs to `/v1/jobs`: references to a model and a dataset around a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pruning.schemas.base import Document
+from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Targets
+from pruning.schemas.training import Train
+
+Identifier = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$")]
+Status = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
+Stage = Literal["baseline", "prune", "retrain", "evaluate", "predict", "export"]
+TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class ModelRef(Document):
+    """An uploaded model (`id`) or a registered architecture, optionally trained by the job first."""
+
+    id: Identifier | None = None
+    architecture: Name | None = None
+    kwargs: dict[str, Any] = {}
+    train: Train | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelRef:
+        if (self.id is None) == (self.architecture is None):
+            raise ValueError("give either 'id' (an uploaded model) or 'architecture'")
+        if self.id is not None and self.kwargs:
+            raise ValueError("kwargs come with the uploaded model; leave them out")
+        if self.architecture is not None and self.train is None:
+            raise ValueError("an architecture without weights needs 'train'")
+        return self
+
+
+class DatasetRef(Document):
+    """An uploaded dataset (`id`) or a bundled one (`builtin`)."""
+
+    id: Identifier | None = None
+    builtin: Name | None = None
+    limit: Limit = Limit()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DatasetRef:
+        if (self.id is None) == (self.builtin is None):
+            raise ValueError("give either 'id' (an uploaded dataset) or 'builtin'")
+        return self
+
+
+class RewindModel(Document):
+    """Where weight rewinding takes its weights from when the job did not train the network."""
+
+    model: Annotated[dict[Literal["id"], Identifier], Field(min_length=1)]
+
+
+class RetrainSpec(Retrain):
+    """`retrain` of a job."""
+
+    rewind: RewindModel | None = None
+
+    @model_validator(mode="after")
+    def _rewind_belongs(self) -> RetrainSpec:
+        if self.rewind is not None and self.mode != "weight_rewind":
+            raise ValueError(f"rewind has no effect with mode {self.mode!r}")
+        return self
+
+
+class JobSpec(Document):
+    """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that gives a good result."""
+
+    type: Literal["prune"]
+    model: ModelRef
+    dataset: DatasetRef
+    targets: Targets
+    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(name="magnitude")
+    allocation: Method = Method(name="global")
+    sparsifier: Method = Method(name="top_k")
+    schedule: Method = Method(name="targets_only")
+    when: Literal["after_training", "before_training"] = "after_training"
+    independent: bool = False
+    exclude: tuple[str, ...] = ()
+    retrain: RetrainSpec | None = None
+    """Default: `fine_tune` for one epoch; `none` with `when: before_training`."""
+    evaluations: tuple[Method, ...] | None = None
+    gates: Gates = Gates()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    labels: Annotated[dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]],
+                      Field(max_length=16)] = {}
+    priority: Annotated[int, Field(ge=0, le=9)] = 4
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    """Longest time from submission to the end; past it the job fails with `deadline_exceeded`."""
+
+    @model_validator(mode="after")
+    def _recipe_is_consistent(self) -> JobSpec:
+        retrain = self.retrain
+        if retrain is not None and retrain.mode == "weight_rewind":
+            if self.model.train is None and retrain.rewind is None:
+                raise ValueError("retrain: weight rewinding needs the weights to rewind to: train the network here "
+                                 "(model.train) or give retrain.rewind.model.id")
+            if self.model.train is not None and retrain.rewind is not None:
+                raise ValueError("retrain: model.train keeps the weights to rewind to; leave retrain.rewind out")
+        self.recipe()
+        return self
+
+    def recipe(self) -> Recipe:
+        """The science of this job, without its references."""
+        fields: dict[str, Any] = {
+            name: getattr(self, name) for name in Recipe.model_fields
+            if name not in ("train", "retrain", "limit") and name in type(self).model_fields
+        }
+        fields |= {"train": self.model.train, "limit": self.dataset.limit}
+        if self.retrain is not None:
+            given = {name: getattr(self.retrain, name) for name in self.retrain.model_fields_set - {"rewind"}}
+            fields["retrain"] = Retrain(**given)
+        elif self.when == "before_training":
+            fields["retrain"] = Retrain(mode="none")
+        return Recipe(**fields)

@@ -1,0 +1,215 @@
+"""What was found: the report of a pruning job. Every number measured on samples carries its interval."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pruning.schemas.base import Document
+from pruning.schemas.recipe import Method
+
+SCHEMA_VERSION = 1
+
+
+class Estimate(Document):
+    """A measured value with its 95 % confidence interval and the number of samples behind it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+class Curve(Document):
+    """Points of one quantity against another, e.g. error against sparsity."""
+
+    x: tuple[float, ...]
+    y: tuple[Estimate, ...]
+    x_label: str
+    y_label: str
+
+
+class Section(Document):
+    """The result of one evaluation: named scalars and named curves; a new evaluation changes no schema."""
+
+    title: str
+    version: int
+    scalars: dict[str, Estimate] = {}
+    curves: dict[str, Curve] = {}
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
+
+
+class Failure(Document):
+    """An evaluation that could not be completed; the checkpoints survive it."""
+
+    name: str
+    code: str
+    message: str
+
+
+class Latency(Document):
+    """Measured wall-clock time of one forward pass in milliseconds, dense kernels, fp32."""
+
+    device: str
+    threads: int
+    batch: int
+    p50: float
+    p95: float
+
+
+class Evaluated(Document):
+    """One network measured on the test split, plain fp32 path."""
+
+    error: Estimate
+    loss: Estimate
+    val_error: Estimate
+
+
+class Network(Evaluated):
+    """A network of the report: what it loses and what it costs."""
+
+    sparsity: float
+    density: float
+    prune_ratio: float
+    """Fraction of all parameters (biases and BatchNorm included) that are zero by pruning."""
+    parameters: int
+    """Parameters that remain: all of them less the pruned ones."""
+    flops: int
+    """Multiply-adds of one forward pass times two, pruned weights not counted (what a sparse kernel would need)."""
+    size_bytes: dict[str, int]
+    """File size by format: `sparse`, `dense`, `masks`, `dense_gzip`."""
+    latency_ms: tuple[Latency, ...]
+
+
+class Layer(Document):
+    """One parameter tensor: how many weights remain, or why it was left dense."""
+
+    name: str
+    shape: tuple[int, ...]
+    total: int
+    kept: int
+    reason: str | None = None
+    """Why the tensor was not pruned; `null` for a pruned one."""
+
+
+class Increase(Document):
+    """Error of the checkpoint minus error of a reference, paired on the same test images."""
+
+    given: Estimate
+    control: Estimate
+
+
+class Checkpoint(Network):
+    """One pruned network at one target."""
+
+    id: str
+    criterion: Method
+    round: int
+    requested_sparsity: float
+    partial: bool = False
+    """The job ended before all its targets; this checkpoint is whole."""
+    pruned: Evaluated
+    """Right after pruning, before retraining."""
+    retrained: Evaluated | None
+    """After retraining; `null` where the recipe does not retrain."""
+    error_increase: Increase
+    val_error_increase: Estimate
+    """Error on the validation split minus that of the dense control, paired: what the recommendation reads."""
+    layers: tuple[Layer, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Round(Document):
+    """One prune-and-retrain round, target or not: a point on the curve."""
+
+    criterion: Method
+    round: int
+    sparsity: float
+    density: float
+    target: bool
+    pruned: Evaluated
+    retrained: Evaluated | None
+
+
+class Recommendation(Document):
+    """Which checkpoint to ship and why, chosen on the validation split."""
+
+    checkpoint: str | None
+    sparsity: float | None
+    margin: float
+    reason: str
+
+
+class GateResult(Document):
+    """One gate held against the recommended checkpoint."""
+
+    name: Literal["max_error_increase"]
+    limit: float
+    checkpoint: str | None
+    measured: Estimate | None
+    passed: bool
+    message: str
+
+
+class Environment(Document):
+    """Where the numbers were measured."""
+
+    device: str
+    device_name: str
+    threads: int
+    eval_batch: int
+    torch: str
+    python: str
+    secateur: str
+    platform: str
+
+
+class ModelInfo(Document):
+    """The network that was pruned."""
+
+    architecture: str
+    kwargs: dict[str, Any]
+    sha256: str | None
+    parameters: int
+    prunable: int
+    normalize: dict[str, tuple[float, ...]]
+
+
+class DataInfo(Document):
+    """The data the job ran on, after limits and the validation split."""
+
+    name: str
+    sha256: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    fit: int
+    val: int
+    test: int
+
+
+class Report(Document):
+    """Everything a job found."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    job_id: str
+    spec: dict[str, Any]
+    recipe_digest: str
+    model: ModelInfo
+    data: DataInfo
+    environment: Environment
+    baseline: Network
+    """The network as given (or as trained by the job), before any pruning."""
+    control: Network
+    """The dense network retrained with the same data and budget as one round: what retrained checkpoints compare with."""
+    checkpoints: tuple[Checkpoint, ...]
+    rounds: tuple[Round, ...]
+    sections: dict[str, Section]
+    recommendation: Recommendation
+    gates: tuple[GateResult, ...]
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    partial: bool = False
+    usage: Annotated[dict[str, float], Field(description="Seconds by stage, over all attempts.")] = {}

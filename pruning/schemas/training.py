@@ -1,0 +1,79 @@
+"""How a network is trained: optimiser, learning-rate schedule, augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pruning.schemas.base import Document
+
+
+class Optimizer(Document):
+    """The optimiser and its constants; `momentum` and `nesterov` are SGD's, `betas` AdamW's."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    nesterov: bool = False
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+
+    @model_validator(mode="after")
+    def _no_ignored_field(self) -> Optimizer:
+        foreign = {"sgd": {"betas"}, "adamw": {"momentum", "nesterov"}}[self.name] & self.model_fields_set
+        if any(getattr(self, field) != type(self).model_fields[field].default for field in foreign):
+            raise ValueError(f"{', '.join(sorted(foreign))} has no effect with the optimizer {self.name!r}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0")
+        return self
+
+
+class LrSchedule(Document):
+    """The factor on the learning rate over a training of `epochs`.
+
+    `constant`: 1. `cosine`: (1 + cos(pi t / T)) / 2. `linear`: 1 - t / T. `step`: gamma to the number of milestones passed
+    (milestones in epochs). A warm-up of `warmup_epochs` multiplies each by t / warmup_epochs first.
+    """
+
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> LrSchedule:
+        if self.name == "step" and not self.milestones:
+            raise ValueError("the schedule 'step' needs milestones, in epochs")
+        if self.name != "step" and self.milestones:
+            raise ValueError(f"milestones have no effect with the schedule {self.name!r}")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must increase")
+        return self
+
+
+class Training(Document):
+    """One training schedule, from epoch 0 to `epochs`."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    optimizer: Optimizer = Optimizer()
+    lr_schedule: LrSchedule = LrSchedule()
+    augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
+    """`auto`: random crop (4 pixels of padding) and flip for colour images of 24 pixels and more, nothing otherwise."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
+
+
+class Train(Training):
+    """Train the dense network first; the weights at `rewind_epoch` are kept for weight rewinding."""
+
+    optimizer: Optimizer = Optimizer(lr=0.1)
+    lr_schedule: LrSchedule = LrSchedule(name="cosine")
+    rewind_epoch: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _rewind_inside(self) -> Train:
+        if self.rewind_epoch >= self.epochs:
+            raise ValueError(f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs")
+        return self

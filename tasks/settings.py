@@ -1,0 +1,49 @@
+"""One set of settings for every process, read from `SECATEUR_*` environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where the database, the artifacts and the broker are, and how patient the workers are."""
+
+    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore")
+
+    database_url: str = "sqlite:///./secateur-data/secateur.db"
+    """SQLAlchemy URL: `sqlite:///path` or `postgresql://user:password@host/database`."""
+    artifact_url: str = "file:./secateur-data/artifacts"
+    """`file:PATH` or `s3://bucket/prefix`."""
+    broker_url: str = "redis://127.0.0.1:6379/0"
+    """Redis or Valkey: `redis://host:port/db` or `redis+socket:///path`."""
+    s3_endpoint: str | None = None
+    """Endpoint of an S3 server other than AWS, e.g. MinIO; credentials come from AWS_ACCESS_KEY_ID and so on."""
+    work_dir: Path | None = None
+    """Folder for the working folders of job processes; the system's temporary folder by default."""
+    plugin_path: str = ""
+    """Folders (separated like PATH) whose `.py` files add methods."""
+
+    lease_s: Annotated[float, Field(gt=0)] = 90.0
+    heartbeat_s: Annotated[float, Field(gt=0)] = 15.0
+    reaper_s: Annotated[float, Field(gt=0)] = 30.0
+    relay_s: Annotated[float, Field(gt=0)] = 0.5
+    stuck_s: Annotated[float, Field(gt=0)] = 1800.0
+    """A job process that reports nothing for so long counts as crashed."""
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 200
+    """Optimiser steps between two saved states inside a training."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of a job process; all cores by default."""
+    memory_limit_bytes: Annotated[int, Field(ge=2**20)] | None = None
+    """Address-space limit of the helper that reads uploads; none by default."""
+
+    api_key: str | None = None
+    """The administrator's key. Without it (and without keys in the database) the service is open, on loopback only."""
+    max_json_bytes: Annotated[int, Field(ge=1)] = 1_000_000
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 8 * 2**30
+    max_pixels: Annotated[int, Field(ge=1)] = 2**33
+    """Largest decoded dataset, in uint8 values."""

@@ -1,0 +1,91 @@
+"""Models, datasets, API keys and the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from tasks.store.engine import db_now
+from tasks.store.errors import InUseError, NotFoundError
+from tasks.store.pages import Page, paginate
+from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, Model
+
+A = TypeVar("A", Model, Dataset)
+LIVE = ("queued", "running", "pausing", "paused", "cancelling")
+
+
+def add(session: Session, row: A) -> A:
+    """Insert a model or a dataset; `created_at` is set by the database's clock."""
+    row.created_at = clock(session)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def clock(session: Session) -> float:
+    """The database's time."""
+    return float(session.scalar(select(db_now())) or 0.0)
+
+
+def get(session: Session, kind: type[A], project: str, id: str) -> A:
+    """The row of this project, or `NotFoundError`."""
+    row = session.get(kind, id)
+    if row is None or row.project != project:
+        raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
+    return row
+
+
+def page(session: Session, kind: type[A], project: str, *, limit: int, cursor: str | None) -> Page[A]:
+    """One page of this project's models or datasets."""
+    query = select(kind).where(kind.project == project)
+    return paginate(session, query, kind.id, scope=f"{kind.__tablename__}/{project}", limit=limit, cursor=cursor)
+
+
+def remove(session: Session, row: Model | Dataset) -> str:
+    """Delete the row and return its artifact's key; `InUseError` while a live job uses it."""
+    columns = (Job.model_id, Job.rewind_model_id) if isinstance(row, Model) else (Job.dataset_id,)
+    user = session.scalar(select(Job.id).where(or_(*(c == row.id for c in columns)), Job.status.in_(LIVE)).limit(1))
+    if user is not None:
+        raise InUseError(row.__tablename__.removesuffix("s"), row.id, user)
+    session.delete(row)
+    return row.artifact
+
+
+def add_key(session: Session, *, id: str, project: str, name: str, secret: str, scopes: list[str]) -> ApiKey:
+    """Keep a key by the digest of its secret."""
+    key = ApiKey(id=id, project=project, name=name, sha256=digest(secret), scopes=scopes, created_at=clock(session))
+    session.add(key)
+    session.flush()
+    return key
+
+
+def find_key(session: Session, secret: str) -> ApiKey | None:
+    """The key with this secret; found by its digest, so that the comparison leaks nothing of the secret."""
+    return session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(secret)))
+
+
+def any_key(session: Session) -> bool:
+    """Whether a key exists, which closes the service to those without one."""
+    return session.scalar(select(ApiKey.id).limit(1)) is not None
+
+
+def digest(secret: str) -> str:
+    """SHA-256 of a secret (hex). Keys are long and random: no slow hash is needed."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def publish_catalogue(session: Session, document: dict[str, Any]) -> None:
+    """Replace the catalogue."""
+    body = json.dumps(document, sort_keys=True)
+    session.execute(delete(Catalogue))
+    session.add(Catalogue(id=1, document=body, sha256=digest(body), published_at=clock(session)))
+
+
+def read_catalogue(session: Session) -> tuple[dict[str, Any], str] | None:
+    """The catalogue and its digest; None before a worker has booted."""
+    row = session.get(Catalogue, 1)
+    return None if row is None else (json.loads(row.document), row.sha256)

@@ -1,0 +1,108 @@
+"""The database connection: SQLite (WAL) or PostgreSQL behind two contexts, `read` and `write`."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, Float, create_engine, event, make_url, text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import GenericFunction
+
+from tasks.store.tables import Base
+
+
+class db_now(GenericFunction[float]):  # noqa: N801
+    """The database's clock in seconds since the epoch, read when the statement runs."""
+
+    type = Float(53)
+    inherit_cache = True
+
+
+@compiles(db_now, "sqlite")
+def _now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(db_now, "postgresql")
+def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+def new_id(prefix: str) -> str:
+    """An id such as `job_...`: 48 bits of time, then 80 random bits, so that ids sort by creation."""
+    raw = int(time.time() * 1000).to_bytes(6, "big") + secrets.token_bytes(10)
+    return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"
+
+
+class Store:
+    """The database. `with store.write() as session:` is one transaction; it commits on leaving, unless it raises."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.engine = create_engine(parsed, pool_pre_ping=True, **_options(parsed.get_backend_name()))
+        if parsed.get_backend_name() == "sqlite":
+            _configure_sqlite(self.engine)
+
+    def create_tables(self) -> None:
+        """Create what is missing; safe when several processes start together."""
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(7310938)"))
+                Base.metadata.create_all(connection)
+            else:
+                connection = connection.execution_options(write=True)
+                Base.metadata.create_all(connection)
+            connection.commit()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction that may write; on SQLite it takes the write lock at once."""
+        with self.engine.connect().execution_options(write=True) as connection, \
+                Session(connection, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One transaction that only reads."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def ping(self) -> None:
+        """Raise when the database does not answer."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _options(backend: str) -> dict[str, Any]:
+    if backend == "sqlite":
+        return {"connect_args": {"timeout": 30, "check_same_thread": False}}
+    return {"pool_size": 5, "max_overflow": 10}
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(dbapi_connection: Any, _: Any) -> None:
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        write = connection.get_execution_options().get("write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,167 @@
+"""Jobs as clients see them: create, read, list, and the transitions a client may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from tasks.store.assets import clock
+from tasks.store.engine import new_id
+from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
+from tasks.store.pages import Page, paginate
+from tasks.store.tables import Event, Idempotency, Job, JobLabel, Outbox, ResultFile, StageFile
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What a job starts with."""
+
+    project: str
+    spec: dict[str, Any]
+    model_id: str | None
+    rewind_model_id: str | None
+    dataset_id: str | None
+    priority: int
+    deadline_s: float | None
+    labels: dict[str, str]
+    progress_total: float = 0.0
+
+
+def create(session: Session, new: NewJob, *, idempotency_key: str | None = None,
+           request_sha256: str = "") -> tuple[Job, bool]:
+    """Insert job and outbox row in one transaction; with a known idempotency key return the first job instead.
+
+    Returns the job and whether it was created now. Raises `IdempotencyError` when the key came with another request.
+    """
+    if idempotency_key is not None:
+        known = session.get(Idempotency, (new.project, idempotency_key))
+        if known is not None:
+            if known.request_sha256 != request_sha256:
+                raise IdempotencyError(f"the Idempotency-Key {idempotency_key!r} was used with another request")
+            return get(session, new.project, known.job_id), False
+    at = clock(session)
+    job = Job(id=new_id("job"), project=new.project, status="queued", spec=new.spec, model_id=new.model_id,
+              rewind_model_id=new.rewind_model_id, dataset_id=new.dataset_id, priority=new.priority, available_at=at,
+              progress_total=new.progress_total, created_at=at, updated_at=at,
+              deadline_at=None if new.deadline_s is None else at + new.deadline_s)
+    session.add(job)
+    session.flush()
+    session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in new.labels.items())
+    if idempotency_key is not None:
+        session.add(Idempotency(project=new.project, key=idempotency_key, request_sha256=request_sha256,
+                                job_id=job.id, created_at=at))
+    add_event(session, job, "status", {"status": "queued"})
+    enqueue(session, job, at)
+    session.flush()
+    return job, True
+
+
+def get(session: Session, project: str, id: str) -> Job:
+    """The job of this project, or `NotFoundError`."""
+    job = session.get(Job, id)
+    if job is None or job.project != project:
+        raise NotFoundError("job", id)
+    return job
+
+
+def locked(session: Session, id: str) -> Job | None:
+    """The job, its row locked until the transaction ends (SQLite locks the database when a write begins)."""
+    return session.get(Job, id, with_for_update=True, populate_existing=True)
+
+
+def page(session: Session, project: str, *, limit: int, cursor: str | None, status: str | None = None,
+         label: tuple[str, str] | None = None) -> Page[Job]:
+    """One page of this project's jobs, newest first."""
+    query = select(Job).where(Job.project == project)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if label is not None:
+        query = query.where(Job.id.in_(select(JobLabel.job_id).where(
+            JobLabel.key == label[0], JobLabel.value == label[1])))
+    scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}"
+    return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
+
+
+def request(session: Session, project: str, id: str, verb: str) -> Job:
+    """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises `TransitionError`."""
+    get(session, project, id)
+    job = locked(session, id)
+    if job is None:
+        raise NotFoundError("job", id)
+    target = _TRANSITIONS[verb].get(job.status)
+    if target is None:
+        raise TransitionError(id, job.status, verb)
+    if target == job.status:
+        return job
+    at = clock(session)
+    if target == "queued":
+        job.available_at, job.attempt = at, 1
+        job.error, job.finished_at = None, None
+        deadline_s = job.spec.get("deadline_s")
+        job.deadline_at = job.deadline_at if verb != "retry" or deadline_s is None else at + deadline_s
+        enqueue(session, job, at)
+    if target == "cancelled":
+        job.finished_at = at
+    set_status(session, job, target)
+    return job
+
+
+_TRANSITIONS: dict[str, dict[str, str]] = {
+    "cancel": {"queued": "cancelled", "paused": "cancelled", "running": "cancelling", "pausing": "cancelling",
+               "cancelling": "cancelling", "cancelled": "cancelled"},
+    "pause": {"running": "pausing", "queued": "paused", "pausing": "pausing", "paused": "paused"},
+    "resume": {"paused": "queued", "queued": "queued", "running": "running"},
+    "retry": {"failed": "queued", "cancelled": "queued", "queued": "queued", "running": "running"},
+}
+
+
+def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
+    """Change the status and write it into the history."""
+    job.status = status
+    job.updated_at = clock(session)
+    add_event(session, job, "status", {"status": status, **data})
+
+
+def enqueue(session: Session, job: Job, due_at: float) -> None:
+    """Leave a message in the outbox, unless one is waiting already."""
+    waiting = session.scalar(select(Outbox.id).where(Outbox.job_id == job.id).limit(1))
+    if waiting is None:
+        session.add(Outbox(job_id=job.id, priority=job.priority, due_at=due_at))
+
+
+def add_event(session: Session, job: Job, type: str, data: dict[str, Any]) -> None:
+    """Append to the job's history; call with the job's row locked or new."""
+    job.event_seq = (job.event_seq or 0) + 1
+    session.add(Event(job_id=job.id, seq=job.event_seq, at=clock(session), type=type, data=data))
+
+
+def events(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
+    """The rows of the history with `seq > after`, in order."""
+    query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
+    return list(session.scalars(query))
+
+
+def result_files(session: Session, job_id: str) -> list[ResultFile]:
+    """Every downloadable file of the job, ordered."""
+    query = select(ResultFile).where(ResultFile.job_id == job_id)
+    return list(session.scalars(query.order_by(ResultFile.checkpoint, ResultFile.format)))
+
+
+def stage_files(session: Session, job_id: str) -> list[StageFile]:
+    """Every saved stage of the job."""
+    return list(session.scalars(select(StageFile).where(StageFile.job_id == job_id)))
+
+
+def remove(session: Session, project: str, id: str) -> None:
+    """Delete a job that has ended, its history and its rows; `InUseError` while it is live."""
+    job = get(session, project, id)
+    if job.status not in TERMINAL:
+        raise InUseError("job", id, id)
+    for table in (JobLabel, Event, StageFile, ResultFile, Outbox, Idempotency):
+        session.execute(delete(table).where(table.job_id == id))
+    session.delete(job)

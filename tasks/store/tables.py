@@ -1,0 +1,183 @@
+"""The tables. Times are seconds since the epoch by the database's clock; ids sort by time of creation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of every table."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Float(53), int: BigInteger, str: String(255)}  # noqa: RUF012
+
+
+class ApiKey(Base):
+    """A key of a project, kept as a SHA-256 of the secret."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[float]
+
+
+class Model(Base):
+    """An uploaded state dict that fits its architecture."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    architecture: Mapped[str]
+    kwargs: Mapped[dict[str, Any]]
+    normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    classes: Mapped[list[Any] | None] = mapped_column(JSON)
+    sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    parameters: Mapped[int]
+    prunable: Mapped[int]
+    artifact: Mapped[str]
+    created_at: Mapped[float]
+
+
+class Dataset(Base):
+    """Images decoded to uint8 tensors at upload; `sha256` is that of the uploaded file."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    classes: Mapped[list[Any]]
+    shape: Mapped[list[Any]]
+    counts: Mapped[dict[str, Any]]
+    normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    artifact: Mapped[str]
+    created_at: Mapped[float]
+
+
+class Job(Base):
+    """A job: the truth about its state. `fence` counts claims; only the holder of the newest fence may write."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(index=True)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    stage: Mapped[str | None] = mapped_column(String(64))
+    spec: Mapped[dict[str, Any]]
+    model_id: Mapped[str | None] = mapped_column(index=True)
+    rewind_model_id: Mapped[str | None] = mapped_column(index=True)
+    dataset_id: Mapped[str | None] = mapped_column(index=True)
+    priority: Mapped[int]
+    fence: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str | None]
+    lease_until: Mapped[float | None]
+    attempt: Mapped[int] = mapped_column(default=1)
+    available_at: Mapped[float]
+    published_at: Mapped[float | None]
+    publishes: Mapped[int] = mapped_column(default=0)
+    progress_done: Mapped[float] = mapped_column(default=0.0)
+    progress_total: Mapped[float] = mapped_column(default=0.0)
+    progress_at: Mapped[float | None]
+    eta_s: Mapped[float | None]
+    event_seq: Mapped[int] = mapped_column(default=0)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    summary: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    deadline_at: Mapped[float | None]
+    updated_at: Mapped[float]
+
+
+class JobLabel(Base):
+    """A label of a job, for the list filter."""
+
+    __tablename__ = "job_labels"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    __table_args__ = (Index("ix_job_labels_key_value", "key", "value"),)
+
+
+class Event(Base):
+    """One row of a job's history."""
+
+    __tablename__ = "events"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    type: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+
+
+class StageFile(Base):
+    """A saved stage of the pipeline: what a resumed attempt starts from."""
+
+    __tablename__ = "stage_files"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    artifact: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    fence: Mapped[int]
+
+
+class ResultFile(Base):
+    """A file a client may download: a checkpoint in one format, or the report (`checkpoint` = "report")."""
+
+    __tablename__ = "result_files"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    checkpoint: Mapped[str] = mapped_column(primary_key=True)
+    format: Mapped[str] = mapped_column(String(16), primary_key=True)
+    artifact: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    fence: Mapped[int]
+
+
+class Outbox(Base):
+    """A message still to be published: the id of a job, not before `due_at`."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"),
+                                    primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    priority: Mapped[int]
+    due_at: Mapped[float] = mapped_column(index=True)
+
+
+class Idempotency(Base):
+    """The job that a key created, and the digest of the request that did."""
+
+    __tablename__ = "idempotency"
+    project: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[float]
+
+
+class Catalogue(Base):
+    """What the workers can do, as the last one to boot published it."""
+
+    __tablename__ = "catalogue"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    document: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str]
+    published_at: Mapped[float]
+
+
+class Leader(Base):
+    """A role that one process holds at a time."""
+
+    __tablename__ = "leaders"
+    role: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    lease_until: Mapped[float]
