@@ -1,4 +1,4 @@
-"""A report as a page, a pull-request comment or a CI result. Importing this costs nothing: renderers load when called."""
+"""A report as a page, a pull-request comment or a CI result; the renderers load when called."""
 
 from __future__ import annotations
 

@@ -25,17 +25,27 @@ def render(report: Report) -> str:
     }.items():
         ET.SubElement(properties, "property", name=name, value=_clean(value))
     for gate in report.gates:
-        case = ET.SubElement(suite, "testcase", classname="secateur.gates", name=f"{gate.name} <= {q.plain(gate.limit)}",
-                             time="0")
+        case = ET.SubElement(
+            suite, "testcase", classname="secateur.gates", name=f"{gate.name} <= {q.plain(gate.limit)}", time="0"
+        )
         measured = "not measured" if gate.measured is None else q.points(gate.measured, 2)
-        text = f"{gate.message}\nmeasured: {measured}\nlimit: {q.plain(gate.limit)}\ncheckpoint: {gate.checkpoint or 'none'}"
+        text = "\n".join(
+            (
+                gate.message,
+                f"measured: {measured}",
+                f"limit: {q.percent(gate.limit, 2)}",
+                f"checkpoint: {gate.checkpoint}",
+            )
+        )
         if gate.passed:
             ET.SubElement(case, "system-out").text = _clean(text)
         else:
             ET.SubElement(case, "failure", type=gate.name, message=_clean(gate.message)).text = _clean(text)
     for failure in report.failures:
         case = ET.SubElement(suite, "testcase", classname="secateur.evaluations", name=_clean(failure.name), time="0")
-        ET.SubElement(case, "error", type=_clean(failure.code), message=_clean(failure.message)).text = _clean(failure.message)
+        ET.SubElement(case, "error", type=_clean(failure.code), message=_clean(failure.message)).text = _clean(
+            failure.message
+        )
     if report.partial:
         case = ET.SubElement(suite, "testcase", classname="secateur.job", name="complete", time="0")
         message = f"the job ended before all its targets; {len(report.checkpoints)} checkpoints are whole"

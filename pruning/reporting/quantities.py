@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
-from pruning.schemas.report import Estimate, Method
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import Estimate
 
 MINUS = "\N{MINUS SIGN}"
+DIFFERENCES = frozenset({"delta", "difference", "excess", "increase"})
 FRACTIONS = frozenset({"accuracy", "agreement", "density", "error", "potential", "sparsity"})
-NOT_FRACTIONS = frozenset({"coefficient", "correlation", "count", "factor", "intercept", "log", "pearson", "r2", "ratio",
-                           "relative", "slope", "spearman", "tightness"})
+NOT_FRACTIONS = frozenset(
+    {
+        "coefficient",
+        "correlation",
+        "count",
+        "factor",
+        "intercept",
+        "log",
+        "pearson",
+        "r2",
+        "ratio",
+        "relative",
+        "slope",
+        "spearman",
+        "tightness",
+    }
+)
 
 
 def signed(text: str) -> str:
@@ -58,6 +76,7 @@ def points(estimate: Estimate, digits: int = 1) -> str:
     >>> points(Estimate(value=0.012, low=-0.003, high=0.027))
     '+1.2 pp [−0.3, +2.7]'
     """
+
     def plus(value: float) -> str:
         text = f"{100 * value:+.{digits}f}"
         return text[1:] if not text.strip("+-0.") else signed(text)
@@ -101,8 +120,8 @@ def count(number: int) -> str:
 def duration(seconds: float) -> str:
     """Return a duration.
 
-    >>> duration(0.25), duration(75), duration(7260)
-    ('0.25 s', '1 min 15 s', '2 h 1 min')
+    >>> duration(2.5), duration(75), duration(7260)
+    ('2.50 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{_three(seconds)} s"
@@ -140,14 +159,14 @@ def plain(value: float) -> str:
 
 
 def named(name: str, estimate: Estimate, digits: int = 1) -> str:
-    """Return an estimate in the unit that its name tells: fractions in percent, `_ms`, `_s` and `_bytes` as such.
+    """Return an estimate in the unit its name tells: percent, points for differences, `_ms`, `_s` and `_bytes` as such.
 
     >>> named("delta_excess_error", Estimate(value=0.02)), named("spearman", Estimate(value=0.5))
-    ('2.0 %', '0.5')
+    ('+2.0 pp', '0.5')
     """
     words = frozenset(re.findall(r"[a-z0-9]+", name.lower()))
     if words & FRACTIONS and not words & NOT_FRACTIONS and _all_within_one(estimate):
-        return measured(estimate, digits)
+        return points(estimate, digits) if words & DIFFERENCES else measured(estimate, digits)
     for suffix, form in (("_ms", milliseconds), ("_bytes", size), ("_s", duration)):
         if name.endswith(suffix) and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0:
             return form(estimate.value) + _interval(estimate, form)
@@ -165,10 +184,9 @@ def method(value: Method) -> str:
     return f"{value.name} ({', '.join(f'{key}={value.params[key]}' for key in sorted(value.params))})"
 
 
-def _interval(estimate: Estimate, form: object) -> str:
+def _interval(estimate: Estimate, form: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
-    assert callable(form)
     return f" [{form(estimate.low)}, {form(estimate.high)}]"
 
 

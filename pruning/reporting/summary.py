@@ -12,8 +12,8 @@ from pruning.schemas.report import Checkpoint, Latency, Network, Report
 
 FORMATS = {"sparse": "sparse", "dense": "dense", "dense_gzip": "dense, gzip", "masks": "masks"}
 SPEED_NOTE = (
-    "Unstructured zeros make the file smaller, not the network faster: dense kernels multiply by zero as slowly as by any "
-    "other number. FLOPs count what a sparse kernel would need; latency is measured, on dense kernels."
+    "Unstructured zeros make the file smaller, not the network faster: dense kernels multiply by zero as slowly as by "
+    "any other number. FLOPs count what a sparse kernel would need; latency is measured, on dense kernels."
 )
 
 
@@ -54,13 +54,15 @@ def digits(report: Report) -> int:
 def ordered(report: Report) -> tuple[Checkpoint, ...]:
     """Return the checkpoints by criterion, as asked for, then by sparsity."""
     criteria = labels(report)
-    return tuple(sorted(report.checkpoints, key=lambda c: (criteria.index(q.method(c.criterion)), c.requested_sparsity)))
+    return tuple(
+        sorted(report.checkpoints, key=lambda c: (criteria.index(q.method(c.criterion)), c.requested_sparsity))
+    )
 
 
 def labels(report: Report) -> list[str]:
     """Return the criteria of the report, each once, in order of appearance."""
-    rows = [*report.checkpoints, *report.rounds]
-    return list(dict.fromkeys(q.method(row.criterion) for row in rows))
+    criteria = [c.criterion for c in report.checkpoints] + [r.criterion for r in report.rounds]
+    return list(dict.fromkeys(q.method(criterion) for criterion in criteria))
 
 
 def recommended(report: Report) -> Checkpoint | None:
@@ -92,7 +94,7 @@ def latency(item: Latency, references: Sequence[Latency]) -> str:
     text = f"{q.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
     for other in references:
         if (other.device, other.threads, other.batch) == (item.device, item.threads, item.batch) and other.p50 > 0:
-            return f"{text}, {q.factor(item.p50 / other.p50)} given" if other is not item else text
+            return f"{text}, {item.p50 / other.p50:.2f}× given" if other is not item else text
     return text
 
 
@@ -121,38 +123,55 @@ def verdict(report: Report) -> Verdict:
     failed = [gate for gate in report.gates if not gate.passed]
     subject = f"{report.model.architecture} on {report.data.name}"
     if best is None:
-        headline = f"{subject}: no checkpoint recommended" if report.checkpoints else f"{subject}: no checkpoint finished"
+        headline = (
+            f"{subject}: no checkpoint recommended" if report.checkpoints else f"{subject}: no checkpoint finished"
+        )
         facts = [
             Fact("Test error as given", q.percent(report.baseline.error.value, d), _span(report.baseline, d)),
             Fact("Dense control", q.percent(report.control.error.value, d), _span(report.control, d)),
             Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(labels(report))),
         ]
     else:
-        headline = f"{subject}: ship {q.share(best.sparsity)} sparsity"
+        headline = f"{subject}: ship {q.share(best.requested_sparsity)} sparsity"
         facts = [
-            Fact("Recommended", f"{q.share(best.sparsity)} sparse", f"{q.method(best.criterion)}, {best.id}"),
-            Fact("Test error", q.percent(best.error.value, d), f"{_span(best, d)}; given {q.percent(report.baseline.error.value, d)}"),
-            Fact("Over dense control", *_split(q.points(best.error_increase.control, d))),
-            Fact("Over network as given", *_split(q.points(best.error_increase.given, d))),
-            Fact("Weights kept", f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
-                 f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters remain"),
+            Fact("Recommended", f"{q.share(best.requested_sparsity)} sparse", f"{q.method(best.criterion)}, {best.id}"),
+            Fact(
+                "Test error",
+                q.percent(best.error.value, d),
+                f"{_span(best, d)}; given {q.percent(report.baseline.error.value, d)}",
+            ),
+            Fact("Over dense control", *split(q.points(best.error_increase.control, d))),
+            Fact("Over network as given", *split(q.points(best.error_increase.given, d))),
+            Fact(
+                "Weights kept",
+                f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
+                f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters remain",
+            ),
         ]
         ratio = file_ratio(best)
         if ratio is not None:
-            facts.append(Fact("Sparse file", q.size(best.size_bytes["sparse"]),
-                              f"{q.percent(ratio)} of the dense {q.size(best.size_bytes['dense'])}"))
+            facts.append(
+                Fact(
+                    "Sparse file",
+                    q.size(best.size_bytes["sparse"]),
+                    f"{q.percent(ratio)} of the dense {q.size(best.size_bytes['dense'])}",
+                )
+            )
     facts.append(Fact("Gates", gate_counts(report), "; ".join(gate.message for gate in failed)))
     if failed:
-        return Verdict(f"{headline}, but a gate failed" if best else headline, "bad", report.recommendation.reason,
-                       tuple(facts))
-    return Verdict(headline, "good" if best and not report.partial else "open", report.recommendation.reason, tuple(facts))
+        return Verdict(
+            f"{headline}, but a gate failed" if best else headline, "bad", report.recommendation.reason, tuple(facts)
+        )
+    return Verdict(
+        headline, "good" if best and not report.partial else "open", report.recommendation.reason, tuple(facts)
+    )
 
 
-def _split(text: str) -> tuple[str, str]:
-    """The value, and its interval as a detail."""
+def split(text: str) -> tuple[str, str]:
+    """Return a formatted estimate as its value and, as a detail, its interval."""
     value, bracket, rest = text.partition(" [")
     return value, f"95 % interval {'[' + rest}" if bracket else ""
 
 
 def _span(network: Network, d: int) -> str:
-    return _split(q.measured(network.error, d))[1]
+    return split(q.measured(network.error, d))[1]

@@ -111,19 +111,29 @@ def note(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> Non
     add_event(session, held(session, claim), type, data)
 
 
-def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> None:
-    """Point the stage `name` at its file. Saved work is progress: the attempts start again."""
+def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> str | None:
+    """Point the stage `name` at its file and return the artifact it replaces.
+
+    Saved work is progress: the attempts start again.
+    """
     job = held(session, claim)
+    before = session.get(StageFile, (job.id, name))
+    replaced = before.artifact if before is not None else None
     session.merge(StageFile(job_id=job.id, name=name, artifact=file.artifact, sha256=file.sha256,
                             size_bytes=file.size_bytes, fence=claim.fence))
     job.progress_at = clock(session)
     job.attempt = 1
+    return replaced
 
 
-def drop_stage(session: Session, claim: Claim, name: str) -> None:
-    """Forget a stage that a later one replaces."""
+def drop_stage(session: Session, claim: Claim, name: str) -> str | None:
+    """Forget a stage that a later one replaces and return its artifact."""
     held(session, claim)
-    session.execute(delete(StageFile).where(StageFile.job_id == claim.job_id, StageFile.name == name))
+    row = session.get(StageFile, (claim.job_id, name))
+    if row is None:
+        return None
+    session.delete(row)
+    return row.artifact
 
 
 def save_result(session: Session, claim: Claim, checkpoint: str, format: str, file: SavedFile) -> None:
@@ -135,10 +145,12 @@ def save_result(session: Session, claim: Claim, checkpoint: str, format: str, fi
 
 def settle(session: Session, claim: Claim, status: str, *, summary: dict[str, Any] | None = None,
            error: dict[str, Any] | None = None) -> None:
-    """End the job: one fenced write of status, results and error."""
+    """End the job: one fenced write of status, results and error. A success needs its stages no more."""
     job = held(session, claim)
     job.summary = summary if summary is not None else job.summary
     job.error = error
+    if status == "succeeded":
+        session.execute(delete(StageFile).where(StageFile.job_id == job.id))
     _end(session, job, status)
 
 
@@ -233,7 +245,7 @@ def deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
 def due_messages(session: Session, limit: int = 100) -> list[Outbox]:
     """The outbox rows that may be published now, oldest first."""
     query = select(Outbox).where(Outbox.due_at <= db_now()).order_by(Outbox.id).limit(limit)
-    return list(session.scalars(query.with_for_update(skip_locked=True)))
+    return list(session.scalars(query))
 
 
 def published(session: Session, message: Outbox) -> None:

@@ -1,0 +1,113 @@
+"""A job held against the catalogue and the store, before anything is kept."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.errors import Fault, Problem, invalid
+from api.pointers import pointer, schema_faults
+from pruning.schemas.job import JobSpec
+from pruning.schemas.recipe import Method
+from tasks.store import assets
+from tasks.store.errors import NotFoundError
+from tasks.store.tables import Dataset, Model
+
+
+def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
+    """The catalogue and its digest; 503 before a worker has published it."""
+    found = assets.read_catalogue(session)
+    if found is None:
+        raise Problem(503, "catalogue_unpublished", "no worker has published its catalogue yet",
+                      headers={"Retry-After": "5"})
+    return found
+
+
+def check_methods(spec: JobSpec, catalogue: dict[str, Any]) -> None:
+    """422 with every method that is unknown and every parameter that does not validate."""
+    faults = [fault for kind, listed, place, method in _methods(spec)
+              for fault in _method_faults(catalogue[listed], kind, method, place)]
+    if spec.model.architecture is not None:
+        faults += architecture_faults(catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False)
+    if spec.dataset.builtin is not None:
+        faults += name_faults(catalogue["datasets"], "dataset", spec.dataset.builtin, "/dataset/builtin")
+    if faults:
+        raise invalid(faults)
+
+
+def architecture_faults(catalogue: dict[str, Any], name: str, kwargs: dict[str, Any], prefix: str = "", *,
+                        complete: bool = True) -> list[Fault]:
+    """What is wrong with an architecture and its arguments; without `complete` the data may supply what is missing."""
+    faults = name_faults(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
+    if faults:
+        return faults
+    schema = _entry(catalogue["architectures"], name)["params"]
+    return list(schema_faults(schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete))
+
+
+def name_faults(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
+    """An unknown name, with the nearest known one."""
+    names = [entry["name"] for entry in entries]
+    if name in names:
+        return []
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    return [Fault(place, f"unknown_{kind}", f"unknown {kind} {name!r}; {hint}")]
+
+
+def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+    """Kind, list of the catalogue, pointer and method of everything the job names."""
+    for index, method in enumerate(spec.recipe().criteria):
+        place = "/criterion" if isinstance(spec.criterion, Method) else pointer("criterion", index)
+        yield "criterion", "criteria", place, method
+    yield "allocation", "allocations", "/allocation", spec.allocation
+    yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
+    yield "schedule", "schedules", "/schedule", spec.schedule
+    for index, method in enumerate(spec.evaluations or ()):
+        yield "evaluation", "evaluations", pointer("evaluations", index), method
+
+
+def _method_faults(entries: list[dict[str, Any]], kind: str, method: Method, place: str) -> Iterator[Fault]:
+    unknown = name_faults(entries, kind, method.name, f"{place}/name")
+    if unknown:
+        yield from unknown
+    else:
+        schema = _entry(entries, method.name)["params"]
+        yield from schema_faults(schema, method.params, f"{place}/params", "invalid_parameter")
+
+
+def _entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(entry for entry in entries if entry["name"] == name)
+
+
+def referenced(session: Session, project: str, spec: JobSpec) -> tuple[Model | None, Dataset | None]:
+    """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of nobody here."""
+    model = None if spec.model.id is None else _find(session, Model, project, spec.model.id, "/model/id")
+    rewind_id = rewind_of(spec)
+    if rewind_id is not None:
+        place = "/retrain/rewind/model/id"
+        rewind = _find(session, Model, project, rewind_id, place)
+        if model is not None and (rewind.architecture, rewind.kwargs) != (model.architecture, model.kwargs):
+            raise invalid([Fault(place, "rewind_mismatch", f"model {rewind_id} is another network than {model.id}")])
+    dataset = None if spec.dataset.id is None else _find(session, Dataset, project, spec.dataset.id, "/dataset/id")
+    if model is not None and dataset is not None and model.classes is not None \
+            and set(model.classes) != set(dataset.classes):
+        odd = sorted(set(model.classes) ^ set(dataset.classes))
+        raise invalid([Fault("/dataset/id", "class_mismatch", "model and dataset do not have the same classes: "
+                             f"{', '.join(map(repr, odd[:5]))} {'…' if len(odd) > 5 else ''}".rstrip())])
+    return model, dataset
+
+
+def rewind_of(spec: JobSpec) -> str | None:
+    """The id of the model whose weights a job rewinds to."""
+    return spec.retrain.rewind.model["id"] if spec.retrain is not None and spec.retrain.rewind is not None else None
+
+
+def _find(session: Session, kind: type[assets.A], project: str, id: str, place: str) -> assets.A:
+    try:
+        return assets.get(session, kind, project, id)
+    except NotFoundError as error:
+        raise Problem(404, "not_found", str(error), errors=[Fault(place, "not_found", str(error))]) from None

@@ -1,0 +1,114 @@
+"""Who calls: the key, its project and its scopes."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.errors import Problem
+from api.services import Services, ServicesDep
+from tasks.store import assets
+
+SCOPES = ("read", "write", "admin")
+"""Each includes those before it."""
+bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key. None while the service is open.")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A project and what may be done in it; `root` administers every project."""
+
+    project: str
+    scopes: tuple[str, ...]
+    root: bool = False
+
+    def may(self, scope: str) -> bool:
+        """Whether one of the scopes is this one or includes it."""
+        return any(SCOPES.index(mine) >= SCOPES.index(scope) for mine in self.scopes if mine in SCOPES)
+
+
+def caller(request: Request, services: ServicesDep,
+           credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
+    """The holder of the key, or the person at this machine while no key exists; 401 otherwise."""
+    if credentials is not None:
+        return _holder(services, credentials.credentials)
+    if "authorization" in request.headers:
+        raise unauthorized("send 'Authorization: Bearer sk_…'")
+    if closed(services):
+        raise unauthorized("this service needs an API key: send 'Authorization: Bearer sk_…'")
+    if not local(request):
+        raise unauthorized("no API key is set: the service is open to clients on this machine only")
+    _refuse_other_sites(request)
+    return Caller("default", ("admin",), root=True)
+
+
+def closed(services: Services) -> bool:
+    """Whether a key is set anywhere."""
+    if services.settings.api_key:
+        return True
+    with services.store.read() as session:
+        return assets.any_key(session)
+
+
+def local(request: Request) -> bool:
+    """Whether the client is on this machine."""
+    return request.client is not None and loopback(request.client.host)
+
+
+def loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def unauthorized(detail: str) -> Problem:
+    """401 with the scheme to use."""
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _holder(services: Services, secret: str) -> Caller:
+    root = services.settings.api_key
+    if root and hmac.compare_digest(root.encode(), secret.encode()):
+        return Caller("default", ("admin",), root=True)
+    with services.store.read() as session:
+        key = assets.find_key(session, secret)
+    if key is None:
+        raise unauthorized("this API key is not known")
+    return Caller(key.project, tuple(key.scopes))
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """An open service answers no page of another site (cross-site requests, DNS rebinding)."""
+    host = request.headers.get("host", "")
+    if not loopback(urlsplit(f"//{host}").hostname or ""):
+        raise Problem(403, "forbidden", f"host {host!r}: an open service answers to localhost only; set an API key")
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise Problem(403, "forbidden", f"origin {origin!r}: an open service answers no other site; set an API key")
+
+
+def scoped(scope: str) -> Callable[[Caller], Caller]:
+    """The dependency that demands a scope."""
+    def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
+        if not who.may(scope):
+            raise Problem(403, "forbidden", f"this API key lacks the scope {scope!r}")
+        return who
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(scoped("read"))]
+Writer = Annotated[Caller, Depends(scoped("write"))]
+Admin = Annotated[Caller, Depends(scoped("admin"))]
+Id = Annotated[str, Path(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$", examples=["job_06apt1c3nvg28o2e8b5hkq9s40"])]

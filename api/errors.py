@@ -1,0 +1,130 @@
+"""Every refusal is a `Problem`, and every problem is answered by one handler (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from tasks.artifacts import MissingArtifactError
+from tasks.store.errors import CursorError, IdempotencyError, InUseError, NotFoundError, TransitionError
+
+MEDIA_TYPE = "application/problem+json"
+CODES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed",
+         406: "not_acceptable", 413: "payload_too_large", 415: "unsupported_media_type", 500: "internal"}
+RETRY = {"Retry-After": "5"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: where in the body (or which parameter of the request), and why."""
+
+    pointer: str
+    code: str
+    message: str
+    parameter: str | None = None
+
+    def document(self) -> dict[str, str]:
+        """The wire form."""
+        named = {} if self.parameter is None else {"parameter": self.parameter}
+        return {"pointer": self.pointer, "code": self.code, "message": self.message, **named}
+
+
+class Problem(Exception):  # noqa: N818 - the name of RFC 9457
+    """A refusal with its status, stable code and a sentence for people."""
+
+    def __init__(self, status: int, code: str, detail: str, *, errors: Sequence[Fault] = (),
+                 headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+def invalid(faults: Sequence[Fault]) -> Problem:
+    """422 for these faults; one code shared by all becomes the problem's code."""
+    codes = {fault.code for fault in faults}
+    code = codes.pop() if len(codes) == 1 else "invalid_request"
+    detail = "; ".join(fault.message for fault in faults[:3]) + ("; …" if len(faults) > 3 else "")
+    return Problem(422, code, detail, errors=faults)
+
+
+def as_problem(error: Exception) -> Problem:
+    """The problem that an exception stands for; 500 for one nobody foresaw."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return _parameters(error)
+        case HTTPException():
+            code = CODES.get(error.status_code, "error")
+            return Problem(error.status_code, code, str(error.detail), headers=error.headers)
+        case NotFoundError():
+            return Problem(404, "not_found", str(error))
+        case TransitionError():
+            return Problem(409, "illegal_transition", str(error))
+        case InUseError():
+            return Problem(409, "in_use", str(error))
+        case IdempotencyError():
+            return Problem(422, "idempotency_key_reused", str(error))
+        case CursorError():
+            return Problem(400, "invalid_cursor", str(error))
+        case MissingArtifactError():
+            return Problem(410, "artifact_gone", "the file is no longer in the artifact store")
+        case DataError():
+            return Problem(400, "invalid_value", "a value that the database cannot hold")
+        case OperationalError() | PoolTimeoutError():
+            return Problem(503, "database_unavailable", "the database does not answer", headers=RETRY)
+        case ClientDisconnect():
+            return Problem(400, "client_disconnected", "the client left before its request was complete")
+    return Problem(500, "internal", "an error of the service; quote the request_id when you report it")
+
+
+HANDLED = (Problem, RequestValidationError, HTTPException, NotFoundError, TransitionError, InUseError,
+           IdempotencyError, CursorError, MissingArtifactError, DataError, OperationalError, PoolTimeoutError,
+           ClientDisconnect)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every known refusal with a problem document; the envelope does so for the rest."""
+    for kind in HANDLED:
+        app.add_exception_handler(kind, answer)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The response to an exception."""
+    problem = as_problem(error)
+    document: dict[str, Any] = {
+        "type": f"urn:secateur:problem:{problem.code}",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": request.url.path,
+        "code": problem.code,
+        "errors": [fault.document() for fault in problem.errors],
+        "request_id": request.state.request_id,
+    }
+    body = json.dumps(document).encode()
+    return Response(body, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def _parameters(error: RequestValidationError) -> Problem:
+    """Faults of path, query and headers; a path that can name nothing is a 404."""
+    faults = []
+    for item in error.errors():
+        place, name = str(item["loc"][0]), str(item["loc"][1]) if len(item["loc"]) > 1 else ""
+        if place == "path":
+            return Problem(404, "not_found", "no such resource")
+        faults.append(Fault("", str(item["type"]), f"{place} parameter {name}: {item['msg']}", name))
+    problem = invalid(faults)
+    problem.code = "invalid_parameter"
+    return problem

@@ -1,0 +1,72 @@
+"""Stored files over HTTP: streamed, conditional, resumable by range."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from fastapi import Request, Response
+from starlette.responses import StreamingResponse
+
+from api.errors import Problem
+from tasks.artifacts import Artifacts, MissingArtifactError
+from tasks.store.tables import ResultFile
+
+PRIVATE = "private, no-cache"
+
+
+def matches(header: str | None, etag: str) -> bool:
+    """Whether an If-None-Match header names this entity tag (weak comparison)."""
+    if header is None:
+        return False
+    return header.strip() == "*" or etag in {tag.strip().removeprefix("W/") for tag in header.split(",")}
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """First and last byte of a single range; None for the whole file.
+
+    >>> byte_range("bytes=0-9", 100), byte_range("bytes=90-", 100), byte_range("bytes=-10", 100)
+    ((0, 9), (90, 99), (90, 99))
+    """
+    found = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", header or "")
+    if found is None or not any(found.groups()):
+        return None
+    first, last = found.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size - 1
+    else:
+        start, end = int(first), min(int(last), size - 1) if last else size - 1
+        if last and int(last) < int(first):
+            return None
+    if start > end:
+        raise Problem(416, "range_not_satisfiable", f"the file has {size} bytes",
+                      headers={"Content-Range": f"bytes */{size}"})
+    return start, end
+
+
+def send_file(request: Request, artifacts: Artifacts, row: ResultFile, media_type: str,
+              headers: Mapping[str, str]) -> Response:
+    """The file of a result: 200, 206 for a range, 304 for what the client has; 410 when its bytes are gone."""
+    etag = f'"{row.sha256}"'
+    common = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": PRIVATE, **headers}
+    if matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers={"ETag": etag, "Cache-Control": PRIVATE})
+    if artifacts.size(row.artifact) != row.size_bytes:
+        raise MissingArtifactError(row.artifact)
+    condition = request.headers.get("if-range")
+    wanted = None
+    if request.method == "GET" and (condition is None or condition.strip() == etag):
+        wanted = byte_range(request.headers.get("range"), row.size_bytes)
+    start, end = wanted or (0, row.size_bytes - 1)
+    common["Content-Length"] = str(end - start + 1)
+    if request.method == "HEAD":
+        return Response(headers=common, media_type=media_type)
+    if wanted is not None:
+        common["Content-Range"] = f"bytes {start}-{end}/{row.size_bytes}"
+    return StreamingResponse(artifacts.stream(row.artifact, start, end - start + 1), 206 if wanted else 200,
+                             headers=common, media_type=media_type)
+
+
+def read_file(artifacts: Artifacts, row: ResultFile) -> bytes:
+    """All of a small file."""
+    return b"".join(artifacts.stream(row.artifact))

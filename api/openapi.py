@@ -1,0 +1,52 @@
+"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from api.schemas.assets import NewKey
+from api.schemas.problem import ProblemDocument
+from pruning.schemas.job import JobSpec
+
+COPY = Path(__file__).parent.parent / "docs" / "openapi.json"
+HEADER = {"X-Request-Id": {"description": "Quote it when you report a problem.", "schema": {"type": "string"}}}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The document, with the bodies that the routes parse themselves."""
+    document = get_openapi(title=app.title, version=app.version, openapi_version="3.1.0", summary=app.summary,
+                           description=app.description, routes=app.routes, tags=app.openapi_tags)
+    _, definitions = models_json_schema(
+        [(JobSpec, "validation"), (NewKey, "validation"), (ProblemDocument, "serialization")],
+        ref_template="#/components/schemas/{model}")
+    schemas = document["components"]["schemas"]
+    schemas.update(definitions["$defs"])
+    schemas["Problem"] = schemas.pop("ProblemDocument")
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in json.dumps(operation["responses"].get("422", {})):
+                del operation["responses"]["422"]
+            for response in operation["responses"].values():
+                response.setdefault("headers", {}).update(HEADER)
+    return document
+
+
+def text(app: FastAPI) -> str:
+    """The committed form."""
+    return json.dumps(describe(app), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    from api.main import create_app
+
+    COPY.parent.mkdir(parents=True, exist_ok=True)
+    COPY.write_text(text(create_app()), encoding="utf-8")

@@ -1,0 +1,135 @@
+"""Jobs: submit, look, list, and change their course."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.bodies import JsonBody
+from api.deps import Id, Reader, Writer
+from api.errors import Fault, Problem, invalid
+from api.files import PRIVATE, matches
+from api.pointers import parse
+from api.schemas.jobs import JobPage, JobView, Validation
+from api.schemas.problem import problems
+from api.services import ServicesDep
+from api.submission import check, keep_inputs, submit, until_terminal
+from pruning.schemas.job import JobSpec, Status
+from tasks.store import jobs
+from tasks.store.errors import NotFoundError
+from tasks.store.tables import Job
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+LONGEST_WAIT_S = 60
+SPEC = {"requestBody": {"required": True, "content": {"application/json": {
+    "schema": {"$ref": "#/components/schemas/JobSpec"}, "example": {
+        "type": "prune", "model": {"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"},
+        "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"}, "targets": {"sparsity": [0.5, 0.8, 0.9, 0.95]}}}}}}
+ACCEPTED = {"description": "Accepted", "headers": {
+    "Location": {"schema": {"type": "string"}}, "Retry-After": {"schema": {"type": "integer"}},
+    "Idempotent-Replayed": {"schema": {"type": "string"}}, "Preference-Applied": {"schema": {"type": "string"}}}}
+
+
+@router.post("", operation_id="create_job", summary="Submit a job", status_code=202, response_model=JobView,
+             openapi_extra=SPEC, responses={
+                 200: {"model": Validation, "description": "With validate_only: an estimate; nothing is stored"},
+                 202: ACCEPTED, **problems(400, 404, 413, 415, 422, 503)})
+async def create_job(
+        services: ServicesDep, caller: Writer, body: JsonBody, validate_only: bool = False,
+        idempotency_key: Annotated[str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$")] = None,
+        prefer: Annotated[str | None, Header(description="`wait=N`: answer after N seconds or at the end")] = None,
+) -> Response:
+    """Check the job and queue it; the same Idempotency-Key makes one job however often it is sent."""
+    spec = parse(JobSpec, body)
+    if validate_only:
+        found = await run_in_threadpool(check, services, caller.project, spec)
+        return JSONResponse(found.model_dump(mode="json"))
+    view, created = await run_in_threadpool(submit, services, caller.project, spec, idempotency_key)
+    headers = {"Location": view.links.self, "Retry-After": "2"}
+    if not created:
+        headers["Idempotent-Replayed"] = "true"
+    wait = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
+    if wait is not None:
+        wait_s = min(int(wait[1]), LONGEST_WAIT_S)
+        headers["Preference-Applied"] = f"wait={wait_s}"
+        view = await until_terminal(services, caller.project, view, wait_s)
+    return JSONResponse(view.model_dump(mode="json"), 202, headers)
+
+
+@router.get("", operation_id="list_jobs", summary="List jobs", responses=problems(400, 422))
+def list_jobs(services: ServicesDep, caller: Reader, status: Status | None = None,
+              label: Annotated[str | None, Query(max_length=320, description="key=value")] = None,
+              limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: str | None = None) -> JobPage:
+    """Newest first."""
+    key, equals, value = (label or "").partition("=")
+    if label is not None and not (equals and key):
+        raise invalid([Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")])
+    with services.store.read() as session:
+        page = jobs.page(session, caller.project, limit=limit, cursor=cursor, status=status,
+                         label=(key, value) if label is not None else None)
+        return JobPage(data=[JobView.of(row) for row in page.data], has_more=page.next_cursor is not None,
+                       next_cursor=page.next_cursor)
+
+
+@router.get("/{id}", operation_id="get_job", summary="Show a job", response_model=JobView,
+            responses={304: {"description": "Not Modified"}, **problems(404)})
+def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Response:
+    """Always 200, also for a failed job; 304 when nothing changed."""
+    with services.store.read() as session:
+        view = JobView.of(jobs.get(session, caller.project, id))
+    body = view.model_dump_json()
+    headers = {"ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"', "Cache-Control": PRIVATE}
+    if not view.terminal:
+        headers["Retry-After"] = "2"
+    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@router.delete("/{id}", operation_id="delete_job", summary="Delete a job", status_code=204,
+               responses=problems(404, 409))
+def delete_job(id: Id, services: ServicesDep, caller: Writer) -> None:
+    """Delete the job, its history and its files; 409 while it is live."""
+    with services.store.write() as session:
+        jobs.remove(session, caller.project, id)
+    services.artifacts.delete(f"jobs/{id}")
+
+
+def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: str, doc: str) -> None:
+    """Add the route of one verb: 202 when something is under way now, 200 when the job is where it was asked to be."""
+    def act(id: Id, services: ServicesDep, caller: Writer) -> Response:
+        with services.store.write() as session:
+            row = jobs.get(session, caller.project, id)
+            before = row.status
+            if verb == "retry":
+                _inputs_remain(session, row)
+            row = jobs.request(session, caller.project, id, verb)
+            pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
+            view = JobView.of(row)
+        if row.status == "queued":
+            services.wake.set()
+        return JSONResponse(view.model_dump(mode="json"), 202 if pending else 200)
+
+    ok: dict[int | str, dict[str, Any]] = {202: {"model": JobView, "description": "Under way"}}
+    router.post(f"/{{id}}/{verb}", operation_id=f"{verb}_job", summary=summary, description=doc,
+                response_model=JobView, responses={**ok, **problems(404, 409)})(act)
+
+
+def _inputs_remain(session: Session, row: Job) -> None:
+    """A job whose model or dataset was deleted cannot be tried again."""
+    try:
+        keep_inputs(session, row.model_id, row.rewind_model_id, row.dataset_id)
+    except NotFoundError as error:
+        raise Problem(409, "missing_input", f"job {row.id} cannot run again: {error}") from None
+
+
+_transition("cancel", "Cancel a job", "Queued and paused jobs end at once, a running one soon; repeating is harmless.")
+_transition("pause", "Pause a job", "A running job stops at its next saved stage and gives its device back.")
+_transition("resume", "Resume a paused job", "Queue it again; it goes on where it stopped.")
+_transition("retry", "Retry a job that failed or was cancelled", "Queue it again; saved stages are used.")

@@ -1,0 +1,52 @@
+"""The catalogue: every method with the schema of its parameters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from api.checks import read_catalogue
+from api.deps import Reader
+from api.files import PRIVATE, matches
+from api.schemas.problem import problems
+from api.services import ServicesDep
+
+router = APIRouter(prefix="/v1/methods", tags=["methods"])
+
+
+class Entry(BaseModel):
+    """One method."""
+
+    name: str
+    summary: str
+    params: dict[str, Any]
+    """JSON Schema of its parameters."""
+
+
+class Catalogue(BaseModel):
+    """What the workers can do."""
+
+    model_config = ConfigDict(extra="allow")
+
+    criteria: list[Entry]
+    allocations: list[Entry]
+    sparsifiers: list[Entry]
+    schedules: list[Entry]
+    evaluations: list[Entry]
+    architectures: list[Entry]
+    datasets: list[Entry]
+
+
+@router.get("", operation_id="list_methods", summary="The catalogue of methods", response_model=Catalogue,
+            responses={304: {"description": "Not Modified"}, **problems(503)})
+def list_methods(request: Request, services: ServicesDep, caller: Reader) -> Response:
+    """Criteria, allocations, sparsifiers, schedules, evaluations, architectures and bundled datasets."""
+    with services.store.read() as session:
+        document, sha256 = read_catalogue(session)
+    headers = {"ETag": f'"{sha256}"', "Cache-Control": PRIVATE}
+    if matches(request.headers.get("if-none-match"), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(json.dumps(document), headers=headers, media_type="application/json")

@@ -1,0 +1,114 @@
+"""Uploaded networks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field, TypeAdapter
+
+from api.checks import architecture_faults
+from api.deps import Id, Reader, Writer
+from api.errors import Fault, Problem, invalid
+from api.multipart import Upload
+from api.pointers import parse_field
+from api.schemas.assets import Label, ModelPage, ModelView
+from api.schemas.problem import problems
+from api.services import Services, ServicesDep
+from api.uploads import check_digest, form, json_field, name_of, normalize_of, stored
+from tasks.store import assets, new_id
+from tasks.store.tables import Model
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+KWARGS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+Classes = Annotated[list[Annotated[Label, Field(min_length=1)]], Field(min_length=1, max_length=100_000)]
+CLASSES: TypeAdapter[list[str]] = TypeAdapter(Classes)
+FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
+    "type": "object", "required": ["file", "architecture"], "additionalProperties": False, "properties": {
+        "file": {"type": "string", "format": "binary", "description": "A state dict as safetensors."},
+        "architecture": {"type": "string", "description": "A registered architecture, see /v1/methods."},
+        "kwargs": {"type": "string", "contentMediaType": "application/json",
+                   "description": "JSON object: arguments of the architecture."},
+        "name": {"type": "string", "maxLength": 255},
+        "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+        "normalize": {"type": "string", "contentMediaType": "application/json",
+                      "description": "JSON object: mean and std of each channel."},
+        "classes": {"type": "string", "contentMediaType": "application/json",
+                    "description": "JSON list: the classes in the order of the outputs."},
+    }}}}}}
+ModelForm = Annotated[Upload, Depends(form("architecture", "kwargs", "name", "sha256", "normalize", "classes"))]
+
+
+@router.post("", operation_id="create_model", summary="Upload a network", status_code=201, openapi_extra=FORM,
+             responses=problems(400, 413, 415, 422, 503))
+def create_model(response: Response, services: ServicesDep, caller: Writer, upload: ModelForm) -> ModelView:
+    """Check a state dict against its architecture and keep it; what does not fit leaves nothing behind."""
+    check_digest(upload)
+    architecture = upload.fields.get("architecture", "")
+    if not architecture:
+        raise invalid([Fault("/architecture", "missing", "the form has no field 'architecture'")])
+    kwargs = parse_field(KWARGS, json_field(upload, "kwargs") or {}, "kwargs")
+    name, normalize = name_of(upload), normalize_of(upload)
+    classes = json_field(upload, "classes")
+    if classes is not None:
+        classes = parse_field(CLASSES, classes, "classes")
+        if len(set(classes)) != len(classes):
+            raise invalid([Fault("/classes", "duplicate", "a class is listed twice")])
+    _check_architecture(services, architecture, kwargs)
+    found = services.helpers.ask("model", {"path": str(upload.path), "filename": upload.filename, "kwargs": kwargs,
+                                           "architecture": architecture, "normalize": normalize, "classes": classes})
+    _check_sizes(found, normalize, classes)
+    id = new_id("mdl")
+    row = Model(id=id, project=caller.project, name=name, architecture=architecture, kwargs=found["kwargs"],
+                normalize=normalize, classes=classes, sha256=upload.sha256, size_bytes=upload.size_bytes,
+                parameters=found["parameters"], prunable=found["prunable"], artifact=f"models/{id}/state.safetensors")
+    with stored(services, row.artifact, upload.path), services.store.write() as session:
+        assets.add(session, row)
+    response.headers["Location"] = f"/v1/models/{id}"
+    return ModelView.of(row)
+
+
+def _check_sizes(found: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None) -> None:
+    """The constants must fit the input channels, the classes the outputs."""
+    for place, given, needed in (("/normalize/mean", normalize and normalize["mean"], "channels"),
+                                       ("/classes", classes, "outputs")):
+        if given is not None and len(given) != found[needed]:
+            raise invalid([Fault(place, "wrong_length", f"{len(given)} values for {found[needed]} {needed}")])
+
+
+def _check_architecture(services: Services, architecture: str, kwargs: dict[str, Any]) -> None:
+    """By the catalogue when there is one: the nearest name, without starting a helper."""
+    with services.store.read() as session:
+        found = assets.read_catalogue(session)
+    faults = architecture_faults(found[0], architecture, kwargs) if found else []
+    if faults:
+        raise invalid(faults)
+
+
+@router.get("", operation_id="list_models", summary="List networks", responses=problems(400, 422))
+def list_models(services: ServicesDep, caller: Reader, limit: Annotated[int, Query(ge=1, le=100)] = 20,
+                cursor: str | None = None) -> ModelPage:
+    """Newest first."""
+    with services.store.read() as session:
+        page = assets.page(session, Model, caller.project, limit=limit, cursor=cursor)
+        return ModelPage(data=[ModelView.of(row) for row in page.data], has_more=page.next_cursor is not None,
+                         next_cursor=page.next_cursor)
+
+
+@router.get("/{id}", operation_id="get_model", summary="Show a network", responses=problems(404))
+def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
+    """What is known of it."""
+    with services.store.read() as session:
+        return ModelView.of(assets.get(session, Model, caller.project, id))
+
+
+@router.delete("/{id}", operation_id="delete_model", summary="Delete a network", status_code=204,
+               responses=problems(404, 409))
+def delete_model(id: Id, services: ServicesDep, caller: Writer) -> None:
+    """Delete the network and its file; 409 while a live job uses it."""
+    with services.store.write() as session:
+        row = session.get(Model, id, with_for_update=True)
+        if row is None or row.project != caller.project:
+            raise Problem(404, "not_found", f"no model {id!r}")
+        assets.remove(session, row)
+    services.artifacts.delete(f"models/{id}")

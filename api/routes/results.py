@@ -1,0 +1,119 @@
+"""What a job found: results, report, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Request, Response
+
+from api.deps import Id, Reader
+from api.errors import Problem
+from api.files import read_file, send_file
+from api.schemas.jobs import JobView
+from api.schemas.problem import problems
+from api.schemas.results import CheckpointView, Results
+from api.services import Services, ServicesDep
+from pruning.schemas.job import TERMINAL
+from tasks.store import jobs
+from tasks.store.errors import NotFoundError
+from tasks.store.tables import Job, ResultFile
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
+REPORT = "report"
+MEDIA = {"json": "application/json", "html": "text/html", "md": "text/markdown", "junit": "application/xml"}
+ACCEPTS = {"application/json": "json", "text/html": "html", "text/markdown": "md", "application/xml": "junit",
+           "text/xml": "junit", "application/*": "json", "text/*": "html", "*/*": "json"}
+NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SAFETENSORS = "application/octet-stream"
+CheckpointId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["magnitude-0.9"])]
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PARTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {SAFETENSORS: BINARY}}, 304: {"description": "Not Modified"},
+    206: {"description": "Partial Content", "content": {SAFETENSORS: BINARY}}}
+
+
+def _files(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
+    with services.store.read() as session:
+        return jobs.get(session, project, id), jobs.result_files(session, id)
+
+
+def _ended(row: Job) -> None:
+    if row.status not in TERMINAL:
+        raise Problem(409, "job_not_finished", f"job {row.id} is {row.status}", headers={"Retry-After": "2"})
+
+
+@router.get("/results", operation_id="get_results", summary="The results of a finished job",
+            responses=problems(404, 409, 410))
+def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
+    """Report, checkpoints with their links, recommendation and gates; of a failed job what it finished."""
+    job, files = _files(services, caller.project, id)
+    _ended(job)
+    found = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
+    report = None if found is None else json.loads(read_file(services.artifacts, found))
+    measured = {item["id"]: item for item in (report or {}).get("checkpoints", ())}
+    stored: dict[str, list[ResultFile]] = {name: [] for name in measured}
+    for file in files:
+        if file.checkpoint != REPORT:
+            stored.setdefault(file.checkpoint, []).append(file)
+    return Results(
+        job=JobView.of(job), report=report,
+        checkpoints=[_checkpoint(id, name, measured.get(name, {}), rows) for name, rows in stored.items()],
+        recommendation=(report or {}).get("recommendation"), gates=(report or {}).get("gates", []))
+
+
+def _checkpoint(job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]) -> CheckpointView:
+    """One checkpoint: its numbers from the report, its files from the store."""
+    fields = ("criterion", "requested_sparsity", "sparsity", "density", "error")
+    return CheckpointView(
+        id=name, **{field: measured.get(field) for field in fields}, formats=[file.format for file in files],
+        size_bytes={file.format: file.size_bytes for file in files}, partial=measured.get("partial", True),
+        sha256={file.format: file.sha256 for file in files},
+        links={file.format: f"/v1/jobs/{job_id}/checkpoints/{name}?format={file.format}" for file in files})
+
+
+@router.get("/report", operation_id="get_report", summary="The report of a finished job", response_class=Response,
+            responses={200: {"content": {media: {} for media in MEDIA.values()}}, **problems(404, 406, 409, 410)})
+def get_report(id: Id, request: Request, services: ServicesDep, caller: Reader,
+               format: str | None = None) -> Response:
+    """`?format=` json, html (self-contained), md or junit; without it, by the Accept header."""
+    chosen = format if format in MEDIA else None if format else _accepted(request.headers.get("accept", "*/*"))
+    if chosen is None:
+        asked = format or request.headers.get("accept")
+        raise Problem(406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}")
+    job, files = _files(services, caller.project, id)
+    _ended(job)
+    row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
+    if row is None:
+        raise Problem(404, "no_report", f"job {id} ended without a report in this format")
+    headers = {"Vary": "Accept", "Content-Security-Policy": NO_SCRIPTS} if chosen == "html" else {"Vary": "Accept"}
+    return send_file(request, services.artifacts, row, MEDIA[chosen], headers)
+
+
+def _accepted(header: str) -> str | None:
+    """The format a client likes best among those there are."""
+    liked: list[tuple[float, str]] = []
+    for item in header.lower().split(","):
+        media, *options = (part.strip() for part in item.split(";"))
+        weights = [option[2:] for option in options if option.startswith("q=")]
+        try:
+            weight = float(weights[0]) if weights else 1.0
+        except ValueError:
+            weight = 0.0
+        if media in ACCEPTS and weight > 0:
+            liked.append((weight, ACCEPTS[media]))
+    return max(liked, key=lambda pair: pair[0])[1] if liked else None
+
+
+@router.head("/checkpoints/{cid}", include_in_schema=False)
+@router.get("/checkpoints/{cid}", operation_id="get_checkpoint", summary="Download a checkpoint",
+            response_class=Response, responses={**PARTS, **problems(404, 410, 416, 422)})
+def get_checkpoint(id: Id, cid: CheckpointId, request: Request, services: ServicesDep, caller: Reader,
+                   format: Literal["sparse", "dense", "masks"] = "sparse") -> Response:
+    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are honoured."""
+    _, files = _files(services, caller.project, id)
+    row = next((file for file in files if (file.checkpoint, file.format) == (cid, format) and cid != REPORT), None)
+    if row is None:
+        raise NotFoundError("checkpoint", f"{cid}?format={format}")
+    disposition = f'attachment; filename="{id}-{cid}.{format}.safetensors"'
+    return send_file(request, services.artifacts, row, SAFETENSORS, {"Content-Disposition": disposition})

@@ -1,0 +1,149 @@
+"""Models, datasets and keys on the wire."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from api.schemas.times import iso
+from tasks.store.tables import ApiKey, Dataset, Model
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a name holds printable characters only")
+    return text
+
+
+Label = Annotated[str, StringConstraints(max_length=255), AfterValidator(_printable)]
+Constants = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=1, max_length=64)]
+Scope = Literal["read", "write", "admin"]
+
+
+class Normalize(BaseModel):
+    """Per channel: images are scaled to [0, 1], then `(x - mean) / std`."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    mean: Constants
+    std: Constants
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Normalize:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values, std has {len(self.std)}")
+        if any(not (math.isfinite(value) and value > 0) for value in self.std):
+            raise ValueError("std must be positive")
+        return self
+
+
+class ModelView(BaseModel):
+    """An uploaded network, checked against its architecture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    state: Literal["ready"] = "ready"
+    name: str
+    sha256: str
+    size_bytes: int
+    architecture: str
+    kwargs: dict[str, Any]
+    """Every default written in."""
+    parameters: int
+    """Numbers that the network learns."""
+    prunable: int
+    """Those of them that pruning may remove."""
+    normalize: Normalize | None
+    classes: list[str] | None
+    created_at: str
+
+    @classmethod
+    def of(cls, row: Model) -> ModelView:
+        """The wire form of a row."""
+        return cls(id=row.id, name=row.name, sha256=row.sha256, size_bytes=row.size_bytes, kwargs=row.kwargs,
+                   architecture=row.architecture, parameters=row.parameters, prunable=row.prunable,
+                   normalize=None if row.normalize is None else Normalize(**row.normalize), classes=row.classes,
+                   created_at=iso(row.created_at))
+
+
+class DatasetView(BaseModel):
+    """An uploaded dataset, decoded to uint8 tensors."""
+
+    id: str
+    state: Literal["ready"] = "ready"
+    name: str
+    sha256: str
+    """Of the uploaded file."""
+    size_bytes: int
+    classes: list[str]
+    shape: list[int]
+    """Channels, height, width."""
+    counts: dict[str, int]
+    """Images by split."""
+    normalize: Normalize | None
+    created_at: str
+
+    @classmethod
+    def of(cls, row: Dataset) -> DatasetView:
+        """The wire form of a row."""
+        return cls(id=row.id, name=row.name, sha256=row.sha256, size_bytes=row.size_bytes, classes=row.classes,
+                   shape=row.shape, counts=row.counts, created_at=iso(row.created_at),
+                   normalize=None if row.normalize is None else Normalize(**row.normalize))
+
+
+class ModelPage(BaseModel):
+    """Models, newest first."""
+
+    data: list[ModelView]
+    has_more: bool
+    next_cursor: str | None
+
+
+class DatasetPage(BaseModel):
+    """Datasets, newest first."""
+
+    data: list[DatasetView]
+    has_more: bool
+    next_cursor: str | None
+
+
+class NewKey(BaseModel):
+    """The key to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Label = ""
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
+    """Each of `read`, `write`, `admin` includes those before it."""
+    project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
+    """Default: the caller's project."""
+
+
+class KeyView(BaseModel):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    project: str
+    scopes: list[Scope]
+    created_at: str
+
+    @classmethod
+    def of(cls, row: ApiKey) -> KeyView:
+        """The wire form of a row."""
+        return cls(id=row.id, name=row.name, project=row.project, scopes=row.scopes, created_at=iso(row.created_at))
+
+
+class MadeKey(KeyView):
+    """A new API key; its secret is shown this once."""
+
+    secret: str
+
+
+class KeyList(BaseModel):
+    """Every key the caller administers."""
+
+    data: list[KeyView]

@@ -1,0 +1,122 @@
+"""Jobs, their events and their results on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.schemas.times import iso, iso_or_none
+from pruning.schemas.job import TERMINAL, Status
+from tasks.store.tables import Event, Job
+
+
+class Progress(BaseModel):
+    """Work done of all work, in units that pass at about the same speed."""
+
+    done: float
+    total: float
+    eta_s: float | None
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    stage: str | None = None
+    retryable: bool = False
+    attempt: int | None = None
+
+
+class JobLinks(BaseModel):
+    """Where to go from a job."""
+
+    self: str
+    events: str
+    results: str
+    report: str
+    cancel: str
+
+
+class JobView(BaseModel):
+    """A job as clients see it."""
+
+    id: str
+    type: str
+    status: Status
+    stage: str | None
+    terminal: bool
+    """Whether the status is final; pollers decide by it."""
+    progress: Progress
+    attempt: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    spec: dict[str, Any]
+    """As submitted."""
+    error: JobError | None
+    links: JobLinks
+
+    @classmethod
+    def of(cls, row: Job) -> JobView:
+        """The wire form of a row."""
+        here = f"/v1/jobs/{row.id}"
+        return cls.model_validate({
+            "id": row.id, "type": row.spec["type"], "status": row.status, "stage": row.stage,
+            "terminal": row.status in TERMINAL, "attempt": row.attempt, "spec": row.spec, "error": row.error,
+            "progress": {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s},
+            "created_at": iso(row.created_at), "started_at": iso_or_none(row.started_at),
+            "finished_at": iso_or_none(row.finished_at),
+            "links": {"self": here, **{name: f"{here}/{name}" for name in ("events", "results", "report", "cancel")}},
+        })
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    data: list[JobView]
+    has_more: bool
+    next_cursor: str | None
+
+
+class Estimate(BaseModel):
+    """What a job will cost."""
+
+    rounds: int
+    steps: int
+    flops: float
+    memory_bytes: int
+    units: float
+    """The total of the job's progress."""
+    warnings: list[str] = []
+
+
+class Validation(BaseModel):
+    """A job that would be accepted."""
+
+    valid: bool
+    estimate: Estimate
+    recipe: dict[str, Any]
+    """Every default written in."""
+
+
+class EventView(BaseModel):
+    """One row of a job's history."""
+
+    seq: int
+    at: str
+    type: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Event) -> EventView:
+        """The wire form of a row."""
+        return cls(seq=row.seq, at=iso(row.at), type=row.type, data=row.data)
+
+
+class EventPage(BaseModel):
+    """Rows in order; go on with `after` = the last `seq`."""
+
+    data: list[EventView]
+    has_more: bool

@@ -1,0 +1,38 @@
+"""The results of a job on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.schemas.jobs import JobView
+
+
+class CheckpointView(BaseModel):
+    """A pruned network to download; what was measured is null when the job ended before its report."""
+
+    id: str
+    criterion: dict[str, Any] | None
+    requested_sparsity: float | None
+    sparsity: float | None
+    density: float | None
+    error: dict[str, Any] | None
+    """Test error with its interval: `value`, `low`, `high`, `n`."""
+    formats: list[str]
+    size_bytes: dict[str, int]
+    sha256: dict[str, str]
+    links: dict[str, str]
+    partial: bool
+    """The job ended before all its targets; the checkpoint itself is whole."""
+
+
+class Results(BaseModel):
+    """Everything a finished job has to show."""
+
+    job: JobView
+    report: dict[str, Any] | None
+    """The JSON report; null when the job ended before one was written."""
+    checkpoints: list[CheckpointView]
+    recommendation: dict[str, Any] | None
+    gates: list[dict[str, Any]]

@@ -1,0 +1,98 @@
+"""Serving the application on one socket; without a key on loopback only."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.exc import OperationalError
+
+from api.deps import loopback
+from api.settings import ApiSettings
+from tasks.store import Store, assets
+
+OK, FAILED, REFUSED = 0, 1, 2
+GRACE_S = 10
+
+
+class Server(uvicorn.Server):
+    """Tells the application at once that it shall end, so that open streams close."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called on SIGINT and SIGTERM."""
+        services = getattr(self._app.state, "services", None)
+        if services is not None:
+            services.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def run(host: str, port: int, sock: socket.socket | None = None) -> int:
+    """Serve until a signal; 0 after a clean end, 2 when the address or the settings forbid it."""
+    from api.main import create_app
+
+    settings = ApiSettings()
+    try:
+        closed = _closed(settings)
+    except OperationalError as error:
+        return _refuse(f"cannot open the database {settings.database_url.partition('://')[0]}: {error.orig}")
+    if sock is not None:
+        host, port = sock.getsockname()[:2]
+    if not closed and not loopback(host):
+        return _refuse(f"no API key is set, so {host} is refused: an open service binds to 127.0.0.1 only. "
+                       "Set SECATEUR_API_KEY to serve other machines.")
+    try:
+        sock = sock or _bind(host, port)
+    except OSError as error:
+        return _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
+    port = sock.getsockname()[1]
+    named = f"[{host}]" if ":" in host else host
+    _say(f"listening on http://{named}:{port}" + ("" if closed else
+         "; no API key is set: open to every program on this machine, and to this machine only"))
+    app = create_app(settings)
+    server = Server(app, uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
+                                        timeout_graceful_shutdown=GRACE_S))
+    with sock:
+        server.run(sockets=[sock])
+    return OK if server.started else FAILED
+
+
+def _closed(settings: ApiSettings) -> bool:
+    if settings.api_key:
+        return True
+    store = Store(settings.database_url)
+    try:
+        store.create_tables()
+        with store.read() as session:
+            return assets.any_key(session)
+    finally:
+        store.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(1024)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _refuse(reason: str) -> int:
+    _say(reason)
+    return REFUSED
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"secateur api: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,40 @@
+"""What the routes work with: one object on the application."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.helpers import Helpers
+from api.metrics import Metrics
+from api.settings import ApiSettings
+from tasks.artifacts import Artifacts
+from tasks.store import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """The open connections of one application."""
+
+    settings: ApiSettings
+    store: Store
+    artifacts: Artifacts
+    metrics: Metrics
+    helpers: Helpers
+    wake: threading.Event = field(default_factory=threading.Event)
+    """Set after a commit that left a message in the outbox."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the server is asked to end: open streams close."""
+
+
+def services(request: Request) -> Services:
+    """The services of the application that serves this request."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(services)]

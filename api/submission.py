@@ -1,0 +1,99 @@
+"""Checking and accepting a job: record, commit, then ring the doorbell."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.checks import check_methods, read_catalogue, referenced, rewind_of
+from api.schemas.jobs import Estimate, JobView, Validation
+from api.services import Services
+from pruning.schemas.job import JobSpec
+from tasks.store import jobs
+from tasks.store.errors import NotFoundError
+from tasks.store.tables import Dataset, Idempotency, Model
+
+POLL_S = 0.25
+
+
+def document(spec: JobSpec) -> dict[str, Any]:
+    """The job as submitted, normalised; what was left out stays out."""
+    return spec.model_dump(mode="json", exclude_unset=True)
+
+
+def check(services: Services, project: str, spec: JobSpec) -> Validation:
+    """Everything that can be known about a job before it runs; raises the problem that forbids it."""
+    with services.store.read() as session:
+        check_methods(spec, read_catalogue(session)[0])
+        model, dataset = referenced(session, project, spec)
+    estimate = services.helpers.estimate({
+        "spec": document(spec),
+        "model": None if model is None else {"architecture": model.architecture, "kwargs": model.kwargs,
+                                             "normalize": model.normalize, "classes": model.classes},
+        "dataset": None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
+                                                 "counts": dataset.counts},
+    })
+    return Validation(valid=True, estimate=Estimate(**estimate), recipe=spec.recipe().model_dump(mode="json"))
+
+
+def submit(services: Services, project: str, spec: JobSpec, key: str | None) -> tuple[JobView, bool]:
+    """Keep the job, or find the one this idempotency key made; the second value says which."""
+    body = document(spec)
+    sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    new = jobs.NewJob(project=project, spec=body, model_id=spec.model.id, rewind_model_id=rewind_of(spec),
+                      dataset_id=spec.dataset.id, priority=spec.priority, deadline_s=spec.deadline_s,
+                      labels=dict(spec.labels))
+    found = None if key is None else _create(services, new, key, sha256, checked=False)
+    if found is None:
+        new = replace(new, progress_total=check(services, project, spec).estimate.units)
+        try:
+            found = _create(services, new, key, sha256, checked=True)
+        except IntegrityError:  # another request with this key committed first
+            found = _create(services, new, key, sha256, checked=True)
+    assert found is not None
+    view, created = found
+    if created:
+        services.wake.set()
+    return view, created
+
+
+def _create(services: Services, new: jobs.NewJob, key: str | None, sha256: str, *,
+            checked: bool) -> tuple[JobView, bool] | None:
+    """The job made now or by this key before; None when it would have to be made and is not checked yet."""
+    with services.store.write() as session:
+        if key is None or session.get(Idempotency, (new.project, key)) is None:
+            if not checked:
+                return None
+            keep_inputs(session, new.model_id, new.rewind_model_id, new.dataset_id)
+        row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
+        return JobView.of(row), created
+
+
+def keep_inputs(session: Session, model_id: str | None, rewind_model_id: str | None, dataset_id: str | None) -> None:
+    """Lock what the job uses until it is committed, so that no deletion slips between; `NotFoundError` if one did."""
+    for kind, id in ((Model, model_id), (Model, rewind_model_id), (Dataset, dataset_id)):
+        if id is not None and session.scalar(
+                select(kind.id).where(kind.id == id).with_for_update(read=True)) is None:
+            raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
+
+
+async def until_terminal(services: Services, project: str, view: JobView, wait_s: float) -> JobView:
+    """The job as it is when it has ended, or when `wait_s` have passed; holds no transaction meanwhile."""
+    def look() -> JobView:
+        with services.store.read() as session:
+            return JobView.of(jobs.get(session, project, view.id))
+
+    until = time.monotonic() + wait_s
+    while not view.terminal and time.monotonic() < until and not services.stopping.is_set():
+        await asyncio.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
+        view = await run_in_threadpool(look)
+    return view

@@ -1,0 +1,148 @@
+// The form of a simple pruning job; errors of the service stand next to the field they concern.
+
+import { Problem, call, get, list } from "/assets/api.js";
+import { duration, h, number, pairs, size } from "/assets/dom.js";
+
+const HIDDEN = ["units", "warnings", "valid", "recipe"];
+const MODES = { fine_tune: "fine-tune", lr_rewind: "rewind the learning rate", weight_rewind: "rewind the weights", none: "none" };
+
+function field(id, label, control, pointers, hint) {
+  const note = h("p", { cls: "error", id: `${id}-error`, hidden: true });
+  control.id = id;
+  control.setAttribute("aria-describedby", hint ? `${id}-error ${id}-hint` : `${id}-error`);
+  const help = hint ? h("p", { cls: "hint", id: `${id}-hint` }, hint) : null;
+  return { control, note, pointers, node: h("div", { cls: "field" }, h("label", { for: id }, label), control, help, note) };
+}
+
+const option = (value, text) => h("option", { value }, text);
+const group = (label, options) => (options.length ? h("optgroup", { label }, options) : null);
+const clean = (pointer) => String(pointer || "").replace(/^#/, "").replace(/^\/body/, "");
+const token = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+function sparsities(text) {
+  return text.split(/[\s,;]+/).filter(Boolean).map((word) => {
+    const value = word.endsWith("%") ? Number(word.slice(0, -1)) / 100 : Number(word);
+    if (!(value > 0 && value < 1)) {
+      const message = `${word} is no sparsity between 0 and 1`;
+      throw new Problem(422, { detail: "The job was not sent.", errors: [{ pointer: "/targets/sparsity", message }] });
+    }
+    return value;
+  });
+}
+
+function sentence(value, name) {
+  if (typeof value !== "number") return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (name.endsWith("_s")) return duration(value);
+  if (name.endsWith("bytes")) return size(value);
+  return number(value);
+}
+
+export async function newJob(page) {
+  const [catalogue, models, datasets] = await Promise.all([
+    get("/v1/methods", page.signal), list("/v1/models?limit=100", page.signal), list("/v1/datasets?limit=100", page.signal)]);
+  const names = (kind) => (catalogue[kind] || []).map((item) => (typeof item === "string" ? { name: item } : item));
+  const builtins = names("datasets").length ? names("datasets") : [{ name: "digits" }];
+
+  const model = field("model", "Model", h("select", null,
+    group("Uploaded", models.data.map((m) => option(`id:${m.id}`, [m.name, m.architecture, m.id].filter(Boolean).join(" · ")))),
+    group("Train first", names("architectures").map((a) => option(`architecture:${a.name}`, a.name)))), ["/model"]);
+  const train = field("train", "Epochs of dense training", h("input", { type: "number", min: 1, max: 10000, value: "10" }), ["/model/train"]);
+  const dataset = field("dataset", "Dataset", h("select", null,
+    group("Built in", builtins.map((d) => option(`builtin:${d.name}`, d.name))),
+    group("Uploaded", datasets.data.map((d) => option(`id:${d.id}`, [d.name, d.id].filter(Boolean).join(" · "))))), ["/dataset"]);
+  const targets = field("targets", "Sparsities", h("input", { type: "text", value: "0.5, 0.8, 0.9, 0.95", autocomplete: "off" }), ["/targets"],
+    "Fractions of the prunable weights that become zero; 80% works too.");
+  const criterion = field("criterion", "Criterion", h("select", null, names("criteria").map((c) => option(c.name, c.name))), ["/criterion"], " ");
+  const mode = field("mode", "Retraining", h("select", null, Object.entries(MODES).map(([value, text]) => option(value, text))), ["/retrain"]);
+  const epochs = field("epochs", "Epochs after each round", h("input", { type: "number", min: 1, max: 10000, value: "1" }), ["/retrain/epochs"]);
+  const seed = field("seed", "Seed", h("input", { type: "number", min: 0, value: "0" }), ["/seed"]);
+  const fields = [model, train, dataset, targets, criterion, mode, epochs, seed];
+  const rest = h("ul", { cls: "plain error" });
+  const answer = h("div", { role: "status" });
+  const submit = h("button", { type: "submit" }, "Submit");
+  const estimate = h("button", { type: "button", cls: "quiet" }, "Estimate");
+  const summary = criterion.node.querySelector(".hint");
+  const about = new Map(names("criteria").map((c) => [c.name, c.summary || ""]));
+  let idempotency = token();
+
+  function tidy() {
+    const trains = model.control.value.startsWith("architecture:");
+    train.node.hidden = !trains;
+    epochs.node.hidden = mode.control.value === "none" || (trains && mode.control.value !== "fine_tune");
+    summary.textContent = about.get(criterion.control.value) || "";
+    idempotency = token();
+    answer.replaceChildren();
+  }
+
+  function spec() {
+    const [kind, ...parts] = model.control.value.split(":");
+    const trains = kind === "architecture";
+    const [source, ...name] = dataset.control.value.split(":");
+    const retrain = { mode: mode.control.value };
+    if (!epochs.node.hidden) retrain.epochs = Number(epochs.control.value);
+    return {
+      type: "prune",
+      model: { [kind]: parts.join(":"), ...(trains ? { train: { epochs: Number(train.control.value) } } : {}) },
+      dataset: { [source]: name.join(":") },
+      targets: { sparsity: sparsities(targets.control.value) },
+      criterion: { name: criterion.control.value },
+      retrain,
+      seed: Number(seed.control.value),
+    };
+  }
+
+  function explain(error) {
+    for (const f of fields) {
+      f.note.hidden = true;
+      f.note.textContent = "";
+      f.control.removeAttribute("aria-invalid");
+    }
+    rest.replaceChildren();
+    if (!error) return;
+    const unplaced = [];
+    for (const item of error.errors || []) {
+      const pointer = clean(item.pointer);
+      const fits = fields.flatMap((f) => f.pointers.map((p) => [p, f])).filter(([p, f]) => !f.node.hidden && (pointer === p || pointer.startsWith(`${p}/`)));
+      const best = fits.sort((a, b) => b[0].length - a[0].length)[0];
+      if (!best) {
+        unplaced.push(pointer ? `${pointer}: ${item.message}` : item.message);
+        continue;
+      }
+      const { note, control } = best[1];
+      note.textContent = [note.textContent, item.message].filter(Boolean).join("; ");
+      note.hidden = false;
+      control.setAttribute("aria-invalid", "true");
+    }
+    rest.replaceChildren(...unplaced.map((text) => h("li", null, text)));
+    const first = fields.find((f) => !f.note.hidden);
+    if (first) first.control.focus();
+  }
+
+  async function send(path, headers, done) {
+    submit.disabled = estimate.disabled = true;
+    page.say("");
+    try {
+      explain(null);
+      done(await call(path, { method: "POST", body: spec(), headers, signal: page.signal }));
+    } catch (error) {
+      if (error instanceof Problem) explain(error);
+      page.fail(error);
+    } finally {
+      submit.disabled = estimate.disabled = false;
+    }
+  }
+
+  const form = h("form", { cls: "panel form", novalidate: true, oninput: tidy, onsubmit: (event) => {
+    event.preventDefault();
+    send("/v1/jobs", { "Idempotency-Key": idempotency }, (job) => { location.hash = `#/jobs/${encodeURIComponent(job.id)}`; });
+  } }, fields.map((f) => f.node), rest, h("div", { cls: "actions" }, submit, estimate), answer);
+  estimate.addEventListener("click", () => send("/v1/jobs?validate_only=true", {}, (found) => {
+    const body = found.estimate || found;
+    const entries = Object.entries(body).filter(([name, value]) => value !== null && !HIDDEN.includes(name));
+    answer.replaceChildren(h("h2", null, "Estimate"), pairs(entries.map(([name, value]) => [name.replace(/_(s|bytes)$/, "").replaceAll("_", " "), sentence(value, name)])),
+      h("ul", null, (body.warnings || []).map((text) => h("li", null, text))));
+  }));
+  page.show(h("h1", null, "New job"),
+    model.control.childElementCount ? form : h("p", null, "There is neither a model nor an architecture to train. Upload a model with POST /v1/models first."));
+  tidy();
+}

@@ -1,0 +1,181 @@
+// One job: where it is, what can be done to it, what it found.
+
+import { call, get, key, list, local, save } from "/assets/api.js";
+import { duration, empty, estimate, h, json, method, pairs, reference, row, share, size, table, time } from "/assets/dom.js";
+import { badge, poll, progress } from "/assets/jobs.js";
+
+const ACTIONS = {
+  pause: ["running"],
+  resume: ["paused"],
+  retry: ["failed", "cancelled"],
+  cancel: ["queued", "running", "pausing", "paused"],
+};
+const FORMATS = { html: "report.html", md: "report.md", json: "report.json", junit: "junit.xml" };
+const SHOWN_EVENTS = 500;
+
+// Without a key the browser fetches by itself; with one, the bytes come through fetch and are saved.
+function download(page, path, name, text, opens) {
+  if (!key.get()) {
+    return h("a", opens ? { href: path, target: "_blank", rel: "noopener" } : { href: path, download: name }, text);
+  }
+  const button = h("button", { type: "button", cls: "link" }, opens ? `${text} (save)` : text);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      await save(path, name);
+    } catch (error) {
+      page.fail(error);
+    } finally {
+      button.disabled = false;
+    }
+  });
+  return button;
+}
+
+function facts(job) {
+  const spec = job.spec || {};
+  const { done, total } = job.progress || {};
+  const ran = job.started_at && job.finished_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null;
+  return pairs([
+    ["Stage", job.stage], ["Work done", total ? share(Math.floor((100 * done) / total) / 100) : null],
+    ["Attempt", job.attempt], ["Model", reference(spec.model)], ["Dataset", reference(spec.dataset)],
+    ["Criterion", method(spec.criterion)], ["Sparsities", ((spec.targets || {}).sparsity || []).map(share).join(", ")],
+    ["Created", time(job.created_at)], ["Started", time(job.started_at)], ["Finished", time(job.finished_at)], ["Ran for", ran],
+  ]);
+}
+
+function failure(error) {
+  if (!error) return null;
+  return h("section", { cls: "message bad", "aria-label": "Error" },
+    h("p", null, h("strong", null, error.code || "error"), " ", error.message || ""),
+    h("p", { cls: "hint" }, [error.stage ? `stage ${error.stage}` : "", error.attempt ? `attempt ${error.attempt}` : "",
+      error.retryable === undefined ? "" : error.retryable ? "a retry may help" : "a retry will not help"].filter(Boolean).join(", ")));
+}
+
+function checkpoints(page, id, results) {
+  const base = `/v1/jobs/${encodeURIComponent(id)}`;
+  const found = results.checkpoints || [];
+  const chosen = (results.recommendation || {}).checkpoint;
+  if (!found.length) return empty("No checkpoint was finished.");
+  return table("Checkpoints", ["Checkpoint", "Asked", "Sparsity", "Test error", "Downloads"], found.map((c) => {
+    const links = c.links || {};
+    const formats = Array.isArray(c.formats) ? c.formats : Object.keys(c.formats || links);
+    const files = formats.map((format) => {
+      const bytes = typeof c.size_bytes === "object" && c.size_bytes ? c.size_bytes[format] : format === "sparse" ? c.size_bytes : undefined;
+      const path = links[format] ? local(links[format]) : `${base}/checkpoints/${encodeURIComponent(c.id)}?format=${encodeURIComponent(format)}`;
+      const text = typeof bytes === "number" ? `${format} ${size(bytes)}` : format;
+      const ending = format === "onnx" ? "onnx" : "safetensors";
+      return h("span", { cls: "file" }, download(page, path, `${c.id}-${format}.${ending}`, text, false));
+    });
+    return row([
+      [h("code", null, c.id), c.id === chosen ? h("span", { cls: "badge succeeded" }, "recommended") : null,
+        c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null],
+      share(c.requested_sparsity), share(c.sparsity), estimate(c.error), files,
+    ]);
+  }));
+}
+
+function gates(results) {
+  const found = results.gates || [];
+  return found.length ? h("ul", { cls: "plain" }, found.map((gate) => h("li", null,
+    h("strong", { cls: gate.passed ? "good" : "bad" }, gate.passed ? "✓ passed" : "✗ failed"), " ", h("code", null, gate.name), " ", gate.message || ""))) : null;
+}
+
+function outcome(page, id, results) {
+  const base = `/v1/jobs/${encodeURIComponent(id)}/report?format=`;
+  const reason = (results.recommendation || {}).reason;
+  return [
+    h("h2", null, "Results"),
+    reason ? h("p", null, reason) : null,
+    gates(results),
+    results.report === null ? null : h("p", { cls: "files" }, "Report: ", Object.entries(FORMATS).map(([format, name]) =>
+      h("span", { cls: "file" }, download(page, base + format, `${id}-${name}`, name, format === "html")))),
+    checkpoints(page, id, results),
+  ].filter(Boolean);
+}
+
+export async function jobPage(page, id) {
+  const base = `/v1/jobs/${encodeURIComponent(id)}`;
+  const head = h("div");
+  const results = h("section", { "aria-label": "Results" });
+  const rows = h("tbody");
+  const events = table("Events, newest first", ["Event", "When", "Data"], []);
+  events.querySelector("tbody").replaceWith(rows);
+  const spec = h("details", null, h("summary", null, "Spec"));
+  let last = 0;
+  let shown = "";
+  let finished = false;
+  const buttons = Object.fromEntries(Object.keys(ACTIONS).map((action) => [action,
+    h("button", { type: "button", cls: action === "cancel" ? "danger" : "", onclick: () => act(action) }, action[0].toUpperCase() + action.slice(1))]));
+
+  async function act(action) {
+    Object.values(buttons).forEach((button) => { button.disabled = true; });
+    try {
+      await call(`${base}/${action}`, { method: "POST" });
+      page.say(`${action}: asked`);
+      if (action === "retry") finished = false;
+      await refresh();
+      if (action === "retry") watch();
+    } catch (error) {
+      page.fail(error);
+    } finally {
+      Object.values(buttons).forEach((button) => { button.disabled = false; });
+    }
+  }
+
+  function draw(job) {
+    const text = JSON.stringify(job);
+    if (text === shown) return false;
+    shown = text;
+    for (const [action, states] of Object.entries(ACTIONS)) buttons[action].hidden = !states.includes(job.status);
+    head.replaceChildren(...[progress(job), failure(job.error), facts(job)].filter(Boolean));
+    status.replaceChildren(badge(job.status));
+    if (spec.childElementCount === 1) spec.append(json(job.spec));
+    document.title = `${job.status} · ${job.id} · Secateur`;
+    return true;
+  }
+
+  async function follow() {
+    let more = true;
+    let news = false;
+    while (more) {
+      const found = await list(`${base}/events?after=${last}`, page.signal);
+      const fresh = found.data.filter((event) => event.seq > last);
+      for (const event of fresh) {
+        last = event.seq;
+        const data = event.data && Object.keys(event.data).length ? h("code", null, JSON.stringify(event.data)) : "";
+        rows.prepend(row([[h("code", null, event.type), " ", h("span", { cls: "hint" }, `#${event.seq}`)], time(event.at), data]));
+      }
+      while (rows.childElementCount > SHOWN_EVENTS) rows.lastChild.remove();
+      news = news || fresh.length > 0;
+      more = Boolean(found.has_more) && fresh.length > 0;
+    }
+    return news;
+  }
+
+  async function refresh() {
+    const job = await get(base, page.signal);
+    const moved = draw(job);
+    const news = await follow();
+    if (job.terminal && !finished) {
+      finished = true;
+      try {
+        results.replaceChildren(...outcome(page, id, await get(`${base}/results`, page.signal)));
+      } catch (error) {
+        results.replaceChildren(h("h2", null, "Results"), empty(error.message));
+      }
+    }
+    if (!job.terminal) results.replaceChildren();
+    return job.terminal ? "done" : moved || news ? "moved" : "still";
+  }
+
+  const watch = () => poll(page, refresh);
+  const status = h("span");
+  page.signal.addEventListener("abort", () => { document.title = "Secateur"; });
+  page.show(
+    h("p", null, h("a", { href: "#/jobs" }, "All jobs")),
+    h("div", { cls: "bar" }, h("h1", null, h("code", null, id)), status, h("span", { cls: "actions" }, Object.values(buttons))),
+    head, results, h("h2", null, "Events"), events, spec);
+  Object.values(buttons).forEach((button) => { button.hidden = true; });
+  if ((await refresh()) !== "done") watch();
+}

@@ -1,0 +1,61 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+from pruning.architectures import architectures
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "gelu": nn.GELU}
+
+
+def dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: str) -> nn.Sequential:
+    """flatten, then `fc1`, activation, `fc2`, ... without an activation after the last."""
+    widths = (inputs, *hidden, classes)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        layers[f"fc{index}"] = nn.Linear(fan_in, fan_out)
+        if index < len(widths) - 1:
+            layers[f"act{index}"] = ACTIVATIONS[activation]()
+    return nn.Sequential(layers)
+
+
+@architectures.register("mlp")
+@dataclass(frozen=True)
+class Mlp:
+    """Multilayer perceptron on flattened images, layers `fc1`, `fc2`, ...
+
+    >>> Mlp(hidden=(5,), channels=1, height=2, width=2, classes=3).build()
+    Sequential(
+      (flatten): Flatten(start_dim=1, end_dim=-1)
+      (fc1): Linear(in_features=4, out_features=5, bias=True)
+      (act1): ReLU()
+      (fc2): Linear(in_features=5, out_features=3, bias=True)
+    )
+    """
+
+    hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
+    activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
+    channels: Annotated[int, Field(ge=1, le=1024)] = 1
+    height: Annotated[int, Field(ge=1, le=65_536)] = 28
+    width: Annotated[int, Field(ge=1, le=65_536)] = 28
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None]:
+        """Images of one size."""
+        return self.channels, self.height, self.width
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return self.classes
+
+    def build(self) -> nn.Module:
+        """The network, initialised as PyTorch does."""
+        return dense_net(self.channels * self.height * self.width, self.hidden, self.classes, self.activation)

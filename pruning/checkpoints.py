@@ -1,0 +1,130 @@
+"""Sparse checkpoints: safetensors that hold a bitmask and the remaining values of every pruned tensor.
+
+`<name>.bitmask` (uint8): the mask over the flattened tensor in row-major order, eight to a byte, most significant bit
+first. `<name>.values` (1-D): the remaining weights in that order. Other tensors as they are. The metadata entry
+`secateur` is JSON: `{"format": "sparse", "version": 1, "tensors": {name: {"shape": [...], "dtype": "float32"}}, ...}`.
+One metadata entry only: the order of several is not defined, and equal networks shall give equal files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pruning.errors import CheckpointError
+from pruning.types import Masks
+
+VERSION = 1
+
+
+def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: Any) -> None:
+    """Write a state dict, the masked tensors as bitmask and values; `info` goes into the metadata.
+
+    Raises `CheckpointError` when a weight outside its mask is not zero: the file would not read back exactly.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if name not in masks:
+            tensors[name] = tensor
+            continue
+        mask = masks[name].cpu()
+        if bool(tensor[~mask].count_nonzero()):
+            raise CheckpointError(f"{name}: a pruned weight is not zero")
+        tensors[f"{name}.bitmask"] = _pack(mask)
+        tensors[f"{name}.values"] = tensor[mask]
+    _write(path, tensors, "sparse", _describe(state, masks), info)
+
+
+def read_sparse(path: Path) -> dict[str, Tensor]:
+    """The dense state dict of a sparse checkpoint, zeros where it was pruned; exact."""
+    tensors, meta = _read(path, "sparse")
+    state = {name: tensor for name, tensor in tensors.items() if not _is_part(name, meta)}
+    for name, described in meta["tensors"].items():
+        mask = _unpack(tensors[f"{name}.bitmask"], described["shape"])
+        values = tensors[f"{name}.values"]
+        if int(mask.sum()) != len(values):
+            raise CheckpointError(f"{name}: {int(mask.sum())} bits are set but there are {len(values)} values")
+        state[name] = torch.zeros(described["shape"], dtype=values.dtype).masked_scatter_(mask, values)
+    return state
+
+
+def write_dense(path: Path, state: Mapping[str, Tensor], **info: Any) -> None:
+    """Write a plain state dict with its zeros; it loads anywhere."""
+    _write(path, {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, "dense", {}, info)
+
+
+def write_masks(path: Path, masks: Masks, **info: Any) -> None:
+    """Write the bitmasks alone."""
+    shapes = {name: {"shape": list(mask.shape)} for name, mask in masks.items()}
+    _write(path, {f"{name}.bitmask": _pack(mask.cpu()) for name, mask in masks.items()}, "masks", shapes, info)
+
+
+def read_masks(path: Path) -> Masks:
+    """The masks of a `masks` or `sparse` file."""
+    tensors, meta = _read(path, None)
+    return {name: _unpack(tensors[f"{name}.bitmask"], described["shape"]) for name, described in meta["tensors"].items()}
+
+
+WRITERS: dict[str, Callable[..., None]] = {
+    "sparse": write_sparse,
+    "dense": lambda path, state, masks, **info: write_dense(path, state, **info),
+    "masks": lambda path, state, masks, **info: write_masks(path, masks, **info),
+}
+
+
+def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write safetensors aside, flush to disk, rename: the file is whole or absent."""
+    aside = path.with_name(f".{path.name}.part")
+    save_file(dict(tensors), aside, metadata=metadata)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], format: str, described: dict[str, Any],
+           info: dict[str, Any]) -> None:
+    meta = {"format": format, "version": VERSION, "tensors": described, **info}
+    save_durably(tensors, path, {"secateur": json.dumps(meta, sort_keys=True)})
+
+
+def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})["secateur"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path.name}: not a checkpoint of this service ({error})") from None
+    if format is not None and meta.get("format") != format or meta.get("version") != VERSION:
+        raise CheckpointError(f"{path.name}: format {meta.get('format')} {meta.get('version')}, expected {format} "
+                              f"{VERSION}")
+    return tensors, meta
+
+
+def _describe(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
+    return {name: {"shape": list(state[name].shape), "dtype": str(state[name].dtype).removeprefix("torch.")}
+            for name in masks}
+
+
+def _is_part(name: str, meta: dict[str, Any]) -> bool:
+    return name.removesuffix(".bitmask").removesuffix(".values") in meta["tensors"]
+
+
+def _pack(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.numpy().reshape(-1), bitorder="big"))
+
+
+def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
+    count = int(np.prod(shape))
+    if len(bits) != (count + 7) // 8:
+        raise CheckpointError(f"{len(bits)} bytes of mask for {count} weights")
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="big").astype(bool)).reshape(shape)

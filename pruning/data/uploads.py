@@ -1,0 +1,181 @@
+"""Uploaded datasets: an ImageFolder zip, npz or safetensors, checked and decoded. Free of torch, pickle never runs."""
+
+from __future__ import annotations
+
+import io
+import stat
+import warnings
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pruning.data.arrays import SPLITS, Arrays
+from pruning.errors import DataError, UnsafeFormatError
+
+MAX_ENTRIES = 5_000_000
+MAX_RATIO = 200
+MAX_ENTRY_BYTES = 64 * 2**20
+MAX_IMAGE_PIXELS = 50_000_000
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+ARRAY_NAMES = frozenset(f"{split}_{part}" for split in SPLITS for part in "xy")
+
+
+def read(path: Path, filename: str, max_values: int) -> Arrays:
+    """The dataset in the file; `max_values` limits the decoded size in uint8 values.
+
+    Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave its folder.
+    """
+    head = path.open("rb").read(8)
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+        with _open_zip(path) as archive:
+            _check_zip(archive, max_values)
+            names = {PurePosixPath(name).name for name in archive.namelist()}
+            if names and all(name.endswith(".npy") for name in names):
+                return _from_arrays({name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
+            return _from_folder(archive, max_values)
+    if head.startswith(b"\x80") and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
+        raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
+    try:
+        return _from_arrays(dict(load_file(path)))
+    except (SafetensorError, KeyError) as error:
+        raise DataError(f"{filename}: neither a zip of images nor npz nor safetensors ({error})") from None
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise DataError(f"not a readable zip: {error}") from None
+
+
+def _check_zip(archive: zipfile.ZipFile, max_values: int) -> None:
+    entries = archive.infolist()
+    if len(entries) > MAX_ENTRIES:
+        raise DataError(f"the zip has {len(entries)} entries; at most {MAX_ENTRIES} are accepted")
+    total = 0
+    for entry in entries:
+        parts = PurePosixPath(entry.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts or ("",))[0]:
+            raise UnsafeFormatError(f"the zip entry {entry.filename!r} leaves its folder")
+        mode = entry.external_attr >> 16
+        if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UnsafeFormatError(f"the zip entry {entry.filename!r} is a link or a device")
+        if entry.flag_bits & 0x1:
+            raise DataError(f"the zip entry {entry.filename!r} is encrypted")
+        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20:
+            raise DataError(f"the zip entry {entry.filename!r} expands {entry.file_size / max(entry.compress_size, 1):.0f}"
+                            f" times; at most {MAX_RATIO} times is accepted")
+        total += entry.file_size
+    if total > max_values:
+        raise DataError(f"the zip expands to {total} bytes; at most {max_values} are accepted")
+
+
+def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    try:
+        with archive.open(name) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-any-return, no-untyped-call]
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "Object" in str(error):
+            raise UnsafeFormatError(f"{name} holds Python objects (pickle); send numbers") from None
+        raise DataError(f"{name}: {error}") from None
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
+    unknown = sorted(set(arrays) - ARRAY_NAMES)
+    missing = sorted({"train_x", "train_y", "test_x", "test_y"} - set(arrays))
+    if unknown or missing:
+        raise DataError(f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
+                        "val_x, val_y")
+    images, labels = {}, {}
+    for split in SPLITS:
+        if f"{split}_x" in arrays:
+            images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
+            labels[split] = _integer(arrays[f"{split}_y"], f"{split}_y")
+    classes = 1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
+    return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
+
+
+def _channels_first(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if array.dtype != np.uint8:
+        raise DataError(f"{name}: images must be uint8 (0..255), found {array.dtype}")
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and array.shape[1] in (1, 3):
+        return array
+    if array.ndim == 4 and array.shape[3] in (1, 3):
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    raise DataError(f"{name}: shape {array.shape}; expected (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels")
+
+
+def _integer(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{name}: labels must be whole numbers of shape (N,), found {array.dtype} {array.shape}")
+    if array.size and int(array.max()) >= 100_000:
+        raise DataError(f"{name}: the largest label is {array.max()}; labels count classes from 0")
+    return array.astype(np.int64)
+
+
+def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
+    files: dict[str, list[tuple[str, zipfile.ZipInfo]]] = {split: [] for split in SPLITS}
+    for entry in archive.infolist():
+        parts = PurePosixPath(entry.filename).parts
+        if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):
+            continue
+        if len(parts) != 3 or parts[0] not in SPLITS or PurePosixPath(parts[2]).suffix.lower() not in SUFFIXES:
+            raise DataError(f"the zip entry {entry.filename!r} does not fit the layout train/<class>/<image>, "
+                            "test/<class>/<image>")
+        files[parts[0]].append((parts[1], entry))
+    classes = tuple(sorted({label for label, _ in files["train"]}))
+    for split, entries in files.items():
+        strange = {label for label, _ in entries} - set(classes)
+        if strange:
+            raise DataError(f"class {min(strange)!r} is in {split} but not in train")
+    images, labels = {}, {}
+    for split, entries in files.items():
+        if entries:
+            entries.sort(key=lambda item: item[1].filename)
+            images[split] = _decode(archive, [entry for _, entry in entries], max_values)
+            labels[split] = np.array([classes.index(label) for label, _ in entries], np.int64)
+    if not images:
+        raise DataError("the zip holds no images; expected train/<class>/<image>, test/<class>/<image>")
+    return Arrays(images, labels, classes)
+
+
+def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int) -> (
+        np.ndarray[Any, np.dtype[np.uint8]]):
+    first = _image(archive, entries[0], None)
+    if first.size * len(entries) > max_values:
+        raise DataError(f"{len(entries)} images of {first.shape} decode to more than {max_values} values")
+    out = np.empty((len(entries), *first.shape), np.uint8)
+    for index, entry in enumerate(entries):
+        image = _image(archive, entry, "L" if first.shape[0] == 1 else "RGB")
+        if image.shape != first.shape:
+            raise DataError(f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
+                            f"{first.shape[2]}x{first.shape[1]}; all images must have one size")
+        out[index] = image
+    return out
+
+
+def _image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, mode: str | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if entry.file_size > MAX_ENTRY_BYTES:
+        raise DataError(f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(archive.read(entry))) as image:
+                if image.width * image.height > MAX_IMAGE_PIXELS:
+                    raise DataError(f"{entry.filename}: {image.width}x{image.height} pixels; at most "
+                                    f"{MAX_IMAGE_PIXELS} are accepted")
+                grey = image.mode in ("L", "1", "I;16", "LA")
+                pixels = np.asarray(image.convert(mode or ("L" if grey else "RGB")))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zipfile.BadZipFile, EOFError,
+            Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{entry.filename}: not a readable image ({error})") from None
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

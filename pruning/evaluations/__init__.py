@@ -1,0 +1,8 @@
+"""The registry of evaluations: one file each, found by itself."""
+
+from pruning.registry import Registry
+from pruning.types import Evaluation
+
+evaluations: Registry[Evaluation] = Registry("evaluation", __name__)
+
+__all__ = ["evaluations"]

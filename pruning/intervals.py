@@ -1,0 +1,59 @@
+"""Confidence intervals of measured errors."""
+
+from __future__ import annotations
+
+import math
+
+from pruning.schemas.report import Estimate
+
+Z95 = 1.959963984540054
+
+
+def binomial(errors: int, n: int, confidence: float = 0.95) -> Estimate:
+    """Exact (Clopper-Pearson) interval of an error rate: `errors` wrong of `n`.
+
+    low = B(alpha/2; k, n-k+1), high = B(1-alpha/2; k+1, n-k), B the quantile of the beta distribution. Covers with at
+    least `confidence` for every true rate. Clopper and Pearson, Biometrika 26 (1934).
+
+    >>> estimate = binomial(0, 100)
+    >>> estimate.value, estimate.low, round(estimate.high, 4)
+    (0.0, 0.0, 0.0362)
+    """
+    from scipy.stats import beta
+
+    if not 0 <= errors <= n or n < 1:
+        raise ValueError(f"{errors} errors of {n}")
+    tail = (1 - confidence) / 2
+    low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, n - errors + 1))
+    high = 1.0 if errors == n else float(beta.ppf(1 - tail, errors + 1, n - errors))
+    return Estimate(value=errors / n, low=low, high=high, n=n)
+
+
+def paired_difference(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
+    """Error of a first network minus that of a second on the same `n` images, from the images only one gets wrong.
+
+    value = (b - c) / n with b = `only_first`, c = `only_second`. The interval is the adjusted Wald interval for paired
+    proportions: p1 = (b+1)/(n+2), p2 = (c+1)/(n+2), p1 - p2 +- z sqrt((p1 + p2 - (p1 - p2)^2) / (n+2)).
+    Bonett and Price, British Journal of Mathematical and Statistical Psychology 65 (2012).
+
+    >>> paired_difference(3, 1, 100).value
+    0.02
+    """
+    if min(only_first, only_second) < 0 or only_first + only_second > n or n < 1:
+        raise ValueError(f"{only_first} and {only_second} of {n}")
+    p1, p2 = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    width = z * math.sqrt((p1 + p2 - (p1 - p2) ** 2) / (n + 2))
+    value = (only_first - only_second) / n
+    return Estimate(value=value, low=max(-1.0, min(value, p1 - p2 - width)), high=min(1.0, max(value, p1 - p2 + width)),
+                    n=n)
+
+
+def mean(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate:
+    """Mean of n samples with its normal interval, from the sums of the samples and of their squares.
+
+    mean +- z s / sqrt(n), s the sample standard deviation.
+    """
+    value = total / n
+    variance = max(0.0, total_squares / n - value**2) * n / max(1, n - 1)
+    width = z * math.sqrt(variance / n)
+    return Estimate(value=value, low=value - width, high=value + width, n=n)

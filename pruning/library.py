@@ -1,0 +1,90 @@
+"""The library: what a notebook user imports, and what the job process calls.
+
+>>> import torch
+>>> net = load_model("mlp", hidden=[8], channels=1, height=2, width=2, classes=2)
+>>> {name: tuple(s.shape) for name, s in score(net, "magnitude", batches=[]).items()}
+{'fc1.weight': (8, 4), 'fc2.weight': (2, 8)}
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from pruning.checkpoints import read_sparse, write_sparse
+from pruning.criteria import criteria
+from pruning.data.tensors import Data
+from pruning.evidence import Evidence
+from pruning.networks import load_model
+from pruning.pipeline import Networks, Pipeline
+from pruning.schemas.recipe import Recipe
+from pruning.schemas.report import Evaluated
+from pruning.stages import Stages
+from pruning.types import Masks
+
+__all__ = ["PrunedModel", "load_model", "prune", "read_sparse", "score", "write_sparse"]
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A network pruned to one target."""
+
+    criterion: str
+    requested_sparsity: float
+    sparsity: float
+    model: nn.Module
+    masks: Masks
+    measured: Evaluated
+
+
+def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tensor]], *,
+          generator: Generator | None = None, **params: Any) -> dict[str, Tensor]:
+    """The scores of a criterion by parameter name, shaped to broadcast against the weight; higher keeps.
+
+    `batches` are normalised inputs and labels on the model's device; criteria that need none take an empty list.
+    """
+    evidence = Evidence(model, batches=list(batches), generator=generator)
+    return criteria.create(criterion, params).score(evidence)
+
+
+def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]:
+    """Run a recipe on a network: one `PrunedModel` for every target of every criterion, densest first.
+
+    `model` gives the weights (and, with `recipe.train`, the initialisation) and is not changed; it must be constructible
+    again by copying. The device is the model's.
+    """
+    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    device = next(model.parameters()).device
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = Pipeline(recipe, Networks(lambda: copy.deepcopy(model).cpu(), state), data.to(device),
+                            Stages(Path(folder), recipe.digest()), _Silent(), device)
+        pipeline.run()
+        for done in pipeline.done:
+            if done.target is not None:
+                yield PrunedModel(done.label, done.target, done.sparsity, done.network(), done.masks(),
+                                  done.measured.document())
+
+
+class _Silent:
+    def stage(self, stage: str, name: str) -> None:
+        pass
+
+    def progress(self, done: float, total: float) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        pass
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` is CUDA where there is a device, else the CPU."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)

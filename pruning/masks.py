@@ -1,0 +1,111 @@
+"""Which weights remain: make, apply, count and compare masks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import BudgetError, ParameterError, ScoreError
+from pruning.types import Keeps, Masks
+
+PRUNABLE = (nn.Linear, nn.Conv2d)
+
+
+def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
+    """The prunable weights by parameter name: every Linear and Conv2d weight that trains, less `exclude`.
+
+    Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never pruned. Raises
+    `ParameterError` for a name in `exclude` that is no prunable weight.
+    """
+    found: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters())  # drops later names of tied weights
+    for name, module in model.named_modules():
+        key = f"{name}.weight" if name else "weight"
+        if isinstance(module, PRUNABLE) and key in parameters and parameters[key].requires_grad:
+            found[key] = parameters[key]
+    for name in exclude:
+        if name not in found:
+            raise ParameterError(f"exclude: {name!r} is no prunable weight; known: {', '.join(found)}",
+                                 pointer="/exclude")
+    return {name: weight for name, weight in found.items() if name not in exclude}
+
+
+def reason_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
+    """Why a parameter is left dense, for the report."""
+    if name in exclude:
+        return "excluded by the recipe"
+    owner = model.get_submodule(name.rpartition(".")[0])
+    if not model.get_parameter(name).requires_grad:
+        return "frozen"
+    if isinstance(owner, PRUNABLE):
+        return "bias" if name.endswith("bias") else "not the weight of its layer"
+    return f"parameter of {type(owner).__name__}"
+
+
+def full_masks(weights: Mapping[str, Tensor]) -> Masks:
+    """Masks that keep everything."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+
+def apply_masks_(model: nn.Module, masks: Masks) -> None:
+    """Set what the masks prune to (positive) zero."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].masked_fill_(~mask, 0.0)
+
+
+def counts(masks: Masks) -> Keeps:
+    """How many weights each mask keeps."""
+    return {name: int(mask.sum()) for name, mask in masks.items()}
+
+
+def density(masks: Masks) -> float:
+    """Fraction of all masked weights that remain."""
+    return sum(counts(masks).values()) / sum(mask.numel() for mask in masks.values())
+
+
+def keep_count(total: int, density: float) -> int:
+    """How many of `total` weights remain at `density`: total - round((1 - density) total).
+
+    >>> keep_count(268336, 0.05)
+    13417
+    """
+    keep = total - round((1.0 - density) * total)
+    if not 0 < keep <= total:
+        raise BudgetError(f"density {density:g} keeps {keep} of {total} weights; at least one must remain")
+    return keep
+
+
+def top(score: Tensor, keep: int) -> Tensor:
+    """The mask of the `keep` highest scores, by count and never by threshold; of equal scores the first remain.
+
+    >>> top(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2)
+    tensor([False,  True,  True, False])
+    """
+    flat = score.flatten()
+    if not 0 <= keep <= flat.numel():
+        raise BudgetError(f"cannot keep {keep} of {flat.numel()}")
+    if torch.isnan(flat).any() or torch.isposinf(flat).any():
+        raise ScoreError("scores must be numbers below infinity")
+    if keep in (0, flat.numel()):
+        return torch.full_like(score, bool(keep), dtype=torch.bool)
+    threshold = flat.kthvalue(flat.numel() - keep + 1).values
+    mask = flat > threshold
+    ties = (flat == threshold).nonzero().flatten()
+    mask[ties[: keep - int(mask.sum())]] = True
+    return mask.reshape(score.shape)
+
+
+def agreement(first: Masks, second: Masks) -> float:
+    """Jaccard index of two sets of masks: |both keep| / |either keeps|; 1 when neither keeps any."""
+    both = sum(int((first[name] & second[name]).sum()) for name in first)
+    either = sum(int((first[name] | second[name]).sum()) for name in first)
+    return both / either if either else 1.0
+
+
+def collapsed(masks: Masks) -> list[str]:
+    """The layers of which nothing remains."""
+    return [name for name, mask in masks.items() if not mask.any()]

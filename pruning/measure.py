@@ -1,0 +1,156 @@
+"""What a network loses and what it costs: errors on the plain fp32 path, FLOPs, file sizes, measured latency."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.checkpoints import WRITERS
+from pruning.data.tensors import Data, Split
+from pruning.intervals import binomial, mean, paired_difference
+from pruning.schemas.report import Estimate, Evaluated, Latency
+from pruning.types import Masks
+
+EVAL_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network on the test and validation splits: which images it gets wrong, and its loss on each test image."""
+
+    wrong: Tensor
+    """bool (test images,)"""
+    losses: Tensor
+    """float32 (test images,): cross-entropy"""
+    val_wrong: Tensor
+    """bool (validation images,)"""
+
+    def document(self) -> Evaluated:
+        """The numbers with their intervals."""
+        losses = self.losses.to(torch.float64)
+        return Evaluated(
+            error=binomial(int(self.wrong.sum()), len(self.wrong)),
+            loss=mean(float(losses.sum()), float((losses**2).sum()), len(losses)),
+            val_error=binomial(int(self.val_wrong.sum()), len(self.val_wrong)),
+        )
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors, for a stage file."""
+        return {f"{prefix}.wrong": self.wrong, f"{prefix}.losses": self.losses, f"{prefix}.val_wrong": self.val_wrong}
+
+    @staticmethod
+    def restore(tensors: Mapping[str, Tensor], prefix: str) -> Measured:
+        """What `tensors` gave."""
+        return Measured(*(tensors[f"{prefix}.{part}"] for part in ("wrong", "losses", "val_wrong")))
+
+
+def increase(first: Tensor, second: Tensor) -> Estimate:
+    """Error of the first network minus that of the second, paired; both bool (images,): True is wrong."""
+    return paired_difference(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
+
+
+def measure(model: nn.Module, data: Data, advance: Callable[[int], None] = lambda images: None) -> Measured:
+    """Errors and losses in eval mode, fp32, batches of `EVAL_BATCH`, contiguous layout: a user can recompute them.
+
+    A loss that is no number (a collapsed network can overflow) counts as the largest finite float32.
+    """
+    model.eval()
+    parts = [_run(model, data, split, advance) for split in (data.test, data.val)]
+    return Measured(parts[0][0], parts[0][1], parts[1][0])
+
+
+def _run(model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+    wrong, losses = [], []
+    with torch.no_grad():
+        for inputs, labels in data.batches(split, EVAL_BATCH):
+            logits = model(inputs).to(torch.float32)
+            wrong.append((logits.argmax(1) != labels).cpu())
+            losses.append(F.cross_entropy(logits, labels, reduction="none").cpu())
+            advance(len(labels))
+    return torch.cat(wrong), torch.nan_to_num(torch.cat(losses), nan=math.inf).clamp_max(torch.finfo(torch.float32).max)
+
+
+def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
+    """Two times the multiply-adds of one image through every Linear and Conv2d; pruned weights count nothing.
+
+    FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning). Equals the dense count of
+    `torch.utils.flop_counter` when nothing is pruned.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    total = 0
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal total
+        name = f"{names[module]}.weight".removeprefix(".")
+        weight = module.get_parameter("weight")
+        kept = int(masks[name].sum()) if masks is not None and name in masks else weight.numel()
+        positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else output[0].numel() // output.shape[-1]
+        total += 2 * kept * positions
+
+    hooks = [module.register_forward_hook(count) for module in names]
+    training = model.training
+    try:
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape, device=device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def latency(model: nn.Module, shape: tuple[int, int, int], batches: tuple[int, ...] = (1, 64)) -> tuple[Latency, ...]:
+    """Measured wall-clock time of a forward pass (median and 95th percentile), fp32, dense kernels."""
+    device = next(model.parameters()).device
+    model = copy.deepcopy(model).eval()
+    found = []
+    for batch in batches:
+        inputs = torch.zeros(batch, *shape, device=device)
+        times: list[float] = []
+        with torch.no_grad():
+            for _ in range(3):
+                model(inputs)
+            begin = time.perf_counter()
+            while len(times) < 10 or (len(times) < 100 and time.perf_counter() - begin < 0.5):
+                start = time.perf_counter()
+                model(inputs)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                times.append((time.perf_counter() - start) * 1000)
+        times.sort()
+        found.append(Latency(device=device.type, threads=torch.get_num_threads(), batch=batch,
+                             p50=times[len(times) // 2], p95=times[min(len(times) - 1, int(0.95 * len(times)))]))
+    return tuple(found)
+
+
+def file_sizes(state: Mapping[str, Tensor], masks: Masks, **info: Any) -> dict[str, int]:
+    """Bytes of every checkpoint format, and of the dense file after gzip (what a plain archive would give)."""
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for format, write in WRITERS.items():
+            path = Path(folder) / format
+            write(path, state, masks, **info)
+            sizes[format] = path.stat().st_size
+        sizes["dense_gzip"] = _gzip_size(Path(folder) / "dense")
+    return sizes
+
+
+def _gzip_size(path: Path) -> int:
+    packer = zlib.compressobj(6, wbits=31)
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            size += len(packer.compress(chunk))
+    return size + len(packer.flush())

@@ -1,0 +1,212 @@
+"""From a pipeline's stages to what a user gets: checkpoint files, evaluations, and the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning.checkpoints import WRITERS
+from pruning.errors import SecateurError
+from pruning.evaluations import evaluations
+from pruning.masks import full_masks, prunable, reason_dense
+from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency
+from pruning.pipeline import Pipeline
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import (
+    Checkpoint,
+    DataInfo,
+    Environment,
+    Failure,
+    Increase,
+    Layer,
+    ModelInfo,
+    Network,
+    Report,
+    Round,
+    Section,
+)
+from pruning.types import Masks, Trial, TrialRound
+from pruning.verdict import hold_gates, recommend
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the report says of where things came from."""
+
+    job_id: str
+    spec: dict[str, Any]
+    architecture: str
+    kwargs: dict[str, Any]
+    model_sha256: str | None
+    dataset_name: str
+    dataset_sha256: str
+
+
+@dataclass
+class Results:
+    """Writes each checkpoint as its target is finished and assembles the report.
+
+    `on_file(checkpoint, format, path)` is told of every finished file.
+    """
+
+    pipeline: Pipeline
+    origin: Origin
+    folder: Path
+    on_file: Callable[[str, str, Path], None] = field(default=lambda checkpoint, format, path: None)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def export(self, done: TrialRound) -> None:
+        """Write the files of a finished target and measure what the network costs."""
+        cid, pipeline = checkpoint_id(done), self.pipeline
+        pipeline.watcher.stage("export", cid)
+        name = f"export-{cid}"
+        if pipeline.stages.load(name) is not None:
+            return
+        model, masks = done.network(), {key: mask.cpu() for key, mask in done.masks().items()}
+        for format, write in WRITERS.items():
+            path = self.folder / f"{cid}.{format}.safetensors"
+            write(path, model.state_dict(), masks, **self._info(done))
+            self.on_file(cid, format, path)
+        pipeline.stages.save(name, {}, self._costs(model, masks, self._info(done)))
+
+    def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
+        """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
+        pipeline, recipe = self.pipeline, self.pipeline.recipe
+        wanted = recipe.evaluations
+        if wanted is None:
+            wanted = tuple(Method(name=name) for name in evaluations.names())
+        trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
+                      pipeline.control_measured, pipeline.done)
+        sections: dict[str, Section] = {}
+        failures: list[Failure] = []
+        for method in wanted:
+            pipeline.watcher.stage("evaluate", method.name)
+            stage = f"evaluation-{method.name}"
+            saved = pipeline.stages.load(stage)
+            if saved is not None:
+                sections[method.name] = Section.model_validate(saved[1]["section"])
+                continue
+            begin = time.monotonic()
+            try:
+                sections[method.name] = evaluations.create(method.name, method.params).evaluate(trial)
+            except Exception as error:  # an evaluation must not cost the user the checkpoints
+                logger.exception("evaluation %s failed", method.name)
+                code = error.code if isinstance(error, SecateurError) else "evaluation_failed"
+                failures.append(Failure(name=method.name, code=code, message=f"{type(error).__name__}: {error}"))
+                continue
+            pipeline.stages.save(stage, {}, {"section": sections[method.name].model_dump(mode="json")})
+            pipeline.seconds[stage] = time.monotonic() - begin
+        return sections, failures
+
+    def report(self, sections: dict[str, Section] | None = None, failures: list[Failure] | None = None, *,
+               partial: bool = False) -> Report:
+        """The report of what is finished."""
+        pipeline, recipe = self.pipeline, self.pipeline.recipe
+        dense = pipeline.dense()
+        checkpoints = tuple(self._checkpoint(done, dense, partial) for done in pipeline.done if done.target is not None)
+        recommendation = recommend(checkpoints, recipe.gates)
+        data = pipeline.data
+        return Report(
+            job_id=self.origin.job_id, spec=self.origin.spec, recipe_digest=recipe.digest(),
+            model=ModelInfo(architecture=self.origin.architecture, kwargs=self.origin.kwargs,
+                            sha256=self.origin.model_sha256, parameters=count(dense),
+                            prunable=sum(w.numel() for w in prunable(dense, recipe.exclude).values()),
+                            normalize={"mean": data.mean, "std": data.std}),
+            data=DataInfo(name=self.origin.dataset_name, sha256=self.origin.dataset_sha256, classes=data.classes,
+                          shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test)),
+            environment=environment(pipeline.device),
+            baseline=self._dense_network("given", dense, pipeline.given_measured),
+            control=self._dense_network("control", pipeline.control(), pipeline.control_measured),
+            checkpoints=checkpoints,
+            rounds=tuple(Round(criterion=one.criterion, round=one.round, sparsity=one.sparsity, density=one.density,
+                               target=one.target is not None, pruned=one.pruned.document(),
+                               retrained=one.retrained.document() if one.retrained is not None else None)
+                         for one in pipeline.done),
+            sections=sections or {}, recommendation=recommendation,
+            gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=tuple(failures or ()),
+            warnings=tuple(pipeline.warnings), partial=partial, usage=pipeline.seconds)
+
+    def _dense_network(self, name: str, model: nn.Module, measured: Measured) -> Network:
+        stage = f"export-{name}"
+        saved = self.pipeline.stages.load(stage)
+        if saved is None:
+            masks = {key: mask.cpu() for key, mask in full_masks(prunable(model, self.pipeline.recipe.exclude)).items()}
+            self.pipeline.stages.save(stage, {}, self._costs(model, masks, self._info(None)))
+            saved = self.pipeline.stages.load(stage)
+            assert saved is not None
+        return Network(**measured.document().model_dump(), sparsity=0.0, density=1.0, prune_ratio=0.0,
+                       parameters=count(model), **saved[1])
+
+    def _checkpoint(self, done: TrialRound, dense: nn.Module, partial: bool) -> Checkpoint:
+        saved = self.pipeline.stages.load(f"export-{checkpoint_id(done)}")
+        assert saved is not None
+        assert done.target is not None
+        masks = done.masks()
+        removed = sum(int((~mask).sum()) for mask in masks.values())
+        total = count(dense)
+        given, control = self.pipeline.given_measured, self.pipeline.control_measured
+        return Checkpoint(
+            **done.measured.document().model_dump(), id=checkpoint_id(done), criterion=done.criterion, round=done.round,
+            requested_sparsity=done.target, sparsity=done.sparsity, density=done.density, prune_ratio=removed / total,
+            parameters=total - removed, partial=partial, pruned=done.pruned.document(),
+            retrained=done.retrained.document() if done.retrained is not None else None,
+            error_increase=Increase(given=increase(done.measured.wrong, given.wrong),
+                                    control=increase(done.measured.wrong, control.wrong)),
+            val_error_increase=increase(done.measured.val_wrong, control.val_wrong),
+            layers=layers(dense, masks, self.pipeline.recipe.exclude), **saved[1])
+
+    def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any]) -> dict[str, Any]:
+        shape = self.pipeline.data.shape
+        return {"flops": flops(model, shape, masks), "size_bytes": file_sizes(model.state_dict(), masks, **info),
+                "latency_ms": [one.model_dump() for one in latency(model, shape)]}
+
+    def _info(self, done: TrialRound | None) -> dict[str, Any]:
+        """What a checkpoint file says of itself; nothing that differs between two equal runs."""
+        data = self.pipeline.data
+        info: dict[str, Any] = {"architecture": self.origin.architecture, "kwargs": self.origin.kwargs,
+                                "classes": data.classes, "normalize": {"mean": data.mean, "std": data.std}}
+        if done is not None:
+            info |= {"criterion": done.criterion.model_dump(mode="json"), "sparsity": done.sparsity}
+        return info
+
+
+def checkpoint_id(done: TrialRound) -> str:
+    """`magnitude-0.95`: unique within a job, safe in a URL."""
+    return f"{done.label}-{done.target!r}"
+
+
+def layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:
+    """Every parameter: how many weights remain, or why it was left dense."""
+    found = []
+    for name, parameter in model.named_parameters():
+        pruned = name in masks
+        found.append(Layer(name=name, shape=tuple(parameter.shape), total=parameter.numel(),
+                           kept=int(masks[name].sum()) if pruned else parameter.numel(),
+                           reason=None if pruned else reason_dense(model, name, exclude)))
+    return tuple(found)
+
+
+def count(model: nn.Module) -> int:
+    """All parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def environment(device: torch.device) -> Environment:
+    """Where the numbers are measured."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=EVAL_BATCH,
+                       torch=torch.__version__, python=platform.python_version(),
+                       secateur=importlib.metadata.version("secateur"), platform=platform.platform())

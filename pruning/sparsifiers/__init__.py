@@ -1,0 +1,8 @@
+"""The registry of sparsifiers: one file each, found by itself."""
+
+from pruning.registry import Registry
+from pruning.types import Sparsifier
+
+sparsifiers: Registry[Sparsifier] = Registry("sparsifier", __name__)
+
+__all__ = ["sparsifiers"]

@@ -1,0 +1,29 @@
+"""Deterministic sparsification: the best remain as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from pruning.masks import top
+from pruning.sparsifiers import sparsifiers
+from pruning.types import Sparse
+
+
+@sparsifiers.register("top_k")
+@dataclass(frozen=True)
+class TopK:
+    """The highest scores of a layer remain, their weights unchanged.
+
+    >>> import torch
+    >>> sparse = TopK().sparsify(torch.tensor([3.0, -4.0]), torch.tensor([3.0, 4.0]), 1, torch.Generator())
+    >>> sparse.mask, sparse.weight
+    (tensor([False,  True]), tensor([ 0., -4.]))
+    """
+
+    def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
+        """`keep` counts weights; a score that stands for several keeps or drops them together."""
+        cost = weight.numel() // score.numel()
+        mask = top(score, keep // cost).expand_as(weight).clone()
+        return Sparse(mask, weight.masked_fill(~mask, 0.0))

@@ -1,0 +1,112 @@
+"""`secateur jobs …`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Literal
+
+import typer
+
+from secateur.cli.console import Json, print_json, print_table, say, show, tell
+from secateur.cli.specs import override, read_spec
+from secateur.cli.watch import watch as watch_job
+from secateur.client import Client
+
+app = typer.Typer(help="Submit pruning jobs and steer them.", no_args_is_help=True)
+JobId = Annotated[str, typer.Argument(metavar="ID")]
+Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop watching after so long.")]
+
+
+@app.command()
+def submit(
+    spec: Annotated[str | None, typer.Argument(metavar="SPEC.json|-", help="The job as JSON, `-` for stdin.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="ID", help="An uploaded model.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="ID|builtin:NAME", help="A dataset.")] = None,
+    sparsity: Annotated[list[float] | None, typer.Option(help="A target; repeat for several.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="What to prune by; repeat to compare.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of retraining after each round.")] = None,
+    retrain: Annotated[
+        Literal["none", "fine_tune", "weight_rewind", "lr_rewind"] | None, typer.Option(help="How to retrain.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")] = False,
+    timeout: Timeout = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Submitting twice with one key starts one job.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a job; flags override the file."""
+    document = override(read_spec(spec), model=model, dataset=dataset, sparsity=sparsity or (),
+                        criterion=criterion or (), epochs=epochs, retrain=retrain, seed=seed)
+    if watch and validate_only:
+        raise typer.BadParameter("--validate-only starts no job to --watch")
+    with Client() as client:
+        if validate_only:
+            show(client.jobs.validate(document), as_json)
+            return
+        job = client.jobs.submit(document, idempotency_key=idempotency_key)
+        if watch:
+            say(f"submitted {job.id}")
+            _watch(client, job.id, timeout, as_json)
+    if as_json:
+        print_json(job.document())
+    else:
+        tell(f"{job.id} {job.status}")
+
+
+@app.command()
+def watch(job_id: JobId, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Watch a job to its end; Ctrl-C leaves it running."""
+    with Client() as client:
+        _watch(client, job_id, timeout, as_json)
+
+
+def _watch(client: Client, job_id: str, timeout_s: float | None, as_json: bool) -> None:
+    code, document = watch_job(client, job_id, timeout_s)
+    if as_json:
+        print_json(document)
+    elif "status" in document["job"]:
+        tell(f"{job_id} {document['job']['status']}")
+    raise typer.Exit(code)
+
+
+@app.command("list")
+def list_all(
+    status: Annotated[str | None, typer.Option(help="Only jobs of this status.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only jobs with this label.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the jobs."""
+    with Client() as client:
+        listed = client.jobs.list(status=status, label=label, limit=min(limit, 100))
+        rows = [job.document() for job in islice(listed, limit)]
+    if as_json:
+        print_json({"data": rows})
+    else:
+        columns = ("id", "status", "stage", "attempt", "created_at", "finished_at")
+        print_table(columns, ([row.get(column) for column in columns] for row in rows))
+
+
+@app.command("show")
+def show_one(job_id: JobId, as_json: Json = False) -> None:
+    """Show a job as it stands."""
+    with Client() as client:
+        show(client.jobs.get(job_id).document(), as_json)
+
+
+def _steer(verb: Literal["cancel", "pause", "resume", "retry"], summary: str) -> None:
+    @app.command(verb, help=summary)
+    def steer(job_id: JobId, as_json: Json = False) -> None:
+        with Client() as client:
+            job = getattr(client.jobs, verb)(job_id)
+        if as_json:
+            print_json(job.document())
+        else:
+            tell(f"{job.id} {job.status}")
+
+
+_steer("cancel", "Cancel a job; the checkpoints it finished are kept.")
+_steer("pause", "Pause a job at its next safe point.")
+_steer("resume", "Queue a paused job again.")
+_steer("retry", "Queue a failed or cancelled job again, from what it finished.")

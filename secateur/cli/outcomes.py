@@ -1,0 +1,45 @@
+"""Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 the job failed, 4 cancelled or timed out, 5 connection or key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.errors import ApiError, AuthError, InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
+from secateur.wire import Job, Results
+
+OK, GATE, USAGE, FAILED, CANCELLED, CONNECTION = range(6)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of an error: what the caller can mend is 2, what the service or the way to it cannot do is 5."""
+    match error:
+        case JobFailed():
+            return FAILED
+        case JobCancelled() | WaitTimeout():
+            return CANCELLED
+        case AuthError():
+            return CONNECTION
+        case ApiError(status=status):
+            return USAGE if 400 <= status < 500 and status != 429 else CONNECTION
+        case InvalidIdentifier() | OSError():
+            return USAGE
+    return CONNECTION
+
+
+def document_of(error: Exception) -> dict[str, Any]:
+    """The error as JSON-ready fields."""
+    if isinstance(error, ApiError):
+        return error.document()
+    names = {JobFailed: "job_failed", JobCancelled: "job_cancelled", WaitTimeout: "timed_out",
+             InvalidIdentifier: "invalid_identifier"}
+    code = names.get(type(error), "file" if isinstance(error, OSError) else "connection")
+    return {"code": code, "detail": str(error)}
+
+
+def job_code(job: Job, results: Results | None) -> int:
+    """The exit code of a job that ended."""
+    if job.status == "failed":
+        return FAILED
+    if job.status == "cancelled":
+        return CANCELLED
+    return OK if results is None or results.gates_passed else GATE

@@ -1,0 +1,74 @@
+"""The job to submit: a file, flags, or a file overridden by flags."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def read_spec(source: str | None) -> dict[str, Any]:
+    """The spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a JSON object."""
+    if source is None:
+        return {}
+    try:
+        if source == "-":
+            text = sys.stdin.read()
+        else:
+            with open(source, encoding="utf-8") as file:
+                text = file.read()
+        spec = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {source}: {error}") from None
+    if not isinstance(spec, dict):
+        raise typer.BadParameter(f"{source} must hold a JSON object")
+    return spec
+
+
+def override(
+    spec: dict[str, Any],
+    *,
+    model: str | None,
+    dataset: str | None,
+    sparsity: Sequence[float],
+    criterion: Sequence[str],
+    epochs: int | None,
+    retrain: str | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The spec with the flags written over it; what a flag does not speak of stays."""
+    spec = {"type": "prune"} | spec
+    if model is not None:
+        spec["model"] = {"id": model}
+    if dataset is not None:
+        kind, _, name = dataset.rpartition(":")
+        if kind not in ("", "builtin"):
+            raise typer.BadParameter(f"--dataset {dataset}: give an id or builtin:NAME")
+        kept = {key: value for key, value in _object(spec, "dataset").items() if key not in ("id", "builtin")}
+        spec["dataset"] = {kind or "id": name} | kept
+    if sparsity:
+        spec["targets"] = {"sparsity": list(sparsity)}
+    if criterion:
+        methods = [{"name": name} for name in criterion]
+        spec["criterion"] = methods[0] if len(methods) == 1 else methods
+    if retrain == "none":
+        spec["retrain"] = {"mode": "none"}
+    elif retrain is not None:
+        spec["retrain"] = _object(spec, "retrain") | {"mode": retrain}
+    if epochs is not None:
+        spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
+    if seed is not None:
+        spec["seed"] = seed
+    missing = [name for name in ("model", "dataset", "targets") if name not in spec]
+    if missing:
+        raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give a spec file, or --model, --dataset and "
+                                 "--sparsity")
+    return spec
+
+
+def _object(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    value = spec.get(name)
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,82 @@
+"""`secateur models …` and `secateur datasets …`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.console import Json, parse_option, print_json, print_table, show
+from secateur.client import Client
+from secateur.resources import Datasets, Models
+
+models = typer.Typer(help="Upload networks and look after them.", no_args_is_help=True)
+datasets = typer.Typer(help="Upload datasets and look after them.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)]
+Identifier = Annotated[str, typer.Argument(metavar="ID")]
+Name = Annotated[str | None, typer.Option(help="A name to recognise it by.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
+Normalize = Annotated[str | None, typer.Option(metavar="JSON", help='For instance {"mean": [0.5], "std": [0.25]}.')]
+
+
+@models.command("upload")
+def upload_model(
+    file: File,
+    architecture: Annotated[str, typer.Option(help="Its registered name; see `secateur methods architectures`.")],
+    kwargs: Annotated[str | None, typer.Option(metavar="JSON", help="Arguments of the architecture.")] = None,
+    name: Name = None,
+    normalize: Normalize = None,
+    classes: Annotated[str | None, typer.Option(metavar="JSON", help="Class names, in the order of outputs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a state dict (safetensors)."""
+    with Client() as client:
+        model = client.models.upload(
+            file, architecture, name=name, kwargs=parse_option("--kwargs", kwargs, dict),
+            normalize=parse_option("--normalize", normalize, dict), classes=parse_option("--classes", classes, list),
+        )
+    show(model.document(), as_json)
+
+
+@datasets.command("upload")
+def upload_dataset(file: File, name: Name = None, normalize: Normalize = None, as_json: Json = False) -> None:
+    """Upload a dataset: a zip in ImageFolder layout, npz or safetensors."""
+    with Client() as client:
+        dataset = client.datasets.upload(file, name=name, normalize=parse_option("--normalize", normalize, dict))
+    show(dataset.document(), as_json)
+
+
+def _shared(app: typer.Typer, kind: str) -> None:
+    """Add the commands that models and datasets have in common."""
+
+    def resource(client: Client) -> Models[Client] | Datasets[Client]:
+        return client.models if kind == "models" else client.datasets
+
+    @app.command("list", help=f"List the {kind}.")
+    def list_all(limit: Limit = 100, as_json: Json = False) -> None:
+        with Client() as client:
+            rows = [each.document() for each in islice(resource(client).list(limit=min(limit, 100)), limit)]
+        if as_json:
+            print_json({"data": rows})
+        else:
+            special = ("architecture", "parameters") if kind == "models" else ()
+            columns = ("id", "name", *special, "size_bytes", "created_at")
+            print_table(columns, ([row.get(column) for column in columns] for row in rows))
+
+    @app.command("show", help=f"Show one of the {kind}.")
+    def show_one(identifier: Identifier, as_json: Json = False) -> None:
+        with Client() as client:
+            show(resource(client).get(identifier).document(), as_json)
+
+    @app.command("delete", help=f"Delete one of the {kind}.")
+    def delete(identifier: Identifier, as_json: Json = False) -> None:
+        with Client() as client:
+            resource(client).delete(identifier)
+        show({"id": identifier, "deleted": True}, as_json)
+
+
+_shared(models, "models")
+_shared(datasets, "datasets")

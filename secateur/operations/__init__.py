@@ -1,0 +1,1 @@
+"""One flow for each operation of the service."""

@@ -1,0 +1,65 @@
+"""Checkpoints, downloaded whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from secateur.errors import ChecksumMismatch
+from secateur.flow import Broken, Flow, Read, Request, opened, retrying, route
+
+CheckpointFormat = Literal["sparse", "dense", "masks", "onnx"]
+
+
+def download(
+    job_id: str,
+    checkpoint_id: str,
+    target: str | PathLike[str],
+    *,
+    format: CheckpointFormat = "sparse",
+    sha256: str | None = None,
+) -> Flow[Path]:
+    """Download a checkpoint to the file `target`, checked against its ETag and, where given, against `sha256`.
+
+    The bytes go to a temporary file beside the target, which takes its name once they are checked; `ChecksumMismatch`
+    leaves nothing behind.
+    """
+    request = Request("GET", route("v1", "jobs", job_id, "checkpoints", checkpoint_id), params={"format": format},
+                      headers={"Accept-Encoding": "identity"})
+    return (yield from retrying(request, lambda: _fetch(request, Path(target), sha256)))
+
+
+def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
+    reply = yield from opened(request)
+    announced = {digest.lower() for digest in (sha256, _digest_of(reply.headers.get("etag"))) if digest}
+    if not announced:
+        raise ChecksumMismatch(f"{target.name}: the service named no SHA-256 to check the bytes against")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with partial.open("xb") as file:
+            received, size = hashlib.sha256(), 0
+            while (chunk := (yield Read())) is not None:
+                file.write(chunk)
+                received.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if size < int(reply.headers.get("content-length", 0)):
+            raise Broken(f"{target.name}: the connection ended after {size} bytes")
+        if announced != {received.hexdigest()}:
+            raise ChecksumMismatch(f"{target.name}: received {received.hexdigest()}, "
+                                   f"announced {' and '.join(sorted(announced))}")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _digest_of(etag: str | None) -> str | None:
+    found = re.fullmatch(r'(?:W/)?"(?:sha256[:-])?([0-9a-fA-F]{64})"', etag or "")
+    return found[1] if found else None

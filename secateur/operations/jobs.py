@@ -1,0 +1,103 @@
+"""Jobs: submit, look at, steer, wait for, and what they found."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pruning.schemas.job import JobSpec
+from secateur.errors import JobCancelled, JobFailed, WaitTimeout
+from secateur.flow import Flow, Request, Sleep, Stream, call, route
+from secateur.operations.paging import pages
+from secateur.wire import Job, Results
+
+Spec = JobSpec | Mapping[str, Any]
+ReportFormat = Literal["json", "html", "md", "junit"]
+
+
+def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
+    """Submit a job; the Idempotency-Key (made up unless given) lets a retried request start no second one."""
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return (yield from call(Request("POST", "/v1/jobs", json=_document(spec), headers=headers))).parse(Job)
+
+
+def validate(spec: Spec) -> Flow[dict[str, Any]]:
+    """Check a job without storing it; returns the estimate of rounds, steps, FLOPs and memory."""
+    request = Request("POST", "/v1/jobs", params={"validate_only": "true"}, json=_document(spec))
+    estimate: dict[str, Any] = (yield from call(request)).json()
+    return estimate
+
+
+def get(job_id: str) -> Flow[Job]:
+    """The job as it stands."""
+    return (yield from call(Request("GET", route("v1", "jobs", job_id)))).parse(Job)
+
+
+def listing(*, status: str | None = None, label: str | None = None, limit: int | None = None) -> Stream[Job]:
+    """Every job that matches, fetched `limit` at a time."""
+    return (yield from pages("/v1/jobs", Job, {"status": status, "label": label, "limit": limit}))
+
+
+def delete(job_id: str) -> Flow[None]:
+    """Delete a finished job and its artifacts."""
+    yield from call(Request("DELETE", route("v1", "jobs", job_id)))
+
+
+def cancel(job_id: str) -> Flow[Job]:
+    """Cancel; repeating it does no harm."""
+    return (yield from call(Request("POST", route("v1", "jobs", job_id, "cancel")))).parse(Job)
+
+
+def pause(job_id: str) -> Flow[Job]:
+    """Pause at the next safe point."""
+    return (yield from _steer(job_id, "pause"))
+
+
+def resume(job_id: str) -> Flow[Job]:
+    """Queue a paused job again."""
+    return (yield from _steer(job_id, "resume"))
+
+
+def retry(job_id: str) -> Flow[Job]:
+    """Queue a failed or cancelled job again; it goes on from what it finished."""
+    return (yield from _steer(job_id, "retry"))
+
+
+def _steer(job_id: str, verb: str) -> Flow[Job]:
+    return (yield from call(Request("POST", route("v1", "jobs", job_id, verb), retry="unsent"))).parse(Job)
+
+
+def wait(
+    job_id: str, *, timeout_s: float | None = None, interval_s: float = 2.0, check: bool = True
+) -> Flow[Job]:
+    """Poll until the job ends; raises `WaitTimeout`, and with `check` `JobFailed` or `JobCancelled`."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while not (job := (yield from get(job_id))).terminal:
+        remaining = interval_s if deadline is None else deadline - time.monotonic()
+        if timeout_s is not None and remaining <= 0:
+            raise WaitTimeout(job_id, timeout_s)
+        yield Sleep(min(interval_s, remaining))
+    if check and job.status == "failed":
+        raise JobFailed(job)
+    if check and job.status == "cancelled":
+        raise JobCancelled(job)
+    return job
+
+
+def results(job_id: str) -> Flow[Results]:
+    """Checkpoints, report, recommendation and gates; raises `ApiError` 409 `job_not_finished` before the end."""
+    return (yield from call(Request("GET", route("v1", "jobs", job_id, "results")))).parse(Results)
+
+
+def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
+    """The report as a file: JSON, self-contained HTML, Markdown or JUnit XML."""
+    request = Request("GET", route("v1", "jobs", job_id, "report"), params={"format": format})
+    return (yield from call(request)).content
+
+
+def _document(spec: Spec) -> dict[str, Any]:
+    if isinstance(spec, JobSpec):
+        return spec.model_dump(mode="json", exclude_unset=True)
+    return dict(spec)

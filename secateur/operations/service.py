@@ -1,0 +1,33 @@
+"""Health, version and catalogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.flow import Flow, Request, call
+
+
+def health() -> Flow[dict[str, Any]]:
+    """Whether the process answers; not retried."""
+    return (yield from _document("/healthz", probe=True))
+
+
+def ready() -> Flow[dict[str, Any]]:
+    """Whether database, artifact store and broker are there; raises `ApiError` 503 with the reason; not retried."""
+    return (yield from _document("/readyz", probe=True))
+
+
+def version(*, probe: bool = False) -> Flow[dict[str, Any]]:
+    """What runs there; with `probe` it is asked once."""
+    return (yield from _document("/version", probe=probe))
+
+
+def methods() -> Flow[dict[str, Any]]:
+    """The catalogue: registered criteria, allocations, architectures and so on, with their parameters."""
+    return (yield from _document("/v1/methods"))
+
+
+def _document(path: str, *, probe: bool = False) -> Flow[dict[str, Any]]:
+    reply = yield from call(Request("GET", path, retry="never" if probe else "always"))
+    document = reply.json()
+    return document if isinstance(document, dict) else {"status": document}

@@ -1,0 +1,84 @@
+"""Models and datasets: upload, list, get, delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from secateur.flow import Digest, Flow, Request, Stream, call, route
+from secateur.operations.paging import pages
+from secateur.wire import Answer, Dataset, Model
+
+A = TypeVar("A", bound=Answer)
+Normalize = Mapping[str, Sequence[float]]
+UPLOAD_TIMEOUT_S = 600.0
+
+
+def upload_model(
+    file: str | PathLike[str],
+    architecture: str,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    normalize: Normalize | None = None,
+    classes: Sequence[str] | None = None,
+) -> Flow[Model]:
+    """Upload a state dict of a registered architecture, streamed from disk."""
+    form = {"architecture": architecture}
+    if kwargs is not None:
+        form["kwargs"] = json.dumps(dict(kwargs))
+    if classes is not None:
+        form["classes"] = json.dumps(list(classes))
+    return (yield from _upload("models", Model, Path(file), form, name, normalize))
+
+
+def upload_dataset(
+    file: str | PathLike[str], *, name: str | None = None, normalize: Normalize | None = None
+) -> Flow[Dataset]:
+    """Upload a dataset (zip in ImageFolder layout, npz or safetensors), streamed from disk."""
+    return (yield from _upload("datasets", Dataset, Path(file), {}, name, normalize))
+
+
+def list_models(*, limit: int | None = None) -> Stream[Model]:
+    """Every uploaded model, fetched `limit` at a time."""
+    return (yield from pages("/v1/models", Model, {"limit": limit}))
+
+
+def list_datasets(*, limit: int | None = None) -> Stream[Dataset]:
+    """Every uploaded dataset, fetched `limit` at a time."""
+    return (yield from pages("/v1/datasets", Dataset, {"limit": limit}))
+
+
+def get_model(model_id: str) -> Flow[Model]:
+    """One uploaded model."""
+    return (yield from call(Request("GET", route("v1", "models", model_id)))).parse(Model)
+
+
+def get_dataset(dataset_id: str) -> Flow[Dataset]:
+    """One uploaded dataset."""
+    return (yield from call(Request("GET", route("v1", "datasets", dataset_id)))).parse(Dataset)
+
+
+def delete_model(model_id: str) -> Flow[None]:
+    """Delete a model; raises `ApiError` 409 while a live job uses it."""
+    yield from call(Request("DELETE", route("v1", "models", model_id)))
+
+
+def delete_dataset(dataset_id: str) -> Flow[None]:
+    """Delete a dataset; raises `ApiError` 409 while a live job uses it."""
+    yield from call(Request("DELETE", route("v1", "datasets", dataset_id)))
+
+
+def _upload(
+    kind: str, answer: type[A], file: Path, form: dict[str, str], name: str | None, normalize: Normalize | None
+) -> Flow[A]:
+    if name is not None:
+        form["name"] = name
+    if normalize is not None:
+        form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
+    form["sha256"] = yield Digest(file)
+    request = Request("POST", route("v1", kind), form=form, file=file, retry="unsent", timeout_s=UPLOAD_TIMEOUT_S)
+    return (yield from call(request)).parse(answer)

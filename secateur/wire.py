@@ -1,0 +1,150 @@
+"""What the service answers, as frozen objects; fields a newer service adds are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pruning.schemas.job import TERMINAL
+from pruning.schemas.report import Report
+
+
+class Answer(BaseModel):
+    """A document of the service: frozen, open to new fields."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    def document(self) -> dict[str, Any]:
+        """The fields as they came, JSON-ready."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Progress(Answer):
+    """How far a job is: steps done of steps in total, and the seconds it should still take."""
+
+    done: float = 0
+    total: float | None = None
+    eta_s: float | None = None
+
+
+class JobError(Answer):
+    """Why a job failed."""
+
+    code: str
+    message: str = ""
+    stage: str | None = None
+    retryable: bool | None = None
+    attempt: int | None = None
+
+
+class Job(Answer):
+    """A job as the service records it."""
+
+    id: str
+    status: str
+    terminal: bool
+    stage: str | None = None
+    progress: Progress | None = None
+    attempt: int | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    spec: dict[str, Any] = {}
+    error: JobError | None = None
+    links: dict[str, Any] = {}
+
+
+class Event(Answer):
+    """One row of a job's history."""
+
+    seq: int
+    type: str
+    at: str | None = None
+    data: dict[str, Any] = {}
+
+    @property
+    def terminal(self) -> bool:
+        """Whether this row reports that the job ended."""
+        return self.type == "status" and self.data.get("status") in TERMINAL
+
+
+class Model(Answer):
+    """An uploaded network."""
+
+    id: str
+    state: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    architecture: str | None = None
+    name: str | None = None
+    parameters: int | None = None
+    created_at: str | None = None
+
+
+class Dataset(Answer):
+    """An uploaded dataset."""
+
+    id: str
+    state: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    name: str | None = None
+    created_at: str | None = None
+
+
+class Measured(Answer):
+    """A measured value with its 95 % confidence interval and the number of samples behind it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+class CheckpointResult(Answer):
+    """One pruned network of a job: what it loses, how large it is, where its files are."""
+
+    id: str
+    criterion: Any = None
+    requested_sparsity: float | None = None
+    sparsity: float | None = None
+    density: float | None = None
+    error: Measured | None = None
+    size_bytes: dict[str, int] = {}
+    sha256: dict[str, str] = {}
+    formats: tuple[str, ...] = ()
+    links: dict[str, Any] = {}
+
+
+class Results(Answer):
+    """What a finished job found; `report` is the document as sent, `parsed_report()` the same with types."""
+
+    job: Job
+    report: dict[str, Any] | None = None
+    checkpoints: tuple[CheckpointResult, ...] = ()
+    recommendation: dict[str, Any] | None = None
+    gates: tuple[dict[str, Any], ...] = ()
+
+    def parsed_report(self) -> Report:
+        """The report as `pruning.schemas.report.Report`; raises `pydantic.ValidationError` on a newer schema."""
+        return Report.model_validate(self.report)
+
+    @property
+    def gates_passed(self) -> bool:
+        """Whether no gate was missed."""
+        return all(gate.get("passed") is not False for gate in self.gates)
+
+    @property
+    def recommended(self) -> str | None:
+        """The id of the checkpoint to ship, if there is one."""
+        checkpoint = (self.recommendation or {}).get("checkpoint")
+        return checkpoint if isinstance(checkpoint, str) else None
+
+
+class Page(Answer):
+    """One page of a listing."""
+
+    data: tuple[dict[str, Any], ...]
+    has_more: bool = False
+    next_cursor: str | None = None

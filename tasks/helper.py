@@ -1,0 +1,50 @@
+"""A short-lived helper process for what needs torch or reads a stranger's file: `run_helper(verb, payload)`.
+
+The caller stays free of torch, and a file that crashes its reader crashes the helper alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SECATEUR_PLUGIN_PATH",
+             "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PYTHONPATH")
+"""The environment of helper and job processes: no credentials, no URLs."""
+
+
+class HelperError(Exception):
+    """What the helper refuses, with a stable code and a pointer to the field."""
+
+    def __init__(self, code: str, message: str, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.pointer = code, message, pointer
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without settings and secrets."""
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+
+def run_helper(verb: str, payload: dict[str, Any], *, timeout_s: float = 600.0,
+               memory_limit_bytes: int | None = None) -> dict[str, Any]:
+    """Run `verb` (`model`, `dataset`, `estimate`, `catalogue`) on the payload; `HelperError` when it is refused."""
+    request = json.dumps({"payload": payload, "memory_limit_bytes": memory_limit_bytes})
+    try:
+        done = subprocess.run([sys.executable, "-m", "tasks.helper_process", verb], input=request, capture_output=True,
+                              text=True, timeout=timeout_s, env=clean_environment(), check=False)
+    except subprocess.TimeoutExpired:
+        raise HelperError("helper_timeout", f"reading this took more than {timeout_s:g} s") from None
+    try:
+        reply = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        tail = done.stderr.strip().splitlines()[-1:] or [""]
+        raise HelperError("helper_crashed", f"the process that reads this ended with {reason} {tail[0]}".strip()) \
+            from None
+    if "error" in reply:
+        raise HelperError(reply["error"]["code"], reply["error"]["message"], reply["error"]["pointer"])
+    return dict(reply["result"])

@@ -1,0 +1,120 @@
+"""The helper process: checks uploads, estimates jobs, lists the methods. One request on stdin, one answer on stdout."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import SecateurError
+
+
+def check_model(payload: dict[str, Any]) -> dict[str, Any]:
+    """Whether a state dict fits its architecture; counts its parameters."""
+    from pruning.masks import prunable
+    from pruning.networks import load_state_, parameters_of, read_state, resolve
+
+    state = read_state(Path(payload["path"]))
+    architecture = resolve(payload["architecture"], payload["kwargs"])
+    model = architecture.build()
+    load_state_(model, state)
+    return {"parameters": sum(p.numel() for p in model.parameters()),
+            "prunable": sum(w.numel() for w in prunable(model).values()), "kwargs": parameters_of(architecture),
+            "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
+
+
+def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
+    """Decode a dataset once and write its tensors to `output`. Runs without torch."""
+    from pruning.data import uploads
+
+    arrays = uploads.read(Path(payload["path"]), payload["filename"], payload["max_values"])
+    arrays.save(Path(payload["output"]))
+    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts}
+
+
+def estimate(payload: dict[str, Any]) -> dict[str, Any]:
+    """What a job will do, and whether model, data and targets fit each other."""
+    import torch
+
+    from pruning.data.builtin import datasets
+    from pruning.masks import prunable
+    from pruning.measure import flops
+    from pruning.networks import check_fits, resolve
+    from pruning.plan import estimate as plan
+    from pruning.schemas.job import JobSpec
+
+    spec = JobSpec.model_validate(payload["spec"])
+    dataset = payload["dataset"]
+    if dataset is None:
+        assert spec.dataset.builtin is not None
+        arrays = datasets.create(spec.dataset.builtin).load()
+        dataset = {"classes": arrays.classes, "shape": arrays.shape, "counts": arrays.counts}
+    shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
+    model = payload["model"] or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
+    architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
+    check_fits(architecture, shape, dataset["classes"])
+    network = architecture.build().eval()
+    kept = _activations(network, torch.zeros(1, *shape))
+    recipe = spec.recipe()
+    return plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
+                prunable=sum(w.numel() for w in prunable(network, recipe.exclude).values()),
+                forward_flops=flops(network, shape), activations=kept) | {"warnings": []}
+
+
+def _activations(network: Any, image: Any) -> int:
+    """Values that the modules without children put out for one image: what the backward pass keeps, about."""
+    import torch
+
+    kept = 0
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal kept
+        kept += output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in network.modules() if not list(module.children())]
+    with torch.no_grad():
+        network(image)
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
+    """Every registered method, by kind."""
+    from pruning.allocations import allocations
+    from pruning.architectures import architectures
+    from pruning.criteria import criteria
+    from pruning.data.builtin import datasets
+    from pruning.evaluations import evaluations
+    from pruning.schedules import schedules
+    from pruning.sparsifiers import sparsifiers
+
+    return {"criteria": criteria.catalogue(), "allocations": allocations.catalogue(),
+            "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
+            "evaluations": evaluations.catalogue(), "architectures": architectures.catalogue(),
+            "datasets": datasets.catalogue(), "corruptions": []}
+
+
+VERBS = {"model": check_model, "dataset": check_dataset, "estimate": estimate, "catalogue": catalogue}
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    limit = request["memory_limit_bytes"]
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        reply = {"result": VERBS[sys.argv[1]](request["payload"])}
+    except SecateurError as error:
+        reply = {"error": {"code": error.code, "message": error.message, "pointer": error.pointer}}
+    except MemoryError:
+        reply = {"error": {"code": "too_large", "message": "reading this takes more memory than allowed",
+                           "pointer": None}}
+    sys.stdout.write(json.dumps(reply) + "\n")
+
+
+if __name__ == "__main__":
+    main()

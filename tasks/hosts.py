@@ -1,0 +1,47 @@
+"""Who holds a job: a process on a host, in words that tell later whether it still lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cache
+from pathlib import Path
+
+
+def owner() -> str:
+    """This process: `host/boot/pid/start`."""
+    return f"{_host()}/{os.getpid()}/{_start(os.getpid())}"
+
+
+def is_gone(owner: str) -> bool:
+    """Whether an owner on this host has ended; False for other hosts, of which nothing is known here."""
+    host, pid, start = owner.rsplit("/", 2)
+    return host == _host() and _start(int(pid)) != start
+
+
+@cache
+def _host() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    if boot.exists() and namespace.exists():
+        return f"{socket.gethostname()}/{boot.read_text().strip()}:{os.readlink(namespace)}"
+    return f"{socket.gethostname()}/unknown"
+
+
+def _start(pid: int) -> str:
+    """The start time of a process in clock ticks since boot; empty when there is none (or it is a zombie)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "" if Path("/proc/self/stat").exists() else _start_without_proc(pid)
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _start_without_proc(pid: int) -> str:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "alive"
+    return "alive"

@@ -1,0 +1,60 @@
+"""The worker: a Celery consumer whose threads each supervise one job process. Torch never enters this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+from celery import signals
+
+from tasks.artifacts import open_artifacts
+from tasks.helper import run_helper
+from tasks.queue import RUN_JOB, make_app, relay_forever
+from tasks.run_job import Runner, reap_forever
+from tasks.settings import Settings
+from tasks.store import Store
+from tasks.store.assets import publish_catalogue
+
+logger = logging.getLogger(__name__)
+
+
+def run(concurrency: int) -> int:
+    """Publish the catalogue, then work until SIGTERM or SIGINT; running jobs are handed back and resumed elsewhere."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    if settings.plugin_path:
+        os.environ["SECATEUR_PLUGIN_PATH"] = settings.plugin_path
+    store = Store(settings.database_url)
+    store.create_tables()
+    runner = Runner(store, open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint), settings)
+    catalogue = run_helper("catalogue", {})
+    with store.write() as session:
+        publish_catalogue(session, catalogue)
+    app = make_app(settings)
+
+    @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
+    def run_job(job_id: str) -> None:
+        runner.run(job_id)
+
+    def stop(**_: Any) -> None:
+        runner.stopping.set()
+
+    signals.worker_shutting_down.connect(stop, weak=False)
+    wake = threading.Event()
+    threads = [threading.Thread(target=reap_forever, args=(runner,), daemon=True),
+               threading.Thread(target=relay_forever, args=(store, settings, runner.stopping, wake), daemon=True)]
+    for thread in threads:
+        thread.start()
+    worker = app.Worker(pool="threads", concurrency=concurrency, loglevel="INFO", without_gossip=True,
+                        without_mingle=True, without_heartbeat=True)
+    try:
+        worker.start()
+    finally:
+        runner.stopping.set()
+        wake.set()
+        for thread in threads:
+            thread.join(timeout=5)
+        store.close()
+    return int(worker.exitcode or 0)
