@@ -104,7 +104,7 @@ def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, OSError) as error:
         raise CheckpointError(f"{path.name}: not a checkpoint of this service ({error})") from None
-    if format is not None and meta.get("format") != format or meta.get("version") != VERSION:
+    if meta.get("format") != (format or meta.get("format")) or meta.get("version") != VERSION:
         raise CheckpointError(f"{path.name}: format {meta.get('format')} {meta.get('version')}, expected {format} "
                               f"{VERSION}")
     return tensors, meta

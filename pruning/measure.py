@@ -92,7 +92,7 @@ def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = N
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal total
-        name = f"{names[module]}.weight".removeprefix(".")
+        name = f"{names[module]}.weight".removeprefix(".")  # type: ignore[index]
         weight = module.get_parameter("weight")
         kept = int(masks[name].sum()) if masks is not None and name in masks else weight.numel()
         positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else output[0].numel() // output.shape[-1]

@@ -37,7 +37,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
             if name in self._classes and self._classes[name].__module__ != cls.__module__:
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {self._classes[name]} and {cls}")
             cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=False)  # type: ignore[attr-defined]
-            self._classes[name] = cls
+            self._classes[name] = cast("type[T]", cls)
             self._adapters[name] = TypeAdapter(cls)
             return cls
 

@@ -93,7 +93,7 @@ class _Run:
         self.layout = torch.channels_last if any(p.dim() == 4 for p in model.parameters()) else torch.contiguous_format
 
     def go(self, start_epoch: int) -> None:
-        self.model.to(memory_format=self.layout).train()
+        self.model.to(memory_format=self.layout).train()  # type: ignore[call-overload]
         if self.masks:
             apply_masks_(self.model, self.masks)
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
@@ -115,7 +115,7 @@ class _Run:
                     unsaved = 0
             self._check(losses, epoch, step)
             epoch, step = epoch + 1, 0
-        self.model.to(memory_format=torch.contiguous_format).eval()
+        self.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
     def _step(self, index: Tensor, epoch: int, step: int) -> Tensor:
         factor = lr_factor(self.training.lr_schedule, epoch + step / self.steps, self.training.epochs)

@@ -115,7 +115,8 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     origin = Origin(job["id"], job["spec"], model["architecture"], parameters_of(architecture), model["sha256"],
                     dataset["name"], dataset["sha256"])
     results = Results(pipeline, origin, folder / "files",
-                      lambda checkpoint, format, path: pipe.send("file", checkpoint=checkpoint, format=format, path=str(path)))
+                      lambda checkpoint, format, path: pipe.send("file", checkpoint=checkpoint, format=format,
+                                                                 path=str(path)))
 
     def publish(report: Report) -> None:
         renderers: dict[str, Callable[[Report], str]] = {"json": lambda r: r.model_dump_json(), **RENDERERS}

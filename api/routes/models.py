@@ -72,7 +72,7 @@ def _check_sizes(found: dict[str, Any], normalize: dict[str, Any] | None, classe
     """The constants must fit the input channels, the classes the outputs."""
     for place, given, needed in (("/normalize/mean", normalize and normalize["mean"], "channels"),
                                        ("/classes", classes, "outputs")):
-        if given is not None and len(given) != found[needed]:
+        if given is not None and found[needed] is not None and len(given) != found[needed]:
             raise invalid([Fault(place, "wrong_length", f"{len(given)} values for {found[needed]} {needed}")])
 
 

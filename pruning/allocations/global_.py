@@ -37,7 +37,7 @@ class Global:
         else:
             mask = _affordable(flat, torch.cat([torch.full((score.numel(),), cost, device=flat.device) for score, cost
                                                 in zip(scores.values(), costs, strict=True)]), budget.keep)
-        kept = [int(part.sum()) for part in mask.split([score.numel() for score in scores.values()])]
+        kept = [int(part.sum()) for part in torch.split(mask, [score.numel() for score in scores.values()])]
         return {name: units * cost for name, units, cost in zip(scores, kept, costs, strict=True)}
 
 

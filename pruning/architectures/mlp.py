@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ def dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: st
     """flatten, then `fc1`, activation, `fc2`, ... without an activation after the last."""
     widths = (inputs, *hidden, classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for index, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
         layers[f"fc{index}"] = nn.Linear(fan_in, fan_out)
         if index < len(widths) - 1:
             layers[f"act{index}"] = ACTIVATIONS[activation]()

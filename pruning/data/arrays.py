@@ -40,7 +40,7 @@ class Arrays:
                 raise DataError(f"{split}: images of shape {images.shape[1:]} beside {shape} in train")
             if labels.shape != (len(images),):
                 raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
-            if len(labels) and not (0 <= labels.min() and labels.max() < len(self.classes)):
+            if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
                 raise DataError(f"{split}: labels from {labels.min()} to {labels.max()}, but there are "
                                 f"{len(self.classes)} classes: labels must lie in 0..{len(self.classes) - 1}")
             missing = sorted(set(range(len(self.classes))) - set(labels.tolist()))
@@ -50,7 +50,7 @@ class Arrays:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        return tuple(self.images["train"].shape[1:])  # type: ignore[return-value]
+        return tuple(self.images["train"].shape[1:])
 
     @property
     def counts(self) -> dict[str, int]:

@@ -73,11 +73,14 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
     """The splits of a job: limits applied first, then `val` taken from `train` unless the dataset brings its own.
 
     Every draw is seeded, balanced over the classes unless `limit.stratify` is false. `classes` gives the model's
-    order of the class names; labels are renumbered to it.
+    order of the class names; labels are renumbered to it. Without `normalize`, mean and standard deviation are those of the
+    dataset's whole train split, so that limits and seeds do not move them.
     """
     splits = {name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
               for name in arrays.images}
     names = arrays.classes
+    mean, std = _moments(splits["train"].images) if normalize is None \
+        else (tuple(normalize["mean"]), tuple(normalize["std"]))
     if classes is not None and tuple(classes) != names:
         if set(classes) != set(names):
             raise DataError(f"the model's classes {list(classes)} are not those of the dataset {list(names)}")
@@ -95,7 +98,6 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
             raise DataError(f"{len(train)} training images are too few to set {size} aside for validation")
         chosen, rest = _draw(train.labels, size, limit.stratify, generator(seed, "val"))
         splits["val"], train = train[chosen], train[rest]
-    mean, std = _moments(train.images) if normalize is None else (tuple(normalize["mean"]), tuple(normalize["std"]))
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(train, splits["val"], splits["test"], names, mean, std)
@@ -133,7 +135,7 @@ def _draw(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Te
     order = torch.randperm(len(labels), generator=rng)
     if stratify:
         position = torch.empty(len(labels), dtype=torch.int64)
-        for label in labels.unique():
+        for label in torch.unique(labels):
             members = order[labels[order] == label]
             position[members] = torch.arange(len(members))
         rank = torch.empty(len(labels), dtype=torch.int64)
@@ -145,7 +147,7 @@ def _draw(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Te
 def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for chunk in images.split(1024):
+    for chunk in torch.split(images, 1024):
         values = chunk.to(torch.float64) / 255
         total += values.sum((0, 2, 3))
         squares += (values**2).sum((0, 2, 3))

@@ -31,7 +31,7 @@ def read(path: Path, filename: str, max_values: int) -> Arrays:
     Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave its folder.
     """
     head = path.open("rb").read(8)
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with _open_zip(path) as archive:
             _check_zip(archive, max_values)
             names = {PurePosixPath(name).name for name in archive.namelist()}
@@ -78,7 +78,7 @@ def _check_zip(archive: zipfile.ZipFile, max_values: int) -> None:
 def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
     try:
         with archive.open(name) as file:
-            return np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-any-return, no-untyped-call]
+            return np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         if "allow_pickle" in str(error) or "Object" in str(error):
             raise UnsafeFormatError(f"{name} holds Python objects (pickle); send numbers") from None

@@ -9,8 +9,6 @@ from pydantic import Field
 from pruning.schemas.base import Document
 from pruning.schemas.recipe import Method
 
-SCHEMA_VERSION = 1
-
 
 class Estimate(Document):
     """A measured value with its 95 % confidence interval and the number of samples behind it."""
@@ -193,7 +191,7 @@ class DataInfo(Document):
 class Report(Document):
     """Everything a job found."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     job_id: str
     spec: dict[str, Any]
     recipe_digest: str

@@ -25,14 +25,14 @@ class Page(Generic[T]):
     next_cursor: str | None
 
 
-def paginate(session: Session, query: Select[tuple[T]], id_column: Any, *, scope: str, limit: int,
+def paginate(session: Session, query: Select[Any], id_column: Any, *, scope: str, limit: int,
              cursor: str | None) -> Page[T]:
     """The rows of `query` after `cursor`, newest first; `scope` ties a cursor to its list, project and filters."""
     if cursor is not None:
         query = query.where(id_column < _decode(cursor, scope))
     rows = list(session.scalars(query.order_by(id_column.desc()).limit(limit + 1)))
     more = len(rows) > limit
-    return Page(rows[:limit], _encode(rows[limit - 1].id, scope) if more else None)  # type: ignore[attr-defined]
+    return Page(rows[:limit], _encode(rows[limit - 1].id, scope) if more else None)
 
 
 def _encode(last: str, scope: str) -> str:

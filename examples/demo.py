@@ -1,0 +1,172 @@
+"""The main job end to end, over HTTP, on real images: `make demo`.
+
+Starts the service, trains a small ResNet on scikit-learn's handwritten digits, uploads it, prunes it to five sparsities,
+downloads checkpoints and report, and checks that a downloaded checkpoint gives the error that the report states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+
+from pruning.data.builtin import datasets
+from pruning.data.tensors import Data, prepare
+from pruning.library import load_model, read_sparse
+from pruning.measure import measure
+from pruning.schemas.recipe import Limit
+from pruning.schemas.report import Estimate, Report
+from pruning.schemas.training import LrSchedule, Optimizer, Training
+from pruning.training import train_
+from secateur import Client, SecateurError
+
+ARCHITECTURE, KWARGS = "cifar_resnet", {"depth": 14, "width": 1.0, "channels": 1, "classes": 10}
+SPARSITIES = [0.5, 0.7, 0.8, 0.9, 0.95]
+console = Console()
+
+
+def main() -> int:
+    """Run the demo; 1 when the downloaded checkpoint does not give the reported error."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where checkpoints and report go")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of training before the upload")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+
+    with service(out / "service") as url, Client(url) as client:
+        data = prepare(datasets.create("digits").load(), limit=Limit(), seed=0, normalize=None)
+        weights = train(data, arguments.epochs, out / "dense.safetensors")
+        model = client.models.upload(weights, ARCHITECTURE, kwargs=KWARGS, name="digits ResNet-14",
+                                     normalize={"mean": data.mean, "std": data.std})
+        console.print(f"uploaded {weights.name} as {model.id} ({model.parameters:,} parameters)")
+        job = client.jobs.submit({
+            "type": "prune", "model": {"id": model.id}, "dataset": {"builtin": "digits"},
+            "targets": {"sparsity": SPARSITIES},
+            "retrain": {"mode": "fine_tune", "epochs": 8, "optimizer": {"lr": 0.02}},
+            "gates": {"max_error_increase": 0.02}, "labels": {"demo": "digits"},
+        })
+        console.print(f"submitted {job.id}: five sparsities, eight epochs of fine-tuning at each")
+        watch(url, job.id)
+        job = client.jobs.wait(job.id, timeout_s=600)
+        results = client.jobs.results(job.id)
+        for checkpoint in results.checkpoints:
+            client.jobs.download(job.id, checkpoint.id, out / f"{checkpoint.id}.sparse.safetensors",
+                                 sha256=checkpoint.sha256["sparse"])
+        for format in ("html", "md", "json"):
+            (out / f"report.{format}").write_bytes(client.jobs.report(job.id, format=format))
+        chosen = results.recommended or results.checkpoints[0].id
+        client.jobs.download(job.id, chosen, out / f"{chosen}.dense.safetensors", format="dense")
+
+    report = Report.model_validate_json((out / "report.json").read_bytes())
+    show(report)
+    same = check(report, data, chosen, out)
+    console.print(f"\nreport       {out / 'report.html'}")
+    console.print(f"checkpoints  {out}/*.sparse.safetensors")
+    return 0 if same else 1
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[str]:
+    """`secateur serve` on a free port, stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    console.print(f"starting the service at {url}")
+    process = subprocess.Popen([sys.executable, "-m", "secateur.cli", "serve", "--port", str(port), "--data-dir", folder])
+    try:
+        wait_ready(url, process)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def wait_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120.0) -> None:
+    """Wait until the service says that it is ready."""
+    deadline = time.monotonic() + timeout_s
+    with Client(url) as client:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise SystemExit(f"the service ended with exit status {process.returncode}")
+            try:
+                client.ready()
+                return
+            except SecateurError:
+                time.sleep(0.3)
+    raise SystemExit(f"the service was not ready after {timeout_s:g} s")
+
+
+def train(data: Data, epochs: int, path: Path) -> Path:
+    """Train the network that is to be pruned, and save it as any user would: a safetensors state dict."""
+    torch.manual_seed(0)
+    model = load_model(ARCHITECTURE, **KWARGS)
+    schedule = Training(epochs=epochs, batch_size=64, optimizer=Optimizer(lr=0.1), lr_schedule=LrSchedule(name="cosine"))
+    with console.status(f"training a ResNet-14 on {len(data.fit):,} digits for {epochs} epochs"):
+        train_(model, data, schedule, seed=0, name="demo")
+    error = measure(model, data).document().error
+    console.print(f"trained: test error {error.value:.2%} on {error.n} images")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    return path
+
+
+def watch(url: str, job_id: str) -> None:
+    """Progress as the command line shows it."""
+    subprocess.run([sys.executable, "-m", "secateur.cli", "jobs", "watch", job_id], check=False,
+                   env=os.environ | {"SECATEUR_URL": url})
+
+
+def show(report: Report) -> None:
+    """The summary table."""
+    table = Table(title="Digits, magnitude pruning, fine-tuned")
+    for column in ("network", "sparsity", "error", "95 %", "vs control", "unretrained", "bytes", "of dense"):
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    for name, network in (("as given", report.baseline), ("dense control", report.control)):
+        table.add_row(name, "0%", f"{network.error.value:.2%}", _range(network.error), "",
+                      "", f"{network.size_bytes['dense']:,}", "100%")
+    for c in report.checkpoints:
+        table.add_row(c.id, f"{c.sparsity:.0%}", f"{c.error.value:.2%}", _range(c.error),
+                      f"{c.error_increase.control.value:+.2%}", f"{c.pruned.error.value:.2%}",
+                      f"{c.size_bytes['sparse']:,}", f"{c.size_bytes['sparse'] / report.baseline.size_bytes['dense']:.0%}")
+    console.print(table)
+    console.print(report.recommendation.reason)
+
+
+def _range(error: Estimate) -> str:
+    return f"{error.low:.1%}-{error.high:.1%}"
+
+
+def check(report: Report, data: Data, chosen: str, out: Path) -> bool:
+    """Reload every downloaded checkpoint and measure it again, plain fp32: the errors must be those of the report."""
+    torch.set_num_threads(report.environment.threads)
+    same = True
+    for c in report.checkpoints:
+        states = {"sparse": read_sparse(out / f"{c.id}.sparse.safetensors")}
+        if c.id == chosen:
+            states["dense"] = load_file(out / f"{c.id}.dense.safetensors")
+        for format, state in states.items():
+            error = measure(load_model(ARCHITECTURE, state, **KWARGS), data).document().error.value
+            agrees = error == c.error.value
+            same &= agrees
+            console.print(f"{'ok ' if agrees else 'BAD'} {c.id} reloaded ({format}): error {error:.4%}, "
+                          f"report {c.error.value:.4%}")
+    return same
+
+
+if __name__ == "__main__":
+    sys.exit(main())

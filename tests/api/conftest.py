@@ -1,0 +1,51 @@
+"""Fixtures of the API's tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import api_world
+import pytest
+from starlette.testclient import TestClient
+
+import tasks.helper
+import tasks.queue
+from api.main import create_app
+from api.settings import ApiSettings
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., api_world.World]]:
+    """Make a world with these settings: no broker, an imitated helper unless `real`."""
+    def relay(store: Any, settings: Any, stop: threading.Event, wake: threading.Event) -> None:
+        stop.wait()
+
+    monkeypatch.setattr(tasks.queue, "relay_forever", relay)
+    monkeypatch.setattr(tasks.queue, "ping_broker", lambda settings: None)
+    with ExitStack() as stack:
+        def make(*, client: tuple[str, int] = ("127.0.0.1", 50_000), host: str = "127.0.0.1", real: bool = False,
+                 catalogue: bool = True, **settings: Any) -> api_world.World:
+            helper = api_world.Helper()
+            if not real:
+                monkeypatch.setattr(tasks.helper, "run_helper", helper)
+            (tmp_path / "work").mkdir(exist_ok=True)
+            app = create_app(ApiSettings(
+                database_url=f"sqlite:///{tmp_path}/db.sqlite", artifact_url=f"file:{tmp_path}/artifacts",
+                work_dir=tmp_path / "work", **settings))
+            opened = stack.enter_context(TestClient(app, base_url=f"http://{host}", client=client))
+            world = api_world.World(opened, helper, tmp_path)
+            if catalogue:
+                world.publish()
+            return world
+
+        yield make
+
+
+@pytest.fixture
+def world(build: Callable[..., api_world.World]) -> api_world.World:
+    """An open service with a catalogue."""
+    return build()
