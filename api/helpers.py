@@ -25,8 +25,12 @@ class Helpers:
         self._estimates: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def ask(self, verb: str, payload: dict[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
-        """The helper's answer; its refusal becomes a 422 with its code and pointer."""
+    def ask(self, verb: str, payload: dict[str, Any], *, base: str = "",
+            timeout_s: float | None = None) -> dict[str, Any]:
+        """The helper's answer; its refusal becomes a 422 with its code and pointer.
+
+        A pointer that is a field's name (`hidden.0`) is one of the architecture's arguments, which are at `base`.
+        """
         if not self._slots.acquire(timeout=self._timeout_s):
             raise Problem(503, "busy", "too many uploads and estimates at once; try again shortly",
                           headers={"Retry-After": "10"})
@@ -35,7 +39,8 @@ class Helpers:
                                            memory_limit_bytes=self._memory_limit_bytes)
         except tasks.helper.HelperError as error:
             pointer = error.pointer or ""
-            pointer = pointer if pointer.startswith("/") or not pointer else f"/{pointer}"
+            if pointer and not pointer.startswith("/"):
+                pointer = f"{base}/{pointer.replace('.', '/')}"
             raise Problem(422, error.code, error.message, errors=[Fault(pointer, error.code, error.message)]) from None
         finally:
             self._slots.release()
@@ -48,7 +53,7 @@ class Helpers:
             if key in self._estimates:
                 self._estimates.move_to_end(key)
                 return self._estimates[key]
-        answer = self.ask("estimate", payload)
+        answer = self.ask("estimate", payload, base="/model/kwargs")
         with self._lock:
             self._estimates[key] = answer
             while len(self._estimates) > self._size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from types import FrameType
@@ -19,7 +20,7 @@ GRACE_S = 10
 
 
 class Server(uvicorn.Server):
-    """Tells the application at once that it shall end, so that open streams close."""
+    """Tells the application at once that it shall end, so that open streams close; then returns."""
 
     def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -30,7 +31,8 @@ class Server(uvicorn.Server):
         services = getattr(self._app.state, "services", None)
         if services is not None:
             services.stopping.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def run(host: str, port: int, sock: socket.socket | None = None) -> int:

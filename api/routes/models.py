@@ -55,8 +55,9 @@ def create_model(response: Response, services: ServicesDep, caller: Writer, uplo
         if len(set(classes)) != len(classes):
             raise invalid([Fault("/classes", "duplicate", "a class is listed twice")])
     _check_architecture(services, architecture, kwargs)
-    found = services.helpers.ask("model", {"path": str(upload.path), "filename": upload.filename, "kwargs": kwargs,
-                                           "architecture": architecture, "normalize": normalize, "classes": classes})
+    found = services.helpers.ask(
+        "model", {"path": str(upload.path), "filename": upload.filename, "architecture": architecture, "kwargs": kwargs,
+                  "normalize": normalize, "classes": classes}, base="/kwargs")
     _check_sizes(found, normalize, classes)
     id = new_id("mdl")
     row = Model(id=id, project=caller.project, name=name, architecture=architecture, kwargs=found["kwargs"],

@@ -138,6 +138,8 @@ def test_weights_rewind_to_the_same_network_only(world: World) -> None:
 def test_what_the_helper_refuses_is_a_422_with_its_code(world: World) -> None:
     world.helper.error = tasks.helper.HelperError("impossible_budget", "cannot keep 0 of 9", "/targets/sparsity/1")
     fault(world.client.post("/v1/jobs", json=SPEC), 422, "impossible_budget", "/targets/sparsity/1")
+    world.helper.error = tasks.helper.HelperError("invalid_parameter", "depth 7 is not 6n + 2", "depth")
+    fault(world.client.post("/v1/jobs", json=SPEC), 422, "invalid_parameter", "/model/kwargs/depth")
     world.helper.error = None
     assert world.client.post("/v1/jobs", json=SPEC).status_code == 202
 

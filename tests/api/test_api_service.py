@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +114,12 @@ def test_the_description_is_complete() -> None:
 
 def test_the_description_of_the_service_is_served(world: World) -> None:
     assert world.client.get("/openapi.json").json() == openapi.describe(create_app())
+
+
+@pytest.mark.parametrize("module", ["api.pointers", "api.files", "api.schemas.times"])
+def test_the_examples_in_docstrings(module: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(module))
+    assert (failed, tried > 0) == (0, True)
 
 
 def test_the_api_imports_neither_torch_nor_the_numeric_libraries() -> None:

@@ -1,0 +1,132 @@
+"""Kill what runs, at the worst moment: the job ends all the same, with the same bytes, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from running import Running, until
+
+pytestmark = pytest.mark.xdist_group("faults")
+
+SPEC = {
+    "type": "prune",
+    "model": {"architecture": "cifar_resnet", "kwargs": {"depth": 8, "width": 0.5}, "train": {"epochs": 2}},
+    "dataset": {"builtin": "digits", "limit": {"train": 700, "test": 150}},
+    "targets": {"sparsity": [0.5, 0.9]},
+    "retrain": {"mode": "fine_tune", "epochs": 4, "batch_size": 16},
+    "seed": 7,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """The checkpoints of a run that nobody disturbs."""
+    running = Running(tmp_path_factory.mktemp("undisturbed")).start()
+    try:
+        job = running.client.jobs.submit(SPEC)
+        running.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
+        return running.digests(job.id)
+    finally:
+        running.stop()
+        running.close()
+
+
+def in_round(running: Running, job_id: str, number: int) -> bool:
+    """Whether the job is in the middle of retraining the round: some of its steps are saved, not all."""
+    saved = [path.name for path in (running.folder / "data" / "work").glob("*/stages/*") if not path.name.startswith(".")]
+    return any(f"round-0-{number:03d}.partial" in name for name in saved)
+
+
+def finished(running: Running, job_id: str, undisturbed: dict[str, dict[str, str]]) -> None:
+    """The job succeeds, once, with the bytes of the undisturbed run."""
+    job = running.client.jobs.wait(job_id, timeout_s=150, interval_s=0.2)
+    assert job.status == "succeeded"
+    assert running.digests(job_id) == undisturbed
+    statuses = [data["status"] for data in running.events(job_id, "status")]
+    assert statuses.count("succeeded") == 1
+    assert statuses[-1] == "succeeded"
+    assert running.client.jobs.results(job_id).report is not None
+    until(lambda: not running.job_processes(), "no job process is left")
+
+
+def test_job_process_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+    running = fresh().start()
+    job = running.client.jobs.submit(SPEC)
+    until(lambda: in_round(running, job.id, 1), "the first round retrains")
+    for pid in running.job_processes():
+        os.kill(pid, signal.SIGKILL)
+    finished(running, job.id, undisturbed)
+    assert any("SIGKILL" in data["reason"] for data in running.events(job.id, "attempt"))
+
+
+def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+    running = fresh().start()
+    job = running.client.jobs.submit(SPEC)
+    until(lambda: in_round(running, job.id, 1), "the first round retrains")
+    before = running.job_processes()
+    worker = running.worker()
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: not set(before) & set(running.job_processes()), "its job process dies with it")
+    finished(running, job.id, undisturbed)
+
+
+def test_whole_tree_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+    running = fresh().start()
+    job = running.client.jobs.submit(SPEC)
+    until(lambda: in_round(running, job.id, 2), "the second round retrains")
+    running.kill_tree()
+    running.start()
+    finished(running, job.id, undisturbed)
+
+
+def test_parent_killed_takes_its_children_along(fresh: Callable[..., Running]) -> None:
+    running = fresh().start()
+    tree = running.tree()
+    assert running.process is not None
+    running.process.kill()
+    running.process.wait(30)
+    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree),
+          "no child is left")
+
+
+def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+    running = fresh().start()
+    job = running.client.jobs.submit(SPEC)
+    for number in range(4):
+        until(lambda: in_round(running, job.id, 1 + number // 2), f"round {1 + number // 2} retrains")
+        victims = running.job_processes()
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not set(victims) & set(running.job_processes()), "the victim is gone")  # noqa: B023
+        until(lambda: running.job_processes(), "the job runs again")
+    finished(running, job.id, undisturbed)
+    assert len(running.events(job.id, "attempt")) >= 4
+
+
+def test_ctrl_c_hands_back_and_the_next_start_goes_on(fresh: Callable[..., Running],
+                                                      undisturbed: dict[str, dict[str, str]]) -> None:
+    running = fresh().start()
+    job = running.client.jobs.submit(SPEC)
+    until(lambda: in_round(running, job.id, 1), "the first round retrains")
+    tree = running.tree()
+    assert running.stop(signal.SIGINT) == 0
+    assert not [pid for pid in tree if Path(f"/proc/{pid}").exists()]
+    assert not list((running.folder / "data" / "work").iterdir())
+    running.start()
+    finished(running, job.id, undisturbed)
+    assert running.events(job.id, "attempt") == []
+
+
+def test_broker_killed_and_flushed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+    running = fresh().start()
+    for pid in running.tree():
+        if "valkey" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    job = running.client.jobs.submit(SPEC)
+    finished(running, job.id, undisturbed)
