@@ -6,10 +6,13 @@ The caller stays free of torch, and a file that crashes its reader crashes the h
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SECATEUR_PLUGIN_PATH",
              "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PYTHONPATH")
@@ -42,9 +45,8 @@ def run_helper(verb: str, payload: dict[str, Any], *, timeout_s: float = 600.0,
         reply = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         reason = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
-        tail = done.stderr.strip().splitlines()[-1:] or [""]
-        raise HelperError("helper_crashed", f"the process that reads this ended with {reason} {tail[0]}".strip()) \
-            from None
+        logger.error("the helper for %r ended with %s: %s", verb, reason, done.stderr[-2000:])
+        raise HelperError("helper_crashed", f"the process that reads this ended with {reason}") from None
     if "error" in reply:
         raise HelperError(reply["error"]["code"], reply["error"]["message"], reply["error"]["pointer"])
     return dict(reply["result"])

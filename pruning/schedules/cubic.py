@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.schedules import schedules
+from pruning.schedules import falling, schedules
 
 
 @schedules.register("cubic")
@@ -24,4 +24,5 @@ class Cubic:
 
     def densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = target + (start - target) (1 - i / rounds)^3, i = 1 ... rounds."""
-        return [target + (start - target) * (1 - i / self.rounds) ** 3 for i in range(1, self.rounds)] + [target]
+        between = (target + (start - target) * (1 - i / self.rounds) ** 3 for i in range(1, self.rounds))
+        return falling(start, between, target)

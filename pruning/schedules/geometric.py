@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.schedules import schedules
+from pruning.schedules import falling, schedules
 
 
 @schedules.register("geometric")
@@ -21,9 +21,9 @@ class Geometric:
     [0.8, 0.64, 0.512, 0.5]
     """
 
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    fraction: Annotated[float, Field(ge=0.001, lt=1)] = 0.2
 
     def densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (1 - fraction)^i, i = 1 ... ceil(ln(target / start) / ln(1 - fraction)), the last set to target."""
         rounds = max(1, math.ceil(math.log(target / start) / math.log(1 - self.fraction) - 1e-9))
-        return [start * (1 - self.fraction) ** i for i in range(1, rounds)] + [target]
+        return falling(start, (start * (1 - self.fraction) ** i for i in range(1, rounds)), target)

@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from tasks.store.engine import db_now
+from tasks.store.engine import db_now, insert_into
 from tasks.store.errors import InUseError, NotFoundError
 from tasks.store.pages import Page, paginate
 from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, Model
@@ -81,8 +81,9 @@ def digest(secret: str) -> str:
 def publish_catalogue(session: Session, document: dict[str, Any]) -> None:
     """Replace the catalogue."""
     body = json.dumps(document, sort_keys=True)
-    session.execute(delete(Catalogue))
-    session.add(Catalogue(id=1, document=body, sha256=digest(body), published_at=clock(session)))
+    row = {"document": body, "sha256": digest(body), "published_at": clock(session)}
+    session.execute(insert_into(session, Catalogue).values(id=1, **row)
+                    .on_conflict_do_update(index_elements=["id"], set_=row))
 
 
 def read_catalogue(session: Session) -> tuple[dict[str, Any], str] | None:

@@ -128,10 +128,12 @@ def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
 
 
 def enqueue(session: Session, job: Job, due_at: float) -> None:
-    """Leave a message in the outbox, unless one is waiting already."""
-    waiting = session.scalar(select(Outbox.id).where(Outbox.job_id == job.id).limit(1))
+    """Leave a message in the outbox; one that is waiting already becomes due no later than that."""
+    waiting = session.scalar(select(Outbox).where(Outbox.job_id == job.id).limit(1))
     if waiting is None:
         session.add(Outbox(job_id=job.id, priority=job.priority, due_at=due_at))
+    else:
+        waiting.due_at = min(waiting.due_at, due_at)
 
 
 def add_event(session: Session, job: Job, type: str, data: dict[str, Any]) -> None:

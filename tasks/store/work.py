@@ -14,7 +14,7 @@ from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from tasks.store.assets import clock
-from tasks.store.engine import db_now
+from tasks.store.engine import db_now, insert_into
 from tasks.store.jobs import add_event, enqueue, locked, set_status
 from tasks.store.tables import Job, Leader, Outbox, ResultFile, StageFile
 
@@ -65,7 +65,7 @@ def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_atte
         return None
     taken = session.execute(
         update(Job).where(Job.id == job_id, Job.status == "queued", Job.fence == job.fence)
-        .values(fence=job.fence + 1, owner=owner, lease_until=db_now() + lease_s, progress_at=db_now())
+        .values(fence=job.fence + 1, owner=owner, lease_until=db_now() + lease_s, progress_at=db_now(), publishes=0)
         .execution_options(synchronize_session=False))
     if taken.rowcount != 1:  # type: ignore[attr-defined]
         return None
@@ -114,15 +114,17 @@ def note(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> Non
 def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> str | None:
     """Point the stage `name` at its file and return the artifact it replaces.
 
-    Saved work is progress: the attempts start again.
+    Saved work is progress: the attempts start again. The same bytes once more are not: an attempt that redoes what the one
+    before had done, and dies where that died, gets no further.
     """
     job = held(session, claim)
     before = session.get(StageFile, (job.id, name))
-    replaced = before.artifact if before is not None else None
+    replaced, before_sha256 = (before.artifact, before.sha256) if before is not None else (None, None)
     session.merge(StageFile(job_id=job.id, name=name, artifact=file.artifact, sha256=file.sha256,
                             size_bytes=file.size_bytes, fence=claim.fence))
-    job.progress_at = clock(session)
-    job.attempt = 1
+    if before_sha256 != file.sha256:
+        job.progress_at = clock(session)
+        job.attempt = 1
     return replaced
 
 
@@ -209,25 +211,24 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
     """
     touched = 0
     at = clock(session)
-    for id in session.scalars(select(Job.id).where(Job.status.in_(HELD))).all():
+    unclaimed = and_(Job.status == "queued", Job.available_at < at, or_(
+        Job.published_at.is_(None), Job.published_at < at - REPUBLISH_S))
+    overdue = and_(Job.status.in_(("queued", "paused")), Job.deadline_at < at)
+    candidates = select(Job.id).where(or_(Job.status.in_(HELD), overdue, unclaimed)).order_by(Job.id)
+    for id in session.scalars(candidates).all():  # in this order: two sweeps at once do not lock each other out
         job = locked(session, id)
-        if job is not None and job.status in HELD and _stale(session, job, gone):
+        if job is None:
+            continue
+        if job.status in HELD and _stale(session, job, gone):
             release(session, job, max_attempts=max_attempts)
-            touched += 1
-    overdue = select(Job.id).where(Job.status.in_(("queued", "paused")), Job.deadline_at < at)
-    for id in session.scalars(overdue).all():
-        job = locked(session, id)
-        if job is not None and job.status in ("queued", "paused"):
+        elif job.status in ("queued", "paused") and job.deadline_at is not None and job.deadline_at < at:
             job.error = deadline_error(job.stage, job.attempt)
             _end(session, job, "failed")
-            touched += 1
-    unclaimed = select(Job.id).where(Job.status == "queued", Job.available_at < at, or_(
-        Job.published_at.is_(None), Job.published_at < at - REPUBLISH_S))
-    for id in session.scalars(unclaimed).all():
-        job = locked(session, id)
-        if job is not None and job.status == "queued" and _due_again(job, at):
+        elif job.status == "queued" and job.available_at < at and _due_again(job, at):
             enqueue(session, job, at)
-            touched += 1
+        else:
+            continue
+        touched += 1
     return touched
 
 
@@ -261,8 +262,6 @@ def lead(session: Session, role: str, owner: str, lease_s: float) -> bool:
         Leader.owner == owner, Leader.lease_until < db_now()))).values(owner=owner, lease_until=db_now() + lease_s))
     if taken.rowcount == 1:  # type: ignore[attr-defined]
         return True
-    if session.get(Leader, role) is not None:
-        return False
-    session.add(Leader(role=role, owner=owner, lease_until=clock(session) + lease_s))
-    session.flush()
-    return True
+    first = session.execute(insert_into(session, Leader).values(role=role, owner=owner, lease_until=clock(session) + lease_s)
+                            .on_conflict_do_nothing())
+    return bool(first.rowcount == 1)

@@ -1,0 +1,137 @@
+"""Whole jobs over HTTP on a real worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pruning.data.builtin import datasets
+from pruning.data.tensors import prepare
+from pruning.library import load_model, read_sparse
+from pruning.measure import measure
+from pruning.schemas.recipe import Limit
+from pruning.schemas.report import Report
+from running import Running
+from secateur import AsyncClient, JobCancelled, JobFailed
+
+pytestmark = pytest.mark.xdist_group("serve")
+TRAIN = {"epochs": 4, "rewind_epoch": 1}
+SMALL = {"builtin": "digits", "limit": {"train": 600, "test": 200}}
+BASE = {"type": "prune", "model": {"architecture": "mlp", "train": TRAIN}, "dataset": SMALL,
+        "targets": {"sparsity": [0.8, 0.5]}}
+
+
+def run(service: Running, spec: dict[str, object]) -> Report:
+    job = service.client.jobs.submit(spec)
+    service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
+    return service.client.jobs.results(job.id).parsed_report()
+
+
+@pytest.mark.parametrize("change", [
+    {"retrain": {"mode": "none"}},
+    {"retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"}, "allocation": {"name": "uniform"}},
+    {"retrain": {"mode": "weight_rewind"}, "schedule": {"name": "geometric", "params": {"fraction": 0.4}}},
+    {"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
+    {"when": "before_training", "criterion": {"name": "random"}},
+    {"independent": True, "schedule": {"name": "cubic", "params": {"rounds": 2}}, "exclude": ["fc3.weight"]},
+], ids=lambda change: "-".join(change))
+def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:
+    report = run(service, BASE | change)
+    assert [c.requested_sparsity for c in report.checkpoints] == [0.5, 0.8]
+    for checkpoint in report.checkpoints:
+        assert checkpoint.sparsity == pytest.approx(checkpoint.requested_sparsity, abs=1e-4)
+        assert checkpoint.error.n == 200
+        assert checkpoint.retrained is not None or change.get("retrain") == {"mode": "none"}
+        kept = {layer.name: layer.kept for layer in checkpoint.layers if layer.reason is None}
+        assert ("fc3.weight" in kept) == ("exclude" not in change)
+    assert report.failures == ()
+    assert report.sections["accuracy"].curves
+
+
+def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path: Path) -> None:
+    digits = datasets.create("digits").load()
+    np.savez(tmp_path / "digits.npz", train_x=digits.images["train"], train_y=digits.labels["train"],
+             test_x=digits.images["test"], test_y=digits.labels["test"])
+    torch.manual_seed(0)
+    net = load_model("lenet_300_100", height=8, width=8)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    dataset = service.client.datasets.upload(tmp_path / "digits.npz", normalize={"mean": [0.3], "std": [0.4]})
+    model = service.client.models.upload(tmp_path / "net.safetensors", "lenet_300_100", kwargs={"height": 8, "width": 8})
+    job = service.client.jobs.submit({
+        "type": "prune", "model": {"id": model.id, "train": {"epochs": 5}}, "dataset": {"id": dataset.id},
+        "targets": {"sparsity": [0.9]}, "retrain": {"epochs": 2}, "device": "cpu"})
+    service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
+    report = service.client.jobs.results(job.id).parsed_report()
+    data = prepare(digits, limit=Limit(), seed=0, normalize={"mean": [0.3], "std": [0.4]})
+    for format, read in (("sparse", read_sparse), ("dense", load_file)):
+        path = service.client.jobs.download(job.id, "magnitude-0.9", tmp_path / format, format=format)
+        again = measure(load_model("lenet_300_100", read(path), height=8, width=8), data).document()
+        assert again.error == report.checkpoints[0].error
+    html = service.client.jobs.report(job.id, format="html").decode()
+    assert "magnitude-0.9" in html
+
+
+def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(load_model("mlp", height=8, width=8).state_dict(), tmp_path / "net.safetensors")
+    model = service.client.models.upload(tmp_path / "net.safetensors", "mlp", kwargs={"height": 8, "width": 8})
+    job = service.client.jobs.submit(BASE | {"model": {"id": model.id}})
+    with pytest.raises(JobFailed, match="chance"):
+        service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
+    assert service.client.jobs.get(job.id).error.code == "baseline_mismatch"
+
+
+def test_cancel_keeps_what_is_finished(service: Running) -> None:
+    job = service.client.jobs.submit(BASE | {
+        "targets": {"sparsity": [0.5, 0.6]}, "schedule": {"name": "linear", "params": {"rounds": 1}},
+        "retrain": {"epochs": 60, "batch_size": 4}})
+    for event in service.client.jobs.events(job.id):
+        if event.type == "checkpoint":
+            break
+    service.client.jobs.cancel(job.id)
+    with pytest.raises(JobCancelled):
+        service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
+    results = service.client.jobs.results(job.id)
+    assert [checkpoint.id for checkpoint in results.checkpoints] == ["magnitude-0.5"]
+    assert results.report["partial"] is True
+    assert service.client.jobs.cancel(job.id).status == "cancelled"
+
+
+def test_two_clients_follow_one_job(service: Running) -> None:
+    async def follow() -> list[list[str]]:
+        async with AsyncClient(service.url) as client:
+            job = await client.jobs.submit(BASE)
+
+            async def types() -> list[str]:
+                return [event.type async for event in client.jobs.events(job.id)]
+
+            return list(await asyncio.gather(types(), types()))
+
+    first, second = asyncio.run(follow())
+    assert first == second
+    assert {"status", "stage", "progress", "checkpoint"} <= set(first)
+
+
+def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
+    def cli(*arguments: str, expect: int = 0) -> dict[str, object]:
+        done = subprocess.run([sys.executable, "-m", "secateur.cli", *arguments, "--json"], capture_output=True, text=True,
+                              timeout=200, check=False, env={"SECATEUR_URL": service.url, "PATH": "/usr/bin:/bin"})
+        assert done.returncode == expect, done.stderr
+        return json.loads(done.stdout)
+
+    (tmp_path / "job.json").write_text(json.dumps(BASE | {"gates": {"max_error_increase": 1.0}}))
+    job = cli("jobs", "submit", str(tmp_path / "job.json"), "--watch")["job"]
+    assert job["status"] == "succeeded"
+    assert cli("results", job["id"])["recommendation"]["checkpoint"] == "magnitude-0.8"
+    cli("download", job["id"], "--checkpoint", "recommended", "--out", str(tmp_path / "out"))
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".safetensors"]
+    (tmp_path / "job.json").write_text(json.dumps(BASE | {"criterion": {"name": "magnitud"}}))
+    assert "magnitude" in json.dumps(cli("jobs", "submit", str(tmp_path / "job.json"), expect=2))
