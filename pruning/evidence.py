@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pruning.errors import EvidenceError
 from pruning.masks import prunable
+from pruning.modes import evaluating
 from pruning.types import Masks, Scores
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -53,17 +54,12 @@ class Evidence:
         wanted = {name: parameters[name] for name in self.weights}
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         images = 0
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.enable_grad():
-                for inputs, labels in self.batches:
-                    loss = self.loss(self.model(inputs), labels)
-                    gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-                    for name, gradient in zip(wanted, gradients, strict=True):
-                        if gradient is not None:
-                            total[name] += gradient * len(labels)
-                    images += len(labels)
-        finally:
-            self.model.train(training)
+        with evaluating(self.model), torch.enable_grad():
+            for inputs, labels in self.batches:
+                loss = self.loss(self.model(inputs), labels)
+                gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+                for name, gradient in zip(wanted, gradients, strict=True):
+                    if gradient is not None:
+                        total[name] += gradient * len(labels)
+                images += len(labels)
         return {name: value / images for name, value in total.items()}

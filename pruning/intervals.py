@@ -51,9 +51,11 @@ def paired_difference(only_first: int, only_second: int, n: int, z: float = Z95)
 def mean(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate:
     """Mean of n samples with its normal interval, from the sums of the samples and of their squares.
 
-    mean +- z s / sqrt(n), s the sample standard deviation.
+    mean +- z s / sqrt(n), s the sample standard deviation; one sample has none, and no interval.
     """
     value = total / n
-    variance = max(0.0, total_squares / n - value**2) * n / max(1, n - 1)
+    if n == 1:
+        return Estimate(value=value, n=1)
+    variance = max(0.0, total_squares / n - value**2) * n / (n - 1)
     width = z * math.sqrt(variance / n)
     return Estimate(value=value, low=value - width, high=value + width, n=n)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import statistics
 import tempfile
 import time
 import zlib
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from pruning.checkpoints import WRITERS
 from pruning.data.tensors import Data, Split
 from pruning.intervals import binomial, mean, paired_difference
+from pruning.modes import evaluating
 from pruning.schemas.report import Estimate, Evaluated, Latency
 from pruning.types import Masks
 
@@ -99,40 +100,49 @@ def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = N
         total += 2 * kept * positions
 
     hooks = [module.register_forward_hook(count) for module in names]
-    training = model.training
     try:
         device = next(model.parameters()).device
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *shape, device=device))
+        with torch.no_grad(), evaluating(model):
+            model(torch.zeros(1, *shape, device=device))
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return total
 
 
-def latency(model: nn.Module, shape: tuple[int, int, int], batches: tuple[int, ...] = (1, 64)) -> tuple[Latency, ...]:
-    """Measured wall-clock time of a forward pass (median and 95th percentile), fp32, dense kernels."""
+def latency(model: nn.Module, shape: tuple[int, int, int], given: nn.Module | None = None,
+            batches: tuple[int, ...] = (1, 64)) -> tuple[Latency, ...]:
+    """Measured wall-clock time of a forward pass in milliseconds (median, 95th percentile), fp32, dense kernels.
+
+    With `given`, the two networks run in turn and the median of their ratios is kept: a machine that is busy with other
+    work slows both.
+    """
+    model, given = model.eval(), given.eval() if given is not None else None
     device = next(model.parameters()).device
-    model = copy.deepcopy(model).eval()
     found = []
     for batch in batches:
         inputs = torch.zeros(batch, *shape, device=device)
         times: list[float] = []
-        with torch.no_grad():
-            for _ in range(3):
-                model(inputs)
-            begin = time.perf_counter()
-            while len(times) < 10 or (len(times) < 100 and time.perf_counter() - begin < 0.5):
-                start = time.perf_counter()
-                model(inputs)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                times.append((time.perf_counter() - start) * 1000)
-        times.sort()
+        ratios: list[float] = []
+        begin = time.perf_counter()
+        while len(times) < 13 or (len(times) < 100 and time.perf_counter() - begin < 0.5):
+            times.append(_forward_ms(model, inputs))
+            if given is not None:
+                ratios.append(times[-1] / _forward_ms(given, inputs))
+        ordered = sorted(times[3:])
         found.append(Latency(device=device.type, threads=torch.get_num_threads(), batch=batch,
-                             p50=times[len(times) // 2], p95=times[min(len(times) - 1, int(0.95 * len(times)))]))
+                             p50=statistics.median(ordered), p95=ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+                             against_given=statistics.median(ratios[3:]) if ratios else None))
     return tuple(found)
+
+
+def _forward_ms(model: nn.Module, inputs: Tensor) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        model(inputs)
+    if inputs.device.type == "cuda":
+        torch.cuda.synchronize(inputs.device)
+    return (time.perf_counter() - start) * 1000
 
 
 def file_sizes(state: Mapping[str, Tensor], masks: Masks, **info: Any) -> dict[str, int]:

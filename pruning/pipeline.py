@@ -124,13 +124,17 @@ class Pipeline:
                 tensors |= measure(model, self.data, self._advance).tensors("given")
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
                 self._finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
-        error = self.given_measured.document().error
+        found = self.given_measured.document()
+        error = found.error
         chance = 1 - 1 / len(self.data.classes)
         assert error.high is not None
         if error.value >= 0.75 * chance and error.high >= chance:
             raise BaselineMismatchError(
                 f"the dense network is wrong on {error.value:.1%} of the test images, no better than chance "
                 f"({chance:.1%}): model, classes and normalisation do not belong to this dataset")
+        if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
+            self._warn("the validation images were set aside from train; an uploaded network that was trained on them has "
+                       f"too low an error there (as given: validation {found.val_error.value:.2%}, test {error.value:.2%})")
 
     def _train_dense(self, model: nn.Module, schedule: Train) -> State:
         """Train the network and return its weights at the rewind epoch, saved as soon as they are reached."""
@@ -185,8 +189,8 @@ class Pipeline:
                        allocation=allocations.create(recipe.allocation.name, recipe.allocation.params),
                        sparsifier=sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params),
                        generator=generator(recipe.seed, "sparsifier", planned.number))
-        warnings = [f"{label}, round {planned.number}: layer collapse: nothing remains of {layer}"
-                    for layer in collapsed(masks)]
+        for layer in collapsed(masks):
+            self._warn(f"{label}, round {planned.number}: layer collapse: nothing remains of {layer}")
         tensors = {f"mask.{key}": mask for key, mask in masks.items()}
         if at_start:
             tensors |= {f"untrained.{key}": value.clone() for key, value in model.state_dict().items()}
@@ -196,7 +200,7 @@ class Pipeline:
             self._retrain(model, masks, name, planned.number)
             tensors |= measure(model, self.data, self._advance).tensors("retrained")
         tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
-        self._finish(name, tensors, warnings)
+        self._finish(name, tensors)
 
     def _retrain(self, model: nn.Module, masks: Masks | None, name: str, number: int) -> None:
         recipe = self.recipe
@@ -251,21 +255,20 @@ class Pipeline:
     def _stage(self, stage: str, name: str, units: int) -> Iterator[bool]:
         """Enter a stage; yields whether it has still to be done."""
         self.watcher.stage(stage, name)
-        begin, self._within = time.monotonic(), 0.0
+        self._began, self._within, self._warned = time.monotonic(), 0.0, len(self.warnings)
         saved = self.stages.load(name)
-        self._began = begin
         yield saved is None
         note = saved[1] if saved is not None else self._load(name)[1]
         self.seconds[name] = note["seconds"]
         for message in note["warnings"]:
             if message not in self.warnings:
-                self.warnings.append(message)
-                self.watcher.warn(message)
+                self._warn(message)
         self._base, self._within = self._base + units, 0.0
         self._advance(0)
 
-    def _finish(self, name: str, tensors: State, warnings: list[str] | None = None) -> None:
-        self.stages.save(name, tensors, {"seconds": time.monotonic() - self._began, "warnings": warnings or []})
+    def _finish(self, name: str, tensors: State) -> None:
+        note = {"seconds": time.monotonic() - self._began, "warnings": self.warnings[self._warned:]}
+        self.stages.save(name, tensors, note)
         PartialTraining(self.stages, name).drop()
 
     def _advance(self, units: int) -> None:

@@ -68,8 +68,9 @@ class Registry(Generic[T]):
                 raise TypeError(f"{self.kind} {name!r} must be a frozen dataclass")
             if not inspect.getdoc(cls):
                 raise TypeError(f"{self.kind} {name!r} needs a docstring: its first line is the catalogue's summary")
-            if name in self._classes and self._classes[name].__module__ != cls.__module__:
-                raise ValueError(f"{self.kind} {name!r} is registered twice: {self._classes[name]} and {cls}")
+            known = self._classes.get(name)
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {known} and {cls}")
             cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=False)  # type: ignore[attr-defined]
             self._classes[name] = cast("type[T]", cls)
             self._adapters[name] = TypeAdapter(cls)

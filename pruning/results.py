@@ -80,7 +80,7 @@ class Results:
             path = self.folder / f"{cid}.{format}.safetensors"
             write(path, model.state_dict(), masks, **self._info(done))
             self.on_file(cid, format, path)
-        pipeline.stages.save(name, {}, self._costs(model, masks, self._info(done)))
+        pipeline.stages.save(name, {}, self._costs(model, masks, self._info(done), pipeline.dense()))
 
     def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
@@ -144,7 +144,8 @@ class Results:
         saved = self.pipeline.stages.load(stage)
         if saved is None:
             masks = {key: mask.cpu() for key, mask in full_masks(prunable(model, self.pipeline.recipe.exclude)).items()}
-            self.pipeline.stages.save(stage, {}, self._costs(model, masks, self._info(None)))
+            given = None if name == "given" else self.pipeline.dense()
+            self.pipeline.stages.save(stage, {}, self._costs(model, masks, self._info(None), given))
             saved = self.pipeline.stages.load(stage)
             assert saved is not None
         return Network(**measured.document().model_dump(), sparsity=0.0, density=1.0, prune_ratio=0.0,
@@ -168,10 +169,10 @@ class Results:
             val_error_increase=increase(done.measured.val_wrong, control.val_wrong),
             layers=layers(dense, masks, self.pipeline.recipe.exclude), **saved[1])
 
-    def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any]) -> dict[str, Any]:
+    def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None) -> dict[str, Any]:
         shape = self.pipeline.data.shape
         return {"flops": flops(model, shape, masks), "size_bytes": file_sizes(model.state_dict(), masks, **info),
-                "latency_ms": [one.model_dump() for one in latency(model, shape)]}
+                "latency_ms": [one.model_dump() for one in latency(model, shape, given)]}
 
     def _info(self, done: TrialRound | None) -> dict[str, Any]:
         """What a checkpoint file says of itself; nothing that differs between two equal runs."""

@@ -115,6 +115,7 @@ class _Run:
                     unsaved = 0
             self._check(losses, epoch, step)
             epoch, step = epoch + 1, 0
+        self._check_weights()
         self.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
     def _step(self, index: Tensor, epoch: int, step: int) -> Tensor:
@@ -157,13 +158,23 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.controls.warn(f"out of memory: gradients are now accumulated over micro-batches of {self.micro_batch}; "
+        self._say_micro_batch()
+
+    def _say_micro_batch(self) -> None:
+        self.controls.warn(f"out of memory: gradients are accumulated over micro-batches of {self.micro_batch}; "
                            "BatchNorm sees these instead of the whole batch")
 
     def _check(self, losses: Tensor, epoch: int, step: int) -> None:
         if not torch.isfinite(losses):
             raise DivergenceError(f"the loss is {float(losses)} in epoch {epoch}, step {step}: the training diverged; "
                                   "a smaller learning rate may help")
+
+    def _check_weights(self) -> None:
+        """The loss is that before the update: only the weights tell whether the last update was one too many."""
+        for name, value in self.model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise DivergenceError(f"{name} is no longer finite after the last step: the training diverged; "
+                                      "a smaller learning rate may help")
 
     def _save(self, epoch: int, step: int) -> None:
         assert self.controls.saver is not None
@@ -186,9 +197,12 @@ class _Run:
                 state.setdefault(int(index), {})[part] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.micro_batch = int(meta["micro_batch"])
-        done = (int(meta["epoch"]) - start_epoch) * self.steps + int(meta["step"])
-        self.controls.advance(min(done * self.training.batch_size, len(self.data.fit) * self.training.epochs))
-        return int(meta["epoch"]), int(meta["step"])
+        if self.micro_batch < self.training.batch_size:
+            self._say_micro_batch()
+        epoch, step = int(meta["epoch"]), int(meta["step"])
+        images, batch = len(self.data.fit), self.training.batch_size
+        self.controls.advance((epoch - start_epoch) * min(self.steps * batch, images) + min(step * batch, images))
+        return epoch, step
 
 
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:

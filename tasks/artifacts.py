@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -35,6 +36,9 @@ class Artifacts(Protocol):
 
     def delete(self, prefix: str) -> None:
         """Remove the key, or every key below it."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key below the folder `prefix`."""
 
     def ping(self) -> None:
         """Raise when the store cannot be written."""
@@ -84,8 +88,8 @@ class LocalArtifacts:
     def path(self, key: str) -> Path:
         """The file of a key; keys cannot leave the folder."""
         path = (self.root / key).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise ValueError(f"key {key!r} leaves the artifact folder")
+        if self.root.resolve() not in path.parents:
+            raise ValueError(f"key {key!r} leaves the artifact folder, or is the folder itself")
         return path
 
     def put(self, key: str, source: Path) -> None:
@@ -95,6 +99,7 @@ class LocalArtifacts:
 
     def fetch(self, key: str, target: Path) -> None:
         """Put the bytes at `target`: a hard link on the same file system (nobody writes into a finished file)."""
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.path(key), target)
         except FileNotFoundError:
@@ -128,6 +133,13 @@ class LocalArtifacts:
         else:
             path.unlink(missing_ok=True)
 
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key below the folder, what an interrupted `put` left aside included."""
+        root = self.root.resolve()
+        for path in self.path(prefix).rglob("*"):
+            if path.is_file():
+                yield str(path.relative_to(root))
+
     def ping(self) -> None:
         """Raise when the folder cannot be written."""
         self.root.mkdir(parents=True, exist_ok=True)
@@ -143,7 +155,7 @@ class LocalArtifacts:
 
 
 class S3Artifacts:
-    """A bucket of S3 or of a server that speaks it; an object is replaced whole."""
+    """A bucket of S3 or of a server that speaks it; an object is replaced whole. What S3 refuses is an `OSError`."""
 
     def __init__(self, url: str, endpoint: str | None) -> None:
         from obstore.store import S3Store
@@ -154,28 +166,33 @@ class S3Artifacts:
             if endpoint.startswith("http://"):
                 options["client_options"] = {"allow_http": True}
         self._store = S3Store.from_url(url, **options)
+        self._impatient = S3Store.from_url(url, **options, retry_config={"max_retries": 0})
 
     def put(self, key: str, source: Path) -> None:
         """Store the file under `key`, in parts."""
         import obstore
 
-        obstore.put(self._store, key, source)
+        with _as_os_error():
+            obstore.put(self._store, key, source)
 
     def fetch(self, key: str, target: Path) -> None:
-        """Copy the bytes to `target`."""
+        """Copy the bytes to `target`, which is whole or absent."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            for chunk in self.stream(key):
-                file.write(chunk)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with aside.open("wb") as file:
+                for chunk in self.stream(key):
+                    file.write(chunk)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
 
     def size(self, key: str) -> int:
         """Size in bytes."""
         import obstore
 
-        try:
+        with _as_os_error(key):
             return int(obstore.head(self._store, key)["size"])
-        except FileNotFoundError:
-            raise MissingArtifactError(key) from None
 
     def stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes from `start`, in chunks."""
@@ -184,23 +201,49 @@ class S3Artifacts:
         end = self.size(key) if length is None else start + length
         if start >= end:
             return
-        reply = obstore.get(self._store, key, options={"range": (start, end)})
-        for chunk in reply.stream(min_chunk_size=CHUNK):
-            yield bytes(chunk)
+        with _as_os_error(key):
+            reply = obstore.get(self._store, key, options={"range": (start, end)})
+            for chunk in reply.stream(min_chunk_size=CHUNK):
+                yield bytes(chunk)
 
     def delete(self, prefix: str) -> None:
         """Remove the key and every key below it."""
         import obstore
 
-        keys = [item["path"] for batch in obstore.list(self._store, prefix=prefix) for item in batch]
-        for key in {prefix, *keys}:
-            try:
-                obstore.delete(self._store, key)
-            except FileNotFoundError:
-                continue
+        with _as_os_error():
+            for key in {prefix, *self.keys(prefix)}:
+                try:
+                    obstore.delete(self._store, key)
+                except FileNotFoundError:
+                    continue
 
-    def ping(self) -> None:
-        """Raise when the bucket does not answer."""
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key below the folder."""
         import obstore
 
-        next(iter(obstore.list(self._store, prefix="probe", chunk_size=50)), None)
+        with _as_os_error():
+            for batch in obstore.list(self._store, prefix=prefix):
+                for item in batch:
+                    yield item["path"]
+
+    def ping(self) -> None:
+        """Raise when the bucket does not answer; asks once."""
+        import obstore
+
+        with _as_os_error():
+            next(iter(obstore.list(self._impatient, prefix="probe", chunk_size=50)), None)
+
+
+@contextmanager
+def _as_os_error(key: str | None = None) -> Iterator[None]:
+    """S3's errors as callers know errors; with `key`, what is not found is a missing artifact."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except FileNotFoundError:
+        if key is None:
+            raise
+        raise MissingArtifactError(key) from None
+    except BaseError as error:
+        raise OSError(f"S3: {str(error).partition(chr(10))[0]}") from error

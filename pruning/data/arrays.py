@@ -72,7 +72,7 @@ class Arrays:
             with safe_open(path, framework="numpy") as file:
                 classes = json.loads(file.metadata()["secateur"])["classes"]
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_x" in tensors]
         return Arrays({split: tensors[f"{split}_x"] for split in splits},

@@ -45,6 +45,8 @@ class Data:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    val_from_train: bool = True
+    """Whether `val` was set aside from `train` here."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,7 +67,8 @@ class Data:
 
     def to(self, device: torch.device) -> Data:
         """The data on another device."""
-        return Data(self.fit.to(device), self.val.to(device), self.test.to(device), self.classes, self.mean, self.std)
+        return Data(self.fit.to(device), self.val.to(device), self.test.to(device), self.classes, self.mean,
+                    self.std, self.val_from_train)
 
 
 def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, Sequence[float]] | None,
@@ -82,7 +85,7 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
     mean, std = _moments(splits["train"].images) if normalize is None \
         else (tuple(normalize["mean"]), tuple(normalize["std"]))
     if classes is not None and tuple(classes) != names:
-        if set(classes) != set(names):
+        if sorted(classes) != sorted(names):
             raise DataError(f"the model's classes {list(classes)} are not those of the dataset {list(names)}")
         order = torch.tensor([list(classes).index(name) for name in names])
         splits = {name: Split(split.images, order[split.labels]) for name, split in splits.items()}
@@ -92,7 +95,8 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
             chosen, _ = _draw(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
             splits[name] = splits[name][chosen]
     train = splits["train"]
-    if "val" not in splits:
+    val_from_train = "val" not in splits
+    if val_from_train:
         size = max(1, round(VAL_FRACTION * len(train)))
         if size >= len(train):
             raise DataError(f"{len(train)} training images are too few to set {size} aside for validation")
@@ -100,7 +104,7 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
         splits["val"], train = train[chosen], train[rest]
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
-    return Data(train, splits["val"], splits["test"], names, mean, std)
+    return Data(train, splits["val"], splits["test"], names, mean, std, val_from_train)
 
 
 def augment(images: Tensor, mode: str, rng: Generator) -> Tensor:

@@ -150,7 +150,7 @@ def _costs(report: Report) -> str:
                 *(q.size(network.size_bytes[f]) if f in network.size_bytes else "–" for f in formats),
                 "–" if ratio is None else q.percent(ratio),
                 q.operations(network.flops),
-                "<br>".join(escape(s.latency(item, report.baseline.latency_ms)) for item in network.latency_ms)
+                "<br>".join(escape(s.latency(item)) for item in network.latency_ms)
                 or "not measured",
             )
         )

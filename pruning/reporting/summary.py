@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,13 +88,10 @@ def file_ratio(network: Network) -> float | None:
     return sparse / dense if sparse and dense else None
 
 
-def latency(item: Latency, references: Sequence[Latency]) -> str:
-    """Return a measured latency with its factor to the same measurement of the network as given."""
+def latency(item: Latency) -> str:
+    """Return a measured latency with its factor to the network as given, measured in turn with it."""
     text = f"{q.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
-    for other in references:
-        if (other.device, other.threads, other.batch) == (item.device, item.threads, item.batch) and other.p50 > 0:
-            return f"{text}, {item.p50 / other.p50:.2f}× given" if other is not item else text
-    return text
+    return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
 
 
 def compression(network: Network) -> str:

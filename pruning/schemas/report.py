@@ -55,6 +55,8 @@ class Latency(Document):
     batch: int
     p50: float
     p95: float
+    against_given: float | None = None
+    """Median ratio to the network as given, the two measured in turn, so that a busy machine slows both."""
 
 
 class Evaluated(Document):

@@ -262,6 +262,5 @@ def lead(session: Session, role: str, owner: str, lease_s: float) -> bool:
         Leader.owner == owner, Leader.lease_until < db_now()))).values(owner=owner, lease_until=db_now() + lease_s))
     if taken.rowcount == 1:  # type: ignore[attr-defined]
         return True
-    first = session.execute(insert_into(session, Leader).values(role=role, owner=owner, lease_until=clock(session) + lease_s)
-                            .on_conflict_do_nothing())
-    return bool(first.rowcount == 1)
+    first = insert_into(session, Leader).values(role=role, owner=owner, lease_until=clock(session) + lease_s)
+    return session.scalar(first.on_conflict_do_nothing().returning(Leader.role)) is not None

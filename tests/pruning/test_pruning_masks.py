@@ -235,20 +235,16 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
     model = cases.conv_net()
     name = "0.weight"
     others = [key for key in prunable(model) if key != name]
-    score = torch.tensor([4.0, 1.0, 3.0, 2.0]).view(4, 1, 1, 1)
     masks: Masks = full_masks(prunable(model, others))
-    for keep, alive in [(27, {0, 2, 3}), (18, {0, 2}), (9, {0})]:
+    # a dead filter's score, however high, does not bring it back
+    for scores, alive in [([4, 1, 3, 2], {0, 2, 3}), ([4, 9, 3, 2], {0, 2}), ([4, 9, 3, 9], {0})]:
         evidence = Evidence(model, masks, exclude=others)
-        masks = prune_(model, evidence, keep / 36, criterion=Fixed({name: score}),
+        score = torch.tensor(scores, dtype=torch.float32).view(4, 1, 1, 1)
+        masks = prune_(model, evidence, 9 * len(alive) / 36, criterion=Fixed({name: score}),
                        allocation=allocations.create("global"), sparsifier=sparsifiers.create("top_k"),
                        generator=torch.Generator())
         assert {i for i in range(4) if masks[name][i].all()} == alive
         assert int(masks[name].sum()) == 9 * len(alive)
-        score = -score + 10  # turned over: a dead filter would win now, but stays dead
-        score[[i for i in range(4) if i not in alive]] = 100.0
-        score = score if len(alive) != 3 else torch.tensor([4.0, 100.0, 3.0, 2.0]).view(4, 1, 1, 1)
-        if len(alive) == 2:
-            score = torch.tensor([4.0, 100.0, 3.0, 100.0]).view(4, 1, 1, 1)
 
 
 def test_an_allocation_that_overspends_is_caught() -> None:

@@ -1,0 +1,307 @@
+"""Training: the loop against a hand-made one, resuming, masks, learning rates, memory, divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning.training
+from pruning.data.tensors import Data
+from pruning.errors import DivergenceError, OutOfMemoryError
+from pruning.masks import apply_masks_
+from pruning.schemas.training import LrSchedule, Optimizer, Training
+from pruning.seeding import generator
+from pruning.training import Controls, lr_factor, make_optimizer, steps_per_epoch, train_
+
+State = dict[str, Tensor]
+SGD = Optimizer(lr=0.05, momentum=0.9)
+
+
+class Memory:
+    """A saver that keeps every state it is given and hands out the one it is told."""
+
+    def __init__(self, start: tuple[State, dict[str, Any]] | None = None) -> None:
+        self.start, self.saved = start, list[tuple[State, dict[str, Any]]]()
+
+    def load(self) -> tuple[State, dict[str, Any]] | None:
+        return self.start
+
+    def save(self, tensors: State, meta: dict[str, Any]) -> None:
+        self.saved.append(({key: value.detach().clone().contiguous() for key, value in tensors.items()}, dict(meta)))
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def rgb() -> Data:
+    return cases.make_data(fit=14, shape=(3, 8, 8))
+
+
+def colour_net() -> nn.Module:
+    return cases.conv_net(channels=3, features=256)
+
+
+RUNS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Data], dict[str, Any], bool]] = {
+    "mlp-sgd": (cases.mlp, lambda: cases.make_data(fit=14), {"optimizer": SGD}, False),
+    "mlp-plain-sgd": (cases.mlp, lambda: cases.make_data(fit=14), {"optimizer": Optimizer(momentum=0)}, False),
+    "mlp-adamw-masked": (cases.mlp, lambda: cases.make_data(fit=13), {"optimizer": Optimizer(name="adamw")}, True),
+    "conv-nesterov-masked": (colour_net, rgb, {"optimizer": Optimizer(lr=0.05, nesterov=True), "augment": "crop_flip",
+                                               "lr_schedule": LrSchedule(name="cosine", warmup_epochs=0.5)}, True),
+    "conv-adamw": (colour_net, rgb, {"optimizer": Optimizer(name="adamw", lr=0.01), "augment": "crop",
+                                     "lr_schedule": LrSchedule(name="step", milestones=(1,))}, False),
+    "conv-bf16": (colour_net, rgb, {"optimizer": SGD, "precision": "bf16"}, True),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_resuming_at_any_saved_step_ends_in_the_same_bytes(run: str) -> None:
+    build, make, fields, masked = RUNS[run]
+    data, training = make(), Training(epochs=2, batch_size=4, **fields)
+    model, saver, total = build(), Memory(), [0]
+    masks = cases.half_masks(model) if masked else None
+
+    def count(images: int) -> None:
+        total[0] += images
+
+    train_(model, data, training, seed=3, name="t", masks=masks,
+           controls=Controls(saver=saver, every_steps=1, advance=count))
+    assert len(saver.saved) == 2 * steps_per_epoch(len(data.fit), 4)
+    images, whole = total[0], model
+    undisturbed = build()
+    train_(undisturbed, data, training, seed=3, name="t", masks=masks)
+    assert same(whole, undisturbed), "saving disturbs the training"
+    for state in saver.saved:
+        again, total[0] = build(), 0
+        torch.manual_seed(len(state))  # no global state may matter
+        train_(again, data, training, seed=3, name="t", masks=masks,
+               controls=Controls(saver=Memory(state), advance=count))
+        assert same(again, whole), f"resumed from {state[1]}"
+        assert total[0] == images, f"progress after resuming from {state[1]}"
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 100])
+def test_states_are_kept_every_so_many_steps(every: int) -> None:
+    saver = Memory()
+    train_(cases.mlp(), cases.make_data(fit=12), Training(epochs=2, batch_size=4), seed=0, name="t",
+           controls=Controls(saver=saver, every_steps=every))
+    steps = [meta["epoch"] * 3 + meta["step"] for _, meta in saver.saved]
+    assert steps == list(range(every, 7, every))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_loop_is_the_textbook_one(masked: bool) -> None:
+    data = cases.make_data(fit=11)
+    training = Training(epochs=3, batch_size=4, optimizer=SGD, lr_schedule=LrSchedule(name="linear"))
+    model, expected = cases.mlp(), cases.mlp()
+    masks = cases.half_masks(model) if masked else {}
+    train_(model, data, training, seed=5, name="t", masks=masks)
+
+    images, labels = data.normalize(data.fit.images), data.fit.labels
+    optimizer = torch.optim.SGD(expected.parameters(), lr=SGD.lr, momentum=0.9, weight_decay=1e-4)
+    apply_masks_(expected, masks)
+    for epoch in range(3):
+        order = torch.randperm(11, generator=generator(5, "t", "order", epoch))
+        for step, index in enumerate([order[:4], order[4:8], order[8:]]):
+            optimizer.param_groups[0]["lr"] = SGD.lr * (1 - (epoch + step / 3) / 3)
+            optimizer.zero_grad()
+            F.cross_entropy(expected(images[index]), labels[index]).backward()
+            optimizer.step()
+            apply_masks_(expected, masks)
+    for name, weight in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], weight, atol=1e-6, rtol=1e-6)
+
+
+def test_seed_and_name_decide_the_order() -> None:
+    def trained(seed: int, name: str) -> nn.Module:
+        model = cases.mlp()
+        train_(model, cases.make_data(), Training(batch_size=8), seed=seed, name=name)
+        return model
+
+    state = torch.get_rng_state()
+    assert same(trained(0, "a"), trained(0, "a"))
+    assert not same(trained(0, "a"), trained(1, "a"))
+    assert not same(trained(0, "a"), trained(0, "b"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Optimizer(nesterov=True), Optimizer(name="adamw", weight_decay=0.1)])
+def test_masked_weights_end_as_positive_zeros(optimizer: Optimizer) -> None:
+    model = colour_net()
+    masks = cases.half_masks(model)
+    train_(model, rgb(), Training(epochs=2, batch_size=4, optimizer=optimizer), seed=0, name="t", masks=masks)
+    for name, mask in masks.items():
+        pruned = model.get_parameter(name).detach()[~mask]
+        assert not pruned.any()
+        assert not pruned.signbit().any()
+        assert model.get_parameter(name).detach()[mask].all()
+
+
+def test_training_ends_in_eval_mode_and_plain_layout() -> None:
+    model = colour_net()
+    train_(model, rgb(), Training(batch_size=4), seed=0, name="t")
+    assert not any(oracles.module_modes(model))
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_frozen_parameters_do_not_move() -> None:
+    model = cases.mlp()
+    model[1].weight.requires_grad_(False)  # type: ignore[union-attr, index]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    train_(model, cases.make_data(), Training(batch_size=8), seed=0, name="t")
+    assert [key for key, value in model.state_dict().items() if torch.equal(value, before[key])] == ["1.weight"]
+
+
+# learning rates
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(name=st.sampled_from(["constant", "cosine", "linear", "step"]), epochs=st.integers(1, 30), at=st.floats(0, 1),
+       warmup=st.sampled_from([0.0, 0.5, 2.0]), gamma=st.floats(0.05, 0.9))
+def test_lr_factor_is_the_documented_one(name: str, epochs: int, at: float, warmup: float, gamma: float) -> None:
+    milestones = (1.0, 2.5) if name == "step" else ()
+    schedule = LrSchedule(name=name, milestones=milestones, gamma=gamma, warmup_epochs=warmup)  # type: ignore[arg-type]
+    expected = oracles.lr_factor(name, at * epochs, epochs, milestones, gamma, warmup)
+    assert math.isclose(lr_factor(schedule, at * epochs, epochs), expected, rel_tol=1e-12, abs_tol=1e-15)
+
+
+def learning_rates(monkeypatch: pytest.MonkeyPatch, training: Training, start: int, images: int) -> list[float]:
+    """The learning rate at every step of a training."""
+    seen: list[float] = []
+
+    class Listening(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            seen.append(self.param_groups[0]["lr"])
+
+    monkeypatch.setattr(pruning.training, "make_optimizer", lambda model, spec: Listening(model.parameters(), lr=1))
+    train_(cases.mlp(), cases.make_data(fit=images), training, seed=0, name="t", start_epoch=start)
+    return seen
+
+
+def test_a_milestone_takes_effect_at_its_very_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(epochs=4, batch_size=4, optimizer=Optimizer(lr=1),
+                        lr_schedule=LrSchedule(name="step", milestones=(1, 2.5), gamma=0.5))
+    assert learning_rates(monkeypatch, training, 0, 16) == [1] * 4 + [0.5] * 6 + [0.25] * 6
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
+def test_a_later_start_replays_the_rest_of_the_schedule(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    training = Training(epochs=5, batch_size=4, optimizer=Optimizer(lr=0.3),
+                        lr_schedule=LrSchedule(name=name, warmup_epochs=1.5))  # type: ignore[arg-type]
+    whole = learning_rates(monkeypatch, training, 0, 12)
+    assert len(whole) == 15
+    assert learning_rates(monkeypatch, training, 3, 12) == whole[9:]
+
+
+@pytest.mark.parametrize(("images", "batch", "steps"), [(1, 4, 1), (2, 4, 1), (4, 4, 1), (5, 4, 1), (6, 4, 2), (8, 4, 2),
+                                                        (9, 4, 2), (3, 1, 3), (1, 1, 1), (2, 1, 2)])
+def test_a_last_batch_of_one_image_is_left_out(images: int, batch: int, steps: int) -> None:
+    assert steps_per_epoch(images, batch) == steps
+    seen: list[int] = []
+    train_(cases.mlp(), cases.make_data(fit=images), Training(batch_size=batch), seed=0, name="t",
+           controls=Controls(advance=seen.append))
+    assert len(seen) == steps
+    assert sum(seen) == (images if steps * batch >= images else steps * batch)
+
+
+def test_epochs_are_announced_before_their_first_step() -> None:
+    model, seen = cases.mlp(), list[tuple[int, Tensor]]()
+    first = model.state_dict()["1.weight"].clone()
+    train_(model, cases.make_data(), Training(epochs=3, batch_size=8), seed=0, name="t", start_epoch=1,
+           controls=Controls(at_epoch=lambda epoch: seen.append((epoch, model.state_dict()["1.weight"].clone()))))
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert torch.equal(seen[0][1], first)
+    assert not torch.equal(seen[1][1], first)
+
+
+def test_optimizers_get_their_constants() -> None:
+    sgd = make_optimizer(cases.mlp(), Optimizer(lr=0.2, momentum=0.5, weight_decay=0.01, nesterov=True))
+    assert {key: sgd.defaults[key] for key in ("lr", "momentum", "weight_decay", "nesterov")} == {
+        "lr": 0.2, "momentum": 0.5, "weight_decay": 0.01, "nesterov": True}
+    adamw = make_optimizer(cases.mlp(), Optimizer(name="adamw", lr=0.2, betas=(0.8, 0.9), weight_decay=0.01))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.8, 0.9)
+
+
+# memory and divergence
+
+
+class Cramped(nn.Module):
+    """A network in whose memory only so many images fit."""
+
+    def __init__(self, inner: nn.Module, most: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.inner, self.most, self.error = inner, most, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            raise self.error("DefaultCPUAllocator: can't allocate memory")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize(("most", "micro"), [(5, [4]), (3, [4, 2]), (1, [4, 2, 1])])
+def test_out_of_memory_accumulates_to_the_same_gradients(most: int, micro: list[int], error: type[Exception]) -> None:
+    data, training = cases.make_data(fit=22), Training(epochs=2, batch_size=8, optimizer=SGD)
+    whole, cramped, warnings = cases.mlp(), Cramped(cases.mlp(), most, error), list[str]()
+    train_(whole, data, training, seed=0, name="t")
+    train_(cramped, data, training, seed=0, name="t", controls=Controls(warn=warnings.append))
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(cramped.inner.state_dict()[name], weight, atol=1e-6, rtol=1e-5)
+    assert [int(message.split("micro-batches of ")[1].split(";")[0]) for message in warnings] == micro
+    assert all(message.startswith("out of memory: gradients are now accumulated") for message in warnings)
+
+
+def test_a_resumed_training_remembers_the_micro_batch() -> None:
+    data, training, saver = cases.make_data(fit=22), Training(epochs=2, batch_size=8, optimizer=SGD), Memory()
+    whole = Cramped(cases.mlp(), 3)
+    train_(whole, data, training, seed=0, name="t", controls=Controls(saver=saver, every_steps=1))
+    for state in saver.saved:
+        assert state[1]["micro_batch"] == 2
+        again, warnings = Cramped(cases.mlp(), 3), list[str]()
+        train_(again, data, training, seed=0, name="t", controls=Controls(saver=Memory(state), warn=warnings.append))
+        assert same(again, whole)
+        assert warnings == []
+
+
+def test_out_of_memory_with_one_image_fails_as_such() -> None:
+    with pytest.raises(OutOfMemoryError, match="not even one image"):
+        train_(Cramped(cases.mlp(), 0), cases.make_data(), Training(batch_size=8), seed=0, name="t")
+
+
+def test_another_runtime_error_is_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        train_(cases.mlp(inputs=17), cases.make_data(), Training(batch_size=8), seed=0, name="t")
+
+
+@pytest.mark.parametrize("every", [1, 200])
+def test_an_absurd_learning_rate_is_a_divergence(every: int) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3))
+    saver = Memory()
+    with pytest.raises(DivergenceError, match="a smaller learning rate may help"):
+        train_(model, cases.make_data(), Training(epochs=20, batch_size=8, optimizer=Optimizer(lr=100)), seed=0,
+               name="t", controls=Controls(saver=saver, every_steps=every))
+    assert all(torch.isfinite(value).all() for tensors, meta in saver.saved[:1] for value in tensors.values())
+
+
+def test_weights_that_overflow_in_the_very_last_step_are_a_divergence() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2), nn.Linear(2, 3))
+    with torch.no_grad():
+        model[1].weight.fill_(1e-3)
+        model[2].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]]) * 1e37)
+    data = cases.make_data(fit=8)
+    logits = model(data.normalize(data.fit.images))
+    assert torch.isfinite(F.cross_entropy(logits, data.fit.labels))
+    with pytest.raises(DivergenceError, match="a smaller learning rate may help"):
+        train_(model, data, Training(batch_size=8, optimizer=Optimizer(lr=100)), seed=0, name="t")
