@@ -38,7 +38,7 @@ def run_helper(verb: str, payload: dict[str, Any], *, timeout_s: float = 600.0,
     request = json.dumps({"payload": payload, "memory_limit_bytes": memory_limit_bytes})
     try:
         done = subprocess.run([sys.executable, "-m", "tasks.helper_process", verb], input=request, capture_output=True,
-                              text=True, timeout=timeout_s, env=clean_environment(), check=False)
+                              text=True, errors="replace", timeout=timeout_s, env=clean_environment(), check=False)
     except subprocess.TimeoutExpired:
         raise HelperError("helper_timeout", f"reading this took more than {timeout_s:g} s") from None
     try:
