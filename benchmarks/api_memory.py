@@ -1,8 +1,8 @@
 """Memory and start-up of the API: it never loads torch, and an upload of 1 GB streams.
 
 `python benchmarks/api_memory.py` starts `secateur api` on a temporary folder, and prints its start-up time against a bare
-`import torch`, its resident memory idle, and the largest it reached while 1 GB was uploaded (refused at the end: random bytes
-are no model), as a share of the upload.
+`import torch`, its resident memory idle, and the largest it reached while 1 GB was uploaded (refused at the end: random
+bytes are no model), as a share of the upload.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ One metadata entry only: the order of several is not defined, and equal networks
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -47,14 +49,13 @@ def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: 
 
 def read_sparse(path: Path) -> dict[str, Tensor]:
     """The dense state dict of a sparse checkpoint, zeros where it was pruned; exact."""
-    tensors, meta = _read(path, "sparse")
-    state = {name: tensor for name, tensor in tensors.items() if not _is_part(name, meta)}
-    for name, described in meta["tensors"].items():
-        mask = _unpack(tensors[f"{name}.bitmask"], described["shape"])
-        values = tensors[f"{name}.values"]
-        if int(mask.sum()) != len(values):
-            raise CheckpointError(f"{name}: {int(mask.sum())} bits are set but there are {len(values)} values")
-        state[name] = torch.zeros(described["shape"], dtype=values.dtype).masked_scatter_(mask, values)
+    state, described = _read(path, "sparse")
+    for name, one in described.items():
+        mask, values = _unpack(name, state.pop(f"{name}.bitmask", None), one.shape), state.pop(f"{name}.values", None)
+        if values is None or values.shape != (int(mask.sum()),) or _dtype(values) != one.dtype:
+            found = "no" if values is None else f"{_dtype(values)} {tuple(values.shape)}"
+            raise CheckpointError(f"{name}: {int(mask.sum())} bits are set for {one.dtype}, but there are {found} values")
+        state[name] = torch.zeros(one.shape, dtype=values.dtype).masked_scatter_(mask, values)
     return state
 
 
@@ -71,8 +72,8 @@ def write_masks(path: Path, masks: Masks, **info: Any) -> None:
 
 def read_masks(path: Path) -> Masks:
     """The masks of a `masks` or `sparse` file."""
-    tensors, meta = _read(path, None)
-    return {name: _unpack(tensors[f"{name}.bitmask"], described["shape"]) for name, described in meta["tensors"].items()}
+    tensors, described = _read(path, None)
+    return {name: _unpack(name, tensors.get(f"{name}.bitmask"), one.shape) for name, one in described.items()}
 
 
 WRITERS: dict[str, Callable[..., None]] = {
@@ -83,9 +84,11 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 
 def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors aside, flush to disk, rename: the file is whole or absent."""
+    """Write safetensors aside, flush to disk, rename: the file is whole or absent. Tied tensors are written each."""
     aside = path.with_name(f".{path.name}.part")
-    save_file(dict(tensors), aside, metadata=metadata)
+    seen: dict[int, str] = {}
+    save_file({name: tensor if seen.setdefault(tensor.data_ptr(), name) == name else tensor.clone()
+               for name, tensor in tensors.items()}, aside, metadata=metadata)
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(path)
@@ -97,34 +100,47 @@ def _write(path: Path, tensors: Mapping[str, Tensor], format: str, described: di
     save_durably(tensors, path, {"secateur": json.dumps(meta, sort_keys=True)})
 
 
-def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+class _Described(BaseModel):
+    shape: tuple[NonNegativeInt, ...]
+    dtype: str | None = None
+
+
+class _Meta(BaseModel):
+    format: str
+    version: int
+    tensors: dict[str, _Described]
+
+
+def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, _Described]]:
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["secateur"])
+            meta = _Meta.model_validate_json((file.metadata() or {})["secateur"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, ValidationError, KeyError, OSError) as error:
         raise CheckpointError(f"{path.name}: not a checkpoint of this service ({error})") from None
-    if meta.get("format") != (format or meta.get("format")) or meta.get("version") != VERSION:
-        raise CheckpointError(f"{path.name}: format {meta.get('format')} {meta.get('version')}, expected {format} "
-                              f"{VERSION}")
-    return tensors, meta
+    if meta.format != (format or meta.format) or meta.version != VERSION:
+        raise CheckpointError(f"{path.name}: format {meta.format} {meta.version}, expected {format} {VERSION}")
+    return tensors, meta.tensors
 
 
 def _describe(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
-    return {name: {"shape": list(state[name].shape), "dtype": str(state[name].dtype).removeprefix("torch.")}
-            for name in masks}
+    return {name: {"shape": list(state[name].shape), "dtype": _dtype(state[name])} for name in masks}
 
 
-def _is_part(name: str, meta: dict[str, Any]) -> bool:
-    return name.removesuffix(".bitmask").removesuffix(".values") in meta["tensors"]
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _pack(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.numpy().reshape(-1), bitorder="big"))
 
 
-def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
-    count = int(np.prod(shape))
-    if len(bits) != (count + 7) // 8:
-        raise CheckpointError(f"{len(bits)} bytes of mask for {count} weights")
-    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="big").astype(bool)).reshape(shape)
+def _unpack(name: str, bits: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    count = math.prod(shape)
+    if bits is None or bits.dtype != torch.uint8 or bits.shape != ((count + 7) // 8,):
+        found = "no" if bits is None else f"{_dtype(bits)} {tuple(bits.shape)}"
+        raise CheckpointError(f"{name}: {found} bitmask for {count} weights")
+    mask = np.unpackbits(bits.numpy(), bitorder="big").astype(bool)
+    if mask[count:].any():
+        raise CheckpointError(f"{name}: bits are set beyond the last of {count} weights")
+    return torch.from_numpy(mask[:count]).reshape(shape)

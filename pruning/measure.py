@@ -88,18 +88,19 @@ def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = N
     FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning). Equals the dense count of
     `torch.utils.flop_counter` when nothing is pruned.
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}  # a tied weight has its first name
     total = 0
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal total
-        name = f"{names[module]}.weight".removeprefix(".")  # type: ignore[index]
         weight = module.get_parameter("weight")
+        name = names[id(weight)]
         kept = int(masks[name].sum()) if masks is not None and name in masks else weight.numel()
         positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else output[0].numel() // output.shape[-1]
         total += 2 * kept * positions
 
-    hooks = [module.register_forward_hook(count) for module in names]
+    hooks = [module.register_forward_hook(count) for module in layers]
     try:
         device = next(model.parameters()).device
         with torch.no_grad(), evaluating(model):

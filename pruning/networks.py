@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 
 from pruning.architectures import architectures
 from pruning.errors import DataError, ModelError, UnsafeFormatError
+from pruning.formats import is_pickle, is_safetensors
 from pruning.types import Architecture
 
-MAX_HEADER_BYTES = 16 * 2**20
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -75,11 +74,11 @@ def load_model(architecture: str, state: Mapping[str, Tensor] | Path | None = No
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; refuses what is none, above all pickles."""
     with path.open("rb") as file:
-        head = file.read(8)
-    if head[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} or head.startswith(b"PK"):
+        head = file.read(9)
+    if not is_safetensors(head) and (is_pickle(head) or head.startswith(b"PK")):
         raise UnsafeFormatError("this is a pickle or a zip (.pt, .pth); save the state dict with "
                                 "safetensors.torch.save_file")
-    if len(head) < 8 or struct.unpack("<Q", head)[0] > MAX_HEADER_BYTES:
+    if not is_safetensors(head):
         raise ModelError("not a safetensors file: no valid header")
     try:
         return load_file(path)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.allocations import allocations
 from pruning.criteria import criteria
 from pruning.data.tensors import Data, Split
-from pruning.errors import BaselineMismatchError
+from pruning.errors import BaselineMismatchError, ParameterError
 from pruning.evidence import Batches, Evidence
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
@@ -75,6 +75,8 @@ class Pipeline:
     done: list[TrialRound] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.recipe.retrain.mode == "weight_rewind" and self.recipe.train is None and self.networks.rewind is None:
+            raise ParameterError("weight rewinding needs the weights to rewind to", pointer="/retrain/mode")
         self.costs = Costs.of(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
                                             "test": len(self.data.test)})
         self._total, self._base, self._within = float(self.costs.total(self.recipe)), 0.0, 0.0

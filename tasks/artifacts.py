@@ -102,9 +102,7 @@ class LocalArtifacts:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.path(key), target)
-        except FileNotFoundError:
-            raise MissingArtifactError(key) from None
-        except OSError:
+        except OSError:  # another file system, missing, or replaced at this very moment (which a link takes for missing)
             with self._open(key) as file:
                 copy_durably(file, target)
 

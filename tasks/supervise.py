@@ -38,6 +38,10 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "
 """Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
 
 
+class _DeletedError(Exception):
+    """A model or dataset that the job needs is in the database no more."""
+
+
 class Supervisor:
     """Runs one claim to its end. `stopping` is set when the worker shuts down: the job is handed back."""
 
@@ -56,24 +60,60 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the process, follow it, settle the job."""
-        folder = Path(tempfile.mkdtemp(prefix=f"secateur-{self.claim.job_id}-{self.claim.fence}-",
-                                       dir=self.settings.work_dir))
+        folder: Path | None = None
         try:
-            try:
-                self._prepare(folder)
-            except (OSError, MissingArtifactError) as error:
-                self._settle_failed("storage_failed", f"the job's inputs could not be read: {error}", retryable=True)
-                return
-            with self._process(folder) as process:
-                watch = threading.Thread(target=self._watch, args=(process,), daemon=True)
-                watch.start()
-                self._follow(process)
-            watch.join()
-            self._settle(process.returncode, folder)
+            folder = self._folder()
+            self._attempt(folder)
+            self._tidy()
         except LostError as error:
             logger.warning("%s", error)
+        except Exception as error:  # no job waits for its lease to run out beside a worker that lives
+            logger.exception("job %s: the supervisor failed", self.claim.job_id)
+            reason = f"{type(error).__name__}: {error}"
+            with suppress(LostError):
+                self._write(lambda s: work.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self) -> Path:
+        """A fresh working folder; those of earlier claims, whose workers were killed, are removed."""
+        parent = self.settings.work_dir or Path(tempfile.gettempdir())
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f"secateur-{self.claim.job_id}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=f"secateur-{self.claim.job_id}-{self.claim.fence}-", dir=parent))
+
+    def _attempt(self, folder: Path) -> None:
+        try:
+            self._prepare(folder)
+        except _DeletedError as error:
+            self._settle_failed("input_deleted", f"the job's input was deleted: {error}", retryable=False)
+            return
+        except (OSError, MissingArtifactError) as error:
+            self._settle_failed("storage_failed", f"the job's inputs could not be read: {error}", retryable=True)
+            return
+        with self._process(folder) as process:
+            watch = threading.Thread(target=self._watch, args=(process,), daemon=True)
+            watch.start()
+            self._follow(process)
+        watch.join()
+        self._settle(process.returncode, folder)
+
+    def _tidy(self) -> None:
+        """Remove artifacts that nothing points at: the stages of a success, what was replaced, what a crash left.
+
+        Those of a later claim are let be: they may be about to be pointed at.
+        """
+        id, mine = self.claim.job_id, range(self.claim.fence + 1)
+        with suppress(OSError, SQLAlchemyError):
+            stored = list(self.artifacts.keys(f"jobs/{id}/attempts"))
+            with self.store.read() as session:
+                used = {row.artifact for row in jobs.result_files(session, id)}
+                used |= {row.artifact for row in jobs.stage_files(session, id)}
+            for key in stored:
+                if key not in used and int(key.split("/")[3]) in mine:
+                    self.artifacts.delete(key)
 
     def _prepare(self, folder: Path) -> None:
         claim = self.claim
@@ -82,13 +122,20 @@ class Supervisor:
             rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
             dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
             stages = jobs.stage_files(session, claim.job_id)
-        for name, row in (("model", model), ("rewind", rewind), ("data", dataset)):
+        for name, id, row in (("model", claim.model_id, model), ("rewind", claim.rewind_model_id, rewind),
+                              ("data", claim.dataset_id, dataset)):
+            if id is not None and row is None:
+                raise _DeletedError(id)
             if row is not None:
                 self.artifacts.fetch(row.artifact, folder / f"{name}.safetensors")
         (folder / "stages").mkdir()
         for stage in stages:
             path = folder / "stages" / stage.name
-            self.artifacts.fetch(stage.artifact, path)
+            try:
+                self.artifacts.fetch(stage.artifact, path)
+            except MissingArtifactError:
+                logger.error("job %s: stage %s is missing and will be computed again", claim.job_id, stage.name)
+                continue
             if sha256_of(path) != stage.sha256:
                 logger.error("job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name)
                 path.unlink()
@@ -250,11 +297,7 @@ class Supervisor:
         elif self._error is not None:
             self._settle_failed(**self._error)
         elif self._done:
-            with self.store.read() as session:
-                stages = [stage.artifact for stage in jobs.stage_files(session, self.claim.job_id)]
             self._write(lambda s: work.settle(s, self.claim, "succeeded", summary=self._summary))
-            for artifact in stages:
-                self._discard(artifact)
         else:
             reason = "the job process was silent for too long" if verdict == "stuck" else _ending(returncode)
             logger.error("job %s: %s\n%s", self.claim.job_id, reason, _tail(folder / "log"))
@@ -286,7 +329,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _ending(returncode: int) -> str:
     if returncode < 0:
-        return f"the job process was ended by {signal.Signals(-returncode).name}"
+        known = -returncode in set(signal.Signals)
+        return f"the job process was ended by {signal.Signals(-returncode).name if known else f'signal {-returncode}'}"
     return f"the job process ended with exit status {returncode}"
 
 

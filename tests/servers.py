@@ -1,4 +1,4 @@
-"""Real servers on loopback for the tests: Valkey, PostgreSQL and an S3 imitation. Each test skips where one is missing."""
+"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation. A test skips where its server is missing."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ def postgresql() -> Iterator[Postgresql]:
                         "--no-locale"], check=True, capture_output=True, cwd=root, **owner)  # type: ignore[call-overload]
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(
-                [*tied(), str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(server.port), "-k", "",
-                 "-c", "fsync=off", "-c", "max_connections=200"],
+                [*tied(), str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(server.port),
+                 "-k", "", "-c", "fsync=off", "-c", "max_connections=200"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, **owner)  # type: ignore[call-overload]
         until(lambda: process.poll() is not None or server.answers(), "PostgreSQL")
         assert process.poll() is None, (root / "log").read_text()

@@ -91,8 +91,8 @@ def corners(registry: Registry[Any], name: str) -> list[dict[str, Any]]:
     for key, field in registry.entry(name)["params"].get("properties", {}).items():
         step = 1 if field.get("type") == "integer" else 1e-3
         found += [{key: field[bound]} for bound in ("minimum", "maximum") if bound in field]
-        found += [{key: field[bound] + sign * step} for bound, sign in (("exclusiveMinimum", 1), ("exclusiveMaximum", -1))
-                  if bound in field]
+        found += [{key: field[bound] + sign * step} for bound, sign in
+                  (("exclusiveMinimum", 1), ("exclusiveMaximum", -1)) if bound in field]
     return found
 
 

@@ -30,6 +30,8 @@ class Arrays:
             if split not in self.images or len(self.images[split]) == 0:
                 raise DataError(f"the dataset has no {split} images")
         shape = self.images["train"].shape[1:]
+        if 0 in shape:
+            raise DataError(f"the images have no pixels: {shape}")
         if len(self.classes) < 2:
             raise DataError(f"the dataset has {len(self.classes)} class; a classifier needs two at least")
         for split, images in self.images.items():

@@ -10,19 +10,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pruning.data.arrays import SPLITS, Arrays
 from pruning.errors import DataError, UnsafeFormatError
+from pruning.formats import is_pickle, is_safetensors
 
 MAX_ENTRIES = 5_000_000
 MAX_RATIO = 200
 MAX_ENTRY_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-ARRAY_NAMES = frozenset(f"{split}_{part}" for split in SPLITS for part in "xy")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+"""The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little tested."""
+REQUIRED = frozenset({"train_x", "train_y", "test_x", "test_y"})
 
 
 def read(path: Path, filename: str, max_values: int) -> Arrays:
@@ -30,7 +33,8 @@ def read(path: Path, filename: str, max_values: int) -> Arrays:
 
     Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave its folder.
     """
-    head = path.open("rb").read(8)
+    with path.open("rb") as file:
+        head = file.read(9)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with _open_zip(path) as archive:
             _check_zip(archive, max_values)
@@ -38,11 +42,11 @@ def read(path: Path, filename: str, max_values: int) -> Arrays:
             if names and all(name.endswith(".npy") for name in names):
                 return _from_arrays({name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
             return _from_folder(archive, max_values)
-    if head.startswith(b"\x80") and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
+    if is_pickle(head) and not is_safetensors(head):
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
     try:
         return _from_arrays(dict(load_file(path)))
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, TypeError) as error:  # TypeError: bfloat16, which NumPy does not know
         raise DataError(f"{filename}: neither a zip of images nor npz nor safetensors ({error})") from None
 
 
@@ -83,14 +87,12 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
         if "allow_pickle" in str(error) or "Object" in str(error):
             raise UnsafeFormatError(f"{name} holds Python objects (pickle); send numbers") from None
         raise DataError(f"{name}: {error}") from None
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataError(f"{name}: {error}") from None
+    except Exception as error:  # broken archives fail in many ways: zlib.error, NotImplementedError, MemoryError, ...
+        raise DataError(f"{name}: {type(error).__name__}: {str(error)[:200]}") from None
 
 
 def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
-    unknown = sorted(set(arrays) - ARRAY_NAMES)
-    missing = sorted({"train_x", "train_y", "test_x", "test_y"} - set(arrays))
-    if unknown or missing:
+    if set(arrays) not in (REQUIRED, REQUIRED | {"val_x", "val_y"}):
         raise DataError(f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
                         "val_x, val_y")
     images, labels = {}, {}
@@ -137,45 +139,59 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
         strange = {label for label, _ in entries} - set(classes)
         if strange:
             raise DataError(f"class {min(strange)!r} is in {split} but not in train")
-    images, labels = {}, {}
+    images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+    labels: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
     for split, entries in files.items():
         if entries:
             entries.sort(key=lambda item: item[1].filename)
-            images[split] = _decode(archive, [entry for _, entry in entries], max_values)
+            images[split] = _decode(archive, [entry for _, entry in entries],
+                                    max_values - sum(array.size for array in images.values()))
             labels[split] = np.array([classes.index(label) for label, _ in entries], np.int64)
     if not images:
         raise DataError("the zip holds no images; expected train/<class>/<image>, test/<class>/<image>")
-    return Arrays(images, labels, classes)
+    channels = max(array.shape[1] for array in images.values())
+    if sum(array.size // array.shape[1] for array in images.values()) * channels > max_values:
+        raise DataError(f"the images decode to more than {max_values} values")
+    return Arrays({split: _widen(array, channels) for split, array in images.items()}, labels, classes)
 
 
 def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int) -> (
         np.ndarray[Any, np.dtype[np.uint8]]):
-    first = _image(archive, entries[0], None)
-    if first.size * len(entries) > max_values:
-        raise DataError(f"{len(entries)} images of {first.shape} decode to more than {max_values} values")
-    out = np.empty((len(entries), *first.shape), np.uint8)
+    """Images (N, C, H, W): C = 1 when all are grey, else 3, a grey one three times the same."""
+    first = _image(archive, entries[0])
+    out = np.empty((len(entries), 0, *first.shape[1:]), np.uint8)
     for index, entry in enumerate(entries):
-        image = _image(archive, entry, "L" if first.shape[0] == 1 else "RGB")
-        if image.shape != first.shape:
+        image = _image(archive, entry) if index else first
+        if len(image) > out.shape[1]:
+            if image.size * len(entries) > max_values:
+                raise DataError(f"{len(entries)} images of {image.shape} decode to more than {max_values} values")
+            out = _widen(out, len(image)) if index else np.empty((len(entries), *image.shape), np.uint8)
+        if image.shape[1:] != first.shape[1:]:
             raise DataError(f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
                             f"{first.shape[2]}x{first.shape[1]}; all images must have one size")
         out[index] = image
     return out
 
 
-def _image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, mode: str | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _widen(images: np.ndarray[Any, np.dtype[np.uint8]], channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return images if images.shape[1] == channels else np.repeat(images, channels, axis=1)
+
+
+def _image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if entry.file_size > MAX_ENTRY_BYTES:
         raise DataError(f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(archive.read(entry))) as image:
+            with Image.open(io.BytesIO(archive.read(entry)), formats=FORMATS) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
                     raise DataError(f"{entry.filename}: {image.width}x{image.height} pixels; at most "
                                     f"{MAX_IMAGE_PIXELS} are accepted")
-                grey = image.mode in ("L", "1", "I;16", "LA")
-                pixels = np.asarray(image.convert(mode or ("L" if grey else "RGB")))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, zipfile.BadZipFile, EOFError,
-            Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{entry.filename}: not a readable image ({error})") from None
+                if image.mode.startswith(("I", "F")):  # converting would clip at 255
+                    raise DataError(f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel")
+                pixels = np.asarray(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, struct.error, KeyError, ...
+        raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -143,10 +143,10 @@ class ResultFile(Base):
 
 
 class Outbox(Base):
-    """A message still to be published: the id of a job, not before `due_at`. The number of a message never comes again."""
+    """A message still to be published: the id of a job, not before `due_at`. Its own id never comes again."""
 
     __tablename__ = "outbox"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+    __table_args__ = {"sqlite_autoincrement": True}
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"),
                                     primary_key=True, autoincrement=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)

@@ -114,8 +114,8 @@ def note(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> Non
 def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> str | None:
     """Point the stage `name` at its file and return the artifact it replaces.
 
-    Saved work is progress: the attempts start again. The same bytes once more are not: an attempt that redoes what the one
-    before had done, and dies where that died, gets no further.
+    Saved work is progress: the attempts start again. The same bytes once more are not: an attempt that redoes what the
+    one before had done, and dies where that died, gets no further.
     """
     job = held(session, claim)
     before = session.get(StageFile, (job.id, name))

@@ -114,7 +114,7 @@ def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
     net = cases.mlp()
     assert list(prunable(net, ["1.weight"])) == ["3.weight"]
     for name in ("fc9.weight", "1.bias"):
-        with pytest.raises(ParameterError, match="is no prunable weight; known: 1.weight, 3.weight") as caught:
+        with pytest.raises(ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight") as caught:
             prunable(net, [name])
         assert caught.value.pointer == "/exclude"
 

@@ -204,8 +204,8 @@ def test_a_later_start_replays_the_rest_of_the_schedule(monkeypatch: pytest.Monk
     assert learning_rates(monkeypatch, training, 3, 12) == whole[9:]
 
 
-@pytest.mark.parametrize(("images", "batch", "steps"), [(1, 4, 1), (2, 4, 1), (4, 4, 1), (5, 4, 1), (6, 4, 2), (8, 4, 2),
-                                                        (9, 4, 2), (3, 1, 3), (1, 1, 1), (2, 1, 2)])
+@pytest.mark.parametrize(("images", "batch", "steps"), [
+    (1, 4, 1), (2, 4, 1), (4, 4, 1), (5, 4, 1), (6, 4, 2), (8, 4, 2), (9, 4, 2), (3, 1, 3), (1, 1, 1), (2, 1, 2)])
 def test_a_last_batch_of_one_image_is_left_out(images: int, batch: int, steps: int) -> None:
     assert steps_per_epoch(images, batch) == steps
     seen: list[int] = []

@@ -55,7 +55,8 @@ class Running:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SECATEUR_")} | FAST | self.settings
         with (folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "secateur.cli", "serve", "--port", str(self.port), "--data-dir", str(folder / "data")],
+                [sys.executable, "-m", "secateur.cli", "serve", "--port", str(self.port),
+                 "--data-dir", str(folder / "data")],
                 stdout=log, stderr=log, env=environment, start_new_session=True)
         until(self._ready, f"ready: {(folder / 'serve.log').read_text()}")
         return self
@@ -96,7 +97,7 @@ class Running:
     def tree(self) -> list[int]:
         """The process ids of the service: itself and all its descendants."""
         assert self.process is not None
-        parents = {pid: parent for pid, parent in _parents()}
+        parents = dict(_parents())
         found = [self.process.pid]
         for pid in found:
             found += [child for child, parent in parents.items() if parent == pid and child not in found]
@@ -127,6 +128,11 @@ class Running:
                 found.setdefault(checkpoint.id, {})[format] = hashlib.sha256(path.read_bytes()).hexdigest()
             assert found[checkpoint.id] == {f: checkpoint.sha256[f] for f in ("sparse", "dense", "masks")}
         return found
+
+
+def alive() -> list[int]:
+    """The process ids there are, zombies left out."""
+    return [pid for pid, _ in _parents()]
 
 
 def _parents() -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import Running
 from safetensors.torch import load_file, save_file
 
 from pruning.data.builtin import datasets
@@ -19,7 +20,6 @@ from pruning.library import load_model, read_sparse
 from pruning.measure import measure
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
-from running import Running
 from secateur import AsyncClient, JobCancelled, JobFailed
 
 pytestmark = pytest.mark.xdist_group("serve")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import FAST, free_port, until
+from servers import Bucket, Postgresql, Valkey
 
 from pruning.data.builtin import datasets
-from running import FAST, free_port, until
 from secateur import Client, SecateurError
-from servers import Bucket, Postgresql, Valkey
 
 pytestmark = pytest.mark.xdist_group("faults")
 

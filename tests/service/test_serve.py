@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from running import Running
 
 pytestmark = pytest.mark.xdist_group("serve")
@@ -71,7 +70,8 @@ def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) 
     with pytest.raises(ApiError) as refused:
         running.client.jobs.submit(DIGITS | {"criterion": {"name": "inverse", "params": {"power": -1}}})
     assert refused.value.errors[0].pointer == "/criterion/params/power"
-    job = running.client.jobs.submit(DIGITS | {"criterion": [{"name": "inverse", "params": {"power": 2}}, {"name": "magnitude"}]})
+    both = [{"name": "inverse", "params": {"power": 2}}, {"name": "magnitude"}]
+    job = running.client.jobs.submit(DIGITS | {"criterion": both})
     running.client.jobs.wait(job.id, timeout_s=120, interval_s=0.2)
     results = running.client.jobs.results(job.id)
     errors = {checkpoint.id: checkpoint.error.value for checkpoint in results.checkpoints if checkpoint.error is not None}

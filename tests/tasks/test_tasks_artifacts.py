@@ -12,7 +12,15 @@ import pytest
 from job_world import together
 from servers import Bucket, free_port
 
-from tasks.artifacts import CHUNK, Artifacts, LocalArtifacts, MissingArtifactError, copy_durably, open_artifacts, sha256_of
+from tasks.artifacts import (
+    CHUNK,
+    Artifacts,
+    LocalArtifacts,
+    MissingArtifactError,
+    copy_durably,
+    open_artifacts,
+    sha256_of,
+)
 
 
 def file(tmp_path: Path, content: bytes, name: str = "source") -> Path:
@@ -52,7 +60,8 @@ def test_ranges(artifacts: Artifacts, tmp_path: Path) -> None:
     content = bytes(range(256)) * (CHUNK // 128)
     artifacts.put("k", file(tmp_path, content))
     size = len(content)
-    for start, length in ((0, 1), (0, size), (5, 10), (size - 1, 1), (CHUNK - 1, 2), (7, CHUNK), (size - 3, 100), (3, 0)):
+    windows = ((0, 1), (0, size), (5, 10), (size - 1, 1), (CHUNK - 1, 2), (7, CHUNK), (size - 3, 100), (3, 0))
+    for start, length in windows:
         assert read(artifacts, "k", start, length) == content[start: start + length], (start, length)
     assert read(artifacts, "k", 100) == content[100:]
     assert read(artifacts, "k", size) == b""
@@ -208,11 +217,14 @@ def test_an_interrupted_copy_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fetching_across_file_systems_copies(folder: LocalArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOENT])
+def test_fetching_copies_where_it_cannot_link(
+        folder: LocalArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int) -> None:
+    # ENOENT: the file was replaced between looking it up and linking it
     folder.put("k", file(tmp_path, b"content"))
 
     def refuse(*args: Any) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
+        raise OSError(why, os.strerror(why))
 
     monkeypatch.setattr(os, "link", refuse)
     folder.fetch("k", tmp_path / "target")
@@ -221,7 +233,7 @@ def test_fetching_across_file_systems_copies(folder: LocalArtifacts, tmp_path: P
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="exists|Not a directory"):
+    with pytest.raises(OSError, match=r"exists|Not a directory"):
         LocalArtifacts(tmp_path / "file" / "artifacts").ping()
 
 
@@ -246,7 +258,7 @@ def test_a_server_that_is_away_is_an_os_error(s3: Bucket, tmp_path: Path) -> Non
     nobody = open_artifacts(s3.url, s3_endpoint=f"http://127.0.0.1:{free_port()}")
     nothing = open_artifacts(s3.url.replace("bucket", "no-such-bucket"), s3_endpoint=s3.endpoint)
     for bad in (nothing, nobody):
-        with pytest.raises(OSError, match="S3|not found"):
+        with pytest.raises(OSError, match=r"S3|not found"):
             bad.ping()
-    with pytest.raises(OSError, match="S3|not found"):
+    with pytest.raises(OSError, match=r"S3|not found"):
         nothing.put("k", file(tmp_path, b"x"))

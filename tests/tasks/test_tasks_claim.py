@@ -123,8 +123,8 @@ def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
 
     def look() -> Any:
         job = read_job(store, id)
-        return ({c.name: getattr(job, c.name) for c in job.__table__.columns}, len(history(store, id)), list(stages(store, id)),
-                list(results(store, id)), len(messages(store, id)))
+        return ({c.name: getattr(job, c.name) for c in job.__table__.columns}, len(history(store, id)),
+                list(stages(store, id)), list(results(store, id)), len(messages(store, id)))
 
     def refused() -> None:
         before = look()
@@ -360,7 +360,7 @@ def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
 
     def beat(id: str) -> None:
         for done in range(10):
-            write(store, lambda s: work.progress(s, mine[id], done=float(done), total=10.0))
+            write(store, lambda s, done=done: work.progress(s, mine[id], done=float(done), total=10.0))
             write(store, lambda s: work.heartbeat(s, mine[id], 60.0))
 
     def take(id: str) -> None:
@@ -381,7 +381,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
 
     def tell(index: int) -> None:
         for n in range(10):
-            write(store, lambda s: work.note(s, mine, "warning", {"message": f"{index}.{n}"}))
+            write(store, lambda s, n=n: work.note(s, mine, "warning", {"message": f"{index}.{n}"}))
 
     answers = together([lambda index=n: tell(index) for n in range(6)])  # type: ignore[misc]
     assert answers == [None] * 6

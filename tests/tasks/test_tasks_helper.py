@@ -46,8 +46,9 @@ def test_a_model_that_fits_is_counted(tmp_path: Path) -> None:
     (b"garbage!" * 9, "mlp", MLP, "invalid_model"), (b"", "mlp", MLP, "invalid_model"),
     (None, "mlpp", {}, "unknown_name"), (None, "mlp", {"hidden": "x"}, "invalid_parameter"),
 ])
-def test_a_model_that_does_not_fit_is_refused_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None,
-                                                            architecture: str, kwargs: dict[str, Any], code: str) -> None:
+def test_a_model_that_does_not_fit_is_refused_with_its_code(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, architecture: str,
+        kwargs: dict[str, Any], code: str) -> None:
     if content is None:
         save_file({"x": np.zeros(1, np.float32)}, tmp_path / "m")
     else:
@@ -74,7 +75,8 @@ def in_process(verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPat
 
 def test_a_refusal_crosses_the_process_boundary(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"\x80\x04\x95 a pickle")
-    error = refused("dataset", {"path": str(tmp_path / "d"), "filename": "d", "max_values": 10, "output": str(tmp_path / "o")})
+    error = refused("dataset", {"path": str(tmp_path / "d"), "filename": "d", "max_values": 10,
+                                "output": str(tmp_path / "o")})
     assert error.code == "unsafe_format"
     assert "pickle" in error.message
     assert not (tmp_path / "o").exists()
@@ -102,7 +104,8 @@ def test_a_memory_limit_too_small_for_torch_ends_in_an_error_and_no_hang(tmp_pat
     ("import os; os.write(2, b'\\xff\\xfe\\n'); os._exit(3)", "exit status 3"),
     ("print('noise'); raise RuntimeError('broken plugin')", "exit status 1"),
 ])
-def test_a_crash_is_an_error_and_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str) -> None:
+def test_a_crash_is_an_error_and_no_hang(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str) -> None:
     plugin(tmp_path, monkeypatch, source)
     error = refused("catalogue", {}, timeout_s=120.0)
     assert error.code == "helper_crashed"

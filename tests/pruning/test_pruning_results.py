@@ -1,0 +1,235 @@
+"""Checkpoint files, evaluations, report, recommendation, gates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cases
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_pruning_pipeline import CPU, MODES, Listener, pretrained
+
+from pruning.checkpoints import WRITERS, read_masks, read_sparse
+from pruning.errors import EvidenceError
+from pruning.evaluations.accuracy import Accuracy
+from pruning.masks import counts
+from pruning.measure import increase, measure
+from pruning.pipeline import Networks, Pipeline
+from pruning.results import Origin, Results, checkpoint_id, layers
+from pruning.schemas.recipe import Gates, Recipe
+from pruning.schemas.report import Checkpoint, Estimate, Increase, Report
+from pruning.stages import Stages
+from pruning.verdict import DEFAULT_MARGIN, hold_gates, recommend
+
+ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
+
+
+def finished(recipe: Recipe, folder: Path) -> tuple[Results, list[tuple[str, str, Path]]]:
+    files: list[tuple[str, str, Path]] = []
+    pipeline = Pipeline(recipe, Networks(cases.mlp, None if recipe.train else pretrained()[0]), cases.make_data(),
+                        Stages(folder / "stages", recipe.digest()), Listener(), CPU)
+    results = Results(pipeline, ORIGIN, folder / "files", lambda cid, format, path: files.append((cid, format, path)))
+    pipeline.target_done = results.export
+    pipeline.run()
+    return results, files
+
+
+@pytest.mark.parametrize("mode", ["none", "fine_tune", "before_training"])
+def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: str) -> None:
+    recipe = cases.recipe(0.5, 0.8, exclude=("3.weight",), **MODES[mode])
+    results, files = finished(recipe, tmp_path)
+    sections, failures = results.evaluate()
+    report = results.report(sections, failures)
+    assert failures == []
+    assert [(cid, format) for cid, format, _ in files] == [
+        (cid, format) for cid in ("magnitude-0.5", "magnitude-0.8") for format in WRITERS]
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    data = cases.make_data()
+    for checkpoint in report.checkpoints:
+        paths = {format: path for cid, format, path in files if cid == checkpoint.id}
+        sparse, masks = read_sparse(paths["sparse"]), read_masks(paths["masks"])
+        dense = load_file(paths["dense"])
+        assert all(torch.equal(value, dense[name]) for name, value in sparse.items())
+        model = cases.mlp()
+        model.load_state_dict(sparse)
+        assert measure(model, data).document() == (checkpoint.retrained or checkpoint.pruned)
+        assert checkpoint.error == (checkpoint.retrained or checkpoint.pruned).error
+        assert counts(masks) == {"1.weight": checkpoint.layers[0].kept}
+        assert list(masks) == ["1.weight"]
+        assert checkpoint.parameters == 123 - 96 + checkpoint.layers[0].kept
+        assert checkpoint.prune_ratio == (96 - checkpoint.layers[0].kept) / 123
+        assert checkpoint.sparsity == 1 - checkpoint.layers[0].kept / 96
+        assert checkpoint.flops == 2 * (checkpoint.layers[0].kept + 18)
+        assert {format: path.stat().st_size for format, path in paths.items()} == {
+            format: size for format, size in checkpoint.size_bytes.items() if format != "dense_gzip"}
+        assert [layer.reason for layer in checkpoint.layers] == [None, "bias", "excluded by the recipe", "bias"]
+    assert report.baseline.parameters == 123
+    assert report.baseline.sparsity == 0
+    assert (report.control.error == report.baseline.error) or mode == "fine_tune"
+    assert report.recipe_digest == recipe.digest()
+    assert set(report.usage) >= {"dense", "control"}
+
+
+def test_increases_are_paired_with_given_and_control(tmp_path: Path) -> None:
+    results, _ = finished(cases.recipe(0.8, **MODES["fine_tune"]), tmp_path)
+    pipeline = results.pipeline
+    (checkpoint,) = results.report().checkpoints
+    (done,) = pipeline.done
+    assert done.retrained is not None
+    assert checkpoint.error_increase.given == increase(done.retrained.wrong, pipeline.given_measured.wrong)
+    assert checkpoint.error_increase.control == increase(done.retrained.wrong, pipeline.control_measured.wrong)
+    assert checkpoint.val_error_increase == increase(done.retrained.val_wrong, pipeline.control_measured.val_wrong)
+
+
+def test_a_rerun_gives_the_same_report_without_work(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.5, **MODES["fine_tune"])
+    results, files = finished(recipe, tmp_path)
+    before = {path: path.read_bytes() for *_, path in files}
+    first = results.report(*results.evaluate())
+    again, later = finished(recipe, tmp_path)
+    second = again.report(*again.evaluate())
+    assert later == []
+    assert {path: path.read_bytes() for path in before} == before
+    same = {"usage", "warnings"}  # usage also times the evaluation where it was made
+    assert first.model_dump(exclude=same) == second.model_dump(exclude=same)
+
+
+def test_two_runs_give_the_same_files(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.5, 0.8, **MODES["trained weight_rewind"])
+    one, other = (finished(recipe, tmp_path / name)[1] for name in "ab")
+    assert [path.read_bytes() for *_, path in one] == [path.read_bytes() for *_, path in other]
+
+
+@pytest.mark.parametrize(("error", "code"), [(EvidenceError("no corruptions"), "missing_evidence"),
+                                             (ZeroDivisionError("oops"), "evaluation_failed")])
+def test_an_evaluation_that_fails_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception,
+                                                      code: str) -> None:
+    def fail(self: Accuracy, trial: Any) -> None:
+        raise error
+
+    recipe = cases.recipe(0.5, retrain={"mode": "none"}, evaluations=({"name": "accuracy"},))
+    results, files = finished(recipe, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accuracy, "evaluate", fail)
+        sections, failures = results.evaluate()
+    assert sections == {}
+    (failure,) = failures
+    assert (failure.name, failure.code) == ("accuracy", code)
+    assert str(error) in failure.message
+    report = results.report(sections, failures, partial=True)
+    assert len(report.checkpoints) == 1
+    assert report.partial
+    assert report.checkpoints[0].partial
+    assert all(path.exists() for *_, path in files)
+    assert list(results.evaluate()[0]) == ["accuracy"], "a failure is not kept as if it were an answer"
+
+
+def test_an_unknown_evaluation_is_a_failure_too(tmp_path: Path) -> None:
+    results, _ = finished(cases.recipe(0.5, retrain={"mode": "none"}, evaluations=({"name": "acuracy"},)), tmp_path)
+    _, (failure,) = results.evaluate()
+    assert failure.code == "unknown_name"
+    assert "did you mean 'accuracy'" in failure.message
+
+
+def test_a_report_before_any_target_is_whole(tmp_path: Path) -> None:
+    results, _ = finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path)
+    results.pipeline.done.clear()
+    report = results.report(partial=True)
+    assert report.checkpoints == report.rounds == ()
+    assert report.recommendation.checkpoint is None
+    assert "No checkpoint was finished" in report.recommendation.reason
+
+
+def test_accuracy_by_hand(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 2}}, **MODES["before_training"])
+    results, _ = finished(recipe, tmp_path)
+    section = results.evaluate()[0]["accuracy"]
+    done = results.pipeline.done
+    targets = [one for one in done if one.target is not None]
+    assert section.curves["error/magnitude"].x == tuple(one.sparsity for one in targets)
+    assert section.curves["error_before_retraining/magnitude"].x == tuple(one.sparsity for one in done)
+    for curve, one in zip(section.curves["error/magnitude"].y, targets, strict=True):
+        assert curve == one.measured.document().error
+    labels = cases.make_data().test.labels
+    for one in targets:
+        row = section.details["error_by_class"][f"magnitude-{one.target:g}"]
+        for index, name in enumerate("abc"):
+            wrong = [bool(w) for w, label in zip(one.measured.wrong, labels, strict=True) if label == index]
+            assert row[name]["value"] == sum(wrong) / len(wrong)
+    json.dumps(section.details)
+
+
+def test_layers_of_awkward_networks_are_all_listed() -> None:
+    for name in cases.AWKWARD:
+        model, _ = cases.awkward(name)
+        found = layers(model, cases.half_masks(model), ())
+        assert [layer.name for layer in found] == [key for key, _ in model.named_parameters()]
+        assert all((layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in found)
+        assert sum(layer.total for layer in found) == sum(p.numel() for p in model.parameters())
+
+
+# recommendation and gates
+
+
+def checkpoint(sparsity: float, val: float, test: float = 0.0, cid: str | None = None) -> Checkpoint:
+    def around(value: float) -> Estimate:
+        return Estimate(value=value, low=value - 0.01, high=value + 0.01, n=100)
+
+    return Checkpoint.model_construct(
+        id=cid or f"magnitude-{sparsity}", sparsity=sparsity, error=around(0.1 + test), val_error=around(0.1 + val),
+        val_error_increase=around(val), error_increase=Increase(given=around(0), control=around(test)))
+
+
+@pytest.mark.parametrize(("checkpoints", "gate", "chosen"), [
+    ([], None, None),
+    ([(0.5, 0.0), (0.9, DEFAULT_MARGIN)], None, 0.9),
+    ([(0.5, 0.0), (0.9, DEFAULT_MARGIN + 1e-6)], None, 0.5),
+    ([(0.5, 0.02), (0.9, -0.02)], None, 0.9),  # a sparser one may be better again
+    ([(0.5, 0.01), (0.9, 0.02)], None, None),
+    ([(0.5, 0.01), (0.9, 0.02)], 0.01, 0.5),
+    ([(0.5, 0.01), (0.9, 0.02)], 0.5, 0.9),
+    ([(0.5, 0.0), (0.9, 0.001)], 0.0, 0.5),
+    ([(0.5, -0.001)], 0.0, 0.5),
+])
+def test_the_sparsest_within_the_margin_is_recommended(checkpoints: list[tuple[float, float]], gate: float | None,
+                                                       chosen: float | None) -> None:
+    given = [checkpoint(sparsity, val, test=0.3) for sparsity, val in checkpoints]
+    found = recommend(given, Gates(max_error_increase=gate))
+    assert found.sparsity == chosen
+    assert found.checkpoint == (f"magnitude-{chosen}" if chosen else None)
+    assert found.margin == (DEFAULT_MARGIN if gate is None else gate)
+    assert found.reason
+
+
+def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
+    given = [checkpoint(0.5, 0.004, cid="a"), checkpoint(0.5, 0.001, test=0.9, cid="b")]
+    assert recommend(given, Gates()).checkpoint == "b"
+
+
+@pytest.mark.parametrize(("test", "gate", "passed"), [(0.0, 0.0, True), (0.01, 0.01, True), (0.011, 0.01, False),
+                                                      (-0.1, 0.0, True)])
+def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> None:
+    gates = Gates(max_error_increase=gate)
+    given = [checkpoint(0.5, 0.0, test=test)]
+    (result,) = hold_gates(given, recommend(given, gates), gates)
+    assert (result.passed, result.limit, result.checkpoint) == (passed, gate, "magnitude-0.5")
+    assert result.measured == given[0].error_increase.control
+
+
+def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> None:
+    gates = Gates(max_error_increase=0.01)
+    given = [checkpoint(0.5, 0.5)]
+    (result,) = hold_gates(given, recommend(given, gates), gates)
+    assert (result.passed, result.checkpoint, result.measured) == (False, None, None)
+    assert hold_gates(given, recommend(given, Gates()), Gates()) == ()
+
+
+def test_ids_are_unique_and_fit_in_a_url(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.5, 0.5000001, retrain={"mode": "none"},
+                          criterion=({"name": "magnitude"}, {"name": "random"}))
+    results, _ = finished(recipe, tmp_path)
+    ids = [checkpoint_id(one) for one in results.pipeline.done]
+    assert ids == ["magnitude-0.5", "magnitude-0.5000001", "random-0.5", "random-0.5000001"]

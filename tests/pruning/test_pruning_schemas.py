@@ -1,0 +1,177 @@
+"""Documents: what a job may ask for, what is refused, and the digest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pruning.schemas.job import JobSpec
+from pruning.schemas.recipe import Recipe, Targets
+from pruning.schemas.report import Estimate
+
+MODEL, DATA = {"id": "mdl_00000000"}, {"builtin": "digits"}
+TRAIN = {"architecture": "mlp", "train": {"epochs": 3, "rewind_epoch": 1}}
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    base = {"type": "prune", "model": MODEL, "dataset": DATA, "targets": {"sparsity": [0.5]}}
+    return {key: value for key, value in (base | changes).items() if value is not None}
+
+
+def test_the_least_job_has_every_default() -> None:
+    job = JobSpec.model_validate(spec())
+    recipe = job.recipe()
+    assert (recipe.criteria[0].name, recipe.allocation.name, recipe.sparsifier.name, recipe.schedule.name) == (
+        "magnitude", "global", "top_k", "targets_only")
+    assert (recipe.retrain.mode, recipe.retrain.epochs) == ("fine_tune", 1)
+    assert (recipe.when, recipe.seed) == ("after_training", 0)
+    assert JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True)) == job
+    assert Recipe.model_validate_json(recipe.model_dump_json(exclude_unset=True)) == recipe
+
+
+@pytest.mark.parametrize("changes", [
+    {"retrain": {"mode": "weight_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}},
+    {"retrain": {"mode": "weight_rewind"}, "model": TRAIN},
+    {"retrain": {"mode": "lr_rewind"}, "model": TRAIN},
+    {"retrain": {"mode": "lr_rewind", "epochs": 4, "rewind_epoch": 2}},
+    {"retrain": {"mode": "fine_tune", "epochs": 2, "optimizer": {"name": "adamw", "lr": 1e-3}}, "model": TRAIN},
+    {"retrain": {"mode": "none"}},
+    {"when": "before_training", "model": TRAIN},
+    {"when": "before_training", "model": TRAIN, "retrain": {"mode": "none"}},
+    {"model": {"id": "mdl_00000000", "train": {"epochs": 2}}},
+    {"criterion": [{"name": "magnitude"}, {"name": "magnitude", "params": {"p": 2}}]},
+    {"dataset": {"id": "dst_00000000", "limit": {"train": 5, "stratify": False}}},
+    {"targets": {"sparsity": [0.9, 0.5, 0.1]}},
+])
+def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
+    job = JobSpec.model_validate(spec(**changes))
+    assert JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True)).recipe() == job.recipe()
+    if job.when == "before_training":
+        assert job.recipe().retrain.mode == "none"
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"type": "famly"}, "Input should be 'prune'"),
+    ({"model": None}, "model"),
+    ({"targets": None}, "targets"),
+    ({"colour": "red"}, "Extra inputs are not permitted"),
+    ({"model": {}}, "give either 'id'"),
+    ({"model": MODEL | TRAIN}, "give either 'id'"),
+    ({"model": MODEL | {"kwargs": {"depth": 8}}}, "kwargs come with the uploaded model"),
+    ({"model": {"architecture": "mlp"}}, "needs 'train'"),
+    ({"model": {"id": "../../etc"}}, "String should match"),
+    ({"dataset": {}}, "give either 'id'"),
+    ({"dataset": {"id": "dst_00000000", "builtin": "digits"}}, "give either 'id'"),
+    ({"dataset": DATA | {"limit": {"train": 0}}}, "greater than or equal to 1"),
+    ({"targets": {"sparsity": []}}, "at least 1 item"),
+    ({"targets": {"sparsity": [1.0]}}, "less than 1"),
+    ({"targets": {"sparsity": [0]}}, "greater than 0"),
+    ({"targets": {"sparsity": [-0.1]}}, "greater than 0"),
+    ({"targets": {"sparsity": ["a"]}}, "valid number"),
+    ({"targets": {"sparsity": [float("nan")]}}, "finite number|greater than"),
+    ({"targets": {"sparsity": [0.5, 0.5]}}, "a sparsity is listed twice"),
+    ({"criterion": []}, "at least 1 item"),
+    ({"criterion": [{"name": "magnitude"}, {"name": "magnitude"}]}, "listed twice with the same parameters"),
+    ({"criterion": {"name": "../x"}}, "String should match"),
+    ({"when": "before_training"}, "needs model.train"),
+    ({"when": "before_training", "model": TRAIN, "retrain": {"mode": "fine_tune"}}, "leave retrain out"),
+    ({"when": "before_training", "model": TRAIN, "retrain": {"mode": "weight_rewind"}}, "leave retrain out"),
+    ({"retrain": {"mode": "none", "epochs": 2}}, "epochs has no effect with mode 'none'"),
+    ({"retrain": {"mode": "fine_tune", "rewind_epoch": 0}, "seed": -1}, "greater than or equal to 0"),
+    ({"retrain": {"mode": "fine_tune", "epochs": 3, "rewind_epoch": 1}}, "rewind_epoch has no effect"),
+    ({"retrain": {"mode": "lr_rewind", "epochs": 3, "rewind_epoch": 3}}, "must lie before the last of 3 epochs"),
+    ({"retrain": {"mode": "weight_rewind"}}, "needs the weights to rewind to"),
+    ({"retrain": {"mode": "lr_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}}, "rewind has no effect"),
+    ({"retrain": {"mode": "weight_rewind", "rewind": {"model": {}}}}, "at least 1 item"),
+    ({"model": TRAIN, "retrain": {"mode": "weight_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}},
+     "leave retrain.rewind out"),
+    ({"model": TRAIN, "retrain": {"mode": "lr_rewind", "epochs": 2}}, "epochs come from model.train"),
+    ({"model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 2}}}, "must lie before the last"),
+    ({"retrain": {"optimizer": {"name": "adamw", "momentum": 0.5}}}, "momentum has no effect with the optimizer"),
+    ({"retrain": {"optimizer": {"betas": [0.5, 0.5]}}}, "betas has no effect with the optimizer"),
+    ({"retrain": {"optimizer": {"nesterov": True, "momentum": 0}}}, "nesterov needs momentum"),
+    ({"retrain": {"optimizer": {"lr": 0}}}, "greater than 0"),
+    ({"retrain": {"lr_schedule": {"name": "step"}}}, "needs milestones"),
+    ({"retrain": {"lr_schedule": {"name": "cosine", "milestones": [1]}}}, "milestones have no effect"),
+    ({"retrain": {"lr_schedule": {"name": "step", "milestones": [2, 1]}}}, "milestones must increase"),
+    ({"retrain": {"epochs": 0}}, "greater than or equal to 1"),
+    ({"gates": {"max_error_increase": -0.1}}, "greater than or equal to 0"),
+    ({"deadline_s": 0}, "greater than 0"),
+    ({"deadline_s": float("inf")}, "finite number"),
+    ({"priority": 10}, "less than or equal to 9"),
+    ({"labels": {"a" * 64: "b"}}, "at most 63"),
+])
+def test_what_has_no_effect_or_contradicts_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobSpec.model_validate(spec(**changes))
+
+
+# the digest
+
+
+BASE: dict[str, Any] = {"targets": {"sparsity": [0.5, 0.9]}}
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "criterion": [{"criterion": {"name": "random"}}, {"criterion": {"name": "magnitude", "params": {"p": 2}}},
+                  {"criterion": [{"name": "magnitude"}, {"name": "random"}]}],
+    "allocation": [{"allocation": {"name": "uniform"}}],
+    "sparsifier": [{"sparsifier": {"name": "other"}}],
+    "schedule": [{"schedule": {"name": "linear"}}, {"schedule": {"name": "linear", "params": {"rounds": 2}}}],
+    "when": [{"when": "before_training", "train": {}}],
+    "independent": [{"independent": True}],
+    "targets": [{"targets": {"sparsity": [0.5]}}, {"targets": {"sparsity": [0.5, 0.9000001]}}],
+    "exclude": [{"exclude": ["fc1.weight"]}],
+    "train": [{"train": {}}, {"train": {"epochs": 2}}, {"train": {"epochs": 2, "rewind_epoch": 1}},
+              {"train": {"augment": "crop"}}],
+    "retrain": [{"retrain": {"mode": "none"}}, {"retrain": {"epochs": 2}}, {"retrain": {"batch_size": 64}},
+                {"retrain": {"precision": "bf16"}}, {"retrain": {"optimizer": {"lr": 0.02}}},
+                {"retrain": {"optimizer": {"weight_decay": 0}}}, {"retrain": {"lr_schedule": {"name": "cosine"}}},
+                {"retrain": {"lr_schedule": {"warmup_epochs": 0.5}}}],
+    "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
+    "limit": [{"limit": {"train": 10}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
+    "gates": [{"gates": {"max_error_increase": 0.01}}],
+    "seed": [{"seed": 1}],
+}
+
+
+def test_every_field_changes_the_digest() -> None:
+    assert set(CHANGES) == set(Recipe.model_fields), "a new field of the recipe needs a line above"
+    recipes = [Recipe.model_validate(BASE | change) for changes in CHANGES.values() for change in changes]
+    digests = [recipe.digest() for recipe in [Recipe.model_validate(BASE), *recipes]]
+    assert len(set(digests)) == len(digests)
+
+
+def test_defaults_and_order_do_not_change_the_digest() -> None:
+    recipe = Recipe.model_validate(BASE)
+    assert recipe.digest() == Recipe.model_validate({"targets": {"sparsity": [0.9, 0.5]}}).digest()
+    assert recipe.digest() == Recipe.model_validate(json.loads(recipe.model_dump_json(exclude={"retrain"}))).digest()
+    one = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"a": 1, "b": 2}}})
+    other = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"b": 2, "a": 1}}})
+    assert one.digest() == other.digest()
+
+
+def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
+    """It names the stages on disk: where it must change, running jobs start again, and this line says so."""
+    assert Recipe(targets=Targets(sparsity=(0.5,))).digest() == DIGEST
+
+
+DIGEST = "92bacc6165271a2891c95b22d845bc0ac4e12ec0eb31d2ebd96651be9b2fcbd4"
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            Estimate(value=value)
+
+
+@pytest.mark.parametrize("module", ["pruning.schemas.job", "pruning.schemas.report", "pruning.schemas.recipe",
+                                    "pruning.errors", "pruning.formats", "pruning.data.uploads", "pruning.data.builtin",
+                                    "pruning.registry"])
+def test_documents_and_uploads_import_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'sklearn'}} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

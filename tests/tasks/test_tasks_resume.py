@@ -1,0 +1,65 @@
+"""`kill -9` of the job process and of the worker at chosen points: the bytes are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from job_world import Chaos, World, due_now, history, processes, statuses
+from servers import until
+
+Bytes = dict[tuple[str, str], str]
+
+WORKER = """
+import sys
+from tasks.artifacts import open_artifacts
+from tasks.run_job import Runner
+from tasks.settings import Settings
+from tasks.store import Store
+
+settings = Settings()
+Runner(Store(settings.database_url), open_artifacts(settings.artifact_url), settings).run(sys.argv[1])
+"""
+
+
+def test_five_kills_of_the_job_process(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    plan = {"at_1": "kill", "before_5": "kill", "at_11": "kill", "before_16": "kill", "at_24": "kill"}
+    chaos.plan(**plan)
+    world.settle_all(id, runner=world.runner(max_attempts=2))
+    world.assert_succeeded_once(id)
+    kills = [event.data["reason"] for event in history(world.store, id) if event.type == "attempt"]
+    assert len(kills) == len(plan), (kills, chaos.saves)
+    assert all("SIGKILL" in reason for reason in kills)
+    assert world.job(id).fence == len(plan) + 1
+    assert world.checkpoints(id) == undisturbed
+
+
+def test_kill_of_the_worker(world: World, chaos: Chaos, undisturbed: Bytes, tmp_path: Path) -> None:
+    id = world.submit()
+    chaos.plan(at_13="gate")
+    settings = {"SECATEUR_DATABASE_URL": world.store.url, "SECATEUR_ARTIFACT_URL": f"file:{tmp_path}/artifacts",
+                "SECATEUR_WORK_DIR": str(world.settings.work_dir), "SECATEUR_CHECKPOINT_STEPS": "2",
+                "SECATEUR_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, id], env={**os.environ, **settings})
+    try:
+        chaos.await_reached()
+        [job_process] = processes(id)
+        assert not world.runner().run(id)  # the owner lives and its lease is fresh
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        until(lambda: not Path(f"/proc/{job_process}").exists() or processes(id) == [], "the job process to end itself")
+    finally:
+        worker.kill()
+        worker.wait()
+    assert world.job(id).status == "running"
+    assert not world.runner().run(id)  # frees it at once: the owner is known to be gone
+    assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
+    due_now(world.store, id)
+    assert world.runner().run(id)
+    world.assert_succeeded_once(id)
+    assert statuses(world.store, id) == ["queued", "running", "queued", "running", "succeeded"]
+    assert world.checkpoints(id) == undisturbed
