@@ -126,9 +126,8 @@ class Pipeline:
                 tensors |= measure(model, self.data, self._advance).tensors("given")
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
                 self._finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
-        found = self.given_measured.document()
+        found, chance = self.given_measured.document(), 1 - 1 / len(self.data.classes)
         error = found.error
-        chance = 1 - 1 / len(self.data.classes)
         assert error.high is not None
         if error.value >= 0.75 * chance and error.high >= chance:
             raise BaselineMismatchError(

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tasks import hosts
 from tasks.broker import server_command, socket_url
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Tree:
                         return USAGE
                     child.failures += 1
                     child.next_start = time.monotonic() + min(10.0, 0.2 * 2 ** child.failures)
-                    _say(f"{child.name} ended ({_status(status)}); it is started again. Log: {child.log}")
+                    _say(f"{child.name} ended ({hosts.describe_exit(status)}); it is started again. Log: {child.log}")
                 elif time.monotonic() >= child.next_start:
                     child.start()
         return 0
@@ -198,10 +199,6 @@ def _dies_with_parent(number: int) -> Callable[[], None] | None:
             os._exit(1)
 
     return prepare
-
-
-def _status(returncode: int) -> str:
-    return signal.Signals(-returncode).name if returncode < 0 else f"exit status {returncode}"
 
 
 def _last_lines(path: Path, count: int = 5) -> str:

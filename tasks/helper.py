@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import Any
 
+from tasks.hosts import describe_exit
+
 logger = logging.getLogger(__name__)
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SECATEUR_PLUGIN_PATH",
@@ -44,7 +46,7 @@ def run_helper(verb: str, payload: dict[str, Any], *, timeout_s: float = 600.0,
     try:
         reply = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        reason = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+        reason = describe_exit(done.returncode)
         logger.error("the helper for %r ended with %s: %s", verb, reason, done.stderr[-2000:])
         raise HelperError("helper_crashed", f"the process that reads this ended with {reason}") from None
     if "error" in reply:

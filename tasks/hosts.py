@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,20 @@ def owner() -> str:
 
 def is_gone(owner: str) -> bool:
     """Whether an owner on this host has ended; False for other hosts, of which nothing is known here."""
-    host, pid, start = owner.rsplit("/", 2)
-    return host == _host() and _start(int(pid)) != start
+    parts = owner.rsplit("/", 2)
+    if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit():
+        return False
+    return _start(int(parts[1])) != parts[2]
+
+
+def describe_exit(returncode: int) -> str:
+    """How a process ended: `SIGKILL`, or `exit status 1`."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"
 
 
 @cache

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +22,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tasks import hosts, workspace
 from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
 from tasks.helper import clean_environment
 from tasks.settings import Settings
-from tasks.store import Store, jobs, work
-from tasks.store.tables import Dataset, Model
+from tasks.store import Store, work
 from tasks.store.work import Claim, LostError, SavedFile
 
 logger = logging.getLogger(__name__)
@@ -38,10 +37,6 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "
 """Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
 
 
-class _DeletedError(Exception):
-    """A model or dataset that the job needs is in the database no more."""
-
-
 class Supervisor:
     """Runs one claim to its end. `stopping` is set when the worker shuts down: the job is handed back."""
 
@@ -50,6 +45,7 @@ class Supervisor:
         self.store, self.artifacts, self.settings, self.claim, self.stopping = store, artifacts, settings, claim, stopping
         self._verdict: str | None = None
         self._spoken_at = time.monotonic()
+        self._handling = False
         self._stage = "baseline"
         self._error: dict[str, Any] | None = None
         self._summary: dict[str, Any] | None = None
@@ -62,9 +58,9 @@ class Supervisor:
         """Start the process, follow it, settle the job."""
         folder: Path | None = None
         try:
-            folder = self._folder()
+            folder = workspace.make(self.settings, self.claim)
             self._attempt(folder)
-            self._tidy()
+            workspace.tidy(self.store, self.artifacts, self.claim)
         except LostError as error:
             logger.warning("%s", error)
         except Exception as error:  # no job waits for its lease to run out beside a worker that lives
@@ -76,18 +72,10 @@ class Supervisor:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _folder(self) -> Path:
-        """A fresh working folder; those of earlier claims, whose workers were killed, are removed."""
-        parent = self.settings.work_dir or Path(tempfile.gettempdir())
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f"secateur-{self.claim.job_id}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=f"secateur-{self.claim.job_id}-{self.claim.fence}-", dir=parent))
-
     def _attempt(self, folder: Path) -> None:
         try:
-            self._prepare(folder)
-        except _DeletedError as error:
+            workspace.fill(folder, self.store, self.artifacts, self.settings, self.claim)
+        except workspace.DeletedError as error:
             self._settle_failed("input_deleted", f"the job's input was deleted: {error}", retryable=False)
             return
         except (OSError, MissingArtifactError) as error:
@@ -99,59 +87,6 @@ class Supervisor:
             self._follow(process)
         watch.join()
         self._settle(process.returncode, folder)
-
-    def _tidy(self) -> None:
-        """Remove artifacts that nothing points at: the stages of a success, what was replaced, what a crash left.
-
-        Those of a later claim are let be: they may be about to be pointed at.
-        """
-        id, mine = self.claim.job_id, range(self.claim.fence + 1)
-        with suppress(OSError, SQLAlchemyError):
-            stored = list(self.artifacts.keys(f"jobs/{id}/attempts"))
-            with self.store.read() as session:
-                used = {row.artifact for row in jobs.result_files(session, id)}
-                used |= {row.artifact for row in jobs.stage_files(session, id)}
-            for key in stored:
-                if key not in used and int(key.split("/")[3]) in mine:
-                    self.artifacts.delete(key)
-
-    def _prepare(self, folder: Path) -> None:
-        claim = self.claim
-        with self.store.read() as session:
-            model = session.get(Model, claim.model_id) if claim.model_id else None
-            rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
-            dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
-            stages = jobs.stage_files(session, claim.job_id)
-        for name, id, row in (("model", claim.model_id, model), ("rewind", claim.rewind_model_id, rewind),
-                              ("data", claim.dataset_id, dataset)):
-            if id is not None and row is None:
-                raise _DeletedError(id)
-            if row is not None:
-                self.artifacts.fetch(row.artifact, folder / f"{name}.safetensors")
-        (folder / "stages").mkdir()
-        for stage in stages:
-            path = folder / "stages" / stage.name
-            try:
-                self.artifacts.fetch(stage.artifact, path)
-            except MissingArtifactError:
-                logger.error("job %s: stage %s is missing and will be computed again", claim.job_id, stage.name)
-                continue
-            if sha256_of(path) != stage.sha256:
-                logger.error("job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name)
-                path.unlink()
-        spec = claim.spec
-        job = {
-            "id": claim.job_id, "spec": spec, "checkpoint_steps": self.settings.checkpoint_steps,
-            "threads": self.settings.threads or len(os.sched_getaffinity(0)),
-            "model": {"architecture": model.architecture, "kwargs": model.kwargs, "normalize": model.normalize,
-                      "classes": model.classes, "sha256": model.sha256} if model is not None else
-                     {"architecture": spec["model"]["architecture"], "kwargs": spec["model"].get("kwargs", {}),
-                      "normalize": None, "classes": None, "sha256": None},
-            "dataset": {"name": dataset.name, "sha256": dataset.sha256, "normalize": dataset.normalize}
-                       if dataset is not None else
-                       {"name": spec["dataset"]["builtin"], "sha256": "", "normalize": None},
-        }
-        (folder / "job.json").write_text(json.dumps(job))
 
     @contextmanager
     def _process(self, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -175,9 +110,9 @@ class Supervisor:
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         """Handle the process's messages until it ends; the end of the pipe is the end of the process."""
         for line in self._pipe:
-            self._spoken_at = time.monotonic()
             if self._verdict is not None:
                 break
+            self._handling = True
             try:
                 self._handle(json.loads(line))
             except LostError:
@@ -186,6 +121,8 @@ class Supervisor:
                 self._verdict = "storage"
                 self._error = {"code": "storage_failed", "message": f"a result could not be stored: {error}",
                                "retryable": True}
+            finally:
+                self._spoken_at, self._handling = time.monotonic(), False
             if self._verdict is not None or self._done or self._error is not None:
                 break
         if self._verdict is None and (self._done or self._error is not None):
@@ -255,13 +192,13 @@ class Supervisor:
             now = time.monotonic()
             verdict: str | None = None
             try:
-                with self.store.write() as session:
-                    if now >= due:
+                if now >= due:
+                    with self.store.write() as session:
                         status = work.heartbeat(session, self.claim, self.settings.lease_s)
-                        due = now + self.settings.heartbeat_s
-                        beaten = now
-                    else:
-                        status = work.held(session, self.claim).status
+                    due, beaten = now + self.settings.heartbeat_s, now
+                else:
+                    with self.store.read() as session:
+                        status = work.status(session, self.claim)
                 if status != "running":
                     verdict = status
                 elif self.claim.deadline_at is not None and time.time() > self.claim.deadline_at:
@@ -274,7 +211,7 @@ class Supervisor:
                     verdict = "lost"
             if self.stopping.is_set():
                 verdict = verdict or "stopping"
-            if now - self._spoken_at > self.settings.stuck_s:
+            if not self._handling and now - self._spoken_at > self.settings.stuck_s:
                 verdict = verdict or "stuck"
             if verdict is not None:
                 self._verdict = self._verdict or verdict
@@ -299,7 +236,8 @@ class Supervisor:
         elif self._done:
             self._write(lambda s: work.settle(s, self.claim, "succeeded", summary=self._summary))
         else:
-            reason = "the job process was silent for too long" if verdict == "stuck" else _ending(returncode)
+            reason = "the job process was silent for too long" if verdict == "stuck" else \
+                f"the job process ended with {hosts.describe_exit(returncode)}"
             logger.error("job %s: %s\n%s", self.claim.job_id, reason, _tail(folder / "log"))
             self._write(lambda s: work.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
 
@@ -325,13 +263,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _ending(returncode: int) -> str:
-    if returncode < 0:
-        known = -returncode in set(signal.Signals)
-        return f"the job process was ended by {signal.Signals(-returncode).name if known else f'signal {-returncode}'}"
-    return f"the job process ended with exit status {returncode}"
 
 
 def _tail(path: Path, lines: int = 20) -> str:

@@ -85,6 +85,14 @@ def heartbeat(session: Session, claim: Claim, lease_s: float) -> str:
     return job.status
 
 
+def status(session: Session, claim: Claim) -> str:
+    """The job's status, read without a lock; `LostError` when the claim is not the newest."""
+    job = session.get(Job, claim.job_id)
+    if job is None or job.fence != claim.fence or job.status not in HELD:
+        raise LostError(f"job {claim.job_id}: fence {claim.fence} is not the newest")
+    return job.status
+
+
 def held(session: Session, claim: Claim) -> Job:
     """The job's locked row while the claim is the newest, or `LostError`."""
     job = locked(session, claim.job_id)
@@ -149,6 +157,8 @@ def settle(session: Session, claim: Claim, status: str, *, summary: dict[str, An
            error: dict[str, Any] | None = None) -> None:
     """End the job: one fenced write of status, results and error. A success needs its stages no more."""
     job = held(session, claim)
+    if job.status == "cancelling":  # asked for while the last files were stored
+        status, error = "cancelled", None
     job.summary = summary if summary is not None else job.summary
     job.error = error
     if status == "succeeded":

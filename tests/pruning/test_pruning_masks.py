@@ -30,7 +30,7 @@ from pruning.masks import (
 )
 from pruning.round import alive_scores, prune_
 from pruning.sparsifiers import sparsifiers
-from pruning.types import Allocation, Budget, Keeps, Masks, Scores
+from pruning.types import Allocation, Budget, Keeps, Masks, Scores, Sparse
 
 fast = settings(max_examples=150, deadline=None, derandomize=True)
 numbers = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), st.floats(-1e6, 1e6, width=32))
@@ -256,6 +256,23 @@ def test_an_allocation_that_overspends_is_caught() -> None:
 
 def _greedy() -> Allocation:
     return Greedy()
+
+
+class Reviving:
+    """A sparsifier that keeps everything."""
+
+    def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: torch.Generator) -> Sparse:
+        return Sparse(torch.ones_like(weight, dtype=torch.bool), weight + 1)
+
+
+def test_no_sparsifier_brings_a_pruned_weight_back() -> None:
+    model = cases.mlp()
+    masks = cases.half_masks(model)
+    apply_masks_(model, masks)
+    after = prune_(model, Evidence(model, masks), 0.3, criterion=criteria.create("magnitude"),
+                   allocation=allocations.create("global"), sparsifier=Reviving(), generator=torch.Generator())
+    assert all(torch.equal(after[name], mask) for name, mask in masks.items())
+    assert all(not bool(weight[~masks[name]].detach().any()) for name, weight in prunable(model).items())
 
 
 @pytest.mark.parametrize(("change", "message"), [

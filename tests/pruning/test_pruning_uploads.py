@@ -332,7 +332,8 @@ def test_limits_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
 
 SEEDS = {"zip": zipped(folder(train__a__3_dot_jpg=encoded(picture(0), "JPEG"), train__a__4_dot_bmp=encoded(
     picture(1), "BMP"), train__a__5_dot_tif=encoded(picture(1), "TIFF"), train__a__6_dot_webp=encoded(
-    picture(1), "WEBP"), train__a__7_dot_ppm=encoded(picture(1), "PPM")), zipfile.ZIP_STORED), "deflated": zipped(folder()),
+    picture(1), "WEBP"), train__a__7_dot_ppm=encoded(picture(1), "PPM")), zipfile.ZIP_STORED),
+    "deflated": zipped(folder()),
     "npz": npz(arrays()), "safetensors": save_numpy(arrays())}
 
 

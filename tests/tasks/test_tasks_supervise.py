@@ -33,7 +33,7 @@ from job_world import (
 from servers import Bucket, Postgresql, until
 from sqlalchemy.exc import OperationalError
 
-from tasks import supervise
+from tasks import hosts, supervise
 from tasks.artifacts import open_artifacts
 from tasks.run_job import reap_forever
 from tasks.store import Store, assets, work
@@ -344,9 +344,9 @@ def test_what_a_dead_worker_left_in_the_work_folder_goes(world: World) -> None:
 
 def test_every_signal_has_a_name() -> None:
     for number in range(1, 65):
-        assert supervise._ending(-number)
-    assert "SIGKILL" in supervise._ending(-signal.SIGKILL)
-    assert "3" in supervise._ending(3)
+        assert hosts.describe_exit(-number)
+    assert "SIGKILL" in hosts.describe_exit(-signal.SIGKILL)
+    assert "3" in hosts.describe_exit(3)
 
 
 def test_a_running_job_is_run_once_and_knows_no_secrets(

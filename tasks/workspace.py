@@ -1,0 +1,102 @@
+"""The working folder of a claim: what a job process needs, and nothing that it cannot lose."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
+from tasks.settings import Settings
+from tasks.store import Store, jobs
+from tasks.store.tables import Dataset, Model, StageFile
+from tasks.store.work import Claim
+
+logger = logging.getLogger(__name__)
+
+
+class DeletedError(Exception):
+    """A model or dataset that the job needs is in the database no more."""
+
+
+def make(settings: Settings, claim: Claim) -> Path:
+    """A fresh working folder; those of earlier claims, whose workers were killed, are removed."""
+    parent = settings.work_dir or Path(tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"secateur-{claim.job_id}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"secateur-{claim.job_id}-{claim.fence}-", dir=parent))
+
+
+def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, claim: Claim) -> None:
+    """Fetch the inputs and every saved stage, and write `job.json`.
+
+    Raises `DeletedError` for an input that is in the database no more, `MissingArtifactError` or `OSError` for one that
+    cannot be read. A stage that is missing or damaged is left out: it will be computed again.
+    """
+    with store.read() as session:
+        model = session.get(Model, claim.model_id) if claim.model_id else None
+        rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
+        dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
+        stages = jobs.stage_files(session, claim.job_id)
+    for name, id, row in (("model", claim.model_id, model), ("rewind", claim.rewind_model_id, rewind),
+                          ("data", claim.dataset_id, dataset)):
+        if id is not None and row is None:
+            raise DeletedError(id)
+        if row is not None:
+            artifacts.fetch(row.artifact, folder / f"{name}.safetensors")
+    (folder / "stages").mkdir()
+    for stage in stages:
+        _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
+    job = {"id": claim.job_id, "spec": claim.spec, "checkpoint_steps": settings.checkpoint_steps,
+           "threads": settings.threads or len(os.sched_getaffinity(0)),
+           "model": _describe_model(claim.spec["model"], model), "dataset": _describe_dataset(claim.spec, dataset)}
+    (folder / "job.json").write_text(json.dumps(job))
+
+
+def tidy(store: Store, artifacts: Artifacts, claim: Claim) -> None:
+    """Remove artifacts that nothing points at: the stages of a success, what was replaced, what a crash left.
+
+    Those of a later claim are let be: they may be about to be pointed at.
+    """
+    id, mine = claim.job_id, range(claim.fence + 1)
+    with suppress(OSError, SQLAlchemyError):
+        stored = list(artifacts.keys(f"jobs/{id}/attempts"))
+        with store.read() as session:
+            used = {row.artifact for row in jobs.result_files(session, id)}
+            used |= {row.artifact for row in jobs.stage_files(session, id)}
+        for key in stored:
+            if key not in used and int(key.split("/")[3]) in mine:
+                artifacts.delete(key)
+
+
+def _fetch_stage(path: Path, artifacts: Artifacts, claim: Claim, stage: StageFile) -> None:
+    try:
+        artifacts.fetch(stage.artifact, path)
+    except MissingArtifactError:
+        logger.error("job %s: stage %s is missing and will be computed again", claim.job_id, stage.name)
+        return
+    if sha256_of(path) != stage.sha256:
+        logger.error("job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name)
+        path.unlink()
+
+
+def _describe_model(reference: dict[str, Any], row: Model | None) -> dict[str, Any]:
+    if row is None:
+        return {"architecture": reference["architecture"], "kwargs": reference.get("kwargs", {}), "normalize": None,
+                "classes": None, "sha256": None}
+    return {"architecture": row.architecture, "kwargs": row.kwargs, "normalize": row.normalize, "classes": row.classes,
+            "sha256": row.sha256}
+
+
+def _describe_dataset(spec: dict[str, Any], row: Dataset | None) -> dict[str, Any]:
+    if row is None:
+        return {"name": spec["dataset"]["builtin"], "sha256": "", "normalize": None}
+    return {"name": row.name, "sha256": row.sha256, "normalize": row.normalize}
