@@ -22,6 +22,7 @@ from pruning.checkpoints import read_sparse, write_sparse
 from pruning.criteria import criteria
 from pruning.data.tensors import Data
 from pruning.evidence import Evidence
+from pruning.ledger import Silent
 from pruning.networks import load_model
 from pruning.pipeline import Networks, Pipeline
 from pruning.schemas.recipe import Recipe
@@ -64,23 +65,12 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
     device = next(model.parameters()).device
     with tempfile.TemporaryDirectory() as folder:
         pipeline = Pipeline(recipe, Networks(lambda: copy.deepcopy(model).cpu(), state), data.to(device),
-                            Stages(Path(folder), recipe.digest()), _Silent(), device)
+                            Stages(Path(folder), recipe.digest()), Silent(), device)
         pipeline.run()
         for done in pipeline.done:
             if done.target is not None:
                 yield PrunedModel(done.label, done.target, done.sparsity, done.network(), done.masks(),
                                   done.measured.document())
-
-
-class _Silent:
-    def stage(self, stage: str, name: str) -> None:
-        pass
-
-    def progress(self, done: float, total: float) -> None:
-        pass
-
-    def warn(self, message: str) -> None:
-        pass
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.allocations import allocations
 from pruning.criteria import criteria
 from pruning.data.tensors import Data, Split
 from pruning.errors import BaselineMismatchError, ParameterError
 from pruning.evidence import Batches, Evidence
+from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
 from pruning.plan import TRAIN_COST, Costs, PlannedRound, rounds
@@ -29,21 +27,7 @@ from pruning.stages import PartialTraining, Stages
 from pruning.training import Controls, train_
 from pruning.types import Masks, TrialRound
 
-State = dict[str, Tensor]
 CALIBRATION_IMAGES = 1000
-
-
-class Watcher(Protocol):
-    """Who is told what a job is doing."""
-
-    def stage(self, stage: str, name: str) -> None:
-        """A stage begins: `baseline`, `prune`, `retrain`, `evaluate` or `export`."""
-
-    def progress(self, done: float, total: float) -> None:
-        """Work done, in units of one image forward."""
-
-    def warn(self, message: str) -> None:
-        """Something the user should know."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +54,6 @@ class Pipeline:
     device: torch.device
     checkpoint_steps: int = 200
     target_done: Callable[[TrialRound], None] = field(default=lambda done: None)
-    seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     done: list[TrialRound] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -79,7 +61,7 @@ class Pipeline:
             raise ParameterError("weight rewinding needs the weights to rewind to", pointer="/retrain/mode")
         self.costs = Costs.of(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
                                             "test": len(self.data.test)})
-        self._total, self._base, self._within = float(self.costs.total(self.recipe)), 0.0, 0.0
+        self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total(self.recipe)))
 
     def run(self) -> None:
         """Every stage up to the last round."""
@@ -97,24 +79,24 @@ class Pipeline:
 
     def dense(self) -> nn.Module:
         """The network as given, or as trained by the job."""
-        return self.network(self._part("dense", "model."))
+        return self.network(self.ledger.part("dense", "model."))
 
     def control(self) -> nn.Module:
         """The dense control."""
-        return self.network(self._part("control", "model."))
+        return self.network(self.ledger.part("control", "model."))
 
     @property
     def given_measured(self) -> Measured:
         """The dense network's measurements."""
-        return self._measured("dense", "given")
+        return self.ledger.measured("dense", "given")
 
     @property
     def control_measured(self) -> Measured:
         """The dense control's measurements."""
-        return self._measured("control", "control")
+        return self.ledger.measured("control", "control")
 
     def _dense(self) -> None:
-        with self._stage("baseline", "dense", self.costs.dense) as fresh:
+        with self.ledger.enter("baseline", "dense", self.costs.dense) as fresh:
             if fresh:
                 model = self._initial()
                 tensors: State = {}
@@ -123,9 +105,9 @@ class Pipeline:
                 rewind = self.networks.rewind or {}
                 if self.recipe.train is not None:
                     rewind = self._train_dense(model, self.recipe.train)
-                tensors |= measure(model, self.data, self._advance).tensors("given")
+                tensors |= measure(model, self.data, self.ledger.advance).tensors("given")
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
-                self._finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
+                self.ledger.finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
         found, chance = self.given_measured.document(), 1 - 1 / len(self.data.classes)
         error = found.error
         assert error.high is not None
@@ -134,8 +116,9 @@ class Pipeline:
                 f"the dense network is wrong on {error.value:.1%} of the test images, no better than chance "
                 f"({chance:.1%}): model, classes and normalisation do not belong to this dataset")
         if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
-            self._warn("the validation images were set aside from train; an uploaded network that was trained on them has "
-                       f"too low an error there (as given: validation {found.val_error.value:.2%}, test {error.value:.2%})")
+            self.ledger.warn(
+                "the validation images were set aside from train; an uploaded network that was trained on them has too low "
+                f"an error there (as given: validation {found.val_error.value:.2%}, test {error.value:.2%})")
 
     def _train_dense(self, model: nn.Module, schedule: Train) -> State:
         """Train the network and return its weights at the rewind epoch, saved as soon as they are reached."""
@@ -144,30 +127,29 @@ class Pipeline:
             if epoch == schedule.rewind_epoch:
                 self.stages.save("rewind", model.state_dict(), {})
 
-        self._train(model, schedule, "train", None, PartialTraining(self.stages, "dense"), at_epoch=keep)
-        return self._part("rewind", "")
+        saver = PartialTraining(self.stages, "dense")
+        if self.stages.load("rewind") is None:  # without its weights, what was trained beyond the rewind epoch is of no use
+            saver.drop()
+        self._train(model, schedule, "train", None, saver, at_epoch=keep)
+        return self.ledger.part("rewind", "")
 
     def _control(self) -> None:
         recipe = self.recipe
-        with self._stage("retrain", "control", self.costs.control(recipe)) as fresh:
+        with self.ledger.enter("retrain", "control", self.costs.control(recipe)) as fresh:
             if not fresh:
                 return
-            tensors, _ = self._load("dense")
-            measured = Measured.restore(tensors, "given")
+            model, measured = self.dense(), self.given_measured
             if recipe.when == "after_training" and recipe.retrain.mode != "none":
-                model = self.dense()
                 self._retrain(model, None, "control", 1)
-                measured = measure(model, self.data, self._advance)
-                state = model.state_dict()
-            else:
-                state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-            self._finish("control", {f"model.{key}": value for key, value in state.items()} | measured.tensors("control"))
+                measured = measure(model, self.data, self.ledger.advance)
+            tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+            self.ledger.finish("control", tensors | measured.tensors("control"))
 
     def _cascade(self, index: int, method: Method, label: str) -> None:
         before: str | None = None
         for planned in rounds(self.recipe):
             name = f"round-{index}-{planned.number:03d}"
-            with self._stage("prune", name, self.costs.round(planned)) as fresh:
+            with self.ledger.enter("prune", name, self.costs.round(planned)) as fresh:
                 if fresh:
                     self._round(name, None if planned.restart else before, planned, method, label)
             before = name
@@ -179,10 +161,10 @@ class Pipeline:
     def _round(self, name: str, before: str | None, planned: PlannedRound, method: Method, label: str) -> None:
         recipe = self.recipe
         at_start = recipe.when == "before_training"
-        model = self.network(self._part("dense", "initial." if at_start else "model.")
-                             if before is None else self._part(before, "untrained." if at_start else "model."))
+        model = self.network(self.ledger.part("dense", "initial." if at_start else "model.")
+                             if before is None else self.ledger.part(before, "untrained." if at_start else "model."))
         masks = full_masks(prunable(model, recipe.exclude)) if before is None else {
-            key: mask.to(self.device) for key, mask in self._part(before, "mask.").items()}
+            key: mask.to(self.device) for key, mask in self.ledger.part(before, "mask.").items()}
         evidence = Evidence(model, masks, partial(self._calibration, planned.number), exclude=recipe.exclude,
                             generator=generator(recipe.seed, "criterion", planned.number))
         masks = prune_(model, evidence, planned.density,
@@ -191,17 +173,17 @@ class Pipeline:
                        sparsifier=sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params),
                        generator=generator(recipe.seed, "sparsifier", planned.number))
         for layer in collapsed(masks):
-            self._warn(f"{label}, round {planned.number}: layer collapse: nothing remains of {layer}")
+            self.ledger.warn(f"{label}, round {planned.number}: layer collapse: nothing remains of {layer}")
         tensors = {f"mask.{key}": mask for key, mask in masks.items()}
         if at_start:
             tensors |= {f"untrained.{key}": value.clone() for key, value in model.state_dict().items()}
-        tensors |= measure(model, self.data, self._advance).tensors("pruned")
+        tensors |= measure(model, self.data, self.ledger.advance).tensors("pruned")
         if planned.retrained:
             self.watcher.stage("retrain", name)
             self._retrain(model, masks, name, planned.number)
-            tensors |= measure(model, self.data, self._advance).tensors("retrained")
+            tensors |= measure(model, self.data, self.ledger.advance).tensors("retrained")
         tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
-        self._finish(name, tensors)
+        self.ledger.finish(name, tensors)
 
     def _retrain(self, model: nn.Module, masks: Masks | None, name: str, number: int) -> None:
         recipe = self.recipe
@@ -214,25 +196,24 @@ class Pipeline:
         if recipe.train is not None and recipe.retrain.mode in ("weight_rewind", "lr_rewind"):
             schedule, start = recipe.train, recipe.train.rewind_epoch
         if recipe.retrain.mode == "weight_rewind":
-            model.load_state_dict(self._part("dense", "rewind."))
+            model.load_state_dict(self.ledger.part("dense", "rewind."))
             apply_masks_(model, masks or {})
         self._train(model, schedule, f"retrain-{number}", masks, PartialTraining(self.stages, name), start=start)
 
     def _train(self, model: nn.Module, schedule: Training, name: str, masks: Masks | None, saver: PartialTraining, *,
                start: int = 0, at_epoch: Callable[[int], None] = lambda epoch: None) -> None:
-        controls = Controls(saver=saver, every_steps=self.checkpoint_steps, warn=self._warn, at_epoch=at_epoch,
-                            advance=lambda images: self._advance(TRAIN_COST * images))
+        controls = Controls(saver=saver, every_steps=self.checkpoint_steps, warn=self.ledger.warn, at_epoch=at_epoch,
+                            advance=lambda images: self.ledger.advance(TRAIN_COST * images))
         train_(model, self.data, schedule, seed=self.recipe.seed, name=name, masks=masks, start_epoch=start,
                controls=controls)
 
     def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> TrialRound:
-        masks = self._part(name, "mask.")
+        masks = self.ledger.part(name, "mask.")
         kept = density(masks)
-        tensors, _ = self._load(name)
+        retrained = self.ledger.measured(name, "retrained") if planned.retrained else None
         return TrialRound(
-            method, label, planned.number, 1.0 - kept, kept, planned.target, partial(self._part, name, "mask."),
-            lambda: self.network(self._part(name, "model.")), Measured.restore(tensors, "pruned"),
-            Measured.restore(tensors, "retrained") if planned.retrained else None)
+            method, label, planned.number, 1.0 - kept, kept, planned.target, partial(self.ledger.part, name, "mask."),
+            lambda: self.network(self.ledger.part(name, "model.")), self.ledger.measured(name, "pruned"), retrained)
 
     def _calibration(self, number: int) -> Batches:
         """A seeded draw of training images without augmentation."""
@@ -251,46 +232,6 @@ class Pipeline:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(self.recipe.seed, "initialisation"))))
             return self.networks.build()
-
-    @contextmanager
-    def _stage(self, stage: str, name: str, units: int) -> Iterator[bool]:
-        """Enter a stage; yields whether it has still to be done."""
-        self.watcher.stage(stage, name)
-        self._began, self._within, self._warned = time.monotonic(), 0.0, len(self.warnings)
-        saved = self.stages.load(name)
-        yield saved is None
-        note = saved[1] if saved is not None else self._load(name)[1]
-        self.seconds[name] = note["seconds"]
-        for message in note["warnings"]:
-            if message not in self.warnings:
-                self._warn(message)
-        self._base, self._within = self._base + units, 0.0
-        self._advance(0)
-
-    def _finish(self, name: str, tensors: State) -> None:
-        note = {"seconds": time.monotonic() - self._began, "warnings": self.warnings[self._warned:]}
-        self.stages.save(name, tensors, note)
-        PartialTraining(self.stages, name).drop()
-
-    def _advance(self, units: int) -> None:
-        self._within += units
-        self.watcher.progress(min(self._base + self._within, self._total), self._total)
-
-    def _warn(self, message: str) -> None:
-        self.warnings.append(message)
-        self.watcher.warn(message)
-
-    def _load(self, name: str) -> tuple[State, dict[str, Any]]:
-        saved = self.stages.load(name)
-        assert saved is not None, f"stage {name} is not there"
-        return saved
-
-    def _part(self, name: str, prefix: str) -> State:
-        tensors, _ = self._load(name)
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-    def _measured(self, name: str, prefix: str) -> Measured:
-        return Measured.restore(self._load(name)[0], prefix)
 
 
 def criterion_labels(recipe: Recipe) -> list[str]:

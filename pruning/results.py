@@ -17,7 +17,7 @@ from torch import nn
 from pruning.checkpoints import WRITERS
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
-from pruning.masks import full_masks, prunable, reason_dense
+from pruning.masks import collapsed, full_masks, prunable, reason_dense
 from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency
 from pruning.pipeline import Pipeline
 from pruning.schemas.recipe import Method
@@ -108,7 +108,7 @@ class Results:
                 failures.append(Failure(name=method.name, code=code, message=f"{type(error).__name__}: {error}"))
                 continue
             pipeline.stages.save(stage, {}, {"section": sections[method.name].model_dump(mode="json")})
-            pipeline.seconds[stage] = time.monotonic() - begin
+            pipeline.ledger.seconds[stage] = time.monotonic() - begin
         return sections, failures
 
     def report(self, sections: dict[str, Section] | None = None, failures: list[Failure] | None = None, *,
@@ -137,7 +137,7 @@ class Results:
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
             gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=tuple(failures or ()),
-            warnings=tuple(pipeline.warnings), partial=partial, usage=pipeline.seconds)
+            warnings=tuple(pipeline.ledger.warnings), partial=partial, usage=pipeline.ledger.seconds)
 
     def _dense_network(self, name: str, model: nn.Module, measured: Measured) -> Network:
         stage = f"export-{name}"
@@ -167,7 +167,8 @@ class Results:
             error_increase=Increase(given=increase(done.measured.wrong, given.wrong),
                                     control=increase(done.measured.wrong, control.wrong)),
             val_error_increase=increase(done.measured.val_wrong, control.val_wrong),
-            layers=layers(dense, masks, self.pipeline.recipe.exclude), **saved[1])
+            layers=layers(dense, masks, self.pipeline.recipe.exclude),
+            warnings=tuple(f"layer collapse: nothing remains of {layer}" for layer in collapsed(masks)), **saved[1])
 
     def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None) -> dict[str, Any]:
         shape = self.pipeline.data.shape

@@ -32,15 +32,19 @@ class Stages:
         """The file of a stage."""
         return self.folder / f"{self._prefix}-{name}.safetensors"
 
-    def load(self, name: str) -> tuple[State, dict[str, Any]] | None:
-        """Tensors and note of a stage, or None when it has not been finished (or its file is damaged)."""
+    def load(self, name: str, prefix: str = "") -> tuple[State, dict[str, Any]] | None:
+        """Tensors (those whose names begin with `prefix`) and note of a stage.
+
+        None when the stage has not been finished, or its file is damaged.
+        """
         path = self.path(name)
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 note = json.loads(file.metadata()["note"])
-                return {key: file.get_tensor(key) for key in file.keys()}, note  # noqa: SIM118
+                names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+                return {key: file.get_tensor(key) for key in names}, note
         except (SafetensorError, KeyError, TypeError, ValueError):
             path.unlink()
             return None

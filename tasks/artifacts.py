@@ -158,7 +158,8 @@ class S3Artifacts:
     def __init__(self, url: str, endpoint: str | None) -> None:
         from obstore.store import S3Store
 
-        options: dict[str, Any] = {"region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")}
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+        options: dict[str, Any] = {"region": region}
         if endpoint is not None:
             options |= {"endpoint": endpoint, "virtual_hosted_style_request": False}
             if endpoint.startswith("http://"):

@@ -104,6 +104,9 @@ class Recipe(Document):
     def _consistent(self) -> Recipe:
         if len(set(map(repr, self.criteria))) != len(self.criteria):
             raise ValueError("criterion: a criterion is listed twice with the same parameters")
+        names = [method.name for method in self.evaluations or ()]
+        if len(set(names)) != len(names):
+            raise ValueError("evaluations: an evaluation is listed twice")
         if self.when == "before_training":
             if self.train is None:
                 raise ValueError("when: 'before_training' prunes at initialisation and needs model.train")
@@ -118,6 +121,11 @@ class Recipe(Document):
         return self
 
     def digest(self) -> str:
-        """SHA-256 of the recipe with every default written in, as canonical JSON (hex)."""
-        document = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(document.encode()).hexdigest()
+        """SHA-256 of the recipe with every default written in, as canonical JSON (hex).
+
+        Two ways to write one recipe have one digest: a criterion or a list of one; any `retrain` before training.
+        """
+        document = self.model_dump(mode="json") | {"criterion": [one.model_dump(mode="json") for one in self.criteria]}
+        if self.when == "before_training":
+            del document["retrain"]
+        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

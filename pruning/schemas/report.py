@@ -212,4 +212,4 @@ class Report(Document):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     partial: bool = False
-    usage: Annotated[dict[str, float], Field(description="Seconds by stage, over all attempts.")] = {}
+    usage: Annotated[dict[str, float], Field(description="Seconds by stage, of the attempt that finished it.")] = {}

@@ -45,8 +45,8 @@ class LrSchedule(Document):
     def _milestones_belong_to_step(self) -> LrSchedule:
         if self.name == "step" and not self.milestones:
             raise ValueError("the schedule 'step' needs milestones, in epochs")
-        if self.name != "step" and self.milestones:
-            raise ValueError(f"milestones have no effect with the schedule {self.name!r}")
+        if self.name != "step" and (self.milestones or self.gamma != 0.1):
+            raise ValueError(f"milestones and gamma have no effect with the schedule {self.name!r}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must increase")
         return self
@@ -63,6 +63,14 @@ class Training(Document):
     """`auto`: random crop (4 pixels of padding) and flip for colour images of 24 pixels and more, nothing otherwise."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
+
+
+    @model_validator(mode="after")
+    def _schedule_inside(self) -> Training:
+        last = max(self.lr_schedule.milestones, default=0.0)
+        if last >= self.epochs or self.lr_schedule.warmup_epochs > self.epochs:
+            raise ValueError(f"lr_schedule: a milestone or warm-up beyond the {self.epochs} epochs has no effect")
+        return self
 
 
 class Train(Training):

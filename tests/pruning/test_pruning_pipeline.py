@@ -63,9 +63,15 @@ class Counting(Pipeline):
 
     counted = 0
 
-    def _advance(self, units: int) -> None:
-        self.counted += units
-        super()._advance(units)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        advance = self.ledger.advance
+
+        def count(units: int) -> None:
+            self.counted += units
+            advance(units)
+
+        self.ledger.advance = count  # type: ignore[method-assign]
 
 
 class InterruptionError(Exception):
@@ -215,7 +221,7 @@ def test_a_finished_job_is_not_done_again(tmp_path: Path) -> None:
     again = run(recipe, tmp_path)
     assert again.counted == 0
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert again.seconds == first.seconds
+    assert again.ledger.seconds == first.ledger.seconds
     assert again.watcher.done[-1] == first.watcher.done[-1]  # type: ignore[attr-defined]
 
 
@@ -413,7 +419,7 @@ def test_a_collapsed_layer_is_told_also_after_a_rerun(tmp_path: Path) -> None:
         pipeline.run()
         told = [message for message in listener.warnings if "collapse" in message]
         assert told == ["magnitude, round 1: layer collapse: nothing remains of 3.weight"]
-        assert [message for message in pipeline.warnings if "collapse" in message] == told
+        assert [message for message in pipeline.ledger.warnings if "collapse" in message] == told
 
 
 def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from pruning.schemas.job import JobSpec
-from pruning.schemas.recipe import Recipe, Targets
+from pruning.schemas.recipe import Method, Recipe, Retrain, Targets
 from pruning.schemas.report import Estimate
+from pruning.schemas.training import Train
 
 MODEL, DATA = {"id": "mdl_00000000"}, {"builtin": "digits"}
 TRAIN = {"architecture": "mlp", "train": {"epochs": 3, "rewind_epoch": 1}}
@@ -98,7 +99,11 @@ def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
     ({"retrain": {"optimizer": {"nesterov": True, "momentum": 0}}}, "nesterov needs momentum"),
     ({"retrain": {"optimizer": {"lr": 0}}}, "greater than 0"),
     ({"retrain": {"lr_schedule": {"name": "step"}}}, "needs milestones"),
-    ({"retrain": {"lr_schedule": {"name": "cosine", "milestones": [1]}}}, "milestones have no effect"),
+    ({"retrain": {"lr_schedule": {"name": "cosine", "milestones": [1]}}}, "milestones and gamma have no effect"),
+    ({"retrain": {"lr_schedule": {"name": "cosine", "gamma": 0.5}}}, "milestones and gamma have no effect"),
+    ({"retrain": {"epochs": 2, "lr_schedule": {"name": "step", "milestones": [2]}}}, "has no effect"),
+    ({"retrain": {"epochs": 2, "lr_schedule": {"warmup_epochs": 3}}}, "has no effect"),
+    ({"evaluations": [{"name": "accuracy"}, {"name": "accuracy"}]}, "listed twice"),
     ({"retrain": {"lr_schedule": {"name": "step", "milestones": [2, 1]}}}, "milestones must increase"),
     ({"retrain": {"epochs": 0}}, "greater than or equal to 1"),
     ({"gates": {"max_error_increase": -0.1}}, "greater than or equal to 0"),
@@ -160,7 +165,16 @@ def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
     assert Recipe(targets=Targets(sparsity=(0.5,))).digest() == DIGEST
 
 
-DIGEST = "92bacc6165271a2891c95b22d845bc0ac4e12ec0eb31d2ebd96651be9b2fcbd4"
+DIGEST = "12cd298410e4780fd0d1ab5d7f319229f66181a9b39180c93ff777af14d3849d"
+
+
+def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
+    targets, train = Targets(sparsity=(0.5,)), Train(epochs=2)
+    one = Method(name="magnitude")
+    assert Recipe(targets=targets, criterion=one).digest() == Recipe(targets=targets, criterion=(one,)).digest()
+    early = Recipe(targets=targets, train=train, when="before_training")
+    none = Recipe(targets=targets, train=train, when="before_training", retrain=Retrain(mode="none"))
+    assert early.digest() == none.digest()
 
 
 def test_numbers_that_are_none_are_refused() -> None:

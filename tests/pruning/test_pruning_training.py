@@ -171,6 +171,7 @@ def test_frozen_parameters_do_not_move() -> None:
        warmup=st.sampled_from([0.0, 0.5, 2.0]), gamma=st.floats(0.05, 0.9))
 def test_lr_factor_is_the_documented_one(name: str, epochs: int, at: float, warmup: float, gamma: float) -> None:
     milestones = (1.0, 2.5) if name == "step" else ()
+    gamma = gamma if name == "step" else 0.1
     schedule = LrSchedule(name=name, milestones=milestones, gamma=gamma, warmup_epochs=warmup)  # type: ignore[arg-type]
     expected = oracles.lr_factor(name, at * epochs, epochs, milestones, gamma, warmup)
     assert math.isclose(lr_factor(schedule, at * epochs, epochs), expected, rel_tol=1e-12, abs_tol=1e-15)
