@@ -26,22 +26,10 @@ def dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: st
     return nn.Sequential(layers)
 
 
-@architectures.register("mlp")
 @dataclass(frozen=True)
-class Mlp:
-    """Multilayer perceptron on flattened images, layers `fc1`, `fc2`, ...
+class Flat:
+    """What networks on flattened images of one size share."""
 
-    >>> Mlp(hidden=(5,), channels=1, height=2, width=2, classes=3).build()
-    Sequential(
-      (flatten): Flatten(start_dim=1, end_dim=-1)
-      (fc1): Linear(in_features=4, out_features=5, bias=True)
-      (act1): ReLU()
-      (fc2): Linear(in_features=5, out_features=3, bias=True)
-    )
-    """
-
-    hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
-    activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
     channels: Annotated[int, Field(ge=1, le=1024)] = 1
     height: Annotated[int, Field(ge=1, le=65_536)] = 28
     width: Annotated[int, Field(ge=1, le=65_536)] = 28
@@ -57,6 +45,29 @@ class Mlp:
         """Number of classes."""
         return self.classes
 
+    @property
+    def inputs(self) -> int:
+        """Values of one image."""
+        return self.channels * self.height * self.width
+
+
+@architectures.register("mlp")
+@dataclass(frozen=True)
+class Mlp(Flat):
+    """Multilayer perceptron on flattened images, layers `fc1`, `fc2`, ...
+
+    >>> Mlp(hidden=(5,), channels=1, height=2, width=2, classes=3).build()
+    Sequential(
+      (flatten): Flatten(start_dim=1, end_dim=-1)
+      (fc1): Linear(in_features=4, out_features=5, bias=True)
+      (act1): ReLU()
+      (fc2): Linear(in_features=5, out_features=3, bias=True)
+    )
+    """
+
+    hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
+    activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
+
     def build(self) -> nn.Module:
         """The network, initialised as PyTorch does."""
-        return dense_net(self.channels * self.height * self.width, self.hidden, self.classes, self.activation)
+        return dense_net(self.inputs, self.hidden, self.classes, self.activation)
