@@ -8,6 +8,7 @@ One metadata entry only: the order of several is not defined, and equal networks
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -87,8 +88,15 @@ def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     """Write safetensors aside, flush to disk, rename: the file is whole or absent. Tied tensors are written each."""
     aside = path.with_name(f".{path.name}.part")
     seen: dict[int, str] = {}
-    save_file({name: tensor if seen.setdefault(tensor.data_ptr(), name) == name else tensor.clone()
-               for name, tensor in tensors.items()}, aside, metadata=metadata)
+    try:
+        save_file({name: tensor if seen.setdefault(tensor.data_ptr(), name) == name else tensor.clone()
+                   for name, tensor in tensors.items()}, aside, metadata=metadata)
+    except SafetensorError as error:
+        aside.unlink(missing_ok=True)
+        number = next((n for n in (errno.ENOSPC, errno.EDQUOT) if f"os error {n})" in str(error)), None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(path)

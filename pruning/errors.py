@@ -75,6 +75,12 @@ class BaselineMismatchError(SecateurError):
     code = "baseline_mismatch"
 
 
+class DeviceError(SecateurError):
+    """A device that this machine does not have."""
+
+    code = "device_unavailable"
+
+
 class DivergenceError(SecateurError):
     """A training whose loss became NaN or infinite."""
 

@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from pruning.checkpoints import read_sparse, write_sparse
 from pruning.criteria import criteria
 from pruning.data.tensors import Data
+from pruning.errors import DeviceError
 from pruning.evidence import Evidence
 from pruning.ledger import Silent
 from pruning.networks import load_model
@@ -74,7 +75,9 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is a device, else the CPU."""
+    """`auto` is CUDA where there is a device, else the CPU; `DeviceError` for one that is not here."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("the job asks for a CUDA device and this worker has none; use 'auto' or 'cpu'")
     return torch.device(wanted)

@@ -1,4 +1,4 @@
-"""Which weights remain: make, apply, count and compare masks."""
+"""Which weights remain: make, apply and count masks."""
 
 from __future__ import annotations
 
@@ -97,13 +97,6 @@ def top(score: Tensor, keep: int) -> Tensor:
     ties = (flat == threshold).nonzero().flatten()
     mask[ties[: keep - int(mask.sum())]] = True
     return mask.reshape(score.shape)
-
-
-def agreement(first: Masks, second: Masks) -> float:
-    """Jaccard index of two sets of masks: |both keep| / |either keeps|; 1 when neither keeps any."""
-    both = sum(int((first[name] & second[name]).sum()) for name in first)
-    either = sum(int((first[name] | second[name]).sum()) for name in first)
-    return both / either if either else 1.0
 
 
 def collapsed(masks: Masks) -> list[str]:

@@ -87,12 +87,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict in place; every tensor must be there, of the right shape, a finite float where one is due.
-
-    float16 and bfloat16 become float32; BatchNorm's `num_batches_tracked` may be missing.
-    """
+    """Load a state dict in place after `check_state`; float16 and bfloat16 become float32."""
     wanted = model.state_dict()
-    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    check_state(wanted, state)
+    model.load_state_dict({**{name: wanted[name] for name in _optional(wanted)}, **state})
+
+
+def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise `ModelError` unless every tensor is there, of the right shape, a finite float where one is due.
+
+    `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its size is allocated.
+    BatchNorm's `num_batches_tracked` may be missing.
+    """
+    optional = _optional(wanted)
     missing, unexpected = sorted(set(wanted) - optional - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
         parts = [f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
@@ -108,4 +115,7 @@ def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
                 raise ModelError(f"{name} holds NaN or infinity")
         elif tensor.dtype != wanted[name].dtype:
             raise ModelError(f"{name} is {tensor.dtype}, the architecture needs {wanted[name].dtype}")
-    model.load_state_dict({**{name: wanted[name] for name in optional}, **state})
+
+
+def _optional(wanted: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in wanted if name.endswith("num_batches_tracked")}

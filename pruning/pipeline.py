@@ -95,6 +95,11 @@ class Pipeline:
         """The dense control's measurements."""
         return self.ledger.measured("control", "control")
 
+    @property
+    def control_retrained(self) -> bool:
+        """Whether the dense control is another network than the one given."""
+        return self.recipe.when == "after_training" and self.recipe.retrain.mode != "none"
+
     def _dense(self) -> None:
         with self.ledger.enter("baseline", "dense", self.costs.dense) as fresh:
             if fresh:
@@ -134,12 +139,11 @@ class Pipeline:
         return self.ledger.part("rewind", "")
 
     def _control(self) -> None:
-        recipe = self.recipe
-        with self.ledger.enter("retrain", "control", self.costs.control(recipe)) as fresh:
+        with self.ledger.enter("retrain", "control", self.costs.control(self.recipe)) as fresh:
             if not fresh:
                 return
             model, measured = self.dense(), self.given_measured
-            if recipe.when == "after_training" and recipe.retrain.mode != "none":
+            if self.control_retrained:
                 self._retrain(model, None, "control", 1)
                 measured = measure(model, self.data, self.ledger.advance)
             tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -212,7 +216,8 @@ class Pipeline:
         kept = density(masks)
         retrained = self.ledger.measured(name, "retrained") if planned.retrained else None
         return TrialRound(
-            method, label, planned.number, 1.0 - kept, kept, planned.target, partial(self.ledger.part, name, "mask."),
+            method, label, planned.number, 1.0 - kept, kept, planned.target,
+            planned.retrainings * self.costs.retrain_epochs, partial(self.ledger.part, name, "mask."),
             lambda: self.network(self.ledger.part(name, "model.")), self.ledger.measured(name, "pruned"), retrained)
 
     def _calibration(self, number: int) -> Batches:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pruning.errors import BudgetError
 from pruning.masks import keep_count
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Recipe
 from pruning.training import steps_per_epoch
 
+MAX_ROUNDS = 2000
+"""Every round keeps a network until the job ends."""
 TRAIN_COST = 3
 """A training image costs about three forward passes: one forward, two for the backward pass."""
 
@@ -27,6 +30,8 @@ class PlannedRound:
     restart: bool
     """The round starts from the dense network."""
     retrained: bool
+    retrainings: int
+    """How many retrainings its network has had, this round's included."""
 
 
 def rounds(recipe: Recipe) -> list[PlannedRound]:
@@ -43,9 +48,10 @@ def rounds(recipe: Recipe) -> list[PlannedRound]:
         assert densities[-1] == target
         for density in densities:
             final = density == target
+            before = 0 if restart else planned[-1].retrainings
             retrained = final if recipe.when == "before_training" else recipe.retrain.mode != "none"
             planned.append(PlannedRound(len(planned) + 1, density, sparsity if final else 1.0 - density,
-                                        sparsity if final else None, restart, retrained))
+                                        sparsity if final else None, restart, retrained, before + retrained))
             restart = False
         start = target
     return planned
@@ -121,8 +127,12 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forwar
     images = split_sizes(recipe, counts)
     costs = Costs.of(recipe, images)
     planned = rounds(recipe)
+    if len(planned) * len(recipe.criteria) > MAX_ROUNDS:
+        raise BudgetError(f"{len(planned) * len(recipe.criteria)} rounds; at most {MAX_ROUNDS} in one job",
+                          pointer="/schedule")
     for one in planned:
-        keep_count(prunable, one.density)
+        if keep_count(prunable, one.density) == prunable and one.target is not None:
+            raise BudgetError(f"sparsity {one.target:g} removes none of {prunable} weights", pointer="/targets/sparsity")
     retrainings = sum(one.retrained for one in planned) * len(recipe.criteria) + (costs.control(recipe) > 0)
     training = recipe.train if recipe.when == "before_training" and recipe.train else recipe.retrain
     batches = [steps_per_epoch(images["fit"], training.batch_size) * costs.retrain_epochs * retrainings]

@@ -35,7 +35,7 @@ from pruning.schemas.report import (
     Section,
 )
 from pruning.types import Masks, Trial, TrialRound
-from pruning.verdict import hold_gates, recommend
+from pruning.verdict import References, hold_gates, recommend
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Results:
 
     def export(self, done: TrialRound) -> None:
         """Write the files of a finished target and measure what the network costs."""
-        cid, pipeline = checkpoint_id(done), self.pipeline
+        cid, pipeline = done.id, self.pipeline
         pipeline.watcher.stage("export", cid)
         name = f"export-{cid}"
         if pipeline.stages.load(name) is not None:
@@ -117,8 +117,13 @@ class Results:
         pipeline, recipe = self.pipeline, self.pipeline.recipe
         dense = pipeline.dense()
         checkpoints = tuple(self._checkpoint(done, dense, partial) for done in pipeline.done if done.target is not None)
-        recommendation = recommend(checkpoints, recipe.gates)
         data = pipeline.data
+        baseline = self._dense_network("given", dense, pipeline.given_measured)
+        control = self._dense_network("control", pipeline.control(), pipeline.control_measured)
+        references = References(baseline, control, increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
+                                1 - 1 / len(data.classes))
+        recommendation = recommend(checkpoints, recipe.gates, references)
+        warnings = pipeline.ledger.warnings + ([references.warning()] if references.retraining_harms else [])
         return Report(
             job_id=self.origin.job_id, spec=self.origin.spec, recipe_digest=recipe.digest(),
             model=ModelInfo(architecture=self.origin.architecture, kwargs=self.origin.kwargs,
@@ -128,8 +133,7 @@ class Results:
             data=DataInfo(name=self.origin.dataset_name, sha256=self.origin.dataset_sha256, classes=data.classes,
                           shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test)),
             environment=environment(pipeline.device),
-            baseline=self._dense_network("given", dense, pipeline.given_measured),
-            control=self._dense_network("control", pipeline.control(), pipeline.control_measured),
+            baseline=baseline, control=control,
             checkpoints=checkpoints,
             rounds=tuple(Round(criterion=one.criterion, round=one.round, sparsity=one.sparsity, density=one.density,
                                target=one.target is not None, pruned=one.pruned.document(),
@@ -137,7 +141,7 @@ class Results:
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
             gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=tuple(failures or ()),
-            warnings=tuple(pipeline.ledger.warnings), partial=partial, usage=pipeline.ledger.seconds)
+            warnings=tuple(warnings), partial=partial, usage=pipeline.ledger.seconds)
 
     def _dense_network(self, name: str, model: nn.Module, measured: Measured) -> Network:
         stage = f"export-{name}"
@@ -148,11 +152,12 @@ class Results:
             self.pipeline.stages.save(stage, {}, self._costs(model, masks, self._info(None), given))
             saved = self.pipeline.stages.load(stage)
             assert saved is not None
-        return Network(**measured.document().model_dump(), sparsity=0.0, density=1.0, prune_ratio=0.0,
+        epochs = self.pipeline.costs.retrain_epochs if name == "control" and self.pipeline.control_retrained else 0
+        return Network(**measured.document().model_dump(), retrain_epochs=epochs, sparsity=0.0, density=1.0, prune_ratio=0.0,
                        parameters=count(model), **saved[1])
 
     def _checkpoint(self, done: TrialRound, dense: nn.Module, partial: bool) -> Checkpoint:
-        saved = self.pipeline.stages.load(f"export-{checkpoint_id(done)}")
+        saved = self.pipeline.stages.load(f"export-{done.id}")
         assert saved is not None
         assert done.target is not None
         masks = done.masks()
@@ -160,7 +165,7 @@ class Results:
         total = count(dense)
         given, control = self.pipeline.given_measured, self.pipeline.control_measured
         return Checkpoint(
-            **done.measured.document().model_dump(), id=checkpoint_id(done), criterion=done.criterion, round=done.round,
+            **done.measured.document().model_dump(), id=done.id, criterion=done.criterion, round=done.round,
             requested_sparsity=done.target, sparsity=done.sparsity, density=done.density, prune_ratio=removed / total,
             parameters=total - removed, partial=partial, pruned=done.pruned.document(),
             retrained=done.retrained.document() if done.retrained is not None else None,
@@ -168,6 +173,7 @@ class Results:
                                     control=increase(done.measured.wrong, control.wrong)),
             val_error_increase=increase(done.measured.val_wrong, control.val_wrong),
             layers=layers(dense, masks, self.pipeline.recipe.exclude),
+            retrain_epochs=done.retrain_epochs,
             warnings=tuple(f"layer collapse: nothing remains of {layer}" for layer in collapsed(masks)), **saved[1])
 
     def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None) -> dict[str, Any]:
@@ -183,11 +189,6 @@ class Results:
         if done is not None:
             info |= {"criterion": done.criterion.model_dump(mode="json"), "sparsity": done.sparsity}
         return info
-
-
-def checkpoint_id(done: TrialRound) -> str:
-    """`magnitude-0.95`: unique within a job, safe in a URL."""
-    return f"{done.label}-{done.target!r}"
 
 
 def layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:

@@ -108,11 +108,18 @@ class TrialRound:
     density: float
     target: float | None
     """The requested sparsity when this round is a target."""
+    retrain_epochs: int
+    """Epochs of retraining received in all."""
     masks: Callable[[], Masks]
     network: Callable[[], nn.Module]
     """Loads the network as it was measured last (retrained where the recipe retrains)."""
     pruned: Measured
     retrained: Measured | None
+
+    @property
+    def id(self) -> str:
+        """Of a target, the checkpoint's id: `magnitude-0.95`, unique within a job, safe in a URL."""
+        return f"{self.label}-{self.target!r}"
 
     @property
     def measured(self) -> Measured:

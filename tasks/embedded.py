@@ -20,7 +20,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from tasks import hosts
 from tasks.broker import server_command, socket_url
@@ -112,14 +111,24 @@ def serve(host: str, port: int, data_dir: Path) -> int:
         if (reason := _port_taken(host, port)) is not None:
             _say(f"error: cannot listen on {host}:{port}: {reason}; give another --port")
             return USAGE
-        sockets = Path(tempfile.mkdtemp(prefix="secateur-"))
+        sockets = _socket_folder(data_dir / "socket-folder")
         try:
-            return _run(host, port, data_dir, sockets / "valkey.sock", lock)
+            return _run(host, port, data_dir, sockets / "valkey.sock")
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _run(host: str, port: int, data_dir: Path, broker: Path, lock: IO[str]) -> int:
+def _socket_folder(note: Path) -> Path:
+    """A folder with a short path, as sockets need; that of a service which was killed is removed."""
+    prefix = Path(tempfile.gettempdir()) / "secateur-socket-"
+    if note.exists() and note.read_text().startswith(str(prefix)):
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix.name))
+    note.write_text(str(folder))
+    return folder
+
+
+def _run(host: str, port: int, data_dir: Path, broker: Path) -> int:
     tree = Tree(_children(host, port, data_dir, broker))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tree.stopping.set())

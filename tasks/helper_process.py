@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import sys
@@ -14,12 +15,11 @@ from pruning.errors import SecateurError
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Whether a state dict fits its architecture; counts its parameters."""
     from pruning.masks import prunable
-    from pruning.networks import load_state_, parameters_of, read_state, resolve
+    from pruning.networks import check_state, parameters_of, read_state, resolve
 
-    state = read_state(Path(payload["path"]))
     architecture = resolve(payload["architecture"], payload["kwargs"])
-    model = architecture.build()
-    load_state_(model, state)
+    model = _outline(architecture)
+    check_state(model.state_dict(), read_state(Path(payload["path"])))
     return {"parameters": sum(p.numel() for p in model.parameters()),
             "prunable": sum(w.numel() for w in prunable(model).values()), "kwargs": parameters_of(architecture),
             "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
@@ -55,12 +55,20 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     model = payload["model"] or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
     architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
     check_fits(architecture, shape, dataset["classes"])
-    network = architecture.build().eval()
-    kept = _activations(network, torch.zeros(1, *shape))
+    network = _outline(architecture).eval()
+    kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe = spec.recipe()
     return plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                 prunable=sum(w.numel() for w in prunable(network, recipe.exclude).values()),
                 forward_flops=flops(network, shape), activations=kept) | {"warnings": []}
+
+
+def _outline(architecture: Any) -> Any:
+    """The network without its numbers: shapes alone, however large they are."""
+    import torch
+
+    with torch.device("meta"):
+        return architecture.build()
 
 
 def _activations(network: Any, image: Any) -> int:
@@ -110,9 +118,12 @@ def main() -> None:
         reply = {"result": VERBS[sys.argv[1]](request["payload"])}
     except SecateurError as error:
         reply = {"error": {"code": error.code, "message": error.message, "pointer": error.pointer}}
-    except MemoryError:
-        reply = {"error": {"code": "too_large", "message": "reading this takes more memory than allowed",
-                           "pointer": None}}
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code, message = ("too_large", "reading this takes more memory than allowed") if isinstance(error, MemoryError) \
+            else ("disk_full", "no space is left to decode this")
+        reply = {"error": {"code": code, "message": message, "pointer": None}}
     sys.stdout.write(json.dumps(reply) + "\n")
 
 

@@ -122,7 +122,9 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
         renderers: dict[str, Callable[[Report], str]] = {"json": lambda r: r.model_dump_json(), **RENDERERS}
         for format, render in renderers.items():
             path = folder / "files" / f"report.{format}"
-            path.write_text(render(report))
+            aside = path.with_name(f".{path.name}")
+            aside.write_text(render(report))
+            aside.replace(path)  # the supervisor may be reading the one before
             pipe.send("file", checkpoint="report", format=format, path=str(path))
         pipe.send("summary", summary={
             "recommendation": report.recommendation.model_dump(mode="json"),
@@ -130,8 +132,9 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
 
     def finished(done: TrialRound) -> None:
         results.export(done)
-        publish(results.report(partial=True))
-        checkpoint = results.report(partial=True).checkpoints[-1]
+        report = results.report(partial=True)
+        publish(report)
+        checkpoint = report.checkpoints[-1]
         pipe.send("checkpoint", id=checkpoint.id, sparsity=checkpoint.sparsity, error=checkpoint.error.value)
 
     pipeline.target_done = finished

@@ -72,7 +72,7 @@ def relay_forever(store: Store, settings: Settings, stop: threading.Event, wake:
     while not stop.is_set():
         try:
             with store.write() as session:
-                leads = work.lead(session, "relay", me, max(20.0, 10 * settings.relay_s))
+                leads = work.lead(session, "relay", me, max(20.0, 10 * settings.relay_s), hosts.is_gone)
             if leads:
                 relay_once(store, app)
             failures = 0

@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass, field
 
-from tasks import hosts
+from tasks import hosts, workspace
 from tasks.artifacts import Artifacts
 from tasks.settings import Settings
 from tasks.store import Store, work
@@ -39,13 +39,19 @@ class Runner:
 
 
 def reap_forever(runner: Runner) -> None:
-    """Sweep every `reaper_s` seconds while this process leads; at once after a start."""
+    """Sweep every `reaper_s` seconds while this process leads; at once after a start.
+
+    A sweep that came through touches `alive_file`, for a health check from outside.
+    """
     settings = runner.settings
     while not runner.stopping.is_set():
         try:
             with runner.store.write() as session:
-                if work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s):
+                if work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s, hosts.is_gone):
                     work.sweep(session, max_attempts=settings.max_attempts, gone=hosts.is_gone)
+            workspace.sweep(runner.store, settings)
+            if settings.alive_file is not None:
+                settings.alive_file.touch()
         except Exception:
             logger.exception("the reaper could not sweep")
         runner.stopping.wait(settings.reaper_s)

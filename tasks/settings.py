@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     """Endpoint of an S3 server other than AWS, e.g. MinIO; credentials come from AWS_ACCESS_KEY_ID and so on."""
     work_dir: Path | None = None
     """Folder for the working folders of job processes; the system's temporary folder by default."""
+    alive_file: Path | None = None
+    """A file that a worker touches every `reaper_s` seconds while its database answers; for health checks."""
     plugin_path: str = ""
     """Folders (separated like PATH) whose `.py` files add methods."""
 

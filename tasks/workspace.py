@@ -13,10 +13,11 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tasks import hosts
 from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
 from tasks.settings import Settings
-from tasks.store import Store, jobs
-from tasks.store.tables import Dataset, Model, StageFile
+from tasks.store import Store, jobs, work
+from tasks.store.tables import Dataset, Job, Model, StageFile
 from tasks.store.work import Claim
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,19 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
            "threads": settings.threads or len(os.sched_getaffinity(0)),
            "model": _describe_model(claim.spec["model"], model), "dataset": _describe_dataset(claim.spec, dataset)}
     (folder / "job.json").write_text(json.dumps(job))
+
+
+def sweep(store: Store, settings: Settings) -> None:
+    """Remove the working folders that killed workers of this host left: those of no claim that still holds."""
+    parent = settings.work_dir or Path(tempfile.gettempdir())
+    for left in parent.glob("secateur-job_*"):
+        job_id, fence = left.name.removeprefix("secateur-").split("-")[:2]
+        with store.read() as session:
+            job = session.get(Job, job_id)
+            held = job is not None and job.status in work.HELD and str(job.fence) == fence
+            if held and job is not None and not hosts.is_gone(job.owner or ""):
+                continue
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def tidy(store: Store, artifacts: Artifacts, claim: Claim) -> None:

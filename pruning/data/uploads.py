@@ -135,8 +135,9 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
                             "test/<class>/<image>")
         files[parts[0]].append((parts[1], entry))
     classes = tuple(sorted({label for label, _ in files["train"]}))
+    number = {label: index for index, label in enumerate(classes)}
     for split, entries in files.items():
-        strange = {label for label, _ in entries} - set(classes)
+        strange = {label for label, _ in entries} - set(number)
         if strange:
             raise DataError(f"class {min(strange)!r} is in {split} but not in train")
     images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
@@ -146,7 +147,7 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
             entries.sort(key=lambda item: item[1].filename)
             images[split] = _decode(archive, [entry for _, entry in entries],
                                     max_values - sum(array.size for array in images.values()))
-            labels[split] = np.array([classes.index(label) for label, _ in entries], np.int64)
+            labels[split] = np.array([number[label] for label, _ in entries], np.int64)
     if not images:
         raise DataError("the zip holds no images; expected train/<class>/<image>, test/<class>/<image>")
     channels = max(array.shape[1] for array in images.values())
@@ -187,6 +188,8 @@ def _image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, 
                 if image.width * image.height > MAX_IMAGE_PIXELS:
                     raise DataError(f"{entry.filename}: {image.width}x{image.height} pixels; at most "
                                     f"{MAX_IMAGE_PIXELS} are accepted")
+                if getattr(image, "is_animated", False):
+                    raise DataError(f"{entry.filename}: an animation; images have one frame")
                 if image.mode.startswith(("I", "F")):  # converting would clip at 255
                     raise DataError(f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel")
                 pixels = np.asarray(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB"))

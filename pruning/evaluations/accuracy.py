@@ -41,7 +41,7 @@ class Accuracy:
                 "test error above the dense control's")
         targets = [one for one in trial.rounds if one.target is not None]
         networks = {"given": trial.given_measured.wrong, "control": trial.control_measured.wrong}
-        networks |= {f"{one.label}-{one.target:g}": one.measured.wrong for one in targets}
+        networks |= {one.id: one.measured.wrong for one in targets}
         by_class = {name: _by_class(wrong, trial.data.test.labels.cpu(), trial.data.classes)
                     for name, wrong in networks.items()}
         return Section(

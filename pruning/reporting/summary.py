@@ -94,6 +94,11 @@ def latency(item: Latency) -> str:
     return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
 
 
+def epochs(network: Network) -> str:
+    """Return the epochs of retraining the network has had."""
+    return f"{network.retrain_epochs} {'epoch' if network.retrain_epochs == 1 else 'epochs'}"
+
+
 def compression(network: Network) -> str:
     """Return 1/density."""
     return q.factor(1 / network.density) if network.density > 0 else "–"

@@ -87,9 +87,10 @@ class JobSpec(Document):
     gates: Gates = Gates()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    labels: Annotated[dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]],
+    labels: Annotated[dict[Annotated[str, Field(max_length=63, pattern=r"^[^=]+$")], Annotated[str, Field(max_length=255)]],
                       Field(max_length=16)] = {}
     priority: Annotated[int, Field(ge=0, le=9)] = 4
+    """Of the jobs that wait, those with the highest number are taken first."""
     deadline_s: Annotated[float, Field(gt=0)] | None = None
     """Longest time from submission to the end; past it the job fails with `deadline_exceeded`."""
 

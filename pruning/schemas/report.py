@@ -81,6 +81,8 @@ class Network(Evaluated):
     size_bytes: dict[str, int]
     """File size by format: `sparse`, `dense`, `masks`, `dense_gzip`."""
     latency_ms: tuple[Latency, ...]
+    retrain_epochs: int = 0
+    """Epochs of retraining received in all: a late checkpoint of a cascade has had those of every round before it."""
 
 
 class Layer(Document):

@@ -266,8 +266,15 @@ def published(session: Session, message: Outbox) -> None:
     session.execute(delete(Outbox).where(Outbox.id == message.id))
 
 
-def lead(session: Session, role: str, owner: str, lease_s: float) -> bool:
-    """Whether `owner` holds `role` for the next `lease_s` seconds: one process at a time does."""
+def lead(session: Session, role: str, owner: str, lease_s: float,
+         gone: Callable[[str], bool] = lambda owner: False) -> bool:
+    """Whether `owner` holds `role` for the next `lease_s` seconds: one process at a time does.
+
+    A leader that `gone` knows to have died is replaced at once.
+    """
+    leader = session.scalar(select(Leader.owner).where(Leader.role == role))
+    if leader is not None and leader != owner and gone(leader):
+        session.execute(delete(Leader).where(Leader.role == role, Leader.owner == leader))
     taken = session.execute(update(Leader).where(and_(Leader.role == role, or_(
         Leader.owner == owner, Leader.lease_until < db_now()))).values(owner=owner, lease_until=db_now() + lease_s))
     if taken.rowcount == 1:  # type: ignore[attr-defined]

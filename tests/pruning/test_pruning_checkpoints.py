@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -304,3 +305,15 @@ def test_the_documented_metadata_is_what_is_written(tmp_path: Path) -> None:
     with safe_open(tmp_path / "f", framework="numpy") as file:
         assert list(file.metadata()) == ["secateur"]
         assert json.loads(file.metadata()["secateur"]) == example
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("pruning.checkpoints.save_file", full)
+    with pytest.raises(OSError, match="No space left") as failed:
+        save_durably({"w": torch.ones(1)}, tmp_path / "f", {})
+    assert failed.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import torch
 from test_pruning_pipeline import MODES, pretrained
 from torch import nn
 
-from pruning.errors import ParameterError, UnknownNameError
+from pruning.errors import DeviceError, ParameterError, UnknownNameError
 from pruning.library import pick_device, prune, score
 from pruning.masks import prunable
 from pruning.measure import measure
@@ -83,3 +83,10 @@ def test_rewinding_needs_weights_to_rewind_to() -> None:
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_that_is_not_here_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == pick_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError, match="no"):
+        pick_device("cuda")

@@ -17,7 +17,6 @@ from pruning.criteria import criteria
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.evidence import Evidence
 from pruning.masks import (
-    agreement,
     apply_masks_,
     collapsed,
     counts,
@@ -127,14 +126,10 @@ def test_applied_masks_leave_positive_zeros() -> None:
     assert not net.weight.detach().signbit().any()
 
 
-def test_counts_density_agreement_collapse() -> None:
+def test_counts_density_collapse() -> None:
     first = {"a": torch.tensor([True, True, False]), "b": torch.tensor([False])}
-    second = {"a": torch.tensor([True, False, True]), "b": torch.tensor([False])}
     assert counts(first) == {"a": 2, "b": 0}
     assert density(first) == 0.5
-    assert agreement(first, second) == 1 / 3
-    assert agreement(first, first) == 1
-    assert agreement({"b": first["b"]}, {"b": second["b"]}) == 1
     assert collapsed(first) == ["b"]
 
 

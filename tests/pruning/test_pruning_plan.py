@@ -109,3 +109,15 @@ def test_an_unreachable_target_is_told_before_the_job_runs() -> None:
 def test_limits_beyond_the_dataset_change_nothing() -> None:
     assert split_sizes(cases.recipe(limit=Limit(train=999, test=999)), {"train": 50, "val": 7, "test": 30}) == {
         "fit": 50, "val": 7, "test": 30}
+
+
+def test_a_job_has_a_bounded_number_of_rounds() -> None:
+    many = cases.recipe(0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 10_000}}, retrain={"mode": "none"})
+    with pytest.raises(BudgetError, match="at most 2000"):
+        estimate(many, {"train": 50, "test": 30}, prunable=10**9, forward_flops=1, parameters=1, activations=1)
+
+
+def test_a_target_that_removes_nothing_is_refused() -> None:
+    with pytest.raises(BudgetError, match="removes none of 100"):
+        estimate(cases.recipe(0.001), {"train": 50, "test": 30}, prunable=100, forward_flops=1, parameters=1,
+                 activations=1)

@@ -18,11 +18,11 @@ from pruning.evaluations.accuracy import Accuracy
 from pruning.masks import counts
 from pruning.measure import increase, measure
 from pruning.pipeline import Networks, Pipeline
-from pruning.results import Origin, Results, checkpoint_id, layers
+from pruning.results import Origin, Results, layers
 from pruning.schemas.recipe import Gates, Recipe
-from pruning.schemas.report import Checkpoint, Estimate, Increase, Report
+from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report
 from pruning.stages import Stages
-from pruning.verdict import DEFAULT_MARGIN, hold_gates, recommend
+from pruning.verdict import DEFAULT_MARGIN, References, hold_gates, recommend
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 
@@ -183,6 +183,12 @@ def checkpoint(sparsity: float, val: float, test: float = 0.0, cid: str | None =
         val_error_increase=around(val), error_increase=Increase(given=around(0), control=around(test)))
 
 
+def references(control_over_given: float = 0.0, chance: float = 0.9) -> References:
+    network = Network.model_construct(error=Estimate(value=0.1, low=0.08, high=0.12, n=100))
+    gap = Estimate(value=control_over_given, low=control_over_given - 0.01, high=control_over_given + 0.01, n=100)
+    return References(network, network, gap, chance)
+
+
 @pytest.mark.parametrize(("checkpoints", "gate", "chosen"), [
     ([], None, None),
     ([(0.5, 0.0), (0.9, DEFAULT_MARGIN)], None, 0.9),
@@ -197,16 +203,29 @@ def checkpoint(sparsity: float, val: float, test: float = 0.0, cid: str | None =
 def test_the_sparsest_within_the_margin_is_recommended(checkpoints: list[tuple[float, float]], gate: float | None,
                                                        chosen: float | None) -> None:
     given = [checkpoint(sparsity, val, test=0.3) for sparsity, val in checkpoints]
-    found = recommend(given, Gates(max_error_increase=gate))
+    found = recommend(given, Gates(max_error_increase=gate), references())
     assert found.sparsity == chosen
     assert found.checkpoint == (f"magnitude-{chosen}" if chosen else None)
     assert found.margin == (DEFAULT_MARGIN if gate is None else gate)
     assert found.reason
 
 
+def test_a_network_that_guesses_is_not_recommended() -> None:
+    """Where retraining destroys the control too, being as bad as the control is no reason to ship."""
+    given = [checkpoint(0.5, 0.75)]
+    assert recommend(given, Gates(max_error_increase=1.0), references(chance=0.9)).checkpoint == "magnitude-0.5"
+    assert recommend(given, Gates(max_error_increase=1.0), references(chance=0.86)).checkpoint is None
+
+
+def test_retraining_that_harms_the_dense_network_is_said() -> None:
+    given = [checkpoint(0.5, 0.0)]
+    assert "Beware" in recommend(given, Gates(), references(control_over_given=0.02)).reason
+    assert "Beware" not in recommend(given, Gates(), references(control_over_given=0.005)).reason
+
+
 def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
     given = [checkpoint(0.5, 0.004, cid="a"), checkpoint(0.5, 0.001, test=0.9, cid="b")]
-    assert recommend(given, Gates()).checkpoint == "b"
+    assert recommend(given, Gates(), references()).checkpoint == "b"
 
 
 @pytest.mark.parametrize(("test", "gate", "passed"), [(0.0, 0.0, True), (0.01, 0.01, True), (0.011, 0.01, False),
@@ -214,7 +233,7 @@ def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
 def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> None:
     gates = Gates(max_error_increase=gate)
     given = [checkpoint(0.5, 0.0, test=test)]
-    (result,) = hold_gates(given, recommend(given, gates), gates)
+    (result,) = hold_gates(given, recommend(given, gates, references()), gates)
     assert (result.passed, result.limit, result.checkpoint) == (passed, gate, "magnitude-0.5")
     assert result.measured == given[0].error_increase.control
 
@@ -222,14 +241,14 @@ def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> No
 def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> None:
     gates = Gates(max_error_increase=0.01)
     given = [checkpoint(0.5, 0.5)]
-    (result,) = hold_gates(given, recommend(given, gates), gates)
+    (result,) = hold_gates(given, recommend(given, gates, references()), gates)
     assert (result.passed, result.checkpoint, result.measured) == (False, None, None)
-    assert hold_gates(given, recommend(given, Gates()), Gates()) == ()
+    assert hold_gates(given, recommend(given, Gates(), references()), Gates()) == ()
 
 
 def test_ids_are_unique_and_fit_in_a_url(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, 0.5000001, retrain={"mode": "none"},
                           criterion=({"name": "magnitude"}, {"name": "random"}))
     results, _ = finished(recipe, tmp_path)
-    ids = [checkpoint_id(one) for one in results.pipeline.done]
+    ids = [one.id for one in results.pipeline.done]
     assert ids == ["magnitude-0.5", "magnitude-0.5000001", "random-0.5", "random-0.5000001"]

@@ -111,6 +111,8 @@ def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
     ({"deadline_s": float("inf")}, "finite number"),
     ({"priority": 10}, "less than or equal to 9"),
     ({"labels": {"a" * 64: "b"}}, "at most 63"),
+    ({"labels": {"": "b"}}, "match pattern"),
+    ({"labels": {"a=b": "c"}}, "match pattern"),
 ])
 def test_what_has_no_effect_or_contradicts_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):

@@ -352,3 +352,11 @@ def test_damaged_files_never_fail_otherwise(tmp_path: Path, kind: str, edits: li
         del content[int(cut * len(content)):]
     with contextlib.suppress(DataError, UnsafeFormatError):
         read(bytes(content), tmp_path)
+
+
+def test_an_animation_is_refused(tmp_path: Path) -> None:
+    target = io.BytesIO()
+    frames = [Image.fromarray(picture(seed)) for seed in (0, 1)]
+    frames[0].save(target, format="WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    with pytest.raises(DataError, match="animation"):
+        read(zipped(folder(train__a__1_dot_png=target.getvalue())), tmp_path)

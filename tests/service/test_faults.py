@@ -64,8 +64,12 @@ def test_job_process_killed(fresh: Callable[..., Running], undisturbed: dict[str
     assert any("SIGKILL" in data["reason"] for data in running.events(job.id, "attempt"))
 
 
+PATIENT = {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
+"""Nobody waits for a lease to run out: an owner on this host that is gone is replaced at once."""
+
+
 def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
-    running = fresh().start()
+    running = fresh(**PATIENT).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
     before = running.job_processes()
@@ -77,7 +81,7 @@ def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dic
 
 
 def test_whole_tree_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
-    running = fresh().start()
+    running = fresh(**PATIENT).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 2), "the second round retrains")
     running.kill_tree()

@@ -409,6 +409,18 @@ def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
     assert not lead("one")
 
 
+def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
+    def lead(owner: str, dead: str = "") -> bool:
+        with store.write() as session:
+            return work.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
+
+    assert lead("one")
+    assert not lead("two")
+    assert lead("two", dead="one")
+    assert not lead("three", dead="one")
+    assert lead("two", dead="two")
+
+
 def test_of_many_candidates_one_leads(store: Store) -> None:
     def lead(owner: str) -> bool:
         with store.write() as session:

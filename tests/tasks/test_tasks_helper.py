@@ -170,3 +170,11 @@ def test_the_long_lived_processes_import_no_torch() -> None:
     script = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_huge_network_is_estimated_without_being_built() -> None:
+    """160 GB of weights as shapes alone."""
+    spec = {"type": "prune", "model": {"architecture": "mlp", "kwargs": {"hidden": [200_000, 200_000]}, "train": {}},
+            "dataset": {"builtin": "digits"}, "targets": {"sparsity": [0.5]}}
+    found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None}, memory_limit_bytes=8 * 2**30)
+    assert found["memory_bytes"] > 16 * 200_000**2

@@ -11,6 +11,9 @@ from pathlib import Path
 from job_world import Chaos, World, due_now, history, processes, statuses
 from servers import until
 
+from tasks import hosts, workspace
+from tasks.store import jobs, work
+
 Bytes = dict[tuple[str, str], str]
 
 WORKER = """
@@ -63,3 +66,21 @@ def test_kill_of_the_worker(world: World, chaos: Chaos, undisturbed: Bytes, tmp_
     world.assert_succeeded_once(id)
     assert statuses(world.store, id) == ["queued", "running", "queued", "running", "succeeded"]
     assert world.checkpoints(id) == undisturbed
+
+
+def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(world: World, tmp_path: Path) -> None:
+    with world.store.write() as session:
+        spec: dict[str, object] = {}
+        made = [jobs.create(session, jobs.NewJob("default", spec, None, None, None, 4, None, {}))[0] for _ in range(2)]
+    held, dead = made
+    with world.store.write() as session:
+        claim = work.claim(session, held.id, hosts.owner(), 3600, max_attempts=5)
+    with world.store.write() as session:
+        work.claim(session, dead.id, "elsewhere/1/1", 3600, max_attempts=5)
+    assert claim is not None
+    settings = world.settings.model_copy(update={"work_dir": tmp_path / "swept"})
+    mine = workspace.make(settings, claim)
+    for name in (f"secateur-{held.id}-0-abc", f"secateur-{dead.id}-7-abc", "secateur-job_00000000-1-abc"):
+        (tmp_path / "swept" / name).mkdir()
+    workspace.sweep(world.store, settings)
+    assert list((tmp_path / "swept").iterdir()) == [mine]
