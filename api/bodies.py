@@ -46,14 +46,23 @@ def too_large(limit: int) -> Problem:
 
 
 def loads(text: bytes | str) -> Any:
-    """Strict JSON: no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no deep nesting."""
+    """Strict JSON: no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key twice, no deep nesting."""
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Problem(400, "invalid_json", f"the body is not JSON: {reason}") from None
     _storable(value, 0)
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Problem(400, "invalid_json", f"the body has the key {name[:100]!r} twice in one object")
+        found[name] = value
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:

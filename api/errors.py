@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,20 @@ def invalid(faults: Sequence[Fault]) -> Problem:
     return Problem(422, code, detail, errors=faults)
 
 
+def disk_full() -> Problem:
+    """507: nothing more can be kept until somebody makes room."""
+    return Problem(507, "disk_full", "the service has no disk space left and kept nothing of this request; delete jobs, "
+                   "models or datasets that are not needed, or ask its operator for more space, then send it again")
+
+
+def _no_space(error: OSError | OperationalError) -> bool:
+    """Whether a disk or a quota is full, said by the system, by SQLite or by PostgreSQL."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (getattr(error.orig, "sqlite_errorname", None) == "SQLITE_FULL"
+            or getattr(error.orig, "sqlstate", None) == "53100")
+
+
 def as_problem(error: Exception) -> Problem:
     """The problem that an exception stands for; 500 for one nobody foresaw."""
     match error:
@@ -82,6 +97,8 @@ def as_problem(error: Exception) -> Problem:
             return Problem(410, "artifact_gone", "the file is no longer in the artifact store")
         case DataError():
             return Problem(400, "invalid_value", "a value that the database cannot hold")
+        case (OSError() | OperationalError()) if _no_space(error):
+            return disk_full()
         case OperationalError() | PoolTimeoutError():
             return Problem(503, "database_unavailable", "the database does not answer", headers=RETRY)
         case ClientDisconnect():

@@ -17,6 +17,7 @@ from api.routes import datasets, events, health, jobs, keys, methods, models, re
 from api.server import run
 from api.services import Services
 from api.settings import ApiSettings
+from api.uploads import remove_abandoned
 from tasks.artifacts import open_artifacts
 from tasks.store import Store
 
@@ -63,6 +64,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 def _open(settings: ApiSettings, metrics: Metrics) -> Services:
     store = Store(settings.database_url)
     store.create_tables()
+    remove_abandoned(settings.work_dir)
     return Services(settings=settings, store=store, metrics=metrics,
                     artifacts=open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint),
-                    helpers=Helpers(settings.helpers, settings.helper_timeout_s, settings.memory_limit_bytes))
+                    helpers=Helpers(settings.helpers, timeout_s=settings.helper_timeout_s, wait_s=settings.helper_wait_s,
+                                    memory_limit_bytes=settings.memory_limit_bytes))

@@ -1,8 +1,9 @@
-"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy."""
+"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy, `--check` compares it."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,5 +49,9 @@ def text(app: FastAPI) -> str:
 if __name__ == "__main__":
     from api.main import create_app
 
-    COPY.parent.mkdir(parents=True, exist_ok=True)
-    COPY.write_text(text(create_app()), encoding="utf-8")
+    current = text(create_app())
+    if "--check" not in sys.argv[1:]:
+        COPY.parent.mkdir(parents=True, exist_ok=True)
+        COPY.write_text(current, encoding="utf-8")
+    elif not COPY.is_file() or COPY.read_text(encoding="utf-8") != current:
+        sys.exit(f"{COPY} is out of date; run: python -m api.openapi")

@@ -49,7 +49,10 @@ def _problem(found: list[Fault]) -> Problem:
 
 
 def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
-    """Every fault once: of a union, the branch that matches the kind of value the client sent."""
+    """Every fault once: of a union, the branch that matches the kind of value the client sent.
+
+    A list whose items are at fault counts as too short as well, since pydantic counts the valid ones: that says nothing.
+    """
     found: list[tuple[Fault, bool]] = []
     for item in error.errors(include_url=False, include_input=False):
         parts, tagged = _locate(item["loc"], body, missing=item["type"] == "missing")
@@ -65,7 +68,8 @@ def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
         found.append((Fault(here, item["type"], message), tagged and item["type"] in KIND_ERRORS))
     deeper = [fault.pointer for fault, kind in found if not kind]
     kept = [fault for fault, kind in found
-            if not (kind and any(other.startswith(fault.pointer) for other in deeper))]
+            if not (kind and any(other.startswith(fault.pointer) for other in deeper))
+            and not (fault.code == "too_short" and any(other.pointer.startswith(f"{fault.pointer}/") for other, _ in found))]
     return list(dict.fromkeys(kept))
 
 

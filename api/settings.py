@@ -16,5 +16,7 @@ class ApiSettings(Settings):
     """Longest check of an uploaded model or estimate of a job."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     """Longest decoding of an uploaded dataset."""
+    helper_wait_s: Annotated[float, Field(gt=0)] = 5.0
+    """Longest wait for a free helper; then the answer is 503 `busy`."""
     helpers: Annotated[int, Field(ge=1)] = 2
-    """Helper processes at a time; each holds torch."""
+    """Helper processes of a kind (models, datasets, estimates) at a time."""

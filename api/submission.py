@@ -30,35 +30,44 @@ def document(spec: JobSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude_unset=True)
 
 
-def check(services: Services, project: str, spec: JobSpec) -> Validation:
+async def check(services: Services, project: str, spec: JobSpec) -> Validation:
     """Everything that can be known about a job before it runs; raises the problem that forbids it."""
+    estimate = await services.helpers.estimate(await run_in_threadpool(_question, services, project, spec))
+    return Validation(valid=True, estimate=Estimate(**estimate), recipe=spec.recipe().model_dump(mode="json"))
+
+
+def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]:
+    """What the helper has to know for an estimate; raises what the catalogue and the store find wrong."""
     with services.store.read() as session:
         check_methods(spec, read_catalogue(session)[0])
         model, dataset = referenced(session, project, spec)
-    estimate = services.helpers.estimate({
+    return {
         "spec": document(spec),
         "model": None if model is None else {"architecture": model.architecture, "kwargs": model.kwargs,
                                              "normalize": model.normalize, "classes": model.classes},
         "dataset": None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
                                                  "counts": dataset.counts},
-    })
-    return Validation(valid=True, estimate=Estimate(**estimate), recipe=spec.recipe().model_dump(mode="json"))
+    }
 
 
-def submit(services: Services, project: str, spec: JobSpec, key: str | None) -> tuple[JobView, bool]:
+async def submit(services: Services, project: str, spec: JobSpec, key: str | None) -> tuple[JobView, bool]:
     """Keep the job, or find the one this idempotency key made; the second value says which."""
     body = document(spec)
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     new = jobs.NewJob(project=project, spec=body, model_id=spec.model.id, rewind_model_id=rewind_of(spec),
                       dataset_id=spec.dataset.id, priority=spec.priority, deadline_s=spec.deadline_s,
                       labels=dict(spec.labels))
-    found = None if key is None else _create(services, new, key, sha256, checked=False)
+
+    async def create(new: jobs.NewJob, *, checked: bool) -> tuple[JobView, bool] | None:
+        return await run_in_threadpool(_create, services, new, key, sha256, checked=checked)
+
+    found = None if key is None else await create(new, checked=False)
     if found is None:
-        new = replace(new, progress_total=check(services, project, spec).estimate.units)
+        new = replace(new, progress_total=(await check(services, project, spec)).estimate.units)
         try:
-            found = _create(services, new, key, sha256, checked=True)
+            found = await create(new, checked=True)
         except IntegrityError:  # another request with this key committed first
-            found = _create(services, new, key, sha256, checked=True)
+            found = await create(new, checked=True)
     assert found is not None
     view, created = found
     if created:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ from api.multipart import Upload, receive
 from api.pointers import parse_field
 from api.schemas.assets import Label, Normalize
 from api.services import Services, ServicesDep
+from tasks.store import assets
+from tasks.store.errors import NotFoundError
+from tasks.store.tables import Dataset, Model
 
+PREFIX = "secateur-upload-"
+STARTED = time.time()
 NAME: TypeAdapter[str] = TypeAdapter(Label)
 NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 
@@ -30,11 +37,31 @@ def form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
         settings = services.settings
         if settings.work_dir is not None:
             settings.work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="secateur-upload-", dir=settings.work_dir) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=settings.work_dir) as folder:
             yield await receive(request, Path(folder), frozenset(names), settings.max_upload_bytes,
                                 settings.max_json_bytes)
 
     return received
+
+
+def remove_abandoned(work_dir: Path | None) -> None:
+    """Remove the upload folders of processes that are gone: killed ones could not do it themselves."""
+    for folder in Path(work_dir or tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        found = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
+        if found and _abandoned(folder, int(found[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _abandoned(folder: Path, pid: int) -> bool:
+    try:
+        if pid == os.getpid():  # in a container the API has the same number after every start
+            return folder.stat().st_mtime < STARTED
+        os.kill(pid, 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except PermissionError:  # the process of another user
+        return False
+    return False
 
 
 def check_digest(upload: Upload) -> None:
@@ -73,12 +100,26 @@ def json_field(upload: Upload, name: str) -> Any:
         raise invalid([Fault(f"/{name}", "invalid_json", detail)]) from None
 
 
-@contextmanager
-def stored(services: Services, key: str, source: Path) -> Iterator[None]:
-    """Put the file under `key`; take it away again when the row cannot be written."""
+def keep(services: Services, row: assets.A, source: Path) -> None:
+    """Store the file and its row; take the file away again when the row cannot be written."""
     try:
-        services.artifacts.put(key, source)
-        yield
+        services.artifacts.put(row.artifact, source)
+        with services.store.write() as session:
+            assets.add(session, row)
     except BaseException:
-        services.artifacts.delete(key.rsplit("/", 1)[0])
+        services.artifacts.delete(_folder(row))
         raise
+
+
+def remove(services: Services, kind: type[assets.A], project: str, id: str) -> None:
+    """Delete the row of this project, then its file; 404 when there is none, 409 while a live job uses it."""
+    with services.store.write() as session:
+        row = session.get(kind, id, with_for_update=True)
+        if row is None or row.project != project:
+            raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
+        assets.remove(session, row)
+    services.artifacts.delete(_folder(row))
+
+
+def _folder(row: Model | Dataset) -> str:
+    return row.artifact.rpartition("/")[0]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
+from starlette.concurrency import run_in_threadpool
 
 from api.deps import Id, Reader, Writer
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, invalid
 from api.multipart import Upload
 from api.schemas.assets import DatasetPage, DatasetView
 from api.schemas.problem import problems
 from api.services import ServicesDep
-from api.uploads import check_digest, form, name_of, normalize_of, stored
+from api.uploads import check_digest, form, keep, name_of, normalize_of, remove
 from tasks.store import assets, new_id
 from tasks.store.tables import Dataset
 
@@ -31,13 +32,13 @@ DatasetForm = Annotated[Upload, Depends(form("name", "sha256", "normalize"))]
 
 
 @router.post("", operation_id="create_dataset", summary="Upload a dataset", status_code=201, openapi_extra=FORM,
-             responses=problems(400, 413, 415, 422, 503))
-def create_dataset(response: Response, services: ServicesDep, caller: Writer, upload: DatasetForm) -> DatasetView:
+             responses=problems(400, 413, 415, 422, 500, 503, 507))
+async def create_dataset(response: Response, services: ServicesDep, caller: Writer, upload: DatasetForm) -> DatasetView:
     """Decode images once and keep the tensors; what cannot be read leaves nothing behind."""
     check_digest(upload)
     name, normalize = name_of(upload), normalize_of(upload)
     decoded = upload.path.with_name("data.safetensors")
-    found = services.helpers.ask(
+    found = await services.helpers.ask(
         "dataset", {"path": str(upload.path), "filename": upload.filename, "output": str(decoded),
                     "max_values": services.settings.max_pixels}, timeout_s=services.settings.decode_timeout_s)
     _check_channels(normalize, found["shape"][0])
@@ -45,8 +46,7 @@ def create_dataset(response: Response, services: ServicesDep, caller: Writer, up
     row = Dataset(id=id, project=caller.project, name=name, sha256=upload.sha256, size_bytes=upload.size_bytes,
                   classes=found["classes"], shape=found["shape"], counts=found["counts"], normalize=normalize,
                   artifact=f"datasets/{id}/data.safetensors")
-    with stored(services, row.artifact, decoded), services.store.write() as session:
-        assets.add(session, row)
+    await run_in_threadpool(keep, services, row, decoded)
     response.headers["Location"] = f"/v1/datasets/{id}"
     return DatasetView.of(row)
 
@@ -78,9 +78,4 @@ def get_dataset(id: Id, services: ServicesDep, caller: Reader) -> DatasetView:
                responses=problems(404, 409))
 def delete_dataset(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the dataset and its tensors; 409 while a live job uses it."""
-    with services.store.write() as session:
-        row = session.get(Dataset, id, with_for_update=True)
-        if row is None or row.project != caller.project:
-            raise Problem(404, "not_found", f"no dataset {id!r}")
-        assets.remove(session, row)
-    services.artifacts.delete(f"datasets/{id}")
+    remove(services, Dataset, caller.project, id)

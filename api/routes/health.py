@@ -18,6 +18,7 @@ from api.schemas.problem import problems
 from api.services import Services, ServicesDep
 from tasks.store import assets
 
+VERSION = version("secateur")
 router = APIRouter(tags=["service"])
 
 
@@ -35,15 +36,18 @@ class Version(BaseModel):
     api: str
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="healthz", summary="Whether the process answers")
-def healthz() -> State:
-    """200 while the process runs; looks at nothing else."""
+async def healthz() -> State:
+    """200 while the process runs; looks at nothing else and needs no thread."""
     return State(status="ok")
 
 
-@router.get("/readyz", operation_id="readyz", summary="Whether jobs can be accepted and run", responses=problems(503))
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", operation_id="readyz", summary="Whether jobs can be accepted", responses=problems(503))
 def readyz(services: ServicesDep) -> State:
-    """503 with the reason while the database, the artifact store, the broker or every worker is away."""
+    """503 with the reason while the database, the artifact store or the broker does not answer, and until a worker has
+    published the catalogue; whether a worker runs now is not looked at."""
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("database", services.store.ping), ("artifact store", services.artifacts.ping),
         ("broker", lambda: tasks.queue.ping_broker(services.settings)))
@@ -67,9 +71,9 @@ def _published(services: Services) -> bool:
 
 
 @router.get("/version", operation_id="version", summary="The version of the service")
-def show_version() -> Version:
+async def show_version() -> Version:
     """The distribution's version and the API's."""
-    return Version(name="secateur", version=version("secateur"), api="v1")
+    return Version(name="secateur", version=VERSION, api="v1")
 
 
 @router.get("/metrics", operation_id="metrics", summary="Metrics for Prometheus", response_class=Response,

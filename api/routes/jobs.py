@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.bodies import JsonBody
 from api.deps import Id, Reader, Writer
@@ -39,7 +38,7 @@ ACCEPTED = {"description": "Accepted", "headers": {
 @router.post("", operation_id="create_job", summary="Submit a job", status_code=202, response_model=JobView,
              openapi_extra=SPEC, responses={
                  200: {"model": Validation, "description": "With validate_only: an estimate; nothing is stored"},
-                 202: ACCEPTED, **problems(400, 404, 413, 415, 422, 503)})
+                 202: ACCEPTED, **problems(400, 404, 413, 415, 422, 500, 503, 507)})
 async def create_job(
         services: ServicesDep, caller: Writer, body: JsonBody, validate_only: bool = False,
         idempotency_key: Annotated[str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$")] = None,
@@ -48,9 +47,9 @@ async def create_job(
     """Check the job and queue it; the same Idempotency-Key makes one job however often it is sent."""
     spec = parse(JobSpec, body)
     if validate_only:
-        found = await run_in_threadpool(check, services, caller.project, spec)
+        found = await check(services, caller.project, spec)
         return JSONResponse(found.model_dump(mode="json"))
-    view, created = await run_in_threadpool(submit, services, caller.project, spec, idempotency_key)
+    view, created = await submit(services, caller.project, spec, idempotency_key)
     headers = {"Location": view.links.self, "Retry-After": "2"}
     if not created:
         headers["Idempotent-Replayed"] = "true"
@@ -130,6 +129,7 @@ def _inputs_remain(session: Session, row: Job) -> None:
 
 
 _transition("cancel", "Cancel a job", "Queued and paused jobs end at once, a running one soon; repeating is harmless.")
-_transition("pause", "Pause a job", "A running job stops at its next saved stage and gives its device back.")
-_transition("resume", "Resume a paused job", "Queue it again; it goes on where it stopped.")
+_transition("pause", "Pause a job", "A running job's process is ended at once, which frees its device; resumed, "
+            "the job goes on from its last saved step.")
+_transition("resume", "Resume a paused job", "Queue it again; it goes on from its last saved step.")
 _transition("retry", "Retry a job that failed or was cancelled", "Queue it again; saved stages are used.")

@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field, TypeAdapter
+from starlette.concurrency import run_in_threadpool
 
 from api.checks import architecture_faults
 from api.deps import Id, Reader, Writer
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, invalid
 from api.multipart import Upload
 from api.pointers import parse_field
 from api.schemas.assets import Label, ModelPage, ModelView
 from api.schemas.problem import problems
 from api.services import Services, ServicesDep
-from api.uploads import check_digest, form, json_field, name_of, normalize_of, stored
+from api.uploads import check_digest, form, json_field, keep, name_of, normalize_of, remove
 from tasks.store import assets, new_id
 from tasks.store.tables import Model
 
@@ -40,8 +41,8 @@ ModelForm = Annotated[Upload, Depends(form("architecture", "kwargs", "name", "sh
 
 
 @router.post("", operation_id="create_model", summary="Upload a network", status_code=201, openapi_extra=FORM,
-             responses=problems(400, 413, 415, 422, 503))
-def create_model(response: Response, services: ServicesDep, caller: Writer, upload: ModelForm) -> ModelView:
+             responses=problems(400, 413, 415, 422, 500, 503, 507))
+async def create_model(response: Response, services: ServicesDep, caller: Writer, upload: ModelForm) -> ModelView:
     """Check a state dict against its architecture and keep it; what does not fit leaves nothing behind."""
     check_digest(upload)
     architecture = upload.fields.get("architecture", "")
@@ -54,8 +55,8 @@ def create_model(response: Response, services: ServicesDep, caller: Writer, uplo
         classes = parse_field(CLASSES, classes, "classes")
         if len(set(classes)) != len(classes):
             raise invalid([Fault("/classes", "duplicate", "a class is listed twice")])
-    _check_architecture(services, architecture, kwargs)
-    found = services.helpers.ask(
+    await run_in_threadpool(_check_architecture, services, architecture, kwargs)
+    found = await services.helpers.ask(
         "model", {"path": str(upload.path), "filename": upload.filename, "architecture": architecture, "kwargs": kwargs,
                   "normalize": normalize, "classes": classes}, base="/kwargs")
     _check_sizes(found, normalize, classes)
@@ -63,8 +64,7 @@ def create_model(response: Response, services: ServicesDep, caller: Writer, uplo
     row = Model(id=id, project=caller.project, name=name, architecture=architecture, kwargs=found["kwargs"],
                 normalize=normalize, classes=classes, sha256=upload.sha256, size_bytes=upload.size_bytes,
                 parameters=found["parameters"], prunable=found["prunable"], artifact=f"models/{id}/state.safetensors")
-    with stored(services, row.artifact, upload.path), services.store.write() as session:
-        assets.add(session, row)
+    await run_in_threadpool(keep, services, row, upload.path)
     response.headers["Location"] = f"/v1/models/{id}"
     return ModelView.of(row)
 
@@ -107,9 +107,4 @@ def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
                responses=problems(404, 409))
 def delete_model(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the network and its file; 409 while a live job uses it."""
-    with services.store.write() as session:
-        row = session.get(Model, id, with_for_update=True)
-        if row is None or row.project != caller.project:
-            raise Problem(404, "not_found", f"no model {id!r}")
-        assets.remove(session, row)
-    services.artifacts.delete(f"models/{id}")
+    remove(services, Model, caller.project, id)

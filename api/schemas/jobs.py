@@ -60,11 +60,12 @@ class JobView(BaseModel):
 
     @classmethod
     def of(cls, row: Job) -> JobView:
-        """The wire form of a row."""
+        """The wire form of a row; its spec was validated when it came and is shown whatever it holds now."""
+        spec = row.spec if isinstance(row.spec, dict) else {}
         here = f"/v1/jobs/{row.id}"
         return cls.model_validate({
-            "id": row.id, "type": row.spec["type"], "status": row.status, "stage": row.stage,
-            "terminal": row.status in TERMINAL, "attempt": row.attempt, "spec": row.spec, "error": row.error,
+            "id": row.id, "type": str(spec.get("type", "unknown")), "status": row.status, "stage": row.stage,
+            "terminal": row.status in TERMINAL, "attempt": row.attempt, "spec": spec, "error": row.error,
             "progress": {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s},
             "created_at": iso(row.created_at), "started_at": iso_or_none(row.started_at),
             "finished_at": iso_or_none(row.finished_at),

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from api.errors import disk_full
+
 
 class FaultDocument(BaseModel):
     """One thing that is wrong with the request."""
@@ -48,7 +50,9 @@ EXAMPLES: dict[int, tuple[str, str, str | None]] = {
     415: ("unsupported_media_type", "content type 'text/plain': send application/json", None),
     416: ("range_not_satisfiable", "the file has 1024 bytes", None),
     422: ("unknown_criterion", "unknown criterion 'magnitud'; did you mean 'magnitude'?", "/criterion/name"),
+    500: ("internal", "an error of the service; quote the request_id when you report it", None),
     503: ("catalogue_unpublished", "no worker has published its catalogue yet", None),
+    507: ("disk_full", disk_full().detail, None),
 }
 
 

@@ -48,11 +48,15 @@ class Helper:
 
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     error: Exception | None = None
+    gate: threading.Event | None = None
+    """Answers wait for it."""
     lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, verb: str, payload: dict[str, Any], **limits: Any) -> dict[str, Any]:
         with self.lock:
             self.asked.append((verb, payload))
+        if self.gate is not None:
+            assert self.gate.wait(30)
         if self.error is not None:
             raise self.error
         if verb == "model":

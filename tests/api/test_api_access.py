@@ -157,7 +157,8 @@ def test_every_other_route_asks_for_a_key(keyed: World) -> None:
     modules = [importlib.import_module(f"api.routes.{info.name}") for info in pkgutil.iter_modules(api.routes.__path__)]
     hidden = {(route.path, method) for module in modules for route in module.router.routes
               if not route.include_in_schema for method in route.methods}
-    assert hidden == {("/", "GET"), ("/assets/{name:path}", "GET"), ("/v1/jobs/{id}/checkpoints/{cid}", "HEAD")}
+    assert hidden == {("/", "GET"), ("/assets/{name:path}", "GET"), ("/v1/jobs/{id}/checkpoints/{cid}", "HEAD"),
+                      ("/healthz", "HEAD"), ("/readyz", "HEAD")}
     assert keyed.client.head("/v1/jobs/job_06apt1c3nvg28o2e8b5hkq9s40/checkpoints/x").status_code == 401
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -85,13 +86,26 @@ def test_an_argument_that_the_data_supply_may_be_missing(world: World) -> None:
 
 TEXTS = [b"", b"{", b"[" * 100_000, json.dumps(SPEC).replace("0.5", "NaN").encode(),
          json.dumps(SPEC).replace("0.5", "1e999").encode(), b"\xff\xfe{", b'{"type": "\\ud800"}',
-         b'{"labels": {"a\\u0000": "b"}}', b'{"a": ' * 40 + b"1" + b"}" * 40, b'{"seed": ' + b"9" * 5000 + b"}"]
+         b'{"labels": {"a\\u0000": "b"}}', b'{"a": ' * 40 + b"1" + b"}" * 40, b'{"seed": ' + b"9" * 5000 + b"}",
+         b'{"type": "prune", "type": "prune"}', b'{"labels": {"a": "b", "\\u0061": "b"}}']
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_what_is_not_json_is_a_400(world: World, text: bytes) -> None:
     response = world.client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
     fault(response, 400, "invalid_json")
+
+
+def test_a_key_given_twice_is_named(world: World) -> None:
+    text = json.dumps(SPEC).replace('"type"', '"seed": 1, "seed": 2, "type"')
+    response = world.client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert fault(response, 400, "invalid_json")["detail"] == "the body has the key 'seed' twice in one object"
+
+
+@pytest.mark.parametrize("value", [1.0, -0.1, "a"])
+def test_a_bad_item_does_not_make_its_list_too_short(world: World, value: object) -> None:
+    body = fault(world.client.post("/v1/jobs", json=changed(targets={"sparsity": [value]})), 422, "invalid_request")
+    assert [item["pointer"] for item in body["errors"]] == ["/targets/sparsity/0"]
 
 
 def test_another_content_type_is_a_415(world: World) -> None:
@@ -144,6 +158,17 @@ def test_what_the_helper_refuses_is_a_422_with_its_code(world: World) -> None:
     assert world.client.post("/v1/jobs", json=SPEC).status_code == 202
 
 
+def test_a_fault_of_the_helper_is_none_of_the_request(world: World) -> None:
+    world.helper.error = tasks.helper.HelperError("helper_crashed", "ended with SIGSEGV at /opt/x.so")
+    response = world.client.post("/v1/jobs", json=SPEC)
+    assert fault(response, 500, "helper_crashed")["errors"] == []
+    assert "SIGSEGV" not in response.text
+    world.helper.error = tasks.helper.HelperError("helper_timeout", "reading this took more than 1 s")
+    response = world.client.post("/v1/jobs", json=SPEC)
+    assert fault(response, 503, "helper_timeout")["detail"] == "reading this took more than 1 s"
+    assert response.headers["retry-after"]
+
+
 def test_an_unforeseen_error_leaks_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.helper.error = RuntimeError("postgresql://user:secret@host")
     response = world.client.post("/v1/jobs", json=SPEC, headers={"X-Request-Id": "mine-1"})
@@ -166,6 +191,24 @@ def test_unknown_paths_and_methods_are_problems(world: World) -> None:
     assert "GET" in response.headers["allow"] or "POST" in response.headers["allow"]
     for odd in ("job_x", "..%2f", "job_%00aaaaaaaaa", "JOB_06apt1c3nvg28o2e8b5hkq9s40"):
         fault(world.client.get(f"/v1/jobs/{odd}"), 404, "not_found")
+
+
+def test_a_database_without_space_is_a_507(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sqlalchemy import text
+
+    with world.services.store.read() as session:
+        pages = session.scalar(text("PRAGMA page_count"))
+    write = world.services.store.write
+
+    @contextmanager
+    def full() -> Iterator[Any]:
+        with write() as session:
+            session.execute(text(f"PRAGMA max_page_count={pages}"))
+            yield session
+
+    monkeypatch.setattr(world.services.store, "write", full)
+    fault(world.client.post("/v1/jobs", json=changed(labels={f"k{n}": "x" * 255 for n in range(16)},
+                                                     exclude=["y" * 1000] * 100)), 507, "disk_full")
 
 
 def test_a_database_that_is_away_is_a_503(build: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from api_world import ESTIMATE, SPEC, World, fault
+from httpx2 import Response
+from sqlalchemy import text
 
+import tasks.helper
+from api.helpers import Helpers
 from tasks.store import jobs
 from tasks.store.tables import Job, Outbox
 
@@ -47,11 +53,80 @@ def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> No
 
 
 def test_an_estimate_is_asked_for_once(world: World) -> None:
-    for labels in ({"n": "1"}, {"n": "2"}):
-        assert world.client.post("/v1/jobs", json={**SPEC, "labels": labels}).status_code == 202
+    for fields in ({"labels": {"n": "1"}}, {"labels": {"n": "2"}}, {"seed": 7}, {"device": "cpu"}, {"priority": 9}):
+        assert world.client.post("/v1/jobs", json={**SPEC, **fields}).status_code == 202
     assert [verb for verb, _ in world.helper.asked] == ["estimate"]
     world.client.post("/v1/jobs", json={**SPEC, "targets": {"sparsity": [0.7]}})
     assert len(world.helper.asked) == 2
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def estimate(world: World, sparsity: float = 0.5) -> Response:
+    return world.client.post("/v1/jobs?validate_only=true", json={**SPEC, "targets": {"sparsity": [sparsity]}})
+
+
+def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
+    world.helper.gate = threading.Event()
+    with ThreadPoolExecutor(48) as pool:
+        answers = [pool.submit(estimate, world) for _ in range(48)]
+        until(lambda: world.helper.asked)
+        assert world.client.get("/healthz").status_code == world.client.get("/v1/jobs").status_code == 200
+        world.helper.gate.set()
+        assert {answer.result().status_code for answer in answers} == {200}
+    assert len(world.helper.asked) == 1
+
+
+def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
+    world.helper.error = tasks.helper.HelperError("helper_timeout", "slow")
+    fault(estimate(world), 503, "helper_timeout")
+    world.helper.error = None
+    assert estimate(world).status_code == 200
+    assert len(world.helper.asked) == 2
+
+
+def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(build: Callable[..., World]) -> None:
+    world = build(helpers=2, helper_wait_s=0.3)
+    world.helper.gate = threading.Event()
+    with ThreadPoolExecutor(48) as pool:
+        first = [pool.submit(estimate, world, 0.1 + n / 10) for n in range(2)]
+        until(lambda: len(world.helper.asked) == 2)
+        rest = [pool.submit(estimate, world, 0.5 + n / 100) for n in range(46)]
+        assert world.client.get("/healthz").status_code == world.client.get("/v1/jobs").status_code == 200
+        refused = [answer.result() for answer in rest]  # while both helpers are still at work
+        for response in refused:
+            fault(response, 503, "busy")
+            assert response.headers["retry-after"]
+        response = world.client.post("/v1/datasets", files={"file": ("a.zip", b"zip")})
+        fault(response, 503, "busy")
+        world.helper.gate.set()
+        assert {answer.result().status_code for answer in first} == {200}
+    assert estimate(world, 0.9).status_code == 200
+    assert len(world.helper.asked) == 3
+    assert world.files() == []
+
+
+def test_the_newest_estimates_are_remembered() -> None:
+    asked = []
+
+    class Counting(Helpers):
+        async def ask(self, verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
+            asked.append(payload["spec"]["n"])
+            return {"units": payload["spec"]["n"]}
+
+    async def run() -> None:
+        helpers = Counting(1, timeout_s=1, wait_s=1, size=2)
+        for n in (1, 2, 1, 3, 1, 2):
+            assert await helpers.estimate({"spec": {"n": n}}) == {"units": n}
+
+    asyncio.run(run())
+    assert asked == [1, 2, 3, 2]
 
 
 def test_the_estimate_gets_model_and_dataset(world: World) -> None:
@@ -169,6 +244,21 @@ def test_lists_are_pages_with_filters(world: World) -> None:
     assert [job["id"] for job in world.client.get("/v1/jobs?status=running").json()["data"]] == [ids[0]]
     labelled = world.client.get("/v1/jobs", params={"label": "team=a=b"}).json()["data"]
     assert [job["id"] for job in labelled] == [ids[3], ids[1]]
+
+
+@pytest.mark.parametrize("spec", ["{}", "[]", "null", '{"type": 3}'])
+def test_a_job_whose_spec_is_corrupt_is_shown_with_the_others(world: World, spec: str) -> None:
+    good, bad = world.job(), world.job()
+    with world.services.store.write() as session:
+        session.execute(text("UPDATE jobs SET spec = :spec WHERE id = :id"), {"spec": spec, "id": bad})
+    assert [job["id"] for job in world.client.get("/v1/jobs").json()["data"]] == [bad, good]
+    assert isinstance(world.client.get(f"/v1/jobs/{bad}").json()["type"], str)
+    assert world.client.post(f"/v1/jobs/{bad}/cancel").json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("key", ["", "a=b", "x" * 64])
+def test_a_label_that_no_filter_finds_is_refused(world: World, key: str) -> None:
+    fault(world.client.post("/v1/jobs", json={**SPEC, "labels": {key: "v"}}), 422, "invalid_request")
 
 
 @pytest.mark.parametrize("query", ["limit=101", "limit=0", "status=odd", "label=team"])

@@ -6,7 +6,10 @@ import doctest
 import importlib
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,36 @@ def test_health_and_version(world: World) -> None:
     assert world.client.get("/healthz").json() == {"status": "ok"}
     assert world.client.get("/readyz").json() == {"status": "ready"}
     assert world.client.get("/version").json() == {"name": "secateur", "version": "0.1.0", "api": "v1"}
+
+
+def test_head_answers_as_get_without_a_body(build: Callable[..., World]) -> None:
+    world = build(catalogue=False)
+    for path, status in (("/healthz", 200), ("/readyz", 503)):
+        response = world.client.head(path)
+        assert (response.status_code, response.content) == (status, b"")
+        assert response.headers["content-length"] == world.client.get(path).headers["content-length"]
+    world.publish()
+    assert world.client.head("/readyz").status_code == 200
+    assert all("head" not in operations for operations in openapi.describe(create_app())["paths"].values())
+
+
+def test_health_needs_no_thread(world: World) -> None:
+    """Sync routes share 40 threads: what holds them all must not hold up the health check."""
+    gate, held = threading.Event(), []
+
+    def ping() -> None:
+        held.append(1)
+        assert gate.wait(30)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(48) as pool:
+        patch.setattr(world.services.store, "ping", ping)
+        for _ in range(48):
+            pool.submit(world.client.get, "/readyz")
+        while len(held) < 40:
+            time.sleep(0.01)
+        for path in ("/healthz", "/version"):
+            assert world.client.get(path).status_code == 200
+        gate.set()
 
 
 def test_readiness_names_what_is_away(build: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from api_world import World, fault
 from sqlalchemy.orm import Session
 
+import api.multipart
 import tasks.helper
 from tasks.store import assets
 
@@ -77,6 +84,7 @@ FORMS: list[tuple[dict[str, str], str, str]] = [
     ({**MODEL, "sha256": "abc"}, "invalid_sha256", "/sha256"),
     ({"architecture": "mpl"}, "unknown_architecture", "/architecture"),
     ({**MODEL, "kwargs": "{"}, "invalid_json", "/kwargs"),
+    ({**MODEL, "kwargs": '{"hidden": [1], "hidden": [2]}'}, "invalid_json", "/kwargs"),
     ({**MODEL, "kwargs": "[1]"}, "invalid_request", "/kwargs"),
     ({**MODEL, "kwargs": '{"depth": 20}'}, "invalid_parameter", "/kwargs/depth"),
     ({**MODEL, "normalize": '{"mean": [0]}'}, "invalid_request", "/normalize/std"),
@@ -122,6 +130,60 @@ def test_a_row_that_cannot_be_written_takes_the_file_with_it(world: World, monke
     monkeypatch.setattr(assets, "add", broken)
     fault(world.client.post("/v1/models", files=FILE, data=MODEL), 500, "internal")
     assert world.files() == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("place", ["receive", "close", "helper", "put"])
+def test_a_full_disk_is_a_507_and_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch, number: int,
+                                                 place: str) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(number, os.strerror(number), "/srv/secret")
+
+    def half(source: IO[bytes], target: IO[bytes], length: int) -> None:
+        target.write(source.read(length))
+        full()
+
+    if place == "receive":
+        monkeypatch.setattr(api.multipart._Form, "flush", full)
+    elif place == "close":
+        monkeypatch.setattr(api.multipart._Form, "finish", full)
+    elif place == "helper":
+        world.helper.error = tasks.helper.HelperError("disk_full", "no space for /srv/secret")
+    else:
+        monkeypatch.setattr(shutil, "copyfileobj", half)
+    for url, form in (("/v1/models", MODEL), ("/v1/datasets", {})):
+        response = world.client.post(url, files=FILE, data=form)
+        assert "delete jobs, models or datasets" in fault(response, 507, "disk_full")["detail"]
+        assert "secret" not in response.text
+    assert world.files() == []
+    assert list((world.folder / "work").iterdir()) == []
+    assert world.client.get("/v1/models").json()["data"] == world.client.get("/v1/datasets").json()["data"] == []
+
+
+def test_upload_folders_of_processes_that_are_gone_are_removed_at_the_start(build: Callable[..., World],
+                                                                            tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = {"gone": f"secateur-upload-{gone.pid}-a", "alive": f"secateur-upload-{os.getppid()}-b",
+             "before": f"secateur-upload-{os.getpid()}-c", "mine": f"secateur-upload-{os.getpid()}-d",
+             "unnamed": "secateur-upload-x", "job": f"secateur-{gone.pid}-e"}
+    for name in names.values():
+        (tmp_path / "work" / name).mkdir(parents=True)
+        (tmp_path / "work" / name / "upload").write_bytes(b"x")
+    os.utime(tmp_path / "work" / names["before"], (1, 1))
+    world = build()
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {
+        names[kept] for kept in ("alive", "mine", "unnamed", "job")}
+    seen = []
+
+    def look(verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
+        seen.append(Path(payload["path"]).parent.name)
+        raise tasks.helper.HelperError("unreadable", "no")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.helper, "run_helper", look)
+        world.client.post("/v1/models", files=FILE, data=MODEL)
+    assert seen[0].startswith(f"secateur-upload-{os.getpid()}-")
 
 
 def multipart(*parts: bytes, end: bytes = b"--XX--\r\n") -> dict[str, Any]:
