@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
@@ -133,14 +134,14 @@ def watch(url: str, job_id: str) -> None:
 
 def show(report: Report) -> None:
     """The summary table."""
-    table = Table(title="Digits, magnitude pruning, fine-tuned")
-    for column in ("network", "sparsity", "error", "95 %", "vs control", "unretrained", "bytes", "of dense"):
+    table = Table(title="Digits, magnitude pruning, fine-tuned: test error", box=box.SIMPLE)
+    for column in ("network", "error", "95 %", "- control", "if not retrained", "bytes", "of dense"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for name, network in (("as given", report.baseline), ("dense control", report.control)):
-        table.add_row(name, "0%", f"{network.error.value:.2%}", _range(network.error), "",
+        table.add_row(name, f"{network.error.value:.2%}", _range(network.error), "",
                       "", f"{network.size_bytes['dense']:,}", "100%")
     for c in report.checkpoints:
-        table.add_row(c.id, f"{c.sparsity:.0%}", f"{c.error.value:.2%}", _range(c.error),
+        table.add_row(c.id, f"{c.error.value:.2%}", _range(c.error),
                       f"{c.error_increase.control.value:+.2%}", f"{c.pruned.error.value:.2%}",
                       f"{c.size_bytes['sparse']:,}", f"{c.size_bytes['sparse'] / report.baseline.size_bytes['dense']:.0%}")
     console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -53,7 +54,7 @@ def read(path: Path, filename: str, max_values: int) -> Arrays:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError, IndexError) as error:
         raise DataError(f"not a readable zip: {error}") from None
 
 
