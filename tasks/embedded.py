@@ -19,12 +19,16 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from tasks import hosts
 from tasks.broker import server_command, socket_url
 
 logger = logging.getLogger(__name__)
+
+if _missing := [name for name in ("celery", "fastapi", "sqlalchemy", "torch", "uvicorn") if find_spec(name) is None]:
+    raise ImportError(f"the service needs {', '.join(_missing)}")  # its processes would, one by one
 
 PR_SET_PDEATHSIG = 1
 READY_S = 120.0
