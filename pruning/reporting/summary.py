@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Checkpoint, Latency, Network, Report
 
-FORMATS = {"sparse": "sparse", "dense": "dense", "dense_gzip": "dense, gzip", "masks": "masks"}
+FORMATS = {"sparse": "sparse", "sparse_gzip": "sparse, gzip", "dense": "dense", "dense_gzip": "dense, gzip",
+           "masks": "masks"}
 SPEED_NOTE = (
     "Unstructured zeros make the file smaller, not the network faster: dense kernels multiply by zero as slowly as by "
     "any other number. FLOPs count what a sparse kernel would need; latency is measured, on dense kernels."

@@ -56,7 +56,7 @@ class Latency(Document):
     p50: float
     p95: float
     against_given: float | None = None
-    """Median ratio to the network as given, the two measured in turn, so that a busy machine slows both."""
+    """Ratio to the network as given: the fastest passes of the two, which ran in turn."""
 
 
 class Evaluated(Document):
@@ -79,7 +79,7 @@ class Network(Evaluated):
     flops: int
     """Multiply-adds of one forward pass times two, pruned weights not counted (what a sparse kernel would need)."""
     size_bytes: dict[str, int]
-    """File size by format: `sparse`, `dense`, `masks`, `dense_gzip`."""
+    """File size by format: `sparse`, `dense`, `masks`, `sparse_gzip`, `dense_gzip`."""
     latency_ms: tuple[Latency, ...]
     retrain_epochs: int = 0
     """Epochs of retraining received in all: a late checkpoint of a cascade has had those of every round before it."""

@@ -141,7 +141,8 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
         write(tmp_path / format, model.state_dict(), masks, note="x")
         assert found[format] == (tmp_path / format).stat().st_size
     assert abs(found["dense_gzip"] - len(gzip.compress((tmp_path / "dense").read_bytes(), 6))) <= 32
-    assert set(found) == {*WRITERS, "dense_gzip"}
+    assert abs(found["sparse_gzip"] - len(gzip.compress((tmp_path / "sparse").read_bytes(), 6))) <= 32
+    assert set(found) == {*WRITERS, "dense_gzip", "sparse_gzip"}
 
 
 def test_latency_is_of_every_batch_size() -> None:

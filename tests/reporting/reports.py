@@ -42,6 +42,7 @@ def costs(sparsity: float, latency: tuple[r.Latency, ...] | None = None) -> dict
             "sparse": round(1_110_000 * density + 40_000),
             "dense": 1_110_480,
             "masks": 34_900,
+            "sparse_gzip": round(800_000 * density + 30_000),
             "dense_gzip": round(1_000_000 * density + 60_000),
         },
         "latency_ms": latency,
