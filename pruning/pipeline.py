@@ -25,7 +25,8 @@ from pruning.seeding import generator
 from pruning.sparsifiers import sparsifiers
 from pruning.stages import PartialTraining, Stages
 from pruning.training import Controls, train_
-from pruning.types import Masks, TrialRound
+from pruning.trial import TrialRound
+from pruning.types import Masks
 
 CALIBRATION_IMAGES = 1000
 

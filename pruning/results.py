@@ -34,7 +34,8 @@ from pruning.schemas.report import (
     Round,
     Section,
 )
-from pruning.types import Masks, Trial, TrialRound
+from pruning.trial import Trial, TrialRound
+from pruning.types import Masks
 from pruning.verdict import References, hold_gates, recommend
 
 logger = logging.getLogger(__name__)

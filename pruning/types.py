@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from torch import Generator, Tensor, nn
 
-from pruning.schemas.report import Section
-
 if TYPE_CHECKING:
-    from pruning.data.tensors import Data
     from pruning.evidence import Evidence
-    from pruning.measure import Measured
-    from pruning.schemas.recipe import Method
 
 Scores: TypeAlias = dict[str, Tensor]
 """By parameter name; each broadcasts against its weight, higher keeps, -inf marks what is pruned already."""
@@ -86,54 +81,3 @@ class Architecture(Protocol):
 
     def build(self) -> nn.Module:
         """The network, freshly constructed."""
-
-
-class Evaluation(Protocol):
-    """One question asked of all networks of a job."""
-
-    version: ClassVar[int]
-
-    def evaluate(self, trial: Trial) -> Section:
-        """The answer."""
-
-
-@dataclass(frozen=True)
-class TrialRound:
-    """One prune-and-retrain round of a job, measured."""
-
-    criterion: Method
-    label: str
-    round: int
-    sparsity: float
-    density: float
-    target: float | None
-    """The requested sparsity when this round is a target."""
-    retrain_epochs: int
-    """Epochs of retraining received in all."""
-    masks: Callable[[], Masks]
-    network: Callable[[], nn.Module]
-    """Loads the network as it was measured last (retrained where the recipe retrains)."""
-    pruned: Measured
-    retrained: Measured | None
-
-    @property
-    def id(self) -> str:
-        """Of a target, the checkpoint's id: `magnitude-0.95`, unique within a job, safe in a URL."""
-        return f"{self.label}-{self.target!r}"
-
-    @property
-    def measured(self) -> Measured:
-        """The network as it would be shipped."""
-        return self.retrained or self.pruned
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Everything an evaluation may look at."""
-
-    data: Data
-    dense: Callable[[], nn.Module]
-    control: Callable[[], nn.Module]
-    given_measured: Measured
-    control_measured: Measured
-    rounds: Sequence[TrialRound]

@@ -83,7 +83,7 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     from pruning.schemas.job import JobSpec
     from pruning.schemas.report import Report
     from pruning.stages import Stages
-    from pruning.types import TrialRound
+    from pruning.trial import TrialRound
 
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)

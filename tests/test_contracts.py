@@ -36,7 +36,8 @@ from pruning.schemas.report import Section
 from pruning.schemas.training import Optimizer
 from pruning.sparsifiers import sparsifiers
 from pruning.stages import Stages
-from pruning.types import Budget, Masks, Scores, Trial
+from pruning.trial import Trial
+from pruning.types import Budget, Masks, Scores
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "allocations": allocations, "architectures": architectures, "criteria": criteria, "datasets": datasets,

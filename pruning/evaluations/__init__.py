@@ -1,7 +1,7 @@
 """The registry of evaluations: one file each, found by itself."""
 
 from pruning.registry import Registry
-from pruning.types import Evaluation
+from pruning.trial import Evaluation
 
 evaluations: Registry[Evaluation] = Registry("evaluation", __name__)
 

@@ -12,7 +12,7 @@ from pruning.evaluations import evaluations
 from pruning.intervals import binomial
 from pruning.measure import increase
 from pruning.schemas.report import Curve, Estimate, Section
-from pruning.types import Trial, TrialRound
+from pruning.trial import Trial, TrialRound
 
 
 @evaluations.register("accuracy")
