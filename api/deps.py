@@ -91,11 +91,18 @@ def _holder(services: Services, secret: str) -> Caller:
 def _refuse_other_sites(request: Request) -> None:
     """An open service answers no page of another site (cross-site requests, DNS rebinding)."""
     host = request.headers.get("host", "")
-    if not loopback(urlsplit(f"//{host}").hostname or ""):
+    if not loopback(_hostname(f"//{host}")):
         raise Problem(403, "forbidden", f"host {host!r}: an open service answers to localhost only; set an API key")
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         raise Problem(403, "forbidden", f"origin {origin!r}: an open service answers no other site; set an API key")
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def scoped(scope: str) -> Callable[[Caller], Caller]:

@@ -69,19 +69,20 @@ class Results:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def export(self, done: TrialRound) -> None:
-        """Write the files of a finished target and measure what the network costs."""
+    def export(self, done: TrialRound) -> bool:
+        """Write the files of a finished target and measure what the network costs; False when that was done before."""
         cid, pipeline = done.id, self.pipeline
         pipeline.watcher.stage("export", cid)
         name = f"export-{cid}"
         if pipeline.stages.load(name) is not None:
-            return
+            return False
         model, masks = done.network(), {key: mask.cpu() for key, mask in done.masks().items()}
         for format, write in WRITERS.items():
             path = self.folder / f"{cid}.{format}.safetensors"
             write(path, model.state_dict(), masks, **self._info(done))
             self.on_file(cid, format, path)
         pipeline.stages.save(name, {}, self._costs(model, masks, self._info(done), pipeline.dense()))
+        return True
 
     def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""

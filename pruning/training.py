@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ class Controls:
 
     saver: Saver | None = None
     every_steps: int = 200
+    every_s: float = 30.0
+    """A state is kept after so many steps or seconds, whichever comes first; when does not change the result."""
     advance: Callable[[int], None] = field(default=lambda images: None)
     """Called with the number of images trained on since the last call."""
     at_epoch: Callable[[int], None] = field(default=lambda epoch: None)
@@ -99,7 +102,7 @@ class _Run:
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
         epoch, step = self._restore(start_epoch)
         losses = torch.zeros((), device=self.device)
-        unsaved = 0
+        unsaved, saved_at = 0, time.monotonic()
         while epoch < self.training.epochs:
             if step == 0:
                 self.controls.at_epoch(epoch)
@@ -109,10 +112,11 @@ class _Run:
                 losses += self._step(batch, epoch, step)
                 self.controls.advance(len(batch))
                 step, unsaved = step + 1, unsaved + 1
-                if unsaved >= self.controls.every_steps and self.controls.saver is not None:
+                due = unsaved >= self.controls.every_steps or time.monotonic() - saved_at >= self.controls.every_s
+                if due and self.controls.saver is not None:
                     self._check(losses, epoch, step)
                     self._save(epoch, step)
-                    unsaved = 0
+                    unsaved, saved_at = 0, time.monotonic()
             self._check(losses, epoch, step)
             epoch, step = epoch + 1, 0
         self._check_weights()

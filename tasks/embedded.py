@@ -155,18 +155,14 @@ def _children(host: str, port: int, data_dir: Path, broker: Path) -> list[Child]
         defaults["SECATEUR_BROKER_URL"] = socket_url(broker)
         children.append(Child("valkey", server_command(data_dir / "valkey", broker), environment, logs / "valkey.log",
                               signal.SIGTERM))
+    for name in sorted(defaults.keys() & environment.keys()):
+        _say(f"{name} is set and used instead of the default in {data_dir}")
     environment = defaults | environment
-    _empty(Path(environment["SECATEUR_WORK_DIR"]))
+    Path(environment["SECATEUR_WORK_DIR"]).mkdir(parents=True, exist_ok=True)
     cli = [sys.executable, "-m", "secateur.cli"]
     children.append(Child("worker", [*cli, "worker"], environment, logs / "worker.log"))
     children.append(Child("api", [*cli, "api", "--host", host, "--port", str(port)], environment, logs / "api.log"))
     return children
-
-
-def _empty(folder: Path) -> None:
-    """Working folders of processes that were killed; nobody holds them, the lock on the data folder is ours."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def _announce(host: str, port: int, data_dir: Path, stopping: threading.Event) -> None:

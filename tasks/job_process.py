@@ -131,7 +131,8 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
             "gates": [gate.model_dump(mode="json") for gate in report.gates]})
 
     def finished(done: TrialRound) -> None:
-        results.export(done)
+        if not results.export(done):
+            return
         report = results.report(partial=True)
         publish(report)
         checkpoint = report.checkpoints[-1]

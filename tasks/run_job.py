@@ -49,9 +49,9 @@ def reap_forever(runner: Runner) -> None:
             with runner.store.write() as session:
                 if work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s, hosts.is_gone):
                     work.sweep(session, max_attempts=settings.max_attempts, gone=hosts.is_gone)
-            workspace.sweep(runner.store, settings)
             if settings.alive_file is not None:
                 settings.alive_file.touch()
+            workspace.sweep(runner.store, settings)
         except Exception:
             logger.exception("the reaper could not sweep")
         runner.stopping.wait(settings.reaper_s)

@@ -58,7 +58,7 @@ class Supervisor:
         """Start the process, follow it, settle the job."""
         folder: Path | None = None
         try:
-            folder = workspace.make(self.settings, self.claim)
+            folder = workspace.make(self.store, self.settings, self.claim)
             self._attempt(folder)
             workspace.tidy(self.store, self.artifacts, self.claim)
         except LostError as error:
@@ -158,7 +158,9 @@ class Supervisor:
         try:
             os.link(path, mine)
         except FileNotFoundError:
-            return  # replaced or dropped already: a later message tells of it
+            if kind == "saved":
+                return  # dropped already: a later message tells of it
+            raise
         try:
             key = f"jobs/{self.claim.job_id}/attempts/{self.claim.fence}/{kind}/{self._counter}-{path.name}"
             file = SavedFile(key, sha256_of(mine), mine.stat().st_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from contextlib import suppress
@@ -27,13 +28,14 @@ class DeletedError(Exception):
     """A model or dataset that the job needs is in the database no more."""
 
 
-def make(settings: Settings, claim: Claim) -> Path:
+def make(store: Store, settings: Settings, claim: Claim) -> Path:
     """A fresh working folder; those of earlier claims, whose workers were killed, are removed."""
     parent = settings.work_dir or Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"secateur-{claim.job_id}-*"):
+    prefix = f"secateur-{store.identity}-{claim.job_id}-"
+    for left in parent.glob(f"{prefix}*"):
         shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"secateur-{claim.job_id}-{claim.fence}-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{claim.fence}-", dir=parent))
 
 
 def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, claim: Claim) -> None:
@@ -63,13 +65,15 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
 
 
 def sweep(store: Store, settings: Settings) -> None:
-    """Remove the working folders that killed workers of this host left: those of no claim that still holds."""
+    """Remove the working folders that killed workers of this database left: those of no claim that still holds."""
     parent = settings.work_dir or Path(tempfile.gettempdir())
-    for left in parent.glob("secateur-job_*"):
-        job_id, fence = left.name.removeprefix("secateur-").split("-")[:2]
+    for left in parent.glob(f"secateur-{store.identity}-*"):
+        named = re.fullmatch(rf"secateur-{store.identity}-(job_[0-9a-z]+)-(\d+)-.*", left.name)
+        if named is None:
+            continue
         with store.read() as session:
-            job = session.get(Job, job_id)
-            held = job is not None and job.status in work.HELD and str(job.fence) == fence
+            job = session.get(Job, named[1])
+            held = job is not None and job.status in work.HELD and str(job.fence) == named[2]
             if held and job is not None and not hosts.is_gone(job.owner or ""):
                 continue
         shutil.rmtree(left, ignore_errors=True)

@@ -12,7 +12,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 def render(report: Report) -> str:
-    """Return one `testsuite`: a case per gate, one per failed evaluation, and one if the job ended early."""
+    """Return one `testsuite`: a case per gate, one per failed evaluation, and one that the job came to its end."""
     suite = ET.Element("testsuite", name=_clean(f"secateur {report.job_id}"))
     properties = ET.SubElement(suite, "properties")
     for name, value in {
@@ -34,7 +34,7 @@ def render(report: Report) -> str:
                 gate.message,
                 f"measured: {measured}",
                 f"limit: {q.percent(gate.limit, 2)}",
-                f"checkpoint: {gate.checkpoint}",
+                f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )
         if gate.passed:
@@ -46,8 +46,8 @@ def render(report: Report) -> str:
         ET.SubElement(case, "error", type=_clean(failure.code), message=_clean(failure.message)).text = _clean(
             failure.message
         )
+    case = ET.SubElement(suite, "testcase", classname="secateur.job", name="complete", time="0")
     if report.partial:
-        case = ET.SubElement(suite, "testcase", classname="secateur.job", name="complete", time="0")
         message = f"the job ended before all its targets; {len(report.checkpoints)} checkpoints are whole"
         ET.SubElement(case, "error", type="partial", message=message).text = message
     suite.set("tests", str(len(suite.findall("testcase"))))

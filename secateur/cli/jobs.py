@@ -107,6 +107,6 @@ def _steer(verb: Literal["cancel", "pause", "resume", "retry"], summary: str) ->
 
 
 _steer("cancel", "Cancel a job; the checkpoints it finished are kept.")
-_steer("pause", "Pause a job at its next safe point.")
+_steer("pause", "Pause a job; a resume goes on from its last saved step.")
 _steer("resume", "Queue a paused job again.")
 _steer("retry", "Queue a failed or cancelled job again, from what it finished.")

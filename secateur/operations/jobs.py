@@ -51,7 +51,7 @@ def cancel(job_id: str) -> Flow[Job]:
 
 
 def pause(job_id: str) -> Flow[Job]:
-    """Pause at the next safe point."""
+    """Pause: the job process ends now, and a resume goes on from the last saved step."""
     return (yield from _steer(job_id, "pause"))
 
 

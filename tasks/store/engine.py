@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import os
 import secrets
 import threading
 import time
@@ -61,6 +63,10 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         parsed = make_url(url)
+        place = os.path.abspath(parsed.database or "") if parsed.get_backend_name() == "sqlite" else \
+            f"{parsed.host}:{parsed.port}/{parsed.database}"
+        self.identity = hashlib.sha256(place.encode()).hexdigest()[:8]
+        """Tells this database from others in the names of files that lie beside those of other services."""
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "sqlite" and parsed.database:

@@ -32,6 +32,8 @@ def test_without_a_key_set_only_this_machine_is_served(build: Callable[..., Worl
 
 def test_an_open_service_answers_no_other_site(world: World) -> None:
     fault(world.client.get("/v1/jobs", headers={"Host": "evil.example"}), 403, "forbidden")
+    for broken in ({"Host": "["}, {"Host": "[x]"}, {"Host": "localhost", "Origin": "http://["}):
+        fault(world.client.get("/v1/jobs", headers=broken), 403, "forbidden")
     fault(world.client.post("/v1/jobs", json=SPEC, headers={"Origin": "https://evil.example"}), 403, "forbidden")
     fault(world.client.post("/v1/jobs", json=SPEC, headers={"Origin": "null"}), 403, "forbidden")
     for host in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000"):

@@ -284,14 +284,15 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from pruning.library import load_model
 
     monkeypatch.chdir(tmp_path)
-    model = load_model("lenet_300_100")
+    model = load_model("lenet_300_100", height=8, width=8)
     masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
     apply_masks_(model, masks)
     for format, write in WRITERS.items():
-        write(Path(f"magnitude-0.95.{format}.safetensors"), model.state_dict(), masks)
+        write(Path(f"magnitude-0.95.{format}.safetensors"), model.state_dict(), masks, architecture="lenet_300_100",
+              kwargs={"height": 8, "width": 8})
     for code in documented("python"):
         if "def load_sparse" not in code:
-            namespace: dict[str, Any] = {"model": load_model("lenet_300_100")}
+            namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}
             exec(code, namespace)
             assert not namespace["model"].fc1.weight.detach().any()
             assert torch.equal(namespace["model"].fc1.bias, model.fc1.bias)

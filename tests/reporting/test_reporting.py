@@ -187,7 +187,8 @@ def test_markdown_fits_a_comment() -> None:
 
 @pytest.mark.parametrize(
     ("make", "tests", "failures", "errors"),
-    [(reports.realistic, 2, 0, 1), (reports.hostile, 2, 1, 1), (reports.empty, 1, 0, 1)],
+    [(reports.realistic, 3, 0, 1), (reports.hostile, 3, 1, 1), (reports.empty, 1, 0, 1),
+     (lambda: reports.realistic(gates=(), failures=()), 1, 0, 0)],
 )
 def test_junit_counts(make: Callable[[], Report], tests: int, failures: int, errors: int) -> None:
     suite = ET.fromstring(to_junit(make()))

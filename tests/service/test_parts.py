@@ -62,7 +62,7 @@ def test_two_workers_on_postgresql_and_s3(postgresql: Postgresql, s3: Bucket, va
         job = client.jobs.submit({
             "type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 3}}, "dataset": {"id": dataset.id},
             "targets": {"sparsity": [0.5, 0.9]}, "retrain": {"epochs": 8, "batch_size": 8}})
-        until(lambda: list(tmp_path.glob("secateur-job*/stages/*round-0-001.partial*")), "the first round retrains")
+        until(lambda: list(tmp_path.glob("secateur-*-job*/stages/*round-0-001.partial*")), "the first round retrains")
         holder = next(name for name in workers if job.id in (tmp_path / f"{name}.log").read_text())
         workers[holder].send_signal(signal.SIGTERM)
         assert workers[holder].wait(60) == 0

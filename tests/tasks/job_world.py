@@ -380,7 +380,7 @@ def processes(id: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"secateur-{id}".encode() in (entry / "cmdline").read_bytes() \
+            if entry.name.isdigit() and f"-{id}-".encode() in (entry / "cmdline").read_bytes() \
                     and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
                 found.append(int(entry.name))
         except OSError:

@@ -79,8 +79,13 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(world: Wor
         work.claim(session, dead.id, "elsewhere/1/1", 3600, max_attempts=5)
     assert claim is not None
     settings = world.settings.model_copy(update={"work_dir": tmp_path / "swept"})
-    mine = workspace.make(settings, claim)
-    for name in (f"secateur-{held.id}-0-abc", f"secateur-{dead.id}-7-abc", "secateur-job_00000000-1-abc"):
+    mine = workspace.make(world.store, settings, claim)
+    ours = f"secateur-{world.store.identity}"
+    for name in (f"{ours}-{held.id}-0-abc", f"{ours}-{dead.id}-7-abc", f"{ours}-job_00000000-1-abc"):
+        (tmp_path / "swept" / name).mkdir()
+    kept = {mine}
+    for name in ("secateur-01234567-job_00000000-1-abc", f"{ours}-odd", "secateur-job_bad", "thesis"):
+        kept.add(tmp_path / "swept" / name)
         (tmp_path / "swept" / name).mkdir()
     workspace.sweep(world.store, settings)
-    assert list((tmp_path / "swept").iterdir()) == [mine]
+    assert set((tmp_path / "swept").iterdir()) == kept

@@ -333,8 +333,8 @@ def test_what_a_dead_worker_left_in_the_work_folder_goes(world: World) -> None:
     dataset = world.job(id).dataset_id
     world.artifacts.delete(f"datasets/{dataset}")  # ends early
     assert world.settings.work_dir is not None
-    left = world.settings.work_dir / f"secateur-{id}-0-abcdefgh"
-    other = world.settings.work_dir / "secateur-job_other-1-abcdefgh"
+    left = world.settings.work_dir / f"secateur-{world.store.identity}-{id}-0-abcdefgh"
+    other = world.settings.work_dir / f"secateur-{world.store.identity}-job_other-1-abcdefgh"
     for folder in (left, other):
         (folder / "stages").mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({}))
