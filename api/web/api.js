@@ -14,14 +14,21 @@ export class Problem extends Error {
   }
 }
 
+// A header takes printable ASCII only: with anything else fetch throws before it asks.
+export const keyFits = (value) => /^[!-~]+$/.test(value);
+
 export const key = {
-  get: () => sessionStorage.getItem(KEY) || "",
+  get: () => {
+    const value = sessionStorage.getItem(KEY) || "";
+    return keyFits(value) ? value : "";
+  },
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
 async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
   const all = { ...headers };
-  if (key.get()) all.Authorization = `Bearer ${key.get()}`;
+  const secret = key.get();
+  if (secret) all.Authorization = `Bearer ${secret}`;
   if (body !== undefined) all["Content-Type"] = "application/json";
   let response;
   try {
@@ -38,7 +45,8 @@ async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
   } catch {
     problem = { detail: text.slice(0, 200) };
   }
-  if (response.status === 401) document.dispatchEvent(new CustomEvent("unauthorized"));
+  const refused = { 401: "unauthorized", 403: "forbidden" }[response.status];
+  if (refused && secret === key.get()) document.dispatchEvent(new CustomEvent(refused));
   throw new Problem(response.status, problem, response.headers.get("Retry-After"));
 }
 

@@ -1,6 +1,6 @@
 // The dashboard: routes between pages, the state of the service, the key box.
 
-import { get, key, list } from "/assets/api.js";
+import { get, key, keyFits, list } from "/assets/api.js";
 import { empty, h, json, number, row, size, table, time } from "/assets/dom.js";
 import { newJob } from "/assets/form.js";
 import { jobPage } from "/assets/job.js";
@@ -8,8 +8,8 @@ import { jobsPage } from "/assets/jobs.js";
 
 const main = document.getElementById("main");
 const state = document.getElementById("state");
-const keyForm = document.getElementById("key");
-const keyValue = document.getElementById("key-value");
+const [keyForm, keyValue, keyError, keyHint, keyOpen, keyForget] = ["key", "key-value", "key-error", "key-hint", "key-open", "key-forget"]
+  .map((id) => document.getElementById(id));
 let leave = new AbortController();
 
 function say(text, tone = "") {
@@ -82,6 +82,8 @@ const PAGES = [
   [/^\/models$/, modelsPage], [/^\/datasets$/, datasetsPage], [/^\/methods$/, methodsPage],
 ];
 
+const notFound = (page, text) => page.show(h("h1", null, "Not found"), h("p", null, text), h("p", null, h("a", { href: "#/jobs" }, "Back to the jobs")));
+
 async function route() {
   leave.abort();
   leave = new AbortController();
@@ -94,22 +96,31 @@ async function route() {
     else link.removeAttribute("aria-current");
   }
   say("");
+  let shown = false;
   const page = {
     signal,
     say,
-    show: (...nodes) => signal.aborted || main.replaceChildren(...nodes.flat(Infinity)),
+    show: (...nodes) => {
+      if (signal.aborted) return;
+      shown = true;
+      main.replaceChildren(...nodes.flat(Infinity));
+    },
     fail: (error) => {
       if (signal.aborted || error.name === "AbortError") return;
       say(error.requestId ? `${error.message} (request ${error.requestId})` : error.message, "bad");
     },
   };
   const found = PAGES.map(([pattern, render]) => [pattern.exec(path), render]).find(([match]) => match);
-  if (!found) return page.show(h("h1", null, "Not found"), h("p", null, h("a", { href: "#/jobs" }, "Back to the jobs")));
+  if (!found) return notFound(page, "There is no such page.");
   main.setAttribute("aria-busy", "true");
   try {
     await found[1](page, ...found[0].slice(1).map(decodeURIComponent));
   } catch (error) {
-    if (!main.childElementCount || !signal.aborted) page.fail(error);
+    if (signal.aborted) return;
+    if (error instanceof URIError) return notFound(page, "There is no such page.");
+    if (error.status === 404) return notFound(page, error.message);
+    if (!shown) page.show();
+    page.fail(error);
   } finally {
     if (!signal.aborted) main.removeAttribute("aria-busy");
   }
@@ -132,26 +143,52 @@ async function watchState() {
   setTimeout(watchState, wait);
 }
 
-document.addEventListener("unauthorized", () => {
-  if (key.get()) document.getElementById("key-hint").textContent = "The service refused this key. Try another one.";
-  if (keyForm.hidden) {
-    keyForm.hidden = false;
-    keyValue.focus();
-  }
-});
+function refuse(text) {
+  keyError.hidden = !text;
+  keyError.textContent = text;
+  if (text) keyValue.setAttribute("aria-invalid", "true");
+  else keyValue.removeAttribute("aria-invalid");
+}
 
+function keyBox(open, hint = "") {
+  keyOpen.hidden = false;
+  keyOpen.setAttribute("aria-expanded", String(open));
+  keyForget.hidden = !key.get();
+  if (hint) keyHint.textContent = hint;
+  if (open === !keyForm.hidden) return;
+  keyForm.hidden = !open;
+  keyValue.value = "";
+  refuse("");
+  if (open) keyValue.focus();
+}
+
+function useKey(value) {
+  key.set(value);
+  keyBox(false);
+  keyOpen.focus();
+  route();
+}
+
+document.addEventListener("unauthorized", () => keyBox(true, key.get() ? "The service refused this key. Try another one."
+  : "The service asks for a key. It stays in this tab until you close it."));
+document.addEventListener("forbidden", () => keyBox(!keyForm.hidden));
+keyOpen.addEventListener("click", () => keyBox(keyForm.hidden, key.get() ? "This tab uses a key. Another one takes its place."
+  : "This tab uses no key. A key stays in this tab until you close it."));
+keyForget.addEventListener("click", () => useKey(""));
+keyValue.addEventListener("input", () => refuse(""));
 keyForm.addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set(keyValue.value.trim());
-  keyValue.value = "";
-  keyForm.hidden = true;
-  route();
+  const value = keyValue.value.trim();
+  if (keyFits(value)) return useKey(value);
+  refuse(value ? "A key holds printable ASCII characters only, and no spaces." : "Type or paste a key.");
+  keyValue.focus();
 });
+if (key.get()) keyBox(false);
 
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
-window.addEventListener("hashchange", () => route().then(() => main.focus({ preventScroll: true })));
+window.addEventListener("hashchange", () => route().then(() => keyForm.contains(document.activeElement) || main.focus({ preventScroll: true })));
 watchState();
 route();

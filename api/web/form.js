@@ -17,6 +17,8 @@ function field(id, label, control, pointers, hint) {
 const option = (value, text) => h("option", { value }, text);
 const group = (label, options) => (options.length ? h("optgroup", { label }, options) : null);
 const clean = (pointer) => String(pointer || "").replace(/^#/, "").replace(/^\/body/, "");
+const network = (m) => JSON.stringify([m.architecture, Object.entries(m.kwargs || {}).sort(([a], [b]) => (a < b ? -1 : 1))]);
+const named = (m) => [m.name, m.architecture, m.id].filter(Boolean).join(" · ");
 const token = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function sparsities(text) {
@@ -44,7 +46,7 @@ export async function newJob(page) {
   const builtins = names("datasets").length ? names("datasets") : [{ name: "digits" }];
 
   const model = field("model", "Model", h("select", null,
-    group("Uploaded", models.data.map((m) => option(`id:${m.id}`, [m.name, m.architecture, m.id].filter(Boolean).join(" · ")))),
+    group("Uploaded", models.data.map((m) => option(`id:${m.id}`, named(m)))),
     group("Train first", names("architectures").map((a) => option(`architecture:${a.name}`, a.name)))), ["/model"]);
   const train = field("train", "Epochs of dense training", h("input", { type: "number", min: 1, max: 10000, value: "10" }), ["/model/train"]);
   const dataset = field("dataset", "Dataset", h("select", null,
@@ -54,9 +56,11 @@ export async function newJob(page) {
     "Fractions of the prunable weights that become zero; 80% works too.");
   const criterion = field("criterion", "Criterion", h("select", null, names("criteria").map((c) => option(c.name, c.name))), ["/criterion"], " ");
   const mode = field("mode", "Retraining", h("select", null, Object.entries(MODES).map(([value, text]) => option(value, text))), ["/retrain"]);
+  const rewind = field("rewind", "Weights to rewind to", h("select"), ["/retrain/rewind"],
+    "An uploaded model of the same network, such as an early checkpoint of its training.");
   const epochs = field("epochs", "Epochs after each round", h("input", { type: "number", min: 1, max: 10000, value: "1" }), ["/retrain/epochs"]);
   const seed = field("seed", "Seed", h("input", { type: "number", min: 0, value: "0" }), ["/seed"]);
-  const fields = [model, train, dataset, targets, criterion, mode, epochs, seed];
+  const fields = [model, train, dataset, targets, criterion, mode, rewind, epochs, seed];
   const rest = h("ul", { cls: "plain error" });
   const answer = h("div", { role: "status" });
   const submit = h("button", { type: "submit" }, "Submit");
@@ -64,14 +68,32 @@ export async function newJob(page) {
   const summary = criterion.node.querySelector(".hint");
   const about = new Map(names("criteria").map((c) => [c.name, c.summary || ""]));
   let idempotency = token();
+  let asked = new AbortController();
+  page.signal.addEventListener("abort", () => asked.abort());
+
+  // The uploaded models of the same network, the model itself last: its weights as uploaded serve too.
+  function origins(uploaded) {
+    const same = models.data.filter((m) => m !== uploaded && network(m) === network(uploaded));
+    const before = rewind.control.value;
+    rewind.control.replaceChildren(...same.map((m) => option(m.id, named(m))), option(uploaded.id, "the model itself, as uploaded"));
+    if (same.some((m) => m.id === before)) rewind.control.value = before;
+  }
 
   function tidy() {
     const trains = model.control.value.startsWith("architecture:");
+    const uploaded = models.data.find((m) => `id:${m.id}` === model.control.value);
     train.node.hidden = !trains;
+    rewind.node.hidden = !uploaded || mode.control.value !== "weight_rewind";
+    if (uploaded && rewind.control.dataset.of !== uploaded.id) {
+      rewind.control.dataset.of = uploaded.id;
+      origins(uploaded);
+    }
     epochs.node.hidden = mode.control.value === "none" || (trains && mode.control.value !== "fine_tune");
     summary.textContent = about.get(criterion.control.value) || "";
     idempotency = token();
     answer.replaceChildren();
+    asked.abort();
+    asked = new AbortController();
   }
 
   function spec() {
@@ -79,6 +101,7 @@ export async function newJob(page) {
     const trains = kind === "architecture";
     const [source, ...name] = dataset.control.value.split(":");
     const retrain = { mode: mode.control.value };
+    if (!rewind.node.hidden) retrain.rewind = { model: { id: rewind.control.value } };
     if (!epochs.node.hidden) retrain.epochs = Number(epochs.control.value);
     return {
       type: "prune",
@@ -118,12 +141,12 @@ export async function newJob(page) {
     if (first) first.control.focus();
   }
 
-  async function send(path, headers, done) {
+  async function send(path, headers, signal, done) {
     submit.disabled = estimate.disabled = true;
     page.say("");
     try {
       explain(null);
-      done(await call(path, { method: "POST", body: spec(), headers, signal: page.signal }));
+      done(await call(path, { method: "POST", body: spec(), headers, signal }));
     } catch (error) {
       if (error instanceof Problem) explain(error);
       page.fail(error);
@@ -134,9 +157,10 @@ export async function newJob(page) {
 
   const form = h("form", { cls: "panel form", novalidate: true, oninput: tidy, onsubmit: (event) => {
     event.preventDefault();
-    send("/v1/jobs", { "Idempotency-Key": idempotency }, (job) => { location.hash = `#/jobs/${encodeURIComponent(job.id)}`; });
+    send("/v1/jobs", { "Idempotency-Key": idempotency }, page.signal, (job) => { location.hash = `#/jobs/${encodeURIComponent(job.id)}`; });
   } }, fields.map((f) => f.node), rest, h("div", { cls: "actions" }, submit, estimate), answer);
-  estimate.addEventListener("click", () => send("/v1/jobs?validate_only=true", {}, (found) => {
+  // An input ends the estimate under way: its answer would be about another job.
+  estimate.addEventListener("click", () => send("/v1/jobs?validate_only=true", {}, asked.signal, (found) => {
     const body = found.estimate || found;
     const entries = Object.entries(body).filter(([name, value]) => value !== null && !HIDDEN.includes(name));
     answer.replaceChildren(h("h2", null, "Estimate"), pairs(entries.map(([name, value]) => [name.replace(/_(s|bytes)$/, "").replaceAll("_", " "), sentence(value, name)])),

@@ -172,10 +172,10 @@ export async function jobPage(page, id) {
   const watch = () => poll(page, refresh);
   const status = h("span");
   page.signal.addEventListener("abort", () => { document.title = "Secateur"; });
+  draw(await get(base, page.signal));
   page.show(
     h("p", null, h("a", { href: "#/jobs" }, "All jobs")),
     h("div", { cls: "bar" }, h("h1", null, h("code", null, id)), status, h("span", { cls: "actions" }, Object.values(buttons))),
     head, results, h("h2", null, "Events"), events, spec);
-  Object.values(buttons).forEach((button) => { button.hidden = true; });
   if ((await refresh()) !== "done") watch();
 }

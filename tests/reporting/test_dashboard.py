@@ -34,3 +34,21 @@ def test_scripts_make_no_html_of_data(script: Path) -> None:
 
 def test_the_style_sheet_loads_nothing() -> None:
     assert not re.search(r"@import|url\(", (WEB / "style.css").read_text())
+
+
+def test_the_page_has_every_element_that_the_script_looks_up() -> None:
+    page, script = (WEB / "index.html").read_text(), (WEB / "app.js").read_text()
+    looked_up = set(re.findall(r'getElementById\("([^"]+)"\)', script))
+    listed = re.search(r'\[("key"[^\]]*)\]\s*\.map\(\(id\) => document\.getElementById', script)
+    assert listed is not None
+    looked_up |= set(re.findall(r'"([^"]+)"', listed[1]))
+    assert looked_up
+    assert looked_up <= set(re.findall(r'\sid="([^"]+)"', page))
+
+
+@pytest.mark.parametrize(("value", "fits"), [("sk_aB-9~!", True), ("", False), ("a b", False), ("ключ", False),
+                                             ("sk_\n", False), ("é", False)])
+def test_a_key_that_no_header_takes_is_not_used(value: str, fits: bool) -> None:
+    pattern = re.search(r"keyFits = \(value\) => /\^(\[.+?\]\+)\$/\.test\(value\)", (WEB / "api.js").read_text())
+    assert pattern is not None
+    assert bool(re.fullmatch(pattern[1], value)) is fits
