@@ -134,8 +134,9 @@ def watch(url: str, job_id: str) -> None:
 
 def show(report: Report) -> None:
     """The summary table."""
-    table = Table(title="Digits, magnitude pruning, fine-tuned: test error", box=box.SIMPLE)
-    for column in ("network", "error", "95 %", "- control", "if not retrained", "bytes", "of dense"):
+    table = Table(title="Digits, magnitude pruning, fine-tuned: test error", box=box.SIMPLE,
+                  caption="over: above the dense control; before: not yet retrained; of dense: share of the dense file")
+    for column in ("network", "error", "95 %", "over", "before", "bytes", "of dense"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for name, network in (("as given", report.baseline), ("dense control", report.control)):
         table.add_row(name, f"{network.error.value:.2%}", _range(network.error), "",
