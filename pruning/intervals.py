@@ -29,6 +29,16 @@ def binomial(errors: int, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(value=errors / n, low=low, high=high, n=n)
 
 
+def guesses(error: Estimate, classes: int) -> bool:
+    """Whether a network is no better than chance, 1 - 1/classes: its error is near it and the interval reaches it.
+
+    >>> guesses(binomial(88, 100), 10), guesses(binomial(1, 4), 2)
+    (True, False)
+    """
+    chance = 1 - 1 / classes
+    return error.value >= 0.75 * chance and error.high is not None and error.high >= chance
+
+
 def paired_difference(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
     """Error of a first network minus that of a second on the same `n` images, from the images only one gets wrong.
 

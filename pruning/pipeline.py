@@ -14,6 +14,7 @@ from pruning.criteria import criteria
 from pruning.data.tensors import Data, Split
 from pruning.errors import BaselineMismatchError, ParameterError
 from pruning.evidence import Batches, Evidence
+from pruning.intervals import guesses
 from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
@@ -114,13 +115,12 @@ class Pipeline:
                 tensors |= measure(model, self.data, self.ledger.advance).tensors("given")
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
                 self.ledger.finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
-        found, chance = self.given_measured.document(), 1 - 1 / len(self.data.classes)
-        error = found.error
-        assert error.high is not None
-        if error.value >= 0.75 * chance and error.high >= chance:
+        found = self.given_measured.document()
+        error, classes = found.error, len(self.data.classes)
+        if guesses(error, classes):
             raise BaselineMismatchError(
                 f"the dense network is wrong on {error.value:.1%} of the test images, no better than chance "
-                f"({chance:.1%}): model, classes and normalisation do not belong to this dataset")
+                f"({1 - 1 / classes:.1%}): model, classes and normalisation do not belong to this dataset")
         if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was trained on them has too low "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pruning.data.tensors import val_size
 from pruning.errors import BudgetError
 from pruning.masks import keep_count
 from pruning.schedules import schedules
@@ -112,7 +113,7 @@ def split_sizes(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
     test = min(counts["test"], recipe.limit.test or counts["test"])
     val = counts.get("val", 0)
     if not val:
-        val = max(1, round(0.1 * train))
+        val = val_size(train)
         train -= val
     return {"fit": train, "val": val, "test": test}
 
@@ -140,7 +141,6 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forwar
     if recipe.train is not None:
         batches.append(steps_per_epoch(images["fit"], recipe.train.batch_size) * costs.train_epochs)
         batch = max(batch, recipe.train.batch_size)
-    pixels = sum(counts.values())
     units = costs.total(recipe)
     return {
         "rounds": len(planned) * len(recipe.criteria),
@@ -150,5 +150,5 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forwar
         "flops": units * forward_flops,
         "memory_bytes": 4 * (4 * parameters + 2 * activations * min(batch, max(images["fit"], 1))),
         "images": images,
-        "decoded_images": pixels,
+        "decoded_images": sum(counts.values()),
     }

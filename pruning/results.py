@@ -123,7 +123,7 @@ class Results:
         baseline = self._dense_network("given", dense, pipeline.given_measured)
         control = self._dense_network("control", pipeline.control(), pipeline.control_measured)
         references = References(baseline, control, increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
-                                1 - 1 / len(data.classes))
+                                len(data.classes))
         recommendation = recommend(checkpoints, recipe.gates, references)
         warnings = pipeline.ledger.warnings + ([references.warning()] if references.retraining_harms else [])
         return Report(

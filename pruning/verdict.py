@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pruning.intervals import guesses
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, GateResult, Network, Recommendation
 
@@ -19,8 +20,7 @@ class References:
     control: Network
     control_over_given: Estimate
     """Test error of the control minus that of the network as given, paired."""
-    chance: float
-    """The error of guessing: 1 - 1 / classes."""
+    classes: int
 
     @property
     def retraining_harms(self) -> bool:
@@ -41,7 +41,8 @@ def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: Refer
     test error of the choice is unbiased by it. A checkpoint that does no better than guessing is never recommended.
     """
     margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
-    within = [c for c in checkpoints if c.val_error_increase.value <= margin and not _guesses(c, references.chance)]
+    within = [c for c in checkpoints
+              if c.val_error_increase.value <= margin and not guesses(c.val_error, references.classes)]
     if not within:
         reason = ("No checkpoint was finished." if not checkpoints else
                   f"No checkpoint stays within {margin:.2%} of the dense control's validation error and above guessing; "
@@ -58,11 +59,6 @@ def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: Refer
         + "Errors are nominal: nothing here speaks for data that differ from the test images."
     )
     return Recommendation(checkpoint=best.id, sparsity=best.sparsity, margin=margin, reason=reason)
-
-
-def _guesses(checkpoint: Checkpoint, chance: float) -> bool:
-    error = checkpoint.val_error
-    return error.value >= 0.75 * chance and error.high is not None and error.high >= chance
 
 
 def hold_gates(checkpoints: Sequence[Checkpoint], recommendation: Recommendation, gates: Gates) -> tuple[GateResult, ...]:

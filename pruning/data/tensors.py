@@ -97,7 +97,7 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
     train = splits["train"]
     val_from_train = "val" not in splits
     if val_from_train:
-        size = max(1, round(VAL_FRACTION * len(train)))
+        size = val_size(len(train))
         if size >= len(train):
             raise DataError(f"{len(train)} training images are too few to set {size} aside for validation")
         chosen, rest = _draw(train.labels, size, limit.stratify, generator(seed, "val"))
@@ -105,6 +105,15 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(train, splits["val"], splits["test"], names, mean, std, val_from_train)
+
+
+def val_size(images: int) -> int:
+    """How many of so many training images are set aside for validation: a tenth, one at least.
+
+    >>> val_size(50_000), val_size(3)
+    (5000, 1)
+    """
+    return max(1, round(VAL_FRACTION * images))
 
 
 def augment(images: Tensor, mode: str, rng: Generator) -> Tensor:

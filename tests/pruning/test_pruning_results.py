@@ -183,10 +183,10 @@ def checkpoint(sparsity: float, val: float, test: float = 0.0, cid: str | None =
         val_error_increase=around(val), error_increase=Increase(given=around(0), control=around(test)))
 
 
-def references(control_over_given: float = 0.0, chance: float = 0.9) -> References:
+def references(control_over_given: float = 0.0, classes: int = 10) -> References:
     network = Network.model_construct(error=Estimate(value=0.1, low=0.08, high=0.12, n=100))
     gap = Estimate(value=control_over_given, low=control_over_given - 0.01, high=control_over_given + 0.01, n=100)
-    return References(network, network, gap, chance)
+    return References(network, network, gap, classes)
 
 
 @pytest.mark.parametrize(("checkpoints", "gate", "chosen"), [
@@ -213,8 +213,8 @@ def test_the_sparsest_within_the_margin_is_recommended(checkpoints: list[tuple[f
 def test_a_network_that_guesses_is_not_recommended() -> None:
     """Where retraining destroys the control too, being as bad as the control is no reason to ship."""
     given = [checkpoint(0.5, 0.75)]
-    assert recommend(given, Gates(max_error_increase=1.0), references(chance=0.9)).checkpoint == "magnitude-0.5"
-    assert recommend(given, Gates(max_error_increase=1.0), references(chance=0.86)).checkpoint is None
+    assert recommend(given, Gates(max_error_increase=1.0), references(classes=10)).checkpoint == "magnitude-0.5"
+    assert recommend(given, Gates(max_error_increase=1.0), references(classes=7)).checkpoint is None
 
 
 def test_retraining_that_harms_the_dense_network_is_said() -> None:
