@@ -35,9 +35,11 @@ class Helpers:
         self._size = size
         self._estimates: OrderedDict[str, asyncio.Task[Answer]] = OrderedDict()
 
-    async def ask(self, verb: str, payload: dict[str, Any], *, base: str = "",
+    async def ask(self, verb: str, payload: dict[str, Any], *, base: str = "", subject: str = "",
                   timeout_s: float | None = None) -> Answer:
         """The helper's answer; its refusal becomes a problem; 503 when no helper is free within `wait_s`.
+
+        A refusal that points nowhere is about `subject`.
 
         A pointer that is a field's name (`hidden.0`) is one of the architecture's arguments, which are at `base`.
         """
@@ -52,7 +54,7 @@ class Helpers:
                 tasks.helper.run_helper, verb, payload, timeout_s=timeout_s or self._timeout_s,
                 memory_limit_bytes=self._memory_limit_bytes))
         except tasks.helper.HelperError as error:
-            raise _problem(error, base) from None
+            raise _problem(error, base, subject) from None
         finally:
             self._slots[verb].release()
 
@@ -80,7 +82,7 @@ class Helpers:
             del self._estimates[name]
 
 
-def _problem(error: tasks.helper.HelperError, base: str) -> Problem:
+def _problem(error: tasks.helper.HelperError, base: str, subject: str) -> Problem:
     """422 with the refusal's code and pointer; a fault of the service is no fault of the request."""
     match error.code:
         case "disk_full":
@@ -90,7 +92,7 @@ def _problem(error: tasks.helper.HelperError, base: str) -> Problem:
                            "quote the request_id when you report it")
         case "helper_timeout":
             return Problem(503, error.code, error.message, headers={"Retry-After": "30"})
-    pointer = error.pointer or ""
+    pointer = error.pointer or subject
     if pointer and not pointer.startswith("/"):
         pointer = f"{base}/{pointer.replace('.', '/')}"
     return Problem(422, error.code, error.message, errors=[Fault(pointer, error.code, error.message)])

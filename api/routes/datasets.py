@@ -40,7 +40,8 @@ async def create_dataset(response: Response, services: ServicesDep, caller: Writ
     decoded = upload.path.with_name("data.safetensors")
     found = await services.helpers.ask(
         "dataset", {"path": str(upload.path), "filename": upload.filename, "output": str(decoded),
-                    "max_values": services.settings.max_pixels}, timeout_s=services.settings.decode_timeout_s)
+                    "max_values": services.settings.max_pixels},
+        subject="/file", timeout_s=services.settings.decode_timeout_s)
     _check_channels(normalize, found["shape"][0])
     id = new_id("dst")
     row = Dataset(id=id, project=caller.project, name=name, sha256=upload.sha256, size_bytes=upload.size_bytes,

@@ -58,7 +58,7 @@ async def create_model(response: Response, services: ServicesDep, caller: Writer
     await run_in_threadpool(_check_architecture, services, architecture, kwargs)
     found = await services.helpers.ask(
         "model", {"path": str(upload.path), "filename": upload.filename, "architecture": architecture, "kwargs": kwargs,
-                  "normalize": normalize, "classes": classes}, base="/kwargs")
+                  "normalize": normalize, "classes": classes}, base="/kwargs", subject="/file")
     _check_sizes(found, normalize, classes)
     id = new_id("mdl")
     row = Model(id=id, project=caller.project, name=name, architecture=architecture, kwargs=found["kwargs"],

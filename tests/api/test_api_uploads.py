@@ -118,8 +118,8 @@ def test_constants_of_another_number_of_channels_are_refused(world: World) -> No
 
 def test_what_the_helper_refuses_leaves_nothing(world: World) -> None:
     world.helper.error = tasks.helper.HelperError("unsafe_format", "a pickle could run code", None)
-    fault(world.client.post("/v1/models", files=FILE, data=MODEL), 422, "unsafe_format", "")
-    fault(world.client.post("/v1/datasets", files=FILE), 422, "unsafe_format", "")
+    fault(world.client.post("/v1/models", files=FILE, data=MODEL), 422, "unsafe_format", "/file")
+    fault(world.client.post("/v1/datasets", files=FILE), 422, "unsafe_format", "/file")
     assert world.files() == []
 
 
