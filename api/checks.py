@@ -63,7 +63,10 @@ def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
     for index, method in enumerate(spec.recipe().criteria):
         place = "/criterion" if isinstance(spec.criterion, Method) else pointer("criterion", index)
         yield "criterion", "criteria", place, method
-    yield "allocation", "allocations", "/allocation", spec.allocation
+    if spec.allocation is not None:
+        yield "allocation", "allocations", "/allocation", spec.allocation
+    if spec.granularity is not None:
+        yield "granularity", "granularities", "/granularity", spec.granularity
     yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
     for index, method in enumerate(spec.evaluations or ()):

@@ -9,13 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 
+from examples.embedded import service
 from pruning.data.builtin import datasets
 from pruning.data.tensors import Data, prepare
 from pruning.library import load_model, read_sparse
@@ -32,7 +28,7 @@ from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Estimate, Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
 from pruning.training import train_
-from secateur import Client, SecateurError
+from secateur import Client
 
 ARCHITECTURE, KWARGS = "cifar_resnet", {"depth": 14, "width": 1.0, "channels": 1, "classes": 10}
 SPARSITIES = [0.5, 0.7, 0.8, 0.9, 0.95]
@@ -49,6 +45,7 @@ def main() -> int:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
 
+    console.print("starting the service")
     with service(out / "service") as url, Client(url) as client:
         data = prepare(datasets.create("digits").load(), limit=Limit(), seed=0, normalize=None)
         weights = train(data, arguments.epochs, out / "dense.safetensors")
@@ -79,38 +76,6 @@ def main() -> int:
     console.print(f"\nreport       {out / 'report.html'}")
     console.print(f"checkpoints  {out}/*.sparse.safetensors")
     return 0 if same else 1
-
-
-@contextmanager
-def service(folder: Path) -> Iterator[str]:
-    """`secateur serve` on a free port, stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    console.print(f"starting the service at {url}")
-    process = subprocess.Popen([sys.executable, "-m", "secateur.cli", "serve", "--port", str(port), "--data-dir", folder])
-    try:
-        wait_ready(url, process)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-
-
-def wait_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120.0) -> None:
-    """Wait until the service says that it is ready."""
-    deadline = time.monotonic() + timeout_s
-    with Client(url) as client:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise SystemExit(f"the service ended with exit status {process.returncode}")
-            try:
-                client.ready()
-                return
-            except SecateurError:
-                time.sleep(0.3)
-    raise SystemExit(f"the service was not ready after {timeout_s:g} s")
 
 
 def train(data: Data, epochs: int, path: Path) -> Path:

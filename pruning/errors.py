@@ -51,6 +51,12 @@ class ModelError(SecateurError):
     code = "invalid_model"
 
 
+class StructureError(SecateurError):
+    """A network whose channels cannot be told apart, so that none of them can be removed."""
+
+    code = "unsupported_structure"
+
+
 class DataError(SecateurError):
     """Data that cannot be read or do not fit the model."""
 

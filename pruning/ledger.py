@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -74,9 +74,9 @@ class Ledger:
         self._base, self._within = self._base + units, 0.0
         self.advance(0)
 
-    def finish(self, name: str, tensors: State) -> None:
-        """Save the stage that was entered; what was saved inside its training is dropped."""
-        note = {"seconds": time.monotonic() - self._began, "warnings": self.warnings[self._warned:]}
+    def finish(self, name: str, tensors: State, notes: Mapping[str, Any] | None = None) -> None:
+        """Save the stage that was entered, with notes beside its tensors; what was saved inside its training is dropped."""
+        note = {"seconds": time.monotonic() - self._began, "warnings": self.warnings[self._warned:], **(notes or {})}
         self.stages.save(name, tensors, note)
         PartialTraining(self.stages, name).drop()
 

@@ -18,18 +18,20 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from pruning.calibration import first
 from pruning.checkpoints import read_sparse, write_sparse
 from pruning.criteria import criteria
 from pruning.data.tensors import Data
 from pruning.errors import DeviceError
 from pruning.evidence import Evidence
 from pruning.ledger import Silent
+from pruning.modes import evaluating
 from pruning.networks import load_model
 from pruning.pipeline import Networks, Pipeline
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Evaluated
 from pruning.stages import Stages
-from pruning.types import Masks
+from pruning.types import Calibrated, Masks
 
 __all__ = ["PrunedModel", "load_model", "prune", "read_sparse", "score", "write_sparse"]
 
@@ -50,10 +52,21 @@ def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tens
           generator: Generator | None = None, **params: Any) -> dict[str, Tensor]:
     """The scores of a criterion by parameter name, shaped to broadcast against the weight; higher keeps.
 
-    `batches` are normalised inputs and labels on the model's device; criteria that need none take an empty list.
+    >>> _ = torch.manual_seed(0)
+    >>> net = load_model("mlp", hidden=[3], channels=1, height=2, width=2, classes=2)
+    >>> batches = [(torch.randn(8, 1, 2, 2), torch.arange(8) % 2)]
+    >>> {name: tuple(s.shape) for name, s in score(net, "qm", batches, **{"lambda": 0.01}).items()}
+    {'fc1.weight': (3, 4), 'fc2.weight': (2, 3)}
+
+    `batches` are normalised inputs and labels on the model's device, of which the criterion takes as many images as it is
+    set to; criteria that need none take an empty list.
     """
-    evidence = Evidence(model, batches=list(batches), generator=generator)
-    return criteria.create(criterion, params).score(evidence)
+    method, given = criteria.create(criterion, params), list(batches)
+    if isinstance(method, Calibrated) and given:
+        with evaluating(model), torch.no_grad():
+            classes = model(given[0][0][:1]).shape[1]
+        given = list(first(given, method.calibration(classes).images))
+    return method.score(Evidence(model, batches=given, generator=generator))
 
 
 def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]:
@@ -61,6 +74,16 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
 
     `model` gives the weights (and, with `recipe.train`, the initialisation) and is not changed; it must be constructible
     again by copying. The device is the model's.
+
+    >>> from pruning.data.builtin import datasets
+    >>> from pruning.data.tensors import prepare
+    >>> from pruning.schemas.recipe import Limit, Targets
+    >>> data = prepare(datasets.create("digits").load(), limit=Limit(train=200, test=50), seed=0, normalize=None)
+    >>> _ = torch.manual_seed(0)
+    >>> net = load_model("mlp", hidden=[8], channels=1, height=8, width=8, classes=10)
+    >>> recipe = Recipe(targets=Targets(sparsity=(0.5,)), train={"epochs": 8, "batch_size": 16}, retrain={"mode": "none"})
+    >>> [(one.criterion, one.sparsity, sum(int(m.sum()) for m in one.masks.values())) for one in prune(net, recipe, data)]
+    [('magnitude', 0.5, 296)]
     """
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     device = next(model.parameters()).device

@@ -146,13 +146,13 @@ def _forward_ms(model: nn.Module, inputs: Tensor) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def file_sizes(state: Mapping[str, Tensor], masks: Masks, **info: Any) -> dict[str, int]:
-    """Bytes of every checkpoint format, and of the dense and the sparse file after gzip (as a plain archive would be)."""
+def file_sizes(state: Mapping[str, Tensor], masks: Masks, *, compacted: bool = False, **info: Any) -> dict[str, int]:
+    """Bytes of every checkpoint format, `compacted` where the state is without the channels that the masks remove, and of the dense and the sparse file after gzip (as a plain archive would be)."""
     sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         for format, write in WRITERS.items():
             path = Path(folder) / format
-            write(path, state, masks, **info)
+            write(path, state, {} if compacted and format != "masks" else masks, **info)
             sizes[format] = path.stat().st_size
         sizes |= {f"{format}_gzip": _gzip_size(Path(folder) / format) for format in ("sparse", "dense")}
     return sizes

@@ -19,10 +19,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     >>> [module.training for module in net.modules()]
     [True, True, False]
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    trained = [module for module in model.modules() if module.training]
+    if trained:
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in trained:
+            module.training = True

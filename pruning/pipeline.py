@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from pruning.allocations import allocations
-from pruning.criteria import criteria
-from pruning.data.tensors import Data, Split
+from pruning.batchnorm import reestimate_
+from pruning.calibration import batches, training_losses, wanted
+from pruning.compact import compact, expand_, removes_channels
+from pruning.data.tensors import Data
 from pruning.errors import BaselineMismatchError, ParameterError
-from pruning.evidence import Batches, Evidence
+from pruning.evidence import Evidence
 from pruning.intervals import guesses
 from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
-from pruning.plan import TRAIN_COST, Costs, PlannedRound, rounds
-from pruning.round import prune_
+from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, PlannedRound, rounds, training_epochs
+from pruning.round import Seams, StageLoss, prune_
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator
-from pruning.sparsifiers import sparsifiers
 from pruning.stages import PartialTraining, Stages
-from pruning.training import Controls, train_
+from pruning.training import Controls, Teacher, train_
 from pruning.trial import TrialRound
 from pruning.types import Masks
-
-CALIBRATION_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.recipe.retrain.mode == "weight_rewind" and self.recipe.train is None and self.networks.rewind is None:
             raise ParameterError("weight rewinding needs the weights to rewind to", pointer="/retrain/mode")
-        self.costs = Costs.of(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
-                                            "test": len(self.data.test)})
-        self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total(self.recipe)))
+        self.costs = Costs(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
+                                         "test": len(self.data.test)}, len(self.data.classes))
+        self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total))
 
     def run(self) -> None:
         """Every stage up to the last round."""
@@ -136,16 +136,17 @@ class Pipeline:
         saver = PartialTraining(self.stages, "dense")
         if self.stages.load("rewind") is None:  # without its weights, what was trained beyond the rewind epoch is of no use
             saver.drop()
-        self._train(model, schedule, "train", None, saver, at_epoch=keep)
+        self._train(model, schedule, "train", None, saver, (0, schedule.epochs), at_epoch=keep)
         return self.ledger.part("rewind", "")
 
     def _control(self) -> None:
-        with self.ledger.enter("retrain", "control", self.costs.control(self.recipe)) as fresh:
+        with self.ledger.enter("retrain", "control", self.costs.control) as fresh:
             if not fresh:
                 return
             model, measured = self.dense(), self.given_measured
-            if self.control_retrained:
-                self._retrain(model, None, "control", 1)
+            epochs = training_epochs(self.recipe) if self.control_retrained else None
+            if epochs is not None:
+                self._retrain(model, None, "control", epochs, 1)
                 measured = measure(model, self.data, self.ledger.advance)
             tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
             self.ledger.finish("control", tensors | measured.tensors("control"))
@@ -154,7 +155,7 @@ class Pipeline:
         before: str | None = None
         for planned in rounds(self.recipe):
             name = f"round-{index}-{planned.number:03d}"
-            with self.ledger.enter("prune", name, self.costs.round(planned)) as fresh:
+            with self.ledger.enter("prune", name, self.costs.round(method, planned)) as fresh:
                 if fresh:
                     self._round(name, None if planned.restart else before, planned, method, label)
             before = name
@@ -164,69 +165,100 @@ class Pipeline:
                 self.target_done(done)
 
     def _round(self, name: str, before: str | None, planned: PlannedRound, method: Method, label: str) -> None:
-        recipe = self.recipe
-        at_start = recipe.when == "before_training"
+        at_start = self.recipe.when == "before_training"
         model = self.network(self.ledger.part("dense", "initial." if at_start else "model.")
                              if before is None else self.ledger.part(before, "untrained." if at_start else "model."))
-        masks = full_masks(prunable(model, recipe.exclude)) if before is None else {
+        masks = full_masks(prunable(model, self.recipe.exclude)) if before is None else {
             key: mask.to(self.device) for key, mask in self.ledger.part(before, "mask.").items()}
-        evidence = Evidence(model, masks, partial(self._calibration, planned.number), exclude=recipe.exclude,
-                            generator=generator(recipe.seed, "criterion", planned.number))
-        masks = prune_(model, evidence, planned.density,
-                       criterion=criteria.create(method.name, method.params),
-                       allocation=allocations.create(recipe.allocation.name, recipe.allocation.params),
-                       sparsifier=sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params),
-                       generator=generator(recipe.seed, "sparsifier", planned.number))
-        for layer in collapsed(masks):
-            self.ledger.warn(f"{label}, round {planned.number}: layer collapse: nothing remains of {layer}")
-        tensors = {f"mask.{key}": mask for key, mask in masks.items()}
+        tensors = {"loss.before": training_losses(model, self.data, self.recipe.seed)}
+        masks, stages = self._prune(model, masks, planned, method, label)
+        tensors |= {"loss.after": training_losses(model, self.data, self.recipe.seed)}
+        self.ledger.advance(2 * len(tensors["loss.after"]))
+        tensors |= {f"mask.{key}": mask for key, mask in masks.items()}
+        notes: dict[str, Any] = {"stages": [vars(stage) for stage in stages]}
         if at_start:
             tensors |= {f"untrained.{key}": value.clone() for key, value in model.state_dict().items()}
-        tensors |= measure(model, self.data, self.ledger.advance).tensors("pruned")
-        if planned.retrained:
+        elif self.recipe.batchnorm == "reestimate":
+            notes["batchnorm"] = reestimate_(model, self.data, self.recipe.seed, planned.number)
+        tensors |= measure(self.compacted(model, masks), self.data, self.ledger.advance).tensors("pruned")
+        if planned.epochs is not None:
             self.watcher.stage("retrain", name)
-            self._retrain(model, masks, name, planned.number)
-            tensors |= measure(model, self.data, self.ledger.advance).tensors("retrained")
+            self._retrain(model, masks, name, planned.epochs, planned.number)
+            tensors |= measure(self.compacted(model, masks), self.data, self.ledger.advance).tensors("retrained")
         tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
-        self.ledger.finish(name, tensors)
+        self.ledger.finish(name, tensors, notes)
 
-    def _retrain(self, model: nn.Module, masks: Masks | None, name: str, number: int) -> None:
-        recipe = self.recipe
-        if recipe.when == "before_training":
-            assert recipe.train is not None
-            self._train(model, recipe.train, "train", masks, PartialTraining(self.stages, name))
-            return
-        schedule: Training = recipe.retrain
-        start = recipe.retrain.rewind_epoch
-        if recipe.train is not None and recipe.retrain.mode in ("weight_rewind", "lr_rewind"):
-            schedule, start = recipe.train, recipe.train.rewind_epoch
-        if recipe.retrain.mode == "weight_rewind":
+    def _prune(self, model: nn.Module, masks: Masks, planned: PlannedRound, method: Method,
+               label: str) -> tuple[Masks, list[StageLoss]]:
+        seams, seed, data = Seams.of(self.recipe, method), self.recipe.seed, self.data
+        calibration = wanted(seams.criterion, len(data.classes))
+        _, units = self.costs.pruning(method, planned)
+        found: list[StageLoss] = []
+
+        def evidence(masks: Masks, stage: int) -> Evidence:
+            return Evidence(model, masks, partial(batches, data, calibration, seed, planned.number, stage),
+                            generator(seed, "criterion", planned.number, stage), self.recipe.exclude, shape=data.shape)
+
+        def note(stage: StageLoss | None) -> None:
+            self.ledger.advance(units)
+            found.extend([] if stage is None else [stage])
+
+        def warn(message: str) -> None:
+            self.ledger.warn(f"{label}, round {planned.number}: {message}")
+
+        caution = seams.caution(density(masks), planned.density)
+        if caution is not None and f"{label}: {caution}" not in self.ledger.warnings:
+            self.ledger.warn(f"{label}: {caution}")
+        masks = prune_(model, masks, planned.density, seams, evidence, on_stage=note, warn=warn,
+                       generator=generator(seed, "sparsifier", planned.number))
+        for layer in collapsed(masks):
+            warn(f"layer collapse: nothing remains of {layer}")
+        return masks, found
+
+    def compacted(self, model: nn.Module, masks: Masks) -> nn.Module:
+        """The network as it is shipped: without the channels that are removed as a whole."""
+        return compact(model, masks, self.data.shape) if removes_channels(masks) else model
+
+    def _retrain(self, model: nn.Module, masks: Masks | None, name: str, epochs: tuple[int, int], number: int) -> None:
+        """Retrain in place; a network that lost channels is trained without them."""
+        recipe, schedule = self.recipe, self.recipe.retrain
+        train: Training = schedule
+        purpose = "retrain-1" if schedule.mode == "gradual" else f"retrain-{number}"
+        replayed = recipe.when == "before_training" or schedule.mode in ("weight_rewind", "lr_rewind")
+        if recipe.train is not None and replayed:
+            train = recipe.train
+            purpose = "train" if recipe.when == "before_training" else purpose
+        if schedule.mode == "weight_rewind" and recipe.when == "after_training":
             model.load_state_dict(self.ledger.part("dense", "rewind."))
             apply_masks_(model, masks or {})
-        self._train(model, schedule, f"retrain-{number}", masks, PartialTraining(self.stages, name), start=start)
+        teacher = Teacher(self.dense(), schedule.distillation) if schedule.distillation is not None else None
+        if masks is not None and removes_channels(masks):
+            small = compact(model, masks, self.data.shape)
+            self._train(small, train, purpose, None, PartialTraining(self.stages, name), epochs, teacher=teacher)
+            expand_(model, masks, small, self.data.shape)
+        else:
+            self._train(model, train, purpose, masks, PartialTraining(self.stages, name), epochs, teacher=teacher)
 
-    def _train(self, model: nn.Module, schedule: Training, name: str, masks: Masks | None, saver: PartialTraining, *,
-               start: int = 0, at_epoch: Callable[[int], None] = lambda epoch: None) -> None:
+    def _train(self, model: nn.Module, schedule: Training, name: str, masks: Masks | None, saver: PartialTraining,
+               epochs: tuple[int, int], *, at_epoch: Callable[[int], None] = lambda epoch: None,
+               teacher: Teacher | None = None) -> None:
+        each = TRAIN_COST + (TEACHER_COST if teacher is not None else 0)
         controls = Controls(saver=saver, every_steps=self.checkpoint_steps, warn=self.ledger.warn, at_epoch=at_epoch,
-                            advance=lambda images: self.ledger.advance(TRAIN_COST * images))
-        train_(model, self.data, schedule, seed=self.recipe.seed, name=name, masks=masks, start_epoch=start,
-               controls=controls)
+                            advance=lambda images: self.ledger.advance(each * images))
+        train_(model, self.data, schedule, seed=self.recipe.seed, name=name, masks=masks, start_epoch=epochs[0],
+               stop_epoch=epochs[1], teacher=teacher, controls=controls)
 
     def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> TrialRound:
-        masks = self.ledger.part(name, "mask.")
+        masks, note = self.ledger.part(name, "mask."), self.ledger.load(name, "none.")[1]
         kept = density(masks)
-        retrained = self.ledger.measured(name, "retrained") if planned.retrained else None
         return TrialRound(
-            method, label, planned.number, 1.0 - kept, kept, planned.target,
-            planned.retrainings * self.costs.retrain_epochs, partial(self.ledger.part, name, "mask."),
-            lambda: self.network(self.ledger.part(name, "model.")), self.ledger.measured(name, "pruned"), retrained)
-
-    def _calibration(self, number: int) -> Batches:
-        """A seeded draw of training images without augmentation."""
-        fit = self.data.fit
-        index = torch.randperm(len(fit), generator=generator(self.recipe.seed, "calibration", number))
-        index = index[:CALIBRATION_IMAGES].to(fit.labels.device)
-        return list(self.data.batches(Split(fit.images[index], fit.labels[index]), 100))
+            criterion=method, label=label, round=planned.number, sparsity=1.0 - kept, density=kept, target=planned.target,
+            retrain_epochs=planned.trained_epochs, masks=partial(self.ledger.part, name, "mask."),
+            network=lambda: self.compacted(self.network(self.ledger.part(name, "model.")), masks),
+            pruned=self.ledger.measured(name, "pruned"),
+            retrained=self.ledger.measured(name, "retrained") if planned.retrained else None,
+            stages=tuple(StageLoss(**stage) for stage in note["stages"]), batchnorm=note.get("batchnorm"),
+            losses=lambda: (self.ledger.part(name, "loss.")["before"], self.ledger.part(name, "loss.")["after"]))
 
     def _initial(self) -> nn.Module:
         model = self._fresh()
@@ -241,7 +273,22 @@ class Pipeline:
 
 
 def criterion_labels(recipe: Recipe) -> list[str]:
-    """A short unique name for every criterion of the recipe: its name, numbered where it comes more than once."""
-    names = [method.name for method in recipe.criteria]
-    return [name if names.count(name) == 1 else f"{name}-{names[:index + 1].count(name)}"
-            for index, name in enumerate(names)]
+    """A short unique name for every criterion of the recipe: its name, and the parameters that set it apart from others.
+
+    >>> from pruning.schemas.recipe import Targets
+    >>> criteria = ({"name": "qm", "params": {"pi": 1}}, {"name": "qm", "params": {"pi": 14}}, {"name": "magnitude"})
+    >>> criterion_labels(Recipe(criterion=criteria, targets=Targets(sparsity=(0.5,))))
+    ['qm-pi1', 'qm-pi14', 'magnitude']
+    """
+    found = []
+    for method in recipe.criteria:
+        others = [one.params for one in recipe.criteria if one.name == method.name and one is not method]
+        apart = [name for name in method.params if any(one.get(name) != method.params[name] for one in others)]
+        found.append("-".join([method.name, *(f"{name}{_short(method.params[name])}" for name in apart)]))
+    found = [re.sub(r"[^a-z0-9._-]", "", label.lower()) for label in found]
+    return [label if found.count(label) == 1 else f"{label}-{found[:index + 1].count(label)}"
+            for index, label in enumerate(found)]
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

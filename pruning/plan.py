@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pruning.calibration import loss_images, units
 from pruning.data.tensors import val_size
-from pruning.errors import BudgetError
+from pruning.errors import BudgetError, ParameterError
 from pruning.masks import keep_count
+from pruning.round import Seams
 from pruning.schedules import schedules
-from pruning.schemas.recipe import Recipe
+from pruning.schemas.recipe import Method, Recipe
 from pruning.training import steps_per_epoch
 
 MAX_ROUNDS = 2000
 """Every round keeps a network until the job ends."""
 TRAIN_COST = 3
 """A training image costs about three forward passes: one forward, two for the backward pass."""
+TEACHER_COST = 1
+"""And one of the teacher where the network is distilled."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,23 @@ class PlannedRound:
     """One prune-and-retrain round."""
 
     number: int
+    start: float
+    """Density before."""
     density: float
     sparsity: float
     target: float | None
     """The requested sparsity when the round ends at a target."""
     restart: bool
     """The round starts from the dense network."""
-    retrained: bool
-    retrainings: int
-    """How many retrainings its network has had, this round's included."""
+    epochs: tuple[int, int] | None
+    """First epoch and end of its retraining within the schedule; None where it is not retrained."""
+    trained_epochs: int
+    """Epochs of retraining its network has had, this round's included."""
+
+    @property
+    def retrained(self) -> bool:
+        """Whether retraining follows."""
+        return self.epochs is not None
 
 
 def rounds(recipe: Recipe) -> list[PlannedRound]:
@@ -42,41 +54,56 @@ def rounds(recipe: Recipe) -> list[PlannedRound]:
     start = 1.0
     for sparsity in recipe.targets.sparsity:
         target = 1.0 - sparsity
-        restart = recipe.independent or not planned
         if recipe.independent:
             start = 1.0
         densities = list(schedule.densities(start, target))
         assert densities[-1] == target
-        for density in densities:
+        for index, density in enumerate(densities):
             final = density == target
-            before = 0 if restart else planned[-1].retrainings
-            retrained = final if recipe.when == "before_training" else recipe.retrain.mode != "none"
-            planned.append(PlannedRound(len(planned) + 1, density, sparsity if final else 1.0 - density,
-                                        sparsity if final else None, restart, retrained, before + retrained))
-            restart = False
-        start = target
+            restart = not planned or (recipe.independent and index == 0)
+            epochs = _epochs(recipe, index, len(densities))
+            before = 0 if restart else planned[-1].trained_epochs
+            planned.append(PlannedRound(len(planned) + 1, start, density, sparsity if final else 1.0 - density,
+                                        sparsity if final else None, restart, epochs,
+                                        before + (epochs[1] - epochs[0] if epochs else 0)))
+            start = density
     return planned
+
+
+def training_epochs(recipe: Recipe) -> tuple[int, int] | None:
+    """First epoch and end of one whole retraining: the dense control's, and a round's unless the mode is `gradual`."""
+    train, retrain = recipe.train, recipe.retrain
+    if recipe.when == "before_training":
+        assert train is not None
+        return 0, train.epochs
+    if retrain.mode == "none":
+        return None
+    if train is not None and retrain.mode in ("weight_rewind", "lr_rewind"):
+        return train.rewind_epoch, train.epochs
+    return retrain.rewind_epoch, retrain.epochs
+
+
+def _epochs(recipe: Recipe, index: int, rounds: int) -> tuple[int, int] | None:
+    """Those of round `index` of the `rounds` to a target."""
+    if recipe.when == "before_training" and index < rounds - 1:
+        return None
+    if recipe.when == "before_training" or recipe.retrain.mode != "gradual":
+        return training_epochs(recipe)
+    pruning = recipe.retrain.pruning_epochs
+    if rounds > pruning:
+        raise ParameterError(f"{rounds} rounds do not fit into {pruning} epochs of pruning: each needs one at least",
+                             pointer=f"/retrain/{'epochs' if recipe.retrain.prune_epochs is None else 'prune_epochs'}")
+    return index * pruning // rounds, (index + 1) * pruning // rounds if index < rounds - 1 else recipe.retrain.epochs
 
 
 @dataclass(frozen=True)
 class Costs:
     """Work in units: one image forward."""
 
+    recipe: Recipe
     images: Mapping[str, int]
-    train_epochs: int
-    retrain_epochs: int
-
-    @staticmethod
-    def of(recipe: Recipe, images: Mapping[str, int]) -> Costs:
-        """Costs with `images` by split: `fit`, `val`, `test`."""
-        trained = recipe.train.epochs if recipe.train is not None else 0
-        if recipe.when == "before_training":
-            return Costs(images, trained, trained)
-        if recipe.retrain.mode == "none":
-            return Costs(images, trained, 0)
-        if recipe.train is not None and recipe.retrain.mode in ("weight_rewind", "lr_rewind"):
-            return Costs(images, trained, trained - recipe.train.rewind_epoch)
-        return Costs(images, trained, recipe.retrain.epochs - recipe.retrain.rewind_epoch)
+    """By split: `fit`, `val`, `test`."""
+    classes: int
 
     @property
     def measuring(self) -> int:
@@ -86,25 +113,44 @@ class Costs:
     @property
     def dense(self) -> int:
         """Training the dense network (if the recipe does) and measuring it."""
-        return TRAIN_COST * self.train_epochs * self.images["fit"] + self.measuring
+        epochs = self.recipe.train.epochs if self.recipe.train is not None else 0
+        return TRAIN_COST * epochs * self.images["fit"] + self.measuring
+
+    def retraining(self, epochs: int) -> int:
+        """So many epochs, and measuring the network."""
+        each = TRAIN_COST + (TEACHER_COST if self.recipe.retrain.distillation is not None else 0)
+        return each * epochs * self.images["fit"] + self.measuring
 
     @property
-    def retraining(self) -> int:
-        """One retraining and its measurement."""
-        return TRAIN_COST * self.retrain_epochs * self.images["fit"] + self.measuring
+    def retrain_epochs(self) -> int:
+        """Epochs of one whole retraining."""
+        start, stop = training_epochs(self.recipe) or (0, 0)
+        return stop - start
 
-    def control(self, recipe: Recipe) -> int:
+    @property
+    def control(self) -> int:
         """The dense control."""
-        return 0 if recipe.when == "before_training" or recipe.retrain.mode == "none" else self.retraining
+        if self.recipe.when == "before_training" or self.recipe.retrain.mode == "none":
+            return 0
+        return self.retraining(self.retrain_epochs)
 
-    def round(self, planned: PlannedRound) -> int:
+    def pruning(self, method: Method, planned: PlannedRound) -> tuple[int, int]:
+        """Stages of one round's pruning, and the work of each."""
+        seams = Seams.of(self.recipe, method)
+        return len(seams.stages(planned.start, planned.density)), units(seams.criterion, self.classes)
+
+    def round(self, method: Method, planned: PlannedRound) -> int:
         """One round."""
-        return self.measuring + (self.retraining if planned.retrained else 0)
+        stages, each = self.pruning(method, planned)
+        trained = self.retraining(planned.epochs[1] - planned.epochs[0]) if planned.epochs else 0
+        return stages * each + 2 * loss_images(self.images["fit"]) + self.measuring + trained
 
-    def total(self, recipe: Recipe) -> int:
+    @property
+    def total(self) -> int:
         """The whole job."""
-        each = sum(self.round(planned) for planned in rounds(recipe))
-        return self.dense + self.control(recipe) + each * len(recipe.criteria)
+        planned = rounds(self.recipe)
+        return self.dense + self.control + sum(self.round(method, one) for method in self.recipe.criteria
+                                               for one in planned)
 
 
 def split_sizes(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
@@ -119,36 +165,52 @@ def split_sizes(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forward_flops: int, parameters: int,
-             activations: int) -> dict[str, Any]:
+             activations: int, classes: int) -> dict[str, Any]:
     """What a job will do: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
     `forward_flops` and `activations` (values kept for the backward pass) are those of one image. Raises `BudgetError`
-    when a target cannot be reached.
+    when a target cannot be reached or a round would be retrained although it removes nothing, `ParameterError` when the
+    rounds of a gradual run do not fit into its epochs.
     """
     images = split_sizes(recipe, counts)
-    costs = Costs.of(recipe, images)
+    costs = Costs(recipe, images, classes)
     planned = rounds(recipe)
     if len(planned) * len(recipe.criteria) > MAX_ROUNDS:
         raise BudgetError(f"{len(planned) * len(recipe.criteria)} rounds; at most {MAX_ROUNDS} in one job",
                           pointer="/schedule")
-    for one in planned:
-        if keep_count(prunable, one.density) == prunable and one.target is not None:
-            raise BudgetError(f"sparsity {one.target:g} removes none of {prunable} weights", pointer="/targets/sparsity")
-    retrainings = sum(one.retrained for one in planned) * len(recipe.criteria) + (costs.control(recipe) > 0)
-    training = recipe.train if recipe.when == "before_training" and recipe.train else recipe.retrain
-    batches = [steps_per_epoch(images["fit"], training.batch_size) * costs.retrain_epochs * retrainings]
-    batch = training.batch_size if retrainings else 128
+    _check_counts(recipe, planned, prunable)
+    replayed = recipe.when == "before_training" or recipe.retrain.mode in ("weight_rewind", "lr_rewind")
+    training = recipe.train if recipe.train is not None and replayed else recipe.retrain
+    epochs = sum(one.epochs[1] - one.epochs[0] for one in planned if one.epochs) * len(recipe.criteria)
+    epochs += costs.retrain_epochs if costs.control else 0
+    batches = [steps_per_epoch(images["fit"], training.batch_size) * epochs]
+    batch = training.batch_size if epochs else 128
     if recipe.train is not None:
-        batches.append(steps_per_epoch(images["fit"], recipe.train.batch_size) * costs.train_epochs)
+        batches.append(steps_per_epoch(images["fit"], recipe.train.batch_size) * recipe.train.epochs)
         batch = max(batch, recipe.train.batch_size)
-    units = costs.total(recipe)
+    work = costs.total
     return {
         "rounds": len(planned) * len(recipe.criteria),
         "checkpoints": len(recipe.targets.sparsity) * len(recipe.criteria),
         "steps": sum(batches),
-        "units": units,
-        "flops": units * forward_flops,
-        "memory_bytes": 4 * (4 * parameters + 2 * activations * min(batch, max(images["fit"], 1))),
+        "units": work,
+        "flops": work * forward_flops,
+        "memory_bytes": 4 * ((5 if recipe.retrain.distillation else 4) * parameters
+                             + 2 * activations * min(batch, max(images["fit"], 1))),
         "images": images,
         "decoded_images": sum(counts.values()),
     }
+
+
+def _check_counts(recipe: Recipe, planned: Sequence[PlannedRound], prunable: int) -> None:
+    """What rounding to whole weights makes of the rounds; those that cost no retraining of their own may be empty."""
+    kept, reached = prunable, True
+    for one in planned:
+        before, kept = prunable if one.restart else kept, keep_count(prunable, one.density)
+        if kept == prunable and one.target is not None:
+            raise BudgetError(f"sparsity {one.target:g} removes none of {prunable} weights", pointer="/targets/sparsity")
+        if kept == before and recipe.when == "after_training" and recipe.retrain.mode not in ("none", "gradual"):
+            raise BudgetError(f"round {one.number} at sparsity {one.sparsity:g} would be retrained but removes nothing: "
+                              f"{kept} of {prunable} weights remain before it and after",
+                              pointer="/targets/sparsity" if reached and one.target is not None else "/schedule")
+        reached = one.target is not None

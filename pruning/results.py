@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pruning.checkpoints import WRITERS
+from pruning.compact import removes_channels, write_arch
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
 from pruning.masks import collapsed, full_masks, prunable, reason_dense
@@ -22,6 +23,7 @@ from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, l
 from pruning.pipeline import Pipeline
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import (
+    BatchNorm,
     Checkpoint,
     DataInfo,
     Environment,
@@ -34,7 +36,7 @@ from pruning.schemas.report import (
     Round,
     Section,
 )
-from pruning.trial import Trial, TrialRound
+from pruning.trial import Trial, TrialRound, applies
 from pruning.types import Masks
 from pruning.verdict import References, hold_gates, recommend
 
@@ -77,21 +79,26 @@ class Results:
         if pipeline.stages.load(name) is not None:
             return False
         model, masks = done.network(), {key: mask.cpu() for key, mask in done.masks().items()}
+        compacted = removes_channels(masks)
         for format, write in WRITERS.items():
             path = self.folder / f"{cid}.{format}.safetensors"
-            write(path, model.state_dict(), masks, **self._info(done))
+            write(path, model.state_dict(), {} if compacted and format != "masks" else masks, **self._info(done))
             self.on_file(cid, format, path)
+        if compacted:
+            path = self.folder / f"{cid}.arch.json"
+            write_arch(path, model, self.origin.architecture, self.origin.kwargs)
+            self.on_file(cid, "arch", path)
         pipeline.stages.save(name, {}, self._costs(model, masks, self._info(done), pipeline.dense()))
         return True
 
     def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
         pipeline, recipe = self.pipeline, self.pipeline.recipe
+        trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
+                      pipeline.control_measured, pipeline.done, recipe.seed)
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())
-        trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
-                      pipeline.control_measured, pipeline.done)
         sections: dict[str, Section] = {}
         failures: list[Failure] = []
         for method in wanted:
@@ -103,7 +110,10 @@ class Results:
                 continue
             begin = time.monotonic()
             try:
-                sections[method.name] = evaluations.create(method.name, method.params).evaluate(trial)
+                evaluation = evaluations.create(method.name, method.params)
+                if recipe.evaluations is None and not applies(evaluation, trial):
+                    continue
+                sections[method.name] = evaluation.evaluate(trial)
             except Exception as error:  # an evaluation must not cost the user the checkpoints
                 logger.exception("evaluation %s failed", method.name)
                 code = error.code if isinstance(error, SecateurError) else "evaluation_failed"
@@ -139,7 +149,8 @@ class Results:
             checkpoints=checkpoints,
             rounds=tuple(Round(criterion=one.criterion, round=one.round, sparsity=one.sparsity, density=one.density,
                                target=one.target is not None, pruned=one.pruned.document(),
-                               retrained=one.retrained.document() if one.retrained is not None else None)
+                               retrained=one.retrained.document() if one.retrained is not None else None,
+                               batchnorm=batchnorm(one))
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
             gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=tuple(failures or ()),
@@ -170,7 +181,7 @@ class Results:
             **done.measured.document().model_dump(), id=done.id, criterion=done.criterion, round=done.round,
             requested_sparsity=done.target, sparsity=done.sparsity, density=done.density, prune_ratio=removed / total,
             parameters=total - removed, partial=partial, pruned=done.pruned.document(),
-            retrained=done.retrained.document() if done.retrained is not None else None,
+            retrained=done.retrained.document() if done.retrained is not None else None, batchnorm=batchnorm(done),
             error_increase=Increase(given=increase(done.measured.wrong, given.wrong),
                                     control=increase(done.measured.wrong, control.wrong)),
             val_error_increase=increase(done.measured.val_wrong, control.val_wrong),
@@ -179,8 +190,9 @@ class Results:
             warnings=tuple(f"layer collapse: nothing remains of {layer}" for layer in collapsed(masks)), **saved[1])
 
     def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None) -> dict[str, Any]:
-        shape = self.pipeline.data.shape
-        return {"flops": flops(model, shape, masks), "size_bytes": file_sizes(model.state_dict(), masks, **info),
+        shape, compacted = self.pipeline.data.shape, removes_channels(masks)
+        return {"flops": flops(model, shape, None if compacted else masks),
+                "size_bytes": file_sizes(model.state_dict(), masks, compacted=compacted, **info),
                 "latency_ms": [one.model_dump() for one in latency(model, shape, given)]}
 
     def _info(self, done: TrialRound | None) -> dict[str, Any]:
@@ -191,6 +203,13 @@ class Results:
         if done is not None:
             info |= {"criterion": done.criterion.model_dump(mode="json"), "sparsity": done.sparsity}
         return info
+
+
+def batchnorm(done: TrialRound) -> BatchNorm | None:
+    """What re-estimating BatchNorm did in a round, if it was."""
+    found = done.batchnorm
+    return None if found is None else BatchNorm(loss_before=found["before"], loss_after=found["after"],
+                                                kept=bool(found["kept"]))
 
 
 def layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from pruning.data.tensors import Data, augment, resolve_augment
 from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_
+from pruning.schemas.recipe import Distill
 from pruning.schemas.training import LrSchedule, Optimizer, Training
 from pruning.seeding import generator
 from pruning.types import Masks
@@ -47,6 +48,26 @@ class Controls:
     warn: Callable[[str], None] = field(default=lambda message: None)
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """The dense network to learn from, in eval mode; it does not change."""
+
+    network: nn.Module
+    distill: Distill
+
+    def __post_init__(self) -> None:
+        self.network.eval()
+
+    def loss(self, outputs: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """(1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), the mean over the batch."""
+        alpha, temperature = self.distill.alpha, self.distill.temperature
+        with torch.no_grad():
+            wanted = F.log_softmax(self.network(inputs) / temperature, dim=1)
+        found = F.log_softmax(outputs / temperature, dim=1)
+        divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        return (1 - alpha) * F.cross_entropy(outputs, labels) + alpha * temperature**2 * divergence
+
+
 def lr_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
     """The factor on the learning rate at `epoch` (fractional) of `epochs`.
 
@@ -65,15 +86,18 @@ def lr_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
 
 
 def train_(model: nn.Module, data: Data, training: Training, *, seed: int, name: str, masks: Masks | None = None,
-           start_epoch: int = 0, controls: Controls | None = None) -> None:
-    """Train the model in place on `data.fit` from `start_epoch` to the end of the schedule, pruned weights at zero.
+           start_epoch: int = 0, stop_epoch: int | None = None, teacher: Teacher | None = None,
+           controls: Controls | None = None) -> None:
+    """Train the model in place on `data.fit` from `start_epoch` to `stop_epoch` of the schedule, pruned weights at zero.
 
-    SGD or AdamW on the mean cross-entropy; the order of the images and their augmentation are derived from (seed, name,
-    epoch, step), so the result depends on no global state. The masks are applied after every update. With
+    Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean cross-entropy, or on the
+    teacher's loss; the order of the images and their augmentation are derived from (seed, name, epoch, step), so the result
+    depends on no global state. The masks are applied after every update. With
     `controls.saver` the state is kept every `controls.every_steps` steps and a later call goes on from there, to the same
     bytes on the same device and thread count. Raises `DivergenceError` when the loss is no number.
     """
-    _Run(model, data, training, seed, name, masks or {}, controls or Controls()).go(start_epoch)
+    _Run(model, data, training, seed, name, masks or {}, teacher, controls or Controls()).go(
+        start_epoch, training.epochs if stop_epoch is None else stop_epoch)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -86,8 +110,9 @@ class _Run:
     """One training: the state that must survive an interruption, and the loop."""
 
     def __init__(self, model: nn.Module, data: Data, training: Training, seed: int, name: str, masks: Masks,
-                 controls: Controls) -> None:
+                 teacher: Teacher | None, controls: Controls) -> None:
         self.model, self.data, self.training, self.masks, self.controls = model, data, training, masks, controls
+        self.teacher = teacher
         self.seed, self.name = seed, name
         self.device = next(model.parameters()).device
         self.mode = resolve_augment(training.augment, data.shape)
@@ -95,7 +120,7 @@ class _Run:
         self.steps = steps_per_epoch(len(data.fit), training.batch_size)
         self.layout = torch.channels_last if any(p.dim() == 4 for p in model.parameters()) else torch.contiguous_format
 
-    def go(self, start_epoch: int) -> None:
+    def go(self, start_epoch: int, stop_epoch: int) -> None:
         self.model.to(memory_format=self.layout).train()  # type: ignore[call-overload]
         if self.masks:
             apply_masks_(self.model, self.masks)
@@ -103,7 +128,7 @@ class _Run:
         epoch, step = self._restore(start_epoch)
         losses = torch.zeros((), device=self.device)
         unsaved, saved_at = 0, time.monotonic()
-        while epoch < self.training.epochs:
+        while epoch < stop_epoch:
             if step == 0:
                 self.controls.at_epoch(epoch)
             order = torch.randperm(len(self.data.fit), generator=generator(self.seed, self.name, "order", epoch))
@@ -150,7 +175,10 @@ class _Run:
             inputs = self.data.normalize(images[part]).to(memory_format=self.layout) \
                 if images.dim() == 4 else self.data.normalize(images[part])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
-                loss = F.cross_entropy(self.model(inputs), labels[part]) * (len(labels[part]) / len(labels))
+                outputs = self.model(inputs)
+                loss = F.cross_entropy(outputs, labels[part]) if self.teacher is None \
+                    else self.teacher.loss(outputs, inputs, labels[part])
+                loss = loss * (len(labels[part]) / len(labels))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.data.tensors import Data
 from pruning.measure import Measured
+from pruning.round import StageLoss
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from pruning.types import Masks
@@ -33,6 +34,12 @@ class TrialRound:
     """Loads the network as it was measured last (retrained where the recipe retrains)."""
     pruned: Measured
     retrained: Measured | None
+    stages: tuple[StageLoss, ...] = ()
+    """What a loss model predicted at each stage of the pruning, and what came of it."""
+    batchnorm: Mapping[str, float] | None = None
+    """What re-estimating BatchNorm did: see `pruning.batchnorm.reestimate_`."""
+    losses: Callable[[], tuple[Tensor, Tensor]] | None = None
+    """Loss on each of a sample of training images, right before and right after this round's pruning."""
 
     @property
     def id(self) -> str:
@@ -55,6 +62,8 @@ class Trial:
     given_measured: Measured
     control_measured: Measured
     rounds: Sequence[TrialRound]
+    seed: int = 0
+    """The job's seed, for what is drawn here."""
 
 
 class Evaluation(Protocol):
@@ -64,3 +73,16 @@ class Evaluation(Protocol):
 
     def evaluate(self, trial: Trial) -> Section:
         """The answer."""
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """An evaluation that not every job has a use for: where the recipe lists none, it runs only where it applies."""
+
+    def applies(self, trial: Trial) -> bool:
+        """Whether it has something to say of this job."""
+
+
+def applies(evaluation: Evaluation, trial: Trial) -> bool:
+    """Whether an evaluation that was not asked for by name should run."""
+    return not isinstance(evaluation, Conditional) or evaluation.applies(trial)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator, Tensor, nn
+
+from pruning.errors import BudgetError
 
 if TYPE_CHECKING:
     from pruning.evidence import Evidence
@@ -14,9 +16,15 @@ if TYPE_CHECKING:
 Scores: TypeAlias = dict[str, Tensor]
 """By parameter name; each broadcasts against its weight, higher keeps, -inf marks what is pruned already."""
 Masks: TypeAlias = dict[str, Tensor]
-"""By parameter name, shaped as the weight, True keeps."""
+"""By parameter name, shaped as the parameter, True keeps.
+
+Masks of more than one dimension are those of prunable weights; a mask of one dimension belongs to a bias or a BatchNorm of
+channels that are removed as a whole, and counts neither for sparsity nor for density.
+"""
 Keeps: TypeAlias = dict[str, int]
 """By parameter name: how many weights remain."""
+Shape: TypeAlias = tuple[int, int, int]
+"""Channels, height and width of an image."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,19 @@ class Budget:
 
     keep: int
     sizes: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The shapes of the weights, in the order of the network, where the layers are weights."""
 
     @property
     def total(self) -> int:
         """All prunable weights."""
         return sum(self.sizes.values())
+
+    def spent(self, keeps: Keeps) -> Keeps:
+        """The counts of an allocation, or `BudgetError` where it keeps too much."""
+        if sum(keeps.values()) > self.keep:
+            raise BudgetError(f"the allocation keeps {sum(keeps.values())} weights, the budget is {self.keep}")
+        return keeps
 
 
 @dataclass(frozen=True)
@@ -40,11 +56,59 @@ class Sparse:
     weight: Tensor
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The training images a criterion asks for, without augmentation."""
+
+    images: int = 1000
+    balanced: bool = False
+    """As many of every class."""
+
+
 class Criterion(Protocol):
-    """How much each weight matters; higher keeps."""
+    """How much each weight matters; higher keeps.
+
+    A criterion may say more by class attributes, `allocation` (the one its paper uses; default `global`) and `granularity`
+    (what it scores; default `weight`), and by the methods of `Calibrated`, `Staged`, `LossModel` and `Compensating`.
+    """
 
     def score(self, evidence: Evidence) -> Scores:
         """Scores by parameter name, for every prunable weight of the evidence."""
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A criterion that says which images it wants; others get 1,000 at random, if they ask for any."""
+
+    def calibration(self, classes: int) -> Calibration:
+        """How many images, and drawn how."""
+
+    def units(self, classes: int) -> int:
+        """Work of one scoring, in forward passes of one image."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A criterion that prunes in stages within one round: scored anew at the masked point, nothing retrained between."""
+
+    def stage_densities(self, start: float, target: float) -> Sequence[float]:
+        """Strictly decreasing densities below `start`, the last of them exactly `target`."""
+
+
+@runtime_checkable
+class LossModel(Protocol):
+    """A criterion that predicts what removing weights does to the loss."""
+
+    def predict(self, evidence: Evidence, masks: Masks) -> float:
+        """The modelled change of the mean loss when the weights that `masks` prune and the evidence holds are removed."""
+
+
+@runtime_checkable
+class Compensating(Protocol):
+    """A criterion that moves the weights which remain, to make up for those removed."""
+
+    def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
+        """The new weights by name, zero where `masks` prune; the evidence holds the point before."""
 
 
 class Allocation(Protocol):
@@ -59,6 +123,42 @@ class Sparsifier(Protocol):
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
         """The layer with `keep` weights left."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is known when scores become masks."""
+
+    model: nn.Module
+    weights: Mapping[str, Tensor]
+    scores: Scores
+    """-inf marks what is pruned already."""
+    masks: Masks
+    """Before this selection."""
+    density: float
+    """Fraction of all prunable weights that shall remain."""
+    allocation: Allocation
+    sparsifier: Sparsifier
+    generator: Generator
+    shape: Callable[[], Shape]
+    """The shape of an image, or `EvidenceError`."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Masks nested in those before, and the weights that are more than masked (a sampler reweights what it keeps)."""
+
+    masks: Masks
+    weights: dict[str, Tensor]
+    left_dense: Mapping[str, str] = field(default_factory=dict)
+    """Layers that the granularity cannot prune, each with its reason."""
+
+
+class Granularity(Protocol):
+    """What is removed together: single weights, blocks, N of M, channels."""
+
+    def select(self, selection: Selection) -> Selected:
+        """The masks at the density asked for, or the nearest one below that can be had."""
 
 
 class Schedule(Protocol):

@@ -60,7 +60,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     recipe = spec.recipe()
     return plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                 prunable=sum(w.numel() for w in prunable(network, recipe.exclude).values()),
-                forward_flops=flops(network, shape), activations=kept) | {"warnings": []}
+                forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"])) | {"warnings": []}
 
 
 def _outline(architecture: Any) -> Any:
@@ -96,10 +96,12 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.criteria import criteria
     from pruning.data.builtin import datasets
     from pruning.evaluations import evaluations
+    from pruning.granularities import granularities
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
 
     return {"criteria": criteria.catalogue(), "allocations": allocations.catalogue(),
+            "granularities": granularities.catalogue(),
             "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
             "evaluations": evaluations.catalogue(), "architectures": architectures.catalogue(),
             "datasets": datasets.catalogue(), "corruptions": []}

@@ -26,12 +26,14 @@ from pruning.data.builtin import datasets
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.evidence import Evidence
-from pruning.masks import counts, full_masks, prunable
+from pruning.granularities import granularities
+from pruning.masks import counts, full_masks, prunable, weight_masks
 from pruning.networks import load_state_
 from pruning.pipeline import Networks, Pipeline
 from pruning.registry import Registry
-from pruning.round import alive_scores, prune_
+from pruning.round import Seams, alive_scores, prune_
 from pruning.schedules import schedules
+from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from pruning.schemas.training import Optimizer
 from pruning.sparsifiers import sparsifiers
@@ -41,7 +43,7 @@ from pruning.types import Budget, Masks, Scores
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "allocations": allocations, "architectures": architectures, "criteria": criteria, "datasets": datasets,
-    "evaluations": evaluations, "schedules": schedules, "sparsifiers": sparsifiers,
+    "evaluations": evaluations, "granularities": granularities, "schedules": schedules, "sparsifiers": sparsifiers,
 }
 EVERY = [pytest.param(registry, name, id=f"{kind}-{name}")
          for kind, registry in REGISTRIES.items() for name in registry.names()]
@@ -149,10 +151,9 @@ class TestCriterion:
         evidence = evidence_of(case, masks)
         total, alive = sum(m.numel() for m in masks.values()), sum(counts(masks).values())
         keep = max(1, alive // 2)
-        after = prune_(evidence.model, evidence, keep / total, criterion=criteria.create(name),
-                       allocation=allocations.create("global"), sparsifier=sparsifiers.create("top_k"),
-                       generator=torch.Generator())
-        assert sum(counts(after).values()) <= keep
+        after = prune_(evidence.model, masks, keep / total, Seams.of(cases.recipe(0.5), Method(name=name)),
+                       lambda masks, stage: Evidence(evidence.model, masks, evidence.batches), generator=torch.Generator())
+        assert sum(counts(weight_masks(after)).values()) <= keep
         assert all(not bool((after[key] & ~masks[key]).any()) for key in masks)
         weights = prunable(evidence.model)
         assert not any(bool(weights[key][~after[key]].detach().any()) for key in after)

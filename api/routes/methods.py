@@ -33,6 +33,7 @@ class Catalogue(BaseModel):
 
     criteria: list[Entry]
     allocations: list[Entry]
+    granularities: list[Entry]
     sparsifiers: list[Entry]
     schedules: list[Entry]
     evaluations: list[Entry]
@@ -43,7 +44,7 @@ class Catalogue(BaseModel):
 @router.get("", operation_id="list_methods", summary="The catalogue of methods", response_model=Catalogue,
             responses={304: {"description": "Not Modified"}, **problems(503)})
 def list_methods(request: Request, services: ServicesDep, caller: Reader) -> Response:
-    """Criteria, allocations, sparsifiers, schedules, evaluations, architectures and bundled datasets."""
+    """Criteria, allocations, granularities, sparsifiers, schedules, evaluations, architectures and bundled datasets."""
     with services.store.read() as session:
         document, sha256 = read_catalogue(session)
     headers = {"ETag": f'"{sha256}"', "Cache-Control": PRIVATE}

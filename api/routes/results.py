@@ -26,10 +26,11 @@ ACCEPTS = {"application/json": "json", "text/html": "html", "text/markdown": "md
            "text/xml": "junit", "application/*": "json", "text/*": "html", "*/*": "json"}
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SAFETENSORS = "application/octet-stream"
+ARCH = "application/json"
 CheckpointId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["magnitude-0.9"])]
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PARTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {SAFETENSORS: BINARY}}, 304: {"description": "Not Modified"},
+    200: {"content": {SAFETENSORS: BINARY, ARCH: {}}}, 304: {"description": "Not Modified"},
     206: {"description": "Partial Content", "content": {SAFETENSORS: BINARY}}}
 
 
@@ -109,11 +110,14 @@ def _accepted(header: str) -> str | None:
 @router.get("/checkpoints/{cid}", operation_id="get_checkpoint", summary="Download a checkpoint",
             response_class=Response, responses={**PARTS, **problems(404, 410, 416, 422)})
 def get_checkpoint(id: Id, cid: CheckpointId, request: Request, services: ServicesDep, caller: Reader,
-                   format: Literal["sparse", "dense", "masks"] = "sparse") -> Response:
-    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are honoured."""
+                   format: Literal["sparse", "dense", "masks", "arch"] = "sparse") -> Response:
+    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are honoured.
+
+    `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have none.
+    """
     _, files = _files(services, caller.project, id)
     row = next((file for file in files if (file.checkpoint, file.format) == (cid, format) and cid != REPORT), None)
     if row is None:
         raise NotFoundError("checkpoint", f"{cid}?format={format}")
-    disposition = f'attachment; filename="{id}-{cid}.{format}.safetensors"'
-    return send_file(request, services.artifacts, row, SAFETENSORS, {"Content-Disposition": disposition})
+    name, media = (f"{id}-{cid}.arch.json", ARCH) if format == "arch" else (f"{id}-{cid}.{format}.safetensors", SAFETENSORS)
+    return send_file(request, services.artifacts, row, media, {"Content-Disposition": f'attachment; filename="{name}"'})

@@ -54,7 +54,10 @@ export async function newJob(page) {
     group("Uploaded", datasets.data.map((d) => option(`id:${d.id}`, [d.name, d.id].filter(Boolean).join(" · "))))), ["/dataset"]);
   const targets = field("targets", "Sparsities", h("input", { type: "text", value: "0.5, 0.8, 0.9, 0.95", autocomplete: "off" }), ["/targets"],
     "Fractions of the prunable weights that become zero; 80% works too.");
-  const criterion = field("criterion", "Criterion", h("select", null, names("criteria").map((c) => option(c.name, c.name))), ["/criterion"], " ");
+  const criterion = field("criterion", "Criteria", h("select", { multiple: true, size: 6, required: true },
+    names("criteria").map((c) => option(c.name, c.name))), ["/criterion"], " ");
+  for (const each of criterion.control.options) each.selected = each.value === "magnitude";
+  const chosen = () => Array.from(criterion.control.selectedOptions, (each) => ({ name: each.value }));
   const mode = field("mode", "Retraining", h("select", null, Object.entries(MODES).map(([value, text]) => option(value, text))), ["/retrain"]);
   const rewind = field("rewind", "Weights to rewind to", h("select"), ["/retrain/rewind"],
     "An uploaded model of the same network, such as an early checkpoint of its training.");
@@ -89,7 +92,8 @@ export async function newJob(page) {
       origins(uploaded);
     }
     epochs.node.hidden = mode.control.value === "none" || (trains && mode.control.value !== "fine_tune");
-    summary.textContent = about.get(criterion.control.value) || "";
+    summary.textContent = chosen().length > 1 ? `${chosen().length} criteria, compared in one job.`
+      : about.get(criterion.control.value) || "";
     idempotency = token();
     answer.replaceChildren();
     asked.abort();
@@ -108,7 +112,7 @@ export async function newJob(page) {
       model: { [kind]: parts.join(":"), ...(trains ? { train: { epochs: Number(train.control.value) } } : {}) },
       dataset: { [source]: name.join(":") },
       targets: { sparsity: sparsities(targets.control.value) },
-      criterion: { name: criterion.control.value },
+      criterion: chosen().length === 1 ? chosen()[0] : chosen(),
       retrain,
       seed: Number(seed.control.value),
     };

@@ -64,7 +64,7 @@ function checkpoints(page, id, results) {
       const bytes = typeof c.size_bytes === "object" && c.size_bytes ? c.size_bytes[format] : format === "sparse" ? c.size_bytes : undefined;
       const path = links[format] ? local(links[format]) : `${base}/checkpoints/${encodeURIComponent(c.id)}?format=${encodeURIComponent(format)}`;
       const text = typeof bytes === "number" ? `${format} ${size(bytes)}` : format;
-      const ending = format === "onnx" ? "onnx" : "safetensors";
+      const ending = { onnx: "onnx", arch: "json" }[format] || "safetensors";
       return h("span", { cls: "file" }, download(page, path, `${c.id}-${format}.${ending}`, text, false));
     });
     return row([

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pruning.allocations import allocations
 from pruning.errors import BudgetError
 from pruning.masks import top
-from pruning.types import Budget, Keeps, Scores
+from pruning.types import Budget, Keeps, Masks, Scores
 
 
 @allocations.register("global")
@@ -17,33 +18,46 @@ from pruning.types import Budget, Keeps, Scores
 class Global:
     """The highest scores of the whole network remain, wherever they are.
 
-    A score that stands for several weights (a filter) costs as many; the best that fit are taken in order.
+    A score that stands for several weights (a filter) costs as many; the best are taken in order, and where they differ in
+    cost, one that does not fit any more makes way for the next that does.
 
     >>> scores = {"a": torch.tensor([5.0, 4.0, 3.0]), "b": torch.tensor([1.0])}
     >>> Global().allocate(scores, Budget(keep=2, sizes={"a": 3, "b": 1}))
     {'a': 2, 'b': 0}
+    >>> Global().allocate(scores, Budget(keep=8, sizes={"a": 9, "b": 2}))
+    {'a': 6, 'b': 2}
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
         """keep_l = the number of weights of layer l among the best `budget.keep` of the network."""
+        kept = {name: int(mask.count_nonzero()) for name, mask in self.masks(scores, budget).items()}
+        return {name: count * (budget.sizes[name] // scores[name].numel()) for name, count in kept.items()}
+
+    def masks(self, scores: Scores, budget: Budget) -> Masks:
+        """Which scores those are, shaped as the scores: what `top_k` keeps of each layer's share."""
         flat = torch.cat([score.flatten() for score in scores.values()])
-        costs = [budget.sizes[name] // score.numel() for name, score in scores.items()]
-        if int((flat > -torch.inf).sum()) == 0:
+        units = [score.numel() for score in scores.values()]
+        costs = [budget.sizes[name] // count for name, count in zip(scores, units, strict=True)]
+        alive = int((flat > -torch.inf).count_nonzero())
+        if alive == 0:
             raise BudgetError("nothing is left to keep")
-        if set(costs) == {1}:
-            if int((flat > -torch.inf).sum()) < budget.keep:
-                raise BudgetError(f"cannot keep {budget.keep} weights: fewer remain")
-            mask = top(flat, budget.keep)
+        if len(set(costs)) > 1:
+            mask = _affordable(flat, torch.tensor(costs).repeat_interleave(torch.tensor(units)).to(flat.device), budget.keep)
+        elif costs[0] == 1 and alive < budget.keep:
+            raise BudgetError(f"cannot keep {budget.keep} weights: {alive} remain")
         else:
-            mask = _affordable(flat, torch.cat([torch.full((score.numel(),), cost, device=flat.device) for score, cost
-                                                in zip(scores.values(), costs, strict=True)]), budget.keep)
-        kept = [int(part.sum()) for part in torch.split(mask, [score.numel() for score in scores.values()])]
-        return {name: units * cost for name, units, cost in zip(scores, kept, costs, strict=True)}
+            mask = top(flat, min(alive, budget.keep // costs[0]))
+        return {name: part.reshape(scores[name].shape) for name, part in zip(scores, torch.split(mask, units), strict=True)}
 
 
-def _affordable(flat: torch.Tensor, cost: torch.Tensor, keep: int) -> torch.Tensor:
-    order = flat.argsort(descending=True, stable=True)
-    taken = (cost[order].cumsum(0) <= keep) & (flat[order] > -torch.inf)
+def _affordable(flat: Tensor, cost: Tensor, left: int) -> Tensor:
+    """The mask of what is taken in descending order: each pass takes while it fits, then drops all that cost too much."""
     mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask[order[taken]] = True
+    order = flat.argsort(descending=True, stable=True)
+    order = order[flat[order] > -torch.inf]
+    while len(order):
+        fits = int((cost[order].cumsum(0) <= left).count_nonzero())
+        mask[order[:fits]] = True
+        left -= int(cost[order[:fits]].sum())
+        order = order[fits:][cost[order[fits:]] <= left]
     return mask

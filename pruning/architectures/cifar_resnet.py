@@ -15,19 +15,21 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.errors import ParameterError
+from pruning.slices import ChannelMap
 
 
-class Shortcut(nn.Module):
+class Shortcut(ChannelMap):
     """The parameter-free shortcut (option A): every second pixel, new channels filled with zeros on both sides."""
 
-    def __init__(self, extra: int) -> None:
-        super().__init__()
-        self.before = extra // 2
-        self.after = extra - extra // 2
+    def __init__(self, channels_in: int, channels: int) -> None:
+        before = (channels - channels_in) // 2
+        super().__init__(channels_in, [place - before if 0 <= place - before < channels_in else -1
+                                       for place in range(channels)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C + extra, ceil(H/2), ceil(W/2))."""
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+        """(N, C, H, W) to (N, C', ceil(H/2), ceil(W/2))."""
+        with_zeros = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 1))
+        return with_zeros.index_select(1, self.sources % with_zeros.shape[1])  # -1, no source, is the channel of zeros
 
 
 class Block(nn.Module):
@@ -41,7 +43,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
-            self.shortcut = Shortcut(channels - channels_in) if not projection else nn.Sequential(
+            self.shortcut = Shortcut(channels_in, channels) if not projection else nn.Sequential(
                 nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:

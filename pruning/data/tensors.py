@@ -92,7 +92,7 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
         names = tuple(classes)
     for name, most in (("train", limit.train), ("test", limit.test)):
         if most is not None and most < len(splits[name]):
-            chosen, _ = _draw(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
+            chosen, _ = draw(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
             splits[name] = splits[name][chosen]
     train = splits["train"]
     val_from_train = "val" not in splits
@@ -100,7 +100,7 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
         size = val_size(len(train))
         if size >= len(train):
             raise DataError(f"{len(train)} training images are too few to set {size} aside for validation")
-        chosen, rest = _draw(train.labels, size, limit.stratify, generator(seed, "val"))
+        chosen, rest = draw(train.labels, size, limit.stratify, generator(seed, "val"))
         splits["val"], train = train[chosen], train[rest]
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
@@ -143,7 +143,7 @@ def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
     return "crop_flip" if shape[0] == 3 and min(shape[1:]) >= 24 else "none"
 
 
-def _draw(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
+def draw(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
     """Indices of a random subset and of the rest, each in ascending order."""
     order = torch.randperm(len(labels), generator=rng)
     if stratify:

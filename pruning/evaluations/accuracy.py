@@ -14,6 +14,9 @@ from pruning.measure import increase
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.trial import Trial, TrialRound
 
+WORST = 8
+"""Of so many checkpoints the notes name the class that loses most."""
+
 
 @evaluations.register("accuracy")
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Accuracy:
             curves[f"error/{label}"] = _curve(shipped, [one.measured.document().error for one in shipped], "test error")
             if any(one.retrained is not None for one in rounds):
                 curves[f"error_before_retraining/{label}"] = _curve(
-                    rounds, [one.pruned.document().error for one in rounds], "test error")
+                    rounds, [one.pruned.document().error for one in rounds], "test error right after pruning")
             curves[f"increase/{label}"] = _curve(
                 shipped, [increase(one.measured.wrong, trial.control_measured.wrong) for one in shipped],
                 "test error above the dense control's")
@@ -68,12 +71,16 @@ def _by_class(wrong: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[s
 
 
 def _worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
-    notes = []
+    """The class that each checkpoint loses most in, of the checkpoints that lose most."""
+    found: list[tuple[float, str, str]] = []
     for name, row in by_class.items():
         if name not in ("given", "control"):
             gaps = {label: estimate.value - by_class["control"][label].value for label, estimate in row.items()}
             worst = max(gaps, key=gaps.__getitem__)
             if gaps[worst] > 0:
-                notes.append(f"{name}: the class that loses most against the dense control is {worst!r} "
-                             f"({gaps[worst]:+.1%} error).")
-    return notes
+                found.append((gaps[worst], name, worst))
+    most = sorted(found, key=lambda item: -item[0])[:WORST]
+    notes = [f"{name}: the class that loses most against the dense control is {worst!r} ({gap:+.1%} error)."
+             for gap, name, worst in found if (gap, name, worst) in most]
+    left = len(found) - len(most)
+    return notes + ([f"{left} other checkpoints lose less in their worst class: see the errors by class."] if left else [])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 from pruning.reporting import quantities as q
 from pruning.reporting import summary as s
+from pruning.reporting.tables import heading, table
 from pruning.schemas.report import Checkpoint, Curve, Report, Section
 
 COMMENT_LIMIT = 60_000
@@ -102,6 +104,7 @@ def _errors(report: Report) -> str:
         "over control",
         "over given",
         "Right after pruning",
+        *(["BatchNorm re-estimated"] if s.has_batchnorm(report) else []),
     ]
     body = []
     for row in s.rows(report):
@@ -120,6 +123,7 @@ def _errors(report: Report) -> str:
                 q.points(c.error_increase.control, d) if c else "–",
                 q.points(c.error_increase.given, d) if c else "–",
                 "–" if c is None else q.measured(c.pruned.error, d) if c.retrained else "not retrained",
+                *([escape(s.batchnorm(c))] if s.has_batchnorm(report) else []),
             )
         )
     return _table(head, body, right=range(1, len(head)))
@@ -196,7 +200,22 @@ def _section(name: str, section: Section, digits: int, full: bool) -> list[str]:
     if full and section.curves:
         parts.append(_folded(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves))))
     if full and section.details:
-        parts.append(_folded(f"Details of {escape(name)}", _fenced(s.pretty(section.details))))
+        parts.append(_folded(f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))))
+    return parts
+
+
+def _details(details: dict[str, Any], digits: int) -> list[str]:
+    """Lists of records as tables, anything else as JSON."""
+    parts = []
+    for key, value in details.items():
+        found = table(value, digits, key)
+        if found is None:
+            parts.append(_fenced(s.pretty({key: value})))
+            continue
+        text = _table(map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric)
+        parts += [f"**{escape(heading(key))}**", text]
+        if found.left_off:
+            parts.append(f"{q.count(found.left_off)} more rows are in the JSON report.")
     return parts
 
 
@@ -230,8 +249,8 @@ def _environment(report: Report) -> str:
     return f"<sub>{escape(text)}</sub>"
 
 
-def _table(head: Sequence[str], body: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    aligned = frozenset(right)
+def _table(head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
+    head, aligned = list(head), frozenset(right)
     rule = ["---:" if i in aligned else "---" for i in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
 

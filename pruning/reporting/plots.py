@@ -19,16 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from pruning.reporting import quantities as q
+from pruning.reporting.looks import CONTROL, GIVEN, GRID, INK, VARIABLES, Entry, Look, look
+from pruning.reporting.summary import label as label_of
 from pruning.reporting.summary import labels
 from pruning.schemas.report import Curve, Estimate, Evaluated, Report, Section
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-SERIES = len(MARKERS)
-INK, GRID, GIVEN, CONTROL = "#01010a", "#01010b", "#01010c", "#01010d"
-COLOURS = tuple(f"#0102{i:02x}" for i in range(SERIES))
-VARIABLES = {INK: "--plot-ink", GRID: "--plot-grid", GIVEN: "--given", CONTROL: "--control"} | {
-    colour: f"--series-{i}" for i, colour in enumerate(COLOURS)
-}
+CROWD = 16
+"""At most so many curves on one pair of axes."""
+THIN = 25
+"""Beyond so many points a curve marks only some."""
 SPARSITY_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.7, 0.6, 0.2, 0.4, 0.998, 0.9998)
 """In order of preference."""
 SETTINGS: Any = {
@@ -42,15 +41,6 @@ SETTINGS: Any = {
     "text.parse_math": False,
     "path.simplify": False,
 }
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a legend; `kind` names the glyph the page draws."""
-
-    label: str
-    colour: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -74,43 +64,38 @@ class _Point:
 
 
 def accuracy_plots(report: Report) -> tuple[Plot, ...]:
-    """Return accuracy against sparsity, and a close-up where collapse before retraining hides the final ones."""
+    """Return accuracy against sparsity as it would be shipped and, where the job retrains, right after pruning."""
     series = {label: _points(report, label) for label in labels(report)}
     series = {label: points for label, points in series.items() if points}
     if not series:
         return ()
-    finals = [_accuracy(p.final) for points in series.values() for p in points]
-    finals += [_accuracy(report.baseline.error), _accuracy(report.control.error)]
-    dashed = [_accuracy(p.pruned).value for points in series.values() for p in points if p.pruned]
-    low, high = min(_low(e) for e in finals), max(_high(e) for e in finals)
-    whole = _accuracy_plot(report, series, "Accuracy against sparsity", "a", None)
-    if not dashed or min(dashed) > low - 1.5 * (high - low):
-        return (whole,)
-    pad = 0.06 * (high - low) or 0.01
-    close = _accuracy_plot(report, series, "Close-up: after retraining", "b", (low - pad, high + pad))
-    return (whole, close)
+    if all(point.pruned is None for points in series.values() for point in points):
+        return (_accuracy_plot(report, series, "Accuracy against sparsity", "a"),)
+    before = {label: [_Point(p.sparsity, p.pruned or p.final, None, p.target) for p in points]
+              for label, points in series.items()}
+    return (_accuracy_plot(report, series, "Accuracy after retraining", "a"),
+            _accuracy_plot(report, before, "Accuracy right after pruning, before retraining", "b"))
 
 
-def section_plots(name: str, section: Section) -> tuple[Plot, ...]:
-    """Return the curves of a section, those of equal axes together, at most as many to a plot as there are markers."""
+def section_plots(name: str, section: Section, without: tuple[str, ...] = ()) -> tuple[Plot, ...]:
+    """Return the curves of a section, those of equal axes together, at most sixteen to a plot."""
     groups: dict[tuple[str, str], list[tuple[str, Curve]]] = {}
     for key, curve in section.curves.items():
-        if curve.x:
+        if curve.x and not key.startswith(without):
             groups.setdefault((curve.x_label, curve.y_label), []).append((key, curve))
-    chunks = [group[i : i + SERIES] for group in groups.values() for i in range(0, len(group), SERIES)]
+    chunks = [group[i : i + CROWD] for group in groups.values() for i in range(0, len(group), CROWD)]
     return tuple(_curves_plot(f"{name}-{i}", section.title, chunk) for i, chunk in enumerate(chunks))
 
 
 def _points(report: Report, label: str) -> list[_Point]:
     """What is known of one criterion, by sparsity: its checkpoints, and the rounds between them."""
-    found = [
-        _point(c.sparsity, c, c.pruned, c.retrained, True) for c in report.checkpoints if q.method(c.criterion) == label
-    ]
+    found = [_point(c.sparsity, c, c.pruned, c.retrained, True)
+             for c in report.checkpoints if label_of(report, c.criterion) == label]
     known = {round(point.sparsity, 9) for point in found}
     found += [
         _point(r.sparsity, r.retrained or r.pruned, r.pruned, r.retrained, False)
         for r in report.rounds
-        if q.method(r.criterion) == label and round(r.sparsity, 9) not in known
+        if label_of(report, r.criterion) == label and round(r.sparsity, 9) not in known
     ]
     return sorted(found, key=lambda point: point.sparsity)
 
@@ -119,11 +104,10 @@ def _point(sparsity: float, final: Evaluated, pruned: Evaluated, retrained: Eval
     return _Point(sparsity, final.error, pruned.error if retrained else None, target)
 
 
-def _accuracy_plot(
-    report: Report, series: dict[str, list[_Point]], title: str, key: str, limits: tuple[float, float] | None
-) -> Plot:
+def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, key: str) -> Plot:
     figure, axes = _figure()
     xs = [_stretch(p.sparsity) for points in series.values() for p in points]
+    aside = _aside(len(series), xs)
     legend = []
     for label, network, colour, style in (
         ("given (95 % interval)", report.baseline, GIVEN, ":"),
@@ -132,42 +116,21 @@ def _accuracy_plot(
         estimate = _accuracy(network.error)
         axes.axhspan(_low(estimate), _high(estimate), facecolor=colour, alpha=0.16, linewidth=0)
         axes.axhline(estimate.value, color=colour, linestyle=style, linewidth=1.4)
-        legend.append(Entry(label, VARIABLES[colour], "dots" if style == ":" else "dashdot"))
+        legend.append(Entry(label, VARIABLES[colour], "", "dotted" if style == ":" else "dashdot"))
     for i, (label, points) in enumerate(series.items()):
-        colour, marker = COLOURS[i % SERIES], MARKERS[(i + i // SERIES) % SERIES]
-        before = [p for p in points if p.pruned is not None]
+        chosen = look(i)
         axes.plot(
-            [_stretch(p.sparsity) for p in before],
-            [_accuracy(p.pruned).value for p in before if p.pruned],
-            color=colour,
-            linestyle="--",
-            linewidth=1.1,
-            marker=marker,
-            markersize=3.5,
-            fillstyle="none",
-            alpha=0.65,
-        )
-        axes.plot(
-            [_stretch(p.sparsity) for p in points],
+            [_stretch(p.sparsity) + aside[i] for p in points],
             [_accuracy(p.final).value for p in points],
-            color=colour,
+            color=chosen.colour,
+            linestyle=chosen.line,
             linewidth=1.8,
         )
         for target, markersize in ((True, 6.5), (False, 3.0)):
-            chosen = [p for p in points if p.target is target]
-            _dots(
-                axes,
-                [_stretch(p.sparsity) for p in chosen],
-                [_accuracy(p.final) for p in chosen],
-                colour,
-                marker,
-                markersize,
-            )
-        legend.append(Entry(label, VARIABLES[colour], marker))
-    if any(p.pruned for points in series.values() for p in points):
-        legend.append(Entry("right after pruning, before retraining", "--plot-ink", "dashed"))
-    if limits:
-        axes.set_ylim(*limits)
+            some = [p for p in points if p.target is target]
+            xs_some = [_stretch(p.sparsity) + aside[i] for p in some]
+            _dots(axes, xs_some, [_accuracy(p.final) for p in some], chosen, markersize)
+        legend.append(chosen.entry(label))
     _sparsity_axis(axes, min(xs), max(xs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}") + " %"))
     described = "; ".join(
@@ -189,26 +152,35 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     figure, axes = _figure()
     first = curves[0][1]
     sparse = first.x_label.lower().startswith("sparsity") and all(0 <= x < 1 for _, c in curves for x in c.x)
-    legend = []
-    for i, (label, curve) in enumerate(curves):
+    stretched = [_stretch(x) if sparse else x for _, c in curves for x in c.x]
+    aside = _aside(len(curves) if sparse else 1, stretched)
+    legend, names = [], _without_common_prefix([label for label, _ in curves])
+    for i, (_, curve) in enumerate(curves):
         points = sorted(zip(curve.x, curve.y, strict=False), key=lambda point: point[0])
-        xs = [_stretch(x) if sparse else x for x, _ in points]
-        axes.plot(xs, [y.value for _, y in points], color=COLOURS[i], linewidth=1.6)
-        _dots(axes, xs, [y for _, y in points], COLOURS[i], MARKERS[i], 5.0)
-        legend.append(Entry(label, VARIABLES[COLOURS[i]], MARKERS[i]))
+        xs = [_stretch(x) + aside[i] if sparse else x for x, _ in points]
+        chosen, step = look(i), 1 + (len(points) - 1) // THIN
+        axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
+        _dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
+        legend.append(chosen.entry(names[i]))
     values = [y.value for _, c in curves for y in c.y]
     if min(values) > 0 and max(values) / min(values) > 500:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.plain(value)))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    stretched = [_stretch(x) if sparse else x for _, c in curves for x in c.x]
     if sparse:
         _sparsity_axis(axes, min(stretched), max(stretched))
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(label for label, _ in curves)}."
+    described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
     note = " (axis spaced by compression)" if sparse else ""
     return Plot(_svg(figure, key), title, first.x_label + note, first.y_label, tuple(legend), described)
+
+
+def _without_common_prefix(names: list[str]) -> list[str]:
+    """The names less what stands before a first `/` in all of them: the axis says that already."""
+    heads = {name.partition("/")[0] for name in names}
+    shared = len(heads) == 1 and all("/" in name[:-1] for name in names)
+    return [name.partition("/")[2] for name in names] if shared else names
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -228,7 +200,7 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, marker: str, markersize: float) -> None:
+def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float) -> None:
     """Markers, each with its interval as a thin bar."""
     spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
     if spans:
@@ -236,11 +208,20 @@ def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, 
             [x for x, _, _ in spans],
             [low for _, low, _ in spans],
             [high for _, _, high in spans],
-            color=colour,
+            color=chosen.colour,
             linewidth=1.1,
             alpha=0.75,
         )
-    axes.plot(xs, [y.value for y in ys], color=colour, linestyle="none", marker=marker, markersize=markersize)
+    axes.plot(xs, [y.value for y in ys], color=chosen.colour, linestyle="none", marker=chosen.marker, markersize=markersize,
+              fillstyle="none" if chosen.hollow else "full")
+
+
+def _aside(series: int, xs: Sequence[float]) -> list[float]:
+    """How far each series is moved so that the intervals of many at one sparsity stand side by side."""
+    if series <= 3:
+        return [0.0] * series
+    step = 0.03 * max(max(xs) - min(xs), 0.5) / (series - 1)
+    return [step * (i - (series - 1) / 2) for i in range(series)]
 
 
 def _stretch(sparsity: float) -> float:

@@ -9,23 +9,23 @@ from collections.abc import Callable
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Estimate
 
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"delta", "difference", "excess", "increase"})
+CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
 FRACTIONS = frozenset({"accuracy", "agreement", "density", "error", "potential", "sparsity"})
-NOT_FRACTIONS = frozenset(
+CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
+NOT_FRACTIONS = CORRELATIONS | frozenset(
     {
         "coefficient",
-        "correlation",
         "count",
         "factor",
         "intercept",
         "log",
-        "pearson",
         "r2",
         "ratio",
         "relative",
         "slope",
-        "spearman",
         "tightness",
     }
 )
@@ -139,13 +139,13 @@ def milliseconds(value: float) -> str:
     return f"{_three(value)} ms"
 
 
-def factor(value: float) -> str:
-    """Return a factor.
+def factor(value: float, digits: int = 3) -> str:
+    """Return a factor to so many significant digits.
 
-    >>> factor(10.0), factor(1.996)
-    ('10×', '2×')
+    >>> factor(10.0), factor(1.996), factor(0.00881, 2)
+    ('10×', '2×', '0.0088×')
     """
-    text = _three(value)
+    text = signed(_significant(value, digits))
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "×"
 
 
@@ -158,15 +158,54 @@ def plain(value: float) -> str:
     return signed(f"{value:.4g}")
 
 
+def nats(estimate: Estimate, plus: bool = False) -> str:
+    """Return a loss with as many digits as its interval supports, three significant ones without.
+
+    >>> nats(Estimate(value=0.13716, low=0.128, high=0.1462), plus=True), nats(Estimate(value=1234.5))
+    ('+0.137 [+0.128, +0.146]', '1234')
+    >>> nats(Estimate(value=3.2e-7)), nats(Estimate(value=-2.5e8))
+    ('3.20 × 10⁻⁷', '−2.50 × 10⁸')
+    """
+    value, low, high = estimate.value, estimate.low, estimate.high
+    half = (high - low) / 2 if low is not None and high is not None else 0.0
+    largest = max(abs(v) for v in (value, low, high) if v is not None)
+    if largest >= 1e5 or 0 < largest < 1e-4:
+        return _power(value) + _interval(estimate, _power)
+    scale = half / 3 if half else abs(value) * 1.0005 / 100
+    digits = min(6, max(0, -math.floor(math.log10(scale)))) if scale else 0
+
+    def form(number: float) -> str:
+        text = f"{number:{'+' if plus else ''}.{digits}f}"
+        return signed(text.lstrip("+") if not text.strip("+-0.") else text)
+
+    return form(value) + _interval(estimate, form)
+
+
+def _power(value: float) -> str:
+    """A number as a power of ten."""
+    if value == 0:
+        return "0"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{signed(digits)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+
+
 def named(name: str, estimate: Estimate, digits: int = 1) -> str:
     """Return an estimate in the unit its name tells: percent, points for differences, `_ms`, `_s` and `_bytes` as such.
 
+    Nats go without their name, which the name holds.
+
     >>> named("delta_excess_error", Estimate(value=0.02)), named("spearman", Estimate(value=0.5))
-    ('+2.0 pp', '0.5')
+    ('+2.0 pp', '0.50')
     """
     words = frozenset(re.findall(r"[a-z0-9]+", name.lower()))
+    if "nats" in words:
+        return nats(estimate, plus=bool(words & CHANGES))
     if words & FRACTIONS and not words & NOT_FRACTIONS and _all_within_one(estimate):
         return points(estimate, digits) if words & DIFFERENCES else measured(estimate, digits)
+    if "factor" in words and estimate.low is None:
+        return factor(estimate.value, 2)
+    if words & CORRELATIONS:
+        return signed(f"{estimate.value:.2f}") + _interval(estimate, lambda v: signed(f"{v:.2f}"))
     for suffix, form in (("_ms", milliseconds), ("_bytes", size), ("_s", duration)):
         if name.endswith(suffix) and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0:
             return form(estimate.value) + _interval(estimate, form)
@@ -196,7 +235,12 @@ def _all_within_one(estimate: Estimate) -> bool:
 
 def _three(value: float) -> str:
     """Three significant digits, without an exponent."""
+    return _significant(value, 3)
+
+
+def _significant(value: float, digits: int) -> str:
+    """So many significant digits, without an exponent."""
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
-    return f"{value:.{min(digits, 6)}f}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value) * (1 + 0.5 * 10.0**-digits))))
+    return f"{value:.{min(decimals, 6)}f}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pruning.reporting import quantities as q
-from pruning.schemas.report import Checkpoint, Latency, Network, Report
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
 
 FORMATS = {"sparse": "sparse", "sparse_gzip": "sparse, gzip", "dense": "dense", "dense_gzip": "dense, gzip",
            "masks": "masks"}
@@ -55,14 +56,22 @@ def ordered(report: Report) -> tuple[Checkpoint, ...]:
     """Return the checkpoints by criterion, as asked for, then by sparsity."""
     criteria = labels(report)
     return tuple(
-        sorted(report.checkpoints, key=lambda c: (criteria.index(q.method(c.criterion)), c.requested_sparsity))
+        sorted(report.checkpoints, key=lambda c: (criteria.index(label(report, c.criterion)), c.requested_sparsity))
     )
 
 
 def labels(report: Report) -> list[str]:
-    """Return the criteria of the report, each once, in order of appearance."""
+    """Return the criteria of the report by label, each once, in order of appearance."""
     criteria = [c.criterion for c in report.checkpoints] + [r.criterion for r in report.rounds]
-    return list(dict.fromkeys(q.method(criterion) for criterion in criteria))
+    return list(dict.fromkeys(label(report, criterion) for criterion in criteria))
+
+
+def label(report: Report, criterion: Method) -> str:
+    """Return what the ids of a criterion's checkpoints begin with; its name and parameters where it has no checkpoint."""
+    for c in report.checkpoints:
+        if c.criterion == criterion:
+            return c.id.removesuffix(f"-{c.requested_sparsity!r}")
+    return q.method(criterion)
 
 
 def recommended(report: Report) -> Checkpoint | None:
@@ -74,7 +83,7 @@ def rows(report: Report) -> tuple[Row, ...]:
     """Return the two dense references and every checkpoint."""
     chosen = report.recommendation.checkpoint
     references = (Row("given", report.baseline, None), Row("control", report.control, None))
-    return references + tuple(Row(q.method(c.criterion), c, c, c.id == chosen) for c in ordered(report))
+    return references + tuple(Row(label(report, c.criterion), c, c, c.id == chosen) for c in ordered(report))
 
 
 def file_formats(report: Report) -> tuple[str, ...]:
@@ -103,6 +112,20 @@ def epochs(network: Network) -> str:
 def compression(network: Network) -> str:
     """Return 1/density."""
     return q.factor(1 / network.density) if network.density > 0 else "–"
+
+
+def has_batchnorm(report: Report) -> bool:
+    """Return whether BatchNorm was re-estimated for any checkpoint."""
+    return any(c.batchnorm is not None for c in report.checkpoints)
+
+
+def batchnorm(checkpoint: Checkpoint | None) -> str:
+    """Return whether the new statistics of BatchNorm were kept, and the losses that decided it."""
+    if checkpoint is None or checkpoint.batchnorm is None:
+        return "–"
+    found = checkpoint.batchnorm
+    before, after = (q.nats(Estimate(value=loss)) for loss in (found.loss_before, found.loss_after))
+    return f"{'kept' if found.kept else 'undone'} [loss {before} → {after}]"
 
 
 def gate_counts(report: Report) -> str:

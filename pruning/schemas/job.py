@@ -75,7 +75,8 @@ class JobSpec(Document):
     dataset: DatasetRef
     targets: Targets
     criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(name="magnitude")
-    allocation: Method = Method(name="global")
+    allocation: Method | None = None
+    granularity: Method | None = None
     sparsifier: Method = Method(name="top_k")
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
@@ -83,6 +84,7 @@ class JobSpec(Document):
     exclude: tuple[str, ...] = ()
     retrain: RetrainSpec | None = None
     """Default: `fine_tune` for one epoch; `none` with `when: before_training`."""
+    batchnorm: Literal["reestimate", "keep"] = "reestimate"
     evaluations: tuple[Method, ...] | None = None
     gates: Gates = Gates()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -110,7 +112,7 @@ class JobSpec(Document):
         """The science of this job, without its references."""
         fields: dict[str, Any] = {
             name: getattr(self, name) for name in Recipe.model_fields
-            if name not in ("train", "retrain", "limit") and name in type(self).model_fields
+            if name not in ("train", "retrain", "limit") and name in self.model_fields_set
         }
         fields |= {"train": self.model.train, "limit": self.dataset.limit}
         if self.retrain is not None:

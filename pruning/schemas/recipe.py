@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.training import Train, Training
@@ -35,26 +35,58 @@ class Targets(Document):
         return tuple(sorted(value))
 
 
+class Distill(Document):
+    """Knowledge distillation from the dense network (Hinton et al., 2015).
+
+    loss = (1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), z the logits of the network, t those of
+    the dense network as given, T the temperature.
+    """
+
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
+
+
 class Retrain(Training):
     """What follows every pruning round.
 
     `none`: nothing. `fine_tune`: train on with this schedule. `weight_rewind`: the surviving weights return to those of
     `rewind_epoch` and the schedule resumes there. `lr_rewind`: the weights stay, the schedule resumes at `rewind_epoch`.
-    Where the job trains the dense network itself (`model.train`), both rewindings replay that schedule.
+    Where the job trains the dense network itself (`model.train`), both rewindings replay that schedule. `gradual`: the
+    rounds to a target share one run of this schedule. Round i = 0 ... R - 1 prunes before epoch floor(i prune_epochs / R)
+    (default of `prune_epochs`: three quarters of `epochs`) and trains up to the next; the last trains to the end. The
+    learning rate and the order of the images go on as in one training; the optimiser's momentum starts anew after each
+    pruning. With the schedule `cubic` this is gradual magnitude pruning (GMP).
     """
 
-    mode: Literal["none", "fine_tune", "weight_rewind", "lr_rewind"] = "fine_tune"
+    mode: Literal["none", "fine_tune", "weight_rewind", "lr_rewind", "gradual"] = "fine_tune"
     rewind_epoch: Annotated[int, Field(ge=0)] = 0
+    prune_epochs: Annotated[int, Field(ge=1)] | None = None
+    distill: Annotated[Distill | bool, AfterValidator(lambda value: Distill() if value is True else value)] = False
+    """`true`, or the constants: learn from the dense network's outputs too; the dense control does so as well."""
+
+    @property
+    def distillation(self) -> Distill | None:
+        """The constants of distillation, if any."""
+        return self.distill if isinstance(self.distill, Distill) else None
+
+    @property
+    def pruning_epochs(self) -> int:
+        """Epochs of a gradual run in which it prunes."""
+        return self.prune_epochs or max(1, round(0.75 * self.epochs))
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Retrain:
         extra = self.model_fields_set - {"mode"}
         if self.mode == "none" and extra:
             raise ValueError(f"{', '.join(sorted(extra))} has no effect with mode 'none'")
-        if self.mode == "fine_tune" and self.rewind_epoch:
-            raise ValueError("rewind_epoch has no effect with mode 'fine_tune'")
+        if self.mode not in ("weight_rewind", "lr_rewind") and self.rewind_epoch:
+            raise ValueError(f"rewind_epoch has no effect with mode {self.mode!r}")
+        if self.mode != "gradual" and self.prune_epochs is not None:
+            raise ValueError(f"prune_epochs has no effect with mode {self.mode!r}")
         if self.rewind_epoch >= self.epochs:
             raise ValueError(f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs")
+        if self.pruning_epochs > self.epochs:
+            raise ValueError(f"prune_epochs {self.prune_epochs} is more than the {self.epochs} epochs")
         return self
 
 
@@ -77,7 +109,10 @@ class Recipe(Document):
     """The science of a job: which criterion, how much, in which steps, retrained how, evaluated on what."""
 
     criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(name="magnitude")
-    allocation: Method = Method(name="global")
+    allocation: Method | None = None
+    """How the budget is divided over the layers; `null`: as the criterion's paper does, mostly `global`."""
+    granularity: Method | None = None
+    """What is removed together; `null`: what the criterion scores, single weights or channels."""
     sparsifier: Method = Method(name="top_k")
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
@@ -89,6 +124,9 @@ class Recipe(Document):
     train: Train | None = None
     """Train the network first; without it the weights are taken as they come."""
     retrain: Retrain = Retrain()
+    batchnorm: Literal["reestimate", "keep"] = "reestimate"
+    """After pruning, before retraining: `reestimate` takes BatchNorm's statistics anew from training images and keeps them
+    where they lower the loss on other training images; `keep` leaves them."""
     evaluations: tuple[Method, ...] | None = None
     """`null`: every registered evaluation that the data allow, at its quick setting."""
     limit: Limit = Limit()
@@ -113,19 +151,25 @@ class Recipe(Document):
             if self.retrain.mode != "none" and "retrain" in self.model_fields_set:
                 raise ValueError("retrain: with when 'before_training' the pruned network is trained by model.train; "
                                  "leave retrain out")
+            if "batchnorm" in self.model_fields_set:
+                raise ValueError("batchnorm: has no effect with when 'before_training': BatchNorm is trained afterwards")
         elif self.train is not None and self.retrain.mode in ("weight_rewind", "lr_rewind"):
-            ignored = self.retrain.model_fields_set - {"mode"}
+            ignored = self.retrain.model_fields_set - {"mode", "distill"}
             if ignored:
                 raise ValueError(f"retrain: {', '.join(sorted(ignored))} come from model.train when the job trains "
                                  f"the network and the mode is {self.retrain.mode!r}")
+        if self.retrain.mode == "gradual" and len(self.targets.sparsity) > 1 and not self.independent:
+            raise ValueError("retrain: a gradual run ends at one target; set independent, or list one sparsity")
         return self
 
     def digest(self) -> str:
         """SHA-256 of the recipe with every default written in, as canonical JSON (hex).
 
-        Two ways to write one recipe have one digest: a criterion or a list of one; any `retrain` before training.
+        Two ways to write one recipe have one digest: a criterion or a list of one; what has no effect before training.
         """
         document = self.model_dump(mode="json") | {"criterion": [one.model_dump(mode="json") for one in self.criteria]}
         if self.when == "before_training":
-            del document["retrain"]
+            del document["retrain"], document["batchnorm"]
+        elif self.retrain.mode == "gradual":
+            document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

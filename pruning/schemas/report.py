@@ -103,6 +103,17 @@ class Increase(Document):
     control: Estimate
 
 
+class BatchNorm(Document):
+    """What re-estimating BatchNorm's statistics right after pruning did to the loss on other training images."""
+
+    loss_before: float
+    """Mean cross-entropy with the statistics of before."""
+    loss_after: float
+    """Mean cross-entropy with the new ones."""
+    kept: bool
+    """Whether the network has the new ones: only where the loss fell."""
+
+
 class Checkpoint(Network):
     """One pruned network at one target."""
 
@@ -116,6 +127,8 @@ class Checkpoint(Network):
     """Right after pruning, before retraining."""
     retrained: Evaluated | None
     """After retraining; `null` where the recipe does not retrain."""
+    batchnorm: BatchNorm | None = None
+    """`null` where nothing was re-estimated: there is no BatchNorm, or the recipe keeps it or prunes before training."""
     error_increase: Increase
     val_error_increase: Estimate
     """Error on the validation split minus that of the dense control, paired: what the recommendation reads."""
@@ -133,6 +146,8 @@ class Round(Document):
     target: bool
     pruned: Evaluated
     retrained: Evaluated | None
+    batchnorm: BatchNorm | None = None
+    """As in a checkpoint."""
 
 
 class Recommendation(Document):

@@ -21,7 +21,7 @@ from secateur.wire import CheckpointResult, Results
 
 app = typer.Typer()
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-FileFormat = Literal["sparse", "dense", "masks"]
+FileFormat = Literal["sparse", "dense", "masks", "arch"]
 
 
 @app.command()
@@ -40,7 +40,7 @@ def results(job_id: JobId, as_json: Json = False) -> None:
 def download(
     job_id: JobId,
     checkpoint: Annotated[str, typer.Option(metavar="CID|recommended|all", help="Which of them.")] = "recommended",
-    format: Annotated[FileFormat, typer.Option(help="Packed, plain with zeros, or masks alone.")] = "sparse",
+    format: Annotated[FileFormat, typer.Option(help="Packed, plain, masks alone, or the JSON that rebuilds it.")] = "sparse",
     directory: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to; made if missing.")] = Path("."),
     as_json: Json = False,
 ) -> None:
@@ -51,7 +51,8 @@ def download(
         chosen = _choose(found, checkpoint)
         directory.mkdir(parents=True, exist_ok=True)
         for each in chosen:
-            target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", f"{job_id}-{each.id}-{format}.safetensors")
+            ending = "json" if format == "arch" else "safetensors"
+            target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", f"{job_id}-{each.id}-{format}.{ending}")
             digest = each.sha256.get(format)
             client.jobs.download(job_id, each.id, target, format=format, sha256=digest)
             files.append({"checkpoint": each.id, "format": format, "path": str(target), "sha256": digest,

@@ -13,7 +13,7 @@ from typing import Literal
 from secateur.errors import ChecksumMismatch
 from secateur.flow import Broken, Flow, Read, Request, opened, retrying, route
 
-CheckpointFormat = Literal["sparse", "dense", "masks", "onnx"]
+CheckpointFormat = Literal["sparse", "dense", "masks", "arch", "onnx"]
 
 
 def download(

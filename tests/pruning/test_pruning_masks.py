@@ -16,6 +16,7 @@ from pruning.allocations import allocations
 from pruning.criteria import criteria
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.evidence import Evidence
+from pruning.granularities import granularities
 from pruning.masks import (
     apply_masks_,
     collapsed,
@@ -27,9 +28,9 @@ from pruning.masks import (
     reason_dense,
     top,
 )
-from pruning.round import alive_scores, prune_
+from pruning.round import Seams, alive_scores, prune_
 from pruning.sparsifiers import sparsifiers
-from pruning.types import Allocation, Budget, Keeps, Masks, Scores, Sparse
+from pruning.types import Allocation, Budget, Criterion, Keeps, Masks, Scores, Sparse, Sparsifier
 
 fast = settings(max_examples=150, deadline=None, derandomize=True)
 numbers = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), st.floats(-1e6, 1e6, width=32))
@@ -169,10 +170,10 @@ def test_uniform_gives_what_a_layer_cannot_take_to_the_others() -> None:
     assert allocations.create("uniform").allocate(scores, Budget(5, {"a": 4, "b": 4})) == {"a": 1, "b": 4}
 
 
-def test_global_takes_filters_in_order_of_score() -> None:
+def test_global_takes_filters_in_order_of_score_and_skips_what_does_not_fit() -> None:
     scores = {"conv": torch.tensor([3.0, 1.0]).view(2, 1, 1, 1), "fc": torch.tensor([[2.0, 4.0]])}
     sizes = {"conv": 18, "fc": 2}
-    for keep, expected in [(1, {"conv": 0, "fc": 1}), (9, {"conv": 0, "fc": 1}), (10, {"conv": 9, "fc": 1}),
+    for keep, expected in [(1, {"conv": 0, "fc": 1}), (9, {"conv": 0, "fc": 2}), (10, {"conv": 9, "fc": 1}),
                            (11, {"conv": 9, "fc": 2}), (19, {"conv": 9, "fc": 2}), (20, {"conv": 18, "fc": 2})]:
         assert allocations.create("global").allocate(scores, Budget(keep, sizes)) == expected
 
@@ -199,8 +200,13 @@ class Greedy:
 
 def step(model: nn.Module, evidence: Evidence, to: float, criterion: str = "magnitude", allocation: str = "global",
          seed: int = 0) -> Masks:
-    return prune_(model, evidence, to, criterion=criteria.create(criterion), allocation=allocations.create(allocation),
-                  sparsifier=sparsifiers.create("top_k"), generator=torch.Generator().manual_seed(seed))
+    return prune_(model, evidence.masks, to, seams(criteria.create(criterion), allocations.create(allocation)),
+                  lambda masks, stage: evidence, generator=torch.Generator().manual_seed(seed))
+
+
+def seams(criterion: Criterion, allocation: Allocation | None = None, sparsifier: Sparsifier | None = None) -> Seams:
+    return Seams(criterion, allocation or allocations.create("global"), sparsifier or sparsifiers.create("top_k"),
+                 granularities.create("weight"))
 
 
 @pytest.mark.parametrize("allocation", allocations.names())
@@ -235,9 +241,8 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
     for scores, alive in [([4, 1, 3, 2], {0, 2, 3}), ([4, 9, 3, 2], {0, 2}), ([4, 9, 3, 9], {0})]:
         evidence = Evidence(model, masks, exclude=others)
         score = torch.tensor(scores, dtype=torch.float32).view(4, 1, 1, 1)
-        masks = prune_(model, evidence, 9 * len(alive) / 36, criterion=Fixed({name: score}),
-                       allocation=allocations.create("global"), sparsifier=sparsifiers.create("top_k"),
-                       generator=torch.Generator())
+        masks = prune_(model, masks, 9 * len(alive) / 36, seams(Fixed({name: score})),
+                       lambda masks, stage: evidence, generator=torch.Generator())  # noqa: B023
         assert {i for i in range(4) if masks[name][i].all()} == alive
         assert int(masks[name].sum()) == 9 * len(alive)
 
@@ -245,8 +250,8 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
 def test_an_allocation_that_overspends_is_caught() -> None:
     model = cases.mlp()
     with pytest.raises(BudgetError, match="the allocation keeps 114 weights, the budget is 57"):
-        prune_(model, Evidence(model), 0.5, criterion=criteria.create("magnitude"), allocation=_greedy(),
-               sparsifier=sparsifiers.create("top_k"), generator=torch.Generator())
+        prune_(model, full_masks(prunable(model)), 0.5, seams(criteria.create("magnitude"), _greedy()),
+               lambda masks, stage: Evidence(model, masks), generator=torch.Generator())
 
 
 def _greedy() -> Allocation:
@@ -264,8 +269,8 @@ def test_no_sparsifier_brings_a_pruned_weight_back() -> None:
     model = cases.mlp()
     masks = cases.half_masks(model)
     apply_masks_(model, masks)
-    after = prune_(model, Evidence(model, masks), 0.3, criterion=criteria.create("magnitude"),
-                   allocation=allocations.create("global"), sparsifier=Reviving(), generator=torch.Generator())
+    after = prune_(model, masks, 0.3, seams(criteria.create("magnitude"), sparsifier=Reviving()),
+                   lambda masks, stage: Evidence(model, masks), generator=torch.Generator())
     assert all(torch.equal(after[name], mask) for name, mask in masks.items())
     assert all(not bool(weight[~masks[name]].detach().any()) for name, weight in prunable(model).items())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import pruning.training
+from pruning.data.tensors import Split
 from pruning.errors import BaselineMismatchError, ParameterError
 from pruning.masks import apply_masks_, keep_count, prunable
 from pruning.pipeline import Networks, Pipeline, criterion_labels
@@ -37,6 +39,8 @@ MODES: dict[str, dict[str, Any]] = {
     "trained weight_rewind": {"retrain": {"mode": "weight_rewind"}, "train": TRAIN},
     "trained fine_tune": {"retrain": {"mode": "fine_tune", **OPTIMIZER}, "train": TRAIN},
     "before_training": {"when": "before_training", "train": TRAIN},
+    "gradual": {"retrain": {"mode": "gradual", "epochs": 6, **OPTIMIZER}},
+    "distilled": {"retrain": {"mode": "fine_tune", "epochs": 2, "distill": True, **OPTIMIZER}},
 }
 
 
@@ -131,7 +135,8 @@ def part(state: State, prefix: str) -> State:
 
 
 GRID = [pytest.param(mode, schedule, independent, id=f"{mode}-{schedule}-{'independent' if independent else 'cascade'}")
-        for mode, schedule, independent in itertools.product(MODES, schedules.names(), (False, True))]
+        for mode, schedule, independent in itertools.product(MODES, schedules.names(), (False, True))
+        if independent or mode != "gradual"]
 
 
 def gridded(mode: str, schedule: str, independent: bool) -> Recipe:
@@ -165,9 +170,9 @@ def test_a_job_keeps_its_promises(tmp_path: Path, mode: str, schedule: str, inde
 
     watcher = pipeline.watcher
     assert isinstance(watcher, Listener)
-    assert watcher.done[-1] == (pipeline.costs.total(recipe),) * 2
+    assert watcher.done[-1] == (pipeline.costs.total,) * 2
     assert all(later[0] >= earlier[0] for earlier, later in itertools.pairwise(watcher.done))
-    assert pipeline.counted == pipeline.costs.total(recipe)
+    assert pipeline.counted == pipeline.costs.total
     assert watcher.stages[0] == ("baseline", "dense")
     assert not list(pipeline.stages.folder.glob("*.partial*"))
 
@@ -196,7 +201,7 @@ def test_a_job_keeps_its_promises(tmp_path: Path, mode: str, schedule: str, inde
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_interruption_anywhere_changes_nothing(tmp_path: Path, mode: str) -> None:
-    recipe = gridded(mode, "targets_only", False)
+    recipe = gridded(mode, "targets_only", mode == "gradual")
     names: list[str] = []
     whole = tensors(run(recipe, tmp_path / "whole", on_saved=lambda name, path: names.append(name)))
     for k in range(len(names)):
@@ -237,7 +242,7 @@ def test_a_damaged_stage_is_done_again(tmp_path: Path) -> None:
 def test_recipes_do_not_share_stages(tmp_path: Path) -> None:
     first = run(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path)
     second = run(cases.recipe(0.6, retrain={"mode": "none"}), tmp_path)
-    assert second.counted == second.costs.total(second.recipe)
+    assert second.counted == second.costs.total
     assert first.done[0].sparsity != second.done[0].sparsity
 
 
@@ -368,6 +373,118 @@ def test_fine_tuning_goes_on_from_the_round_before(tmp_path: Path) -> None:
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())
 
 
+def ranked(weights: State, masks: State, keep: int) -> State:
+    """Of the weights that remain the `keep` largest of all layers together, by sorting."""
+    alive = [(-abs(value), name, index) for name in masks
+             for index, (value, kept) in enumerate(zip(weights[name].flatten().tolist(), masks[name].flatten().tolist(),
+                                                       strict=True)) if kept]
+    chosen = {(name, index) for _, name, index in sorted(alive)[:keep]}
+    return {name: torch.tensor([(name, index) in chosen for index in range(mask.numel())]).reshape(mask.shape)
+            for name, mask in masks.items()}
+
+
+@pytest.mark.parametrize("mode", ["weight_rewind", "lr_rewind"])
+def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode: str) -> None:
+    """Train; prune the 20 % smallest of what remains, of all layers; rewind the weights or the learning rate; repeat."""
+    schedule: dict[str, Any] = {"schedule": {"name": "geometric", "params": {"fraction": 0.2}}}
+    train = TRAIN | {"lr_schedule": {"name": "cosine"}}
+    recipe = cases.recipe(0.36, 0.7, retrain={"mode": mode}, train=train, **schedule)
+    assert recipe.train is not None
+    pipeline = run(recipe, tmp_path)
+    stages, data, rewind = tensors(pipeline), cases.make_data(), dict[str, Tensor]()
+    model = pipeline._initial()
+
+    def keep(epoch: int) -> None:
+        if epoch == 1:
+            rewind.update({key: value.clone() for key, value in model.state_dict().items()})
+
+    train_(model, data, recipe.train, seed=0, name="train", controls=Controls(at_epoch=keep))
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    total = remain = sum(mask.numel() for mask in masks.values())
+    assert total == 114
+    survivors = []
+    densities = [0.8, 0.64, 0.512, 0.4096, 0.32768, 0.3]
+    for number, density in enumerate(densities, 1):
+        masks = ranked(dict(model.state_dict()), masks, total - round((1 - density) * total))
+        remain, before = sum(int(mask.sum()) for mask in masks.values()), remain
+        survivors.append((before, remain))
+        if mode == "weight_rewind":
+            model.load_state_dict(rewind)
+        apply_masks_(model, masks)
+        train_(model, data, recipe.train, seed=0, name=f"retrain-{number}", masks=masks, start_epoch=1)
+        name, wanted = f"round-0-{number:03d}", model.state_dict()
+        assert all(torch.equal(mask, masks[key]) for key, mask in part(stages[name], "mask.").items()), name
+        assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()), name
+    assert [one.target for one in pipeline.done] == [None, 0.36, None, None, None, 0.7]
+    assert pipeline.done[-1].retrain_epochs == 6 * 2
+    for before, after in survivors[:-1]:
+        assert abs((before - after) - 0.2 * before) <= 1
+    assert 0 < survivors[-1][0] - survivors[-1][1] < 0.2 * survivors[-1][0], "the last of a stretch ends at the target"
+    assert all(after < before for before, after in survivors)
+
+
+# gradual pruning
+
+
+GRADUAL: dict[str, Any] = {"mode": "gradual", "epochs": 5, "prune_epochs": 4, "batch_size": 8,
+                           "lr_schedule": {"name": "cosine", "warmup_epochs": 1}}
+
+
+def test_gradual_rounds_and_the_control_share_one_schedule(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.5, 0.8, independent=True, schedule={"name": "cubic", "params": {"rounds": 3, "initial": 0.1}},
+                          retrain=GRADUAL | {"optimizer": {"lr": 0.05}})
+    pipeline = run(recipe, tmp_path)
+    stages, data = tensors(pipeline), cases.make_data()
+    spans = [(0, 1), (1, 2), (2, 5)]
+    assert [one.epochs for one in rounds(recipe)] == spans * 2
+    for number, (start, stop) in enumerate(spans * 2, 1):
+        name, before = f"round-0-{number:03d}", "dense" if start == 0 else f"round-0-{number - 1:03d}"
+        model, masks = cases.mlp(), part(stages[name], "mask.")
+        model.load_state_dict(part(stages[before], "model."))
+        apply_masks_(model, masks)
+        train_(model, data, recipe.retrain, seed=0, name="retrain-1", masks=masks, start_epoch=start, stop_epoch=stop)
+        wanted = model.state_dict()
+        assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()), name
+    control = pipeline.dense()
+    train_(control, data, recipe.retrain, seed=0, name="retrain-1")
+    wanted = control.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in part(stages["control"], "model.").items())
+    assert [one.retrain_epochs for one in pipeline.done] == [1, 2, 5] * 2
+    assert pipeline.costs.retrain_epochs == 5
+
+
+def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_path: Path) -> None:
+    """Weights of black pixels are zero and have no gradient: to prune them by and by changes no byte of the training."""
+    data = cases.make_data()
+    black = {name: Split(split.images.clone(), split.labels) for name in ("fit", "val", "test")
+             for split in [getattr(data, name)]}
+    for split in black.values():
+        split.images[:, :, 3] = 0
+    data = replace(data, mean=(0.0,), **black)
+    model = cases.mlp()
+    masks = {"1.weight": torch.arange(16).lt(12).expand(6, 16)}
+    train_(model, data, Training(epochs=4, batch_size=8, optimizer=Optimizer(lr=0.05)), seed=9, name="given", masks=masks)
+    recipe = cases.recipe(0.25, exclude=("3.weight",), schedule={"name": "linear", "params": {"rounds": 4}},
+                          retrain=GRADUAL | {"optimizer": {"lr": 0.05, "momentum": 0, "weight_decay": 0}})
+    pipeline = Pipeline(recipe, Networks(cases.mlp, dict(model.state_dict())), data, Stages(tmp_path, recipe.digest()),
+                        Listener(), CPU)
+    pipeline.run()
+    assert [one.density for one in pipeline.done] == [1 - 6 / 96, 1 - 12 / 96, 1 - 18 / 96, 0.75]
+    assert torch.equal(pipeline.done[-1].masks()["1.weight"], masks["1.weight"])
+    train_(model, data, recipe.retrain, seed=0, name="retrain-1")
+    control, pruned = pipeline.control().state_dict(), pipeline.done[-1].network().state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(control[key], value)
+        assert torch.equal(pruned[key], value)
+    assert not torch.equal(control["1.weight"], pipeline.dense().state_dict()["1.weight"])
+
+
+def test_more_rounds_than_pruning_epochs_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.5, schedule={"name": "linear", "params": {"rounds": 5}}, retrain=GRADUAL)
+    with pytest.raises(ParameterError, match="5 rounds do not fit into 4 epochs of pruning"):
+        make(recipe, tmp_path)
+
+
 def test_independent_targets_start_from_the_dense_network(tmp_path: Path) -> None:
     recipe = gridded("fine_tune", "targets_only", True)
     stages = tensors(run(recipe, tmp_path))
@@ -433,7 +550,9 @@ def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None
 
 def test_labels_are_unique() -> None:
     methods = tuple(Method(name=name, params={"p": i}) for i, name in enumerate(["a", "b", "a"]))
-    assert criterion_labels(cases.recipe(criterion=methods)) == ["a-1", "b", "a-2"]
+    assert criterion_labels(cases.recipe(criterion=methods)) == ["a-p0", "b", "a-p2"]
+    same = tuple(Method(name="a", params={"p": p}) for p in ("x y", "xy", "X/Y"))
+    assert criterion_labels(cases.recipe(criterion=same)) == ["a-pxy-1", "a-pxy-2", "a-pxy-3"]
 
 
 def test_seeds_change_what_is_random_and_nothing_else_does(tmp_path: Path) -> None:

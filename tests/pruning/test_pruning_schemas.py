@@ -28,10 +28,10 @@ def spec(**changes: Any) -> dict[str, Any]:
 def test_the_least_job_has_every_default() -> None:
     job = JobSpec.model_validate(spec())
     recipe = job.recipe()
-    assert (recipe.criteria[0].name, recipe.allocation.name, recipe.sparsifier.name, recipe.schedule.name) == (
-        "magnitude", "global", "top_k", "targets_only")
-    assert (recipe.retrain.mode, recipe.retrain.epochs) == ("fine_tune", 1)
-    assert (recipe.when, recipe.seed) == ("after_training", 0)
+    assert (recipe.criteria[0].name, recipe.sparsifier.name, recipe.schedule.name) == ("magnitude", "top_k", "targets_only")
+    assert recipe.allocation is recipe.granularity is None
+    assert (recipe.retrain.mode, recipe.retrain.epochs, recipe.retrain.distillation) == ("fine_tune", 1, None)
+    assert (recipe.when, recipe.batchnorm, recipe.seed) == ("after_training", "reestimate", 0)
     assert JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True)) == job
     assert Recipe.model_validate_json(recipe.model_dump_json(exclude_unset=True)) == recipe
 
@@ -43,6 +43,15 @@ def test_the_least_job_has_every_default() -> None:
     {"retrain": {"mode": "lr_rewind", "epochs": 4, "rewind_epoch": 2}},
     {"retrain": {"mode": "fine_tune", "epochs": 2, "optimizer": {"name": "adamw", "lr": 1e-3}}, "model": TRAIN},
     {"retrain": {"mode": "none"}},
+    {"retrain": {"mode": "none"}, "batchnorm": "keep"},
+    {"retrain": {"distill": True}},
+    {"retrain": {"distill": {"alpha": 1, "temperature": 2}}},
+    {"retrain": {"mode": "weight_rewind", "distill": True}, "model": TRAIN},
+    {"retrain": {"mode": "lr_rewind", "distill": {"alpha": 0.9}}, "model": TRAIN},
+    {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 8, "distill": True}},
+    {"retrain": {"mode": "gradual", "epochs": 8}, "targets": {"sparsity": [0.5, 0.9]}, "independent": True},
+    {"retrain": {"mode": "gradual", "epochs": 8}, "model": TRAIN},
+    {"allocation": {"name": "uniform"}, "granularity": {"name": "weight"}},
     {"when": "before_training", "model": TRAIN},
     {"when": "before_training", "model": TRAIN, "retrain": {"mode": "none"}},
     {"model": {"id": "mdl_00000000", "train": {"epochs": 2}}},
@@ -83,7 +92,20 @@ def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
     ({"when": "before_training"}, "needs model.train"),
     ({"when": "before_training", "model": TRAIN, "retrain": {"mode": "fine_tune"}}, "leave retrain out"),
     ({"when": "before_training", "model": TRAIN, "retrain": {"mode": "weight_rewind"}}, "leave retrain out"),
+    ({"when": "before_training", "model": TRAIN, "retrain": {"distill": True}}, "leave retrain out"),
+    ({"when": "before_training", "model": TRAIN, "batchnorm": "keep"}, "batchnorm: has no effect"),
+    ({"batchnorm": "refit"}, "Input should be 'reestimate' or 'keep'"),
     ({"retrain": {"mode": "none", "epochs": 2}}, "epochs has no effect with mode 'none'"),
+    ({"retrain": {"mode": "none", "distill": True}}, "distill has no effect with mode 'none'"),
+    ({"retrain": {"distill": {"alpha": 0}}}, "greater than 0"),
+    ({"retrain": {"distill": {"alpha": 1.1}}}, "less than or equal to 1"),
+    ({"retrain": {"distill": {"temperature": 0}}}, "greater than 0"),
+    ({"retrain": {"distill": {"teacher": "mdl_00000000"}}}, "Extra inputs are not permitted"),
+    ({"retrain": {"prune_epochs": 1}}, "prune_epochs has no effect with mode 'fine_tune'"),
+    ({"retrain": {"mode": "gradual", "prune_epochs": 2}}, "prune_epochs 2 is more than the 1 epochs"),
+    ({"retrain": {"mode": "gradual", "prune_epochs": 0}}, "greater than or equal to 1"),
+    ({"retrain": {"mode": "gradual", "epochs": 3, "rewind_epoch": 1}}, "rewind_epoch has no effect with mode 'gradual'"),
+    ({"retrain": {"mode": "gradual"}, "targets": {"sparsity": [0.5, 0.9]}}, "a gradual run ends at one target"),
     ({"retrain": {"mode": "fine_tune", "rewind_epoch": 0}, "seed": -1}, "greater than or equal to 0"),
     ({"retrain": {"mode": "fine_tune", "epochs": 3, "rewind_epoch": 1}}, "rewind_epoch has no effect"),
     ({"retrain": {"mode": "lr_rewind", "epochs": 3, "rewind_epoch": 3}}, "must lie before the last of 3 epochs"),
@@ -126,7 +148,9 @@ BASE: dict[str, Any] = {"targets": {"sparsity": [0.5, 0.9]}}
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "criterion": [{"criterion": {"name": "random"}}, {"criterion": {"name": "magnitude", "params": {"p": 2}}},
                   {"criterion": [{"name": "magnitude"}, {"name": "random"}]}],
-    "allocation": [{"allocation": {"name": "uniform"}}],
+    "allocation": [{"allocation": {"name": "uniform"}}, {"allocation": {"name": "global"}}],
+    "granularity": [{"granularity": {"name": "weight"}}, {"granularity": {"name": "filter"}}],
+    "batchnorm": [{"batchnorm": "keep"}],
     "sparsifier": [{"sparsifier": {"name": "other"}}],
     "schedule": [{"schedule": {"name": "linear"}}, {"schedule": {"name": "linear", "params": {"rounds": 2}}}],
     "when": [{"when": "before_training", "train": {}}],
@@ -138,7 +162,11 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "retrain": [{"retrain": {"mode": "none"}}, {"retrain": {"epochs": 2}}, {"retrain": {"batch_size": 64}},
                 {"retrain": {"precision": "bf16"}}, {"retrain": {"optimizer": {"lr": 0.02}}},
                 {"retrain": {"optimizer": {"weight_decay": 0}}}, {"retrain": {"lr_schedule": {"name": "cosine"}}},
-                {"retrain": {"lr_schedule": {"warmup_epochs": 0.5}}}],
+                {"retrain": {"lr_schedule": {"warmup_epochs": 0.5}}}, {"retrain": {"distill": True}},
+                {"retrain": {"distill": {"alpha": 0.9}}}, {"retrain": {"distill": {"temperature": 2}}},
+                {"retrain": {"mode": "gradual"}, "independent": True},
+                {"retrain": {"mode": "gradual", "epochs": 8}, "independent": True},
+                {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 5}, "independent": True}],
     "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
     "limit": [{"limit": {"train": 10}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
     "gates": [{"gates": {"max_error_increase": 0.01}}],
@@ -167,7 +195,7 @@ def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
     assert Recipe(targets=Targets(sparsity=(0.5,))).digest() == DIGEST
 
 
-DIGEST = "12cd298410e4780fd0d1ab5d7f319229f66181a9b39180c93ff777af14d3849d"
+DIGEST = "85269762a00bc155238be4060739e19c3ea55d14d5c0957bbc9ef150f727b84f"
 
 
 def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
@@ -177,6 +205,22 @@ def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
     early = Recipe(targets=targets, train=train, when="before_training")
     none = Recipe(targets=targets, train=train, when="before_training", retrain=Retrain(mode="none"))
     assert early.digest() == none.digest()
+    digests = {Recipe(targets=targets, retrain=Retrain.model_validate({"distill": distill})).digest()
+               for distill in (True, {}, {"alpha": 0.5}, {"alpha": 0.5, "temperature": 4})}
+    assert len(digests) == 1, "distillation and its defaults written out"
+    off = Recipe(targets=targets, retrain=Retrain.model_validate({"distill": False})).digest()
+    assert {off} == {Recipe(targets=targets).digest()} != digests
+    gradual = {Recipe(targets=targets, retrain=Retrain.model_validate({"mode": "gradual", "epochs": 8} | more)).digest()
+               for more in ({}, {"prune_epochs": None}, {"prune_epochs": 6})}
+    assert len(gradual) == 1, "three quarters of the epochs"
+
+
+def test_a_stored_job_keeps_its_distillation() -> None:
+    for distill in (True, {}, {"temperature": 2}):
+        job = JobSpec.model_validate(spec(retrain={"mode": "gradual", "epochs": 4, "distill": distill}))
+        again = JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True))
+        assert again.recipe().digest() == job.recipe().digest()
+        assert again.recipe().retrain.distillation == job.recipe().retrain.distillation is not None
 
 
 def test_numbers_that_are_none_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -224,6 +225,53 @@ def test_epochs_are_announced_before_their_first_step() -> None:
     assert [epoch for epoch, _ in seen] == [1, 2]
     assert torch.equal(seen[0][1], first)
     assert not torch.equal(seen[1][1], first)
+
+
+SPLITS = [(0, 5), (0, 1, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("ends", SPLITS)
+def test_a_schedule_in_pieces_is_the_whole_schedule(ends: tuple[int, ...]) -> None:
+    """Without momentum nothing is lost between the pieces: the same bytes."""
+    data = cases.make_data(fit=14)
+    training = Training(epochs=5, batch_size=4, optimizer=Optimizer(lr=0.05, momentum=0), lr_schedule=LrSchedule(
+        name="cosine", warmup_epochs=1.5))
+    whole, pieces, seen = cases.mlp(), cases.mlp(), list[int]()
+    masks = cases.half_masks(whole)
+    train_(whole, data, training, seed=0, name="t", masks=masks)
+    for start, stop in itertools.pairwise(ends):
+        train_(pieces, data, training, seed=0, name="t", masks=masks, start_epoch=start, stop_epoch=stop,
+               controls=Controls(at_epoch=seen.append))
+    assert same(pieces, whole)
+    assert seen == list(range(5))
+
+
+def test_momentum_starts_anew_with_every_piece() -> None:
+    data, training = cases.make_data(fit=14), Training(epochs=2, batch_size=4, optimizer=SGD)
+    whole, pieces = cases.mlp(), cases.mlp()
+    train_(whole, data, training, seed=0, name="t")
+    train_(pieces, data, training, seed=0, name="t", stop_epoch=1)
+    train_(pieces, data, training, seed=0, name="t", start_epoch=1)
+    assert not same(pieces, whole)
+
+
+def test_resuming_inside_a_piece_gives_the_same_bytes() -> None:
+    data, training, saver = cases.make_data(fit=14), Training(epochs=5, batch_size=4, optimizer=SGD), Memory()
+    model, images = cases.mlp(), [0]
+
+    def count(number: int) -> None:
+        images[0] += number
+
+    train_(model, data, training, seed=0, name="t", start_epoch=1, stop_epoch=3,
+           controls=Controls(saver=saver, every_steps=1, advance=count))
+    assert images[0] == 2 * 14
+    assert [(meta["epoch"], meta["step"]) for _, meta in saver.saved] == [(e, s) for e in (1, 2) for s in (1, 2, 3, 4)]
+    for saved in saver.saved:
+        again, images[0] = cases.mlp(), 0
+        train_(again, data, training, seed=0, name="t", start_epoch=1, stop_epoch=3,
+               controls=Controls(saver=Memory(saved), advance=count))
+        assert same(again, model)
+        assert images[0] == 2 * 14
 
 
 def test_optimizers_get_their_constants() -> None:

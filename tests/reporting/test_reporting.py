@@ -14,10 +14,13 @@ import pytest
 
 from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
 from pruning.reporting import quantities as q
+from pruning.reporting import summary as s
+from pruning.reporting.looks import SERIES, look
 from pruning.reporting.markdown import COMMENT_LIMIT, escape
 from pruning.reporting.plots import accuracy_plots, section_plots
+from pruning.reporting.tables import ROWS, table
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import Curve, Estimate, GateResult, Report, Section
+from pruning.schemas.report import BatchNorm, Curve, Estimate, GateResult, Report, Section
 from tests.reporting import reports
 
 EVERY = (reports.realistic, reports.hostile, reports.empty, reports.unretrained)
@@ -113,21 +116,110 @@ def test_every_checkpoint_in_every_table() -> None:
 
 
 def test_plots_show_every_criterion_with_its_own_colour_and_marker() -> None:
-    plots = accuracy_plots(reports.realistic())
-    assert len(plots) == 2
-    legend = plots[0].legend
-    assert {"magnitude (p=1)", "snip"} <= {entry.label for entry in legend}
-    glyphs = [(entry.colour, entry.kind) for entry in legend]
-    assert len(set(glyphs)) == len(glyphs)
-    assert all(f"var({entry.colour})" in plots[0].svg for entry in legend if entry.colour.startswith("--series"))
-    assert "snip: 92.2 % at 49.99 %" in plots[0].description
+    after, before = accuracy_plots(reports.realistic())
+    assert (after.title, before.title) == ("Accuracy after retraining", "Accuracy right after pruning, before retraining")
+    assert {"magnitude", "snip"} <= {entry.label for entry in after.legend}
+    assert "snip: 92.2 % at 49.99 %" in after.description
+    assert "snip: 85.0 % at 49.99 %" in before.description
+
+
+def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
+    """No two share colour, marker and line, and none is left out."""
+    methods = [Method(name="qm", params={"pi": i}) for i in range(13)]
+    checkpoints = tuple(reports.checkpoint(one, s, 0.1, 0.2, id=f"qm-pi{i}-{s!r}")
+                        for i, one in enumerate(methods) for s in (0.5, 0.9))
+    report = reports.realistic(checkpoints=checkpoints, rounds=())
+    for plot in accuracy_plots(report):
+        assert [entry.label for entry in plot.legend[2:]] == [f"qm-pi{i}" for i in range(13)]
+        glyphs = [(entry.colour, entry.kind, entry.line, entry.hollow) for entry in plot.legend]
+        assert len(set(glyphs)) == len(glyphs)
+        assert all(f"var({entry.colour})" in plot.svg for entry in plot.legend)
+    looks = [look(i) for i in range(SERIES)]
+    assert len(set(looks)) == SERIES == 32
+    assert len({(one.colour, one.marker) for one in looks[:16]}) == 16
+    page = to_html(report)
+    assert page.count('class="hollow"') == 2 * 5
+    assert "qm (pi=12)" in page, "the parameters are told where the label leaves them out"
+
+
+def test_labels_are_those_of_the_checkpoints() -> None:
+    report = reports.realistic()
+    assert s.labels(report) == ["magnitude", "snip"]
+    one = reports.checkpoint(Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95")
+    between = report.rounds[0].model_copy(update={"criterion": one.criterion})
+    known = reports.realistic(checkpoints=(one,), rounds=(between,))
+    assert s.labels(known) == ["qm-pi14"]
+    assert s.labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], "no checkpoint names it yet"
+
+
+def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
+    report = reports.realistic()
+    first = report.checkpoints[0].model_copy(update={"batchnorm": BatchNorm(loss_before=2.31, loss_after=0.523, kept=True)})
+    last = report.checkpoints[1].model_copy(update={"batchnorm": BatchNorm(loss_before=0.5, loss_after=0.612, kept=False)})
+    told = reports.realistic(checkpoints=(first, last, *report.checkpoints[2:]))
+    for text in ("".join(Page(to_html(told)).text), to_markdown(told).replace("\\", "")):
+        assert "BatchNorm re-estimated" in text
+        assert "kept [loss 2.31 → 0.523]" in text
+        assert "undone [loss 0.500 → 0.612]" in text
+    for text in (to_html(report), to_markdown(report)):
+        assert "BatchNorm" not in text
+
+
+def test_records_become_tables_with_units_and_intervals() -> None:
+    change, error = Estimate(value=0.13716, low=0.128, high=0.1462), Estimate(value=0.1, low=0.05, high=0.2)
+    found = table([
+        {"target_sparsity": 0.95, "criterion": "qm", "loss_change_nats": change.model_dump(),
+         "error_after_retraining": error.model_dump(), "rank": 4.5, "seen": True},
+        {"target_sparsity": 0.8, "criterion": "lm", "loss_change_nats": "overflow on 3 images", "rank": 12.0,
+         "images": 2000}])
+    assert found is not None
+    assert found.head == ["target sparsity", "criterion", "loss change (nats)", "error after retraining", "rank", "seen",
+                          "images"]
+    assert found.rows == [["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
+                          ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"]]
+    assert found.numeric == {0, 2, 3, 4, 6}
+    by_class = table({"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class")
+    assert by_class is not None
+    assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
+    for value in ({"iid": "checked"}, [], {}, [{"a": [1]}], [{"a": {"b": 1}}], "x", 3, {"a": {}},
+                  {"value": 1.0, "low": None, "high": None, "n": 3}):
+        assert table(value) is None
+
+
+def test_long_tables_are_cut_and_say_so() -> None:
+    section = Section(title="t", version=1, details={"rows": [{"number": i} for i in range(ROWS + 7)]})
+    report = reports.realistic(sections={"t": section})
+    for text in ("".join(Page(to_html(report)).text), to_markdown(report)):
+        assert "7 more rows are in the JSON report" in text
+
+
+def test_a_section_of_tables_alone_opens_the_first() -> None:
+    details = {"criteria": [{"a": 1}], "others": [{"a": 2}]}
+    section = Section(title="t", version=1, details=details)
+    page = to_html(reports.realistic(sections={"t": section}, checkpoints=(), rounds=()))
+    assert page.count("<details open>") == 1
+    assert "<details open><summary>criteria" in page
+    with_curves = section.model_copy(update={"scalars": {"x": Estimate(value=1.0)}})
+    assert "<details open>" not in to_html(reports.realistic(sections={"t": with_curves}, checkpoints=(), rounds=()))
+
+
+def test_accuracy_is_not_drawn_twice() -> None:
+    curve = Curve(x=(0.5, 0.8), y=(Estimate(value=0.1), Estimate(value=0.2)), x_label="sparsity", y_label="test error")
+    curves = {"error/a": curve, "error_before_retraining/a": curve,
+              "increase/a": curve.model_copy(update={"y_label": "more"})}
+    section = Section(title="Accuracy", version=1, curves=curves)
+    assert len(section_plots("s", section)) == 2
+    page = to_html(reports.realistic(sections={"accuracy": section}))
+    assert page.count("<figure>") == 2 + 1
+    (plot,) = section_plots("s", section, ("error",))
+    assert [entry.label for entry in plot.legend] == ["a"], "what all share is left to the axis"
 
 
 def test_many_curves_are_split_over_plots_and_odd_ones_drawn() -> None:
     one = Curve(x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y")
     curves = {f"_{i} $": one for i in range(20)} | {"none": one.model_copy(update={"x": (), "y": ()})}
     plots = section_plots("s", Section(title="t", version=1, curves=curves))
-    assert [len(plot.legend) for plot in plots] == [8, 8, 4]
+    assert [len(plot.legend) for plot in plots] == [16, 4]
     assert section_plots("s", Section(title="t", version=1)) == ()
 
 
@@ -227,6 +319,12 @@ def test_rendering_needs_neither_pyplot_nor_torch() -> None:
         (lambda: q.duration(59.9), "59.9 s"),
         (lambda: q.named("x_ms", Estimate(value=1.5, low=1.0, high=2.0)), "1.50 ms [1.00 ms, 2.00 ms]"),
         (lambda: q.named("error_ratio", Estimate(value=0.5)), "0.5"),
+        (lambda: q.named("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)), "0.000 [−0.020, +0.020]"),
+        (lambda: q.named("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
+         "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]"),
+        (lambda: q.named("spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)),
+         "−0.15 [−1.00, 0.50]"),
+        (lambda: q.named("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
         (lambda: q.named("prune_potential", Estimate(value=0.853)), "85.3 %"),
     ],
 )

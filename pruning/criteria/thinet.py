@@ -1,0 +1,132 @@
+"""ThiNet: the input channels go that the next layer's outputs miss least.
+
+Source: Luo, Wu and Lin, ThiNet: a filter level pruning method for deep neural network compression, ICCV 2017; number of
+outputs and rounds as in the code of Lost in Pruning, which keeps what the greedy search picks: here, as in the paper, it is
+removed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.criteria import criteria
+from pruning.evidence import Evidence
+from pruning.layers import Layer, Use, groups, recording
+from pruning.modes import evaluating
+from pruning.types import Calibration, Scores
+
+
+@criteria.register("thinet")
+@dataclass(frozen=True)
+class ThiNet:
+    """Greedy choice of the input channels without which a layer's sampled outputs change least.
+
+    One output w x with contributions 3, -2 and 1: without the third it changes by 1, then by -1 without the second too.
+
+    >>> from torch import nn, tensor
+    >>> layer = nn.Linear(3, 1, bias=False)
+    >>> _ = layer.weight.data.copy_(tensor([[3.0, -2.0, 1.0]]))
+    >>> ThiNet().score(Evidence(layer, batches=[(torch.ones(1, 3), tensor([0]))]))
+    {'weight': tensor([[1.0000, 0.6667, 0.3333]], dtype=torch.float64)}
+    """
+
+    allocation: ClassVar[str] = "uniform"
+    granularity: ClassVar[str] = "channel"
+    samples: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Outputs of each layer that are looked at."""
+
+    def calibration(self, classes: int) -> Calibration:
+        """One image for each sampled output."""
+        return Calibration(self.samples)
+
+    def units(self, classes: int) -> int:
+        """One forward pass."""
+        return self.samples
+
+    def score(self, evidence: Evidence) -> Scores:
+        """The place (1 ... C) / C in the order of removal, float64, shape (1, in, 1, 1) or (1, in).
+
+        x_jc is what input channel c contributes to the sampled output j (an image, a filter, a position), w * x over the
+        kernel. In ceil(sqrt(C)) rounds, the channels c with the least sum_j (sum_{t in T} x_jt + x_jc)^2 join the removed
+        set T, up to sqrt(C) at a time. In a grouped convolution, c is the same position of every group. Raises
+        `EvidenceError` without data.
+        """
+        images = sum(len(labels) for _, labels in evidence.batches)
+        count = min(self.samples, images)
+        chosen = torch.randperm(images, generator=evidence.generator)[:count].sort().values
+        draws = {name: torch.rand(3, count, generator=evidence.generator, dtype=torch.float64) for name in evidence.weights}
+        grams = {name: weight.new_zeros(2 * (weight.shape[1],), dtype=torch.float64)
+                 for name, weight in evidence.weights.items()}
+        start = 0
+        for inputs, labels in evidence.batches:
+            here = ((chosen >= start) & (chosen < start + len(labels))).nonzero().flatten()
+            mine = chosen[here] - start
+            start += len(labels)
+            if not len(here):
+                continue
+            with recording(evidence.model, evidence.weights) as uses, evaluating(evidence.model), torch.no_grad():
+                evidence.model(inputs[mine.to(inputs.device)])
+            for name, weight in evidence.weights.items():
+                for parts in _contributions(weight, uses[name], draws[name][:, here], len(here)):
+                    grams[name] += parts.T @ parts
+        return {name: order(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2)) for name, gram in grams.items()}
+
+
+def _contributions(weight: Tensor, uses: list[Use], draw: Tensor, images: int) -> list[Tensor]:
+    """What each input channel contributes to one output of each image, (images, C), split by the call of the layer."""
+    found = []
+    call = (draw[0] * len(uses)).long()
+    for number, use in enumerate(uses):
+        image = (call == number).nonzero().flatten()
+        filters = (draw[1, image] * len(weight)).long()
+        group = filters // (len(weight) // groups(use.layer))
+        seen = windows(use.layer, use.inputs, image, draw[2, image], group)
+        kernels = weight.reshape(*weight.shape[:2], -1)[filters.to(weight.device)]
+        found.append((seen.double() * kernels.double()).sum(2))
+    return found
+
+
+def windows(layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: Tensor) -> Tensor:
+    """What a layer sees of these images at one output position of each, (n, C, kernel), C the channels of the group.
+
+    `place` in [0, 1) chooses among the positions; `image`, `place` and `group` are on the CPU.
+
+    >>> layer = nn.Conv2d(1, 1, 2)
+    >>> zero = torch.zeros(1, dtype=torch.long)
+    >>> windows(layer, torch.arange(9.0).reshape(1, 1, 3, 3), zero, torch.tensor([0.99]), zero)
+    tensor([[[4., 5., 7., 8.]]])
+    """
+    if isinstance(layer, nn.Linear):
+        flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+        return flat[image.to(inputs.device), (place * flat.shape[1]).long().to(inputs.device)][..., None]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    steps = [layer.dilation[axis] * torch.arange(layer.kernel_size[axis]) for axis in (0, 1)]
+    rows, columns = ((padded.shape[2 + axis] - 1 - int(steps[axis][-1])) // layer.stride[axis] + 1 for axis in (0, 1))
+    position = (place * (rows * columns)).long()
+    width = layer.in_channels // layer.groups
+    index = (image[:, None, None, None], (group[:, None] * width + torch.arange(width))[:, :, None, None],
+             (position // columns * layer.stride[0])[:, None, None, None] + steps[0][:, None],
+             (position % columns * layer.stride[1])[:, None, None, None] + steps[1])
+    return padded[tuple(axis.to(inputs.device) for axis in index)].flatten(2)
+
+
+def order(gram: Tensor) -> Tensor:
+    """The place in which each channel is removed, (1 ... C) / C, from the Gram matrix of the contributions, (C, C)."""
+    channels = len(gram)
+    place = torch.zeros(channels, dtype=torch.float64, device=gram.device)
+    removed = torch.zeros_like(place)
+    at_once = math.isqrt(channels - 1) + 1
+    for start in range(0, channels, at_once):
+        increase = 2 * (gram @ removed) + gram.diagonal()  # of the squared change, for each channel that may join
+        best = increase.masked_fill(removed > 0, math.inf).argsort(stable=True)[:min(at_once, channels - start)]
+        removed[best] = 1.0
+        place[best] = torch.arange(start + 1, start + len(best) + 1, dtype=torch.float64, device=gram.device) / channels
+    return place

@@ -1,0 +1,45 @@
+"""Unstructured pruning: what the criterion scores is removed one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruning.allocations.global_ import Global
+from pruning.granularities import granularities
+from pruning.masks import keep_count
+from pruning.sparsifiers.top_k import TopK
+from pruning.types import Budget, Masks, Selected, Selection
+
+
+@granularities.register("weight")
+@dataclass(frozen=True)
+class Weight:
+    """Single weights; where a criterion scores filters, whole filters are set to zero and the layer keeps its shape.
+
+    >>> import torch
+    >>> from pruning.allocations import allocations
+    >>> from pruning.sparsifiers import sparsifiers
+    >>> layer = torch.nn.Linear(4, 1, bias=False)
+    >>> selection = Selection(layer, {"weight": layer.weight}, {"weight": torch.tensor([[1., 4., 2., 3.]])},
+    ...                       {"weight": torch.ones(1, 4, dtype=torch.bool)}, 0.5, allocations.create("global"),
+    ...                       sparsifiers.create("top_k"), torch.Generator(), lambda: (1, 1, 4))
+    >>> Weight().select(selection).masks
+    {'weight': tensor([[False,  True, False,  True]])}
+    """
+
+    def select(self, selection: Selection) -> Selected:
+        """keep = N - round((1 - d) N) weights of N, divided by the allocation, spent by the sparsifier."""
+        sizes = {name: weight.numel() for name, weight in selection.weights.items()}
+        budget = Budget(keep_count(sum(sizes.values()), selection.density), sizes,
+                        {name: tuple(weight.shape) for name, weight in selection.weights.items()})
+        if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):  # one ranking does both
+            chosen = selection.allocation.masks(selection.scores, budget)
+            return Selected(selection.masks | {name: mask & selection.masks[name] for name, mask in chosen.items()}, {})
+        keeps = budget.spent(selection.allocation.allocate(selection.scores, budget))
+        masks: Masks = {}
+        weights = {}
+        for name, weight in selection.weights.items():
+            sparse = selection.sparsifier.sparsify(weight, selection.scores[name], keeps[name], selection.generator)
+            masks[name], weights[name] = sparse.mask & selection.masks[name], sparse.weight
+        return Selected(selection.masks | masks, weights)
+

@@ -1,0 +1,79 @@
+"""Weights as matrices in which the input channel is the fastest axis, for patterns of neighbours: blocks, N of M."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruning.errors import BudgetError, ParameterError
+from pruning.masks import keep_count
+from pruning.sparsifiers.top_k import TopK
+from pruning.types import Masks, Scores, Selected, Selection
+
+
+def flattened(weight: Tensor) -> Tensor:
+    """A tensor shaped as a weight, as a matrix (out, K): a kernel (out, in, h, w) row by row in the order h, w, in.
+
+    >>> flattened(torch.arange(8).reshape(1, 2, 2, 2))
+    tensor([[0, 4, 1, 5, 2, 6, 3, 7]])
+    """
+    return weight.movedim(1, -1).flatten(1)
+
+
+def unflattened(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `flattened`.
+
+    >>> unflattened(flattened(torch.arange(8).reshape(1, 2, 2, 2)), torch.Size([1, 2, 2, 2])).flatten()
+    tensor([0, 1, 2, 3, 4, 5, 6, 7])
+    """
+    return matrix.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The layers of a selection that divide into groups of neighbours, and how many of their weights may remain."""
+
+    scores: Scores
+    """Of every weight, as matrices (out, K), -inf for what is pruned."""
+    keep: int
+    alive: int
+    dense: int
+    """Weights that remain in the layers that do not divide."""
+    total: int
+    """All prunable weights."""
+    left_dense: dict[str, str]
+
+    @staticmethod
+    def of(selection: Selection, rows: int, columns: int) -> Pattern:
+        """Raises `ParameterError` for sparsifiers other than `top_k`, `BudgetError` where no layer divides."""
+        if not isinstance(selection.sparsifier, TopK):
+            raise ParameterError("blocks and N:M patterns keep the best as they are: the sparsifier must be top_k",
+                                 pointer="/sparsifier")
+        found: Scores = {}
+        left_dense: dict[str, str] = {}
+        for name, weight in selection.weights.items():
+            score = selection.scores[name].expand_as(weight).masked_fill(~selection.masks[name], -math.inf)
+            matrix = flattened(score)
+            if matrix.shape[0] % rows or matrix.shape[1] % columns:
+                left_dense[name] = (f"its matrix of {matrix.shape[0]} x {matrix.shape[1]} weights does not divide "
+                                    f"into {rows} x {columns}")
+            else:
+                found[name] = matrix
+        if not found:
+            raise BudgetError("no layer can be pruned: " + "; ".join(f"{name}: {why}" for name, why in left_dense.items()))
+        total = sum(weight.numel() for weight in selection.weights.values())
+        dense = sum(int(selection.masks[name].count_nonzero()) for name in left_dense)
+        alive = sum(int((matrix > -math.inf).count_nonzero()) for matrix in found.values())
+        return Pattern(found, min(keep_count(total, selection.density) - dense, alive), alive, dense, total, left_dense)
+
+    def density(self, kept: int) -> float:
+        """Of all prunable weights, with so many kept where the pattern is."""
+        return (self.dense + kept) / self.total
+
+    def selected(self, selection: Selection, chosen: Masks) -> Selected:
+        """The masks, given those of the matrices."""
+        masks = {name: unflattened(mask, selection.weights[name].shape) for name, mask in chosen.items()}
+        return Selected(selection.masks | masks, {}, self.left_dense)

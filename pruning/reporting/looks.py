@@ -1,0 +1,51 @@
+"""How series are told apart: colour, marker and line, in the drawing and in its legend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+LINES = ("solid", "dashed", "dashdot", "dotted")
+TONES = len(MARKERS)
+SERIES = TONES * len(LINES)
+"""As many series can be told apart by colour, marker and line together, the first eight by colour alone."""
+INK, GRID, GIVEN, CONTROL = "#01010a", "#01010b", "#01010c", "#01010d"
+COLOURS = tuple(f"#0102{i:02x}" for i in range(TONES))
+VARIABLES = {INK: "--plot-ink", GRID: "--plot-grid", GIVEN: "--given", CONTROL: "--control"} | {
+    colour: f"--series-{i}" for i, colour in enumerate(COLOURS)
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a legend; `kind` and `line` name the marker and the line that the page draws."""
+
+    label: str
+    colour: str
+    kind: str
+    line: str = "solid"
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+    hollow: bool
+
+    def entry(self, label: str) -> Entry:
+        """Its line of the legend."""
+        return Entry(label, VARIABLES[self.colour], self.marker, self.line, self.hollow)
+
+
+def look(index: int) -> Look:
+    """The look of the series of this number: eight colours, each again with another marker and line.
+
+    >>> look(1).marker, look(9).marker, look(9).line, look(9).colour == look(1).colour
+    ('s', 'v', 'dashed', True)
+    """
+    again = index // TONES % len(LINES)
+    return Look(COLOURS[index % TONES], MARKERS[(index + 3 * again) % TONES], LINES[again], again % 2 == 1)
