@@ -52,7 +52,8 @@ class Staging:
 class Locality(Staging):
     """The same, with a penalty on the step."""
 
-    lambda_: Annotated[float, Field(alias="lambda", ge=0, description="weight of the penalty lambda / 2 theta^2")] = 1e-3
+    lambda_: Annotated[float, Field(alias="lambda", ge=0, allow_inf_nan=False,
+                                    description="weight of the penalty lambda / 2 theta^2")] = 1e-3
 
     def units(self, classes: int) -> int:
         """One forward and backward pass."""

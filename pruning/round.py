@@ -48,11 +48,12 @@ class Seams:
     def of(recipe: Recipe, method: Method) -> Seams:
         """Those of a recipe for one of its criteria; what it leaves open is the criterion's own."""
         criterion = criteria.create(method.name, method.params)
-        allocation = recipe.allocation or Method(name=getattr(criterion, "allocation", "global"))
-        granularity = recipe.granularity or Method(name=getattr(criterion, "granularity", "weight"))
+        chosen = recipe.granularity or Method(name=getattr(criterion, "granularity", "weight"))
+        granularity = granularities.create(chosen.name, chosen.params)
+        own = getattr(granularity, "allocation", getattr(criterion, "allocation", "global"))
+        allocation = recipe.allocation or Method(name=own)
         return Seams(criterion, allocations.create(allocation.name, allocation.params),
-                     sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params),
-                     granularities.create(granularity.name, granularity.params))
+                     sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params), granularity)
 
     def stages(self, start: float, target: float) -> Sequence[float]:
         """The densities of the stages of one round from density `start` to `target`."""

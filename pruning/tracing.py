@@ -46,8 +46,8 @@ class _Framed(nn.Module):
     def __init__(self, net: nn.Module, image: Tensor) -> None:
         super().__init__()
         channels = image.shape[1]
-        self.image = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, bias=False, dtype=image.dtype)
-        nn.init.ones_(self.image.weight)  # nothing is drawn from the global generator
+        with torch.random.fork_rng(devices=[]):  # a layer draws its weights
+            self.image = nn.Conv2d(channels, channels, 1, bias=False, dtype=image.dtype)
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:

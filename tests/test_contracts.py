@@ -7,6 +7,7 @@ import importlib
 import math
 import pkgutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import pruning
 from pruning.allocations import allocations
 from pruning.architectures import architectures
 from pruning.criteria import criteria
 from pruning.data.builtin import datasets
-from pruning.errors import ParameterError
+from pruning.errors import BudgetError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.evidence import Evidence
 from pruning.granularities import granularities
@@ -51,6 +53,20 @@ fast = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 # every registry
+
+
+def test_every_criterion_is_kept_from_the_others() -> None:
+    """The import rule lists its modules by name: a new criterion belongs there."""
+    rules = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (listed,) = (rule["modules"] for rule in rules if rule["type"] == "independence")
+    assert listed == sorted(cls.__module__ for cls in map(criteria.get, criteria.names()))
+
+
+def test_every_registered_method_is_in_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for kind, registry in REGISTRIES.items():
+        missing = [name for name in registry.names() if f"`{name}`" not in readme and kind != "datasets"]
+        assert not missing, f"{kind} not in the README: {missing}"
 
 
 def test_no_registry_escapes_this_suite() -> None:
@@ -128,8 +144,10 @@ class TestCriterion:
         assert all(torch.equal(first[key], second[key]) for key in first)
         assert torch.equal(torch.get_rng_state(), state), "the criterion drew from the global generator"
 
-    def test_changes_nothing(self, name: str, case: str) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_changes_nothing(self, name: str, case: str, dtype: torch.dtype) -> None:
         model, batches = cases.awkward(case)
+        model, batches = model.to(dtype), [(x.to(dtype), y) for x, y in batches]
         masks = full_masks(prunable(model))
         evidence = Evidence(model, masks, batches, torch.Generator().manual_seed(0))
         before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -151,11 +169,18 @@ class TestCriterion:
         evidence = evidence_of(case, masks)
         total, alive = sum(m.numel() for m in masks.values()), sum(counts(masks).values())
         keep = max(1, alive // 2)
-        after = prune_(evidence.model, masks, keep / total, Seams.of(cases.recipe(0.5), Method(name=name)),
-                       lambda masks, stage: Evidence(evidence.model, masks, evidence.batches), generator=torch.Generator())
+        seams = Seams.of(cases.recipe(0.5), Method(name=name))
+        try:
+            after = prune_(evidence.model, masks, keep / total, seams,
+                           lambda masks, stage: Evidence(evidence.model, masks, evidence.batches),
+                           generator=torch.Generator())
+        except BudgetError as error:  # at least one channel of each group remains
+            assert isinstance(seams.granularity, granularities.get("channel"))
+            assert "cannot be had by removing channels" in error.message
+            return
         assert sum(counts(weight_masks(after)).values()) <= keep
         assert all(not bool((after[key] & ~masks[key]).any()) for key in masks)
-        weights = prunable(evidence.model)
+        weights = dict(evidence.model.named_parameters())
         assert not any(bool(weights[key][~after[key]].detach().any()) for key in after)
 
 
@@ -239,6 +264,41 @@ class TestSparsifier:
         sparse = sparsifiers.create(name).sparsify(weight, weight.abs().mean((1, 2, 3), keepdim=True), 36,
                                                    torch.Generator().manual_seed(0))
         assert sorted(sparse.mask.flatten(1).sum(1).tolist()) == [0, 0, 18, 18]
+
+
+# granularities
+
+
+@pytest.mark.parametrize("name", granularities.names())
+class TestGranularity:
+    def prune(self, name: str, *densities: float) -> tuple[nn.Module, list[Masks]]:
+        """A seeded network pruned to one density after another, and the masks of each."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 2),
+                                  nn.ReLU(), nn.Flatten(), nn.Linear(108, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+        seams = Seams.of(cases.recipe(0.5, granularity={"name": name}), Method(name="magnitude"))
+        found = [full_masks(prunable(model))]
+        for density in densities:
+            found.append(prune_(model, found[-1], density, seams, generator=torch.Generator().manual_seed(0),
+                                evidence=lambda masks, stage: Evidence(model, masks, shape=(4, 4, 4))))
+        return model, found
+
+    def test_masks_are_nested_and_at_most_as_dense_as_asked_for(self, name: str) -> None:
+        densities = (0.9, 0.7, 0.5)
+        model, masks = self.prune(name, *densities)
+        for before, after, density in zip(masks, masks[1:], densities, strict=False):
+            assert not any(bool((after[key] & ~before[key]).any()) for key in before)
+            assert 0.8 * density < pruning.masks.density(after) <= density + 1e-3
+        parameters = dict(model.named_parameters())
+        for key, mask in masks[-1].items():
+            assert mask.shape == parameters[key].shape
+            assert not parameters[key][~mask].detach().any()
+
+    def test_prunes_alike_twice(self, name: str) -> None:
+        (first, one), (second, two) = (self.prune(name, 0.7, 0.5) for _ in range(2))
+        assert all(torch.equal(one[-1][key], mask) for key, mask in two[-1].items())
+        assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
 # schedules

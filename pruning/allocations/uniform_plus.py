@@ -44,7 +44,7 @@ class UniformPlus:
         wanted = {first: rooms.alive[first]} if first in sizes else {}
         found = self._with(wanted, sizes, rooms, budget.keep)
         if last in sizes and last != first and found[last] < LAST * sizes[last]:
-            units = math.ceil(LAST * sizes[last] / rooms.costs[last] - 1e-9)
+            units = math.ceil(LAST * sizes[last] / rooms.costs[last])
             wanted[last] = min(rooms.alive[last], units * rooms.costs[last])
             found = self._with(wanted, sizes, rooms, budget.keep)
         return rooms.rounded(found, budget.keep)

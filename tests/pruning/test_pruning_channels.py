@@ -210,7 +210,7 @@ def test_removed_channels_leave_nothing_behind(net: str) -> None:
 def test_a_retrained_smaller_network_goes_back_into_the_full_one(net: str) -> None:
     """Two steps with momentum and weight decay, with BatchNorm in train mode, equal masked training of the full network."""
     model, masks, shape = pruned(net)
-    small, other = compact(model, masks, shape), copy.deepcopy(model)
+    small, other = compact(model, masks, shape), build(net)[0]
     for network in (model, small):
         network.train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -335,6 +335,19 @@ def test_three_rounds_are_nested(net: str, allocation: str) -> None:
         masks = after
 
 
+@pytest.mark.parametrize("target", [0.4, 0.01])
+def test_what_is_removed_stays_removed_though_the_rest_scores_below_zero(target: float) -> None:
+    model, masks, shape = pruned("resnet_b", 0.7)
+    scores = {name: (score - 2).masked_fill(~masks[name], -math.inf) for name, score in noise(model, seed=1).items()}
+    after = select(model, shape, target, masks=masks, scores=scores).masks
+    before, kept = widths(model, masks, shape), widths(model, after, shape)
+    assert density(after) <= target
+    assert all(0 < kept[name] <= before[name] for name in kept)
+    apply_masks_(model, after)
+    remaining = {name: int(after[name].sum()) for name in weight_masks(after)}
+    assert {name: weight.numel() for name, weight in prunable(compact(model, after, shape)).items()} == remaining
+
+
 def test_a_network_that_is_sparse_enough_stays_as_it_is() -> None:
     model, masks, shape = pruned("resnet_b", 0.4)
     again = select(model, shape, 0.4, masks=masks).masks
@@ -382,9 +395,17 @@ def test_importance_is_the_mean_over_the_layers_that_write_a_channel() -> None:
                                (inputs["twice.weight"].flatten() + head).double() / 2)
 
 
-def _importance(model: nn.Module, shape: tuple[int, int, int], scores: Scores) -> Scores:
+def test_what_is_removed_has_no_importance() -> None:
+    model, masks, shape = pruned("residual")
+    keep = masks["stem.bias"]
+    assert torch.equal(_importance(model, shape, noise(model), masks)["stem"] > -math.inf, keep)
+    negative = {name: -score for name, score in noise(model).items()}
+    assert torch.equal(_importance(model, shape, negative, masks)["stem"] > -math.inf, keep)
+
+
+def _importance(model: nn.Module, shape: tuple[int, int, int], scores: Scores, masks: Masks | None = None) -> Scores:
     graph = ChannelGraph.of(model, shape, prunable(model))
-    masks = full_masks(prunable(model))
+    masks = masks or full_masks(prunable(model))
     selection = Selection(model, prunable(model), scores, masks, 0.5, allocations.create("global"),
                           sparsifiers.create("top_k"), torch.Generator(), lambda: shape)
     return Channel(normalize=False).importance(graph, selection, graph.kept(model, masks))
@@ -492,6 +513,36 @@ def test_selection_is_deterministic_and_changes_nothing(net: str) -> None:
 
 
 # the structure
+
+
+@pytest.mark.parametrize(("net", "groups"), [
+    ("resnet_a", {"conv1": 8, "layer1.0.conv1": 8, "layer2.0.conv1": 16, "layer2.0.conv2": 16, "layer3.0.conv1": 32,
+                  "layer3.0.conv2": 32}),
+    ("resnet_b", {"conv1": 8, "layer1.0.conv1": 8, "layer2.0.conv1": 16, "layer2.0.conv2": 16, "layer3.0.conv1": 32,
+                  "layer3.0.conv2": 32}),
+    ("lenet", {"fc1": 300, "fc2": 100}), ("grouped", {"0": 4, "2": 2, "4": 2}), ("whole_groups", {"0": 4}),
+    ("separable", {"0": 6, "6": 5}), ("concatenated", {"a": 3, "b": 4, "mix": 4}), ("residual", {"stem": 5}),
+    ("gated", {"conv": 6, "down": 3}), ("softplus_flat", {"0": 6, "3": 5}),
+])
+def test_groups_are_the_widths_of_the_network(net: str, groups: dict[str, int]) -> None:
+    model, shape = build(net)
+    graph = ChannelGraph.of(model, shape, prunable(model))
+    assert {group.name: group.size for group in graph.removable} == groups
+    assert sum(group.size for group in graph.groups) == graph.size
+    spans = [range(group.start, group.start + group.size) for group in graph.groups]
+    assert [number for span in spans for number in span] == list(range(graph.size))
+
+
+def test_selection_keeps_the_weights_of_channels_that_carry_values() -> None:
+    model, shape = build("resnet_a")
+    scores = {name: torch.ones_like(weight) for name, weight in prunable(model).items()}
+    scores["layer2.0.conv2.weight"][4:12] = 0.1  # all that the first stage is carried into
+    masks = select(model, shape, 0.9, scores=scores).masks
+    graph = ChannelGraph.of(model, shape, prunable(model))
+    assert masks["layer2.0.conv2.weight"][4:12].flatten(1).any(1).all()
+    assert density(masks) <= 0.9
+    again = full_masks(prunable(model)) | graph.masks(model, graph.kept(model, masks))
+    assert all(torch.equal(again[name], masks[name]) for name in masks)
 
 
 def test_shortcuts_carry_values_through_removed_channels() -> None:

@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.checkpoints import WRITERS, read_masks, read_sparse, save_durably, write_dense, write_masks, write_sparse
+from pruning.compact import compact, load_compact, write_arch
 from pruning.errors import CheckpointError
 from pruning.masks import apply_masks_, prunable
 from pruning.types import Masks
@@ -290,16 +291,34 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for format, write in WRITERS.items():
         write(Path(f"magnitude-0.95.{format}.safetensors"), model.state_dict(), masks, architecture="lenet_300_100",
               kwargs={"height": 8, "width": 8})
+    small = compact(model, channel_masks(model), (1, 8, 8))
+    write_arch(Path("filter_norm-0.5.arch.json"), small, "lenet_300_100", {"height": 8, "width": 8})
+    write_dense(Path("filter_norm-0.5.dense.safetensors"), small.state_dict())
     for code in documented("python"):
-        if "def load_sparse" not in code:
+        if "load_compact" in code:
+            found: dict[str, Any] = {}
+            exec(code, found)
+            assert found["model"].fc1.weight.shape == (150, 64)
+            assert all(torch.equal(value, small.state_dict()[name]) for name, value in found["model"].state_dict().items())
+        elif "def load_sparse" not in code:
             namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}
             exec(code, namespace)
             assert not namespace["model"].fc1.weight.detach().any()
             assert torch.equal(namespace["model"].fc1.bias, model.fc1.bias)
 
 
+def channel_masks(model: nn.Module) -> Masks:
+    """Masks that remove the first half of the first hidden layer."""
+    keep = torch.arange(300) >= 150
+    return {"fc1.weight": keep[:, None].expand(300, 64), "fc1.bias": keep, "fc2.weight": keep.expand(100, 300),
+            "fc3.weight": torch.ones(10, 100, dtype=torch.bool)}
+
+
 def test_the_documented_metadata_is_what_is_written(tmp_path: Path) -> None:
-    (example,) = (json.loads(block) for block in documented("json"))
+    example, arch = (json.loads(block) for block in documented("json"))
+    (tmp_path / "arch.json").write_text(json.dumps(arch))
+    with pytest.raises(CheckpointError, match="lists 2 layers"):  # it is shortened, but otherwise valid
+        load_compact(tmp_path / "arch.json", {})
     write_sparse(tmp_path / "f", {"fc1.weight": torch.zeros(300, 784)},
                  {"fc1.weight": torch.zeros(300, 784, dtype=torch.bool)},
                  **{key: value for key, value in example.items() if key not in ("format", "version", "tensors")})

@@ -156,7 +156,8 @@ def test_allocations_divide_blocks(allocation: str) -> None:
 
 def test_a_target_that_is_reached_already_removes_nothing() -> None:
     model = net()
-    before = {name: (torch.arange(weight.numel()) % 4 == 0).reshape(weight.shape) for name, weight in prunable(model).items()}
+    before = {name: (torch.arange(mask.numel()) % 4 == 0).view_as(mask)
+              for name, mask in full_masks(prunable(model)).items()}
     for allocation in ("global", "uniform"):
         masks, _ = select(Block(), model, 0.3, random_scores(model), before, allocation)
         assert all(torch.equal(masks[name], before[name]) for name in before)
@@ -170,8 +171,12 @@ def test_scores_of_filters_count_for_each_of_their_weights(granularity: Granular
     filters = {name: torch.rand(weight.shape[0], *[1] * (weight.dim() - 1), dtype=torch.float64,
                                 generator=torch.Generator().manual_seed(3)) for name, weight in prunable(model).items()}
     spread = {name: score.expand_as(prunable(model)[name]).clone() for name, score in filters.items()}
-    first, second = (select(granularity, model, 0.6, scores)[0] for scores in (filters, spread))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    partly = {name: (torch.arange(mask.numel()) % 7 != 0).view_as(mask)
+              for name, mask in full_masks(prunable(model)).items()}
+    for before in (None, partly):
+        first, second = (select(granularity, model, 0.6, scores, before)[0] for scores in (filters, spread))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert 0.59 < density(first) <= 0.6
 
 
 # N:M

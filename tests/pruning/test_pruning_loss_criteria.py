@@ -125,7 +125,7 @@ def test_prediction_adds_the_signed_changes_of_this_stage_alone(name: str) -> No
 
 
 def test_qm_predicts_a_quadratic_form() -> None:
-    """Linear networks of one output and squared loss have a loss that is quadratic; inputs that do not overlap, a diagonal one."""
+    """A linear network with a squared loss has a quadratic one, and a diagonal one where inputs do not overlap."""
 
     def half_square(outputs: Tensor, labels: Tensor) -> Tensor:
         return outputs.sum(1).square().mean() / 2 - outputs.sum(1).mean()
@@ -137,15 +137,15 @@ def test_qm_predicts_a_quadratic_form() -> None:
     found._curvatures["ggn"] = {"weight": (images.T @ images / 6).diag()[None]}
     masks = {"weight": torch.tensor([[True, False, True, False, False, False]])}
     predicted = QM(curvature="ggn").predict(found, masks)
-    before = float(half_square(layer(images), torch.zeros(6)))
+    before = half_square(layer(images), torch.zeros(6)).item()
     apply_masks_(layer, masks)
-    assert predicted == pytest.approx(float(half_square(layer(images), torch.zeros(6))) - before, abs=1e-12)
+    assert predicted == pytest.approx(half_square(layer(images), torch.zeros(6)).item() - before, abs=1e-12)
     assert predicted != pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_predictions_hold_close_to_the_point(name: str) -> None:
-    """Of small weights removed, LM errs in the second order and QM less; OBD, which leaves out the gradient, in the first."""
+    """Of small weights removed, LM and QM err in the second order; OBD, which leaves out the gradient, in the first."""
     errors = {}
     for scale in (1e-2, 1e-3):
         found = evidence()

@@ -128,8 +128,8 @@ def test_applied_masks_leave_positive_zeros() -> None:
 
 
 def test_counts_density_collapse() -> None:
-    first = {"a": torch.tensor([True, True, False]), "b": torch.tensor([False])}
-    assert counts(first) == {"a": 2, "b": 0}
+    first = {"a": torch.tensor([[True, True, False]]), "b": torch.tensor([[False]]), "a.bias": torch.tensor([True])}
+    assert counts(first) == {"a": 2, "b": 0, "a.bias": 1}
     assert density(first) == 0.5
     assert collapsed(first) == ["b"]
 
