@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, required=True, help="state dict of a CIFAR ResNet-20")
     parser.add_argument("--images", type=Path, required=True, help="zip of images in ImageFolder layout")
     parser.add_argument("--train", type=int, default=10_000, help="training images, balanced over the classes")
+    parser.add_argument("--calibration", type=int, default=1000, help="training images that a loss model sees in a stage")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8, 0.95])
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="where the report goes")
     parser.add_argument("--url", help="a running service; without it one is started")
@@ -38,7 +39,8 @@ def main() -> int:
         dataset = client.datasets.upload(arguments.images, name=arguments.images.stem)
         job = client.jobs.submit({
             "type": "prune", "model": {"id": model.id}, "dataset": {"id": dataset.id, "limit": {"train": arguments.train}},
-            "criterion": [*({"name": name, "params": {"pi": pi}} for name in STAGED for pi in (1, 14)),
+            "criterion": [*({"name": name, "params": {"pi": pi, "images": arguments.calibration}}
+                            for name in STAGED for pi in (1, 14)),
                           *({"name": name} for name in OTHERS)],
             "targets": {"sparsity": arguments.sparsity}, "independent": True, "batchnorm": "keep",
             "retrain": {"mode": "fine_tune", "epochs": 1, "optimizer": {"lr": 0.01}}})

@@ -147,7 +147,10 @@ def _forward_ms(model: nn.Module, inputs: Tensor) -> float:
 
 
 def file_sizes(state: Mapping[str, Tensor], masks: Masks, *, compacted: bool = False, **info: Any) -> dict[str, int]:
-    """Bytes of every checkpoint format, `compacted` where the state is without the channels that the masks remove, and of the dense and the sparse file after gzip (as a plain archive would be)."""
+    """Bytes of every checkpoint format, and of the dense and the sparse file after gzip (as a plain archive would be).
+
+    `compacted` where the state is without the channels that the masks remove.
+    """
     sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         for format, write in WRITERS.items():

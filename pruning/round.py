@@ -69,8 +69,8 @@ class Seams:
         removed = max(1 - after / before for before, after in zip([start, *stages], stages, strict=False))
         if removed <= TRUST:
             return None
-        return (f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = {len(stages)}): a local model "
-                "of the loss is not to be trusted that far; more stages (pi = 14 or more, exponential) or a larger lambda help")
+        return (f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = {len(stages)}): a local "
+                "model of the loss is not to be trusted that far; more stages (pi of 14 or more) or a larger lambda help")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.measure import flops
     from pruning.networks import check_fits, resolve
     from pruning.plan import estimate as plan
+    from pruning.rehearsal import rehearse
     from pruning.schemas.job import JobSpec
 
     spec = JobSpec.model_validate(payload["spec"])
@@ -58,9 +59,10 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     network = _outline(architecture).eval()
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe = spec.recipe()
-    return plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
-                prunable=sum(w.numel() for w in prunable(network, recipe.exclude).values()),
-                forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"])) | {"warnings": []}
+    found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
+                 prunable=sum(w.numel() for w in prunable(network, recipe.exclude).values()),
+                 forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"]))
+    return found | {"warnings": rehearse(_built(architecture, network), recipe, shape)}
 
 
 def _outline(architecture: Any) -> Any:
@@ -69,6 +71,13 @@ def _outline(architecture: Any) -> Any:
 
     with torch.device("meta"):
         return architecture.build()
+
+
+def _built(architecture: Any, outline: Any) -> Any:
+    """The network with its numbers, where they are few enough to be rehearsed; else the outline."""
+    from pruning.rehearsal import LARGEST
+
+    return architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline
 
 
 def _activations(network: Any, image: Any) -> int:

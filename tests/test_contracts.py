@@ -174,9 +174,8 @@ class TestCriterion:
             after = prune_(evidence.model, masks, keep / total, seams,
                            lambda masks, stage: Evidence(evidence.model, masks, evidence.batches),
                            generator=torch.Generator())
-        except BudgetError as error:  # at least one channel of each group remains
+        except BudgetError:  # at least one channel of each group remains
             assert isinstance(seams.granularity, granularities.get("channel"))
-            assert "cannot be had by removing channels" in error.message
             return
         assert sum(counts(weight_masks(after)).values()) <= keep
         assert all(not bool((after[key] & ~masks[key]).any()) for key in masks)

@@ -14,13 +14,14 @@ import torch
 from running import Running
 from safetensors.torch import load_file, save_file
 
+from pruning.compact import load_compact
 from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
-from pruning.measure import measure
+from pruning.measure import flops, measure
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
-from secateur import AsyncClient, JobCancelled, JobFailed
+from secateur import ApiError, AsyncClient, JobCancelled, JobFailed
 
 pytestmark = pytest.mark.xdist_group("serve")
 TRAIN = {"epochs": 4, "rewind_epoch": 1}
@@ -42,6 +43,9 @@ def run(service: Running, spec: dict[str, object]) -> Report:
     {"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
     {"when": "before_training", "criterion": {"name": "random"}},
     {"independent": True, "schedule": {"name": "cubic", "params": {"rounds": 2}}, "exclude": ["fc3.weight"]},
+    {"independent": True, "retrain": {"mode": "gradual", "epochs": 3}, "schedule": {"name": "cubic", "params": {"rounds": 2}}},
+    {"retrain": {"mode": "fine_tune", "distill": True}, "criterion": {"name": "lamp"}, "granularity": {"name": "block"}},
+    {"when": "before_training", "criterion": {"name": "synflow", "params": {"rounds": 5}}, "allocation": {"name": "erk"}},
 ], ids=lambda change: "-".join(change))
 def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:
     report = run(service, BASE | change)
@@ -54,6 +58,62 @@ def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None
         assert ("fc3.weight" in kept) == ("exclude" not in change)
     assert report.failures == ()
     assert report.sections["accuracy"].curves
+
+
+def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running, tmp_path: Path) -> None:
+    architecture = {"architecture": "cifar_resnet", "kwargs": {"depth": 8, "width": 0.5}, "train": {"epochs": 3, "batch_size": 32}}
+    spec = BASE | {"model": architecture, "criterion": {"name": "filter_norm"}, "targets": {"sparsity": [0.4]},
+                   "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 32}}
+    job = service.client.jobs.submit(spec)
+    service.client.jobs.wait(job.id, timeout_s=250, interval_s=0.2)
+    results = service.client.jobs.results(job.id)
+    report, (checkpoint,) = results.parsed_report(), results.checkpoints
+    found = report.checkpoints[0]
+    assert 0.4 <= found.sparsity < 0.6
+    for format in ("arch", "dense", "sparse", "masks"):
+        service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format, sha256=checkpoint.sha256[format])
+    assert (tmp_path / "dense").stat().st_size < 0.8 * report.baseline.size_bytes["dense"]
+    data = prepare(datasets.create("digits").load(), limit=Limit(train=600, test=200), seed=0, normalize=None)
+    for state in (load_file(tmp_path / "dense"), read_sparse(tmp_path / "sparse")):
+        small = load_compact(tmp_path / "arch", state)
+        assert sum(p.numel() for p in small.parameters()) == found.parameters < report.baseline.parameters
+        assert measure(small, data).document().error == found.error
+    assert flops(small, data.shape) == found.flops
+    assert {layer.name: layer.kept for layer in found.layers} == {
+        name: parameter.numel() for name, parameter in small.named_parameters()}
+
+
+def test_several_criteria_are_compared_with_what_they_predicted(service: Running) -> None:
+    criteria = [{"name": "magnitude"}, {"name": "random"}, {"name": "obd"}, {"name": "snip"},
+                *({"name": name, "params": {"pi": pi}} for name in ("lm", "qm") for pi in (1, 4))]
+    report = run(service, BASE | {"criterion": criteria, "targets": {"sparsity": [0.8]}, "batchnorm": "keep"})
+    labels = ["magnitude", "random", "obd", "snip", "lm-pi1", "lm-pi4", "qm-pi1", "qm-pi4"]
+    assert [c.id for c in report.checkpoints] == [f"{label}-0.8" for label in labels]
+    assert report.failures == ()
+    section = report.sections["loss_model"]
+    assert {f"true/{label}" for label in labels} | {"predicted/qm-pi4", "measured/qm-pi4"} <= set(section.curves)
+    assert len(report.sections["comparison"].details) >= 1
+    warned = [warning for warning in report.warnings if "not to be trusted" in warning]
+    assert {warning.split(":")[0] for warning in warned} == {"lm-pi1", "qm-pi1"}
+
+
+@pytest.mark.parametrize(("change", "code", "place"), [
+    ({"granularity": {"name": "n_m"}, "targets": {"sparsity": [0.9]}}, "impossible_budget", "/targets/sparsity"),
+    ({"granularity": {"name": "n_m"}, "allocation": {"name": "erk"}, "targets": {"sparsity": [0.5]}},
+     "invalid_parameter", "/allocation"),
+    ({"criterion": {"name": "filter_norm"}, "targets": {"sparsity": [0.9999]}}, "impossible_budget", "/targets/sparsity"),
+    ({"criterion": {"name": "qm", "params": {"curvature": "hessian"}}}, "invalid_parameter", "/criterion/params/curvature"),
+    ({"criterion": {"name": "lm", "params": {"lambda": -1}}}, "invalid_parameter", "/criterion/params/lambda"),
+    ({"granularity": {"name": "blok"}}, "unknown_granularity", "/granularity/name"),
+    ({"retrain": {"mode": "gradual", "epochs": 2}}, "value_error", "/retrain"),
+], ids=str)
+def test_what_cannot_be_pruned_so_is_told_at_once(service: Running, change: dict[str, object], code: str,
+                                                  place: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        service.client.jobs.submit(BASE | change)
+    problem = refused.value
+    assert problem.status == 422
+    assert [(fault.code, fault.pointer) for fault in problem.errors] == [(code, place)]
 
 
 def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path: Path) -> None:
