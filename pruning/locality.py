@@ -72,9 +72,9 @@ class CurvedLocality(Locality):
         description="diagonal of the curvature; null: ggn (exact) up to 20 classes, mc_fisher (sampled) above")] = None
 
     def units(self, classes: int) -> int:
-        """The gradient and the curvature: C + 1 forward and backward passes for the exact one, one otherwise."""
+        """The gradient and the curvature: C + 1 passes for the exact one, three for one gradient of every image."""
         exact = (self.curvature or default_curvature(classes)) == "ggn"
-        return PASS * self.images * (classes + 2 if exact else 2)
+        return PASS * self.images * (classes + 2 if exact else 4)
 
     def quadratic(self, evidence: Evidence) -> Scores:
         """D theta^2 / 2 by name, shape of the weight."""

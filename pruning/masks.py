@@ -52,10 +52,9 @@ def full_masks(weights: Mapping[str, Tensor]) -> Masks:
 
 def apply_masks_(model: nn.Module, masks: Masks) -> None:
     """Set what the masks prune to (positive) zero."""
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].masked_fill_(~mask, 0.0)
+            model.get_parameter(name).masked_fill_(~mask, 0.0)
 
 
 def counts(masks: Masks) -> Keeps:

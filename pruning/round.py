@@ -115,10 +115,9 @@ def _step(model: nn.Module, evidence: Evidence, masks: Masks, weights: Scores, c
     modelled = isinstance(criterion, LossModel)
     predicted = criterion.predict(evidence, masks) if isinstance(criterion, LossModel) else 0.0
     before = evidence.losses() if modelled else None
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
-            parameters[name].copy_(weight)
+            model.get_parameter(name).copy_(weight)
     apply_masks_(model, masks)
     if before is None:
         return None

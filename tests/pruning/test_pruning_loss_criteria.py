@@ -279,7 +279,7 @@ def test_parameters(name: str) -> None:
 def test_units_of_work() -> None:
     assert LM(images=100).units(10) == 300
     assert QM(images=100).units(10) == OBD(images=100).units(10) == 3600
-    assert QM(images=100).units(100) == CurvedLocality(images=100, curvature="empirical_fisher").units(10) == 600
+    assert QM(images=100).units(100) == CurvedLocality(images=100, curvature="empirical_fisher").units(10) == 1200
 
 
 @pytest.mark.parametrize("name", NAMES)
