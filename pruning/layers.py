@@ -56,6 +56,7 @@ def groups(layer: Layer) -> int:
 def patches(layer: Layer, inputs: Tensor) -> Tensor:
     """What each output position sees, (N, G, K, L).
 
+    >>> import torch
     >>> patches(nn.Conv2d(2, 4, 3, groups=2), torch.zeros(5, 2, 4, 4)).shape
     torch.Size([5, 2, 9, 4])
     >>> patches(nn.Linear(3, 2), torch.zeros(5, 7, 3)).shape

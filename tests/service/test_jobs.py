@@ -43,7 +43,8 @@ def run(service: Running, spec: dict[str, object]) -> Report:
     {"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
     {"when": "before_training", "criterion": {"name": "random"}},
     {"independent": True, "schedule": {"name": "cubic", "params": {"rounds": 2}}, "exclude": ["fc3.weight"]},
-    {"independent": True, "retrain": {"mode": "gradual", "epochs": 3}, "schedule": {"name": "cubic", "params": {"rounds": 2}}},
+    {"independent": True, "retrain": {"mode": "gradual", "epochs": 3},
+     "schedule": {"name": "cubic", "params": {"rounds": 2}}},
     {"retrain": {"mode": "fine_tune", "distill": True}, "criterion": {"name": "lamp"}, "granularity": {"name": "block"}},
     {"when": "before_training", "criterion": {"name": "synflow", "params": {"rounds": 5}}, "allocation": {"name": "erk"}},
 ], ids=lambda change: "-".join(change))
@@ -61,7 +62,8 @@ def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None
 
 
 def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running, tmp_path: Path) -> None:
-    architecture = {"architecture": "cifar_resnet", "kwargs": {"depth": 8, "width": 0.5}, "train": {"epochs": 3, "batch_size": 32}}
+    architecture = {"architecture": "cifar_resnet", "kwargs": {"depth": 8, "width": 0.5},
+                    "train": {"epochs": 3, "batch_size": 32}}
     spec = BASE | {"model": architecture, "criterion": {"name": "filter_norm"}, "targets": {"sparsity": [0.4]},
                    "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 32}}
     job = service.client.jobs.submit(spec)
@@ -71,7 +73,8 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running
     found = report.checkpoints[0]
     assert 0.4 <= found.sparsity < 0.6
     for format in ("arch", "dense", "sparse", "masks"):
-        service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format, sha256=checkpoint.sha256[format])
+        service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format,
+                                     sha256=checkpoint.sha256[format])
     assert (tmp_path / "dense").stat().st_size < 0.8 * report.baseline.size_bytes["dense"]
     data = prepare(datasets.create("digits").load(), limit=Limit(train=600, test=200), seed=0, normalize=None)
     for state in (load_file(tmp_path / "dense"), read_sparse(tmp_path / "sparse")):
