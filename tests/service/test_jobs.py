@@ -155,7 +155,7 @@ def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> 
 def test_cancel_keeps_what_is_finished(service: Running) -> None:
     job = service.client.jobs.submit(BASE | {
         "targets": {"sparsity": [0.5, 0.6]}, "schedule": {"name": "linear", "params": {"rounds": 1}},
-        "retrain": {"epochs": 60, "batch_size": 4}})
+        "retrain": {"epochs": 60, "batch_size": 8}})
     for event in service.client.jobs.events(job.id):
         if event.type == "checkpoint":
             break
