@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from pruning.curvature import Curvature, default_curvature
 from pruning.evidence import Evidence
-from pruning.schedules import falling
+from pruning.schedules import Steps, steps
 from pruning.types import Calibration, Masks, Scores
 
 PASS = 3
@@ -32,16 +32,12 @@ class Staging:
     """
 
     pi: Annotated[int, Field(ge=1, le=10_000, description="stages of one round; nothing is retrained between")] = 14
-    stages: Annotated[Literal["exponential", "linear"], Field(
-        description="a constant fraction of the weights that remain in every stage, or a constant number")] = "exponential"
+    stages: Steps = "exponential"
     images: Annotated[int, Field(ge=1, description="training images for every stage")] = 1000
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the target."""
-        parts = [stage / self.pi for stage in range(1, self.pi)]
-        if self.stages == "linear":
-            return falling(start, (start + (target - start) * part for part in parts), target)
-        return falling(start, (start * (target / start) ** part for part in parts), target)
+        return steps(start, target, self.pi, self.stages)
 
     def calibration(self, classes: int) -> Calibration:
         """So many training images at random."""

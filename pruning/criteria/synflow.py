@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence import Evidence
 from pruning.modes import evaluating
-from pruning.schedules import falling
+from pruning.schedules import Steps, steps
 from pruning.types import Scores
 
 CAUSE = "the network is too deep or its weights are too large"
@@ -40,15 +40,11 @@ class SynFlow:
 
     allocation: ClassVar[str] = "global"
     rounds: Annotated[int, Field(ge=1, le=10_000, description="stages of one pruning; nothing is retrained between")] = 100
-    stages: Annotated[Literal["exponential", "linear"], Field(
-        description="a constant fraction of the weights that remain in every stage, or a constant number")] = "exponential"
+    stages: Steps = "exponential"
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds; i = 1 ... rounds."""
-        parts = (i / self.rounds for i in range(1, self.rounds))
-        if self.stages == "linear":
-            return falling(start, (start + (target - start) * part for part in parts), target)
-        return falling(start, (start * (target / start) ** part for part in parts), target)
+        return steps(start, target, self.rounds, self.stages)
 
     def score(self, evidence: Evidence) -> Scores:
         """s = |w dR/dw|, float64, shape of the weight; what is pruned scores 0.

@@ -1,9 +1,15 @@
 """The registry of schedules: one file each, found by itself."""
 
 from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pruning.registry import Registry
 from pruning.types import Schedule
+
+Steps = Annotated[Literal["exponential", "linear"], Field(
+    description="a constant fraction of the weights that remain in every stage, or a constant number")]
 
 schedules: Registry[Schedule] = Registry("schedule", __name__)
 
@@ -24,4 +30,18 @@ def falling(start: float, between: Iterable[float], target: float) -> list[float
     return [*found, target]
 
 
-__all__ = ["falling", "schedules"]
+def steps(start: float, target: float, number: int, kind: Steps) -> list[float]:
+    """d_i = start (target / start)^(i / number), or start + (target - start) i / number; i = 1 ... number.
+
+    >>> [round(density, 3) for density in steps(1.0, 0.125, 3, "exponential")]
+    [0.5, 0.25, 0.125]
+    >>> steps(1.0, 0.5, 2, "linear")
+    [0.75, 0.5]
+    """
+    parts = (i / number for i in range(1, number))
+    if kind == "linear":
+        return falling(start, (start + (target - start) * part for part in parts), target)
+    return falling(start, (start * (target / start) ** part for part in parts), target)
+
+
+__all__ = ["Steps", "falling", "schedules", "steps"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.schedules import falling, schedules
+from pruning.schedules import schedules, steps
 
 
 @schedules.register("linear")
@@ -24,4 +24,4 @@ class Linear:
 
     def densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start + (target - start) i / rounds, i = 1 ... rounds."""
-        return falling(start, (start + (target - start) * i / self.rounds for i in range(1, self.rounds)), target)
+        return steps(start, target, self.rounds, "linear")
