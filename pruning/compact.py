@@ -19,11 +19,6 @@ from pruning.slices import ChannelMap, resize_, sizes, slices
 from pruning.types import Masks, Shape
 
 
-def removes_channels(masks: Masks) -> bool:
-    """Whether channels were removed as a whole: then there are masks of biases and BatchNorm too."""
-    return len(weight_masks(masks)) < len(masks)
-
-
 def compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
     """A smaller copy of the network: without the channels of which everything is masked, the same function.
 

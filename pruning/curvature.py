@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError, ScoreError
-from pruning.jacobians import BYTES, Deltas, Footprint, Loss, Vectors, deltas, loss_vectors, total
+from pruning.jacobians import BYTES, Deltas, Footprint, Loss, Vectors, deltas, loss_vectors, refuse_mixing, total
 from pruning.modes import evaluating
 from pruning.types import Scores
 
@@ -52,6 +52,7 @@ def diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[T
     >>> diagonal(layer, ["weight"], batches, "ggn", torch.Generator())["weight"].flatten()  # p (1 - p) x^2 = 4 / 4
     tensor([1.0000, 1.0000])
     """
+    refuse_mixing(model)
     inputs = batches[0][0]
     with evaluating(model), torch.no_grad():
         classes = model(inputs[:1]).shape[1]

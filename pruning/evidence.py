@@ -71,6 +71,11 @@ class Evidence:
             images += size
         return {name: value / images for name, value in total.items()}
 
+    def refuse_hidden(self, name: str) -> None:
+        """Raise `EvidenceError` where a weight whose layer is never called matters all the same."""
+        if bool(self.gradient[name].any()):
+            raise EvidenceError(f"{name} is used without a call of its layer: its inputs are not known")
+
     def batch_gradients(self) -> Iterator[tuple[int, Scores]]:
         """The images of each batch and the gradient of its mean loss, in eval mode; zeros where the loss depends on none."""
         parameters = prunable(self.model, [])

@@ -70,9 +70,8 @@ def _squares(name: str, use: Use) -> Tensor:
 
 
 def _unused(evidence: Evidence, name: str) -> Tensor:
-    """Zeros for a layer that is never called; but its weight must not matter otherwise."""
-    if bool(evidence.gradient[name].any()):
-        raise EvidenceError(f"{name} is used without a call of its layer: its inputs are not known")
+    """Zeros for a layer that is never called."""
+    evidence.refuse_hidden(name)
     weight = evidence.weights[name]
     size = weight[0].numel()
     return torch.zeros(1, size, size, dtype=torch.float64, device=weight.device)

@@ -15,9 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.errors import EvidenceError
-from pruning.layers import Use, patches, positions, recording
+from pruning.layers import Use, one_each, patches, positions, recording
 from pruning.modes import evaluating
 from pruning.types import Scores
 
@@ -78,10 +79,17 @@ def products(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: 
 
 def deltas(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Vectors,
            at_once: int | None = None) -> Iterator[tuple[int, dict[str, Deltas]]]:
-    """The vectors in turn, `at_once` (or all) of them: how many, and by name of the weight the uses that matter."""
+    """The vectors in turn, `at_once` (or all) of them: how many, and by name of the weight the uses that matter.
+
+    Raises `EvidenceError` where gradients of single images cannot be had.
+    """
+    refuse_mixing(model)
     with evaluating(model), torch.enable_grad(), recording(model, names) as uses:
         logits = model(inputs)
     _refuse_hidden(model, logits, [name for name in names if not uses[name]])
+    for name in names:
+        for use in uses[name]:
+            one_each(name, use, len(inputs))
     rows = [(name, use, use.output) for name in names for use in uses[name] if use.output is not None]
     edges = [edge for _, _, edge in rows]
     given = vectors(logits.detach())
@@ -124,6 +132,7 @@ def chunks(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Ten
 
     At least one image at a time.
     """
+    refuse_mixing(model)
     images: int | None = None
     for inputs, labels in batches:
         images = images or Footprint.of(model, names, inputs).images(vectors, size_bytes)
@@ -160,6 +169,14 @@ def loss_vectors(loss: Loss, labels: Tensor, logits: Tensor) -> Tensor:
     each = torch.func.grad(lambda logit, label: loss(logit[None], label[None]))
     vectors: Tensor = torch.func.vmap(each)(logits, labels)
     return vectors[None]
+
+
+def refuse_mixing(model: nn.Module) -> None:
+    """Raise `EvidenceError` for a network in which the images of a batch influence each other."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise EvidenceError(f"{name} normalises by the statistics of the batch, in eval mode too: images influence each "
+                                "other, and gradients of single images cannot be had")
 
 
 def _refuse_hidden(model: nn.Module, logits: Tensor, unseen: list[str]) -> None:

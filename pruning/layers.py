@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
+from pruning.errors import EvidenceError
+
 Layer = nn.Linear | nn.Conv2d
 
 
@@ -46,6 +48,13 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, li
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def one_each(name: str, use: Use, images: int) -> None:
+    """Raise `EvidenceError` where a layer does not see one input for each image along its first dimension."""
+    if len(use.inputs) != images:
+        raise EvidenceError(f"{name}: its layer sees {len(use.inputs)} inputs for {images} images; keep the images in the "
+                            "first dimension, and positions or tokens in their own")
 
 
 def groups(layer: Layer) -> int:

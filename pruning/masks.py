@@ -33,6 +33,14 @@ def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tenso
     return {name: weight for name, weight in found.items() if name not in exclude}
 
 
+def layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of every Linear and Conv2d in the order of the network, frozen and excluded ones too."""
+    parameters = dict(model.named_parameters())
+    layers = (name for name, module in model.named_modules() if isinstance(module, PRUNABLE))
+    keys = (f"{name}.weight" if name else "weight" for name in layers)
+    return {key: tuple(parameters[key].shape) for key in keys if key in parameters}
+
+
 def reason_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
     """Why a parameter is left dense, for the report."""
     if name in exclude:

@@ -13,7 +13,7 @@ from torch import nn
 
 from pruning.batchnorm import reestimate_
 from pruning.calibration import batches, training_losses, wanted
-from pruning.compact import compact, expand_, removes_channels
+from pruning.compact import compact, expand_
 from pruning.data.tensors import Data
 from pruning.errors import BaselineMismatchError, ParameterError
 from pruning.evidence import Evidence
@@ -22,7 +22,7 @@ from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
 from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, PlannedRound, rounds, training_epochs
-from pruning.round import Seams, StageLoss, prune_
+from pruning.round import Seams, StageLoss, prune_, refuse_repeated
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator
@@ -61,6 +61,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.recipe.retrain.mode == "weight_rewind" and self.recipe.train is None and self.networks.rewind is None:
             raise ParameterError("weight rewinding needs the weights to rewind to", pointer="/retrain/mode")
+        refuse_repeated(self.recipe)
         self.costs = Costs(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
                                          "test": len(self.data.test)}, len(self.data.classes))
         self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total))
@@ -180,11 +181,12 @@ class Pipeline:
             tensors |= {f"untrained.{key}": value.clone() for key, value in model.state_dict().items()}
         elif self.recipe.batchnorm == "reestimate":
             notes["batchnorm"] = reestimate_(model, self.data, self.recipe.seed, planned.number)
-        tensors |= measure(self.compacted(model, masks), self.data, self.ledger.advance).tensors("pruned")
+        compacts = Seams.of(self.recipe, method).compacts
+        tensors |= measure(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("pruned")
         if planned.epochs is not None:
             self.watcher.stage("retrain", name)
-            self._retrain(model, masks, name, planned.epochs, planned.number)
-            tensors |= measure(self.compacted(model, masks), self.data, self.ledger.advance).tensors("retrained")
+            self._retrain(model, masks, name, planned.epochs, planned.number, compacts=compacts)
+            tensors |= measure(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("retrained")
         tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
         self.ledger.finish(name, tensors, notes)
 
@@ -215,11 +217,12 @@ class Pipeline:
             warn(f"layer collapse: nothing remains of {layer}")
         return masks, found
 
-    def compacted(self, model: nn.Module, masks: Masks) -> nn.Module:
-        """The network as it is shipped: without the channels that are removed as a whole."""
-        return compact(model, masks, self.data.shape) if removes_channels(masks) else model
+    def _shipped(self, model: nn.Module, masks: Masks, compacts: bool) -> nn.Module:
+        """The network without the channels that are removed as a whole."""
+        return compact(model, masks, self.data.shape) if compacts else model
 
-    def _retrain(self, model: nn.Module, masks: Masks | None, name: str, epochs: tuple[int, int], number: int) -> None:
+    def _retrain(self, model: nn.Module, masks: Masks | None, name: str, epochs: tuple[int, int], number: int, *,
+                 compacts: bool = False) -> None:
         """Retrain in place; a network that lost channels is trained without them."""
         recipe, schedule = self.recipe, self.recipe.retrain
         train: Training = schedule
@@ -232,7 +235,7 @@ class Pipeline:
             model.load_state_dict(self.ledger.part("dense", "rewind."))
             apply_masks_(model, masks or {})
         teacher = Teacher(self.dense(), schedule.distillation) if schedule.distillation is not None else None
-        if masks is not None and removes_channels(masks):
+        if masks is not None and compacts:
             small = compact(model, masks, self.data.shape)
             self._train(small, train, purpose, None, PartialTraining(self.stages, name), epochs, teacher=teacher)
             expand_(model, masks, small, self.data.shape)
@@ -250,13 +253,13 @@ class Pipeline:
 
     def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> TrialRound:
         masks, note = self.ledger.part(name, "mask."), self.ledger.load(name, "none.")[1]
-        kept = density(masks)
+        kept, compacts = density(masks), Seams.of(self.recipe, method).compacts
         return TrialRound(
             criterion=method, label=label, round=planned.number, sparsity=1.0 - kept, density=kept, target=planned.target,
             retrain_epochs=planned.trained_epochs, masks=partial(self.ledger.part, name, "mask."),
-            network=lambda: self.compacted(self.network(self.ledger.part(name, "model.")), masks),
+            network=lambda: self._shipped(self.network(self.ledger.part(name, "model.")), masks, compacts),
             pruned=self.ledger.measured(name, "pruned"),
-            retrained=self.ledger.measured(name, "retrained") if planned.retrained else None,
+            retrained=self.ledger.measured(name, "retrained") if planned.retrained else None, compacted=compacts,
             stages=tuple(StageLoss(**stage) for stage in note["stages"]), batchnorm=note.get("batchnorm"),
             losses=lambda: (self.ledger.part(name, "loss.")["before"], self.ledger.part(name, "loss.")["after"]))
 

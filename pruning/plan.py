@@ -10,7 +10,7 @@ from pruning.calibration import loss_images, units
 from pruning.data.tensors import val_size
 from pruning.errors import BudgetError, ParameterError
 from pruning.masks import keep_count
-from pruning.round import Seams
+from pruning.round import Seams, refuse_repeated
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Method, Recipe
 from pruning.training import steps_per_epoch
@@ -172,6 +172,7 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forwar
     when a target cannot be reached or a round would be retrained although it removes nothing, `ParameterError` when the
     rounds of a gradual run do not fit into its epochs.
     """
+    refuse_repeated(recipe)
     images = split_sizes(recipe, counts)
     costs = Costs(recipe, images, classes)
     planned = rounds(recipe)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pruning.checkpoints import WRITERS
-from pruning.compact import removes_channels, write_arch
+from pruning.compact import write_arch
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
 from pruning.masks import collapsed, full_masks, prunable, reason_dense
@@ -79,16 +79,16 @@ class Results:
         if pipeline.stages.load(name) is not None:
             return False
         model, masks = done.network(), {key: mask.cpu() for key, mask in done.masks().items()}
-        compacted = removes_channels(masks)
         for format, write in WRITERS.items():
             path = self.folder / f"{cid}.{format}.safetensors"
-            write(path, model.state_dict(), {} if compacted and format != "masks" else masks, **self._info(done))
+            write(path, model.state_dict(), {} if done.compacted and format != "masks" else masks, **self._info(done))
             self.on_file(cid, format, path)
-        if compacted:
+        if done.compacted:
             path = self.folder / f"{cid}.arch.json"
             write_arch(path, model, self.origin.architecture, self.origin.kwargs)
             self.on_file(cid, "arch", path)
-        pipeline.stages.save(name, {}, self._costs(model, masks, self._info(done), pipeline.dense()))
+        costs = self._costs(model, masks, self._info(done), pipeline.dense(), compacted=done.compacted)
+        pipeline.stages.save(name, {}, costs)
         return True
 
     def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
@@ -189,8 +189,9 @@ class Results:
             retrain_epochs=done.retrain_epochs,
             warnings=tuple(f"layer collapse: nothing remains of {layer}" for layer in collapsed(masks)), **saved[1])
 
-    def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None) -> dict[str, Any]:
-        shape, compacted = self.pipeline.data.shape, removes_channels(masks)
+    def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None, *,
+               compacted: bool = False) -> dict[str, Any]:
+        shape = self.pipeline.data.shape
         return {"flops": flops(model, shape, None if compacted else masks),
                 "size_bytes": file_sizes(model.state_dict(), masks, compacted=compacted, **info),
                 "latency_ms": [one.model_dump() for one in latency(model, shape, given)]}

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from pruning.allocations import allocations
 from pruning.criteria import criteria
-from pruning.errors import ScoreError
+from pruning.errors import ParameterError, ScoreError
 from pruning.evidence import Evidence
 from pruning.granularities import granularities
 from pruning.masks import apply_masks_, density
@@ -55,6 +55,11 @@ class Seams:
         return Seams(criterion, allocations.create(allocation.name, allocation.params),
                      sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params), granularity)
 
+    @property
+    def compacts(self) -> bool:
+        """Whether the network becomes smaller: channels are removed as a whole."""
+        return getattr(self.granularity, "compacts", False)
+
     def stages(self, start: float, target: float) -> Sequence[float]:
         """The densities of the stages of one round from density `start` to `target`."""
         if not isinstance(self.criterion, Staged) or target >= start:
@@ -71,6 +76,17 @@ class Seams:
             return None
         return (f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = {len(stages)}): a local "
                 "model of the loss is not to be trusted that far; more stages (pi of 14 or more) or a larger lambda help")
+
+
+def refuse_repeated(recipe: Recipe) -> None:
+    """Raise `ParameterError` where two criteria are the same, defaults written in."""
+    found: list[Criterion] = []
+    for method in recipe.criteria:
+        criterion = criteria.create(method.name, method.params)
+        if criterion in found:
+            raise ParameterError(f"{method.name} is listed twice with the same parameters, defaults included",
+                                 pointer="/criterion")
+        found.append(criterion)
 
 
 @dataclass(frozen=True)

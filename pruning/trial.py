@@ -34,6 +34,8 @@ class TrialRound:
     """Loads the network as it was measured last (retrained where the recipe retrains)."""
     pruned: Measured
     retrained: Measured | None
+    compacted: bool = False
+    """Whether removed channels are gone from the network, not only zero."""
     stages: tuple[StageLoss, ...] = ()
     """What a loss model predicted at each stage of the pruning, and what came of it."""
     batchnorm: Mapping[str, float] | None = None

@@ -34,7 +34,7 @@ class Budget:
     keep: int
     sizes: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The shapes of the weights, in the order of the network, where the layers are weights."""
+    """The shapes of the network's weights in its order, of those too that are left dense, where the layers are weights."""
 
     @property
     def total(self) -> int:
@@ -155,7 +155,11 @@ class Selected:
 
 
 class Granularity(Protocol):
-    """What is removed together: single weights, blocks, N of M, channels."""
+    """What is removed together: single weights, blocks, N of M, channels.
+
+    Two optional class attributes: `allocation`, which it takes whatever the criterion's own is, and `compacts`, True where
+    what is removed leaves the network.
+    """
 
     def select(self, selection: Selection) -> Selected:
         """The masks at the density asked for, or the nearest one below that can be had."""

@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import criteria
 from pruning.evidence import Evidence
@@ -69,7 +70,7 @@ class GraSP:
         total = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
         images = sum(len(labels) for _, labels in evidence.batches)
         for inputs, labels in evidence.batches:
-            with evaluating(evidence.model), torch.enable_grad():
+            with evaluating(evidence.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # differentiable twice
                 loss = evidence.loss(evidence.model(inputs) / self.temperature, labels) * (len(labels) / images)
                 found = torch.autograd.grad(loss, weights, create_graph=vectors is not None, materialize_grads=True)
                 if vectors is not None:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.criteria import criteria
+from pruning.errors import ScoreError
 from pruning.evidence import Evidence
-from pruning.layers import Layer, Use, groups, recording
+from pruning.layers import Layer, Use, groups, one_each, recording
 from pruning.modes import evaluating
 from pruning.types import Calibration, Scores
 
@@ -56,7 +57,7 @@ class ThiNet:
         x_jc is what input channel c contributes to the sampled output j (an image, a filter, a position), w * x over the
         kernel. In ceil(sqrt(C)) rounds, the channels c with the least sum_j (sum_{t in T} x_jt + x_jc)^2 join the removed
         set T, up to sqrt(C) at a time. In a grouped convolution, c is the same position of every group. Raises
-        `EvidenceError` without data.
+        `EvidenceError` without data and for inputs that are no batch of images, `ScoreError` where they are not finite.
         """
         images = sum(len(labels) for _, labels in evidence.batches)
         count = min(self.samples, images)
@@ -74,8 +75,15 @@ class ThiNet:
             with recording(evidence.model, evidence.weights) as uses, evaluating(evidence.model), torch.no_grad():
                 evidence.model(inputs[mine.to(inputs.device)])
             for name, weight in evidence.weights.items():
+                for use in uses[name]:
+                    one_each(name, use, len(here))
+                if not uses[name]:
+                    evidence.refuse_hidden(name)
                 for parts in _contributions(weight, uses[name], draws[name][:, here], len(here)):
                     grams[name] += parts.T @ parts
+        for name, gram in grams.items():
+            if not bool(torch.isfinite(gram).all()):
+                raise ScoreError(f"{name}: what its layer's inputs contribute are no finite numbers")
         return {name: order(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2)) for name, gram in grams.items()}
 
 

@@ -70,6 +70,7 @@ class Wanda:
 def _squares(evidence: Evidence) -> Scores:
     """sum of X_j^2 by name, for every group of a layer, (G, K); unfolding moves the squares as it moves the inputs."""
     total: dict[str, Tensor] = {}
+    called: set[str] = set()
     for module_name, module in evidence.model.named_modules():
         name = f"{module_name}.weight" if module_name else "weight"
         if name in evidence.weights:
@@ -79,10 +80,13 @@ def _squares(evidence: Evidence) -> Scores:
     for inputs, _ in evidence.batches:
         with evaluating(evidence.model), torch.no_grad(), recording(evidence.model, total) as uses:
             evidence.model(inputs)
+        called.update(name for name, calls in uses.items() if calls)
         for name, calls in uses.items():
             for use in calls:
                 squares = use.inputs.double().square().sum(0, keepdim=True)
                 total[name] += patches(use.layer, squares)[0].sum(-1)
+    for name in total.keys() - called:
+        evidence.refuse_hidden(name)
     return total
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pruning.errors import BudgetError
 from pruning.granularities import granularities
-from pruning.masks import top
+from pruning.masks import layer_shapes, top
 from pruning.patterns import Pattern
 from pruning.types import Budget, Masks, Scores, Selected, Selection
 
@@ -70,8 +70,7 @@ class Block:
         return pattern.selected(selection, chosen(fits))
 
     def _chosen(self, selection: Selection, members: Scores, scores: Scores, keep: int) -> Masks:
-        budget = Budget(keep, {name: members[name].numel() for name in scores},
-                        {name: tuple(weight.shape) for name, weight in selection.weights.items()})
+        budget = Budget(keep, {name: members[name].numel() for name in scores}, layer_shapes(selection.model))
         keeps = budget.spent(selection.allocation.allocate(scores, budget))
         masks: Masks = {}
         for name, score in scores.items():

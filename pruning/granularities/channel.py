@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ class Channel:
             [False,  True]])}
     """
 
+    compacts: ClassVar[bool] = True
     normalize: bool = True
 
     def select(self, selection: Selection) -> Selected:

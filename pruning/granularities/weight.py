@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pruning.allocations.global_ import Global
 from pruning.granularities import granularities
-from pruning.masks import keep_count
+from pruning.masks import counts, keep_count, layer_shapes
 from pruning.sparsifiers.top_k import TopK
 from pruning.types import Budget, Masks, Selected, Selection
 
@@ -28,10 +28,14 @@ class Weight:
     """
 
     def select(self, selection: Selection) -> Selected:
-        """keep = N - round((1 - d) N) weights of N, divided by the allocation, spent by the sparsifier."""
+        """keep = N - round((1 - d) N) weights of N, divided by the allocation, spent by the sparsifier.
+
+        Masks stay as they are where no more remain: whole filters of the round before may have left fewer.
+        """
         sizes = {name: weight.numel() for name, weight in selection.weights.items()}
-        budget = Budget(keep_count(sum(sizes.values()), selection.density), sizes,
-                        {name: tuple(weight.shape) for name, weight in selection.weights.items()})
+        budget = Budget(keep_count(sum(sizes.values()), selection.density), sizes, layer_shapes(selection.model))
+        if sum(counts({name: selection.masks[name] for name in sizes}).values()) <= budget.keep:
+            return Selected(selection.masks, dict(selection.weights))
         if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):  # one ranking does both
             chosen = selection.allocation.masks(selection.scores, budget)
             return Selected(selection.masks | {name: mask & selection.masks[name] for name, mask in chosen.items()}, {})

@@ -140,8 +140,6 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if len(set(map(repr, self.criteria))) != len(self.criteria):
-            raise ValueError("criterion: a criterion is listed twice with the same parameters")
         names = [method.name for method in self.evaluations or ()]
         if len(set(names)) != len(names):
             raise ValueError("evaluations: an evaluation is listed twice")
