@@ -75,6 +75,10 @@ class CheckpointError(SecateurError):
     code = "invalid_checkpoint"
 
 
+PRUNING_ERRORS = (BudgetError, ScoreError, EvidenceError, StructureError)
+"""What one criterion may run into where another does not."""
+
+
 class BaselineMismatchError(SecateurError):
     """A dense network that does no better than chance on the data."""
 

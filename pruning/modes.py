@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
@@ -27,3 +28,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in trained:
             module.training = True
+
+
+@contextmanager
+def normalising_by_batch(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, but every BatchNorm normalises by the batch at hand; running statistics and modes are put back.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout())
+    >>> with normalising_by_batch(net):
+    ...     net(torch.tensor([[1.0], [3.0]])).round().tolist()
+    [[-1.0], [1.0]]
+    >>> net[0].running_mean
+    tensor([0.])
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
+    with evaluating(model):
+        try:
+            for layer in layers:
+                layer.train()
+            yield
+        finally:
+            for layer, buffers in zip(layers, saved, strict=True):
+                layer.eval()
+                for name, value in buffers.items():
+                    layer.get_buffer(name).copy_(value)

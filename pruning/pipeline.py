@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,15 +14,17 @@ from pruning.batchnorm import reestimate_
 from pruning.calibration import batches, training_losses, wanted
 from pruning.compact import compact, expand_
 from pruning.data.tensors import Data
-from pruning.errors import BaselineMismatchError, ParameterError
+from pruning.errors import PRUNING_ERRORS, BaselineMismatchError, ParameterError, SecateurError
 from pruning.evidence import Evidence
 from pruning.intervals import guesses
+from pruning.labels import criterion_labels
 from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
 from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, PlannedRound, rounds, training_epochs
 from pruning.round import Seams, StageLoss, prune_, refuse_repeated
 from pruning.schemas.recipe import Method, Recipe
+from pruning.schemas.report import Failure
 from pruning.schemas.training import Train, Training
 from pruning.seeding import generator
 from pruning.stages import PartialTraining, Stages
@@ -57,6 +58,8 @@ class Pipeline:
     checkpoint_steps: int = 200
     target_done: Callable[[TrialRound], None] = field(default=lambda done: None)
     done: list[TrialRound] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    """Criteria that could not go on."""
 
     def __post_init__(self) -> None:
         if self.recipe.retrain.mode == "weight_rewind" and self.recipe.train is None and self.networks.rewind is None:
@@ -71,8 +74,16 @@ class Pipeline:
         self._dense()
         self._control()
         labels = criterion_labels(self.recipe)
+        errors: list[SecateurError] = []
         for index, method in enumerate(self.recipe.criteria):
-            self._cascade(index, method, labels[index])
+            try:
+                self._cascade(index, method, labels[index])
+            except PRUNING_ERRORS as error:
+                errors.append(error)
+                self.failures.append(Failure(name=labels[index], code=error.code, message=error.message))
+                self.ledger.warn(f"{error.message}; the criterion ends here, the others go on")
+        if len(errors) == len(self.recipe.criteria):
+            raise errors[0]
 
     def network(self, state: State) -> nn.Module:
         """The architecture with these weights, in eval mode on the job's device."""
@@ -121,7 +132,9 @@ class Pipeline:
         if guesses(error, classes):
             raise BaselineMismatchError(
                 f"the dense network is wrong on {error.value:.1%} of the test images, no better than chance "
-                f"({1 - 1 / classes:.1%}): model, classes and normalisation do not belong to this dataset")
+                f"({1 - 1 / classes:.1%}): " + (
+                    "model, classes and normalisation do not belong to this dataset" if self.recipe.train is None else
+                    "train it longer, with another learning rate, or take a larger network"))
         if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was trained on them has too low "
@@ -158,7 +171,10 @@ class Pipeline:
             name = f"round-{index}-{planned.number:03d}"
             with self.ledger.enter("prune", name, self.costs.round(method, planned)) as fresh:
                 if fresh:
-                    self._round(name, None if planned.restart else before, planned, method, label)
+                    try:
+                        self._round(name, None if planned.restart else before, planned, method, label)
+                    except PRUNING_ERRORS as error:
+                        raise type(error)(f"{label}, round {planned.number}: {error}", pointer=error.pointer) from error
             before = name
             done = self._trial_round(name, planned, method, label)
             self.done.append(done)
@@ -273,25 +289,3 @@ class Pipeline:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(self.recipe.seed, "initialisation"))))
             return self.networks.build()
-
-
-def criterion_labels(recipe: Recipe) -> list[str]:
-    """A short unique name for every criterion of the recipe: its name, and the parameters that set it apart from others.
-
-    >>> from pruning.schemas.recipe import Targets
-    >>> criteria = ({"name": "qm", "params": {"pi": 1}}, {"name": "qm", "params": {"pi": 14}}, {"name": "magnitude"})
-    >>> criterion_labels(Recipe(criterion=criteria, targets=Targets(sparsity=(0.5,))))
-    ['qm-pi1', 'qm-pi14', 'magnitude']
-    """
-    found = []
-    for method in recipe.criteria:
-        others = [one.params for one in recipe.criteria if one.name == method.name and one is not method]
-        apart = [name for name in method.params if any(one.get(name) != method.params[name] for one in others)]
-        found.append("-".join([method.name, *(f"{name}{_short(method.params[name])}" for name in apart)]))
-    found = [re.sub(r"[^a-z0-9._-]", "", label.lower()) for label in found]
-    return [label if found.count(label) == 1 else f"{label}-{found[:index + 1].count(label)}"
-            for index, label in enumerate(found)]
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

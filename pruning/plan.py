@@ -39,7 +39,7 @@ class PlannedRound:
     epochs: tuple[int, int] | None
     """First epoch and end of its retraining within the schedule; None where it is not retrained."""
     trained_epochs: int
-    """Epochs of retraining its network has had, this round's included."""
+    """Epochs of retraining that its weights have had since they were given or rewound, this round's included."""
 
     @property
     def retrained(self) -> bool:
@@ -62,7 +62,8 @@ def rounds(recipe: Recipe) -> list[PlannedRound]:
             final = density == target
             restart = not planned or (recipe.independent and index == 0)
             epochs = _epochs(recipe, index, len(densities))
-            before = 0 if restart else planned[-1].trained_epochs
+            afresh = restart or recipe.when == "before_training" or recipe.retrain.mode == "weight_rewind"
+            before = 0 if afresh else planned[-1].trained_epochs
             planned.append(PlannedRound(len(planned) + 1, start, density, sparsity if final else 1.0 - density,
                                         sparsity if final else None, restart, epochs,
                                         before + (epochs[1] - epochs[0] if epochs else 0)))

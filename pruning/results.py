@@ -153,7 +153,7 @@ class Results:
                                batchnorm=batchnorm(one))
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
-            gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=tuple(failures or ()),
+            gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=(*pipeline.failures, *(failures or ())),
             warnings=tuple(warnings), partial=partial, usage=pipeline.ledger.seconds)
 
     def _dense_network(self, name: str, model: nn.Module, measured: Measured) -> Network:

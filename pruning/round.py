@@ -74,8 +74,10 @@ class Seams:
         removed = max(1 - after / before for before, after in zip([start, *stages], stages, strict=False))
         if removed <= TRUST:
             return None
+        enough = math.ceil(math.log(target / start) / math.log(1 - TRUST))
+        penalty = ", or a larger lambda, helps" if hasattr(self.criterion, "lambda_") else " helps"
         return (f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = {len(stages)}): a local "
-                "model of the loss is not to be trusted that far; more stages (pi of 14 or more) or a larger lambda help")
+                f"model of the loss is not to be trusted that far; pi of {enough} or more with exponential stages{penalty}")
 
 
 def refuse_repeated(recipe: Recipe) -> None:

@@ -28,7 +28,7 @@ class TrialRound:
     target: float | None
     """The requested sparsity when this round is a target."""
     retrain_epochs: int
-    """Epochs of retraining received in all."""
+    """Epochs of retraining that the weights have had since they were given or rewound."""
     masks: Callable[[], Masks]
     network: Callable[[], nn.Module]
     """Loads the network as it was measured last (retrained where the recipe retrains)."""

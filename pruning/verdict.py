@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning.intervals import guesses
+from pruning.reporting import quantities as q
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, GateResult, Network, Recommendation
 
@@ -29,36 +30,37 @@ class References:
 
     def warning(self) -> str:
         """What to tell a user whose retraining harms."""
-        return (f"retraining alone raised the error of the dense network from {self.given.error.value:.2%} to "
-                f"{self.control.error.value:.2%}: what is compared with the control looks better than it is; change the "
+        return (f"retraining alone raised the error of the dense network from "
+                f"{q.percent(self.given.error.value, 2)} to {q.percent(self.control.error.value, 2)}: what is compared with the control looks better than it is; change the "
                 "retraining (a smaller learning rate, more epochs, other augmentation)")
 
 
 def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: References) -> Recommendation:
     """The sparsest checkpoint whose validation error is within the margin of the dense control's.
 
-    The margin is the gate `max_error_increase` where one is set, else 0.5 %. Only the validation split is read, so the
-    test error of the choice is unbiased by it. A checkpoint that does no better than guessing is never recommended.
+    The margin is the gate `max_error_increase` where one is set, else 0.5 pp. Only the validation split is read, so the
+    test error of the choice is unbiased by it; the reason says where it speaks against the choice. A checkpoint that does
+    no better than guessing is never recommended.
     """
     margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
     within = [c for c in checkpoints
               if c.val_error_increase.value <= margin and not guesses(c.val_error, references.classes)]
-    if not within:
-        reason = ("No checkpoint was finished." if not checkpoints else
-                  f"No checkpoint stays within {margin:.2%} of the dense control's validation error and above guessing; "
-                  "ship the dense network, prune less, or retrain longer.")
-        return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=reason)
-    best = max(within, key=lambda c: (c.sparsity, -c.val_error.value))
-    gap, test, given = best.val_error_increase, best.error_increase.control, best.error_increase.given
-    reason = (
-        f"Ship {best.id}: {best.sparsity:.1%} of the prunable weights are zero and its validation error is "
-        f"{_points(gap.value)} that of the dense control (95 % interval {gap.low:+.2%} to {gap.high:+.2%}, {gap.n} images), "
-        f"within the margin of {margin:.2%}. On the test images, which did not enter the choice, its error is "
-        f"{best.error.value:.2%}: {_points(test.value)} the control's and {_points(given.value)} the given network's. "
-        + (f"Beware: {references.warning()}. " if references.retraining_harms else "")
-        + "Errors are nominal: nothing here speaks for data that differ from the test images."
-    )
-    return Recommendation(checkpoint=best.id, sparsity=best.sparsity, margin=margin, reason=reason)
+    if within:
+        best = max(within, key=lambda c: (c.sparsity, -c.val_error.value))
+        return Recommendation(checkpoint=best.id, sparsity=best.sparsity, margin=margin,
+                              reason=_reason(best, margin, references))
+    if not checkpoints:
+        return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason="No checkpoint was finished.")
+    nearest = min((c.val_error_increase for c in checkpoints), key=lambda gap: gap.value)
+    reason = (f"No checkpoint stays within {q.pp(margin)} of the dense control's validation error and above guessing; "
+              "ship the dense network, prune less, or retrain longer.")
+    return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=" ".join([reason, *_limits(nearest, margin)]))
+
+
+def proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
+    """Whether the test images prove a loss against the control beyond the margin: the whole interval lies above it."""
+    low = checkpoint.error_increase.control.low
+    return low is not None and low > margin
 
 
 def hold_gates(checkpoints: Sequence[Checkpoint], recommendation: Recommendation, gates: Gates) -> tuple[GateResult, ...]:
@@ -70,10 +72,38 @@ def hold_gates(checkpoints: Sequence[Checkpoint], recommendation: Recommendation
     measured = best.error_increase.control if best is not None else None
     passed = measured is not None and measured.value <= limit
     message = ("no checkpoint could be recommended" if best is None or measured is None else
-               f"{best.id}: test error {measured.value:+.2%} against the dense control, limit {limit:+.2%}")
+               f"{best.id}: test error {q.points(measured, 2)} against the dense control, limit {q.pp(limit)}")
     return (GateResult(name="max_error_increase", limit=limit, checkpoint=recommendation.checkpoint, measured=measured,
                        passed=passed, message=message),)
 
 
-def _points(value: float) -> str:
-    return f"{abs(value):.2%} {'above' if value > 0 else 'below'}" if value else "equal to"
+def _reason(best: Checkpoint, margin: float, references: References) -> str:
+    gap, test, given = best.val_error_increase, best.error_increase.control, best.error_increase.given
+    beyond = proven_beyond(best, margin)
+    sentences = [
+        f"{'Sparsest within the margin on the validation images is' if beyond else 'Ship'} {best.id}: "
+        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on {q.several(gap.n or 0, 'validation image')} "
+        f"its error is {_apart(gap, 'the dense control')}, within the margin of {q.pp(margin)}.",
+        *_limits(gap, margin),
+        f"{'Beware: on the test images' if beyond else 'On the test images, which did not enter the choice,'} its error is "
+        f"{q.percent(best.error.value, 2)}, {_apart(test, 'the control')}"
+        f"{', beyond the margin' if beyond else ''}; it is {_apart(given, 'the given network')}."]
+    if references.retraining_harms:
+        sentences.append(f"Beware: {references.warning()}.")
+    return " ".join([*sentences, "Errors are nominal: nothing here speaks for data that differ from the test images."])
+
+
+def _limits(gap: Estimate, margin: float) -> list[str]:
+    """That the validation images cannot resolve the margin, where they are too few for it."""
+    if not gap.n or gap.low is None or gap.high is None or margin == 0:
+        return []
+    coarse = (gap.high - gap.low) / 2 > margin or 1 / gap.n > margin
+    return [f"{q.several(gap.n, 'validation image')} cannot tell a difference of {q.pp(margin)}."] if coarse else []
+
+
+def _apart(difference: Estimate, reference: str) -> str:
+    """How far an error is from that of a reference, with its interval."""
+    value, bracket, interval = q.points(difference, 2).partition(" [")
+    side = "above" if difference.value > 0 else "below"
+    text = f"{value.lstrip('+' + q.MINUS)} {side} that of {reference}" if difference.value else f"equal to that of {reference}"
+    return f"{text} (95 % interval [{interval})" if bracket else text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence import Batches, Evidence
 from pruning.locality import PASS
-from pruning.modes import evaluating
+from pruning.modes import evaluating, normalising_by_batch
 from pruning.types import Calibration, Scores
 
 EPSILON = 1e-10
@@ -42,6 +42,8 @@ class GraSP:
 
     images_per_class: Annotated[int, Field(ge=1, description="training images of every class")] = 10
     temperature: Annotated[float, Field(gt=0, le=1e6, description="the logits are divided by it")] = 200.0
+    batchnorm: Annotated[Literal["batch", "running"], Field(
+        description="statistics by which BatchNorm normalises: before training, the running ones say nothing yet")] = "batch"
 
     def calibration(self, classes: int) -> Calibration:
         """As many training images of every class."""
@@ -55,8 +57,9 @@ class GraSP:
         """s = theta (H g) / (sum |theta (H g)| + 1e-10), float64, shape of the weight; the smallest are removed.
 
         g and H are gradient and Hessian of the mean loss of logits / T over all batches, with respect to the weights that
-        remain: two passes. They are taken in eval mode as all evidence is (the released code is in training mode): then
-        images do not influence each other, and the halves of the released code, or any other batches, sum up to the same.
+        remain: two passes. As in the released code BatchNorm normalises by the batch (of a single image, and with "running",
+        by its running statistics); all else is in eval mode, and the running statistics stay. Without BatchNorm the halves
+        of the released code, or any other batches, sum up to the same.
         """
         gradient = self._passed(evidence, None)
         product = self._passed(evidence, {name: value * evidence.masks[name] for name, value in gradient.items()})
@@ -69,8 +72,9 @@ class GraSP:
         weights = [evidence.model.get_parameter(name) for name in evidence.weights]
         total = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
         images = sum(len(labels) for _, labels in evidence.batches)
-        for inputs, labels in evidence.batches:
-            with evaluating(evidence.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # differentiable twice
+        mode = normalising_by_batch if self.batchnorm == "batch" and images > 1 else evaluating
+        for inputs, labels in _joined(evidence.batches):
+            with mode(evidence.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # differentiable twice
                 loss = evidence.loss(evidence.model(inputs) / self.temperature, labels) * (len(labels) / images)
                 found = torch.autograd.grad(loss, weights, create_graph=vectors is not None, materialize_grads=True)
                 if vectors is not None:
@@ -78,6 +82,14 @@ class GraSP:
             for name, value in zip(total, found, strict=True):
                 total[name] += value
         return total
+
+
+def _joined(batches: Batches) -> Batches:
+    """The batches, a last one of a single image joined with the one before: alone it has no statistics."""
+    if len(batches) < 2 or len(batches[-1][1]) > 1:
+        return batches
+    before, last = batches[-2:]
+    return [*batches[:-2], (torch.cat([before[0], last[0]]), torch.cat([before[1], last[1]]))]
 
 
 def _products(gradients: tuple[Tensor, ...], vectors: Sequence[Tensor],

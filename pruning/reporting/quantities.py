@@ -11,7 +11,7 @@ from pruning.schemas.report import Estimate
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
-DIFFERENCES = frozenset({"delta", "difference", "excess", "increase"})
+DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
 CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
 FRACTIONS = frozenset({"accuracy", "agreement", "density", "error", "potential", "sparsity"})
 CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
@@ -84,6 +84,15 @@ def points(estimate: Estimate, digits: int = 1) -> str:
     return plus(estimate.value) + " pp" + _interval(estimate, plus)
 
 
+def pp(fraction: float, digits: int = 2) -> str:
+    """Return a difference of two percentages that needs no plus, such as a margin, in percentage points.
+
+    >>> pp(0.005)
+    '0.50 pp'
+    """
+    return signed(f"{100 * fraction:.{digits}f}") + " pp"
+
+
 def size(size_bytes: float) -> str:
     """Return a size in bytes, kB, MB or GB (powers of 1000).
 
@@ -115,6 +124,15 @@ def count(number: int) -> str:
     '272,474'
     """
     return f"{number:,}"
+
+
+def several(number: int, noun: str) -> str:
+    """Return a count of things.
+
+    >>> several(1, "thread"), several(1200, "image")
+    ('1 thread', '1,200 images')
+    """
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
 
 
 def duration(seconds: float) -> str:
@@ -197,11 +215,12 @@ def named(name: str, estimate: Estimate, digits: int = 1) -> str:
     >>> named("delta_excess_error", Estimate(value=0.02)), named("spearman", Estimate(value=0.5))
     ('+2.0 pp', '0.50')
     """
-    words = frozenset(re.findall(r"[a-z0-9]+", name.lower()))
+    words = _words(name)
     if "nats" in words:
         return nats(estimate, plus=bool(words & CHANGES))
-    if words & FRACTIONS and not words & NOT_FRACTIONS and _all_within_one(estimate):
-        return points(estimate, digits) if words & DIFFERENCES else measured(estimate, digits)
+    fraction = unit(name)
+    if fraction and _all_within_one(estimate):
+        return points(estimate, digits) if fraction == "pp" else measured(estimate, digits)
     if "factor" in words and estimate.low is None:
         return factor(estimate.value, 2)
     if words & CORRELATIONS:
@@ -210,6 +229,18 @@ def named(name: str, estimate: Estimate, digits: int = 1) -> str:
         if name.endswith(suffix) and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0:
             return form(estimate.value) + _interval(estimate, form)
     return plain(estimate.value) + _interval(estimate, plain)
+
+
+def unit(name: str) -> str:
+    """Return what a fraction of this name is shown in, `%` or, a difference, `pp`; nothing for what is no fraction.
+
+    >>> unit("test error"), unit("test error above the dense control's"), unit("loss change (nats)")
+    ('%', 'pp', '')
+    """
+    words = _words(name)
+    if "nats" in words or not words & FRACTIONS or words & NOT_FRACTIONS:
+        return ""
+    return "pp" if words & DIFFERENCES else "%"
 
 
 def method(value: Method) -> str:
@@ -221,6 +252,10 @@ def method(value: Method) -> str:
     if not value.params:
         return value.name
     return f"{value.name} ({', '.join(f'{key}={value.params[key]}' for key in sorted(value.params))})"
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def _interval(estimate: Estimate, form: Callable[[float], str]) -> str:

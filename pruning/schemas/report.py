@@ -40,7 +40,7 @@ class Section(Document):
 
 
 class Failure(Document):
-    """An evaluation that could not be completed; the checkpoints survive it."""
+    """An evaluation, or one criterion of several, that could not be completed; the checkpoints survive it."""
 
     name: str
     code: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import cases
 import oracles
@@ -267,6 +267,43 @@ def test_grasp_is_the_hessian_times_the_gradient(case: str, temperature: float, 
     for given in (batches, [whole(batches)], [(x[i:i + 1], y[i:i + 1]) for x, y in batches for i in range(len(y))]):
         found = GraSP(temperature=temperature).score(Evidence(model, masks, given))
         torch.testing.assert_close(torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12)
+
+
+def normalised() -> tuple[nn.Module, Tensor, Tensor]:
+    """A smooth network with BatchNorm and dropout, and one batch."""
+    rng = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 2, bias=False), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Dropout(),
+                          nn.Linear(12, 3)).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, generator=rng)
+    return model, torch.randn(7, 1, 3, 3, generator=rng, dtype=torch.float64), torch.arange(7) % 3
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) -> None:
+    model, inputs, labels = normalised()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = GraSP(temperature=2.0, batchnorm=statistics).score(Evidence(model, batches=[(inputs, labels)]))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    model.eval()
+    model[1].train(statistics == "batch")
+    gradient, hessian = flat_hessian(model, inputs, labels, 2.0)
+    expected = torch.cat([weight.detach().flatten() for weight in prunable(model).values()]) * (hessian @ gradient)
+    expected /= expected.abs().sum() + 1e-10
+    torch.testing.assert_close(torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12)
+
+
+def test_grasp_of_single_images() -> None:
+    """An image that would be a batch of its own joins the batch before; a single one has no statistics."""
+    model, inputs, labels = normalised()
+    joined = GraSP().score(Evidence(model, batches=[(inputs[:4], labels[:4]), (inputs[4:], labels[4:])]))
+    parts = [(inputs[:4], labels[:4]), (inputs[4:6], labels[4:6]), (inputs[6:], labels[6:])]
+    assert all(torch.equal(score, joined[name]) for name, score in GraSP().score(Evidence(model, batches=parts)).items())
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(9, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)).double()
+    one = [(inputs[:1], labels[:1])]
+    for name, score in GraSP().score(Evidence(flat, batches=one)).items():
+        assert torch.equal(score, GraSP(batchnorm="running").score(Evidence(flat, batches=one))[name])
 
 
 def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:

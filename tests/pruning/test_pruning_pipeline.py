@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import pruning.training
 from pruning.data.tensors import Split
-from pruning.errors import BaselineMismatchError, ParameterError
+from pruning.errors import BaselineMismatchError, BudgetError, ParameterError
+from pruning.labels import criterion_labels
 from pruning.masks import apply_masks_, keep_count, prunable
-from pruning.pipeline import Networks, Pipeline, criterion_labels
+from pruning.pipeline import Networks, Pipeline
 from pruning.plan import rounds
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Method, Recipe
@@ -416,7 +417,7 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
         assert all(torch.equal(mask, masks[key]) for key, mask in part(stages[name], "mask.").items()), name
         assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()), name
     assert [one.target for one in pipeline.done] == [None, 0.36, None, None, None, 0.7]
-    assert pipeline.done[-1].retrain_epochs == 6 * 2
+    assert pipeline.done[-1].retrain_epochs == (2 if mode == "weight_rewind" else 6 * 2), "since the weights were rewound"
     for before, after in survivors[:-1]:
         assert abs((before - after) - 0.2 * before) <= 1
     assert 0 < survivors[-1][0] - survivors[-1][1] < 0.2 * survivors[-1][0], "the last of a stretch ends at the target"
@@ -589,3 +590,27 @@ def test_a_training_of_the_job_gives_its_train_schedule(tmp_path: Path) -> None:
     train_(model, cases.make_data(), Train(**TRAIN), seed=0, name="train")
     dense = pipeline.dense().state_dict()
     assert all(torch.equal(value, dense[key]) for key, value in model.state_dict().items())
+
+
+# one criterion of several
+
+
+def test_a_criterion_that_cannot_go_on_leaves_the_others(tmp_path: Path) -> None:
+    """Of six hidden units one remains: channels cannot make it sparser than 5 / 6."""
+    criteria = [{"name": "filter_norm"}, {"name": "magnitude"}]
+    recipe = cases.recipe(0.5, 0.95, criterion=criteria, retrain={"mode": "none"})
+    for _ in range(2):  # a resumed job too
+        pipeline = run(recipe, tmp_path)
+        assert [one.id for one in pipeline.done if one.target] == ["filter_norm-0.5", "magnitude-0.5", "magnitude-0.95"]
+        (failure,) = pipeline.failures
+        assert (failure.name, failure.code) == ("filter_norm", "impossible_budget")
+        assert failure.message.startswith("filter_norm, round 2: density 0.05 cannot be had by removing channels")
+        assert pipeline.ledger.warnings[1:] == [f"{failure.message}; the criterion ends here, the others go on"]
+
+
+def test_a_job_of_which_every_criterion_fails_fails(tmp_path: Path) -> None:
+    criteria = [{"name": "filter_norm"}, {"name": "filter_norm", "params": {"p": 2}}]
+    for given in (criteria, criteria[:1]):
+        recipe = cases.recipe(0.5, 0.95, criterion=given, retrain={"mode": "none"})
+        with pytest.raises(BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be had"):
+            run(recipe, tmp_path / str(len(given)))
