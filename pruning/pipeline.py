@@ -224,11 +224,14 @@ class Pipeline:
         def warn(message: str) -> None:
             self.ledger.warn(f"{label}, round {planned.number}: {message}")
 
-        caution = seams.caution(density(masks), planned.density)
-        if caution is not None and f"{label}: {caution}" not in self.ledger.warnings:
-            self.ledger.warn(f"{label}: {caution}")
+        start = density(masks)
+        for caution in seams.cautions(start, planned.density, self.recipe.retrain.mode):
+            if f"{label}: {caution}" not in self.ledger.warnings:
+                self.ledger.warn(f"{label}: {caution}")
         masks = prune_(model, masks, planned.density, seams, evidence, on_stage=note, warn=warn,
                        generator=generator(seed, "sparsifier", planned.number))
+        if density(masks) == start:
+            warn(f"nothing was removed: the density is {start:.4g} already, and what goes together is larger than the step")
         for layer in collapsed(masks):
             warn(f"layer collapse: nothing remains of {layer}")
         return masks, found

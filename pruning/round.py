@@ -66,8 +66,15 @@ class Seams:
             return [target]
         return self.criterion.stage_densities(start, target)
 
-    def caution(self, start: float, target: float) -> str | None:
-        """What a user should know of a local loss model used far from where it was made."""
+    def cautions(self, start: float, target: float, retraining: str) -> list[str]:
+        """What a user should know of this pruning before it is retrained so."""
+        lost = isinstance(self.criterion, Compensating) and retraining == "weight_rewind"
+        found = [self._locality(start, target), "rewinding the weights undoes what the criterion changed in those that "
+                 "remain; only its choice of weights counts" if lost else None]
+        return [caution for caution in found if caution is not None]
+
+    def _locality(self, start: float, target: float) -> str | None:
+        """A local loss model used far from where it was made."""
         if not isinstance(self.criterion, LossModel):
             return None
         stages = self.stages(start, target)

@@ -614,3 +614,17 @@ def test_a_job_of_which_every_criterion_fails_fails(tmp_path: Path) -> None:
         recipe = cases.recipe(0.5, 0.95, criterion=given, retrain={"mode": "none"})
         with pytest.raises(BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be had"):
             run(recipe, tmp_path / str(len(given)))
+
+
+@pytest.mark.parametrize(("name", "told"), [("obs", True), ("magnitude", False)])
+def test_what_rewinding_undoes_is_told(tmp_path: Path, name: str, told: bool) -> None:
+    pipeline = run(cases.recipe(0.5, criterion={"name": name}, **MODES["trained weight_rewind"]), tmp_path)
+    assert any("rewinding the weights undoes" in warning for warning in pipeline.ledger.warnings) == told
+
+
+def test_a_round_that_removes_nothing_is_told(tmp_path: Path) -> None:
+    """Of six hidden units three remain for every target from 0.5 to 2 / 3."""
+    pipeline = run(cases.recipe(0.45, 0.5, criterion={"name": "filter_norm"}, retrain={"mode": "none"}), tmp_path)
+    assert [one.density for one in pipeline.done] == [0.5, 0.5]
+    (told,) = pipeline.ledger.warnings[1:]
+    assert told.startswith("filter_norm, round 2: nothing was removed: the density is 0.5 already")
