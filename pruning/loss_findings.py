@@ -32,6 +32,10 @@ def models_loss(method: Method) -> bool:
     return isinstance(criteria.create(method.name, method.params), LossModel)
 
 
+ANSWERS = {"seen": "yes", "the opposite": "no, the opposite", "both": "at some targets or settings, the opposite at others",
+           "no evidence": "no evidence either way"}
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two criteria at one target: loss after pruning of the first less that of the second, on the same training images."""
@@ -42,13 +46,13 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """`seen` where the first loses less beyond noise, `not seen` where it loses more, else `no evidence`."""
+        """`seen` where the first loses less beyond noise, `the opposite` where it loses more, else `no evidence`."""
         found = self.change.estimate
         if found is None:
             return "off the scale"
         if found.low is None or found.high is None or found.low <= 0 <= found.high:
             return "no evidence"
-        return "seen" if found.high < 0 else "not seen"
+        return "seen" if found.high < 0 else "the opposite"
 
     def row(self) -> dict[str, Any]:
         """The line of a table."""
@@ -65,12 +69,12 @@ class Finding:
 
     @property
     def outcome(self) -> str:
-        """`seen`, `not seen`, `seen at some, the opposite at others` or `no evidence`."""
+        """A key of `ANSWERS`."""
         verdicts = [pair.verdict for pair in self.pairs]
-        seen, opposite = "seen" in verdicts, "not seen" in verdicts
+        seen, opposite = "seen" in verdicts, "the opposite" in verdicts
         if seen and opposite:
-            return "seen at some, the opposite at others"
-        return "seen" if seen else "not seen" if opposite else "no evidence"
+            return "both"
+        return "seen" if seen else "the opposite" if opposite else "no evidence"
 
     def count(self, verdict: str) -> int:
         """How many pairs have this verdict."""
@@ -79,18 +83,18 @@ class Finding:
     def sentence(self) -> str:
         """The outcome with how often, and the pair that shows it most."""
         verdicts = [pair.verdict for pair in self.pairs]
-        pairs = f"{len(self.pairs)} {'comparison' if len(self.pairs) == 1 else 'comparisons'}"
-        text = (f"{self.statement}: {self.outcome}. Of {pairs}, {verdicts.count('seen')} for and "
-                f"{verdicts.count('not seen')} against it beyond noise")
+        text = (f"Paper's finding: {self.statement}. Seen here: {ANSWERS[self.outcome]}. Of "
+                f"{q.several(len(self.pairs), 'comparison')}, {verdicts.count('seen')} for and "
+                f"{verdicts.count('the opposite')} against it beyond noise")
         if "off the scale" in verdicts:
             text += f", {verdicts.count('off the scale')} off the scale (a loss overflows)"
-        wanted = "not seen" if self.outcome == "not seen" else "seen" if self.outcome != "no evidence" else None
+        wanted = {"no evidence": None, "the opposite": "the opposite"}.get(self.outcome, "seen")
         shown = [(pair, pair.change.estimate) for pair in self.pairs
                  if pair.change.estimate is not None and wanted in (None, pair.verdict)]
         if shown:
             pair, found = max(shown, key=lambda one: abs(one[1].value))
-            text += (f"; largest {pair.first.label} less {pair.second.label} at {q.share(pair.first.target or 0.0)}: "
-                     f"{nats(found)}")
+            text += (f"; largest difference: {pair.first.label} less {pair.second.label} at "
+                     f"{q.share(pair.first.target or 0.0)}, {nats(found)}")
         return text + "."
 
 
@@ -121,7 +125,8 @@ def against_magnitude(targets: Sequence[TrialRound]) -> list[Finding]:
     for one, other in _at_equal_targets(targets, both_ways=True):
         if models_loss(one.criterion) and other.criterion.name == "magnitude":
             _add(found, (one.label, other.label), one, other)
-    return [Finding(f"{label} loses less than {magnitude}", tuple(pairs)) for (label, magnitude), pairs in found.items()]
+    return [Finding(f"{label} preserves the loss better than {magnitude}", tuple(pairs))
+            for (label, magnitude), pairs in found.items()]
 
 
 def gradient(targets: Sequence[TrialRound]) -> list[Finding]:
@@ -131,7 +136,7 @@ def gradient(targets: Sequence[TrialRound]) -> list[Finding]:
         if (one.criterion.name, other.criterion.name) == ("qm", "obd") and _equal(settings(one.criterion),
                                                                                   settings(other.criterion)):
             _add(found, ("qm", "obd"), one, other)
-    return [Finding("Dropping the gradient forfeits the gain (QM loses less than OBD)", tuple(pairs))
+    return [Finding("dropping the gradient forfeits the gain (QM leaves a lower loss after pruning than OBD)", tuple(pairs))
             for pairs in found.values()]
 
 
@@ -148,9 +153,11 @@ def sentences(name: str, found: Sequence[Finding]) -> list[str]:
     for finding in found:
         pair = finding.pairs[0]
         lines.setdefault(pair.second.label, []).append(
-            f"{pair.first.label} {finding.count('seen')} and {finding.count('not seen')}")
-    return [f"Targets at which the loss after pruning is lower, and higher, than {magnitude}'s beyond noise, of "
-            f"{max(len(finding.pairs) for finding in found)}: {'; '.join(counts)}." for magnitude, counts in lines.items()]
+            f"with {pair.first.label} lower at {finding.count('seen')} and higher at {finding.count('the opposite')} of "
+            f"{q.several(len(finding.pairs), 'target')}")
+    return [f"Paper's finding: models of the loss preserve it better than {magnitude}. Seen here: the loss right after "
+            f"pruning, against {magnitude}'s and beyond noise, is {'; '.join(counts)}."
+            for magnitude, counts in lines.items()]
 
 
 def _at_equal_targets(targets: Sequence[TrialRound], both_ways: bool = False) -> Iterator[tuple[TrialRound, TrialRound]]:

@@ -30,9 +30,10 @@ class References:
 
     def warning(self) -> str:
         """What to tell a user whose retraining harms."""
-        return (f"retraining alone raised the error of the dense network from "
-                f"{q.percent(self.given.error.value, 2)} to {q.percent(self.control.error.value, 2)}: what is compared with the control looks better than it is; change the "
-                "retraining (a smaller learning rate, more epochs, other augmentation)")
+        return ("retraining alone raised the error of the dense network from "
+                f"{q.percent(self.given.error.value, 2)} to {q.percent(self.control.error.value, 2)}: what is compared with "
+                "the control looks better than it is; change the retraining (a smaller learning rate, more "
+                "epochs, other augmentation)")
 
 
 def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: References) -> Recommendation:
@@ -52,9 +53,9 @@ def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: Refer
     if not checkpoints:
         return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason="No checkpoint was finished.")
     nearest = min((c.val_error_increase for c in checkpoints), key=lambda gap: gap.value)
-    reason = (f"No checkpoint stays within {q.pp(margin)} of the dense control's validation error and above guessing; "
-              "ship the dense network, prune less, or retrain longer.")
-    return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=" ".join([reason, *_limits(nearest, margin)]))
+    reason = " ".join([f"No checkpoint stays within {q.pp(margin)} of the dense control's validation error and above "
+                       "guessing; ship the dense network, prune less, or retrain longer.", *_limits(nearest, margin)])
+    return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=reason)
 
 
 def proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
@@ -90,7 +91,8 @@ def _reason(best: Checkpoint, margin: float, references: References) -> str:
         f"{', beyond the margin' if beyond else ''}; it is {_apart(given, 'the given network')}."]
     if references.retraining_harms:
         sentences.append(f"Beware: {references.warning()}.")
-    return " ".join([*sentences, "Errors are nominal: nothing here speaks for data that differ from the test images."])
+    return " ".join([*sentences, "Intervals hold at 95 %. Errors are nominal: nothing here speaks for data "
+                     "that differ from the test images."])
 
 
 def _limits(gap: Estimate, margin: float) -> list[str]:
@@ -105,5 +107,5 @@ def _apart(difference: Estimate, reference: str) -> str:
     """How far an error is from that of a reference, with its interval."""
     value, bracket, interval = q.points(difference, 2).partition(" [")
     side = "above" if difference.value > 0 else "below"
-    text = f"{value.lstrip('+' + q.MINUS)} {side} that of {reference}" if difference.value else f"equal to that of {reference}"
-    return f"{text} (95 % interval [{interval})" if bracket else text
+    text = f"{value.lstrip('+' + q.MINUS)} {side}" if difference.value else "equal to"
+    return f"{text} that of {reference}{bracket}{interval}"

@@ -53,7 +53,7 @@ export async function newJob(page) {
     group("Built in", builtins.map((d) => option(`builtin:${d.name}`, d.name))),
     group("Uploaded", datasets.data.map((d) => option(`id:${d.id}`, [d.name, d.id].filter(Boolean).join(" · "))))), ["/dataset"]);
   const targets = field("targets", "Sparsities", h("input", { type: "text", value: "0.5, 0.8, 0.9, 0.95", autocomplete: "off" }), ["/targets"],
-    "Fractions of the prunable weights that become zero; 80% works too.");
+    "Fractions of the prunable weights to prune; 80% works too.");
   const criterion = field("criterion", "Criteria", h("select", { multiple: true, size: 6, required: true },
     names("criteria").map((c) => option(c.name, c.name))), ["/criterion"], " ");
   for (const each of criterion.control.options) each.selected = each.value === "magnitude";

@@ -57,7 +57,8 @@ NOTE = ("The best of a target is the criterion with the lowest validation error 
         "compared on the test images, which did not choose it. Intervals of these differences are paired and hold together "
         "for all criteria of a target (Bonferroni, 95 %); they cover the sampling of test images, not the spread between "
         "training runs: each criterion ran once. The loss change is that of the mean loss on training images, from the "
-        "network before the first round to the network right after pruning to the target.")
+        "network before the first round to the network right after pruning to the target; it is ranked by its size, "
+        "|loss change|, the smallest first: the loss preserved best.")
 
 
 def _rows(group: Sequence[TrialRound], trial: Trial) -> list[dict[str, Any]]:
@@ -75,7 +76,7 @@ def _rows(group: Sequence[TrialRound], trial: Trial) -> list[dict[str, Any]]:
             "sparsity": one.sparsity}
         if found is not None:
             row["loss_change_since_start_nats"] = found.document()
-            row["rank_by_loss_change"] = loss[index]
+            row["rank_by_absolute_loss_change"] = loss[index]
         row["error_right_after_pruning"] = one.pruned.document().error.model_dump()
         if retrained:
             row["rank_right_after_pruning"] = before[index]

@@ -30,6 +30,7 @@ NOTES = (
     "paired over those images.",
     "The loss change says what pruning did, not what retraining will make of it: it is no forecast of the error after "
     "retraining.",
+    "The paper whose findings are looked for: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020.",
 )
 CASCADE = ("Every round's change is relative to the network it started from: the dense one at first and where targets are "
            "independent, else the network of the round before, retrained where the job retrains; so a network that is "
@@ -144,12 +145,12 @@ class _Correlation:
         if self.rho.low <= 0 <= self.rho.high:
             return "no evidence of an order"
         if self.p > ALPHA:
-            return f"no evidence: {self.p:.0%} of random orders are as good"
-        return f"a lower loss change went with {'lower' if self.rho.low > 0 else 'higher'} {self.against}"
+            return f"no evidence: {q.percent(self.p, 0)} of random orders are as good"
+        return f"a smaller |loss change| went with {'lower' if self.rho.low > 0 else 'higher'} {self.against}"
 
     @property
     def positive(self) -> bool | None:
-        """Whether a lower loss change went with a lower error; None without evidence."""
+        """Whether a smaller |loss change| went with a lower error; None without evidence."""
         return None if self.rho is None or self.rho.low is None or self.verdict.startswith("no") else self.rho.low > 0
 
     def row(self) -> dict[str, Any]:
@@ -214,9 +215,10 @@ def _decoupling(correlations: Sequence[_Correlation]) -> list[str]:
     if not after:
         return []
     one = after[-1]
-    outcome = {None: "no evidence either way", True: "not seen (here it did order them)",
-               False: "seen (here the order is reversed)"}[one.positive]
-    return [f"A lower loss change does not order the errors after retraining: {outcome}; rho {one.shown}."]
+    outcome = {None: "no evidence either way", True: "no, the loss preserved better went with lower error",
+               False: "yes, the loss preserved better even went with higher error"}[one.positive]
+    return ["Paper's finding: preserving the loss better (a smaller |loss change|) does not order the errors after "
+            f"retraining. Seen here: {outcome} (Spearman's rho {one.shown})."]
 
 
 def _context(rounds: Sequence[_Round]) -> list[str]:
@@ -225,8 +227,9 @@ def _context(rounds: Sequence[_Round]) -> list[str]:
 
 
 def _overflows(rounds: Sequence[_Round]) -> list[str]:
-    return [f"{one.of.label} at {q.share(one.of.sparsity)}: the loss overflows on {one.total.overflowed} images; its "
-            "change is off the scale and ranks last." for one in rounds if one.total.overflowed]
+    return [f"{one.of.label} at {q.share(one.of.sparsity)}: the loss overflows on "
+            f"{q.several(one.total.overflowed, 'image')}; its change is off the scale and ranks last."
+            for one in rounds if one.total.overflowed]
 
 
 def _calibration(rounds: Sequence[_Round]) -> list[str]:

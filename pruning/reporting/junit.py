@@ -33,7 +33,7 @@ def render(report: Report) -> str:
             (
                 gate.message,
                 f"measured: {measured}",
-                f"limit: {q.percent(gate.limit, 2)}",
+                f"limit: {q.pp(gate.limit)}",
                 f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )

@@ -53,7 +53,7 @@ def _document(report: Report, full: bool) -> str:
                 (
                     (
                         escape(gate.name),
-                        q.percent(gate.limit, 2),
+                        q.pp(gate.limit),
                         q.points(gate.measured, 2) if gate.measured else "not measured",
                         "✅ passed" if gate.passed else "❌ failed",
                         escape(gate.message),
@@ -62,15 +62,17 @@ def _document(report: Report, full: bool) -> str:
                 ),
             ),
         ]
-    if report.warnings:
-        parts += ["### Warnings", _list(report.warnings)]
+    if s.warnings(report):
+        parts += ["### Warnings", _list(s.warnings(report))]
     parts += [
         "### Checkpoints",
         _errors(report),
+        *([f"BatchNorm re-estimated: {s.BATCHNORM_NOTE}"] if s.has_batchnorm(report) else []),
         *_checkpoint_warnings(report),
         "### Size, work and time",
-        s.SPEED_NOTE,
+        escape(s.cost_note(report)),
         _costs(report),
+        s.LATENCY_NOTE,
     ]
     best = s.recommended(report)
     if best is not None and full:
@@ -109,7 +111,7 @@ def _errors(report: Report) -> str:
     body = []
     for row in s.rows(report):
         c, network = row.checkpoint, row.network
-        name = f"**{escape(row.label)}** (recommended)" if row.recommended else escape(row.label)
+        name = f"**{escape(row.label)}** ({s.tag(report)})" if row.recommended else escape(row.label)
         body.append(
             (
                 name + (" (partial)" if c and c.partial else "") + (f" {escape(c.id)}" if c else ""),
@@ -141,13 +143,13 @@ def _costs(report: Report) -> str:
         "Sparsity",
         "Parameters",
         *(f"File: {escape(s.FORMATS.get(f, f))}" for f in formats),
-        "sparse/dense",
+        "sparse/given dense",
         "Work",
         "Latency p50",
     ]
     body = []
     for row in s.rows(report):
-        network, ratio = row.network, s.file_ratio(row.network)
+        network, ratio = row.network, s.file_ratio(report, row.network)
         body.append(
             (
                 escape(row.label),
@@ -243,8 +245,8 @@ def _environment(report: Report) -> str:
     e, m, d = report.environment, report.model, report.data
     text = (
         f"{m.architecture}, {q.count(m.parameters)} parameters ({q.count(m.prunable)} prunable); {d.name}, "
-        f"{q.count(d.fit)} images to fit, {q.count(d.val)} for validation, {q.count(d.test)} to test; {e.device_name}, "
-        f"{e.threads} threads, torch {e.torch}, secateur {e.secateur}; job {report.job_id}"
+        f"{q.several(d.fit, 'image')} to fit, {q.count(d.val)} for validation, {q.count(d.test)} to test; {e.device_name}, "
+        f"{q.several(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job {report.job_id}"
     )
     return f"<sub>{escape(text)}</sub>"
 

@@ -30,6 +30,8 @@ THIN = 25
 """Beyond so many points a curve marks only some."""
 SPARSITY_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.7, 0.6, 0.2, 0.4, 0.998, 0.9998)
 """In order of preference."""
+WIDE = 300
+"""Where the largest value is so many times a common one, or the top of most curves, a linear axis would flatten these."""
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "secateur",
@@ -41,6 +43,9 @@ SETTINGS: Any = {
     "text.parse_math": False,
     "path.simplify": False,
 }
+
+
+_HUNDREDTHS = FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}"))
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
             _dots(axes, xs_some, [_accuracy(p.final) for p in some], chosen, markersize)
         legend.append(chosen.entry(label))
     _sparsity_axis(axes, min(xs), max(xs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}") + " %"))
+    axes.yaxis.set_major_formatter(_HUNDREDTHS)
     described = "; ".join(
         f"{label}: " + ", ".join(f"{q.percent(1 - p.final.value)} at {q.share(p.sparsity)}" for p in points if p.target)
         for label, points in series.items()
@@ -141,7 +146,7 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
         _svg(figure, f"accuracy-{key}"),
         title,
         "sparsity (axis spaced by compression)",
-        "test accuracy",
+        "test accuracy (%)",
         tuple(legend),
         f"{title}. Given {q.percent(1 - report.baseline.error.value)}, dense control "
         f"{q.percent(1 - report.control.error.value)}. {described}.",
@@ -162,18 +167,38 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
         _dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
         legend.append(chosen.entry(names[i]))
-    values = [y.value for _, c in curves for y in c.y]
-    if min(values) > 0 and max(values) / min(values) > 500:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.plain(value)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    added = _scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
     if sparse:
         _sparsity_axis(axes, min(stretched), max(stretched))
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
     note = " (axis spaced by compression)" if sparse else ""
-    return Plot(_svg(figure, key), title, first.x_label + note, first.y_label, tuple(legend), described)
+    return Plot(_svg(figure, key), title, first.x_label + note, first.y_label + added, tuple(legend), described)
+
+
+def _scale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
+    """Fractions in hundredths, values over orders of magnitude on a log axis; returns what the label adds for it."""
+    values = [value for one in series for value in one]
+    unit = q.unit(label)
+    if unit and all(abs(value) <= 1 for value in values):
+        axes.yaxis.set_major_formatter(_HUNDREDTHS)
+        return f" ({unit})"
+    sizes = sorted(abs(value) for value in values if value)
+    tops = sorted(max(map(abs, one)) for one in series if any(one))
+    common = min(sizes[len(sizes) // 2], tops[(len(tops) - 1) // 2]) if sizes else 0.0
+    if not sizes or sizes[-1] <= WIDE * common:
+        return ""
+    note = "log axis"
+    if min(values) > 0:
+        axes.set_yscale("log")
+    else:
+        linear = 10.0 ** math.floor(math.log10(common / 10))
+        axes.set_yscale("symlog", linthresh=linear)
+        note = f"symlog axis, linear within ±{q.plain(linear)}"
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.plain(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return f", {note}"
 
 
 def _without_common_prefix(names: list[str]) -> list[str]:
@@ -204,14 +229,8 @@ def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look,
     """Markers, each with its interval as a thin bar."""
     spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
     if spans:
-        axes.vlines(
-            [x for x, _, _ in spans],
-            [low for _, low, _ in spans],
-            [high for _, _, high in spans],
-            color=chosen.colour,
-            linewidth=1.1,
-            alpha=0.75,
-        )
+        xs_spans, lows, highs = zip(*spans, strict=True)
+        axes.vlines(xs_spans, lows, highs, color=chosen.colour, linewidth=1.1, alpha=0.75)
     axes.plot(xs, [y.value for y in ys], color=chosen.colour, linestyle="none", marker=chosen.marker, markersize=markersize,
               fillstyle="none" if chosen.hollow else "full")
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pruning.reporting import quantities as q
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
+from pruning.verdict import proven_beyond
 
 FORMATS = {"sparse": "sparse", "sparse_gzip": "sparse, gzip", "dense": "dense", "dense_gzip": "dense, gzip",
            "masks": "masks"}
-SPEED_NOTE = (
-    "Unstructured zeros make the file smaller, not the network faster: dense kernels multiply by zero as slowly as by "
-    "any other number. FLOPs count what a sparse kernel would need; latency is measured, on dense kernels."
-)
+BATCHNORM_NOTE = ("right after pruning, its statistics taken anew from training images; undone where the loss on other "
+                  "training images (nats, before → after) did not fall.")
+LATENCY_NOTE = ("Latency is measured, on dense kernels. “× given” is the ratio of the fastest passes of a network and the "
+                "given one, run in turn; the p50 of each row is from a moment of its own, so on a busy machine two p50s can "
+                "contradict the ratio: go by the ratio.")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,17 @@ def recommended(report: Report) -> Checkpoint | None:
     return next((c for c in report.checkpoints if c.id == report.recommendation.checkpoint), None)
 
 
+def against_choice(report: Report) -> bool:
+    """Return whether the test images prove a loss beyond the margin for the recommended checkpoint."""
+    best = recommended(report)
+    return best is not None and proven_beyond(best, report.recommendation.margin)
+
+
+def tag(report: Report) -> str:
+    """Return what the recommended checkpoint is called."""
+    return "chosen on validation" if against_choice(report) else "recommended"
+
+
 def rows(report: Report) -> tuple[Row, ...]:
     """Return the two dense references and every checkpoint."""
     chosen = report.recommendation.checkpoint
@@ -92,10 +106,45 @@ def file_formats(report: Report) -> tuple[str, ...]:
     return tuple([name for name in FORMATS if name in found] + sorted(name for name in found if name not in FORMATS))
 
 
-def file_ratio(network: Network) -> float | None:
-    """Return sparse over dense file size, where both are known."""
-    sparse, dense = network.size_bytes.get("sparse"), network.size_bytes.get("dense")
+def file_ratio(report: Report, network: Network) -> float | None:
+    """Return the size of a sparse file over that of the given network's dense file, where both are known."""
+    sparse, dense = network.size_bytes.get("sparse"), report.baseline.size_bytes.get("dense")
     return sparse / dense if sparse and dense else None
+
+
+def lost_channels(report: Report, checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint is physically smaller: its dense file is, by a byte or more for each parameter removed."""
+    given, own = report.baseline.size_bytes.get("dense"), checkpoint.size_bytes.get("dense")
+    removed = report.baseline.parameters - checkpoint.parameters
+    return given is not None and own is not None and 0 < removed <= given - own
+
+
+def cost_note(report: Report) -> str:
+    """Return what was done to the networks, zeros or fewer channels, and what that means for size, work and time."""
+    smaller = [c.id for c in ordered(report) if lost_channels(report, c)]
+    zeros = len(smaller) < len(report.checkpoints)
+    notes = []
+    if smaller:
+        notes.append(
+            f"{'Without whole channels: ' + ', '.join(smaller) + '.' if zeros else 'Whole channels were removed.'} Such a "
+            "network is itself smaller: its dense file holds fewer parameters, and any kernel needs fewer FLOPs.")
+    if zeros:
+        notes.append(
+            f"{'The others hold zeros, which' if smaller else 'Zeros'} make the sparse file smaller, not the network "
+            "faster: dense kernels multiply by zero as slowly as by any other number, so there a latency ratio off 1 is "
+            "noise; FLOPs count what a sparse kernel would need.")
+    return " ".join(notes)
+
+
+def warnings(report: Report) -> tuple[str, ...]:
+    """Return the warnings of the report without those of rounds that a checkpoint of the same criterion repeats."""
+    told = {(label(report, c.criterion), warning) for c in report.checkpoints for warning in c.warnings}
+
+    def repeated(text: str) -> bool:
+        found = re.fullmatch(r"(.+?), round \d+: (.+)", text, re.DOTALL)
+        return found is not None and (found[1], found[2]) in told
+
+    return tuple(warning for warning in report.warnings if not repeated(warning))
 
 
 def latency(item: Latency) -> str:
@@ -106,7 +155,7 @@ def latency(item: Latency) -> str:
 
 def epochs(network: Network) -> str:
     """Return the epochs of retraining the network has had."""
-    return f"{network.retrain_epochs} {'epoch' if network.retrain_epochs == 1 else 'epochs'}"
+    return q.several(network.retrain_epochs, "epoch")
 
 
 def compression(network: Network) -> str:
@@ -146,6 +195,7 @@ def verdict(report: Report) -> Verdict:
     d = digits(report)
     best = recommended(report)
     failed = [gate for gate in report.gates if not gate.passed]
+    beyond = against_choice(report)
     subject = f"{report.model.architecture} on {report.data.name}"
     if best is None:
         headline = (
@@ -157,9 +207,10 @@ def verdict(report: Report) -> Verdict:
             Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(labels(report))),
         ]
     else:
-        headline = f"{subject}: ship {q.share(best.requested_sparsity)} sparsity"
+        headline = f"{subject}: {'' if beyond or failed else 'ship '}{q.share(best.requested_sparsity)} sparsity"
         facts = [
-            Fact("Recommended", f"{q.share(best.requested_sparsity)} sparse", f"{q.method(best.criterion)}, {best.id}"),
+            Fact(tag(report).capitalize(), f"{q.share(best.requested_sparsity)} sparse",
+                 f"{q.method(best.criterion)}, {best.id}"),
             Fact(
                 "Test error",
                 q.percent(best.error.value, d),
@@ -173,13 +224,13 @@ def verdict(report: Report) -> Verdict:
                 f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters remain",
             ),
         ]
-        ratio = file_ratio(best)
+        ratio = file_ratio(report, best)
         if ratio is not None:
             facts.append(
                 Fact(
-                    "Sparse file",
+                    "File" if lost_channels(report, best) else "Sparse file",
                     q.size(best.size_bytes["sparse"]),
-                    f"{q.percent(ratio)} of the dense {q.size(best.size_bytes['dense'])}",
+                    f"{q.percent(ratio)} of the given network's {q.size(report.baseline.size_bytes['dense'])}",
                 )
             )
     facts.append(Fact("Gates", gate_counts(report), "; ".join(gate.message for gate in failed)))
@@ -187,9 +238,10 @@ def verdict(report: Report) -> Verdict:
         return Verdict(
             f"{headline}, but a gate failed" if best else headline, "bad", report.recommendation.reason, tuple(facts)
         )
-    return Verdict(
-        headline, "good" if best and not report.partial else "open", report.recommendation.reason, tuple(facts)
-    )
+    if beyond:
+        headline += ", but the test images prove a loss beyond the margin"
+    good = best is not None and not beyond and not report.partial
+    return Verdict(headline, "good" if good else "open", report.recommendation.reason, tuple(facts))
 
 
 def split(text: str) -> tuple[str, str]:

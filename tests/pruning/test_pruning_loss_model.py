@@ -18,7 +18,7 @@ from pruning.evaluations.comparison import Comparison
 from pruning.evaluations.loss_model import LossModelling
 from pruning.intervals import binomial, paired_difference
 from pruning.loss_change import change, difference, since_start, stage_points
-from pruning.loss_findings import against_magnitude, gradient, locality
+from pruning.loss_findings import ANSWERS, against_magnitude, gradient, locality
 from pruning.measure import Measured
 from pruning.pipeline import Networks, Pipeline
 from pruning.rank import FEWEST, chance, estimate, ranks, spearman
@@ -243,10 +243,10 @@ def criteria_at(targets: tuple[float, ...], errors: list[int], after: list[float
 
 
 @pytest.mark.parametrize(("errors", "after", "verdict"), [
-    ([1, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6], "a lower loss change went with lower error after retraining"),
-    ([6, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6], "a lower loss change went with higher error after retraining"),
+    ([1, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6], "a smaller |loss change| went with lower error after retraining"),
+    ([6, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6], "a smaller |loss change| went with higher error after retraining"),
     ([3, 1, 6, 2, 5, 4], [1.0, 2, 3, 4, 5, 6], "no evidence of an order"),
-    ([1, 2, 3, 4], [1.0, 2, 3, 4], "no evidence: 8% of random orders are as good"),
+    ([1, 2, 3, 4], [1.0, 2, 3, 4], "no evidence: 8 % of random orders are as good"),
     ([5, 5, 5, 5], [1.0, 2, 3, 4], "no evidence: a ranking is constant"),
 ])
 def test_verdicts_of_the_rank_correlation(errors: list[int], after: list[float], verdict: str) -> None:
@@ -258,9 +258,9 @@ def test_verdicts_of_the_rank_correlation(errors: list[int], after: list[float],
         assert row["spearman"]["value"] == pytest.approx(spearmanr(errors, after).statistic)
         assert section.scalars["spearman/error_after_retraining/0.8"].value == row["spearman"]["value"]
     outcome = said(section, "does not order the errors")
-    expected = "not seen" if verdict.endswith("lower error after retraining") else \
-        "seen (here the order is reversed)" if "higher" in verdict else "no evidence either way"
-    assert f": {expected}" in outcome
+    expected = "no, the loss preserved better went with lower error" if "went with lower" in verdict else \
+        "yes, the loss preserved better even went with higher error" if "higher" in verdict else "no evidence either way"
+    assert f"Seen here: {expected} (Spearman's rho" in outcome
 
 
 def test_targets_are_correlated_alone_pooled_and_against_the_error_before_retraining() -> None:
@@ -290,7 +290,7 @@ def test_an_overflow_ranks_last_and_is_said() -> None:
     trial = make_trial(*trial.rounds[:5], make_round("c5", name="random", after=bad, retrained=6))
     section = LossModelling().evaluate(trial)
     assert section.scalars["spearman/error_after_retraining/0.8"].value == 1.0
-    assert "c5 at 80 %: the loss overflows on 1 images" in said(section, "overflows")
+    assert "c5 at 80 %: the loss overflows on 1 image;" in said(section, "overflows")
     assert "true/c5" not in section.curves
     text = section.model_dump_json() + Comparison().evaluate(trial).model_dump_json()
     assert "overflow on 1 images" in text
@@ -328,11 +328,13 @@ def test_locality_is_seen_not_seen_or_without_evidence() -> None:
         assert only.first.criterion.params == {parameter: 14}
         assert only.change.estimate is not None
         assert only.change.estimate.value == pytest.approx(shift, abs=1e-6)
-        assert f": {finding.outcome}. Of 1 comparison, " in finding.sentence()
+        sentence = finding.sentence()
+        assert sentence.startswith("Paper's finding: qm: ")
+        assert f"Seen here: {ANSWERS[finding.outcome]}. Of 1 comparison, " in sentence
         return finding.outcome
 
     assert outcome(-0.3) == "seen"
-    assert outcome(0.3) == "not seen"
+    assert outcome(0.3) == "the opposite"
     assert outcome(0.0) == "no evidence"
     assert outcome(-0.3, "lambda") == "seen"
 
@@ -355,9 +357,9 @@ def test_both_directions_are_said() -> None:
     rounds = [pair("lm", {"pi": 1}, target=0.5, after=1.0), pair("lm", {"pi": 14}, target=0.5, after=1.2),
               pair("lm", {"pi": 1}, after=1.0), pair("lm", {"pi": 14}, after=0.3)]
     (finding,) = locality(rounds)
-    assert finding.outcome == "seen at some, the opposite at others"
-    assert "1 for and 1 against" in finding.sentence()
-    assert "largest lm-pi14 less lm-pi1 at 80 %: −0.7" in finding.sentence()
+    assert finding.outcome == "both"
+    assert "the opposite at others. Of 2 comparisons, 1 for and 1 against" in finding.sentence()
+    assert "largest difference: lm-pi14 less lm-pi1 at 80 %, −0.7" in finding.sentence()
 
 
 def test_magnitude_and_the_gradient() -> None:
@@ -370,8 +372,8 @@ def test_magnitude_and_the_gradient() -> None:
     assert finding.outcome == "seen"
     section = LossModelling().evaluate(make_trial(*rounds))
     assert set(section.details) >= {"locality", "against_magnitude", "gradient"}
-    assert "seen. Of 1 comparison, 1 for and 0 against" in said(section, "Dropping the gradient")
-    assert "of 1: qm-pi1 1 and 0; obd-pi1 1 and 0; obd-pi14 1 and 0." in said(section, "magnitude's")
+    assert "Seen here: yes. Of 1 comparison, 1 for and 0 against" in said(section, "dropping the gradient")
+    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target; with obd-pi1 lower" in said(section, "magnitude's")
     assert "of twenty" in said(section, "stands at 95 %")
     row = section.details["gradient"][0]
     assert row["loss_difference_first_less_second_nats"]["value"] == pytest.approx(-0.3, abs=1e-6)
@@ -389,7 +391,7 @@ def test_the_table_of_the_comparison_by_hand() -> None:
     assert [row["criterion"] for row in rows] == ["b", "a", "c"]
     assert [row["rank_after_retraining"] for row in rows] == [1.0, 2.5, 2.5]
     assert [row["rank_right_after_pruning"] for row in rows] == [3.0, 1.5, 1.5]
-    assert [row["rank_by_loss_change"] for row in rows] == [1.0, 2.0, 3.0]
+    assert [row["rank_by_absolute_loss_change"] for row in rows] == [1.0, 2.0, 3.0]
     assert rows[0]["error_after_retraining"] == binomial(12, 100).model_dump()
     assert rows[0]["error_right_after_pruning"] == binomial(50, 100).model_dump()
     assert rows[0]["error_increase_over_control"] == paired_difference(2, 0, 100).model_dump()

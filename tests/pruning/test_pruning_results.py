@@ -22,7 +22,7 @@ from pruning.results import Origin, Results, layers
 from pruning.schemas.recipe import Gates, Recipe
 from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report
 from pruning.stages import Stages
-from pruning.verdict import DEFAULT_MARGIN, References, hold_gates, recommend
+from pruning.verdict import DEFAULT_MARGIN, References, hold_gates, proven_beyond, recommend
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 
@@ -223,6 +223,36 @@ def test_retraining_that_harms_the_dense_network_is_said() -> None:
     assert "Beware" not in recommend(given, Gates(), references(control_over_given=0.005)).reason
 
 
+def test_a_loss_proven_on_the_test_images_is_no_plain_ship() -> None:
+    """The choice stays that of the validation images; the reason says what the test images say."""
+    proven, open_ = (recommend([checkpoint(0.5, 0.001, test)], Gates(), references()) for test in (0.043, 0.0149))
+    assert proven.checkpoint == open_.checkpoint == "magnitude-0.5"
+    assert not proven.reason.startswith("Ship")
+    assert ("Beware: on the test images its error is 14.30 %, 4.30 pp above that of the control [+3.30, +5.30], beyond the "
+            "margin") in proven.reason
+    assert open_.reason.startswith("Ship magnitude-0.5: 50.0 % of the prunable weights are pruned, and on 100 validation "
+                                   "images its error is 0.10 pp above that of the dense control [−0.90, +1.10], within "
+                                   "the margin of 0.50 pp.")
+    assert "Beware" not in open_.reason
+    assert proven_beyond(checkpoint(0.5, 0, 0.043), DEFAULT_MARGIN)
+    assert not proven_beyond(checkpoint(0.5, 0, 0.0149), DEFAULT_MARGIN)
+
+
+@pytest.mark.parametrize(("val", "half", "n", "margin", "said"), [
+    (0.0, 0.01, 10_000, 0.005, True),
+    (0.0, 0.004, 10_000, 0.005, False),
+    (0.0, 0.001, 100, 0.005, True),  # one image is more than the margin
+    (0.0, 0.01, 100, 0.0, False),  # no number of images tells a difference of nothing
+    (0.2, 0.01, 100, 0.005, True),  # nothing is recommended
+])
+def test_too_few_validation_images_for_the_margin_are_said(val: float, half: float, n: int, margin: float,
+                                                           said: bool) -> None:
+    gap = Estimate(value=val, low=val - half, high=val + half, n=n)
+    given = checkpoint(0.5, val).model_copy(update={"val_error_increase": gap})
+    reason = recommend([given], Gates(max_error_increase=margin), references()).reason
+    assert (f"{n:,} validation images cannot tell a difference of {100 * margin:.2f} pp." in reason) is said
+
+
 def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
     given = [checkpoint(0.5, 0.004, cid="a"), checkpoint(0.5, 0.001, test=0.9, cid="b")]
     assert recommend(given, Gates(), references()).checkpoint == "b"
@@ -236,6 +266,8 @@ def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> No
     (result,) = hold_gates(given, recommend(given, gates, references()), gates)
     assert (result.passed, result.limit, result.checkpoint) == (passed, gate, "magnitude-0.5")
     assert result.measured == given[0].error_increase.control
+    assert result.message.startswith("magnitude-0.5: test error ")
+    assert result.message.endswith(f"] against the dense control, limit {100 * gate:.2f} pp")
 
 
 def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> None:
