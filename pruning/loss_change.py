@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.intervals import mean
+from pruning.reporting import quantities as q
 from pruning.round import StageLoss
 from pruning.schemas.report import Estimate
 from pruning.trial import TrialRound
@@ -31,7 +32,7 @@ class LossChange:
     def document(self) -> dict[str, Any] | str:
         """What a table shows."""
         if self.estimate is None:
-            return f"overflow on {self.overflowed} images"
+            return f"overflow on {q.several(self.overflowed, 'image')}"
         return self.estimate.model_dump()
 
     @property

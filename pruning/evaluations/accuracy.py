@@ -11,6 +11,7 @@ from torch import Tensor
 from pruning.evaluations import evaluations
 from pruning.intervals import binomial
 from pruning.measure import increase
+from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.trial import Trial, TrialRound
 
@@ -80,7 +81,9 @@ def _worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
             if gaps[worst] > 0:
                 found.append((gaps[worst], name, worst))
     most = sorted(found, key=lambda item: -item[0])[:WORST]
-    notes = [f"{name}: the class that loses most against the dense control is {worst!r} ({gap:+.1%} error)."
+    notes = [f"{name}: the class that loses most against the dense control is {worst!r} ({q.points(Estimate(value=gap))} on "
+             f"{q.several(by_class[name][worst].n or 0, 'test image')}: {q.measured(by_class[name][worst])} wrong)."
              for gap, name, worst in found if (gap, name, worst) in most]
     left = len(found) - len(most)
-    return notes + ([f"{left} other checkpoints lose less in their worst class: see the errors by class."] if left else [])
+    return notes + ([f"{q.several(left, 'other checkpoint')} of which no class loses more: see the errors by class."]
+                    if left else [])

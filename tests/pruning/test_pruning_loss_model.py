@@ -293,7 +293,7 @@ def test_an_overflow_ranks_last_and_is_said() -> None:
     assert "c5 at 80 %: the loss overflows on 1 image;" in said(section, "overflows")
     assert "true/c5" not in section.curves
     text = section.model_dump_json() + Comparison().evaluate(trial).model_dump_json()
-    assert "overflow on 1 images" in text
+    assert "overflow on 1 image" in text
     assert not any(word in text for word in ("Infinity", "NaN", "e+3"))
     assert Section.model_validate_json(section.model_dump_json()) == section
     json.loads(json.dumps(section.details, allow_nan=False))
