@@ -13,7 +13,7 @@ from pruning.data.tensors import Data, Split, draw
 from pruning.evidence import Batches
 from pruning.modes import evaluating
 from pruning.seeding import generator
-from pruning.types import Calibrated, Calibration, Criterion
+from pruning.types import Calibrated, Calibration, Criterion, Working
 
 BATCH = 100
 LOSS_IMAGES = 2000
@@ -24,13 +24,20 @@ def wanted(criterion: Criterion, classes: int) -> Calibration:
     return criterion.calibration(classes) if isinstance(criterion, Calibrated) else Calibration()
 
 
-def units(criterion: Criterion, classes: int) -> int:
-    """Work of one scoring, in forward passes of one image; nothing for criteria that do not say."""
-    return criterion.units(classes) if isinstance(criterion, Calibrated) else 0
+def units(criterion: Criterion, classes: int, data_size: int) -> int:
+    """Work of one scoring, in forward passes of one image, with so many training images; 0 for criteria that do not say."""
+    work = criterion.units(classes) if isinstance(criterion, Working) else 0
+    if not isinstance(criterion, Calibrated):
+        return work
+    asked = max(1, criterion.calibration(classes).images)
+    return -(-work * min(asked, data_size) // asked)
 
 
 def batches(data: Data, calibration: Calibration, seed: int, *names: str | int) -> Batches:
-    """A seeded draw of training images in batches of 100, in random order (datasets are often sorted by class)."""
+    """A seeded draw of training images in batches of 100, in random order (datasets are often sorted by class).
+
+    All of them where the calibration asks for more.
+    """
     rng = generator(seed, "calibration", *names)
     chosen, _ = draw(data.fit.labels.cpu(), min(calibration.images, len(data.fit)), calibration.balanced, rng)
     return list(data.batches(_take(data.fit, chosen[torch.randperm(len(chosen), generator=rng)]), BATCH))

@@ -33,7 +33,7 @@ class Staging:
 
     pi: Annotated[int, Field(ge=1, le=10_000, description="stages of one round; nothing is retrained between")] = 14
     stages: Steps = "exponential"
-    images: Annotated[int, Field(ge=1, description="training images for every stage")] = 1000
+    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images for every stage")] = 1000
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the target."""
@@ -48,7 +48,7 @@ class Staging:
 class Locality(Staging):
     """The same, with a penalty on the step."""
 
-    lambda_: Annotated[float, Field(alias="lambda", ge=0, allow_inf_nan=False,
+    lambda_: Annotated[float, Field(alias="lambda", ge=0, le=1e15, allow_inf_nan=False,
                                     description="weight of the penalty lambda / 2 theta^2")] = 1e-3
 
     def units(self, classes: int) -> int:

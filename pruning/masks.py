@@ -18,7 +18,7 @@ def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tenso
     """The prunable weights by parameter name: every Linear and Conv2d weight that trains, less `exclude`.
 
     Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never pruned. Raises
-    `ParameterError` for a name in `exclude` that is no prunable weight.
+    `ParameterError` for a name in `exclude` that is no prunable weight, and where it leaves none.
     """
     found: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters())  # drops later names of tied weights
@@ -30,7 +30,10 @@ def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tenso
         if name not in found:
             raise ParameterError(f"exclude: {name!r} is no prunable weight; known: {', '.join(found)}",
                                  pointer="/exclude")
-    return {name: weight for name, weight in found.items() if name not in exclude}
+    left = {name: weight for name, weight in found.items() if name not in exclude}
+    if exclude and not left:
+        raise ParameterError("exclude: nothing is left to prune", pointer="/exclude")
+    return left
 
 
 def layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -89,7 +92,8 @@ def keep_count(total: int, density: float) -> int:
     """
     keep = total - round((1.0 - density) * total)
     if not 0 < keep <= total:
-        raise BudgetError(f"density {density:g} keeps {keep} of {total} weights; at least one must remain")
+        raise BudgetError(f"density {density:g} keeps {keep} of {total} weights; at least one must remain",
+                          pointer="/targets/sparsity")
     return keep
 
 

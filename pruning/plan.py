@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.calibration import loss_images, units
+from pruning.calibration import BATCH, loss_images, units, wanted
 from pruning.data.tensors import val_size
 from pruning.errors import BudgetError, ParameterError
 from pruning.masks import keep_count
@@ -14,6 +15,7 @@ from pruning.round import Seams, refuse_repeated
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Method, Recipe
 from pruning.training import steps_per_epoch
+from pruning.types import Holding
 
 MAX_ROUNDS = 2000
 """Every round keeps a network until the job ends."""
@@ -138,7 +140,16 @@ class Costs:
     def pruning(self, method: Method, planned: PlannedRound) -> tuple[int, int]:
         """Stages of one round's pruning, and the work of each."""
         seams = Seams.of(self.recipe, method)
-        return len(seams.stages(planned.start, planned.density)), units(seams.criterion, self.classes)
+        each = units(seams.criterion, self.classes, self.images["fit"])
+        return len(seams.stages(planned.start, planned.density)), each
+
+    def scoring_memory(self, method: Method, shapes: Collection[Sequence[int]], parameters: int, activations: int) -> int:
+        """Bytes in use while a criterion scores weights of these shapes, if it says what it holds; see `estimate`."""
+        criterion = Seams.of(self.recipe, method).criterion
+        if not isinstance(criterion, Holding):
+            return 0
+        images = min(wanted(criterion, self.classes).images, self.images["fit"])
+        return 4 * (parameters + 2 * activations * min(BATCH, images)) + criterion.memory(shapes, images)
 
     def round(self, method: Method, planned: PlannedRound) -> int:
         """One round."""
@@ -165,13 +176,13 @@ def split_sizes(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
     return {"fit": train, "val": val, "test": test}
 
 
-def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forward_flops: int, parameters: int,
-             activations: int, classes: int) -> dict[str, Any]:
+def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: Collection[Sequence[int]], forward_flops: int,
+             parameters: int, activations: int, classes: int) -> dict[str, Any]:
     """What a job will do: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
-    `forward_flops` and `activations` (values kept for the backward pass) are those of one image. Raises `BudgetError`
-    when a target cannot be reached or a round would be retrained although it removes nothing, `ParameterError` when the
-    rounds of a gradual run do not fit into its epochs.
+    `prunable` are the shapes of the prunable weights, `forward_flops` and `activations` (values kept for the backward pass)
+    those of one image. Raises `BudgetError` when a target cannot be reached or a round would be retrained although it
+    removes nothing, `ParameterError` when the rounds of a gradual run do not fit into its epochs.
     """
     refuse_repeated(recipe)
     images = split_sizes(recipe, counts)
@@ -180,7 +191,7 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forwar
     if len(planned) * len(recipe.criteria) > MAX_ROUNDS:
         raise BudgetError(f"{len(planned) * len(recipe.criteria)} rounds; at most {MAX_ROUNDS} in one job",
                           pointer="/schedule")
-    _check_counts(recipe, planned, prunable)
+    _check_counts(recipe, planned, sum(math.prod(shape) for shape in prunable))
     replayed = recipe.when == "before_training" or recipe.retrain.mode in ("weight_rewind", "lr_rewind")
     training = recipe.train if recipe.train is not None and replayed else recipe.retrain
     epochs = sum(one.epochs[1] - one.epochs[0] for one in planned if one.epochs) * len(recipe.criteria)
@@ -191,28 +202,40 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: int, forwar
         batches.append(steps_per_epoch(images["fit"], recipe.train.batch_size) * recipe.train.epochs)
         batch = max(batch, recipe.train.batch_size)
     work = costs.total
+    copies = 5 if recipe.retrain.distillation else 4
+    training_memory = 4 * (copies * parameters + 2 * activations * min(batch, max(images["fit"], 1)))
+    scoring_memory = max(costs.scoring_memory(method, prunable, parameters, activations) for method in recipe.criteria)
     return {
         "rounds": len(planned) * len(recipe.criteria),
         "checkpoints": len(recipe.targets.sparsity) * len(recipe.criteria),
         "steps": sum(batches),
         "units": work,
         "flops": work * forward_flops,
-        "memory_bytes": 4 * ((5 if recipe.retrain.distillation else 4) * parameters
-                             + 2 * activations * min(batch, max(images["fit"], 1))),
+        "memory_bytes": max(training_memory, scoring_memory),
         "images": images,
         "decoded_images": sum(counts.values()),
     }
 
 
 def _check_counts(recipe: Recipe, planned: Sequence[PlannedRound], prunable: int) -> None:
-    """What rounding to whole weights makes of the rounds; those that cost no retraining of their own may be empty."""
+    """What rounding to whole weights makes of the rounds."""
     kept, reached = prunable, True
     for one in planned:
         before, kept = prunable if one.restart else kept, keep_count(prunable, one.density)
         if kept == prunable and one.target is not None:
             raise BudgetError(f"sparsity {one.target:g} removes none of {prunable} weights", pointer="/targets/sparsity")
-        if kept == before and recipe.when == "after_training" and recipe.retrain.mode not in ("none", "gradual"):
-            raise BudgetError(f"round {one.number} at sparsity {one.sparsity:g} would be retrained but removes nothing: "
-                              f"{kept} of {prunable} weights remain before it and after",
-                              pointer="/targets/sparsity" if reached and one.target is not None else "/schedule")
+        if kept == before and not may_be_empty(recipe):
+            raise empty(one, kept, prunable, after_target=reached)
         reached = one.target is not None
+
+
+def may_be_empty(recipe: Recipe) -> bool:
+    """Whether rounds may remove nothing: those that cost no retraining of their own."""
+    return recipe.when == "before_training" or recipe.retrain.mode in ("none", "gradual")
+
+
+def empty(one: PlannedRound, kept: int, total: int, *, after_target: bool) -> BudgetError:
+    """The refusal of a round that removes nothing; `after_target`: it is the first of a stretch to a target."""
+    return BudgetError(f"round {one.number} at sparsity {one.sparsity:g} would be retrained but removes nothing: "
+                       f"{kept} of {total} weights remain before it and after",
+                       pointer="/targets/sparsity" if after_target and one.target is not None else "/schedule")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -69,7 +69,8 @@ class Criterion(Protocol):
     """How much each weight matters; higher keeps.
 
     A criterion may say more by class attributes, `allocation` (the one its paper uses; default `global`) and `granularity`
-    (what it scores; default `weight`), and by the methods of `Calibrated`, `Staged`, `LossModel` and `Compensating`.
+    (what it scores; default `weight`), and by the methods of `Calibrated`, `Working`, `Holding`, `Staged`, `LossModel` and
+    `Compensating`.
     """
 
     def score(self, evidence: Evidence) -> Scores:
@@ -83,8 +84,21 @@ class Calibrated(Protocol):
     def calibration(self, classes: int) -> Calibration:
         """How many images, and drawn how."""
 
+
+@runtime_checkable
+class Working(Protocol):
+    """A criterion that says how much work it is; that of others is not counted."""
+
     def units(self, classes: int) -> int:
-        """Work of one scoring, in forward passes of one image."""
+        """Work of one scoring, in forward passes of one image; proportional to the images it asks for, if it asks."""
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A criterion that says what it holds in memory; of others the network and its activations are counted."""
+
+    def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
+        """Bytes beside these in one scoring, about, for prunable weights of these shapes and so many images."""
 
 
 @runtime_checkable

@@ -60,7 +60,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe = spec.recipe()
     found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
-                 prunable=sum(w.numel() for w in prunable(network, recipe.exclude).values()),
+                 prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
                  forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"]))
     return found | {"warnings": rehearse(_built(architecture, network), recipe, shape)}
 

@@ -30,6 +30,7 @@ class Pipe:
     def __init__(self, descriptor: int) -> None:
         self._file = os.fdopen(descriptor, "w", buffering=1)
         self._progress_at = 0.0
+        self._done = -1.0
 
     def send(self, type: str, **data: Any) -> None:
         """One message."""
@@ -40,11 +41,14 @@ class Pipe:
         self.send("stage", stage=stage, name=name)
 
     def progress(self, done: float, total: float) -> None:
-        """Work done; at most two messages a second."""
-        now = time.monotonic()
-        if now - self._progress_at >= PROGRESS_S or done >= total:
-            self._progress_at = now
-            self.send("progress", done=done, total=total)
+        """Work done; at most two messages a second. Where it is as much as before, only a sign of life."""
+        now, further = time.monotonic(), done != self._done
+        if now - self._progress_at >= PROGRESS_S or (further and done >= total):
+            self._progress_at, self._done = now, done
+            if further:
+                self.send("progress", done=done, total=total)
+            else:
+                self.send("alive")
 
     def warn(self, message: str) -> None:
         """Something the user should know."""

@@ -6,7 +6,8 @@ NeurIPS 2022.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from pruning.criteria import criteria
 from pruning.evidence import Evidence
 from pruning.hessians import hessians
-from pruning.obs import chunks, inverse, removal, removal_costs, restricted
+from pruning.obs import ELEMENTS, chunks, inverse, removal, removal_costs, restricted
 from pruning.types import Calibration, Masks, Scores
 
 
@@ -45,8 +46,8 @@ class ExactOBS:
 
     allocation: ClassVar[str] = "uniform"
 
-    images: Annotated[int, Field(ge=1, description="training images that give the inputs of the layers")] = 1000
-    damping: Annotated[float, Field(gt=0, description="added to the diagonal of H, relative to its mean")] = 1e-6
+    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images that give the layers' inputs")] = 1000
+    damping: Annotated[float, Field(gt=0, le=1e6, description="added to the diagonal of H, relative to its mean")] = 1e-6
 
     def calibration(self, classes: int) -> Calibration:
         """So many images at random; labels are not used."""
@@ -55,6 +56,14 @@ class ExactOBS:
     def units(self, classes: int) -> int:
         """The Hessians, the order of removal and the update, 30 forward passes of an image on a ResNet-20."""
         return 30 * self.images
+
+    def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
+        """Float64: the Hessians of all layers, twice more that of the one at hand (damped, inverse), three matrices for each
+        of its rows that are held at a time.
+        """
+        hessians = [math.prod(shape[1:]) ** 2 for shape in shapes]
+        held = max(size * min(shape[0], max(1, ELEMENTS // size)) for shape, size in zip(shapes, hessians, strict=True))
+        return 8 * (sum(hessians) + 2 * max(hessians) + 3 * held)
 
     def score(self, evidence: Evidence) -> Scores:
         """s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed, after those of its row that cost less.

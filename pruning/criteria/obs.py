@@ -6,7 +6,8 @@ the update for several weights at once is the exact one of Hassibi and Stork, Ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from pruning.criteria import criteria
 from pruning.evidence import Evidence
 from pruning.fisher import blocks, group_gradients, stacked
 from pruning.locality import Staging
-from pruning.obs import inverse, removal
+from pruning.obs import ELEMENTS, inverse, removal
 from pruning.types import Masks, Scores
 
 
@@ -49,14 +50,25 @@ class OBS(Staging):
     """
 
     pi: Annotated[int, Field(ge=1, le=10_000, description="number of stages of one round; nothing is retrained between")] = 4
-    block_size: Annotated[int, Field(ge=1, description="consecutive weights of a layer in one block")] = 500
-    damping: Annotated[float, Field(gt=0, description="lambda, on the diagonal of the Fisher")] = 1e-5
-    gradients: Annotated[int, Field(ge=1, description="groups of images, each giving one gradient")] = 250
+    block_size: Annotated[int, Field(ge=1, le=10_000, description="consecutive weights of a layer in one block")] = 500
+    damping: Annotated[float, Field(gt=0, le=1e6, description="lambda, on the diagonal of the Fisher")] = 1e-5
+    gradients: Annotated[int, Field(ge=1, le=1_000_000, description="groups of images, each giving one gradient")] = 250
     update: Annotated[bool, Field(description="move the weights that remain")] = True
 
     def units(self, classes: int) -> int:
         """A stage's gradients of single images and its Fisher blocks, 20 forward passes of an image on a ResNet-20."""
         return 20 * self.images
+
+    def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
+        """A float32 for each weight and group, and the larger of two: half as much again of the largest layer while its
+        gradients are checked; gradients, Fisher, factor and inverse of the blocks that are held at a time, in float64.
+        """
+        groups, sizes = min(self.gradients, images), [math.prod(shape) for shape in shapes]
+        largest = max(sizes)
+        side = min(self.block_size, largest)
+        block = side * max(side, groups)
+        held = block * min(-(-largest // side), max(1, ELEMENTS // block))
+        return 4 * groups * sum(sizes) + max(6 * groups * largest, 4 * 8 * held)
 
     def score(self, evidence: Evidence) -> Scores:
         """s_k = theta_k^2 / (2 [F^-1]_kk), in nats; float64, shape of the weight; zero for masked weights.

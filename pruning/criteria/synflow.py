@@ -18,6 +18,7 @@ from torch.func import functional_call
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence import Evidence
+from pruning.locality import PASS
 from pruning.modes import evaluating
 from pruning.schedules import Steps, steps
 from pruning.types import Scores
@@ -45,6 +46,10 @@ class SynFlow:
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds; i = 1 ... rounds."""
         return steps(start, target, self.rounds, self.stages)
+
+    def units(self, classes: int) -> int:
+        """One forward and backward pass of one image."""
+        return PASS
 
     def score(self, evidence: Evidence) -> Scores:
         """s = |w dR/dw|, float64, shape of the weight; what is pruned scores 0.

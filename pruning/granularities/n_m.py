@@ -46,7 +46,8 @@ class NM:
 
     def __post_init__(self) -> None:
         if self.n >= self.m:
-            raise ParameterError(f"{self.n}:{self.m} removes nothing: n must be less than m", pointer="n")
+            raise ParameterError(f"{self.n}:{self.m} removes nothing: n must be less than m",
+                                 pointer="/granularity/params/n")
 
     def select(self, selection: Selection) -> Selected:
         """The N best of every M that remain are protected; the best of all others, in one ranking, fill up the density.

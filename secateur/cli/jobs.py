@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pruning.schemas.recipe import Retrain
 from secateur.cli.console import Json, print_json, print_table, say, show, tell
 from secateur.cli.specs import override, read_spec
 from secateur.cli.watch import watch as watch_job
@@ -15,6 +16,10 @@ from secateur.client import Client
 app = typer.Typer(help="Submit pruning jobs and steer them.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop watching after so long.")]
+if TYPE_CHECKING:
+    Mode = str
+else:
+    Mode = Retrain.model_fields["mode"].annotation
 
 
 @app.command()
@@ -25,9 +30,7 @@ def submit(
     sparsity: Annotated[list[float] | None, typer.Option(help="A target; repeat for several.")] = None,
     criterion: Annotated[list[str] | None, typer.Option(help="What to prune by; repeat to compare.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of retraining after each round.")] = None,
-    retrain: Annotated[
-        Literal["none", "fine_tune", "weight_rewind", "lr_rewind"] | None, typer.Option(help="How to retrain.")
-    ] = None,
+    retrain: Annotated[Mode | None, typer.Option(help="How to retrain.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")] = False,

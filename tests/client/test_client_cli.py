@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from imitation import WEIGHTS, Answer, Imitation, job, problem, results, row, sse
 from rich.console import Console
 
+from pruning.schemas.recipe import Retrain
 from secateur import ConnectionFailed, Event
 from secateur.cli import main
 from secateur.cli.watch import Display
@@ -213,6 +214,12 @@ def test_download_names_the_files(finished: Imitation, run: Run, tmp_path: Path)
     file = Path(out.strip())
     assert file == tmp_path / "new" / "job_12345678-magnitude-0.8-sparse.safetensors"
     assert file.read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("mode", get_args(Retrain.model_fields["mode"].annotation))
+def test_every_way_to_retrain_is_a_flag(finished: Imitation, run: Run, mode: str) -> None:
+    assert run("jobs", "submit", *FLAGS, "--retrain", mode)[0] == 0
+    assert finished.seen("POST /v1/jobs")[-1].json["retrain"] == {"mode": mode}
 
 
 def test_flags_override_the_file(

@@ -258,8 +258,9 @@ def test_n_m_is_reached_in_rounds_and_stages(criterion: str) -> None:
 
 def test_n_is_less_than_m() -> None:
     for n, m in ((4, 4), (5, 4)):
-        with pytest.raises(ParameterError, match=f"{n}:{m} removes nothing"):
+        with pytest.raises(ParameterError, match=f"{n}:{m} removes nothing") as caught:
             granularities.create("n_m", {"n": n, "m": m})
+        assert caught.value.pointer == "/granularity/params/n"
 
 
 # what does not go together

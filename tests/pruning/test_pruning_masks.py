@@ -84,8 +84,9 @@ def test_keep_count_is_within_half_a_weight(total: int, sparsity: float) -> None
 
 @pytest.mark.parametrize(("total", "density"), [(10, 0.0), (10, -0.1), (10, 0.04), (10, 1.1), (0, 0.5)])
 def test_keep_count_leaves_one_weight_at_least(total: int, density: float) -> None:
-    with pytest.raises(BudgetError, match=f"of {total} weights; at least one must remain"):
+    with pytest.raises(BudgetError, match=f"of {total} weights; at least one must remain") as caught:
         keep_count(total, density)
+    assert caught.value.pointer == "/targets/sparsity"
 
 
 # what is prunable
@@ -117,6 +118,9 @@ def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
         with pytest.raises(ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight") as caught:
             prunable(net, [name])
         assert caught.value.pointer == "/exclude"
+    with pytest.raises(ParameterError, match="nothing is left to prune") as caught:
+        prunable(net, ["3.weight", "1.weight"])
+    assert caught.value.pointer == "/exclude"
 
 
 def test_applied_masks_leave_positive_zeros() -> None:

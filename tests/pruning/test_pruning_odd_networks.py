@@ -146,7 +146,7 @@ def test_one_setting_is_not_listed_twice(second: dict[str, object]) -> None:
     recipe: Recipe = cases.recipe(0.5, criterion=[{"name": "lm"}, {"name": "magnitude"}, second])
     counts = {"train": 100, "test": 50}
     with pytest.raises(ParameterError, match="lm is listed twice with the same parameters") as refused:
-        estimate(recipe, counts, prunable=100, forward_flops=1, parameters=1, activations=1, classes=3)
+        estimate(recipe, counts, prunable=[(100,)], forward_flops=1, parameters=1, activations=1, classes=3)
     assert refused.value.pointer == "/criterion"
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(ParameterError, match="lm is listed twice"):

@@ -24,7 +24,7 @@ REAL = Seams.of
 TRAIN = {"epochs": 3, "rewind_epoch": 1, "batch_size": 8}
 IMAGES = {"fit": 40, "val": 10, "test": 30}
 COUNTS = {"train": 50, "test": 30}
-MANY: dict[str, Any] = {"prunable": 10**6, "forward_flops": 1, "parameters": 1, "activations": 1, "classes": 3}
+MANY: dict[str, Any] = {"prunable": [(10**6,)], "forward_flops": 1, "parameters": 1, "activations": 1, "classes": 3}
 
 
 def recipes() -> list[Recipe]:
@@ -113,13 +113,13 @@ def test_the_loss_is_measured_on_at_most_2000_training_images() -> None:
 
 @dataclass(frozen=True)
 class Stagewise(Magnitude):
-    """Two stages in a round, each of seven units a class."""
+    """Two stages in a round, each of seven units a class on 40 images."""
 
     def stage_densities(self, start: float, target: float) -> list[float]:
         return [(start + target) / 2, target]
 
     def calibration(self, classes: int) -> Calibration:
-        return Calibration()
+        return Calibration(40)
 
     def units(self, classes: int) -> int:
         return 7 * classes
@@ -130,11 +130,13 @@ def test_scoring_costs_what_the_criterion_says_at_every_stage(monkeypatch: pytes
     without = Costs(recipe, IMAGES, 3).total
     monkeypatch.setattr("pruning.plan.Seams.of", lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()))
     assert Costs(recipe, IMAGES, 3).total == without + 2 * 2 * 21
+    fewer = IMAGES | {"fit": 20}
+    assert Costs(recipe, fewer, 3).pruning(recipe.criteria[0], rounds(recipe)[0]) == (2, 11), "half the images, rounded up"
 
 
 def test_an_estimate_by_hand() -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 8}, limit=Limit(test=20))
-    found = estimate(recipe, {"train": 50, "test": 30, "val": 0}, prunable=100, forward_flops=7, parameters=110,
+    found = estimate(recipe, {"train": 50, "test": 30, "val": 0}, prunable=[(100,)], forward_flops=7, parameters=110,
                      activations=13, classes=3)
     assert found["images"] == {"fit": 45, "val": 5, "test": 20}
     assert found["rounds"] == found["checkpoints"] == 2
@@ -145,8 +147,10 @@ def test_an_estimate_by_hand() -> None:
 
 
 def test_an_unreachable_target_is_told_before_the_job_runs() -> None:
-    with pytest.raises(BudgetError, match="at least one must remain"):
-        estimate(cases.recipe(0.999), COUNTS, **MANY | {"prunable": 100})
+    for sparsity in (0.999, 1 - 1e-16):
+        with pytest.raises(BudgetError, match="at least one must remain") as caught:
+            estimate(cases.recipe(sparsity), COUNTS, **MANY | {"prunable": [(100,)]})
+        assert caught.value.pointer == "/targets/sparsity"
 
 
 def test_limits_beyond_the_dataset_change_nothing() -> None:
@@ -162,7 +166,7 @@ def test_a_job_has_a_bounded_number_of_rounds() -> None:
 
 def test_a_target_that_removes_nothing_is_refused() -> None:
     with pytest.raises(BudgetError, match="removes none of 100"):
-        estimate(cases.recipe(0.001), COUNTS, **MANY | {"prunable": 100})
+        estimate(cases.recipe(0.001), COUNTS, **MANY | {"prunable": [(100,)]})
 
 
 @pytest.mark.parametrize("mode", ["weight_rewind", "lr_rewind"])
@@ -187,15 +191,15 @@ def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
     geometric: dict[str, Any] = {"schedule": {"name": "geometric", "params": {"fraction": 0.2}}}
     imp = {"retrain": {"mode": "weight_rewind"}, "train": TRAIN}
     with pytest.raises(BudgetError, match=r"round 2 at sparsity 0\.36 .* removes nothing: 3 of 4 weights remain") as caught:
-        estimate(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": 4})  # 3.2, 2.56: both are 3
+        estimate(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(4,)]})  # 3.2, 2.56: both are 3
     assert caught.value.pointer == "/schedule"
     with pytest.raises(BudgetError, match=r"round 1 .* removes nothing: 2 of 2"):
-        estimate(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": 2})
+        estimate(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(2,)]})
     with pytest.raises(BudgetError, match=r"round 2 .* removes nothing: 5 of 10") as caught:
-        estimate(cases.recipe(0.5, 0.501), COUNTS, **MANY | {"prunable": 10})
+        estimate(cases.recipe(0.5, 0.501), COUNTS, **MANY | {"prunable": [(10,)]})
     assert caught.value.pointer == "/targets/sparsity"
     for prunable in (20, 50, 1000):
-        found = estimate(cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": prunable})
+        found = estimate(cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": [(prunable,)]})
         assert found["rounds"] == 6
 
 
@@ -203,12 +207,12 @@ def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
                                     {"retrain": {"mode": "gradual", "epochs": 20}}])
 def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(fields: dict[str, Any]) -> None:
     recipe = cases.recipe(0.5, schedule={"name": "cubic", "params": {"rounds": 10}}, **fields)
-    assert estimate(recipe, COUNTS, **MANY | {"prunable": 20})["rounds"] == 10
+    assert estimate(recipe, COUNTS, **MANY | {"prunable": [(20,)]})["rounds"] == 10
 
 
 def test_independent_targets_are_counted_from_the_dense_network() -> None:
     close = cases.recipe(0.5, 0.501, independent=True)
-    assert estimate(close, COUNTS, **MANY | {"prunable": 10})["rounds"] == 2
+    assert estimate(close, COUNTS, **MANY | {"prunable": [(10,)]})["rounds"] == 2
 
 
 # gradual pruning

@@ -193,8 +193,8 @@ def test_data_are_needed(name: str) -> None:
 
 
 def test_they_say_what_they_cost() -> None:
-    assert (wanted(ThiNet(), 10).images, units(ThiNet(), 10)) == (100, 100)
-    assert (wanted(TaylorFilter(), 10).images, units(TaylorFilter(), 10)) == (1000, 3000)
+    assert (wanted(ThiNet(), 10).images, units(ThiNet(), 10, 5000)) == (100, 100)
+    assert (wanted(TaylorFilter(), 10).images, units(TaylorFilter(), 10, 5000)) == (1000, 3000)
     assert (FilterNorm.allocation, TaylorFilter.allocation, ThiNet.allocation) == ("uniform", "global", "uniform")
     assert all(criteria.get(name).granularity == "channel" for name in STRUCTURED)  # type: ignore[attr-defined]
 
