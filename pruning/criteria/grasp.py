@@ -40,7 +40,7 @@ class GraSP:
     tensor([-0.5000,  0.5000], dtype=torch.float64)
     """
 
-    images_per_class: Annotated[int, Field(ge=1, description="training images of every class")] = 10
+    images_per_class: Annotated[int, Field(ge=1, le=100_000, description="training images of every class")] = 10
     temperature: Annotated[float, Field(gt=0, le=1e6, description="the logits are divided by it")] = 200.0
     batchnorm: Annotated[Literal["batch", "running"], Field(
         description="statistics by which BatchNorm normalises: before training, the running ones say nothing yet")] = "batch"

@@ -30,7 +30,7 @@ class SNIP:
     tensor([0.7500, 0.2500], dtype=torch.float64)
     """
 
-    images_per_class: Annotated[int, Field(ge=1, description="training images of every class")] = 10
+    images_per_class: Annotated[int, Field(ge=1, le=100_000, description="training images of every class")] = 10
 
     def calibration(self, classes: int) -> Calibration:
         """As many training images of every class."""

@@ -31,7 +31,7 @@ class Taylor:
     tensor([2.5000, 2.5000], dtype=torch.float64)
     """
 
-    images: Annotated[int, Field(ge=1, description="training images, in mini-batches of 100")] = 1000
+    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images, in mini-batches of 100")] = 1000
 
     def calibration(self, classes: int) -> Calibration:
         """So many training images at random."""

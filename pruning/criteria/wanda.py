@@ -38,7 +38,7 @@ class Wanda:
     """
 
     allocation: ClassVar[str] = "uniform"
-    images: Annotated[int, Field(ge=1, description="training images")] = 1000
+    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images")] = 1000
     per_row: Annotated[bool, Field(description="score by rank within the row, so that all rows keep as many")] = True
 
     def calibration(self, classes: int) -> Calibration:
