@@ -10,6 +10,7 @@ from typing import Any
 from pruning.calibration import BATCH, loss_images, units, wanted
 from pruning.data.tensors import val_size
 from pruning.errors import BudgetError, ParameterError
+from pruning.labels import criterion_labels
 from pruning.masks import keep_count
 from pruning.round import Seams, refuse_repeated
 from pruning.schedules import schedules
@@ -239,3 +240,17 @@ def empty(one: PlannedRound, kept: int, total: int, *, after_target: bool) -> Bu
     return BudgetError(f"round {one.number} at sparsity {one.sparsity:g} would be retrained but removes nothing: "
                        f"{kept} of {total} weights remain before it and after",
                        pointer="/targets/sparsity" if after_target and one.target is not None else "/schedule")
+
+
+def cautions(recipe: Recipe) -> list[str]:
+    """What the job will warn of, as far as the recipe tells; each once, the criterion's label in front.
+
+    >>> from pruning.schemas.recipe import Targets
+    >>> recipe = Recipe(criterion={"name": "obd", "params": {"pi": 1}}, targets=Targets(sparsity=(0.9,)))
+    >>> [caution[:53] for caution in cautions(recipe)]
+    ['obd: a single stage removes more than 50% of the weig']
+    """
+    found = [f"{label}: {caution}" for label, method in zip(criterion_labels(recipe), recipe.criteria, strict=True)
+             for one in rounds(recipe)
+             for caution in Seams.of(recipe, method).cautions(one.start, one.density, recipe.retrain.mode)]
+    return list(dict.fromkeys(found))

@@ -42,6 +42,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.masks import prunable
     from pruning.measure import flops
     from pruning.networks import check_fits, resolve
+    from pruning.plan import cautions
     from pruning.plan import estimate as plan
     from pruning.rehearsal import rehearse
     from pruning.schemas.job import JobSpec
@@ -62,7 +63,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                  prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
                  forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"]))
-    return found | {"warnings": rehearse(_built(architecture, network), recipe, shape)}
+    return found | {"warnings": cautions(recipe) + rehearse(_built(architecture, network), recipe, shape)}
 
 
 def _outline(architecture: Any) -> Any:
