@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SECATEUR_PLUGIN_PATH",
              "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PYTHONPATH")
 """The environment of helper and job processes: no credentials, no URLs."""
+SPIN = {"GOMP_SPINCOUNT": "30000"}
+"""How long an OpenMP thread spins before it sleeps: ten times shorter than the default. Alone on its cores, training loses
+about 5 % of its speed; beside other processes the default halves it, as threads that wait keep those off that work."""
 
 
 class HelperError(Exception):
@@ -31,7 +34,7 @@ class HelperError(Exception):
 
 def clean_environment() -> dict[str, str]:
     """The environment without settings and secrets."""
-    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return SPIN | {name: os.environ[name] for name in (*PASSED_ON, *SPIN) if name in os.environ}
 
 
 def run_helper(verb: str, payload: dict[str, Any], *, timeout_s: float = 600.0,
