@@ -67,7 +67,8 @@ def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
         yield "allocation", "allocations", "/allocation", spec.allocation
     if spec.granularity is not None:
         yield "granularity", "granularities", "/granularity", spec.granularity
-    yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
+    if spec.sparsifier is not None:
+        yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
     for index, method in enumerate(spec.evaluations or ()):
         yield "evaluation", "evaluations", pointer("evaluations", index), method

@@ -34,6 +34,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def normalising_by_batch(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, but every BatchNorm normalises by the batch at hand; running statistics and modes are put back.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout())
     >>> with normalising_by_batch(net):
     ...     net(torch.tensor([[1.0], [3.0]])).round().tolist()

@@ -52,8 +52,9 @@ class Seams:
         granularity = granularities.create(chosen.name, chosen.params)
         own = getattr(granularity, "allocation", getattr(criterion, "allocation", "global"))
         allocation = recipe.allocation or Method(name=own)
+        sparsifier = recipe.sparsifier or Method(name=getattr(criterion, "sparsifier", "top_k"))
         return Seams(criterion, allocations.create(allocation.name, allocation.params),
-                     sparsifiers.create(recipe.sparsifier.name, recipe.sparsifier.params), granularity)
+                     sparsifiers.create(sparsifier.name, sparsifier.params), granularity)
 
     @property
     def compacts(self) -> bool:

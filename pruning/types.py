@@ -35,6 +35,8 @@ class Budget:
     sizes: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The shapes of the network's weights in its order, of those too that are left dense, where the layers are weights."""
+    signs: Mapping[str, Tensor] = field(default_factory=dict)
+    """-1, 0 and 1 for the weights, where the layers are weights."""
 
     @property
     def total(self) -> int:
@@ -68,9 +70,9 @@ class Calibration:
 class Criterion(Protocol):
     """How much each weight matters; higher keeps.
 
-    A criterion may say more by class attributes, `allocation` (the one its paper uses; default `global`) and `granularity`
-    (what it scores; default `weight`), and by the methods of `Calibrated`, `Working`, `Holding`, `Staged`, `LossModel` and
-    `Compensating`.
+    A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`), `sparsifier` (default
+    `top_k`) and `granularity` (what it scores; default `weight`), and by the methods of `Calibrated`, `Working`, `Holding`,
+    `Staged`, `LossModel` and `Compensating`.
     """
 
     def score(self, evidence: Evidence) -> Scores:

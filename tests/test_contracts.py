@@ -248,7 +248,10 @@ class TestSparsifier:
             before = weight.clone(), score.clone()
             sparse = sparsifiers.create(name).sparsify(weight, score, keep, torch.Generator().manual_seed(0))
             again = sparsifiers.create(name).sparsify(weight, score, keep, torch.Generator().manual_seed(0))
-            assert int(sparse.mask.sum()) == keep
+            if getattr(sparsifiers.get(name), "reweights", False):  # so many are expected
+                assert abs(int(sparse.mask.sum()) - keep) <= 4 * math.sqrt(keep)
+            else:
+                assert int(sparse.mask.sum()) == keep
             assert sparse.mask.dtype == torch.bool
             assert sparse.mask.shape == sparse.weight.shape == weight.shape
             assert sparse.weight.dtype == weight.dtype
@@ -260,6 +263,10 @@ class TestSparsifier:
 
     def test_filters_stay_whole(self, name: str) -> None:
         weight = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+        if getattr(sparsifiers.get(name), "reweights", False):
+            with pytest.raises(pruning.errors.ParameterError, match="a score for every single weight"):
+                sparsifiers.create(name).sparsify(weight, weight.abs().mean((1, 2, 3), keepdim=True), 36, torch.Generator())
+            return
         sparse = sparsifiers.create(name).sparsify(weight, weight.abs().mean((1, 2, 3), keepdim=True), 36,
                                                    torch.Generator().manual_seed(0))
         assert sorted(sparse.mask.flatten(1).sum(1).tolist()) == [0, 0, 18, 18]

@@ -14,6 +14,7 @@ from typing import ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from pruning.allocations.global_ import Global
 from pruning.channels import ChannelGraph
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
@@ -38,9 +39,9 @@ class Channel:
     Channels that only go together form a unit; units side by side in the same layers form a group, which the allocation
     treats as a layer. A unit's importance is the mean over the layers it is a part of (and over its channels in a layer) of
     what the criterion gives to a channel: the sum of a score per weight over what writes the channel, a score per filter or
-    per input channel as it is. `normalize` divides by the mean of the group's absolute importance, so that groups can
-    compete under `global`. At least one unit of every group remains. The sparsifier is not asked: the most important
-    channels remain as they are.
+    per input channel as it is. Under `global`, `normalize` divides by the mean of the group's absolute importance, so that
+    groups can compete. At least one unit of every group remains. The sparsifier is not asked: the most important channels
+    remain as they are.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
@@ -115,7 +116,8 @@ class Channel:
             if not members[group.span].all():
                 raise ScoreError(f"the criterion scores none of the layers to which the channels of {group.name} belong")
             alive, mean = before[group.span], total[group.span] / members[group.span]
-            scale = mean[alive].abs().mean() if self.normalize and alive.any() else torch.tensor(1.0)
+            normalize = self.normalize and isinstance(selection.allocation, Global)
+            scale = mean[alive].abs().mean() if normalize and alive.any() else torch.tensor(1.0)
             found[group.name] = (mean / (scale if scale > 0 else 1.0)).masked_fill(~alive, -math.inf)
         return found
 

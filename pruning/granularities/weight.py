@@ -33,7 +33,8 @@ class Weight:
         Masks stay as they are where no more remain: whole filters of the round before may have left fewer.
         """
         sizes = {name: weight.numel() for name, weight in selection.weights.items()}
-        budget = Budget(keep_count(sum(sizes.values()), selection.density), sizes, layer_shapes(selection.model))
+        budget = Budget(keep_count(sum(sizes.values()), selection.density), sizes, layer_shapes(selection.model),
+                        {name: weight.sign() for name, weight in selection.weights.items()})
         if sum(counts({name: selection.masks[name] for name in sizes}).values()) <= budget.keep:
             return Selected(selection.masks, dict(selection.weights))
         if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):  # one ranking does both

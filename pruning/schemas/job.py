@@ -77,7 +77,7 @@ class JobSpec(Document):
     criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(name="magnitude")
     allocation: Method | None = None
     granularity: Method | None = None
-    sparsifier: Method = Method(name="top_k")
+    sparsifier: Method | None = None
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
     independent: bool = False

@@ -113,7 +113,8 @@ class Recipe(Document):
     """How the budget is divided over the layers; `null`: as the criterion's paper does, mostly `global`."""
     granularity: Method | None = None
     """What is removed together; `null`: what the criterion scores, single weights or channels."""
-    sparsifier: Method = Method(name="top_k")
+    sparsifier: Method | None = None
+    """How a layer's share is spent; `null`: as the criterion does, mostly `top_k`."""
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
     independent: bool = False

@@ -1,0 +1,60 @@
+"""SiPP's error of a filter's side, and the budget spent so that the network's sum of errors is smallest.
+
+Source: Baykal et al., SiPPing neural networks, 2019, and the code released with it, whose forms these are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+DELTA, C = 1e-16, 3.0
+SLOPE, STEPS = 1.75, 20
+"""ln h rises by 1.5 to 2 for every ln v: so many steps along a chord of the slope between find v exactly."""
+
+
+def coefficient(positions: int, kernel: int, delta: float = DELTA, c: float = C) -> float:
+    """alpha = 2 C ln(8 (P + 1) kappa / delta), P output positions, kappa the kernel's area."""
+    return 2 * c * math.log(8 * (positions + 1) * kernel / delta)
+
+
+def epsilon(coefficients: Tensor, kept: Tensor) -> Tensor:
+    """(u + sqrt(u^2 + 6 u)) / 2, u = c_i / (3 m_i), c_i = alpha S_i: relative error of every side; infinite for m = 0.
+
+    >>> c = coefficient(positions=1, kernel=1) * torch.tensor([1.75, 1.75], dtype=torch.float64)
+    >>> [round(float(one), 4) for one in epsilon(c, torch.tensor([100, 10_000]))]
+    [2.2933, 0.1513]
+    """
+    u = coefficients.double() / (3 * kept.double())
+    found = (u + (u * u + 6 * u).sqrt()) / 2
+    return torch.where(coefficients == 0, 0.0, torch.where(kept > 0, found, math.inf))
+
+
+def spent(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) -> Tensor:
+    """The m_i that minimise sum_i l_i epsilon_i(m_i) with sum m_i = budget and 0 <= m_i <= limit_i; float64.
+
+    epsilon_i is convex in m_i, so at the minimum -l_i epsilon_i'(m_i) is one number for all sides inside their limits; with
+    v = c_i / (3 m_i) and h(v) = v^2 (1 + (v + 3) / sqrt(v^2 + 6 v)), it is l_i 3 / (2 c_i) h(v); that number is
+    found by bisection. Sides with c_i = 0 need nothing. Nothing is left over unless all limits are reached.
+    """
+    c = coefficients.double()
+    limits = torch.where(c > 0, limits.double(), 0.0)
+    if float(limits.sum()) <= budget:
+        return limits
+    scale = weights.double() * 1.5 / c.clamp_min(torch.finfo(torch.float64).tiny)
+
+    def kept(log_price: float) -> Tensor:
+        wanted = log_price - scale.log()
+        log_v = wanted / SLOPE
+        for _ in range(STEPS):
+            v = log_v.exp()
+            log_v = log_v - (2 * log_v + torch.log1p((v + 3) / (v * v + 6 * v).sqrt()) - wanted) / SLOPE
+        return torch.where(c > 0, torch.minimum(c / (3 * log_v.exp()), limits), 0.0)
+
+    cheap, dear = -300.0, 300.0
+    for _ in range(80):
+        middle = (cheap + dear) / 2
+        cheap, dear = (middle, dear) if float(kept(middle).sum()) > budget else (cheap, middle)
+    return kept(dear)

@@ -1,0 +1,74 @@
+"""SiPP: the weights that never have a large part in what their output receives are removed.
+
+Source: Baykal et al., SiPPing neural networks: sensitivity-informed provable pruning of neural networks, 2019; variants,
+constants and smallest sum of the code released with Lost in Pruning, where the deterministic one is called SiPP.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pruning.bounds.sipp import coefficient
+from pruning.calibration import first
+from pruning.criteria import criteria
+from pruning.evidence import Evidence
+from pruning.sensitivities import output_positions, sample_size, sensitivities
+from pruning.types import Calibration, Scores
+
+
+@criteria.register("sipp")
+@dataclass(frozen=True)
+class SiPP:
+    """Empirical sensitivity: the largest part, over images, that a weight has in the sum it enters.
+
+    `deterministic` keeps the most sensitive weights of all layers. `randomized` divides the budget by its error bound, draws
+    weights by their sensitivity and reweights them.
+
+    >>> import torch
+    >>> layer = torch.nn.Linear(4, 1)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
+    >>> images = torch.tensor([[1.0, 1.0, 1.0, 2.0], [0.0, 3.0, 1.0, 0.0]])
+    >>> SiPP().score(Evidence(layer, batches=[(images, torch.zeros(2))], shape=(1, 1, 4)))
+    {'weight': tensor([[0.5000, 1.0000, 1.0000, 0.2500]])}
+    """
+
+    variant: Literal["deterministic", "randomized"] = "deterministic"
+    delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound")] = 1e-16
+    c: Annotated[float, Field(gt=0, le=100, description="constant of the bound and of the number of images")] = 3.0
+
+    @property
+    def allocation(self) -> str:
+        """All layers compete, or the least sum of error bounds."""
+        return "global" if self.variant == "deterministic" else "bound_optimal"
+
+    @property
+    def sparsifier(self) -> str:
+        """The best as they are, or draws."""
+        return "top_k" if self.variant == "deterministic" else "sample"
+
+    def calibration(self, classes: int) -> Calibration:
+        """As many as |S| is for a network of 10^7 times 10^7 outputs; of them the first |S| are used."""
+        return Calibration(math.ceil(self.c * math.log(8e14 / self.delta)))
+
+    def units(self, classes: int) -> int:
+        """A forward pass, and two products (or comparisons) of its size for every image."""
+        return 3 * self.calibration(classes).images
+
+    def score(self, evidence: Evidence) -> Scores:
+        """s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i, z_i the sum over the weights of its sign.
+
+        |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. `randomized` takes the maximum over
+        positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against each
+        other. Shape of the weight, in the precision of the network.
+        """
+        model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
+        given = first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
+        if self.variant == "deterministic":
+            return sensitivities(model, names, given, "mean")
+        positions = output_positions(model, names, image)
+        return {name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
+                for name, score in sensitivities(model, names, given, "max").items()}
