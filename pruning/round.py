@@ -82,10 +82,10 @@ class Seams:
         removed = max(1 - after / before for before, after in zip([start, *stages], stages, strict=False))
         if removed <= TRUST:
             return None
-        enough = math.ceil(math.log(target / start) / math.log(1 - TRUST))
-        penalty = ", or a larger lambda, helps" if hasattr(self.criterion, "lambda_") else " helps"
+        penalty = ", or a larger lambda," if hasattr(self.criterion, "lambda_") else ""
         return (f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = {len(stages)}): a local "
-                f"model of the loss is not to be trusted that far; pi of {enough} or more with exponential stages{penalty}")
+                "model of the loss is not to be trusted that far; exponential stages with pi of log2(density before / "
+                f"density after) or more{penalty} help")
 
 
 def refuse_repeated(recipe: Recipe) -> None:
