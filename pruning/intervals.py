@@ -29,6 +29,19 @@ def binomial(errors: int, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(value=errors / n, low=low, high=high, n=n)
 
 
+def upper(errors: int, n: int, delta: float) -> float:
+    """The exact upper limit of an error rate that fails with probability `delta` at most: B(1 - delta; k + 1, n - k).
+
+    One-sided Clopper-Pearson; nothing is known of no samples.
+
+    >>> round(upper(0, 100, 0.05), 4), upper(3, 3, 0.05), upper(0, 0, 0.05)
+    (0.0295, 1.0, 1.0)
+    """
+    from scipy.stats import beta
+
+    return 1.0 if errors == n else float(beta.ppf(1 - delta, errors + 1, n - errors))
+
+
 def guesses(error: Estimate, classes: int) -> bool:
     """Whether a network is no better than chance, 1 - 1/classes: its error is near it and the interval reaches it.
 

@@ -13,7 +13,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
 CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
-FRACTIONS = frozenset({"accuracy", "agreement", "density", "error", "potential", "sparsity"})
+FRACTIONS = frozenset({"accuracy", "agreement", "density", "disagreement", "error", "potential", "sparsity"})
 CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 NOT_FRACTIONS = CORRELATIONS | frozenset(
     {

@@ -1,0 +1,135 @@
+"""What can be promised of a pruned network's accuracy today: limits from data, that hold with a stated probability.
+
+Source: Clopper and Pearson, Biometrika 26 (1934); the agreement bound is the union bound over "the dense network errs" and
+"the two disagree".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pruning.data.tensors import Data
+from pruning.evaluations import evaluations
+from pruning.intervals import upper
+from pruning.measure import EVAL_BATCH
+from pruning.reporting import quantities as q
+from pruning.schemas.report import Curve, Estimate, Section
+from pruning.trial import Trial, TrialRound
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is promised of one pruned network, all limits of one kind together with probability 1 - delta."""
+
+    labelled: float
+    """Accuracy, from its own errors on labelled images."""
+    disagreement: float
+    """The most of the images on which it and the dense network may differ, from images without labels."""
+    agreement: float
+    """Accuracy, from that and the dense network's own limit."""
+
+
+def limits(wrong: Tensor, dense_wrong: Tensor, differs: Tensor, delta: float) -> list[Limits]:
+    """Those of m networks that were all looked at: `wrong` and `differs` are bool (m, n), `dense_wrong` is bool (n,).
+
+    labelled_k = 1 - U(errors_k, n, delta / m); disagreement_k = U(differences_k, n, delta / (2 m)); and
+    agreement_k = 1 - U(dense errors, n, delta / 2) - disagreement_k, none below 0. U is the exact upper limit.
+
+    >>> flags = torch.arange(100) < 10
+    >>> found, = limits(flags[None], flags, (flags & ~flags)[None], 0.05)
+    >>> round(found.labelled, 3), round(found.disagreement, 3), round(found.agreement, 3)
+    (0.836, 0.036, 0.788)
+    """
+    m, n = wrong.shape
+    dense = 1 - upper(int(dense_wrong.sum()), n, delta / 2)
+    found = []
+    for errors, differences in zip(wrong.sum(1).tolist(), differs.sum(1).tolist(), strict=True):
+        most = upper(differences, n, delta / (2 * m))
+        found.append(Limits(1 - upper(errors, n, delta / m), most, max(0.0, dense - most)))
+    return found
+
+
+@evaluations.register("certificate")
+@dataclass(frozen=True)
+class Certificate:
+    """Lower limits of the accuracy of every checkpoint: from labelled images, and from agreement with the dense network.
+
+    accuracy(pruned) >= accuracy(dense) - P(the two disagree) on any distribution. The limits of one kind hold together for
+    all checkpoints with probability 1 - delta over the draw of the test images, whichever is chosen afterwards.
+    """
+
+    version: ClassVar[int] = 1
+    delta: Annotated[float, Field(gt=0, lt=0.5, description="probability that a limit fails")] = 0.05
+    against: Literal["given", "control"] = "given"
+
+    def applies(self, trial: Trial) -> bool:
+        """With a checkpoint to certify."""
+        return any(one.target is not None for one in trial.rounds)
+
+    def evaluate(self, trial: Trial) -> Section:
+        """Curves `labelled/<criterion>`, `agreement/<criterion>` and `disagreement/<criterion>`; a table of all."""
+        targets = [one for one in trial.rounds if one.target is not None]
+        dense, measured = (trial.dense, trial.given_measured) if self.against == "given" else (
+            trial.control, trial.control_measured)
+        answers = _answers(dense(), trial.data)
+        differs = torch.stack([_answers(one.network(), trial.data) != answers for one in targets]) if targets else \
+            torch.zeros(0, len(answers), dtype=torch.bool)
+        wrong = torch.stack([one.measured.wrong for one in targets]) if targets else differs
+        found = limits(wrong, measured.wrong, differs, self.delta)
+        curves: dict[str, Curve] = {}
+        for label in dict.fromkeys(one.label for one in targets):
+            mine = [index for index, one in enumerate(targets) if one.label == label]
+            for kind, y_label in (("labelled", LABELLED), ("agreement", AGREEMENT), ("disagreement", DISAGREEMENT)):
+                curves[f"{kind}/{label}"] = Curve(
+                    x=tuple(targets[index].sparsity for index in mine), x_label="sparsity", y_label=y_label,
+                    y=tuple(Estimate(value=getattr(found[index], kind), n=wrong.shape[1]) for index in mine))
+        return Section(
+            title="What can be promised", version=self.version, curves=curves,
+            details={"limits": [self._row(one, limit, wrong[index], differs[index])
+                                for index, (one, limit) in enumerate(zip(targets, found, strict=True))]},
+            notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *NOTES))
+
+    def _row(self, one: TrialRound, limit: Limits, wrong: Tensor, differs: Tensor) -> dict[str, Any]:
+        return {"checkpoint": one.id, "sparsity": one.sparsity, "error": float(wrong.double().mean()),
+                "accuracy_at_least_labelled": limit.labelled, "disagreement": float(differs.double().mean()),
+                "disagreement_at_most": limit.disagreement, "accuracy_at_least_agreement": limit.agreement}
+
+    def _promise(self, checkpoints: int, images: int) -> str:
+        dense = "network as given" if self.against == "given" else "dense control"
+        return (f"With probability {q.percent(1 - self.delta, 0)} over the draw of {q.several(images, 'test image')}, the "
+                f"limits of one kind hold for {q.several(checkpoints, 'checkpoint')} together: one may be chosen after "
+                f"looking at all. Agreement is with the {dense}.")
+
+
+LABELLED = "accuracy at least, from labelled images"
+AGREEMENT = "accuracy at least, from agreement with the dense network"
+DISAGREEMENT = "disagreement with the dense network at most"
+NOTES = (
+    "The limit from labelled images is the tighter one where there are labels. The agreement bound, accuracy of the pruned "
+    "network at least that of the dense one less their disagreement, needs labels for the dense network alone, once: "
+    "disagreement can be counted on any images.",
+    "On shifted data, disagreement without labels bounds the difference of the two networks there; a promise of accuracy "
+    "also needs the dense network's limit there.",
+)
+
+
+def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
+    """The sparsest checkpoint of which most can be promised."""
+    if not found:
+        return []
+    best = max(range(len(found)), key=lambda index: (found[index].labelled, targets[index].sparsity))
+    return [f"Most is promised of {targets[best].id}: at least {q.percent(found[best].labelled)} of images right by "
+            f"labelled images, at least {q.percent(found[best].agreement)} by agreement."]
+
+
+def _answers(model: nn.Module, data: Data) -> Tensor:
+    """The class that a network names for every test image, on the CPU."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(inputs).argmax(1).cpu() for inputs, _ in data.batches(data.test, EVAL_BATCH)])
