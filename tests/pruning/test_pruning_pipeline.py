@@ -553,7 +553,7 @@ def test_labels_are_unique() -> None:
     methods = tuple(Method(name=name, params={"p": i}) for i, name in enumerate(["a", "b", "a"]))
     assert criterion_labels(cases.recipe(criterion=methods)) == ["a-p0", "b", "a-p2"]
     same = tuple(Method(name="a", params={"p": p}) for p in ("x y", "xy", "X/Y"))
-    assert criterion_labels(cases.recipe(criterion=same)) == ["a-pxy-1", "a-pxy-2", "a-pxy-3"]
+    assert criterion_labels(cases.recipe(criterion=same)) == ["a-xy-1", "a-xy-2", "a-xy-3"]
 
 
 def test_seeds_change_what_is_random_and_nothing_else_does(tmp_path: Path) -> None:
