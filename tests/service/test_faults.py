@@ -98,6 +98,7 @@ def test_parent_killed_takes_its_children_along(fresh: Callable[..., Running]) -
     until(lambda: not set(tree) & set(alive()), "no child is left")
 
 
+@pytest.mark.slow
 def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
     running = fresh().start()
     job = running.client.jobs.submit(SPEC)
