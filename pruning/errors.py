@@ -75,7 +75,7 @@ class CheckpointError(SecateurError):
     code = "invalid_checkpoint"
 
 
-PRUNING_ERRORS = (BudgetError, ScoreError, EvidenceError, StructureError)
+PRUNING_ERRORS = (BudgetError, ScoreError, EvidenceError, StructureError, ParameterError)
 """What one criterion may run into where another does not."""
 
 

@@ -122,10 +122,12 @@ def _maximum(inverse: Tensor, seen: Tensor) -> Tensor:
     columns = seen.permute(1, 2, 0, 3).flatten(2)
     found = torch.empty(*rows.shape[:2], columns.shape[1], dtype=rows.dtype, device=rows.device)
     block = max(1, CACHE // (columns.element_size() * max(1, columns[0].numel())))
-    for group in range(len(rows)):
+    many = max(1, block // rows.shape[1])  # of a depthwise convolution, many groups at once
+    for group in range(0, len(rows), many):
+        groups = slice(group, group + many)
         for start in range(0, rows.shape[1], block):
             part = slice(start, start + block)
-            found[group, part] = (rows[group, part, None] * columns[group]).amax(-1)
+            found[groups, part] = (rows[groups, part, None] * columns[groups, None]).amax(-1)
     return found
 
 

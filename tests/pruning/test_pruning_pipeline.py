@@ -608,6 +608,15 @@ def test_a_criterion_that_cannot_go_on_leaves_the_others(tmp_path: Path) -> None
         assert pipeline.ledger.warnings[1:] == [f"{failure.message}; the criterion ends here, the others go on"]
 
 
+def test_scores_that_cannot_be_drawn_by_end_their_criterion_alone(tmp_path: Path) -> None:
+    """GraSP's scores are of either sign, and sampling takes sensitivities."""
+    recipe = cases.recipe(0.5, criterion=[{"name": "grasp"}, {"name": "magnitude"}], sparsifier={"name": "sample"},
+                          allocation={"name": "uniform"}, retrain={"mode": "none"})
+    pipeline = run(recipe, tmp_path)
+    assert [one.id for one in pipeline.done] == ["magnitude-0.5"]
+    assert [(failure.name, failure.code) for failure in pipeline.failures] == [("grasp", "invalid_parameter")]
+
+
 def test_a_job_of_which_every_criterion_fails_fails(tmp_path: Path) -> None:
     criteria = [{"name": "filter_norm"}, {"name": "filter_norm", "params": {"p": 2}}]
     for given in (criteria, criteria[:1]):
