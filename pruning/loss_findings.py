@@ -32,8 +32,8 @@ def models_loss(method: Method) -> bool:
     return isinstance(criteria.create(method.name, method.params), LossModel)
 
 
-ANSWERS = {"seen": "yes", "the opposite": "no, the opposite", "both": "at some targets or settings, the opposite at others",
-           "no evidence": "no evidence either way"}
+ANSWERS = {"seen": "yes", "the opposite": "no, the opposite", "no evidence": "no evidence either way",
+           "both": "yes at some targets or settings, the opposite at others"}
 
 
 @dataclass(frozen=True)
