@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 POLL_S = 1.0
+LINKS = 20
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}
 """Keeps glibc from returning every batch's memory to the kernel and fetching it again."""
 
@@ -156,7 +157,7 @@ class Supervisor:
         self._counter += 1
         mine = path.with_name(f".upload-{self._counter}")
         try:
-            os.link(path, mine)
+            _link(path, mine)
         except FileNotFoundError:
             if kind == "saved":
                 return  # dropped already: a later message tells of it
@@ -259,6 +260,17 @@ class Supervisor:
                 if time.monotonic() > patience:
                     raise LostError(f"job {self.claim.job_id}: the database is away: {error}") from error
                 time.sleep(0.5)
+
+
+def _link(path: Path, target: Path) -> None:
+    """A second name for a file, or for what replaces it meanwhile: one that has just lost its name cannot be linked."""
+    for _ in range(LINKS):
+        try:
+            return os.link(path, target)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+    return os.link(path, target)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -261,6 +261,29 @@ def test_a_full_artifact_store_fails_the_job_and_a_retry_goes_on(
     assert world.checkpoints(id) == undisturbed
 
 
+def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Path) -> None:
+    """A report is replaced with every checkpoint: link(2) answers ENOENT for the one that has just lost its name."""
+    path, done = tmp_path / "report", threading.Event()
+    path.write_text("first")
+
+    def replace() -> None:
+        while not done.is_set():
+            aside = tmp_path / "aside"
+            aside.write_text("again")
+            aside.replace(path)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for number in range(3000):
+            supervise._link(path, tmp_path / str(number))
+    finally:
+        done.set()
+        writer.join()
+    with pytest.raises(FileNotFoundError):
+        supervise._link(tmp_path / "missing", tmp_path / "target")
+
+
 def test_damaged_and_missing_stages_are_computed_again(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
     id = world.submit()
     chaos.plan(at_9="kill")
