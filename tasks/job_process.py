@@ -123,6 +123,10 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
                                                                  path=str(path)))
 
     def publish(report: Report) -> None:
+        # the summary goes first: a job that is cancelled between two messages has one for every report it stored
+        pipe.send("summary", summary={
+            "recommendation": report.recommendation.model_dump(mode="json"),
+            "gates": [gate.model_dump(mode="json") for gate in report.gates]})
         renderers: dict[str, Callable[[Report], str]] = {"json": lambda r: r.model_dump_json(), **RENDERERS}
         for format, render in renderers.items():
             path = folder / "files" / f"report.{format}"
@@ -130,9 +134,6 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
             aside.write_text(render(report))
             aside.replace(path)  # the supervisor may be reading the one before
             pipe.send("file", checkpoint="report", format=format, path=str(path))
-        pipe.send("summary", summary={
-            "recommendation": report.recommendation.model_dump(mode="json"),
-            "gates": [gate.model_dump(mode="json") for gate in report.gates]})
 
     def finished(done: TrialRound) -> None:
         if not results.export(done):
