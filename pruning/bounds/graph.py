@@ -1,0 +1,187 @@
+"""Networks as graphs: BatchNorm folded into the layer before it, and errors of layers carried to the logits.
+
+What is carried is derived here: with weights w' in the place of w, |w' a' - w a| <= |w'| |a' - a| + |(w' - w) a|, and an
+operation that is linear with nonnegative coefficients, or Lipschitz, carries an error elementwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from pruning.errors import StructureError
+from pruning.layers import Layer, groups
+
+LIPSCHITZ: Mapping[Any, float] = {
+    nn.ReLU: 1.0, F.relu: 1.0, torch.relu: 1.0, "relu": 1.0, "relu_": 1.0, nn.ReLU6: 1.0, F.relu6: 1.0, nn.Tanh: 1.0,
+    torch.tanh: 1.0, "tanh": 1.0, nn.Sigmoid: 0.25, torch.sigmoid: 0.25, "sigmoid": 0.25, nn.Softplus: 1.0, F.softplus: 1.0,
+    nn.GELU: 1.129, F.gelu: 1.129, nn.SiLU: 1.1, F.silu: 1.1, nn.LeakyReLU: 1.0, F.leaky_relu: 1.0, nn.Hardtanh: 1.0,
+}
+"""By activation, the largest slope."""
+NONNEGATIVE = {
+    F.pad, operator.getitem, torch.flatten, torch.cat, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d,
+    F.max_pool2d, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.index_select, nn.Flatten, nn.Identity,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Unflatten, "flatten", "view", "reshape", "mean", "permute",
+    "transpose", "contiguous", "squeeze", "unsqueeze", "index_select", "clone", "sum", torch.sum,
+}
+"""Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
+SILENT = {nn.Dropout, nn.Dropout2d, F.dropout}
+"""Nothing, in eval mode."""
+SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "add_", "sub"}
+
+
+def traced(model: nn.Module) -> fx.GraphModule:
+    """The graph of a network in eval mode; `StructureError` for one whose course depends on what it sees."""
+    try:
+        return fx.symbolic_trace(model)
+    except Exception as error:  # a forward may do anything
+        raise StructureError(f"the network cannot be traced as a graph: {type(error).__name__}: {error}") from error
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy in eval mode with every BatchNorm folded into the Linear or Conv2d whose output it alone normalises.
+
+    W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). Names of weights stay as they are;
+    a folded BatchNorm becomes an `Identity`.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
+    >>> folded(net)[1]
+    Identity()
+    """
+    found = copy.deepcopy(model).eval()
+    if not any(isinstance(module, _BatchNorm) for module in found.modules()):
+        return found
+    graph = traced(found).graph
+    modules, calls = dict(found.named_modules()), [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        before = node.args[0] if node.args else None
+        if not isinstance(norm, _BatchNorm) or norm.running_var is None or not isinstance(before, fx.Node):
+            continue
+        layer = modules.get(str(before.target)) if before.op == "call_module" else None
+        once = calls.count(str(before.target)) == 1 == calls.count(str(node.target)) and len(before.users) == 1
+        if isinstance(layer, Layer) and once:
+            _fold_(layer, norm)
+            parent, _, child = str(node.target).rpartition(".")
+            setattr(found.get_submodule(parent), child, nn.Identity())
+    return found
+
+
+def _fold_(layer: Layer, norm: _BatchNorm) -> None:
+    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+    weight, bias = fuse(layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps,  # type: ignore[arg-type]
+                        norm.weight, norm.bias)
+    layer.weight, layer.bias = weight, bias
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A tensor of the dense network, and how far that of the other may be from it, elementwise."""
+
+    value: Tensor
+    error: Tensor
+
+
+class Carrier(fx.Interpreter):
+    """Runs the dense network and carries the errors of its layers: |logits' - logits| elementwise.
+
+    `weights` are those of the other network, by name; `errors` those that replacing each weight makes on the dense
+    network's own activations, shaped as the layer's output; a layer that `errors` does not name has none.
+
+    >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
+    >>> weights = {"0.weight": torch.tensor([[1.0]]), "2.weight": torch.tensor([[-2.0]])}
+    >>> Carrier(net).carry(torch.ones(1, 1), weights, {"0.weight": torch.tensor([[0.5]]), "2.weight": torch.tensor([[0.1]])})
+    tensor([[1.1000]])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(traced(model))
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.weights: Mapping[str, Tensor] = {}
+        self.errors: Mapping[str, Tensor] = {}
+
+    def carry(self, inputs: Tensor, weights: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> Tensor:
+        """The error of every logit, (N, classes), for inputs that both networks see alike."""
+        self.weights, self.errors = weights, errors
+        with torch.no_grad():
+            found = self.run(Bounded(inputs, torch.zeros_like(inputs)))
+        if not isinstance(found, Bounded):
+            raise StructureError("the network's answer does not depend on what it sees")
+        return found.error
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A layer, a BatchNorm that was not folded, or what `_passed` knows."""
+        module = self.fetch_attr(target)
+        given = args[0] if args else None
+        if not isinstance(given, Bounded):
+            return super().call_module(target, args, kwargs)
+        if isinstance(module, Layer):
+            name = self.names[id(module.weight)]
+            error, own = _apply(module, given.error, self.weights.get(name)), self.errors.get(name)
+            return Bounded(module(given.value), error if own is None else error + own)
+        if isinstance(module, _BatchNorm):
+            scale = (module.running_var + module.eps).rsqrt()  # type: ignore[operator]
+            scale = scale if module.weight is None else scale * module.weight.abs()
+            return Bounded(module(given.value), given.error * scale.reshape(1, -1, *[1] * (given.value.dim() - 2)))
+        return _passed(type(module), module, (given,), {}, type(module).__name__)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As `_passed` has it."""
+        return _passed(target, target, args, kwargs, getattr(target, "__name__", str(target)))
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As `_passed` has it."""
+        return _passed(target, lambda first, *others, **named: getattr(first, target)(*others, **named), args, kwargs, target)
+
+
+def _passed(kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+    """An operation without weights of its own on values and errors; `StructureError` for one that is not known."""
+    if not _any(args) and not _any(kwargs):
+        return call(*args, **kwargs)
+    value = call(*_part(args, "value"), **_part(kwargs, "value"))
+    if not isinstance(value, Tensor):  # a shape, a size
+        return value
+    if kind in SUMS and not kwargs:
+        errors = [one.error for one in args[:2] if isinstance(one, Bounded)]
+        return Bounded(value, sum(errors[1:], errors[0]).expand_as(value))
+    if kind in SILENT:
+        return Bounded(value, args[0].error)
+    if kind in LIPSCHITZ and isinstance(args[0], Bounded):
+        return Bounded(value, LIPSCHITZ[kind] * args[0].error)
+    if kind in NONNEGATIVE:
+        return Bounded(value, call(*_part(args, "error"), **_part(kwargs, "error")))
+    raise StructureError(f"errors of layers cannot be carried through {name}: no rule is known for it")
+
+
+def _apply(layer: Layer, error: Tensor, weight: Tensor | None) -> Tensor:
+    """|w'| times an error of the inputs."""
+    size = (layer.weight if weight is None else weight).abs().to(error.dtype)
+    if isinstance(layer, nn.Linear):
+        return F.linear(error, size)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(error, layer._reversed_padding_repeated_twice, mode=mode)
+    return F.conv2d(padded, size, None, layer.stride, 0, layer.dilation, groups(layer))
+
+
+def _any(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_any(one) for one in value.values())
+    return any(_any(one) for one in value) if isinstance(value, tuple | list) else isinstance(value, Bounded)
+
+
+def _part(value: Any, which: str) -> Any:
+    """The values, or the errors, in nested arguments."""
+    if isinstance(value, dict):
+        return {key: _part(one, which) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_part(one, which) for one in value)
+    return getattr(value, which) if isinstance(value, Bounded) else value

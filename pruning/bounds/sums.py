@@ -1,0 +1,135 @@
+"""A layer's outputs as sums of which terms are drawn, and what concentration says of the sums drawn.
+
+At one position of one input, output i is z_i = sum_j v_ij, v_ij what weight j, or input channel j, contributes. Draws with
+replacement, j with probability p_j, give (1/m) sum over draws of v_ij / p_j, the mean of m independent terms X with mean
+z_i. The inequalities are textbook; that they are applied to signed inputs and to whole channels is derived here. Weights are
+drawn by side, those of one sign for each filter; whole channels for all filters at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruning.layers import Layer, groups, matrix
+
+BYTES = 48 * 2**20
+"""What the terms of one part of the outputs may take."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What is known of a layer's sums at some inputs, by side, each tensor (S, N, out, L); S = 1 for channels, else 2."""
+
+    value: Tensor
+    """Of the terms that can be drawn."""
+    missing: Tensor
+    """Of the terms that cannot: their probability is 0."""
+    size: Tensor
+    """Of all terms, each taken absolutely."""
+    variance: Tensor
+    """Of X."""
+    low: Tensor
+    """What X is never below; at most 0."""
+    high: Tensor
+    """What X is never above; at least 0."""
+
+    @property
+    def reach(self) -> Tensor:
+        """The largest |v_j| / p_j."""
+        return torch.maximum(self.high, -self.low)
+
+
+def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
+    """Those of single weights; `patches` (N, G, K, L), `probabilities` (2 out, K), positive weights' rows first.
+
+    >>> w, a = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[[[1.0], [2.0], [3.0]]]])
+    >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    >>> sums = edge_sums(torch.nn.Linear(3, 1), w, a, p)
+    >>> sums.value.flatten(), sums.high.flatten(), sums.low.flatten()
+    (tensor([ 4., -3.]), tensor([4., 0.]), tensor([ 0., -3.]))
+    """
+    w, p = matrix(layer, weight), probabilities.to(weight.dtype).reshape(2, *matrix(layer, weight).shape)
+    sides = torch.stack([w.clamp_min(0.0), w.clamp_max(0.0)])  # (2, G, O, K)
+    drawn = p > 0
+    scaled = torch.where(drawn, sides / torch.where(drawn, p, 1.0), 0.0)
+    value = _outputs((sides * drawn)[:, None] @ patches)
+    second = _outputs((sides * scaled)[:, None] @ patches.square())
+    low, high = zip(*(_extremes(side, patches) for side in scaled), strict=True)
+    return Sums(value, _outputs((sides * ~drawn)[:, None] @ patches), _outputs(sides.abs()[:, None] @ patches.abs()),
+                (second - value.square()).clamp_min(0.0), torch.stack(low), torch.stack(high))
+
+
+def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
+    """Those of input channels; `probabilities` (1, in).
+
+    >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
+    >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
+    >>> sums.value.flatten(), sums.variance.flatten(), sums.low.flatten(), sums.high.flatten()
+    (tensor([0.]), tensor([16.]), tensor([-4.]), tensor([4.]))
+    """
+    w = matrix(layer, weight)
+    channels = probabilities.shape[1] // groups(layer)
+    p = probabilities.to(weight.dtype).reshape(groups(layer), 1, channels, 1)
+    drawn, each = p > 0, []
+    for part, inputs in _parts(w, patches, patches.shape[-1] * channels):
+        terms = torch.einsum("gock,ngckl->ngocl", part.unflatten(2, (channels, -1)), inputs.unflatten(2, (channels, -1)))
+        scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
+        value = (terms * drawn).sum(3)
+        each.append(torch.stack([
+            value, (terms * ~drawn).sum(3), part.abs() @ inputs.abs(), (terms * scaled).sum(3) - value.square(),
+            scaled.amin(3).clamp_max(0.0), scaled.amax(3).clamp_min(0.0)]))
+    value, missing, size, variance, low, high = _outputs(torch.cat(each, 3))[:, None]
+    return Sums(value, missing, size, variance.clamp_min(0.0), low, high)
+
+
+def hoeffding(sums: Sums, draws: Tensor, log: float) -> Tensor:
+    """(high - low) sqrt(log / (2 m)) by side; P(|mean - z| >= it) <= 2 exp(-log). `draws` broadcasts against the sides."""
+    return _drawn(sums, draws, lambda m: (sums.high - sums.low) * (log / (2 * m)).sqrt())
+
+
+def bernstein(sums: Sums, draws: Tensor, log: float) -> Tensor:
+    """u + sqrt(u^2 + 2 variance log / m), u = b log / (3 m), b the largest |X - z|: the exact inverse of Bernstein's."""
+    reach = torch.maximum(sums.high - sums.value, sums.value - sums.low)
+
+    def width(m: Tensor) -> Tensor:
+        u = reach * log / (3 * m)
+        return u + (u.square() + 2 * sums.variance * log / m).sqrt()
+
+    return _drawn(sums, draws, width)
+
+
+def total(sides: Tensor, missing: Tensor) -> Tensor:
+    """The errors of the sides together, with what can never be drawn: (N, out, L)."""
+    return sides.sum(0) + missing.sum(0).abs()
+
+
+def _drawn(sums: Sums, draws: Tensor, width: Callable[[Tensor], Tensor]) -> Tensor:
+    """`width` of the draws; 0 for a side that is kept (draws below 0), the whole sum for one of which nothing is drawn."""
+    m = draws.to(sums.value.dtype)
+    found = torch.where(draws == 0, sums.value.abs(), width(m.clamp_min(1.0)))
+    return torch.where(draws < 0, 0.0, found)
+
+
+def _extremes(scaled: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest term of (G, O, K) weights, and 0, at patches (N, G, K, L): twice (N, out, L)."""
+    low, high = [], []
+    for part, inputs in _parts(scaled, patches, patches.shape[-1] * patches.shape[-2]):
+        terms = part[None, ..., None] * inputs[:, :, None]
+        low.append(terms.amin(3).clamp_max(0.0))
+        high.append(terms.amax(3).clamp_min(0.0))
+    return _outputs(torch.cat(low, 2)), _outputs(torch.cat(high, 2))
+
+
+def _parts(weights: Tensor, patches: Tensor, terms: int) -> list[tuple[Tensor, Tensor]]:
+    """The weights (G, O, K) in parts of some outputs, so that so many terms of each, at all inputs, take little memory."""
+    each = patches.element_size() * len(patches) * len(weights) * terms
+    return [(part, patches) for part in weights.split(max(1, BYTES // max(1, each)), 1)]
+
+
+def _outputs(found: Tensor) -> Tensor:
+    """(..., N, G, O, L) as (..., N, out, L)."""
+    return found.flatten(-3, -2)
