@@ -29,8 +29,8 @@ LIPSCHITZ: Mapping[Any, float] = {
 """By activation, the largest slope."""
 NONNEGATIVE = {
     F.pad, operator.getitem, torch.flatten, torch.cat, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d,
-    F.max_pool2d, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.index_select, nn.Flatten, nn.Identity,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Unflatten, "flatten", "view", "reshape", "mean", "permute",
+    F.max_pool2d, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.index_select, nn.Flatten,
+    nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Unflatten, "flatten", "view", "reshape", "mean", "permute",
     "transpose", "contiguous", "squeeze", "unsqueeze", "index_select", "clone", "sum", torch.sum,
 }
 """Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
@@ -80,7 +80,7 @@ def _fold_(layer: Layer, norm: _BatchNorm) -> None:
     fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
     weight, bias = fuse(layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps,  # type: ignore[arg-type]
                         norm.weight, norm.bias)
-    layer.weight, layer.bias = weight, bias
+    layer.weight, layer.bias = weight, nn.Parameter(bias.detach(), weight.requires_grad)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class Carrier(fx.Interpreter):
             error, own = _apply(module, given.error, self.weights.get(name)), self.errors.get(name)
             return Bounded(module(given.value), error if own is None else error + own)
         if isinstance(module, _BatchNorm):
-            scale = (module.running_var + module.eps).rsqrt()  # type: ignore[operator]
+            assert module.running_var is not None
+            scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.abs()
             return Bounded(module(given.value), given.error * scale.reshape(1, -1, *[1] * (given.value.dim() - 2)))
         return _passed(type(module), module, (given,), {}, type(module).__name__)
@@ -140,7 +141,10 @@ class Carrier(fx.Interpreter):
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As `_passed` has it."""
-        return _passed(target, lambda first, *others, **named: getattr(first, target)(*others, **named), args, kwargs, target)
+        def call(first: Any, *others: Any, **named: Any) -> Any:
+            return getattr(first, target)(*others, **named)
+
+        return _passed(target, call, args, kwargs, target)
 
 
 def _passed(kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:

@@ -6,9 +6,13 @@ code released with it.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from pruning.bounds.draws import expected_distinct
+from pruning.bounds.forms import Drawn, Paper
 
 LARGEST = 1e300
 
@@ -29,3 +33,26 @@ def channels(coefficients: Tensor, epsilon: float) -> float:
         return 0.0
     draws = min(LARGEST, 3 * (6 + 2 * epsilon) * total / epsilon / epsilon if epsilon > 1e-140 else LARGEST)
     return float(expected_distinct(coefficients.double() / total, draws))
+
+
+def bound(layer: Drawn, alpha: float, delta: float, c: float) -> Paper:
+    """u + sqrt(u^2 + 6 u), u = 3 alpha S / m, times the sum of an output's terms; C kappa sum_(j pruned) s_j without draws.
+
+    The scores are alpha s. Assumes that no weight of channel j ever takes a larger part than C s_j.
+    """
+    fixed = c * layer.kernel / alpha
+
+    def error(coefficients: Tensor, counts: Tensor, constant: float | Tensor = fixed) -> Tensor:
+        u = 3 * coefficients / counts.clamp_min(1)
+        return layer.relative(u + (u * u + 6 * u).sqrt(), constant)
+
+    sums, here = layer.score_sums, layer.inflation * alpha / layer.kernel
+    swaps = {"C as it is here": error(sums * here / c, layer.draws, fixed * here / c)}
+    if bool((layer.law.draws > 0).any()):
+        swaps |= {
+            "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
+            "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),
+            "distinct channels for draws": error(sums, layer.distinct)}
+    else:
+        swaps["sensitivities as they are here"] = layer.pruned_size.sum(0)
+    return Paper(error(sums, layer.draws), swaps, here <= c * (1 + 1e-9))

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from pruning.bounds.forms import Drawn, Paper
+
 DELTA, C = 1e-16, 3.0
 SLOPE, STEPS = 1.75, 20
 """ln h rises by 1.5 to 2 for every ln v: so many steps along a chord of the slope between find v exactly."""
@@ -58,3 +60,32 @@ def spent(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) 
         middle = (cheap + dear) / 2
         cheap, dear = (middle, dear) if float(kept(middle).sum()) > budget else (cheap, middle)
     return kept(dear)
+
+
+def bound(layer: Drawn, alpha: float, delta: float, c: float, *, scaled: bool) -> Paper:
+    """epsilon_i times the sum of each side; C sum_(j pruned) s_j times it where nothing is drawn. Assumes g_j <= C s_j.
+
+    The scores are alpha s where `scaled`, else s.
+    """
+    sums = layer.score_sums * (1.0 if scaled else alpha)
+    fixed = c / alpha if scaled else c
+
+    def error(coefficients: Tensor, counts: Tensor, constant: float | Tensor = fixed) -> Tensor:
+        return layer.relative(epsilon(coefficients, counts.clamp_min(0)), constant)
+
+    here = layer.inflation * (alpha if scaled else 1.0)  # max_j g_j / s_j
+    swaps = {"C as it is here": error(sums * here / c, layer.draws, fixed * here / c)}
+    if bool((layer.law.draws > 0).any()):
+        swaps |= {
+            "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
+            "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),
+            "distinct weights for draws": error(sums, layer.distinct)}
+    if bool((layer.law.draws < 0).any()):
+        swaps["sensitivities as they are here"] = _pruned_here(layer, error(sums, layer.draws), fixed)
+    return Paper(error(sums, layer.draws), swaps, here <= c * (1 + 1e-9))
+
+
+def _pruned_here(layer: Drawn, error: Tensor, constant: float) -> Tensor:
+    """The error with what is pruned in rows without draws taken as large as it is at each input."""
+    assumed = torch.where(layer.draws < 0, constant * layer.score_sums * layer.lost * layer.sums.size, 0.0).sum(0)
+    return error - assumed + torch.where(layer.draws < 0, layer.pruned_size, 0.0).sum(0)

@@ -18,6 +18,8 @@ from pruning.layers import Layer, groups, matrix
 
 BYTES = 48 * 2**20
 """What the terms of one part of the outputs may take."""
+CACHE = 2**21
+"""Bytes of terms that stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Sums:
     value: Tensor
     """Of the terms that can be drawn."""
     missing: Tensor
-    """Of the terms that cannot: their probability is 0."""
+    """Of the terms that cannot, as their probability is 0, and are not kept for certain."""
     size: Tensor
     """Of all terms, each taken absolutely."""
     variance: Tensor
@@ -43,12 +45,14 @@ class Sums:
         return torch.maximum(self.high, -self.low)
 
 
-def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
+def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, kept: Tensor) -> Sums:
     """Those of single weights; `patches` (N, G, K, L), `probabilities` (2 out, K), positive weights' rows first.
+
+    `kept` is the mask, shaped as the weight.
 
     >>> w, a = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[[[1.0], [2.0], [3.0]]]])
     >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
-    >>> sums = edge_sums(torch.nn.Linear(3, 1), w, a, p)
+    >>> sums = edge_sums(torch.nn.Linear(3, 1), w, a, p, w > 0)
     >>> sums.value.flatten(), sums.high.flatten(), sums.low.flatten()
     (tensor([ 4., -3.]), tensor([4., 0.]), tensor([ 0., -3.]))
     """
@@ -59,15 +63,16 @@ def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tens
     value = _outputs((sides * drawn)[:, None] @ patches)
     second = _outputs((sides * scaled)[:, None] @ patches.square())
     low, high = zip(*(_extremes(side, patches) for side in scaled), strict=True)
-    return Sums(value, _outputs((sides * ~drawn)[:, None] @ patches), _outputs(sides.abs()[:, None] @ patches.abs()),
+    never = ~drawn & ~matrix(layer, kept)
+    return Sums(value, _outputs((sides * never)[:, None] @ patches), _outputs(sides.abs()[:, None] @ patches.abs()),
                 (second - value.square()).clamp_min(0.0), torch.stack(low), torch.stack(high))
 
 
-def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
-    """Those of input channels; `probabilities` (1, in).
+def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, kept: Tensor) -> Sums:
+    """Those of input channels; `probabilities` and `kept` (1, in).
 
     >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
-    >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
+    >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]), torch.ones(1, 2, dtype=torch.bool))
     >>> sums.value.flatten(), sums.variance.flatten(), sums.low.flatten(), sums.high.flatten()
     (tensor([0.]), tensor([16.]), tensor([-4.]), tensor([4.]))
     """
@@ -75,12 +80,14 @@ def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: T
     channels = probabilities.shape[1] // groups(layer)
     p = probabilities.to(weight.dtype).reshape(groups(layer), 1, channels, 1)
     drawn, each = p > 0, []
+    never = ~drawn & ~kept.reshape(p.shape)
     for part, inputs in _parts(w, patches, patches.shape[-1] * channels):
-        terms = torch.einsum("gock,ngckl->ngocl", part.unflatten(2, (channels, -1)), inputs.unflatten(2, (channels, -1)))
+        terms = torch.einsum("gock,ngckl->ngocl", part.reshape(*part.shape[:2], channels, -1),
+                             inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1]))
         scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
         value = (terms * drawn).sum(3)
         each.append(torch.stack([
-            value, (terms * ~drawn).sum(3), part.abs() @ inputs.abs(), (terms * scaled).sum(3) - value.square(),
+            value, (terms * never).sum(3), part.abs() @ inputs.abs(), (terms * scaled).sum(3) - value.square(),
             scaled.amin(3).clamp_max(0.0), scaled.amax(3).clamp_min(0.0)]))
     value, missing, size, variance, low, high = _outputs(torch.cat(each, 3))[:, None]
     return Sums(value, missing, size, variance.clamp_min(0.0), low, high)
@@ -115,19 +122,25 @@ def _drawn(sums: Sums, draws: Tensor, width: Callable[[Tensor], Tensor]) -> Tens
 
 
 def _extremes(scaled: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest term of (G, O, K) weights, and 0, at patches (N, G, K, L): twice (N, out, L)."""
-    low, high = [], []
-    for part, inputs in _parts(scaled, patches, patches.shape[-1] * patches.shape[-2]):
-        terms = part[None, ..., None] * inputs[:, :, None]
-        low.append(terms.amin(3).clamp_max(0.0))
-        high.append(terms.amax(3).clamp_min(0.0))
-    return _outputs(torch.cat(low, 2)), _outputs(torch.cat(high, 2))
+    """The least and the largest term of (G, O, K) weights of one sign, and 0, at patches (N, G, K, L): twice (N, out, L)."""
+    positive, nothing = not bool((scaled < 0).any()), patches.new_zeros(len(patches), *scaled.shape[:2], patches.shape[-1])
+    signed = bool((patches < 0).any())
+    low, high = nothing, nothing.clone()
+    block = max(1, CACHE // (patches.element_size() * patches[0].numel()))
+    for n, inputs in enumerate(patches):
+        for start in range(0, scaled.shape[1], block):
+            terms = scaled[:, start:start + block, :, None] * inputs[:, None]
+            if positive or signed:
+                high[n, :, start:start + block] = terms.amax(2).clamp_min(0.0)
+            if signed or not positive:
+                low[n, :, start:start + block] = terms.amin(2).clamp_max(0.0)
+    return _outputs(low), _outputs(high)
 
 
 def _parts(weights: Tensor, patches: Tensor, terms: int) -> list[tuple[Tensor, Tensor]]:
     """The weights (G, O, K) in parts of some outputs, so that so many terms of each, at all inputs, take little memory."""
     each = patches.element_size() * len(patches) * len(weights) * terms
-    return [(part, patches) for part in weights.split(max(1, BYTES // max(1, each)), 1)]
+    return [(part, patches) for part in torch.split(weights, max(1, BYTES // max(1, each)), 1)]
 
 
 def _outputs(found: Tensor) -> Tensor:

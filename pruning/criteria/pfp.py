@@ -12,6 +12,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from pruning.bounds import pfp
+from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.sipp import coefficient
 from pruning.calibration import first
 from pruning.criteria import criteria
@@ -62,3 +64,7 @@ class PFP:
             alpha = coefficient(positions[name], edges[0, 0].numel(), self.delta, self.c)
             found[name] = alpha * edges.amax([axis for axis in range(edges.dim()) if axis != 1], keepdim=True)
         return found
+
+    def bound(self, layer: Drawn) -> Paper:
+        """`pruning.bounds.pfp.bound` with these constants."""
+        return pfp.bound(layer, coefficient(layer.positions, layer.kernel, self.delta, self.c), self.delta, self.c)

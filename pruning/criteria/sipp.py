@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pruning.bounds import sipp
+from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.sipp import coefficient
 from pruning.calibration import first
 from pruning.criteria import criteria
@@ -72,3 +74,8 @@ class SiPP:
         positions = output_positions(model, names, image)
         return {name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
                 for name, score in sensitivities(model, names, given, "max").items()}
+
+    def bound(self, layer: Drawn) -> Paper:
+        """`pruning.bounds.sipp.bound` with these constants."""
+        alpha = coefficient(layer.positions, layer.kernel, self.delta, self.c)
+        return sipp.bound(layer, alpha, self.delta, self.c, scaled=self.variant != "deterministic")

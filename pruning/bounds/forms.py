@@ -1,0 +1,148 @@
+"""A pruned layer at some inputs, and how far its outputs may be from those of the dense layer: the forms of the bound.
+
+`hoeffding`, `bernstein` and `minimum` hold for the inputs at hand, all layers, outputs, positions and inputs together, with
+probability 1 - delta over the draws; `deterministic` holds always. A criterion adds the form of its paper, `paper`, which
+rests on assumptions about inputs not seen and is not certified. Source of each: the module that is named like the method;
+what holds for the inputs at hand is derived here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pruning.bounds.sums import Sums, bernstein, hoeffding, total
+from pruning.layers import Layer, matrix
+from pruning.types import Law
+
+CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic")
+"""Forms that hold with the probability they claim, whatever the weights and the inputs."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One layer of a pruned network at N inputs."""
+
+    name: str
+    layer: Layer
+    weight: Tensor
+    """Of the dense network, BatchNorm folded."""
+    scores: Tensor
+    """The criterion's, by row of the law, (rows, terms): 0 where a term is of another row."""
+    kept: Tensor
+    """Bool, as `scores`: what remains."""
+    law: Law
+    """Of a deterministic sparsifier, probabilities in proportion to the scores, and nothing drawn."""
+    sums: Sums
+    patches: Tensor
+    """(N, G, K, L), as in `pruning.layers`."""
+    log: float
+    """ln(2 n / delta), n the outputs, sides, positions and inputs of all layers that are sampled."""
+    log_split: float
+    """The same, where delta is divided over the forms that are certified."""
+    delta: float
+
+    @property
+    def positions(self) -> int:
+        """P, of the output."""
+        return self.patches.shape[-1]
+
+    @property
+    def kernel(self) -> int:
+        """kappa, the area of the kernel."""
+        return self.weight[0, 0].numel()
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """(S, 1, rows, 1), to broadcast against sums."""
+        return self.by_side(self.law.draws)
+
+    @cached_property
+    def lost(self) -> Tensor:
+        """The probability of what a row without draws loses, (S, 1, rows, 1), float64."""
+        return self.by_side(torch.where(self.law.draws < 0, (self.law.probabilities * ~self.kept).sum(1), 0.0))
+
+    @cached_property
+    def score_sums(self) -> Tensor:
+        """The scores of a row together, (S, 1, rows, 1)."""
+        return self.by_side(self.scores.double().sum(1))
+
+    @cached_property
+    def distinct(self) -> Tensor:
+        """How many terms of a row remain, (S, 1, rows, 1)."""
+        return self.by_side(torch.where(self.law.draws > 0, self.kept.sum(1), self.law.draws))
+
+    @cached_property
+    def pruned_size(self) -> Tensor:
+        """Of the terms that are pruned, each taken absolutely: (S, N, out, L)."""
+        size = matrix(self.layer, self.weight).abs()
+        if len(self.law.draws) == 1:
+            columns = (~self.kept).reshape(len(size), 1, -1).repeat_interleave(self.kernel, 2)
+            found = ((size * columns) @ self.patches.abs())[None]
+        else:
+            sides = (~self.kept).reshape(2, *size.shape) & (self.scores.reshape(2, *size.shape) > 0)
+            found = (size * sides)[:, None] @ self.patches.abs()
+        return found.flatten(2, 3)
+
+    def by_side(self, rows: Tensor) -> Tensor:
+        """One number for each row of the law, to broadcast against sums."""
+        return rows.reshape(len(self.sums.value), 1, -1, 1)
+
+    def relative(self, epsilon: Tensor, constant: float | Tensor) -> Tensor:
+        """epsilon times the sum of the sizes, by side, (N, out, L).
+
+        A row without draws loses `constant` times the scores of what it prunes instead, one of which nothing was drawn all.
+        """
+        found = torch.where(self.draws < 0, constant * self.score_sums * self.lost, epsilon)
+        found = torch.where(self.draws == 0, 1.0, found)
+        return torch.where(self.sums.size > 0, found * self.sums.size, 0.0).sum(0)
+
+    @cached_property
+    def inflation(self) -> Tensor:
+        """max_j g_j / s_j at each input, the part of a weight there over its sensitivity: the C that would have done."""
+        whole = self.sums.size * self.score_sums
+        return torch.where(whole > 0, self.sums.reach / torch.where(whole > 0, whole, 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The form of a paper, and the same with one factor at a time replaced by what it is at the input."""
+
+    error: Tensor
+    """(N, out, L)."""
+    swaps: Mapping[str, Tensor] = field(default_factory=dict)
+    assumption: Tensor | None = None
+    """Bool: where the paper's assumption holds."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A criterion whose paper bounds the error of a layer."""
+
+    def bound(self, layer: Drawn) -> Paper:
+        """The paper's bound with its own constants."""
+
+
+def certified(layer: Drawn, sampled: bool, components: bool) -> dict[str, Tensor]:
+    """The forms that hold at these inputs, each (N, out, L), and with `components` what the union bound costs them."""
+    certain = layer.sums.reach * layer.lost.to(layer.sums.reach.dtype)
+    if not sampled:
+        return {"deterministic": total(certain, layer.sums.missing)}
+
+    def form(inequality: Callable[[Sums, Tensor, float], Tensor], log: float) -> Tensor:
+        sides = inequality(layer.sums, layer.draws, log)
+        return total(torch.where(layer.draws < 0, certain, sides), layer.sums.missing)
+
+    found = {"hoeffding": form(hoeffding, layer.log), "bernstein": form(bernstein, layer.log),
+             "minimum": torch.minimum(form(hoeffding, layer.log_split), form(bernstein, layer.log_split))}
+    if components:
+        alone = math.log(2 / layer.delta)
+        found |= {"hoeffding with no union bound": form(hoeffding, alone),
+                  "bernstein with no union bound": form(bernstein, alone)}
+    return found

@@ -1,0 +1,263 @@
+"""One method's pruned networks beside their bounds: drawn from the dense network, and measured at the same inputs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from pruning.bounds.forms import Bounded, Drawn, certified
+from pruning.bounds.graph import Carrier, folded
+from pruning.bounds.sums import Sums, channel_sums, edge_sums
+from pruning.errors import EvidenceError, ParameterError, StructureError
+from pruning.evidence import Batches, Evidence
+from pruning.layers import Layer, Use, groups, patches, recording
+from pruning.masks import apply_masks_, density, full_masks
+from pruning.round import Seams, alive_scores
+from pruning.types import Compensating, Law, Masks, Scores, Selection, Shape
+
+Cache: TypeAlias = dict[str, tuple[Law, Tensor, Sums]]
+MEMORY = 256 * 2**20
+"""What is kept at once of the sums of all layers."""
+ROUNDING = 1e-9
+"""What float64 may add to an error, relative to the sum of the sizes of its terms."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network pruned once, not retrained."""
+
+    requested: float
+    sparsity: float
+    trial: int
+    weights: Mapping[str, Tensor]
+    masks: Masks
+    laws: Mapping[str, Law]
+
+
+@dataclass
+class Outcome:
+    """What was bounded and what was measured of one pruned network at N inputs, float64."""
+
+    pruned: Pruned
+    logits: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By form (`error`: measured), |z' - z| of every logit, (N, classes)."""
+    answers: list[Tensor] = field(default_factory=list)
+    """The pruned network's logits, (N, classes)."""
+    layers: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
+    """By weight and form (`error`: measured), the largest error over a layer's outputs, (N,)."""
+    above: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By form, whether a layer's output or a logit of an input is further off than the form says, (N,)."""
+    assumption: list[float] = field(default_factory=list)
+    """Fraction of the outputs at which the paper's assumption holds, by layer and part of the inputs."""
+
+    def __getitem__(self, form: str) -> Tensor:
+        return torch.cat(self.logits[form])
+
+    @property
+    def forms(self) -> list[str]:
+        """Names of the bounds; components are named `<form> with <factor>`."""
+        return [name for name in self.logits if name != "error"]
+
+
+class Study:
+    """A method on a network: its BatchNorm is folded, its scores are taken once, and every pruning starts from it."""
+
+    def __init__(self, model: nn.Module, seams: Seams, batches: Batches, shape: Shape, generator: Generator,
+                 exclude: Sequence[str] = ()) -> None:
+        """`batches` are calibration images, normalised; raises what the criterion raises."""
+        if isinstance(seams.criterion, Compensating):
+            raise ParameterError("a criterion that moves the weights that remain has no bound here")
+        self.model, self.seams = folded(model).double(), seams
+        given = [(inputs.double(), labels) for inputs, labels in batches]
+        self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
+        self.names = list(self.evidence.weights)
+        self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
+        self.carrier = Carrier(self.model)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the sparsifier draws."""
+        return getattr(self.seams.sparsifier, "reweights", False)
+
+    def prune(self, sparsity: float, trial: int, generator: Generator) -> Pruned:
+        """The network pruned in one shot; `BudgetError` for a sparsity that cannot be had."""
+        evidence = self.evidence
+        masks = full_masks(evidence.weights)
+        selected = self.seams.granularity.select(Selection(
+            self.model, evidence.weights, self.scores, masks, 1.0 - sparsity, self.seams.allocation, self.seams.sparsifier,
+            generator, lambda: evidence.shape))
+        weights = {name: selected.weights.get(name, weight).masked_fill(~selected.masks[name], 0.0)
+                   for name, weight in evidence.weights.items()}
+        return Pruned(sparsity, 1.0 - density(selected.masks), trial, weights, selected.masks, selected.laws)
+
+    def outcomes(self, pruned: Sequence[Pruned], inputs: Tensor, delta: float) -> list[Outcome]:
+        """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta for all together."""
+        found = [Outcome(one) for one in pruned]
+        copies = [self._network(one) for one in pruned]
+        inputs, self.delta = inputs.double(), delta
+        first = self._seen(inputs[:1])
+        counts = {name: use.layer.weight.shape[0] * patches(use.layer, use.inputs).shape[-1] for name, use in first.items()}
+        every = 2 * len(inputs) * sum(counts.values())
+        logs = math.log(2 * every / delta), math.log(2 * 2 * every / delta)
+        part = max(1, MEMORY // (8 * 12 * max(1, sum(counts.values()))))
+        for chunk in torch.split(inputs, part):
+            seen = self._seen(chunk)
+            with torch.no_grad():
+                dense = self.model(chunk)
+            cache: Cache = {}
+            for outcome, network in zip(found, copies, strict=True):
+                with torch.no_grad():
+                    answers = network(chunk)
+                outcome.answers.append(answers)
+                outcome.logits.setdefault("error", []).append((answers - dense).abs())
+                self._bound(outcome, seen, cache, chunk, logs)
+                if outcome.pruned.trial == 0:
+                    self._depth(outcome, seen, chunk, dense)
+        return found
+
+    def _bound(self, outcome: Outcome, seen: Mapping[str, Use], cache: Cache, chunk: Tensor,
+               logs: tuple[float, float]) -> None:
+        pruned, criterion = outcome.pruned, self.seams.criterion
+        errors: dict[str, dict[str, Tensor]] = {}
+        above: dict[str, Tensor] = {}
+        for name, use in seen.items():
+            drawn = self._drawn(name, use, pruned, cache, logs)
+            forms = certified(drawn, self.sampled, pruned.trial == 0)
+            if isinstance(criterion, Bounded):
+                paper = criterion.bound(drawn)
+                forms["paper"] = paper.error
+                if pruned.trial == 0:
+                    forms |= {f"paper with {factor}": error for factor, error in paper.swaps.items()}
+                if paper.assumption is not None:
+                    outcome.assumption.append(float(paper.assumption.double().mean()))
+            alive = pruned.masks[name].flatten(1).any(1) if self._channels else torch.ones(len(drawn.weight)).bool()
+            true = _outputs(use.layer, pruned.weights[name] - drawn.weight, use.inputs).abs() * alive[None, :, None]
+            slack = ROUNDING * drawn.sums.size.sum(0)
+            kept = outcome.layers.setdefault(name, {})
+            kept.setdefault("error", []).append(true.flatten(1).amax(1))
+            for form, error in forms.items():
+                error = error * alive[None, :, None]
+                kept.setdefault(form, []).append(error.flatten(1).amax(1))
+                wrong = (true > error + slack).flatten(1).any(1)
+                above[form] = above[form] | wrong if form in above else wrong
+                errors.setdefault(form, {})[name] = _shaped(use.layer, error, use.inputs)
+        for form, each in errors.items():
+            base = errors[form.partition(" with ")[0]]  # a layer that knows nothing of a factor has it as it is
+            carried = self.carrier.carry(chunk, pruned.weights, base | each)
+            outcome.logits.setdefault(form, []).append(carried)
+            true = outcome.logits["error"][-1]
+            wrong = (true > carried * (1 + ROUNDING) + ROUNDING * true.abs().amax()).any(1)
+            outcome.above.setdefault(form, []).append(above[form] | wrong)
+
+    def _drawn(self, name: str, use: Use, pruned: Pruned, cache: Cache,
+               logs: tuple[float, float]) -> Drawn:
+        layer, weight = use.layer, self.evidence.weights[name]
+        seen = patches(layer, use.inputs)
+        mask = pruned.masks[name]
+        scores = _by_row(self.scores[name], weight, self._channels)
+        law = pruned.laws.get(name)
+        if law is None:
+            law = _certain(scores)
+        elif self._channels:  # those of a group of layers
+            scores = law.probabilities * scores.sum()
+        kept = _columns(mask, layer)[None] if self._channels else torch.cat([mask.flatten(1)] * 2)
+        never = kept & (law.probabilities == 0)
+        if name not in cache or not (torch.equal(cache[name][0].probabilities, law.probabilities)
+                                     and torch.equal(cache[name][1], never)):
+            sums = channel_sums(layer, weight, seen, law.probabilities, kept) if self._channels else \
+                edge_sums(layer, weight, seen, law.probabilities, mask)
+            cache[name] = law, never, sums
+        return Drawn(name, layer, weight, scores, kept, law, cache[name][2], seen, *logs, self.delta)
+
+    def _depth(self, outcome: Outcome, seen: Mapping[str, Use], chunk: Tensor, dense: Tensor) -> None:
+        """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit over its error.
+
+        sum_l max_i epsilon_li max_k |z'_k - z_k| / max_i |error_li|, z' with the weights of layer l alone replaced.
+        """
+        names = [name for name in seen if bool((outcome.pruned.weights[name] != self.evidence.weights[name]).any())]
+        found = {form: torch.zeros_like(dense[:, 0]) for form in outcome.forms if " with " not in form}
+        probe = copy.deepcopy(self.model)
+        for name in names:
+            parameter = probe.get_parameter(name)
+            with torch.no_grad():
+                parameter.copy_(outcome.pruned.weights[name])
+                effect = (probe(chunk) - dense).abs().amax(1)
+                parameter.copy_(self.evidence.weights[name])
+            errors = {form: each[-1] for form, each in outcome.layers[name].items()}
+            gain = torch.where(errors["error"] > 0, effect / errors["error"].clamp_min(1e-300), 0.0)
+            for form, sum_ in found.items():
+                sum_ += errors[form] * gain
+        for form, sum_ in found.items():
+            outcome.logits.setdefault(f"{form} with gains of layers as they are", []).append(sum_[:, None].expand_as(dense))
+
+    @cached_property
+    def _channels(self) -> bool:
+        return self.seams.compacts
+
+    def _network(self, pruned: Pruned) -> nn.Module:
+        network = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for name, weight in pruned.weights.items():
+                network.get_parameter(name).copy_(weight)
+        apply_masks_(network, pruned.masks)
+        return network
+
+    def _seen(self, inputs: Tensor) -> dict[str, Use]:
+        with torch.no_grad(), recording(self.model, self.names) as uses:
+            self.model(inputs)
+        for name, calls in uses.items():
+            if len(calls) != 1:
+                raise StructureError(f"{name} is used {len(calls)} times; bounds are for layers that are used once")
+            if not bool(torch.isfinite(calls[0].inputs).all()):
+                raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
+        return {name: calls[0] for name, calls in uses.items()}
+
+
+def _by_row(score: Tensor, weight: Tensor, channels: bool) -> Tensor:
+    """Scores as the law has its rows; where they are no shares of a sum, the sizes of the weights stand for them."""
+    if channels:
+        usable = score.shape[:2] == (1, weight.shape[1]) and bool((score >= 0).all())
+        found = score.flatten() if usable else weight.abs().flatten(2).sum(2).amax(0) if weight.dim() > 2 else \
+            weight.abs().amax(0)
+        return found[None].double()
+    found = score.expand_as(weight) if bool((score >= 0).all()) else weight.abs()
+    found = found.double().flatten(1)
+    return torch.cat([found * (weight.flatten(1) > 0), found * (weight.flatten(1) < 0)])
+
+
+def _certain(scores: Tensor) -> Law:
+    """Of a row from which nothing is drawn."""
+    sums = scores.sum(1, keepdim=True)
+    return Law(torch.where(sums > 0, scores / torch.where(sums > 0, sums, 1.0), 0.0),
+               torch.full((len(scores),), -1, device=scores.device))
+
+
+def _columns(mask: Tensor, layer: Layer) -> Tensor:
+    """Which input channels any output still reads, (in,)."""
+    by_group = mask.reshape(groups(layer), -1, *mask.shape[1:]).transpose(1, 2).flatten(2)  # (G, in / G, ...)
+    return by_group.any(2).flatten()
+
+
+def _outputs(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
+    """What a weight gives without the bias, (N, out, L)."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(inputs, weight).reshape(len(inputs), -1, len(weight)).transpose(1, 2)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    return F.conv2d(padded, weight, None, layer.stride, 0, layer.dilation, groups(layer)).flatten(2)
+
+
+def _shaped(layer: Layer, error: Tensor, inputs: Tensor) -> Tensor:
+    """(N, out, L) as the layer's output."""
+    if isinstance(layer, nn.Linear):
+        return error.transpose(1, 2).reshape(*inputs.shape[:-1], len(layer.weight))
+    with torch.no_grad():
+        return error.reshape(layer(inputs).shape)
