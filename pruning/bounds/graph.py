@@ -30,8 +30,8 @@ LIPSCHITZ: Mapping[Any, float] = {
 NONNEGATIVE = {
     F.pad, operator.getitem, torch.flatten, torch.cat, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d,
     F.max_pool2d, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.index_select, nn.Flatten,
-    nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Unflatten, "flatten", "view", "reshape", "mean", "permute",
-    "transpose", "contiguous", "squeeze", "unsqueeze", "index_select", "clone", "sum", torch.sum,
+    nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Unflatten, "flatten", "view", "reshape", "mean",
+    "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "index_select", "clone", "sum", torch.sum,
 }
 """Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
 SILENT = {nn.Dropout, nn.Dropout2d, F.dropout}
