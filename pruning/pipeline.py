@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.baseline import refuse_guessing
 from pruning.batchnorm import reestimate_
 from pruning.calibration import batches, training_losses, wanted
 from pruning.compact import compact, expand_
 from pruning.data.tensors import Data
-from pruning.errors import PRUNING_ERRORS, BaselineMismatchError, ParameterError, SecateurError
+from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
 from pruning.evidence import Evidence
-from pruning.intervals import guesses
 from pruning.labels import criterion_labels
 from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
-from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, PlannedRound, rounds, training_epochs
+from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, PlannedRound, keeps_unretrained, rounds, training_epochs
 from pruning.round import Seams, StageLoss, prune_, refuse_repeated
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
@@ -128,17 +128,11 @@ class Pipeline:
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
                 self.ledger.finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
         found = self.given_measured.document()
-        error, classes = found.error, len(self.data.classes)
-        if guesses(error, classes):
-            raise BaselineMismatchError(
-                f"the dense network is wrong on {error.value:.1%} of the test images, no better than chance "
-                f"({1 - 1 / classes:.1%}): " + (
-                    "model, classes and normalisation do not belong to this dataset" if self.recipe.train is None else
-                    "train it longer, with another learning rate, or take a larger network"))
+        refuse_guessing(found, len(self.data.classes), trained=self.recipe.train is not None)
         if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was trained on them has too low "
-                f"an error there (as given: validation {found.val_error.value:.2%}, test {error.value:.2%})")
+                f"an error there (as given: validation {found.val_error.value:.2%}, test {found.error.value:.2%})")
 
     def _train_dense(self, model: nn.Module, schedule: Train) -> State:
         """Train the network and return its weights at the rewind epoch, saved as soon as they are reached."""
@@ -199,6 +193,9 @@ class Pipeline:
             notes["batchnorm"] = reestimate_(model, self.data, self.recipe.seed, planned.number)
         compacts = Seams.of(self.recipe, method).compacts
         tensors |= measure(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("pruned")
+        notes["unretrained"] = keeps_unretrained(self.recipe, planned)
+        if notes["unretrained"]:
+            tensors |= {f"unretrained.{key}": value.clone() for key, value in model.state_dict().items()}
         if planned.epochs is not None:
             self.watcher.stage("retrain", name)
             self._retrain(model, masks, name, planned.epochs, planned.number, compacts=compacts)
@@ -273,10 +270,16 @@ class Pipeline:
     def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> TrialRound:
         masks, note = self.ledger.part(name, "mask."), self.ledger.load(name, "none.")[1]
         kept, compacts = density(masks), Seams.of(self.recipe, method).compacts
+
+        def full_size(prefix: str) -> nn.Module:
+            return self.network(self.ledger.part(name, prefix))
+
         return TrialRound(
             criterion=method, label=label, round=planned.number, sparsity=1.0 - kept, density=kept, target=planned.target,
             retrain_epochs=planned.trained_epochs, masks=partial(self.ledger.part, name, "mask."),
-            network=lambda: self._shipped(self.network(self.ledger.part(name, "model.")), masks, compacts),
+            network=lambda: self._shipped(full_size("model."), masks, compacts),
+            full_size=partial(full_size, "model."),
+            unretrained=partial(full_size, "unretrained.") if note.get("unretrained") else None,
             pruned=self.ledger.measured(name, "pruned"),
             retrained=self.ledger.measured(name, "retrained") if planned.retrained else None, compacted=compacts,
             stages=tuple(StageLoss(**stage) for stage in note["stages"]), batchnorm=note.get("batchnorm"),

@@ -25,6 +25,9 @@ TRAIN_COST = 3
 TEACHER_COST = 1
 """And one of the teacher where the network is distilled."""
 
+READ_UNRETRAINED = frozenset({"approximation"})
+"""Evaluations of the networks right after pruning."""
+
 
 @dataclass(frozen=True)
 class PlannedRound:
@@ -72,6 +75,15 @@ def rounds(recipe: Recipe) -> list[PlannedRound]:
                                         before + (epochs[1] - epochs[0] if epochs else 0)))
             start = density
     return planned
+
+
+def keeps_unretrained(recipe: Recipe, planned: PlannedRound) -> bool:
+    """Whether a round keeps the weights right after pruning beside the retrained ones: of targets, where they are read.
+
+    Before training there are none: what is pruned then is the initialisation.
+    """
+    read = recipe.evaluations is None or any(method.name in READ_UNRETRAINED for method in recipe.evaluations)
+    return read and planned.retrained and planned.target is not None and recipe.when == "after_training"
 
 
 def training_epochs(recipe: Recipe) -> tuple[int, int] | None:

@@ -53,7 +53,7 @@ class Stages:
         """Finish a stage: the file is whole before anyone sees it."""
         path = self.path(name)
         save_durably({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path,
-                     {"note": json.dumps(dict(note), sort_keys=True)})
+                     {"note": json.dumps(dict(note))})
         self._on_saved(path.name, path)
 
     def drop(self, name: str) -> None:

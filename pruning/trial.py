@@ -40,6 +40,13 @@ class TrialRound:
     """What a loss model predicted at each stage of the pruning, and what came of it."""
     batchnorm: Mapping[str, float] | None = None
     """What re-estimating BatchNorm did: see `pruning.batchnorm.reestimate_`."""
+    full_size: Callable[[], nn.Module] | None = None
+    """As `network`, in the shape of the dense network: channels that are gone there are zero here."""
+    unretrained: Callable[[], nn.Module] | None = None
+    """Of a target that was retrained after it, the network as it was measured right after pruning, in the same shape.
+
+    None where the job prunes before training, and where no evaluation of the recipe reads it.
+    """
     losses: Callable[[], tuple[Tensor, Tensor]] | None = None
     """Loss on each of a sample of training images, right before and right after this round's pruning."""
 
@@ -66,6 +73,8 @@ class Trial:
     rounds: Sequence[TrialRound]
     seed: int = 0
     """The job's seed, for what is drawn here."""
+    pruned_untrained: bool = False
+    """Whether the job prunes before it trains."""
 
 
 class Evaluation(Protocol):
