@@ -95,7 +95,7 @@ class Results:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
         pipeline, recipe = self.pipeline, self.pipeline.recipe
         trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
-                      pipeline.control_measured, pipeline.done, recipe.seed, recipe.when == "before_training")
+                      pipeline.control_measured, pipeline.done, recipe)
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.data.tensors import Data
 from pruning.measure import Measured
 from pruning.round import StageLoss
-from pruning.schemas.recipe import Method
+from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Section
 from pruning.types import Masks
 
@@ -71,10 +71,17 @@ class Trial:
     given_measured: Measured
     control_measured: Measured
     rounds: Sequence[TrialRound]
-    seed: int = 0
-    """The job's seed, for what is drawn here."""
-    pruned_untrained: bool = False
-    """Whether the job prunes before it trains."""
+    recipe: Recipe
+
+    @property
+    def seed(self) -> int:
+        """The job's, for what is drawn in an evaluation."""
+        return self.recipe.seed
+
+    @property
+    def pruned_untrained(self) -> bool:
+        """Whether the job prunes before it trains."""
+        return self.recipe.when == "before_training"
 
 
 class Evaluation(Protocol):

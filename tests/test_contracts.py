@@ -341,7 +341,7 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                         torch.device("cpu"))
     pipeline.run()
     return Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
-                 pipeline.done)
+                 pipeline.done, pipeline.recipe)
 
 
 class Silent:

@@ -58,7 +58,7 @@ def evaluated(results: Results) -> Section:
 
 def trial_of(pipeline: Pipeline, *rounds: TrialRound) -> Trial:
     return Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
-                 rounds or pipeline.done)
+                 rounds or pipeline.done, pipeline.recipe)
 
 
 def error(a: Tensor, b: Tensor) -> float:
@@ -298,7 +298,7 @@ def compared(tmp_path: Path, dense: nn.Module, other: nn.Module, **changes: Any)
     (one,) = pipeline.done
     fields = {**vars(one), "full_size": lambda: other, **changes}
     trial = Trial(pipeline.data, lambda: dense, lambda: dense, pipeline.given_measured, pipeline.control_measured,
-                  (TrialRound(**fields),))
+                  (TrialRound(**fields),), pipeline.recipe)
     section = Approximation().evaluate(trial)
     assert "NaN" not in (text := json.dumps(section.model_dump(mode="json")))
     assert "Infinity" not in text

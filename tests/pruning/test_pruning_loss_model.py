@@ -63,7 +63,8 @@ def make_round(label: str, target: float = 0.8, *, name: str | None = None, para
 
 
 def make_trial(*rounds: TrialRound, control: int = 10, seed: int = 0) -> Trial:
-    return Trial(cases.make_data(), cases.mlp, cases.mlp, measured(control), measured(control), rounds, seed)
+    return Trial(cases.make_data(), cases.mlp, cases.mlp, measured(control), measured(control), rounds,
+                 cases.recipe(seed=seed))
 
 
 def said(section: Section, text: str) -> str:
