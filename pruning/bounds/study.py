@@ -73,7 +73,7 @@ class Study:
     def __init__(self, model: nn.Module, seams: Seams, batches: Batches, shape: Shape, generator: Generator,
                  exclude: Sequence[str] = ()) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
-        if isinstance(seams.criterion, Compensating):
+        if not Study.takes(seams):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
         self.model, self.seams = folded(model).double(), seams
         given = [(inputs.double(), labels) for inputs, labels in batches]
@@ -81,6 +81,16 @@ class Study:
         self.names = list(self.evidence.weights)
         self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
         self.carrier = Carrier(self.model)
+
+    @staticmethod
+    def takes(seams: Seams) -> bool:
+        """Whether there are bounds: not for a criterion that moves the weights that remain."""
+        return not isinstance(seams.criterion, Compensating)
+
+    def answers(self, inputs: Tensor) -> Tensor:
+        """The dense network's logits, float64."""
+        with torch.no_grad():
+            return torch.cat([self.model(chunk) for chunk in torch.split(inputs.double(), 100)])
 
     @property
     def sampled(self) -> bool:
