@@ -51,11 +51,24 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Law:
+    """How a layer's terms were drawn, with replacement: what an error bound of the draws needs to know."""
+
+    probabilities: Tensor
+    """float64: of single weights (2 out, K), a row for the positive weights of each filter, then one for the negative ones
+    of each; of whole input channels (1, in). 0 for what cannot be drawn."""
+    draws: Tensor
+    """int64, one number for each row: (2 out,) or (1,); -1 where what can be drawn was kept as it is and nothing drawn."""
+
+
+@dataclass(frozen=True)
 class Sparse:
     """A layer after sparsification: its mask, and its weight (a sampler reweights what it keeps)."""
 
     mask: Tensor
     weight: Tensor
+    law: Law | None = None
+    """How it was drawn, where it was."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,8 @@ class Selected:
     weights: dict[str, Tensor]
     left_dense: Mapping[str, str] = field(default_factory=dict)
     """Layers that the granularity cannot prune, each with its reason."""
+    laws: Mapping[str, Law] = field(default_factory=dict)
+    """By weight name, how the layers were drawn that a sampler drew; empty where nothing was drawn."""
 
 
 class Granularity(Protocol):

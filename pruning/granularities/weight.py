@@ -42,9 +42,11 @@ class Weight:
             return Selected(selection.masks | {name: mask & selection.masks[name] for name, mask in chosen.items()}, {})
         keeps = budget.spent(selection.allocation.allocate(selection.scores, budget))
         masks: Masks = {}
-        weights = {}
+        weights, laws = {}, {}
         for name, weight in selection.weights.items():
             sparse = selection.sparsifier.sparsify(weight, selection.scores[name], keeps[name], selection.generator)
             masks[name], weights[name] = sparse.mask & selection.masks[name], sparse.weight
-        return Selected(selection.masks | masks, weights)
+            if sparse.law is not None:
+                laws[name] = sparse.law
+        return Selected(selection.masks | masks, weights, laws=laws)
 

@@ -15,7 +15,7 @@ from pruning.bounds.draws import draws_for, multiplicities
 from pruning.bounds.sipp import spent
 from pruning.errors import ParameterError
 from pruning.sparsifiers import sparsifiers
-from pruning.types import Sparse
+from pruning.types import Law, Sparse
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class Sides:
         found[rest.argsort(descending=True, stable=True)[:max(0, left)]] += 1
         return torch.minimum(found, limits)
 
-    def drawn(self, keep: int, generator: Generator) -> Tensor:
-        """N_j / (N p_j) for every weight, (2 out, K), float64; 0 where it was not drawn, 1 where a side is kept as it is.
+    def drawn(self, keep: int, generator: Generator) -> tuple[Tensor, Law]:
+        """N_j / (N p_j) for every weight, (2 out, K), float64, and the law; 0 where it was not drawn, 1 where a side is kept
+        as it is.
 
         p_j = s_j / sum s. A side's share of `keep` is a number of distinct weights, N the draws that let one expect it. A
         side that would keep all it has is not drawn.
@@ -66,7 +67,7 @@ class Sides:
         draws = torch.where(kept, torch.zeros_like(counts), draws_for(p, counts))
         times = multiplicities(p, draws, generator)
         factor = torch.where(times > 0, times / (draws[:, None].clamp_min(1) * p.clamp_min(torch.finfo(p.dtype).tiny)), 0.0)
-        return torch.where(kept[:, None], (self.scores > 0).double(), factor)
+        return torch.where(kept[:, None], (self.scores > 0).double(), factor), Law(p, draws.masked_fill(kept, -1))
 
 
 @sparsifiers.register("sample")
@@ -84,14 +85,14 @@ class Sample:
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
         """w_j N_j / (N p_j); E[w] is the weight where p_j > 0. About `keep` weights remain: that many are expected."""
-        return spread(weight, Sides.of(weight, score).drawn(keep, generator))
+        return spread(weight, *Sides.of(weight, score).drawn(keep, generator))
 
 
-def spread(weight: Tensor, factor: Tensor) -> Sparse:
+def spread(weight: Tensor, factor: Tensor, law: Law) -> Sparse:
     """The layer with each weight times the factor of its side, (2 out, K)."""
     both = factor.reshape(2, -1).sum(0).reshape(weight.shape)
     mask = both > 0
-    return Sparse(mask, torch.where(mask, (weight.double() * both).to(weight.dtype), torch.zeros_like(weight)))
+    return Sparse(mask, torch.where(mask, (weight.double() * both).to(weight.dtype), torch.zeros_like(weight)), law)
 
 
 def _matrix(value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import cases
 import numpy as np
@@ -20,13 +21,14 @@ from pruning.criteria.pfp import PFP
 from pruning.criteria.sipp import SiPP
 from pruning.errors import ParameterError
 from pruning.evidence import Evidence
+from pruning.granularities.weight import Weight
 from pruning.library import load_model
 from pruning.masks import density, full_masks, prunable
 from pruning.round import Seams, prune_
 from pruning.sensitivities import sensitivities
-from pruning.sparsifiers import sample
+from pruning.sparsifiers import sample, sparsifiers
 from pruning.sparsifiers.sample import Sample, Sides
-from pruning.types import Budget
+from pruning.types import Budget, Law, Selection
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -171,6 +173,36 @@ def test_a_side_that_keeps_all_stays_as_it_is() -> None:
     assert not Sample().sparsify(weight, score, 0, seeded()).mask.any()
     dead = score.masked_fill(score < 0.5, -math.inf)
     assert not (Sample().sparsify(weight, dead, 12, seeded()).mask & (dead == -math.inf)).any()
+
+
+def test_the_law_tells_how_the_weights_were_drawn() -> None:
+    weight = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0, -1.0]])
+    score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0], [1.0, -math.inf, 1.0, 1.0, 1.0, 1.0]])
+    law = Sample().sparsify(weight, score, 4, seeded()).law
+    assert law is not None
+    assert (law.probabilities.dtype, law.draws.dtype) == (torch.float64, torch.int64)
+    assert law.probabilities.shape == (4, 6)
+    torch.testing.assert_close(law.probabilities[0], torch.tensor([0.4, 0, 1 / 15, 8 / 15, 0, 0], dtype=torch.float64))
+    assert law.probabilities[1].tolist() == [0.25, 0, 0.25, 0.25, 0.25, 0]
+    kept = Sides.of(weight, score).counts(4) >= Sides.of(weight, score).drawable
+    assert (law.draws == -1).tolist() == kept.tolist()
+    whole = Sample().sparsify(weight, score, 12, seeded()).law
+    assert whole is not None
+    assert whole.draws.tolist() == [-1, -1, -1, -1]
+
+
+def test_laws_are_handed_on_by_name() -> None:
+    model = cases.mlp()
+    weights = {name: weight.detach() for name, weight in prunable(model).items()}
+
+    def laws(sparsifier: str) -> Mapping[str, Law]:
+        scores = {name: weight.abs() for name, weight in weights.items()}
+        chosen = Selection(model, weights, scores, full_masks(weights), 0.5, allocations.create("uniform"),
+                           sparsifiers.create(sparsifier), seeded(), lambda: (1, 4, 4))
+        return Weight().select(chosen).laws
+
+    assert {name: law.draws.shape for name, law in laws("sample").items()} == {"1.weight": (12,), "3.weight": (6,)}
+    assert laws("top_k") == {}
 
 
 # the criteria
