@@ -86,8 +86,8 @@ class Criterion(Protocol):
     """How much each weight matters; higher keeps.
 
     A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`), `sparsifier` (default
-    `top_k`) and `granularity` (what it scores; default `weight`), and by the methods of `Calibrated`, `Working`, `Holding`,
-    `Staged`, `LossModel` and `Compensating`.
+    `top_k`; a name, or a `Method` with parameters) and `granularity` (what it scores; default `weight`), and by the methods
+    of `Calibrated`, `Working`, `Holding`, `Staged`, `LossModel` and `Compensating`.
     """
 
     def score(self, evidence: Evidence) -> Scores:
@@ -157,6 +157,24 @@ class Sparsifier(Protocol):
 
 
 @dataclass(frozen=True)
+class View:
+    """What a sparsifier may see of the layer it sparsifies."""
+
+    positions: int
+    """Of the layer's output for one image."""
+    patches: Callable[[], Tensor]
+    """What its outputs see of held-out calibration images, (N, G, K, L) as of `pruning.layers`, or `EvidenceError`."""
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """A sparsifier that looks at the layer's inputs or outputs, where it can."""
+
+    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: View) -> Sparse:
+        """The layer with `keep` weights left."""
+
+
+@dataclass(frozen=True)
 class Selection:
     """What is known when scores become masks."""
 
@@ -173,6 +191,8 @@ class Selection:
     generator: Generator
     shape: Callable[[], Shape]
     """The shape of an image, or `EvidenceError`."""
+    view: Callable[[str], View] | None = None
+    """What a sparsifier may see, by weight name."""
 
 
 @dataclass(frozen=True)
