@@ -1,7 +1,7 @@
 """PFP: channels that never have a large part in what the next layer receives are removed.
 
-Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural networks, ICLR 2020; variants,
-constants and reductions of the code released with Lost in Pruning, where the deterministic one is called PFP.
+Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural networks, ICLR 2020;
+variants, constants and reductions of the code released with Lost in Pruning, where the deterministic one is called PFP.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class SiPP:
     """Empirical sensitivity: the largest part, over images, that a weight has in the sum it enters.
 
     `deterministic` keeps the most sensitive weights of all layers. `randomized` divides the budget by its error bound, draws
-    weights by their sensitivity and reweights them. `hybrid` does so filter by filter where that has the smaller error bound.
+    weights by their sensitivity and reweights them; `hybrid` draws filter by filter, where that has the smaller bound.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -64,9 +64,9 @@ class SiPP:
     def score(self, evidence: Evidence) -> Scores:
         """s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i, z_i the sum over the weights of its sign.
 
-        |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. `randomized` and `hybrid` take the maximum
-        over positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against each
-        other. Shape of the weight, in the precision of the network.
+        |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. The other variants take the maximum
+        over positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against
+        each other. Shape of the weight, in the precision of the network.
         """
         model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
         given = first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
