@@ -73,6 +73,15 @@ FACTORS = {
     "the sensitivity sum as it is here": "the sum of sensitivities",
     "distinct weights for draws": "repeated draws",
     "distinct channels for draws": "repeated draws",
+    "distinct neurons for draws": "repeated draws",
+    "K as it is here": "the constant K",
+    "Bernstein for the constant 8": "the constant 8",
+    "kappa 0": "kappa",
+    "Delta of each input": "Delta-hat",
+    "the norm of each input": "the data radius",
+    "activations as they are": "the Cauchy-Schwarz inequality",
+    "outgoing weights of each output": "the maximum over outputs",
+    "no union over the ball": "the union over all inputs of the ball (d' ln t)",
     "sensitivities as they are here": "the worst case over images",
 }
 """By what replaces a factor, the factor."""

@@ -174,7 +174,7 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
         ratios.append((bound / error).flatten()[error.flatten() > 0])
         margin = dense[own] - dense.masked_fill(own, -math.inf).amax(1)
         factors.append(((2 * bound.amax(1) / margin).square())[margin > 0])
-        for name, kept in one.layers.items():
+        for name, kept in one.layers.items() if form in next(iter(one.layers.values())) else ():
             most, true = torch.cat(kept[form]), torch.cat(kept["error"])
             layers.setdefault(name, []).append((most / true)[true > 0])
     drawn = any(bool((law.draws > 0).any()) for one in group for law in one.pruned.laws.values())

@@ -8,14 +8,17 @@ CoreNet+ is not verified. Convolutions, inputs below 0 and the division of one b
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from pruning.amplification import amplifications
-from pruning.bounds.corenet import Constants
+from pruning.bounds.corenet import Constants, Growth, bound, relative
+from pruning.bounds.forms import Drawn, Paper
 from pruning.calibration import first
 from pruning.channels import ChannelGraph
 from pruning.criteria import criteria
@@ -87,14 +90,27 @@ class CoreNet:
         found = {name: edges.double() for name, edges in sensitivities(model, names, given, "max").items()}
         if self.variant != "corenet":
             found = needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
-        if not self.depth:
-            return found
-        logs = {name: math.log(one.mean + constants.kappa) for name, one in amplifications(model, names, given).items()}
-        factors, log = {}, -logs[names[-1]]
-        for name in reversed(names):
-            log += logs[name]
-            factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
+        factors = self.prepare(evidence).factors
         return {name: edges * factors[name] for name, edges in found.items()}
+
+    def prepare(self, evidence: Evidence) -> Growth:
+        """How errors of each layer grow up to the outputs; all factors are 1 where layers weigh alike."""
+        names, constants = list(evidence.weights), self._constants(evidence)
+        given = self._scored(evidence.batches, constants.sample_size)
+        means = {name: one.mean for name, one in amplifications(evidence.model, names, given).items()}
+        factors, log = dict.fromkeys(names, 1.0), 0.0
+        for name in reversed(names[:-1]):
+            log += math.log(means[name] + constants.kappa) if self.depth else 0.0
+            factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
+        return Growth(constants, means, factors)
+
+    def bound(self, layer: Drawn) -> Paper:
+        """`pruning.bounds.corenet.bound` with these constants."""
+        return bound(layer, layer.prepared)
+
+    def relative(self, layers: Sequence[Drawn]) -> Mapping[str, Tensor]:
+        """`pruning.bounds.corenet.relative` with these constants."""
+        return relative(layers, layers[0].prepared)
 
     def _constants(self, evidence: Evidence) -> Constants:
         image = evidence.batches[0][0][:1]
