@@ -82,25 +82,25 @@ def test_weights_are_right_on_average(monkeypatch: pytest.MonkeyPatch, sparsifie
 
 def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first filter's sensitivities are alike, and drawn; the second's are not, and its best remain."""
-    weight = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]], dtype=torch.float64)
-    score = torch.tensor([[1.0, 1, 1, 1, 1], [1.0, 0.9, 1e-6, 1e-6, 1e-6]], dtype=torch.float64)
-    hybrid = Hybrid(c=100.0, delta=0.999)
-    alpha = coefficient(3, 1, hybrid.delta, hybrid.c)
-    view, sides, marks = View(3, lambda: weight), Sides.of(weight, score), score / score.max() * 1e-3 * alpha
-
-    sparse = hybrid.sparsify_seeing(weight, marks, 5, seeded(), view)
-    law = sparse.law
+    weight = torch.arange(1.0, 9).double().repeat(2, 1)
+    hybrid = Hybrid(c=2.0, delta=0.999)
+    alpha = coefficient(1, 1, hybrid.delta, hybrid.c)
+    marks = alpha * 1000 * torch.tensor([[1.0] * 8, [1.0] + [1e-6] * 7], dtype=torch.float64)
+    sparse = hybrid.sparsify_seeing(weight, marks, 6, seeded(), View(1, lambda: weight))
+    counts, law = Sides.of(weight, marks).counts(6).tolist(), sparse.law
     assert law is not None
-    counts = Sides.of(weight, marks).counts(5)
-    for row in range(2):
-        kept = int(counts[row])
-        lost = 100.0 * float(marks[row].sort().values[:5 - kept].sum()) / alpha
-        drawn = float(epsilon(marks[row].sum()[None], torch.tensor([kept]))[0])
-        assert (lost > drawn) == (int(law.draws[row]) > 0)
-    assert sides.drawable.tolist() == [5, 5, 0, 0]
+    for row, drawn in ((0, True), (1, False)):
+        lost = hybrid.c * float(marks[row].sort().values[:8 - counts[row]].sum()) / alpha
+        assert drawn == (lost > float(epsilon(marks[row].sum()[None], torch.tensor([counts[row]]))[0]))
+        assert drawn == (int(law.draws[row]) > 0)
     mean = expectation(monkeypatch, sparse, weight)
-    for row in range(2):
-        torch.testing.assert_close(mean[row] if int(law.draws[row]) > 0 else weight[row], weight[row])
+    torch.testing.assert_close(mean[0], weight[0], rtol=1e-12, atol=1e-12)
+    assert torch.equal(sparse.weight[1], torch.where(torch.arange(8) < counts[1], weight[1], 0.0))
+    seen = hybrid.sparsify_seeing(weight, marks, 6, seeded(), View(10**6, lambda: weight)).law
+    assert seen is not None
+    assert int(seen.draws[0]) == -1, "with more positions, draws promise less"
+    plain = hybrid.sparsify(weight, marks, 6, seeded())
+    assert torch.equal(plain.weight, sparse.weight), "without a view there is one"
 
 
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
