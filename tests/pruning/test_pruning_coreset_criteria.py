@@ -135,7 +135,7 @@ def test_the_baselines_are_biased() -> None:
                 nn.init.ones_(parameter)
             prune_(net, full_masks(prunable(net)), 0.5, seams, generator=seeded(seed),
                    evidence=lambda masks, stage, seed=seed: Evidence(net, masks, shape=(1, 2, 2), generator=seeded(seed)))
-            found.append(float(net(x)[0, 0]))
+            found.append(float(net(x).detach()[0, 0]))
         assert found == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
 
 
@@ -164,7 +164,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
             x = F.relu(net.get_submodule(other[:-7])(x))
         for row in x:
             for i in range(len(layer.weight)):
-                terms = [*(layer.weight[i] * row).tolist(), float(layer.bias[i])]
+                terms = [*(layer.weight[i] * row).tolist(), float(layer.bias[i].detach())]
                 total[i] += sum(map(abs, terms)) / abs(sum(terms))
                 count[i] += 1
         grown.append(float((total / count.clamp_min(1)).max()) + constants.kappa)
