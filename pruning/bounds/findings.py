@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pruning.bounds.report import BoundReport, Prediction
 from pruning.reporting import quantities as q
 
 ALPHA = 0.05
+TIGHTEST = ("minimum", "deterministic")
+"""The tightest certified form: of a method that draws, and of one that does not."""
 NOTES = (
     "A bound is of |z' - z| for every output of a layer and every logit z, at the test images looked at; those of layers "
     "are carried to the logits by |w'| e + own error, and through activations by their largest slope. All layers, outputs, "
@@ -24,7 +27,7 @@ NOTES = (
 
 def headline(report: BoundReport) -> str:
     """The form that speaks for a method: the tightest one certified."""
-    return next(form for form in ("minimum", "deterministic") if form in report.forms)
+    return next(form for form in TIGHTEST if form in report.forms)
 
 
 def sentences(label: str, report: BoundReport) -> list[str]:
@@ -62,8 +65,16 @@ def _looseness(report: BoundReport, form: str) -> str:
     if most is not None and most.log10 > 0:
         text += f"; what costs most is {FACTORS.get(most.factor, most.factor)} (10^{most.log10:.1f})"
     if at.draws_factor is not None:
-        text += f"; the median image would need {at.draws_factor:.2g} times the draws"
+        text += f"; the median image would need {_times(at.draws_factor)} the draws"
     return text + "."
+
+
+def _times(factor: float) -> str:
+    """
+    >>> _times(18.4), _times(85_000)
+    ('18 times', '10^4.9 times')
+    """
+    return f"{factor:.2g} times" if factor < 1000 else f"10^{math.log10(factor):.1f} times"
 
 
 FACTORS = {

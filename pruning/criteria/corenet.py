@@ -36,13 +36,13 @@ LARGEST_LOG = 600.0
 @criteria.register("corenet")
 @dataclass(frozen=True)
 class CoreNet:
-    """Empirical sensitivity of a weight times the square of how much errors of its layer grow up to the outputs.
+    """Empirical sensitivity of a weight: the largest part it has in the sum of its side, over images and positions.
 
     `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that the bound of the
-    network's relative error is least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus` repeats
-    the draws of every filter too, and keeps the best on held-out images (biased). The bound lets the first layers have most
-    of the budget, as its constant alone makes errors grow by kappa, a hundred and more, in every layer: with
-    `depth` false, layers weigh alike.
+    layers' relative errors is least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus` repeats
+    the draws of every filter too, and keeps the best on held-out images (biased). With `depth`, a layer weighs by the square
+    of how much errors grow behind it, for which the bound of the network is least: it gives the first layers nearly
+    everything, as its constant alone makes errors grow by kappa, a hundred and more, in every layer, and ruins networks.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -56,7 +56,7 @@ class CoreNet:
     variant: Literal["corenet", "plus", "plus_plus"] = "corenet"
     delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound; an independent implementation "
                                                           "has 0.5")] = 0.1
-    depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = True
+    depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = False
 
     @property
     def sparsifier(self) -> Method:
@@ -74,7 +74,7 @@ class CoreNet:
         return 6 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij prod_(k >= l) Delta_k^2 over Delta_L^2, s_ij = max over x in S and positions of |w_ij| a_j / z_i.
+        """s_ij = max over x in S and positions of |w_ij| a_j / z_i; with `depth` times prod_(k >= l) Delta_k^2 / Delta_L^2.
 
         float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k the mean over S of
         sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the product is at most e^600. |S| = ceil(ln(8 eta

@@ -23,6 +23,7 @@ from pruning.errors import PRUNING_ERRORS, BudgetError, SecateurError
 from pruning.evaluations import evaluations
 from pruning.labels import criterion_labels
 from pruning.measure import flops
+from pruning.reporting.quantities import LOG_SPARSITY
 from pruning.round import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Curve, Estimate, Section
@@ -130,20 +131,19 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
 
     def curve(y_label: str, of: Sequence[tuple[Prediction, float | None]]) -> Curve:
         known = [(one.sparsity, value) for one, value in of if value is not None]
-        return Curve(x=tuple(x for x, _ in known), x_label="sparsity", y_label=f"{y_label}, {label}",
+        return Curve(x=tuple(x for x, _ in known), x_label=LOG_SPARSITY, y_label=f"{y_label}, {label}",
                      y=tuple(Estimate(value=value, n=report.images) for _, value in known))
 
     yield f"predicted/{label}/measured", curve(ACCURACY, [(one, one.measured) for one in any_form])
     for form in report.forms:
         yield f"predicted/{label}/{form}", curve(ACCURACY, [(one, one.predicted) for one in report.form(form)])
-    for form in report.forms:
-        yield f"predicted/{label}/{form}, not ruled out", curve(
-            ACCURACY, [(one, one.optimistic) for one in report.form(form)])
-    measured = [(one, spread.median if (spread := report.error[one.requested]) else None) for one in any_form]
-    yield f"distance/{label}/measured", curve(DISTANCE, measured)
+    form = headline(report)
+    yield f"predicted/{label}/{form}, not ruled out", curve(ACCURACY, [(one, one.optimistic) for one in report.form(form)])
+    yield f"distance/{label}/measured", curve(DISTANCE, [
+        (one, spread.log10 if (spread := report.error[one.requested]) else None) for one in any_form])
     for form in report.forms:
         yield f"distance/{label}/{form}", curve(
-            DISTANCE, [(one, one.bound.median if one.bound else None) for one in report.form(form)])
+            DISTANCE, [(one, one.bound.log10 if one.bound else None) for one in report.form(form)])
     for form in report.forms:
         yield f"tightness/{label}/{form}", curve(
             TIGHTNESS, [(one, one.tightness.log10 if one.tightness else None) for one in report.form(form)])
@@ -156,7 +156,7 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
 
 
 ACCURACY = "accuracy promised by the bound and measured"
-DISTANCE = "distance of a logit from the dense network's, median"
+DISTANCE = "log10 of the median distance of a logit from the dense network's"
 TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
 COST = "log10 of what a factor costs the bound at the logits"
 

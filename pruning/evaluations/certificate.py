@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pruning.bounds.findings import TIGHTEST
 from pruning.data.tensors import Data
 from pruning.evaluations import evaluations
 from pruning.intervals import upper
@@ -64,7 +65,8 @@ class Certificate:
     all checkpoints with probability 1 - delta over the draw of the test images, whichever is chosen afterwards.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = ("bounds",)
     delta: Annotated[float, Field(gt=0, lt=0.5, description="probability that a limit fails")] = 0.05
     against: Literal["given", "control"] = "given"
 
@@ -73,7 +75,11 @@ class Certificate:
         return any(one.target is not None for one in trial.rounds)
 
     def evaluate(self, trial: Trial) -> Section:
-        """Curves `labelled/<criterion>`, `agreement/<criterion>` and `disagreement/<criterion>`; a table of all."""
+        """Curves `labelled/<criterion>`, `agreement/...`, `disagreement/...`, `a_priori/...`; a table of all.
+
+        `a_priori` is what the section `bounds` promises of the same method and sparsity before retraining, where there is
+        one: fractions of the images that it looked at.
+        """
         targets = [one for one in trial.rounds if one.target is not None]
         dense, measured = (trial.dense, trial.given_measured) if self.against == "given" else (
             trial.control, trial.control_measured)
@@ -89,11 +95,19 @@ class Certificate:
                 curves[f"{kind}/{label}"] = Curve(
                     x=tuple(targets[index].sparsity for index in mine), x_label="sparsity", y_label=y_label,
                     y=tuple(Estimate(value=getattr(found[index], kind), n=wrong.shape[1]) for index in mine))
+        promised = _a_priori(trial)
+        for label in dict.fromkeys(one.label for one in targets):
+            known = [(one.sparsity, promised[one.id]) for one in targets if one.label == label and one.id in promised]
+            if known:
+                curves[f"a_priori/{label}"] = Curve(
+                    x=tuple(x for x, _ in known), x_label="sparsity", y_label=A_PRIORI,
+                    y=tuple(Estimate(value=value) for _, value in known))
         return Section(
             title="What can be promised", version=self.version, curves=curves,
-            details={"limits": [self._row(one, limit, wrong[index], differs[index])
-                                for index, (one, limit) in enumerate(zip(targets, found, strict=True))]},
-            notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *NOTES))
+            details={"limits": [self._row(one, limit, wrong[index], differs[index]) | {
+                "accuracy_at_least_a_priori": promised.get(one.id)}
+                for index, (one, limit) in enumerate(zip(targets, found, strict=True))]},
+            notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *_useful(targets, promised), *NOTES))
 
     def _row(self, one: TrialRound, limit: Limits, wrong: Tensor, differs: Tensor) -> dict[str, Any]:
         return {"checkpoint": one.id, "sparsity": one.sparsity, "error": float(wrong.double().mean()),
@@ -109,6 +123,7 @@ class Certificate:
 
 LABELLED = "accuracy at least, from labelled images"
 AGREEMENT = "accuracy at least, from agreement with the dense network"
+A_PRIORI = "accuracy at least, before retraining, by the a-priori bound"
 DISAGREEMENT = "disagreement with the dense network at most"
 NOTES = (
     "The limit from labelled images is the tighter one where there are labels. The agreement bound, accuracy of the pruned "
@@ -117,6 +132,29 @@ NOTES = (
     "On shifted data, disagreement without labels bounds the difference of the two networks there; a promise of accuracy "
     "also needs the dense network's limit there.",
 )
+
+
+def _a_priori(trial: Trial) -> dict[str, float]:
+    """By checkpoint, the accuracy that the tightest certified form of the bounds promises of the pruned network."""
+    section = trial.sections.get("bounds")
+    rows = section.details.get("predictions", []) if section is not None else []
+    found: dict[str, float] = {}
+    for one in trial.rounds:
+        mine = [row["predicted_accuracy"] for row in rows if row["form"] in TIGHTEST and row["method"] == one.label
+                and row["requested_sparsity"] == one.target]
+        if one.target is not None and mine:
+            found[one.id] = mine[0]
+    return found
+
+
+def _useful(targets: Sequence[TrialRound], promised: dict[str, float]) -> list[str]:
+    """What the a-priori bounds are worth beside the limits from data."""
+    if not promised:
+        return []
+    some = sum(value > 0 for value in promised.values())
+    return [f"The a-priori bounds, which look at weights and inputs but not at answers, promise something of "
+            f"{some} of {q.several(len(promised), 'checkpoint')} before retraining, and nothing after it; the limits from "
+            f"data hold for what is shipped."]
 
 
 def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:

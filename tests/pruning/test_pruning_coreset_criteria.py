@@ -155,7 +155,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
     evidence = Evidence(net, batches=given)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
-    edges, score = sensitivities(net, names, given, "max"), CoreNet().score(evidence)
+    edges, score = sensitivities(net, names, given, "max"), CoreNet(depth=True).score(evidence)
     grown = []
     for name in names:
         layer, total, count = net.get_submodule(name[:-7]), torch.zeros(99).double(), torch.zeros(99)
@@ -186,7 +186,8 @@ def test_points_without_a_limit_do_not_count() -> None:
 
 def test_deep_networks_have_finite_scores() -> None:
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(90)))
-    scores = CoreNet().score(Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))]))
+    scores = CoreNet(depth=True).score(
+        Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))]))
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
     assert float(scores["1.weight"].sum()) > float(scores["90.weight"].sum())
 
