@@ -17,13 +17,13 @@ from torch import Tensor
 from pruning.bounds.findings import NOTES, coverage, headline, sentences
 from pruning.bounds.forms import Bounded
 from pruning.bounds.report import BoundReport, Prediction, summarise
-from pruning.bounds.study import Study
+from pruning.bounds.study import Pruned, Study
 from pruning.calibration import batches, wanted
 from pruning.errors import PRUNING_ERRORS, BudgetError, SecateurError
 from pruning.evaluations import evaluations
 from pruning.labels import criterion_labels
 from pruning.measure import flops
-from pruning.reporting.quantities import LOG_SPARSITY
+from pruning.reporting import quantities as q
 from pruning.round import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Curve, Estimate, Section
@@ -113,15 +113,19 @@ class Bounds:
         given = batches(data, wanted(seams.criterion, len(data.classes)), seed, "bounds")
         study = Study(trial.dense(), seams, given, data.shape, generator(seed, "bounds", label), trial.recipe.exclude)
         asked = self.sparsities or sorted({*GRID, *trial.recipe.targets.sparsity})
-        pruned = []
+        pruned: list[Pruned] = []
+        refused: dict[float, BudgetError] = {}
         for sparsity in asked:
             try:
                 pruned += [study.prune(sparsity, number, generator(seed, "bounds", label, repr(sparsity), number))
                            for number in range(self.trials if study.sampled else 1)]
             except BudgetError as error:
-                notes.append(f"{label}: no bounds at a sparsity of {sparsity:g}: {error.message}")
+                refused[sparsity] = error
         if not pruned:
-            raise BudgetError(f"{label} reaches none of the sparsities")
+            raise next(iter(refused.values()))
+        if refused:
+            notes.append(f"{label}: nothing at a sparsity of {', '.join(map(q.share, refused))}: "
+                         f"{next(iter(refused.values())).message}")
         return summarise(study.outcomes(pruned, inputs, self.delta), study.answers(inputs), labels, self.delta)
 
 
@@ -131,7 +135,7 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
 
     def curve(y_label: str, of: Sequence[tuple[Prediction, float | None]]) -> Curve:
         known = [(one.sparsity, value) for one, value in of if value is not None]
-        return Curve(x=tuple(x for x, _ in known), x_label=LOG_SPARSITY, y_label=f"{y_label}, {label}",
+        return Curve(x=tuple(x for x, _ in known), x_label=q.LOG_SPARSITY, y_label=f"{y_label}, {label}",
                      y=tuple(Estimate(value=value, n=report.images) for _, value in known))
 
     yield f"predicted/{label}/measured", curve(ACCURACY, [(one, one.measured) for one in any_form])
