@@ -32,7 +32,7 @@ def headline(report: BoundReport) -> str:
 
 def sentences(label: str, report: BoundReport) -> list[str]:
     """What was seen of one method."""
-    forms = dict.fromkeys([headline(report), *(["paper"] if "paper" in report.forms else [])])
+    forms = dict.fromkeys([headline(report), *(form for form in ("paper", "paper relative") if form in report.forms)])
     found = [f"{label}, {form}: {_usefulness(report, form)}{_looseness(report, form)}" for form in forms]
     if report.assumption is not None:
         found.append(f"{label}: what the paper assumes of inputs not seen held at {q.percent(report.assumption)} of the "
@@ -58,12 +58,15 @@ def _usefulness(report: BoundReport, form: str) -> str:
 
 def _looseness(report: BoundReport, form: str) -> str:
     at: Prediction = report.vacuous_from(form) or report.form(form)[-1]
-    if at.tightness is None or at.tightness.log10 is None:
-        return "."
-    text = f". The median bound of a logit is 10^{at.tightness.log10:.1f} times its error there"
     most = report.responsible(form, at.requested)
+    named = "" if most is None else FACTORS.get(most.factor, most.factor)
+    if at.tightness is None or at.tightness.log10 is None:
+        infinite = at.bound is not None and at.bound.median == math.inf
+        cause = f", for {named} alone" if most is not None else ", whichever single factor is as it is at the images"
+        return f". The median bound of a logit is infinite there{cause}." if infinite else "."
+    text = f". The median bound of a logit is 10^{at.tightness.log10:.1f} times its error there"
     if most is not None and most.log10 > 0:
-        text += f"; what costs most is {FACTORS.get(most.factor, most.factor)} (10^{most.log10:.1f})"
+        text += f"; what costs most is {named} (10^{most.log10:.1f})"
     if at.draws_factor is not None:
         text += f"; the median image would need {_times(at.draws_factor)} the draws"
     return text + "."

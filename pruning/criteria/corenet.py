@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -56,6 +56,8 @@ class CoreNet:
     variant: Literal["corenet", "plus", "plus_plus"] = "corenet"
     delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound; an independent implementation "
                                                           "has 0.5")] = 0.1
+    k: Annotated[float | None, Field(gt=0, description="K of the bound; by default ln(eta eta_max)")] = None
+    kappa: Annotated[float | None, Field(ge=0, description="added to the mean of Delta; by default by its formula")] = None
     depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = False
 
     @property
@@ -116,7 +118,8 @@ class CoreNet:
         image = evidence.batches[0][0][:1]
         positions = output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
-        return Constants.of([image.numel(), *widths], self.delta)
+        found = Constants.of([image.numel(), *widths], self.delta)
+        return replace(found, k=found.k if self.k is None else self.k, kappa=found.kappa if self.kappa is None else self.kappa)
 
     def _scored(self, batches: Batches, images: int) -> Batches:
         """The first so many images, one at least, without those held out where there are several."""

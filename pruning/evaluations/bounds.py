@@ -6,6 +6,7 @@ Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -80,8 +81,7 @@ class Bounds:
             ("predictions", [{"method": label} | one.document() for label, report in reports.items()
                              for one in report.predictions]),
             ("tightness_by_layer", [row for label, report in reports.items() for row in _layer_rows(label, report)]),
-            ("components", [{"method": label, "form": one.form, "factor": one.factor, "sparsity": one.requested,
-                             "log10_of_its_cost": one.log10} for label, report in reports.items()
+            ("components", [{"method": label} | one.document() for label, report in reports.items()
                             for one in report.components])) if rows}
         said = [sentence for label, report in reports.items() for sentence in sentences(label, report)]
         return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
@@ -156,7 +156,8 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
         mine = [one for one in report.components if (one.form, one.factor) == (form, factor)]
         if form == ("paper" if "paper" in report.forms else headline(report)):
             yield f"components/{label}/{factor}", curve(
-                f"{COST} ({form})", [(by_request[one.requested], one.log10) for one in mine])
+                f"{COST} ({form})", [
+                    (by_request[one.requested], one.log10 if one.log10 < math.inf else None) for one in mine])
 
 
 ACCURACY = "accuracy promised by the bound and measured"
