@@ -119,7 +119,8 @@ class CoreNet:
         positions = output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
         found = Constants.of([image.numel(), *widths], self.delta)
-        return replace(found, k=found.k if self.k is None else self.k, kappa=found.kappa if self.kappa is None else self.kappa)
+        return replace(found, k=found.k if self.k is None else self.k,
+                       kappa=found.kappa if self.kappa is None else self.kappa)
 
     def _scored(self, batches: Batches, images: int) -> Batches:
         """The first so many images, one at least, without those held out where there are several."""
