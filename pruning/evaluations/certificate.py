@@ -72,7 +72,7 @@ class Certificate:
     delta: Annotated[float, Field(gt=0, lt=0.5, description="probability that a limit fails")] = 0.05
     against: Literal["given", "control"] = "given"
     noise: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(
-        max_length=20, description="levels of uniform noise, in normalised space, under which agreement counts too")] = (0.2,)
+        max_length=20, description="levels of uniform noise, in normalised space, under which agreement counts")] = (0.2,)
 
     def applies(self, trial: Trial) -> bool:
         """With a checkpoint to certify."""
