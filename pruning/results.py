@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from pruning.schemas.report import (
     Round,
     Section,
 )
+from pruning.separate import separate
 from pruning.trial import Trial, TrialRound, applies
 from pruning.types import Masks
 from pruning.verdict import References, hold_gates, recommend
@@ -96,7 +98,8 @@ class Results:
         pipeline, recipe = self.pipeline, self.pipeline.recipe
         sections: dict[str, Section] = {}
         trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
-                      pipeline.control_measured, pipeline.done, recipe, sections)
+                      pipeline.control_measured, pipeline.done, recipe, sections,
+                      partial(separate, pipeline))
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -74,6 +74,10 @@ class Trial:
     recipe: Recipe
     sections: Mapping[str, Section] = field(default_factory=dict)
     """Of evaluations that are done already, by name."""
+    separate: Callable[[], nn.Module | None] = lambda: None
+    """A second dense network, trained from another seed; None where the job does not train its network."""
+    memo: dict[Any, Tensor] = field(default_factory=dict)
+    """What one evaluation measured and another may use."""
 
     @property
     def seed(self) -> int:

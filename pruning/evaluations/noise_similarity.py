@@ -1,0 +1,120 @@
+"""How alike pruned networks and the dense one answer, the further images are moved at random.
+
+Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural networks beyond test
+accuracy, MLSys 2021, and the code released with it: uniform noise in normalised space, not clipped, the same for all
+networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pruning.data.tensors import Split
+from pruning.evaluations import evaluations
+from pruning.intervals import mean
+from pruning.reporting import quantities as q
+from pruning.schemas.report import Curve, Estimate, Section
+from pruning.seeding import generator
+from pruning.shifts import Network, logits, networks, sample
+from pruning.trial import Trial
+
+NOTES = (
+    "Matching predictions: the fraction of noisy images x + U(-level, level), in normalised space, to which two networks "
+    "give one class. Softmax distance: the mean of ||softmax(z') - softmax(z)||_2 over these images. Both are means over "
+    "draws of the noise with a normal 95 % interval over draws; all networks see the same noise.",
+    "A network that is pruned but alike answers like the dense one also where images are noisy; an independently trained "
+    "network is what alike by training alone looks like.",
+)
+
+
+@evaluations.register("noise_similarity")
+@dataclass(frozen=True)
+class NoiseSimilarity:
+    """Matching predictions and softmax distance against the level of noise, of every checkpoint to the dense network.
+
+    `separate` trains a second dense network from another seed for comparison, where the job trains its network. The paper
+    has 1,000 images, 100 draws and 15 levels; the default is smaller.
+    """
+
+    version: ClassVar[int] = 1
+    levels: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
+        0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    draws: Annotated[int, Field(ge=2, le=1000)] = 5
+    images: Annotated[int, Field(ge=1)] = 200
+    against: Literal["given", "control"] = "given"
+    separate: bool = False
+
+    def applies(self, trial: Trial) -> bool:
+        """With a checkpoint."""
+        return any(one.target is not None for one in trial.rounds)
+
+    def evaluate(self, trial: Trial) -> Section:
+        """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table with deviations."""
+        split = sample(trial, self.images)
+        every = networks(trial)
+        reference = next(one for one in every if one.name == self.against)
+        others = [one for one in every if one is not reference]
+        notes: list[str] = []
+        if self.separate:
+            second = trial.separate()
+            if second is None:
+                notes.append("No independently trained network: the job does not train its network itself (model.train).")
+            else:
+                others.append(Network("separate", lambda: second))
+        dense = self._answers(trial, split, reference)
+        curves: dict[str, Curve] = {}
+        rows: list[dict[str, Any]] = []
+        for one in others:
+            own = self._answers(trial, split, one)
+            matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)  # (levels, draws)
+            distance = (own.double().softmax(3) - dense.double().softmax(3)).norm(dim=3).mean(2)
+            for key, values, label in (("matching", matching, MATCHING), ("softmax_distance", distance, DISTANCE)):
+                curves[f"{key}/{one.name}"] = Curve(x=self.levels, x_label="noise level, normalised space", y_label=label,
+                                                    y=tuple(_over_draws(level, self.images) for level in values))
+            rows += [{"network": one.name, "noise": level, "agreement": float(a.mean()),
+                      "agreement_standard_deviation": float(a.std()), "softmax_distance": float(d.mean()),
+                      "softmax_distance_standard_deviation": float(d.std())}
+                     for level, a, d in zip(self.levels, matching, distance, strict=True)]
+        return Section(title="Similarity under noise", version=self.version, curves=curves,
+                       details={"similarity": rows}, notes=(*notes, *self._said(curves, others), *NOTES))
+
+    def _answers(self, trial: Trial, split: Split, network: Network) -> Tensor:
+        """Logits (levels, draws, images, classes)."""
+        model, inputs = network.load(), trial.data.normalize(split.images)
+        found = []
+        for level in self.levels:
+            rng = generator(trial.seed, "noise_similarity", repr(level))
+            found.append(torch.stack([logits(model, inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1)
+                                             .to(inputs)) for _ in range(self.draws)]))
+        return torch.stack(found)
+
+    def _said(self, curves: dict[str, Curve], others: list[Network]) -> list[str]:
+        """The likest and the least alike checkpoint at the largest level."""
+        known = {one.name: curves[f"matching/{one.name}"].y[-1].value for one in others
+                 if one.name not in ("given", "control")}
+        if not known:
+            return []
+        most, least = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
+        text = f"At a noise level of {self.levels[-1]:g}, {most} answers like the dense network on " \
+               f"{q.percent(known[most])} of the images"
+        text += f", {least} on {q.percent(known[least])}." if least != most else "."
+        if "separate" in known:
+            below = sum(value < known["separate"] for name, value in known.items() if name != "separate")
+            text += f" {below} of {len(known) - 1} checkpoints are less alike than an independently trained network " \
+                    f"({q.percent(known['separate'])})."
+        return [text]
+
+
+MATCHING = "agreement with the dense network under noise"
+DISTANCE = "distance of the softmax from the dense network's under noise"
+
+
+def _over_draws(values: Tensor, images: int) -> Estimate:
+    """The mean over draws with its normal interval."""
+    found = mean(float(values.sum()), float(values.square().sum()), len(values))
+    return found.model_copy(update={"n": images * len(values)})

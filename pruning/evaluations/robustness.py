@@ -1,0 +1,162 @@
+"""What pruning costs under shift: error by distribution, excess error, and how its excess grows with the prune ratio.
+
+Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural networks beyond test
+accuracy, MLSys 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pruning.evaluations import evaluations
+from pruning.intervals import binomial
+from pruning.potential import Line, interval, prune_ratio, resampled
+from pruning.reporting import quantities as q
+from pruning.schemas.report import Curve, Estimate, Section
+from pruning.seeding import generator
+from pruning.shifts import NOMINAL, Shift, wrong
+from pruning.shifts_asked import Asked
+from pruning.trial import Trial, TrialRound
+
+STEPS = 20
+"""Points of a regression line."""
+NOTES = (
+    "Excess error is the mean error over the shifts less the nominal one, of one network; delta excess error is that of a "
+    "pruned network less that of the dense control: what pruning costs beyond test accuracy.",
+    "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks; the line has no "
+    "intercept, and its band is that of the paper, over resampled checkpoints.",
+    "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
+)
+
+
+@evaluations.register("robustness")
+@dataclass(frozen=True)
+class Robustness(Asked):
+    """Error of every checkpoint under every shift, excess error, and delta excess error against the prune ratio.
+
+    e = mean over shifts of the error, less the nominal error; delta e = e(pruned) - e(dense control), with its least-squares
+    line through the origin over PR.
+    """
+
+    version: ClassVar[int] = 1
+
+    def evaluate(self, trial: Trial) -> Section:
+        """Curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...`, `line/...`; errors by shift."""
+        shifts = self.shifts(trial)
+        found = wrong(trial, [Shift(), *shifts], self.count(trial))
+        targets = [one for one in trial.rounds if one.target is not None]
+        table = _Table(found, [shift.name for shift in shifts], trial)
+        parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
+        ratios = {one.id: prune_ratio(one, parameters) for one in targets}
+        curves: dict[str, Curve] = {}
+        scalars: dict[str, Estimate] = {"excess_error/control": table.excess("control"),
+                                        "excess_error/given": table.excess("given")}
+        notes: list[str] = []
+        for label in dict.fromkeys(one.label for one in targets):
+            mine = sorted((one for one in targets if one.label == label), key=lambda one: ratios[one.id])
+            curves |= self._curves(label, mine, ratios, table)
+            line = Line.fit([ratios[one.id] for one in mine], [table.delta(one.id).value for one in mine],
+                            generator(trial.seed, "robustness", label))
+            if line is None:
+                continue
+            scalars[f"delta_excess_error_slope/{label}"] = line.slope
+            curves[f"line/{label}"] = Curve(
+                x=tuple(step / STEPS for step in range(STEPS + 1)), x_label=RATIO, y_label=DELTA,
+                y=tuple(line.at(step / STEPS) for step in range(STEPS + 1)))
+            notes.append(_grows(label, line, len(mine)))
+        return Section(
+            title="Error under shift", version=self.version, curves=curves, scalars=scalars,
+            details={"errors_by_shift": [_row(name, shift, own) for name, flags in found.items()
+                                         for shift, own in flags.items()],
+                     "excess_error": [table.row(one, ratios[one.id]) for one in targets]},
+            notes=(*notes, *_worst(table, targets), self.said(trial, shifts), *NOTES))
+
+    @staticmethod
+    def _curves(label: str, mine: Sequence[TrialRound], ratios: Mapping[str, float], table: _Table) -> dict[str, Curve]:
+        x = tuple(ratios[one.id] for one in mine)
+
+        def curve(y: Sequence[Estimate], y_label: str) -> Curve:
+            return Curve(x=x, x_label=RATIO, y=tuple(y), y_label=y_label)
+
+        return {
+            f"nominal/{label}": curve([table.error(one.id, [NOMINAL]) for one in mine], "error, nominal and under shift"),
+            f"shifted/{label}": curve([table.error(one.id, table.names) for one in mine], "error, nominal and under shift"),
+            f"excess/{label}": curve([table.excess(one.id) for one in mine], "excess error"),
+            f"delta_excess/{label}": curve([table.delta(one.id) for one in mine], DELTA)}
+
+
+RATIO = "prune ratio, of all parameters"
+DELTA = "delta excess error"
+
+
+class _Table:
+    """Errors by network and shift, with bootstrap draws over the images."""
+
+    def __init__(self, found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], trial: Trial) -> None:
+        self.names = list(names)
+        every = [NOMINAL, *self.names]
+        flags = torch.stack([found[network][shift] for network in found for shift in every])
+        self.n = flags.shape[1]
+        draws = resampled(flags, generator(trial.seed, "robustness", "images"))
+        means: list[float] = flags.double().mean(1).tolist()
+        self._values = dict(zip(((a, b) for a in found for b in every), means, strict=True))
+        self._draws = dict(zip(((a, b) for a in found for b in every), draws, strict=True))
+
+    def _of(self, network: str, shifts: Sequence[str]) -> tuple[float, Tensor]:
+        """The mean over shifts of a network's error, and its draws."""
+        count = max(1, len(shifts))
+        return (sum(self._values[network, shift] for shift in shifts) / count,
+                torch.stack([self._draws[network, shift] for shift in shifts]).mean(0))
+
+    def error(self, network: str, shifts: Sequence[str]) -> Estimate:
+        return interval(*self._of(network, shifts), self.n)
+
+    def _excess(self, network: str) -> tuple[float, Tensor]:
+        (a, drawn), (b, nominal) = self._of(network, self.names), self._of(network, [NOMINAL])
+        return a - b, drawn - nominal
+
+    def excess(self, network: str) -> Estimate:
+        return interval(*self._excess(network), self.n)
+
+    def delta(self, network: str) -> Estimate:
+        (a, drawn), (b, control) = self._excess(network), self._excess("control")
+        return interval(a - b, drawn - control, self.n)
+
+    def increase(self, network: str, shift: str) -> float:
+        return self._values[network, shift] - self._values["control", shift]
+
+    def row(self, one: TrialRound, ratio: float) -> dict[str, Any]:
+        return {"checkpoint": one.id, "prune_ratio": ratio, "nominal_error": self.error(one.id, [NOMINAL]).model_dump(),
+                "shifted_error": self.error(one.id, self.names).model_dump(),
+                "excess_error": self.excess(one.id).model_dump(), "delta_excess_error": self.delta(one.id).model_dump()}
+
+
+def _row(network: str, shift: str, flags: Tensor) -> dict[str, Any]:
+    return {"network": network, "shift": shift, "error": binomial(int(flags.sum()), len(flags)).model_dump()}
+
+
+def _grows(label: str, line: Line, points: int) -> str:
+    slope = line.slope
+    said = f"{label}: delta excess error {q.points(line.at(1.0), 2)} for a prune ratio of 100 %, by the line"
+    if points < 2 or slope.low is None or slope.high is None:
+        return f"{said} (one checkpoint has no band)."
+    if slope.low > 0:
+        return f"{said}: it grows with the prune ratio, as in the paper."
+    return f"{said}: it falls with the prune ratio, unlike in the paper." if slope.high < 0 else \
+        f"{said}: no evidence that it grows or falls with the prune ratio."
+
+
+def _worst(table: _Table, targets: Sequence[TrialRound]) -> list[str]:
+    """Under which shift the checkpoints lose most against the control."""
+    if not targets or not table.names:
+        return []
+    mean = {name: sum(table.increase(one.id, name) for one in targets) / len(targets) for name in table.names}
+    ordered = sorted(mean, key=lambda name: -mean[name])
+    return [f"Over all checkpoints, most is lost against the dense control under {ordered[0]} "
+            f"({q.pp(mean[ordered[0]])}), least under {ordered[-1]} ({q.pp(mean[ordered[-1]])}); nominally "
+            f"{q.pp(sum(table.increase(one.id, NOMINAL) for one in targets) / len(targets))}."]

@@ -1,0 +1,108 @@
+"""Test images under shift: noise in normalised space, corruptions; and what networks get wrong there.
+
+Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural networks beyond test
+accuracy, MLSys 2021, and the code released with it (uniform noise in normalised space, not clipped); Hendrycks and
+Dietterich, ICLR 2019 (corruptions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pruning.data.corruptions import corrupt
+from pruning.data.tensors import Data, Split
+from pruning.measure import EVAL_BATCH
+from pruning.seeding import generator
+from pruning.trial import Trial
+
+NOMINAL = "nominal"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One distribution of test images.
+
+    >>> Shift("fog", 3).name, Shift(noise=0.2).name, Shift().name
+    ('fog 3', 'noise 0.2', 'nominal')
+    """
+
+    corruption: str | None = None
+    severity: int = 0
+    noise: float = 0.0
+    """Uniform in [-noise, noise], added to normalised images."""
+
+    @property
+    def name(self) -> str:
+        """As reports call it."""
+        if self.corruption is not None:
+            return f"{self.corruption} {self.severity}"
+        return f"noise {self.noise:g}" if self.noise else NOMINAL
+
+    @property
+    def group(self) -> str:
+        """`nominal`, `noise` or `corruption`."""
+        return "corruption" if self.corruption is not None else "noise" if self.noise else NOMINAL
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a job, by the name that reports have for it."""
+
+    name: str
+    load: Callable[[], nn.Module]
+
+
+def networks(trial: Trial) -> list[Network]:
+    """The dense network as given, the dense control, and every checkpoint."""
+    return [Network("given", trial.dense), Network("control", trial.control),
+            *(Network(one.id, one.network) for one in trial.rounds if one.target is not None)]
+
+
+def sample(trial: Trial, images: int) -> Split:
+    """At most so many test images, the same ones for all shifts of a job."""
+    order = torch.randperm(len(trial.data.test), generator=generator(trial.seed, "shifts"))[:images]
+    return trial.data.test[order.sort().values.to(trial.data.test.labels.device)]
+
+
+def shifted(data: Data, split: Split, shift: Shift, seed: int) -> Tensor:
+    """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every network."""
+    if shift.corruption is not None:
+        return data.normalize(corrupt(split.images, shift.corruption, shift.severity, seed=seed))
+    inputs = data.normalize(split.images)
+    if not shift.noise:
+        return inputs
+    rng = generator(seed, "noise", repr(shift.noise))
+    return inputs + shift.noise * (2 * torch.rand(inputs.shape, generator=rng).to(inputs) - 1)
+
+
+def wrong(trial: Trial, shifts: Sequence[Shift], images: int) -> Mapping[str, Mapping[str, Tensor]]:
+    """By network and name of the shift, which of the sampled images it gets wrong, bool (n,), on the CPU.
+
+    What was computed before in the job, by this or another evaluation, is not computed again; the images of a shift are made
+    once for all networks.
+    """
+    split, every = sample(trial, images), networks(trial)
+    for shift in shifts:
+        missing = [one for one in every if (one.name, shift, images) not in trial.memo]
+        if not missing:
+            continue
+        inputs = shifted(trial.data, split, shift, trial.seed)
+        for one in missing:
+            trial.memo[one.name, shift, images] = answers(one.load(), inputs) != split.labels.cpu()
+    return {one.name: {shift.name: trial.memo[one.name, shift, images] for shift in shifts} for one in every}
+
+
+def answers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The class that a network names for each of the inputs, on the CPU."""
+    return logits(model, inputs).argmax(1)
+
+
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What a network answers in eval mode, float32 (n, classes), on the CPU."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(part).float().cpu() for part in torch.split(inputs, EVAL_BATCH)])

@@ -1,0 +1,55 @@
+"""Which shifts an evaluation looks at: parameters that several evaluations share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from pruning.data.corruptions import corruptions
+from pruning.measure import flops
+from pruning.reporting import quantities as q
+from pruning.shifts import Shift
+from pruning.trial import Trial
+
+WORK = 40_000_000_000
+"""Multiply-adds of one network on all shifts together, where the recipe does not say how many images."""
+QUICK = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Corruptions by severity, and levels of noise; `null` corruptions are all of them."""
+
+    corruptions: tuple[str, ...] | None = None
+    severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (3,)
+    noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
+    images: Annotated[int | None, Field(ge=1, description="test images; by default 1,000, fewer for a large network")] = None
+
+    def __post_init__(self) -> None:
+        for name in self.corruptions or ():
+            corruptions.get(name)
+
+    def applies(self, trial: Trial) -> bool:
+        """With a checkpoint."""
+        return any(one.target is not None for one in trial.rounds)
+
+    def shifts(self, trial: Trial) -> list[Shift]:
+        """Those asked for, each once."""
+        names = corruptions.names() if self.corruptions is None else self.corruptions
+        found = [Shift(name, severity) for name in names for severity in self.severities]
+        return list(dict.fromkeys([*found, *(Shift(noise=level) for level in self.noise)]))
+
+    def count(self, trial: Trial) -> int:
+        """How many test images."""
+        if self.images is not None:
+            return min(self.images, len(trial.data.test))
+        macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
+        most = min(QUICK, max(100, WORK // (macs * max(1, len(self.shifts(trial))))))
+        return min(most, len(trial.data.test))
+
+    def said(self, trial: Trial, shifts: list[Shift]) -> str:
+        """What was looked at, in words."""
+        return (f"{q.several(len(shifts), 'shift')} of {q.several(self.count(trial), 'test image')}: "
+                f"{', '.join(shift.name for shift in shifts)}.")
