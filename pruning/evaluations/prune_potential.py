@@ -71,6 +71,10 @@ class PrunePotential(Asked):
                     curves[f"margin/{label}/{name}"] = Curve(
                         x=self.margins, x_label="margin: error tolerated above the dense control's", y_label=POTENTIAL,
                         y=tuple(table.over(names, margin, how) for margin in self.margins))
+            curves[f"distribution/{label}"] = Curve(
+                x=tuple(range(len(shifts) + 1)), x_label="distribution", y_label=BY_DISTRIBUTION,
+                x_names=(NOMINAL, *(shift.name for shift in shifts)),
+                y=tuple(table.of(shift.name, self.margin) for shift in [Shift(), *shifts]))
             levels = sorted(shift.noise for shift in shifts if shift.noise)
             if levels:
                 curves[f"noise/{label}"] = Curve(
@@ -96,14 +100,18 @@ class PrunePotential(Asked):
         if noisy and others:
             a, b = table.over(noisy, self.margin, "mean"), table.over(others, self.margin, "mean")
             gap = table.gap(noisy, others, self.margin)
-            verdict = "no evidence of a difference" if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high else \
-                "noise loses more potential, as in the paper" if gap.high < 0 else "noise loses less potential, unlike the paper"
-            found.append(f"{label}: under noise-type corruptions the potential is {q.percent(a.value)} on average, under the "
-                         f"others {q.percent(b.value)}: {verdict}.")
+            if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+                verdict = "no evidence of a difference"
+            else:
+                more = gap.high < 0
+                verdict = f"noise loses {'more' if more else 'less'} potential, {'as' if more else 'unlike'} in the paper"
+            found.append(f"{label}: under noise-type corruptions the potential is {q.percent(a.value)} on average, under "
+                         f"the others {q.percent(b.value)}: {verdict}.")
         return found
 
 
 POTENTIAL = "prune potential"
+BY_DISTRIBUTION = "prune potential by distribution"
 UNDER_NOISE = "prune potential under noise"
 
 

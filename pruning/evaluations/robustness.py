@@ -10,16 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.data.corruptions import corrupt
 from pruning.evaluations import evaluations
 from pruning.intervals import binomial
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
-from pruning.schemas.report import Curve, Estimate, Section
+from pruning.reporting.pictures import grid
+from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
-from pruning.shifts import NOMINAL, Shift, wrong
+from pruning.shifts import NOMINAL, Shift, sample, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
@@ -74,6 +77,7 @@ class Robustness(Asked):
             details={"errors_by_shift": [_row(name, shift, own) for name, flags in found.items()
                                          for shift, own in flags.items()],
                      "excess_error": [table.row(one, ratios[one.id]) for one in targets]},
+            pictures=_examples(trial, shifts),
             notes=(*notes, *_worst(table, targets), self.said(trial, shifts), *NOTES))
 
     @staticmethod
@@ -134,6 +138,15 @@ class _Table:
         return {"checkpoint": one.id, "prune_ratio": ratio, "nominal_error": self.error(one.id, [NOMINAL]).model_dump(),
                 "shifted_error": self.error(one.id, self.names).model_dump(),
                 "excess_error": self.excess(one.id).model_dump(), "delta_excess_error": self.delta(one.id).model_dump()}
+
+
+def _examples(trial: Trial, shifts: Sequence[Shift]) -> dict[str, Picture]:
+    """One image under every corruption."""
+    one = sample(trial, 1)
+    images = [("image", one.images)] + [(shift.name, corrupt(one.images, shift.corruption, shift.severity, seed=trial.seed))
+                                        for shift in shifts if shift.corruption is not None]
+    tiles = [(name, np.ascontiguousarray(image[0].permute(1, 2, 0).cpu().numpy().squeeze())) for name, image in images]
+    return {"corruptions": grid(tiles, "A test image under every corruption")} if len(tiles) > 1 else {}
 
 
 def _row(network: str, shift: str, flags: Tensor) -> dict[str, Any]:

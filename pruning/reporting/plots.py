@@ -153,7 +153,28 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
     )
 
 
+def _bars_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
+    """Named values side by side, one bar for each curve, with their intervals."""
+    first, names = curves[0][1], _without_common_prefix([label for label, _ in curves])
+    figure, axes = _figure()
+    width, legend = 0.8 / len(curves), []
+    for i, (_, curve) in enumerate(curves):
+        chosen = look(i)
+        places = [x + width * (i - (len(curves) - 1) / 2) for x in curve.x]
+        axes.bar(places, [y.value for y in curve.y], width, color=chosen.colour, alpha=0.8)
+        _spans(axes, places, curve.y, INK, 1.0)
+        legend.append(chosen.entry(names[i]))
+    added = _scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
+    assert first.x_names is not None
+    axes.set_xticks(list(first.x), labels=[str(int(x) + 1) for x in first.x])
+    numbered = ", ".join(f"{int(x) + 1} {name}" for x, name in zip(first.x, first.x_names, strict=True))
+    described = f"{title}: {first.y_label} for {', '.join(names)}: {numbered}."
+    return Plot(_svg(figure, key), title, f"{first.x_label}: {numbered}", first.y_label + added, tuple(legend), described)
+
+
 def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
+    if curves[0][1].x_names is not None:
+        return _bars_plot(key, title, curves)
     figure, axes = _figure()
     first = curves[0][1]
     logarithmic = first.x_label == q.LOG_SPARSITY and all(0 < x < 1 for _, c in curves for x in c.x)
@@ -233,12 +254,17 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float) -> None:
     """Markers, each with its interval as a thin bar."""
-    spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
-    if spans:
-        xs_spans, lows, highs = zip(*spans, strict=True)
-        axes.vlines(xs_spans, lows, highs, color=chosen.colour, linewidth=1.1, alpha=0.75)
+    _spans(axes, xs, ys, chosen.colour, 1.1)
     axes.plot(xs, [y.value for y in ys], color=chosen.colour, linestyle="none", marker=chosen.marker, markersize=markersize,
               fillstyle="none" if chosen.hollow else "full")
+
+
+def _spans(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float) -> None:
+    """Each interval as a thin bar."""
+    spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
+    if spans:
+        places, lows, highs = zip(*spans, strict=True)
+        axes.vlines(places, lows, highs, color=colour, linewidth=width, alpha=0.75)
 
 
 def _aside(series: int, xs: Sequence[float]) -> list[float]:

@@ -26,6 +26,15 @@ class Curve(Document):
     y: tuple[Estimate, ...]
     x_label: str
     y_label: str
+    x_names: tuple[str, ...] | None = None
+    """What the points are, where `x` only numbers them: drawn as bars."""
+
+
+class Picture(Document):
+    """A picture for the page, PNG in base64, and what it shows."""
+
+    caption: str
+    png: str
 
 
 class Section(Document):
@@ -37,6 +46,7 @@ class Section(Document):
     curves: dict[str, Curve] = {}
     notes: tuple[str, ...] = ()
     details: dict[str, Any] = {}
+    pictures: dict[str, Picture] = {}
 
 
 class Failure(Document):

@@ -1,0 +1,134 @@
+"""Which pixels are enough for a network, and whether another network can tell by them too.
+
+Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural networks beyond test
+accuracy, MLSys 2021; BackSelect by Carter et al., AISTATS 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pruning.back_select import back_select, blocks, fast, informative
+from pruning.data.tensors import Split
+from pruning.evaluations import evaluations
+from pruning.measure import flops
+from pruning.reporting import quantities as q
+from pruning.reporting.pictures import grid, heatmap
+from pruning.schemas.report import Picture, Section
+from pruning.shifts import Network, logits, networks, sample
+from pruning.trial import Trial
+
+WORK = 200_000_000_000
+"""Multiply-adds of all orderings, where the recipe does not say how large blocks are."""
+SHOWN = 4
+NOTES = (
+    "BackSelect hides block after block of an image's pixels (0 after normalisation), each time the one without which the "
+    "network stays surest of the class it names; informative are the pixels hidden last. The heatmap has the mean "
+    "confidence toward the true class of one network on images of which only another's informative pixels remain.",
+    "The paper orders single pixels of about 2,000 images; here are fewer images, and blocks where single pixels would take "
+    "too long (`block`, in pixels).",
+)
+
+
+@evaluations.register("informative_features")
+@dataclass(frozen=True)
+class InformativeFeatures:
+    """The pixels by which each network tells its class, and the confidence of every network on those of every other.
+
+    H_ij = mean over images of the confidence toward the true class of network j on the informative pixels of network i.
+    """
+
+    version: ClassVar[int] = 1
+    images: Annotated[int, Field(ge=1)] = 4
+    share: Annotated[float, Field(gt=0, le=1, description="of the pixels that are informative")] = 0.1
+    block: Annotated[int | None, Field(ge=1, description="side in pixels; by default what takes little time")] = None
+    most: Annotated[int, Field(ge=2, description="networks; of more, the dense ones and evenly spaced checkpoints")] = 5
+    separate: bool = False
+
+    def applies(self, trial: Trial) -> bool:
+        """With a checkpoint."""
+        return any(one.target is not None for one in trial.rounds)
+
+    def evaluate(self, trial: Trial) -> Section:
+        """The heatmap, as table and picture; the informative pixels of some images; orderings in no table."""
+        split, every = sample(trial, self.images), self._networks(trial)
+        inputs, labels = trial.data.normalize(split.images), split.labels
+        block = self.block or self._block(trial, len(every), len(labels))
+        numbers = blocks(*split.images.shape[2:], block)
+        kept = torch.stack([self._informative(one, inputs, numbers, block) for one in every])  # (networks, n, H, W)
+        values = []
+        for i, _ in enumerate(every):
+            seen = inputs * kept[i][:, None].to(inputs)
+            row = []
+            for other in every:
+                confidence = logits(other.load(), seen).double().softmax(1)
+                row.append(float(confidence.gather(1, labels.cpu()[:, None]).mean()))
+            values.append(row)
+        names = [one.name for one in every]
+        return Section(
+            title="Informative features", version=self.version,
+            details={"confidence_on_informative_pixels": [
+                {"pixels_of": names[i]} | {f"confidence {name}": value for name, value in zip(names, row, strict=True)}
+                for i, row in enumerate(values)]},
+            pictures={"heatmap": heatmap(values, names, names, ("informative pixels of", "confidence of"),
+                                         "Confidence toward the true class, in percent"),
+                      "masks": self._masks(split, kept, names)},
+            notes=(self._said(values, names), f"{q.several(len(labels), 'test image')}, blocks of {block} x {block} pixels, "
+                   f"{q.percent(self.share, 0)} of the pixels.", *NOTES))
+
+    def _networks(self, trial: Trial) -> list[Network]:
+        found = networks(trial)
+        dense, checkpoints = found[:2], found[2:]
+        if trial.control_measured is trial.given_measured or bool((trial.control_measured.losses
+                                                                    == trial.given_measured.losses).all()):
+            dense = dense[:1]  # not retrained: one network
+        room = max(1, self.most - len(dense))
+        step = max(1.0, len(checkpoints) / room)
+        chosen = [checkpoints[int(place * step)] for place in range(min(room, len(checkpoints)))]
+        second = trial.separate() if self.separate else None
+        return dense + chosen + ([] if second is None else [Network("separate", lambda: second)])
+
+    def _block(self, trial: Trial, count: int, images: int) -> int:
+        """The smallest side with which all orderings take less than the work allowed."""
+        macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
+        height, width = trial.data.shape[1:]
+        for block in range(1, max(height, width) + 1):
+            number = -(-height // block) * -(-width // block)
+            if count * images * macs * number * (number + 1) // 2 <= WORK:
+                return block
+        return max(height, width)
+
+    def _informative(self, network: Network, inputs: Tensor, numbers: Tensor, block: int) -> Tensor:
+        """Bool (n, H, W)."""
+        model = fast(network.load())
+        named = logits(model, inputs).argmax(1).tolist()
+        return torch.stack([informative(back_select(model, image, target, block), numbers, self.share)
+                            for image, target in zip(inputs, named, strict=True)])
+
+    def _masks(self, split: Split, kept: Tensor, names: list[str]) -> Picture:
+        tiles = []
+        for n in range(min(SHOWN, len(split))):
+            image = split.images[n].permute(1, 2, 0).cpu().numpy()
+            image = image[:, :, 0] if image.shape[2] == 1 else image
+            tiles.append(("image", image))
+            for i, name in enumerate(names):
+                mask = kept[i, n].numpy()
+                tiles.append((name, image * (mask[:, :, None] if image.ndim == 3 else mask)))
+        return grid(tiles, "Informative pixels of each network", columns=len(names) + 1)
+
+    def _said(self, values: list[list[float]], names: list[str]) -> str:
+        """How much surer networks are on their own pixels than on those of the dense network, and the reverse."""
+        others = [i for i, name in enumerate(names) if name not in ("given", "control")]
+        if not others:
+            return "There is no other network to compare with."
+        own = sum(values[i][i] for i in others) / len(others)
+        dense = sum(values[0][i] for i in others) / len(others)
+        back = sum(values[i][0] for i in others) / len(others)
+        return (f"On their own informative pixels the other networks are {q.percent(own)} sure of the true class on average, "
+                f"on those of {names[0]} {q.percent(dense)}; {names[0]} is {q.percent(back)} sure on theirs and "
+                f"{q.percent(values[0][0])} on its own.")

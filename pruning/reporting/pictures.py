@@ -1,0 +1,58 @@
+"""Pictures for a report: grids of images and heatmaps, as PNG with their words drawn in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pruning.schemas.report import Picture
+
+COLUMNS = 5
+DPI = 110
+COLOURS = "cividis"
+"""Read alike by people with and without colour vision deficiency."""
+
+
+def grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS) -> Picture:
+    """Images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (name, image) in enumerate(images):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(name, fontsize=8)
+        axes.set_axis_off()
+    return _picture(figure, caption)
+
+
+def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str],
+            caption: str) -> Picture:
+    """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the columns."""
+    figure = Figure(figsize=(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    drawn = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(columns)), labels=columns, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), labels=rows, fontsize=8)
+    axes.set_ylabel(labels[0], fontsize=8)
+    axes.set_xlabel(labels[1], fontsize=8)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                      color="white" if value < 0.5 else "black")
+    figure.colorbar(drawn, ax=axes, label="fraction")
+    return _picture(figure, caption)
+
+
+def _picture(figure: Figure, caption: str) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return Picture(caption=caption, png=base64.b64encode(buffer.getvalue()).decode())
