@@ -24,15 +24,15 @@ class Spread:
     """A quantity over inputs (and logits): its median and 95th percentile."""
 
     median: float
-    p95: float
+    p95: float | None
+    """None where it is infinite."""
 
     @staticmethod
     def of(values: Tensor) -> Spread | None:
-        """Of the values that are finite numbers; None where there are none."""
-        known = values[torch.isfinite(values)].double()
-        if not len(known):
-            return None
-        return Spread(float(known.quantile(0.5)), float(known.quantile(0.95)))
+        """Of the values that are numbers, infinite ones too; None where there are none, or the median is infinite."""
+        ordered = values[~torch.isnan(values)].double().sort().values
+        median, p95 = (_quantile(ordered, part) for part in (0.5, 0.95)) if len(ordered) else (None, None)
+        return None if median is None else Spread(median, p95)
 
     @property
     def log10(self) -> float | None:
@@ -185,6 +185,14 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
         {name: Spread.of(torch.cat(values)) for name, values in layers.items()},
         sum(bool(torch.cat(one.above[form]).any()) for one in group), len(group), 1 / dense.shape[1],
         needed.median if needed and drawn else None)
+
+
+def _quantile(ordered: Tensor, part: float) -> float | None:
+    """By linear interpolation, of any number of values; None where it is infinite."""
+    place = part * (len(ordered) - 1)
+    low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
+    found = low if low == high else low + (high - low) * (place - math.floor(place))
+    return found if math.isfinite(found) else None
 
 
 def _mean(values: Sequence[Tensor]) -> float:
