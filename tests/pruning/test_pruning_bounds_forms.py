@@ -43,8 +43,8 @@ def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -
     gone = (uniform(OUT, IN, seed=4) < 0.4).repeat(2, 1) if prune else (m == 0)[:, None] & rows
     seen = patches(layer, x)
     law = Law(shared(scores), m)
-    return Drawn("w", layer, w, scores, ~gone, law, law.probabilities, edge_sums(layer, w, seen, law.probabilities), seen, LOG,
-                 LOG + 1, DELTA, not prune, True)
+    sums = edge_sums(layer, w, seen, law.probabilities)
+    return Drawn("w", layer, w, scores, ~gone, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, True)
 
 
 def channels(draws: int = 5, prune: bool = False) -> Drawn:
@@ -55,8 +55,8 @@ def channels(draws: int = 5, prune: bool = False) -> Drawn:
     scores, m = uniform(1, 4, seed=3), torch.tensor([draws])
     seen, kept = patches(layer, x), torch.tensor([[True, False, True, False]]) if prune else torch.ones(1, 4).bool()
     law = Law(shared(scores), m)
-    return Drawn("w", layer, w, scores, kept, law, law.probabilities, channel_sums(layer, w, seen, law.probabilities), seen,
-                 LOG, LOG + 1, DELTA, not prune, False)
+    sums = channel_sums(layer, w, seen, law.probabilities)
+    return Drawn("w", layer, w, scores, kept, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, False)
 
 
 def by_hand(layer: Drawn, epsilon: Any, constant: float) -> Tensor:
@@ -95,8 +95,8 @@ def test_numbers_worked_by_hand() -> None:
     assert 8 * lenet.k * lenet.log == pytest.approx(974.9, abs=0.05)
     assert lenet.kappa**3 == pytest.approx(7.1e6, rel=0.01)
     assert corenet.draws(1.0, 0.5 / 6 / lenet.kappa**3, lenet) == pytest.approx(7e18, rel=0.02)
-    importance = mussay.importance(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]]), "relu", 1.0)
-    assert importance.tolist() == [5, 2]
+    incoming, outgoing = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]])
+    assert mussay.importance(incoming, outgoing, "relu", 1.0).tolist() == [5, 2]
 
 
 def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
@@ -122,8 +122,9 @@ def test_errors_invert_numbers_of_draws(epsilon: float) -> None:
     m = corenet.draws(s, epsilon, lenet)
     found = corenet.epsilon(torch.tensor([s]), torch.tensor([m]), lenet)
     assert float(found) <= epsilon <= float(found) * (1 + 1 / m) + 1e-9
-    exact = (6 + 2 * epsilon) * s * math.log(2 / DELTA) / (3 * epsilon**2)
-    assert float(corenet.bernstein(torch.tensor(s), torch.tensor(exact), math.log(2 / DELTA))) == pytest.approx(epsilon, rel=1e-6)
+    log = math.log(2 / DELTA)
+    exact = torch.tensor((6 + 2 * epsilon) * s * log / (3 * epsilon**2))
+    assert float(corenet.bernstein(torch.tensor(s), exact, log)) == pytest.approx(epsilon, rel=1e-6)
 
 
 def test_the_relative_recursion_is_infinite_beyond_one() -> None:
@@ -184,7 +185,8 @@ def test_sipps_form_and_its_factors(scaled: bool) -> None:
     found = sipp.bound(layer, alpha, DELTA, c, scaled=scaled)
     close(found.error, by_hand(layer, epsilon(), fixed))
     close(found.swaps["no union bound"], by_hand(layer, epsilon(factor * 2 * c * math.log(2 / DELTA) / alpha), fixed))
-    close(found.swaps["the sensitivity sum as it is here"], by_hand(layer, lambda s, m: exact_inverse(alpha / (3 * m)) / 2, fixed))
+    close(found.swaps["the sensitivity sum as it is here"],
+          by_hand(layer, lambda s, m: exact_inverse(alpha / (3 * m)) / 2, fixed))
     assert found.assumption is not None
 
 
@@ -243,7 +245,7 @@ def test_mussays_form_and_its_factors() -> None:
     norms, radius = uniform(4, seed=8) + 2, torch.tensor([1.5, 2.0]).double()
     found = mussay.bound(layer, norms, radius, "relu", dimension, c)
     w, p = layer.weight.abs().sum((2, 3)), layer.law.probabilities[0]
-    assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), "the ball is the larger one"
+    assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), "within the ball"
 
     def t(values: Tensor, output: int | None = None) -> float:
         return max(float((w[:, j].max() if output is None else w[output, j]) * values[j] / p[j]) for j in range(4))
@@ -271,8 +273,8 @@ def test_an_activation_beyond_what_the_ball_allows_widens_it() -> None:
     big = Drawn(**{**layer.__dict__, "patches": 100 * layer.patches})
     found = mussay.bound(big, torch.ones(4).double(), torch.ones(2).double(), "tanh", 5, 1.0).forms["ball"]
     most = big.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1)
-    w = layer.weight.abs().sum((2, 3)).amax(0)
-    assert float(found[0, 0, 0]) == pytest.approx(float((w * most / layer.law.probabilities[0]).max()) * math.sqrt(2 * LOG / 5))
+    t = float((layer.weight.abs().sum((2, 3)).amax(0) * most / layer.law.probabilities[0]).max())
+    assert float(found[0, 0, 0]) == pytest.approx(t * math.sqrt(2 * LOG / 5))
 
 
 def test_of_single_weights_mussay_says_nothing() -> None:
@@ -283,8 +285,8 @@ def test_of_single_weights_mussay_says_nothing() -> None:
 @pytest.mark.parametrize("name", mussay.LARGEST)
 def test_no_activation_is_larger_than_the_largest(name: str) -> None:
     functions: dict[str, Any] = {
-        "identity": lambda z: z, "binary_step": lambda z: (z >= 0).double(), "gaussian": lambda z: (-z * z).exp(), "sin": torch.sin,
-        "sigmoid": torch.sigmoid, "tanh": torch.tanh, **{one: getattr(nn.functional, one) for one in (
+        "identity": lambda z: z, "binary_step": lambda z: (z >= 0).double(), "gaussian": lambda z: (-z * z).exp(),
+        "sin": torch.sin, "sigmoid": torch.sigmoid, "tanh": torch.tanh, **{one: getattr(nn.functional, one) for one in (
             "relu", "softplus", "leaky_relu", "gelu", "silu")}}
     for radius in (0.0, 0.01, 0.3, 1.0, 3.0, 30.0):
         z = torch.linspace(-radius, radius, 10_001).double()
