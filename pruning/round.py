@@ -29,6 +29,7 @@ from pruning.types import (
     Sparsifier,
     Staged,
 )
+from pruning.views import Views
 
 LARGEST = torch.finfo(torch.float32).max
 TRUST = 0.5
@@ -52,7 +53,8 @@ class Seams:
         granularity = granularities.create(chosen.name, chosen.params)
         own = getattr(granularity, "allocation", getattr(criterion, "allocation", "global"))
         allocation = recipe.allocation or Method(name=own)
-        sparsifier = recipe.sparsifier or Method(name=getattr(criterion, "sparsifier", "top_k"))
+        drawn = getattr(criterion, "sparsifier", "top_k")
+        sparsifier = recipe.sparsifier or (drawn if isinstance(drawn, Method) else Method(name=drawn))
         return Seams(criterion, allocations.create(allocation.name, allocation.params),
                      sparsifiers.create(sparsifier.name, sparsifier.params), granularity)
 
@@ -126,7 +128,7 @@ def prune_(model: nn.Module, masks: Masks, target: float, seams: Seams, evidence
         scores = alive_scores(found, seams.criterion.score(found))
         selected = seams.granularity.select(Selection(
             model, found.weights, scores, masks, stage, seams.allocation, seams.sparsifier, generator,
-            lambda found=found: found.shape))  # type: ignore[misc]
+            lambda found=found: found.shape, Views(found)))  # type: ignore[misc]
         for name, reason in selected.left_dense.items() if number == 0 else ():
             warn(f"{name} is left dense: {reason}")
         on_stage(_step(model, found, selected.masks, selected.weights, seams.criterion))

@@ -56,9 +56,17 @@ class Law:
 
     probabilities: Tensor
     """float64: of single weights (2 out, K), a row for the positive weights of each filter, then one for the negative ones
+<<<<<<< HEAD
     of each; of whole input channels (1, in). 0 for what cannot be drawn."""
     draws: Tensor
     """int64, one number for each row: (2 out,) or (1,); -1 where what can be drawn was kept as it is and nothing drawn."""
+=======
+    of each; of whole input channels (1, in), or a row for each of the groups, drawn one by one, that a layer reads, 0 at the
+    channels of the others. 0 for what cannot be drawn, 1 for what is there for certain; the others of a row sum to 1, but
+    where a flattening spreads a channel over several inputs."""
+    draws: Tensor
+    """int64, one number for each row; -1 where what can be drawn was kept as it is and nothing drawn."""
+>>>>>>> samplers
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,8 @@ class Criterion(Protocol):
     """How much each weight matters; higher keeps.
 
     A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`), `sparsifier` (default
-    `top_k`) and `granularity` (what it scores; default `weight`), and by the methods of `Calibrated`, `Working`, `Holding`,
-    `Staged`, `LossModel` and `Compensating`.
+    `top_k`; a name, or a `Method` with parameters) and `granularity` (what it scores; default `weight`), and by the methods
+    of `Calibrated`, `Working`, `Holding`, `Staged`, `LossModel` and `Compensating`.
     """
 
     def score(self, evidence: Evidence) -> Scores:
@@ -155,6 +163,24 @@ class Sparsifier(Protocol):
 
 
 @dataclass(frozen=True)
+class View:
+    """What a sparsifier may see of the layer it sparsifies."""
+
+    positions: int
+    """Of the layer's output for one image."""
+    patches: Callable[[], Tensor]
+    """What its outputs see of held-out calibration images, (N, G, K, L) as of `pruning.layers`, or `EvidenceError`."""
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """A sparsifier that looks at the layer's inputs or outputs, where it can."""
+
+    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: View) -> Sparse:
+        """The layer with `keep` weights left."""
+
+
+@dataclass(frozen=True)
 class Selection:
     """What is known when scores become masks."""
 
@@ -171,6 +197,8 @@ class Selection:
     generator: Generator
     shape: Callable[[], Shape]
     """The shape of an image, or `EvidenceError`."""
+    view: Callable[[str], View] | None = None
+    """What a sparsifier may see, by weight name."""
 
 
 @dataclass(frozen=True)

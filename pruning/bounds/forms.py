@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pruning.bounds.sums import Sums, bernstein, hoeffding, total
+from pruning.bounds.sums import Sums, bernstein, hoeffding, products, total
 from pruning.layers import Layer, matrix
 from pruning.types import Law
 
@@ -79,16 +79,25 @@ class Drawn:
         return self.by_side(torch.where(self.law.draws > 0, self.kept.sum(1), self.law.draws))
 
     @cached_property
+    def missing(self) -> Tensor:
+        """What the terms that cannot be drawn give where they are not kept for certain, (N, out, L)."""
+        weight = matrix(self.layer, self.weight)
+        never = (self.law.probabilities == 0) & ~self.kept
+        if len(self.law.draws) == 1:
+            gone = never.reshape(len(weight), 1, -1).repeat_interleave(self.kernel, 2)
+        else:
+            gone = never.reshape(2, *weight.shape).all(0)  # a weight has no probability on the side that is not its own
+        return products((weight * gone)[None], self.patches)[0]
+
+    @cached_property
     def pruned_size(self) -> Tensor:
         """Of the terms that are pruned, each taken absolutely: (S, N, out, L)."""
         size = matrix(self.layer, self.weight).abs()
         if len(self.law.draws) == 1:
-            columns = (~self.kept).reshape(len(size), 1, -1).repeat_interleave(self.kernel, 2)
-            found = ((size * columns) @ self.patches.abs())[None]
+            gone = (~self.kept).reshape(1, len(size), 1, -1).repeat_interleave(self.kernel, 3)
         else:
-            sides = (~self.kept).reshape(2, *size.shape) & (self.scores.reshape(2, *size.shape) > 0)
-            found = (size * sides)[:, None] @ self.patches.abs()
-        return found.flatten(2, 3)
+            gone = (~self.kept).reshape(2, *size.shape) & (self.scores.reshape(2, *size.shape) > 0)
+        return products(size * gone, self.patches.abs())
 
     def by_side(self, rows: Tensor) -> Tensor:
         """One number for each row of the law, to broadcast against sums."""
@@ -133,11 +142,11 @@ def certified(layer: Drawn, sampled: bool, components: bool) -> dict[str, Tensor
     """The forms that hold at these inputs, each (N, out, L), and with `components` what the union bound costs them."""
     certain = layer.sums.reach * layer.lost.to(layer.sums.reach.dtype)
     if not sampled:
-        return {"deterministic": total(certain, layer.sums.missing)}
+        return {"deterministic": total(certain, layer.missing)}
 
     def form(inequality: Callable[[Sums, Tensor, float], Tensor], log: float) -> Tensor:
         sides = inequality(layer.sums, layer.draws, log)
-        return total(torch.where(layer.draws < 0, certain, sides), layer.sums.missing)
+        return total(torch.where(layer.draws < 0, certain, sides), layer.missing)
 
     found = {"hoeffding": form(hoeffding, layer.log), "bernstein": form(bernstein, layer.log),
              "minimum": torch.minimum(form(hoeffding, layer.log_split), form(bernstein, layer.log_split))}

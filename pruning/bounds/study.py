@@ -23,7 +23,7 @@ from pruning.masks import apply_masks_, density, full_masks
 from pruning.round import Seams, alive_scores
 from pruning.types import Compensating, Law, Masks, Scores, Selection, Shape
 
-Cache: TypeAlias = dict[str, tuple[Law, Tensor, Sums]]
+Cache: TypeAlias = dict[str, tuple[Tensor, Sums]]
 MEMORY = 256 * 2**20
 """What is kept at once of the sums of all layers."""
 ROUNDING = 1e-9
@@ -73,7 +73,7 @@ class Study:
     def __init__(self, model: nn.Module, seams: Seams, batches: Batches, shape: Shape, generator: Generator,
                  exclude: Sequence[str] = ()) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
-        if isinstance(seams.criterion, Compensating):
+        if not Study.takes(seams):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
         self.model, self.seams = folded(model).double(), seams
         given = [(inputs.double(), labels) for inputs, labels in batches]
@@ -81,6 +81,16 @@ class Study:
         self.names = list(self.evidence.weights)
         self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
         self.carrier = Carrier(self.model)
+
+    @staticmethod
+    def takes(seams: Seams) -> bool:
+        """Whether there are bounds: not for a criterion that moves the weights that remain."""
+        return not isinstance(seams.criterion, Compensating)
+
+    def answers(self, inputs: Tensor) -> Tensor:
+        """The dense network's logits, float64."""
+        with torch.no_grad():
+            return torch.cat([self.model(chunk) for chunk in torch.split(inputs.double(), 100)])
 
     @property
     def sampled(self) -> bool:
@@ -169,13 +179,10 @@ class Study:
         elif self._channels:  # those of a group of layers
             scores = law.probabilities * scores.sum()
         kept = _columns(mask, layer)[None] if self._channels else torch.cat([mask.flatten(1)] * 2)
-        never = kept & (law.probabilities == 0)
-        if name not in cache or not (torch.equal(cache[name][0].probabilities, law.probabilities)
-                                     and torch.equal(cache[name][1], never)):
-            sums = channel_sums(layer, weight, seen, law.probabilities, kept) if self._channels else \
-                edge_sums(layer, weight, seen, law.probabilities, mask)
-            cache[name] = law, never, sums
-        return Drawn(name, layer, weight, scores, kept, law, cache[name][2], seen, *logs, self.delta)
+        if name not in cache or not torch.equal(cache[name][0], law.probabilities):
+            sums = channel_sums if self._channels else edge_sums
+            cache[name] = law.probabilities, sums(layer, weight, seen, law.probabilities)
+        return Drawn(name, layer, weight, scores, kept, law, cache[name][1], seen, *logs, self.delta)
 
     def _depth(self, outcome: Outcome, seen: Mapping[str, Use], chunk: Tensor, dense: Tensor) -> None:
         """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit over its error.

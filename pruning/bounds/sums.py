@@ -18,7 +18,7 @@ from pruning.layers import Layer, groups, matrix
 
 BYTES = 48 * 2**20
 """What the terms of one part of the outputs may take."""
-CACHE = 2**21
+CACHE = 2**20
 """Bytes of terms that stay in the processor's cache."""
 
 
@@ -28,8 +28,6 @@ class Sums:
 
     value: Tensor
     """Of the terms that can be drawn."""
-    missing: Tensor
-    """Of the terms that cannot, as their probability is 0, and are not kept for certain."""
     size: Tensor
     """Of all terms, each taken absolutely."""
     variance: Tensor
@@ -45,14 +43,12 @@ class Sums:
         return torch.maximum(self.high, -self.low)
 
 
-def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, kept: Tensor) -> Sums:
+def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
     """Those of single weights; `patches` (N, G, K, L), `probabilities` (2 out, K), positive weights' rows first.
-
-    `kept` is the mask, shaped as the weight.
 
     >>> w, a = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[[[1.0], [2.0], [3.0]]]])
     >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
-    >>> sums = edge_sums(torch.nn.Linear(3, 1), w, a, p, w > 0)
+    >>> sums = edge_sums(torch.nn.Linear(3, 1), w, a, p)
     >>> sums.value.flatten(), sums.high.flatten(), sums.low.flatten()
     (tensor([ 4., -3.]), tensor([4., 0.]), tensor([ 0., -3.]))
     """
@@ -60,19 +56,18 @@ def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tens
     sides = torch.stack([w.clamp_min(0.0), w.clamp_max(0.0)])  # (2, G, O, K)
     drawn = p > 0
     scaled = torch.where(drawn, sides / torch.where(drawn, p, 1.0), 0.0)
-    value = _outputs((sides * drawn)[:, None] @ patches)
-    second = _outputs((sides * scaled)[:, None] @ patches.square())
+    value = products(sides * drawn, patches)
+    second = products(sides * scaled, patches.square())
     low, high = zip(*(_extremes(side, patches) for side in scaled), strict=True)
-    never = ~drawn & ~matrix(layer, kept)
-    return Sums(value, _outputs((sides * never)[:, None] @ patches), _outputs(sides.abs()[:, None] @ patches.abs()),
+    return Sums(value, products(sides.abs(), patches.abs()),
                 (second - value.square()).clamp_min(0.0), torch.stack(low), torch.stack(high))
 
 
-def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, kept: Tensor) -> Sums:
-    """Those of input channels; `probabilities` and `kept` (1, in).
+def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
+    """Those of input channels; `probabilities` (1, in).
 
     >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
-    >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]), torch.ones(1, 2, dtype=torch.bool))
+    >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
     >>> sums.value.flatten(), sums.variance.flatten(), sums.low.flatten(), sums.high.flatten()
     (tensor([0.]), tensor([16.]), tensor([-4.]), tensor([4.]))
     """
@@ -80,17 +75,23 @@ def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: T
     channels = probabilities.shape[1] // groups(layer)
     p = probabilities.to(weight.dtype).reshape(groups(layer), 1, channels, 1)
     drawn, each = p > 0, []
-    never = ~drawn & ~kept.reshape(p.shape)
     for part, inputs in _parts(w, patches, patches.shape[-1] * channels):
         terms = torch.einsum("gock,ngckl->ngocl", part.reshape(*part.shape[:2], channels, -1),
                              inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1]))
         scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
         value = (terms * drawn).sum(3)
         each.append(torch.stack([
-            value, (terms * never).sum(3), part.abs() @ inputs.abs(), (terms * scaled).sum(3) - value.square(),
+            value, part.abs() @ inputs.abs(), (terms * scaled).sum(3) - value.square(),
             scaled.amin(3).clamp_max(0.0), scaled.amax(3).clamp_min(0.0)]))
-    value, missing, size, variance, low, high = _outputs(torch.cat(each, 3))[:, None]
-    return Sums(value, missing, size, variance.clamp_min(0.0), low, high)
+    value, size, variance, low, high = _outputs(torch.cat(each, 3))[:, None]
+    return Sums(value, size, variance.clamp_min(0.0), low, high)
+
+
+def products(weights: Tensor, patches: Tensor) -> Tensor:
+    """Weights (S, G, O, K) times patches (N, G, K, L): (S, N, out, L), one large product for all inputs and positions."""
+    columns = patches.permute(1, 2, 0, 3).flatten(2)  # (G, K, N L)
+    found = weights @ columns  # (S, G, O, N L)
+    return _outputs(found.reshape(*found.shape[:3], len(patches), -1).permute(0, 3, 1, 2, 4))
 
 
 def hoeffding(sums: Sums, draws: Tensor, log: float) -> Tensor:
@@ -110,8 +111,8 @@ def bernstein(sums: Sums, draws: Tensor, log: float) -> Tensor:
 
 
 def total(sides: Tensor, missing: Tensor) -> Tensor:
-    """The errors of the sides together, with what can never be drawn: (N, out, L)."""
-    return sides.sum(0) + missing.sum(0).abs()
+    """The errors of the sides together, and what is pruned for certain: (N, out, L)."""
+    return sides.sum(0) + missing.abs()
 
 
 def _drawn(sums: Sums, draws: Tensor, width: Callable[[Tensor], Tensor]) -> Tensor:

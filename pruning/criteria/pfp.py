@@ -1,14 +1,14 @@
 """PFP: channels that never have a large part in what the next layer receives are removed.
 
-Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural networks, ICLR 2020; the
-deterministic variant, constants and reductions of the code released with Lost in Pruning, where this one is called PFP.
+Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural networks, ICLR 2020;
+variants, constants and reductions of the code released with Lost in Pruning, where the deterministic one is called PFP.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,9 @@ from pruning.types import Calibration, Scores
 class PFP:
     """Sensitivity of a channel: the largest part that any of its weights in the next layer ever has in a sum.
 
+    `deterministic` keeps the most sensitive channels of a layer. `randomized` draws channels by their sensitivity and
+    reweights what reads them; `top` keeps for certain those that would be drawn anyway, and draws the others.
+
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
@@ -38,8 +41,14 @@ class PFP:
 
     allocation: ClassVar[str] = "bound_optimal"
     granularity: ClassVar[str] = "channel"
+    variant: Literal["deterministic", "randomized", "top"] = "deterministic"
     delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound behind the allocation")] = 1e-16
     c: Annotated[float, Field(gt=0, le=100, description="constant of the bound and of the number of images")] = 3.0
+
+    @property
+    def sparsifier(self) -> str:
+        """The best as they are, draws, or draws after what would be drawn anyway."""
+        return {"deterministic": "top_k", "randomized": "sample", "top": "top_sample"}[self.variant]
 
     def calibration(self, classes: int) -> Calibration:
         """As many as |S| is for a network of 10^7 times 10^7 outputs; of them the first |S| are used."""

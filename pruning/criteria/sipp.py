@@ -18,6 +18,7 @@ from pruning.bounds.sipp import coefficient
 from pruning.calibration import first
 from pruning.criteria import criteria
 from pruning.evidence import Evidence
+from pruning.schemas.recipe import Method
 from pruning.sensitivities import output_positions, sample_size, sensitivities
 from pruning.types import Calibration, Scores
 
@@ -28,7 +29,7 @@ class SiPP:
     """Empirical sensitivity: the largest part, over images, that a weight has in the sum it enters.
 
     `deterministic` keeps the most sensitive weights of all layers. `randomized` divides the budget by its error bound, draws
-    weights by their sensitivity and reweights them.
+    weights by their sensitivity and reweights them; `hybrid` draws filter by filter, where that has the smaller bound.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -38,7 +39,7 @@ class SiPP:
     {'weight': tensor([[0.5000, 1.0000, 1.0000, 0.2500]])}
     """
 
-    variant: Literal["deterministic", "randomized"] = "deterministic"
+    variant: Literal["deterministic", "randomized", "hybrid"] = "deterministic"
     delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound")] = 1e-16
     c: Annotated[float, Field(gt=0, le=100, description="constant of the bound and of the number of images")] = 3.0
 
@@ -48,8 +49,10 @@ class SiPP:
         return "global" if self.variant == "deterministic" else "bound_optimal"
 
     @property
-    def sparsifier(self) -> str:
-        """The best as they are, or draws."""
+    def sparsifier(self) -> str | Method:
+        """The best as they are, draws, or for each filter whichever has the smaller bound."""
+        if self.variant == "hybrid":
+            return Method(name="hybrid", params={"c": self.c, "delta": self.delta})
         return "top_k" if self.variant == "deterministic" else "sample"
 
     def calibration(self, classes: int) -> Calibration:
@@ -63,9 +66,9 @@ class SiPP:
     def score(self, evidence: Evidence) -> Scores:
         """s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i, z_i the sum over the weights of its sign.
 
-        |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. `randomized` takes the maximum over
-        positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against each
-        other. Shape of the weight, in the precision of the network.
+        |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. The other variants take the maximum
+        over positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against
+        each other. Shape of the weight, in the precision of the network.
         """
         model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
         given = first(evidence.batches, sample_size(model, names, image, self.delta, self.c))

@@ -19,6 +19,7 @@ from pruning.channels import ChannelGraph
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
 from pruning.masks import counts, top, weight_masks
+from pruning.reweighting import Drawn
 from pruning.slices import slices
 from pruning.types import Budget, Keeps, Masks, Selected, Selection
 
@@ -40,8 +41,8 @@ class Channel:
     treats as a layer. A unit's importance is the mean over the layers it is a part of (and over its channels in a layer) of
     what the criterion gives to a channel: the sum of a score per weight over what writes the channel, a score per filter or
     per input channel as it is. Under `global`, `normalize` divides by the mean of the group's absolute importance, so that
-    groups can compete. At least one unit of every group remains. The sparsifier is not asked: the most important channels
-    remain as they are.
+    groups can compete. At least one unit of every group remains: the most important ones as they are, or, where the
+    sparsifier reweights, those it draws by importance, once for each group; see `pruning.reweighting`.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
@@ -64,6 +65,7 @@ class Channel:
     def select(self, selection: Selection) -> Selected:
         """The most channels with which the density, in weights, is at most the one asked for; found by bisection.
 
+        Of channels that are drawn, so many distinct ones are expected of every group: the density may be another one.
         Masks stay as they are where the density is reached already. Raises `BudgetError` where one channel of every group
         is still too much, `StructureError` for a network whose channels cannot be told apart.
         """
@@ -82,17 +84,22 @@ class Channel:
             """The channels that remain of so many to be allocated."""
             sizes = {name: len(score) for name, score in importance.items()}
             keeps = selection.allocation.allocate(importance, Budget(channels, sizes, _NoShapes()))
-            return graph.closed(_best(graph, importance, keeps, before))
+            return _best(graph, importance, keeps, before)
 
         few, many = 1, int(sum(int((score > -math.inf).sum()) for score in importance.values()))
-        least = counted(keep(few)) if many else sum(counts(old).values())
+        least = counted(graph.closed(keep(few))) if many else sum(counts(old).values())
         if least > budget:
             raise BudgetError(f"density {selection.density:.4g} cannot be had by removing channels: with one of each group "
                               f"it is {least / total:.4g}{_because(left_dense)}")
-        few = _bisect(lambda channels: counted(keep(channels)) <= budget, few, many)
-        masks = selection.masks | _meet(graph.masks(selection.model, keep(few)), selection.masks)
-        return Selected(masks, {name: weight.masked_fill(~masks[name], 0.0) for name, weight in selection.weights.items()},
-                        left_dense)
+        few = _bisect(lambda channels: counted(graph.closed(keep(channels))) <= budget, few, many)
+        remaining, weights, laws = graph.closed(keep(few)), selection.weights, {}
+        if getattr(selection.sparsifier, "reweights", False):
+            drawn = Drawn.of(graph, importance, keep(few), selection.sparsifier, selection.generator)
+            remaining = graph.closed(drawn.factors > 0)
+            weights, laws = drawn.reweighted(selection.model, weights), drawn.laws(selection.model, weights)
+        masks = selection.masks | _meet(graph.masks(selection.model, remaining), selection.masks)
+        return Selected(masks, {name: weight.masked_fill(~masks[name], 0.0) for name, weight in weights.items()},
+                        left_dense, laws)
 
     def importance(self, graph: ChannelGraph, selection: Selection, before: Tensor) -> dict[str, Tensor]:
         """By group, one float64 number for each channel, -inf for what is removed; `ScoreError` where no layer is scored."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from pruning.allocations.global_ import Global
 from pruning.granularities import granularities
 from pruning.masks import counts, keep_count, layer_shapes
 from pruning.sparsifiers.top_k import TopK
-from pruning.types import Budget, Masks, Selected, Selection
+from pruning.types import Budget, Masks, Seeing, Selected, Selection, Sparse
 
 
 @granularities.register("weight")
@@ -44,9 +46,16 @@ class Weight:
         masks: Masks = {}
         weights, laws = {}, {}
         for name, weight in selection.weights.items():
-            sparse = selection.sparsifier.sparsify(weight, selection.scores[name], keeps[name], selection.generator)
+            sparse = _sparsified(selection, name, weight, keeps[name])
             masks[name], weights[name] = sparse.mask & selection.masks[name], sparse.weight
             if sparse.law is not None:
                 laws[name] = sparse.law
         return Selected(selection.masks | masks, weights, laws=laws)
 
+
+def _sparsified(selection: Selection, name: str, weight: Tensor, keep: int) -> Sparse:
+    """One layer, seen where the sparsifier looks and there is something to see."""
+    given, sparsifier = (weight, selection.scores[name], keep, selection.generator), selection.sparsifier
+    if selection.view is not None and isinstance(sparsifier, Seeing):
+        return sparsifier.sparsify_seeing(*given, selection.view(name))
+    return sparsifier.sparsify(*given)

@@ -26,8 +26,9 @@ from pruning.library import load_model
 from pruning.masks import density, full_masks, prunable
 from pruning.round import Seams, prune_
 from pruning.sensitivities import sensitivities
-from pruning.sparsifiers import sample, sparsifiers
-from pruning.sparsifiers.sample import Sample, Sides
+from pruning.sides import Sides
+from pruning.sparsifiers import sparsifiers
+from pruning.sparsifiers.sample import Sample
 from pruning.types import Budget, Law, Selection
 
 
@@ -145,7 +146,7 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
                 for j in found:
                     times[row, j] += 1
             chance = math.prod(p[1][j] for j in up) * math.prod(p[-1][j] for j in down)
-            monkeypatch.setattr(sample, "multiplicities", lambda p, draws, generator, times=times: times)
+            monkeypatch.setattr("pruning.sides.multiplicities", lambda p, draws, generator, times=times: times)
             mean += chance * Sample().sparsify(weight, score, 3, seeded()).weight
             total += chance
     assert total == pytest.approx(1)

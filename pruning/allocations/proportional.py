@@ -1,0 +1,63 @@
+"""Allocation in proportion to the scores: as many draws as a layer's sensitivities ask for.
+
+Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing neural networks with
+applications to generalization bounds, ICLR 2019; that proportional draws give the least bound is derived here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pruning.allocations import allocations
+from pruning.errors import ParameterError
+from pruning.shares import Rooms, proportional
+from pruning.types import Budget, Keeps, Scores
+
+
+@allocations.register("proportional")
+@dataclass(frozen=True)
+class Proportional:
+    """Every layer gets a share of the budget in proportion to the sum of its scores.
+
+    Of layers with errors that fall as c_l / sqrt(m_l) and are to be equal, all are least for m_l in proportion to c_l^2; the
+    scores of `corenet`, sensitivities times the square of their layer's constant, sum up to that. Sides (the weights of one
+    sign in one filter) with a score get one weight at least, where the budget allows it: numbers of draws are rounded up.
+
+    One weight each, and of the other three 2.4 and 0.6:
+
+    >>> import torch
+    >>> scores = {"a": torch.tensor([4.0, 4.0, 4.0, 4.0]), "b": torch.tensor([1.0, 2.0, 1.0, 0.0])}
+    >>> Proportional().allocate(scores, Budget(5, {"a": 4, "b": 4}))
+    {'a': 3, 'b': 2}
+    """
+
+    def allocate(self, scores: Scores, budget: Budget) -> Keeps:
+        """keep_l = sides_l + c (sum of scores), c the same for all layers, but none above how many scores are positive.
+
+        What a layer cannot take goes to the others; counts are rounded by largest remainder. Sides are told by
+        `budget.signs`; without them a layer is one. Raises `ParameterError` for scores below 0.
+        """
+        rooms = Rooms.of(scores, budget)
+        for name, score in scores.items():
+            if bool((score[score > -math.inf] < 0).any()):
+                raise ParameterError(f"proportional divides by sensitivities, and {name} has scores below 0: use it with "
+                                     "corenet, sipp or pfp", pointer="/allocation")
+        sums = {name: float(score[score > 0].double().sum()) for name, score in scores.items()}
+        limits = {name: int((score > 0).sum()) * rooms.costs[name] for name, score in scores.items()}
+        least = {name: _sides(score, budget.signs.get(name)) * rooms.costs[name] for name, score in scores.items()}
+        if sum(least.values()) > budget.keep:
+            return rooms.rounded(proportional({name: float(count) for name, count in least.items()}, limits, budget.keep),
+                                 budget.keep)
+        rest = proportional(sums, {name: limits[name] - least[name] for name in scores},
+                            min(budget.keep, sum(limits.values())) - sum(least.values()))
+        return rooms.rounded({name: least[name] + rest[name] for name in scores}, budget.keep)
+
+
+def _sides(score: Tensor, signs: Tensor | None) -> int:
+    """How many sides have a positive score."""
+    if signs is None or signs.shape != score.shape or score.dim() < 2:
+        return int(bool((score > 0).any()))
+    return sum(int(((score > 0) & (signs == side)).flatten(1).any(1).sum()) for side in (1, -1))

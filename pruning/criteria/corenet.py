@@ -1,0 +1,142 @@
+"""CoreNet: weights are drawn by the largest part they have in a sum, layers by how errors grow behind them.
+
+Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing neural networks with
+applications to generalization bounds, ICLR 2019; constants as recalled and as in an independent implementation, the rule of
+CoreNet+ is not verified. Convolutions, inputs below 0 and the division of one budget are derived here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from pruning.amplification import amplifications
+from pruning.bounds.corenet import Constants
+from pruning.calibration import first
+from pruning.channels import ChannelGraph
+from pruning.criteria import criteria
+from pruning.evidence import Batches, Evidence
+from pruning.layers import groups
+from pruning.schemas.recipe import Method
+from pruning.sensitivities import output_positions, sensitivities
+from pruning.types import Calibration, Scores
+from pruning.views import HELD_OUT, held_out
+
+LARGEST_LOG = 600.0
+"""Of a layer's weight against that of the last one: what is larger counts as this."""
+
+
+@criteria.register("corenet")
+@dataclass(frozen=True)
+class CoreNet:
+    """Empirical sensitivity of a weight times the square of how much errors of its layer grow up to the outputs.
+
+    `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that the bound of the
+    network's relative error is least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus` repeats
+    the draws of every filter too, and keeps the best on held-out images (biased). The bound lets the first layers have most
+    of the budget, as its constant alone makes errors grow by kappa, a hundred and more, in every layer: with
+    `depth` false, layers weigh alike.
+
+    >>> import torch
+    >>> layer = torch.nn.Linear(4, 1)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
+    >>> image = torch.tensor([[1.0, 1.0, 1.0, 2.0]])
+    >>> CoreNet().score(Evidence(layer, batches=[(image, torch.zeros(1))], shape=(1, 1, 4)))
+    {'weight': tensor([[0.5000, 0.2500, 1.0000, 0.2500]], dtype=torch.float64)}
+    """
+
+    allocation: ClassVar[str] = "proportional"
+    variant: Literal["corenet", "plus", "plus_plus"] = "corenet"
+    delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound; an independent implementation "
+                                                          "has 0.5")] = 0.1
+    depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = True
+
+    @property
+    def sparsifier(self) -> Method:
+        """Draws in proportion to the scores, repeated for `plus_plus`."""
+        if self.variant == "plus_plus":
+            return Method(name="amplified", params={"division": "proportional", "delta": self.delta})
+        return Method(name="sample", params={"division": "proportional"})
+
+    def calibration(self, classes: int) -> Calibration:
+        """As many as |S| is for a network of 10^7 times 10^7 outputs, and those held out; of them the first |S| are used."""
+        return Calibration(math.ceil(math.log(8e14 / self.delta) * math.log(1e14)) + HELD_OUT)
+
+    def units(self, classes: int) -> int:
+        """Two forward passes, and four products of their size for every image."""
+        return 6 * self.calibration(classes).images
+
+    def score(self, evidence: Evidence) -> Scores:
+        """s_ij prod_(k >= l) Delta_k^2 over Delta_L^2, s_ij = max over x in S and positions of |w_ij| a_j / z_i.
+
+        float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k the mean over S of
+        sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the product is at most e^600. |S| = ceil(ln(8 eta
+        eta_max / delta) ln(eta eta_max)) images, eta the output elements of all layers, eta_max of the largest hidden one;
+        fewer where there are no more, and for `plus_plus` never the last ones, which are held out. An image with inputs
+        below 0 counts as two, its positive and its negative part. In a network that is no chain, the product runs over all
+        layers behind in the order of the network: a heuristic. Raises `EvidenceError` without data, `StructureError`
+        (`plus`, `plus_plus`) for a network whose channels cannot be told apart.
+        """
+        model, names = evidence.model, list(evidence.weights)
+        constants = self._constants(evidence)
+        given = self._scored(evidence.batches, constants.sample_size)
+        found = {name: edges.double() for name, edges in sensitivities(model, names, given, "max").items()}
+        if self.variant != "corenet":
+            found = needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
+        if not self.depth:
+            return found
+        grown, log = amplifications(model, names, given), 0.0
+        factors: dict[str, float] = {}
+        for name in reversed(names):
+            factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
+            log += math.log(grown[name].mean + constants.kappa)
+        return {name: edges * factors[name] for name, edges in found.items()}
+
+    def _constants(self, evidence: Evidence) -> Constants:
+        image = evidence.batches[0][0][:1]
+        positions = output_positions(evidence.model, list(evidence.weights), image)
+        widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
+        return Constants.of([image.numel(), *widths], self.delta)
+
+    def _scored(self, batches: Batches, images: int) -> Batches:
+        """The first so many images, one at least, without those held out where there are several."""
+        total = sum(len(labels) for _, labels in batches)
+        free = total - held_out(total) if self.variant == "plus_plus" else total
+        return first(batches, max(1, min(images, free)))
+
+
+def needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Scores:
+    """The sensitivities without those of weights into neurons that no image needs.
+
+    A channel is needed if it is an output of the network (or cannot be removed for another reason), or if a weight with a
+    sensitivity above 0 leads from it into a channel that is needed.
+    """
+    wanted = torch.ones(graph.size, dtype=torch.bool)
+    for group in graph.removable:
+        wanted[group.span] = False
+    links = []
+    for name, edge in edges.items():
+        owner = name.rpartition(".")[0]
+        if owner not in graph.inputs:
+            continue
+        count = groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
+        rows, columns = (edge.flatten(2).amax(2) if edge.dim() > 2 else edge).cpu().gt(0).nonzero().T
+        group = rows // (len(edge) // count)
+        links.append(torch.stack([graph.inputs[owner][group * edge.shape[1] + columns], graph.outputs[owner][rows]]))
+    source, target = torch.cat([*links, graph.carried], 1)
+    while True:
+        before = int(wanted.sum())
+        wanted[source[wanted[target]]] = True
+        if int(wanted.sum()) == before:
+            break
+    found = dict(edges)
+    for name, edge in edges.items():
+        outputs = graph.outputs.get(name.rpartition(".")[0])
+        if outputs is not None:
+            found[name] = edge * wanted[outputs].to(edge.device).reshape(-1, *[1] * (edge.dim() - 1))
+    return found
+

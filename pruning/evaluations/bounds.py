@@ -1,0 +1,167 @@
+"""What approximation bounds predict of a network's pruning, how loose they are, and which factor makes them so.
+
+Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; its definitions are derived here, see
+`pruning.bounds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pruning.bounds.findings import NOTES, coverage, headline, sentences
+from pruning.bounds.forms import Bounded
+from pruning.bounds.report import BoundReport, Prediction, summarise
+from pruning.bounds.study import Study
+from pruning.calibration import batches, wanted
+from pruning.errors import PRUNING_ERRORS, BudgetError, SecateurError
+from pruning.evaluations import evaluations
+from pruning.labels import criterion_labels
+from pruning.measure import flops
+from pruning.round import Seams
+from pruning.schemas.recipe import Method, Recipe, Targets
+from pruning.schemas.report import Curve, Estimate, Section
+from pruning.seeding import generator
+from pruning.trial import Trial
+
+GRID = (0.001, 0.01, 0.1, 0.3)
+"""Sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little is pruned."""
+WORK = 2_000_000_000
+"""Multiply-adds of all images together, where the recipe does not say how many images."""
+QUICK = 200
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+
+
+@evaluations.register("bounds")
+@dataclass(frozen=True)
+class Bounds:
+    """Every form of each method's error bound beside what it bounds, over sparsity.
+
+    The network as given is pruned in one shot, without retraining, and |z' - z| is bounded for every layer and logit at
+    test images z; an image is predicted right where the label's logit less its bound exceeds all others with theirs.
+    `methods` are criteria with their own allocation and sparsifier; by default those of the job that a paper bounds, or
+    else all of it. `images` by default are at most 200, fewer for a large network.
+    """
+
+    version: ClassVar[int] = 1
+    methods: tuple[Method, ...] | None = field(default=None)
+    sparsities: tuple[Sparsity, ...] | None = field(default=None)
+    delta: Annotated[float, Field(gt=0, lt=0.5, description="probability that a certified form fails")] = 0.05
+    trials: Annotated[int, Field(ge=1, le=1000, description="draws of a sampler at each sparsity")] = 3
+    images: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    def applies(self, trial: Trial) -> bool:
+        """With a checkpoint, of a criterion that does not move the weights that remain."""
+        return any(one.target is not None for one in trial.rounds) and bool(self._methods(trial.recipe))
+
+    def evaluate(self, trial: Trial) -> Section:
+        """Curves `predicted/<method>/<form>`, `distance/...`, `tightness/...`, `components/<method>/<factor>`; tables."""
+        inputs, labels = self._points(trial)
+        reports: dict[str, BoundReport] = {}
+        notes: list[str] = []
+        failed: list[SecateurError] = []
+        for label, seams in self._methods(trial.recipe).items():
+            try:
+                reports[label] = self._report(trial, label, seams, inputs, labels, notes)
+            except PRUNING_ERRORS as error:
+                failed.append(error)
+                notes.append(f"{label} has no bounds here: {error.message}")
+        if not reports:
+            raise failed[0] if failed else BudgetError("no method to bound: list some in `methods`")
+        curves = {key: curve for label, report in reports.items() for key, curve in _curves(label, report)}
+        details = {name: rows for name, rows in (
+            ("coverage", [row for label, report in reports.items() for row in coverage(label, report)]),
+            ("predictions", [{"method": label} | one.document() for label, report in reports.items()
+                             for one in report.predictions]),
+            ("tightness_by_layer", [row for label, report in reports.items() for row in _layer_rows(label, report)]),
+            ("components", [{"method": label, "form": one.form, "factor": one.factor, "sparsity": one.requested,
+                             "log10_of_its_cost": one.log10} for label, report in reports.items()
+                            for one in report.components])) if rows}
+        said = [sentence for label, report in reports.items() for sentence in sentences(label, report)]
+        return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
+                       notes=(*said, *notes, *NOTES))
+
+    def _methods(self, recipe: Recipe) -> dict[str, Seams]:
+        if self.methods is not None:
+            asked = Recipe(criterion=self.methods, targets=Targets(sparsity=(0.5,)), exclude=recipe.exclude)
+            return {label: Seams.of(asked, method)
+                    for label, method in zip(criterion_labels(asked), asked.criteria, strict=True)}
+        every = {label: Seams.of(recipe, method)
+                 for label, method in zip(criterion_labels(recipe), recipe.criteria, strict=True)}
+        mine = {label: seams for label, seams in every.items() if Study.takes(seams)}
+        return {label: seams for label, seams in mine.items() if isinstance(seams.criterion, Bounded)} or mine
+
+    def _points(self, trial: Trial) -> tuple[Tensor, Tensor]:
+        data = trial.data
+        count = self.images
+        if count is None:
+            macs = max(1, flops(trial.dense(), data.shape, None) // 2)
+            count = min(QUICK, max(10, WORK // macs))
+        order = torch.randperm(len(data.test), generator=generator(trial.seed, "bounds"))[:count]
+        split = data.test[order.to(data.test.labels.device)]
+        return data.normalize(split.images), split.labels
+
+    def _report(self, trial: Trial, label: str, seams: Seams, inputs: Tensor, labels: Tensor,
+                notes: list[str]) -> BoundReport:
+        data, seed = trial.data, trial.seed
+        given = batches(data, wanted(seams.criterion, len(data.classes)), seed, "bounds")
+        study = Study(trial.dense(), seams, given, data.shape, generator(seed, "bounds", label), trial.recipe.exclude)
+        asked = self.sparsities or sorted({*GRID, *trial.recipe.targets.sparsity})
+        pruned = []
+        for sparsity in asked:
+            try:
+                pruned += [study.prune(sparsity, number, generator(seed, "bounds", label, repr(sparsity), number))
+                           for number in range(self.trials if study.sampled else 1)]
+            except BudgetError as error:
+                notes.append(f"{label}: no bounds at a sparsity of {sparsity:g}: {error.message}")
+        if not pruned:
+            raise BudgetError(f"{label} reaches none of the sparsities")
+        return summarise(study.outcomes(pruned, inputs, self.delta), study.answers(inputs), labels, self.delta)
+
+
+def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
+    """Of one method; each quantity of a method is one plot."""
+    any_form = report.form(report.forms[0])
+
+    def curve(y_label: str, of: Sequence[tuple[Prediction, float | None]]) -> Curve:
+        known = [(one.sparsity, value) for one, value in of if value is not None]
+        return Curve(x=tuple(x for x, _ in known), x_label="sparsity", y_label=f"{y_label}, {label}",
+                     y=tuple(Estimate(value=value, n=report.images) for _, value in known))
+
+    yield f"predicted/{label}/measured", curve(ACCURACY, [(one, one.measured) for one in any_form])
+    for form in report.forms:
+        yield f"predicted/{label}/{form}", curve(ACCURACY, [(one, one.predicted) for one in report.form(form)])
+    for form in report.forms:
+        yield f"predicted/{label}/{form}, not ruled out", curve(
+            ACCURACY, [(one, one.optimistic) for one in report.form(form)])
+    measured = [(one, spread.median if (spread := report.error[one.requested]) else None) for one in any_form]
+    yield f"distance/{label}/measured", curve(DISTANCE, measured)
+    for form in report.forms:
+        yield f"distance/{label}/{form}", curve(
+            DISTANCE, [(one, one.bound.median if one.bound else None) for one in report.form(form)])
+    for form in report.forms:
+        yield f"tightness/{label}/{form}", curve(
+            TIGHTNESS, [(one, one.tightness.log10 if one.tightness else None) for one in report.form(form)])
+    by_request = {one.requested: one for one in any_form}
+    for form, factor in dict.fromkeys((one.form, one.factor) for one in report.components):
+        mine = [one for one in report.components if (one.form, one.factor) == (form, factor)]
+        if form == ("paper" if "paper" in report.forms else headline(report)):
+            yield f"components/{label}/{factor}", curve(
+                f"{COST} ({form})", [(by_request[one.requested], one.log10) for one in mine])
+
+
+ACCURACY = "accuracy promised by the bound and measured"
+DISTANCE = "distance of a logit from the dense network's, median"
+TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
+COST = "log10 of what a factor costs the bound at the logits"
+
+
+def _layer_rows(label: str, report: BoundReport) -> list[dict[str, Any]]:
+    return [{"method": label, "form": one.form, "sparsity": one.sparsity, "layer": name} |
+            (spread.document() if spread else {"median": None, "p95": None, "log10_median": None})
+            for one in report.predictions for name, spread in one.layers.items()]
