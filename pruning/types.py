@@ -56,17 +56,13 @@ class Law:
 
     probabilities: Tensor
     """float64: of single weights (2 out, K), a row for the positive weights of each filter, then one for the negative ones
-<<<<<<< HEAD
-    of each; of whole input channels (1, in). 0 for what cannot be drawn."""
-    draws: Tensor
-    """int64, one number for each row: (2 out,) or (1,); -1 where what can be drawn was kept as it is and nothing drawn."""
-=======
     of each; of whole input channels (1, in), or a row for each of the groups, drawn one by one, that a layer reads, 0 at the
     channels of the others. 0 for what cannot be drawn, 1 for what is there for certain; the others of a row sum to 1, but
     where a flattening spreads a channel over several inputs."""
     draws: Tensor
     """int64, one number for each row; -1 where what can be drawn was kept as it is and nothing drawn."""
->>>>>>> samplers
+    repeats: int = 1
+    """So many times a row was drawn, and one of them chosen."""
 
 
 @dataclass(frozen=True)

@@ -76,28 +76,35 @@ class Drawn:
     @cached_property
     def distinct(self) -> Tensor:
         """How many terms of a row remain, (S, 1, rows, 1)."""
-        return self.by_side(torch.where(self.law.draws > 0, self.kept.sum(1), self.law.draws))
+        remaining = (self.kept & (self.law.probabilities > 0)).sum(1)
+        return self.by_side(torch.where(self.law.draws > 0, remaining, self.law.draws))
 
     @cached_property
     def missing(self) -> Tensor:
         """What the terms that cannot be drawn give where they are not kept for certain, (N, out, L)."""
         weight = matrix(self.layer, self.weight)
-        never = (self.law.probabilities == 0) & ~self.kept
-        if len(self.law.draws) == 1:
-            gone = never.reshape(len(weight), 1, -1).repeat_interleave(self.kernel, 2)
-        else:
-            gone = never.reshape(2, *weight.shape).all(0)  # a weight has no probability on the side that is not its own
+        never = (self.law.probabilities == 0).reshape(self._rows).all(0) & ~self.kept.reshape(self._rows)[0]
+        gone = never if self.by_weight else never.reshape(len(weight), 1, -1).repeat_interleave(self.kernel, 2)
         return products((weight * gone)[None], self.patches)[0]
 
     @cached_property
     def pruned_size(self) -> Tensor:
         """Of the terms that are pruned, each taken absolutely: (S, N, out, L)."""
         size = matrix(self.layer, self.weight).abs()
-        if len(self.law.draws) == 1:
-            gone = (~self.kept).reshape(1, len(size), 1, -1).repeat_interleave(self.kernel, 3)
-        else:
-            gone = (~self.kept).reshape(2, *size.shape) & (self.scores.reshape(2, *size.shape) > 0)
+        gone = (~self.kept & (self.scores > 0)).reshape(self._rows)
+        if not self.by_weight:
+            gone = gone.reshape(len(gone), len(size), 1, -1).repeat_interleave(self.kernel, 3)
         return products(size * gone, self.patches.abs())
+
+    @property
+    def by_weight(self) -> bool:
+        """Whether terms are single weights, or else input channels."""
+        return self.kept.shape[1] == self.weight[0].numel() and len(self.kept) == 2 * len(self.weight)
+
+    @property
+    def _rows(self) -> tuple[int, ...]:
+        """(2, G, out / G, K) for weights, (R, in) for channels."""
+        return (2, *matrix(self.layer, self.weight).shape) if self.by_weight else tuple(self.kept.shape)
 
     def by_side(self, rows: Tensor) -> Tensor:
         """One number for each row of the law, to broadcast against sums."""

@@ -22,6 +22,7 @@ from pruning.layers import Layer, Use, groups, patches, recording
 from pruning.masks import apply_masks_, density, full_masks
 from pruning.round import Seams, alive_scores
 from pruning.types import Compensating, Law, Masks, Scores, Selection, Shape
+from pruning.views import Views
 
 Cache: TypeAlias = dict[str, tuple[Tensor, Sums]]
 MEMORY = 256 * 2**20
@@ -80,7 +81,7 @@ class Study:
         self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
         self.names = list(self.evidence.weights)
         self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
-        self.carrier = Carrier(self.model)
+        self.carrier, self.views = Carrier(self.model), Views(self.evidence)
 
     @staticmethod
     def takes(seams: Seams) -> bool:
@@ -103,7 +104,7 @@ class Study:
         masks = full_masks(evidence.weights)
         selected = self.seams.granularity.select(Selection(
             self.model, evidence.weights, self.scores, masks, 1.0 - sparsity, self.seams.allocation, self.seams.sparsifier,
-            generator, lambda: evidence.shape))
+            generator, lambda: evidence.shape, self.views))
         weights = {name: selected.weights.get(name, weight).masked_fill(~selected.masks[name], 0.0)
                    for name, weight in evidence.weights.items()}
         return Pruned(sparsity, 1.0 - density(selected.masks), trial, weights, selected.masks, selected.laws)
@@ -176,13 +177,15 @@ class Study:
         law = pruned.laws.get(name)
         if law is None:
             law = _certain(scores)
-        elif self._channels:  # those of a group of layers
-            scores = law.probabilities * scores.sum()
-        kept = _columns(mask, layer)[None] if self._channels else torch.cat([mask.flatten(1)] * 2)
-        if name not in cache or not torch.equal(cache[name][0], law.probabilities):
+        elif self._channels:  # those of the groups that the layer reads, as they were drawn
+            scores = law.probabilities * (scores * (law.probabilities > 0)).sum(1, keepdim=True)
+        kept = (_columns(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
+        random = law.probabilities.masked_fill((law.probabilities >= 1) & (law.draws != 0)[:, None], 0.0)
+        if name not in cache or not torch.equal(cache[name][0], random):
             sums = channel_sums if self._channels else edge_sums
-            cache[name] = law.probabilities, sums(layer, weight, seen, law.probabilities)
-        return Drawn(name, layer, weight, scores, kept, law, cache[name][1], seen, *logs, self.delta)
+            cache[name] = random, sums(layer, weight, seen, random)
+        log, split = (log + math.log(law.repeats) for log in logs)
+        return Drawn(name, layer, weight, scores, kept, law, cache[name][1], seen, log, split, self.delta)
 
     def _depth(self, outcome: Outcome, seen: Mapping[str, Use], chunk: Tensor, dense: Tensor) -> None:
         """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit over its error.

@@ -24,7 +24,8 @@ CACHE = 2**20
 
 @dataclass(frozen=True)
 class Sums:
-    """What is known of a layer's sums at some inputs, by side, each tensor (S, N, out, L); S = 1 for channels, else 2."""
+    """What is known of a layer's sums at some inputs, by side, each tensor (S, N, out, L); S = 2 for weights,
+    the rows of the law for channels."""
 
     value: Tensor
     """Of the terms that can be drawn."""
@@ -64,7 +65,7 @@ def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tens
 
 
 def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
-    """Those of input channels; `probabilities` (1, in).
+    """Those of input channels; `probabilities` (R, in), a channel above 0 in one row at most.
 
     >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
     >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
@@ -73,18 +74,16 @@ def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: T
     """
     w = matrix(layer, weight)
     channels = probabilities.shape[1] // groups(layer)
-    p = probabilities.to(weight.dtype).reshape(groups(layer), 1, channels, 1)
-    drawn, each = p > 0, []
+    rows = probabilities.to(weight.dtype).reshape(-1, groups(layer), 1, channels, 1)
+    each: list[Tensor] = []
     for part, inputs in _parts(w, patches, patches.shape[-1] * channels):
-        terms = torch.einsum("gock,ngckl->ngocl", part.reshape(*part.shape[:2], channels, -1),
-                             inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1]))
-        scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
-        value = (terms * drawn).sum(3)
-        each.append(torch.stack([
-            value, part.abs() @ inputs.abs(), (terms * scaled).sum(3) - value.square(),
-            scaled.amin(3).clamp_max(0.0), scaled.amax(3).clamp_min(0.0)]))
-    value, size, variance, low, high = _outputs(torch.cat(each, 3))[:, None]
-    return Sums(value, size, variance.clamp_min(0.0), low, high)
+        by_channel = part.reshape(*part.shape[:2], channels, -1)
+        unfolded = inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1])
+        terms = torch.einsum("gock,ngckl->ngocl", by_channel, unfolded)
+        sizes = torch.einsum("gock,ngckl->ngocl", by_channel.abs(), unfolded.abs())
+        each.append(torch.stack([_row(terms, sizes, p) for p in rows], 1))
+    value, size, variance, low, high = _outputs(torch.cat(each, 4))
+    return Sums(value, size, variance, low, high)
 
 
 def products(weights: Tensor, patches: Tensor) -> Tensor:
@@ -113,6 +112,16 @@ def bernstein(sums: Sums, draws: Tensor, log: float) -> Tensor:
 def total(sides: Tensor, missing: Tensor) -> Tensor:
     """The errors of the sides together, and what is pruned for certain: (N, out, L)."""
     return sides.sum(0) + missing.abs()
+
+
+def _row(terms: Tensor, sizes: Tensor, p: Tensor) -> Tensor:
+    """Value, size, variance, low and high of the terms (N, G, O, C, L) that a row of probabilities (G, 1, C, 1) draws."""
+    drawn = p > 0
+    scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
+    value = (terms * drawn).sum(3)
+    variance = ((terms * scaled).sum(3) - value.square()).clamp_min(0.0)
+    return torch.stack([value, (sizes * drawn).sum(3), variance, scaled.amin(3).clamp_max(0.0),
+                        scaled.amax(3).clamp_min(0.0)])
 
 
 def _drawn(sums: Sums, draws: Tensor, width: Callable[[Tensor], Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ ICLR 2019 (CoreNet++); the number of repetitions as recalled, its logarithms are
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -29,8 +29,8 @@ COLUMNS = 4096
 class Amplified:
     """The best of several draws of every filter, by its mean relative error on held-out images: biased.
 
-    Each repetition is a draw of `sample`, right on average; the one chosen is not, as it is chosen by what was drawn. No law
-    is handed on: the chosen draws are not independent ones. `repeats` is ceil(ln(4 eta / delta) / ln(10 / 9)) by default,
+    Each repetition is a draw of `sample`, right on average; the one chosen is not, as it is chosen by what was drawn: a
+    bound has to hold for all repetitions together. `repeats` is ceil(ln(4 eta / delta) / ln(10 / 9)) by default,
     eta the filters of the layer (the paper counts those of the network, which a layer does not know).
 
     Two draws of three weights that are alike count 1.5 each; the third input is zero here, and 1.5 is nearest to the 2 that
@@ -70,13 +70,14 @@ class Amplified:
         inverse = torch.where(exact.abs() > SMALLEST, exact.abs().reciprocal(), 0.0)
         best = factors(law, generator)
         least = self._errors(best, rows, seen, exact, inverse)
-        for _ in range((self.repeats or repetitions(len(least), self.delta)) - 1):
+        repeats = self.repeats or repetitions(len(least), self.delta)
+        for _ in range(repeats - 1):
             factor = factors(law, generator)
             error = self._errors(factor, rows, seen, exact, inverse)
             better = error < least
             least = torch.where(better, error, least)
             best = torch.where(better.repeat(2)[:, None], factor, best)
-        return spread(weight, best, None)
+        return spread(weight, best, replace(law, repeats=repeats))
 
     @staticmethod
     def _errors(factor: Tensor, rows: Tensor, seen: Tensor, exact: Tensor, inverse: Tensor) -> Tensor:
