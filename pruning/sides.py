@@ -61,6 +61,8 @@ class Sides:
         tensor([4, 1, 0, 0])
         """
         limits, sums = self.drawable, self.scores.sum(1)
+        if int((limits > 0).sum()) <= 1:
+            return limits.clamp_max(keep)
         if division == "sipp":
             shares = spent(sums, torch.ones_like(sums), limits, keep)
         else:

@@ -8,8 +8,15 @@ rest on these two.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.sums import products
+from pruning.layers import matrix
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class Constants:
     sample_size: int
     log: float
     """ln(8 eta / delta)."""
+    union: float
+    """1 / delta."""
 
     @staticmethod
     def of(widths: Sequence[int], delta: float) -> Constants:
@@ -37,7 +46,7 @@ class Constants:
         k = math.log(eta * largest)
         log = math.log(8 * eta * largest / delta)
         return Constants(len(widths), k, math.sqrt(k) * (1 + math.sqrt(k) * log), math.ceil(log * k),
-                         math.log(8 * eta / delta))
+                         math.log(8 * eta / delta), 1 / delta)
 
 
 def draws(sensitivity: float, epsilon: float, constants: Constants) -> int:
@@ -45,36 +54,91 @@ def draws(sensitivity: float, epsilon: float, constants: Constants) -> int:
     return math.ceil(8 * sensitivity * constants.k * constants.log / epsilon**2)
 
 
-def epsilon(sensitivity: float, draws: int, constants: Constants) -> float:
-    """sqrt(8 S K ln(8 eta / delta) / m): the relative error of one side with so many draws; infinite without a draw."""
-    if sensitivity == 0:
-        return 0.0
-    return math.sqrt(8 * sensitivity * constants.k * constants.log / draws) if draws else math.inf
+def epsilon(sensitivities: Tensor, draws: Tensor, constants: Constants, *, k: float | Tensor | None = None,
+            log: float | None = None) -> Tensor:
+    """sqrt(8 S K ln(8 eta / delta) / m): the relative error of a side with so many draws, 1 without a draw; float64.
+
+    >>> lenet = Constants.of([784, 300, 100, 10], delta=0.1)
+    >>> found = epsilon(torch.tensor([1.75, 1.75]), torch.tensor([draws(1.75, 0.5, lenet), 0]), lenet)
+    >>> [round(one, 3) for one in found.tolist()]
+    [0.5, 1.0]
+    """
+    s, m = sensitivities.double(), draws.double()
+    found = (8 * s * (constants.k if k is None else k) * (constants.log if log is None else log) / m.clamp_min(1.0)).sqrt()
+    return torch.where((m == 0) & (s > 0), 1.0, found)
 
 
-def propagate(errors: Sequence[float], amplifications: Sequence[float]) -> float:
+def propagate(errors: Sequence[float], amplifications: Sequence[float | Tensor]) -> Tensor:
     """tau_l = Delta_l (tau_(l-1) + epsilon_l + tau_(l-1) epsilon_l), tau_0 = 0; infinite once tau exceeds 1.
 
-    Beyond 1 signs may flip and the recursion says nothing.
+    Beyond 1 signs may flip and the recursion says nothing. Elementwise where Delta differs by input; float64.
 
-    >>> round(propagate([0.01, 0.01, 0.01], [2.0, 3.0, 1.5]), 5)
+    >>> round(float(propagate([0.01, 0.01, 0.01], [2.0, 3.0, 1.5])), 5)
     0.15226
     >>> propagate([0.6], [2.0])
-    inf
+    tensor(inf, dtype=torch.float64)
     """
-    tau = 0.0
+    tau = torch.zeros((), dtype=torch.float64)
     for error, amplification in zip(errors, amplifications, strict=True):
         tau = amplification * (tau + error + tau * error)
-        if not tau <= 1:
-            return math.inf
+        tau = torch.where(tau <= 1, tau, math.inf)
     return tau
 
 
-def bernstein(sensitivity: float, draws: int, delta: float, c: float = 1.0) -> float:
-    """u + sqrt(u^2 + 6 u), u = S C ln(2 / delta) / (3 m): relative error for one input, g_j <= C s_j; derived here."""
-    if sensitivity == 0:
-        return 0.0
-    if not draws:
-        return math.inf
-    u = sensitivity * c * math.log(2 / delta) / (3 * draws)
-    return u + math.sqrt(u * u + 6 * u)
+def bernstein(sensitivities: Tensor, draws: Tensor, log: float, c: float | Tensor = 1.0) -> Tensor:
+    """u + sqrt(u^2 + 6 u), u = S C log / (3 m): relative error for one input, g_j <= C s_j; derived here."""
+    u = sensitivities.double() * c * log / (3 * draws.double().clamp_min(1.0))
+    return u + (u * u + 6 * u).sqrt()
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What the bounds of a network's layers share."""
+
+    constants: Constants
+    amplification: Mapping[str, float]
+    """By weight, the mean of Delta over S, largest of the outputs, without kappa."""
+    factors: Mapping[str, float]
+    """By weight, what its sensitivities are multiplied by to be the scores."""
+
+
+def bound(layer: Drawn, growth: Growth) -> Paper:
+    """epsilon_i(m) times the sum of each side, by `epsilon`; assumes that no weight ever takes a part above K s_j."""
+    constants, factor = growth.constants, growth.factors[layer.name]
+    sums, m = layer.score_sums / factor, layer.draws.clamp_min(0)
+    here = layer.inflation * factor  # max_j g_j / s_j
+
+    def error(found: Tensor) -> Tensor:
+        return layer.relative(found, constants.k / factor)
+
+    return Paper(error(epsilon(sums, m, constants)), {
+        "K as it is here": error(epsilon(sums, m, constants, k=here)),
+        "no union bound": error(epsilon(sums, m, constants, log=math.log(2 * constants.union))),
+        "Bernstein for the constant 8": error(bernstein(sums, m, constants.log, constants.k)),
+        "the sensitivity sum as it is here": error(epsilon(torch.ones_like(sums), m, constants)),
+        "distinct weights for draws": error(epsilon(sums, layer.distinct.clamp_min(0), constants)),
+    }, here <= constants.k * (1 + 1e-9))
+
+
+def relative(layers: Sequence[Drawn], growth: Growth) -> dict[str, Tensor]:
+    """`propagate` with the largest epsilon of every layer and Delta-hat = mean Delta + kappa; and with either as it is."""
+    errors = []
+    for layer in layers:
+        sides = epsilon(layer.score_sums / growth.factors[layer.name], layer.draws.clamp_min(0), growth.constants)
+        lost = growth.constants.k * layer.score_sums / growth.factors[layer.name] * layer.lost
+        errors.append(float(torch.where(layer.draws < 0, lost, sides).max()))
+    means = [growth.amplification[layer.name] for layer in layers]
+    return {
+        "paper relative": propagate(errors, [mean + growth.constants.kappa for mean in means]),
+        "paper relative with kappa 0": propagate(errors, means),
+        "paper relative with Delta of each input": propagate(errors, [_delta(layer) for layer in layers]),
+    }
+
+
+def _delta(layer: Drawn) -> Tensor:
+    """The largest sum |w a| / |sum w a| over a layer's outputs, the bias a term of it, (N,)."""
+    bias = layer.layer.bias
+    shift = torch.zeros(1).double() if bias is None else bias.detach().double()
+    z = products(matrix(layer.layer, layer.weight)[None], layer.patches)[0] + shift[:, None]
+    size = products(matrix(layer.layer, layer.weight).abs()[None], layer.patches.abs())[0] + shift.abs()[:, None]
+    return torch.where(size > 0, size / z.abs(), 1.0).flatten(1).amax(1)

@@ -1,27 +1,28 @@
 """A pruned layer at some inputs, and how far its outputs may be from those of the dense layer: the forms of the bound.
 
 `hoeffding`, `bernstein` and `minimum` hold for the inputs at hand, all layers, outputs, positions and inputs together, with
-probability 1 - delta over the draws; `deterministic` holds always. A criterion adds the form of its paper, `paper`, which
-rests on assumptions about inputs not seen and is not certified. Source of each: the module that is named like the method;
-what holds for the inputs at hand is derived here.
+probability 1 - delta over the draws, and so do `ball` and `ball bernstein`; `deterministic` holds always. A criterion adds
+the form of its paper, `paper`, which rests on assumptions about inputs not seen and is not certified. Source of each: the
+module that is named like the method; what holds for the inputs at hand is derived here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pruning.bounds.sums import Sums, bernstein, hoeffding, products, total
-from pruning.layers import Layer, matrix
+from pruning.evidence import Evidence
+from pruning.layers import Layer, Use, matrix
 from pruning.types import Law
 
-CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic")
+CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic", "ball", "ball bernstein")
 """Forms that hold with the probability they claim, whatever the weights and the inputs."""
 
 
@@ -47,6 +48,12 @@ class Drawn:
     log_split: float
     """The same, where delta is divided over the forms that are certified."""
     delta: float
+    sampled: bool
+    """Whether the sparsifier draws, in this layer or another."""
+    seen: Mapping[str, Use] = field(default_factory=dict)
+    """What every layer sees of the same inputs, by weight."""
+    prepared: Any = None
+    """What the criterion found out once, see `Preparing`."""
 
     @property
     def positions(self) -> int:
@@ -65,8 +72,10 @@ class Drawn:
 
     @cached_property
     def lost(self) -> Tensor:
-        """The probability of what a row without draws loses, (S, 1, rows, 1), float64."""
-        return self.by_side(torch.where(self.law.draws < 0, (self.law.probabilities * ~self.kept).sum(1), 0.0))
+        """The part that a row without draws loses of its scores, (S, 1, rows, 1), float64."""
+        sums = self.scores.sum(1)
+        part = (self.scores * ~self.kept).sum(1) / torch.where(sums > 0, sums, 1.0)
+        return self.by_side(torch.where(self.law.draws < 0, part, 0.0))
 
     @cached_property
     def score_sums(self) -> Tensor:
@@ -130,11 +139,13 @@ class Drawn:
 class Paper:
     """The form of a paper, and the same with one factor at a time replaced by what it is at the input."""
 
-    error: Tensor
-    """(N, out, L)."""
+    error: Tensor | None
+    """(N, out, L); None where the paper has nothing to say of how this was pruned."""
     swaps: Mapping[str, Tensor] = field(default_factory=dict)
     assumption: Tensor | None = None
     """Bool: where the paper's assumption holds."""
+    forms: Mapping[str, Tensor] = field(default_factory=dict)
+    """Other forms of the same bound, (N, out, L)."""
 
 
 @runtime_checkable
@@ -145,10 +156,26 @@ class Bounded(Protocol):
         """The paper's bound with its own constants."""
 
 
-def certified(layer: Drawn, sampled: bool, components: bool) -> dict[str, Tensor]:
+@runtime_checkable
+class Preparing(Protocol):
+    """A bounded criterion that has to know more of the network than a layer shows."""
+
+    def prepare(self, evidence: Evidence) -> Any:
+        """What `bound` finds in `Drawn.prepared`; `evidence` is of the dense network, BatchNorm folded."""
+
+
+@runtime_checkable
+class Relative(Protocol):
+    """A bounded criterion whose paper bounds the relative error of a chain of layers."""
+
+    def relative(self, layers: Sequence[Drawn]) -> Mapping[str, Tensor | float]:
+        """By form, tau with |z' - z| <= tau |z| for every logit z, a number or (N,); infinite where it says nothing."""
+
+
+def certified(layer: Drawn, components: bool) -> dict[str, Tensor]:
     """The forms that hold at these inputs, each (N, out, L), and with `components` what the union bound costs them."""
     certain = layer.sums.reach * layer.lost.to(layer.sums.reach.dtype)
-    if not sampled:
+    if not layer.sampled:
         return {"deterministic": total(certain, layer.missing)}
 
     def form(inequality: Callable[[Sums, Tensor, float], Tensor], log: float) -> Tensor:

@@ -34,6 +34,8 @@ NONNEGATIVE = {
     "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "index_select", "clone", "sum", torch.sum,
 }
 """Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
+SHAPES = {nn.Flatten, nn.Identity, nn.Unflatten, torch.flatten, torch.reshape, "flatten", "view", "reshape", "contiguous"}
+"""Nothing but another shape."""
 SILENT = {nn.Dropout, nn.Dropout2d, F.dropout}
 """Nothing, in eval mode."""
 SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "add_", "sub"}
@@ -74,6 +76,27 @@ def folded(model: nn.Module) -> nn.Module:
             parent, _, child = str(node.target).rpartition(".")
             setattr(found.get_submodule(parent), child, nn.Identity())
     return found
+
+
+def is_chain(model: nn.Module) -> bool:
+    """Whether every operation has one input from before it, and layers are followed by ReLU: what CoreNet's theorem takes.
+
+    >>> is_chain(nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
+    True
+    >>> is_chain(nn.Sequential(nn.Linear(1, 1), nn.Tanh()))
+    False
+    """
+    graph = traced(model)
+    modules = dict(graph.named_modules())
+    for node in graph.graph.nodes:
+        if len(node.users) > 1 or len(node.all_input_nodes) > 1:
+            return False
+        kind = type(modules[str(node.target)]) if node.op == "call_module" else node.target
+        if node.op in ("placeholder", "output"):
+            continue
+        if kind not in (nn.Linear, nn.Conv2d, nn.ReLU, F.relu, torch.relu, "relu", "relu_", *SHAPES, *SILENT):
+            return False
+    return True
 
 
 def _fold_(layer: Layer, norm: _BatchNorm) -> None:

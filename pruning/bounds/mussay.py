@@ -2,7 +2,7 @@
 
 Source: Mussay, Osadchy, Braverman, Zhou and Feldman, Data-independent neural pruning via coresets, ICLR 2020, and the code
 released with it. The theorem's form and its constants are recalled, not verified; the forms of Hoeffding and Bernstein are
-derived here.
+derived here, as is what is said of convolutions and residual additions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from pruning.bounds.forms import Drawn, Paper
+from pruning.layers import matrix
 
 Activation = Callable[[Tensor], Tensor]
 LARGEST: Mapping[str, Activation] = {
@@ -36,49 +39,83 @@ def importance(incoming: Tensor, outgoing: Tensor, activation: str, beta: float)
     return outgoing.double().abs().amax(0) * LARGEST[activation](norms)
 
 
-def reweighted(outgoing: Tensor, probabilities: Tensor, counts: Tensor) -> Tensor:
-    """w_ij N_j / (m p_j), m = sum_j N_j; zero where nothing was drawn. Unbiased for a fixed m where p > 0.
-
-    >>> outgoing = torch.tensor([[1.0, -2.0], [0.5, 0.25]])
-    >>> reweighted(outgoing, torch.tensor([5 / 7, 2 / 7]), torch.tensor([7, 3]))
-    tensor([[ 0.9800, -2.1000],
-            [ 0.4900,  0.2625]])
-    """
-    factor = torch.where(counts > 0, counts / (counts.sum().clamp_min(1) * probabilities.double()), 0.0)
-    return outgoing * factor.to(outgoing.dtype)
-
-
-def paper(total: float, draws: int, delta: float, dimension: int, c: float = 1.0) -> float:
+def paper(total: Tensor | float, draws: Tensor | float, delta: float, dimension: int, c: float = 1.0) -> Tensor:
     """sqrt(c t (d' ln max(t, e) + ln(1 / delta)) / m), for all inputs of the ball at once; not certified.
 
     c is not given in the paper, and the form is loose in t: it fails when the outgoing weights are scaled up.
     """
-    return math.sqrt(c * total * (dimension * math.log(max(total, math.e)) + math.log(1 / delta)) / draws)
+    t = torch.as_tensor(total, dtype=torch.float64)
+    return (c * t * (dimension * t.clamp_min(math.e).log() + math.log(1 / delta)) / draws).sqrt()
 
 
-def hoeffding(total: float, draws: int, delta: float, outputs: int, inputs: int = 1) -> float:
-    """t sqrt(2 ln(2 k n / delta) / m): for k outputs of n inputs together, each draw within [-t, t].
+def hoeffding(total: Tensor | float, draws: Tensor | float, log: float) -> Tensor:
+    """t sqrt(2 log / m), each draw within [-t, t]; log = ln(2 k n / delta) for k outputs of n inputs together.
 
-    >>> round(hoeffding(7.0, 10, 0.05, outputs=2), 3)
+    >>> round(float(hoeffding(7.0, 10, math.log(2 * 2 / 0.05))), 3)
     6.553
     """
-    return total * math.sqrt(2 * math.log(2 * outputs * inputs / delta) / draws)
+    t = torch.as_tensor(total, dtype=torch.float64)
+    return t * (2 * log / torch.as_tensor(draws, dtype=torch.float64)).sqrt()
 
 
-def bernstein(total: float, variation: float, draws: int, delta: float, outputs: int, inputs: int = 1) -> float:
-    """sqrt(2 t F L / m) + 4 t L / (3 m), L = ln(2 k n / delta), F = max_i sum_j |w_ij| |phi(p_j x)|.
+def bernstein(total: Tensor | float, variation: Tensor | float, draws: Tensor | float, log: float) -> Tensor:
+    """sqrt(2 t F log / m) + 4 t log / (3 m), F = sum_j |w_ij| |phi(p_j x)|, log as for Hoeffding's.
 
     F is at most t; where it is much smaller, this is tighter than Hoeffding's unless m is small.
     """
-    log = math.log(2 * outputs * inputs / delta)
-    return math.sqrt(2 * total * variation * log / draws) + 4 * total * log / (3 * draws)
+    t, f = torch.as_tensor(total, dtype=torch.float64), torch.as_tensor(variation, dtype=torch.float64)
+    m = torch.as_tensor(draws, dtype=torch.float64)
+    return (2 * t * f * log / m).sqrt() + 4 * t * log / (3 * m)
 
 
-def two_sided(positive: tuple[float, int], negative: tuple[float, int], delta: float, outputs: int,
-              inputs: int = 1) -> float:
-    """sum over the sides of t sqrt(ln(4 k n / delta) / (2 m)): one coreset for each sign, (t, m) of either.
+def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimension: int, c: float) -> Paper:
+    """`paper` with t over the ball of all inputs at hand, as layers are bounded; without draws, what is pruned of t.
 
-    A side without weights has t = 0 and costs nothing.
+    `norms` (in,) are those of the points that write what the layer reads, biases included, `radius` (N,) bounds what those
+    see, with the 1 for the bias. t = max_j max_i |w_ij| phi(beta ||p_j||) / p_j, which is the sum of the importances where
+    neurons are drawn by them. `ball` and `ball bernstein` take it for the range of a draw, and hold for every input of that
+    norm.
     """
-    log = math.log(4 * outputs * inputs / delta)
-    return sum(total * math.sqrt(log / (2 * draws)) for total, draws in (positive, negative) if total > 0)
+    largest, weight = LARGEST[activation], matrix(layer.layer, layer.weight).abs()
+    outgoing = weight.reshape(*weight.shape[:2], -1, layer.kernel).sum(3)  # (G, O, in / G)
+    sides = layer.law.probabilities.masked_fill((layer.law.probabilities >= 1) & (layer.law.draws != 0)[:, None], 0.0)
+    reads = _sizes(layer)
+
+    def total(values: Tensor, by_output: bool) -> Tensor:
+        """t of activations (N, in): (S, N, 1 or out, 1)."""
+        each = outgoing[None] * values.reshape(len(values), len(weight), 1, -1)  # (N, G, O, in / G)
+        each = each.flatten(1, 2) if by_output else each.amax(2).flatten(1)[:, None]
+        found = []
+        for p in sides:
+            groups = p.reshape(len(weight), 1, -1).expand(-1, weight.shape[1], -1).flatten(0, 1) if by_output else p[None]
+            found.append(torch.where(groups > 0, each / torch.where(groups > 0, groups, 1.0), 0.0).amax(2))
+        return torch.stack(found)[..., None]
+
+    ball = total(largest(radius.amax() * norms)[None], by_output=False)
+    draws = layer.draws.clamp_min(0).double()
+    lost = layer.lost * ball
+
+    def error(found: Tensor) -> Tensor:
+        whole = torch.where(layer.draws == 0, ball, found.nan_to_num(0.0, posinf=0.0))
+        return torch.where(layer.draws < 0, lost, whole).expand_as(layer.sums.value).sum(0) + layer.missing.abs()
+
+    def of(t: Tensor, counts: Tensor = draws) -> Tensor:
+        return error(paper(t, counts.clamp_min(1), layer.delta, dimension, c))
+
+    forms = {"ball": error(hoeffding(ball, draws.clamp_min(1), layer.log))}
+    if not layer.sampled:
+        return Paper(None, forms=forms)
+    forms["ball bernstein"] = error(bernstein(ball, layer.sums.size, draws.clamp_min(1), layer.log))
+    swaps = {
+        "the norm of each input": of(total(largest(radius[:, None] * norms), by_output=False)),
+        "activations as they are": of(total(reads, by_output=False)),
+        "outgoing weights of each output": of(total(largest(radius.amax() * norms)[None], by_output=True)),
+        "no union over the ball": error(paper(ball, draws.clamp_min(1), layer.delta, 0, c)),
+        "distinct neurons for draws": of(ball, layer.distinct.clamp_min(1)),
+    }
+    return Paper(of(ball), swaps, forms=forms)
+
+
+def _sizes(layer: Drawn) -> Tensor:
+    """The largest size of each input channel over positions, (N, in)."""
+    return layer.patches.abs().amax(3).reshape(len(layer.patches), -1, layer.kernel).amax(2)

@@ -48,7 +48,7 @@ def bound(layer: Drawn, alpha: float, delta: float, c: float) -> Paper:
 
     sums, here = layer.score_sums, layer.inflation * alpha / layer.kernel
     swaps = {"C as it is here": error(sums * here / c, layer.draws, fixed * here / c)}
-    if bool((layer.law.draws > 0).any()):
+    if layer.sampled:
         swaps |= {
             "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
             "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),

@@ -75,7 +75,7 @@ def bound(layer: Drawn, alpha: float, delta: float, c: float, *, scaled: bool) -
 
     here = layer.inflation * (alpha if scaled else 1.0)  # max_j g_j / s_j
     swaps = {"C as it is here": error(sums * here / c, layer.draws, fixed * here / c)}
-    if bool((layer.law.draws > 0).any()):
+    if layer.sampled:
         swaps |= {
             "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
             "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),

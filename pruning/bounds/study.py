@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from pruning.bounds.forms import Bounded, Drawn, certified
-from pruning.bounds.graph import Carrier, folded
+from pruning.bounds.forms import Bounded, Drawn, Preparing, Relative, certified
+from pruning.bounds.graph import Carrier, folded, is_chain
 from pruning.bounds.sums import Sums, channel_sums, edge_sums
 from pruning.errors import EvidenceError, ParameterError, StructureError
 from pruning.evidence import Batches, Evidence
@@ -81,6 +81,8 @@ class Study:
         self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
         self.names = list(self.evidence.weights)
         self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
+        self.chain = is_chain(self.model)
+        self.prepared = seams.criterion.prepare(self.evidence) if isinstance(seams.criterion, Preparing) else None
         self.carrier, self.views = Carrier(self.model), Views(self.evidence)
 
     @staticmethod
@@ -139,12 +141,14 @@ class Study:
         pruned, criterion = outcome.pruned, self.seams.criterion
         errors: dict[str, dict[str, Tensor]] = {}
         above: dict[str, Tensor] = {}
+        every: list[Drawn] = []
         for name, use in seen.items():
-            drawn = self._drawn(name, use, pruned, cache, logs)
-            forms = certified(drawn, self.sampled, pruned.trial == 0)
+            drawn = self._drawn(name, seen, pruned, cache, logs)
+            every.append(drawn)
+            forms = certified(drawn, pruned.trial == 0)
             if isinstance(criterion, Bounded):
                 paper = criterion.bound(drawn)
-                forms["paper"] = paper.error
+                forms |= paper.forms if paper.error is None else {"paper": paper.error, **paper.forms}
                 if pruned.trial == 0:
                     forms |= {f"paper with {factor}": error for factor, error in paper.swaps.items()}
                 if paper.assumption is not None:
@@ -160,6 +164,12 @@ class Study:
                 wrong = (true > error + slack).flatten(1).any(1)
                 above[form] = above[form] | wrong if form in above else wrong
                 errors.setdefault(form, {})[name] = _shaped(use.layer, error, use.inputs)
+        if isinstance(criterion, Relative) and self.chain:
+            with torch.no_grad():
+                size = self.model(chunk).abs()
+            for form, tau in criterion.relative(every).items():
+                relative = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
+                outcome.logits.setdefault(form, []).append(torch.where(size > 0, relative, 0.0))
         for form, each in errors.items():
             base = errors[form.partition(" with ")[0]]  # a layer that knows nothing of a factor has it as it is
             carried = self.carrier.carry(chunk, pruned.weights, base | each)
@@ -168,24 +178,25 @@ class Study:
             wrong = (true > carried * (1 + ROUNDING) + ROUNDING * true.abs().amax()).any(1)
             outcome.above.setdefault(form, []).append(above[form] | wrong)
 
-    def _drawn(self, name: str, use: Use, pruned: Pruned, cache: Cache,
+    def _drawn(self, name: str, uses: Mapping[str, Use], pruned: Pruned, cache: Cache,
                logs: tuple[float, float]) -> Drawn:
-        layer, weight = use.layer, self.evidence.weights[name]
-        seen = patches(layer, use.inputs)
-        mask = pruned.masks[name]
-        scores = _by_row(self.scores[name], weight, self._channels)
+        layer, weight, mask = uses[name].layer, self.evidence.weights[name], pruned.masks[name]
+        seen = patches(layer, uses[name].inputs)
+        scores = _by_row(self.scores[name] if isinstance(self.seams.criterion, Bounded) else weight.abs(), weight,
+                         self._channels)
         law = pruned.laws.get(name)
         if law is None:
             law = _certain(scores)
-        elif self._channels:  # those of the groups that the layer reads, as they were drawn
-            scores = law.probabilities * (scores * (law.probabilities > 0)).sum(1, keepdim=True)
         kept = (_columns(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
         random = law.probabilities.masked_fill((law.probabilities >= 1) & (law.draws != 0)[:, None], 0.0)
+        if self._channels and name in pruned.laws:  # those of the groups that the layer reads, as they were drawn
+            scores = random * (scores * (random > 0)).sum(1, keepdim=True)
         if name not in cache or not torch.equal(cache[name][0], random):
             sums = channel_sums if self._channels else edge_sums
             cache[name] = random, sums(layer, weight, seen, random)
         log, split = (log + math.log(law.repeats) for log in logs)
-        return Drawn(name, layer, weight, scores, kept, law, cache[name][1], seen, log, split, self.delta)
+        return Drawn(name, layer, weight, scores, kept, law, cache[name][1], seen, log, split, self.delta,
+                     self.sampled, uses, self.prepared)
 
     def _depth(self, outcome: Outcome, seen: Mapping[str, Use], chunk: Tensor, dense: Tensor) -> None:
         """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit over its error.
@@ -233,13 +244,12 @@ class Study:
 
 def _by_row(score: Tensor, weight: Tensor, channels: bool) -> Tensor:
     """Scores as the law has its rows; where they are no shares of a sum, the sizes of the weights stand for them."""
+    usable = bool((score >= 0).all())
     if channels:
-        usable = score.shape[:2] == (1, weight.shape[1]) and bool((score >= 0).all())
-        found = score.flatten() if usable else weight.abs().flatten(2).sum(2).amax(0) if weight.dim() > 2 else \
-            weight.abs().amax(0)
-        return found[None].double()
-    found = score.expand_as(weight) if bool((score >= 0).all()) else weight.abs()
-    found = found.double().flatten(1)
+        if not (usable and score.shape[:2] == (1, weight.shape[1])):
+            score = weight.abs().flatten(2).sum(2).amax(0) if weight.dim() > 2 else weight.abs().amax(0)
+        return score.flatten()[None].double()
+    found = (score.expand_as(weight) if usable else weight.abs()).double().flatten(1)
     return torch.cat([found * (weight.flatten(1) > 0), found * (weight.flatten(1) < 0)])
 
 

@@ -89,11 +89,11 @@ class CoreNet:
             found = needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
         if not self.depth:
             return found
-        grown, log = amplifications(model, names, given), 0.0
-        factors: dict[str, float] = {}
+        logs = {name: math.log(one.mean + constants.kappa) for name, one in amplifications(model, names, given).items()}
+        factors, log = {}, -logs[names[-1]]
         for name in reversed(names):
+            log += logs[name]
             factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
-            log += math.log(grown[name].mean + constants.kappa)
         return {name: edges * factors[name] for name, edges in found.items()}
 
     def _constants(self, evidence: Evidence) -> Constants:

@@ -16,11 +16,12 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning.activations import activation
-from pruning.bounds.mussay import LARGEST, importance
+from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.mussay import LARGEST, bound, importance
 from pruning.channels import ChannelGraph
 from pruning.criteria import criteria
 from pruning.evidence import Evidence
-from pruning.layers import Layer, groups, matrix
+from pruning.layers import Layer, groups, matrix, patches
 from pruning.points import Points
 from pruning.types import Scores
 
@@ -50,6 +51,7 @@ class Mussay:
     variant: Literal["importance", "uniform", "top_k"] = "importance"
     beta: Annotated[float, Field(gt=0, description="norm of the inputs, with the one for the bias")] = 1.0
     activation: Annotated[Activation | None, Field(description="default: the network's")] = None
+    c: Annotated[float, Field(gt=0, description="constant of the paper's bound, which does not give it")] = 1.0
 
     @property
     def sparsifier(self) -> str:
@@ -70,10 +72,7 @@ class Mussay:
             return {name: torch.rand(_faced(weight), generator=evidence.generator, dtype=torch.float64).to(weight.device)
                     for name, weight in evidence.weights.items()}
         model, weights = evidence.model, evidence.weights
-        example = next(iter(weights.values()))
-        image = torch.zeros(1, *evidence.shape, dtype=example.dtype, device=example.device)
-        graph = ChannelGraph.of(model, evidence.shape, weights)
-        points = Points.of(model, graph, image)
+        graph, points, image = _graph(evidence)
         norms = torch.where(points.written, points.norms, 1.0)
         kind = self.activation or (activation(model, image, LARGEST) if self.variant == "importance" else "identity")
         found = {}
@@ -89,6 +88,53 @@ class Mussay:
                 incoming, _outgoing(layer, weight.cpu(), inputs), kind, self.beta)
             found[name] = each.reshape(groups(layer), -1).amax(0).reshape(_faced(weight)).to(weight.device)
         return found
+
+    def prepare(self, evidence: Evidence) -> Incoming:
+        """What the bound of a layer asks of the layers before it."""
+        graph, points, image = _graph(evidence)
+        return Incoming(graph, (points.norms.square() + points.biases.square()).sqrt(),
+                        self.activation or activation(evidence.model, image, LARGEST))
+
+    def bound(self, layer: Drawn) -> Paper:
+        """`pruning.bounds.mussay.bound` with these constants."""
+        incoming: Incoming = layer.prepared
+        inputs = incoming.graph.inputs.get(layer.name.rpartition(".")[0])
+        norms = torch.ones(layer.kept.shape[1]).double() if inputs is None else incoming.norms[inputs]
+        before = incoming.writers(layer.name)
+        squares = [patches(layer.seen[name].layer, layer.seen[name].inputs).square().sum(2).flatten(1).amax(1)
+                   for name in before if name in layer.seen]
+        one = layer.patches.new_ones(len(layer.patches))
+        dimension = sum(layer.seen[name].layer.weight[0].numel() for name in before if name in layer.seen)
+        return bound(layer, norms.to(layer.patches), torch.stack([one, *squares]).sum(0).sqrt(), incoming.activation,
+                     dimension + 1, self.c)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """What writes the channels that layers read."""
+
+    graph: ChannelGraph
+    norms: Tensor
+    """By channel number, of the point with its bias."""
+    activation: str
+
+    def writers(self, name: str) -> list[str]:
+        """The weights whose layers write what a layer reads, directly or through a shortcut."""
+        inputs = self.graph.inputs.get(name.rpartition(".")[0])
+        if inputs is None:
+            return []
+        read = set(inputs.tolist())
+        pairs = self.graph.carried.T.tolist()
+        while more := {source for source, target in pairs if target in read and source not in read}:
+            read |= more
+        return [f"{owner}.weight" for owner, outputs in self.graph.outputs.items() if read & set(outputs.tolist())]
+
+
+def _graph(evidence: Evidence) -> tuple[ChannelGraph, Points, Tensor]:
+    example = next(iter(evidence.weights.values()))
+    image = torch.zeros(1, *evidence.shape, dtype=example.dtype, device=example.device)
+    graph = ChannelGraph.of(evidence.model, evidence.shape, evidence.weights)
+    return graph, Points.of(evidence.model, graph, image), image
 
 
 def _faced(weight: Tensor) -> tuple[int, ...]:
