@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from examples import jobs, mnist
+from examples import jobs, ladder_data
 from examples.embedded import service
 from examples.ladder_table import Row, markdown, rows
 from pruning.reporting.quantities import percent
@@ -54,21 +54,23 @@ class Study:
 def studies(arguments: argparse.Namespace) -> dict[str, Study]:
     """By name of the dataset."""
     quick = arguments.quick
-    bounds = {"methods": METHODS, "trials": 1 if quick else 3} | ({"images": 20} if quick else {})
+    bounds = {"methods": METHODS, "trials": 1 if quick else 3}
+    if quick:
+        bounds |= {"images": 20, "sparsities": sorted({0.01, 0.1, *arguments.sparsity})}
     return {
         "mnist": Study("LeNet-300-100 on MNIST", "lenet_300_100", {},
                        {"epochs": arguments.epochs or (4 if quick else 20), "optimizer": {"lr": 0.05}},
-                       (1e-4, 1e-3), limit(arguments.images or (10_000 if quick else None)), bounds),
+                       (1e-4, 1e-3), limit(arguments, 10_000), bounds),
         "cifar": Study(f"ResNet-{arguments.depth} on CIFAR-10 (JPEG)", "cifar_resnet", {"depth": arguments.depth},
-                       {"epochs": arguments.epochs or (4 if quick else 40), "optimizer": {"lr": 0.1}},
-                       (1e-5, 1e-4), limit(arguments.images or (4_000 if quick else None)),
-                       bounds | ({"images": 10} if quick else {})),
+                       {"epochs": arguments.epochs or (6 if quick else 40), "batch_size": 64 if quick else 128},
+                       (1e-5, 1e-4), limit(arguments, 4_000), bounds),
     }
 
 
-def limit(images: int | None) -> dict[str, int]:
-    """Of the training images; `{}` takes all."""
-    return {} if images is None else {"train": images}
+def limit(arguments: argparse.Namespace, quick: int) -> dict[str, int]:
+    """Images of each split; `{}` takes all."""
+    images = arguments.images or (quick if arguments.quick else None)
+    return ({"train": images} if images else {}) | ({"test": 1000} if arguments.quick else {})
 
 
 def main() -> int:
@@ -94,7 +96,9 @@ def main() -> int:
     with running as url, Client(url) as client:
         for name, study in studies(arguments).items():
             if name in arguments.networks:
-                ladder = Ladder(client, study, arguments, out / name, dataset(client, name, arguments.data, out))
+                print(f"{study.title}: uploading", flush=True)
+                uploaded = dataset(client, name, arguments.data, out, study.limit)
+                ladder = Ladder(client, study, arguments, out / name, uploaded)
                 texts.append(ladder.climb())
                 failed |= ladder.failed
                 (out / "ladder.md").write_text("\n".join(texts))
@@ -102,9 +106,12 @@ def main() -> int:
     return int(failed)
 
 
-def dataset(client: Client, name: str, data: Path, out: Path) -> str:
-    """Upload the images; the id of the dataset."""
-    path = mnist.pack(data / "mnist", out / "mnist.safetensors") if name == "mnist" else data / "cifar10-jpeg.zip"
+def dataset(client: Client, name: str, data: Path, out: Path, images: dict[str, int]) -> str:
+    """Upload at most so many images of each split; the id of the dataset."""
+    if name == "mnist":
+        path = ladder_data.pack_mnist(data / "mnist", out / "mnist.safetensors")
+    else:  # every job decodes all images of a zip
+        path = ladder_data.thin(data / "cifar10-jpeg.zip", out / "cifar.zip", images)
     return client.datasets.upload(path, name=name).id
 
 

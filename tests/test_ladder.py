@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from safetensors.numpy import load_file
 
 from examples.difficulty_ladder import hide_zeros
+from examples.ladder_data import pack_mnist, read_idx, thin
 from examples.ladder_table import Row, markdown, rows, verdicts
-from examples.mnist import pack, read_idx
 from pruning.schemas.report import Section
 
 
@@ -28,7 +29,7 @@ def test_idx_files_become_a_dataset(tmp_path: Path) -> None:
     for name in ("train", "t10k"):
         idx(tmp_path / f"{name}-images-idx3-ubyte.gz", images)
         idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", labels)
-    found = load_file(pack(tmp_path, tmp_path / "set.safetensors"))
+    found = load_file(pack_mnist(tmp_path, tmp_path / "set.safetensors"))
     assert sorted(found) == ["test_x", "test_y", "train_x", "train_y"]
     assert found["train_x"].dtype == np.uint8
     assert (found["train_x"] == images[:, None]).all()
@@ -36,6 +37,16 @@ def test_idx_files_become_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "other.gz").write_bytes(gzip.compress(b"\x00\x00\x0d\x01"))
     with pytest.raises(ValueError, match="no idx file of unsigned bytes"):
         read_idx(tmp_path / "other.gz")
+
+
+def test_a_thin_zip_has_the_first_images_of_each_class(tmp_path: Path) -> None:
+    names = [f"set/{split}/{label}/{number}.jpg" for split in ("train", "test") for label in "ab" for number in range(5)]
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ["set/", *names]:
+            archive.writestr(name, name)
+    with zipfile.ZipFile(thin(tmp_path / "all.zip", tmp_path / "few.zip", {"train": 4})) as archive:
+        assert archive.namelist() == [name for name in sorted(names) if "test" in name or name[-5] in "01"]
+        assert archive.read(names[0]) == names[0].encode()
 
 
 def test_hidden_zeros_are_tiny_and_the_rest_stays() -> None:
