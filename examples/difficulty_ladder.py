@@ -9,7 +9,7 @@
 3. trained without.
 
 Every network is pruned in one shot by every method, and the evaluation `bounds` compares the errors that the methods'
-bounds promise with those measured. The table goes to `FOLDER/ladder.md` of `--out`. `--quick` takes some minutes.
+bounds promise with those measured. The table goes to `ladder.md` in the folder `--out`. `--quick` shows what the study does, in minutes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def studies(arguments: argparse.Namespace) -> dict[str, Study]:
                        (1e-4, 1e-3), limit(arguments, 10_000), bounds),
         "cifar": Study(f"ResNet-{arguments.depth} on CIFAR-10 (JPEG)", "cifar_resnet", {"depth": arguments.depth},
                        {"epochs": arguments.epochs or (6 if quick else 40), "batch_size": 64 if quick else 128},
-                       (1e-5, 1e-4), limit(arguments, 4_000), bounds),
+                       (1e-4, 1e-3), limit(arguments, 4_000), bounds),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from pruning.bounds.findings import FACTORS
 from pruning.reporting import quantities as q
@@ -24,7 +26,7 @@ class Row:
     measured: float
     predicted: float
     tightness: float | None
-    """log10 of bound over measured distance of a logit, the median; None where nothing is lost."""
+    """log10 of bound over measured distance of a logit, the median; None where nothing is lost, else perhaps infinite."""
     paper: float | None
     """The same of the form in the method's paper."""
     vacuous_from: float | None
@@ -43,7 +45,7 @@ def rows(rung: str, section: Section) -> list[Row]:
         if one["form"] not in CERTIFIED:
             continue
         method, asked = one["method"], one["requested_sparsity"]
-        costs = [(cost["log10_of_its_cost"], cost["factor"]) for cost in details.get("components", [])
+        costs = [(_or_infinite(cost["log10_of_its_cost"]), cost["factor"]) for cost in details.get("components", [])
                  if (cost["method"], cost["form"], cost["sparsity"]) == (method, one["form"], asked)]
         most, factor = max(costs, default=(0.0, ""))
         found.append(Row(rung, method, asked, one["measured_accuracy"], one["predicted_accuracy"], _log10(one),
@@ -74,12 +76,13 @@ def markdown(found: Sequence[Row], rungs: Sequence[str]) -> str:
 
 
 def verdicts(found: Sequence[Row], rungs: Sequence[str]) -> list[str]:
-    """Whether bounds are tighter on the networks known to be sparse than on the last rung, at equal method and sparsity."""
+    """Whether bounds, where finite, are tighter than on the last rung, at equal method and sparsity."""
     last = {(row.method, row.sparsity): row.tightness for row in found if row.rung == rungs[-1]}
     sentences = []
     for rung in rungs[:-1]:
-        steps = sorted(other - row.tightness for row in found if row.rung == rung and row.tightness is not None
-                       and (other := last.get((row.method, row.sparsity))) is not None)
+        pairs = [(last.get((row.method, row.sparsity)), row.tightness) for row in found if row.rung == rung]
+        steps = sorted(other - mine for other, mine in pairs
+                       if other is not None and mine is not None and math.inf not in (other, mine))
         if steps:
             tighter, median = sum(step > 0 for step in steps), steps[len(steps) // 2]
             change = f"10^{abs(median):.1f} times {'tighter' if median > 0 else 'looser'}"
@@ -88,10 +91,16 @@ def verdicts(found: Sequence[Row], rungs: Sequence[str]) -> list[str]:
     return sentences
 
 
-def _log10(prediction: dict[str, object]) -> float | None:
+def _log10(prediction: dict[str, Any]) -> float | None:
     tightness = prediction["tightness"]
-    value = tightness["log10_median"] if isinstance(tightness, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    if tightness is None or tightness["median"] == 0:
+        return None
+    return _or_infinite(tightness["log10_median"])
+
+
+def _or_infinite(value: float | None) -> float:
+    """Reports have no infinity: it is null there."""
+    return math.inf if value is None else value
 
 
 def _share(vacuous_from: float | None) -> str:
@@ -99,7 +108,7 @@ def _share(vacuous_from: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else q.signed(f"{value:.1f}")
+    return "–" if value is None else "∞" if value == math.inf else q.signed(f"{value:.1f}")
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

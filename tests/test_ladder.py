@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,10 @@ def test_hidden_zeros_are_tiny_and_the_rest_stays() -> None:
     assert torch.equal(found["w"], hide_zeros({"w": weight}, 1e-3, 0)["w"])
 
 
-def prediction(form: str, log10: float | None, **fields: Any) -> dict[str, Any]:
+def prediction(form: str, log10: float) -> dict[str, Any]:
+    tightness = {"median": 10**log10, "log10_median": log10} if log10 < math.inf else {"median": None, "log10_median": None}
     return {"method": "m", "form": form, "requested_sparsity": 0.5, "sparsity": 0.5, "measured_accuracy": 0.9,
-            "predicted_accuracy": 0.2, "tightness": None if log10 is None else {"log10_median": log10}} | fields
+            "predicted_accuracy": 0.2, "tightness": tightness}
 
 
 def test_a_row_is_the_certified_form_beside_the_papers() -> None:
@@ -73,6 +76,18 @@ def test_a_row_is_the_certified_form_beside_the_papers() -> None:
                         "log10_of_its_cost": cost} for cost in (0.25,)]}
     (row,) = rows("planted", Section(title="b", version=1, details=details))
     assert row == Row("planted", "m", 0.5, 0.9, 0.2, 2.0, 3.0, 0.8, "the union bound (0.2)")
+
+
+def test_what_is_infinite_is_null_in_reports() -> None:
+    details: dict[str, Any] = {
+        "predictions": [prediction("deterministic", math.inf)],
+        "coverage": [{"method": "m", "form": "deterministic", "vacuous_from_sparsity": None}],
+        "components": [{"method": "m", "form": "deterministic", "factor": "f", "sparsity": 0.5, "log10_of_its_cost": None}]}
+    (row,) = rows("planted", Section(title="b", version=1, details=details))
+    assert (row.tightness, row.paper, row.factor) == (math.inf, None, "f (∞)")
+    text = markdown([row, replace(row, rung="no penalty", tightness=3.0)], ["planted", "no penalty"])
+    assert "| m | 50 % | ∞ | 3.0 |" in text
+    assert "tighter than" not in text
 
 
 def test_the_table_goes_along_the_ladder() -> None:
