@@ -94,14 +94,14 @@ class Results:
     def evaluate(self) -> tuple[dict[str, Section], list[Failure]]:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
         pipeline, recipe = self.pipeline, self.pipeline.recipe
+        sections: dict[str, Section] = {}
         trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
-                      pipeline.control_measured, pipeline.done, recipe)
+                      pipeline.control_measured, pipeline.done, recipe, sections)
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())
-        sections: dict[str, Section] = {}
         failures: list[Failure] = []
-        for method in wanted:
+        for method in sorted(wanted, key=_reads):
             pipeline.watcher.stage("evaluate", method.name)
             stage = f"evaluation-{method.name}"
             saved = pipeline.stages.load(stage)
@@ -121,7 +121,7 @@ class Results:
                 continue
             pipeline.stages.save(stage, {}, {"section": sections[method.name].model_dump(mode="json")})
             pipeline.ledger.seconds[stage] = time.monotonic() - begin
-        return sections, failures
+        return {method.name: sections[method.name] for method in wanted if method.name in sections}, failures
 
     def report(self, sections: dict[str, Section] | None = None, failures: list[Failure] | None = None, *,
                partial: bool = False) -> Report:
@@ -205,6 +205,11 @@ class Results:
         if done is not None:
             info |= {"criterion": done.criterion.model_dump(mode="json"), "sparsity": done.sparsity}
         return info
+
+
+def _reads(method: Method) -> bool:
+    """Whether an evaluation reads the sections of others."""
+    return method.name in evaluations.names() and bool(getattr(evaluations.get(method.name), "reads", ()))
 
 
 def batchnorm(done: TrialRound) -> BatchNorm | None:

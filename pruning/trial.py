@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -72,6 +72,8 @@ class Trial:
     control_measured: Measured
     rounds: Sequence[TrialRound]
     recipe: Recipe
+    sections: Mapping[str, Section] = field(default_factory=dict)
+    """Of evaluations that are done already, by name."""
 
     @property
     def seed(self) -> int:
@@ -85,7 +87,10 @@ class Trial:
 
 
 class Evaluation(Protocol):
-    """One question asked of all networks of a job."""
+    """One question asked of all networks of a job.
+
+    A class attribute `reads` names evaluations whose sections it reads: these are done before it.
+    """
 
     version: ClassVar[int]
 

@@ -103,13 +103,13 @@ class Growth:
 
 
 def bound(layer: Drawn, growth: Growth) -> Paper:
-    """epsilon_i(m) times the sum of each side, by `epsilon`; assumes that no weight ever takes a part above K s_j."""
+    """epsilon_i(m) times the sum of each side, by `epsilon`, and what no image of S needs; assumes that g_j <= K s_j."""
     constants, factor = growth.constants, growth.factors[layer.name]
     sums, m = layer.score_sums / factor, layer.draws.clamp_min(0)
     here = layer.inflation * factor  # max_j g_j / s_j
 
     def error(found: Tensor) -> Tensor:
-        return layer.relative(found, constants.k / factor)
+        return layer.relative(found, constants.k / factor) + layer.missing.abs()
 
     return Paper(error(epsilon(sums, m, constants)), {
         "K as it is here": error(epsilon(sums, m, constants, k=here)),
@@ -117,7 +117,7 @@ def bound(layer: Drawn, growth: Growth) -> Paper:
         "Bernstein for the constant 8": error(bernstein(sums, m, constants.log, constants.k)),
         "the sensitivity sum as it is here": error(epsilon(torch.ones_like(sums), m, constants)),
         "distinct weights for draws": error(epsilon(sums, layer.distinct.clamp_min(0), constants)),
-    }, here <= constants.k * (1 + 1e-9))
+    }, layer.assumed(here, constants.k))
 
 
 def relative(layers: Sequence[Drawn], growth: Growth) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pruning.bounds.report import BoundReport, Prediction
 from pruning.reporting import quantities as q
 
 ALPHA = 0.05
+TIGHTEST = ("minimum", "deterministic")
+"""The tightest certified form: of a method that draws, and of one that does not."""
 NOTES = (
     "A bound is of |z' - z| for every output of a layer and every logit z, at the test images looked at; those of layers "
     "are carried to the logits by |w'| e + own error, and through activations by their largest slope. All layers, outputs, "
@@ -24,12 +27,12 @@ NOTES = (
 
 def headline(report: BoundReport) -> str:
     """The form that speaks for a method: the tightest one certified."""
-    return next(form for form in ("minimum", "deterministic") if form in report.forms)
+    return next(form for form in TIGHTEST if form in report.forms)
 
 
 def sentences(label: str, report: BoundReport) -> list[str]:
     """What was seen of one method."""
-    forms = dict.fromkeys([headline(report), *(["paper"] if "paper" in report.forms else [])])
+    forms = dict.fromkeys([headline(report), *(form for form in ("paper", "paper relative") if form in report.forms)])
     found = [f"{label}, {form}: {_usefulness(report, form)}{_looseness(report, form)}" for form in forms]
     if report.assumption is not None:
         found.append(f"{label}: what the paper assumes of inputs not seen held at {q.percent(report.assumption)} of the "
@@ -55,15 +58,26 @@ def _usefulness(report: BoundReport, form: str) -> str:
 
 def _looseness(report: BoundReport, form: str) -> str:
     at: Prediction = report.vacuous_from(form) or report.form(form)[-1]
-    if at.tightness is None or at.tightness.log10 is None:
-        return "."
-    text = f". The median bound of a logit is 10^{at.tightness.log10:.1f} times its error there"
     most = report.responsible(form, at.requested)
+    named = "" if most is None else FACTORS.get(most.factor, most.factor)
+    if at.tightness is None or at.tightness.log10 is None:
+        infinite = at.bound is not None and at.bound.median == math.inf
+        cause = f", for {named} alone" if most is not None else ", whichever single factor is as it is at the images"
+        return f". The median bound of a logit is infinite there{cause}." if infinite else "."
+    text = f". The median bound of a logit is 10^{at.tightness.log10:.1f} times its error there"
     if most is not None and most.log10 > 0:
-        text += f"; what costs most is {FACTORS.get(most.factor, most.factor)} (10^{most.log10:.1f})"
+        text += f"; what costs most is {named} (10^{most.log10:.1f})"
     if at.draws_factor is not None:
-        text += f"; the median image would need {at.draws_factor:.2g} times the draws"
+        text += f"; the median image would need {_times(at.draws_factor)} the draws"
     return text + "."
+
+
+def _times(factor: float) -> str:
+    """
+    >>> _times(18.4), _times(85_000)
+    ('18 times', '10^4.9 times')
+    """
+    return f"{factor:.2g} times" if factor < 1000 else f"10^{math.log10(factor):.1f} times"
 
 
 FACTORS = {
@@ -73,6 +87,15 @@ FACTORS = {
     "the sensitivity sum as it is here": "the sum of sensitivities",
     "distinct weights for draws": "repeated draws",
     "distinct channels for draws": "repeated draws",
+    "distinct neurons for draws": "repeated draws",
+    "K as it is here": "the constant K",
+    "Bernstein for the constant 8": "the constant 8",
+    "kappa 0": "kappa",
+    "Delta of each input": "Delta-hat",
+    "the norm of each input": "the data radius",
+    "activations as they are": "the Cauchy-Schwarz inequality",
+    "outgoing weights of each output": "the maximum over outputs",
+    "no union over the ball": "the union over all inputs of the ball (d' ln t)",
     "sensitivities as they are here": "the worst case over images",
 }
 """By what replaces a factor, the factor."""

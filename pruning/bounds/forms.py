@@ -115,6 +115,10 @@ class Drawn:
         """(2, G, out / G, K) for weights, (R, in) for channels."""
         return (2, *matrix(self.layer, self.weight).shape) if self.by_weight else tuple(self.kept.shape)
 
+    def assumed(self, inflation: Tensor, constant: float) -> Tensor:
+        """Whether g_j <= C s_j for all terms of an output, those with s_j = 0 too, (N, out, L)."""
+        return (inflation <= constant * (1 + 1e-9)).all(0) & (self.missing == 0)
+
     def by_side(self, rows: Tensor) -> Tensor:
         """One number for each row of the law, to broadcast against sums."""
         return rows.reshape(len(self.sums.value), 1, -1, 1)

@@ -83,8 +83,10 @@ def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimensio
 
     def total(values: Tensor, by_output: bool) -> Tensor:
         """t of activations (N, in): (S, N, 1 or out, 1)."""
-        each = outgoing[None] * values.reshape(len(values), len(weight), 1, -1)  # (N, G, O, in / G)
-        each = each.flatten(1, 2) if by_output else each.amax(2).flatten(1)[:, None]
+        if by_output:
+            each = (outgoing * values.reshape(len(values), len(weight), 1, -1)).flatten(1, 2)
+        else:
+            each = (outgoing.amax(1).flatten() * values)[:, None]
         found = []
         for p in sides:
             groups = p.reshape(len(weight), 1, -1).expand(-1, weight.shape[1], -1).flatten(0, 1) if by_output else p[None]

@@ -55,4 +55,4 @@ def bound(layer: Drawn, alpha: float, delta: float, c: float) -> Paper:
             "distinct channels for draws": error(sums, layer.distinct)}
     else:
         swaps["sensitivities as they are here"] = layer.pruned_size.sum(0)
-    return Paper(error(sums, layer.draws), swaps, here <= c * (1 + 1e-9))
+    return Paper(error(sums, layer.draws), swaps, layer.assumed(here, c))

@@ -28,20 +28,25 @@ class Spread:
 
     @staticmethod
     def of(values: Tensor) -> Spread | None:
-        """Of the values that are finite numbers; None where there are none."""
-        known = values[torch.isfinite(values)].double()
+        """Of the values that are numbers, infinite ones too; None where there are none."""
+        known = values[~values.isnan()].double()
         if not len(known):
             return None
-        return Spread(float(known.quantile(0.5)), float(known.quantile(0.95)))
+        ordered = known.sort().values  # quantiles without interpolation, which infinity would spoil
+        return Spread(*(float(ordered[math.ceil(share * len(ordered)) - 1]) for share in (0.5, 0.95)))
 
     @property
     def log10(self) -> float | None:
-        """Of the median."""
-        return math.log10(self.median) if self.median > 0 else None
+        """Of the median; None where that is 0 or infinite."""
+        return math.log10(self.median) if 0 < self.median < math.inf else None
 
     def document(self) -> dict[str, float | None]:
-        """As JSON has it."""
-        return {"median": self.median, "p95": self.p95, "log10_median": self.log10}
+        """As JSON has it, None for what is infinite."""
+        return {"median": _finite(self.median), "p95": _finite(self.p95), "log10_median": self.log10}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,13 @@ class Component:
     factor: str
     requested: float
     log10: float
-    """Of the ratio of the median logit bound to that with the factor as it is at the inputs."""
+    """Of the ratio of the median logit bound to that with the factor as it is at the inputs; infinite where the factor alone
+    makes the bound infinite."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"form": self.form, "factor": self.factor, "sparsity": self.requested,
+                "log10_of_its_cost": _finite(self.log10), "alone_makes_it_infinite": self.log10 == math.inf}
 
 
 @dataclass(frozen=True)
@@ -152,12 +163,16 @@ def summarise(outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor, delta:
         for name in first.forms:
             form, _, factor = name.partition(WITH)
             bound, other = Spread.of(first[form]), Spread.of(first[name])
-            if factor and bound and other and bound.median > 0 and other.median > 0:
-                components.append(Component(form, factor, requested, math.log10(bound.median / other.median)))
+            if factor and bound and other and bound.median > 0 and 0 < other.median < math.inf:
+                components.append(Component(form, factor, requested, _log10(bound.median / other.median)))
     held = [share for one in outcomes for share in one.assumption]
     right = (dense.argmax(1) == labels).double().mean()
     return BoundReport(tuple(predictions), tuple(components), errors, sum(held) / len(held) if held else None, delta,
                        len(labels), float(right))
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value < math.inf else math.inf
 
 
 def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tensor) -> Prediction:
@@ -174,7 +189,7 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
         ratios.append((bound / error).flatten()[error.flatten() > 0])
         margin = dense[own] - dense.masked_fill(own, -math.inf).amax(1)
         factors.append(((2 * bound.amax(1) / margin).square())[margin > 0])
-        for name, kept in one.layers.items():
+        for name, kept in one.layers.items() if form in next(iter(one.layers.values())) else ():
             most, true = torch.cat(kept[form]), torch.cat(kept["error"])
             layers.setdefault(name, []).append((most / true)[true > 0])
     drawn = any(bool((law.draws > 0).any()) for one in group for law in one.pruned.laws.values())
@@ -184,7 +199,7 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
         _mean(optimistic), _mean(measured), Spread.of(torch.cat(bounds)), Spread.of(torch.cat(ratios)),
         {name: Spread.of(torch.cat(values)) for name, values in layers.items()},
         sum(bool(torch.cat(one.above[form]).any()) for one in group), len(group), 1 / dense.shape[1],
-        needed.median if needed and drawn else None)
+        _finite(needed.median) if needed and drawn else None)
 
 
 def _mean(values: Sequence[Tensor]) -> float:

@@ -82,7 +82,7 @@ def bound(layer: Drawn, alpha: float, delta: float, c: float, *, scaled: bool) -
             "distinct weights for draws": error(sums, layer.distinct)}
     if bool((layer.law.draws < 0).any()):
         swaps["sensitivities as they are here"] = _pruned_here(layer, error(sums, layer.draws), fixed)
-    return Paper(error(sums, layer.draws), swaps, here <= c * (1 + 1e-9))
+    return Paper(error(sums, layer.draws), swaps, layer.assumed(here, c))
 
 
 def _pruned_here(layer: Drawn, error: Tensor, constant: float) -> Tensor:

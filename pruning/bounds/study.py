@@ -170,13 +170,14 @@ class Study:
             for form, tau in criterion.relative(every).items():
                 relative = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
                 outcome.logits.setdefault(form, []).append(torch.where(size > 0, relative, 0.0))
+                above[form] = torch.zeros(len(chunk), dtype=torch.bool)
         for form, each in errors.items():
             base = errors[form.partition(" with ")[0]]  # a layer that knows nothing of a factor has it as it is
-            carried = self.carrier.carry(chunk, pruned.weights, base | each)
-            outcome.logits.setdefault(form, []).append(carried)
-            true = outcome.logits["error"][-1]
-            wrong = (true > carried * (1 + ROUNDING) + ROUNDING * true.abs().amax()).any(1)
-            outcome.above.setdefault(form, []).append(above[form] | wrong)
+            outcome.logits.setdefault(form, []).append(self.carrier.carry(chunk, pruned.weights, base | each))
+        true = outcome.logits["error"][-1]
+        for form, layers in above.items():
+            wrong = (true > outcome.logits[form][-1] * (1 + ROUNDING) + ROUNDING * true.amax()).any(1)
+            outcome.above.setdefault(form, []).append(layers | wrong)
 
     def _drawn(self, name: str, uses: Mapping[str, Use], pruned: Pruned, cache: Cache,
                logs: tuple[float, float]) -> Drawn:
@@ -204,7 +205,8 @@ class Study:
         sum_l max_i epsilon_li max_k |z'_k - z_k| / max_i |error_li|, z' with the weights of layer l alone replaced.
         """
         names = [name for name in seen if bool((outcome.pruned.weights[name] != self.evidence.weights[name]).any())]
-        found = {form: torch.zeros_like(dense[:, 0]) for form in outcome.forms if " with " not in form}
+        found = {form: torch.zeros_like(dense[:, 0]) for form in outcome.forms
+                 if " with " not in form and all(form in outcome.layers[name] for name in names)}
         probe = copy.deepcopy(self.model)
         for name in names:
             parameter = probe.get_parameter(name)

@@ -8,14 +8,17 @@ CoreNet+ is not verified. Convolutions, inputs below 0 and the division of one b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from pruning.amplification import amplifications
-from pruning.bounds.corenet import Constants
+from pruning.bounds.corenet import Constants, Growth, bound, relative
+from pruning.bounds.forms import Drawn, Paper
 from pruning.calibration import first
 from pruning.channels import ChannelGraph
 from pruning.criteria import criteria
@@ -33,13 +36,13 @@ LARGEST_LOG = 600.0
 @criteria.register("corenet")
 @dataclass(frozen=True)
 class CoreNet:
-    """Empirical sensitivity of a weight times the square of how much errors of its layer grow up to the outputs.
+    """Empirical sensitivity of a weight: the largest part it has in the sum of its side, over images and positions.
 
     `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that the bound of the
-    network's relative error is least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus` repeats
-    the draws of every filter too, and keeps the best on held-out images (biased). The bound lets the first layers have most
-    of the budget, as its constant alone makes errors grow by kappa, a hundred and more, in every layer: with
-    `depth` false, layers weigh alike.
+    layers' relative errors is least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus` repeats
+    the draws of every filter too, and keeps the best on held-out images (biased). With `depth`, a layer weighs by the square
+    of how much errors grow behind it, for which the bound of the network is least: it gives the first layers nearly
+    everything, as its constant alone makes errors grow by kappa, a hundred and more, in every layer, and ruins networks.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -53,7 +56,9 @@ class CoreNet:
     variant: Literal["corenet", "plus", "plus_plus"] = "corenet"
     delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound; an independent implementation "
                                                           "has 0.5")] = 0.1
-    depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = True
+    k: Annotated[float | None, Field(gt=0, description="K of the bound; by default ln(eta eta_max)")] = None
+    kappa: Annotated[float | None, Field(ge=0, description="added to the mean of Delta; by default by its formula")] = None
+    depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = False
 
     @property
     def sparsifier(self) -> Method:
@@ -71,7 +76,7 @@ class CoreNet:
         return 6 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij prod_(k >= l) Delta_k^2 over Delta_L^2, s_ij = max over x in S and positions of |w_ij| a_j / z_i.
+        """s_ij = max over x in S and positions of |w_ij| a_j / z_i; with `depth` times prod_(k >= l) Delta_k^2 / Delta_L^2.
 
         float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k the mean over S of
         sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the product is at most e^600. |S| = ceil(ln(8 eta
@@ -87,20 +92,35 @@ class CoreNet:
         found = {name: edges.double() for name, edges in sensitivities(model, names, given, "max").items()}
         if self.variant != "corenet":
             found = needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
-        if not self.depth:
-            return found
-        logs = {name: math.log(one.mean + constants.kappa) for name, one in amplifications(model, names, given).items()}
-        factors, log = {}, -logs[names[-1]]
-        for name in reversed(names):
-            log += logs[name]
-            factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
+        factors = self.prepare(evidence).factors
         return {name: edges * factors[name] for name, edges in found.items()}
+
+    def prepare(self, evidence: Evidence) -> Growth:
+        """How errors of each layer grow up to the outputs; all factors are 1 where layers weigh alike."""
+        names, constants = list(evidence.weights), self._constants(evidence)
+        given = self._scored(evidence.batches, constants.sample_size)
+        means = {name: one.mean for name, one in amplifications(evidence.model, names, given).items()}
+        factors, log = dict.fromkeys(names, 1.0), 0.0
+        for name in reversed(names[:-1]):
+            log += math.log(means[name] + constants.kappa) if self.depth else 0.0
+            factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
+        return Growth(constants, means, factors)
+
+    def bound(self, layer: Drawn) -> Paper:
+        """`pruning.bounds.corenet.bound` with these constants."""
+        return bound(layer, layer.prepared)
+
+    def relative(self, layers: Sequence[Drawn]) -> Mapping[str, Tensor]:
+        """`pruning.bounds.corenet.relative` with these constants."""
+        return relative(layers, layers[0].prepared)
 
     def _constants(self, evidence: Evidence) -> Constants:
         image = evidence.batches[0][0][:1]
         positions = output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
-        return Constants.of([image.numel(), *widths], self.delta)
+        found = Constants.of([image.numel(), *widths], self.delta)
+        return replace(found, k=found.k if self.k is None else self.k,
+                       kappa=found.kappa if self.kappa is None else self.kappa)
 
     def _scored(self, batches: Batches, images: int) -> Batches:
         """The first so many images, one at least, without those held out where there are several."""

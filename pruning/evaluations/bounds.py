@@ -6,6 +6,7 @@ Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -17,12 +18,13 @@ from torch import Tensor
 from pruning.bounds.findings import NOTES, coverage, headline, sentences
 from pruning.bounds.forms import Bounded
 from pruning.bounds.report import BoundReport, Prediction, summarise
-from pruning.bounds.study import Study
+from pruning.bounds.study import Pruned, Study
 from pruning.calibration import batches, wanted
 from pruning.errors import PRUNING_ERRORS, BudgetError, SecateurError
 from pruning.evaluations import evaluations
 from pruning.labels import criterion_labels
 from pruning.measure import flops
+from pruning.reporting import quantities as q
 from pruning.round import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Curve, Estimate, Section
@@ -79,8 +81,7 @@ class Bounds:
             ("predictions", [{"method": label} | one.document() for label, report in reports.items()
                              for one in report.predictions]),
             ("tightness_by_layer", [row for label, report in reports.items() for row in _layer_rows(label, report)]),
-            ("components", [{"method": label, "form": one.form, "factor": one.factor, "sparsity": one.requested,
-                             "log10_of_its_cost": one.log10} for label, report in reports.items()
+            ("components", [{"method": label} | one.document() for label, report in reports.items()
                             for one in report.components])) if rows}
         said = [sentence for label, report in reports.items() for sentence in sentences(label, report)]
         return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
@@ -112,15 +113,19 @@ class Bounds:
         given = batches(data, wanted(seams.criterion, len(data.classes)), seed, "bounds")
         study = Study(trial.dense(), seams, given, data.shape, generator(seed, "bounds", label), trial.recipe.exclude)
         asked = self.sparsities or sorted({*GRID, *trial.recipe.targets.sparsity})
-        pruned = []
+        pruned: list[Pruned] = []
+        refused: dict[float, BudgetError] = {}
         for sparsity in asked:
             try:
                 pruned += [study.prune(sparsity, number, generator(seed, "bounds", label, repr(sparsity), number))
                            for number in range(self.trials if study.sampled else 1)]
             except BudgetError as error:
-                notes.append(f"{label}: no bounds at a sparsity of {sparsity:g}: {error.message}")
+                refused[sparsity] = error
         if not pruned:
-            raise BudgetError(f"{label} reaches none of the sparsities")
+            raise next(iter(refused.values()))
+        if refused:
+            notes.append(f"{label}: nothing at a sparsity of {', '.join(map(q.share, refused))}: "
+                         f"{next(iter(refused.values())).message}")
         return summarise(study.outcomes(pruned, inputs, self.delta), study.answers(inputs), labels, self.delta)
 
 
@@ -130,20 +135,19 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
 
     def curve(y_label: str, of: Sequence[tuple[Prediction, float | None]]) -> Curve:
         known = [(one.sparsity, value) for one, value in of if value is not None]
-        return Curve(x=tuple(x for x, _ in known), x_label="sparsity", y_label=f"{y_label}, {label}",
+        return Curve(x=tuple(x for x, _ in known), x_label=q.LOG_SPARSITY, y_label=f"{y_label}, {label}",
                      y=tuple(Estimate(value=value, n=report.images) for _, value in known))
 
     yield f"predicted/{label}/measured", curve(ACCURACY, [(one, one.measured) for one in any_form])
     for form in report.forms:
         yield f"predicted/{label}/{form}", curve(ACCURACY, [(one, one.predicted) for one in report.form(form)])
-    for form in report.forms:
-        yield f"predicted/{label}/{form}, not ruled out", curve(
-            ACCURACY, [(one, one.optimistic) for one in report.form(form)])
-    measured = [(one, spread.median if (spread := report.error[one.requested]) else None) for one in any_form]
-    yield f"distance/{label}/measured", curve(DISTANCE, measured)
+    form = headline(report)
+    yield f"predicted/{label}/{form}, not ruled out", curve(ACCURACY, [(one, one.optimistic) for one in report.form(form)])
+    yield f"distance/{label}/measured", curve(DISTANCE, [
+        (one, spread.log10 if (spread := report.error[one.requested]) else None) for one in any_form])
     for form in report.forms:
         yield f"distance/{label}/{form}", curve(
-            DISTANCE, [(one, one.bound.median if one.bound else None) for one in report.form(form)])
+            DISTANCE, [(one, one.bound.log10 if one.bound else None) for one in report.form(form)])
     for form in report.forms:
         yield f"tightness/{label}/{form}", curve(
             TIGHTNESS, [(one, one.tightness.log10 if one.tightness else None) for one in report.form(form)])
@@ -152,11 +156,12 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
         mine = [one for one in report.components if (one.form, one.factor) == (form, factor)]
         if form == ("paper" if "paper" in report.forms else headline(report)):
             yield f"components/{label}/{factor}", curve(
-                f"{COST} ({form})", [(by_request[one.requested], one.log10) for one in mine])
+                f"{COST} ({form})", [
+                    (by_request[one.requested], one.log10 if one.log10 < math.inf else None) for one in mine])
 
 
 ACCURACY = "accuracy promised by the bound and measured"
-DISTANCE = "distance of a logit from the dense network's, median"
+DISTANCE = "log10 of the median distance of a logit from the dense network's"
 TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
 COST = "log10 of what a factor costs the bound at the logits"
 

@@ -14,12 +14,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pruning.bounds.findings import TIGHTEST
 from pruning.data.tensors import Data
 from pruning.evaluations import evaluations
 from pruning.intervals import upper
 from pruning.measure import EVAL_BATCH
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
+from pruning.seeding import generator
 from pruning.trial import Trial, TrialRound
 
 
@@ -61,19 +63,27 @@ class Certificate:
     """Lower limits of the accuracy of every checkpoint: from labelled images, and from agreement with the dense network.
 
     accuracy(pruned) >= accuracy(dense) - P(the two disagree) on any distribution. The limits of one kind hold together for
-    all checkpoints with probability 1 - delta over the draw of the test images, whichever is chosen afterwards.
+    all checkpoints with probability 1 - delta over the draw of the test images, whichever is chosen afterwards; so do those
+    on images shifted by x + U(-level, level) for every level of `noise`.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = ("bounds",)
     delta: Annotated[float, Field(gt=0, lt=0.5, description="probability that a limit fails")] = 0.05
     against: Literal["given", "control"] = "given"
+    noise: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(
+        max_length=20, description="levels of uniform noise, in normalised space, under which agreement counts")] = (0.2,)
 
     def applies(self, trial: Trial) -> bool:
         """With a checkpoint to certify."""
         return any(one.target is not None for one in trial.rounds)
 
     def evaluate(self, trial: Trial) -> Section:
-        """Curves `labelled/<criterion>`, `agreement/<criterion>` and `disagreement/<criterion>`; a table of all."""
+        """Curves `labelled/<criterion>`, `agreement/...`, `disagreement/...`, `a_priori/...`; a table of all.
+
+        `a_priori` is what the section `bounds` promises of the same method and sparsity before retraining, where there is
+        one: fractions of the images that it looked at.
+        """
         targets = [one for one in trial.rounds if one.target is not None]
         dense, measured = (trial.dense, trial.given_measured) if self.against == "given" else (
             trial.control, trial.control_measured)
@@ -89,11 +99,41 @@ class Certificate:
                 curves[f"{kind}/{label}"] = Curve(
                     x=tuple(targets[index].sparsity for index in mine), x_label="sparsity", y_label=y_label,
                     y=tuple(Estimate(value=getattr(found[index], kind), n=wrong.shape[1]) for index in mine))
+        shifted = [row for level in self.noise for row in self._shifted(trial, targets, dense(), level)]
+        for label, level in dict.fromkeys((row["method"], row["noise"]) for row in shifted):
+            rows = [row for row in shifted if (row["method"], row["noise"]) == (label, level)]
+            curves[f"shifted/{label}/noise {level:g}"] = Curve(
+                x=tuple(row["sparsity"] for row in rows), x_label="sparsity", y_label=SHIFTED,
+                y=tuple(Estimate(value=row["accuracy_at_least_agreement"], n=wrong.shape[1]) for row in rows))
+        promised = _a_priori(trial)
+        for label in dict.fromkeys(one.label for one in targets):
+            known = [(one.sparsity, promised[one.id]) for one in targets if one.label == label and one.id in promised]
+            if known:
+                curves[f"a_priori/{label}"] = Curve(
+                    x=tuple(x for x, _ in known), x_label="sparsity", y_label=A_PRIORI,
+                    y=tuple(Estimate(value=value) for _, value in known))
         return Section(
             title="What can be promised", version=self.version, curves=curves,
-            details={"limits": [self._row(one, limit, wrong[index], differs[index])
-                                for index, (one, limit) in enumerate(zip(targets, found, strict=True))]},
-            notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *NOTES))
+            details={"limits": [self._row(one, limit, wrong[index], differs[index]) | {
+                "accuracy_at_least_a_priori": promised.get(one.id)}
+                for index, (one, limit) in enumerate(zip(targets, found, strict=True))]} | (
+                {"limits_under_noise": shifted} if shifted else {}),
+            notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *_useful(targets, promised), *NOTES))
+
+    def _shifted(self, trial: Trial, targets: Sequence[TrialRound], dense: nn.Module, level: float) -> list[dict[str, Any]]:
+        """The limits on test images with noise, the same for all networks."""
+        answers, labels = _answers(dense, trial.data, trial.seed, level), trial.data.test.labels.cpu()
+        others = [_answers(one.network(), trial.data, trial.seed, level) for one in targets]
+        if not others:
+            return []
+        found = limits(torch.stack([other != labels for other in others]), answers != labels,
+                       torch.stack([other != answers for other in others]), self.delta)
+        return [{"checkpoint": one.id, "method": one.label, "noise": level, "sparsity": one.sparsity,
+                 "dense_accuracy": float((answers == labels).double().mean()),
+                 "accuracy": float((other == labels).double().mean()),
+                 "disagreement": float((other != answers).double().mean()), "disagreement_at_most": limit.disagreement,
+                 "accuracy_at_least_agreement": limit.agreement}
+                for one, other, limit in zip(targets, others, found, strict=True)]
 
     def _row(self, one: TrialRound, limit: Limits, wrong: Tensor, differs: Tensor) -> dict[str, Any]:
         return {"checkpoint": one.id, "sparsity": one.sparsity, "error": float(wrong.double().mean()),
@@ -109,14 +149,40 @@ class Certificate:
 
 LABELLED = "accuracy at least, from labelled images"
 AGREEMENT = "accuracy at least, from agreement with the dense network"
+SHIFTED = "accuracy at least under noise, from agreement with the dense network"
+A_PRIORI = "accuracy at least, before retraining, by the a-priori bound"
 DISAGREEMENT = "disagreement with the dense network at most"
 NOTES = (
     "The limit from labelled images is the tighter one where there are labels. The agreement bound, accuracy of the pruned "
     "network at least that of the dense one less their disagreement, needs labels for the dense network alone, once: "
     "disagreement can be counted on any images.",
     "On shifted data, disagreement without labels bounds the difference of the two networks there; a promise of accuracy "
-    "also needs the dense network's limit there.",
+    "also needs the dense network's limit there, which labels of the shifted images give. Each level of noise is a promise "
+    "of its own.",
 )
+
+
+def _a_priori(trial: Trial) -> dict[str, float]:
+    """By checkpoint, the accuracy that the tightest certified form of the bounds promises of the pruned network."""
+    section = trial.sections.get("bounds")
+    rows = section.details.get("predictions", []) if section is not None else []
+    found: dict[str, float] = {}
+    for one in trial.rounds:
+        mine = [row["predicted_accuracy"] for row in rows if row["form"] in TIGHTEST and row["method"] == one.label
+                and row["requested_sparsity"] == one.target]
+        if one.target is not None and mine:
+            found[one.id] = mine[0]
+    return found
+
+
+def _useful(targets: Sequence[TrialRound], promised: dict[str, float]) -> list[str]:
+    """What the a-priori bounds are worth beside the limits from data."""
+    if not promised:
+        return []
+    some = sum(value > 0 for value in promised.values())
+    return [f"The a-priori bounds, which look at weights and inputs but not at answers, promise something of "
+            f"{some} of {q.several(len(promised), 'checkpoint')} before retraining, and nothing after it; the limits from "
+            f"data hold for what is shipped."]
 
 
 def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
@@ -128,8 +194,12 @@ def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
             f"labelled images, at least {q.percent(found[best].agreement)} by agreement."]
 
 
-def _answers(model: nn.Module, data: Data) -> Tensor:
-    """The class that a network names for every test image, on the CPU."""
+def _answers(model: nn.Module, data: Data, seed: int = 0, noise: float = 0.0) -> Tensor:
+    """The class that a network names for every test image, on the CPU; with noise drawn from the seed and the level."""
     model.eval()
+    rng, found = generator(seed, "certificate", repr(noise)), []
     with torch.no_grad():
-        return torch.cat([model(inputs).argmax(1).cpu() for inputs, _ in data.batches(data.test, EVAL_BATCH)])
+        for inputs, _ in data.batches(data.test, EVAL_BATCH):
+            shift = noise * (2 * torch.rand(inputs.shape, generator=rng) - 1) if noise else torch.zeros(())
+            found.append(model(inputs + shift.to(inputs)).argmax(1).cpu())
+    return torch.cat(found)

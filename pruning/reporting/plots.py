@@ -156,7 +156,9 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
 def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
     figure, axes = _figure()
     first = curves[0][1]
-    sparse = first.x_label.lower().startswith("sparsity") and all(0 <= x < 1 for _, c in curves for x in c.x)
+    logarithmic = first.x_label == q.LOG_SPARSITY and all(0 < x < 1 for _, c in curves for x in c.x)
+    sparse = not logarithmic and first.x_label.lower().startswith("sparsity") and all(
+        0 <= x < 1 for _, c in curves for x in c.x)
     stretched = [_stretch(x) if sparse else x for _, c in curves for x in c.x]
     aside = _aside(len(curves) if sparse else 1, stretched)
     legend, names = [], _without_common_prefix([label for label, _ in curves])
@@ -170,6 +172,10 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     added = _scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
     if sparse:
         _sparsity_axis(axes, min(stretched), max(stretched))
+    elif logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: q.share(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
@@ -202,10 +208,10 @@ def _scale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> 
 
 
 def _without_common_prefix(names: list[str]) -> list[str]:
-    """The names less what stands before a first `/` in all of them: the axis says that already."""
-    heads = {name.partition("/")[0] for name in names}
-    shared = len(heads) == 1 and all("/" in name[:-1] for name in names)
-    return [name.partition("/")[2] for name in names] if shared else names
+    """The names less what stands before a `/` in all of them: the axis says that already."""
+    while len({name.partition("/")[0] for name in names}) == 1 and all("/" in name[:-1] for name in names):
+        names = [name.partition("/")[2] for name in names]
+    return names
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Estimate
 
+LOG_SPARSITY = "sparsity (log axis)"
+"""The label of an axis on which small sparsities are told apart."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})

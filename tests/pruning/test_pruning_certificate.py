@@ -90,5 +90,26 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
         assert row["accuracy_at_least_labelled"] == pytest.approx(1 - upper(int(one.measured.wrong.sum()), 30, 0.1))
         assert row["accuracy_at_least_agreement"] == pytest.approx(
             max(0.0, 1 - upper(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"]))
-    assert set(section.curves) == {f"{kind}/magnitude" for kind in ("labelled", "agreement", "disagreement")}
+    assert set(section.curves) == {f"{kind}/magnitude" for kind in ("labelled", "agreement", "disagreement")} | {
+        "shifted/magnitude/noise 0.2"}
+    for row in section.details["limits_under_noise"]:
+        assert row["accuracy"] >= row["dense_accuracy"] - row["disagreement"]
+        assert row["disagreement_at_most"] == pytest.approx(upper(round(30 * row["disagreement"]), 30, 0.05))
+        assert row["accuracy_at_least_agreement"] == pytest.approx(max(
+            0.0, 1 - upper(round(30 * (1 - row["dense_accuracy"])), 30, 0.1) - row["disagreement_at_most"]))
     assert section.notes[0].startswith("With probability 80 % over the draw of 30 test images, the limits of one kind hold")
+
+
+def test_the_certificate_shows_what_a_priori_bounds_promise(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.001, 0.5, criterion={"name": "sipp"}, evaluations=(
+        {"name": "certificate", "params": {"noise": []}}, {"name": "bounds"}))
+    results, _ = finished(recipe, tmp_path)
+    sections, failures = results.evaluate()
+    assert failures == []
+    assert list(sections) == ["certificate", "bounds"]
+    predicted = {row["requested_sparsity"]: row["predicted_accuracy"]
+                 for row in sections["bounds"].details["predictions"] if row["form"] == "deterministic"}
+    rows = sections["certificate"].details["limits"]
+    assert [row["accuracy_at_least_a_priori"] for row in rows] == [predicted[0.001], predicted[0.5]]
+    assert "a_priori/sipp" in sections["certificate"].curves
+    assert "limits_under_noise" not in sections["certificate"].details

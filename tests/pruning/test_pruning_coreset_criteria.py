@@ -135,7 +135,7 @@ def test_the_baselines_are_biased() -> None:
                 nn.init.ones_(parameter)
             prune_(net, full_masks(prunable(net)), 0.5, seams, generator=seeded(seed),
                    evidence=lambda masks, stage, seed=seed: Evidence(net, masks, shape=(1, 2, 2), generator=seeded(seed)))
-            found.append(float(net(x)[0, 0]))
+            found.append(float(net(x).detach()[0, 0]))
         assert found == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
 
 
@@ -155,7 +155,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
     evidence = Evidence(net, batches=given)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
-    edges, score = sensitivities(net, names, given, "max"), CoreNet().score(evidence)
+    edges, score = sensitivities(net, names, given, "max"), CoreNet(depth=True).score(evidence)
     grown = []
     for name in names:
         layer, total, count = net.get_submodule(name[:-7]), torch.zeros(99).double(), torch.zeros(99)
@@ -164,7 +164,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
             x = F.relu(net.get_submodule(other[:-7])(x))
         for row in x:
             for i in range(len(layer.weight)):
-                terms = [*(layer.weight[i] * row).tolist(), float(layer.bias[i])]
+                terms = [*(layer.weight[i] * row).tolist(), float(layer.bias[i].detach())]
                 total[i] += sum(map(abs, terms)) / abs(sum(terms))
                 count[i] += 1
         grown.append(float((total / count.clamp_min(1)).max()) + constants.kappa)
@@ -186,7 +186,8 @@ def test_points_without_a_limit_do_not_count() -> None:
 
 def test_deep_networks_have_finite_scores() -> None:
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(90)))
-    scores = CoreNet().score(Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))]))
+    scores = CoreNet(depth=True).score(
+        Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))]))
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
     assert float(scores["1.weight"].sum()) > float(scores["90.weight"].sum())
 
