@@ -9,7 +9,8 @@
 3. trained without.
 
 Every network is pruned in one shot by every method, and the evaluation `bounds` compares the errors that the methods'
-bounds promise with those measured. The table goes to `ladder.md` in the folder `--out`. `--quick` shows what the study does, in minutes.
+bounds promise with those measured. The table goes to `ladder.md` in the folder `--out`. `--quick` shows what the study does,
+in minutes.
 """
 
 from __future__ import annotations
