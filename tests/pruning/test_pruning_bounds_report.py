@@ -33,8 +33,8 @@ def outcome(sparsity: float, trial: int, dense: Tensor, size: float, drawn: bool
     law = Law(torch.ones(1, 2) / 2, torch.tensor([3 if drawn else -1]))
     found = Outcome(Pruned(sparsity, sparsity + 0.01 * trial, trial, {}, {}, {"w": law}))
     error = scale * size * normal(len(dense), CLASSES, seed=trial).abs() / 3
-    forms = {"error": error, "hoeffding": 2 * error + size, "minimum": 1.5 * error + size / 2, "paper": 0.3 * error + size / 9,
-             "minimum with no union bound": error + size / 3, "minimum with something": 9 * (error + size)}
+    forms = {"error": error, "hoeffding": 2 * error + size, "minimum": 1.5 * error + size / 2,
+             "paper": 0.3 * error + size / 9, "minimum with no union bound": error + size / 3, "minimum with something": 9 * (error + size)}
     for name, values in forms.items():
         found.logits[name] = list(values.split(25))
     found.answers = list((dense + error).split(25))
@@ -76,7 +76,8 @@ def test_predictions_are_those_of_a_loop() -> None:
                 margin = float(dense[n, y]) - max(float(dense[n, j]) for j in others)
                 needed += [(2 * float(bound[n].max()) / margin)**2] if margin > 0 else []
         count = IMAGES * len(group)
-        assert (one.predicted, one.optimistic, one.measured) == pytest.approx((sure / count, possible / count, right / count))
+        assert (one.predicted, one.optimistic, one.measured) == pytest.approx(
+            (sure / count, possible / count, right / count))
         assert one.predicted <= one.optimistic
         assert one.tightness is not None
         assert one.tightness.median == pytest.approx(median(ratios))
@@ -167,13 +168,18 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
                 one.layers["w"][form] = [torch.full_like(part, broken) for part in one.layers["w"][form]]
     found = summarise(outcomes, dense, labels, DELTA)
     curves = dict(_curves("method", found))
-    rows: list[Any] = [one.document() for one in found.predictions] + coverage("method", found) + _layer_rows("method", found)
-    section = Section(title="Bounds", version=1, curves=curves, details={"rows": rows}, notes=tuple(sentences("method", found)))
+    rows: list[Any] = [one.document() for one in (*found.predictions, *found.components)]
+    rows += coverage("method", found) + _layer_rows("method", found)
+    section = Section(title="Bounds", version=1, curves=curves, details={"rows": rows},
+                      notes=tuple(sentences("method", found)))
     text = json.dumps(section.model_dump(mode="json"), allow_nan=False)
     assert Section.model_validate_json(text) == section
     if broken == math.inf:
         last = found.form("minimum")[-1]
-        assert (last.bound, last.tightness, last.draws_factor, last.predicted, last.optimistic) == (None, None, None, 0, 1)
+        assert last.bound is not None
+        assert last.tightness is not None
+        assert (last.bound.median, last.tightness.log10, last.draws_factor, last.predicted, last.optimistic) == (
+            math.inf, None, None, 0, 1)
 
 
 def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
