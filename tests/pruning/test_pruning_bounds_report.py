@@ -34,7 +34,8 @@ def outcome(sparsity: float, trial: int, dense: Tensor, size: float, drawn: bool
     found = Outcome(Pruned(sparsity, sparsity + 0.01 * trial, trial, {}, {}, {"w": law}))
     error = scale * size * normal(len(dense), CLASSES, seed=trial).abs() / 3
     forms = {"error": error, "hoeffding": 2 * error + size, "minimum": 1.5 * error + size / 2,
-             "paper": 0.3 * error + size / 9, "minimum with no union bound": error + size / 3, "minimum with something": 9 * (error + size)}
+             "paper": 0.3 * error + size / 9, "minimum with no union bound": error + size / 3,
+             "minimum with something": 9 * (error + size)}
     for name, values in forms.items():
         found.logits[name] = list(values.split(25))
     found.answers = list((dense + error).split(25))
