@@ -148,14 +148,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("fold", [False, True])
-def test_logits_are_never_further_off_than_what_is_carried(name: str, fold: bool) -> None:
+def test_logits_are_never_further_off_than_what_is_carried(name: str) -> None:
     some = False
-    for seed in range(3):
-        torch.manual_seed(seed)
+    for fold in (False, True):
+        torch.manual_seed(fold)
         model = randomised(NETWORKS[name]())
         model = folded(model) if fold else model
-        for scale, size in ((1.0, 0.01), (1.0, 1.0), (100.0, 0.3)):
+        for scale, size in ((1.0, 1.0), (100.0, 0.1)):
             bound, error = carried(model, scale * torch.randn(5, 2, 6, 6, dtype=torch.float64), size)
             assert bool((error <= bound * (1 + 1e-9) + 1e-9 * error.amax()).all())
             some = some or bool((error > 0).any())
@@ -229,21 +228,17 @@ def test_what_has_no_rule_is_a_named_error(name: str) -> None:
 # BatchNorm
 
 
-def chain(*layers: nn.Module) -> nn.Module:
-    return nn.Sequential(*layers)
-
-
 FOLDABLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
-    "conv": (lambda: chain(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (2, 4, 4), 0),
-    "no bias": (lambda: chain(nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()), (2, 4, 4), 0),
-    "not affine": (lambda: chain(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)), (2, 4, 4), 0),
-    "linear": (lambda: chain(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2, bias=False),
-                             nn.BatchNorm1d(2, affine=False)), (5,), 0),
-    "tokens": (lambda: chain(nn.Linear(5, 4), nn.BatchNorm1d(3)), (3, 5), 1),
-    "before": (lambda: chain(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), (2, 4, 4), 1),
-    "after an activation": (lambda: chain(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)), (2, 4, 4), 1),
-    "no statistics": (lambda: chain(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)), (2, 4, 4), 1),
-    "twice": (lambda: chain(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)), (2, 4, 4), 1),
+    "conv": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (2, 4, 4), 0),
+    "no bias": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()), (2, 4, 4), 0),
+    "not affine": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)), (2, 4, 4), 0),
+    "linear": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2, bias=False),
+                                     nn.BatchNorm1d(2, affine=False)), (5,), 0),
+    "tokens": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3)), (3, 5), 1),
+    "before": (lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), (2, 4, 4), 1),
+    "after an activation": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)), (2, 4, 4), 1),
+    "no statistics": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)), (2, 4, 4), 1),
+    "twice": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)), (2, 4, 4), 1),
     "resnet": (lambda: CifarResNet(depth=8, width=0.25, shortcut="B", channels=2).build(), (2, 8, 8), 0),
 }
 
@@ -288,7 +283,7 @@ def test_what_is_shared_is_not_folded() -> None:
 
 
 def test_a_network_in_training_keeps_its_mode_and_its_weights() -> None:
-    model = chain(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
     before = copy.deepcopy(model.state_dict())
     folded(model)
     assert model.training

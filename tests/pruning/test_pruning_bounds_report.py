@@ -33,12 +33,13 @@ def outcome(sparsity: float, trial: int, dense: Tensor, size: float, drawn: bool
     law = Law(torch.ones(1, 2) / 2, torch.tensor([3 if drawn else -1]))
     found = Outcome(Pruned(sparsity, sparsity + 0.01 * trial, trial, {}, {}, {"w": law}))
     error = scale * size * normal(len(dense), CLASSES, seed=trial).abs() / 3
-    forms = {"error": error, "hoeffding": 2 * error + size, "minimum": 1.5 * error + size / 2, "paper": 0.3 * error + size / 9,
-             "minimum with no union bound": error + size / 3, "minimum with something": 9 * (error + size)}
+    forms = {"error": error, "hoeffding": 2 * error + size, "minimum": 1.5 * error + size / 2,
+             "paper": 0.3 * error + size / 9, "minimum with no union bound": error + size / 3,
+             "minimum with something": 9 * (error + size)}
     for name, values in forms.items():
         found.logits[name] = list(values.split(25))
     found.answers = list((dense + error).split(25))
-    found.layers = {"w": {name: [one.amax(1) for one in parts] for name, parts in found.logits.items() if "paper" != name}}
+    found.layers = {"w": {name: [one.amax(1) for one in parts] for name, parts in found.logits.items() if name != "paper"}}
     found.layers["w"]["error"][0][:3] = 0.0
     found.above = {name: [torch.zeros(len(dense)).bool()] for name in forms}
     if trial == 1:
@@ -76,7 +77,8 @@ def test_predictions_are_those_of_a_loop() -> None:
                 margin = float(dense[n, y]) - max(float(dense[n, j]) for j in others)
                 needed += [(2 * float(bound[n].max()) / margin)**2] if margin > 0 else []
         count = IMAGES * len(group)
-        assert (one.predicted, one.optimistic, one.measured) == pytest.approx((sure / count, possible / count, right / count))
+        shares = sure / count, possible / count, right / count
+        assert (one.predicted, one.optimistic, one.measured) == pytest.approx(shares)
         assert one.predicted <= one.optimistic
         assert one.tightness is not None
         assert one.tightness.median == pytest.approx(median(ratios))
@@ -167,8 +169,10 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
                 one.layers["w"][form] = [torch.full_like(part, broken) for part in one.layers["w"][form]]
     found = summarise(outcomes, dense, labels, DELTA)
     curves = dict(_curves("method", found))
-    rows: list[Any] = [one.document() for one in found.predictions] + coverage("method", found) + _layer_rows("method", found)
-    section = Section(title="Bounds", version=1, curves=curves, details={"rows": rows}, notes=tuple(sentences("method", found)))
+    rows: list[Any] = [*(one.document() for one in found.predictions), *coverage("method", found),
+                       *_layer_rows("method", found)]
+    section = Section(title="Bounds", version=1, curves=curves, details={"rows": rows},
+                      notes=tuple(sentences("method", found)))
     text = json.dumps(section.model_dump(mode="json"), allow_nan=False)
     assert Section.model_validate_json(text) == section
     if broken == math.inf:
