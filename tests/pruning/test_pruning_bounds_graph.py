@@ -139,7 +139,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "strided": lambda: convolution(stride=2), "dilated": lambda: convolution(dilation=2, padding=2),
     "cat": lambda: Net(joined, wide=nn.Linear(10, 3)), "sums": lambda: Net(flowing, **three()),
     "cat with a constant": lambda: Net(lambda net, x: net.fc(
-        torch.cat([net.b(net.a(x))[:, :3], torch.ones(5, 1, 6, 6).double()], 1).mean((2, 3)))),
+        torch.cat([net.b(net.a(x))[:, :3], torch.full((5, 1, 6, 6), -100.0).double()], 1).mean((2, 3)))),
     "batchnorm": lambda: Net(normed, norm=nn.BatchNorm2d(4), flat=nn.BatchNorm1d(4, affine=False)),
     **{f"shortcut {kind}": (lambda kind=kind: CifarResNet(depth=8, width=0.25, shortcut=kind, channels=2, classes=3).build())
        for kind in "AB"},
@@ -174,6 +174,16 @@ def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does(
     weights, errors = own_errors(model, changed, x)
     with torch.no_grad():
         torch.testing.assert_close(Carrier(model).carry(x, weights, errors), model(x) - changed(x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("between", [nn.LeakyReLU(-3.0), nn.LeakyReLU(3.0), lambda h: F.leaky_relu(h, 3.0),
+                                     lambda h: F.leaky_relu(h, negative_slope=-3.0)])
+def test_where_a_leaky_relu_is_steeper_below_zero_errors_grow_by_that(between: Any) -> None:
+    model = Net(lambda net, x: net.b(net.between(net.a(x))) if isinstance(between, nn.Module) else net.b(between(net.a(x))),
+                a=nn.Linear(1, 1), b=nn.Linear(1, 1), **({"between": between} if isinstance(between, nn.Module) else {}))
+    errors = {"a.weight": torch.tensor([[0.5]])}
+    found = Carrier(model).carry(-torch.ones(1, 1), {"b.weight": torch.tensor([[-2.0]])}, errors)
+    assert float(found) == pytest.approx(3 * 2 * 0.5)
 
 
 @pytest.mark.parametrize(("function", "kind"), [
