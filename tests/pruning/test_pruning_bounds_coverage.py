@@ -95,14 +95,14 @@ def images(count: int, signed: bool, seed: int = 0) -> Tensor:
     return torch.randn(count, *SHAPE, generator=rng) if signed else torch.rand(count, *SHAPE, generator=rng)
 
 
-def study(network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, signed: bool | None = None) -> Study:
+def study(network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, **fields: Any) -> Study:
     torch.manual_seed(7)
-    build, negative = NETWORKS[network] if isinstance(network, str) else (lambda: network, signed is not False)
+    build, negative = NETWORKS[network] if isinstance(network, str) else (lambda: network, True)
     model = build()
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.weight.data.mul_(scale)
-    asked = cases.recipe(0.5, criterion=method)
+    asked = cases.recipe(0.5, criterion=method, **fields)
     x = images(40, negative, 1)
     found = Study(model, Seams.of(asked, asked.criteria[0]), [(x, torch.arange(40) % 3)], SHAPE, seeded(), ())
     if found.sampled:
@@ -151,20 +151,24 @@ def certified(found: list[Outcome]) -> list[str]:
 @pytest.mark.parametrize("method", SAMPLERS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(network: str, method: str) -> None:
-    for scale in (1.0, 100.0):
-        found = outcomes(study(network, SAMPLERS[method], scale), 4, NETWORKS[network][1])
-        ball = ["ball", "ball bernstein"] if method.startswith("mussay") else []
-        assert certified(found) == ["hoeffding", "bernstein", "minimum", *ball]
-        for form in certified(found):
-            assert broken(found, form) == 0, form
-            assert all(bool((one[form] >= one["error"] * (1 - 1e-9)).all()) for one in found)
+    scale = {"mlp": 10.0, "negative inputs": 1.0, "residual": 100.0, "flat": 1.0}[network]
+    found = outcomes(study(network, SAMPLERS[method], scale), 4, NETWORKS[network][1])
+    ball = ["ball", "ball bernstein"] if method.startswith("mussay") else []
+    assert certified(found) == ["hoeffding", "bernstein", "minimum", *ball]
+    for form in certified(found):
+        assert broken(found, form) == 0, form
+        assert all(bool((one[form] >= one["error"] * (1 - 1e-9)).all()) for one in found)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", SAMPLERS)
-@pytest.mark.parametrize(("network", "scale"), [("negative inputs", 1.0), ("residual", 10.0)])
+@pytest.mark.parametrize(("network", "scale", "method"), [
+    *(("negative inputs", 1.0, method) for method in SAMPLERS),
+    *(("residual", 10.0, method) for method in ("pfp top", "corenet corenet")),
+    ("flat", 100.0, "mussay importance")])
 def test_four_hundred_draws_are_covered(network: str, scale: float, method: str) -> None:
-    found = outcomes(study(network, SAMPLERS[method], scale), 400, NETWORKS[network][1])
+    few = {"name": "amplified", "params": {"repeats": 10, "division": "proportional"}}
+    fields = {"sparsifier": few} if "plus_plus" in method else {}
+    found = outcomes(study(network, SAMPLERS[method], scale, **fields), 400, NETWORKS[network][1])
     for form in certified(found):
         assert covers(broken(found, form), 400, DELTA), form
 
@@ -175,7 +179,8 @@ def one_sum() -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("method", ["sipp randomized", "corenet corenet", "corenet plus_plus"])
+@pytest.mark.parametrize("method", ["sipp randomized", "corenet corenet",
+                                    pytest.param("corenet plus_plus", marks=pytest.mark.slow)])
 def test_one_sum_of_a_sampler_is_covered_and_a_twentieth_of_its_bound_is_not(method: str) -> None:
     """With one output and one input the union is over two forms, two sides: the bound of the whole study has power."""
     of = study(one_sum(), SAMPLERS[method])
@@ -188,19 +193,19 @@ def test_one_sum_of_a_sampler_is_covered_and_a_twentieth_of_its_bound_is_not(met
             assert not covers(int((errors > bounds / 20).sum()), 200, 0.1)
 
 
-@pytest.mark.parametrize("method", DETERMINISTIC)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=pytest.mark.slow) if name in ("wanda", "random", "taylor")
+                                    else name for name in DETERMINISTIC])
 @pytest.mark.parametrize("network", [*NETWORKS, "tiny"])
 def test_what_is_not_drawn_is_never_further_off(network: str, method: str) -> None:
     """Sides of a single weight too, in the tiny one."""
     tiny = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-    for scale in (1.0, 100.0):
-        of = study(tiny if network == "tiny" else network, DETERMINISTIC[method], scale)
-        pruned = [of.prune(sparsity, 1, seeded()) for sparsity in (0.05, 0.2, 0.5, 0.6)]
-        found = of.outcomes(pruned, images(5, True, 2), DELTA)
-        assert "deterministic" in found[0].forms
-        for form in certified(found):
-            assert broken(found, form) == 0
-            assert all(bool((one[form] >= one["error"] * (1 - 1e-9)).all()) for one in found)
+    of = study(tiny if network == "tiny" else network, DETERMINISTIC[method], 10.0)
+    pruned = [of.prune(sparsity, 1, seeded()) for sparsity in (0.05, 0.2, 0.5, 0.6)]
+    found = of.outcomes(pruned, images(5, True, 2), DELTA)
+    assert "deterministic" in found[0].forms
+    for form in certified(found):
+        assert broken(found, form) == 0
+        assert all(bool((one[form] >= one["error"] * (1 - 1e-9)).all()) for one in found)
 
 
 def test_a_removed_channel_that_a_shortcut_carries_on_is_missed_there() -> None:
@@ -213,16 +218,16 @@ def test_a_removed_channel_that_a_shortcut_carries_on_is_missed_there() -> None:
             self.map = Padded(3, [-1, 0, 1, 2])
             self.a.weight.data = torch.tensor([1.0, 0.9, 1e-3]).reshape(3, 1, 1, 1)
             self.a.bias.data = torch.tensor([0.0, 0.0, 5.0])
-            self.b.weight.data = 1e-3 * torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(4, 1, 1, 1).expand(4, 3, 1, 1).clone()
+            self.b.weight.data = torch.full((4, 3, 1, 1), 1e-3)
 
         def forward(self, x: Tensor) -> Tensor:
             h = F.relu(self.a(x))
             return self.fc((self.b(h) + self.map(h)).mean((2, 3)))
 
-    of = study(Net(), {"name": "filter_norm"})
-    pruned = of.prune(0.25, 0, seeded())
+    of = study(Net(), {"name": "filter_norm"}, allocation={"name": "global"})
+    pruned = of.prune(0.18, 0, seeded())
     assert pruned.masks["a.weight"].flatten().tolist() == [True, True, False]
-    assert bool(pruned.masks["b.weight"].flatten(1).any(1)[3])
+    assert bool(pruned.masks["b.weight"].flatten(1).any(1).all())
     (found,) = of.outcomes([pruned], images(3, True), DELTA)
     assert bool((found["deterministic"] >= found["error"]).all())
     assert float(found["error"].amax()) > 1

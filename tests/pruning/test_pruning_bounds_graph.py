@@ -139,7 +139,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "strided": lambda: convolution(stride=2), "dilated": lambda: convolution(dilation=2, padding=2),
     "cat": lambda: Net(joined, wide=nn.Linear(10, 3)), "sums": lambda: Net(flowing, **three()),
     "cat with a constant": lambda: Net(lambda net, x: net.fc(
-        torch.cat([net.b(net.a(x))[:, :3], torch.ones(5, 1, 6, 6).double()], 1).mean((2, 3)))),
+        torch.cat([net.b(net.a(x))[:, :3], torch.full((5, 1, 6, 6), -100.0).double()], 1).mean((2, 3)))),
     "batchnorm": lambda: Net(normed, norm=nn.BatchNorm2d(4), flat=nn.BatchNorm1d(4, affine=False)),
     **{f"shortcut {kind}": (lambda kind=kind: CifarResNet(depth=8, width=0.25, shortcut=kind, channels=2, classes=3).build())
        for kind in "AB"},
@@ -148,14 +148,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("fold", [False, True])
-def test_logits_are_never_further_off_than_what_is_carried(name: str, fold: bool) -> None:
+def test_logits_are_never_further_off_than_what_is_carried(name: str) -> None:
     some = False
-    for seed in range(3):
-        torch.manual_seed(seed)
+    for fold in (False, True):
+        torch.manual_seed(fold)
         model = randomised(NETWORKS[name]())
         model = folded(model) if fold else model
-        for scale, size in ((1.0, 0.01), (1.0, 1.0), (100.0, 0.3)):
+        for scale, size in ((1.0, 1.0), (100.0, 0.1)):
             bound, error = carried(model, scale * torch.randn(5, 2, 6, 6, dtype=torch.float64), size)
             assert bool((error <= bound * (1 + 1e-9) + 1e-9 * error.amax()).all())
             some = some or bool((error > 0).any())
@@ -175,6 +174,16 @@ def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does(
     weights, errors = own_errors(model, changed, x)
     with torch.no_grad():
         torch.testing.assert_close(Carrier(model).carry(x, weights, errors), model(x) - changed(x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("between", [nn.LeakyReLU(-3.0), nn.LeakyReLU(3.0), lambda h: F.leaky_relu(h, 3.0),
+                                     lambda h: F.leaky_relu(h, negative_slope=-3.0)])
+def test_where_a_leaky_relu_is_steeper_below_zero_errors_grow_by_that(between: Any) -> None:
+    model = Net(lambda net, x: net.b(net.between(net.a(x))) if isinstance(between, nn.Module) else net.b(between(net.a(x))),
+                a=nn.Linear(1, 1), b=nn.Linear(1, 1), **({"between": between} if isinstance(between, nn.Module) else {}))
+    errors = {"a.weight": torch.tensor([[0.5]])}
+    found = Carrier(model).carry(-torch.ones(1, 1), {"b.weight": torch.tensor([[-2.0]])}, errors)
+    assert float(found) == pytest.approx(3 * 2 * 0.5)
 
 
 @pytest.mark.parametrize(("function", "kind"), [
@@ -229,21 +238,17 @@ def test_what_has_no_rule_is_a_named_error(name: str) -> None:
 # BatchNorm
 
 
-def chain(*layers: nn.Module) -> nn.Module:
-    return nn.Sequential(*layers)
-
-
 FOLDABLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
-    "conv": (lambda: chain(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (2, 4, 4), 0),
-    "no bias": (lambda: chain(nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()), (2, 4, 4), 0),
-    "not affine": (lambda: chain(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)), (2, 4, 4), 0),
-    "linear": (lambda: chain(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2, bias=False),
-                             nn.BatchNorm1d(2, affine=False)), (5,), 0),
-    "tokens": (lambda: chain(nn.Linear(5, 4), nn.BatchNorm1d(3)), (3, 5), 1),
-    "before": (lambda: chain(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), (2, 4, 4), 1),
-    "after an activation": (lambda: chain(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)), (2, 4, 4), 1),
-    "no statistics": (lambda: chain(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)), (2, 4, 4), 1),
-    "twice": (lambda: chain(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)), (2, 4, 4), 1),
+    "conv": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (2, 4, 4), 0),
+    "no bias": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()), (2, 4, 4), 0),
+    "not affine": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)), (2, 4, 4), 0),
+    "linear": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2, bias=False),
+                                     nn.BatchNorm1d(2, affine=False)), (5,), 0),
+    "tokens": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3)), (3, 5), 1),
+    "before": (lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), (2, 4, 4), 1),
+    "after an activation": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)), (2, 4, 4), 1),
+    "no statistics": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)), (2, 4, 4), 1),
+    "twice": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)), (2, 4, 4), 1),
     "resnet": (lambda: CifarResNet(depth=8, width=0.25, shortcut="B", channels=2).build(), (2, 8, 8), 0),
 }
 
@@ -288,7 +293,7 @@ def test_what_is_shared_is_not_folded() -> None:
 
 
 def test_a_network_in_training_keeps_its_mode_and_its_weights() -> None:
-    model = chain(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
     before = copy.deepcopy(model.state_dict())
     folded(model)
     assert model.training
