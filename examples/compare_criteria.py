@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from examples.embedded import service
+from examples.jobs import run
 from secateur import Client
 
 STAGED = ("lm", "qm", "obd")
@@ -37,18 +38,13 @@ def main() -> int:
     with running as url, Client(url) as client:
         model = client.models.upload(arguments.model, "cifar_resnet", kwargs={"depth": 20}, normalize=NORMALIZE)
         dataset = client.datasets.upload(arguments.images, name=arguments.images.stem)
-        job = client.jobs.submit({
+        job = run(client, {
             "type": "prune", "model": {"id": model.id}, "dataset": {"id": dataset.id, "limit": {"train": arguments.train}},
             "criterion": [*({"name": name, "params": {"pi": pi, "images": arguments.calibration}}
                             for name in STAGED for pi in (1, 14)),
                           *({"name": name} for name in OTHERS)],
             "targets": {"sparsity": arguments.sparsity}, "independent": True, "batchnorm": "keep",
-            "retrain": {"mode": "fine_tune", "epochs": 1, "optimizer": {"lr": 0.01}}})
-        print(f"submitted {job.id} at {url}", flush=True)
-        job = client.jobs.wait(job.id)
-        print(f"{job.id} {job.status}")
-        for format in ("html", "md", "json"):
-            (out / f"report.{format}").write_bytes(client.jobs.report(job.id, format=format))
+            "retrain": {"mode": "fine_tune", "epochs": 1, "optimizer": {"lr": 0.01}}}, out)
     print(f"report  {out / 'report.html'}")
     return 0 if job.status == "succeeded" else 1
 

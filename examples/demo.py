@@ -20,6 +20,7 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from examples.embedded import service
+from examples.jobs import save_reports
 from pruning.data.builtin import datasets
 from pruning.data.tensors import Data, prepare
 from pruning.library import load_model, read_sparse
@@ -65,12 +66,10 @@ def main() -> int:
         for checkpoint in results.checkpoints:
             client.jobs.download(job.id, checkpoint.id, out / f"{checkpoint.id}.sparse.safetensors",
                                  sha256=checkpoint.sha256["sparse"])
-        for format in ("html", "md", "json"):
-            (out / f"report.{format}").write_bytes(client.jobs.report(job.id, format=format))
+        report = save_reports(client, job.id, out)
         chosen = results.recommended or results.checkpoints[0].id
         client.jobs.download(job.id, chosen, out / f"{chosen}.dense.safetensors", format="dense")
 
-    report = Report.model_validate_json((out / "report.json").read_bytes())
     show(report)
     same = check(report, data, chosen, out)
     console.print(f"\nreport       {out / 'report.html'}")

@@ -264,8 +264,8 @@ class Pipeline:
         each = TRAIN_COST + (TEACHER_COST if teacher is not None else 0)
         controls = Controls(saver=saver, every_steps=self.checkpoint_steps, warn=self.ledger.warn, at_epoch=at_epoch,
                             advance=lambda images: self.ledger.advance(each * images))
-        train_(model, self.data, schedule, seed=self.recipe.seed, name=name, masks=masks, start_epoch=epochs[0],
-               stop_epoch=epochs[1], teacher=teacher, controls=controls)
+        train_(model, self.data, schedule, seed=self.recipe.seed, name=name, masks=masks, exclude=self.recipe.exclude,
+               start_epoch=epochs[0], stop_epoch=epochs[1], teacher=teacher, controls=controls)
 
     def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> TrialRound:
         masks, note = self.ledger.part(name, "mask."), self.ledger.load(name, "none.")[1]

@@ -6,14 +6,14 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.checkpoints import WRITERS
 from pruning.compact import write_arch
@@ -169,8 +169,9 @@ class Results:
             saved = self.pipeline.stages.load(stage)
             assert saved is not None
         epochs = self.pipeline.costs.retrain_epochs if name == "control" and self.pipeline.control_retrained else 0
-        return Network(**measured.document().model_dump(), retrain_epochs=epochs, sparsity=0.0, density=1.0, prune_ratio=0.0,
-                       parameters=count(model), **saved[1])
+        zero = zeros(prunable(model, self.pipeline.recipe.exclude).values())
+        return Network(**measured.document().model_dump(), retrain_epochs=epochs, sparsity=zero, density=1.0 - zero,
+                       prune_ratio=0.0, parameters=count(model), **saved[1])
 
     def _checkpoint(self, done: TrialRound, dense: nn.Module, partial: bool) -> Checkpoint:
         saved = self.pipeline.stages.load(f"export-{done.id}")
@@ -230,6 +231,12 @@ def layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[La
                            kept=int(masks[name].sum()) if pruned else parameter.numel(),
                            reason=None if pruned else reason_dense(model, name, exclude)))
     return tuple(found)
+
+
+def zeros(weights: Iterable[Tensor]) -> float:
+    """Fraction of the weights that are exactly zero; of a network trained with an L1 penalty many are before any pruning."""
+    found = [(int((weight == 0).sum()), weight.numel()) for weight in weights]
+    return sum(zero for zero, _ in found) / sum(total for _, total in found)
 
 
 def count(model: nn.Module) -> int:

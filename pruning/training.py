@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from pruning.data.tensors import Data, augment, resolve_augment
 from pruning.errors import DivergenceError, OutOfMemoryError
-from pruning.masks import apply_masks_
+from pruning.masks import apply_masks_, prunable
 from pruning.schemas.recipe import Distill
-from pruning.schemas.training import LrSchedule, Optimizer, Training
+from pruning.schemas.training import LrSchedule, Optimizer, Train, Training
 from pruning.seeding import generator
 from pruning.types import Masks
 
@@ -86,17 +86,18 @@ def lr_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
 
 
 def train_(model: nn.Module, data: Data, training: Training, *, seed: int, name: str, masks: Masks | None = None,
-           start_epoch: int = 0, stop_epoch: int | None = None, teacher: Teacher | None = None,
-           controls: Controls | None = None) -> None:
+           exclude: Collection[str] = (), start_epoch: int = 0, stop_epoch: int | None = None,
+           teacher: Teacher | None = None, controls: Controls | None = None) -> None:
     """Train the model in place on `data.fit` from `start_epoch` to `stop_epoch` of the schedule, pruned weights at zero.
 
     Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean cross-entropy, or on the
     teacher's loss; the order of the images and their augmentation are derived from (seed, name, epoch, step), so the result
-    depends on no global state. The masks are applied after every update. With
+    depends on no global state. After every update follow the proximal step of the schedule's `Penalty`, if it has one, on
+    the prunable weights but `exclude`, and the masks. With
     `controls.saver` the state is kept every `controls.every_steps` steps and a later call goes on from there, to the same
     bytes on the same device and thread count. Raises `DivergenceError` when the loss is no number.
     """
-    _Run(model, data, training, seed, name, masks or {}, teacher, controls or Controls()).go(
+    _Run(model, data, training, seed, name, masks or {}, exclude, teacher, controls or Controls()).go(
         start_epoch, training.epochs if stop_epoch is None else stop_epoch)
 
 
@@ -110,9 +111,11 @@ class _Run:
     """One training: the state that must survive an interruption, and the loop."""
 
     def __init__(self, model: nn.Module, data: Data, training: Training, seed: int, name: str, masks: Masks,
-                 teacher: Teacher | None, controls: Controls) -> None:
+                 exclude: Collection[str], teacher: Teacher | None, controls: Controls) -> None:
         self.model, self.data, self.training, self.masks, self.controls = model, data, training, masks, controls
         self.teacher = teacher
+        self.l1 = training.l1 if isinstance(training, Train) else 0.0
+        self.penalised = [weight for name, weight in prunable(model).items() if name not in exclude] if self.l1 else []
         self.seed, self.name = seed, name
         self.device = next(model.parameters()).device
         self.mode = resolve_augment(training.augment, data.shape)
@@ -160,6 +163,9 @@ class _Run:
                     raise
                 self._shrink(len(index))
         self.optimizer.step()
+        if self.l1:
+            spec = self.training.optimizer
+            shrink_(self.penalised, self.l1 * spec.lr * factor / (1 - spec.momentum))
         if self.masks:
             apply_masks_(self.model, self.masks)
         return loss
@@ -235,6 +241,19 @@ class _Run:
         images, batch = len(self.data.fit), self.training.batch_size
         self.controls.advance((epoch - start_epoch) * min(self.steps * batch, images) + min(step * batch, images))
         return epoch, step
+
+
+def shrink_(weights: Sequence[Tensor], threshold: float) -> None:
+    """The proximal step of threshold times the L1 norm: w <- sign(w) max(|w| - threshold, 0), zeros positive.
+
+    >>> weight = torch.tensor([2.0, 0.5, -0.5, -2.0])
+    >>> shrink_([weight], 0.5)
+    >>> weight
+    tensor([ 1.5000,  0.0000,  0.0000, -1.5000])
+    """
+    with torch.no_grad():
+        for weight in weights:
+            weight.sub_(weight.clamp(-threshold, threshold))
 
 
 def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:

@@ -15,8 +15,9 @@ NOTES = (
     "A bound is of |z' - z| for every output of a layer and every logit z, at the test images looked at; those of layers "
     "are carried to the logits by |w'| e + own error, and through activations by their largest slope. All layers, outputs, "
     "positions and images share the failure probability.",
-    "Certified are `hoeffding`, `bernstein`, `minimum` (the smaller of the two, the failure probability divided) and, where "
-    "nothing is drawn, `deterministic`, which cannot fail. `paper` is the form of the method's paper or code with its "
+    "Certified are `hoeffding`, `bernstein`, `minimum` (the smaller of the two, the failure probability divided), `ball`, "
+    "`ball bernstein` (the same for the most a draw could be) and, where nothing is drawn, `deterministic`, which cannot "
+    "fail. `paper` is the form of the method's paper or code with its "
     "constants; it rests on assumptions about inputs not seen and is not certified.",
     "Promised accuracy counts the images whose label's logit less its bound exceeds every other logit plus its own; `not "
     "ruled out` counts those it does not exclude. Vacuous is what promises no more than chance.",

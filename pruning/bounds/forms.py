@@ -17,9 +17,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pruning.bounds.inputs import Inputs
 from pruning.bounds.sums import Sums, bernstein, hoeffding, products, total
 from pruning.evidence import Evidence
-from pruning.layers import Layer, Use, matrix
+from pruning.layers import Layer, matrix
 from pruning.types import Law
 
 CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic", "ball", "ball bernstein")
@@ -40,6 +41,8 @@ class Drawn:
     """Bool, as `scores`: what remains."""
     law: Law
     """Of a deterministic sparsifier, probabilities in proportion to the scores, and nothing drawn."""
+    open: Tensor
+    """Probabilities of what is not there for certain, (rows, terms), 0 for what is."""
     sums: Sums
     patches: Tensor
     """(N, G, K, L), as in `pruning.layers`."""
@@ -50,7 +53,11 @@ class Drawn:
     delta: float
     sampled: bool
     """Whether the sparsifier draws, in this layer or another."""
-    seen: Mapping[str, Use] = field(default_factory=dict)
+    by_weight: bool
+    """Whether terms are single weights, or else input channels."""
+    first: Tensor | None = None
+    """Where several inputs are one channel, which of them are, see `pruning.bounds.sums.firsts`."""
+    seen: Mapping[str, Inputs] = field(default_factory=dict)
     """What every layer sees of the same inputs, by weight."""
     prepared: Any = None
     """What the criterion found out once, see `Preparing`."""
@@ -85,7 +92,8 @@ class Drawn:
     @cached_property
     def distinct(self) -> Tensor:
         """How many terms of a row remain, (S, 1, rows, 1)."""
-        remaining = (self.kept & (self.law.probabilities > 0)).sum(1)
+        once = True if self.first is None else (self.first == torch.arange(self.first.shape[1])).flatten()
+        remaining = (self.kept & (self.law.probabilities > 0) & once).sum(1)
         return self.by_side(torch.where(self.law.draws > 0, remaining, self.law.draws))
 
     @cached_property
@@ -104,11 +112,6 @@ class Drawn:
         if not self.by_weight:
             gone = gone.reshape(len(gone), len(size), 1, -1).repeat_interleave(self.kernel, 3)
         return products(size * gone, self.patches.abs())
-
-    @property
-    def by_weight(self) -> bool:
-        """Whether terms are single weights, or else input channels."""
-        return self.kept.shape[1] == self.weight[0].numel() and len(self.kept) == 2 * len(self.weight)
 
     @property
     def _rows(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pruning.errors import StructureError
 from pruning.layers import Layer, groups
@@ -26,7 +27,7 @@ LIPSCHITZ: Mapping[Any, float] = {
     torch.tanh: 1.0, "tanh": 1.0, nn.Sigmoid: 0.25, torch.sigmoid: 0.25, "sigmoid": 0.25, nn.Softplus: 1.0, F.softplus: 1.0,
     nn.GELU: 1.129, F.gelu: 1.129, nn.SiLU: 1.1, F.silu: 1.1, nn.LeakyReLU: 1.0, F.leaky_relu: 1.0, nn.Hardtanh: 1.0,
 }
-"""By activation, the largest slope."""
+"""By activation, the largest slope; that of a leaky ReLU where its own is not larger, see `_slope`."""
 NONNEGATIVE = {
     F.pad, operator.getitem, torch.flatten, torch.cat, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d,
     F.max_pool2d, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.index_select, nn.Flatten,
@@ -36,8 +37,13 @@ NONNEGATIVE = {
 """Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
 SHAPES = {nn.Flatten, nn.Identity, nn.Unflatten, torch.flatten, torch.reshape, "flatten", "view", "reshape", "contiguous"}
 """Nothing but another shape."""
+SIZES = {getattr, "size", "dim", "numel", operator.getitem, len}
+"""Shapes and sizes, which have no error."""
+LINEAR_FROM = 20
+"""Where a softplus is taken for linear by default: it jumps by less than 1e-8 there."""
 SILENT = {nn.Dropout, nn.Dropout2d, F.dropout}
 """Nothing, in eval mode."""
+IN_PLACE = {operator.iadd, "add_"}
 SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "add_", "sub"}
 
 
@@ -53,7 +59,8 @@ def folded(model: nn.Module) -> nn.Module:
     """A copy in eval mode with every BatchNorm folded into the Linear or Conv2d whose output it alone normalises.
 
     W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). Names of weights stay as they are;
-    a folded BatchNorm becomes an `Identity`.
+    a folded BatchNorm becomes an `Identity`. One after a Linear is taken to normalise its features, not its tokens, where
+    these are as many.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
     >>> folded(net)[1]
@@ -71,7 +78,7 @@ def folded(model: nn.Module) -> nn.Module:
             continue
         layer = modules.get(str(before.target)) if before.op == "call_module" else None
         once = calls.count(str(before.target)) == 1 == calls.count(str(node.target)) and len(before.users) == 1
-        if isinstance(layer, Layer) and once:
+        if isinstance(layer, Layer) and once and norm.num_features == len(layer.weight):
             _fold_(layer, norm)
             parent, _, child = str(node.target).rpartition(".")
             setattr(found.get_submodule(parent), child, nn.Identity())
@@ -100,9 +107,8 @@ def is_chain(model: nn.Module) -> bool:
 
 
 def _fold_(layer: Layer, norm: _BatchNorm) -> None:
-    fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    weight, bias = fuse(layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps,  # type: ignore[arg-type]
-                        norm.weight, norm.bias)
+    weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, norm.running_mean,  # type: ignore[arg-type]
+                                        norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
     layer.weight, layer.bias = weight, nn.Parameter(bias.detach(), weight.requires_grad)
 
 
@@ -127,14 +133,21 @@ class Carrier(fx.Interpreter):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(traced(model))
+        graph = traced(model)
+        _refuse_overwritten(graph)
+        super().__init__(graph)
+        self.calls = Counter(str(node.target) for node in graph.graph.nodes)
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.weights: Mapping[str, Tensor] = {}
         self.errors: Mapping[str, Tensor] = {}
+        self._inputs: Tensor | None = None
+        self._values: dict[str, Tensor] = {}
 
     def carry(self, inputs: Tensor, weights: Mapping[str, Tensor], errors: Mapping[str, Tensor]) -> Tensor:
         """The error of every logit, (N, classes), for inputs that both networks see alike."""
         self.weights, self.errors = weights, errors
+        if inputs is not self._inputs:  # the dense network's own values are the same for all errors
+            self._inputs, self._values = inputs, {}
         with torch.no_grad():
             found = self.run(Bounded(inputs, torch.zeros_like(inputs)))
         if not isinstance(found, Bounded):
@@ -145,18 +158,20 @@ class Carrier(fx.Interpreter):
         """A layer, a BatchNorm that was not folded, or what `_passed` knows."""
         module = self.fetch_attr(target)
         given = args[0] if args else None
-        if not isinstance(given, Bounded):
+        if not _any(args) and not _any(kwargs):
             return super().call_module(target, args, kwargs)
-        if isinstance(module, Layer):
+        if isinstance(module, Layer) and isinstance(given, Bounded):
             name = self.names[id(module.weight)]
             error, own = _apply(module, given.error, self.weights.get(name)), self.errors.get(name)
-            return Bounded(module(given.value), error if own is None else error + own)
-        if isinstance(module, _BatchNorm):
-            assert module.running_var is not None
+            value = self._values.get(target)
+            if value is None or self.calls[target] > 1:
+                value = self._values[target] = module(given.value)
+            return Bounded(value.clone(), error if own is None else error + own)
+        if isinstance(module, _BatchNorm) and isinstance(given, Bounded) and module.running_var is not None:
             scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.abs()
             return Bounded(module(given.value), given.error * scale.reshape(1, -1, *[1] * (given.value.dim() - 2)))
-        return _passed(type(module), module, (given,), {}, type(module).__name__)
+        return _passed(type(module), module, args, kwargs, type(module).__name__)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As `_passed` has it."""
@@ -174,19 +189,50 @@ def _passed(kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     """An operation without weights of its own on values and errors; `StructureError` for one that is not known."""
     if not _any(args) and not _any(kwargs):
         return call(*args, **kwargs)
+    unknown = StructureError(f"errors of layers cannot be carried through {name}: no rule is known for it")
+    first = args[0] if args else None
+    if not (kind in SUMS | SILENT | NONNEGATIVE or kind in LIPSCHITZ or kind in SIZES):
+        raise unknown
     value = call(*_part(args, "value"), **_part(kwargs, "value"))
-    if not isinstance(value, Tensor):  # a shape, a size
+    if kind in SIZES and not _tensors(value):
         return value
-    if kind in SUMS and not kwargs:
-        errors = [one.error for one in args[:2] if isinstance(one, Bounded)]
-        return Bounded(value, sum(errors[1:], errors[0]).expand_as(value))
-    if kind in SILENT:
-        return Bounded(value, args[0].error)
-    if kind in LIPSCHITZ and isinstance(args[0], Bounded):
-        return Bounded(value, LIPSCHITZ[kind] * args[0].error)
+    if not isinstance(value, Tensor):
+        raise unknown
+    if kind in SUMS and not kwargs and len(args) == 2:
+        errors = [one.error for one in args if isinstance(one, Bounded)]
+        return Bounded(value, sum(errors[1:], errors[0]).expand_as(value).contiguous())
+    if kind in SILENT and isinstance(first, Bounded):
+        return Bounded(value, first.error)
+    if kind in LIPSCHITZ and isinstance(first, Bounded):
+        return Bounded(value, _slope(kind, call, args, kwargs) * first.error)
     if kind in NONNEGATIVE:
+        if kind is F.pad:  # what is padded with a number has no error
+            return Bounded(value, F.pad(*_part(args[:3], "error"), **_part(kwargs, "error") | {"value": None}))
+        if kind is torch.cat:
+            args, kwargs = _bounded(args), _bounded(kwargs)
         return Bounded(value, call(*_part(args, "error"), **_part(kwargs, "error")))
-    raise StructureError(f"errors of layers cannot be carried through {name}: no rule is known for it")
+    raise unknown
+
+
+def _slope(kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """The largest slope of an activation with its parameters; `StructureError` for a softplus that jumps."""
+    if kind in (nn.LeakyReLU, F.leaky_relu):
+        own = args[1] if len(args) > 1 else kwargs.get("negative_slope", getattr(call, "negative_slope", 0.01))
+        return max(1.0, abs(float(own)))
+    if kind in (nn.Softplus, F.softplus):
+        threshold = args[2] if len(args) > 2 else kwargs.get("threshold", getattr(call, "threshold", LINEAR_FROM))
+        if threshold < LINEAR_FROM:
+            raise StructureError(f"errors of layers cannot be carried through a softplus that is linear from {threshold} on")
+    return LIPSCHITZ[kind]
+
+
+def _refuse_overwritten(module: fx.GraphModule) -> None:
+    """Raise `StructureError` where a sum in place overwrites what is used again: its error would not be that of the sum."""
+    order = {node: place for place, node in enumerate(module.graph.nodes)}
+    for node in module.graph.nodes:
+        into = node.args[0] if node.target in IN_PLACE and node.args else None
+        if isinstance(into, fx.Node) and any(order[user] > order[node] for user in into.users):
+            raise StructureError(f"errors of layers cannot be carried through {node.name}: what it adds to is used again")
 
 
 def _apply(layer: Layer, error: Tensor, weight: Tensor | None) -> Tensor:
@@ -197,6 +243,19 @@ def _apply(layer: Layer, error: Tensor, weight: Tensor | None) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(error, layer._reversed_padding_repeated_twice, mode=mode)
     return F.conv2d(padded, size, None, layer.stride, 0, layer.dilation, groups(layer))
+
+
+def _tensors(value: Any) -> bool:
+    return any(map(_tensors, value)) if isinstance(value, tuple | list) else isinstance(value, Tensor)
+
+
+def _bounded(value: Any) -> Any:
+    """Nested arguments, each plain tensor as one without an error."""
+    if isinstance(value, dict):
+        return {key: _bounded(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_bounded(one) for one in value)
+    return Bounded(value, torch.zeros_like(value)) if isinstance(value, Tensor) else value
 
 
 def _any(value: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.sums import together
 from pruning.layers import matrix
 
 Activation = Callable[[Tensor], Tensor]
@@ -71,34 +72,41 @@ def bernstein(total: Tensor | float, variation: Tensor | float, draws: Tensor | 
 def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimension: int, c: float) -> Paper:
     """`paper` with t over the ball of all inputs at hand, as layers are bounded; without draws, what is pruned of t.
 
+    An activation that is larger at an input at hand than `activation` lets it be, as one of another kind, counts as it is.
+
     `norms` (in,) are those of the points that write what the layer reads, biases included, `radius` (N,) bounds what those
     see, with the 1 for the bias. t = max_j max_i |w_ij| phi(beta ||p_j||) / p_j, which is the sum of the importances where
     neurons are drawn by them. `ball` and `ball bernstein` take it for the range of a draw, and hold for every input of that
-    norm.
+    norm. Nothing is said of single weights.
     """
+    if layer.by_weight:
+        return Paper(None)
     largest, weight = LARGEST[activation], matrix(layer.layer, layer.weight).abs()
     outgoing = weight.reshape(*weight.shape[:2], -1, layer.kernel).sum(3)  # (G, O, in / G)
-    sides = layer.law.probabilities.masked_fill((layer.law.probabilities >= 1) & (layer.law.draws != 0)[:, None], 0.0)
     reads = _sizes(layer)
 
     def total(values: Tensor, by_output: bool) -> Tensor:
         """t of activations (N, in): (S, N, 1 or out, 1)."""
-        if by_output:
-            each = (outgoing * values.reshape(len(values), len(weight), 1, -1)).flatten(1, 2)
-        else:
+        if layer.first is None and not by_output:
             each = (outgoing.amax(1).flatten() * values)[:, None]
+        else:
+            each = outgoing[None] * values.reshape(len(values), len(weight), 1, -1)  # (N, G, O, in / G)
+            if layer.first is not None:
+                each = together(each[..., None], layer.first[:, None, :, None])[..., 0]
+            each = each.flatten(1, 2) if by_output else each.amax(2).flatten(1)[:, None]
         found = []
-        for p in sides:
+        for p in layer.open:
             groups = p.reshape(len(weight), 1, -1).expand(-1, weight.shape[1], -1).flatten(0, 1) if by_output else p[None]
             found.append(torch.where(groups > 0, each / torch.where(groups > 0, groups, 1.0), 0.0).amax(2))
         return torch.stack(found)[..., None]
 
-    ball = total(largest(radius.amax() * norms)[None], by_output=False)
+    most = torch.maximum(largest(radius.amax() * norms), reads.amax(0))[None]
+    ball = total(most, by_output=False)
     draws = layer.draws.clamp_min(0).double()
     lost = layer.lost * ball
 
     def error(found: Tensor) -> Tensor:
-        whole = torch.where(layer.draws == 0, ball, found.nan_to_num(0.0, posinf=0.0))
+        whole = torch.where(layer.draws == 0, ball, found)
         return torch.where(layer.draws < 0, lost, whole).expand_as(layer.sums.value).sum(0) + layer.missing.abs()
 
     def of(t: Tensor, counts: Tensor = draws) -> Tensor:
@@ -111,7 +119,7 @@ def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimensio
     swaps = {
         "the norm of each input": of(total(largest(radius[:, None] * norms), by_output=False)),
         "activations as they are": of(total(reads, by_output=False)),
-        "outgoing weights of each output": of(total(largest(radius.amax() * norms)[None], by_output=True)),
+        "outgoing weights of each output": of(total(most, by_output=True)),
         "no union over the ball": error(paper(ball, draws.clamp_min(1), layer.delta, 0, c)),
         "distinct neurons for draws": of(ball, layer.distinct.clamp_min(1)),
     }

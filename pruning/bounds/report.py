@@ -29,11 +29,8 @@ class Spread:
     @staticmethod
     def of(values: Tensor) -> Spread | None:
         """Of the values that are numbers, infinite ones too; None where there are none."""
-        known = values[~values.isnan()].double()
-        if not len(known):
-            return None
-        ordered = known.sort().values  # quantiles without interpolation, which infinity would spoil
-        return Spread(*(float(ordered[math.ceil(share * len(ordered)) - 1]) for share in (0.5, 0.95)))
+        ordered = values[~torch.isnan(values)].double().sort().values
+        return Spread(_quantile(ordered, 0.5), _quantile(ordered, 0.95)) if len(ordered) else None
 
     @property
     def log10(self) -> float | None:
@@ -200,6 +197,13 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
         {name: Spread.of(torch.cat(values)) for name, values in layers.items()},
         sum(bool(torch.cat(one.above[form]).any()) for one in group), len(group), 1 / dense.shape[1],
         _finite(needed.median) if needed and drawn else None)
+
+
+def _quantile(ordered: Tensor, part: float) -> float:
+    """By linear interpolation, of any number of values; infinite where a neighbour is."""
+    place = part * (len(ordered) - 1)
+    low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
+    return low if low == high else low + (high - low) * (place - math.floor(place))
 
 
 def _mean(values: Sequence[Tensor]) -> float:

@@ -15,10 +15,13 @@ from torch.nn import functional as F
 
 from pruning.bounds.forms import Bounded, Drawn, Preparing, Relative, certified
 from pruning.bounds.graph import Carrier, folded, is_chain
-from pruning.bounds.sums import Sums, channel_sums, edge_sums
+from pruning.bounds.inputs import Inputs
+from pruning.bounds.rows import by_row, certainly, columns
+from pruning.bounds.sums import Sums, channel_sums, edge_sums, firsts, products
+from pruning.channels import ChannelGraph
 from pruning.errors import EvidenceError, ParameterError, StructureError
 from pruning.evidence import Batches, Evidence
-from pruning.layers import Layer, Use, groups, patches, recording
+from pruning.layers import Layer, groups, matrix, recording
 from pruning.masks import apply_masks_, density, full_masks
 from pruning.round import Seams, alive_scores
 from pruning.types import Compensating, Law, Masks, Scores, Selection, Shape
@@ -76,8 +79,12 @@ class Study:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
         if not Study.takes(seams):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
-        self.model, self.seams = folded(model).double(), seams
+        dense = copy.deepcopy(model).double().eval()
+        self.model, self.seams = folded(dense), seams
         given = [(inputs.double(), labels) for inputs, labels in batches]
+        for inputs, _ in given[:1]:
+            if not torch.allclose(self.answers(inputs[:1]), dense(inputs[:1]), 1e-6, 1e-6, equal_nan=True):
+                raise StructureError("a BatchNorm cannot be folded into the layer before: it normalises no channels of it")
         self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
         self.names = list(self.evidence.weights)
         self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
@@ -117,8 +124,9 @@ class Study:
         copies = [self._network(one) for one in pruned]
         inputs, self.delta = inputs.double(), delta
         first = self._seen(inputs[:1])
-        counts = {name: use.layer.weight.shape[0] * patches(use.layer, use.inputs).shape[-1] for name, use in first.items()}
-        every = 2 * len(inputs) * sum(counts.values())
+        counts = {name: len(one.layer.weight) * one.patches.shape[-1] for name, one in first.items()}
+        rows = [len(law.draws) for one in pruned for law in one.laws.values()] if self._channels else []
+        every = max([2, *rows]) * len(inputs) * sum(counts.values())
         logs = math.log(2 * every / delta), math.log(2 * 2 * every / delta)
         part = max(1, MEMORY // (8 * 12 * max(1, sum(counts.values()))))
         for chunk in torch.split(inputs, part):
@@ -136,7 +144,7 @@ class Study:
                     self._depth(outcome, seen, chunk, dense)
         return found
 
-    def _bound(self, outcome: Outcome, seen: Mapping[str, Use], cache: Cache, chunk: Tensor,
+    def _bound(self, outcome: Outcome, seen: Mapping[str, Inputs], cache: Cache, chunk: Tensor,
                logs: tuple[float, float]) -> None:
         pruned, criterion = outcome.pruned, self.seams.criterion
         errors: dict[str, dict[str, Tensor]] = {}
@@ -155,6 +163,7 @@ class Study:
                     outcome.assumption.append(float(paper.assumption.double().mean()))
             alive = pruned.masks[name].flatten(1).any(1) if self._channels else torch.ones(len(drawn.weight)).bool()
             true = _outputs(use.layer, pruned.weights[name] - drawn.weight, use.inputs).abs() * alive[None, :, None]
+            gone = 0.0 if bool(alive.all()) else self._removed(drawn, pruned.masks, alive)
             slack = ROUNDING * drawn.sums.size.sum(0)
             kept = outcome.layers.setdefault(name, {})
             kept.setdefault("error", []).append(true.flatten(1).amax(1))
@@ -163,13 +172,13 @@ class Study:
                 kept.setdefault(form, []).append(error.flatten(1).amax(1))
                 wrong = (true > error + slack).flatten(1).any(1)
                 above[form] = above[form] | wrong if form in above else wrong
-                errors.setdefault(form, {})[name] = _shaped(use.layer, error, use.inputs)
+                errors.setdefault(form, {})[name] = use.shaped(error + gone)
         if isinstance(criterion, Relative) and self.chain:
             with torch.no_grad():
                 size = self.model(chunk).abs()
             for form, tau in criterion.relative(every).items():
                 relative = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
-                outcome.logits.setdefault(form, []).append(torch.where(size > 0, relative, 0.0))
+                outcome.logits.setdefault(form, []).append(relative.nan_to_num(math.inf, posinf=math.inf))
                 above[form] = torch.zeros(len(chunk), dtype=torch.bool)
         for form, each in errors.items():
             base = errors[form.partition(" with ")[0]]  # a layer that knows nothing of a factor has it as it is
@@ -179,27 +188,47 @@ class Study:
             wrong = (true > outcome.logits[form][-1] * (1 + ROUNDING) + ROUNDING * true.amax()).any(1)
             outcome.above.setdefault(form, []).append(layers | wrong)
 
-    def _drawn(self, name: str, uses: Mapping[str, Use], pruned: Pruned, cache: Cache,
+    def _drawn(self, name: str, uses: Mapping[str, Inputs], pruned: Pruned, cache: Cache,
                logs: tuple[float, float]) -> Drawn:
         layer, weight, mask = uses[name].layer, self.evidence.weights[name], pruned.masks[name]
-        seen = patches(layer, uses[name].inputs)
-        scores = _by_row(self.scores[name] if isinstance(self.seams.criterion, Bounded) else weight.abs(), weight,
+        seen = uses[name].patches
+        scores = by_row(self.scores[name] if isinstance(self.seams.criterion, Bounded) else weight.abs(), layer, weight,
                          self._channels)
         law = pruned.laws.get(name)
         if law is None:
-            law = _certain(scores)
-        kept = (_columns(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
-        random = law.probabilities.masked_fill((law.probabilities >= 1) & (law.draws != 0)[:, None], 0.0)
+            law = certainly(scores)
+        kept = (columns(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
+        certain = (law.probabilities >= 1) & (law.draws != 0)[:, None] & kept
+        random, first = law.probabilities.masked_fill(certain, 0.0), None
         if self._channels and name in pruned.laws:  # those of the groups that the layer reads, as they were drawn
-            scores = random * (scores * (random > 0)).sum(1, keepdim=True)
+            first = self._firsts(name, layer)
+            shares = random if first is None else random * (first == torch.arange(first.shape[1])).flatten()
+            scores = shares * (scores * (random > 0)).sum(1, keepdim=True)
         if name not in cache or not torch.equal(cache[name][0], random):
-            sums = channel_sums if self._channels else edge_sums
-            cache[name] = random, sums(layer, weight, seen, random)
+            cache[name] = random, (channel_sums(layer, weight, seen, random, first) if self._channels else
+                                   edge_sums(layer, weight, seen, random))
         log, split = (log + math.log(law.repeats) for log in logs)
-        return Drawn(name, layer, weight, scores, kept, law, cache[name][1], seen, log, split, self.delta,
-                     self.sampled, uses, self.prepared)
+        return Drawn(name, layer, weight, scores, kept, law, random, cache[name][1], seen, log, split, self.delta,
+                     self.sampled, not self._channels, first, uses, self.prepared)
 
-    def _depth(self, outcome: Outcome, seen: Mapping[str, Use], chunk: Tensor, dense: Tensor) -> None:
+    def _removed(self, drawn: Drawn, masks: Masks, alive: Tensor) -> Tensor:
+        """What outputs that are removed were, and no longer give to those they are carried into, (N, out, L)."""
+        found = products(matrix(drawn.layer, drawn.weight)[None], drawn.patches)[0]
+        bias, gone = drawn.layer.bias, masks.get(f"{drawn.name.removesuffix('weight')}bias")
+        if bias is not None and gone is not None:
+            found = found + (bias.detach() * ~gone)[:, None]
+        return found.abs() * ~alive[None, :, None]
+
+    def _firsts(self, name: str, layer: Layer) -> Tensor | None:
+        """Which inputs are one channel, None where each is one of its own."""
+        found = firsts(layer, self._graph.inputs[name.rpartition(".")[0]])
+        return None if bool((found == torch.arange(found.shape[1])).all()) else found
+
+    @cached_property
+    def _graph(self) -> ChannelGraph:
+        return ChannelGraph.of(self.model, self.evidence.shape, self.names)
+
+    def _depth(self, outcome: Outcome, seen: Mapping[str, Inputs], chunk: Tensor, dense: Tensor) -> None:
         """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit over its error.
 
         sum_l max_i epsilon_li max_k |z'_k - z_k| / max_i |error_li|, z' with the weights of layer l alone replaced.
@@ -233,7 +262,7 @@ class Study:
         apply_masks_(network, pruned.masks)
         return network
 
-    def _seen(self, inputs: Tensor) -> dict[str, Use]:
+    def _seen(self, inputs: Tensor) -> dict[str, Inputs]:
         with torch.no_grad(), recording(self.model, self.names) as uses:
             self.model(inputs)
         for name, calls in uses.items():
@@ -241,31 +270,7 @@ class Study:
                 raise StructureError(f"{name} is used {len(calls)} times; bounds are for layers that are used once")
             if not bool(torch.isfinite(calls[0].inputs).all()):
                 raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
-        return {name: calls[0] for name, calls in uses.items()}
-
-
-def _by_row(score: Tensor, weight: Tensor, channels: bool) -> Tensor:
-    """Scores as the law has its rows; where they are no shares of a sum, the sizes of the weights stand for them."""
-    usable = bool((score >= 0).all())
-    if channels:
-        if not (usable and score.shape[:2] == (1, weight.shape[1])):
-            score = weight.abs().flatten(2).sum(2).amax(0) if weight.dim() > 2 else weight.abs().amax(0)
-        return score.flatten()[None].double()
-    found = (score.expand_as(weight) if usable else weight.abs()).double().flatten(1)
-    return torch.cat([found * (weight.flatten(1) > 0), found * (weight.flatten(1) < 0)])
-
-
-def _certain(scores: Tensor) -> Law:
-    """Of a row from which nothing is drawn."""
-    sums = scores.sum(1, keepdim=True)
-    return Law(torch.where(sums > 0, scores / torch.where(sums > 0, sums, 1.0), 0.0),
-               torch.full((len(scores),), -1, device=scores.device))
-
-
-def _columns(mask: Tensor, layer: Layer) -> Tensor:
-    """Which input channels any output still reads, (in,)."""
-    by_group = mask.reshape(groups(layer), -1, *mask.shape[1:]).transpose(1, 2).flatten(2)  # (G, in / G, ...)
-    return by_group.any(2).flatten()
+        return {name: Inputs(calls[0]) for name, calls in uses.items()}
 
 
 def _outputs(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
@@ -275,11 +280,3 @@ def _outputs(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
     return F.conv2d(padded, weight, None, layer.stride, 0, layer.dilation, groups(layer)).flatten(2)
-
-
-def _shaped(layer: Layer, error: Tensor, inputs: Tensor) -> Tensor:
-    """(N, out, L) as the layer's output."""
-    if isinstance(layer, nn.Linear):
-        return error.transpose(1, 2).reshape(*inputs.shape[:-1], len(layer.weight))
-    with torch.no_grad():
-        return error.reshape(layer(inputs).shape)

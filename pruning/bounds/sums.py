@@ -64,8 +64,10 @@ def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tens
                 (second - value.square()).clamp_min(0.0), torch.stack(low), torch.stack(high))
 
 
-def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
+def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, first: Tensor | None = None) -> Sums:
     """Those of input channels; `probabilities` (R, in), a channel above 0 in one row at most.
+
+    Inputs that a flattening makes of one channel are drawn together: `first` of `firsts` says which they are.
 
     >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
     >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
@@ -81,9 +83,34 @@ def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: T
         unfolded = inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1])
         terms = torch.einsum("gock,ngckl->ngocl", by_channel, unfolded)
         sizes = torch.einsum("gock,ngckl->ngocl", by_channel.abs(), unfolded.abs())
+        terms = terms if first is None else together(terms, first[None, :, None, :, None])
         each.append(torch.stack([_row(terms, sizes, p) for p in rows], 1))
     value, size, variance, low, high = _outputs(torch.cat(each, 4))
     return Sums(value, size, variance, low, high)
+
+
+def firsts(layer: Layer, channels: Tensor) -> Tensor:
+    """Of every input of a layer, the first one in its group that is the same channel, (G, in / G); `channels` (in,) numbers.
+
+    >>> firsts(torch.nn.Linear(4, 1), torch.tensor([7, 7, 3, 3]))
+    tensor([[0, 0, 2, 2]])
+    """
+    by_group = channels.reshape(groups(layer), -1)
+    places = torch.arange(by_group.shape[1]).expand_as(by_group)
+    each = by_group + (int(channels.max()) + 1) * torch.arange(len(by_group))[:, None]
+    _, numbers = torch.unique(each, return_inverse=True)
+    least = torch.full((each.numel(),), each.shape[1]).scatter_reduce(0, numbers.flatten(), places.flatten(), "amin")
+    return least[numbers]
+
+
+def together(terms: Tensor, first: Tensor) -> Tensor:
+    """Terms with what is drawn together summed at the first of its inputs, 0 at the others; along the last but one dimension
+    of `terms`, (..., C, L), with `first` to broadcast against it.
+
+    >>> together(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0], [1], [0]])).flatten()
+    tensor([4., 2., 0.])
+    """
+    return torch.zeros_like(terms).scatter_add_(-2, first.expand_as(terms), terms)
 
 
 def products(weights: Tensor, patches: Tensor) -> Tensor:

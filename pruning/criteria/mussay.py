@@ -21,7 +21,7 @@ from pruning.bounds.mussay import LARGEST, bound, importance
 from pruning.channels import ChannelGraph
 from pruning.criteria import criteria
 from pruning.evidence import Evidence
-from pruning.layers import Layer, groups, matrix, patches
+from pruning.layers import Layer, groups, matrix
 from pruning.points import Points
 from pruning.types import Scores
 
@@ -101,8 +101,7 @@ class Mussay:
         inputs = incoming.graph.inputs.get(layer.name.rpartition(".")[0])
         norms = torch.ones(layer.kept.shape[1]).double() if inputs is None else incoming.norms[inputs]
         before = incoming.writers(layer.name)
-        squares = [patches(layer.seen[name].layer, layer.seen[name].inputs).square().sum(2).flatten(1).amax(1)
-                   for name in before if name in layer.seen]
+        squares = [layer.seen[name].squares for name in before if name in layer.seen]
         one = layer.patches.new_ones(len(layer.patches))
         dimension = sum(layer.seen[name].layer.weight[0].numel() for name in before if name in layer.seen)
         return bound(layer, norms.to(layer.patches), torch.stack([one, *squares]).sum(0).sqrt(), incoming.activation,

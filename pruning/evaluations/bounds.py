@@ -33,7 +33,7 @@ from pruning.trial import Trial
 
 GRID = (0.001, 0.01, 0.1, 0.3)
 """Sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little is pruned."""
-WORK = 2_000_000_000
+WORK = 1_000_000_000
 """Multiply-adds of all images together, where the recipe does not say how many images."""
 QUICK = 200
 Sparsity = Annotated[float, Field(gt=0, lt=1)]

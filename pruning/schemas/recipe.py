@@ -51,11 +51,11 @@ class Retrain(Training):
 
     `none`: nothing. `fine_tune`: train on with this schedule. `weight_rewind`: the surviving weights return to those of
     `rewind_epoch` and the schedule resumes there. `lr_rewind`: the weights stay, the schedule resumes at `rewind_epoch`.
-    Where the job trains the dense network itself (`model.train`), both rewindings replay that schedule. `gradual`: the
-    rounds to a target share one run of this schedule. Round i = 0 ... R - 1 prunes before epoch floor(i prune_epochs / R)
-    (default of `prune_epochs`: three quarters of `epochs`) and trains up to the next; the last trains to the end. The
-    learning rate and the order of the images go on as in one training; the optimiser's momentum starts anew after each
-    pruning. With the schedule `cubic` this is gradual magnitude pruning (GMP).
+    Where the job trains the dense network itself (`model.train`), both rewindings replay that schedule with its penalty.
+    `gradual`: the rounds to a target share one run of this schedule. Round i = 0 ... R - 1 prunes before epoch floor(i
+    prune_epochs / R) (default of `prune_epochs`: three quarters of `epochs`) and trains up to the next; the last trains to
+    the end. The learning rate and the order of the images go on as in one training; the optimiser's momentum starts anew
+    after each pruning. With the schedule `cubic` this is gradual magnitude pruning (GMP).
     """
 
     mode: Literal["none", "fine_tune", "weight_rewind", "lr_rewind", "gradual"] = "fine_tune"
@@ -164,11 +164,14 @@ class Recipe(Document):
     def digest(self) -> str:
         """SHA-256 of the recipe with every default written in, as canonical JSON (hex).
 
-        Two ways to write one recipe have one digest: a criterion or a list of one; what has no effect before training.
+        Two ways to write one recipe have one digest: a criterion or a list of one; what has no effect before training; no
+        penalty or one of zero.
         """
         document = self.model_dump(mode="json") | {"criterion": [one.model_dump(mode="json") for one in self.criteria]}
         if self.when == "before_training":
             del document["retrain"], document["batchnorm"]
         elif self.retrain.mode == "gradual":
             document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
+        if self.train is not None and not self.train.l1:
+            del document["train"]["penalty"]
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

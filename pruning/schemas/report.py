@@ -81,6 +81,7 @@ class Network(Evaluated):
     """A network of the report: what it loses and what it costs."""
 
     sparsity: float
+    """Fraction of the prunable weights that are zero; of the network as given and of the control, without any pruning."""
     density: float
     prune_ratio: float
     """Fraction of all parameters (biases and BatchNorm included) that are zero by pruning."""

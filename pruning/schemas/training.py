@@ -64,7 +64,6 @@ class Training(Document):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
 
-
     @model_validator(mode="after")
     def _schedule_inside(self) -> Training:
         last = max(self.lr_schedule.milestones, default=0.0)
@@ -73,12 +72,42 @@ class Training(Document):
         return self
 
 
+class Penalty(Document):
+    """What is added to the training loss: l1 sum |w| over the weights of every Linear and Conv2d that may be pruned.
+
+    Those are the weights that train and are not in the job's `exclude`; biases and BatchNorm are not penalised. The term is
+    minimised by a proximal step after every update, w <- sign(w) max(|w| - t, 0) with t = l1 lr / (1 - momentum): SGD with
+    momentum moves a weight by lr / (1 - momentum) times a constant gradient, so that the networks at which the training
+    rests are those of the penalised loss (Parikh and Boyd, Proximal Algorithms, 2014, section 4.2). Unlike a subgradient
+    step, which passes zero by, it leaves exact zeros: the trained network is sparse.
+    """
+
+    l1: Annotated[float, Field(ge=0)]
+
+
 class Train(Training):
-    """Train the dense network first; the weights at `rewind_epoch` are kept for weight rewinding."""
+    """Train the dense network first; the weights at `rewind_epoch` are kept for weight rewinding.
+
+    Whatever replays this schedule replays all of it, the penalty too: weight and learning-rate rewinding, and the training
+    that follows with `before_training`. Fine-tuning and gradual runs follow `retrain`, without a penalty.
+    """
 
     optimizer: Optimizer = Optimizer(lr=0.1)
     lr_schedule: LrSchedule = LrSchedule(name="cosine")
     rewind_epoch: Annotated[int, Field(ge=0)] = 0
+    penalty: Penalty | None = None
+
+    @property
+    def l1(self) -> float:
+        """The strength of the L1 penalty, 0 without one."""
+        return self.penalty.l1 if self.penalty is not None else 0.0
+
+    @model_validator(mode="after")
+    def _one_step_for_all(self) -> Train:
+        if self.l1 and self.optimizer.name != "sgd":
+            raise ValueError(f"penalty: l1 needs the optimizer 'sgd'; {self.optimizer.name!r} takes a step of another size "
+                             "for every weight, and one threshold would not minimise the penalised loss")
+        return self
 
     @model_validator(mode="after")
     def _rewind_inside(self) -> Train:

@@ -39,6 +39,7 @@ MODES: dict[str, dict[str, Any]] = {
     "trained lr_rewind": {"retrain": {"mode": "lr_rewind"}, "train": TRAIN},
     "trained weight_rewind": {"retrain": {"mode": "weight_rewind"}, "train": TRAIN},
     "trained fine_tune": {"retrain": {"mode": "fine_tune", **OPTIMIZER}, "train": TRAIN},
+    "l1 weight_rewind": {"retrain": {"mode": "weight_rewind"}, "train": TRAIN | {"penalty": {"l1": 0.02}}},
     "before_training": {"when": "before_training", "train": TRAIN},
     "gradual": {"retrain": {"mode": "gradual", "epochs": 6, **OPTIMIZER}},
     "distilled": {"retrain": {"mode": "fine_tune", "epochs": 2, "distill": True, **OPTIMIZER}},

@@ -73,6 +73,21 @@ def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: s
     assert set(report.usage) >= {"dense", "control"}
 
 
+@pytest.mark.parametrize("mode", ["fine_tune", "lr_rewind"])
+def test_a_network_trained_with_l1_says_how_sparse_it_is(tmp_path: Path, mode: str) -> None:
+    """Fine-tuning has no penalty, rewinding replays it; excluded weights are neither penalised nor counted."""
+    train = {"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}, "penalty": {"l1": 0.03}}
+    retrain = {"mode": mode} | ({"epochs": 4, "optimizer": {"lr": 0.05}} if mode == "fine_tune" else {})
+    results, _ = finished(cases.recipe(0.9, train=train, retrain=retrain, exclude=("3.weight",)), tmp_path)
+    report, dense = results.report(), results.pipeline.dense()
+    weight = dense.get_parameter("1.weight")
+    assert report.baseline.sparsity == int((weight == 0).sum()) / 96 > 0.1
+    assert report.baseline.density == 1 - report.baseline.sparsity
+    assert report.baseline.parameters == 123
+    assert dense.get_parameter("3.weight").all()
+    assert (report.control.sparsity > 0.1) == (mode == "lr_rewind")
+
+
 def test_increases_are_paired_with_given_and_control(tmp_path: Path) -> None:
     results, _ = finished(cases.recipe(0.8, **MODES["fine_tune"]), tmp_path)
     pipeline = results.pipeline

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method, Recipe, Retrain, Targets
 from pruning.schemas.report import Estimate
-from pruning.schemas.training import Train
+from pruning.schemas.training import Penalty, Train
 
 MODEL, DATA = {"id": "mdl_00000000"}, {"builtin": "digits"}
 TRAIN = {"architecture": "mlp", "train": {"epochs": 3, "rewind_epoch": 1}}
@@ -52,6 +52,9 @@ def test_the_least_job_has_every_default() -> None:
     {"retrain": {"mode": "gradual", "epochs": 8}, "targets": {"sparsity": [0.5, 0.9]}, "independent": True},
     {"retrain": {"mode": "gradual", "epochs": 8}, "model": TRAIN},
     {"allocation": {"name": "uniform"}, "granularity": {"name": "weight"}},
+    {"model": {"architecture": "mlp", "train": {"penalty": {"l1": 1e-4}}}, "retrain": {"mode": "weight_rewind"}},
+    {"model": {"architecture": "mlp", "train": {"penalty": {"l1": 0}, "optimizer": {"name": "adamw"}}}},
+    {"when": "before_training", "model": {"architecture": "mlp", "train": {"penalty": {"l1": 1e-4}}}},
     {"when": "before_training", "model": TRAIN},
     {"when": "before_training", "model": TRAIN, "retrain": {"mode": "none"}},
     {"model": {"id": "mdl_00000000", "train": {"epochs": 2}}},
@@ -115,6 +118,13 @@ def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
      "leave retrain.rewind out"),
     ({"model": TRAIN, "retrain": {"mode": "lr_rewind", "epochs": 2}}, "epochs come from model.train"),
     ({"model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 2}}}, "must lie before the last"),
+    ({"model": MODEL | {"train": {"penalty": {"l1": -1e-4}}}}, "greater than or equal to 0"),
+    ({"model": MODEL | {"train": {"penalty": {"l1": float("inf")}}}}, "finite number"),
+    ({"model": MODEL | {"train": {"penalty": {"l1": float("nan")}}}}, "finite number|greater than"),
+    ({"model": MODEL | {"train": {"penalty": {}}}}, "Field required"),
+    ({"model": MODEL | {"train": {"penalty": {"l2": 1}}}}, "Extra inputs are not permitted"),
+    ({"model": MODEL | {"train": {"penalty": {"l1": 1e-4}, "optimizer": {"name": "adamw"}}}}, "needs the optimizer 'sgd'"),
+    ({"retrain": {"penalty": {"l1": 1e-4}}}, "Extra inputs are not permitted"),
     ({"retrain": {"optimizer": {"name": "adamw", "momentum": 0.5}}}, "momentum has no effect with the optimizer"),
     ({"retrain": {"optimizer": {"betas": [0.5, 0.5]}}}, "betas has no effect with the optimizer"),
     ({"retrain": {"optimizer": {"nesterov": True, "momentum": 0}}}, "nesterov needs momentum"),
@@ -157,7 +167,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "targets": [{"targets": {"sparsity": [0.5]}}, {"targets": {"sparsity": [0.5, 0.9000001]}}],
     "exclude": [{"exclude": ["fc1.weight"]}],
     "train": [{"train": {}}, {"train": {"epochs": 2}}, {"train": {"epochs": 2, "rewind_epoch": 1}},
-              {"train": {"augment": "crop"}}],
+              {"train": {"augment": "crop"}}, {"train": {"penalty": {"l1": 1e-4}}}, {"train": {"penalty": {"l1": 2e-4}}}],
     "retrain": [{"retrain": {"mode": "none"}}, {"retrain": {"epochs": 2}}, {"retrain": {"batch_size": 64}},
                 {"retrain": {"precision": "bf16"}}, {"retrain": {"optimizer": {"lr": 0.02}}},
                 {"retrain": {"optimizer": {"weight_decay": 0}}}, {"retrain": {"lr_schedule": {"name": "cosine"}}},
@@ -192,15 +202,19 @@ def test_defaults_and_order_do_not_change_the_digest() -> None:
 def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
     """It names the stages on disk: where it must change, running jobs start again, and this line says so."""
     assert Recipe(targets=Targets(sparsity=(0.5,))).digest() == DIGEST
+    assert Recipe(targets=Targets(sparsity=(0.5,)), train=Train(epochs=2)).digest() == TRAINED_DIGEST
 
 
 DIGEST = "247f548591674d381a85d049fb63c6349624c4f0f937f28d386d11e182ce3eb7"
+TRAINED_DIGEST = "925ffeb0f84c4b8958ca0812fbda7b0ceaef9e23e1d63944a2c8694671b9f77c"
 
 
 def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
     targets, train = Targets(sparsity=(0.5,)), Train(epochs=2)
     one = Method(name="magnitude")
     assert Recipe(targets=targets, criterion=one).digest() == Recipe(targets=targets, criterion=(one,)).digest()
+    assert Recipe(targets=targets, train=Train(epochs=2, penalty=Penalty(l1=0))).digest() == \
+        Recipe(targets=targets, train=train).digest()
     early = Recipe(targets=targets, train=train, when="before_training")
     none = Recipe(targets=targets, train=train, when="before_training", retrain=Retrain(mode="none"))
     assert early.digest() == none.digest()
