@@ -23,6 +23,7 @@ from pruning.bounds.study import Study
 from pruning.calibration import first
 from pruning.checkpoints import read_sparse, write_sparse
 from pruning.criteria import criteria
+from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import DeviceError, EvidenceError
 from pruning.evidence import Evidence
@@ -36,7 +37,7 @@ from pruning.schemas.report import Evaluated
 from pruning.stages import Stages
 from pruning.types import Calibrated, Masks
 
-__all__ = ["BoundReport", "PrunedModel", "bound", "load_model", "prune", "read_sparse", "score", "write_sparse"]
+__all__ = ["BoundReport", "PrunedModel", "bound", "corrupt", "load_model", "prune", "read_sparse", "score", "write_sparse"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.data.corruptions import corrupt
+from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
 from pruning.measure import EVAL_BATCH
 from pruning.seeding import generator

@@ -105,6 +105,7 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.architectures import architectures
     from pruning.criteria import criteria
     from pruning.data.builtin import datasets
+    from pruning.data.corruptions import corruptions
     from pruning.evaluations import evaluations
     from pruning.granularities import granularities
     from pruning.schedules import schedules
@@ -114,7 +115,7 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
             "granularities": granularities.catalogue(),
             "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
             "evaluations": evaluations.catalogue(), "architectures": architectures.catalogue(),
-            "datasets": datasets.catalogue(), "corruptions": []}
+            "datasets": datasets.catalogue(), "corruptions": corruptions.catalogue()}
 
 
 VERBS = {"model": check_model, "dataset": check_dataset, "estimate": estimate, "catalogue": catalogue}

@@ -25,6 +25,7 @@ from pruning.allocations import allocations
 from pruning.architectures import architectures
 from pruning.criteria import criteria
 from pruning.data.builtin import datasets
+from pruning.data.corruptions import corruptions
 from pruning.errors import BudgetError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.evidence import Evidence
@@ -44,7 +45,8 @@ from pruning.trial import Trial
 from pruning.types import Budget, Masks, Scores, Seeing, Sparse, View
 
 REGISTRIES: dict[str, Registry[Any]] = {
-    "allocations": allocations, "architectures": architectures, "criteria": criteria, "datasets": datasets,
+    "allocations": allocations, "architectures": architectures, "corruptions": corruptions, "criteria": criteria,
+    "datasets": datasets,
     "evaluations": evaluations, "granularities": granularities, "schedules": schedules, "sparsifiers": sparsifiers,
 }
 EVERY = [pytest.param(registry, name, id=f"{kind}-{name}")

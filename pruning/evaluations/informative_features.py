@@ -129,6 +129,6 @@ class InformativeFeatures:
         own = sum(values[i][i] for i in others) / len(others)
         dense = sum(values[0][i] for i in others) / len(others)
         back = sum(values[i][0] for i in others) / len(others)
-        return (f"On their own informative pixels the other networks are {q.percent(own)} sure of the true class on average, "
-                f"on those of {names[0]} {q.percent(dense)}; {names[0]} is {q.percent(back)} sure on theirs and "
+        return (f"On their own informative pixels the other networks are {q.percent(own)} sure of the true class on "
+                f"average, on those of {names[0]} {q.percent(dense)}; {names[0]} is {q.percent(back)} sure on theirs and "
                 f"{q.percent(values[0][0])} on its own.")

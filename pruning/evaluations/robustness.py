@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import corrupt
+from pruning.data.corrupted import corrupt
 from pruning.evaluations import evaluations
 from pruning.intervals import binomial
 from pruning.potential import Line, interval, prune_ratio, resampled

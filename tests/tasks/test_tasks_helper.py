@@ -123,12 +123,13 @@ def test_the_catalogue_is_that_of_the_registries_and_the_environment_holds_no_se
     from pruning.architectures import architectures
     from pruning.criteria import criteria
     from pruning.data.builtin import datasets
+    from pruning.data.corruptions import corruptions
     from pruning.evaluations import evaluations
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
 
     known = {"criteria": criteria, "allocations": allocations, "sparsifiers": sparsifiers, "schedules": schedules,
-             "evaluations": evaluations, "architectures": architectures, "datasets": datasets}
+             "evaluations": evaluations, "architectures": architectures, "datasets": datasets, "corruptions": corruptions}
     expected = {kind: registry.catalogue() for kind, registry in known.items()}
     secrets = {"SECATEUR_API_KEY": "s", "SECATEUR_DATABASE_URL": "s", "SECATEUR_ARTIFACT_URL": "s",
                "SECATEUR_BROKER_URL": "s", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ACCESS_KEY_ID": "s", "PGPASSWORD": "s"}

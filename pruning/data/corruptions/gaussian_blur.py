@@ -1,0 +1,41 @@
+"""Gaussian blur.
+
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
+from pruning.data.corruptions.linear import separable, smoothing
+from pruning.data.draws import Draws
+
+
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """A Gaussian of `sigma` pixels cut at 4 sigma, edges continued by their nearest pixel: uint8 as the images.
+
+    >>> import torch
+    >>> point = torch.zeros(1, 1, 1, 5, dtype=torch.uint8)
+    >>> point[..., 2] = 100
+    >>> blurred(point, 0.5).flatten().tolist()
+    [0, 10, 78, 10, 0]
+    """
+    height, width = images.shape[-2:]
+    return grey_levels(separable(images, smoothing(height, sigma, 4.0, "nearest"), smoothing(width, sigma, 4.0, "nearest")))
+
+
+@corruptions.register("gaussian_blur")
+@dataclass(frozen=True)
+class GaussianBlur:
+    """G_sigma * x, sigma in pixels, cut at 4 sigma: a picture out of focus, softly."""
+
+    cifar: ClassVar[Table] = (0.4,), (0.6,), (0.7,), (0.8,), (1,)
+    imagenet: ClassVar[Table] = (1,), (2,), (3,), (4,), (6,)
+
+    def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+        """Alike for every image."""
+        return blurred(images, strength[0])

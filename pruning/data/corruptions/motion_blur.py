@@ -1,0 +1,35 @@
+"""Motion blur: the camera moves while the shutter is open.
+
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019;
+the kernel is that of the usual packages, which do without ImageMagick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
+from pruning.data.corruptions.streaks import angles, streaked
+from pruning.data.draws import Draws
+
+
+@corruptions.register("motion_blur")
+@dataclass(frozen=True)
+class MotionBlur:
+    """sum_i k_i x(p + s_i) along an angle U(-45, 45) degrees; k_i ~ exp(-i^2 / (2 sigma^2)), i = 0 ... 2 radius pixels.
+
+    >>> import torch
+    >>> grey = torch.full((1, 1, 3, 3), 90, dtype=torch.uint8)
+    >>> MotionBlur().apply(grey, (10, 3), Draws.keyed(0, indices=torch.arange(1))).unique().tolist()
+    [90]
+    """
+
+    cifar: ClassVar[Table] = (6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)
+    imagenet: ClassVar[Table] = (10, 3), (15, 5), (15, 8), (15, 12), (20, 15)
+
+    def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+        """Each image along its own angle."""
+        return grey_levels(streaked(images, angles(-45.0, 45.0, draws), int(strength[0]), strength[1]))

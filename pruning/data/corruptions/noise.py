@@ -1,0 +1,124 @@
+"""Noise of single values: Gaussian, shot, impulse and speckle noise.
+
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+Intensities x are in [0, 1]; constants are theirs. Channels are drawn independently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import ndtr, pdtrc
+from torch import Tensor
+
+from pruning.data.corruptions import Strength, Table, corruptions
+from pruning.data.corruptions.laws import Floats, alias_table, draw, law
+from pruning.data.draws import Draws
+
+
+def gaussian_law(sigma: float) -> Floats:
+    """P(x + sigma N(0, 1) >= y) = Phi((x - y) / sigma)."""
+    return law(lambda x, y: ndtr((x - y) / sigma))
+
+
+def shot_law(photons: float) -> Floats:
+    """P(K / c >= y), K ~ Poisson(c x) photons, c of them at full intensity."""
+    return law(lambda x, y: pdtrc(np.ceil(photons * y - 1e-9) - 1.0, photons * x))
+
+
+def impulse_law(amount: float) -> Floats:
+    """A share `amount` of the values becomes 0 or 1, each half of the time."""
+    return law(lambda x, y: amount / 2.0 + (1.0 - amount) * (x >= y))
+
+
+def speckle_law(sigma: float) -> Floats:
+    """P(x + sigma x N(0, 1) >= y) = Phi((x - y) / (sigma x)); black stays black."""
+    return law(lambda x, y: np.where(x > 0.0, ndtr((x - y) / (sigma * np.where(x > 0.0, x, 1.0))), 0.0))
+
+
+@cache
+def _table(made: Callable[[float], Floats], constant: float) -> Tensor:
+    return alias_table(made(constant))
+
+
+@corruptions.register("gaussian_noise")
+@dataclass(frozen=True)
+class GaussianNoise:
+    """x + sigma N(0, 1): sensor noise in poor light; sigma as a part of full intensity.
+
+    >>> import torch
+    >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
+    >>> noisy = GaussianNoise().apply(grey, (0.04,), Draws.keyed(0, indices=torch.arange(1))).double()
+    >>> round(noisy.std().item())
+    10
+    """
+
+    cifar: ClassVar[Table] = (0.04,), (0.06,), (0.08,), (0.09,), (0.10,)
+    imagenet: ClassVar[Table] = (0.08,), (0.12,), (0.18,), (0.26,), (0.38,)
+
+    def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+        """Every value by itself."""
+        return draw(images, _table(gaussian_law, strength[0]), draws)
+
+
+@corruptions.register("shot_noise")
+@dataclass(frozen=True)
+class ShotNoise:
+    """Poisson(c x) / c: the discreteness of light, c photons at full intensity.
+
+    >>> import torch
+    >>> black = torch.zeros((1, 1, 2, 2), dtype=torch.uint8)
+    >>> ShotNoise().apply(black, (3,), Draws.keyed(0, indices=torch.arange(1))).max().item()
+    0
+    """
+
+    cifar: ClassVar[Table] = (500,), (250,), (100,), (75,), (50,)
+    imagenet: ClassVar[Table] = (60,), (25,), (12,), (5,), (3,)
+
+    def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+        """Every value by itself."""
+        return draw(images, _table(shot_law, strength[0]), draws)
+
+
+@corruptions.register("impulse_noise")
+@dataclass(frozen=True)
+class ImpulseNoise:
+    """Salt and pepper: a share of the values becomes black or white, as bit errors make them.
+
+    >>> import torch
+    >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
+    >>> noisy = ImpulseNoise().apply(grey, (0.27,), Draws.keyed(0, indices=torch.arange(1)))
+    >>> noisy.unique().tolist(), round((noisy != 128).double().mean().item(), 1)
+    ([0, 128, 255], 0.3)
+    """
+
+    cifar: ClassVar[Table] = (0.01,), (0.02,), (0.03,), (0.05,), (0.07,)
+    imagenet: ClassVar[Table] = (0.03,), (0.06,), (0.09,), (0.17,), (0.27,)
+
+    def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+        """Every value by itself."""
+        return draw(images, _table(impulse_law, strength[0]), draws)
+
+
+@corruptions.register("speckle_noise")
+@dataclass(frozen=True)
+class SpeckleNoise:
+    """x + sigma x N(0, 1): noise that grows with the light.
+
+    >>> import torch
+    >>> dark = torch.full((1, 1, 64, 64), 50, dtype=torch.uint8)
+    >>> noisy = SpeckleNoise().apply(dark, (0.2,), Draws.keyed(0, indices=torch.arange(1))).double()
+    >>> round(noisy.std().item())
+    10
+    """
+
+    cifar: ClassVar[Table] = (0.06,), (0.1,), (0.12,), (0.16,), (0.2,)
+    imagenet: ClassVar[Table] = (0.15,), (0.2,), (0.35,), (0.45,), (0.6,)
+
+    def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+        """Every value by itself."""
+        return draw(images, _table(speckle_law, strength[0]), draws)
