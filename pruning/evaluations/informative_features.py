@@ -59,7 +59,8 @@ class InformativeFeatures:
         split, every = sample(trial, self.images), self._networks(trial)
         inputs, labels = trial.data.normalize(split.images), split.labels
         block = self.block or self._block(trial, len(every), len(labels))
-        numbers = blocks(*split.images.shape[2:], block)
+        height, width = split.images.shape[2:]
+        numbers = blocks(height, width, block)
         kept = torch.stack([self._informative(one, inputs, numbers, block) for one in every])  # (networks, n, H, W)
         values = []
         for i, _ in enumerate(every):
