@@ -19,6 +19,7 @@ from pruning.checkpoints import WRITERS
 from pruning.compact import write_arch
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
+from pruning.guidelines import guided
 from pruning.masks import collapsed, full_masks, prunable, reason_dense
 from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency
 from pruning.pipeline import Pipeline
@@ -137,7 +138,8 @@ class Results:
         control = self._dense_network("control", pipeline.control(), pipeline.control_measured)
         references = References(baseline, control, increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
                                 len(data.classes))
-        recommendation = recommend(checkpoints, recipe.gates, references)
+        recommendation = guided(recommend(checkpoints, recipe.gates, references), checkpoints, recipe.shifts,
+                                (sections or {}).get("prune_potential"))
         warnings = pipeline.ledger.warnings + ([references.warning()] if references.retraining_harms else [])
         return Report(
             job_id=self.origin.job_id, spec=self.origin.spec, recipe_digest=recipe.digest(),

@@ -7,7 +7,7 @@ Dietterich, ICLR 2019 (corruptions).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +42,11 @@ class Shift:
             return f"{self.corruption} {self.severity}"
         return f"noise {self.noise:g}" if self.noise else NOMINAL
 
-    @property
-    def group(self) -> str:
-        """`nominal`, `noise` or `corruption`."""
-        return "corruption" if self.corruption is not None else "noise" if self.noise else NOMINAL
+    def group(self, trained: Collection[str]) -> str:
+        """`nominal`, `noise`, `corruption`, or `corruption trained on` for those of the job's own training."""
+        if self.corruption is not None:
+            return "corruption trained on" if self.corruption in trained else "corruption"
+        return "noise" if self.noise else NOMINAL
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,18 @@ def networks(trial: Trial) -> list[Network]:
             *(Network(one.id, one.network) for one in trial.rounds if one.target is not None)]
 
 
-def sample(trial: Trial, images: int) -> Split:
-    """At most so many test images, the same ones for all shifts of a job."""
-    order = torch.randperm(len(trial.data.test), generator=generator(trial.seed, "shifts"))[:images]
-    return trial.data.test[order.sort().values.to(trial.data.test.labels.device)]
+def sample(trial: Trial, images: int, *, validation: bool = False) -> Split:
+    """At most so many test (or validation) images, the same ones for all shifts of a job."""
+    split = trial.data.val if validation else trial.data.test
+    order = torch.randperm(len(split), generator=generator(trial.seed, "shifts"))[:images]
+    return split[order.sort().values.to(split.labels.device)]
+
+
+def trained_on(trial: Trial) -> frozenset[str]:
+    """The corruptions of the job's own training and retraining: shifts that it models."""
+    found = [schedule.corrupt.names for schedule in (trial.recipe.train, trial.recipe.retrain)
+             if schedule is not None and schedule.corrupt is not None]
+    return frozenset(name for names in found for name in names)
 
 
 def shifted(data: Data, split: Split, shift: Shift, seed: int) -> Tensor:
@@ -79,21 +88,22 @@ def shifted(data: Data, split: Split, shift: Shift, seed: int) -> Tensor:
     return inputs + shift.noise * (2 * torch.rand(inputs.shape, generator=rng).to(inputs) - 1)
 
 
-def wrong(trial: Trial, shifts: Sequence[Shift], images: int) -> Mapping[str, Mapping[str, Tensor]]:
+def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
+          validation: bool = False) -> Mapping[str, Mapping[str, Tensor]]:
     """By network and name of the shift, which of the sampled images it gets wrong, bool (n,), on the CPU.
 
     What was computed before in the job, by this or another evaluation, is not computed again; the images of a shift are made
     once for all networks.
     """
-    split, every = sample(trial, images), networks(trial)
+    split, every = sample(trial, images, validation=validation), networks(trial)
     for shift in shifts:
-        missing = [one for one in every if (one.name, shift, images) not in trial.memo]
+        missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
         if not missing:
             continue
         inputs = shifted(trial.data, split, shift, trial.seed)
         for one in missing:
-            trial.memo[one.name, shift, images] = answers(one.load(), inputs) != split.labels.cpu()
-    return {one.name: {shift.name: trial.memo[one.name, shift, images] for shift in shifts} for one in every}
+            trial.memo[one.name, shift, images, validation] = answers(one.load(), inputs) != split.labels.cpu()
+    return {one.name: {shift.name: trial.memo[one.name, shift, images, validation] for shift in shifts} for one in every}
 
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.data.corrupted import corrupted
 from pruning.data.tensors import Data, augment, resolve_augment
 from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_, prunable
@@ -91,11 +92,11 @@ def train_(model: nn.Module, data: Data, training: Training, *, seed: int, name:
     """Train the model in place on `data.fit` from `start_epoch` to `stop_epoch` of the schedule, pruned weights at zero.
 
     Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean cross-entropy, or on the
-    teacher's loss; the order of the images and their augmentation are derived from (seed, name, epoch, step), so the result
-    depends on no global state. After every update follow the proximal step of the schedule's `Penalty`, if it has one, on
-    the prunable weights but `exclude`, and the masks. With
-    `controls.saver` the state is kept every `controls.every_steps` steps and a later call goes on from there, to the same
-    bytes on the same device and thread count. Raises `DivergenceError` when the loss is no number.
+    teacher's loss; the order of the images, their corruption and augmentation are derived from (seed, name, epoch, step), so
+    the result depends on no global state. After every update follow the proximal step of the schedule's `Penalty`, if it has
+    one, on the prunable weights but `exclude`, and the masks. With `controls.saver` the state is kept every
+    `controls.every_steps` steps and a later call goes on from there, to the same bytes on the same
+    device and thread count. Raises `DivergenceError` when the loss is no number.
     """
     _Run(model, data, training, seed, name, masks or {}, exclude, teacher, controls or Controls()).go(
         start_epoch, training.epochs if stop_epoch is None else stop_epoch)
@@ -116,7 +117,7 @@ class _Run:
         self.teacher = teacher
         self.l1 = training.l1 if isinstance(training, Train) else 0.0
         self.penalised = [weight for name, weight in prunable(model).items() if name not in exclude] if self.l1 else []
-        self.seed, self.name = seed, name
+        self.seed, self.name, self.images = seed, name, data.fit.images
         self.device = next(model.parameters()).device
         self.mode = resolve_augment(training.augment, data.shape)
         self.micro_batch = training.batch_size
@@ -134,6 +135,7 @@ class _Run:
         while epoch < stop_epoch:
             if step == 0:
                 self.controls.at_epoch(epoch)
+            self.images = corrupted(self.data.fit.images, self.training.corrupt, self.seed, self.name, epoch)
             order = torch.randperm(len(self.data.fit), generator=generator(self.seed, self.name, "order", epoch))
             while step < self.steps:
                 batch = order[step * self.training.batch_size: (step + 1) * self.training.batch_size]
@@ -172,7 +174,7 @@ class _Run:
 
     def _gradients(self, index: Tensor, rng: torch.Generator) -> Tensor:
         index = index.to(self.data.fit.labels.device)
-        images = augment(self.data.fit.images[index], self.mode, rng)
+        images = augment(self.images[index], self.mode, rng)
         labels = self.data.fit.labels[index]
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)

@@ -10,6 +10,8 @@ from torch import Tensor
 from pruning.data.corruptions import SEVERITIES, Constants, corruptions, table_of
 from pruning.data.draws import Draws
 from pruning.errors import DataError, ParameterError
+from pruning.schemas.training import Corrupt
+from pruning.seeding import generator
 
 VALUES = {"cpu": 1 << 18, "cuda": 1 << 25}
 """How many values of the images are corrupted at once: on the CPU what fits its caches."""
@@ -50,6 +52,31 @@ def corrupt(images: Tensor, name: str, severity: int, *, indices: Tensor | None 
     parts = [slice(begin, begin + size) for begin in range(0, len(images), size)]
     with torch.no_grad():
         return torch.cat([method.apply(images[part].contiguous(), strength, draws[part]) for part in parts])
+
+
+def corrupted(images: Tensor, spec: Corrupt | None, seed: int, *names: str | int) -> Tensor:
+    """The images of one epoch, each under a corruption and severity of its own, drawn uniformly; uint8 (N, C, H, W).
+
+    Severity 0 leaves an image as it is. What is drawn is derived from the seed and the names. Without a spec the images
+    themselves.
+
+    >>> images = torch.full((6, 1, 4, 4), 100, dtype=torch.uint8)
+    >>> torch.equal(corrupted(images, Corrupt(names=("brightness",), severities=(0,)), 0, "train", 0), images)
+    True
+    """
+    if spec is None:
+        return images
+    rng = generator(seed, *names, "corruption")
+    kind = torch.randint(len(spec.names), (len(images),), generator=rng)
+    strength = torch.tensor(spec.severities)[torch.randint(len(spec.severities), (len(images),), generator=rng)]
+    noise, found = int(torch.randint(2**31, (1,), generator=rng)), images.clone()
+    for number, name in enumerate(spec.names):
+        for severity in spec.severities:
+            chosen = ((kind == number) & (strength == severity)).nonzero().flatten()
+            if severity and len(chosen):
+                index = chosen.to(images.device)
+                found[index] = corrupt(images[index], name, severity, indices=chosen, seed=noise)
+    return found
 
 
 def _check(images: Tensor) -> None:

@@ -15,11 +15,12 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning.evaluations import evaluations
+from pruning.guidelines import VALIDATION
 from pruning.potential import interval, potential, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.shifts import NOMINAL, Shift, wrong
+from pruning.shifts import NOMINAL, Shift, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
@@ -59,10 +60,11 @@ class PrunePotential(Asked):
         tables = {label: _Potentials([one for one in targets if one.label == label], found, shifts, parameters, trial)
                   for label in dict.fromkeys(one.label for one in targets)}
         rows: list[dict[str, Any]] = []
+        trained = trained_on(trial)
         curves: dict[str, Curve] = {}
         scalars: dict[str, Estimate] = {}
         for label, table in tables.items():
-            rows += [{"method": label, "distribution": shift.name, "group": shift.group,
+            rows += [{"method": label, "distribution": shift.name, "group": shift.group(trained),
                       "potential": table.of(shift.name, self.margin).model_dump()} for shift in [Shift(), *shifts]]
             for kind, names in table.groups.items():
                 for how in ("mean", "minimum") if kind != NOMINAL else ("mean",):
@@ -80,11 +82,24 @@ class PrunePotential(Asked):
                 curves[f"noise/{label}"] = Curve(
                     x=(0.0, *levels), x_label="noise level, normalised space", y_label=UNDER_NOISE,
                     y=tuple(table.of(Shift(noise=level).name, self.margin) for level in (0.0, *levels)))
+        validation = self._on_validation(trial, targets, shifts, parameters) if trial.recipe.shifts is not None else []
         return Section(
             title="Prune potential", version=self.version, curves=curves, scalars=scalars,
-            details={"potential_by_distribution": rows},
+            details={"potential_by_distribution": rows} | ({VALIDATION: validation} if validation else {}),
             notes=(*(sentence for label, table in tables.items() for sentence in self._said(label, table)),
                    self.said(trial, shifts), *NOTES))
+
+    def _on_validation(self, trial: Trial, targets: Sequence[TrialRound], shifts: Sequence[Shift],
+                       parameters: int) -> list[dict[str, Any]]:
+        """The potentials that the recommendation reads: no test image has a part in them."""
+        found = wrong(trial, [Shift(), *shifts], self.count(trial), validation=True)
+        rows = []
+        for label in dict.fromkeys(one.label for one in targets):
+            table = _Potentials([one for one in targets if one.label == label], found, shifts, parameters, trial)
+            rows += [{"method": label, "distribution": shift.name, "potential": table.of(shift.name, self.margin).value,
+                      "held_out": shift != Shift() and shift.corruption not in trained_on(trial)}
+                     for shift in [Shift(), *shifts]]
+        return rows
 
     def _said(self, label: str, table: _Potentials) -> list[str]:
         """What was seen of one method."""
@@ -123,7 +138,7 @@ class _Potentials:
         self.ratios = torch.tensor([prune_ratio(one, parameters) for one in targets], dtype=torch.float64)
         self.groups: dict[str, list[str]] = {NOMINAL: [NOMINAL]}
         for shift in shifts:
-            self.groups.setdefault(shift.group, []).append(shift.name)
+            self.groups.setdefault(shift.group(trained_on(trial)), []).append(shift.name)
         self._values: dict[str, Tensor] = {}
         self._draws: dict[str, Tensor] = {}
         for name in (one for names in self.groups.values() for one in names):

@@ -22,7 +22,7 @@ from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid
 from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
-from pruning.shifts import NOMINAL, Shift, sample, wrong
+from pruning.shifts import NOMINAL, Shift, sample, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
@@ -30,7 +30,8 @@ STEPS = 20
 """Points of a regression line."""
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta excess error is that of a "
-    "pruned network less that of the dense control: what pruning costs beyond test accuracy.",
+    "pruned network less that of the dense control: what pruning costs beyond test accuracy. Corruptions that the job "
+    "trains on count with the nominal images, as in the paper's robust runs, where others are looked at too.",
     "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks; the line has no "
     "intercept, and its band is that of the paper, over resampled checkpoints.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
@@ -53,7 +54,7 @@ class Robustness(Asked):
         shifts = self.shifts(trial)
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
         targets = [one for one in trial.rounds if one.target is not None]
-        table = _Table(found, [shift.name for shift in shifts], trial)
+        table = _Table(found, shifts, trial)
         parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
         ratios = {one.id: prune_ratio(one, parameters) for one in targets}
         curves: dict[str, Curve] = {}
@@ -101,9 +102,13 @@ DELTA = "delta excess error"
 class _Table:
     """Errors by network and shift, with bootstrap draws over the images."""
 
-    def __init__(self, found: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], trial: Trial) -> None:
-        self.names = list(names)
-        every = [NOMINAL, *self.names]
+    def __init__(self, found: Mapping[str, Mapping[str, Tensor]], shifts: Sequence[Shift], trial: Trial) -> None:
+        trained = trained_on(trial)
+        self.names = [shift.name for shift in shifts if shift.corruption not in trained]
+        self.own = [NOMINAL, *(shift.name for shift in shifts if shift.corruption in trained)]
+        if not self.names:
+            self.names, self.own = self.own[1:], [NOMINAL]
+        every = [*self.own, *self.names]
         flags = torch.stack([found[network][shift] for network in found for shift in every])
         self.n = flags.shape[1]
         draws = resampled(flags, generator(trial.seed, "robustness", "images"))
@@ -121,7 +126,7 @@ class _Table:
         return interval(*self._of(network, shifts), self.n)
 
     def _excess(self, network: str) -> tuple[float, Tensor]:
-        (a, drawn), (b, nominal) = self._of(network, self.names), self._of(network, [NOMINAL])
+        (a, drawn), (b, nominal) = self._of(network, self.names), self._of(network, self.own)
         return a - b, drawn - nominal
 
     def excess(self, network: str) -> Estimate:

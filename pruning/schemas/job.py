@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
-from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Targets
+from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Shifts, Targets
 from pruning.schemas.training import Train
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$")]
@@ -87,6 +87,7 @@ class JobSpec(Document):
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
     evaluations: tuple[Method, ...] | None = None
     gates: Gates = Gates()
+    shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     labels: Annotated[dict[Annotated[str, Field(max_length=63, pattern=r"^[^=]+$")], Annotated[str, Field(max_length=255)]],

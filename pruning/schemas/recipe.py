@@ -105,6 +105,17 @@ class Gates(Document):
     """Largest test error above that of the dense control."""
 
 
+class Shifts(Document):
+    """What is known of the data that the network will meet, beyond the test images.
+
+    `unexpected`: they may shift in ways nobody can name. `partly_modelled`: some shifts are trained on (`corrupt`), others
+    may come. `modelled`: what comes is like the training data, corruptions and all. The recommendation follows the
+    guideline of Lost in Pruning for each.
+    """
+
+    knowledge: Literal["unexpected", "partly_modelled", "modelled"]
+
+
 class Recipe(Document):
     """The science of a job: which criterion, how much, in which steps, retrained how, evaluated on what."""
 
@@ -132,6 +143,8 @@ class Recipe(Document):
     """`null`: every registered evaluation that the data allow, at its quick setting."""
     limit: Limit = Limit()
     gates: Gates = Gates()
+    shifts: Shifts | None = None
+    """`null`: the recommendation speaks for data like the test images alone."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
@@ -165,13 +178,18 @@ class Recipe(Document):
         """SHA-256 of the recipe with every default written in, as canonical JSON (hex).
 
         Two ways to write one recipe have one digest: a criterion or a list of one; what has no effect before training; no
-        penalty or one of zero.
+        penalty or one of zero; no corruptions.
         """
         document = self.model_dump(mode="json") | {"criterion": [one.model_dump(mode="json") for one in self.criteria]}
         if self.when == "before_training":
             del document["retrain"], document["batchnorm"]
         elif self.retrain.mode == "gradual":
             document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
+        if self.shifts is None:
+            del document["shifts"]
+        for training in ("train", "retrain"):
+            if (document.get(training) or {}).get("corrupt", True) is None:
+                del document[training]["corrupt"]
         if self.train is not None and not self.train.l1:
             del document["train"]["penalty"]
         return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -161,6 +161,18 @@ class Round(Document):
     """As in a checkpoint."""
 
 
+class ShiftAdvice(Document):
+    """What the guideline of Lost in Pruning says for what is known of shifts; potentials are of validation images."""
+
+    knowledge: Literal["unexpected", "partly_modelled", "modelled"]
+    guideline: str
+    nominal_potential: float | None = None
+    """Largest prune ratio, of all parameters, within the margin of the dense control."""
+    shifted_potential: float | None = None
+    """The smallest over the shifts that are not trained on."""
+    worst_shift: str | None = None
+
+
 class Recommendation(Document):
     """Which checkpoint to ship and why, chosen on the validation split."""
 
@@ -168,6 +180,8 @@ class Recommendation(Document):
     sparsity: float | None
     margin: float
     reason: str
+    shifts: ShiftAdvice | None = None
+    """`null` where the job declares nothing about shifts."""
 
 
 class GateResult(Document):

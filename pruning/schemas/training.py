@@ -52,6 +52,36 @@ class LrSchedule(Document):
         return self
 
 
+CORRUPTIONS = (
+    "brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost", "gaussian_blur", "gaussian_noise",
+    "glass_blur", "impulse_noise", "jpeg_compression", "motion_blur", "pixelate", "saturate", "shot_noise", "snow",
+    "spatter", "speckle_noise", "zoom_blur")
+"""The standard names of Hendrycks and Dietterich."""
+MIX1 = ("contrast", "elastic_transform", "gaussian_blur", "impulse_noise", "motion_blur", "pixelate", "shot_noise", "snow",
+        "zoom_blur")
+"""What Lost in Pruning trains on in its robust runs; it tests on the other ten, Mix2."""
+
+
+class Corrupt(Document):
+    """Train on corrupted images: every fetch of an image draws one of `names` and one of `severities`, 0 for none.
+
+    Both are uniform and drawn anew in every epoch. By default the paper's Mix1 and severities 0 to 5. Source: Liebenwein,
+    Baykal, Carter, Gifford and Rus, Lost in Pruning, MLSys 2021, robust training.
+    """
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = MIX1
+    severities: Annotated[tuple[Annotated[int, Field(ge=0, le=5)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4, 5)
+
+    @model_validator(mode="after")
+    def _known(self) -> Corrupt:
+        unknown = sorted(set(self.names) - set(CORRUPTIONS))
+        if unknown:
+            raise ValueError(f"names: no corruption is called {unknown[0]!r}; known: {', '.join(CORRUPTIONS)}")
+        if len(set(self.names)) < len(self.names) or len(set(self.severities)) < len(self.severities):
+            raise ValueError("names and severities are each listed once")
+        return self
+
+
 class Training(Document):
     """One training schedule, from epoch 0 to `epochs`."""
 
@@ -63,6 +93,8 @@ class Training(Document):
     """`auto`: random crop (4 pixels of padding) and flip for colour images of 24 pixels and more, nothing otherwise."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
+    corrupt: Corrupt | None = None
+    """Robust training; cropping and flipping come after it."""
 
     @model_validator(mode="after")
     def _schedule_inside(self) -> Training:
