@@ -70,6 +70,8 @@ class PrunePotential(Asked):
                 for how in ("mean", "minimum") if kind != NOMINAL else ("mean",):
                     name = kind if kind == NOMINAL else f"{how} over {kind}"
                     scalars[f"prune_potential_{name.replace(' ', '_')}/{label}"] = table.over(names, self.margin, how)
+                    if how == "mean" and kind != NOMINAL:
+                        continue
                     curves[f"margin/{label}/{name}"] = Curve(
                         x=self.margins, x_label="margin: error tolerated above the dense control's", y_label=POTENTIAL,
                         y=tuple(table.over(names, margin, how) for margin in self.margins))

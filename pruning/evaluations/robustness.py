@@ -26,8 +26,6 @@ from pruning.shifts import NOMINAL, Shift, sample, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
-STEPS = 20
-"""Points of a regression line."""
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta excess error is that of a "
     "pruned network less that of the dense control: what pruning costs beyond test accuracy. Corruptions that the job "
@@ -70,8 +68,7 @@ class Robustness(Asked):
                 continue
             scalars[f"delta_excess_error_slope/{label}"] = line.slope
             curves[f"line/{label}"] = Curve(
-                x=tuple(step / STEPS for step in range(STEPS + 1)), x_label=RATIO, y_label=DELTA,
-                y=tuple(line.at(step / STEPS) for step in range(STEPS + 1)))
+                x=(0.0, 1.0), x_label=RATIO, y_label=DELTA, y=(line.at(0.0), line.at(1.0)))
             notes.append(_grows(label, line, len(mine)))
         return Section(
             title="Error under shift", version=self.version, curves=curves, scalars=scalars,
