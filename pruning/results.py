@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pruning.checkpoints import WRITERS
 from pruning.compact import write_arch
+from pruning.data.cache import TensorCache
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
 from pruning.guidelines import guided
@@ -70,6 +71,7 @@ class Results:
     origin: Origin
     folder: Path
     on_file: Callable[[str, str, Path], None] = field(default=lambda checkpoint, format, path: None)
+    cache: TensorCache | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ class Results:
         sections: dict[str, Section] = {}
         trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
                       pipeline.control_measured, pipeline.done, recipe, sections,
-                      partial(separate, pipeline))
+                      partial(separate, pipeline), self.cache)
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pruning.data.cache import TensorCache, content_key
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
 from pruning.measure import EVAL_BATCH
@@ -20,6 +21,8 @@ from pruning.seeding import generator
 from pruning.trial import Trial
 
 NOMINAL = "nominal"
+CORRUPTIONS_VERSION = 1
+"""To be raised when a corruption changes: what caches hold is then made anew."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,20 @@ def trained_on(trial: Trial) -> frozenset[str]:
     return frozenset(name for names in found for name in names)
 
 
-def shifted(data: Data, split: Split, shift: Shift, seed: int) -> Tensor:
-    """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every network."""
+def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCache | None = None) -> Tensor:
+    """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every network.
+
+    Corrupted images that a cache holds are not made again.
+    """
     if shift.corruption is not None:
-        return data.normalize(corrupt(split.images, shift.corruption, shift.severity, seed=seed))
+        name, severity = shift.corruption, shift.severity
+
+        def make() -> Tensor:
+            return corrupt(split.images, name, severity, seed=seed)
+
+        images = make() if cache is None else cache.get(
+            content_key(split.images, name, severity, seed, CORRUPTIONS_VERSION), make)
+        return data.normalize(images.to(split.images.device))
     inputs = data.normalize(split.images)
     if not shift.noise:
         return inputs
@@ -100,7 +113,7 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
         missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
         if not missing:
             continue
-        inputs = shifted(trial.data, split, shift, trial.seed)
+        inputs = shifted(trial.data, split, shift, trial.seed, trial.cache)
         for one in missing:
             trial.memo[one.name, shift, images, validation] = answers(one.load(), inputs) != split.labels.cpu()
     return {one.name: {shift.name: trial.memo[one.name, shift, images, validation] for shift in shifts} for one in every}

@@ -51,5 +51,8 @@ class Asked:
 
     def said(self, trial: Trial, shifts: list[Shift]) -> str:
         """What was looked at, in words."""
+        kept = "" if trial.cache is None else (
+            f" Corrupted images are kept for later jobs: {q.size(trial.cache.size_bytes)} of at most "
+            f"{q.size(trial.cache.limit_bytes)} on this worker's disk.")
         return (f"{q.several(len(shifts), 'shift')} of {q.several(self.count(trial), 'test image')}: "
-                f"{', '.join(shift.name for shift in shifts)}.")
+                f"{', '.join(shift.name for shift in shifts)}.{kept}")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from pruning.data.cache import TensorCache
 from pruning.data.tensors import Data
 from pruning.measure import Measured
 from pruning.round import StageLoss
@@ -76,6 +77,8 @@ class Trial:
     """Of evaluations that are done already, by name."""
     separate: Callable[[], nn.Module | None] = lambda: None
     """A second dense network, trained from another seed; None where the job does not train its network."""
+    cache: TensorCache | None = None
+    """Where what is dear to make is kept for later jobs."""
     memo: dict[Any, Tensor] = field(default_factory=dict)
     """What one evaluation measured and another may use."""
 

@@ -78,6 +78,7 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
 
     from pruning.data.arrays import Arrays
     from pruning.data.builtin import datasets
+    from pruning.data.cache import TensorCache
     from pruning.data.tensors import prepare
     from pruning.library import pick_device
     from pruning.networks import check_fits, load_state_, parameters_of, read_state, resolve
@@ -121,6 +122,9 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     results = Results(pipeline, origin, folder / "files",
                       lambda checkpoint, format, path: pipe.send("file", checkpoint=checkpoint, format=format,
                                                                  path=str(path)))
+
+    if job["cache"]["bytes"]:
+        results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
 
     def publish(report: Report) -> None:
         # the summary goes first: a job that is cancelled between two messages has one for every report it stored

@@ -24,6 +24,10 @@ class Settings(BaseSettings):
     """Endpoint of an S3 server other than AWS, e.g. MinIO; credentials come from AWS_ACCESS_KEY_ID and so on."""
     work_dir: Path | None = None
     """Folder for the working folders of job processes; the system's temporary folder by default."""
+    cache_dir: Path | None = None
+    """Folder of corrupted test images, kept for later jobs; by default `secateur-cache` beside the working folders."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
+    """What they may take on disk; 0 keeps none."""
     alive_file: Path | None = None
     """A file that a worker touches every `reaper_s` seconds while its database answers; for health checks."""
     plugin_path: str = ""
