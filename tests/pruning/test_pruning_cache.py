@@ -67,7 +67,8 @@ def test_a_disk_that_fails_costs_no_job(tmp_path: Path) -> None:
 def test_a_key_is_of_content_and_of_what_is_made_of_it() -> None:
     images = torch.zeros(2, 3, dtype=torch.uint8)
     keys = [content_key(images, "fog", 1), content_key(images, "fog", 2), content_key(images + 1, "fog", 1),
-            content_key(images.reshape(3, 2), "fog", 1), content_key(images.int(), "fog", 1), content_key(images, "frost", 1)]
+            content_key(images.reshape(3, 2), "fog", 1), content_key(images.int(), "fog", 1),
+            content_key(images, "frost", 1)]
     assert len(set(keys)) == len(keys)
 
 
