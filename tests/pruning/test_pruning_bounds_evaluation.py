@@ -143,7 +143,7 @@ def test_sparsities_that_cannot_be_had_are_noted(tmp_path: Path) -> None:
     params = {"methods": [{"name": "pfp"}], "sparsities": [0.1, 0.99]}
     section = evaluated(finished(asked(0.3, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12)))
     assert {row["requested_sparsity"] for row in section.details["predictions"]} == {0.1}
-    assert any(note.startswith("pfp: no bounds at a sparsity of 0.99: ") for note in section.notes)
+    assert any(note.startswith("pfp: nothing at a sparsity of 99 %: ") for note in section.notes)
 
 
 def test_a_second_evaluation_gives_the_same(tmp_path: Path) -> None:
