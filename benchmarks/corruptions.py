@@ -2,8 +2,8 @@
 
 `python benchmarks/corruptions.py [--images 5000] [--severity 3]` corrupts as many 32x32 colour images both ways, one thread
 each: with `pruning.library.corrupt`, and image by image with NumPy, SciPy and Pillow as the usual packages do (the oracles
-of the tests, frost's texture kept in memory). It prints images per second and the quotient of the times for each corruption and
-for all together. Limit: all together are at least 5 times as fast.
+of the tests, frost's texture kept in memory). It prints images per second and the quotient of the times for each corruption
+and for all together. Limit: all together are at least 5 times as fast.
 """
 
 from __future__ import annotations

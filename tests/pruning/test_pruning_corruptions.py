@@ -28,8 +28,8 @@ from pruning.errors import DataError, ParameterError, UnknownNameError
 from pruning.library import corrupt
 
 STANDARD = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-            "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression", "speckle_noise",
-            "gaussian_blur", "spatter", "saturate")
+            "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+            "speckle_noise", "gaussian_blur", "spatter", "saturate")
 DETERMINISTIC = ("brightness", "contrast", "defocus_blur", "gaussian_blur", "jpeg_compression", "pixelate", "saturate",
                  "zoom_blur")
 RANDOM = tuple(name for name in STANDARD if name not in DETERMINISTIC)
@@ -183,6 +183,10 @@ def statistics(found: np.ndarray, clean: np.ndarray) -> dict[str, np.ndarray]:
             "down": (near[:, 1:] * near[:, :-1]).mean((1, 2, 3)) / size}
 
 
+TOLERANCES = {"mean": 0.05, "most": 1.0, "across": 0.01, "down": 0.01}
+"""What the cutting of levels may add: float64 loses whole levels where ours is exact."""
+
+
 def same_distribution(name: str, severity: int, constants: str, number: int) -> None:
     one, ice, rng = pictures(1, 3, 32, 32), sheets(torch.device("cpu")).numpy(), np.random.default_rng(2)
     images = one.expand(number, -1, -1, -1)
@@ -190,7 +194,10 @@ def same_distribution(name: str, severity: int, constants: str, number: int) -> 
     theirs = statistics(np.stack([oracles.corrupted(hwc(one)[0], name, severity, constants, rng, ice)
                                   for _ in range(number)]), hwc(one))
     for key, values in ours.items():
-        assert stats.ks_2samp(values.round(9), theirs[key].round(9), method="asymp").pvalue > 1e-4, (name, severity, key)
+        apart = TOLERANCES.get(key, 0.01 * values.mean() + 0.2)
+        for shift, side in ((apart, "greater"), (-apart, "less")):
+            found = stats.ks_2samp(values + shift, theirs[key], alternative=side, method="asymp")
+            assert found.pvalue > 1e-4, (name, severity, key, side)
 
 
 @pytest.mark.parametrize("name", RANDOM)
