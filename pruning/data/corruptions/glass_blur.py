@@ -60,6 +60,9 @@ def shuffled(images: Tensor, shift: int, times: int, draws: Draws) -> Tensor:
 class GlassBlur:
     """G_sigma * shuffled(G_sigma * x): blur, swap every pixel with a near one, blur; sigma and shift in pixels.
 
+    Pixels are truly swapped, as the definition says. The usual packages assign NumPy views, which overwrites the first pixel
+    and leaves the second: a milder corruption, so that numbers for glass blur are not theirs.
+
     >>> grey = torch.full((1, 3, 5, 5), 77, dtype=torch.uint8)
     >>> GlassBlur().apply(grey, (0.4, 1, 2), Draws.keyed(0, indices=torch.arange(1))).unique().tolist()
     [77]
