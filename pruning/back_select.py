@@ -6,23 +6,31 @@ subsets, AISTATS 2019, and the code released with it (a hidden pixel has the mea
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from pruning.bounds.graph import folded
 from pruning.errors import StructureError
 from pruning.modes import evaluating
+from pruning.shifts import sureness
 
 BATCH = 256
 
 
-def fast(model: nn.Module) -> nn.Module:
-    """A copy for many forward passes: BatchNorm folded where the network can be traced, channels last."""
+def fast(model: nn.Module, image: Tensor) -> nn.Module:
+    """A copy for many forward passes on images like this one (C, H, W): BatchNorm folded, channels last.
+
+    The plain copy where the network cannot be traced, or does not run with channels last (`view` after a convolution).
+    """
     try:
-        found = folded(model)
-    except StructureError:
-        found = model
-    return found.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        found: nn.Module = folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            found(image[None])
+    except (StructureError, RuntimeError):
+        return copy.deepcopy(model).eval()
+    return found
 
 
 def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1) -> Tensor:
@@ -70,7 +78,7 @@ def informative(order: Tensor, numbers: Tensor, share: float = 0.1) -> Tensor:
             [ True, False]])
     """
     sizes = torch.bincount(numbers.flatten(), minlength=len(order))[order]
-    kept = sizes.flip(0).cumsum(0).flip(0) <= max(share * numbers.numel(), float(sizes[-1]))
+    kept = sizes.flip(0).cumsum(0).flip(0) <= max(share * numbers.numel() + 1e-6, float(sizes[-1]))
     return torch.isin(numbers, order[kept])
 
 
@@ -79,6 +87,6 @@ def _confidence(model: nn.Module, image: Tensor, numbers: Tensor, left: Tensor, 
     found = []
     for part in torch.split(left, BATCH):
         hidden = numbers[None] == part[:, None, None]  # (B, H, W)
-        inputs = image[None].masked_fill(hidden[:, None], 0.0).contiguous(memory_format=torch.channels_last)
-        found.append(model(inputs).double().softmax(1)[:, target])
+        inputs = image[None].masked_fill(hidden[:, None], 0.0).contiguous()
+        found.append(sureness(model(inputs))[:, target])
     return torch.cat(found)
