@@ -33,12 +33,12 @@ def fast(model: nn.Module, image: Tensor) -> nn.Module:
     return found
 
 
-def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1) -> Tensor:
+def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *, steps: int | None = None) -> Tensor:
     """The order in which blocks of pixels are hidden, first to last, int64 (blocks,), numbered row by row.
 
     From the whole normalised image (C, H, W), at each step the block whose hiding (all channels set to 0) leaves the softmax
     confidence of class `target` largest, of equal ones the first. B blocks take B (B + 1) / 2 forward passes, in batches.
-    `block` is the side of a block in pixels; at the right and the lower edge blocks may be smaller.
+    `block` is the side of a block in pixels; at the right and the lower edge blocks may be smaller. `steps` ends it early.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = net[1].weight.data.copy_(torch.tensor([[3.0, -1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
@@ -51,7 +51,7 @@ def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1) ->
     left, order = torch.arange(count, device=image.device), []
     current = image.clone()
     with torch.no_grad(), evaluating(model):
-        while len(left):
+        for _ in range(count if steps is None else min(steps, count)):
             best = int(_confidence(model, current, numbers, left, target).argmax())
             order.append(int(left[best]))
             current = current.masked_fill(numbers == left[best], 0.0)

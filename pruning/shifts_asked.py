@@ -15,7 +15,8 @@ from pruning.trial import Trial
 
 WORK = 2_000_000_000
 """Multiply-adds of one network on one shift, where the recipe does not say how many images: the same for all evaluations."""
-QUICK = 1000
+FEWEST, MOST = 100, 1000
+"""Images by default."""
 
 
 def _known(schema: dict[str, Any]) -> None:
@@ -54,7 +55,7 @@ class Asked:
         if self.images is not None:
             return min(self.images, len(trial.data.test))
         macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
-        return min(QUICK, max(100, WORK // macs), len(trial.data.test))
+        return min(MOST, max(FEWEST, WORK // macs), len(trial.data.test))
 
     def said(self, trial: Trial, shifts: list[Shift]) -> str:
         """What was looked at, in words."""

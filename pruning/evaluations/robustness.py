@@ -31,8 +31,8 @@ STEPS = 4
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta excess error is that of a "
     "pruned network less that of the dense control: what pruning costs beyond test accuracy.",
-    "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks, and exact for the error "
-    "on one distribution; the line has no intercept, and its band is that of the paper, over resampled checkpoints.",
+    "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks, and exact for the "
+    "error on one distribution; the line has no intercept, and its band is that of the paper, over resampled checkpoints.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
 
