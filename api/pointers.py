@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import jsonschema
+from jsonschema.exceptions import best_match
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from api.errors import Fault, Problem, invalid
@@ -94,7 +95,8 @@ def _locate(loc: tuple[str | int, ...], body: Any, *, missing: bool) -> tuple[li
 def schema_faults(schema: dict[str, Any], value: Any, prefix: str, code: str, *,
                   complete: bool = True) -> Iterable[Fault]:
     """Where the value departs from a JSON schema; without `complete`, missing properties are left to others."""
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
+    for found in jsonschema.Draft202012Validator(schema).iter_errors(value):
+        error = best_match([found]) or found  # of alternatives, what is wrong in the nearest
         here = prefix + pointer(*error.absolute_path)
         if error.validator == "additionalProperties" and isinstance(error.instance, dict):
             known = sorted(error.schema.get("properties", {}))

@@ -6,31 +6,39 @@ subsets, AISTATS 2019, and the code released with it (a hidden pixel has the mea
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from pruning.bounds.graph import folded
 from pruning.errors import StructureError
 from pruning.modes import evaluating
+from pruning.shifts import sureness
 
 BATCH = 256
 
 
-def fast(model: nn.Module) -> nn.Module:
-    """A copy for many forward passes: BatchNorm folded where the network can be traced, channels last."""
+def fast(model: nn.Module, image: Tensor) -> nn.Module:
+    """A copy for many forward passes on images like this one (C, H, W): BatchNorm folded, channels last.
+
+    The plain copy where the network cannot be traced, or does not run with channels last (`view` after a convolution).
+    """
     try:
-        found = folded(model)
-    except StructureError:
-        found = model
-    return found.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        found: nn.Module = folded(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            found(image[None])
+    except (StructureError, RuntimeError):
+        return copy.deepcopy(model).eval()
+    return found
 
 
-def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1) -> Tensor:
+def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *, steps: int | None = None) -> Tensor:
     """The order in which blocks of pixels are hidden, first to last, int64 (blocks,), numbered row by row.
 
     From the whole normalised image (C, H, W), at each step the block whose hiding (all channels set to 0) leaves the softmax
     confidence of class `target` largest, of equal ones the first. B blocks take B (B + 1) / 2 forward passes, in batches.
-    `block` is the side of a block in pixels; at the right and the lower edge blocks may be smaller.
+    `block` is the side of a block in pixels; at the right and the lower edge blocks may be smaller. `steps` ends it early.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = net[1].weight.data.copy_(torch.tensor([[3.0, -1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
@@ -43,7 +51,7 @@ def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1) ->
     left, order = torch.arange(count, device=image.device), []
     current = image.clone()
     with torch.no_grad(), evaluating(model):
-        while len(left):
+        for _ in range(count if steps is None else min(steps, count)):
             best = int(_confidence(model, current, numbers, left, target).argmax())
             order.append(int(left[best]))
             current = current.masked_fill(numbers == left[best], 0.0)
@@ -70,7 +78,7 @@ def informative(order: Tensor, numbers: Tensor, share: float = 0.1) -> Tensor:
             [ True, False]])
     """
     sizes = torch.bincount(numbers.flatten(), minlength=len(order))[order]
-    kept = sizes.flip(0).cumsum(0).flip(0) <= max(share * numbers.numel(), float(sizes[-1]))
+    kept = sizes.flip(0).cumsum(0).flip(0) <= max(share * numbers.numel() + 1e-6, float(sizes[-1]))
     return torch.isin(numbers, order[kept])
 
 
@@ -79,6 +87,6 @@ def _confidence(model: nn.Module, image: Tensor, numbers: Tensor, left: Tensor, 
     found = []
     for part in torch.split(left, BATCH):
         hidden = numbers[None] == part[:, None, None]  # (B, H, W)
-        inputs = image[None].masked_fill(hidden[:, None], 0.0).contiguous(memory_format=torch.channels_last)
-        found.append(model(inputs).double().softmax(1)[:, target])
+        inputs = image[None].masked_fill(hidden[:, None], 0.0).contiguous()
+        found.append(sureness(model(inputs))[:, target])
     return torch.cat(found)

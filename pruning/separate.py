@@ -28,7 +28,7 @@ def separate(pipeline: Pipeline) -> nn.Module | None:
                 model = pipeline.networks.build().to(pipeline.device)
             controls = Controls(saver=PartialTraining(pipeline.stages, NAME), every_steps=pipeline.checkpoint_steps,
                                 warn=pipeline.ledger.warn, advance=lambda images: None, at_epoch=lambda epoch: None)
-            train_(model, pipeline.data, schedule, seed=seed, name="train", masks=None, start_epoch=0,
-                   stop_epoch=schedule.epochs, controls=controls)
+            train_(model, pipeline.data, schedule, seed=seed, name="train", masks=None,
+                   exclude=pipeline.recipe.exclude, start_epoch=0, stop_epoch=schedule.epochs, controls=controls)
             pipeline.ledger.finish(NAME, {f"model.{key}": value for key, value in model.state_dict().items()})
     return pipeline.network(pipeline.ledger.part(NAME, "model."))

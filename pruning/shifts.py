@@ -29,8 +29,8 @@ CORRUPTIONS_VERSION = 1
 class Shift:
     """One distribution of test images.
 
-    >>> Shift("fog", 3).name, Shift(noise=0.2).name, Shift().name
-    ('fog 3', 'noise 0.2', 'nominal')
+    >>> Shift("fog", 3).name, Shift(noise=0.2).name, Shift(noise=1.0).name, Shift().name
+    ('fog 3', 'noise 0.2', 'noise 1', 'nominal')
     """
 
     corruption: str | None = None
@@ -40,10 +40,10 @@ class Shift:
 
     @property
     def name(self) -> str:
-        """As reports call it."""
+        """As reports call it; no two shifts have one name."""
         if self.corruption is not None:
             return f"{self.corruption} {self.severity}"
-        return f"noise {self.noise:g}" if self.noise else NOMINAL
+        return f"noise {float(self.noise)!r}".removesuffix(".0") if self.noise else NOMINAL
 
     def group(self, trained: Collection[str]) -> str:
         """`nominal`, `noise`, `corruption`, or `corruption trained on` for those of the job's own training."""
@@ -129,3 +129,13 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     model.eval()
     with torch.no_grad():
         return torch.cat([model(part).float().cpu() for part in torch.split(inputs, EVAL_BATCH)])
+
+
+def sureness(answer: Tensor) -> Tensor:
+    """The softmax of logits over the last dimension, float64; of a network that overflows, which is sure of nothing, 0.
+
+    >>> sureness(torch.tensor([[0.0, 0.0], [float("nan"), 0.0]])).tolist()
+    [[0.5, 0.5], [0.0, 0.0]]
+    """
+    found = answer.double().softmax(-1)
+    return found.masked_fill(~found.isfinite().all(-1, keepdim=True), 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,16 +13,25 @@ from pruning.reporting import quantities as q
 from pruning.shifts import Shift
 from pruning.trial import Trial
 
-WORK = 40_000_000_000
-"""Multiply-adds of one network on all shifts together, where the recipe does not say how many images."""
-QUICK = 1000
+WORK = 2_000_000_000
+"""Multiply-adds of one network on one shift, where the recipe does not say how many images: the same for all evaluations."""
+FEWEST, MOST = 100, 1000
+"""Images by default."""
+
+
+def _known(schema: dict[str, Any]) -> None:
+    """The catalogue lists the names, so that a wrong one is refused with the job."""
+    schema["enum"] = corruptions.names()
+
+
+Corruption = Annotated[str, Field(json_schema_extra=_known)]
 
 
 @dataclass(frozen=True)
 class Asked:
     """Corruptions by severity, and levels of noise; `null` corruptions are all of them."""
 
-    corruptions: tuple[str, ...] | None = None
+    corruptions: tuple[Corruption, ...] | None = None
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (3,)
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
     images: Annotated[int | None, Field(ge=1, description="test images; by default 1,000, fewer for a large network")] = None
@@ -32,8 +41,8 @@ class Asked:
             corruptions.get(name)
 
     def applies(self, trial: Trial) -> bool:
-        """With a checkpoint."""
-        return any(one.target is not None for one in trial.rounds)
+        """With a checkpoint, and images that can be corrupted."""
+        return any(one.target is not None for one in trial.rounds) and trial.data.shape[0] in (1, 3)
 
     def shifts(self, trial: Trial) -> list[Shift]:
         """Those asked for, each once."""
@@ -46,8 +55,7 @@ class Asked:
         if self.images is not None:
             return min(self.images, len(trial.data.test))
         macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
-        most = min(QUICK, max(100, WORK // (macs * max(1, len(self.shifts(trial))))))
-        return min(most, len(trial.data.test))
+        return min(MOST, max(FEWEST, WORK // macs), len(trial.data.test))
 
     def said(self, trial: Trial, shifts: list[Shift]) -> str:
         """What was looked at, in words."""

@@ -62,6 +62,9 @@ class TrialRound:
         return self.retrained or self.pruned
 
 
+NO_SEPARATE = "No independently trained network: the job does not train its network itself (model.train)."
+
+
 @dataclass(frozen=True)
 class Trial:
     """Everything an evaluation may look at."""

@@ -18,14 +18,16 @@ from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.measure import flops
 from pruning.reporting import quantities as q
-from pruning.reporting.pictures import grid, heatmap
+from pruning.reporting.pictures import grid, heatmap, pixels
 from pruning.schemas.report import Picture, Section
-from pruning.shifts import Network, logits, networks, sample
-from pruning.trial import Trial
+from pruning.shifts import Network, logits, networks, sample, sureness
+from pruning.trial import NO_SEPARATE, Trial
 
 WORK = 200_000_000_000
 """Multiply-adds of all orderings, where the recipe does not say how large blocks are."""
 SHOWN = 4
+HIDDEN = (90, 110, 150)
+"""The colour of hidden pixels in the pictures."""
 NOTES = (
     "BackSelect hides block after block of an image's pixels (0 after normalisation), each time the one without which the "
     "network stays surest of the class it names; informative are the pixels hidden last. The heatmap has the mean "
@@ -47,7 +49,7 @@ class InformativeFeatures:
     images: Annotated[int, Field(ge=1)] = 4
     share: Annotated[float, Field(gt=0, le=1, description="of the pixels that are informative")] = 0.1
     block: Annotated[int | None, Field(ge=1, description="side in pixels; by default what takes little time")] = None
-    most: Annotated[int, Field(ge=2, description="networks; of more, the dense ones and evenly spaced checkpoints")] = 5
+    most: Annotated[int, Field(ge=3, description="networks; of more, the dense ones and evenly spaced checkpoints")] = 5
     separate: bool = False
 
     def applies(self, trial: Trial) -> bool:
@@ -67,7 +69,7 @@ class InformativeFeatures:
             seen = inputs * kept[i][:, None].to(inputs)
             row = []
             for other in every:
-                confidence = logits(other.load(), seen).double().softmax(1)
+                confidence = sureness(logits(other.load(), seen))
                 row.append(float(confidence.gather(1, labels.cpu()[:, None]).mean()))
             values.append(row)
         names = [one.name for one in every]
@@ -79,7 +81,8 @@ class InformativeFeatures:
             pictures={"heatmap": heatmap(values, names, names, ("informative pixels of", "confidence of"),
                                          "Confidence toward the true class, in percent"),
                       "masks": self._masks(split, kept, names)},
-            notes=(self._said(values, names), f"{q.several(len(labels), 'test image')}, blocks of {block} x {block} pixels, "
+            notes=(self._said(values, names), *([NO_SEPARATE] if self.separate and "separate" not in names else []),
+                   f"{q.several(len(labels), 'test image')}, blocks of {block} x {block} pixels, "
                    f"{q.percent(self.share, 0)} of the pixels.", *NOTES))
 
     def _networks(self, trial: Trial) -> list[Network]:
@@ -88,9 +91,8 @@ class InformativeFeatures:
         if trial.control_measured is trial.given_measured or bool((trial.control_measured.losses
                                                                     == trial.given_measured.losses).all()):
             dense = dense[:1]  # not retrained: one network
-        room = max(1, self.most - len(dense))
-        step = max(1.0, len(checkpoints) / room)
-        chosen = [checkpoints[int(place * step)] for place in range(min(room, len(checkpoints)))]
+        room = min(self.most - len(dense), len(checkpoints))
+        chosen = [checkpoints[round(place * (len(checkpoints) - 1) / max(1, room - 1))] for place in range(room)]
         second = trial.separate() if self.separate else None
         return dense + chosen + ([] if second is None else [Network("separate", lambda: second)])
 
@@ -106,7 +108,7 @@ class InformativeFeatures:
 
     def _informative(self, network: Network, inputs: Tensor, numbers: Tensor, block: int) -> Tensor:
         """Bool (n, H, W)."""
-        model = fast(network.load())
+        model = fast(network.load(), inputs[0])
         named = logits(model, inputs).argmax(1).tolist()
         return torch.stack([informative(back_select(model, image, target, block), numbers, self.share)
                             for image, target in zip(inputs, named, strict=True)])
@@ -114,12 +116,11 @@ class InformativeFeatures:
     def _masks(self, split: Split, kept: Tensor, names: list[str]) -> Picture:
         tiles = []
         for n in range(min(SHOWN, len(split))):
-            image = split.images[n].permute(1, 2, 0).cpu().numpy()
-            image = image[:, :, 0] if image.shape[2] == 1 else image
-            tiles.append(("image", image))
-            for i, name in enumerate(names):
-                mask = kept[i, n].numpy()
-                tiles.append((name, image * (mask[:, :, None] if image.ndim == 3 else mask)))
+            image = split.images[n].cpu()
+            tiles.append(("image", pixels(image.numpy())))
+            image = image if len(image) == 3 else image[:1].expand(3, -1, -1)
+            hidden = torch.tensor(HIDDEN, dtype=torch.uint8)[:, None, None]
+            tiles += [(name, pixels(torch.where(kept[i, n], image, hidden).numpy())) for i, name in enumerate(names)]
         return grid(tiles, "Informative pixels of each network", columns=len(names) + 1)
 
     def _said(self, values: list[list[float]], names: list[str]) -> str:

@@ -7,6 +7,7 @@ networks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,8 +21,8 @@ from pruning.intervals import mean
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.shifts import Network, logits, networks, sample
-from pruning.trial import Trial
+from pruning.shifts import Network, logits, networks, sample, sureness
+from pruning.trial import NO_SEPARATE, Trial
 
 NOTES = (
     "Matching predictions: the fraction of noisy images x + U(-level, level), in normalised space, to which two networks "
@@ -55,7 +56,7 @@ class NoiseSimilarity:
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table with deviations."""
-        split = sample(trial, self.images)
+        split, levels = sample(trial, self.images), tuple(sorted(set(self.levels)))
         every = networks(trial)
         reference = next(one for one in every if one.name == self.against)
         others = [one for one in every if one is not reference]
@@ -63,31 +64,31 @@ class NoiseSimilarity:
         if self.separate:
             second = trial.separate()
             if second is None:
-                notes.append("No independently trained network: the job does not train its network itself (model.train).")
+                notes.append(NO_SEPARATE)
             else:
                 others.append(Network("separate", lambda: second))
-        dense = self._answers(trial, split, reference)
+        dense = self._answers(trial, split, levels, reference)
         curves: dict[str, Curve] = {}
         rows: list[dict[str, Any]] = []
         for one in others:
-            own = self._answers(trial, split, one)
+            own = self._answers(trial, split, levels, one)
             matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)  # (levels, draws)
-            distance = (own.double().softmax(3) - dense.double().softmax(3)).norm(dim=3).mean(2)
+            distance = (sureness(own) - sureness(dense)).norm(dim=3).mean(2)
             for key, values, label in (("matching", matching, MATCHING), ("softmax_distance", distance, DISTANCE)):
-                curves[f"{key}/{one.name}"] = Curve(x=self.levels, x_label="noise level, normalised space", y_label=label,
-                                                    y=tuple(_over_draws(level, self.images) for level in values))
+                curves[f"{key}/{one.name}"] = Curve(x=levels, x_label="noise level, normalised space", y_label=label,
+                                                    y=tuple(_over_draws(level, len(split)) for level in values))
             rows += [{"network": one.name, "noise": level, "agreement": float(a.mean()),
                       "agreement_standard_deviation": float(a.std()), "softmax_distance": float(d.mean()),
                       "softmax_distance_standard_deviation": float(d.std())}
-                     for level, a, d in zip(self.levels, matching, distance, strict=True)]
+                     for level, a, d in zip(levels, matching, distance, strict=True)]
         return Section(title="Similarity under noise", version=self.version, curves=curves,
                        details={"similarity": rows}, notes=(*notes, *self._said(curves, others), *NOTES))
 
-    def _answers(self, trial: Trial, split: Split, network: Network) -> Tensor:
+    def _answers(self, trial: Trial, split: Split, levels: Sequence[float], network: Network) -> Tensor:
         """Logits (levels, draws, images, classes)."""
         model, inputs = network.load(), trial.data.normalize(split.images)
         found = []
-        for level in self.levels:
+        for level in levels:
             rng = generator(trial.seed, "noise_similarity", repr(level))
             found.append(torch.stack([logits(model, inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1)
                                              .to(inputs)) for _ in range(self.draws)]))
@@ -95,18 +96,19 @@ class NoiseSimilarity:
 
     def _said(self, curves: dict[str, Curve], others: list[Network]) -> list[str]:
         """The likest and the least alike checkpoint at the largest level."""
-        known = {one.name: curves[f"matching/{one.name}"].y[-1].value for one in others
-                 if one.name not in ("given", "control")}
+        matching = {one.name: curves[f"matching/{one.name}"] for one in others}
+        known = {name: curve.y[-1].value for name, curve in matching.items() if name not in ("given", "control", "separate")}
         if not known:
             return []
         most, least = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
-        text = f"At a noise level of {self.levels[-1]:g}, {most} answers like the dense network on " \
+        text = f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense network on " \
                f"{q.percent(known[most])} of the images"
         text += f", {least} on {q.percent(known[least])}." if least != most else "."
-        if "separate" in known:
-            below = sum(value < known["separate"] for name, value in known.items() if name != "separate")
-            text += f" {below} of {len(known) - 1} checkpoints are less alike than an independently trained network " \
-                    f"({q.percent(known['separate'])})."
+        if "separate" in matching:
+            other = matching["separate"].y[-1].value
+            below = sum(value < other for value in known.values())
+            text += f" An independently trained network does on {q.percent(other)}; of " \
+                    f"{q.several(len(known), 'checkpoint')}, {below} are less alike than that."
         return [text]
 
 

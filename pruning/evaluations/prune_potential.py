@@ -52,7 +52,7 @@ class PrunePotential(Asked):
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = MARGINS
 
     def evaluate(self, trial: Trial) -> Section:
-        """Curves `margin/<criterion>/<group>`, `noise/<criterion>`; scalars `<group>/<criterion>`; bars by distribution."""
+        """Curves `margin/<group>/<criterion>`, `noise/<criterion>`; scalars `<group>/<criterion>`; bars by distribution."""
         shifts = self.shifts(trial)
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
         parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
@@ -70,11 +70,9 @@ class PrunePotential(Asked):
                 for how in ("mean", "minimum") if kind != NOMINAL else ("mean",):
                     name = kind if kind == NOMINAL else f"{how} over {kind}"
                     scalars[f"prune_potential_{name.replace(' ', '_')}/{label}"] = table.over(names, self.margin, how)
-                    if how == "mean" and kind != NOMINAL:
-                        continue
-                    curves[f"margin/{label}/{name}"] = Curve(
-                        x=self.margins, x_label="margin: error tolerated above the dense control's", y_label=POTENTIAL,
-                        y=tuple(table.over(names, margin, how) for margin in self.margins))
+                    curves[f"margin/{name}/{label}"] = Curve(
+                        x=self.margins, x_label="margin: error tolerated above the dense control's",
+                        y_label=f"{POTENTIAL}, {name}", y=tuple(table.over(names, margin, how) for margin in self.margins))
             curves[f"distribution/{label}"] = Curve(
                 x=tuple(range(len(shifts) + 1)), x_label="distribution", y_label=BY_DISTRIBUTION,
                 x_names=(NOMINAL, *(shift.name for shift in shifts)),

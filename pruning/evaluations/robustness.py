@@ -10,28 +10,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pruning.data.corrupted import corrupt
+from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.intervals import binomial
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
-from pruning.reporting.pictures import grid
+from pruning.reporting.pictures import grid, pixels
 from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
 from pruning.shifts import NOMINAL, Shift, sample, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
+STEPS = 4
+"""A regression line is drawn with its band at so many places from 0."""
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta excess error is that of a "
     "pruned network less that of the dense control: what pruning costs beyond test accuracy. Corruptions that the job "
     "trains on count with the nominal images, as in the paper's robust runs, where others are looked at too.",
-    "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks; the line has no "
-    "intercept, and its band is that of the paper, over resampled checkpoints.",
+    "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks, and exact for the "
+    "error on one distribution; the line has no intercept, and its band is that of the paper, over resampled checkpoints.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
 
@@ -46,6 +48,11 @@ class Robustness(Asked):
     """
 
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corruptions == () and not self.noise:
+            raise ParameterError("no shift to look at: name corruptions, or levels of noise", pointer="corruptions")
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...`, `line/...`; errors by shift."""
@@ -120,6 +127,8 @@ class _Table:
                 torch.stack([self._draws[network, shift] for shift in shifts]).mean(0))
 
     def error(self, network: str, shifts: Sequence[str]) -> Estimate:
+        if len(shifts) == 1:
+            return binomial(round(self.n * self._values[network, shifts[0]]), self.n)
         return interval(*self._of(network, shifts), self.n)
 
     def _excess(self, network: str) -> tuple[float, Tensor]:
@@ -147,7 +156,7 @@ def _examples(trial: Trial, shifts: Sequence[Shift]) -> dict[str, Picture]:
     one = sample(trial, 1)
     images = [("image", one.images)] + [(shift.name, corrupt(one.images, shift.corruption, shift.severity, seed=trial.seed))
                                         for shift in shifts if shift.corruption is not None]
-    tiles = [(name, np.ascontiguousarray(image[0].permute(1, 2, 0).cpu().numpy().squeeze())) for name, image in images]
+    tiles = [(name, pixels(image[0].cpu().numpy())) for name, image in images]
     return {"corruptions": grid(tiles, "A test image under every corruption")} if len(tiles) > 1 else {}
 
 
@@ -172,6 +181,8 @@ def _worst(table: _Table, targets: Sequence[TrialRound]) -> list[str]:
         return []
     mean = {name: sum(table.increase(one.id, name) for one in targets) / len(targets) for name in table.names}
     ordered = sorted(mean, key=lambda name: -mean[name])
-    return [f"Over all checkpoints, most is lost against the dense control under {ordered[0]} "
-            f"({q.pp(mean[ordered[0]])}), least under {ordered[-1]} ({q.pp(mean[ordered[-1]])}); nominally "
-            f"{q.pp(sum(table.increase(one.id, NOMINAL) for one in targets) / len(targets))}."]
+    said = f"under {ordered[0]} ({q.pp(mean[ordered[0]])})"
+    if len(ordered) > 1:
+        said = f"most {said}, least under {ordered[-1]} ({q.pp(mean[ordered[-1]])})"
+    nominal = sum(table.increase(one.id, NOMINAL) for one in targets) / len(targets)
+    return [f"Lost against the dense control, over all checkpoints: {said}; nominally {q.pp(nominal)}."]

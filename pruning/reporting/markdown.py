@@ -223,15 +223,18 @@ def _details(details: dict[str, Any], digits: int) -> list[str]:
 
 def _curves(curves: dict[str, Curve]) -> list[str]:
     """Tables of curves with equal axes and points side by side."""
-    groups: dict[tuple[str, str, tuple[float, ...]], list[str]] = {}
+    groups: dict[tuple[str, str, tuple[float | str, ...]], list[str]] = {}
     for key, curve in curves.items():
-        groups.setdefault((curve.x_label, curve.y_label, curve.x), []).append(key)
+        groups.setdefault((curve.x_label, curve.y_label, curve.x_names or curve.x), []).append(key)
     tables = []
     for (x_label, y_label, xs), keys in groups.items():
         for start in range(0, len(keys), COLUMNS):
             chosen = keys[start : start + COLUMNS]
             body = [
-                (q.plain(x), *(q.named(y_label, curves[key].y[i]) if i < len(curves[key].y) else "" for key in chosen))
+                (
+                    escape(x) if isinstance(x, str) else q.plain(x),
+                    *(q.named(y_label, curves[key].y[i]) if i < len(curves[key].y) else "" for key in chosen),
+                )
                 for i, x in enumerate(xs)
             ]
             tables.append(

@@ -33,6 +33,15 @@ def grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns:
     return _picture(figure, caption)
 
 
+def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (C, H, W) as `grid` takes it: (H, W, 3), or the first channel where there are not three.
+
+    >>> pixels(np.zeros((1, 2, 5), np.uint8)).shape, pixels(np.zeros((3, 1, 5), np.uint8)).shape
+    ((2, 5), (1, 5, 3))
+    """
+    return np.ascontiguousarray(image.transpose(1, 2, 0)) if len(image) == 3 else image[0]
+
+
 def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str],
             caption: str) -> Picture:
     """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the columns."""
@@ -48,7 +57,7 @@ def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Seq
         for j, value in enumerate(row):
             axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if value < 0.5 else "black")
-    figure.colorbar(drawn, ax=axes, label="fraction")
+    figure.colorbar(drawn, ax=axes, label="percent", format=lambda value, _: f"{100 * value:.0f}")
     return _picture(figure, caption)
 
 

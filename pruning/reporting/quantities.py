@@ -15,7 +15,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
 CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
-FRACTIONS = frozenset({"accuracy", "agreement", "density", "disagreement", "error", "potential", "sparsity"})
+FRACTIONS = frozenset({"accuracy", "agreement", "confidence", "density", "disagreement", "error", "potential", "sparsity"})
 CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 NOT_FRACTIONS = CORRELATIONS | frozenset(
     {
@@ -236,10 +236,12 @@ def named(name: str, estimate: Estimate, digits: int = 1) -> str:
 def unit(name: str) -> str:
     """Return what a fraction of this name is shown in, `%` or, a difference, `pp`; nothing for what is no fraction.
 
-    >>> unit("test error"), unit("test error above the dense control's"), unit("loss change (nats)")
-    ('%', 'pp', '')
+    >>> unit("test error"), unit("test error above the dense control's"), unit("loss change (nats)"), unit("prune_ratio")
+    ('%', 'pp', '', '%')
     """
     words = _words(name)
+    if {"prune", "ratio"} <= words:
+        return "%"
     if "nats" in words or not words & FRACTIONS or words & NOT_FRACTIONS:
         return ""
     return "pp" if words & DIFFERENCES else "%"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pruning.schemas.base import Document
 from pruning.schemas.recipe import Method
@@ -28,6 +28,12 @@ class Curve(Document):
     y_label: str
     x_names: tuple[str, ...] | None = None
     """What the points are, where `x` only numbers them: drawn as bars."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Curve:
+        if self.x_names is not None and len(self.x_names) != len(self.x):
+            raise ValueError(f"x_names: {len(self.x_names)} names of {len(self.x)} points")
+        return self
 
 
 class Picture(Document):

@@ -112,5 +112,9 @@ def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -
     fault(response, 422, "unknown_criterion", "/criterion/name")
     response = real.client.post("/v1/jobs", json={**spec, "criterion": {"name": "magnitude", "params": {"q": 1}}})
     fault(response, 422, "invalid_parameter", "/criterion/params/q")
+    asked = [{"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": ["fog", "fogg"]}}]
+    response = real.client.post("/v1/jobs", json={**spec, "evaluations": asked})
+    body = fault(response, 422, "invalid_parameter", "/evaluations/1/params/corruptions/1")
+    assert "'fogg' is not one of" in body["detail"]
     response = real.client.post("/v1/jobs?validate_only=true", json=spec)
     assert response.status_code == 200, response.text

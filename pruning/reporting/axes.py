@@ -1,0 +1,140 @@
+"""Axes of a plot: how values are spaced, marked and named, and how the figure becomes an SVG element."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from pruning.reporting import quantities as q
+from pruning.reporting.looks import GRID, INK, VARIABLES, Look
+from pruning.schemas.report import Estimate
+
+SPARSITY_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.7, 0.6, 0.2, 0.4, 0.998, 0.9998)
+"""In order of preference."""
+WIDE = 300
+"""Where the largest value is so many times a common one, or the top of most curves, a linear axis would flatten these."""
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "secateur",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.0,
+    "axes.unicode_minus": True,
+    "text.usetex": False,
+    "text.parse_math": False,
+    "path.simplify": False,
+}
+HUNDREDTHS = FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}"))
+"""Fractions in percent or percentage points."""
+
+
+def new_figure() -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, in the colours that the page sets."""
+    figure = Figure(figsize=(7.6, 3.7), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    axes.grid(color=GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(which="both", colors=INK, length=3)
+    axes.tick_params(which="both", color=GRID)
+    return figure, axes
+
+
+def dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float) -> None:
+    """Markers, each with its interval as a thin bar."""
+    spans(axes, xs, ys, chosen.colour, 1.1)
+    axes.plot(xs, [y.value for y in ys], color=chosen.colour, linestyle="none", marker=chosen.marker, markersize=markersize,
+              fillstyle="none" if chosen.hollow else "full")
+
+
+def spans(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float) -> None:
+    """Each interval as a thin bar."""
+    spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
+    if spans:
+        places, lows, highs = zip(*spans, strict=True)
+        axes.vlines(places, lows, highs, color=colour, linewidth=width, alpha=0.75)
+
+
+def aside(series: int, xs: Sequence[float]) -> list[float]:
+    """How far each series is moved so that the intervals of many at one sparsity stand side by side."""
+    if series <= 3:
+        return [0.0] * series
+    step = 0.03 * max(max(xs) - min(xs), 0.5) / (series - 1)
+    return [step * (i - (series - 1) / 2) for i in range(series)]
+
+
+def stretch(sparsity: float) -> float:
+    """Doublings of compression: as far from 90 to 95 % as from 95 to 97.5 %."""
+    return -math.log2(max(1 - sparsity, 1e-6))
+
+
+def sparsity_axis(axes: Axes, low: float, high: float) -> None:
+    """Ticks named by sparsity, no nearer to each other than a twelfth of the axis."""
+    pad = max(0.06 * (high - low), 0.12)
+    low, high = max(low - pad, -0.08), high + pad
+    chosen: list[float] = []
+    for tick in SPARSITY_TICKS:
+        at = stretch(tick)
+        if low <= at <= high and all(abs(stretch(other) - at) > (high - low) / 12 for other in chosen):
+            chosen.append(tick)
+    axes.set_xlim(low, high)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks([stretch(tick) for tick in chosen], labels=[q.share(tick) for tick in chosen])
+
+
+def scale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
+    """Fractions in hundredths, values over orders of magnitude on a log axis; returns what the label adds for it."""
+    values = [value for one in series for value in one]
+    unit = q.unit(label)
+    if unit and all(abs(value) <= 1 for value in values):
+        axes.yaxis.set_major_formatter(HUNDREDTHS)
+        return f" ({unit})"
+    sizes = sorted(abs(value) for value in values if value)
+    tops = sorted(max(map(abs, one)) for one in series if any(one))
+    common = min(sizes[len(sizes) // 2], tops[(len(tops) - 1) // 2]) if sizes else 0.0
+    if not sizes or sizes[-1] <= WIDE * common:
+        return ""
+    note = "log axis"
+    if min(values) > 0:
+        axes.set_yscale("log")
+    else:
+        linear = 10.0 ** math.floor(math.log10(common / 10))
+        axes.set_yscale("symlog", linthresh=linear)
+        note = f"symlog axis, linear within ±{q.plain(linear)}"
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.plain(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return f", {note}"
+
+
+def as_svg(figure: Figure, key: str) -> str:
+    """The figure as an SVG element fit for an HTML page: no prolog, no links, own ids, colours as variables."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    box = re.search(r'viewBox="([^"]+)"', text)
+    assert box is not None
+    text = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box[1]}" aria-hidden="true" focusable="false">', text, count=1)
+    prefix = re.sub(r"[^a-z0-9]+", "-", key.lower())
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', text).replace("url(#", f"url(#{prefix}-")
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return re.sub(r"\n\s*\n+", "\n", text).strip()
