@@ -22,7 +22,8 @@ from pruning.bounds.graph import Carrier, folded
 from pruning.channels import ChannelGraph
 from pruning.compact import compact, expand_, load_compact, write_arch
 from pruning.criteria import criteria
-from pruning.errors import DataError, ParameterError
+from pruning.errors import DataError, ParameterError, StructureError
+from pruning.evaluations import evaluations
 from pruning.evidence import Evidence
 from pruning.granularities import granularities
 from pruning.layers import recording
@@ -60,7 +61,7 @@ class Case:
 
 
 CASES = {
-    "vgg": Case("vgg", {"depth": 11, "width": 0.0625}, 32, groups=8),
+    "vgg": Case("vgg", {"depth": 11, "width": 0.04}, 32, groups=8),
     "densenet": Case("densenet22", {"growth": 2}, groups=1 + 9 + 9 + 2),
     "densenet_basic": Case("densenet22", {"growth": 2, "block": "basic", "compression": 1}, groups=1 + 18 + 2),
     "densenet_odd": Case("densenet22", {"growth": 3, "compression": 0.3}, 7, groups=1 + 9 + 9 + 2),
@@ -72,10 +73,11 @@ CASES = {
                          groups=4 + 12),
 }
 every_case = pytest.mark.parametrize("case", CASES)
+one_of_each = pytest.mark.parametrize("case", ["vgg", "densenet", "wide_resnet", "bottleneck_b"])
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """The network, seeded, in eval mode with BatchNorm that does something."""
+    """The network, seeded, in eval mode with BatchNorm that does something and lets something through."""
     case = CASES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -84,7 +86,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
                     if tensor.dim():
-                        tensor.data.uniform_(0.5, 1.5) if key != "bias" else tensor.data.normal_(0, 0.3)
+                        tensor.data.normal_(0, 0.3) if key in ("bias", "running_mean") else tensor.data.uniform_(0.5, 1.5)
         return model.to(dtype)
 
 
@@ -103,23 +105,18 @@ def pruned(model: nn.Module, name: str, granularity: str, target: float = 0.5, m
 # what they compute
 
 
-@pytest.mark.parametrize(("architecture", "kwargs", "depth", "beside"), [
-    ("vgg", {"depth": 11, "width": 0.05}, 11, 0), ("vgg", {"depth": 13, "width": 0.05}, 13, 0),
-    ("vgg", {"depth": 16, "width": 0.05}, 16, 0), ("vgg", {"depth": 19, "width": 0.05}, 19, 0),
-    ("densenet22", {"growth": 1}, 22, 0), ("densenet22", {"growth": 1, "block": "basic"}, 22, 0),
-    ("wide_resnet", {"depth": 10, "width": 0.1}, 9, 3), ("wide_resnet", {"depth": 22, "width": 0.1}, 21, 3),
-    ("cifar_resnet", {"depth": 20, "width": 0.1, "block": "bottleneck"}, 20, 0),
-    ("cifar_resnet", {"depth": 29, "width": 0.1, "block": "bottleneck", "shortcut": "B"}, 29, 3)])
-def test_depth_counts_the_layers_of_the_longest_path(architecture: str, kwargs: dict[str, Any], depth: int,
-                                                     beside: int) -> None:
-    """A wide ResNet's depth 6n + 4 counts the three shortcuts instead of the classifier and the second half of n blocks:
-    its 6n convolutions, the stem and the classifier are 6n + 2; with the shortcuts 6n + 5."""
+@pytest.mark.parametrize(("architecture", "kwargs", "layers"), [
+    ("vgg", {"depth": 11, "width": 0.05}, 9), ("vgg", {"depth": 13, "width": 0.05}, 11),
+    ("vgg", {"depth": 16, "width": 0.05}, 14), ("vgg", {"depth": 19, "width": 0.05}, 17),
+    ("densenet22", {"growth": 1}, 22), ("densenet22", {"growth": 1, "block": "basic"}, 22),
+    ("wide_resnet", {"depth": 10, "width": 0.1}, 11), ("wide_resnet", {"depth": 22, "width": 0.1}, 23),
+    ("cifar_resnet", {"depth": 20, "width": 0.1, "block": "bottleneck"}, 20),
+    ("cifar_resnet", {"depth": 29, "width": 0.1, "block": "bottleneck", "shortcut": "B"}, 32)])
+def test_depth_counts_layers(architecture: str, kwargs: dict[str, Any], layers: int) -> None:
+    """VGG's depth counts the three linear layers of the original. A wide ResNet's, 6n + 4, is that of 6n convolutions, the
+    stem and three shortcuts; with the classifier these are 6n + 5."""
     model = load_model(architecture, **kwargs)
-    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
-    if architecture == "wide_resnet":
-        assert layers == kwargs["depth"] - 2 + beside
-    else:
-        assert layers == depth + beside
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) == layers
 
 
 def normed(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -198,6 +195,7 @@ ORACLES: dict[str, Callable[[dict[str, Tensor], Tensor], Tensor]] = {
 def test_the_network_is_the_one_of_the_paper(case: str) -> None:
     model = build(case)
     with torch.no_grad():
+        assert float(model(images(case)).std(0).min()) > 0.01
         torch.testing.assert_close(model(images(case)), ORACLES[case](model.state_dict(), images(case)),
                                    rtol=1e-9, atol=1e-9)
 
@@ -256,7 +254,8 @@ def test_the_others_take_images_of_any_size(architecture: Any, size: tuple[int, 
 def test_every_granularity_prunes_to_the_target(case: str, granularity: str) -> None:
     model = build(case, torch.float32)
     masks = pruned(model, case, granularity)
-    assert 0.4 < density(masks) <= 0.5
+    whole = granularity == "n_m"  # layers whose width is no multiple of M stay dense
+    assert 0.4 < density(masks) <= (0.75 if whole else 0.5)
     assert torch.isfinite(model(images(case, dtype=torch.float32))).all()
 
 
@@ -271,14 +270,15 @@ def test_every_group_of_channels_can_be_removed(case: str) -> None:
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_smaller_network_computes_what_the_masked_one_does(case: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance", "targets"), [
+    (torch.float32, 1e-5, (0.4,)), (torch.float64, 1e-11, (0.5, 0.2))], ids=["float32", "float64"])
+def test_the_smaller_network_computes_what_the_masked_one_does(case: str, dtype: torch.dtype, tolerance: float,
+                                                               targets: tuple[float, ...]) -> None:
     model = build(case, dtype)
     masks: Masks | None = None
-    for target in (0.7, 0.45, 0.2):
+    for target in targets:
         masks = pruned(model, case, "channel", target, masks)
         small = compact(model, masks, CASES[case].shape)
-        tolerance = 1e-5 if dtype == torch.float32 else 1e-11
         with torch.no_grad():
             torch.testing.assert_close(small(images(case, dtype=dtype)), model(images(case, dtype=dtype)), rtol=tolerance,
                                        atol=tolerance)
@@ -300,7 +300,7 @@ def test_the_file_rebuilds_the_smaller_network(case: str, tmp_path: Path) -> Non
     assert type(again) is type(model)
 
 
-@every_case
+@one_of_each
 def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
     """With BatchNorm in train mode, momentum and weight decay; and its weights go back into the full one."""
     model = build(case)
@@ -348,9 +348,8 @@ def test_batchnorm_is_folded_where_it_follows_one_convolution_alone(case: str) -
 
 
 @every_case
-@pytest.mark.parametrize("size", [1e-3, 0.3])
-def test_errors_of_layers_are_carried_to_the_logits(case: str, size: float) -> None:
-    model, x = folded(build(case)), images(case, 3)
+def test_errors_of_layers_are_carried_to_the_logits(case: str) -> None:
+    model, x, size = folded(build(case)), images(case, 3), 0.1
     generator = torch.Generator().manual_seed(0)
     weights = {name: weight.detach() + size * weight.detach().abs().mean() * torch.randn(
         weight.shape, generator=generator, dtype=weight.dtype) for name, weight in prunable(model).items()}
@@ -368,18 +367,17 @@ def test_errors_of_layers_are_carried_to_the_logits(case: str, size: float) -> N
     assert bool(torch.isfinite(carried).all())
 
 
-@pytest.mark.parametrize("case", ["vgg", "densenet", "wide_resnet", "bottleneck_b"])
-@pytest.mark.parametrize("method", ["sipp", "pfp", "corenet"])
-def test_no_bound_is_broken(case: str, method: str) -> None:
-    batches = [(images(case, 12, torch.float32), torch.arange(12) % 3)]
-    found = bound(build(case, torch.float32), method, [0.9, 0.6], batches)
+@one_of_each
+def test_no_bound_is_broken(case: str) -> None:
+    batches = [(images(case, 8, torch.float32), torch.arange(8) % 3)]
+    found = bound(build(case, torch.float32), "sipp", [0.8], batches)
     certain = [one for one in found.predictions if one.form == "deterministic"]
     assert all(one.broken == 0 for one in certain)
     assert found.predictions
 
 
-@every_case
-@pytest.mark.parametrize("name", ["sipp", "corenet", "pfp", "mussay", "qm", "obd", "thinet", "taylor_filter", "wanda", "synflow"])
+@one_of_each
+@pytest.mark.parametrize("name", ["sipp", "pfp", "obd"])
 def test_criteria_score_every_layer(case: str, name: str) -> None:
     model = build(case, torch.float32)
     batches = [(images(case, 4, torch.float32), torch.arange(4) % 3)]
@@ -388,10 +386,21 @@ def test_criteria_score_every_layer(case: str, name: str) -> None:
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
 
 
+@every_case
+def test_coresets_of_neurons_need_batchnorm_behind_the_layer(case: str) -> None:
+    """The theorem of Mussay et al. is on neurons: BatchNorm before a convolution is folded into none of its neurons."""
+    evidence = Evidence(build(case, torch.float32), batches=[(images(case, 4, torch.float32), torch.arange(4) % 3)])
+    if case.startswith(("densenet", "wide")):
+        with pytest.raises(StructureError, match="bn1 does not follow a layer directly"):
+            criteria.create("mussay").score(evidence)
+    else:
+        assert set(criteria.create("mussay").score(evidence)) == set(prunable(evidence.model))
+
+
 # whole jobs
 
 
-@pytest.mark.parametrize("case", ["vgg", "densenet", "wide_resnet", "bottleneck_b"])
+@one_of_each
 def test_networks_learn(case: str) -> None:
     data = cases.make_data(shape=CASES[case].shape, fit=48, test=24)
     model = build(case, torch.float32)
@@ -407,19 +416,18 @@ def test_networks_learn(case: str) -> None:
     assert loss() < min(before, math.log(3)) - 0.1
 
 
-@pytest.mark.parametrize("case", ["vgg", "densenet", "wide_resnet"])
-@pytest.mark.parametrize("criterion", ["sipp", "filter_norm"])
+@pytest.mark.parametrize(("case", "criterion"), [("vgg", "sipp"), ("densenet", "filter_norm"), ("wide_resnet", "sipp")])
 def test_a_whole_job_with_approximation_and_bounds(case: str, criterion: str, tmp_path: Path) -> None:
-    data = cases.make_data(shape=CASES[case].shape, fit=16, val=6, test=8)
-    recipe = cases.recipe(0.3, 0.6, criterion={"name": criterion}, retrain={"mode": "lr_rewind"},
-                          train={"epochs": 1, "batch_size": 8, "optimizer": {"lr": 0.02}})
+    data = cases.make_data(shape=CASES[case].shape, fit=30, val=6, test=24)
+    recipe = cases.recipe(0.3, 0.6, criterion={"name": criterion},
+                          train={"epochs": 8, "batch_size": 6, "optimizer": {"lr": 0.03}},
+                          retrain={"batch_size": 6, "optimizer": {"lr": 0.01}})
     pipeline = Pipeline(recipe, Networks(lambda: build(case, torch.float32)), data, Stages(tmp_path, recipe.digest()),
                         Silent(), torch.device("cpu"))
     pipeline.run()
     assert [one.target for one in pipeline.done] == [0.3, 0.6]
     trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
                   pipeline.done, pipeline.recipe)
-    from pruning.evaluations import evaluations
     for name, params in (("approximation", {}), ("bounds", {"images": 4, "trials": 1, "sparsities": [0.3]})):
         section = evaluations.create(name, params).evaluate(trial)
         assert section.curves
