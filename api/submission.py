@@ -33,7 +33,8 @@ def document(spec: JobSpec) -> dict[str, Any]:
 async def check(services: Services, project: str, spec: JobSpec) -> Validation:
     """Everything that can be known about a job before it runs; raises the problem that forbids it."""
     estimate = await services.helpers.estimate(await run_in_threadpool(_question, services, project, spec))
-    return Validation(valid=True, estimate=Estimate(**estimate), recipe=spec.recipe().model_dump(mode="json"))
+    return Validation(valid=True, estimate=Estimate(**estimate), recipe=spec.recipe().model_dump(mode="json"),
+                      spec=document(spec))
 
 
 def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]:

@@ -50,6 +50,10 @@ def check_fits(architecture: Architecture, shape: Sequence[int], classes: Sequen
         if wanted is not None and wanted != found:
             raise DataError(f"the network takes images of {wanted} {axis}, the dataset's have {found}",
                             pointer="/dataset")
+    smallest = getattr(architecture, "smallest", 1)
+    if min(shape[1:]) < smallest:
+        raise DataError(f"the network takes images of at least {smallest} x {smallest} pixels, the dataset's have "
+                        f"{shape[1]} x {shape[2]}", pointer="/dataset")
     if architecture.outputs != len(classes):
         raise DataError(f"the network tells {architecture.outputs} classes apart, the dataset has {len(classes)}",
                         pointer="/dataset")

@@ -228,7 +228,10 @@ class Schedule(Protocol):
 
 
 class Architecture(Protocol):
-    """A named network; its fields are its hyper-parameters."""
+    """A named network; its fields are its hyper-parameters.
+
+    An optional class attribute: `smallest`, the rows and columns below which an image of any size is too small.
+    """
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:

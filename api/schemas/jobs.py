@@ -100,6 +100,8 @@ class Validation(BaseModel):
     estimate: Estimate
     recipe: dict[str, Any]
     """Every default written in."""
+    spec: dict[str, Any]
+    """The job as it would be kept: what a preset fills in is written out."""
 
 
 class EventView(BaseModel):

@@ -1,4 +1,4 @@
-"""The CIFAR ResNet family: depth 6n + 2, three stages, basic blocks (He et al., 2016).
+"""The CIFAR ResNet family: three stages of basic blocks, depth 6n + 2, or bottlenecks, 9n + 2 (He et al., CVPR, ECCV 2016).
 
 Parameter names follow akamaster/pytorch_resnet_cifar10, so its checkpoints load as they are.
 """
@@ -19,21 +19,32 @@ from pruning.slices import ChannelMap
 
 
 class Shortcut(ChannelMap):
-    """The parameter-free shortcut (option A): every second pixel, new channels filled with zeros on both sides."""
+    """The parameter-free shortcut (option A): every `stride`-th pixel, new channels filled with zeros on both sides."""
 
-    def __init__(self, channels_in: int, channels: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         before = (channels - channels_in) // 2
         super().__init__(channels_in, [place - before if 0 <= place - before < channels_in else -1
                                        for place in range(channels)])
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C', ceil(H/2), ceil(W/2))."""
-        with_zeros = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 1))
+        """(N, C, H, W) to (N, C', H', W')."""
+        with_zeros = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, 1))
         return with_zeros.index_select(1, self.sources % with_zeros.shape[1])  # -1, no source, is the channel of zeros
+
+
+def shortcut(channels_in: int, channels: int, stride: int, projection: bool) -> nn.Module:
+    """Around a block: the identity, and where the shape changes option A or a projection (option B)."""
+    if stride == 1 and channels_in == channels:
+        return nn.Identity()
+    return Shortcut(channels_in, channels, stride) if not projection else nn.Sequential(
+        nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
 
     def __init__(self, channels_in: int, channels: int, stride: int, projection: bool) -> None:
         super().__init__()
@@ -41,10 +52,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
-            self.shortcut = Shortcut(channels_in, channels) if not projection else nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        self.shortcut = shortcut(channels_in, channels, stride, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
@@ -52,10 +60,34 @@ class Block(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution, the last to four times as many channels, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int, projection: bool) -> None:
+        super().__init__()
+        wide = self.expansion * channels
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, wide, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(wide)
+        self.shortcut = shortcut(channels_in, wide, stride, projection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
 class ResNet(nn.Module):
     """Stem, three stages of blocks, global average pooling, classifier."""
 
-    def __init__(self, blocks: int, widths: tuple[int, int, int], channels: int, classes: int, projection: bool) -> None:
+    def __init__(self, block: type[Block | Bottleneck], blocks: int, widths: tuple[int, int, int], channels: int,
+                 classes: int, projection: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -63,11 +95,12 @@ class ResNet(nn.Module):
         width_in = widths[0]
         for stage, width in enumerate(widths):
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            stages.append(nn.Sequential(*(Block(width_in if i == 0 else width, width, stride, projection)
+            wide = block.expansion * width
+            stages.append(nn.Sequential(*(block(width_in if i == 0 else wide, width, stride, projection)
                                           for i, stride in enumerate(strides))))
-            width_in = width
+            width_in = wide
         self.layer1, self.layer2, self.layer3 = stages
-        self.linear = nn.Linear(widths[-1], classes)
+        self.linear = nn.Linear(width_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, classes)."""
@@ -79,24 +112,32 @@ class ResNet(nn.Module):
 @architectures.register("cifar_resnet")
 @dataclass(frozen=True)
 class CifarResNet:
-    """CIFAR ResNet of depth 6n + 2 and three stages of 16, 32, 64 channels times `width`.
+    """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with bottlenecks 9n + 2.
 
-    `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection.
+    `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What the code of Lost in Pruning
+    calls ResNet-56 and ResNet-110 has 9 and 18 bottlenecks a stage and projections: depths 83 and 164 as counted here.
 
-    >>> net = CifarResNet(depth=20).build()
-    >>> sum(p.numel() for p in net.parameters())
-    269722
+    >>> def size(**options):
+    ...     return sum(p.numel() for p in CifarResNet(**options).build().parameters())
+    >>> size(depth=20), size(depth=20, shortcut="B"), size(depth=56), size(depth=110)
+    (269722, 272474, 853018, 1727962)
+    >>> size(depth=83, block="bottleneck", shortcut="B"), size(depth=164, block="bottleneck", shortcut="B")
+    (869530, 1704154)
     """
 
     depth: Annotated[int, Field(ge=8, le=1202)] = 20
     width: Annotated[float, Field(gt=0, le=64)] = 1.0
     shortcut: Literal["A", "B"] = "A"
+    block: Literal["basic", "bottleneck"] = "basic"
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
 
     def __post_init__(self) -> None:
-        if (self.depth - 2) % 6:
+        if self.block == "basic" and (self.depth - 2) % 6:
             raise ParameterError(f"depth {self.depth} is not 6n + 2 (8, 14, 20, 26, 32, ...)", pointer="depth")
+        if self.block == "bottleneck" and (self.depth - 2) % 9:
+            raise ParameterError(f"depth {self.depth} is not 9n + 2 (11, 20, 29, 83, 164, ...), as bottlenecks need",
+                                 pointer="depth")
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
@@ -111,7 +152,8 @@ class CifarResNet:
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
-        net = ResNet((self.depth - 2) // 6, (w1, w2, w3), self.channels, self.classes, self.shortcut == "B")
+        block, layers = (Block, 6) if self.block == "basic" else (Bottleneck, 9)
+        net = ResNet(block, (self.depth - 2) // layers, (w1, w2, w3), self.channels, self.classes, self.shortcut == "B")
         for module in net.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
                 nn.init.kaiming_normal_(module.weight)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from pruning.presets import expand
 from pruning.schemas.base import Document
 from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Shifts, Targets
 from pruning.schemas.training import Train
@@ -67,10 +68,29 @@ class RetrainSpec(Retrain):
         return self
 
 
+def _preset_in_place(schema: dict[str, Any]) -> None:
+    """With a preset, `model` and `targets` may be left out."""
+    schema["required"] = [name for name in schema["required"] if name not in ("model", "targets")]
+    schema["anyOf"] = [{"required": ["model", "targets"]},
+                       {"required": ["preset"], "properties": {"preset": {"type": "string"}}}]
+
+
 class JobSpec(Document):
-    """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that gives a good result."""
+    """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that gives a good result.
+
+    With a `preset`, so have `model` and `targets`.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_preset_in_place)
 
     type: Literal["prune"]
+    preset: Literal["resnet20", "resnet56", "resnet110", "vgg16", "densenet22", "wrn16_8"] | None = None
+    """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where the job leaves them open.
+
+    Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable weights of its network.
+    """
+    epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With a preset: the fraction of its epochs, milestones and warm-up; one epoch at least."""
     model: ModelRef
     dataset: DatasetRef
     targets: Targets
@@ -97,8 +117,15 @@ class JobSpec(Document):
     deadline_s: Annotated[float, Field(gt=0)] | None = None
     """Longest time from submission to the end; past it the job fails with `deadline_exceeded`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_is_expanded(cls, job: Any) -> Any:
+        return expand(job) if isinstance(job, dict) and job.get("preset") is not None else job
+
     @model_validator(mode="after")
     def _recipe_is_consistent(self) -> JobSpec:
+        if self.preset is None and "epochs_scale" in self.model_fields_set:
+            raise ValueError("epochs_scale: has no effect without a preset; set the epochs themselves")
         retrain = self.retrain
         if retrain is not None and retrain.mode == "weight_rewind":
             if self.model.train is None and retrain.rewind is None:

@@ -62,7 +62,8 @@ def override(
         spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
     if seed is not None:
         spec["seed"] = seed
-    missing = [name for name in ("model", "dataset", "targets") if name not in spec]
+    needed = ("dataset",) if spec.get("preset") is not None else ("model", "dataset", "targets")
+    missing = [name for name in needed if name not in spec]
     if missing:
         raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give a spec file, or --model, --dataset and "
                                  "--sparsity")

@@ -105,6 +105,17 @@ def test_files_that_are_not_what_they_claim_leave_nothing(real: World, tmp_path:
     assert real.client.get("/v1/models").json()["data"] == real.client.get("/v1/datasets").json()["data"] == []
 
 
+def test_presets_by_the_real_catalogue(real: World) -> None:
+    job = {"type": "prune", "preset": "resnet20", "epochs_scale": 0.05, "dataset": {"builtin": "digits"}}
+    found = real.client.post("/v1/jobs?validate_only=true", json=job)
+    assert found.status_code == 200, found.text
+    assert found.json()["estimate"]["rounds"] == 23
+    small = real.client.post("/v1/jobs?validate_only=true", json={**job, "preset": "vgg16"})
+    assert small.status_code == 422, small.text
+    assert small.json()["errors"][0]["pointer"] == "/dataset"
+    assert "at least 32 x 32 pixels, the dataset's have 8 x 8" in small.json()["detail"]
+
+
 def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -> None:
     spec = {"type": "prune", "model": {"architecture": "mlp", "train": {}}, "dataset": {"builtin": "digits"},
             "targets": {"sparsity": [0.5]}}

@@ -49,7 +49,30 @@ def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> No
     assert body["valid"] is True
     assert body["estimate"] == ESTIMATE
     assert body["recipe"]["criterion"] == {"name": "magnitude", "params": {}}
+    assert body["spec"] == SPEC
     assert count(world, Job) == count(world, Outbox) == 0
+
+
+def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> None:
+    job = {"type": "prune", "preset": "densenet22", "epochs_scale": 0.1, "dataset": {"builtin": "digits"}, "seed": 3,
+           "model": {"architecture": "mlp"}}
+    found = world.client.post("/v1/jobs?validate_only=true", json=job)
+    assert found.status_code == 200, found.text
+    spec = found.json()["spec"]
+    assert spec == {**spec, **job, "model": spec["model"]}
+    assert spec["model"]["architecture"] == "mlp"
+    assert spec["model"]["train"]["epochs"] == found.json()["recipe"]["train"]["epochs"] == 30
+    assert len(spec["targets"]["sparsity"]) == 22
+    assert (spec["retrain"], spec["batchnorm"]) == ({"mode": "lr_rewind"}, "keep")
+    kept = world.client.post("/v1/jobs", json=job)
+    assert kept.status_code == 202
+    assert kept.json()["spec"] == world.client.post("/v1/jobs", json=spec).json()["spec"] == spec
+
+
+def test_an_unknown_preset_is_answered_with_the_list(world: World) -> None:
+    response = world.client.post("/v1/jobs", json={"type": "prune", "preset": "resnet21", "dataset": {"builtin": "digits"}})
+    fault(response, 422, "invalid_request", "/preset")
+    assert "known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8" in response.json()["detail"]
 
 
 def test_an_estimate_is_asked_for_once(world: World) -> None:

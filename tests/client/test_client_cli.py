@@ -236,6 +236,9 @@ def test_flags_override_the_file(
 
     assert submitted == []
     assert sent(str(tmp_path / "spec.json")) == spec
+    preset = {"type": "prune", "preset": "resnet20", "dataset": {"builtin": "digits"}}
+    (tmp_path / "preset.json").write_text(json.dumps(preset))
+    assert sent(str(tmp_path / "preset.json")) == preset
     assert sent(str(tmp_path / "spec.json"), *FLAGS, "--sparsity", "0.8", "--criterion", "obd", "--epochs", "2",
                 "--retrain", "lr_rewind", "--seed", "5") == spec | {
         "model": {"id": "mdl_12345678"}, "dataset": {"builtin": "digits", "limit": {"train": 9}},

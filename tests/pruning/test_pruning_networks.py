@@ -150,7 +150,7 @@ def test_what_the_dataset_tells_is_filled_in_and_what_was_given_stays() -> None:
     assert resolve("mlp", {"classes": 9}, shape=(1, 2, 2), classes=7).outputs == 9
     # the width of a ResNet is no image width
     assert parameters_of(resolve("cifar_resnet", {}, shape=(1, 8, 8), classes=3)) == {
-        "depth": 20, "width": 1.0, "shortcut": "A", "channels": 1, "classes": 3}
+        "depth": 20, "width": 1.0, "shortcut": "A", "block": "basic", "channels": 1, "classes": 3}
 
 
 def test_unknown_names_and_parameters() -> None:

@@ -1,0 +1,124 @@
+"""The DenseNet of 22 layers for CIFAR: three dense blocks, each layer reads all before it (Huang et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.architectures import architectures
+
+CONVOLUTIONS = 18
+"""In the dense blocks: 22 without the stem, the two transitions and the classifier."""
+
+
+class Basic(nn.Module):
+    """BatchNorm, ReLU and a 3x3 convolution to `growth` new channels, beside those that came."""
+
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C + growth, H, W)."""
+        return torch.cat([x, self.conv1(F.relu(self.bn1(x)))], 1)
+
+
+class Bottleneck(nn.Module):
+    """As `Basic`, with a 1x1 convolution to 4 growth channels before the 3x3."""
+
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, 4 * growth, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C + growth, H, W)."""
+        out = self.conv1(F.relu(self.bn1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.bn2(out)))], 1)
+
+
+class Transition(nn.Module):
+    """BatchNorm, ReLU, a 1x1 convolution and the mean over 2x2 pixels, at odd borders over those there are."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', ceil(H/2), ceil(W/2))."""
+        return F.avg_pool2d(self.conv1(F.relu(self.bn1(x))), 2, ceil_mode=True)
+
+
+class DenseNet(nn.Module):
+    """Stem, three dense blocks with transitions between them, BatchNorm, ReLU, global average pooling, classifier."""
+
+    def __init__(self, bottleneck: bool, growth: int, compression: float, channels: int, classes: int) -> None:
+        super().__init__()
+        block, layers = (Bottleneck, CONVOLUTIONS // 6) if bottleneck else (Basic, CONVOLUTIONS // 3)
+        width = 2 * growth
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        stages: list[nn.Module] = []
+        for stage in range(3):
+            stages.append(nn.Sequential(*(block(width + i * growth, growth) for i in range(layers))))
+            width += layers * growth
+            if stage < 2:
+                narrow = max(1, int(compression * width))
+                stages.append(Transition(width, narrow))
+                width = narrow
+        self.dense1, self.trans1, self.dense2, self.trans2, self.dense3 = stages
+        self.bn = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        out = self.trans1(self.dense1(self.conv1(x)))
+        out = self.dense3(self.trans2(self.dense2(out)))
+        return self.fc(F.relu(self.bn(out)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@architectures.register("densenet22")
+@dataclass(frozen=True)
+class DenseNet22:
+    """DenseNet of 22 layers for CIFAR: dense blocks that add `growth` channels a layer, a stem of twice as many.
+
+    As in the code of Lost in Pruning it is a DenseNet-BC: three bottleneck layers a block, and transitions that keep
+    `compression` of the channels. `block` basic with compression 1 is the plain DenseNet, six layers a block.
+
+    >>> sum(p.numel() for p in DenseNet22().build().parameters())
+    71686
+    >>> sum(p.numel() for p in DenseNet22(block="basic", compression=1).build().parameters())
+    290986
+    """
+
+    growth: Annotated[int, Field(ge=1, le=1024)] = 12
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    compression: Annotated[float, Field(gt=0, le=1)] = 0.5
+    channels: Annotated[int, Field(ge=1, le=1024)] = 3
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None]:
+        """Any image size."""
+        return self.channels, None, None
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return self.classes
+
+    def build(self) -> nn.Module:
+        """The network with Kaiming-normal weights."""
+        net = DenseNet(self.block == "bottleneck", self.growth, self.compression, self.channels, self.classes)
+        for module in net.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
+                nn.init.kaiming_normal_(module.weight)
+        return net

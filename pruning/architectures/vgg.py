@@ -1,0 +1,86 @@
+"""The VGG family for small images: 3x3 convolutions with BatchNorm, one linear classifier (Simonyan and Zisserman, 2015).
+
+Parameter names follow kuangliu/pytorch-cifar, so its checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pruning.architectures import architectures
+from pruning.errors import DataError
+
+CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
+    11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""By depth, how many in each of the five stages."""
+WIDTHS = (64, 128, 256, 512, 512)
+SMALLEST = 32
+"""Rows and columns of the smallest image: each stage halves them."""
+
+
+class VggNet(nn.Module):
+    """Five stages of convolutions and a max pooling, global average pooling, classifier."""
+
+    def __init__(self, convolutions: tuple[int, ...], widths: tuple[int, ...], channels: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for count, width in zip(convolutions, widths, strict=True):
+            for _ in range(count):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, classes)
+        self.register_forward_pre_hook(_refuse_small)  # not in `forward`, whose course must not depend on what it sees
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes); `DataError` where H or W is below 32."""
+        return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
+    height, width = args[0].shape[-2:]
+    if min(height, width) < SMALLEST:
+        raise DataError(f"VGG takes images of at least {SMALLEST} x {SMALLEST} pixels, these have {height} x {width}")
+
+
+@architectures.register("vgg")
+@dataclass(frozen=True)
+class Vgg:
+    """VGG with BatchNorm of depth 11, 13, 16 or 19: stages of 64, 128, 256, 512, 512 channels times `width`.
+
+    The classifier is one linear layer on the global average, as used on CIFAR, so images of 32 pixels and more fit.
+
+    >>> sum(p.numel() for p in Vgg(depth=16).build().parameters())
+    14728266
+    """
+
+    smallest: ClassVar[int] = SMALLEST
+    depth: Literal[11, 13, 16, 19] = 16
+    width: Annotated[float, Field(gt=0, le=16)] = 1.0
+    channels: Annotated[int, Field(ge=1, le=1024)] = 3
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None]:
+        """Any image size from `smallest` on."""
+        return self.channels, None, None
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return self.classes
+
+    def build(self) -> nn.Module:
+        """The network with Kaiming-normal weights."""
+        widths = tuple(max(1, round(width * self.width)) for width in WIDTHS)
+        net = VggNet(CONVOLUTIONS[self.depth], widths, self.channels, self.classes)
+        for module in net.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
+                nn.init.kaiming_normal_(module.weight)
+        return net

@@ -1,0 +1,97 @@
+"""Wide residual networks for CIFAR: depth 6n + 4, pre-activation blocks (Zagoruyko and Komodakis, BMVC 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.architectures import architectures
+from pruning.errors import ParameterError
+
+
+class Block(nn.Module):
+    """BatchNorm and ReLU before each of two 3x3 convolutions.
+
+    The shortcut is the input itself, or a 1x1 convolution of what the first ReLU gives where the shape changes.
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        changes = stride != 1 or channels_in != channels
+        self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        out = F.relu(self.bn1(x))
+        beside = x if self.shortcut is None else self.shortcut(out)
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + beside  # type: ignore[no-any-return]
+
+
+class WideNet(nn.Module):
+    """Stem of 16 channels, three stages of blocks, BatchNorm, ReLU, global average pooling, classifier."""
+
+    def __init__(self, blocks: int, widths: tuple[int, int, int], channels: int, classes: int) -> None:
+        super().__init__()
+        width_in = 16
+        self.conv1 = nn.Conv2d(channels, width_in, 3, 1, 1, bias=False)
+        stages = []
+        for stage, width in enumerate(widths):
+            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
+            stages.append(nn.Sequential(*(Block(width_in if i == 0 else width, width, stride)
+                                          for i, stride in enumerate(strides))))
+            width_in = width
+        self.layer1, self.layer2, self.layer3 = stages
+        self.bn = nn.BatchNorm2d(width_in)
+        self.linear = nn.Linear(width_in, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        out = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return self.linear(F.relu(self.bn(out)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@architectures.register("wide_resnet")
+@dataclass(frozen=True)
+class WideResNet:
+    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no dropout.
+
+    >>> sum(p.numel() for p in WideResNet(depth=16, width=8).build().parameters())
+    10961370
+    """
+
+    depth: Annotated[int, Field(ge=10, le=1204)] = 16
+    width: Annotated[float, Field(gt=0, le=64)] = 8.0
+    channels: Annotated[int, Field(ge=1, le=1024)] = 3
+    classes: Annotated[int, Field(ge=2, le=100_000)] = 10
+
+    def __post_init__(self) -> None:
+        if (self.depth - 4) % 6:
+            raise ParameterError(f"depth {self.depth} is not 6n + 4 (10, 16, 22, 28, 34, 40, ...)", pointer="depth")
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None]:
+        """Any image size."""
+        return self.channels, None, None
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return self.classes
+
+    def build(self) -> nn.Module:
+        """The network with Kaiming-normal weights."""
+        w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
+        net = WideNet((self.depth - 4) // 6, (w1, w2, w3), self.channels, self.classes)
+        for module in net.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
+                nn.init.kaiming_normal_(module.weight)
+        return net
