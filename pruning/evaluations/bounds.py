@@ -31,7 +31,7 @@ from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 from pruning.trial import Trial
 
-GRID = (0.001, 0.01, 0.1, 0.3)
+GRID = (0.001, 0.01, 0.1)
 """Sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little is pruned."""
 WORK = 1_000_000_000
 """Multiply-adds of all images together, where the recipe does not say how many images."""

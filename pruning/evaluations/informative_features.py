@@ -53,8 +53,8 @@ class InformativeFeatures:
     separate: bool = False
 
     def applies(self, trial: Trial) -> bool:
-        """With a checkpoint."""
-        return any(one.target is not None for one in trial.rounds)
+        """Never by itself: it takes many passes of every network."""
+        return False
 
     def evaluate(self, trial: Trial) -> Section:
         """The heatmap, as table and picture; the informative pixels of some images; orderings in no table."""

@@ -51,8 +51,8 @@ class NoiseSimilarity:
     separate: bool = False
 
     def applies(self, trial: Trial) -> bool:
-        """With a checkpoint."""
-        return any(one.target is not None for one in trial.rounds)
+        """Never by itself: it takes many passes of every network."""
+        return False
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table with deviations."""

@@ -19,6 +19,7 @@ SPEC = {
     "dataset": {"builtin": "digits", "limit": {"train": 700, "test": 150}},
     "targets": {"sparsity": [0.5, 0.9]},
     "retrain": {"mode": "fine_tune", "epochs": 4, "batch_size": 16},
+    "evaluations": [{"name": "accuracy"}],
     "seed": 7,
 }
 

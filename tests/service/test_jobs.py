@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("serve")
 TRAIN = {"epochs": 4, "rewind_epoch": 1}
 SMALL = {"builtin": "digits", "limit": {"train": 600, "test": 200}}
 BASE = {"type": "prune", "model": {"architecture": "mlp", "train": TRAIN}, "dataset": SMALL,
-        "targets": {"sparsity": [0.8, 0.5]}}
+        "targets": {"sparsity": [0.8, 0.5]}, "evaluations": [{"name": "accuracy"}]}
 
 
 def run(service: Running, spec: dict[str, object]) -> Report:
@@ -88,7 +88,8 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running
 def test_several_criteria_are_compared_with_what_they_predicted(service: Running) -> None:
     criteria = [{"name": "magnitude"}, {"name": "random"}, {"name": "obd"}, {"name": "snip"},
                 *({"name": name, "params": {"pi": pi}} for name in ("lm", "qm") for pi in (1, 4))]
-    report = run(service, BASE | {"criterion": criteria, "targets": {"sparsity": [0.8]}, "batchnorm": "keep"})
+    report = run(service, BASE | {"criterion": criteria, "targets": {"sparsity": [0.8]}, "batchnorm": "keep",
+                                  "evaluations": [{"name": name} for name in ("accuracy", "comparison", "loss_model")]})
     labels = ["magnitude", "random", "obd", "snip", "lm-pi1", "lm-pi4", "qm-pi1", "qm-pi4"]
     assert [c.id for c in report.checkpoints] == [f"{label}-0.8" for label in labels]
     assert report.failures == ()

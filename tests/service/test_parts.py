@@ -61,7 +61,8 @@ def test_two_workers_on_postgresql_and_s3(postgresql: Postgresql, s3: Bucket, va
         dataset = client.datasets.upload(tmp_path / "digits.npz")
         job = client.jobs.submit({
             "type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 3}}, "dataset": {"id": dataset.id},
-            "targets": {"sparsity": [0.5, 0.9]}, "retrain": {"epochs": 8, "batch_size": 8}})
+            "targets": {"sparsity": [0.5, 0.9]}, "retrain": {"epochs": 8, "batch_size": 8},
+            "evaluations": [{"name": "accuracy"}]})
         until(lambda: list(tmp_path.glob("secateur-*-job*/stages/*round-0-001.partial*")), "the first round retrains")
         holder = next(name for name in workers if job.id in (tmp_path / f"{name}.log").read_text())
         workers[holder].send_signal(signal.SIGTERM)

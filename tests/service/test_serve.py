@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("serve")
 ROOT = Path(__file__).parents[2]
 DIGITS = {"type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 2}},
           "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
-          "targets": {"sparsity": [0.5]}, "retrain": {"mode": "none"}}
+          "targets": {"sparsity": [0.5]}, "retrain": {"mode": "none"}, "evaluations": [{"name": "accuracy"}]}
 
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
