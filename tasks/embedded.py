@@ -148,7 +148,8 @@ def _run(host: str, port: int, data_dir: Path, broker: Path) -> int:
 def _children(host: str, port: int, data_dir: Path, broker: Path) -> list[Child]:
     environment = dict(os.environ)
     defaults = {"SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
-                "SECATEUR_ARTIFACT_URL": f"file:{data_dir / 'artifacts'}", "SECATEUR_WORK_DIR": str(data_dir / "work")}
+                "SECATEUR_ARTIFACT_URL": f"file:{data_dir / 'artifacts'}", "SECATEUR_WORK_DIR": str(data_dir / "work"),
+                "SECATEUR_CACHE_DIR": str(data_dir / "cache")}
     logs = data_dir / "logs"
     children = []
     if "SECATEUR_BROKER_URL" not in environment:

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     work_dir: Path | None = None
     """Folder for the working folders of job processes; the system's temporary folder by default."""
     cache_dir: Path | None = None
-    """Folder of corrupted test images, kept for later jobs; by default `secateur-cache` beside the working folders."""
+    """Folder of corrupted test images, kept for later jobs; `secateur-cache` in the system's temporary folder."""
     cache_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
     """What they may take on disk; 0 keeps none."""
     alive_file: Path | None = None
