@@ -58,8 +58,9 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
     (folder / "stages").mkdir()
     for stage in stages:
         _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
+    cache = settings.cache_dir or Path(tempfile.gettempdir()) / "secateur-cache"
     job = {"id": claim.job_id, "spec": claim.spec, "checkpoint_steps": settings.checkpoint_steps,
-           "cache": {"folder": str(settings.cache_dir or Path(tempfile.gettempdir()) / "secateur-cache"), "bytes": settings.cache_bytes},
+           "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
            "threads": settings.threads or len(os.sched_getaffinity(0)),
            "model": _describe_model(claim.spec["model"], model), "dataset": _describe_dataset(claim.spec, dataset)}
     (folder / "job.json").write_text(json.dumps(job))

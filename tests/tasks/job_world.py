@@ -298,7 +298,8 @@ def make_world(store: Store, artifacts: Artifacts, folder: Path) -> World:
     """A worker's surroundings in a folder."""
     (folder / "work").mkdir()
     return World(store, artifacts, Settings(
-        work_dir=folder / "work", cache_dir=folder / "cache", checkpoint_steps=2, threads=1, heartbeat_s=0.1, lease_s=60.0, stuck_s=300.0))
+        work_dir=folder / "work", cache_dir=folder / "cache",
+        checkpoint_steps=2, threads=1, heartbeat_s=0.1, lease_s=60.0, stuck_s=300.0))
 
 
 def create(store: Store, project: str = "default", *, key: str | None = None, request: str = "", **fields: Any) -> Job:
