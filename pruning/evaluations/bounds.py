@@ -33,7 +33,7 @@ from pruning.trial import Trial
 
 GRID = (0.001, 0.01, 0.1)
 """Sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little is pruned."""
-WORK = 1_000_000_000
+WORK = 500_000_000
 """Multiply-adds of all images together, where the recipe does not say how many images."""
 QUICK = 200
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
@@ -85,7 +85,11 @@ class Bounds:
                             for one in report.components])) if rows}
         said = [sentence for label, report in reports.items() for sentence in sentences(label, report)]
         return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
-                       notes=(*said, *notes, *NOTES))
+                       notes=(*said, *notes, self._looked_at(len(labels)), *NOTES))
+
+    def _looked_at(self, images: int) -> str:
+        """How much the section rests on."""
+        return f"{q.several(images, 'test image')}; a sampler draws {q.several(self.trials, 'time')} at each sparsity."
 
     def _methods(self, recipe: Recipe) -> dict[str, Seams]:
         if self.methods is not None:

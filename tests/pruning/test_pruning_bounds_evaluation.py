@@ -76,7 +76,7 @@ def test_by_default_the_methods_of_the_job_that_a_paper_bounds(tmp_path: Path) -
             assert row["trials_with_violation"] == 0
             assert row["predicted_accuracy"] <= row["measured_accuracy"] <= row["optimistic_accuracy"]
             assert row["tightness"] is None or row["tightness"]["median"] >= 1
-    assert {row["trials"] for row in section.details["coverage"]} == {6}
+    assert {row["trials"] for row in section.details["coverage"]} == {len(GRID) + 2}
     assert all(key.split("/")[0] in ("predicted", "distance", "tightness", "components") for key in section.curves)
     assert any("Certified are" in note for note in section.notes)
 
