@@ -86,7 +86,8 @@ def test_otherwise_all_of_them_and_they_cannot_fail(tmp_path: Path) -> None:
     assert methods_of(section) == ["magnitude"]
     assert {row["form"] for row in section.details["predictions"]} == {"deterministic"}
     (row,) = section.details["coverage"]
-    assert (row["trials"], row["failure_probability"], row["trials_with_violation"], row["holds"]) == (5, 0.0, 0, True)
+    assert (row["trials"], row["failure_probability"], row["trials_with_violation"], row["holds"]) == (
+        len(GRID) + 1, 0.0, 0, True)
 
 
 @pytest.mark.parametrize("mode", ["before_training", "fine_tune"])
