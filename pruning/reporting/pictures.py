@@ -6,13 +6,15 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pruning.schemas.report import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = 5
 DPI = 110
@@ -23,8 +25,7 @@ COLOURS = "cividis"
 def grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS) -> Picture:
     """Images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(1.7 * columns, 1.9 * rows)
     for place, (name, image) in enumerate(images):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255, interpolation="nearest")
@@ -45,8 +46,7 @@ def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str],
             caption: str) -> Picture:
     """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the columns."""
-    figure = Figure(figsize=(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows))
     axes = figure.add_subplot()
     drawn = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), labels=columns, rotation=40, ha="right", fontsize=8)
@@ -59,6 +59,16 @@ def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Seq
                       color="white" if value < 0.5 else "black")
     figure.colorbar(drawn, ax=axes, label="percent", format=lambda value, _: f"{100 * value:.0f}")
     return _picture(figure, caption)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty one, in inches; the drawing library is imported by those alone that draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _picture(figure: Figure, caption: str) -> Picture:
