@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import EvidenceError
-from pruning.layers import Use, groups, matrix, one_each, patches, recording
-from pruning.modes import evaluating
+from pruning.layers import Use, every_use, groups, matrix, patches
 from pruning.sensitivities import BYTES, SMALLEST
 
 
@@ -45,17 +43,10 @@ def amplifications(model: nn.Module, names: Collection[str],
     sums = {name: torch.zeros(2, len(model.get_parameter(name)), dtype=torch.float64) for name in names}
     points = dict.fromkeys(names, 0)
     with torch.no_grad():
-        for inputs, _ in batches:
-            with evaluating(model), recording(model, names) as uses:
-                model(inputs)
-            for name, calls in uses.items():
-                for use in calls:
-                    one_each(name, use, len(inputs))
-                    if not bool(torch.isfinite(use.inputs).all()):
-                        raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
-                    found, seen = _summed(use, model.get_parameter(name).detach())
-                    sums[name] += found.cpu()
-                    points[name] += seen
+        for name, use in every_use(model, names, batches):
+            found, seen = _summed(use, model.get_parameter(name))
+            sums[name] += found.cpu()
+            points[name] += seen
     return {name: Amplification(max(1.0, float((total / count.clamp_min(1)).max())), points[name] - int(count.sum()))
             for name, (total, count) in sums.items()}
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from pruning.rank import FEWEST, chance, estimate
+from pruning.rank import FEWEST, chance, estimate, no_evidence
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Estimate
 from pruning.seeding import generator
 
-ALPHA = 0.05
 CAUTION = ("Distance and accuracy both go with sparsity, and checkpoints of one job are not independent: the correlations "
            "describe these checkpoints. A difference beyond noise is so at 95 % by itself.")
 HIDDEN = "hidden layers"
@@ -37,17 +36,8 @@ class Correlation:
     @property
     def verdict(self) -> str:
         """In words; begins with `no evidence` where there is none."""
-        if self.checkpoints < FEWEST:
-            return f"no evidence: too few checkpoints ({self.checkpoints}, at least {FEWEST} are needed)"
-        if self.rho is None:
-            return "no evidence: a ranking is constant"
-        if self.rho.low is None or self.rho.high is None or self.p is None:
-            return "no evidence: too many ties for an interval"
-        if self.rho.low <= 0 <= self.rho.high:
-            return "no evidence of an order"
-        if self.p > ALPHA:
-            return f"no evidence: {q.percent(self.p, 0)} of random orders are as good"
-        return f"further from the dense network went with {'higher' if self.rho.low > 0 else 'lower'} accuracy"
+        return no_evidence(self.rho, self.p, self.checkpoints, "checkpoints") or \
+            f"further from the dense network went with {'higher' if self.rho and self.rho.value > 0 else 'lower'} accuracy"
 
     def row(self) -> dict[str, Any]:
         """The line of a table."""

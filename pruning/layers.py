@@ -6,16 +6,18 @@ Every Linear or Conv2d is, for one image, groups g = 1 ... G of `out[g] = W[g] @
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError
+from pruning.modes import evaluating
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -48,6 +50,23 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, li
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def every_use(model: nn.Module, names: Collection[str],
+              batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Use]]:
+    """Each call of each of the layers that own the weights `names`, in eval mode, batch by batch.
+
+    Raises `EvidenceError` where a layer sees no batch of images, or inputs that are no finite numbers.
+    """
+    for inputs, _ in batches:
+        with torch.no_grad(), evaluating(model), recording(model, names) as uses:
+            model(inputs)
+        for name, calls in uses.items():
+            for use in calls:
+                one_each(name, use, len(inputs))
+                if not bool(torch.isfinite(use.inputs).all()):
+                    raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
+                yield name, use
 
 
 def one_each(name: str, use: Use, images: int) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from pruning.reporting import quantities as q
 from pruning.schemas.report import Estimate
 
 FEWEST = 4
 """With fewer individuals a rank correlation gets no interval."""
+ALPHA = 0.05
 RESAMPLES = 2000
 DRAWS = 10
 """How often as many resamples are drawn to make up for those in which a ranking is constant."""
@@ -80,6 +82,26 @@ def chance(x: Tensor, y: Tensor, generator: Generator, permutations: int = 10_00
     orders = torch.rand(permutations, n, generator=generator).argsort(-1)
     values = _statistics(x, y, torch.arange(n).expand(permutations, n), orders)
     return (1 + int((values.abs() >= abs(rho) - 1e-9).sum())) / (1 + permutations)
+
+
+def no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str | None:
+    """Why a rank correlation over `n` individuals (`noun`, plural) tells no order; None where it tells one.
+
+    An order takes four individuals, an interval without 0 and a permutation test at 5 %.
+
+    >>> no_evidence(Estimate(value=0.9, low=0.5, high=1.0), 0.01, 6, "criteria")
+    >>> no_evidence(Estimate(value=0.9), None, 3, "criteria")
+    'no evidence: too few criteria (3, at least 4 are needed)'
+    """
+    if n < FEWEST:
+        return f"no evidence: too few {noun} ({n}, at least {FEWEST} are needed)"
+    if rho is None:
+        return "no evidence: a ranking is constant"
+    if rho.low is None or rho.high is None or p is None:
+        return "no evidence: too many ties for an interval"
+    if rho.low <= 0 <= rho.high:
+        return "no evidence of an order"
+    return f"no evidence: {q.percent(p, 0)} of random orders are as good" if p > ALPHA else None
 
 
 def _statistics(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import EvidenceError
-from pruning.layers import Use, matrix, one_each, patches, recording
+from pruning.layers import Use, every_use, matrix, patches, recording
 from pruning.modes import evaluating
 from pruning.types import Scores
 
@@ -48,16 +47,8 @@ def sensitivities(model: nn.Module, names: Collection[str], batches: Iterable[tu
     """
     found = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
     with torch.no_grad():
-        for inputs, _ in batches:
-            with evaluating(model), recording(model, names) as uses:
-                model(inputs)
-            for name, calls in uses.items():
-                for use in calls:
-                    one_each(name, use, len(inputs))
-                    if not bool(torch.isfinite(use.inputs).all()):
-                        raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
-                    worst = _edges(use, model.get_parameter(name), positions)
-                    torch.maximum(found[name], worst, out=found[name])
+        for name, use in every_use(model, names, batches):
+            torch.maximum(found[name], _edges(use, model.get_parameter(name), positions), out=found[name])
     return found
 
 
@@ -129,7 +120,3 @@ def _maximum(inverse: Tensor, seen: Tensor) -> Tensor:
             part = slice(start, start + block)
             found[groups, part] = (rows[groups, part, None] * columns[groups, None]).amax(-1)
     return found
-
-
-CACHE = 2**20
-"""Bytes of a block of products that stays in the processor's cache."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
+from pruning.architectures.convolutional import AnySize, kaiming_normal_
 from pruning.errors import ParameterError
 from pruning.slices import ChannelMap
 
@@ -111,7 +111,7 @@ class ResNet(nn.Module):
 
 @architectures.register("cifar_resnet")
 @dataclass(frozen=True)
-class CifarResNet:
+class CifarResNet(AnySize):
     """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with bottlenecks 9n + 2.
 
     `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What the code of Lost in Pruning
@@ -139,22 +139,10 @@ class CifarResNet:
             raise ParameterError(f"depth {self.depth} is not 9n + 2 (11, 20, 29, 83, 164, ...), as bottlenecks need",
                                  pointer="depth")
 
-    @property
-    def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Any image size."""
-        return self.channels, None, None
-
-    @property
-    def outputs(self) -> int:
-        """Number of classes."""
-        return self.classes
-
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
         block, layers = (Block, 6) if self.block == "basic" else (Bottleneck, 9)
         net = ResNet(block, (self.depth - 2) // layers, (w1, w2, w3), self.channels, self.classes, self.shortcut == "B")
-        for module in net.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
-                nn.init.kaiming_normal_(module.weight)
+        kaiming_normal_(net)
         return net

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
+from pruning.architectures.convolutional import AnySize, kaiming_normal_
 
 CONVOLUTIONS = 18
 """In the dense blocks: 22 without the stem, the two transitions and the classifier."""
@@ -87,7 +88,7 @@ class DenseNet(nn.Module):
 
 @architectures.register("densenet22")
 @dataclass(frozen=True)
-class DenseNet22:
+class DenseNet22(AnySize):
     """DenseNet of 22 layers for CIFAR: dense blocks that add `growth` channels a layer, a stem of twice as many.
 
     As in the code of Lost in Pruning it is a DenseNet-BC: three bottleneck layers a block, and transitions that keep
@@ -105,20 +106,8 @@ class DenseNet22:
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
 
-    @property
-    def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Any image size."""
-        return self.channels, None, None
-
-    @property
-    def outputs(self) -> int:
-        """Number of classes."""
-        return self.classes
-
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         net = DenseNet(self.block == "bottleneck", self.growth, self.compression, self.channels, self.classes)
-        for module in net.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
-                nn.init.kaiming_normal_(module.weight)
+        kaiming_normal_(net)
         return net

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
+from pruning.architectures.convolutional import AnySize, kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -51,7 +51,7 @@ def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
 
 @architectures.register("vgg")
 @dataclass(frozen=True)
-class Vgg:
+class Vgg(AnySize):
     """VGG with BatchNorm of depth 11, 13, 16 or 19: stages of 64, 128, 256, 512, 512 channels times `width`.
 
     The classifier is one linear layer on the global average, as used on CIFAR, so images of 32 pixels and more fit.
@@ -66,21 +66,9 @@ class Vgg:
     channels: Annotated[int, Field(ge=1, le=1024)] = 3
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
 
-    @property
-    def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Any image size from `smallest` on."""
-        return self.channels, None, None
-
-    @property
-    def outputs(self) -> int:
-        """Number of classes."""
-        return self.classes
-
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         widths = tuple(max(1, round(width * self.width)) for width in WIDTHS)
         net = VggNet(CONVOLUTIONS[self.depth], widths, self.channels, self.classes)
-        for module in net.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
-                nn.init.kaiming_normal_(module.weight)
+        kaiming_normal_(net)
         return net

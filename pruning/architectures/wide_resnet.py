@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
+from pruning.architectures.convolutional import AnySize, kaiming_normal_
 from pruning.errors import ParameterError
 
 
@@ -61,7 +61,7 @@ class WideNet(nn.Module):
 
 @architectures.register("wide_resnet")
 @dataclass(frozen=True)
-class WideResNet:
+class WideResNet(AnySize):
     """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no dropout.
 
     >>> sum(p.numel() for p in WideResNet(depth=16, width=8).build().parameters())
@@ -77,21 +77,9 @@ class WideResNet:
         if (self.depth - 4) % 6:
             raise ParameterError(f"depth {self.depth} is not 6n + 4 (10, 16, 22, 28, 34, 40, ...)", pointer="depth")
 
-    @property
-    def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Any image size."""
-        return self.channels, None, None
-
-    @property
-    def outputs(self) -> int:
-        """Number of classes."""
-        return self.classes
-
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
         net = WideNet((self.depth - 4) // 6, (w1, w2, w3), self.channels, self.classes)
-        for module in net.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
-                nn.init.kaiming_normal_(module.weight)
+        kaiming_normal_(net)
         return net

@@ -39,8 +39,9 @@ def sentences(label: str, report: BoundReport) -> list[str]:
         found.append(f"{label}: what the paper assumes of inputs not seen held at {q.percent(report.assumption)} of the "
                      "outputs of layers.")
     wrong = [row for row in coverage(label, report) if row["holds"] is False]
-    found += [f"{label}, {row['form']}: violated in {row['trials_with_violation']} of {row['trials']} prunings, more than "
-              f"its failure probability of {q.percent(report.delta, 0)} explains." for row in wrong]
+    found += [f"{label}, {row['form']}: violated in {row['trials_with_violation']} of {row['trials']} prunings, "
+              + (f"more than its failure probability of {q.percent(report.delta, 0)} explains." if row["certified"] else
+                 "where what it assumes does not hold.") for row in wrong]
     return found
 
 

@@ -150,6 +150,7 @@ class BoundReport:
 
 def summarise(outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor, delta: float) -> BoundReport:
     """The report of one method's outcomes; `dense` are the logits of the dense network (N, k), `labels` (N,)."""
+    labels = labels.cpu()
     predictions, components, errors = [], [], {}
     for requested in dict.fromkeys(one.pruned.requested for one in outcomes):
         group = [one for one in outcomes if one.pruned.requested == requested]

@@ -72,16 +72,19 @@ class Outcome:
 
 
 class Study:
-    """A method on a network: its BatchNorm is folded, its scores are taken once, and every pruning starts from it."""
+    """A method on a network: its BatchNorm is folded, its scores are taken once, and every pruning starts from it.
+
+    Everything is computed on the CPU, in float64.
+    """
 
     def __init__(self, model: nn.Module, seams: Seams, batches: Batches, shape: Shape, generator: Generator,
                  exclude: Sequence[str] = ()) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
         if not Study.takes(seams):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
-        dense = copy.deepcopy(model).double().eval()
+        dense = copy.deepcopy(model).cpu().double().eval()
         self.model, self.seams = folded(dense), seams
-        given = [(inputs.double(), labels) for inputs, labels in batches]
+        given = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
         for inputs, _ in given[:1]:
             if not torch.allclose(self.answers(inputs[:1]), dense(inputs[:1]), 1e-6, 1e-6, equal_nan=True):
                 raise StructureError("a BatchNorm cannot be folded into the layer before: it normalises no channels of it")
@@ -100,7 +103,7 @@ class Study:
     def answers(self, inputs: Tensor) -> Tensor:
         """The dense network's logits, float64."""
         with torch.no_grad():
-            return torch.cat([self.model(chunk) for chunk in torch.split(inputs.double(), 100)])
+            return torch.cat([self.model(chunk) for chunk in torch.split(inputs.cpu().double(), 100)])
 
     @property
     def sampled(self) -> bool:
@@ -122,7 +125,7 @@ class Study:
         """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta for all together."""
         found = [Outcome(one) for one in pruned]
         copies = [self._network(one) for one in pruned]
-        inputs, self.delta = inputs.double(), delta
+        inputs, self.delta = inputs.cpu().double(), delta
         first = self._seen(inputs[:1])
         counts = {name: len(one.layer.weight) * one.patches.shape[-1] for name, one in first.items()}
         rows = [len(law.draws) for one in pruned for law in one.laws.values()] if self._channels else []

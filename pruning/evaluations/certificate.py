@@ -150,7 +150,7 @@ class Certificate:
 LABELLED = "accuracy at least, from labelled images"
 AGREEMENT = "accuracy at least, from agreement with the dense network"
 SHIFTED = "accuracy at least under noise, from agreement with the dense network"
-A_PRIORI = "accuracy at least, before retraining, by the a-priori bound"
+A_PRIORI = "accuracy at least on the images looked at, before retraining, by the a-priori bound"
 DISAGREEMENT = "disagreement with the dense network at most"
 NOTES = (
     "The limit from labelled images is the tighter one where there are labels. The agreement bound, accuracy of the pruned "
@@ -180,9 +180,9 @@ def _useful(targets: Sequence[TrialRound], promised: dict[str, float]) -> list[s
     if not promised:
         return []
     some = sum(value > 0 for value in promised.values())
-    return [f"The a-priori bounds, which look at weights and inputs but not at answers, promise something of "
-            f"{some} of {q.several(len(promised), 'checkpoint')} before retraining, and nothing after it; the limits from "
-            f"data hold for what is shipped."]
+    return [f"The a-priori bounds promise something of {some} of {q.several(len(promised), 'checkpoint')} before "
+            "retraining, for the images that their section looks at alone, and nothing after it; the limits from data hold "
+            "for what is shipped."]
 
 
 def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:

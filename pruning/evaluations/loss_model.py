@@ -16,13 +16,12 @@ from torch import Tensor
 from pruning.evaluations import evaluations
 from pruning.loss_change import LossChange, StagePoint, change, since_start, stage_points
 from pruning.loss_findings import CAUTION, FINDINGS, sentences
-from pruning.rank import FEWEST, chance, estimate
+from pruning.rank import FEWEST, chance, estimate, no_evidence
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 from pruning.trial import Trial, TrialRound
 
-ALPHA = 0.05
 AFTER, BEFORE = "error after retraining", "error right after pruning"
 NOTES = (
     "Loss changes are in nats: mean cross-entropy right after a round's pruning less that right before it, on the same "
@@ -136,17 +135,8 @@ class _Correlation:
     @property
     def verdict(self) -> str:
         """In words; begins with `no evidence` where there is none."""
-        if self.rho is None:
-            return "no evidence: a ranking is constant"
-        if self.criteria < FEWEST:
-            return f"no evidence: too few criteria ({self.criteria}, at least {FEWEST} are needed)"
-        if self.rho.low is None or self.rho.high is None or self.p is None:
-            return "no evidence: too many ties for an interval"
-        if self.rho.low <= 0 <= self.rho.high:
-            return "no evidence of an order"
-        if self.p > ALPHA:
-            return f"no evidence: {q.percent(self.p, 0)} of random orders are as good"
-        return f"a smaller |loss change| went with {'lower' if self.rho.low > 0 else 'higher'} {self.against}"
+        return no_evidence(self.rho, self.p, self.criteria, "criteria") or \
+            f"a smaller |loss change| went with {'lower' if self.rho and self.rho.value > 0 else 'higher'} {self.against}"
 
     @property
     def positive(self) -> bool | None:
