@@ -179,6 +179,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
     "limit": [{"limit": {"train": 10}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
     "gates": [{"gates": {"max_error_increase": 0.01}}],
+    "shifts": [{"shifts": {"knowledge": knowledge}} for knowledge in ("unexpected", "partly_modelled", "modelled")],
     "seed": [{"seed": 1}],
 }
 
