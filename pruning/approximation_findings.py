@@ -20,6 +20,8 @@ from pruning.seeding import generator
 CAUTION = ("Distance and accuracy both go with sparsity, and checkpoints of one job are not independent: the correlations "
            "describe these checkpoints. A difference beyond noise is so at 95 % by itself.")
 HIDDEN = "hidden layers"
+SLIGHT = 0.1
+"""A fall of the error by a smaller fraction of it does not explain a recovery: it counts as none."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,19 @@ class Change:
     """Accuracy after retraining less that before."""
     errors: Mapping[str, Estimate | None]
     """By quantity in words, the error after retraining less that before; None off the scale."""
+    before: float | None = None
+    """The error of hidden layers before retraining; None off the scale."""
+
+    @property
+    def relative(self) -> float | None:
+        """By which fraction of it the error of hidden layers changed."""
+        found = self.errors[HIDDEN]
+        return None if found is None or not self.before else found.value / self.before
+
+    @property
+    def explains(self) -> bool:
+        """Whether the error of hidden layers fell beyond noise, and by more than slightly."""
+        return self.sign(HIDDEN) == -1 and (self.relative is None or self.relative <= -SLIGHT)
 
     def sign(self, name: str) -> int | None:
         """1 where it rose beyond noise, -1 where it fell, 0 where neither can be told; None off the scale."""
@@ -95,19 +110,20 @@ def claim(changes: Sequence[Change]) -> list[str]:
     """The paper's claim that retraining recovers accuracy without reducing the approximation error, as it was seen here.
 
     >>> up, down = (Estimate(value=v, low=v - 0.01, high=v + 0.01) for v in (0.2, -0.2))
-    >>> claim([Change("a", up, {HIDDEN: up}), Change("b", up, {HIDDEN: down}), Change("c", down, {HIDDEN: up})])[0][83:]
+    >>> changes = [Change("a", up, {HIDDEN: up}, 0.5), Change("b", up, {HIDDEN: down}, 0.5), Change("c", down, {HIDDEN: up})]
+    >>> claim(changes)[0][83:]
     'Seen here: at some checkpoints, not at others. Retraining recovered accuracy by +20.0 pp at 2 of 3 checkpoints \
 (median; beyond noise), while the approximation error of hidden layers rose at 1 and fell at 1 of these 2 (median \
-change +0).'
+change +0, +0 % of it; a fall by less than 10 % counts as none).'
     """
     recovered = [one for one in changes if _sign(one.accuracy) == 1]
     start = "Paper's claim: fine-tuning recovers accuracy without reducing approximation error. "
     if not recovered:
         return [f"{start}Seen here: no evidence: retraining recovered accuracy beyond noise at none of "
                 f"{q.several(len(changes), 'checkpoint')}."]
-    rose, fell = _count(recovered, HIDDEN, 1), _count(recovered, HIDDEN, -1)
-    seen = "no evidence either way" if not rose + fell else "yes" if not fell else \
-        "no, the opposite" if fell == len(recovered) else "at some checkpoints, not at others"
+    explained = sum(one.explains for one in recovered)
+    seen = "no evidence either way" if not any(one.sign(HIDDEN) for one in recovered) else "yes" if not explained else \
+        "no, the opposite" if explained == len(recovered) else "at some checkpoints, not at others"
     gains = q.points(Estimate(value=median(one.accuracy.value for one in recovered)))
     notes = [f"{start}Seen here: {seen}. Retraining recovered accuracy by {gains} at {len(recovered)} of "
              f"{q.several(len(changes), 'checkpoint')} (median; beyond noise), while the approximation error of hidden "
@@ -133,11 +149,12 @@ def _moved(changes: Sequence[Change], name: str) -> str:
 def _size(changes: Sequence[Change]) -> str:
     """By how much the error of hidden layers changed: on many images noise hides little."""
     found = [value.value for one in changes if (value := one.errors[HIDDEN]) is not None]
-    return f" (median change {q.signed(f'{median(found):+.2g}')})" if found else ""
-
-
-def _count(changes: Sequence[Change], name: str, sign: int) -> int:
-    return sum(one.sign(name) == sign for one in changes)
+    if not found:
+        return ""
+    relative = [one.relative for one in changes if one.relative is not None]
+    said = (f", {q.signed(f'{100 * median(relative):+.2g}')} % of it; a fall by less than {100 * SLIGHT:.0f} % counts as "
+            "none") if relative else ""
+    return f" (median change {q.signed(f'{median(found):+.2g}')}{said})"
 
 
 def _sign(found: Estimate) -> int:

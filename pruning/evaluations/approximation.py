@@ -153,8 +153,10 @@ def _words(trial: Trial) -> dict[str, str]:
 def _change(one: _Compared) -> Change:
     """What retraining did to a checkpoint."""
     (before, pruned), (after, retrained) = one.by[BEFORE], one.by[AFTER]
+    error = one.value("layers", BEFORE)
     return Change(one.of_.id, increase(pruned.wrong, retrained.wrong),
-                  {words: average_change(get(before), get(after)) for words, _, get in QUANTITIES.values()})
+                  {words: average_change(get(before), get(after)) for words, _, get in QUANTITIES.values()},
+                  None if error is None else error.value)
 
 
 def _change_row(one: _Compared) -> dict[str, Any]:

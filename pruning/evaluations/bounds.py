@@ -7,7 +7,7 @@ Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -85,11 +85,7 @@ class Bounds:
                             for one in report.components])) if rows}
         said = [sentence for label, report in reports.items() for sentence in sentences(label, report)]
         return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
-                       notes=(*said, *notes, self._looked_at(len(labels)), *NOTES))
-
-    def _looked_at(self, images: int) -> str:
-        """How much the section rests on."""
-        return f"{q.several(images, 'test image')}; a sampler draws {q.several(self.trials, 'time')} at each sparsity."
+                       notes=(*said, *notes, f"{q.several(len(labels), 'test image')}{_drawn(reports.values())}.", *NOTES))
 
     def _methods(self, recipe: Recipe) -> dict[str, Seams]:
         if self.methods is not None:
@@ -168,6 +164,12 @@ ACCURACY = "accuracy promised by the bound and measured"
 DISTANCE = "log10 of the median distance of a logit from the dense network's"
 TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
 COST = "log10 of what a factor costs the bound at the logits"
+
+
+def _drawn(reports: Iterable[BoundReport]) -> str:
+    """How often the samplers drew, if there are any."""
+    trials = max(one.trials for report in reports for one in report.predictions)
+    return f"; a sampler draws {q.several(trials, 'time')} at each sparsity" if trials > 1 else ""
 
 
 def _layer_rows(label: str, report: BoundReport) -> list[dict[str, Any]]:

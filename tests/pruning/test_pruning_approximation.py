@@ -361,14 +361,16 @@ def around(value: float, half: float = 0.01) -> Estimate:
 
 
 @pytest.mark.parametrize(("errors", "seen", "moved"), [
-    ([0.2, 0.1, 0.3], "yes", "rose at all 3 of these (median change +0.2)"),
+    ([0.2, 0.1, 0.3], "yes", "rose at all 3 of these (median change +0.2, +40 % of it; a fall by less than 10 % counts as"),
     ([0.2, 0.0, 0.3], "yes", "rose at 2 and fell at 0 of these 3, 1 within noise"),
+    ([-0.02, -0.03, -0.04], "yes", "fell at all 3 of these (median change −0.03, −6 % of it"),
+    ([-0.02, -0.03, -0.05], "at some checkpoints, not at others", "fell at all 3 of these (median change −0.03"),
     ([-0.2, -0.1, -0.3], "no, the opposite", "fell at all 3 of these"),
     ([-0.2, 0.1, None], "at some checkpoints, not at others", "rose at 1 and fell at 1 of these 3, 1 off the scale"),
     ([0.0, 0.001, 0.0], "no evidence either way", "rose at 0 and fell at 0 of these 3, 3 within noise")])
 def test_the_claim_is_told_as_it_was_seen(errors: list[float | None], seen: str, moved: str) -> None:
     changes = [Change(f"c{i}", around(0.1 * (i + 1)), {HIDDEN: None if value is None else around(value),
-                                                       "logits": around(-1)}) for i, value in enumerate(errors)]
+                                                       "logits": around(-1)}, 0.5) for i, value in enumerate(errors)]
     changes.append(Change("worse", around(-0.1), {HIDDEN: around(1), "logits": around(1)}))
     note, others = claim(changes)
     assert f"Seen here: {seen}. Retraining recovered accuracy by +20.0 pp at 3 of 4 checkpoints" in note
