@@ -97,12 +97,21 @@ def referenced(session: Session, project: str, spec: JobSpec) -> tuple[Model | N
         if model is not None and (rewind.architecture, rewind.kwargs) != (model.architecture, model.kwargs):
             raise invalid([Fault(place, "rewind_mismatch", f"model {rewind_id} is another network than {model.id}")])
     dataset = None if spec.dataset.id is None else _find(session, Dataset, project, spec.dataset.id, "/dataset/id")
+    if dataset is not None and not dataset.counts.get("train"):
+        raise invalid([Fault("/dataset/id", "no_training_images", f"dataset {dataset.id} has no training images: it can "
+                             "only be one of /dataset/shifted")])
     if model is not None and dataset is not None and model.classes is not None \
             and set(model.classes) != set(dataset.classes):
         odd = sorted(set(model.classes) ^ set(dataset.classes))
         raise invalid([Fault("/dataset/id", "class_mismatch", "model and dataset do not have the same classes: "
                              f"{', '.join(map(repr, odd[:5]))} {'…' if len(odd) > 5 else ''}".rstrip())])
     return model, dataset
+
+
+def shifted_sets(session: Session, project: str, spec: JobSpec) -> list[Dataset]:
+    """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of nobody here."""
+    return [_find(session, Dataset, project, one.id, pointer("dataset", "shifted", index, "id"))
+            for index, one in enumerate(spec.dataset.shifted)]
 
 
 def rewind_of(spec: JobSpec) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.checks import check_methods, read_catalogue, referenced, rewind_of
+from api.checks import check_methods, read_catalogue, referenced, rewind_of, shifted_sets
 from api.schemas.jobs import Estimate, JobView, Validation
 from api.services import Services
 from pruning.schemas.job import JobSpec
@@ -42,12 +43,14 @@ def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]
     with services.store.read() as session:
         check_methods(spec, read_catalogue(session)[0])
         model, dataset = referenced(session, project, spec)
+        shifted = shifted_sets(session, project, spec)
     return {
         "spec": document(spec),
         "model": None if model is None else {"architecture": model.architecture, "kwargs": model.kwargs,
                                              "normalize": model.normalize, "classes": model.classes},
         "dataset": None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
                                                  "counts": dataset.counts},
+        "shifted": [{"shape": one.shape, "classes": one.classes, "counts": one.counts} for one in shifted],
     }
 
 
@@ -56,8 +59,8 @@ async def submit(services: Services, project: str, spec: JobSpec, key: str | Non
     body = document(spec)
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     new = jobs.NewJob(project=project, spec=body, model_id=spec.model.id, rewind_model_id=rewind_of(spec),
-                      dataset_id=spec.dataset.id, priority=spec.priority, deadline_s=spec.deadline_s,
-                      labels=dict(spec.labels))
+                      dataset_id=spec.dataset.id, shifted_ids=frozenset(jobs.shifted_ids(body)), priority=spec.priority,
+                      deadline_s=spec.deadline_s, labels=dict(spec.labels))
 
     async def create(new: jobs.NewJob, *, checked: bool) -> tuple[JobView, bool] | None:
         return await run_in_threadpool(_create, services, new, key, sha256, checked=checked)
@@ -83,14 +86,16 @@ def _create(services: Services, new: jobs.NewJob, key: str | None, sha256: str, 
         if key is None or session.get(Idempotency, (new.project, key)) is None:
             if not checked:
                 return None
-            keep_inputs(session, new.model_id, new.rewind_model_id, new.dataset_id)
+            keep_inputs(session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids])
         row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
         return JobView.of(row), created
 
 
-def keep_inputs(session: Session, model_id: str | None, rewind_model_id: str | None, dataset_id: str | None) -> None:
+def keep_inputs(session: Session, models: Sequence[str | None], datasets: Sequence[str | None]) -> None:
     """Lock what the job uses until it is committed, so that no deletion slips between; `NotFoundError` if one did."""
-    for kind, id in ((Model, model_id), (Model, rewind_model_id), (Dataset, dataset_id)):
+    inputs: list[tuple[type[Model | Dataset], str | None]] = [(Model, id) for id in models]
+    inputs += [(Dataset, id) for id in sorted(filter(None, datasets))]  # one order: two jobs never wait for each other
+    for kind, id in inputs:
         if id is not None and session.scalar(
                 select(kind.id).where(kind.id == id).with_for_update(read=True)) is None:
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)

@@ -17,10 +17,10 @@ from pruning.data.cache import TensorCache, content_key
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
 from pruning.measure import EVAL_BATCH
+from pruning.schemas.job import NOMINAL
 from pruning.seeding import generator
 from pruning.trial import Trial
 
-NOMINAL = "nominal"
 CORRUPTIONS_VERSION = 1
 """To be raised when a corruption changes: what caches hold is then made anew."""
 
@@ -29,24 +29,30 @@ CORRUPTIONS_VERSION = 1
 class Shift:
     """One distribution of test images.
 
-    >>> Shift("fog", 3).name, Shift(noise=0.2).name, Shift(noise=1.0).name, Shift().name
-    ('fog 3', 'noise 0.2', 'noise 1', 'nominal')
+    >>> Shift("fog", 3).name, Shift(noise=0.2).name, Shift(noise=1.0).name, Shift(dataset="night").name, Shift().name
+    ('fog 3', 'noise 0.2', 'noise 1', 'night', 'nominal')
     """
 
     corruption: str | None = None
     severity: int = 0
     noise: float = 0.0
     """Uniform in [-noise, noise], added to normalised images."""
+    dataset: str | None = None
+    """One of the data's shifted sets: other images, where the others change those of the dataset."""
 
     @property
     def name(self) -> str:
         """As reports call it; no two shifts have one name."""
+        if self.dataset is not None:
+            return self.dataset
         if self.corruption is not None:
             return f"{self.corruption} {self.severity}"
         return f"noise {float(self.noise)!r}".removesuffix(".0") if self.noise else NOMINAL
 
     def group(self, trained: Collection[str]) -> str:
-        """`nominal`, `noise`, `corruption`, or `corruption trained on` for those of the job's own training."""
+        """`nominal`, `noise`, `shifted set`, `corruption`, or `corruption trained on` for those of the job's training."""
+        if self.dataset is not None:
+            return "shifted set"
         if self.corruption is not None:
             return "corruption trained on" if self.corruption in trained else "corruption"
         return "noise" if self.noise else NOMINAL
@@ -66,10 +72,12 @@ def networks(trial: Trial) -> list[Network]:
             *(Network(one.id, one.network) for one in trial.rounds if one.target is not None)]
 
 
-def sample(trial: Trial, images: int, *, validation: bool = False) -> Split:
-    """At most so many test (or validation) images, the same ones for all shifts of a job."""
-    split = trial.data.val if validation else trial.data.test
-    order = torch.randperm(len(split), generator=generator(trial.seed, "shifts"))[:images]
+def sample(trial: Trial, images: int, dataset: str | None = None, *, validation: bool = False) -> Split:
+    """At most so many test (or validation) images, of the data or of a shifted set: the same ones for all shifts."""
+    source = trial.data if dataset is None else trial.data.shifted[dataset]
+    split = source.val if validation else source.test
+    names = ("shifts",) if dataset is None else ("shifts", dataset)
+    order = torch.randperm(len(split), generator=generator(trial.seed, *names))[:images]
     return split[order.sort().values.to(split.labels.device)]
 
 
@@ -78,6 +86,18 @@ def trained_on(trial: Trial) -> frozenset[str]:
     found = [schedule.corrupt.names for schedule in (trial.recipe.train, trial.recipe.retrain)
              if schedule is not None and schedule.corrupt is not None]
     return frozenset(name for names in found for name in names)
+
+
+def paired(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
+    """The names of the nominal distribution and of the shifts, by the images that they are of: these are resampled together.
+
+    >>> paired([Shift("fog", 3), Shift(dataset="night")])
+    {None: ['nominal', 'fog 3'], 'night': ['night']}
+    """
+    found: dict[str | None, list[str]] = {}
+    for shift in [Shift(), *shifts]:
+        found.setdefault(shift.dataset, []).append(shift.name)
+    return found
 
 
 def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCache | None = None) -> Tensor:
@@ -105,11 +125,14 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
           validation: bool = False) -> Mapping[str, Mapping[str, Tensor]]:
     """By network and name of the shift, which of the sampled images it gets wrong, bool (n,), on the CPU.
 
+    Of shifts with one `dataset` these are the same images.
+
     What was computed before in the job, by this or another evaluation, is not computed again; the images of a shift are made
     once for all networks.
     """
-    split, every = sample(trial, images, validation=validation), networks(trial)
+    every = networks(trial)
     for shift in shifts:
+        split = sample(trial, images, shift.dataset, validation=validation)
         missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
         if not missing:
             continue

@@ -10,7 +10,7 @@ from pydantic import Field
 from pruning.data.corruptions import corruptions
 from pruning.measure import flops
 from pruning.reporting import quantities as q
-from pruning.shifts import Shift
+from pruning.shifts import Shift, sample
 from pruning.trial import Trial
 
 WORK = 2_000_000_000
@@ -29,7 +29,10 @@ Corruption = Annotated[str, Field(json_schema_extra=_known)]
 
 @dataclass(frozen=True)
 class Asked:
-    """Corruptions by severity, and levels of noise; `null` corruptions are all of them."""
+    """Corruptions by severity, and levels of noise; `null` corruptions are all of them.
+
+    The shifted sets of the job's dataset are looked at too.
+    """
 
     corruptions: tuple[Corruption, ...] | None = None
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (3,)
@@ -48,19 +51,24 @@ class Asked:
         """Those asked for, each once."""
         names = corruptions.names() if self.corruptions is None else self.corruptions
         found = [Shift(name, severity) for name in names for severity in self.severities]
-        return list(dict.fromkeys([*found, *(Shift(noise=level) for level in self.noise)]))
+        found += [Shift(dataset=name) for name in trial.data.shifted]
+        found += [Shift(noise=level) for level in self.noise]
+        return list(dict.fromkeys(found))
 
     def count(self, trial: Trial) -> int:
-        """How many test images."""
+        """How many test images of each distribution, where there are so many."""
         if self.images is not None:
-            return min(self.images, len(trial.data.test))
+            return self.images
         macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
-        return min(MOST, max(FEWEST, WORK // macs), len(trial.data.test))
+        return min(MOST, max(FEWEST, WORK // macs))
 
     def said(self, trial: Trial, shifts: list[Shift]) -> str:
         """What was looked at, in words."""
+        count = self.count(trial)
         kept = "" if trial.cache is None else (
             f" Corrupted images are kept for later jobs: {q.size(trial.cache.size_bytes)} of at most "
             f"{q.size(trial.cache.limit_bytes)} on this worker's disk.")
-        return (f"{q.several(len(shifts), 'shift')} of {q.several(self.count(trial), 'test image')}: "
-                f"{', '.join(shift.name for shift in shifts)}.{kept}")
+        sets = "".join(f" The shifted set {shift.name} has {q.several(len(sample(trial, count, shift.dataset)), 'image')} "
+                       "here." for shift in shifts if shift.dataset is not None)
+        return (f"{q.several(len(shifts), 'shift')}, at {q.several(min(count, len(trial.data.test)), 'test image')}: "
+                f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}")

@@ -39,6 +39,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pruning.data.builtin import datasets
+    from pruning.data.shifted import check_alike
     from pruning.masks import prunable
     from pruning.measure import flops
     from pruning.networks import check_fits, resolve
@@ -57,6 +58,9 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     model = payload["model"] or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
     architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
     check_fits(architecture, shape, dataset["classes"])
+    for index, (one, known) in enumerate(zip(spec.dataset.shifted, payload["shifted"], strict=True)):
+        check_alike(one.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"],
+                    pointer=f"/dataset/shifted/{index}/id")
     network = _outline(architecture).eval()
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe = spec.recipe()

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     from pruning.data.arrays import Arrays
     from pruning.data.builtin import datasets
     from pruning.data.cache import TensorCache
+    from pruning.data.shifted import splits
     from pruning.data.tensors import prepare
     from pruning.library import pick_device
     from pruning.networks import check_fits, load_state_, parameters_of, read_state, resolve
@@ -99,7 +101,10 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     arrays = Arrays.load(folder / "data.safetensors") if spec.dataset.builtin is None \
         else datasets.create(spec.dataset.builtin).load()
     data = prepare(arrays, limit=recipe.limit, seed=recipe.seed, normalize=model["normalize"] or dataset["normalize"],
-                   classes=model["classes"]).to(device)
+                   classes=model["classes"])
+    data = replace(data, shifted={
+        one.name: splits(one.name, Arrays.load(folder / f"shifted-{number}.safetensors"), data, seed=recipe.seed)
+        for number, one in enumerate(spec.dataset.shifted)}).to(device)
     architecture = resolve(model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes))
     check_fits(architecture, data.shape, data.classes)
 

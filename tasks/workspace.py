@@ -48,9 +48,11 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
         model = session.get(Model, claim.model_id) if claim.model_id else None
         rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
+        shifted = [(id, session.get(Dataset, id)) for id in jobs.shifted_ids(claim.spec)]
         stages = jobs.stage_files(session, claim.job_id)
+    sets = [(f"shifted-{number}", id, one) for number, (id, one) in enumerate(shifted)]
     for name, id, row in (("model", claim.model_id, model), ("rewind", claim.rewind_model_id, rewind),
-                          ("data", claim.dataset_id, dataset)):
+                          ("data", claim.dataset_id, dataset), *sets):
         if id is not None and row is None:
             raise DeletedError(id)
         if row is not None:

@@ -123,7 +123,7 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
 def _inputs_remain(session: Session, row: Job) -> None:
     """A job whose model or dataset was deleted cannot be tried again."""
     try:
-        keep_inputs(session, row.model_id, row.rewind_model_id, row.dataset_id)
+        keep_inputs(session, [row.model_id, row.rewind_model_id], [row.dataset_id, *jobs.shifted_ids(row.spec)])
     except NotFoundError as error:
         raise Problem(409, "missing_input", f"job {row.id} cannot run again: {error}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
@@ -36,6 +36,18 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ShiftedSplits:
+    """Images of a shifted distribution: `val` decides, `test` reports."""
+
+    val: Split
+    test: Split
+
+    def to(self, device: torch.device) -> ShiftedSplits:
+        """The splits on another device."""
+        return ShiftedSplits(self.val.to(device), self.test.to(device))
+
+
+@dataclass(frozen=True)
 class Data:
     """The images of a job: `fit` trains, `val` decides, `test` reports."""
 
@@ -47,6 +59,10 @@ class Data:
     std: tuple[float, ...]
     val_from_train: bool = True
     """Whether `val` was set aside from `train` here."""
+    shifted: Mapping[str, ShiftedSplits] = field(default_factory=dict)
+    """By the name of the distribution, images under a shift that the user supplied."""
+    stored_as: str | None = None
+    """`JPEG` where all images come from such files."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,8 +83,8 @@ class Data:
 
     def to(self, device: torch.device) -> Data:
         """The data on another device."""
-        return Data(self.fit.to(device), self.val.to(device), self.test.to(device), self.classes, self.mean,
-                    self.std, self.val_from_train)
+        return replace(self, fit=self.fit.to(device), val=self.val.to(device), test=self.test.to(device),
+                       shifted={name: one.to(device) for name, one in self.shifted.items()})
 
 
 def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, Sequence[float]] | None,
@@ -104,7 +120,7 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
         splits["val"], train = train[chosen], train[rest]
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
-    return Data(train, splits["val"], splits["test"], names, mean, std, val_from_train)
+    return Data(train, splits["val"], splits["test"], names, mean, std, val_from_train, stored_as=arrays.stored_as)
 
 
 def val_size(images: int) -> int:

@@ -26,7 +26,9 @@ MAX_IMAGE_PIXELS = 50_000_000
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 """The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little tested."""
-REQUIRED = frozenset({"train_x", "train_y", "test_x", "test_y"})
+TRAINED = frozenset({"train_x", "train_y", "test_x", "test_y"})
+SHIFTED = frozenset({"test_x", "test_y"})
+"""A dataset that only tests: images of a shifted distribution."""
 
 
 def read(path: Path, filename: str, max_values: int) -> Arrays:
@@ -64,6 +66,8 @@ def _check_zip(archive: zipfile.ZipFile, max_values: int) -> None:
         raise DataError(f"the zip has {len(entries)} entries; at most {MAX_ENTRIES} are accepted")
     total = 0
     for entry in entries:
+        if not entry.filename:
+            raise DataError("the zip has an entry without a name")
         parts = PurePosixPath(entry.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts or ("",))[0]:
             raise UnsafeFormatError(f"the zip entry {entry.filename!r} leaves its folder")
@@ -93,9 +97,9 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 
 def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
-    if set(arrays) not in (REQUIRED, REQUIRED | {"val_x", "val_y"}):
+    if set(arrays) - {"val_x", "val_y"} not in (TRAINED, SHIFTED) or ("val_x" in arrays) != ("val_y" in arrays):
         raise DataError(f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
-                        "val_x, val_y")
+                        "val_x, val_y; without train_x and train_y for images of a shifted distribution")
     images, labels = {}, {}
     for split in SPLITS:
         if f"{split}_x" in arrays:
@@ -135,7 +139,7 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
             raise DataError(f"the zip entry {entry.filename!r} does not fit the layout train/<class>/<image>, "
                             "test/<class>/<image>")
         files[parts[0]].append((parts[1], entry))
-    classes = tuple(sorted({label for label, _ in files["train"]}))
+    classes = tuple(sorted({label for label, _ in files["train"] or [one for some in files.values() for one in some]}))
     number = {label: index for index, label in enumerate(classes)}
     for split, entries in files.items():
         strange = {label for label, _ in entries} - set(number)
@@ -154,7 +158,10 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     channels = max(array.shape[1] for array in images.values())
     if sum(array.size // array.shape[1] for array in images.values()) * channels > max_values:
         raise DataError(f"the images decode to more than {max_values} values")
-    return Arrays({split: _widen(array, channels) for split, array in images.items()}, labels, classes)
+    compressed = all(PurePosixPath(entry.filename).suffix.lower() in (".jpg", ".jpeg")
+                     for entries in files.values() for _, entry in entries)
+    return Arrays({split: _widen(array, channels) for split, array in images.items()}, labels, classes,
+                  "JPEG" if compressed else None)
 
 
 def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int) -> (

@@ -15,13 +15,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.bounds.findings import TIGHTEST
-from pruning.data.tensors import Data
+from pruning.data.tensors import Data, Split
 from pruning.evaluations import evaluations
 from pruning.intervals import upper
 from pruning.measure import EVAL_BATCH
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
+from pruning.shifts import Shift
 from pruning.trial import Trial, TrialRound
 
 
@@ -64,7 +65,7 @@ class Certificate:
 
     accuracy(pruned) >= accuracy(dense) - P(the two disagree) on any distribution. The limits of one kind hold together for
     all checkpoints with probability 1 - delta over the draw of the test images, whichever is chosen afterwards; so do those
-    on images shifted by x + U(-level, level) for every level of `noise`.
+    on images shifted by x + U(-level, level) for every level of `noise`, and on every shifted set of the dataset.
     """
 
     version: ClassVar[int] = 2
@@ -87,8 +88,9 @@ class Certificate:
         targets = [one for one in trial.rounds if one.target is not None]
         dense, measured = (trial.dense, trial.given_measured) if self.against == "given" else (
             trial.control, trial.control_measured)
-        answers = _answers(dense(), trial.data)
-        differs = torch.stack([_answers(one.network(), trial.data) != answers for one in targets]) if targets else \
+        test = trial.data.test
+        answers = _answers(dense(), trial.data, test)
+        differs = torch.stack([_answers(one.network(), trial.data, test) != answers for one in targets]) if targets else \
             torch.zeros(0, len(answers), dtype=torch.bool)
         wrong = torch.stack([one.measured.wrong for one in targets]) if targets else differs
         found = limits(wrong, measured.wrong, differs, self.delta)
@@ -99,12 +101,13 @@ class Certificate:
                 curves[f"{kind}/{label}"] = Curve(
                     x=tuple(targets[index].sparsity for index in mine), x_label="sparsity", y_label=y_label,
                     y=tuple(Estimate(value=getattr(found[index], kind), n=wrong.shape[1]) for index in mine))
-        shifted = [row for level in self.noise for row in self._shifted(trial, targets, dense(), level)]
-        for label, level in dict.fromkeys((row["method"], row["noise"]) for row in shifted):
-            rows = [row for row in shifted if (row["method"], row["noise"]) == (label, level)]
-            curves[f"shifted/{label}/noise {level:g}"] = Curve(
+        shifts = [Shift(noise=level) for level in self.noise] + [Shift(dataset=name) for name in trial.data.shifted]
+        shifted = [row for shift in shifts for row in self._shifted(trial, targets, dense(), shift)]
+        for label, name in dict.fromkeys((row["method"], row["distribution"]) for row in shifted):
+            rows = [row for row in shifted if (row["method"], row["distribution"]) == (label, name)]
+            curves[f"shifted/{label}/{name}"] = Curve(
                 x=tuple(row["sparsity"] for row in rows), x_label="sparsity", y_label=SHIFTED,
-                y=tuple(Estimate(value=row["accuracy_at_least_agreement"], n=wrong.shape[1]) for row in rows))
+                y=tuple(Estimate(value=row["accuracy_at_least_agreement"], n=row["images"]) for row in rows))
         promised = _a_priori(trial)
         for label in dict.fromkeys(one.label for one in targets):
             known = [(one.sparsity, promised[one.id]) for one in targets if one.label == label and one.id in promised]
@@ -117,18 +120,21 @@ class Certificate:
             details={"limits": [self._row(one, limit, wrong[index], differs[index]) | {
                 "accuracy_at_least_a_priori": promised.get(one.id)}
                 for index, (one, limit) in enumerate(zip(targets, found, strict=True))]} | (
-                {"limits_under_noise": shifted} if shifted else {}),
+                {"limits_under_shift": shifted} if shifted else {}),
             notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *_useful(targets, promised), *NOTES))
 
-    def _shifted(self, trial: Trial, targets: Sequence[TrialRound], dense: nn.Module, level: float) -> list[dict[str, Any]]:
-        """The limits on test images with noise, the same for all networks."""
-        answers, labels = _answers(dense, trial.data, trial.seed, level), trial.data.test.labels.cpu()
-        others = [_answers(one.network(), trial.data, trial.seed, level) for one in targets]
+    def _shifted(self, trial: Trial, targets: Sequence[TrialRound], dense: nn.Module,
+                 shift: Shift) -> list[dict[str, Any]]:
+        """The limits on test images with noise, the same for all networks, or on those of a shifted set."""
+        split = trial.data.test if shift.dataset is None else trial.data.shifted[shift.dataset].test
+        answers, labels = _answers(dense, trial.data, split, trial.seed, shift.noise), split.labels.cpu()
+        others = [_answers(one.network(), trial.data, split, trial.seed, shift.noise) for one in targets]
         if not others:
             return []
         found = limits(torch.stack([other != labels for other in others]), answers != labels,
                        torch.stack([other != answers for other in others]), self.delta)
-        return [{"checkpoint": one.id, "method": one.label, "noise": level, "sparsity": one.sparsity,
+        return [{"checkpoint": one.id, "method": one.label, "distribution": shift.name, "images": len(labels),
+                 "sparsity": one.sparsity,
                  "dense_accuracy": float((answers == labels).double().mean()),
                  "accuracy": float((other == labels).double().mean()),
                  "disagreement": float((other != answers).double().mean()), "disagreement_at_most": limit.disagreement,
@@ -149,7 +155,7 @@ class Certificate:
 
 LABELLED = "accuracy at least, from labelled images"
 AGREEMENT = "accuracy at least, from agreement with the dense network"
-SHIFTED = "accuracy at least under noise, from agreement with the dense network"
+SHIFTED = "accuracy at least under shift, from agreement with the dense network"
 A_PRIORI = "accuracy at least on the images looked at, before retraining, by the a-priori bound"
 DISAGREEMENT = "disagreement with the dense network at most"
 NOTES = (
@@ -157,8 +163,8 @@ NOTES = (
     "network at least that of the dense one less their disagreement, needs labels for the dense network alone, once: "
     "disagreement can be counted on any images.",
     "On shifted data, disagreement without labels bounds the difference of the two networks there; a promise of accuracy "
-    "also needs the dense network's limit there, which labels of the shifted images give. Each level of noise is a promise "
-    "of its own.",
+    "also needs the dense network's limit there, which labels of the shifted images give. Each level of noise and each "
+    "shifted set is a promise of its own.",
 )
 
 
@@ -194,12 +200,12 @@ def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
             f"labelled images, at least {q.percent(found[best].agreement)} by agreement."]
 
 
-def _answers(model: nn.Module, data: Data, seed: int = 0, noise: float = 0.0) -> Tensor:
-    """The class that a network names for every test image, on the CPU; with noise drawn from the seed and the level."""
+def _answers(model: nn.Module, data: Data, split: Split, seed: int = 0, noise: float = 0.0) -> Tensor:
+    """The class that a network names for every image, on the CPU; with noise drawn from the seed and the level."""
     model.eval()
     rng, found = generator(seed, "certificate", repr(noise)), []
     with torch.no_grad():
-        for inputs, _ in data.batches(data.test, EVAL_BATCH):
+        for inputs, _ in data.batches(split, EVAL_BATCH):
             shift = noise * (2 * torch.rand(inputs.shape, generator=rng) - 1) if noise else torch.zeros(())
             found.append(model(inputs + shift.to(inputs)).argmax(1).cpu())
     return torch.cat(found)

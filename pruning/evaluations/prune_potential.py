@@ -18,9 +18,10 @@ from pruning.evaluations import evaluations
 from pruning.guidelines import VALIDATION
 from pruning.potential import interval, potential, prune_ratio, resampled
 from pruning.reporting import quantities as q
+from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.shifts import NOMINAL, Shift, trained_on, wrong
+from pruning.shifts import Shift, paired, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
@@ -141,11 +142,12 @@ class _Potentials:
             self.groups.setdefault(shift.group(trained_on(trial)), []).append(shift.name)
         self._values: dict[str, Tensor] = {}
         self._draws: dict[str, Tensor] = {}
-        for name in (one for names in self.groups.values() for one in names):
+        self.n = {name: len(flags) for name, flags in found["control"].items()}
+        for dataset, name in ((dataset, name) for dataset, names in paired(shifts).items() for name in names):
             flags = torch.stack([found["control"][name], *(found[one.id][name] for one in targets)])
-            self.n = flags.shape[1]
             self._values[name] = flags.double().mean(1)
-            self._draws[name] = resampled(flags, generator(trial.seed, "prune_potential"))
+            self._draws[name] = resampled(
+                flags, generator(trial.seed, "prune_potential", *([] if dataset is None else [dataset])))
 
     def _at(self, name: str, margin: float) -> tuple[float, Tensor]:
         values, draws = self._values[name], self._draws[name]
@@ -153,20 +155,20 @@ class _Potentials:
                 potential(self.ratios, draws[1:], draws[0], margin))
 
     def of(self, name: str, margin: float) -> Estimate:
-        return interval(*self._at(name, margin), self.n)
+        return interval(*self._at(name, margin), self.n[name])
 
     def over(self, names: Sequence[str], margin: float, how: str) -> Estimate:
         """The mean or the minimum over distributions."""
         values, draws = zip(*(self._at(name, margin) for name in names), strict=True)
         if how == "mean":
-            return interval(sum(values) / len(values), torch.stack(draws).mean(0), self.n)
-        return interval(min(values), torch.stack(draws).amin(0), self.n)
+            return interval(sum(values) / len(values), torch.stack(draws).mean(0), self.n[NOMINAL])
+        return interval(min(values), torch.stack(draws).amin(0), self.n[NOMINAL])
 
     def gap(self, first: Sequence[str], second: Sequence[str], margin: float) -> Estimate:
         """The mean over some distributions less that over others."""
         (a, drawn), (b, other) = ((sum(value for value, _ in found) / len(found), torch.stack([d for _, d in found]).mean(0))
                                   for found in ([self._at(name, margin) for name in names] for names in (first, second)))
-        return interval(a - b, drawn - other, self.n)
+        return interval(a - b, drawn - other, self.n[NOMINAL])
 
 
 def _bracketed(estimate: Estimate) -> str:

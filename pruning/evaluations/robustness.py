@@ -20,9 +20,10 @@ from pruning.intervals import binomial
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid, pixels
+from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
-from pruning.shifts import NOMINAL, Shift, sample, trained_on, wrong
+from pruning.shifts import Shift, paired, sample, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
@@ -49,14 +50,12 @@ class Robustness(Asked):
 
     version: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.corruptions == () and not self.noise:
-            raise ParameterError("no shift to look at: name corruptions, or levels of noise", pointer="corruptions")
-
     def evaluate(self, trial: Trial) -> Section:
         """Curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...`, `line/...`; errors by shift."""
         shifts = self.shifts(trial)
+        if not shifts:
+            raise ParameterError("no shift to look at: name corruptions, levels of noise, or shifted sets of the dataset",
+                                 pointer="corruptions")
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
         targets = [one for one in trial.rounds if one.target is not None]
         table = _Table(found, shifts, trial)
@@ -83,7 +82,8 @@ class Robustness(Asked):
                                          for shift, own in flags.items()],
                      "excess_error": [table.row(one, ratios[one.id]) for one in targets]},
             pictures=_examples(trial, shifts),
-            notes=(*notes, *_worst(table, targets), self.said(trial, shifts), *NOTES))
+            notes=(*notes, *_worst(table, targets), *_compressed(table, shifts, trial.data.stored_as),
+                   self.said(trial, shifts), *NOTES))
 
     @staticmethod
     def _curves(label: str, mine: Sequence[TrialRound], ratios: Mapping[str, float], table: _Table) -> dict[str, Curve]:
@@ -112,13 +112,15 @@ class _Table:
         self.own = [NOMINAL, *(shift.name for shift in shifts if shift.corruption in trained)]
         if not self.names:
             self.names, self.own = self.own[1:], [NOMINAL]
-        every = [*self.own, *self.names]
-        flags = torch.stack([found[network][shift] for network in found for shift in every])
-        self.n = flags.shape[1]
-        draws = resampled(flags, generator(trial.seed, "robustness", "images"))
-        means: list[float] = flags.double().mean(1).tolist()
-        self._values = dict(zip(((a, b) for a in found for b in every), means, strict=True))
-        self._draws = dict(zip(((a, b) for a in found for b in every), draws, strict=True))
+        self._values: dict[tuple[str, str], float] = {}
+        self._draws: dict[tuple[str, str], Tensor] = {}
+        self.n = {name: len(flags) for name, flags in found["control"].items()}
+        for dataset, names in paired(shifts).items():
+            keys = [(network, name) for network in found for name in names]
+            flags = torch.stack([found[network][name] for network, name in keys])
+            draws = resampled(flags, generator(trial.seed, "robustness", "images", *([] if dataset is None else [dataset])))
+            self._values |= zip(keys, flags.double().mean(1).tolist(), strict=True)
+            self._draws |= zip(keys, draws, strict=True)
 
     def _of(self, network: str, shifts: Sequence[str]) -> tuple[float, Tensor]:
         """The mean over shifts of a network's error, and its draws."""
@@ -128,19 +130,23 @@ class _Table:
 
     def error(self, network: str, shifts: Sequence[str]) -> Estimate:
         if len(shifts) == 1:
-            return binomial(round(self.n * self._values[network, shifts[0]]), self.n)
-        return interval(*self._of(network, shifts), self.n)
+            n = self.n[shifts[0]]
+            return binomial(round(n * self._values[network, shifts[0]]), n)
+        return interval(*self._of(network, shifts), self.n[NOMINAL])
 
     def _excess(self, network: str) -> tuple[float, Tensor]:
         (a, drawn), (b, nominal) = self._of(network, self.names), self._of(network, self.own)
         return a - b, drawn - nominal
 
     def excess(self, network: str) -> Estimate:
-        return interval(*self._excess(network), self.n)
+        return interval(*self._excess(network), self.n[NOMINAL])
 
     def delta(self, network: str) -> Estimate:
         (a, drawn), (b, control) = self._excess(network), self._excess("control")
-        return interval(a - b, drawn - control, self.n)
+        return interval(a - b, drawn - control, self.n[NOMINAL])
+
+    def excess_under(self, network: str, shift: str) -> float:
+        return self._values[network, shift] - self._values[network, NOMINAL]
 
     def increase(self, network: str, shift: str) -> float:
         return self._values[network, shift] - self._values["control", shift]
@@ -152,12 +158,14 @@ class _Table:
 
 
 def _examples(trial: Trial, shifts: Sequence[Shift]) -> dict[str, Picture]:
-    """One image under every corruption."""
+    """One image under every corruption, and one of every shifted set."""
     one = sample(trial, 1)
     images = [("image", one.images)] + [(shift.name, corrupt(one.images, shift.corruption, shift.severity, seed=trial.seed))
                                         for shift in shifts if shift.corruption is not None]
+    images += [(shift.name, sample(trial, 1, shift.dataset).images) for shift in shifts if shift.dataset is not None]
     tiles = [(name, pixels(image[0].cpu().numpy())) for name, image in images]
-    return {"corruptions": grid(tiles, "A test image under every corruption")} if len(tiles) > 1 else {}
+    return {"corruptions": grid(tiles, "A test image under every corruption, and one of every shifted set")} \
+        if len(tiles) > 1 else {}
 
 
 def _row(network: str, shift: str, flags: Tensor) -> dict[str, Any]:
@@ -173,6 +181,23 @@ def _grows(label: str, line: Line, points: int) -> str:
         return f"{said}: it grows with the prune ratio, as in the paper."
     return f"{said}: it falls with the prune ratio, unlike in the paper." if slope.high < 0 else \
         f"{said}: no evidence that it grows or falls with the prune ratio."
+
+
+JPEG = "jpeg_compression"
+
+
+def _compressed(table: _Table, shifts: Sequence[Shift], stored_as: str | None) -> list[str]:
+    """Of a dataset of JPEG files, compression is no new distribution: its own images have been through it."""
+    jpeg = [shift.name for shift in shifts if shift.corruption == JPEG]
+    if stored_as != "JPEG" or not jpeg:
+        return []
+    others = [name for name in table.names if name not in jpeg]
+    excess = {name: sum(table.excess_under("control", some) for some in names) / len(names)
+              for name, names in (("jpeg", jpeg), ("others", others)) if names}
+    beside = f", of {q.pp(excess['others'])} on average under the other shifts" if others else ""
+    return [f"The images of this dataset are JPEG files: {JPEG} compresses again what networks have learned in that form, "
+            "and is closer to the dataset's own distribution than in the paper. The dense control has an excess error of "
+            f"{q.pp(excess['jpeg'])} under it{beside}."]
 
 
 def _worst(table: _Table, targets: Sequence[TrialRound]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.presets import expand
 from pruning.schemas.base import Document
@@ -14,6 +14,7 @@ from pruning.schemas.training import Train
 Identifier = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$")]
 Status = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
 Stage = Literal["baseline", "prune", "retrain", "evaluate", "predict", "export"]
+NOMINAL = "nominal"
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -36,17 +37,39 @@ class ModelRef(Document):
         return self
 
 
+class ShiftedSet(Document):
+    """Test images of a shifted distribution, under the name that the report has for it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$", examples=["night"])]
+    id: Identifier
+
+    @field_validator("name")
+    @classmethod
+    def _not_nominal(cls, name: str) -> str:
+        if name == NOMINAL:
+            raise ValueError(f"{NOMINAL!r} is what reports call the test images of the dataset itself")
+        return name
+
+
 class DatasetRef(Document):
-    """An uploaded dataset (`id`) or a bundled one (`builtin`)."""
+    """An uploaded dataset (`id`) or a bundled one (`builtin`).
+
+    Uploaded datasets in `shifted` count as distributions in the evaluations under shift: their `test` images report, and
+    `val` decides, half of `test` where they bring no `val`. Their classes are among those of the dataset, by name.
+    """
 
     id: Identifier | None = None
     builtin: Name | None = None
     limit: Limit = Limit()
+    shifted: Annotated[tuple[ShiftedSet, ...], Field(max_length=16)] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetRef:
         if (self.id is None) == (self.builtin is None):
             raise ValueError("give either 'id' (an uploaded dataset) or 'builtin'")
+        names = [one.name for one in self.shifted]
+        if len(set(names)) < len(names):
+            raise ValueError(f"shifted: two sets have one name: {', '.join(names)}")
         return self
 
 

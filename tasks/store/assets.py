@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from tasks.store.engine import db_now, insert_into
 from tasks.store.errors import InUseError, NotFoundError
 from tasks.store.pages import Page, paginate
-from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, Model
+from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, JobShift, Model
 
 A = TypeVar("A", Model, Dataset)
 LIVE = ("queued", "running", "pausing", "paused", "cancelling")
@@ -48,7 +48,9 @@ def page(session: Session, kind: type[A], project: str, *, limit: int, cursor: s
 def remove(session: Session, row: Model | Dataset) -> str:
     """Delete the row and return its artifact's key; `InUseError` while a live job uses it."""
     columns = (Job.model_id, Job.rewind_model_id) if isinstance(row, Model) else (Job.dataset_id,)
-    user = session.scalar(select(Job.id).where(or_(*(c == row.id for c in columns)), Job.status.in_(LIVE)).limit(1))
+    shifted = Job.id.in_(select(JobShift.job_id).where(JobShift.dataset_id == row.id))
+    uses = or_(*(c == row.id for c in columns), shifted)
+    user = session.scalar(select(Job.id).where(uses, Job.status.in_(LIVE)).limit(1))
     if user is not None:
         raise InUseError(row.__tablename__.removesuffix("s"), row.id, user)
     session.delete(row)

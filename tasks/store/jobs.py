@@ -12,7 +12,7 @@ from tasks.store.assets import clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
 from tasks.store.pages import Page, paginate
-from tasks.store.tables import Event, Idempotency, Job, JobLabel, Outbox, ResultFile, StageFile
+from tasks.store.tables import Event, Idempotency, Job, JobLabel, JobShift, Outbox, ResultFile, StageFile
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -30,6 +30,8 @@ class NewJob:
     deadline_s: float | None
     labels: dict[str, str]
     progress_total: float = 0.0
+    shifted_ids: frozenset[str] = frozenset()
+    """Datasets of shifted images beside the job's own."""
 
 
 def create(session: Session, new: NewJob, *, idempotency_key: str | None = None,
@@ -51,6 +53,7 @@ def create(session: Session, new: NewJob, *, idempotency_key: str | None = None,
               deadline_at=None if new.deadline_s is None else at + new.deadline_s)
     session.add(job)
     session.flush()
+    session.add_all(JobShift(job_id=job.id, dataset_id=dataset_id) for dataset_id in sorted(new.shifted_ids))
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in new.labels.items())
     if idempotency_key is not None:
         session.add(Idempotency(project=new.project, key=idempotency_key, request_sha256=request_sha256,
@@ -154,6 +157,11 @@ def result_files(session: Session, job_id: str) -> list[ResultFile]:
     return list(session.scalars(query.order_by(ResultFile.checkpoint, ResultFile.format)))
 
 
+def shifted_ids(spec: dict[str, Any]) -> list[str]:
+    """The datasets of shifted images that a job was submitted with, in its order."""
+    return [one["id"] for one in spec["dataset"].get("shifted", ())]
+
+
 def stage_files(session: Session, job_id: str) -> list[StageFile]:
     """Every saved stage of the job."""
     return list(session.scalars(select(StageFile).where(StageFile.job_id == job_id)))
@@ -164,6 +172,6 @@ def remove(session: Session, project: str, id: str) -> None:
     job = get(session, project, id)
     if job.status not in TERMINAL:
         raise InUseError("job", id, id)
-    for table in (JobLabel, Event, StageFile, ResultFile, Outbox, Idempotency):
+    for table in (JobLabel, JobShift, Event, StageFile, ResultFile, Outbox, Idempotency):
         session.execute(delete(table).where(table.job_id == id))
     session.delete(job)

@@ -106,6 +106,14 @@ class JobLabel(Base):
     __table_args__ = (Index("ix_job_labels_key_value", "key", "value"),)
 
 
+class JobShift(Base):
+    """A shifted set that a job looks at, beside its dataset."""
+
+    __tablename__ = "job_shifts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
 class Event(Base):
     """One row of a job's history."""
 

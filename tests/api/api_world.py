@@ -102,13 +102,14 @@ class World:
             assets.add(session, Model(id=id, project=project, artifact=f"models/{id}/state.safetensors", **row))
         return id
 
-    def dataset(self, project: str = "default", classes: tuple[str, ...] = ("cat", "dog")) -> str:
+    def dataset(self, project: str = "default", classes: tuple[str, ...] = ("cat", "dog"),
+                counts: dict[str, int] | None = None) -> str:
         id = new_id("dst")
         self.services.artifacts.put(f"datasets/{id}/data.safetensors", self._file(b"images"))
         with self.services.store.write() as session:
             assets.add(session, Dataset(
                 id=id, project=project, name="d", sha256="1" * 64, size_bytes=6, classes=list(classes),
-                shape=[3, 8, 8], counts={"train": 4, "test": 2}, normalize=None,
+                shape=[3, 8, 8], counts=counts or {"train": 4, "test": 2}, normalize=None,
                 artifact=f"datasets/{id}/data.safetensors"))
         return id
 

@@ -164,6 +164,47 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
     assert payload["spec"] == spec
 
 
+def shifted_spec(*ids: str, **dataset: str) -> dict[str, Any]:
+    sets = [{"name": f"set{number}", "id": id} for number, id in enumerate(ids)]
+    return {**SPEC, "dataset": {**(dataset or {"builtin": "digits"}), "shifted": sets}}
+
+
+def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: World) -> None:
+    first, second = world.dataset(), world.dataset(classes=("cat",))
+    answer = world.client.post("/v1/jobs", json=shifted_spec(first, second))
+    assert answer.status_code == 202
+    _, payload = world.helper.asked[0]
+    assert [one["classes"] for one in payload["shifted"]] == [["cat", "dog"], ["cat"]]
+    fault(world.client.delete(f"/v1/datasets/{second}"), 409, "in_use")
+    id = answer.json()["id"]
+    assert world.client.post(f"/v1/jobs/{id}/cancel").status_code == 200
+    assert world.client.delete(f"/v1/datasets/{second}").status_code == 204
+    fault(world.client.post(f"/v1/jobs/{id}/retry"), 409, "missing_input")
+    assert world.client.delete(f"/v1/jobs/{id}").status_code == 204
+    assert world.client.delete(f"/v1/datasets/{first}").status_code == 204
+
+
+def test_a_shifted_set_of_nobody_is_pointed_at(world: World) -> None:
+    mine, theirs = world.dataset(), world.dataset(project="other")
+    answer = world.client.post("/v1/jobs", json=shifted_spec(mine, theirs))
+    assert fault(answer, 404, "not_found")["errors"][0]["pointer"] == "/dataset/shifted/1/id"
+
+
+@pytest.mark.parametrize("sets", [
+    [{"name": "nominal", "id": "dst_00000000"}], [{"name": "Night watch", "id": "dst_00000000"}], [{"id": "dst_00000000"}],
+    [{"name": "a", "id": "dst_00000000"}, {"name": "a", "id": "dst_00000001"}], [{"name": "a", "id": "mdl 1"}]])
+def test_odd_shifted_sets_are_refused(world: World, sets: list[dict[str, str]]) -> None:
+    answer = world.client.post("/v1/jobs", json={**SPEC, "dataset": {"builtin": "digits", "shifted": sets}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].startswith("/dataset")
+
+
+def test_a_dataset_without_training_images_is_no_dataset_of_a_job(world: World) -> None:
+    dataset = world.dataset(counts={"train": 0, "val": 0, "test": 2})
+    answer = world.client.post("/v1/jobs", json={**SPEC, "dataset": {"id": dataset}})
+    fault(answer, 422, "no_training_images", "/dataset/id")
+
+
 def test_an_idempotency_key_makes_one_job(world: World) -> None:
     headers = {"Idempotency-Key": "abc"}
     first = world.client.post("/v1/jobs", json=SPEC, headers=headers)

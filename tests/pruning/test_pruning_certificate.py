@@ -92,7 +92,7 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
             max(0.0, 1 - upper(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"]))
     assert set(section.curves) == {f"{kind}/magnitude" for kind in ("labelled", "agreement", "disagreement")} | {
         "shifted/magnitude/noise 0.2"}
-    for row in section.details["limits_under_noise"]:
+    for row in section.details["limits_under_shift"]:
         assert row["accuracy"] >= row["dense_accuracy"] - row["disagreement"]
         assert row["disagreement_at_most"] == pytest.approx(upper(round(30 * row["disagreement"]), 30, 0.05))
         assert row["accuracy_at_least_agreement"] == pytest.approx(max(
@@ -112,4 +112,4 @@ def test_the_certificate_shows_what_a_priori_bounds_promise(tmp_path: Path) -> N
     rows = sections["certificate"].details["limits"]
     assert [row["accuracy_at_least_a_priori"] for row in rows] == [predicted[0.001], predicted[0.5]]
     assert "a_priori/sipp" in sections["certificate"].curves
-    assert "limits_under_noise" not in sections["certificate"].details
+    assert "limits_under_shift" not in sections["certificate"].details

@@ -337,14 +337,14 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
 
 def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Results) -> None:
     with pytest.raises(ParameterError, match="no shift to look at"):
-        evaluations.create("robustness", {"corruptions": []})
+        Robustness(corruptions=()).evaluate(trial_of(cascade))
     section = PrunePotential(corruptions=(), noise=()).evaluate(trial_of(cascade))
     assert {key.rpartition("/")[0] for key in section.curves} == {"margin/nominal", "distribution"}
 
 
 def test_more_images_than_there_are(cascade: Results) -> None:
     trial = trial_of(cascade)
-    assert Asked(images=10**9).count(trial) == 30
+    assert Asked(images=10**9).said(trial, [Shift()]) == "1 shift, at 30 test images: nominal."
     section = NoiseSimilarity(images=10**9, draws=2, levels=(0.1,)).evaluate(trial)
     assert {y.n for curve in section.curves.values() for y in curve.y} == {60}
     assert {y.n for y in Robustness(("fog",), images=10**9).evaluate(trial).curves["excess/random"].y} == {30}

@@ -146,6 +146,29 @@ def test_a_val_split_may_miss_a_class(tmp_path: Path) -> None:
     assert found.counts == {"train": 4, "val": 1, "test": 2}
 
 
+def test_a_shifted_set_has_test_images_alone_and_of_any_class(tmp_path: Path) -> None:
+    found = read(zipped({"test/b/1.png": encoded(picture(0)), "test/b/2.png": encoded(picture(1))}), tmp_path)
+    assert (found.classes, found.counts) == (("b",), {"train": 0, "val": 0, "test": 2})
+    assert found.shape == (3, 4, 4)
+    found = read(npz(arrays(train_x=None, train_y=None)), tmp_path)
+    found.save(tmp_path / "kept")
+    again = Arrays.load(tmp_path / "kept")
+    assert (again.classes, again.counts) == (found.classes, found.counts)
+
+
+def test_it_is_known_where_all_images_are_jpeg_files(tmp_path: Path) -> None:
+    def stored_as(**changes: bytes) -> str | None:
+        read(zipped({**{name.replace(".png", ".jpg"): JPEG for name in folder()}, **changes}), tmp_path).save(
+            tmp_path / "kept")
+        return Arrays.load(tmp_path / "kept").stored_as
+
+    assert stored_as() == "JPEG"
+    with Image.open(io.BytesIO(JPEG)) as image:
+        png = io.BytesIO()
+        image.save(png, "PNG")
+    assert stored_as(**{"train/a/3.png": png.getvalue()}) is None
+
+
 # a header length that looks like a pickle's or a zip's first bytes
 
 
@@ -241,10 +264,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
     "class only in test": (lambda: zipped(folder(test__c__1_dot_png=encoded(picture(0)))), DataError,
                            "class 'c' is in test but not in train"),
     "no test": (lambda: zipped(folder(test__a__1_dot_png=None, test__b__1_dot_png=None)), DataError, "no test images"),
-    "no train": (lambda: zipped({"test/a/1.png": encoded(picture(0))}), DataError, "not in train"),
+    "labels of val alone": (lambda: npz(arrays(val_y=np.array([0]))), DataError, "expected train_x"),
     "one class": (lambda: zipped(folder(train__b__1_dot_png=None, train__b__2_dot_png=None, test__b__1_dot_png=None)),
                   DataError, "has 1 class"),
     "one image": (lambda: zipped({"train/a/1.png": encoded(picture(0))}), DataError, "no test images"),
+    "no name": (lambda: zipped(folder() | {"x": b""}).replace(b"x", b"\0"), DataError, "without a name"),
     "too deep": (lambda: zipped({"data/train/a/1.png": encoded(picture(0))}), DataError, "does not fit the layout"),
     "another file": (lambda: zipped(folder(train__a__readme_dot_txt=b"hi")), DataError, "does not fit the layout"),
     "truncated jpeg": (lambda: zipped(folder(train__a__3_dot_jpg=JPEG[:len(JPEG) // 2])), DataError,

@@ -142,6 +142,34 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     assert "magnitude-0.9" in html
 
 
+def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
+    digits = datasets.create("digits").load()
+    x, y = digits.images["test"], digits.labels["test"]
+    np.savez(tmp_path / "night.npz", test_x=x // 3, test_y=y)
+    np.savez(tmp_path / "zeros.npz", test_x=255 - x[y == 0], test_y=y[y == 0])
+    night, zeros = (service.client.datasets.upload(tmp_path / f"{name}.npz").id for name in ("night", "zeros"))
+    report = run(service, BASE | {
+        "dataset": {**SMALL, "shifted": [{"name": "night", "id": night}, {"name": "inverted-zeros", "id": zeros}]},
+        "evaluations": [{"name": name, "params": {"corruptions": ["fog"]}} for name in ("robustness", "prune_potential")],
+        "shifts": {"knowledge": "partly_modelled"}})
+    assert report.failures == ()
+    rows = {(row["network"], row["shift"]): row["error"] for row in report.sections["robustness"].details["errors_by_shift"]}
+    assert rows["control", "night"]["n"] == len(y) - len(y) // 2
+    assert rows["control", "inverted-zeros"]["n"] == -(-int((y == 0).sum()) // 2)
+    assert rows["control", "inverted-zeros"]["value"] > rows["control", "nominal"]["value"]
+    potentials = report.sections["prune_potential"].details["potential_by_distribution"]
+    assert {row["group"] for row in potentials if row["distribution"] in ("night", "inverted-zeros")} == {"shifted set"}
+    assert "inverted-zeros" in service.client.jobs.report(report.job_id, format="html").decode()
+
+
+def test_a_shifted_set_that_does_not_fit_is_told_at_once(service: Running, tmp_path: Path) -> None:
+    np.savez(tmp_path / "wide.npz", test_x=np.zeros((4, 8, 9), np.uint8), test_y=np.arange(4))
+    wide = service.client.datasets.upload(tmp_path / "wide.npz").id
+    with pytest.raises(ApiError, match="9x8 pixels") as caught:
+        service.client.jobs.submit(BASE | {"dataset": {**SMALL, "shifted": [{"name": "wide", "id": wide}]}})
+    assert [fault.pointer for fault in caught.value.errors] == ["/dataset/shifted/0/id"]
+
+
 def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(load_model("mlp", height=8, width=8).state_dict(), tmp_path / "net.safetensors")
