@@ -74,6 +74,16 @@ class Ledger:
         self._base, self._within = self._base + units, 0.0
         self.advance(0)
 
+    @contextmanager
+    def share(self, units: int) -> Iterator[None]:
+        """Work worth `units` of progress, however it ends."""
+        self._within = 0.0
+        try:
+            yield
+        finally:
+            self._base, self._within = self._base + units, 0.0
+            self.advance(0)
+
     def finish(self, name: str, tensors: State, notes: Mapping[str, Any] | None = None) -> None:
         """Save the stage that was entered, with notes beside its tensors; what was saved inside its training is dropped."""
         note = {"seconds": time.monotonic() - self._began, "warnings": self.warnings[self._warned:], **(notes or {})}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -60,6 +60,8 @@ class Pipeline:
     done: list[TrialRound] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     """Criteria that could not go on."""
+    evaluations: Mapping[str, int] = field(default_factory=dict)
+    """What those cost that will follow, by name: a share of the progress."""
 
     def __post_init__(self) -> None:
         if self.recipe.retrain.mode == "weight_rewind" and self.recipe.train is None and self.networks.rewind is None:
@@ -67,7 +69,7 @@ class Pipeline:
         refuse_repeated(self.recipe)
         self.costs = Costs(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
                                          "test": len(self.data.test)}, len(self.data.classes))
-        self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total))
+        self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total + sum(self.evaluations.values())))
 
     def run(self) -> None:
         """Every stage up to the last round."""

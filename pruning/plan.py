@@ -190,12 +190,14 @@ def split_sizes(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: Collection[Sequence[int]], forward_flops: int,
-             parameters: int, activations: int, classes: int) -> dict[str, Any]:
+             parameters: int, activations: int, classes: int,
+             evaluations: Mapping[str, int] | None = None) -> dict[str, Any]:
     """What a job will do: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
     `prunable` are the shapes of the prunable weights, `forward_flops` and `activations` (values kept for the backward pass)
-    those of one image. Raises `BudgetError` when a target cannot be reached or a round would be retrained although it
-    removes nothing, `ParameterError` when the rounds of a gradual run do not fit into its epochs.
+    those of one image, `evaluations` the units of what follows, by name. Raises `BudgetError` when a target cannot be
+    reached or a round would be retrained although it removes nothing, `ParameterError` when the rounds of a gradual run do
+    not fit into its epochs.
     """
     refuse_repeated(recipe)
     images = split_sizes(recipe, counts)
@@ -214,7 +216,7 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: Collection[
     if recipe.train is not None:
         batches.append(steps_per_epoch(images["fit"], recipe.train.batch_size) * recipe.train.epochs)
         batch = max(batch, recipe.train.batch_size)
-    work = costs.total
+    work = costs.total + sum((evaluations or {}).values())
     copies = 5 if recipe.retrain.distillation else 4
     training_memory = 4 * (copies * parameters + 2 * activations * min(batch, max(images["fit"], 1)))
     scoring_memory = max(costs.scoring_memory(method, prunable, parameters, activations) for method in recipe.criteria)
@@ -223,6 +225,7 @@ def estimate(recipe: Recipe, counts: Mapping[str, int], *, prunable: Collection[
         "checkpoints": len(recipe.targets.sparsity) * len(recipe.criteria),
         "steps": sum(batches),
         "units": work,
+        "evaluations": dict(evaluations or {}),
         "flops": work * forward_flops,
         "memory_bytes": max(training_memory, scoring_memory),
         "images": images,

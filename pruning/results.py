@@ -102,7 +102,7 @@ class Results:
         sections: dict[str, Section] = {}
         trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
                       pipeline.control_measured, pipeline.done, recipe, sections,
-                      partial(separate, pipeline), self.cache)
+                      partial(separate, pipeline), self.cache, advance=pipeline.ledger.advance)
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())
@@ -112,19 +112,21 @@ class Results:
             stage = f"evaluation-{method.name}"
             saved = pipeline.stages.load(stage)
             if saved is not None:
-                sections[method.name] = Section.model_validate(saved[1]["section"])
+                with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
+                    sections[method.name] = Section.model_validate(saved[1]["section"])
                 continue
             begin = time.monotonic()
-            try:
-                evaluation = evaluations.create(method.name, method.params)
-                if recipe.evaluations is None and not applies(evaluation, trial):
+            with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
+                try:
+                    evaluation = evaluations.create(method.name, method.params)
+                    if recipe.evaluations is None and not applies(evaluation, trial):
+                        continue
+                    sections[method.name] = evaluation.evaluate(trial)
+                except Exception as error:  # an evaluation must not cost the user the checkpoints
+                    logger.exception("evaluation %s failed", method.name)
+                    code = error.code if isinstance(error, SecateurError) else "evaluation_failed"
+                    failures.append(Failure(name=method.name, code=code, message=f"{type(error).__name__}: {error}"))
                     continue
-                sections[method.name] = evaluation.evaluate(trial)
-            except Exception as error:  # an evaluation must not cost the user the checkpoints
-                logger.exception("evaluation %s failed", method.name)
-                code = error.code if isinstance(error, SecateurError) else "evaluation_failed"
-                failures.append(Failure(name=method.name, code=code, message=f"{type(error).__name__}: {error}"))
-                continue
             pipeline.stages.save(stage, {}, {"section": sections[method.name].model_dump(mode="json")})
             pipeline.ledger.seconds[stage] = time.monotonic() - begin
         return {method.name: sections[method.name] for method in wanted if method.name in sections}, failures

@@ -139,6 +139,7 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
         inputs = shifted(trial.data, split, shift, trial.seed, trial.cache)
         for one in missing:
             trial.memo[one.name, shift, images, validation] = answers(one.load(), inputs) != split.labels.cpu()
+            trial.advance(len(split))
     return {one.name: {shift.name: trial.memo[one.name, shift, images, validation] for shift in shifts} for one in every}
 
 

@@ -10,11 +10,14 @@ from pydantic import Field
 from pruning.data.corruptions import corruptions
 from pruning.measure import flops
 from pruning.reporting import quantities as q
+from pruning.scale import Scale
 from pruning.shifts import Shift, sample
 from pruning.trial import Trial
 
 WORK = 2_000_000_000
 """Multiply-adds of one network on one shift, where the recipe does not say how many images: the same for all evaluations."""
+CORRUPTING = 2000
+"""Multiply-adds that take as long as corrupting one value of an image, about, over all corruptions."""
 FEWEST, MOST = 100, 1000
 """Images by default."""
 
@@ -57,10 +60,17 @@ class Asked:
 
     def count(self, trial: Trial) -> int:
         """How many test images of each distribution, where there are so many."""
-        if self.images is not None:
-            return self.images
-        macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
-        return min(MOST, max(FEWEST, WORK // macs))
+        return self.images or _images(max(1, flops(trial.dense(), trial.data.shape, None) // 2))
+
+    def units(self, scale: Scale) -> int:
+        """Making the images of every corruption, and every network on every distribution."""
+        count = self.images or _images(scale.macs)
+        names = len(corruptions.names() if self.corruptions is None else self.corruptions) * len(self.severities)
+        own = min(count, scale.images["test"])
+        seen = own * (1 + names + len(self.noise)) + sum(min(count, images) for images in scale.shifted.values())
+        if scale.recipe.shifts is not None:
+            seen += min(count, scale.images["val"]) * (1 + names + len(self.noise))
+        return seen * scale.networks + names * own * CORRUPTING * scale.values // scale.macs
 
     def said(self, trial: Trial, shifts: list[Shift]) -> str:
         """What was looked at, in words."""
@@ -72,3 +82,8 @@ class Asked:
                        "here." for shift in shifts if shift.dataset is not None)
         return (f"{q.several(len(shifts), 'shift')}, at {q.several(min(count, len(trial.data.test)), 'test image')}: "
                 f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}")
+
+
+def _images(macs: int) -> int:
+    """How many by default."""
+    return min(MOST, max(FEWEST, WORK // macs))

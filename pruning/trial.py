@@ -84,6 +84,8 @@ class Trial:
     """Where what is dear to make is kept for later jobs."""
     memo: dict[Any, Tensor] = field(default_factory=dict)
     """What one evaluation measured and another may use."""
+    advance: Callable[[int], None] = lambda images: None
+    """To be told of so many images through a network: a job that is silent for long counts as stuck."""
 
     @property
     def seed(self) -> int:
@@ -99,7 +101,8 @@ class Trial:
 class Evaluation(Protocol):
     """One question asked of all networks of a job.
 
-    A class attribute `reads` names evaluations whose sections it reads: these are done before it.
+    A class attribute `reads` names evaluations whose sections it reads: these are done before it. One with `asked_only =
+    True` runs only where a recipe names it. One with `units` says what it costs; see `pruning.scale`.
     """
 
     version: ClassVar[int]
@@ -116,6 +119,11 @@ class Conditional(Protocol):
         """Whether it has something to say of this job."""
 
 
+def asked_only(evaluation: Evaluation | type[Evaluation]) -> bool:
+    """Whether it takes so long that it has to be asked for by name."""
+    return bool(getattr(evaluation, "asked_only", False))
+
+
 def applies(evaluation: Evaluation, trial: Trial) -> bool:
     """Whether an evaluation that was not asked for by name should run."""
-    return not isinstance(evaluation, Conditional) or evaluation.applies(trial)
+    return not asked_only(evaluation) and (not isinstance(evaluation, Conditional) or evaluation.applies(trial))

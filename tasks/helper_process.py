@@ -39,13 +39,14 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pruning.data.builtin import datasets
-    from pruning.data.shifted import check_alike
+    from pruning.data.shifted import check_alike, tested
     from pruning.masks import prunable
     from pruning.measure import flops
     from pruning.networks import check_fits, resolve
-    from pruning.plan import cautions
+    from pruning.plan import cautions, split_sizes
     from pruning.plan import estimate as plan
     from pruning.rehearsal import rehearse
+    from pruning.scale import Scale, evaluation_units
     from pruning.schemas.job import JobSpec
 
     spec = JobSpec.model_validate(payload["spec"])
@@ -63,10 +64,13 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
                     pointer=f"/dataset/shifted/{index}/id")
     network = _outline(architecture).eval()
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
-    recipe = spec.recipe()
+    recipe, forward = spec.recipe(), flops(network, shape)
+    images = split_sizes(recipe, dataset["counts"])
+    evaluations = evaluation_units(Scale(recipe, images, shape, max(1, forward // 2), {
+        one.name: tested(known["counts"]) for one, known in zip(spec.dataset.shifted, payload["shifted"], strict=True)}))
     found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                  prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
-                 forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"]))
+                 forward_flops=forward, activations=kept, classes=len(dataset["classes"]), evaluations=evaluations)
     return found | {"warnings": cautions(recipe) + rehearse(_built(architecture, network), recipe, shape)}
 
 

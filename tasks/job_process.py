@@ -83,10 +83,12 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     from pruning.data.shifted import splits
     from pruning.data.tensors import prepare
     from pruning.library import pick_device
+    from pruning.measure import flops
     from pruning.networks import check_fits, load_state_, parameters_of, read_state, resolve
     from pruning.pipeline import Networks, Pipeline
     from pruning.reporting import RENDERERS
     from pruning.results import Origin, Results
+    from pruning.scale import Scale, evaluation_units
     from pruning.schemas.job import JobSpec
     from pruning.schemas.report import Report
     from pruning.stages import Stages
@@ -120,8 +122,12 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
         pipe.send("saved", name=name, path=str(path))
 
     stages = Stages(folder / "stages", recipe.digest(), saved, lambda name: pipe.send("dropped", name=name))
+    with torch.device("meta"):
+        macs = max(1, flops(architecture.build(), data.shape) // 2)
+    scale = Scale(recipe, {"fit": len(data.fit), "val": len(data.val), "test": len(data.test)}, data.shape, macs,
+                  {name: len(one.test) for name, one in data.shifted.items()})
     pipeline = Pipeline(recipe, Networks(architecture.build, state("model"), state("rewind")), data, stages, pipe, device,
-                        job["checkpoint_steps"])
+                        job["checkpoint_steps"], evaluations=evaluation_units(scale))
     origin = Origin(job["id"], job["spec"], model["architecture"], parameters_of(architecture), model["sha256"],
                     dataset["name"], dataset["sha256"])
     results = Results(pipeline, origin, folder / "files",

@@ -89,7 +89,10 @@ class Estimate(BaseModel):
     flops: float
     memory_bytes: int
     units: float
-    """The total of the job's progress."""
+    """The total of the job's progress, in forward passes of one image."""
+    evaluations: dict[str, float] = {}
+    """By evaluation, its part of the units; 0 where it only reads what is measured anyway. Those that share what they
+    measure are counted as if each were alone."""
     warnings: list[str] = []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -121,8 +121,12 @@ class Study:
                    for name, weight in evidence.weights.items()}
         return Pruned(sparsity, 1.0 - density(selected.masks), trial, weights, selected.masks, selected.laws)
 
-    def outcomes(self, pruned: Sequence[Pruned], inputs: Tensor, delta: float) -> list[Outcome]:
-        """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta for all together."""
+    def outcomes(self, pruned: Sequence[Pruned], inputs: Tensor, delta: float,
+                 advance: Callable[[int], None] = lambda images: None) -> list[Outcome]:
+        """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta for all together.
+
+        `advance` is told how many images a network has been bounded at.
+        """
         found = [Outcome(one) for one in pruned]
         copies = [self._network(one) for one in pruned]
         inputs, self.delta = inputs.cpu().double(), delta
@@ -145,6 +149,7 @@ class Study:
                 self._bound(outcome, seen, cache, chunk, logs)
                 if outcome.pruned.trial == 0:
                     self._depth(outcome, seen, chunk, dense)
+                advance(len(chunk))
         return found
 
     def _bound(self, outcome: Outcome, seen: Mapping[str, Inputs], cache: Cache, chunk: Tensor,

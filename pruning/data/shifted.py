@@ -32,6 +32,11 @@ def check_alike(name: str, shape: Sequence[int], classes: Sequence[str], counts:
         raise DataError(f"the shifted set {name!r} has 1 image: one decides and one reports, at the least", pointer=pointer)
 
 
+def tested(counts: Mapping[str, int]) -> int:
+    """How many images of a shifted set report, of so many by split: all of `test`, or the half that does not decide."""
+    return counts["test"] if counts.get("val") else counts["test"] - counts["test"] // 2
+
+
 def splits(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:
     """The `val` and `test` images of a shifted set, labels numbered as those of the data.
 

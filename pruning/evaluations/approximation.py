@@ -19,6 +19,7 @@ from pruning.evaluations import evaluations
 from pruning.intervals import binomial
 from pruning.measure import Measured, increase
 from pruning.reporting import quantities as q
+from pruning.scale import Scale
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 from pruning.trial import Trial, TrialRound
@@ -61,12 +62,17 @@ class Approximation:
         """With a checkpoint to compare."""
         return any(one.target is not None for one in trial.rounds)
 
+    def units(self, scale: Scale) -> int:
+        """The dense network beside the control and beside every checkpoint, right after pruning and retrained."""
+        return 2 * min(self.images, scale.images["test"]) * (1 + 2 * scale.checkpoints)
+
     def evaluate(self, trial: Trial) -> Section:
         """Curves such as `layers_before/<criterion>` and `layers_after/...`; tables, rank correlations, findings."""
         sample = self._sample(trial)
         dense = trial.dense()
 
         def compare(network: nn.Module) -> Deviations:
+            trial.advance(2 * len(sample))
             return deviations(dense, network, (images for images, _ in trial.data.batches(sample, BATCH)))
 
         found = [_Compared.of(one, trial, compare) for one in trial.rounds if one.target is not None]

@@ -26,6 +26,7 @@ from pruning.labels import criterion_labels
 from pruning.measure import flops
 from pruning.reporting import quantities as q
 from pruning.round import Seams
+from pruning.scale import Scale
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
@@ -36,6 +37,8 @@ GRID = (0.001, 0.01, 0.1)
 WORK = 500_000_000
 """Multiply-adds of all images together, where the recipe does not say how many images."""
 QUICK = 200
+PASSES = 300
+"""Forward passes that take as long as all forms of one pruned network at one image, about."""
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -87,6 +90,16 @@ class Bounds:
         return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
                        notes=(*said, *notes, f"{q.several(len(labels), 'test image')}{_drawn(reports.values())}.", *NOTES))
 
+    def units(self, scale: Scale) -> int:
+        """Every form of every pruning at every image."""
+        draws = sum(self.trials if getattr(seams.sparsifier, "reweights", False) else 1
+                    for seams in self._methods(scale.recipe).values())
+        images = min(self.images or _images(scale.macs), scale.images["test"])
+        return PASSES * images * draws * len(self._asked(scale.recipe))
+
+    def _asked(self, recipe: Recipe) -> Sequence[float]:
+        return self.sparsities or sorted({*GRID, *recipe.targets.sparsity})
+
     def _methods(self, recipe: Recipe) -> dict[str, Seams]:
         if self.methods is not None:
             asked = Recipe(criterion=self.methods, targets=Targets(sparsity=(0.5,)), exclude=recipe.exclude)
@@ -99,10 +112,7 @@ class Bounds:
 
     def _points(self, trial: Trial) -> tuple[Tensor, Tensor]:
         data = trial.data
-        count = self.images
-        if count is None:
-            macs = max(1, flops(trial.dense(), data.shape, None) // 2)
-            count = min(QUICK, max(10, WORK // macs))
+        count = self.images or _images(max(1, flops(trial.dense(), data.shape, None) // 2))
         order = torch.randperm(len(data.test), generator=generator(trial.seed, "bounds"))[:count]
         split = data.test[order.to(data.test.labels.device)]
         return data.normalize(split.images), split.labels
@@ -112,7 +122,7 @@ class Bounds:
         data, seed = trial.data, trial.seed
         given = batches(data, wanted(seams.criterion, len(data.classes)), seed, "bounds")
         study = Study(trial.dense(), seams, given, data.shape, generator(seed, "bounds", label), trial.recipe.exclude)
-        asked = self.sparsities or sorted({*GRID, *trial.recipe.targets.sparsity})
+        asked = self._asked(trial.recipe)
         pruned: list[Pruned] = []
         refused: dict[float, BudgetError] = {}
         for sparsity in asked:
@@ -126,7 +136,8 @@ class Bounds:
         if refused:
             notes.append(f"{label}: nothing at a sparsity of {', '.join(map(q.share, refused))}: "
                          f"{next(iter(refused.values())).message}")
-        return summarise(study.outcomes(pruned, inputs, self.delta), study.answers(inputs), labels, self.delta)
+        outcomes = study.outcomes(pruned, inputs, self.delta, lambda images: trial.advance(images * PASSES))
+        return summarise(outcomes, study.answers(inputs), labels, self.delta)
 
 
 def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
@@ -158,6 +169,11 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
             yield f"components/{label}/{factor}", curve(
                 f"{COST} ({form})", [
                     (by_request[one.requested], one.log10 if one.log10 < math.inf else None) for one in mine])
+
+
+def _images(macs: int) -> int:
+    """How many by default."""
+    return min(QUICK, max(10, WORK // macs))
 
 
 ACCURACY = "accuracy promised by the bound and measured"

@@ -15,11 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.bounds.findings import TIGHTEST
-from pruning.data.tensors import Data, Split
+from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.intervals import upper
 from pruning.measure import EVAL_BATCH
 from pruning.reporting import quantities as q
+from pruning.scale import Scale
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 from pruning.shifts import Shift
@@ -79,6 +80,10 @@ class Certificate:
         """With a checkpoint to certify."""
         return any(one.target is not None for one in trial.rounds)
 
+    def units(self, scale: Scale) -> int:
+        """The dense network and every checkpoint, on every distribution."""
+        return (scale.images["test"] * (1 + len(self.noise)) + sum(scale.shifted.values())) * (1 + scale.checkpoints)
+
     def evaluate(self, trial: Trial) -> Section:
         """Curves `labelled/<criterion>`, `agreement/...`, `disagreement/...`, `a_priori/...`; a table of all.
 
@@ -89,8 +94,8 @@ class Certificate:
         dense, measured = (trial.dense, trial.given_measured) if self.against == "given" else (
             trial.control, trial.control_measured)
         test = trial.data.test
-        answers = _answers(dense(), trial.data, test)
-        differs = torch.stack([_answers(one.network(), trial.data, test) != answers for one in targets]) if targets else \
+        answers = _answers(dense(), trial, test)
+        differs = torch.stack([_answers(one.network(), trial, test) != answers for one in targets]) if targets else \
             torch.zeros(0, len(answers), dtype=torch.bool)
         wrong = torch.stack([one.measured.wrong for one in targets]) if targets else differs
         found = limits(wrong, measured.wrong, differs, self.delta)
@@ -127,8 +132,8 @@ class Certificate:
                  shift: Shift) -> list[dict[str, Any]]:
         """The limits on test images with noise, the same for all networks, or on those of a shifted set."""
         split = trial.data.test if shift.dataset is None else trial.data.shifted[shift.dataset].test
-        answers, labels = _answers(dense, trial.data, split, trial.seed, shift.noise), split.labels.cpu()
-        others = [_answers(one.network(), trial.data, split, trial.seed, shift.noise) for one in targets]
+        answers, labels = _answers(dense, trial, split, shift.noise), split.labels.cpu()
+        others = [_answers(one.network(), trial, split, shift.noise) for one in targets]
         if not others:
             return []
         found = limits(torch.stack([other != labels for other in others]), answers != labels,
@@ -200,12 +205,13 @@ def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
             f"labelled images, at least {q.percent(found[best].agreement)} by agreement."]
 
 
-def _answers(model: nn.Module, data: Data, split: Split, seed: int = 0, noise: float = 0.0) -> Tensor:
+def _answers(model: nn.Module, trial: Trial, split: Split, noise: float = 0.0) -> Tensor:
     """The class that a network names for every image, on the CPU; with noise drawn from the seed and the level."""
     model.eval()
-    rng, found = generator(seed, "certificate", repr(noise)), []
+    rng, found = generator(trial.seed, "certificate", repr(noise)), []
     with torch.no_grad():
-        for inputs, _ in data.batches(split, EVAL_BATCH):
+        for inputs, _ in trial.data.batches(split, EVAL_BATCH):
             shift = noise * (2 * torch.rand(inputs.shape, generator=rng) - 1) if noise else torch.zeros(())
             found.append(model(inputs + shift.to(inputs)).argmax(1).cpu())
+            trial.advance(len(inputs))
     return torch.cat(found)

@@ -6,6 +6,7 @@ accuracy, MLSys 2021; BackSelect by Carter et al., AISTATS 2019.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -19,9 +20,11 @@ from pruning.evaluations import evaluations
 from pruning.measure import flops
 from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid, heatmap, pixels
+from pruning.scale import Scale
 from pruning.schemas.report import Picture, Section
 from pruning.shifts import Network, logits, networks, sample, sureness
 from pruning.trial import NO_SEPARATE, Trial
+from pruning.types import Shape
 
 WORK = 200_000_000_000
 """Multiply-adds of all orderings, where the recipe does not say how large blocks are."""
@@ -46,24 +49,29 @@ class InformativeFeatures:
     """
 
     version: ClassVar[int] = 1
+    asked_only: ClassVar[bool] = True
     images: Annotated[int, Field(ge=1)] = 4
     share: Annotated[float, Field(gt=0, le=1, description="of the pixels that are informative")] = 0.1
     block: Annotated[int | None, Field(ge=1, description="side in pixels; by default what takes little time")] = None
     most: Annotated[int, Field(ge=3, description="networks; of more, the dense ones and evenly spaced checkpoints")] = 5
     separate: bool = False
 
-    def applies(self, trial: Trial) -> bool:
-        """Never by itself: it takes many passes of every network."""
-        return False
+    def units(self, scale: Scale) -> int:
+        """Every ordering, block after block."""
+        count, images = min(self.most, scale.networks + self.separate), min(self.images, scale.images["test"])
+        number = _number(scale.shape, self.block or _block(scale.shape, scale.macs, count, images))
+        return count * images * number * (number + 1) // 2
 
     def evaluate(self, trial: Trial) -> Section:
         """The heatmap, as table and picture; the informative pixels of some images; orderings in no table."""
         split, every = sample(trial, self.images), self._networks(trial)
         inputs, labels = trial.data.normalize(split.images), split.labels
-        block = self.block or self._block(trial, len(every), len(labels))
+        macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
+        block = self.block or _block(trial.data.shape, macs, len(every), len(labels))
         height, width = split.images.shape[2:]
         numbers = blocks(height, width, block)
-        kept = torch.stack([self._informative(one, inputs, numbers, block) for one in every])  # (networks, n, H, W)
+        kept = torch.stack([self._informative(one, inputs, numbers, block, trial.advance)  # (networks, n, H, W)
+                            for one in every])
         values = []
         for i, _ in enumerate(every):
             seen = inputs * kept[i][:, None].to(inputs)
@@ -96,22 +104,15 @@ class InformativeFeatures:
         second = trial.separate() if self.separate else None
         return dense + chosen + ([] if second is None else [Network("separate", lambda: second)])
 
-    def _block(self, trial: Trial, count: int, images: int) -> int:
-        """The smallest side with which all orderings take less than the work allowed."""
-        macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
-        height, width = trial.data.shape[1:]
-        for block in range(1, max(height, width) + 1):
-            number = -(-height // block) * -(-width // block)
-            if count * images * macs * number * (number + 1) // 2 <= WORK:
-                return block
-        return max(height, width)
-
-    def _informative(self, network: Network, inputs: Tensor, numbers: Tensor, block: int) -> Tensor:
+    def _informative(self, network: Network, inputs: Tensor, numbers: Tensor, block: int,
+                     advance: Callable[[int], None]) -> Tensor:
         """Bool (n, H, W)."""
         model = fast(network.load(), inputs[0])
-        named = logits(model, inputs).argmax(1).tolist()
-        return torch.stack([informative(back_select(model, image, target, block), numbers, self.share)
-                            for image, target in zip(inputs, named, strict=True)])
+        number, found = int(numbers.max()) + 1, []
+        for image, target in zip(inputs, logits(model, inputs).argmax(1).tolist(), strict=True):
+            found.append(informative(back_select(model, image, target, block), numbers, self.share))
+            advance(number * (number + 1) // 2)
+        return torch.stack(found)
 
     def _masks(self, split: Split, kept: Tensor, names: list[str]) -> Picture:
         tiles = []
@@ -134,3 +135,17 @@ class InformativeFeatures:
         return (f"On their own informative pixels the other networks are {q.percent(own)} sure of the true class on "
                 f"average, on those of {names[0]} {q.percent(dense)}; {names[0]} is {q.percent(back)} sure on theirs and "
                 f"{q.percent(values[0][0])} on its own.")
+
+
+def _number(shape: Shape, block: int) -> int:
+    """How many blocks an image has."""
+    return -(-shape[1] // block) * -(-shape[2] // block)
+
+
+def _block(shape: Shape, macs: int, networks: int, images: int) -> int:
+    """The smallest side with which all orderings take less than the work allowed."""
+    for block in range(1, max(shape[1:]) + 1):
+        number = _number(shape, block)
+        if networks * images * macs * number * (number + 1) // 2 <= WORK:
+            return block
+    return max(shape[1:])

@@ -19,6 +19,7 @@ from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.intervals import mean
 from pruning.reporting import quantities as q
+from pruning.scale import Scale
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 from pruning.shifts import Network, logits, networks, sample, sureness
@@ -43,6 +44,7 @@ class NoiseSimilarity:
     """
 
     version: ClassVar[int] = 1
+    asked_only: ClassVar[bool] = True
     levels: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
         0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     draws: Annotated[int, Field(ge=2, le=1000)] = 5
@@ -50,9 +52,9 @@ class NoiseSimilarity:
     against: Literal["given", "control"] = "given"
     separate: bool = False
 
-    def applies(self, trial: Trial) -> bool:
-        """Never by itself: it takes many passes of every network."""
-        return False
+    def units(self, scale: Scale) -> int:
+        """Every network on every draw of every level."""
+        return min(self.images, scale.images["test"]) * len(set(self.levels)) * self.draws * scale.networks
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table with deviations."""
@@ -92,6 +94,7 @@ class NoiseSimilarity:
             rng = generator(trial.seed, "noise_similarity", repr(level))
             found.append(torch.stack([logits(model, inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1)
                                              .to(inputs)) for _ in range(self.draws)]))
+            trial.advance(self.draws * len(inputs))
         return torch.stack(found)
 
     def _said(self, curves: dict[str, Curve], others: list[Network]) -> list[str]:

@@ -21,7 +21,7 @@ SPEC: dict[str, Any] = {
     "type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
     "targets": {"sparsity": [0.5, 0.9]},
 }
-ESTIMATE = {"rounds": 2, "steps": 20, "flops": 1e9, "memory_bytes": 10**6, "units": 42.0, "warnings": []}
+ESTIMATE = {"rounds": 2, "steps": 20, "flops": 1e9, "memory_bytes": 10**6, "units": 42.0, "evaluations": {}, "warnings": []}
 
 
 def schema(**properties: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from pruning.seeding import generator
 from pruning.shifts import Shift, networks, sample, shifted, sureness, wrong
 from pruning.shifts_asked import Asked
 from pruning.stages import Stages
-from pruning.trial import NO_SEPARATE, Trial
+from pruning.trial import NO_SEPARATE, Trial, applies
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 FEW: dict[str, Any] = {"corruptions": ["fog", "gaussian_noise", "contrast"], "severities": [2], "noise": [0.5, 2.0]}
@@ -490,4 +490,4 @@ def test_applies_only_to_images_that_can_be_corrupted(tmp_path: Path) -> None:
     results = finished(cases.recipe(0.5, **MODES["trained fine_tune"]), tmp_path,
                        lambda: cases.mlp(inputs=32), cases.make_data(shape=(2, 4, 4)))
     assert not Robustness().applies(trial_of(results))
-    assert not NoiseSimilarity().applies(trial_of(results)), "only where asked for"
+    assert not applies(NoiseSimilarity(), trial_of(results)), "only where asked for"
