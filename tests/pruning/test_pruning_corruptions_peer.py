@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 
 from pruning.data.corrupted import corrupt
 
-imagecorruptions = pytest.importorskip("imagecorruptions", reason="imagecorruptions-imaug or what OpenCV needs (libGL, GLib) "
-                                       "is not installed", exc_type=ImportError)
+imagecorruptions = pytest.importorskip("imagecorruptions", exc_type=ImportError, reason=(
+    "imagecorruptions-imaug, or what OpenCV needs (libGL, GLib), is not installed"))
 Array = np.ndarray[Any, Any]
 DETERMINISTIC = ("contrast", "brightness", "saturate", "jpeg_compression", "defocus_blur", "gaussian_blur", "pixelate")
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
