@@ -162,7 +162,8 @@ class Results:
                                batchnorm=batchnorm(one))
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
-            gates=hold_gates(checkpoints, recommendation, recipe.gates), failures=(*pipeline.failures, *(failures or ())),
+            gates=hold_gates(checkpoints, recommendation, recipe.gates, (sections or {}).get("robustness")),
+            failures=(*pipeline.failures, *(failures or ())),
             warnings=tuple(warnings), partial=partial, usage=pipeline.ledger.seconds)
 
     def _dense_network(self, name: str, model: nn.Module, measured: Measured) -> Network:

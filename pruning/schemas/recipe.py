@@ -103,6 +103,8 @@ class Gates(Document):
 
     max_error_increase: Annotated[float, Field(ge=0, le=1)] | None = None
     """Largest test error above that of the dense control."""
+    max_delta_excess_error: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest excess error under the shifts of the evaluation `robustness` above that of the dense control."""
 
 
 class Shifts(Document):
@@ -157,6 +159,8 @@ class Recipe(Document):
         names = [method.name for method in self.evaluations or ()]
         if len(set(names)) != len(names):
             raise ValueError("evaluations: an evaluation is listed twice")
+        if self.gates.max_delta_excess_error is not None and self.evaluations is not None and "robustness" not in names:
+            raise ValueError("gates: max_delta_excess_error is read from the evaluation 'robustness', which is not listed")
         if self.when == "before_training":
             if self.train is None:
                 raise ValueError("when: 'before_training' prunes at initialisation and needs model.train")
@@ -187,6 +191,8 @@ class Recipe(Document):
             document["retrain"]["prune_epochs"] = self.retrain.pruning_epochs
         if self.shifts is None:
             del document["shifts"]
+        if self.gates.max_delta_excess_error is None:
+            del document["gates"]["max_delta_excess_error"]
         for training in ("train", "retrain"):
             if (document.get(training) or {}).get("corrupt", True) is None:
                 del document[training]["corrupt"]

@@ -193,7 +193,7 @@ class Recommendation(Document):
 class GateResult(Document):
     """One gate held against the recommended checkpoint."""
 
-    name: Literal["max_error_increase"]
+    name: Literal["max_error_increase", "max_delta_excess_error"]
     limit: float
     checkpoint: str | None
     measured: Estimate | None

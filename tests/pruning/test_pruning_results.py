@@ -20,7 +20,7 @@ from pruning.measure import increase, measure
 from pruning.pipeline import Networks, Pipeline
 from pruning.results import Origin, Results, layers
 from pruning.schemas.recipe import Gates, Recipe
-from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report
+from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report, Section
 from pruning.stages import Stages
 from pruning.verdict import DEFAULT_MARGIN, References, hold_gates, proven_beyond, recommend
 
@@ -291,6 +291,33 @@ def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> Non
     (result,) = hold_gates(given, recommend(given, gates, references()), gates)
     assert (result.passed, result.checkpoint, result.measured) == (False, None, None)
     assert hold_gates(given, recommend(given, Gates(), references()), Gates()) == ()
+
+
+@pytest.mark.parametrize(("delta", "gate", "passed"), [(0.02, 0.02, True), (0.021, 0.02, False), (-0.1, 0.0, True)])
+def test_a_gate_on_delta_excess_error_reads_the_robustness_section(delta: float, gate: float, passed: bool) -> None:
+    measured = Estimate(value=delta, low=delta - 0.01, high=delta + 0.01, n=100)
+    rows = [{"checkpoint": name, "delta_excess_error": value.model_dump()} for name, value in (
+        ("magnitude-0.4", Estimate(value=0.9)), ("magnitude-0.5", measured))]
+    section = Section(title="Error under shift", version=1, details={"excess_error": rows})
+    given, gates = [checkpoint(0.4, 0.0), checkpoint(0.5, 0.0)], Gates(max_error_increase=0.01, max_delta_excess_error=gate)
+    found = recommend(given, gates, references())
+    nominal, shifted = hold_gates(given, found, gates, section)
+    assert nominal.passed
+    assert (shifted.name, shifted.passed, shifted.measured) == ("max_delta_excess_error", passed, measured)
+    assert shifted.message.startswith("magnitude-0.5: excess error under shift ")
+    _, missing = hold_gates(given, found, gates)
+    assert (missing.passed, missing.message) == (False, "magnitude-0.5: excess error under shift was not measured")
+
+
+def test_a_job_is_held_against_its_delta_excess_error(tmp_path: Path) -> None:
+    recipe = cases.recipe(0.3, evaluations=({"name": "robustness", "params": {"corruptions": ["fog"]}},),
+                          gates=Gates(max_error_increase=1.0, max_delta_excess_error=1.0))
+    results, _ = finished(recipe, tmp_path)
+    report = results.report(*results.evaluate())
+    (row,) = report.sections["robustness"].details["excess_error"]
+    assert report.recommendation.checkpoint is None or report.gates[1].measured == Estimate.model_validate(
+        row["delta_excess_error"])
+    assert [gate.name for gate in report.gates] == ["max_error_increase", "max_delta_excess_error"]
 
 
 def test_ids_are_unique_and_fit_in_a_url(tmp_path: Path) -> None:

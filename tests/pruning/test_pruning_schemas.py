@@ -138,6 +138,7 @@ def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
     ({"retrain": {"lr_schedule": {"name": "step", "milestones": [2, 1]}}}, "milestones must increase"),
     ({"retrain": {"epochs": 0}}, "greater than or equal to 1"),
     ({"gates": {"max_error_increase": -0.1}}, "greater than or equal to 0"),
+    ({"gates": {"max_delta_excess_error": 0.1}, "evaluations": [{"name": "accuracy"}]}, "'robustness', which is not listed"),
     ({"deadline_s": 0}, "greater than 0"),
     ({"deadline_s": float("inf")}, "finite number"),
     ({"priority": 10}, "less than or equal to 9"),
@@ -178,7 +179,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
                 {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 5}, "independent": True}],
     "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
     "limit": [{"limit": {"train": 10}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
-    "gates": [{"gates": {"max_error_increase": 0.01}}],
+    "gates": [{"gates": {"max_error_increase": 0.01}}, {"gates": {"max_delta_excess_error": 0.01}}],
     "shifts": [{"shifts": {"knowledge": knowledge}} for knowledge in ("unexpected", "partly_modelled", "modelled")],
     "seed": [{"seed": 1}],
 }
