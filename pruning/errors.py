@@ -101,3 +101,21 @@ class OutOfMemoryError(SecateurError):
     """Not even one image at a time fits in memory."""
 
     code = "out_of_memory"
+
+
+class CurveError(SecateurError):
+    """Measured errors that no scaling law can be fitted to: not finite, out of range, or without a rise."""
+
+    code = "invalid_curve"
+
+
+class InsufficientPointsError(SecateurError):
+    """Too few measured errors for what is asked; the message says how many more would do."""
+
+    code = "insufficient_points"
+
+
+class UnreachableError(SecateurError):
+    """An error that no density reaches; the message says the closest."""
+
+    code = "unreachable_error"

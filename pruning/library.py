@@ -27,6 +27,8 @@ from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import DeviceError, EvidenceError
 from pruning.evidence import Evidence
+from pruning.laws.density import DensityLaw, fit_density_law
+from pruning.laws.joint import JointLaw, fit_joint_law
 from pruning.ledger import Silent
 from pruning.modes import evaluating
 from pruning.networks import load_model
@@ -37,7 +39,8 @@ from pruning.schemas.report import Evaluated
 from pruning.stages import Stages
 from pruning.types import Calibrated, Masks
 
-__all__ = ["BoundReport", "PrunedModel", "bound", "corrupt", "load_model", "prune", "read_sparse", "score", "write_sparse"]
+__all__ = ["BoundReport", "DensityLaw", "JointLaw", "PrunedModel", "bound", "corrupt", "fit_density_law", "fit_joint_law",
+           "load_model", "prune", "read_sparse", "score", "write_sparse"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,221 @@
+"""What the laws of pruned networks share: they are asked for errors, with bands, and refuse where they cannot know."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from pruning.errors import InsufficientPointsError, ParameterError, UnreachableError
+from pruning.laws import bands
+from pruning.laws.bands import Query
+from pruning.laws.curves import RISE, SEED_SD
+from pruning.laws.documents import BackTest, Fit, Folds, Forecast, NetworkCurve, Numbers, Point, Refits
+from pruning.laws.forms import Flags, Floats, PruningForm, density_of_error
+from pruning.schemas.base import Document
+from pruning.schemas.report import Estimate
+
+Of = Literal["mean", "run"]
+OPTIMISTIC = "extrapolated: forecasts beyond the sparsest measured point have been too low wherever this was checked"
+
+
+class PruningLaw(Document):
+    """A fitted pruning law: numbers alone, so that it is stored as JSON and asked later."""
+
+    form: ClassVar[PruningForm] = PruningForm()
+    fit: Fit
+    limit: float
+    """Chance: no error is above it."""
+    centre: tuple[float, float]
+    """Depth and width in units of which the law is fitted: p is the density of a network of this size."""
+    networks: tuple[NetworkCurve, ...]
+    points: tuple[Point, ...]
+    images: int | None
+    refits: Refits | None
+    folds: Folds | None
+    network_folds: Folds | None
+    back_test: BackTest | None
+    warnings: tuple[str, ...]
+
+    @property
+    def gamma(self) -> float:
+        """The slope of the power law: error ~ m^-gamma between its ends."""
+        return math.exp(self.fit.theta[0])
+
+    @property
+    def plateau(self) -> float:
+        """The error of a network with nothing left."""
+        return math.exp(self.fit.theta[2])
+
+    @property
+    def sigma(self) -> float:
+        """Relative standard deviation of a measured error about the curve."""
+        return self.fit.sigma
+
+    @property
+    def condition(self) -> float | None:
+        """Condition number of the free parameters; `null` where none is free."""
+        return self.fit.condition
+
+    @property
+    def covariance(self) -> tuple[Numbers, ...]:
+        """Covariance of the free parameters, in the order of `fit.free`, for given unpruned errors."""
+        return self.fit.covariance
+
+    def _threshold(self, depth: Floats, width: Floats) -> Floats:
+        """The density p of the end of the power law, of networks of these sizes."""
+        _, log_p, _, phi, psi = self.fit.theta
+        return np.asarray(np.exp(log_p - phi * np.log(depth / self.centre[0]) - psi * np.log(width / self.centre[1])))
+
+    def _query(self, density: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Query:
+        """The law's own features, and which network each point is of."""
+        for name, values, most in (("density", density, 1.0), ("depth", depth, np.inf), ("width", width, np.inf),
+                                   ("unpruned_error", unpruned, self.plateau)):
+            wrong = ~(np.isfinite(values) & (values > 0) & (values <= most * (1 + 1e-12)))
+            if wrong.any():
+                raise ParameterError(f"{name}: {values[wrong][0]:g}; above 0" + (f" and at most {most:g}" * (most < np.inf)))
+        network = np.full(len(density), -1)
+        for k, one in enumerate(self.networks):
+            network[np.isclose(depth, one.depth) & np.isclose(width, one.width)
+                    & np.isclose(unpruned, one.unpruned_error)] = k
+        features = np.log([density, depth / self.centre[0], width / self.centre[1]])
+        return Query(features, np.log(unpruned), network)
+
+    def _forecasts(self, density: Floats, depth: Floats, width: Floats, unpruned: Floats, confidence: float, of: Of,
+                   unpruned_sd: float | None = None) -> tuple[Forecast, ...]:
+        """Errors with bands; `InsufficientPointsError` where the law cannot tell."""
+        if not 0 < confidence < 1:
+            raise ParameterError(f"confidence: {confidence:g}; between 0 and 1")
+        if of not in ("mean", "run"):
+            raise ParameterError(f"of: {of!r}; 'mean' (the law's curve) or 'run' (one more measured network)")
+        query = self._query(density, depth, width, unpruned)
+        beyond, outside = self._beyond(query), self._outside(query)
+        self._refuse(density, beyond, outside)
+        value = self.form.evaluate(np.array(self.fit.theta)[None], query.features, query.log_unpruned)[0][0]
+        lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond + outside > 0)
+        extra = np.zeros(len(value))
+        if self.back_test is not None:
+            extra = self.back_test.root_mean_square / self.back_test.reach * beyond
+        if (outside > 0).any():
+            extra = np.hypot(extra, np.where(outside > 0, self._between() * (1.0 + outside), 0.0))
+        lows, highs = bands.add((lows, highs), extra, self._held(), confidence)
+        most = np.log(self.plateau if of == "mean" else 1.0)
+        found = []
+        for i, centre in enumerate(value):
+            error = Estimate(value=_error(centre), low=_error(centre - lows[i]),
+                             high=_error(max(centre, min(centre + highs[i], most))), n=len(self.points))
+            notes = [how[i]] + [OPTIMISTIC] * bool(beyond[i] > 0)
+            notes += ["extrapolated: a network beyond the sizes that were fitted"] * bool(outside[i] > 0)
+            found.append(Forecast(density=float(density[i]), error=error, extrapolated=bool(beyond[i] + outside[i] > 0),
+                                  notes=tuple(one for one in notes if one)))
+        return tuple(found)
+
+    def _band(self, query: Query, value: Floats, confidence: float, of: Of, unpruned_sd: float | None,
+              extrapolated: Flags) -> tuple[Floats, Floats, list[str]]:
+        sd = bands.deviation(self.form, self.fit, self._responses, query, unpruned_sd)
+        dof = self.fit.degrees_of_freedom
+        if of == "mean":
+            if self.refits is None:
+                return *bands.normal(sd, dof, confidence), [""] * len(value)
+            return *bands.refitted(self.form, self.fit, self.refits, query, confidence, unpruned_sd), [""] * len(value)
+        noise = self._noise(value)
+        low, high = bands.normal(np.hypot(sd, self.fit.sigma * noise), dof, confidence)
+        how = np.full(len(value), "too few points for a conformal band: Student's t", object)
+        for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
+            band = bands.conformal(self.form, self.fit, folds, query, noise, confidence) if folds is not None else None
+            if band is not None:
+                use = asked & ~extrapolated
+                low, high, how[use] = np.where(use, band[0], low), np.where(use, band[1], high), ""
+        how[extrapolated] = ""
+        return low, high, list(how)
+
+    def _densities(self, error: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Floats:
+        """The inverse at networks that broadcast with the errors, within (0, 1], refused where the law cannot know."""
+        error, depth, width, unpruned = np.broadcast_arrays(error, depth, width, unpruned)
+        if not (np.isfinite(error) & (error > 0) & (error <= 1)).all():
+            raise ParameterError("error: every one above 0 and at most 1")
+        query = self._query(np.ones(len(error)), depth, width, unpruned)
+        low = np.flatnonzero(error < unpruned)
+        if len(low):
+            raise UnreachableError(f"error {error[low[0]]:g} is below the unpruned error: the closest is "
+                                   f"{unpruned[low[0]]:g}, of the network without pruning (density 1)")
+        found = np.minimum(1.0, density_of_error(error, unpruned, self.gamma, self._threshold(depth, width), self.plateau))
+        inner = found > 0
+        query = Query(query.features + np.log(np.where(inner, found, 1.0)) * np.array([[1.0], [0.0], [0.0]]),
+                      query.log_unpruned, query.network)
+        self._refuse(found, self._beyond(query), self._outside(query))
+        return found
+
+    @property
+    def _responses(self) -> Floats:
+        return np.array([one.response for one in self.networks], float).reshape(len(self.networks), -1)
+
+    def _noise(self, log_error: Floats) -> Floats:
+        """Standard deviation of one run in units of sigma."""
+        if self.images is None:
+            return np.ones(len(log_error))
+        error = np.exp(log_error)
+        return np.asarray(np.sqrt(1 + (1 - error).clip(0) / (self.images * error) / SEED_SD**2))
+
+    def _invariant(self, features: Floats) -> Floats:
+        return np.asarray(features[0] + self.fit.theta[3] * features[1] + self.fit.theta[4] * features[2])
+
+    @property
+    def _sparsest(self) -> float:
+        """ln of the smallest invariant that was measured."""
+        return float(min(np.log(one.sparsest) + self.fit.theta[3] * np.log(one.depth / self.centre[0])
+                         + self.fit.theta[4] * np.log(one.width / self.centre[1]) for one in self.networks))
+
+    def _beyond(self, query: Query) -> Floats:
+        """How far below the sparsest measured point, in ln of the invariant; 0 within, (n,)."""
+        return np.maximum(0.0, self._sparsest - self._invariant(query.features) - 1e-9)
+
+    def _outside(self, query: Query) -> Floats:
+        """How far outside the fitted depths and widths, in ln; 0 within, (n,)."""
+        found = np.zeros(len(query.network))
+        for row, centre, sizes in ((1, self.centre[0], [one.depth for one in self.networks]),
+                                   (2, self.centre[1], [one.width for one in self.networks])):
+            logs = np.log(np.array(sizes) / centre)
+            found += np.maximum(0.0, logs.min() - query.features[row] - 1e-9)
+            found += np.maximum(0.0, query.features[row] - logs.max() - 1e-9)
+        return found
+
+    def _between(self) -> float:
+        """How far a network is from the law fitted to the others: root mean square of ln error."""
+        assert self.network_folds is not None
+        return float(np.sqrt(np.mean(np.square(self.network_folds.score))))
+
+    def _held(self) -> int:
+        """Degrees of freedom of what was learned from points that were held out."""
+        return max(1, len(self.back_test.points) if self.back_test is not None else len(self.networks) - 1)
+
+    def _refuse(self, density: Floats, beyond: Floats, outside: Floats) -> None:
+        if (outside > 0).any() and len(self.networks) < 3:
+            raise InsufficientPointsError(
+                f"{len(self.networks)} fitted sizes cannot tell of one outside them: {3 - len(self.networks)} more would do")
+        if not (beyond > 0).any():
+            return
+        at = float(density[np.argmax(beyond)])
+        highest = max(one.error / self.networks[one.network].unpruned_error for one in self.points)
+        sparsest = min(one.sparsest for one in self.networks)
+        if highest < RISE:
+            raise InsufficientPointsError(
+                f"density {at:.3g} is beyond what was measured, and no measured error reaches {RISE:g} times the unpruned "
+                f"error (the highest is {highest:.2f} times): {self._needed(sparsest)}")
+        if self.back_test is None:
+            raise InsufficientPointsError(f"density {at:.3g} is beyond what was measured; {self.warnings[-1]}")
+
+    def _needed(self, sparsest: float) -> str:
+        """How many rounds of 20 % more would see the rise."""
+        best = min(self.networks, key=lambda one: one.sparsest)
+        wanted = float(density_of_error(RISE * best.unpruned_error, best.unpruned_error, self.gamma,
+                                        self._threshold(np.array(best.depth), np.array(best.width)), self.plateau))
+        if not 0 < wanted < sparsest:
+            return "prune further until it does"
+        rounds = math.ceil(math.log(wanted / sparsest) / math.log(0.8))
+        return f"about {rounds} more points, each with 0.8 of the density before (to {wanted:.2g}), would do"
+
+
+def _error(log_error: float) -> float:
+    return float(min(1.0, math.exp(log_error)))
