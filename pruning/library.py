@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,8 +27,6 @@ from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import DeviceError, EvidenceError
 from pruning.evidence import Evidence
-from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.joint import JointLaw, fit_joint_law
 from pruning.ledger import Silent
 from pruning.modes import evaluating
 from pruning.networks import load_model
@@ -39,8 +37,14 @@ from pruning.schemas.report import Evaluated
 from pruning.stages import Stages
 from pruning.types import Calibrated, Masks
 
-__all__ = ["BoundReport", "DensityLaw", "JointLaw", "PrunedModel", "bound", "corrupt", "fit_density_law", "fit_joint_law",
-           "load_model", "prune", "read_sparse", "score", "write_sparse"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from pruning.laws.density import DensityLaw
+    from pruning.laws.joint import JointLaw
+
+__all__ = ["BoundReport", "PrunedModel", "bound", "corrupt", "fit_density_law", "fit_joint_law", "load_model", "prune",
+           "read_sparse", "score", "write_sparse"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,35 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
     pruned = [study.prune(round(1.0 - density, 12), number, rng) for density in densities
               for number in range(trials if study.sampled else 1)]
     return summarise(study.outcomes(pruned, inputs, delta), study.answers(inputs), labels, delta)
+
+
+def fit_density_law(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, **options: Any) -> DensityLaw:
+    """The scaling law of one network, fitted to its errors at several densities; see `pruning.laws.density`.
+
+    >>> density = [0.5, 0.25, 0.12, 0.06, 0.03, 0.015]
+    >>> law = fit_density_law(density, [0.081, 0.085, 0.098, 0.131, 0.201, 0.309], 0.08, classes=10)
+    >>> error = law.predict(0.04)
+    >>> error.low < error.value < error.high, round(law.density_for(0.16), 2)
+    (True, 0.04)
+    """
+    from pruning.laws import density as laws
+
+    return laws.fit_density_law(density, error, unpruned_error, **options)
+
+
+def fit_joint_law(depth: ArrayLike, width: ArrayLike, density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike,
+                  **options: Any) -> JointLaw:
+    """One scaling law of a family, by depth^phi width^psi density; see `pruning.laws.joint`.
+
+    >>> density = [0.5, 0.25, 0.12, 0.06, 0.03, 0.015]
+    >>> errors = [0.081, 0.085, 0.098, 0.131, 0.201, 0.309, 0.061, 0.064, 0.072, 0.092, 0.137, 0.211]
+    >>> law = fit_joint_law([20] * 6 + [56] * 6, 1, density * 2, errors, [0.08] * 6 + [0.06] * 6, classes=10)
+    >>> law.predict(32, 1, 0.1, 0.07).value < law.predict(32, 1, 0.05, 0.07).value
+    True
+    """
+    from pruning.laws import joint as laws
+
+    return laws.fit_joint_law(depth, width, density, error, unpruned_error, **options)
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError
-from pruning.laws.curves import OVER, RISE, Curves
+from pruning.laws.curves import ILL_CONDITIONED, OVER, RISE, Curves
 from pruning.laws.documents import NetworkCurve, Point
 from pruning.laws.fitting import Problem, back_test, fit, leave_out, resample
 from pruning.laws.forms import PruningForm
@@ -19,7 +19,6 @@ GAMMA, P, EXPONENT = (0.02, 20.0), (1e-8, 1.0), (-6.0, 6.0)
 GAMMA_STARTS, P_STARTS, EXPONENT_STARTS = (0.2, 0.5, 1.0, 2.0), (1e-4, 1e-3, 1e-2, 0.05), ((0.0, 0.0), (0.8, 1.5))
 LOOSE = 0.10
 """A law whose points are this far off on average does not describe them."""
-ILL = 1e8
 MANY_REFITS = 10_000
 
 
@@ -119,7 +118,7 @@ def _doubts(problem: Problem, free: tuple[int, ...], condition: float | None, sp
     resting = [problem.form.names[i] for i in problem.box.free if i not in free]
     if resting:
         found.append(f"{', '.join(resting)} at a limit of the fit: the points do not determine it")
-    if condition is not None and condition > ILL:
+    if condition is not None and condition > ILL_CONDITIONED:
         found.append(f"the parameters are not determined one by one (condition number {condition:.1e}): trust the curve, "
                      "not them")
     if spread > LOOSE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from pruning.laws.documents import Fit, Folds, Refits
 from pruning.laws.forms import Flags, Floats, Form, Indices
@@ -50,7 +50,7 @@ def deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd
 
 def normal(sd: Floats, dof: int, confidence: float) -> Band:
     """Symmetric in ln error: Student's t times the standard deviation."""
-    width = float(t.ppf((1 + confidence) / 2, dof)) * sd
+    width = float(stdtrit(dof, (1 + confidence) / 2)) * sd
     return width, width
 
 
@@ -69,9 +69,9 @@ def refitted(form: Form, fit: Fit, refits: Refits, query: Query, confidence: flo
     centre, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
     tail = (1 - confidence) / 2
     low, high = np.quantile(values - centre, [tail, 1 - tail], axis=0)
-    ratio = float(t.ppf(1 - tail, refits.degrees_of_freedom) / norm.ppf(1 - tail)) * refits.widen
+    ratio = float(stdtrit(refits.degrees_of_freedom, 1 - tail) / ndtri(1 - tail)) * refits.widen
     fresh = fit.unpruned_sd if unpruned_sd is None else unpruned_sd
-    own = np.where(inside, 0.0, norm.ppf(1 - tail) * gradient[0, -1] * np.where(query.known, fit.unpruned_sd, fresh))
+    own = np.where(inside, 0.0, ndtri(1 - tail) * gradient[0, -1] * np.where(query.known, fit.unpruned_sd, fresh))
     return np.hypot(ratio * np.maximum(0.0, -low), own), np.hypot(ratio * np.maximum(0.0, high), own)
 
 
@@ -83,7 +83,7 @@ def conformal(form: Form, fit: Fit, folds: Folds, query: Query, noise: Floats, c
     exchangeability, in practice with about 1 - alpha; says nothing of other densities than those fitted.
     Barber, Candes, Ramdas, Tibshirani, Predictive inference with the jackknife+, Annals of Statistics 49 (2021).
     """
-    fold, score = np.array(folds.fold), np.array(folds.score)
+    fold, score = np.array(folds.fold), np.array(folds.missed) * np.sqrt(folds.weight)
     mass = 1.0 / np.bincount(fold)[fold] if folds.of == "networks" else np.ones(len(fold))
     level = confidence * (mass.sum() + 1.0)
     if level > mass.sum() * (1 + 1e-12):
@@ -107,5 +107,5 @@ def _quantile(values: Floats, mass: Floats, level: float) -> Floats:
 
 def add(band: Band, sd: Floats, dof: int, confidence: float) -> Band:
     """The band with a further independent deviation, in quadrature."""
-    width = float(t.ppf((1 + confidence) / 2, dof)) * sd
+    width = float(stdtrit(dof, (1 + confidence) / 2)) * sd
     return np.hypot(band[0], width), np.hypot(band[1], width)

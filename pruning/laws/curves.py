@@ -20,6 +20,8 @@ FALL = 0.05
 AT_CHANCE = 0.97
 OVER = 0.10
 """An error may be above chance by this fraction, as one of few images is; then it is reported."""
+ILL_CONDITIONED = 1e8
+"""Parameters of a larger condition number mean nothing one by one."""
 SAME = 1e-6
 """Densities of one network that are relatively this near are trials of one point."""
 

@@ -61,9 +61,10 @@ class Folds(Document):
     """What is left out together: `points` or `networks`."""
     theta: tuple[Numbers, ...]
     fold: tuple[int, ...]
-    network: tuple[int, ...]
-    score: Numbers
-    """|error(law without the fold) / error - 1| times the root of the point's weight."""
+    missed: Numbers
+    """|error(law without the fold) / error - 1| of every point."""
+    weight: Numbers
+    """The points' weights."""
 
 
 class Refits(Document):
@@ -101,7 +102,7 @@ class BackTest(Document):
     """Of ln(predicted / measured)."""
     reach: float
     """Mean of ln(sparsest fitted density / predicted density)."""
-    highest_rise: float
+    highest_rise: float | None
     """Largest error of the denser part over the unpruned error; below 1.5 such a forecast would be refused."""
 
 
@@ -112,3 +113,15 @@ class Forecast(Document):
     error: Estimate
     extrapolated: bool
     notes: tuple[str, ...] = ()
+
+
+def held_out(folds: Folds | None, points: tuple[Point, ...]) -> float | None:
+    """Mean of what the folds missed, less every network's sparsest point, which is beyond the rest, and its unpruned one."""
+    if folds is None:
+        return None
+    sparsest: dict[int, float] = {}
+    for point in points:
+        sparsest[point.network] = min(point.density, sparsest.get(point.network, 1.0))
+    inner = [missed for missed, point in zip(folds.missed, points, strict=True)
+             if sparsest[point.network] < point.density < 1] or list(folds.missed)
+    return sum(inner) / len(inner)

@@ -97,9 +97,9 @@ def leave_out(problem: Problem, theta: Floats, of: str) -> Folds | None:
     rows = problem.rows
     found = refit(problem, theta, Rows(rows.features, rows.log_unpruned, rows.log_error, weight))
     value, _ = problem.form.evaluate(found, rows.features, rows.log_unpruned)
-    scores = np.abs(np.expm1(value[groups, np.arange(n)] - rows.log_error)) * np.sqrt(curves.weight)
-    return Folds(of=of, theta=tuple(map(_tuple, found)), fold=tuple(groups.tolist()), network=tuple(curves.network.tolist()),
-                 score=_tuple(scores))
+    missed = np.abs(np.expm1(value[groups, np.arange(n)] - rows.log_error))
+    return Folds(of=of, theta=tuple(map(_tuple, found)), fold=tuple(groups.tolist()), missed=_tuple(missed),
+                 weight=_tuple(curves.weight))
 
 
 def refit(problem: Problem, theta: Floats, rows: Rows) -> Floats:

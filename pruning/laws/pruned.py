@@ -11,7 +11,7 @@ from pruning.errors import InsufficientPointsError, ParameterError, UnreachableE
 from pruning.laws import bands
 from pruning.laws.bands import Query
 from pruning.laws.curves import RISE, SEED_SD
-from pruning.laws.documents import BackTest, Fit, Folds, Forecast, NetworkCurve, Numbers, Point, Refits
+from pruning.laws.documents import BackTest, Fit, Folds, Forecast, NetworkCurve, Numbers, Point, Refits, held_out
 from pruning.laws.forms import Flags, Floats, PruningForm, density_of_error
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
@@ -52,6 +52,11 @@ class PruningLaw(Document):
     def sigma(self) -> float:
         """Relative standard deviation of a measured error about the curve."""
         return self.fit.sigma
+
+    @property
+    def held_out(self) -> float | None:
+        """Mean |error(law) / error - 1| at densities that were left out, the sparsest of each network aside."""
+        return held_out(self.folds, self.points)
 
     @property
     def condition(self) -> float | None:
@@ -184,7 +189,7 @@ class PruningLaw(Document):
     def _between(self) -> float:
         """How far a network is from the law fitted to the others: root mean square of ln error."""
         assert self.network_folds is not None
-        return float(np.sqrt(np.mean(np.square(self.network_folds.score))))
+        return float(np.sqrt(np.mean(np.square(self.network_folds.missed))))
 
     def _held(self) -> int:
         """Degrees of freedom of what was learned from points that were held out."""
