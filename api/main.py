@@ -13,7 +13,7 @@ import tasks.queue
 from api import envelope, errors, openapi
 from api.helpers import Helpers
 from api.metrics import Metrics
-from api.routes import datasets, events, health, jobs, keys, methods, models, results, web
+from api.routes import datasets, events, health, jobs, keys, methods, models, predictions, results, web
 from api.server import run
 from api.services import Services
 from api.settings import ApiSettings
@@ -53,7 +53,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 
     app = FastAPI(title="Secateur", version="1", summary="Pruning as a service", description=DESCRIPTION,
                   lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for part in (health, methods, models, datasets, jobs, events, results, keys, web):
+    for part in (health, methods, models, datasets, jobs, events, results, predictions, keys, web):
         app.include_router(part.router)
     errors.install(app)
     envelope.wrap(app, metrics)

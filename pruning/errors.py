@@ -118,4 +118,4 @@ class InsufficientPointsError(SecateurError):
 class UnreachableError(SecateurError):
     """An error that no density reaches; the message says the closest."""
 
-    code = "unreachable_error"
+    code = "unreachable"

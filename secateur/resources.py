@@ -107,4 +107,5 @@ class Jobs(Resource[C]):
     events = Listing(events.follow)
     results = Operation(jobs.results)
     report = Operation(jobs.report)
+    predict = Operation(jobs.predict)
     download = Operation(checkpoints.download)

@@ -34,12 +34,14 @@ PARTS: dict[int | str, dict[str, Any]] = {
     206: {"description": "Partial Content", "content": {SAFETENSORS: BINARY}}}
 
 
-def _files(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
+def files_of(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
+    """The job of this project and its downloadable files, or `NotFoundError`."""
     with services.store.read() as session:
         return jobs.get(session, project, id), jobs.result_files(session, id)
 
 
-def _ended(row: Job) -> None:
+def ended(row: Job) -> None:
+    """409 while the job has not ended."""
     if row.status not in TERMINAL:
         raise Problem(409, "job_not_finished", f"job {row.id} is {row.status}", headers={"Retry-After": "2"})
 
@@ -48,8 +50,8 @@ def _ended(row: Job) -> None:
             responses=problems(404, 409, 410))
 def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
     """Report, checkpoints with their links, recommendation and gates; of a failed job what it finished."""
-    job, files = _files(services, caller.project, id)
-    _ended(job)
+    job, files = files_of(services, caller.project, id)
+    ended(job)
     found = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
     report = None if found is None else json.loads(read_file(services.artifacts, found))
     measured = {item["id"]: item for item in (report or {}).get("checkpoints", ())}
@@ -82,8 +84,8 @@ def get_report(id: Id, request: Request, services: ServicesDep, caller: Reader,
     if chosen is None:
         asked = format or request.headers.get("accept")
         raise Problem(406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}")
-    job, files = _files(services, caller.project, id)
-    _ended(job)
+    job, files = files_of(services, caller.project, id)
+    ended(job)
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")
@@ -115,7 +117,7 @@ def get_checkpoint(id: Id, cid: CheckpointId, request: Request, services: Servic
 
     `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have none.
     """
-    _, files = _files(services, caller.project, id)
+    _, files = files_of(services, caller.project, id)
     row = next((file for file in files if (file.checkpoint, file.format) == (cid, format) and cid != REPORT), None)
     if row is None:
         raise NotFoundError("checkpoint", f"{cid}?format={format}")

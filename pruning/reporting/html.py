@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pruning.reporting import quantities, summary
 from pruning.reporting.plots import accuracy_plots, section_plots
-from pruning.reporting.tables import heading, table
+from pruning.reporting.tables import heading, shown, table
 from pruning.schemas.report import Report
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -49,6 +49,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals |= {"q": quantities, "s": summary, "table": table, "heading": heading}
+    environment.globals |= {"q": quantities, "s": summary, "table": table, "shown": shown, "heading": heading}
     environment.filters["svg"] = Markup
     return environment

@@ -8,7 +8,7 @@ from typing import Any
 
 from pruning.reporting import quantities as q
 from pruning.reporting import summary as s
-from pruning.reporting.tables import heading, table
+from pruning.reporting.tables import heading, shown, table
 from pruning.schemas.report import Checkpoint, Curve, Report, Section
 
 COMMENT_LIMIT = 60_000
@@ -209,7 +209,7 @@ def _section(name: str, section: Section, digits: int, full: bool) -> list[str]:
 def _details(details: dict[str, Any], digits: int) -> list[str]:
     """Lists of records as tables, anything else as JSON."""
     parts = []
-    for key, value in details.items():
+    for key, value in shown(details).items():
         found = table(value, digits, key)
         if found is None:
             parts.append(_fenced(s.pretty({key: value})))

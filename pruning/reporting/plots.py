@@ -173,8 +173,13 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         points = sorted(zip(curve.x, curve.y, strict=False), key=lambda point: point[0])
         xs = [stretch(x) + shifts[i] if sparse else x for x, _ in points]
         chosen, step = look(i), 1 + (len(points) - 1) // THIN
-        axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
-        dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
+        if curve.drawn != "points":
+            axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
+        if curve.drawn == "band":
+            axes.fill_between(xs, [_low(y) for _, y in points], [_high(y) for _, y in points], color=chosen.colour,
+                              alpha=0.16, linewidth=0)
+        elif curve.drawn != "line":
+            dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
         legend.append(chosen.entry(names[i]))
     added = scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
     note = " (axis spaced by compression)" if sparse else ""

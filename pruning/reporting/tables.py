@@ -52,6 +52,15 @@ def table(value: Any, digits: int = 1, name: str = "") -> Table | None:
     return Table([heading(key) for key in keys], rows, numeric, max(0, len(value) - ROWS))
 
 
+def shown(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The details that a page shows: what begins with `raw_` is for programs and in the JSON report alone.
+
+    >>> shown({"laws": [], "raw_laws": {}})
+    {'laws': []}
+    """
+    return {key: value for key, value in details.items() if not key.startswith("raw_")}
+
+
 def heading(key: str) -> str:
     """Return the name of a column or a table as words.
 

@@ -28,6 +28,8 @@ class Curve(Document):
     y_label: str
     x_names: tuple[str, ...] | None = None
     """What the points are, where `x` only numbers them: drawn as bars."""
+    drawn: Literal["points", "line", "band"] | None = None
+    """Markers alone, a line alone, or a line in its band of intervals; `null`: markers with their intervals on a line."""
 
     @model_validator(mode="after")
     def _named(self) -> Curve:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pruning.schemas.job import JobSpec
@@ -95,6 +95,16 @@ def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
     """The report as a file: JSON, self-contained HTML, Markdown or JUnit XML."""
     request = Request("GET", route("v1", "jobs", job_id, "report"), params={"format": format})
     return (yield from call(request)).content
+
+
+def predict(job_id: str, *, densities: Sequence[float] | None = None, max_error: float | None = None,
+            criterion: str | None = None, confidence: float = 0.9) -> Flow[dict[str, Any]]:
+    """What the job's scaling law says: errors at `densities`, or the smallest density for `max_error`, with bands."""
+    asked = {"densities": None if densities is None else list(densities), "max_error": max_error, "criterion": criterion,
+             "confidence": confidence}
+    question = {name: value for name, value in asked.items() if value is not None}
+    found: dict[str, Any] = (yield from call(Request("POST", route("v1", "jobs", job_id, "predict"), json=question))).json()
+    return found
 
 
 def _document(spec: Spec) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def test_errors_that_no_density_reaches() -> None:
     law = fit_density_law(D, truth(D), 0.08, classes=10)
     with pytest.raises(UnreachableError, match=r"error 0.07 is below .* the closest is 0.08, .* \(density 1\)") as caught:
         law.density_for(0.07)
-    assert caught.value.code == "unreachable_error"
+    assert caught.value.code == "unreachable"
     assert law.density_for([0.08, 0.0806, 0.9, 0.95]).tolist() == [1.0, 1.0, 0.0, 0.0]
 
 

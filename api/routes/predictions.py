@@ -1,0 +1,68 @@
+"""What a job's scaling law says of densities that nobody ran."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter
+
+from api.deps import Id, Reader
+from api.errors import Fault, Problem, invalid
+from api.files import read_file
+from api.routes.results import REPORT, ended, files_of
+from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
+from api.schemas.problem import problems
+from api.services import ServicesDep
+
+router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
+SECTION = "scaling_law"
+GUESSING = Prediction(density=0.0, sparsity=1.0, error=None, extrapolated=None,
+                      remark="any density will do: guessing is good enough")
+
+
+@router.post("/predict", operation_id="predict", summary="Ask the scaling law of a finished job",
+             responses=problems(404, 409, 410, 422))
+def predict(id: Id, question: Question, services: ServicesDep, caller: Reader) -> Predictions:
+    """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
+
+    The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error` below the error without
+    pruning is answered by 422 `unreachable`, one beyond what the job's points can tell by 422 `insufficient_points`.
+    """
+    from pruning.errors import SecateurError
+    from pruning.laws.density import DensityLaw
+    from pruning.laws.queries import forecast
+
+    job, files = files_of(services, caller.project, id)
+    ended(job)
+    row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
+    label, document = _law(id, {} if row is None else json.loads(read_file(services.artifacts, row)), question.criterion)
+    law = DensityLaw.model_validate(document)
+    densities = question.densities
+    if densities is None:
+        assert question.max_error is not None
+        try:
+            densities = [law.density_for(question.max_error)]
+        except SecateurError as error:
+            raise invalid([Fault("/max_error", error.code, error.message)]) from None
+    found = [Prediction(**forecast(law, density, question.confidence)) if density else GUESSING for density in densities]
+    return Predictions(criterion=label, confidence=question.confidence, predictions=found, law=FittedLaw(
+        unpruned_error=law.unpruned_error, gamma=law.gamma, p=law.p, plateau=law.plateau, points=len(law.points),
+        sigma=law.sigma, fit_range=law.fit_range, warnings=list(law.warnings)))
+
+
+def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
+    """The label and the law that was asked for; 409 where the job has none, 422 where it cannot be told which."""
+    section = report.get("sections", {}).get(SECTION, {})
+    laws: dict[str, Any] = section.get("details", {}).get("raw_laws", {})
+    if not laws:
+        reasons = [failure["message"] for failure in report.get("failures", ()) if failure["name"] == SECTION]
+        reasons += [note for note in section.get("notes", ()) if ": no law (" in note]
+        raise Problem(409, "no_scaling_law", f"job {id} has no scaling law: " + (
+            "; ".join(reasons) or "it has too few rounds, or its evaluations leave scaling_law out"))
+    if criterion is None and len(laws) == 1:
+        criterion = next(iter(laws))
+    if criterion not in laws:
+        said = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
+        raise invalid([Fault("/criterion", "unknown_criterion", f"{said}; there are {', '.join(sorted(laws))}")])
+    return criterion, laws[criterion]

@@ -1,0 +1,73 @@
+"""Questions to a fitted scaling law, and its answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Predicted(BaseModel):
+    """An error with the band of the law's curve, and the number of points behind the law."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+
+
+class Question(BaseModel):
+    """Either densities, whose errors are wanted, or the largest error, whose smallest density is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    densities: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000)] | None = None
+    """Fractions of the prunable weights that remain."""
+    max_error: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The test error that is tolerated."""
+    criterion: str | None = None
+    """Of a job with several criteria, whose law is asked, by its label in the report."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    """With which the bands cover the law's curve."""
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Question:
+        if (self.densities is None) == (self.max_error is None):
+            raise ValueError("give either 'densities' or 'max_error'")
+        return self
+
+
+class FittedLaw(BaseModel):
+    """The law that answers."""
+
+    unpruned_error: float
+    gamma: float
+    p: float
+    plateau: float
+    points: int
+    sigma: float
+    """Relative standard deviation of the job's points about the law."""
+    fit_range: tuple[float, float]
+    """The sparsest and the densest density that the job ran."""
+    warnings: list[str]
+
+
+class Prediction(BaseModel):
+    """One density, and what the law says of it."""
+
+    density: float
+    sparsity: float
+    error: Predicted | None
+    """With its band; `null` where the law does not tell."""
+    extrapolated: bool | None
+    remark: str
+    """What to know, or why the law does not tell."""
+
+
+class Predictions(BaseModel):
+    """The answers, in the order of the densities; to `max_error` a single one."""
+
+    criterion: str
+    confidence: float
+    law: FittedLaw
+    predictions: list[Prediction]

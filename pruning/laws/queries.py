@@ -1,0 +1,37 @@
+"""Questions to the law of one network, answered as records: what is refused is said and not raised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
+from pruning.laws.density import DensityLaw
+from pruning.laws.documents import Forecast
+
+REFUSALS = (CurveError, InsufficientPointsError, UnreachableError)
+
+
+def answer(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
+    """The smallest density whose error is at most so much, and the error there; or why there is none."""
+    row: dict[str, Any] = {"max_error": error, "density": None, "sparsity": None, "error": None, "remark": ""}
+    try:
+        density = law.density_for(error)
+    except REFUSALS as refusal:
+        return row | {"remark": f"{refusal.code}: {refusal.message}"}
+    if density <= 0:
+        return row | {"remark": "any density will do: guessing is good enough"}
+    return row | forecast(law, density, confidence)
+
+
+def forecast(law: DensityLaw, density: float, confidence: float) -> dict[str, Any]:
+    """The error at a density with its band, or why the law does not tell."""
+    row: dict[str, Any] = {"density": density, "sparsity": 1 - density, "error": None, "extrapolated": None, "remark": ""}
+    try:
+        (found,) = law.forecasts(density, confidence=confidence)
+    except REFUSALS as refusal:
+        return row | {"remark": f"{refusal.code}: {refusal.message}"}
+    return row | _predicted(found)
+
+
+def _predicted(found: Forecast) -> dict[str, Any]:
+    return {"error": found.error.model_dump(), "extrapolated": found.extrapolated, "remark": "; ".join(found.notes)}

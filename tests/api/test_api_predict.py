@@ -1,0 +1,93 @@
+"""`POST /v1/jobs/{id}/predict`: the law of a report, asked without torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from api_world import World, fault
+
+from pruning.laws.density import DensityLaw, fit_density_law
+from pruning.laws.forms import pruned_error
+
+DENSITIES = 0.8 ** np.arange(1, 16)
+
+
+def law(noise: float = 0.02, fewest: int = 15) -> DensityLaw:
+    truth = pruned_error(DENSITIES[:fewest], 0.08, 0.6, 0.003, 0.9)
+    return fit_density_law(DENSITIES[:fewest], truth * (1 + noise * np.random.default_rng(0).normal(size=fewest)), 0.08,
+                           classes=10)
+
+
+def job(world: World, laws: dict[str, DensityLaw], **report: Any) -> str:
+    id = world.job("succeeded")
+    section = {"notes": [], "details": {"raw_laws": {name: one.model_dump(mode="json") for name, one in laws.items()}}}
+    world.result(id, "report", "json", json.dumps({"sections": {"scaling_law": section}, **report}).encode())
+    return id
+
+
+def test_densities_get_errors_with_bands(world: World) -> None:
+    one = law()
+    answer = world.client.post(f"/v1/jobs/{job(world, {'magnitude': one})}/predict",
+                               json={"densities": [0.3, 0.02], "confidence": 0.8})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["criterion"], body["confidence"]) == ("magnitude", 0.8)
+    assert body["law"]["gamma"] == pytest.approx(one.gamma)
+    inside, outside = body["predictions"]
+    assert inside["error"] == pytest.approx(one.predict(0.3, confidence=0.8).model_dump())
+    assert (inside["extrapolated"], outside["extrapolated"]) == (False, True)
+    assert outside["remark"].startswith("extrapolated")
+
+
+def test_an_error_gets_the_smallest_density(world: World) -> None:
+    one = law()
+    answer = world.client.post(f"/v1/jobs/{job(world, {'magnitude': one})}/predict", json={"max_error": 0.16})
+    (found,) = answer.json()["predictions"]
+    assert found["density"] == pytest.approx(one.density_for(0.16))
+    assert found["error"]["value"] == pytest.approx(0.16)
+    answer = world.client.post(f"/v1/jobs/{job(world, {'magnitude': one})}/predict", json={"max_error": 0.95})
+    assert answer.json()["predictions"][0]["remark"] == "any density will do: guessing is good enough"
+
+
+def test_what_cannot_be_told_is_said_by_name(world: World) -> None:
+    id = job(world, {"magnitude": law()})
+    body = fault(world.client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.05}), 422, "unreachable", "/max_error")
+    assert "the closest is 0.08" in body["errors"][0]["message"]
+    short = job(world, {"magnitude": law(0.0, 6)})
+    fault(world.client.post(f"/v1/jobs/{short}/predict", json={"max_error": 0.5}), 422, "insufficient_points", "/max_error")
+    answer = world.client.post(f"/v1/jobs/{short}/predict", json={"densities": [0.5, 0.01]}).json()
+    assert answer["predictions"][0]["error"]["value"] > 0.08
+    assert answer["predictions"][1]["error"] is None
+    assert answer["predictions"][1]["remark"].startswith("insufficient_points: ")
+
+
+@pytest.mark.parametrize("question", [{}, {"densities": [0.5], "max_error": 0.1}, {"densities": []}, {"densities": [0.0]},
+                                      {"densities": [1.1]}, {"max_error": 0}, {"max_error": 0.1, "confidence": 1},
+                                      {"max_error": 0.1, "what": 1}])
+def test_odd_questions_are_refused(world: World, question: dict[str, Any]) -> None:
+    assert world.client.post(f"/v1/jobs/{job(world, {'magnitude': law()})}/predict", json=question).status_code == 422
+
+
+def test_of_several_criteria_one_is_named(world: World) -> None:
+    id = job(world, {"magnitude": law(), "random": law(0.01)})
+    body = fault(world.client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.2}), 422, "unknown_criterion",
+                 "/criterion")
+    assert "there are magnitude, random" in body["errors"][0]["message"]
+    fault(world.client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.2, "criterion": "snip"}), 422,
+          "unknown_criterion", "/criterion")
+    answer = world.client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.2, "criterion": "random"})
+    assert answer.json()["criterion"] == "random"
+
+
+def test_a_job_without_a_law_says_why(world: World) -> None:
+    none = world.job("succeeded")
+    fault(world.client.post(f"/v1/jobs/{none}/predict", json={"max_error": 0.2}), 409, "no_scaling_law")
+    failed = job(world, {}, failures=[{"name": "scaling_law", "code": "insufficient_points", "message": "3 more would do"}])
+    body = fault(world.client.post(f"/v1/jobs/{failed}/predict", json={"max_error": 0.2}), 409, "no_scaling_law")
+    assert "3 more would do" in body["detail"]
+    fault(world.client.post(f"/v1/jobs/{world.job('running')}/predict", json={"max_error": 0.2}), 409, "job_not_finished")
+    theirs = world.job("succeeded", project="other")
+    fault(world.client.post(f"/v1/jobs/{theirs}/predict", json={"max_error": 0.2}), 404, "not_found")
