@@ -73,12 +73,13 @@ class ScalingLaw:
             except REFUSALS as error:
                 refused.append(error)
                 section.notes.append(f"{label}: no law ({error.code}): {error.message}.")
+                section.refused.append({"criterion": label, "code": error.code, "reason": error.message})
                 continue
             section.add(label, rounds, law, self, trial)
         if not section.laws and trial.recipe.evaluations is not None and refused:
             raise refused[0]
         tables = {"laws": section.laws, "contenders": section.contenders, "back_test": section.back_test,
-                  "answers": section.answers, "forecasts": section.forecasts}
+                  "answers": section.answers, "forecasts": section.forecasts, "criteria_without_a_law": section.refused}
         return Section(title="Scaling law", version=self.version, curves=section.curves,
                        notes=(*section.notes, *NOTES),
                        details={name: rows for name, rows in tables.items() if rows} | (
@@ -92,6 +93,7 @@ class _Parts:
         self.curves: dict[str, Curve] = {}
         self.notes: list[str] = []
         self.raw: dict[str, Any] = {}
+        self.refused: list[dict[str, Any]] = []
         self.laws: list[dict[str, Any]] = []
         self.contenders: list[dict[str, Any]] = []
         self.back_test: list[dict[str, Any]] = []
