@@ -142,6 +142,26 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     assert "magnitude-0.9" in html
 
 
+def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running) -> None:
+    report = run(service, BASE | {
+        "dataset": {"builtin": "digits", "limit": {"train": 600}}, "model": {"architecture": "mlp", "train": {"epochs": 3}},
+        "targets": {"sparsity": [0.98]}, "schedule": {"name": "geometric", "params": {"fraction": 0.3}},
+        "evaluations": [{"name": "scaling_law"}]})
+    assert report.failures == ()
+    (law,) = report.sections["scaling_law"].details["laws"]
+    assert law["points"] == len(report.rounds) >= 10
+    target = 1.5 * law["unpruned_error"]
+    answer = service.client.jobs.predict(report.job_id, max_error=target)
+    (found,) = answer["predictions"]
+    assert 0.02 < found["density"] < 1
+    assert found["error"]["value"] == pytest.approx(target)
+    measured = {round(one.density, 3): (one.retrained or one.pruned).error.value for one in report.rounds}
+    nearest = min(measured, key=lambda density: abs(density - found["density"]))
+    assert measured[nearest] == pytest.approx(target, rel=0.6)
+    with pytest.raises(ApiError, match="unreachable"):
+        service.client.jobs.predict(report.job_id, max_error=0.5 * law["unpruned_error"])
+
+
 def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
     x, y = digits.images["test"], digits.labels["test"]
