@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from api.bodies import JsonBody
 from api.deps import Id, Reader, Writer
 from api.errors import Fault, Problem, invalid
 from api.files import PRIVATE, matches
+from api.forecasts import foresee
 from api.pointers import parse
 from api.schemas.jobs import JobPage, JobView, Validation
 from api.schemas.problem import problems
@@ -48,6 +50,7 @@ async def create_job(
     spec = parse(JobSpec, body)
     if validate_only:
         found = await check(services, caller.project, spec)
+        found.foreseen = await run_in_threadpool(foresee, services, caller.project, spec)
         return JSONResponse(found.model_dump(mode="json"))
     view, created = await submit(services, caller.project, spec, idempotency_key)
     headers = {"Location": view.links.self, "Retry-After": "2"}

@@ -37,7 +37,7 @@ def predict(id: Id, question: Question, services: ServicesDep, caller: Reader) -
     ended(job)
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
     label, document = _law(id, {} if row is None else json.loads(read_file(services.artifacts, row)), question.criterion)
-    law = DensityLaw.model_validate(document)
+    law = DensityLaw.model_validate(document["law"])
     densities = question.densities
     if densities is None:
         assert question.max_error is not None
@@ -52,7 +52,7 @@ def predict(id: Id, question: Question, services: ServicesDep, caller: Reader) -
 
 
 def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
-    """The label and the law that was asked for; 409 where the job has none, 422 where it cannot be told which."""
+    """The label and the law that was asked for, beside its criterion; 409 where there is none, 422 where it is not clear."""
     section = report.get("sections", {}).get(SECTION, {})
     laws: dict[str, Any] = section.get("details", {}).get("raw_laws", {})
     if not laws:

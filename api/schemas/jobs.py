@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.schemas.predictions import Foreseen
 from api.schemas.times import iso, iso_or_none
 from pruning.schemas.job import TERMINAL, Status
 from tasks.store.tables import Event, Job
@@ -105,6 +106,8 @@ class Validation(BaseModel):
     """Every default written in."""
     spec: dict[str, Any]
     """The job as it would be kept: what a preset fills in is written out."""
+    foreseen: list[Foreseen] = []
+    """What the laws of the project's earlier jobs of this network and dataset say of the targets."""
 
 
 class EventView(BaseModel):

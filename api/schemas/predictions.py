@@ -64,6 +64,14 @@ class Prediction(BaseModel):
     """What to know, or why the law does not tell."""
 
 
+class Foreseen(Prediction):
+    """What the law of an earlier job says of a target, before anything is computed."""
+
+    criterion: str
+    job: str
+    """The job whose law it is."""
+
+
 class Predictions(BaseModel):
     """The answers, in the order of the densities; to `max_error` a single one."""
 

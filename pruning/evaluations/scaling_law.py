@@ -22,7 +22,7 @@ from pruning.schemas.report import Curve, Estimate, Section
 from pruning.trial import Trial, TrialRound
 
 RAW = "raw_laws"
-"""The fitted laws as documents, by criterion: what a later question is answered from."""
+"""By criterion, what it is and its fitted law, as documents: what a later question is answered from."""
 FEWEST = 4
 """With fewer points of every criterion the evaluation does not run by itself."""
 INCREASES = (0.005, 0.01, 0.02, 0.05)
@@ -101,7 +101,7 @@ class _Parts:
         self.forecasts: list[dict[str, Any]] = []
 
     def add(self, label: str, rounds: Sequence[TrialRound], law: DensityLaw, asked: ScalingLaw, trial: Trial) -> None:
-        self.raw[label] = law.model_dump(mode="json")
+        self.raw[label] = {"criterion": rounds[0].criterion.model_dump(mode="json"), "law": law.model_dump(mode="json")}
         self.laws.append(_row(label, law))
         found, _ = compare_density_laws([one.density for one in rounds], [_error(one) for one in rounds],
                                         law.unpruned_error, classes=len(trial.data.classes))

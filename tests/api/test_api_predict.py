@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from api_world import World, fault
+from api_world import SPEC, World, fault
+from sqlalchemy import update
 
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import pruned_error
+from tasks.store.tables import Job
 
 DENSITIES = 0.8 ** np.arange(1, 16)
 
@@ -23,7 +25,9 @@ def law(noise: float = 0.02, fewest: int = 15) -> DensityLaw:
 
 def job(world: World, laws: dict[str, DensityLaw], **report: Any) -> str:
     id = world.job("succeeded")
-    section = {"notes": [], "details": {"raw_laws": {name: one.model_dump(mode="json") for name, one in laws.items()}}}
+    section = {"notes": [], "details": {"raw_laws": {
+        name: {"criterion": {"name": name, "params": {}}, "law": one.model_dump(mode="json")}
+        for name, one in laws.items()}}}
     world.result(id, "report", "json", json.dumps({"sections": {"scaling_law": section}, **report}).encode())
     return id
 
@@ -91,3 +95,42 @@ def test_a_job_without_a_law_says_why(world: World) -> None:
     fault(world.client.post(f"/v1/jobs/{world.job('running')}/predict", json={"max_error": 0.2}), 409, "job_not_finished")
     theirs = world.job("succeeded", project="other")
     fault(world.client.post(f"/v1/jobs/{theirs}/predict", json={"max_error": 0.2}), 404, "not_found")
+
+
+def foreseen(world: World, **spec: Any) -> list[dict[str, Any]]:
+    answer = world.client.post("/v1/jobs?validate_only=true", json={**SPEC, **spec})
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["foreseen"]
+    return found
+
+
+def test_a_job_is_foreseen_by_the_law_of_an_earlier_one(world: World) -> None:
+    assert foreseen(world) == []
+    id = job(world, {"magnitude": law()})
+    rows = foreseen(world, targets={"sparsity": [0.5, 0.9, 0.999]})
+    assert [(row["criterion"], row["job"], row["sparsity"]) for row in rows] == [
+        ("magnitude", id, sparsity) for sparsity in (0.5, 0.9, 0.999)]
+    assert [row["error"] for row in rows[:2]] == [
+        pytest.approx(law().predict(1 - sparsity).model_dump()) for sparsity in (0.5, 0.9)]
+    assert rows[2]["extrapolated"]
+    assert rows[0]["remark"] == ""
+
+
+def test_only_jobs_that_are_alike_foresee(world: World) -> None:
+    job(world, {"magnitude": law()})
+    assert foreseen(world, criterion={"name": "random"}) == []
+    assert foreseen(world, criterion={"name": "magnitude", "params": {"p": 2}}) == []
+    assert foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}}) == []
+    assert foreseen(world, dataset={"id": world.dataset()}) == []
+    (one, *_) = foreseen(world, retrain={"epochs": 9})
+    assert one["remark"] == "that job trained or retrained otherwise"
+    with world.services.store.write() as session:
+        session.execute(update(Job).values(project="other"))
+    assert foreseen(world) == []
+
+
+def test_the_newest_law_counts(world: World) -> None:
+    job(world, {"magnitude": law()})
+    newest = job(world, {"magnitude": law(0.01)})
+    job(world, {"random": law()})
+    assert {row["job"] for row in foreseen(world)} == {newest}

@@ -59,7 +59,7 @@ def test_it_says_what_the_law_says(template: Trial) -> None:
     errors = [round(one * IMAGES) / IMAGES for one in law_errors(0.02)]
     section = ScalingLaw(max_error=(0.1, 0.16), densities=(0.07,)).evaluate(trial(template, errors))
     law = fit_density_law([1 - (1 - d) for d in DENSITIES], errors, 0.08, classes=10, images=IMAGES)
-    kept = DensityLaw.model_validate(section.details[RAW]["magnitude"])
+    kept = DensityLaw.model_validate(section.details[RAW]["magnitude"]["law"])
     assert kept.fit.theta == pytest.approx(law.fit.theta)
     for row, asked in zip(section.details["answers"], (0.1, 0.16), strict=True):
         assert row["density"] == pytest.approx(law.density_for(asked))
@@ -79,8 +79,8 @@ def test_it_says_what_the_law_says(template: Trial) -> None:
 def test_what_was_found_survives_the_report(template: Trial) -> None:
     section = ScalingLaw().evaluate(trial(template, law_errors(0.02)))
     again = Section.model_validate_json(section.model_dump_json())
-    law = DensityLaw.model_validate(again.details[RAW]["magnitude"])
-    assert law.predict(0.07) == DensityLaw.model_validate(section.details[RAW]["magnitude"]).predict(0.07)
+    law = DensityLaw.model_validate(again.details[RAW]["magnitude"]["law"])
+    assert law.predict(0.07) == DensityLaw.model_validate(section.details[RAW]["magnitude"]["law"]).predict(0.07)
 
 
 def test_an_error_below_the_unpruned_one_is_no_answer(template: Trial) -> None:
