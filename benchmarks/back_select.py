@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pruning.back_select import back_select, blocks, fast
 from pruning.library import load_model
 
-BLOCK, STEPS, REPEATS, LIMIT = 2, 2, 5, 4.0
+BLOCK, STEPS, REPEATS, LIMIT = 2, 4, 7, 4.0
 
 
 def main() -> int:

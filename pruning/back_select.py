@@ -7,20 +7,22 @@ subsets, AISTATS 2019, and the code released with it (a hidden pixel has the mea
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from pruning.bounds.graph import folded, traced
 from pruning.errors import StructureError
+from pruning.kernels import Box
 from pruning.modes import evaluating
+from pruning.overwriting import lean
 from pruning.shifts import sureness
-from pruning.windows import Box, Windows
+from pruning.windows import Windows
 
 BATCH = 256
 NEAR = 16
 """On a CPU, how many blocks that lie together are tried at once: the fewer, the smaller what has to be computed anew."""
-
 
 def fast(model: nn.Module, image: Tensor) -> nn.Module:
     """A copy for many forward passes on images like this one (C, H, W): a graph, BatchNorm folded, channels last.
@@ -28,7 +30,7 @@ def fast(model: nn.Module, image: Tensor) -> nn.Module:
     The plain copy where the network cannot be traced, or does not run with channels last (`view` after a convolution).
     """
     try:
-        found: nn.Module = traced(folded(model)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found: nn.Module = lean(traced(folded(model))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             found(image[None])
     except (StructureError, RuntimeError):
@@ -110,43 +112,42 @@ def _windows(model: nn.Module) -> Windows | None:
 
 def _confidence_nearby(windows: Windows, image: Tensor, numbers: Tensor, left: list[int], target: int, block: int) -> Tensor:
     """As `_confidence`, of blocks that lie together at once, evaluated only where they change something."""
-    windows.settle(image)
     height, width = numbers.shape
+    rows, columns = -(-height // block), -(-width // block)
+    found = sureness(windows.settle(image))[:, target].repeat(rows * columns)
+    shown = set(numbers[(image != 0).any(0)].tolist())
+    tried = [one for one in left if one in shown]  # to hide any other changes nothing
     most = NEAR if image.device.type == "cpu" else BATCH
-    found = torch.empty(len(left), dtype=torch.float64, device=image.device)
-    for places, (top, bottom, start, end) in _together(left, -(-height // block), -(-width // block), most):
+    for some, (top, bottom, start, end) in _together(tried, (0, rows, 0, columns), columns, most):
         box = top * block, min(bottom * block, height), start * block, min(end * block, width)
-        inside = slice(box[0], box[1]), slice(box[2], box[3])
-        chosen = torch.tensor([left[place] for place in places], device=image.device)
+        inside, chosen = (slice(*box[:2]), slice(*box[2:])), torch.tensor(some, device=image.device)
         hidden = numbers[inside] == chosen[:, None, None]
-        values = image[(slice(None), *inside)].masked_fill(hidden[:, None], 0.0)
-        found[places] = sureness(windows.answer(values, box))[:, target]
-    return found
+        values = image[:, *inside].masked_fill(hidden[:, None], 0.0)
+        found[chosen] = sureness(windows.answer(values, box))[:, target]
+    return found[left]
 
 
-def _together(left: list[int], rows: int, columns: int, most: int) -> list[tuple[list[int], Box]]:
-    """Places in the list of at most so many blocks that lie together, and the box that holds them, in blocks.
+def _together(left: list[int], box: Box, columns: int, most: int) -> Iterator[tuple[list[int], Box]]:
+    """At most so many blocks that lie together, and the box that holds them, in blocks.
 
-    Boxes are halves of halves of the whole, so that few shapes recur: new shapes are slow.
+    Boxes are halves of halves of the whole, so that few shapes recur: for a new one kernels are made first.
 
-    >>> _together([0, 1, 3, 5, 7], 2, 4, 2)
-    [([0, 1], (0, 1, 0, 2)), ([3], (1, 2, 0, 2)), ([2, 4], (0, 2, 2, 4))]
+    >>> list(_together([0, 1, 3, 5, 7], (0, 2, 0, 4), 4, 2))
+    [([0], (0, 2, 0, 1)), ([1, 5], (0, 2, 1, 2)), ([3, 7], (0, 2, 2, 4))]
     """
-    def split(places: list[int], box: Box) -> list[tuple[list[int], Box]]:
-        top, bottom, start, end = box
-        if not places:
-            return []
-        if len(places) <= most:
-            return [(places, box)]
-        if bottom - top > end - start:
-            middle = (top + bottom) // 2
-            boxes = (top, middle, start, end), (middle, bottom, start, end)
-            first = [place for place in places if left[place] // columns < middle]
-        else:
-            middle = (start + end) // 2
-            boxes = (top, bottom, start, middle), (top, bottom, middle, end)
-            first = [place for place in places if left[place] % columns < middle]
-        taken = set(first)
-        return split(first, boxes[0]) + split([place for place in places if place not in taken], boxes[1])
-
-    return split(list(range(len(left))), (0, rows, 0, columns))
+    top, bottom, start, end = box
+    if len(left) <= most:
+        if left:
+            yield left, box
+        return
+    if bottom - top > end - start:
+        middle = (top + bottom) // 2
+        first = [one for one in left if one // columns < middle]
+        boxes = (top, middle, start, end), (middle, bottom, start, end)
+    else:
+        middle = (start + end) // 2
+        first = [one for one in left if one % columns < middle]
+        boxes = (top, bottom, start, middle), (top, bottom, middle, end)
+    among = set(first)
+    yield from _together(first, boxes[0], columns, most)
+    yield from _together([one for one in left if one not in among], boxes[1], columns, most)
