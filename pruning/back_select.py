@@ -24,6 +24,7 @@ BATCH = 256
 NEAR = 16
 """On a CPU, how many blocks that lie together are tried at once: the fewer, the smaller what has to be computed anew."""
 
+
 def fast(model: nn.Module, image: Tensor) -> nn.Module:
     """A copy for many forward passes on images like this one (C, H, W): a graph, BatchNorm folded, channels last.
 
@@ -42,7 +43,8 @@ def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *,
     """The order in which blocks of pixels are hidden, first to last, int64 (blocks,), numbered row by row.
 
     From the whole normalised image (C, H, W), at each step the block whose hiding (all channels set to 0) leaves the softmax
-    confidence of class `target` largest, of equal ones the first. B blocks take B (B + 1) / 2 forward passes, in batches.
+    confidence of class `target` largest, of equal ones the first. B blocks take B (B + 1) / 2 forward passes, in batches; in
+    convolutional networks that can be traced, early layers are evaluated only around what is hidden (`Windows`).
     `block` is the side of a block in pixels; at the right and the lower edge blocks may be smaller. `steps` ends it early.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
@@ -55,7 +57,7 @@ def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *,
     count = int(numbers.max()) + 1
     left, order = list(range(count)), list[int]()
     current = image.clone()
-    with torch.no_grad(), evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         windows = _windows(model)
         for _ in range(count if steps is None else min(steps, count)):
             if windows is None:

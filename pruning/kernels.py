@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.bounds.graph import LIPSCHITZ, SILENT, SUMS
+from pruning.overwriting import add_
 
-POINTWISE = {*LIPSCHITZ, *SUMS, *SILENT, nn.Identity, operator.mul, torch.mul, torch.relu_, "mul", "clone", "contiguous"}
+POINTWISE = {*LIPSCHITZ, *SUMS, *SILENT, nn.Identity, operator.mul, torch.mul, torch.relu_, add_, "mul", "clone",
+             "contiguous"}
 """The same for every place of the maps."""
 SELECTING = {torch.index_select, "index_select"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,9 +13,15 @@ from pruning.bounds.graph import IN_PLACE
 from pruning.errors import StructureError
 from pruning.layers import Layer
 
+
+def add_(one: Tensor, other: Tensor) -> Tensor:
+    """The sum, in the place of the first where it has the size of the sum."""
+    return one.add_(other) if one.shape == other.shape and one.dtype == other.dtype else one + other
+
+
 OVERWRITING = {*IN_PLACE, operator.isub, operator.imul, operator.itruediv}
-NEW = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul, torch.cat, "add", "sub", "mul"}
-"""What they give shares no memory with what they are given."""
+NEW = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul, torch.cat, "add", "sub", "mul", add_}
+"""Nothing else sees the memory of what they give."""
 RELU = {nn.ReLU, F.relu, torch.relu, "relu"}
 
 
@@ -47,7 +53,7 @@ def refuse_overwritten(graph: fx.GraphModule) -> None:
 
 
 def lean(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same graph without `Identity` modules and with each ReLU in place where nothing else sees what it is given.
+    """The same graph without `Identity` modules; ReLUs and sums are in place where nothing else sees what they are given.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Identity(), nn.ReLU())
     >>> [node.name for node in lean(fx.symbolic_trace(net)).graph.nodes]
@@ -60,10 +66,12 @@ def lean(graph: fx.GraphModule) -> fx.GraphModule:
             graph.graph.erase_node(node)
     for node in graph.graph.nodes:
         given, kind = node.args[0] if node.args else None, type(modules[node]) if node in modules else node.target
-        if kind not in RELU or not isinstance(given, fx.Node):
+        if not isinstance(given, fx.Node) or len(given.users) > 1 or not _is_new(given, modules.get(given)):
             continue
-        if len(given.users) == 1 and _is_new(given, modules.get(given)):
+        if kind in RELU:
             node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, (given,), {}
+        elif kind is operator.add and isinstance(node.args[1], fx.Node):
+            node.target = add_
     graph.recompile()
     return graph
 

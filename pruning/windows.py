@@ -23,7 +23,7 @@ from pruning.bounds.graph import traced
 from pruning.kernels import SELECTING, Box, Kernel, is_pointwise, kernel
 from pruning.overwriting import modules_called, refuse_overwritten
 
-WHOLE = 0.8
+WHOLE = 0.7
 """From this share of a map on a box is the whole map: cutting out costs more than it saves."""
 SIZES = {"size", "dim", "numel", len}
 

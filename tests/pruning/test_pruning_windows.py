@@ -15,7 +15,7 @@ import pruning.windows
 from pruning.back_select import back_select, fast
 from pruning.errors import StructureError
 from pruning.library import load_model
-from pruning.overwriting import refuse_overwritten
+from pruning.overwriting import lean, refuse_overwritten
 from pruning.windows import Window, Windows
 
 
@@ -178,6 +178,31 @@ class Overwriting(nn.Module):
 def test_what_overwrites_what_it_uses_again_is_refused(how: str) -> None:
     with pytest.raises(StructureError, match=r"overwrites in .* what it uses again"):
         Windows(Overwriting(how))
+
+
+class Sums(nn.Module):
+    """Sums to whose size the first operand does not always belong, and one operand that is used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.more, self.relu = nn.Conv2d(2, 1, 1), nn.Conv2d(2, 2, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.one(x) + self.more(x)
+        again = self.more(x)
+        return self.relu(self.more(x) + x) + self.relu(wide) + self.relu(again) * again + F.relu(self.more(x) + 1)
+
+
+def test_what_is_lean_answers_alike_again_and_again() -> None:
+    net, image = Sums(), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, found = net(image), lean(torch.fx.symbolic_trace(net))
+        before = image.clone()
+        for _ in range(2):
+            torch.testing.assert_close(found(image), wanted, rtol=0, atol=0)
+            assert torch.equal(image, before)
+    refuse_overwritten(found)
+    assert sum(node.name.startswith("relu") and node.target is torch.relu_ for node in found.graph.nodes) == 3
 
 
 def test_what_is_new_may_be_overwritten() -> None:
