@@ -1,0 +1,238 @@
+"""Windows against whole passes in float64, on small networks drawn at random and on those that take care."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning.back_select
+import pruning.windows
+from pruning.back_select import back_select, fast
+from pruning.errors import StructureError
+from pruning.library import load_model
+from pruning.overwriting import lean, refuse_overwritten
+from pruning.windows import Window, Windows
+
+
+class Residual(nn.Module):
+    """A sum of two ways, one of them strided and widened like the parameter-free shortcut."""
+
+    def __init__(self, channels: int, stride: int, inplace: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, stride, 1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels + 2, 3, padding="same", bias=False)
+        self.relu, self.stride = nn.ReLU(inplace), stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.conv2(self.relu(self.norm(self.conv1(x))))
+        found += F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 1, 1))
+        return self.relu(found)
+
+
+class Joined(nn.Module):
+    """Channels of two ways side by side, some of them selected."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(channels, 2, 1), nn.Conv2d(channels, 3, (5, 3), padding=(2, 1))
+        self.register_buffer("chosen", torch.tensor([4, 0, 2, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.left(x), torch.tanh(self.right(x))], 1)
+        return both.index_select(1, self.chosen % both.shape[1]) * 2
+
+
+class Gated(nn.Module):
+    """What is seen everywhere weighs every place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+def drawn(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module:
+    """A network of up to six operations, each of which still fits the map."""
+    layers: list[nn.Module] = []
+
+    def fits() -> bool:
+        try:
+            with torch.no_grad():
+                return nn.Sequential(*layers).eval()(torch.zeros(1, channels, *size)).numel() > 0
+        except RuntimeError:
+            return False
+
+    while len(layers) < rng.randint(2, 6):
+        width = nn.Sequential(*layers).eval()(torch.zeros(1, channels, *size)).shape[1]
+        layers.append(rng.choice([
+            lambda c: nn.Conv2d(c, 2 * c, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 2, 3]), rng.choice([0, 1, 2]),
+                                rng.choice([1, 1, 2]), rng.choice([1, c])),
+            lambda c: nn.Conv2d(c, 3, (rng.choice([1, 3]), rng.choice([2, 4])), padding="same"),
+            lambda c: nn.Conv2d(c, c, 3, padding=1, padding_mode="reflect"),
+            lambda c: nn.MaxPool2d(rng.choice([2, 3]), rng.choice([1, 2]), rng.choice([0, 1]), ceil_mode=rng.random() < 0.5),
+            lambda c: nn.AvgPool2d(rng.choice([2, 3]), rng.choice([1, 2]), rng.choice([0, 1]),
+                                   ceil_mode=rng.random() < 0.3, count_include_pad=rng.random() < 0.7),
+            lambda c: nn.BatchNorm2d(c), lambda c: nn.Sequential(nn.GELU(), nn.Identity(), nn.Dropout2d()),
+            lambda c: Residual(c, rng.choice([1, 2, 3]), rng.random() < 0.5), Joined, Gated,
+            lambda c: nn.InstanceNorm2d(c)])(width))
+        if not fits():
+            layers.pop()
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.LazyLinear(3))
+    net.eval()(torch.zeros(1, channels, *size))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight)
+    return net.double()
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:Using padding='same'")
+@pytest.mark.parametrize("whole", [0.5, 0.8, 1.5])
+@pytest.mark.parametrize("seed", range(40))
+def test_windows_are_the_whole_pass(seed: int, whole: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.windows, "WHOLE", whole)
+    rng, channels = random.Random(seed), seed % 3 + 1
+    size = rng.randint(7, 17), rng.randint(7, 17)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = drawn(rng, channels, size)
+        image = torch.randn(channels, *size, dtype=torch.float64)
+        last = net.to(memory_format=torch.channels_last) if seed % 2 else net  # type: ignore[call-overload]
+        windows = Windows(last)
+        with torch.no_grad():
+            torch.testing.assert_close(windows.settle(image), net(image[None]), rtol=1e-9, atol=1e-9)
+            for _ in range(6):
+                side = rng.randint(1, 4)
+                top, left = rng.choice([0, size[0] - side, rng.randint(0, size[0] - side)]), rng.choice(
+                    [0, size[1] - side, rng.randint(0, size[1] - side)])
+                values = torch.randn(rng.randint(1, 3), channels, side, side, dtype=torch.float64)
+                images = image.repeat(len(values), 1, 1, 1)
+                images[:, :, top:top + side, left:left + side] = values
+                found = windows.answer(values, (top, top + side, left, left + side))
+                torch.testing.assert_close(found, net(images), rtol=1e-9, atol=1e-9)
+
+
+NETWORKS: list[Callable[[], nn.Module]] = [
+    lambda: load_model("cifar_resnet", depth=20), lambda: load_model("cifar_resnet", depth=8, shortcut="B"),
+    lambda: load_model("densenet22"), lambda: load_model("wide_resnet"), lambda: load_model("vgg", depth=11)]
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_networks_answer_in_windows_as_they_do_whole(build: Callable[[], nn.Module]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, image = build().eval(), torch.randn(3, 32, 32)
+        windows = Windows(fast(model, image))
+        with torch.no_grad():
+            windows.settle(image)
+            for top, left in (0, 0), (14, 9), (30, 30):
+                images = image.repeat(2, 1, 1, 1)
+                images[0, :, top:top + 2, left:left + 2] = 0
+                images[1, :, top, left] = 0
+                found = windows.answer(images[:, :, top:top + 2, left:left + 2], (top, top + 2, left, left + 2))
+                torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_see_no_more_than_their_windows() -> None:
+    net, seen = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, 2, 1), nn.Conv2d(2, 1, 3)), []
+    windows, plain = Windows(net), F.conv2d
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        windows.settle(torch.ones(1, 20, 20))
+        patch.setattr(F, "conv2d", lambda maps, *others: seen.append(tuple(maps.shape)) or plain(maps, *others))
+        windows.answer(torch.zeros(4, 1, 2, 2), (8, 10, 0, 2))
+    assert seen == [(4, 1, 6, 5), (4, 2, 7, 5), (4, 2, 7, 4)], "a block at the left edge"
+
+
+class Overwriting(nn.Module):
+    """What is overwritten is used again, in one way or another."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.how, self.relu = nn.Conv2d(1, 1, 3), how, nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "input":
+            return self.conv(self.relu(x))
+        found = self.conv(x)
+        if self.how == "module":
+            return self.relu(found) + found
+        if self.how == "view":
+            return self.relu(found[:, :, ::2]).sum() + found
+        other = found * 2
+        if self.how == "sum":
+            other += found
+            return other + found.relu_()
+        return F.relu(found, True) + found
+
+
+@pytest.mark.parametrize("how", ["input", "module", "view", "sum", "function"])
+def test_what_overwrites_what_it_uses_again_is_refused(how: str) -> None:
+    with pytest.raises(StructureError, match=r"overwrites in .* what it uses again"):
+        Windows(Overwriting(how))
+
+
+class Sums(nn.Module):
+    """Sums to whose size the first operand does not always belong, and one operand that is used again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.more, self.relu = nn.Conv2d(2, 1, 1), nn.Conv2d(2, 2, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.one(x) + self.more(x)
+        again = self.more(x)
+        return self.relu(self.more(x) + x) + self.relu(wide) + self.relu(again) * again + F.relu(self.more(x) + 1)
+
+
+def test_what_is_lean_answers_alike_again_and_again() -> None:
+    net, image = Sums(), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, found = net(image), lean(torch.fx.symbolic_trace(net))
+        before = image.clone()
+        for _ in range(2):
+            torch.testing.assert_close(found(image), wanted, rtol=0, atol=0)
+            assert torch.equal(image, before)
+    refuse_overwritten(found)
+    assert sum(node.name.startswith("relu") and node.target is torch.relu_ for node in found.graph.nodes) == 3
+
+
+def test_what_is_new_may_be_overwritten() -> None:
+    refuse_overwritten(torch.fx.symbolic_trace(Residual(2, 1, inplace=True)))
+
+
+def test_a_window_in_a_box_apart_from_its_own_is_the_reference() -> None:
+    window = Window(torch.ones(2, 1, 2, 2), (0, 2, 0, 2), torch.zeros(1, 1, 5, 5))
+    assert window.within((3, 5, 1, 4)).tolist() == torch.zeros(2, 1, 2, 3).tolist()
+
+
+@pytest.mark.parametrize("near", [1, 3, 16])
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_how_many_are_tried_at_once_changes_nothing(block: int, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU(), nn.Flatten(),
+                            nn.Linear(48, 3)).double()
+        image = torch.randn(2, 9, 8, dtype=torch.float64)
+    image[:, 3:6, 2:5] = 0
+    monkeypatch.setattr(pruning.back_select, "NEAR", near)
+    found = back_select(net, image, 1, block)
+    monkeypatch.setattr(pruning.back_select, "_windows", lambda model: None)
+    assert torch.equal(found, back_select(net, image, 1, block))
+
+
+def test_of_blocks_that_hide_nothing_the_first_goes() -> None:
+    net, image = load_model("cifar_resnet", depth=8), torch.zeros(3, 32, 32)
+    assert back_select(fast(net, image), image, 0, 2, steps=3).tolist() == [0, 1, 2]
+    image[:, 16:] = 1
+    order = back_select(fast(net, image), image, 0, 8).tolist()
+    still = [one for one in order if one < 8]
+    assert still == sorted(still), "as sure with as without"
