@@ -21,7 +21,7 @@ from pruning.data.cache import TensorCache
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
 from pruning.guidelines import guided
-from pruning.masks import collapsed, full_masks, prunable, reason_dense
+from pruning.masks import collapsed, full_masks, parameter_count, prunable, reason_dense
 from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency
 from pruning.pipeline import Pipeline
 from pruning.schemas.recipe import Method
@@ -146,7 +146,7 @@ class Results:
         return Report(
             job_id=self.origin.job_id, spec=self.origin.spec, recipe_digest=recipe.digest(),
             model=ModelInfo(architecture=self.origin.architecture, kwargs=self.origin.kwargs,
-                            sha256=self.origin.model_sha256, parameters=count(dense),
+                            sha256=self.origin.model_sha256, parameters=parameter_count(dense),
                             prunable=sum(w.numel() for w in prunable(dense, recipe.exclude).values()),
                             normalize={"mean": data.mean, "std": data.std}),
             data=DataInfo(name=self.origin.dataset_name, sha256=self.origin.dataset_sha256, classes=data.classes,
@@ -175,7 +175,7 @@ class Results:
         epochs = self.pipeline.costs.retrain_epochs if name == "control" and self.pipeline.control_retrained else 0
         zero = zeros(prunable(model, self.pipeline.recipe.exclude).values())
         return Network(**measured.document().model_dump(), retrain_epochs=epochs, sparsity=zero, density=1.0 - zero,
-                       prune_ratio=0.0, parameters=count(model), **saved[1])
+                       prune_ratio=0.0, parameters=parameter_count(model), **saved[1])
 
     def _checkpoint(self, done: TrialRound, dense: nn.Module, partial: bool) -> Checkpoint:
         saved = self.pipeline.stages.load(f"export-{done.id}")
@@ -183,7 +183,7 @@ class Results:
         assert done.target is not None
         masks = done.masks()
         removed = sum(int((~mask).sum()) for mask in masks.values())
-        total = count(dense)
+        total = parameter_count(dense)
         given, control = self.pipeline.given_measured, self.pipeline.control_measured
         return Checkpoint(
             **done.measured.document().model_dump(), id=done.id, criterion=done.criterion, round=done.round,
@@ -241,11 +241,6 @@ def zeros(weights: Iterable[Tensor]) -> float:
     """Fraction of the weights that are exactly zero; of a network trained with an L1 penalty many are before any pruning."""
     found = [(int((weight == 0).sum()), weight.numel()) for weight in weights]
     return sum(zero for zero, _ in found) / sum(total for _, total in found)
-
-
-def count(model: nn.Module) -> int:
-    """All parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def environment(device: torch.device) -> Environment:

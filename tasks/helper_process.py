@@ -14,13 +14,13 @@ from pruning.errors import SecateurError
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Whether a state dict fits its architecture; counts its parameters."""
-    from pruning.masks import prunable
+    from pruning.masks import parameter_count, prunable
     from pruning.networks import check_state, parameters_of, read_state, resolve
 
     architecture = resolve(payload["architecture"], payload["kwargs"])
     model = _outline(architecture)
     check_state(model.state_dict(), read_state(Path(payload["path"])))
-    return {"parameters": sum(p.numel() for p in model.parameters()),
+    return {"parameters": parameter_count(model),
             "prunable": sum(w.numel() for w in prunable(model).values()), "kwargs": parameters_of(architecture),
             "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
 

@@ -17,6 +17,7 @@ from pruning.data.corrupted import corrupt
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.intervals import binomial
+from pruning.masks import parameter_count
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid, pixels
@@ -60,7 +61,7 @@ class Robustness(Asked):
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
         targets = [one for one in trial.rounds if one.target is not None]
         table = _Table(found, shifts, trial)
-        parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
+        parameters = parameter_count(trial.dense())
         ratios = {one.id: prune_ratio(one, parameters) for one in targets}
         curves: dict[str, Curve] = {}
         scalars: dict[str, Estimate] = {"excess_error/control": table.excess("control"),
