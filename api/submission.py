@@ -47,7 +47,7 @@ def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]
         "model": None if model is None else {"architecture": model.architecture, "kwargs": model.kwargs,
                                              "normalize": model.normalize, "classes": model.classes},
         "dataset": None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
-                                                 "counts": dataset.counts},
+                                                 "counts": dataset.counts, "task": dataset.task},
     }
 
 

@@ -31,7 +31,8 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
     arrays = uploads.read(Path(payload["path"]), payload["filename"], payload["max_values"])
     arrays.save(Path(payload["output"]))
-    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts}
+    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task,
+            "notes": list(arrays.notes)}
 
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
@@ -52,11 +53,11 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     if dataset is None:
         assert spec.dataset.builtin is not None
         arrays = datasets.create(spec.dataset.builtin).load()
-        dataset = {"classes": arrays.classes, "shape": arrays.shape, "counts": arrays.counts}
+        dataset = {"classes": arrays.classes, "shape": arrays.shape, "counts": arrays.counts, "task": arrays.task}
     shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
     model = payload["model"] or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
     architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
-    check_fits(architecture, shape, dataset["classes"])
+    check_fits(architecture, shape, dataset["classes"], dataset["task"])
     network = _outline(architecture).eval()
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe = spec.recipe()

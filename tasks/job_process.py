@@ -101,7 +101,7 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     data = prepare(arrays, limit=recipe.limit, seed=recipe.seed, normalize=model["normalize"] or dataset["normalize"],
                    classes=model["classes"]).to(device)
     architecture = resolve(model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes))
-    check_fits(architecture, data.shape, data.classes)
+    check_fits(architecture, data.shape, data.classes, arrays.task)
 
     def state(name: str) -> dict[str, torch.Tensor] | None:
         path = folder / f"{name}.safetensors"
@@ -125,6 +125,9 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
 
     if job["cache"]["bytes"]:
         results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
+
+    for note in arrays.notes:
+        pipeline.ledger.warn(f"dataset: {note}")
 
     def publish(report: Report) -> None:
         # the summary goes first: a job that is cancelled between two messages has one for every report it stored
