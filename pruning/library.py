@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from pruning.bounds.report import BoundReport, summarise
 from pruning.bounds.study import Study
@@ -30,6 +31,7 @@ from pruning.evidence import Evidence
 from pruning.ledger import Silent
 from pruning.modes import evaluating
 from pruning.networks import load_model
+from pruning.objective import loss_for
 from pruning.pipeline import Networks, Pipeline
 from pruning.round import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
@@ -63,14 +65,15 @@ def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tens
     {'fc1.weight': (3, 4), 'fc2.weight': (2, 3)}
 
     `batches` are normalised inputs and labels on the model's device, of which the criterion takes as many images as it is
-    set to; criteria that need none take an empty list.
+    set to; criteria that need none take an empty list. Masks uint8 (N, H, W) are labels too.
     """
     method, given = criteria.create(criterion, params), list(batches)
     if isinstance(method, Calibrated) and given:
         with evaluating(model), torch.no_grad():
             classes = model(given[0][0][:1]).shape[1]
         given = list(first(given, method.calibration(classes).images))
-    return method.score(Evidence(model, batches=given, generator=generator))
+    loss = loss_for(given[0][1]) if given else F.cross_entropy
+    return method.score(Evidence(model, batches=given, generator=generator, loss=loss))
 
 
 def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.baseline import chance
 from pruning.checkpoints import WRITERS
 from pruning.compact import write_arch
 from pruning.data.cache import TensorCache
@@ -40,7 +41,7 @@ from pruning.schemas.report import (
     Section,
 )
 from pruning.separate import separate
-from pruning.trial import Trial, TrialRound, applies
+from pruning.trial import Trial, TrialRound, applies, check_task
 from pruning.types import Masks
 from pruning.verdict import References, hold_gates, recommend
 
@@ -119,6 +120,7 @@ class Results:
                 evaluation = evaluations.create(method.name, method.params)
                 if recipe.evaluations is None and not applies(evaluation, trial):
                     continue
+                check_task(evaluation, method.name, segmentation=pipeline.data.segmentation)
                 sections[method.name] = evaluation.evaluate(trial)
             except Exception as error:  # an evaluation must not cost the user the checkpoints
                 logger.exception("evaluation %s failed", method.name)
@@ -139,7 +141,7 @@ class Results:
         baseline = self._dense_network("given", dense, pipeline.given_measured)
         control = self._dense_network("control", pipeline.control(), pipeline.control_measured)
         references = References(baseline, control, increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
-                                len(data.classes))
+                                chance(data.val, len(data.classes)))
         recommendation = guided(recommend(checkpoints, recipe.gates, references), checkpoints, recipe.shifts,
                                 (sections or {}).get("prune_potential"))
         warnings = pipeline.ledger.warnings + ([references.warning()] if references.retraining_harms else [])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruning.data.cache import TensorCache
 from pruning.data.tensors import Data
+from pruning.errors import ParameterError
 from pruning.measure import Measured
 from pruning.round import StageLoss
 from pruning.schemas.recipe import Method, Recipe
@@ -99,7 +100,8 @@ class Trial:
 class Evaluation(Protocol):
     """One question asked of all networks of a job.
 
-    A class attribute `reads` names evaluations whose sections it reads: these are done before it.
+    Two optional class attributes: `reads` names evaluations whose sections it reads, which are done before it; `of_pixels`
+    is True where it knows segmentation, else it is left out there, and refused where it is asked for.
     """
 
     version: ClassVar[int]
@@ -118,4 +120,13 @@ class Conditional(Protocol):
 
 def applies(evaluation: Evaluation, trial: Trial) -> bool:
     """Whether an evaluation that was not asked for by name should run."""
+    if trial.data.segmentation and not getattr(evaluation, "of_pixels", False):
+        return False
     return not isinstance(evaluation, Conditional) or evaluation.applies(trial)
+
+
+def check_task(evaluation: object, name: str, *, segmentation: bool, pointer: str | None = None) -> None:
+    """Raise `ParameterError` for an evaluation of one answer an image that is asked of a segmentation job."""
+    if segmentation and not getattr(evaluation, "of_pixels", False):
+        raise ParameterError(f"the evaluation {name!r} is of networks that name one class an image; for segmentation there "
+                             "are accuracy, comparison, robustness, prune_potential and noise_similarity", pointer=pointer)

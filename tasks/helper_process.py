@@ -40,6 +40,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pruning.data.builtin import datasets
+    from pruning.evaluations import evaluations
     from pruning.masks import prunable
     from pruning.measure import flops
     from pruning.networks import check_fits, resolve
@@ -47,6 +48,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.plan import estimate as plan
     from pruning.rehearsal import rehearse
     from pruning.schemas.job import JobSpec
+    from pruning.trial import check_task
 
     spec = JobSpec.model_validate(payload["spec"])
     dataset = payload["dataset"]
@@ -61,6 +63,9 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     network = _outline(architecture).eval()
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe = spec.recipe()
+    for index, method in enumerate(recipe.evaluations or ()):
+        check_task(evaluations.get(method.name), method.name, segmentation=dataset["task"] == "segmentation",
+                   pointer=f"/evaluations/{index}")
     found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                  prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
                  forward_flops=flops(network, shape), activations=kept, classes=len(dataset["classes"]))

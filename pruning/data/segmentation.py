@@ -75,7 +75,8 @@ def count(masks: Iterable[Pixels]) -> int:
 
 
 def _hidden(entry: zipfile.ZipInfo) -> bool:
-    return entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(entry.filename).parts)
+    parts = PurePosixPath(entry.filename).parts
+    return entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def _sorted(archive: zipfile.ZipFile) -> tuple[Mapping[str, Mapping[str, Pair]], tuple[str, ...]]:

@@ -48,6 +48,7 @@ class PrunePotential(Asked):
     """
 
     version: ClassVar[int] = 1
+    of_pixels: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[float, Field(ge=-1, le=1, description="tolerated error above the dense control's")] = 0.005
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = MARGINS

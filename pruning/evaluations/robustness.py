@@ -16,8 +16,8 @@ from torch import Tensor
 from pruning.data.corrupted import corrupt
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
-from pruning.intervals import binomial
 from pruning.masks import parameter_count
+from pruning.measure import mean_error
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid, pixels
@@ -37,6 +37,9 @@ NOTES = (
     "error on one distribution; the line has no intercept, and its band is that of the paper, over resampled checkpoints.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
+OF_PIXELS = ("Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks, and "
+             "Student's for the error on one distribution, the mean over images of 1 - mean IoU; the line has no intercept, "
+             "and its band is that of the paper, over resampled checkpoints.")
 
 
 @evaluations.register("robustness")
@@ -49,6 +52,7 @@ class Robustness(Asked):
     """
 
     version: ClassVar[int] = 1
+    of_pixels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +88,7 @@ class Robustness(Asked):
                                          for shift, own in flags.items()],
                      "excess_error": [table.row(one, ratios[one.id]) for one in targets]},
             pictures=_examples(trial, shifts),
-            notes=(*notes, *_worst(table, targets), self.said(trial, shifts), *NOTES))
+            notes=(*notes, *_worst(table, targets), self.said(trial, shifts), *_notes(trial)))
 
     @staticmethod
     def _curves(label: str, mine: Sequence[TrialRound], ratios: Mapping[str, float], table: _Table) -> dict[str, Curve]:
@@ -98,6 +102,10 @@ class Robustness(Asked):
             f"shifted/{label}": curve([table.error(one.id, table.names) for one in mine], "error, nominal and under shift"),
             f"excess/{label}": curve([table.excess(one.id) for one in mine], "excess error"),
             f"delta_excess/{label}": curve([table.delta(one.id) for one in mine], DELTA)}
+
+
+def _notes(trial: Trial) -> tuple[str, ...]:
+    return (NOTES[0], OF_PIXELS, NOTES[2]) if trial.data.segmentation else NOTES
 
 
 RATIO = "prune ratio, of all parameters"
@@ -114,6 +122,7 @@ class _Table:
         if not self.names:
             self.names, self.own = self.own[1:], [NOMINAL]
         every = [*self.own, *self.names]
+        self._wrong = found
         flags = torch.stack([found[network][shift] for network in found for shift in every])
         self.n = flags.shape[1]
         draws = resampled(flags, generator(trial.seed, "robustness", "images"))
@@ -129,7 +138,7 @@ class _Table:
 
     def error(self, network: str, shifts: Sequence[str]) -> Estimate:
         if len(shifts) == 1:
-            return binomial(round(self.n * self._values[network, shifts[0]]), self.n)
+            return mean_error(self._wrong[network][shifts[0]])
         return interval(*self._of(network, shifts), self.n)
 
     def _excess(self, network: str) -> tuple[float, Tensor]:
@@ -162,7 +171,7 @@ def _examples(trial: Trial, shifts: Sequence[Shift]) -> dict[str, Picture]:
 
 
 def _row(network: str, shift: str, flags: Tensor) -> dict[str, Any]:
-    return {"network": network, "shift": shift, "error": binomial(int(flags.sum()), len(flags)).model_dump()}
+    return {"network": network, "shift": shift, "error": mean_error(flags).model_dump()}
 
 
 def _grows(label: str, line: Line, points: int) -> str:
