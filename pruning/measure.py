@@ -25,6 +25,9 @@ from pruning.schemas.report import Estimate, Evaluated, Latency
 from pruning.types import Masks
 
 EVAL_BATCH = 128
+PASSES, FEWEST = 13, 5
+"""Of a measured latency, and of one whose passes take longer than `PATIENCE_S` together."""
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def latency(model: nn.Module, shape: tuple[int, int, int], given: nn.Module | No
         times: list[float] = []
         given_times: list[float] = []
         begin = time.perf_counter()
-        while len(times) < 13 or (len(times) < 100 and time.perf_counter() - begin < 0.5):
+        while len(times) < (PASSES if time.perf_counter() - begin < PATIENCE_S else FEWEST) or (
+                len(times) < 100 and time.perf_counter() - begin < 0.5):
             times.append(_forward_ms(model, inputs))
             if given is not None:
                 given_times.append(_forward_ms(given, inputs))

@@ -152,8 +152,9 @@ class Results:
                             prunable=sum(w.numel() for w in prunable(dense, recipe.exclude).values()),
                             normalize={"mean": data.mean, "std": data.std}),
             data=DataInfo(name=self.origin.dataset_name, sha256=self.origin.dataset_sha256, classes=data.classes,
-                          shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test)),
-            environment=environment(pipeline.device),
+                          shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test),
+                          task="segmentation" if data.segmentation else "classification"),
+            environment=environment(pipeline.device, data.at_once(EVAL_BATCH)),
             baseline=baseline, control=control,
             checkpoints=checkpoints,
             rounds=tuple(Round(criterion=one.criterion, round=one.round, sparsity=one.sparsity, density=one.density,
@@ -201,10 +202,10 @@ class Results:
 
     def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None, *,
                compacted: bool = False) -> dict[str, Any]:
-        shape = self.pipeline.data.shape
+        shape, batches = self.pipeline.data.shape, (1,) if self.pipeline.data.segmentation else (1, 64)
         return {"flops": flops(model, shape, None if compacted else masks),
                 "size_bytes": file_sizes(model.state_dict(), masks, compacted=compacted, **info),
-                "latency_ms": [one.model_dump() for one in latency(model, shape, given)]}
+                "latency_ms": [one.model_dump() for one in latency(model, shape, given, batches)]}
 
     def _info(self, done: TrialRound | None) -> dict[str, Any]:
         """What a checkpoint file says of itself; nothing that differs between two equal runs."""
@@ -245,9 +246,9 @@ def zeros(weights: Iterable[Tensor]) -> float:
     return sum(zero for zero, _ in found) / sum(total for _, total in found)
 
 
-def environment(device: torch.device) -> Environment:
-    """Where the numbers are measured."""
+def environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
+    """Where the numbers are measured, in batches of so many images."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=EVAL_BATCH,
+    return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=batch,
                        torch=torch.__version__, python=platform.python_version(),
                        secateur=importlib.metadata.version("secateur"), platform=platform.platform())
