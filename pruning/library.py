@@ -31,7 +31,7 @@ from pruning.evidence import Evidence
 from pruning.ledger import Silent
 from pruning.modes import evaluating
 from pruning.networks import load_model
-from pruning.objective import loss_for
+from pruning.objective import loss_for, refuse_masks
 from pruning.pipeline import Networks, Pipeline
 from pruning.round import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
@@ -111,8 +111,8 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
     |z' - z| is bounded for every logit z of every input in `batches` (normalised inputs and labels, which also calibrate
     the criterion), together with probability 1 - delta for what is certified; see `pruning.bounds.report`. Allocation and
     sparsifier are the criterion's own, and nothing is retrained; a sampler draws `trials` times. Raises `EvidenceError`
-    without batches, `BudgetError` for a density that cannot be had, `ParameterError` for a criterion that moves the weights
-    that remain.
+    without batches and for masks, `BudgetError` for a density that cannot be had, `ParameterError` for one that moves the
+    weights that remain.
 
     >>> _ = torch.manual_seed(0)
     >>> net = load_model("mlp", hidden=[8], channels=1, height=2, width=2, classes=2)
@@ -124,6 +124,7 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
     given = list(batches)
     if not given:
         raise EvidenceError("bounds are for inputs: pass batches of (inputs, labels)")
+    refuse_masks(given[0][1], "error bounds")
     recipe = Recipe(criterion=Method(name=method, params=params), targets=Targets(sparsity=(0.5,)))
     seams, rng = Seams.of(recipe, recipe.criteria[0]), generator or torch.Generator().manual_seed(0)
     inputs, labels = torch.cat([one for one, _ in given]), torch.cat([label for _, label in given])

@@ -26,6 +26,9 @@ class Segmenter(nn.Module):
     In training mode it answers with the logits and those of the auxiliary head, else with the logits alone.
     """
 
+    traced_at: ClassVar[int] = 64
+    """Pixels a side that tell how its channels hang together as well as larger images do."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.backbone = network.get_submodule("backbone")

@@ -20,7 +20,7 @@ from pruning.data.tensors import Data, Split, prepare
 from pruning.errors import EvidenceError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.intervals import bounded
-from pruning.library import load_model, score
+from pruning.library import bound, load_model, score
 from pruning.measure import Measured, increase, mean_error, measure
 from pruning.objective import distance, errors, loss_for, losses, mean_loss, training_loss, weight
 from pruning.overlap import constant_errors, image_errors, overlaps, whole_ious
@@ -385,3 +385,8 @@ def test_the_library_scores_with_masks(data: Data, criterion: str) -> None:
 def test_criteria_of_single_answers_refuse_masks(data: Data, criterion: str) -> None:
     with pytest.raises(EvidenceError, match="are known for one class an image only, not for masks"):
         score(tiny().eval(), criterion, list(data.batches(data.fit, 6)))
+
+
+def test_bounds_refuse_masks(data: Data) -> None:
+    with pytest.raises(EvidenceError, match="error bounds are known for one class an image only"):
+        bound(tiny().eval(), "sipp", [0.5], list(data.batches(data.fit, 6)))
