@@ -49,8 +49,9 @@ def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]
         "model": None if model is None else {"architecture": model.architecture, "kwargs": model.kwargs,
                                              "normalize": model.normalize, "classes": model.classes},
         "dataset": None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
-                                                 "counts": dataset.counts},
-        "shifted": [{"shape": one.shape, "classes": one.classes, "counts": one.counts} for one in shifted],
+                                                 "counts": dataset.counts, "task": dataset.task},
+        "shifted": [{"shape": one.shape, "classes": one.classes, "counts": one.counts, "task": one.task}
+                    for one in shifted],
     }
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.data.tensors import Data, Split
 from pruning.modes import evaluating
+from pruning.objective import losses as losses_of
 from pruning.seeding import generator
 
 BATCH = 128
@@ -23,7 +23,8 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
     """Re-estimate the running mean and variance of every BatchNorm in place, and keep them where the loss falls.
 
     mean = (1/B) sum_b m_b, var = (1/B) sum_b v_b, m_b and v_b the mean and the unbiased variance of batch b: at most 20
-    batches of up to 128 training images, equal in size up to one image, without augmentation. The mean loss of up to 1,000
+    batches of up to 128 training images, equal in size up to one image, without augmentation (with masks smaller ones, of
+    two images at least). The mean loss of up to 1,000
     other training images decides (of two images, one does both). Nothing else changes: weights, modes and `momentum`. Layers
     in eval mode or with frozen weights take part, as their statistics too are of activations that pruning moved; layers that
     a pass does not reach, and those without running statistics, do not. Kept statistics stand for B batches
@@ -36,11 +37,13 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
         return None
     order = torch.randperm(len(data.fit), generator=generator(seed, "batchnorm", number)).to(data.fit.labels.device)
     judges = max(1, min(JUDGES, len(order) // 3))
-    sample = order[:min(BATCH * BATCHES, max(2, len(order) - judges))]
+    batch = max(2, data.at_once(BATCH))
+    sample = order[:min(batch * BATCHES, max(2, len(order) - judges))]
+    parts = max(1, len(sample) // batch) if data.segmentation else math.ceil(len(sample) / batch)
     judged = data.fit[order[-judges:]]
     saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
     before = _loss(model, data, judged)
-    _estimate_(model, layers, data, sample.tensor_split(math.ceil(len(sample) / BATCH)))
+    _estimate_(model, layers, data, sample.tensor_split(parts))
     after = _loss(model, data, judged)
     kept = after < before
     for layer, buffers in zip(layers, saved, strict=True):
@@ -71,6 +74,6 @@ def _loss(model: nn.Module, data: Data, split: Split) -> float:
     total = torch.zeros((), dtype=torch.float64)
     with evaluating(model), torch.no_grad():
         for inputs, labels in data.batches(split, BATCH):
-            losses: Tensor = F.cross_entropy(model(inputs).float(), labels, reduction="none")
+            losses = losses_of(model(inputs).float(), labels)
             total += torch.nan_to_num(losses, nan=torch.inf).clamp_max(torch.finfo(torch.float32).max).double().sum().cpu()
     return float(total) / len(split)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.data.tensors import Data, Split, draw
 from pruning.evidence import Batches
 from pruning.modes import evaluating
+from pruning.objective import losses as losses_of
 from pruning.seeding import generator
 from pruning.types import Calibrated, Calibration, Criterion, Working
 
@@ -36,7 +36,7 @@ def units(criterion: Criterion, classes: int, data_size: int) -> int:
 def batches(data: Data, calibration: Calibration, seed: int, *names: str | int) -> Batches:
     """A seeded draw of training images in batches of 100, in random order (datasets are often sorted by class).
 
-    All of them where the calibration asks for more.
+    All of them where the calibration asks for more; images with masks come in smaller batches (`Data.at_once`).
     """
     rng = generator(seed, "calibration", *names)
     chosen, _ = draw(data.fit.labels.cpu(), min(calibration.images, len(data.fit)), calibration.balanced, rng)
@@ -63,7 +63,7 @@ def training_losses(model: nn.Module, data: Data, seed: int) -> Tensor:
     losses = []
     with evaluating(model), torch.no_grad():
         for inputs, labels in data.batches(_loss_sample(data, seed), BATCH):
-            losses.append(F.cross_entropy(model(inputs).float(), labels, reduction="none"))
+            losses.append(losses_of(model(inputs).float(), labels))
     return torch.nan_to_num(torch.cat(losses), nan=torch.inf).clamp_max(torch.finfo(torch.float32).max).cpu()
 
 

@@ -55,7 +55,8 @@ class ChannelGraph:
     def of(model: nn.Module, shape: Shape, names: Collection[str]) -> ChannelGraph:
         """The graph for images of `shape` (C, H, W), where the weights `names` may lose rows and columns.
 
-        The network is traced on a copy with random weights, and the copy without half of its channels is compared with
+        The network is traced on a copy with random weights (with images of at most `traced_at` pixels a side, where the
+        network says that their size does not matter), and the copy without half of its channels is compared with
         the copy in which these are masked: a group whose removal would change the function cannot be removed. Raises
         `StructureError` where tracing fails or the comparison fails with every group that passes it alone.
 
@@ -68,7 +69,8 @@ class ChannelGraph:
         """
         generator = torch.Generator().manual_seed(0)
         net = _randomised(model, generator)
-        image = torch.randn(4, *shape, generator=generator, dtype=next(net.parameters()).dtype)
+        size = [min(pixels, getattr(model, "traced_at", pixels)) for pixels in shape[1:]]
+        image = torch.randn(4, shape[0], *size, generator=generator, dtype=next(net.parameters()).dtype)
         return _numbered(model, couple(net, image), set(names))._checked(net, image)
 
     @property

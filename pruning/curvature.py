@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from pruning.errors import EvidenceError, ScoreError
 from pruning.jacobians import BYTES, Deltas, Footprint, Loss, Vectors, deltas, loss_vectors, refuse_mixing, total
 from pruning.modes import evaluating
+from pruning.objective import refuse_masks
 from pruning.types import Scores
 
 Curvature = Literal["ggn", "empirical_fisher", "mc_fisher"]
@@ -53,6 +54,7 @@ def diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[T
     tensor([1.0000, 1.0000])
     """
     refuse_mixing(model)
+    refuse_masks(batches[0][1], "curvatures of the loss")
     inputs = batches[0][0]
     with evaluating(model), torch.no_grad():
         classes = model(inputs[:1]).shape[1]

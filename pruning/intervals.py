@@ -42,13 +42,12 @@ def upper(errors: int, n: int, delta: float) -> float:
     return 1.0 if errors == n else float(beta.ppf(1 - delta, errors + 1, n - errors))
 
 
-def guesses(error: Estimate, classes: int) -> bool:
-    """Whether a network is no better than chance, 1 - 1/classes: its error is near it and the interval reaches it.
+def guesses(error: Estimate, chance: float) -> bool:
+    """Whether a network is no better than chance, an error: its own is near it and the interval reaches it.
 
-    >>> guesses(binomial(88, 100), 10), guesses(binomial(1, 4), 2)
+    >>> guesses(binomial(88, 100), 0.9), guesses(binomial(1, 4), 0.5)
     (True, False)
     """
-    chance = 1 - 1 / classes
     return error.value >= 0.75 * chance and error.high is not None and error.high >= chance
 
 
@@ -82,3 +81,22 @@ def mean(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate
     variance = max(0.0, total_squares / n - value**2) * n / (n - 1)
     width = z * math.sqrt(variance / n)
     return Estimate(value=value, low=value - width, high=value + width, n=n)
+
+
+def bounded(total: float, total_squares: float, n: int, least: float = 0.0, most: float = 1.0, z: float = Z95) -> Estimate:
+    """Mean of n samples that lie in [least, most], with Student's interval cut at these limits.
+
+    mean +- t s / sqrt(n), s the sample standard deviation, t the quantile of n - 1 degrees of freedom at the level that z
+    is of the normal distribution. One sample tells nothing of the spread: the interval is [least, most].
+
+    >>> bounded(1.0, 0.5, 2).value, bounded(0.25, 0.0625, 1).low
+    (0.5, 0.0)
+    """
+    from scipy.stats import norm, t
+
+    value = min(most, max(least, total / n))
+    if n == 1:
+        return Estimate(value=value, low=least, high=most, n=1)
+    variance = max(0.0, total_squares / n - (total / n)**2) * n / (n - 1)
+    width = float(t.ppf(norm.cdf(z), n - 1)) * math.sqrt(variance / n)
+    return Estimate(value=value, low=max(least, value - width), high=min(most, value + width), n=n)

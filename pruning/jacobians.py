@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruning.errors import EvidenceError
 from pruning.layers import Use, one_each, patches, positions, recording
 from pruning.modes import evaluating
+from pruning.objective import refuse_masks
 from pruning.types import Scores
 
 Vectors = Callable[[Tensor], Tensor]
@@ -135,6 +136,7 @@ def chunks(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Ten
     refuse_mixing(model)
     images: int | None = None
     for inputs, labels in batches:
+        refuse_masks(labels, "gradients of single images")
         images = images or Footprint.of(model, names, inputs).images(vectors, size_bytes)
         yield from zip(torch.split(inputs, images), torch.split(labels, images), strict=True)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from pruning.bounds.report import BoundReport, summarise
 from pruning.bounds.study import Study
@@ -30,6 +31,7 @@ from pruning.evidence import Evidence
 from pruning.ledger import Silent
 from pruning.modes import evaluating
 from pruning.networks import load_model
+from pruning.objective import loss_for, refuse_masks
 from pruning.pipeline import Networks, Pipeline
 from pruning.round import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
@@ -70,14 +72,15 @@ def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tens
     {'fc1.weight': (3, 4), 'fc2.weight': (2, 3)}
 
     `batches` are normalised inputs and labels on the model's device, of which the criterion takes as many images as it is
-    set to; criteria that need none take an empty list.
+    set to; criteria that need none take an empty list. Masks uint8 (N, H, W) are labels too.
     """
     method, given = criteria.create(criterion, params), list(batches)
     if isinstance(method, Calibrated) and given:
         with evaluating(model), torch.no_grad():
             classes = model(given[0][0][:1]).shape[1]
         given = list(first(given, method.calibration(classes).images))
-    return method.score(Evidence(model, batches=given, generator=generator))
+    loss = loss_for(given[0][1]) if given else F.cross_entropy
+    return method.score(Evidence(model, batches=given, generator=generator, loss=loss))
 
 
 def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]:
@@ -115,8 +118,8 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
     |z' - z| is bounded for every logit z of every input in `batches` (normalised inputs and labels, which also calibrate
     the criterion), together with probability 1 - delta for what is certified; see `pruning.bounds.report`. Allocation and
     sparsifier are the criterion's own, and nothing is retrained; a sampler draws `trials` times. Raises `EvidenceError`
-    without batches, `BudgetError` for a density that cannot be had, `ParameterError` for a criterion that moves the weights
-    that remain.
+    without batches and for masks, `BudgetError` for a density that cannot be had, `ParameterError` for one that moves the
+    weights that remain.
 
     >>> _ = torch.manual_seed(0)
     >>> net = load_model("mlp", hidden=[8], channels=1, height=2, width=2, classes=2)
@@ -128,6 +131,7 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
     given = list(batches)
     if not given:
         raise EvidenceError("bounds are for inputs: pass batches of (inputs, labels)")
+    refuse_masks(given[0][1], "error bounds")
     recipe = Recipe(criterion=Method(name=method, params=params), targets=Targets(sparsity=(0.5,)))
     seams, rng = Seams.of(recipe, recipe.criteria[0]), generator or torch.Generator().manual_seed(0)
     inputs, labels = torch.cat([one for one, _ in given]), torch.cat([label for _, label in given])

@@ -17,11 +17,12 @@ PRUNABLE = (nn.Linear, nn.Conv2d)
 def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
     """The prunable weights by parameter name: every Linear and Conv2d weight that trains, less `exclude`.
 
-    Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never pruned. Raises
+    Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never pruned, nor is what takes part
+    in training alone. Raises
     `ParameterError` for a name in `exclude` that is no prunable weight, and where it leaves none.
     """
     found: dict[str, Tensor] = {}
-    parameters = dict(model.named_parameters())  # drops later names of tied weights
+    parameters = _answering(model)
     for name, module in model.named_modules():
         key = f"{name}.weight" if name else "weight"
         if isinstance(module, PRUNABLE) and key in parameters and parameters[key].requires_grad:
@@ -38,16 +39,33 @@ def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tenso
 
 def layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of the weights of every Linear and Conv2d in the order of the network, frozen and excluded ones too."""
-    parameters = dict(model.named_parameters())
+    parameters = _answering(model)
     layers = (name for name, module in model.named_modules() if isinstance(module, PRUNABLE))
     keys = (f"{name}.weight" if name else "weight" for name in layers)
     return {key: tuple(parameters[key].shape) for key in keys if key in parameters}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """All parameters, tied ones once, without those that take part in training alone.
+
+    >>> parameter_count(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in _answering(model).values())
+
+
+def _answering(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by first name, without those of submodules that are of use in training alone."""
+    aside = tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "trains_alone", False))
+    return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(aside)}
 
 
 def reason_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
     """Why a parameter is left dense, for the report."""
     if name in exclude:
         return "excluded by the recipe"
+    if name not in _answering(model):
+        return "used in training alone"
     owner = model.get_submodule(name.rpartition(".")[0])
     if not model.get_parameter(name).requires_grad:
         return "frozen"

@@ -14,72 +14,97 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.checkpoints import WRITERS
 from pruning.data.tensors import Data, Split
-from pruning.intervals import binomial, mean, paired_difference
+from pruning.intervals import Z95, binomial, bounded, mean, paired_difference
 from pruning.modes import evaluating
+from pruning.objective import losses as losses_of
+from pruning.overlap import image_errors, overlaps
 from pruning.schemas.report import Estimate, Evaluated, Latency
 from pruning.types import Masks
 
 EVAL_BATCH = 128
+PASSES, FEWEST = 13, 5
+"""Of a measured latency, and of one whose passes take longer than `PATIENCE_S` together."""
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One network on the test and validation splits: which images it gets wrong, and its loss on each test image."""
+    """One network on the test and validation splits: how wrong it is on each image, and its loss on each test image."""
 
     wrong: Tensor
-    """bool (test images,)"""
+    """bool (test images,): True is wrong; for segmentation float64, 1 - mean IoU of the image"""
     losses: Tensor
-    """float32 (test images,): cross-entropy"""
+    """float32 (test images,): cross-entropy, of an image with a mask the mean over its pixels"""
     val_wrong: Tensor
-    """bool (validation images,)"""
+    """As `wrong`, of the validation images."""
+    overlaps: Tensor | None = None
+    """For segmentation, int64 (test images, 2, classes): pixels in intersections and unions"""
 
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
         losses = self.losses.to(torch.float64)
-        return Evaluated(
-            error=binomial(int(self.wrong.sum()), len(self.wrong)),
-            loss=mean(float(losses.sum()), float((losses**2).sum()), len(losses)),
-            val_error=binomial(int(self.val_wrong.sum()), len(self.val_wrong)),
-        )
+        return Evaluated(error=mean_error(self.wrong), val_error=mean_error(self.val_wrong),
+                         loss=mean(float(losses.sum()), float((losses**2).sum()), len(losses)))
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """The tensors, for a stage file."""
-        return {f"{prefix}.wrong": self.wrong, f"{prefix}.losses": self.losses, f"{prefix}.val_wrong": self.val_wrong}
+        parts = {"wrong": self.wrong, "losses": self.losses, "val_wrong": self.val_wrong, "overlaps": self.overlaps}
+        return {f"{prefix}.{part}": value for part, value in parts.items() if value is not None}
 
     @staticmethod
     def restore(tensors: Mapping[str, Tensor], prefix: str) -> Measured:
         """What `tensors` gave."""
-        return Measured(*(tensors[f"{prefix}.{part}"] for part in ("wrong", "losses", "val_wrong")))
+        wrong, losses, val_wrong = (tensors[f"{prefix}.{part}"] for part in ("wrong", "losses", "val_wrong"))
+        return Measured(wrong, losses, val_wrong, tensors.get(f"{prefix}.overlaps"))
 
 
-def increase(first: Tensor, second: Tensor) -> Estimate:
-    """Error of the first network minus that of the second, paired; both bool (images,): True is wrong."""
-    return paired_difference(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
+def mean_error(wrong: Tensor) -> Estimate:
+    """The error over images: the exact interval where each is right or wrong, Student's where each has its own error.
+
+    >>> mean_error(torch.tensor([True, False])).value, mean_error(torch.tensor([0.5, 0.25])).value
+    (0.5, 0.375)
+    """
+    if wrong.dtype == torch.bool:
+        return binomial(int(wrong.sum()), len(wrong))
+    values = wrong.double()
+    return bounded(float(values.sum()), float((values**2).sum()), len(values))
+
+
+def increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate:
+    """Error of the first network minus that of the second, paired; both bool (images,), True is wrong, or their errors."""
+    if first.dtype == torch.bool:
+        return paired_difference(int((first & ~second).sum()), int((second & ~first).sum()), len(first), z)
+    gaps = first.double() - second.double()
+    return bounded(float(gaps.sum()), float((gaps**2).sum()), len(gaps), -1.0, 1.0, z)
 
 
 def measure(model: nn.Module, data: Data, advance: Callable[[int], None] = lambda images: None) -> Measured:
     """Errors and losses in eval mode, fp32, batches of `EVAL_BATCH`, contiguous layout: a user can recompute them.
 
-    A loss that is no number (a collapsed network can overflow) counts as the largest finite float32.
+    With masks a batch has as many images as `Data.at_once` allows. A loss that is no number (a collapsed network can
+    overflow) counts as the largest finite float32.
     """
     model.eval()
-    parts = [_run(model, data, split, advance) for split in (data.test, data.val)]
-    return Measured(parts[0][0], parts[0][1], parts[1][0])
+    (wrong, losses, regions), (val_wrong, _, _) = (_run(model, data, split, advance) for split in (data.test, data.val))
+    return Measured(wrong, losses, val_wrong, regions)
 
 
-def _run(model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
-    wrong, losses = [], []
+def _run(model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]) -> (
+        tuple[Tensor, Tensor, Tensor | None]):
+    answers, losses = [], []
     with torch.no_grad():
         for inputs, labels in data.batches(split, EVAL_BATCH):
             logits = model(inputs).to(torch.float32)
-            wrong.append((logits.argmax(1) != labels).cpu())
-            losses.append(F.cross_entropy(logits, labels, reduction="none").cpu())
+            found = logits.argmax(1)
+            answers.append((overlaps(found, labels, logits.shape[1]) if data.segmentation else found != labels).cpu())
+            losses.append(losses_of(logits, labels).cpu())
             advance(len(labels))
-    return torch.cat(wrong), torch.nan_to_num(torch.cat(losses), nan=math.inf).clamp_max(torch.finfo(torch.float32).max)
+    each = torch.nan_to_num(torch.cat(losses), nan=math.inf).clamp_max(torch.finfo(torch.float32).max)
+    every = torch.cat(answers)
+    return (image_errors(every), each, every) if data.segmentation else (every, each, None)
 
 
 def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
@@ -126,7 +151,8 @@ def latency(model: nn.Module, shape: tuple[int, int, int], given: nn.Module | No
         times: list[float] = []
         given_times: list[float] = []
         begin = time.perf_counter()
-        while len(times) < 13 or (len(times) < 100 and time.perf_counter() - begin < 0.5):
+        while len(times) < (PASSES if time.perf_counter() - begin < PATIENCE_S else FEWEST) or (
+                len(times) < 100 and time.perf_counter() - begin < 0.5):
             times.append(_forward_ms(model, inputs))
             if given is not None:
                 given_times.append(_forward_ms(given, inputs))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pruning.architectures import architectures
 from pruning.errors import DataError, ModelError, UnsafeFormatError
 from pruning.formats import is_pickle, is_safetensors
-from pruning.types import Architecture
+from pruning.types import Architecture, Task
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -44,8 +44,14 @@ def parameters_of(architecture: Architecture) -> dict[str, Any]:
             for field in dataclasses.fields(architecture)}  # type: ignore[arg-type]
 
 
-def check_fits(architecture: Architecture, shape: Sequence[int], classes: Sequence[str]) -> None:
+def check_fits(architecture: Architecture, shape: Sequence[int], classes: Sequence[str],
+               task: Task = "classification") -> None:
     """Raise `DataError` when the network does not take these images or does not tell these classes apart."""
+    does: Task = getattr(architecture, "task", "classification")
+    if does != task:
+        raise DataError(f"the network is made for {does}, the dataset's labels are for {task}: "
+                        + ("its masks tell the class of every pixel" if task == "segmentation" else
+                           "they tell one class an image; send images/ and masks/"), pointer="/dataset")
     for axis, wanted, found in zip(("channels", "rows", "columns"), architecture.input_shape, shape, strict=True):
         if wanted is not None and wanted != found:
             raise DataError(f"the network takes images of {wanted} {axis}, the dataset's have {found}",

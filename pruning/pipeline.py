@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.baseline import refuse_guessing
+from pruning.baseline import judge
 from pruning.batchnorm import reestimate_
 from pruning.calibration import batches, training_losses, wanted
 from pruning.compact import compact, expand_
@@ -21,6 +21,7 @@ from pruning.labels import criterion_labels
 from pruning.ledger import Ledger, State, Watcher
 from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
 from pruning.measure import Measured, measure
+from pruning.objective import loss_for
 from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, PlannedRound, keeps_unretrained, rounds, training_epochs
 from pruning.round import Seams, StageLoss, prune_, refuse_repeated
 from pruning.schemas.recipe import Method, Recipe
@@ -67,8 +68,7 @@ class Pipeline:
         if self.recipe.retrain.mode == "weight_rewind" and self.recipe.train is None and self.networks.rewind is None:
             raise ParameterError("weight rewinding needs the weights to rewind to", pointer="/retrain/mode")
         refuse_repeated(self.recipe)
-        self.costs = Costs(self.recipe, {"fit": len(self.data.fit), "val": len(self.data.val),
-                                         "test": len(self.data.test)}, len(self.data.classes))
+        self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes))
         self.ledger = Ledger(self.stages, self.watcher, float(self.costs.total + sum(self.evaluations.values())))
 
     def run(self) -> None:
@@ -130,7 +130,7 @@ class Pipeline:
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
                 self.ledger.finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
         found = self.given_measured.document()
-        refuse_guessing(found, len(self.data.classes), trained=self.recipe.train is not None)
+        judge(found, self.data, trained=self.recipe.train is not None, warn=self.ledger.warn)
         if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was trained on them has too low "
@@ -214,7 +214,8 @@ class Pipeline:
 
         def evidence(masks: Masks, stage: int) -> Evidence:
             return Evidence(model, masks, partial(batches, data, calibration, seed, planned.number, stage),
-                            generator(seed, "criterion", planned.number, stage), self.recipe.exclude, shape=data.shape)
+                            generator(seed, "criterion", planned.number, stage), self.recipe.exclude,
+                            loss_for(data.fit.labels), data.shape)
 
         def note(stage: StageLoss | None) -> None:
             self.ledger.advance(units)

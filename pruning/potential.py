@@ -29,7 +29,7 @@ def prune_ratio(one: TrialRound, parameters: int) -> float:
 def resampled(wrong: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Tensor:
     """The errors of networks on so many bootstrap samples of the images, the same ones for all: (networks, resamples).
 
-    `wrong` is bool (networks, images). A column of the result belongs to one draw with replacement.
+    `wrong` is bool (networks, images), or the error of each. A column of the result belongs to one draw with replacement.
 
     >>> resampled(torch.tensor([[True, True], [False, False]]), torch.Generator(), 3)
     tensor([[1., 1., 1.],

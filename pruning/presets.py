@@ -1,4 +1,4 @@
-"""Named jobs: the prune-retrain cascades of Lost in Pruning on CIFAR, with its hyper-parameters; imports no torch.
+"""Named jobs: the prune-retrain cascades of Lost in Pruning, with its hyper-parameters; imports no torch.
 
 Source: Liebenwein et al., Lost in Pruning, MLSys 2021, and its code: train, then prune and retrain over and over, each
 retraining the whole schedule from its first epoch (learning-rate rewinding; of VGG16 the first 150 of 300 epochs).
@@ -18,6 +18,8 @@ DENSE = (15, 24.1, 32.1, 39.4, 45.8, 51.6, 56.8, 61.4, 65.5, 69.2, 72.4, 75.4, 7
          92.6, 95.3)
 RESNET20 = (15, 22.4, 29.2, 35.4, 41, 46.2, 50.8, 55.1, 59.1, 62.6, 65.9, 68.9, 71.6, 74.1, 76.3, 78.4, 80.3, 82, 83.6,
             85, 89.6, 93.8, 98)
+IMAGENET = (10, 17.4, 24.2, 30.4, 36.2, 41.4, 46.2, 50.7, 54.7, 58.4, 61.9, 65, 69, 73.2, 77.4, 81.6, 85.8, 90)
+VOC = (20, 36.5, 49.6, 60, 68.3, 74.8, 80, 84.1, 87.4, 90, 92, 93.7, 95.1, 96.2, 97)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Preset:
     architecture: str
     kwargs: Mapping[str, Any]
     parameters: int
-    """Of the network for colour images of ten classes."""
+    """Of the network for colour images of `classes` classes, without what serves training alone."""
     prunable: int
     """Of these, weights of convolutions and the classifier."""
     epochs: int
@@ -42,6 +44,10 @@ class Preset:
     """Of the networks that are retrained: the percentage of all parameters that is removed."""
     retrain_epochs: int | None = None
     """The first epochs of the schedule that are a retraining; None: all."""
+    classes: int = 10
+    """Of the paper's data."""
+    schedule: str = "step"
+    """Of the learning rate; `milestones` and `gamma` are those of steps."""
 
     @property
     def sparsities(self) -> list[float]:
@@ -66,12 +72,14 @@ class Preset:
         """
         fewer = max(1, round(scale * epochs))
         by = fewer / epochs
+        schedule: dict[str, Any] = {"name": self.schedule, "warmup_epochs": round(self.warmup * by, 6)}
+        if self.schedule == "step":
+            schedule |= {"gamma": self.gamma, "milestones": [round(at * by, 6) for at in self.milestones if at < epochs]}
         return {
             "epochs": fewer, "batch_size": self.batch_size, "augment": "crop_flip",
             "optimizer": {"name": "sgd", "lr": self.lr, "momentum": 0.9, "weight_decay": self.weight_decay,
                           "nesterov": self.nesterov},
-            "lr_schedule": {"name": "step", "gamma": self.gamma, "warmup_epochs": round(self.warmup * by, 6),
-                            "milestones": [round(at * by, 6) for at in self.milestones if at < epochs]}}
+            "lr_schedule": schedule}
 
 
 PRESETS: dict[str, Preset] = {
@@ -86,6 +94,12 @@ PRESETS: dict[str, Preset] = {
     "densenet22": Preset("densenet22", {}, 71_686, 69_684, 300, 64, 0.1, 1e-4, True, (150, 225), 0.1, 10, DENSE),
     "wrn16_8": Preset("wide_resnet", {"depth": 16, "width": 8}, 10_961_370, 10_954_160, 200, 128, 0.1, 5e-4, True,
                       (60, 120, 160), 0.2, 5, (*DENSE, 98)),
+    "resnet18": Preset("torchvision", {"name": "resnet18"}, 11_689_512, 11_678_912, 90, 256, 0.1, 1e-4, False, (30, 60, 80),
+                       0.1, 5, IMAGENET, classes=1000),
+    "resnet101": Preset("torchvision", {"name": "resnet101"}, 44_549_160, 44_442_816, 90, 256, 0.1, 1e-4, False,
+                        (30, 60, 80), 0.1, 5, IMAGENET[:16], classes=1000),
+    "deeplabv3_resnet50": Preset("torchvision_segmentation", {"name": "deeplabv3_resnet50", "aux": True}, 39_638_869,
+                                 39_582_144, 45, 16, 0.02, 1e-4, False, (), 0.1, 0, VOC, classes=21, schedule="poly"),
 }
 """By name. ResNet-56 and ResNet-110 as in the paper's code: 9 and 18 bottlenecks a stage, so depths 83 and 164."""
 
@@ -101,10 +115,10 @@ def expand(job: Mapping[str, Any]) -> dict[str, Any]:
     >>> job = expand({"type": "prune", "preset": "resnet20", "epochs_scale": 0.1, "dataset": {"builtin": "digits"}})
     >>> job["model"]["kwargs"], job["model"]["train"]["epochs"], job["retrain"], job["targets"]["sparsity"][0]
     ({'depth': 20, 'shortcut': 'B'}, 18, {'mode': 'lr_rewind'}, 0.150874)
-    >>> expand({"preset": "resnet21"})
+    >>> expand({"preset": "resnet21"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: preset: unknown preset 'resnet21'; known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8
+    ValueError: preset: unknown preset 'resnet21'; known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8, ...
     """
     name, scale = job.get("preset"), job.get("epochs_scale", 1.0)
     if not isinstance(name, str) or name not in PRESETS:

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.baseline import chance
 from pruning.checkpoints import WRITERS
 from pruning.compact import write_arch
 from pruning.data.cache import TensorCache
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
 from pruning.guidelines import guided
-from pruning.masks import collapsed, full_masks, prunable, reason_dense
+from pruning.masks import collapsed, full_masks, parameter_count, prunable, reason_dense
 from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency
 from pruning.pipeline import Pipeline
 from pruning.schemas.recipe import Method
@@ -40,7 +41,7 @@ from pruning.schemas.report import (
     Section,
 )
 from pruning.separate import separate
-from pruning.trial import Trial, TrialRound, applies
+from pruning.trial import Trial, TrialRound, applies, check_task
 from pruning.types import Masks
 from pruning.verdict import References, hold_gates, recommend
 
@@ -121,6 +122,7 @@ class Results:
                     evaluation = evaluations.create(method.name, method.params)
                     if recipe.evaluations is None and not applies(evaluation, trial):
                         continue
+                    check_task(evaluation, method.name, segmentation=pipeline.data.segmentation)
                     sections[method.name] = evaluation.evaluate(trial)
                 except Exception as error:  # an evaluation must not cost the user the checkpoints
                     logger.exception("evaluation %s failed", method.name)
@@ -141,19 +143,20 @@ class Results:
         baseline = self._dense_network("given", dense, pipeline.given_measured)
         control = self._dense_network("control", pipeline.control(), pipeline.control_measured)
         references = References(baseline, control, increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
-                                len(data.classes))
+                                chance(data.val, len(data.classes)))
         recommendation = guided(recommend(checkpoints, recipe.gates, references), checkpoints, recipe.shifts,
                                 (sections or {}).get("prune_potential"))
         warnings = pipeline.ledger.warnings + ([references.warning()] if references.retraining_harms else [])
         return Report(
             job_id=self.origin.job_id, spec=self.origin.spec, recipe_digest=recipe.digest(),
             model=ModelInfo(architecture=self.origin.architecture, kwargs=self.origin.kwargs,
-                            sha256=self.origin.model_sha256, parameters=count(dense),
+                            sha256=self.origin.model_sha256, parameters=parameter_count(dense),
                             prunable=sum(w.numel() for w in prunable(dense, recipe.exclude).values()),
                             normalize={"mean": data.mean, "std": data.std}),
             data=DataInfo(name=self.origin.dataset_name, sha256=self.origin.dataset_sha256, classes=data.classes,
-                          shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test)),
-            environment=environment(pipeline.device),
+                          shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test),
+                          task="segmentation" if data.segmentation else "classification"),
+            environment=environment(pipeline.device, data.at_once(EVAL_BATCH)),
             baseline=baseline, control=control,
             checkpoints=checkpoints,
             rounds=tuple(Round(criterion=one.criterion, round=one.round, sparsity=one.sparsity, density=one.density,
@@ -178,7 +181,7 @@ class Results:
         epochs = self.pipeline.costs.retrain_epochs if name == "control" and self.pipeline.control_retrained else 0
         zero = zeros(prunable(model, self.pipeline.recipe.exclude).values())
         return Network(**measured.document().model_dump(), retrain_epochs=epochs, sparsity=zero, density=1.0 - zero,
-                       prune_ratio=0.0, parameters=count(model), **saved[1])
+                       prune_ratio=0.0, parameters=parameter_count(model), **saved[1])
 
     def _checkpoint(self, done: TrialRound, dense: nn.Module, partial: bool) -> Checkpoint:
         saved = self.pipeline.stages.load(f"export-{done.id}")
@@ -186,7 +189,7 @@ class Results:
         assert done.target is not None
         masks = done.masks()
         removed = sum(int((~mask).sum()) for mask in masks.values())
-        total = count(dense)
+        total = parameter_count(dense)
         given, control = self.pipeline.given_measured, self.pipeline.control_measured
         return Checkpoint(
             **done.measured.document().model_dump(), id=done.id, criterion=done.criterion, round=done.round,
@@ -202,10 +205,10 @@ class Results:
 
     def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None, *,
                compacted: bool = False) -> dict[str, Any]:
-        shape = self.pipeline.data.shape
+        shape, batches = self.pipeline.data.shape, (1,) if self.pipeline.data.segmentation else (1, 64)
         return {"flops": flops(model, shape, None if compacted else masks),
                 "size_bytes": file_sizes(model.state_dict(), masks, compacted=compacted, **info),
-                "latency_ms": [one.model_dump() for one in latency(model, shape, given)]}
+                "latency_ms": [one.model_dump() for one in latency(model, shape, given, batches)]}
 
     def _info(self, done: TrialRound | None) -> dict[str, Any]:
         """What a checkpoint file says of itself; nothing that differs between two equal runs."""
@@ -246,14 +249,9 @@ def zeros(weights: Iterable[Tensor]) -> float:
     return sum(zero for zero, _ in found) / sum(total for _, total in found)
 
 
-def count(model: nn.Module) -> int:
-    """All parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def environment(device: torch.device) -> Environment:
-    """Where the numbers are measured."""
+def environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
+    """Where the numbers are measured, in batches of so many images."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=EVAL_BATCH,
+    return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=batch,
                        torch=torch.__version__, python=platform.python_version(),
                        secateur=importlib.metadata.version("secateur"), platform=platform.platform())

@@ -17,6 +17,7 @@ from pruning.data.cache import TensorCache, content_key
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
 from pruning.measure import EVAL_BATCH
+from pruning.objective import errors
 from pruning.schemas.job import NOMINAL
 from pruning.seeding import generator
 from pruning.trial import Trial
@@ -125,7 +126,7 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
           validation: bool = False) -> Mapping[str, Mapping[str, Tensor]]:
     """By network and name of the shift, which of the sampled images it gets wrong, bool (n,), on the CPU.
 
-    Of shifts with one `dataset` these are the same images.
+    For segmentation, 1 - mean IoU of each image, float64. Of shifts with one `dataset` these are the same images.
 
     What was computed before in the job, by this or another evaluation, is not computed again; the images of a shift are made
     once for all networks.
@@ -138,14 +139,18 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
             continue
         inputs = shifted(trial.data, split, shift, trial.seed, trial.cache)
         for one in missing:
-            trial.memo[one.name, shift, images, validation] = answers(one.load(), inputs) != split.labels.cpu()
+            trial.memo[one.name, shift, images, validation] = errors_of(one.load(), trial.data, inputs, split.labels)
             trial.advance(len(split))
     return {one.name: {shift.name: trial.memo[one.name, shift, images, validation] for shift in shifts} for one in every}
 
 
-def answers(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The class that a network names for each of the inputs, on the CPU."""
-    return logits(model, inputs).argmax(1)
+def errors_of(model: nn.Module, data: Data, inputs: Tensor, labels: Tensor) -> Tensor:
+    """How wrong a network is on each input, on the CPU: see `pruning.objective.errors`."""
+    model.eval()
+    size = data.at_once(EVAL_BATCH)
+    with torch.no_grad():
+        return torch.cat([errors(model(part).float(), truth).cpu() for part, truth in
+                          zip(torch.split(inputs, size), torch.split(labels, size), strict=True)])
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class _Framed(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.net(self.image(x))
+        found = getattr(self.net, "every_output", self.net)(self.image(x))
         if not isinstance(found, Tensor):
             raise TypeError(f"it answers with a {type(found).__name__}, not with a tensor")
         return found * 1

@@ -10,18 +10,20 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pruning.data.corrupted import corrupted
-from pruning.data.tensors import Data, augment, resolve_augment
-from pruning.errors import DivergenceError, OutOfMemoryError
+from pruning.data.tensors import Data, Split, augment_split, resolve_augment
+from pruning.errors import DivergenceError, OutOfMemoryError, ParameterError
 from pruning.masks import apply_masks_, prunable
+from pruning.objective import distance, training_loss, weight
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import LrSchedule, Optimizer, Train, Training
 from pruning.seeding import generator
 from pruning.types import Masks
 
 State = dict[str, Tensor]
+POLY = 0.9
+"""The power of the schedule `poly`."""
 
 
 class Saver(Protocol):
@@ -59,14 +61,17 @@ class Teacher:
     def __post_init__(self) -> None:
         self.network.eval()
 
-    def loss(self, outputs: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """(1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), the mean over the batch."""
+    def loss(self, outputs: Tensor | tuple[Tensor, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        """(1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), the mean over the batch.
+
+        CE is the loss of a training without a teacher; with masks, means are over pixels that are not ignored.
+        """
         alpha, temperature = self.distill.alpha, self.distill.temperature
         with torch.no_grad():
-            wanted = F.log_softmax(self.network(inputs) / temperature, dim=1)
-        found = F.log_softmax(outputs / temperature, dim=1)
-        divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
-        return (1 - alpha) * F.cross_entropy(outputs, labels) + alpha * temperature**2 * divergence
+            wanted = self.network(inputs) / temperature
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        divergence = distance(logits / temperature, wanted, labels)
+        return (1 - alpha) * training_loss(outputs, labels) + alpha * temperature**2 * divergence
 
 
 def lr_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
@@ -81,6 +86,8 @@ def lr_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
         return warmup * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule.name == "linear":
         return warmup * (1 - progress)
+    if schedule.name == "poly":
+        return float(warmup * (1 - progress) ** POLY)
     if schedule.name == "step":
         return warmup * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
     return warmup
@@ -91,12 +98,14 @@ def train_(model: nn.Module, data: Data, training: Training, *, seed: int, name:
            teacher: Teacher | None = None, controls: Controls | None = None) -> None:
     """Train the model in place on `data.fit` from `start_epoch` to `stop_epoch` of the schedule, pruned weights at zero.
 
-    Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean cross-entropy, or on the
-    teacher's loss; the order of the images, their corruption and augmentation are derived from (seed, name, epoch, step), so
-    the result depends on no global state. After every update follow the proximal step of the schedule's `Penalty`, if it has
+    Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean cross-entropy (see
+    `pruning.objective` for masks), or on the teacher's loss; the order of the images, their corruption and augmentation, and
+    what the network itself draws (dropout), are derived from (seed, name, epoch, step), so the result depends on no global
+    state. After every update follow the proximal step of the schedule's `Penalty`, if it has
     one, on the prunable weights but `exclude`, and the masks. With `controls.saver` the state is kept every
     `controls.every_steps` steps and a later call goes on from there, to the same bytes on the same
-    device and thread count. Raises `DivergenceError` when the loss is no number.
+    device and thread count. Raises `DivergenceError` when the loss is no number, `ParameterError`
+    where a batch of one image leaves BatchNorm without a variance.
     """
     _Run(model, data, training, seed, name, masks or {}, exclude, teacher, controls or Controls()).go(
         start_epoch, training.epochs if stop_epoch is None else stop_epoch)
@@ -158,12 +167,19 @@ class _Run:
             group["lr"] = self.training.optimizer.lr * factor
         while True:
             try:
-                loss = self._gradients(index, generator(self.seed, self.name, "augment", epoch, step))
+                with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                    torch.manual_seed(generator(self.seed, self.name, "network", epoch, step).initial_seed())
+                    loss = self._gradients(index, generator(self.seed, self.name, "augment", epoch, step))
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 self._shrink(len(index))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ParameterError("batch_size: BatchNorm has no variance over the one value of a channel that a batch of "
+                                     "one image leaves; train on two images or more at a time") from None
         self.optimizer.step()
         if self.l1:
             spec = self.training.optimizer
@@ -174,19 +190,19 @@ class _Run:
 
     def _gradients(self, index: Tensor, rng: torch.Generator) -> Tensor:
         index = index.to(self.data.fit.labels.device)
-        images = augment(self.images[index], self.mode, rng)
-        labels = self.data.fit.labels[index]
+        batch = augment_split(Split(self.images[index], self.data.fit.labels[index]), self.mode, rng)
+        images, labels = batch.images, batch.labels
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
+        total, whole = torch.zeros((), device=self.device), weight(labels).clamp_min(1)
         for start in range(0, len(labels), self.micro_batch):
             part = slice(start, start + self.micro_batch)
             inputs = self.data.normalize(images[part]).to(memory_format=self.layout) \
                 if images.dim() == 4 else self.data.normalize(images[part])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
                 outputs = self.model(inputs)
-                loss = F.cross_entropy(outputs, labels[part]) if self.teacher is None \
+                loss = training_loss(outputs, labels[part]) if self.teacher is None \
                     else self.teacher.loss(outputs, inputs, labels[part])
-                loss = loss * (len(labels[part]) / len(labels))
+                loss = loss * (weight(labels[part]) / whole)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

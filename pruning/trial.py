@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pruning.data.cache import TensorCache
 from pruning.data.tensors import Data
+from pruning.errors import ParameterError
 from pruning.measure import Measured
 from pruning.round import StageLoss
 from pruning.schemas.recipe import Method, Recipe
@@ -101,8 +102,9 @@ class Trial:
 class Evaluation(Protocol):
     """One question asked of all networks of a job.
 
-    A class attribute `reads` names evaluations whose sections it reads: these are done before it. One with `asked_only =
-    True` runs only where a recipe names it. One with `units` says what it costs; see `pruning.scale`.
+    Optional class attributes: `reads` names evaluations whose sections it reads, which are done before it; `of_pixels` is
+    True where it knows segmentation, else it is left out there, and refused where it is asked for; `asked_only` is True
+    where it runs only if a recipe names it. One with `units` says what it costs; see `pruning.scale`.
     """
 
     version: ClassVar[int]
@@ -126,4 +128,13 @@ def asked_only(evaluation: Evaluation | type[Evaluation]) -> bool:
 
 def applies(evaluation: Evaluation, trial: Trial) -> bool:
     """Whether an evaluation that was not asked for by name should run."""
-    return not asked_only(evaluation) and (not isinstance(evaluation, Conditional) or evaluation.applies(trial))
+    if asked_only(evaluation) or (trial.data.segmentation and not getattr(evaluation, "of_pixels", False)):
+        return False
+    return not isinstance(evaluation, Conditional) or evaluation.applies(trial)
+
+
+def check_task(evaluation: object, name: str, *, segmentation: bool, pointer: str | None = None) -> None:
+    """Raise `ParameterError` for an evaluation of one answer an image that is asked of a segmentation job."""
+    if segmentation and not getattr(evaluation, "of_pixels", False):
+        raise ParameterError(f"the evaluation {name!r} is of networks that name one class an image; for segmentation there "
+                             "are accuracy, comparison, robustness, prune_potential and noise_similarity", pointer=pointer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -25,6 +25,8 @@ Keeps: TypeAlias = dict[str, int]
 """By parameter name: how many weights remain."""
 Shape: TypeAlias = tuple[int, int, int]
 """Channels, height and width of an image."""
+Task: TypeAlias = Literal["classification", "segmentation"]
+"""What is told of an image: one class, or one of every pixel."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ class Schedule(Protocol):
 class Architecture(Protocol):
     """A named network; its fields are its hyper-parameters.
 
-    An optional class attribute: `smallest`, the rows and columns below which an image of any size is too small.
+    Two optional attributes: `smallest`, the rows and columns below which an image of any size is too small, and `task`,
+    `segmentation` where it answers for every pixel (N, classes, H, W).
     """
 
     @property
@@ -242,4 +245,7 @@ class Architecture(Protocol):
         """Number of classes."""
 
     def build(self) -> nn.Module:
-        """The network, freshly constructed."""
+        """The network, freshly constructed.
+
+        A submodule of it with `trains_alone = True` takes part in training and not in what the network answers.
+        """

@@ -22,7 +22,8 @@ class References:
     control: Network
     control_over_given: Estimate
     """Test error of the control minus that of the network as given, paired."""
-    classes: int
+    chance: float
+    """The error of guessing, on the validation images."""
 
     @property
     def retraining_harms(self) -> bool:
@@ -46,7 +47,7 @@ def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: Refer
     """
     margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
     within = [c for c in checkpoints
-              if c.val_error_increase.value <= margin and not guesses(c.val_error, references.classes)]
+              if c.val_error_increase.value <= margin and not guesses(c.val_error, references.chance)]
     if within:
         best = max(within, key=lambda c: (c.sparsity, -c.val_error.value))
         return Recommendation(checkpoint=best.id, sparsity=best.sparsity, margin=margin,

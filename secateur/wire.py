@@ -90,6 +90,10 @@ class Dataset(Answer):
     sha256: str | None = None
     size_bytes: int | None = None
     name: str | None = None
+    task: str | None = None
+    """`classification`, or `segmentation` where the labels are masks."""
+    notes: list[str] = []
+    """What there is to know of how it was read."""
     created_at: str | None = None
 
 

@@ -14,13 +14,13 @@ from pruning.errors import SecateurError
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Whether a state dict fits its architecture; counts its parameters."""
-    from pruning.masks import prunable
+    from pruning.masks import parameter_count, prunable
     from pruning.networks import check_state, parameters_of, read_state, resolve
 
     architecture = resolve(payload["architecture"], payload["kwargs"])
     model = _outline(architecture)
     check_state(model.state_dict(), read_state(Path(payload["path"])))
-    return {"parameters": sum(p.numel() for p in model.parameters()),
+    return {"parameters": parameter_count(model),
             "prunable": sum(w.numel() for w in prunable(model).values()), "kwargs": parameters_of(architecture),
             "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
 
@@ -31,7 +31,8 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
     arrays = uploads.read(Path(payload["path"]), payload["filename"], payload["max_values"])
     arrays.save(Path(payload["output"]))
-    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts}
+    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task,
+            "notes": list(arrays.notes)}
 
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
 
     from pruning.data.builtin import datasets
     from pruning.data.shifted import check_alike, tested
+    from pruning.errors import DataError
+    from pruning.evaluations import evaluations
     from pruning.masks import prunable
     from pruning.measure import flops
     from pruning.networks import check_fits, resolve
@@ -48,29 +51,36 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.rehearsal import rehearse
     from pruning.scale import Scale, evaluation_units
     from pruning.schemas.job import JobSpec
+    from pruning.trial import check_task
 
     spec = JobSpec.model_validate(payload["spec"])
     dataset = payload["dataset"]
     if dataset is None:
         assert spec.dataset.builtin is not None
         arrays = datasets.create(spec.dataset.builtin).load()
-        dataset = {"classes": arrays.classes, "shape": arrays.shape, "counts": arrays.counts}
+        dataset = {"classes": arrays.classes, "shape": arrays.shape, "counts": arrays.counts, "task": arrays.task}
     shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
     model = payload["model"] or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
     architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
-    check_fits(architecture, shape, dataset["classes"])
+    check_fits(architecture, shape, dataset["classes"], dataset["task"])
     for index, (one, known) in enumerate(zip(spec.dataset.shifted, payload["shifted"], strict=True)):
-        check_alike(one.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"],
-                    pointer=f"/dataset/shifted/{index}/id")
+        pointer = f"/dataset/shifted/{index}/id"
+        if known["task"] != dataset["task"]:
+            raise DataError(f"the shifted set {one.name!r} is for {known['task']}, the dataset for {dataset['task']}",
+                            pointer=pointer)
+        check_alike(one.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"], pointer=pointer)
     network = _outline(architecture).eval()
     kept = _activations(network, torch.zeros(1, *shape, device="meta"))
     recipe, forward = spec.recipe(), flops(network, shape)
+    for index, method in enumerate(recipe.evaluations or ()):
+        check_task(evaluations.get(method.name), method.name, segmentation=dataset["task"] == "segmentation",
+                   pointer=f"/evaluations/{index}")
     images = split_sizes(recipe, dataset["counts"])
-    evaluations = evaluation_units(Scale(recipe, images, shape, max(1, forward // 2), {
+    work = evaluation_units(Scale(recipe, images, shape, max(1, forward // 2), {
         one.name: tested(known["counts"]) for one, known in zip(spec.dataset.shifted, payload["shifted"], strict=True)}))
     found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                  prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
-                 forward_flops=forward, activations=kept, classes=len(dataset["classes"]), evaluations=evaluations)
+                 forward_flops=forward, activations=kept, classes=len(dataset["classes"]), evaluations=work)
     return found | {"warnings": cautions(recipe) + rehearse(_built(architecture, network), recipe, shape)}
 
 

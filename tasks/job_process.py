@@ -108,7 +108,7 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
         one.name: splits(one.name, Arrays.load(folder / f"shifted-{number}.safetensors"), data, seed=recipe.seed)
         for number, one in enumerate(spec.dataset.shifted)}).to(device)
     architecture = resolve(model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes))
-    check_fits(architecture, data.shape, data.classes)
+    check_fits(architecture, data.shape, data.classes, arrays.task)
 
     def state(name: str) -> dict[str, torch.Tensor] | None:
         path = folder / f"{name}.safetensors"
@@ -124,8 +124,7 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     stages = Stages(folder / "stages", recipe.digest(), saved, lambda name: pipe.send("dropped", name=name))
     with torch.device("meta"):
         macs = max(1, flops(architecture.build(), data.shape) // 2)
-    scale = Scale(recipe, {"fit": len(data.fit), "val": len(data.val), "test": len(data.test)}, data.shape, macs,
-                  {name: len(one.test) for name, one in data.shifted.items()})
+    scale = Scale(recipe, data.sizes, data.shape, macs, {name: len(one.test) for name, one in data.shifted.items()})
     pipeline = Pipeline(recipe, Networks(architecture.build, state("model"), state("rewind")), data, stages, pipe, device,
                         job["checkpoint_steps"], evaluations=evaluation_units(scale))
     origin = Origin(job["id"], job["spec"], model["architecture"], parameters_of(architecture), model["sha256"],
@@ -136,6 +135,9 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
 
     if job["cache"]["bytes"]:
         results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
+
+    for note in arrays.notes:
+        pipeline.ledger.warn(f"dataset: {note}")
 
     def publish(report: Report) -> None:
         # the summary goes first: a job that is cancelled between two messages has one for every report it stored

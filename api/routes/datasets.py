@@ -21,8 +21,9 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
     "type": "object", "required": ["file"], "additionalProperties": False, "properties": {
         "file": {"type": "string", "format": "binary", "description":
-                 "A zip in ImageFolder layout (train/<class>/*, test/<class>/*), or npz or safetensors with train_x, "
-                 "train_y, test_x, test_y."},
+                 "A zip in ImageFolder layout (train/<class>/*, test/<class>/*), or of images/<split>/* with "
+                 "masks/<split>/*.png for segmentation (the value of a pixel is its class, 255 is ignored), or npz or "
+                 "safetensors with train_x, train_y, test_x, test_y."},
         "name": {"type": "string", "maxLength": 255},
         "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
         "normalize": {"type": "string", "contentMediaType": "application/json",
@@ -46,6 +47,7 @@ async def create_dataset(response: Response, services: ServicesDep, caller: Writ
     id = new_id("dst")
     row = Dataset(id=id, project=caller.project, name=name, sha256=upload.sha256, size_bytes=upload.size_bytes,
                   classes=found["classes"], shape=found["shape"], counts=found["counts"], normalize=normalize,
+                  task=found["task"], notes=found["notes"],
                   artifact=f"datasets/{id}/data.safetensors")
     await run_in_threadpool(keep, services, row, decoded)
     response.headers["Location"] = f"/v1/datasets/{id}"

@@ -83,6 +83,10 @@ class DatasetView(BaseModel):
     """Channels, height, width."""
     counts: dict[str, int]
     """Images by split."""
+    task: Literal["classification", "segmentation"]
+    """What the labels tell: a class of each image, or of each pixel."""
+    notes: list[str]
+    """What there is to know of how the dataset was read."""
     normalize: Normalize | None
     created_at: str
 
@@ -90,7 +94,8 @@ class DatasetView(BaseModel):
     def of(cls, row: Dataset) -> DatasetView:
         """The wire form of a row."""
         return cls(id=row.id, name=row.name, sha256=row.sha256, size_bytes=row.size_bytes, classes=row.classes,
-                   shape=row.shape, counts=row.counts, created_at=iso(row.created_at),
+                   shape=row.shape, counts=row.counts, notes=row.notes,
+                   task="segmentation" if row.task == "segmentation" else "classification", created_at=iso(row.created_at),
                    normalize=None if row.normalize is None else Normalize(**row.normalize))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -15,18 +15,22 @@ from safetensors.numpy import save_file
 from pruning.errors import DataError
 
 SPLITS = ("train", "val", "test")
+IGNORED = 255
+"""The value of a pixel in a mask that counts in no loss and in no error."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, C, H, W) and labels int64 (N,) by split; `val` is optional.
+    """Images uint8 (N, C, H, W) and labels by split: int64 (N,), or uint8 (N, H, W) for segmentation; `val` is optional.
 
     Without `train` these are images of a shifted distribution, of which any class may be missing.
     """
 
     images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]
-    labels: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]
+    labels: Mapping[str, np.ndarray[Any, Any]]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the dataset was read."""
     stored_as: str | None = None
     """`JPEG` where all images were uploaded as such files."""
 
@@ -38,21 +42,48 @@ class Arrays:
         if 0 in shape:
             raise DataError(f"the images have no pixels: {shape}")
         if trains and len(self.classes) < 2:
-            raise DataError(f"the dataset has {len(self.classes)} class; a classifier needs two at least")
+            raise DataError(f"the dataset has {len(self.classes)} class; a classifier needs two at least" + (
+                f" ({IGNORED} in a mask is no class: it is ignored)" if self.task == "segmentation" else ""))
         for split, images in self.images.items():
-            labels = self.labels[split]
             if images.dtype != np.uint8 or images.ndim != 4:
                 raise DataError(f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} {images.shape}")
             if images.shape[1:] != shape:
                 raise DataError(f"{split}: images of shape {images.shape[1:]} beside {shape}")
-            if labels.shape != (len(images),):
-                raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
-            if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
-                raise DataError(f"{split}: labels from {labels.min()} to {labels.max()}, but there are "
-                                f"{len(self.classes)} classes: labels must lie in 0..{len(self.classes) - 1}")
-            missing = sorted(set(range(len(self.classes))) - set(labels.tolist()))
-            if missing and trains and split != "val":
-                raise DataError(f"class {self.classes[missing[0]]!r} has no image in {split}")
+            if self.task == "segmentation":
+                self._check_masks(split)
+            else:
+                self._check_labels(split, trains)
+
+    def _check_labels(self, split: str, trains: bool) -> None:
+        labels, images = self.labels[split], self.images[split]
+        if labels.shape != (len(images),):
+            raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
+        if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
+            raise DataError(f"{split}: labels from {labels.min()} to {labels.max()}, but there are "
+                            f"{len(self.classes)} classes: labels must lie in 0..{len(self.classes) - 1}")
+        missing = sorted(set(range(len(self.classes))) - set(labels.tolist()))
+        if missing and trains and split != "val":
+            raise DataError(f"class {self.classes[missing[0]]!r} has no image in {split}")
+
+    def _check_masks(self, split: str) -> None:
+        """Masks of the images' size, of known classes; a class may be missing, but no split may be ignored altogether."""
+        masks, images = self.labels[split], self.images[split]
+        if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
+            raise DataError(f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks {masks.dtype} of shape "
+                            f"{masks.shape}; masks must be uint8 (N, H, W)")
+        known = masks != IGNORED
+        if known.any() and masks[known].max() >= len(self.classes):
+            raise DataError(f"{split}: value {masks[known].max()} in a mask, but there are {len(self.classes)} classes: "
+                            f"values must lie in 0..{len(self.classes) - 1}, or be {IGNORED}, which is ignored")
+        empty = np.flatnonzero(~known.any((1, 2)))
+        if len(empty) and (split != "train" or len(empty) == len(masks)):
+            raise DataError(f"{split}: all pixels of image {empty[0]} are {IGNORED}, which is ignored: there is nothing to "
+                            f"{'learn' if split == 'train' else 'measure'}")
+
+    @property
+    def task(self) -> Literal["classification", "segmentation"]:
+        """What the labels tell: a class of each image, or of each pixel."""
+        return "segmentation" if self.labels["test"].ndim == 3 else "classification"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,18 +101,20 @@ class Arrays:
         for split, images in self.images.items():
             tensors[f"{split}_x"] = np.ascontiguousarray(images)
             tensors[f"{split}_y"] = self.labels[split]
-        save_file(tensors, path, metadata={"secateur": json.dumps({"classes": self.classes, "stored_as": self.stored_as})})
+        about: dict[str, Any] = {"classes": self.classes} | ({"notes": self.notes} if self.notes else {})
+        about |= {"stored_as": self.stored_as} if self.stored_as else {}
+        save_file(tensors, path, metadata={"secateur": json.dumps(about)})
 
     @staticmethod
     def load(path: Path) -> Arrays:
         """Read what `save` wrote."""
         try:
             with safe_open(path, framework="numpy") as file:
-                known = json.loads(file.metadata()["secateur"])
-                classes, stored_as = known["classes"], known.get("stored_as")
+                about = json.loads(file.metadata()["secateur"])
+                classes, notes = tuple(about["classes"]), tuple(about.get("notes", ()))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_x" in tensors]
         return Arrays({split: tensors[f"{split}_x"] for split in splits},
-                      {split: tensors[f"{split}_y"] for split in splits}, tuple(classes), stored_as)
+                      {split: tensors[f"{split}_y"] for split in splits}, classes, notes, about.get("stored_as"))

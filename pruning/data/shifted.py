@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import Data, ShiftedSplits, Split, draw
+from pruning.data.tensors import Data, ShiftedSplits, Split, draw, renumbered
 from pruning.errors import DataError
 from pruning.seeding import generator
 
@@ -45,7 +45,7 @@ def splits(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits
     """
     check_alike(name, arrays.shape, arrays.classes, arrays.counts, data.shape, data.classes)
     order = torch.tensor([data.classes.index(label) for label in arrays.classes])
-    found = {split: Split(torch.from_numpy(arrays.images[split]), order[torch.from_numpy(arrays.labels[split])])
+    found = {split: Split(torch.from_numpy(arrays.images[split]), renumbered(torch.from_numpy(arrays.labels[split]), order))
              for split in ("val", "test") if split in arrays.images}
     if "val" not in found:
         test = found["test"]

@@ -1,31 +1,25 @@
-"""Uploaded datasets: an ImageFolder zip, npz or safetensors, checked and decoded. Free of torch, pickle never runs."""
+"""Uploaded datasets: a zip of images, npz or safetensors, checked and decoded. Free of torch, pickle never runs."""
 
 from __future__ import annotations
 
-import io
 import stat
 import struct
-import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from pruning.data.arrays import SPLITS, Arrays
+from pruning.data import segmentation
+from pruning.data.arrays import IGNORED, SPLITS, Arrays
+from pruning.data.images import SUFFIXES, decode, widen
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.formats import is_pickle, is_safetensors
 
 MAX_ENTRIES = 5_000_000
 MAX_RATIO = 200
-MAX_ENTRY_BYTES = 64 * 2**20
-MAX_IMAGE_PIXELS = 50_000_000
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
-"""The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little tested."""
 TRAINED = frozenset({"train_x", "train_y", "test_x", "test_y"})
 SHIFTED = frozenset({"test_x", "test_y"})
 """A dataset that only tests: images of a shifted distribution."""
@@ -44,6 +38,8 @@ def read(path: Path, filename: str, max_values: int) -> Arrays:
             names = {PurePosixPath(name).name for name in archive.namelist()}
             if names and all(name.endswith(".npy") for name in names):
                 return _from_arrays({name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
+            if segmentation.has_masks(archive):
+                return segmentation.read(archive, max_values)
             return _from_folder(archive, max_values)
     if is_pickle(head) and not is_safetensors(head):
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
@@ -104,8 +100,9 @@ def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
     for split in SPLITS:
         if f"{split}_x" in arrays:
             images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
-            labels[split] = _integer(arrays[f"{split}_y"], f"{split}_y")
-    classes = 1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
+            labels[split] = _labels(arrays[f"{split}_y"], f"{split}_y")
+    classes = segmentation.count(labels.values()) if labels["train"].ndim == 3 else \
+        1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
     return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
 
 
@@ -121,9 +118,13 @@ def _channels_first(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, n
     raise DataError(f"{name}: shape {array.shape}; expected (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels")
 
 
-def _integer(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _labels(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Classes of images, int64 (N,), or of pixels, uint8 (N, H, W)."""
+    if array.ndim == 3 and array.dtype == np.uint8:
+        return array
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{name}: labels must be whole numbers of shape (N,), found {array.dtype} {array.shape}")
+        raise DataError(f"{name}: labels must be whole numbers of shape (N,), or masks uint8 (N, H, W) in which {IGNORED} "
+                        f"is ignored; found {array.dtype} {array.shape}")
     if array.size and int(array.max()) >= 100_000:
         raise DataError(f"{name}: the largest label is {array.max()}; labels count classes from 0")
     return array.astype(np.int64)
@@ -133,7 +134,7 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     files: dict[str, list[tuple[str, zipfile.ZipInfo]]] = {split: [] for split in SPLITS}
     for entry in archive.infolist():
         parts = PurePosixPath(entry.filename).parts
-        if entry.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):
+        if entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts):
             continue
         if len(parts) != 3 or parts[0] not in SPLITS or PurePosixPath(parts[2]).suffix.lower() not in SUFFIXES:
             raise DataError(f"the zip entry {entry.filename!r} does not fit the layout train/<class>/<image>, "
@@ -160,49 +161,23 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
         raise DataError(f"the images decode to more than {max_values} values")
     compressed = all(PurePosixPath(entry.filename).suffix.lower() in (".jpg", ".jpeg")
                      for entries in files.values() for _, entry in entries)
-    return Arrays({split: _widen(array, channels) for split, array in images.items()}, labels, classes,
-                  "JPEG" if compressed else None)
+    return Arrays({split: widen(array, channels) for split, array in images.items()}, labels, classes,
+                  stored_as="JPEG" if compressed else None)
 
 
 def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int) -> (
         np.ndarray[Any, np.dtype[np.uint8]]):
     """Images (N, C, H, W): C = 1 when all are grey, else 3, a grey one three times the same."""
-    first = _image(archive, entries[0])
+    first = decode(archive, entries[0])
     out = np.empty((len(entries), 0, *first.shape[1:]), np.uint8)
     for index, entry in enumerate(entries):
-        image = _image(archive, entry) if index else first
+        image = decode(archive, entry) if index else first
         if len(image) > out.shape[1]:
             if image.size * len(entries) > max_values:
                 raise DataError(f"{len(entries)} images of {image.shape} decode to more than {max_values} values")
-            out = _widen(out, len(image)) if index else np.empty((len(entries), *image.shape), np.uint8)
+            out = widen(out, len(image)) if index else np.empty((len(entries), *image.shape), np.uint8)
         if image.shape[1:] != first.shape[1:]:
             raise DataError(f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
                             f"{first.shape[2]}x{first.shape[1]}; all images must have one size")
         out[index] = image
     return out
-
-
-def _widen(images: np.ndarray[Any, np.dtype[np.uint8]], channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return images if images.shape[1] == channels else np.repeat(images, channels, axis=1)
-
-
-def _image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    if entry.file_size > MAX_ENTRY_BYTES:
-        raise DataError(f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(archive.read(entry)), formats=FORMATS) as image:
-                if image.width * image.height > MAX_IMAGE_PIXELS:
-                    raise DataError(f"{entry.filename}: {image.width}x{image.height} pixels; at most "
-                                    f"{MAX_IMAGE_PIXELS} are accepted")
-                if getattr(image, "is_animated", False):
-                    raise DataError(f"{entry.filename}: an animation; images have one frame")
-                if image.mode.startswith(("I", "F")):  # converting would clip at 255
-                    raise DataError(f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel")
-                pixels = np.asarray(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB"))
-    except DataError:
-        raise
-    except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, struct.error, KeyError, ...
-        raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import torch
 
 from pruning.evaluations import evaluations
-from pruning.intervals import paired_difference
 from pruning.loss_change import LossChange, since_start
 from pruning.measure import increase
 from pruning.rank import ranks
@@ -32,6 +31,7 @@ class Comparison:
     """
 
     version: ClassVar[int] = 1
+    of_pixels: ClassVar[bool] = True
 
     def applies(self, trial: Trial) -> bool:
         """With several criteria."""
@@ -118,13 +118,13 @@ class _Contest:
 
 
 def _contest(group: Sequence[TrialRound]) -> _Contest:
-    best = min(group, key=lambda one: int(one.measured.val_wrong.sum()))
+    best = min(group, key=lambda one: float(one.measured.val_wrong.double().sum()))
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * (len(group) - 1)))
     others = []
     for one in group:
         if one is not best:
             mine, theirs = one.measured.wrong, best.measured.wrong
-            others.append((one, paired_difference(int((mine & ~theirs).sum()), int((theirs & ~mine).sum()), len(mine), z)))
+            others.append((one, increase(mine, theirs, z)))
     return _Contest(best, tuple(sorted(others, key=lambda item: item[1].value)))
 
 

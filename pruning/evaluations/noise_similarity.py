@@ -7,7 +7,7 @@ networks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,9 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pruning.data.arrays import IGNORED
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
 from pruning.intervals import mean
+from pruning.measure import EVAL_BATCH
 from pruning.reporting import quantities as q
 from pruning.scale import Scale
 from pruning.schemas.report import Curve, Estimate, Section
@@ -32,6 +34,7 @@ NOTES = (
     "A network that is pruned but alike answers like the dense one also where images are noisy; an independently trained "
     "network is what alike by training alone looks like.",
 )
+OF_PIXELS = "For segmentation both are of pixels: means over all that are not ignored."
 
 
 @evaluations.register("noise_similarity")
@@ -45,6 +48,7 @@ class NoiseSimilarity:
 
     version: ClassVar[int] = 1
     asked_only: ClassVar[bool] = True
+    of_pixels: ClassVar[bool] = True
     levels: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (
         0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     draws: Annotated[int, Field(ge=2, le=1000)] = 5
@@ -69,13 +73,16 @@ class NoiseSimilarity:
                 notes.append(NO_SEPARATE)
             else:
                 others.append(Network("separate", lambda: second))
-        dense = self._answers(trial, split, levels, reference)
+        dense = torch.empty(0) if trial.data.segmentation else self._answers(trial, split, levels, reference)
         curves: dict[str, Curve] = {}
         rows: list[dict[str, Any]] = []
         for one in others:
-            own = self._answers(trial, split, levels, one)
-            matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)  # (levels, draws)
-            distance = (sureness(own) - sureness(dense)).norm(dim=3).mean(2)
+            if trial.data.segmentation:
+                matching, distance = self._by_pixel(trial, split, levels, one, reference)
+            else:
+                own = self._answers(trial, split, levels, one)
+                matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)  # (levels, draws)
+                distance = (sureness(own) - sureness(dense)).norm(dim=3).mean(2)
             for key, values, label in (("matching", matching, MATCHING), ("softmax_distance", distance, DISTANCE)):
                 curves[f"{key}/{one.name}"] = Curve(x=levels, x_label="noise level, normalised space", y_label=label,
                                                     y=tuple(_over_draws(level, len(split)) for level in values))
@@ -84,20 +91,41 @@ class NoiseSimilarity:
                       "softmax_distance_standard_deviation": float(d.std())}
                      for level, a, d in zip(levels, matching, distance, strict=True)]
         return Section(title="Similarity under noise", version=self.version, curves=curves,
-                       details={"similarity": rows}, notes=(*notes, *self._said(curves, others), *NOTES))
+                       details={"similarity": rows},
+                       notes=(*notes, *self._said(curves, others, "pixels" if trial.data.segmentation else "images"), *NOTES,
+                              *([OF_PIXELS] if trial.data.segmentation else [])))
 
     def _answers(self, trial: Trial, split: Split, levels: Sequence[float], network: Network) -> Tensor:
         """Logits (levels, draws, images, classes)."""
         model, inputs = network.load(), trial.data.normalize(split.images)
         found = []
         for level in levels:
-            rng = generator(trial.seed, "noise_similarity", repr(level))
-            found.append(torch.stack([logits(model, inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1)
-                                             .to(inputs)) for _ in range(self.draws)]))
+            found.append(torch.stack([logits(model, noisy) for noisy in self._noisy(trial, inputs, level)]))
             trial.advance(self.draws * len(inputs))
         return torch.stack(found)
 
-    def _said(self, curves: dict[str, Curve], others: list[Network]) -> list[str]:
+    def _noisy(self, trial: Trial, inputs: Tensor, level: float) -> Iterator[Tensor]:
+        """The images of each draw, the same for all networks."""
+        rng = generator(trial.seed, "noise_similarity", repr(level))
+        for _ in range(self.draws):
+            yield inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1).to(inputs)
+
+    def _by_pixel(self, trial: Trial, split: Split, levels: Sequence[float], one: Network,
+                  reference: Network) -> tuple[Tensor, Tensor]:
+        """Agreement and distance (levels, draws) of two networks, means over the pixels that are not ignored."""
+        mine, dense = one.load().eval(), reference.load().eval()
+        inputs, known, size = trial.data.normalize(split.images), split.labels != IGNORED, trial.data.at_once(EVAL_BATCH)
+        matching, distance = (torch.zeros(len(levels), self.draws, dtype=torch.float64) for _ in range(2))
+        for row, level in enumerate(levels):
+            for draw, noisy in enumerate(self._noisy(trial, inputs, level)):
+                for images, there in zip(torch.split(noisy, size), torch.split(known, size), strict=True):
+                    with torch.no_grad():
+                        a, b = (network(images).float().movedim(1, -1)[there] for network in (mine, dense))
+                    matching[row, draw] += float((a.argmax(1) == b.argmax(1)).sum())
+                    distance[row, draw] += float((sureness(a) - sureness(b)).norm(dim=1).sum())
+        return matching / known.sum().cpu(), distance / known.sum().cpu()
+
+    def _said(self, curves: dict[str, Curve], others: list[Network], of_what: str) -> list[str]:
         """The likest and the least alike checkpoint at the largest level."""
         matching = {one.name: curves[f"matching/{one.name}"] for one in others}
         known = {name: curve.y[-1].value for name, curve in matching.items() if name not in ("given", "control", "separate")}
@@ -105,7 +133,7 @@ class NoiseSimilarity:
             return []
         most, least = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
         text = f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense network on " \
-               f"{q.percent(known[most])} of the images"
+               f"{q.percent(known[most])} of the {of_what}"
         text += f", {least} on {q.percent(known[least])}." if least != most else "."
         if "separate" in matching:
             other = matching["separate"].y[-1].value

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pruning.evaluations import evaluations
 from pruning.guidelines import VALIDATION
+from pruning.masks import parameter_count
 from pruning.potential import interval, potential, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.schemas.job import NOMINAL
@@ -48,6 +49,7 @@ class PrunePotential(Asked):
     """
 
     version: ClassVar[int] = 1
+    of_pixels: ClassVar[bool] = True
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[float, Field(ge=-1, le=1, description="tolerated error above the dense control's")] = 0.005
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = MARGINS
@@ -56,7 +58,7 @@ class PrunePotential(Asked):
         """Curves `margin/<group>/<criterion>`, `noise/<criterion>`; scalars `<group>/<criterion>`; bars by distribution."""
         shifts = self.shifts(trial)
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
-        parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
+        parameters = parameter_count(trial.dense())
         targets = [one for one in trial.rounds if one.target is not None]
         tables = {label: _Potentials([one for one in targets if one.label == label], found, shifts, parameters, trial)
                   for label in dict.fromkeys(one.label for one in targets)}

@@ -16,7 +16,8 @@ from torch import Tensor
 from pruning.data.corrupted import corrupt
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
-from pruning.intervals import binomial
+from pruning.masks import parameter_count
+from pruning.measure import mean_error
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid, pixels
@@ -37,6 +38,9 @@ NOTES = (
     "error on one distribution; the line has no intercept, and its band is that of the paper, over resampled checkpoints.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
+OF_PIXELS = ("Intervals are 95 % bootstrap intervals over the test images, the same resamples for all networks, and "
+             "Student's for the error on one distribution, the mean over images of 1 - mean IoU; the line has no intercept, "
+             "and its band is that of the paper, over resampled checkpoints.")
 
 
 @evaluations.register("robustness")
@@ -49,6 +53,7 @@ class Robustness(Asked):
     """
 
     version: ClassVar[int] = 1
+    of_pixels: ClassVar[bool] = True
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...`, `line/...`; errors by shift."""
@@ -59,7 +64,7 @@ class Robustness(Asked):
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
         targets = [one for one in trial.rounds if one.target is not None]
         table = _Table(found, shifts, trial)
-        parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
+        parameters = parameter_count(trial.dense())
         ratios = {one.id: prune_ratio(one, parameters) for one in targets}
         curves: dict[str, Curve] = {}
         scalars: dict[str, Estimate] = {"excess_error/control": table.excess("control"),
@@ -83,7 +88,7 @@ class Robustness(Asked):
                      "excess_error": [table.row(one, ratios[one.id]) for one in targets]},
             pictures=_examples(trial, shifts),
             notes=(*notes, *_worst(table, targets), *_compressed(table, shifts, trial.data.stored_as),
-                   self.said(trial, shifts), *NOTES))
+                   self.said(trial, shifts), *_notes(trial)))
 
     @staticmethod
     def _curves(label: str, mine: Sequence[TrialRound], ratios: Mapping[str, float], table: _Table) -> dict[str, Curve]:
@@ -99,6 +104,10 @@ class Robustness(Asked):
             f"delta_excess/{label}": curve([table.delta(one.id) for one in mine], DELTA)}
 
 
+def _notes(trial: Trial) -> tuple[str, ...]:
+    return (NOTES[0], OF_PIXELS, NOTES[2]) if trial.data.segmentation else NOTES
+
+
 RATIO = "prune ratio, of all parameters"
 DELTA = "delta excess error"
 
@@ -112,6 +121,7 @@ class _Table:
         self.own = [NOMINAL, *(shift.name for shift in shifts if shift.corruption in trained)]
         if not self.names:
             self.names, self.own = self.own[1:], [NOMINAL]
+        self._wrong = found
         self._values: dict[tuple[str, str], float] = {}
         self._draws: dict[tuple[str, str], Tensor] = {}
         self.n = {name: len(flags) for name, flags in found["control"].items()}
@@ -130,8 +140,7 @@ class _Table:
 
     def error(self, network: str, shifts: Sequence[str]) -> Estimate:
         if len(shifts) == 1:
-            n = self.n[shifts[0]]
-            return binomial(round(n * self._values[network, shifts[0]]), n)
+            return mean_error(self._wrong[network][shifts[0]])
         return interval(*self._of(network, shifts), self.n[NOMINAL])
 
     def _excess(self, network: str) -> tuple[float, Tensor]:
@@ -169,7 +178,7 @@ def _examples(trial: Trial, shifts: Sequence[Shift]) -> dict[str, Picture]:
 
 
 def _row(network: str, shift: str, flags: Tensor) -> dict[str, Any]:
-    return {"network": network, "shift": shift, "error": binomial(int(flags.sum()), len(flags)).model_dump()}
+    return {"network": network, "shift": shift, "error": mean_error(flags).model_dump()}
 
 
 def _grows(label: str, line: Line, points: int) -> str:

@@ -131,7 +131,7 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
         as_svg(figure, f"accuracy-{key}"),
         title,
         "sparsity (axis spaced by compression)",
-        "test accuracy (%)",
+        "mean IoU of a test image (%)" if report.data.task == "segmentation" else "test accuracy (%)",
         tuple(legend),
         f"{title}. Given {q.percent(1 - report.baseline.error.value)}, dense control "
         f"{q.percent(1 - report.control.error.value)}. {described}.",

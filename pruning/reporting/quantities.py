@@ -15,8 +15,8 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
 CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
-FRACTIONS = frozenset({"accuracy", "agreement", "confidence", "density", "disagreement", "error", "missed", "potential",
-                       "sparsity"})
+FRACTIONS = frozenset({"accuracy", "agreement", "confidence", "density", "disagreement", "error", "iou", "missed",
+                       "potential", "sparsity"})
 CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 NOT_FRACTIONS = CORRELATIONS | frozenset(
     {

@@ -107,7 +107,8 @@ class JobSpec(Document):
     model_config = ConfigDict(json_schema_extra=_preset_in_place)
 
     type: Literal["prune"]
-    preset: Literal["resnet20", "resnet56", "resnet110", "vgg16", "densenet22", "wrn16_8"] | None = None
+    preset: Literal["resnet20", "resnet56", "resnet110", "vgg16", "densenet22", "wrn16_8", "resnet18", "resnet101",
+                    "deeplabv3_resnet50"] | None = None
     """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where the job leaves them open.
 
     Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable weights of its network.

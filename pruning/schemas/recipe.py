@@ -91,7 +91,7 @@ class Retrain(Training):
 
 
 class Limit(Document):
-    """At most so many images of each split, balanced over the classes unless `stratify` is false."""
+    """At most so many images of each split, balanced over the classes unless `stratify` is false or they have masks."""
 
     train: Annotated[int, Field(ge=1)] | None = None
     test: Annotated[int, Field(ge=1)] | None = None

@@ -238,6 +238,8 @@ class DataInfo(Document):
     fit: int
     val: int
     test: int
+    task: Literal["classification", "segmentation"] = "classification"
+    """With `segmentation`, the error of an image is 1 - its mean IoU."""
 
 
 class Report(Document):

@@ -32,11 +32,11 @@ class Optimizer(Document):
 class LrSchedule(Document):
     """The factor on the learning rate over a training of `epochs`.
 
-    `constant`: 1. `cosine`: (1 + cos(pi t / T)) / 2. `linear`: 1 - t / T. `step`: gamma to the number of milestones passed
-    (milestones in epochs). A warm-up of `warmup_epochs` multiplies each by t / warmup_epochs first.
+    `constant`: 1. `cosine`: (1 + cos(pi t / T)) / 2. `linear`: 1 - t / T. `poly`: (1 - t / T)^0.9. `step`: gamma to the
+    number of milestones passed (in epochs). A warm-up of `warmup_epochs` multiplies each by t / warmup_epochs first.
     """
 
-    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    name: Literal["constant", "cosine", "linear", "poly", "step"] = "constant"
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0

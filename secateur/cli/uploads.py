@@ -43,7 +43,7 @@ def upload_model(
 
 @datasets.command("upload")
 def upload_dataset(file: File, name: Name = None, normalize: Normalize = None, as_json: Json = False) -> None:
-    """Upload a dataset: a zip in ImageFolder layout, npz or safetensors."""
+    """Upload a dataset: a zip in ImageFolder layout or of images/ and masks/, npz or safetensors."""
     with Client() as client:
         dataset = client.datasets.upload(file, name=name, normalize=parse_option("--normalize", normalize, dict))
     show(dataset.document(), as_json)

@@ -38,7 +38,7 @@ def upload_model(
 def upload_dataset(
     file: str | PathLike[str], *, name: str | None = None, normalize: Normalize | None = None
 ) -> Flow[Dataset]:
-    """Upload a dataset (zip in ImageFolder layout, npz or safetensors), streamed from disk."""
+    """Upload a dataset (zip in ImageFolder layout or of images/ and masks/, npz or safetensors), streamed from disk."""
     return (yield from _upload("datasets", Dataset, Path(file), {}, name, normalize))
 
 

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, Float, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Float, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.functions import GenericFunction
 
 from tasks.store.tables import Base
@@ -76,14 +77,14 @@ class Store:
             _configure_sqlite(self.engine)
 
     def create_tables(self) -> None:
-        """Create what is missing; safe when several processes start together."""
+        """Create what is missing, columns of later versions too; safe when several processes start together."""
         with self.engine.connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(7310938)"))
-                Base.metadata.create_all(connection)
+                _create(connection)
             else:
                 connection = connection.execution_options(write=True)
-                Base.metadata.create_all(connection)
+                _create(connection)
             connection.commit()
 
     @contextmanager
@@ -108,6 +109,20 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _create(connection: Connection) -> None:
+    """The tables that are not there, and the columns that those of an earlier version lack: each has a default."""
+    before = inspect(connection)
+    for table in Base.metadata.sorted_tables:
+        if not before.has_table(table.name):
+            continue
+        known = {column["name"] for column in before.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                made = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
+    Base.metadata.create_all(connection)
 
 
 def _options(backend: str) -> dict[str, Any]:

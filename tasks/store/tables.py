@@ -57,6 +57,8 @@ class Dataset(Base):
     classes: Mapped[list[Any]]
     shape: Mapped[list[Any]]
     counts: Mapped[dict[str, Any]]
+    task: Mapped[str] = mapped_column(String(16), default="classification", server_default="classification")
+    notes: Mapped[list[Any]] = mapped_column(JSON, default=list, server_default="[]")
     normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     artifact: Mapped[str]
     created_at: Mapped[float]

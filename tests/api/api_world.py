@@ -65,7 +65,8 @@ class Helper:
                     "channels": 3}
         if verb == "dataset":
             Path(payload["output"]).write_bytes(b"tensors")
-            return {"classes": ["cat", "dog"], "shape": [3, 8, 8], "counts": {"train": 4, "test": 2}}
+            return {"classes": ["cat", "dog"], "shape": [3, 8, 8], "counts": {"train": 4, "test": 2},
+                    "task": "classification", "notes": []}
         return dict(ESTIMATE)
 
 

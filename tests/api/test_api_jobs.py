@@ -160,7 +160,8 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
     _, payload = world.helper.asked[0]
     assert payload["model"] == {"architecture": "mlp", "kwargs": {"hidden": [4]}, "normalize": None,
                                 "classes": ["dog", "cat"]}
-    assert payload["dataset"] == {"shape": [3, 8, 8], "classes": ["cat", "dog"], "counts": {"train": 4, "test": 2}}
+    assert payload["dataset"] == {"shape": [3, 8, 8], "classes": ["cat", "dog"], "counts": {"train": 4, "test": 2},
+                                  "task": "classification"}
     assert payload["spec"] == spec
 
 

@@ -157,7 +157,7 @@ def test_the_examples_in_docstrings(module: str) -> None:
 
 def test_the_api_imports_neither_torch_nor_the_numeric_libraries() -> None:
     code = ("import sys, api.main; api.main.create_app(); "
-            "print([m for m in ('torch', 'numpy', 'scipy', 'sklearn', 'matplotlib') if m in sys.modules])")
+            "print([m for m in ('torch', 'torchvision', 'numpy', 'scipy', 'sklearn', 'matplotlib') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "[]"

@@ -58,6 +58,7 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
     assert body == {
         "id": body["id"], "state": "ready", "name": "set.zip", "sha256": hashlib.sha256(b"zip").hexdigest(),
         "size_bytes": 3, "classes": ["cat", "dog"], "shape": [3, 8, 8], "counts": {"train": 4, "test": 2},
+        "task": "classification", "notes": [],
         "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]}, "created_at": body["created_at"]}
     assert world.helper.asked[0][1]["max_values"] == world.services.settings.max_pixels
     assert world.files() == [f"artifacts/datasets/{body['id']}/data.safetensors"]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from api.errors import Problem
 from api.pointers import parse
 from pruning.ledger import Silent
-from pruning.masks import prunable
+from pruning.masks import parameter_count, prunable
 from pruning.networks import resolve
 from pruning.pipeline import Networks, Pipeline
 from pruning.plan import estimate, rounds
@@ -46,8 +46,8 @@ def recipe(name: str, **changes: Any) -> Recipe:
 def test_the_counts_are_those_of_the_networks(name: str) -> None:
     preset = PRESETS[name]
     with torch.device("meta"):
-        network = resolve(preset.architecture, preset.kwargs).build()
-    assert preset.parameters == sum(parameter.numel() for parameter in network.parameters())
+        network = resolve(preset.architecture, preset.kwargs, classes=preset.classes).build()
+    assert preset.parameters == parameter_count(network)
     assert preset.prunable == sum(weight.numel() for weight in prunable(network).values())
 
 
@@ -57,7 +57,10 @@ def test_the_counts_are_those_of_the_networks(name: str) -> None:
     ("resnet110", 182, 128, (0.1, 1e-4, False), ((91, 136), 0.1, 5), (20, 15, 30.2, 98)),
     ("vgg16", 300, 256, (0.05, 5e-4, False), ((30, 60, 90, 120, 150, 180, 210, 240, 270), 0.5, 10), (20, 15, 30.2, 98)),
     ("densenet22", 300, 64, (0.1, 1e-4, True), ((150, 225), 0.1, 10), (22, 15, 24.1, 95.3)),
-    ("wrn16_8", 200, 128, (0.1, 5e-4, True), ((60, 120, 160), 0.2, 5), (23, 15, 24.1, 98))])
+    ("wrn16_8", 200, 128, (0.1, 5e-4, True), ((60, 120, 160), 0.2, 5), (23, 15, 24.1, 98)),
+    ("resnet18", 90, 256, (0.1, 1e-4, False), ((30, 60, 80), 0.1, 5), (18, 10, 17.4, 90)),
+    ("resnet101", 90, 256, (0.1, 1e-4, False), ((30, 60, 80), 0.1, 5), (16, 10, 17.4, 81.6)),
+    ("deeplabv3_resnet50", 45, 16, (0.02, 1e-4, False), ((), 0.1, 0), (15, 20, 36.5, 97))])
 def test_hyper_parameters_are_the_papers(name: str, epochs: int, batch: int, optimizer: tuple[float, float, bool],
                                          schedule: tuple[tuple[int, ...], float, int],
                                          ratios: tuple[int, float, float, float]) -> None:
@@ -68,6 +71,7 @@ def test_hyper_parameters_are_the_papers(name: str, epochs: int, batch: int, opt
     assert (train.optimizer.name, train.optimizer.momentum) == ("sgd", 0.9)
     assert (train.optimizer.lr, train.optimizer.weight_decay, train.optimizer.nesterov) == optimizer
     assert (train.lr_schedule.milestones, train.lr_schedule.gamma, train.lr_schedule.warmup_epochs) == schedule
+    assert train.lr_schedule.name == ("step" if train.lr_schedule.milestones else "poly")
     assert found.batchnorm == "keep"
     preset, targets = PRESETS[name], found.targets.sparsity
     back = [100 * sparsity * preset.prunable / preset.parameters for sparsity in targets]
@@ -118,9 +122,10 @@ def test_what_is_expanded_is_written_out_and_stays(name: str) -> None:
 def test_the_whole_cascade_can_be_planned(name: str) -> None:
     preset = PRESETS[name]
     with torch.device("meta"):
-        shapes = [tuple(weight.shape) for weight in prunable(resolve(preset.architecture, preset.kwargs).build()).values()]
+        network = resolve(preset.architecture, preset.kwargs, classes=preset.classes).build()
+    shapes = [tuple(weight.shape) for weight in prunable(network).values()]
     found = estimate(recipe(name), {"train": 50_000, "test": 10_000}, prunable=shapes, forward_flops=1, activations=1,
-                     parameters=preset.parameters, classes=10)
+                     parameters=preset.parameters, classes=preset.classes)
     assert found["rounds"] == found["checkpoints"] == len(preset.prune_ratios)
     assert found["steps"] == -(-45_000 // preset.batch_size) * (
         preset.epochs + (len(preset.prune_ratios) + 1) * (preset.retrain_epochs or preset.epochs))
@@ -183,7 +188,7 @@ def test_the_given_job_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize(("changes", "at", "message"), [
-    ({"preset": "resnet18"}, "/preset", "known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8"),
+    ({"preset": "resnet19"}, "/preset", "known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8"),
     ({"preset": 7}, "/preset", "unknown preset 7"), ({"epochs_scale": 0}, "/epochs_scale", "above 0 and at most 1"),
     ({"epochs_scale": 1.1}, "/epochs_scale", "above 0 and at most 1"),
     ({"epochs_scale": "0.5"}, "/epochs_scale", "'0.5' is no number"),

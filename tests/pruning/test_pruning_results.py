@@ -201,7 +201,7 @@ def checkpoint(sparsity: float, val: float, test: float = 0.0, cid: str | None =
 def references(control_over_given: float = 0.0, classes: int = 10) -> References:
     network = Network.model_construct(error=Estimate(value=0.1, low=0.08, high=0.12, n=100))
     gap = Estimate(value=control_over_given, low=control_over_given - 0.01, high=control_over_given + 0.01, n=100)
-    return References(network, network, gap, classes)
+    return References(network, network, gap, 1 - 1 / classes)
 
 
 @pytest.mark.parametrize(("checkpoints", "gate", "chosen"), [

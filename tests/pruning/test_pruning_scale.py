@@ -44,8 +44,8 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def scale_of(results: Results) -> Scale:
     pipeline = results.pipeline
     data = pipeline.data
-    return Scale(pipeline.recipe, {"fit": len(data.fit), "val": len(data.val), "test": len(data.test)}, data.shape,
-                 flops(pipeline.dense(), data.shape) // 2, {name: len(one.test) for name, one in data.shifted.items()})
+    return Scale(pipeline.recipe, data.sizes, data.shape, flops(pipeline.dense(), data.shape) // 2,
+                 {name: len(one.test) for name, one in data.shifted.items()})
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.numpy import save as save_numpy
 from safetensors.torch import save as save_torch
 
+from pruning.data import images as image_files
 from pruning.data import uploads
 from pruning.data.arrays import Arrays
 from pruning.errors import DataError, UnsafeFormatError
@@ -340,7 +341,7 @@ def test_too_many_values_are_refused_before_they_are_decoded(tmp_path: Path) -> 
 
 
 def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_IMAGE_PIXELS", 15)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 15)
     with pytest.raises(DataError, match="4x4 pixels; at most 15"):
         read(zipped(folder()), tmp_path)
 
@@ -349,7 +350,7 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pyt
                                                         ("MAX_ENTRY_BYTES", 10, "bytes; at most 10")])
 def test_limits_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int,
                            message: str) -> None:
-    monkeypatch.setattr(uploads, name, limit)
+    monkeypatch.setattr(uploads if hasattr(uploads, name) else image_files, name, limit)
     with pytest.raises(DataError, match=message):
         read(zipped(folder()), tmp_path)
 
@@ -359,6 +360,12 @@ SEEDS = {"zip": zipped(folder(train__a__3_dot_jpg=encoded(picture(0), "JPEG"), t
     picture(1), "WEBP"), train__a__7_dot_ppm=encoded(picture(1), "PPM")), zipfile.ZIP_STORED),
     "deflated": zipped(folder()),
     "npz": npz(arrays()), "safetensors": save_numpy(arrays())}
+
+
+@pytest.mark.parametrize("files", [folder(), {"images/train/a.png": b""}])
+def test_an_entry_without_a_name_is_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with pytest.raises(DataError, match="does not fit the layout"):
+        read(zipped(files | {"": b"x"}), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")  # decoders warn of what they find in broken files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tasks.store import Store, assets, jobs, new_id, work
 from tasks.store.errors import CursorError, IdempotencyError, InUseError, NotFoundError, TransitionError
-from tasks.store.tables import Event, Idempotency, Job, JobLabel, Model, Outbox, ResultFile, StageFile
+from tasks.store.tables import Dataset, Event, Idempotency, Job, JobLabel, Model, Outbox, ResultFile, StageFile
 
 STATUSES = ("queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled")
 
@@ -315,6 +316,23 @@ def test_tables_are_made_by_several_processes_at_once(store: Store) -> None:
     finally:
         for other in others:
             other.close()
+
+
+def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
+    """Datasets kept before there were tasks are of images with one class each."""
+    old = Store(f"sqlite:///{tmp_path}/old.db")
+    old.create_tables()
+    with old.engine.connect().execution_options(write=True) as connection:
+        connection.exec_driver_sql("ALTER TABLE datasets DROP COLUMN task")
+        connection.exec_driver_sql("ALTER TABLE datasets DROP COLUMN notes")
+        connection.exec_driver_sql(
+            "INSERT INTO datasets (id, project, name, sha256, size_bytes, classes, shape, counts, artifact, created_at) "
+            "VALUES ('dst_1', 'p', 'n', 's', 1, '[]', '[]', '{}', 'a', 0)")
+        connection.commit()
+    old.create_tables()
+    with old.read() as session:
+        row = assets.get(session, Dataset, "p", "dst_1")
+    assert (row.task, row.notes) == ("classification", [])
 
 
 def test_ids_sort_by_creation_and_fit_the_contract() -> None:

@@ -1,0 +1,103 @@
+"""The semantic segmentation networks of torchvision, by their names there; weights are never downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pruning.architectures import architectures
+from pruning.architectures.torchvision import check_name, create
+from pruning.errors import ParameterError
+from pruning.types import Task
+
+NAMES = ("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
+         "lraspp_mobilenet_v3_large")
+"""Listed here so that the catalogue needs no torchvision."""
+WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
+
+
+class Segmenter(nn.Module):
+    """Backbone and head of a torchvision network, and its auxiliary head, under their names there.
+
+    In training mode it answers with the logits and those of the auxiliary head, else with the logits alone.
+    """
+
+    traced_at: ClassVar[int] = 64
+    """Pixels a side that tell how its channels hang together as well as larger images do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.backbone = network.get_submodule("backbone")
+        self.classifier = network.get_submodule("classifier")
+        auxiliary = getattr(network, "aux_classifier", None)
+        if auxiliary is not None:
+            auxiliary.trains_alone = True
+            self.aux_classifier = auxiliary
+        self.low_and_high = not hasattr(network, "aux_classifier")
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(N, C, H, W) to logits (N, classes, H, W), in training mode with those of the auxiliary head, if there is one."""
+        features = self.backbone(x)
+        logits = _resized(self.classifier(features if self.low_and_high else features["out"]), x)
+        if self.training and hasattr(self, "aux_classifier"):
+            return logits, _resized(self.aux_classifier(features["aux"]), x)
+        return logits
+
+    def every_output(self, x: Tensor) -> Tensor:
+        """All there is to trace: the logits and those of the auxiliary head side by side, in eval mode too."""
+        features = self.backbone(x)
+        logits = _resized(self.classifier(features if self.low_and_high else features["out"]), x)
+        if not hasattr(self, "aux_classifier"):
+            return logits
+        return logits + _resized(self.aux_classifier(features["aux"]), x)
+
+
+def _resized(logits: Tensor, image: Tensor) -> Tensor:
+    return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@architectures.register("torchvision_segmentation")
+@dataclass(frozen=True)
+class TorchvisionSegmentation:
+    """A semantic segmentation network of torchvision by its `name` there, untrained, for colour images.
+
+    Parameter names are torchvision's, so its checkpoints load as they are. With `aux`, an auxiliary head on the third
+    stage of the backbone helps in training (its loss counts half); it is no part of what answers, is not pruned and counts
+    for no prune ratio. Raises `UnknownNameError`, `ParameterError` where the network has no such head.
+
+    >>> TorchvisionSegmentation("deeplabv3_resnet50", aux=True).outputs
+    21
+    >>> TorchvisionSegmentation("lraspp_mobilenet_v3_large", aux=True)
+    Traceback (most recent call last):
+    ...
+    pruning.errors.ParameterError: lraspp_mobilenet_v3_large has no auxiliary head; leave aux false
+    """
+
+    task: ClassVar[Task] = "segmentation"
+    name: Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})] = "deeplabv3_resnet50"
+    aux: bool = False
+    classes: Annotated[int, Field(ge=2, le=255)] = 21
+
+    def __post_init__(self) -> None:
+        check_name(self.name, NAMES, {})
+        if self.aux and self.name in WITHOUT_AUX:
+            raise ParameterError(f"{self.name} has no auxiliary head; leave aux false", pointer="aux")
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int | None]:
+        """Three channels, any size."""
+        return 3, None, None
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes."""
+        return self.classes
+
+    def build(self) -> nn.Module:
+        """The network with torchvision's initialisation."""
+        extra = {} if self.name in WITHOUT_AUX else {"aux_loss": self.aux}
+        return Segmenter(create(self.name, weights_backbone=None, num_classes=self.classes, **extra))

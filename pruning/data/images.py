@@ -1,0 +1,59 @@
+"""Single images of an archive, decoded with care: whatever is in them, the worst is a `DataError`. Free of torch."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pruning.errors import DataError
+
+MAX_ENTRY_BYTES = 64 * 2**20
+MAX_IMAGE_PIXELS = 50_000_000
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+"""The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little tested."""
+GREY = ("L", "1", "LA")
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@contextmanager
+def opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """The image of an entry, its header within the limits; what goes wrong, while decoding too, is a `DataError`."""
+    if entry.file_size > MAX_ENTRY_BYTES:
+        raise DataError(f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(archive.read(entry)), formats=formats) as image:
+                if image.width * image.height > MAX_IMAGE_PIXELS:
+                    raise DataError(f"{entry.filename}: {image.width}x{image.height} pixels; at most "
+                                    f"{MAX_IMAGE_PIXELS} are accepted")
+                if getattr(image, "is_animated", False):
+                    raise DataError(f"{entry.filename}: an animation; images have one frame")
+                if image.mode.startswith(("I", "F")):  # converting would clip at 255
+                    raise DataError(f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel")
+                yield image
+    except DataError:
+        raise
+    except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, struct.error, KeyError, ...
+        raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
+
+
+def decode(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
+    """The image of an entry, uint8 (C, H, W): one channel where it is grey, else three."""
+    with opened(archive, entry) as image:
+        pixels = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def widen(images: Pixels, channels: int, axis: int = 1) -> Pixels:
+    """Grey images, (N, 1, H, W) or along another axis, as ones of so many channels."""
+    return images if images.shape[axis] == channels else np.repeat(images, channels, axis=axis)

@@ -1,0 +1,48 @@
+"""Makes torchvision importable beside a torch that it was not built for; import this before torchvision.
+
+torchvision's compiled library belongs to one build of torch. Beside another (a CPU torch and a CUDA torchvision, of the same
+release) it does not load, and the schemas of two operators that torchvision's Python code names at import are missing.
+They are declared here where this is so, and only there: declaring what the library declares itself ends the process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+OPERATORS = ("nms", "qnms")
+"""Those that are named at import. They have no implementation here: detection does not work, classification does."""
+
+
+def mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | None) -> bool:
+    """Whether torchvision of this version string (None: not installed) is a CUDA build beside a CPU build of torch.
+
+    >>> mismatched(None, None, "0.28.0+cu130"), mismatched("13.0", None, "0.28.0+cu130")
+    (True, False)
+    """
+    return version is not None and "+cu" in version and torch_cuda is None and torch_hip is None
+
+
+def _installed() -> str | None:
+    """The version of the installed torchvision, read without importing it; its metadata do not name the build."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).with_name("version.py")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition("=")[2].strip(" '\"") for line in lines if line.startswith("__version__")), None)
+
+
+def _declare() -> torch.library.Library | None:
+    if not mismatched(torch.version.cuda, torch.version.hip, _installed()):
+        return None
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for operator in OPERATORS:
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    return library
+
+
+LIBRARY = _declare()
+"""Kept for as long as the process lives: the schemas go with it."""
