@@ -21,7 +21,7 @@ from pruning.evaluations.robustness import Robustness
 from pruning.guidelines import VALIDATION
 from pruning.intervals import binomial
 from pruning.schemas.recipe import Shifts
-from pruning.shifts import answers, sample
+from pruning.shifts import logits, sample
 
 
 def arrays(classes: tuple[str, ...] = ("a", "b", "c"), test: int = 12, val: int = 0, shape: tuple[int, ...] = (1, 4, 4),
@@ -84,7 +84,7 @@ def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> Non
     for name, images in (("night", 9), ("one", 1)):
         split = data.shifted[name].test
         for network, load in (("control", trial.control), (trial.rounds[0].id, trial.rounds[0].network)):
-            missed = int((answers(load(), data.normalize(split.images)) != split.labels).sum())
+            missed = int((logits(load(), data.normalize(split.images)).argmax(1) != split.labels).sum())
             assert rows[network, name] == binomial(missed, images).model_dump()
     for id in (one.id for one in trial.rounds):
         (row,) = [row for row in section.details["excess_error"] if row["checkpoint"] == id]
