@@ -83,7 +83,7 @@ def coverage(seeds: range, *, apart: float = 0.0, **options: object) -> tuple[fl
 
 @pytest.mark.parametrize("options", [{"refits": 0}, {"refits": 50}])
 def test_bands_cover_the_truth(options: dict[str, object]) -> None:
-    fitted, fresh = coverage(range(15), **options)
+    fitted, fresh = coverage(range(10), **options)
     assert 0.82 <= fitted <= 0.97
     assert fresh >= 0.76
 
@@ -98,7 +98,7 @@ def test_bands_cover_the_truth_in_200_seeds(options: dict[str, object]) -> None:
 
 def test_networks_that_are_apart_are_resampled_whole() -> None:
     """With networks 3 % off the law each, resampled networks still cover where points taken one by one do not know."""
-    points, networks = (coverage(range(15), apart=0.03, refits=refits)[0] for refits in (0, 50))
+    points, networks = (coverage(range(10), apart=0.03, refits=refits)[0] for refits in (0, 50))
     assert points < networks
     assert networks >= 0.86
 
