@@ -209,8 +209,8 @@ class PruningLaw(Document):
         for row, name, sizes in ((1, "depth", {one.depth for one in self.networks}),
                                  (2, "width", {one.width for one in self.networks})):
             if len(sizes) == 1 and (np.abs(features[row]) > 1e-6).any():
-                raise InsufficientPointsError(f"all fitted networks have {name} {min(sizes):g}, which tells nothing of another; "
-                                              f"1 more, of another {name}, would do")
+                raise InsufficientPointsError(f"all fitted networks have {name} {min(sizes):g}, which tells nothing of "
+                                              f"another; 1 more, of another {name}, would do")
         if not (beyond > 0).any():
             return
         at = float(density[np.argmax(beyond)])
