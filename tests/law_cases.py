@@ -6,6 +6,7 @@ import csv
 import json
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def truth(density: Any) -> Floats:
     return pruned_error(density, **TRUTH)
 
 
+@cache
 def rows(name: str) -> list[dict[str, str]]:
     """A published table."""
     with (CURVES / name).open() as file:
@@ -51,6 +53,7 @@ class Published:
     unpruned: float
 
 
+@cache
 def rewound(network: str) -> Published:
     """Iterative pruning of one network of Renda et al. with the schedule resumed after a tenth of training."""
     epochs = "81.0" if network == "resnet50" else "170.0"
@@ -62,6 +65,20 @@ def rewound(network: str) -> Published:
     unpruned = [1 - float(row["test_acc"]) for row in rows("imp-renda2020-unpruned.csv") if row["network"] == network]
     density = sorted(found, reverse=True)
     return Published(np.array(density), np.array([np.mean(found[d]) for d in density]), float(np.mean(unpruned)))
+
+
+def risen() -> list[Published]:
+    """The iteratively pruned curves of Renda et al., however retrained, whose error reaches 1.5 times the unpruned one."""
+    found: dict[tuple[str, ...], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows("imp-renda2020.csv"):
+        if row["is_iterative"] == "True" and row["network"] != "resnet50":
+            key = (row["network"], row["retrain_method"], row["retrain_time"])
+            found[key][round(float(row["density"]), 4)].append(1 - float(row["test_acc"]))
+    curves = []
+    for (network, *_), points in found.items():
+        density = np.array(sorted(points, reverse=True))
+        curves.append(Published(density, np.array([np.mean(points[d]) for d in density]), rewound(network).unpruned))
+    return [one for one in curves if one.error.max() >= 1.5 * one.unpruned]
 
 
 def resnets() -> dict[str, Floats]:

@@ -16,7 +16,7 @@ from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.evaluations import evaluations
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.queries import REFUSALS, answer, forecast
-from pruning.laws.selection import compare_density_laws
+from pruning.laws.selection import Selection, compare_density_laws
 from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.trial import Trial, TrialRound
@@ -119,7 +119,7 @@ class _Parts:
         wanted = [*asked.densities, *(sparsest / 2**k for k in range(1, HALVINGS + 1))]
         self.forecasts += [{"criterion": label} | forecast(law, density, asked.confidence) for density in wanted]
         self._draw(label, rounds, law, asked.confidence, answers)
-        self.notes += [*_said(label, law, found.best, len(rounds)), *(f"{label}: {one}." for one in law.warnings)]
+        self.notes += [*_said(label, law, found, len(rounds)), *(f"{label}: {one}." for one in law.warnings)]
 
     def _draw(self, label: str, rounds: Sequence[TrialRound], law: DensityLaw, confidence: float,
               answers: Sequence[dict[str, Any]]) -> None:
@@ -181,7 +181,7 @@ def _row(label: str, law: DensityLaw) -> dict[str, Any]:
             "missed_in_back_test": None if tested is None else tested.mean_absolute}
 
 
-def _said(label: str, law: DensityLaw, best: str, points: int) -> list[str]:
+def _said(label: str, law: DensityLaw, found: Selection, points: int) -> list[str]:
     tested = law.back_test
     said = [f"{label}: {q.several(points, 'point')}; the law is off by {q.percent(law.fit.residual_mean)} on average, with "
             f"a standard deviation of {q.percent(law.fit.residual_sd)}."]
@@ -189,7 +189,8 @@ def _said(label: str, law: DensityLaw, best: str, points: int) -> list[str]:
         side = "too low" if tested.bias < 0 else "too high"
         said[0] += (f" Back-test, fitted to the denser part: the {q.several(len(tested.points), 'sparser point')} were "
                     f"missed by {q.percent(tested.mean_absolute)}, on average {q.percent(abs(tested.bias))} {side}.")
-    if best != "pruning":
-        said.append(f"{label}: a {'broken ' * (best == 'broken')}power law that knows nothing of pruning predicts densities "
-                    "left out better here.")
+    if found.best != "pruning":
+        beyond = "; beyond the densities it was fitted to, this law missed less" if found.best_beyond == "pruning" else ""
+        said.append(f"{label}: a {'broken ' * (found.best == 'broken')}power law that knows nothing of pruning predicts "
+                    f"densities left out better here{beyond}.")
     return said

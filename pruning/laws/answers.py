@@ -56,8 +56,8 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
              of: Of = "run") -> Answers:
     """The candidates at an error of at most `error`, by what remains of them: the closed-form density of each, enumerated.
 
-    The band is that of one more run, as the answer is one network that will be trained. Raises `UnreachableError` where every
-    candidate's unpruned error is larger, `InsufficientPointsError` where the law cannot tell of any.
+    The band is that of one more run, as the answer is one network that will be trained. Raises `UnreachableError` where
+    every candidate's unpruned error is larger, `InsufficientPointsError` where the law cannot tell of any.
     """
     if not candidates:
         raise ParameterError("candidates: none; at least one network with its unpruned error and parameters")

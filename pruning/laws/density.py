@@ -63,8 +63,8 @@ class DensityLaw(PruningLaw):
         """The error at a density (one estimate) or at several (a tuple), with a band that covers with `confidence`.
 
         The band is of the curve (`of="mean"`: what many runs would have on average), or of one more run (`of="run"`). Below
-        the sparsest measured density it is widened by what the back-test missed; raises `InsufficientPointsError` where no
-        error of 1.5 times the unpruned one was seen.
+        the sparsest measured density it is widened by what the back-test missed, growing with the root of the distance;
+        raises `InsufficientPointsError` where no error of 1.5 times the unpruned one was seen.
         """
         found = tuple(one.error for one in self.forecasts(density, confidence=confidence, of=of))
         return found[0] if np.ndim(density) == 0 else found

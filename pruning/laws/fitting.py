@@ -14,6 +14,8 @@ from pruning.laws.solver import Box, Rows, best_of, minimise, relative
 
 FOLDS = 64
 """Points are left out one by one up to so many, else in so many groups."""
+MUTE = 1e-24
+"""A parameter that moves the residuals by less, squared and summed, has no say in the fit."""
 FEW_NETWORKS = 5
 """From so many networks on they are what is resampled."""
 HOLD_OUT = 1 / 3
@@ -49,15 +51,16 @@ class Problem:
 def fit(problem: Problem) -> tuple[Fit, list[Floats]]:
     """The least sum of w (error(law) / error - 1)^2, and its statistics.
 
-    Parameters at a limit are not counted as free. Cov = noise^2 (J'WJ)^-1; by the implicit function theorem the parameters
-    move by R = -(J'WJ)^-1 J'W h with ln of the unpruned error of a network, h = dr/d(ln unpruned), and the residuals by
-    h + J R: a wrong unpruned error shifts them together, which the noise of a point is cleared of.
+    Parameters at a limit, or without a say, are not counted as free. Cov = noise^2 (J'WJ)^-1; by the implicit function
+    theorem the parameters move by R = -(J'WJ)^-1 J'W h with ln of the unpruned error of a network, h = dr/d(ln unpruned),
+    and the residuals by h + J R: a wrong unpruned error shifts them together, which the noise of a point is cleared of.
     """
     rows, box, form = problem.rows, problem.box, problem.form
     theta = best_of(form, problem.starts, box, rows)
     slack = 1e-6 * (box.upper - box.lower)
-    free = [i for i in box.free if box.lower[i] + slack[i] < theta[i] < box.upper[i] - slack[i]]
     residual, gradient = (one[0] for one in relative(form, theta[None], rows))
+    free = [i for i in box.free if box.lower[i] + slack[i] < theta[i] < box.upper[i] - slack[i]
+            and float((rows.weight * gradient[i] ** 2).sum()) > MUTE]
     jacobian, n = gradient[free], len(residual)
     dof = max(1, n - len(box.free))
     sigma = float(np.sqrt((rows.weight * residual**2).sum() / dof))

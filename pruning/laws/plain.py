@@ -76,7 +76,7 @@ class PlainLaw(Document):
             if band is not None:
                 low, high = (np.where(beyond > 0, plain, one) for plain, one in zip((low, high), band, strict=True))
         if self.back_test is not None:
-            low, high = bands.add((low, high), self.back_test.root_mean_square / self.back_test.reach * beyond,
+            low, high = bands.add((low, high), self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach),
                                   len(self.back_test.points), confidence)
         value = self._values(features)
         return tuple(Forecast(density=float(density[i]), extrapolated=bool(beyond[i] > 0),

@@ -17,7 +17,6 @@ from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
 Of = Literal["mean", "run"]
-OPTIMISTIC = "extrapolated: forecasts beyond the sparsest measured point have been too low wherever this was checked"
 
 
 class PruningLaw(Document):
@@ -96,12 +95,12 @@ class PruningLaw(Document):
             raise ParameterError(f"of: {of!r}; 'mean' (the law's curve) or 'run' (one more measured network)")
         query = self._query(density, depth, width, unpruned)
         beyond, outside = self._beyond(query), self._outside(query)
-        self._refuse(density, beyond, outside)
+        self._refuse(density, query.features, beyond, outside)
         value = self.form.evaluate(np.array(self.fit.theta)[None], query.features, query.log_unpruned)[0][0]
         lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond + outside > 0)
         extra = np.zeros(len(value))
         if self.back_test is not None:
-            extra = self.back_test.root_mean_square / self.back_test.reach * beyond
+            extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
         if (outside > 0).any():
             extra = np.hypot(extra, np.where(outside > 0, self._between() * (1.0 + outside), 0.0))
         lows, highs = bands.add((lows, highs), extra, self._held(), confidence)
@@ -110,8 +109,8 @@ class PruningLaw(Document):
         for i, centre in enumerate(value):
             error = Estimate(value=_error(centre), low=_error(centre - lows[i]),
                              high=_error(max(centre, min(centre + highs[i], most))), n=len(self.points))
-            notes = [how[i]] + [OPTIMISTIC] * bool(beyond[i] > 0)
-            notes += ["extrapolated: a network beyond the sizes that were fitted"] * bool(outside[i] > 0)
+            notes = [how[i], self._caution() if beyond[i] > 0 else "",
+                     "extrapolated: a network beyond the sizes that were fitted" if outside[i] > 0 else ""]
             found.append(Forecast(density=float(density[i]), error=error, extrapolated=bool(beyond[i] + outside[i] > 0),
                                   notes=tuple(one for one in notes if one)))
         return tuple(found)
@@ -149,7 +148,7 @@ class PruningLaw(Document):
         inner = found > 0
         query = Query(query.features + np.log(np.where(inner, found, 1.0)) * np.array([[1.0], [0.0], [0.0]]),
                       query.log_unpruned, query.network)
-        self._refuse(found, self._beyond(query), self._outside(query))
+        self._refuse(found, query.features, self._beyond(query), self._outside(query))
         return found
 
     @property
@@ -191,14 +190,27 @@ class PruningLaw(Document):
         assert self.network_folds is not None
         return float(np.sqrt(np.mean(np.square(self.network_folds.missed))))
 
+    def _caution(self) -> str:
+        """What extrapolation was worth in the back-test."""
+        assert self.back_test is not None
+        side = "low" if self.back_test.bias < 0 else "high"
+        return (f"extrapolated: fitted on its denser points, the law missed the sparser ones by "
+                f"{self.back_test.mean_absolute:.0%} and was {abs(self.back_test.bias):.0%} too {side}")
+
     def _held(self) -> int:
         """Degrees of freedom of what was learned from points that were held out."""
         return max(1, len(self.back_test.points) if self.back_test is not None else len(self.networks) - 1)
 
-    def _refuse(self, density: Floats, beyond: Floats, outside: Floats) -> None:
+    def _refuse(self, density: Floats, features: Floats, beyond: Floats, outside: Floats) -> None:
         if (outside > 0).any() and len(self.networks) < 3:
             raise InsufficientPointsError(
-                f"{len(self.networks)} fitted sizes cannot tell of one outside them: {3 - len(self.networks)} more would do")
+                f"fitted networks: {len(self.networks)}, too few to tell of sizes outside theirs; "
+                f"{3 - len(self.networks)} more would do")
+        for row, name, sizes in ((1, "depth", {one.depth for one in self.networks}),
+                                 (2, "width", {one.width for one in self.networks})):
+            if len(sizes) == 1 and (np.abs(features[row]) > 1e-6).any():
+                raise InsufficientPointsError(f"all fitted networks have {name} {min(sizes):g}, which tells nothing of "
+                                              f"another; 1 more, of another {name}, would do")
         if not (beyond > 0).any():
             return
         at = float(density[np.argmax(beyond)])

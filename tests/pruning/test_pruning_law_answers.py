@@ -10,7 +10,8 @@ from pruning.errors import InsufficientPointsError, ParameterError, UnreachableE
 from pruning.laws.answers import Answers, Candidate, smallest
 
 
-def candidates(depths: tuple[float, ...] = (8, 14, 20, 26), widths: tuple[float, ...] = (0.5, 1, 1.41, 2)) -> list[Candidate]:
+def candidates(depths: tuple[float, ...] = (8, 14, 20, 26),
+               widths: tuple[float, ...] = (0.5, 1, 1.41, 2)) -> list[Candidate]:
     return [Candidate(depth=depth, width=width, unpruned_error=unpruned_of(depth, width),
                       parameters=round(10_000 * depth * width**2) + 500, prunable=round(10_000 * depth * width**2))
             for depth in depths for width in widths]

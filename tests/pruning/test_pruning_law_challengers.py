@@ -14,6 +14,7 @@ from pruning.laws.broken import BrokenForm, BrokenLaw, fit_broken_law
 from pruning.laws.dense import DenseForm, DenseLaw, fit_dense_law
 from pruning.laws.selection import compare_density_laws, select
 from pruning.laws.sparse import SparseForm, SparseLaw, fit_sparse_law
+from pruning.laws.stored import read_law
 
 D = 0.8 ** np.arange(1.0, 20.0)
 
@@ -191,7 +192,8 @@ def test_bands_of_the_dense_law_cover(seeds: int) -> None:
     (lambda: fit_dense_law(*dense_grid(0.03), classes=10), DenseLaw)])
 def test_they_survive_json(law: Any, cls: Any) -> None:
     made = law()
-    again = cls.model_validate_json(made.model_dump_json())
+    again = read_law(made.model_dump_json())
+    assert isinstance(again, cls)
     assert again == made
     assert again.condition > 1
     assert len(again.covariance) == len(again.fit.free)
@@ -199,6 +201,12 @@ def test_they_survive_json(law: Any, cls: Any) -> None:
     assert again.predict(*where) == made.predict(*where)
     mean, run = (made.predict(*where, of=of) for of in ("mean", "run"))
     assert run.high - run.low >= mean.high - mean.low > 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"kind": "other"}', '{"kind": "density"}', "[1]"])
+def test_what_is_not_a_law_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="not a stored law"):
+        read_law(text)
 
 
 @pytest.mark.parametrize(("call", "refusal", "message"), [

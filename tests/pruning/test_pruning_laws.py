@@ -180,7 +180,7 @@ def test_extrapolation_is_back_tested_widened_and_marked() -> None:
     law = single(1, n=14)
     (forecast,) = law.forecasts(0.02)
     assert forecast.extrapolated
-    assert "too low" in forecast.notes[0]
+    assert "fitted on its denser points, the law missed the sparser ones by" in forecast.notes[0]
     assert law.back_test is not None
     assert len(law.back_test.points) == 4
     assert law.back_test.mean_absolute > 0
@@ -256,7 +256,7 @@ def test_refusals(density: tuple[float, ...], error: tuple[float, ...], unpruned
     ((0.081, 0.082, 0.083, 0.085, 0.087), {}, "no error reaches 1.5 times"),
 ])
 def test_warnings(error: tuple[float, ...], options: dict[str, object], warning: str) -> None:
-    law = fit_density_law(GOOD if len(error) == 5 else (*GOOD, 0.01), error, 0.08, **options)  # type: ignore[arg-type]
+    law = fit_density_law(GOOD, error, 0.08, **options)  # type: ignore[arg-type]
     assert any(warning in one for one in law.warnings), law.warnings
 
 
@@ -291,7 +291,6 @@ def test_errors_on_few_images_weigh_less() -> None:
     few, many = (fit_density_law(density, truth(density) * np.where(density == density[0], 1.3, 1.0), 0.08, images=n)
                  for n in (100, 10**9))
     assert few.sigma < many.sigma  # the outlier is at the smallest error, which few images tell least of
-    assert law.predict(0.5, of="run").n == 12
     assert law.p == pytest.approx(TRUTH["p"], rel=0.2)
 
 
