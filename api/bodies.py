@@ -10,12 +10,17 @@ from fastapi import Depends, Request
 
 from api.deps import Writer
 from api.errors import Problem
-from api.services import ServicesDep
+from api.services import Services, ServicesDep
 
 MAX_DEPTH = 32
 
 
 async def json_body(request: Request, services: ServicesDep, caller: Writer) -> Any:
+    """The parsed body of a caller who may write."""
+    return await read_json(request, services)
+
+
+async def read_json(request: Request, services: Services) -> Any:
     """The parsed body: 413 above the limit, 415 for another type, 400 for what is not JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):

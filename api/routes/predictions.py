@@ -5,36 +5,47 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
+from api.bodies import read_json
 from api.deps import Id, Reader
 from api.errors import Fault, Problem, invalid
 from api.files import read_file
+from api.pointers import parse
 from api.routes.results import REPORT, ended, files_of
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
 from api.schemas.problem import problems
-from api.services import ServicesDep
+from api.services import Services, ServicesDep
+from tasks.store.tables import ResultFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
 SECTION = "scaling_law"
+BODY = {"requestBody": {"required": True, "content": {"application/json": {
+    "schema": {"$ref": "#/components/schemas/Question"}, "example": {"max_error": 0.1}}}}}
 GUESSING = Prediction(density=0.0, sparsity=1.0, error=None, extrapolated=None,
                       remark="any density will do: guessing is good enough")
 
 
-@router.post("/predict", operation_id="predict", summary="Ask the scaling law of a finished job",
-             responses=problems(404, 409, 410, 422))
-def predict(id: Id, question: Question, services: ServicesDep, caller: Reader) -> Predictions:
+@router.post("/predict", operation_id="predict", summary="Ask the scaling law of a finished job", openapi_extra=BODY,
+             responses=problems(400, 404, 409, 410, 413, 415, 422))
+async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
     """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
 
     The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error` below the error without
     pruning is answered by 422 `unreachable`, one beyond what the job's points can tell by 422 `insufficient_points`.
     """
+    job, files = await run_in_threadpool(files_of, services, caller.project, id)
+    ended(job)
+    question = parse(Question, await read_json(request, services))
+    return await run_in_threadpool(_answer, id, question, files, services)
+
+
+def _answer(id: str, question: Question, files: list[ResultFile], services: Services) -> Predictions:
     from pruning.errors import SecateurError
     from pruning.laws.density import DensityLaw
     from pruning.laws.queries import forecast
 
-    job, files = files_of(services, caller.project, id)
-    ended(job)
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
     label, document = _law(id, {} if row is None else json.loads(read_file(services.artifacts, row)), question.criterion)
     law = DensityLaw.model_validate(document["law"])

@@ -83,7 +83,7 @@ class Arrays:
     @property
     def task(self) -> Literal["classification", "segmentation"]:
         """What the labels tell: a class of each image, or of each pixel."""
-        return "segmentation" if self.labels["test"].ndim == 3 else "classification"
+        return "segmentation" if self.labels["train" if "train" in self.labels else "test"].ndim == 3 else "classification"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -101,7 +101,7 @@ def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
         if f"{split}_x" in arrays:
             images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
             labels[split] = _labels(arrays[f"{split}_y"], f"{split}_y")
-    classes = segmentation.count(labels.values()) if labels["train"].ndim == 3 else \
+    classes = segmentation.count(labels.values()) if labels["test"].ndim == 3 else \
         1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
     return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
 

@@ -342,7 +342,7 @@ def test_only_what_knows_pixels_runs_by_itself(data: Data, tmp_path: Path) -> No
 
 
 def test_the_others_are_refused_where_they_are_asked_for(data: Data, tmp_path: Path) -> None:
-    others = ["approximation", "bounds", "certificate", "informative_features", "loss_model"]
+    others = ["approximation", "bounds", "certificate", "informative_features", "loss_model", "scaling_law"]
     asked = [{"name": name} for name in others] + [{"name": "noise_similarity", "params": {"draws": 2, "levels": [0, 0.3]}}]
     report, _ = run(data, tmp_path, ["magnitude"], asked, retrain={"mode": "none"})
     assert {failure.name for failure in report.failures} == set(others)
