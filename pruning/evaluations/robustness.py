@@ -28,8 +28,8 @@ from pruning.shifts import Shift, paired, sample, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
-STEPS = 4
-"""A regression line is drawn with its band at so many places from 0."""
+BROKEN = 0.1
+"""A nominal error increase beyond which excess errors say little."""
 NOTES = (
     "Excess error is the mean error over the shifts less the nominal one, of one network; delta excess error is that of a "
     "pruned network less that of the dense control: what pruning costs beyond test accuracy. Corruptions that the job "
@@ -80,7 +80,10 @@ class Robustness(Asked):
             scalars[f"delta_excess_error_slope/{label}"] = line.slope
             curves[f"line/{label}"] = Curve(
                 x=(0.0, 1.0), x_label=RATIO, y_label=DELTA, y=(line.at(0.0), line.at(1.0)))
-            notes.append(_grows(label, line, len(mine)))
+            lost = sum(table.increase(one.id, NOMINAL) > BROKEN for one in mine)
+            notes.append(_grows(label, line, len(mine)) + (
+                f" {q.several(lost, 'checkpoint')} of {len(mine)} lost more than {q.pp(BROKEN, 0)} nominally: a network "
+                "without accuracy has none to lose under shift." if lost else ""))
         return Section(
             title="Error under shift", version=self.version, curves=curves, scalars=scalars,
             details={"errors_by_shift": [_row(name, shift, own) for name, flags in found.items()
