@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from api.errors import Problem
 from api.files import read_file
 from api.schemas.predictions import Foreseen
 from api.services import Services
@@ -19,7 +22,13 @@ from tasks.store.tables import Job, Model, ResultFile
 RECENT = 50
 """Of so many jobs that succeeded last, reports are looked into."""
 REPORT = ("report", "json")
+if TYPE_CHECKING:
+    from pruning.laws.density import DensityLaw
+
 CONFIDENCE = 0.9
+ASKED = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
+"""Fields of a recipe that do not move the error at a density."""
+logger = logging.getLogger(__name__)
 
 
 def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
@@ -28,7 +37,6 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     An earlier job counts where network (architecture and arguments), dataset and criterion are the same; of several the
     newest. What the law does not tell is said.
     """
-    from pruning.laws.density import DensityLaw
     from pruning.laws.queries import forecast
 
     wanted = {json.dumps(one.model_dump(mode="json"), sort_keys=True): one.name for one in spec.recipe().criteria}
@@ -38,23 +46,28 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     for row, file in rows:
         if not wanted:
             break
-        same = _schedule(row.spec) == _schedule(document(spec))
-        for kept in _laws(json.loads(read_file(services.artifacts, file))):
-            name = wanted.pop(json.dumps(kept["criterion"], sort_keys=True), None)
-            if name is None:
+        different = _differences(row.spec, spec)
+        for label, criterion, law in _laws(services, file):
+            if wanted.pop(json.dumps(criterion, sort_keys=True), None) is None:
                 continue
-            law = DensityLaw.model_validate(kept["law"])
             for sparsity in spec.targets.sparsity:
                 told = forecast(law, 1 - sparsity, CONFIDENCE)
-                remarks = [told["remark"], "" if same else "that job trained or retrained otherwise"]
-                found.append(Foreseen(**told | {"sparsity": sparsity, "remark": "; ".join(filter(None, remarks))},
-                                      criterion=name, job=row.id))
+                remark = "; ".join(filter(None, (told["remark"], different)))
+                found.append(Foreseen(**told | {"sparsity": sparsity, "remark": remark}, criterion=label, job=row.id))
     return found
 
 
-def _laws(report: dict[str, Any]) -> list[dict[str, Any]]:
-    details = report.get("sections", {}).get("scaling_law", {}).get("details", {})
-    return list(details.get("raw_laws", {}).values())
+def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityLaw]]:
+    """Label, criterion and law, of a report that can still be read; none of another."""
+    from pruning.laws.density import DensityLaw
+
+    try:
+        report = json.loads(read_file(services.artifacts, file))
+        kept = report.get("sections", {}).get("scaling_law", {}).get("details", {}).get("raw_laws", {})
+        return [(label, one["criterion"], DensityLaw.model_validate(one["law"])) for label, one in kept.items()]
+    except (Problem, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("the laws of job %s cannot be read: %s", file.job_id, error)
+        return []
 
 
 def _alike(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
@@ -78,10 +91,16 @@ def _dataset(spec: dict[str, Any]) -> tuple[Any, Any]:
     return spec["dataset"].get("id"), spec["dataset"].get("builtin")
 
 
-def _schedule(spec: dict[str, Any]) -> str:
-    """How a job trains, and on how many images."""
-    parts = [spec["model"].get("train"), spec.get("retrain"), spec["dataset"].get("limit")]
-    return json.dumps(parts, sort_keys=True)
+def _differences(earlier: dict[str, Any], spec: JobSpec) -> str:
+    """What else than targets and questions is not the same, in words; nothing where all is."""
+    try:
+        before = JobSpec.model_validate(earlier)
+    except ValidationError:
+        return "that job was of an earlier version"
+    said = ["that job had other weights"] if before.model.id != spec.model.id else []
+    one, other = (each.recipe().model_dump(mode="json", exclude=ASKED) for each in (before, spec))
+    fields = [name for name in other if one[name] != other[name]]
+    return "; ".join(said + ([f"that job differed in {', '.join(fields)}"] if fields else []))
 
 
 def _report(session: Session, row: Job) -> ResultFile | None:

@@ -61,7 +61,9 @@ def potential(ratios: Tensor, errors: Tensor, reference: Tensor, margin: float) 
 
 
 def interval(value: float, draws: Tensor, n: int) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws, 95 %, that holds the value."""
+    """A value with the percentile interval of its bootstrap draws, 95 %, that holds the value; none of a single image."""
+    if n < 2:
+        return Estimate(value=value, n=n)
     low, high = torch.quantile(draws.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 

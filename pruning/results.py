@@ -25,7 +25,7 @@ from pruning.guidelines import guided
 from pruning.masks import collapsed, full_masks, parameter_count, prunable, reason_dense
 from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency
 from pruning.pipeline import Pipeline
-from pruning.schemas.recipe import Method
+from pruning.schemas.recipe import Gates, Method
 from pruning.schemas.report import (
     BatchNorm,
     Checkpoint,
@@ -165,7 +165,8 @@ class Results:
                                batchnorm=batchnorm(one))
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
-            gates=hold_gates(checkpoints, recommendation, recipe.gates, (sections or {}).get("robustness")),
+            gates=hold_gates(checkpoints, recommendation, _nominal(recipe.gates) if partial else recipe.gates,
+                             (sections or {}).get("robustness")),
             failures=(*pipeline.failures, *(failures or ())),
             warnings=tuple(warnings), partial=partial, usage=pipeline.ledger.seconds)
 
@@ -255,3 +256,8 @@ def environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
     return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=batch,
                        torch=torch.__version__, python=platform.python_version(),
                        secateur=importlib.metadata.version("secateur"), platform=platform.platform())
+
+
+def _nominal(gates: Gates) -> Gates:
+    """Those that can be held before there are evaluations."""
+    return gates.model_copy(update={"max_delta_excess_error": None})

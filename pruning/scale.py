@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.schemas.recipe import Method, Recipe
-from pruning.trial import asked_only
+from pruning.trial import asked_only, fits_task
 from pruning.types import Shape
 
 
@@ -23,8 +24,9 @@ class Scale:
     shape: Shape
     macs: int
     """Multiply-adds of one image through the dense network."""
-    shifted: Mapping[str, int] = field(default_factory=dict)
-    """Test images of each shifted set."""
+    shifted: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Validation and test images of each shifted set."""
+    segmentation: bool = False
 
     @property
     def checkpoints(self) -> int:
@@ -53,13 +55,19 @@ class Sized(Protocol):
 def evaluation_units(scale: Scale) -> dict[str, int]:
     """The work of each evaluation of a job by name, in forward passes of one image; 0 where one does not say.
 
-    Evaluations that share what they measure are counted as if each were alone.
+    Evaluations that share what they measure are counted as if each were alone. Raises `ParameterError` for parameters with
+    which there is nothing to do.
     """
     wanted = scale.recipe.evaluations
     if wanted is None:
-        wanted = tuple(Method(name=name) for name in evaluations.names() if not asked_only(evaluations.get(name)))
+        kinds = {name: evaluations.get(name) for name in evaluations.names()}
+        wanted = tuple(Method(name=name) for name, kind in kinds.items()
+                       if not asked_only(kind) and fits_task(kind, segmentation=scale.segmentation))
     found = {}
-    for method in wanted:
-        evaluation = evaluations.create(method.name, method.params)
-        found[method.name] = int(evaluation.units(scale)) if isinstance(evaluation, Sized) else 0
+    for index, method in enumerate(wanted):
+        try:
+            evaluation = evaluations.create(method.name, method.params)
+            found[method.name] = int(evaluation.units(scale)) if isinstance(evaluation, Sized) else 0
+        except ParameterError as error:
+            raise ParameterError(error.message, pointer=f"/evaluations/{index}/params") from None
     return found

@@ -22,6 +22,8 @@ from pruning.schemas.job import NOMINAL
 from pruning.seeding import generator
 from pruning.trial import Trial
 
+AT_ONCE = 256
+"""Images that are corrupted between two signs of life."""
 CORRUPTIONS_VERSION = 1
 """To be raised when a corruption changes: what caches hold is then made anew."""
 
@@ -101,16 +103,23 @@ def paired(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
     return found
 
 
-def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCache | None = None) -> Tensor:
+def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCache | None = None,
+            advance: Callable[[int], None] = lambda images: None) -> Tensor:
     """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every network.
 
-    Corrupted images that a cache holds are not made again.
+    Corrupted images that a cache holds are not made again. `advance` is called with 0 while others are made, which may take
+    long.
     """
     if shift.corruption is not None:
         name, severity = shift.corruption, shift.severity
 
         def make() -> Tensor:
-            return corrupt(split.images, name, severity, seed=seed)
+            found = []
+            for indices in torch.split(torch.arange(len(split)), AT_ONCE):
+                images = split.images[indices.to(split.images.device)]
+                found.append(corrupt(images, name, severity, indices=indices, seed=seed))
+                advance(0)
+            return torch.cat(found)
 
         images = make() if cache is None else cache.get(
             content_key(split.images, name, severity, seed, CORRUPTIONS_VERSION), make)
@@ -137,7 +146,7 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
         missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
         if not missing:
             continue
-        inputs = shifted(trial.data, split, shift, trial.seed, trial.cache)
+        inputs = shifted(trial.data, split, shift, trial.seed, trial.cache, trial.advance)
         for one in missing:
             trial.memo[one.name, shift, images, validation] = errors_of(one.load(), trial.data, inputs, split.labels)
             trial.advance(len(split))

@@ -67,9 +67,7 @@ class Asked:
         count = self.images or _images(scale.macs)
         names = len(corruptions.names() if self.corruptions is None else self.corruptions) * len(self.severities)
         own = min(count, scale.images["test"])
-        seen = own * (1 + names + len(self.noise)) + sum(min(count, images) for images in scale.shifted.values())
-        if scale.recipe.shifts is not None:
-            seen += min(count, scale.images["val"]) * (1 + names + len(self.noise))
+        seen = own * (1 + names + len(self.noise)) + sum(min(count, test) for _, test in scale.shifted.values())
         return seen * scale.networks + names * own * CORRUPTING * scale.values // scale.macs
 
     def said(self, trial: Trial, shifts: list[Shift]) -> str:

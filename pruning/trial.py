@@ -126,15 +126,20 @@ def asked_only(evaluation: Evaluation | type[Evaluation]) -> bool:
     return bool(getattr(evaluation, "asked_only", False))
 
 
+def fits_task(evaluation: object, *, segmentation: bool) -> bool:
+    """Whether it knows the labels of the job: all know those of images, some those of pixels."""
+    return not segmentation or bool(getattr(evaluation, "of_pixels", False))
+
+
 def applies(evaluation: Evaluation, trial: Trial) -> bool:
     """Whether an evaluation that was not asked for by name should run."""
-    if asked_only(evaluation) or (trial.data.segmentation and not getattr(evaluation, "of_pixels", False)):
+    if asked_only(evaluation) or not fits_task(evaluation, segmentation=trial.data.segmentation):
         return False
     return not isinstance(evaluation, Conditional) or evaluation.applies(trial)
 
 
 def check_task(evaluation: object, name: str, *, segmentation: bool, pointer: str | None = None) -> None:
     """Raise `ParameterError` for an evaluation of one answer an image that is asked of a segmentation job."""
-    if segmentation and not getattr(evaluation, "of_pixels", False):
+    if not fits_task(evaluation, segmentation=segmentation):
         raise ParameterError(f"the evaluation {name!r} is of networks that name one class an image; for segmentation there "
                              "are accuracy, comparison, robustness, prune_potential and noise_similarity", pointer=pointer)

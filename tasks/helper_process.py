@@ -40,7 +40,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pruning.data.builtin import datasets
-    from pruning.data.shifted import check_alike, tested
+    from pruning.data.shifted import check_alike, sizes
     from pruning.errors import DataError
     from pruning.evaluations import evaluations
     from pruning.masks import prunable
@@ -77,7 +77,8 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
                    pointer=f"/evaluations/{index}")
     images = split_sizes(recipe, dataset["counts"])
     work = evaluation_units(Scale(recipe, images, shape, max(1, forward // 2), {
-        one.name: tested(known["counts"]) for one, known in zip(spec.dataset.shifted, payload["shifted"], strict=True)}))
+        one.name: sizes(known["counts"]) for one, known in zip(spec.dataset.shifted, payload["shifted"], strict=True)},
+        dataset["task"] == "segmentation"))
     found = plan(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
                  prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
                  forward_flops=forward, activations=kept, classes=len(dataset["classes"]), evaluations=work)

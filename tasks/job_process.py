@@ -124,7 +124,8 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     stages = Stages(folder / "stages", recipe.digest(), saved, lambda name: pipe.send("dropped", name=name))
     with torch.device("meta"):
         macs = max(1, flops(architecture.build(), data.shape) // 2)
-    scale = Scale(recipe, data.sizes, data.shape, macs, {name: len(one.test) for name, one in data.shifted.items()})
+    scale = Scale(recipe, data.sizes, data.shape, macs, {
+        name: (len(one.val), len(one.test)) for name, one in data.shifted.items()}, data.segmentation)
     pipeline = Pipeline(recipe, Networks(architecture.build, state("model"), state("rewind")), data, stages, pipe, device,
                         job["checkpoint_steps"], evaluations=evaluation_units(scale))
     origin = Origin(job["id"], job["spec"], model["architecture"], parameters_of(architecture), model["sha256"],

@@ -23,8 +23,6 @@ router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
 SECTION = "scaling_law"
 BODY = {"requestBody": {"required": True, "content": {"application/json": {
     "schema": {"$ref": "#/components/schemas/Question"}, "example": {"max_error": 0.1}}}}}
-GUESSING = Prediction(density=0.0, sparsity=1.0, error=None, extrapolated=None,
-                      remark="any density will do: guessing is good enough")
 
 
 @router.post("/predict", operation_id="predict", summary="Ask the scaling law of a finished job", openapi_extra=BODY,
@@ -44,19 +42,19 @@ async def predict(id: Id, request: Request, services: ServicesDep, caller: Reade
 def _answer(id: str, question: Question, files: list[ResultFile], services: Services) -> Predictions:
     from pruning.errors import SecateurError
     from pruning.laws.density import DensityLaw
-    from pruning.laws.queries import forecast
+    from pruning.laws.queries import forecast, smallest
 
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
     label, document = _law(id, {} if row is None else json.loads(read_file(services.artifacts, row)), question.criterion)
     law = DensityLaw.model_validate(document["law"])
-    densities = question.densities
-    if densities is None:
-        assert question.max_error is not None
+    if question.max_error is None:
+        rows = [forecast(law, density, question.confidence) for density in question.densities or ()]
+    else:
         try:
-            densities = [law.density_for(question.max_error)]
+            rows = [smallest(law, question.max_error, question.confidence)]
         except SecateurError as error:
             raise invalid([Fault("/max_error", error.code, error.message)]) from None
-    found = [Prediction(**forecast(law, density, question.confidence)) if density else GUESSING for density in densities]
+    found = [Prediction(**row) for row in rows]
     return Predictions(criterion=label, confidence=question.confidence, predictions=found, law=FittedLaw(
         unpruned_error=law.unpruned_error, gamma=law.gamma, p=law.p, plateau=law.plateau, points=len(law.points),
         sigma=law.sigma, fit_range=law.fit_range, warnings=list(law.warnings)))

@@ -31,8 +31,8 @@ class Pair:
 def has_masks(archive: zipfile.ZipFile) -> bool:
     """Whether the zip is in one of the layouts with masks, as far as the names of its folders tell."""
     starts = {PurePosixPath(entry.filename).parts[:2] for entry in archive.infolist() if not _hidden(entry)}
-    return any(parts[:1] in (("images",), ("masks",)) or (parts[0] in SPLITS and parts[1:] == ("masks",))
-               for parts in starts if parts)
+    return any(parts[:1] in (("images",), ("masks",)) or (parts[0] in SPLITS and parts[1:] == ("masks",) and (
+        parts[0], "images") in starts) for parts in starts if parts)
 
 
 def read(archive: zipfile.ZipFile, max_values: int) -> Arrays:

@@ -32,9 +32,10 @@ def check_alike(name: str, shape: Sequence[int], classes: Sequence[str], counts:
         raise DataError(f"the shifted set {name!r} has 1 image: one decides and one reports, at the least", pointer=pointer)
 
 
-def tested(counts: Mapping[str, int]) -> int:
-    """How many images of a shifted set report, of so many by split: all of `test`, or the half that does not decide."""
-    return counts["test"] if counts.get("val") else counts["test"] - counts["test"] // 2
+def sizes(counts: Mapping[str, int]) -> tuple[int, int]:
+    """How many images of a shifted set decide and report, of so many by split: those of `val`, or half of `test`."""
+    val = counts.get("val") or counts["test"] // 2
+    return val, counts["test"] if counts.get("val") else counts["test"] - val
 
 
 def splits(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:

@@ -98,7 +98,7 @@ def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
                         "val_x, val_y; without train_x and train_y for images of a shifted distribution")
     images, labels = {}, {}
     for split in SPLITS:
-        if f"{split}_x" in arrays:
+        if f"{split}_x" in arrays and (split != "val" or len(arrays["val_x"]) + len(arrays["val_y"])):
             images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
             labels[split] = _labels(arrays[f"{split}_y"], f"{split}_y")
     classes = segmentation.count(labels.values()) if labels["test"].ndim == 3 else \

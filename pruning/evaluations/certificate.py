@@ -82,7 +82,8 @@ class Certificate:
 
     def units(self, scale: Scale) -> int:
         """The dense network and every checkpoint, on every distribution."""
-        return (scale.images["test"] * (1 + len(self.noise)) + sum(scale.shifted.values())) * (1 + scale.checkpoints)
+        images = scale.images["test"] * (1 + len(self.noise)) + sum(test for _, test in scale.shifted.values())
+        return images * (1 + scale.checkpoints)
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `labelled/<criterion>`, `agreement/...`, `disagreement/...`, `a_priori/...`; a table of all.

@@ -57,8 +57,9 @@ class NoiseSimilarity:
     separate: bool = False
 
     def units(self, scale: Scale) -> int:
-        """Every network on every draw of every level."""
-        return min(self.images, scale.images["test"]) * len(set(self.levels)) * self.draws * scale.networks
+        """Every network on every draw of every level; by pixels the dense one again beside each."""
+        runs = 2 * (scale.networks - 1) if scale.segmentation else scale.networks
+        return min(self.images, scale.images["test"]) * len(set(self.levels)) * self.draws * runs
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table with deviations."""
@@ -123,6 +124,7 @@ class NoiseSimilarity:
                         a, b = (network(images).float().movedim(1, -1)[there] for network in (mine, dense))
                     matching[row, draw] += float((a.argmax(1) == b.argmax(1)).sum())
                     distance[row, draw] += float((sureness(a) - sureness(b)).norm(dim=1).sum())
+                    trial.advance(2 * len(images))
         return matching / known.sum().cpu(), distance / known.sum().cpu()
 
     def _said(self, curves: dict[str, Curve], others: list[Network], of_what: str) -> list[str]:

@@ -7,7 +7,7 @@ accuracy, MLSys 2021.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from pruning.guidelines import VALIDATION
 from pruning.masks import parameter_count
 from pruning.potential import interval, potential, prune_ratio, resampled
 from pruning.reporting import quantities as q
+from pruning.scale import Scale
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
@@ -53,6 +54,14 @@ class PrunePotential(Asked):
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.1, 0.2, 0.3)
     margin: Annotated[float, Field(ge=-1, le=1, description="tolerated error above the dense control's")] = 0.005
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = MARGINS
+
+    def units(self, scale: Scale) -> int:
+        """As of all evaluations under shift, and the validation images where the recommendation reads them."""
+        found = super().units(scale)
+        if scale.recipe.shifts is not None:
+            validation = {name: (0, val) for name, (val, _) in scale.shifted.items()}
+            found += super().units(replace(scale, images={**scale.images, "test": scale.images["val"]}, shifted=validation))
+        return found
 
     def evaluate(self, trial: Trial) -> Section:
         """Curves `margin/<group>/<criterion>`, `noise/<criterion>`; scalars `<group>/<criterion>`; bars by distribution."""
@@ -163,14 +172,17 @@ class _Potentials:
         """The mean or the minimum over distributions."""
         values, draws = zip(*(self._at(name, margin) for name in names), strict=True)
         if how == "mean":
-            return interval(sum(values) / len(values), torch.stack(draws).mean(0), self.n[NOMINAL])
-        return interval(min(values), torch.stack(draws).amin(0), self.n[NOMINAL])
+            return interval(sum(values) / len(values), torch.stack(draws).mean(0), self._fewest(names))
+        return interval(min(values), torch.stack(draws).amin(0), self._fewest(names))
 
     def gap(self, first: Sequence[str], second: Sequence[str], margin: float) -> Estimate:
         """The mean over some distributions less that over others."""
         (a, drawn), (b, other) = ((sum(value for value, _ in found) / len(found), torch.stack([d for _, d in found]).mean(0))
                                   for found in ([self._at(name, margin) for name in names] for names in (first, second)))
-        return interval(a - b, drawn - other, self.n[NOMINAL])
+        return interval(a - b, drawn - other, self._fewest((*first, *second)))
+
+    def _fewest(self, names: Sequence[str]) -> int:
+        return min(self.n[name] for name in names)
 
 
 def _bracketed(estimate: Estimate) -> str:

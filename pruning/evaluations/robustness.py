@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from pruning.measure import mean_error
 from pruning.potential import Line, interval, prune_ratio, resampled
 from pruning.reporting import quantities as q
 from pruning.reporting.pictures import grid, pixels
+from pruning.scale import Scale
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
@@ -28,6 +29,7 @@ from pruning.shifts import Shift, paired, sample, trained_on, wrong
 from pruning.shifts_asked import Asked
 from pruning.trial import Trial, TrialRound
 
+NONE = "no shift to look at: name corruptions, levels of noise, or shifted sets of the dataset"
 BROKEN = 0.1
 """A nominal error increase beyond which excess errors say little."""
 NOTES = (
@@ -55,12 +57,17 @@ class Robustness(Asked):
     version: ClassVar[int] = 1
     of_pixels: ClassVar[bool] = True
 
+    def units(self, scale: Scale) -> int:
+        """As of all evaluations under shift; `ParameterError` where there is none to look at."""
+        if self.corruptions == () and not self.noise and not scale.shifted:
+            raise ParameterError(NONE)
+        return super().units(scale)
+
     def evaluate(self, trial: Trial) -> Section:
         """Curves `nominal/<criterion>`, `shifted/...`, `excess/...`, `delta_excess/...`, `line/...`; errors by shift."""
         shifts = self.shifts(trial)
         if not shifts:
-            raise ParameterError("no shift to look at: name corruptions, levels of noise, or shifted sets of the dataset",
-                                 pointer="corruptions")
+            raise ParameterError(NONE)
         found = wrong(trial, [Shift(), *shifts], self.count(trial))
         targets = [one for one in trial.rounds if one.target is not None]
         table = _Table(found, shifts, trial)
@@ -79,7 +86,7 @@ class Robustness(Asked):
                 continue
             scalars[f"delta_excess_error_slope/{label}"] = line.slope
             curves[f"line/{label}"] = Curve(
-                x=(0.0, 1.0), x_label=RATIO, y_label=DELTA, y=(line.at(0.0), line.at(1.0)))
+                x=(0.0, 1.0), x_label=RATIO, y_label=DELTA, y=(line.at(0.0), line.at(1.0)), drawn="band")
             lost = sum(table.increase(one.id, NOMINAL) > BROKEN for one in mine)
             notes.append(_grows(label, line, len(mine)) + (
                 f" {q.several(lost, 'checkpoint')} of {len(mine)} lost more than {q.pp(BROKEN, 0)} nominally: a network "
@@ -97,14 +104,14 @@ class Robustness(Asked):
     def _curves(label: str, mine: Sequence[TrialRound], ratios: Mapping[str, float], table: _Table) -> dict[str, Curve]:
         x = tuple(ratios[one.id] for one in mine)
 
-        def curve(y: Sequence[Estimate], y_label: str) -> Curve:
-            return Curve(x=x, x_label=RATIO, y=tuple(y), y_label=y_label)
+        def curve(y: Sequence[Estimate], y_label: str, drawn: Literal["points"] | None = None) -> Curve:
+            return Curve(x=x, x_label=RATIO, y=tuple(y), y_label=y_label, drawn=drawn)
 
         return {
             f"nominal/{label}": curve([table.error(one.id, [NOMINAL]) for one in mine], "error, nominal and under shift"),
             f"shifted/{label}": curve([table.error(one.id, table.names) for one in mine], "error, nominal and under shift"),
             f"excess/{label}": curve([table.excess(one.id) for one in mine], "excess error"),
-            f"delta_excess/{label}": curve([table.delta(one.id) for one in mine], DELTA)}
+            f"delta_excess/{label}": curve([table.delta(one.id) for one in mine], DELTA, "points")}
 
 
 def _notes(trial: Trial) -> tuple[str, ...]:
@@ -144,18 +151,18 @@ class _Table:
     def error(self, network: str, shifts: Sequence[str]) -> Estimate:
         if len(shifts) == 1:
             return mean_error(self._wrong[network][shifts[0]])
-        return interval(*self._of(network, shifts), self.n[NOMINAL])
+        return interval(*self._of(network, shifts), min(self.n[shift] for shift in shifts))
 
     def _excess(self, network: str) -> tuple[float, Tensor]:
         (a, drawn), (b, nominal) = self._of(network, self.names), self._of(network, self.own)
         return a - b, drawn - nominal
 
     def excess(self, network: str) -> Estimate:
-        return interval(*self._excess(network), self.n[NOMINAL])
+        return interval(*self._excess(network), min(self.n[name] for name in (*self.names, *self.own)))
 
     def delta(self, network: str) -> Estimate:
         (a, drawn), (b, control) = self._excess(network), self._excess("control")
-        return interval(a - b, drawn - control, self.n[NOMINAL])
+        return interval(a - b, drawn - control, min(self.n[name] for name in (*self.names, *self.own)))
 
     def excess_under(self, network: str, shift: str) -> float:
         return self._values[network, shift] - self._values[network, NOMINAL]

@@ -47,7 +47,8 @@ NOTES = (
 class ScalingLaw:
     """Fit, back-test and inverse of the law of each criterion's rounds: what other densities cost, and which one is enough.
 
-    Every round is a point: test error against density, retrained where the job retrains. `POST /v1/jobs/{id}/predict` asks
+    Every round is a point: test error against density, retrained where the job retrains; only those that end at a target
+    where the job prunes before it trains, or gradually. `POST /v1/jobs/{id}/predict` asks
     the same law afterwards.
     """
 
@@ -104,7 +105,7 @@ class _Parts:
         self.raw[label] = {"criterion": rounds[0].criterion.model_dump(mode="json"), "law": law.model_dump(mode="json")}
         self.laws.append(_row(label, law))
         found, _ = compare_density_laws([one.density for one in rounds], [_error(one) for one in rounds],
-                                        law.unpruned_error, classes=len(trial.data.classes))
+                                        law.unpruned_error, classes=len(trial.data.classes), law=law)
         self.contenders += [{"criterion": label, "law": one.name, "parameters": one.parameters,
                              "missed_at_held_out_densities": one.held_out, "missed_in_back_test": one.back_test}
                             for one in found.contenders]
@@ -158,7 +159,10 @@ def _labels(trial: Trial) -> list[str]:
 
 
 def _rounds(trial: Trial, label: str) -> list[TrialRound]:
-    return sorted((one for one in trial.rounds if one.label == label), key=lambda one: one.sparsity)
+    """Those of networks that are comparable: where rounds between targets end untrained, or half trained, the targets'."""
+    unfinished = trial.pruned_untrained or trial.recipe.retrain.mode == "gradual"
+    mine = (one for one in trial.rounds if one.label == label and (one.target is not None or not unfinished))
+    return sorted(mine, key=lambda one: one.sparsity)
 
 
 def _error(one: TrialRound) -> float:

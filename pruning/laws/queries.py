@@ -7,6 +7,7 @@ from typing import Any
 from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
 from pruning.laws.density import DensityLaw
 from pruning.laws.documents import Forecast
+from pruning.schemas.report import Estimate
 
 REFUSALS = (CurveError, InsufficientPointsError, UnreachableError)
 
@@ -15,12 +16,25 @@ def answer(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
     """The smallest density whose error is at most so much, and the error there; or why there is none."""
     row: dict[str, Any] = {"max_error": error, "density": None, "sparsity": None, "error": None, "remark": ""}
     try:
-        density = law.density_for(error)
+        return row | smallest(law, error, confidence)
     except REFUSALS as refusal:
         return row | {"remark": f"{refusal.code}: {refusal.message}"}
+
+
+def smallest(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
+    """As `answer`, but what cannot be told is raised.
+
+    The law lies a little above the observed unpruned error at density 1: where only that error is small enough, it is the
+    answer.
+    """
+    density = law.density_for(error)
     if density <= 0:
-        return row | {"remark": "any density will do: guessing is good enough"}
-    return row | forecast(law, density, confidence)
+        return {"density": 0.0, "sparsity": 1.0, "error": None, "extrapolated": None,
+                "remark": "any density will do: guessing is good enough"}
+    if density >= 1:
+        return {"density": 1.0, "sparsity": 0.0, "error": Estimate(value=law.unpruned_error).model_dump(),
+                "extrapolated": False, "remark": "only the network without pruning, with its measured error"}
+    return forecast(law, density, confidence)
 
 
 def forecast(law: DensityLaw, density: float, confidence: float) -> dict[str, Any]:

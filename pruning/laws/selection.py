@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import InsufficientPointsError
@@ -54,8 +55,9 @@ def select(laws: Mapping[str, PruningLaw | PlainLaw], refused: Mapping[str, str]
 
 
 def compare_density_laws(density: ArrayLike, error: ArrayLike, unpruned_error: float, *,
-                         classes: int | None = None) -> tuple[Selection, dict[str, DensityLaw | BrokenLaw]]:
-    """The pruning law against a power law and a broken one, on the points of one network.
+                         classes: int | None = None,
+                         law: DensityLaw | None = None) -> tuple[Selection, dict[str, DensityLaw | BrokenLaw]]:
+    """The pruning law (`law` where it is fitted already) against a power law and a broken one, on the points of one network.
 
     A challenger with too few points is among `refused`; the pruning law's own refusal is raised.
 
@@ -66,11 +68,14 @@ def compare_density_laws(density: ArrayLike, error: ArrayLike, unpruned_error: f
     >>> found.best, sorted(laws)
     ('pruning', ['broken', 'power', 'pruning'])
     """
-    laws: dict[str, DensityLaw | BrokenLaw] = {"pruning": fit_density_law(density, error, unpruned_error, classes=classes)}
+    laws: dict[str, DensityLaw | BrokenLaw] = {
+        "pruning": law or fit_density_law(density, error, unpruned_error, classes=classes)}
     refused = {}
     for name, breaks in (("power", 0), ("broken", 1)):
         try:
             laws[name] = fit_broken_law(density, error, unpruned_error, classes=classes, breaks=1 if breaks else 0)
         except InsufficientPointsError as short:
             refused[name] = short.message
+        except np.linalg.LinAlgError as failed:
+            refused[name] = f"the fit failed: {failed}"
     return select(laws, refused), laws

@@ -36,9 +36,14 @@ class Look:
     line: str
     hollow: bool
 
-    def entry(self, label: str) -> Entry:
-        """Its line of the legend."""
-        return Entry(label, VARIABLES[self.colour], self.marker, self.line, self.hollow)
+    def entry(self, label: str, drawn: str | None = None) -> Entry:
+        """Its line of the legend; of `points` without the line, of a `line` or a `band` without the marker.
+
+        >>> look(0).entry("law", "band").kind, look(0).entry("measured", "points").line
+        ('', 'none')
+        """
+        marker = "" if drawn in ("line", "band") else self.marker
+        return Entry(label, VARIABLES[self.colour], marker, "none" if drawn == "points" else self.line, self.hollow)
 
 
 def look(index: int) -> Look:

@@ -172,7 +172,8 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     for i, (_, curve) in enumerate(curves):
         points = sorted(zip(curve.x, curve.y, strict=False), key=lambda point: point[0])
         xs = [stretch(x) + shifts[i] if sparse else x for x, _ in points]
-        chosen, step = look(i), 1 + (len(points) - 1) // THIN
+        place = i if curve.drawn is None else [one.drawn for _, one in curves[:i]].count(curve.drawn)
+        chosen, step = look(place), 1 + (len(points) - 1) // THIN
         if curve.drawn != "points":
             axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
         if curve.drawn == "band":
@@ -180,7 +181,7 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
                               alpha=0.16, linewidth=0)
         elif curve.drawn != "line":
             dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
-        legend.append(chosen.entry(names[i]))
+        legend.append(chosen.entry(names[i], curve.drawn))
     added = scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
     note = " (axis spaced by compression)" if sparse else ""
     if sparse:

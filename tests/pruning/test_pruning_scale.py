@@ -45,7 +45,7 @@ def scale_of(results: Results) -> Scale:
     pipeline = results.pipeline
     data = pipeline.data
     return Scale(pipeline.recipe, data.sizes, data.shape, flops(pipeline.dense(), data.shape) // 2,
-                 {name: len(one.test) for name, one in data.shifted.items()})
+                 {name: (len(one.val), len(one.test)) for name, one in data.shifted.items()}, data.segmentation)
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
