@@ -3,8 +3,8 @@
 `python benchmarks/back_select.py` runs the first steps of BackSelect on images of 32x32 in blocks of 2 pixels (256 masks in
 the first step): on the folded network, in batches, early layers only around what is hidden; and as the definition reads, one
 mask at a time through the model as it is. The two run in turn in one process; the medians of both and of their quotient are
-printed, and whether they hide the same blocks. Limit: 4 times as fast, with as many threads as there are cores; with
-OMP_NUM_THREADS=1 most of it is arithmetic.
+printed, and whether they hide the same blocks. Limit: 4 times as fast, on two cores or more; with OMP_NUM_THREADS=1 it is
+3 to 4 times, for single masks gain nothing from a second core.
 """
 
 from __future__ import annotations
