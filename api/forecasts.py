@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api.errors import Problem
 from api.files import read_file
 from api.schemas.predictions import Foreseen
 from api.services import Services
 from api.submission import document
 from pruning.schemas.job import JobSpec
+from tasks.artifacts import MissingArtifactError
 from tasks.store import jobs
 from tasks.store.tables import Job, Model, ResultFile
 
@@ -65,7 +65,7 @@ def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityL
         report = json.loads(read_file(services.artifacts, file))
         kept = report.get("sections", {}).get("scaling_law", {}).get("details", {}).get("raw_laws", {})
         return [(label, one["criterion"], DensityLaw.model_validate(one["law"])) for label, one in kept.items()]
-    except (Problem, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (MissingArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("the laws of job %s cannot be read: %s", file.job_id, error)
         return []
 

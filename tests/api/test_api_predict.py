@@ -122,11 +122,39 @@ def test_only_jobs_that_are_alike_foresee(world: World) -> None:
     assert foreseen(world, criterion={"name": "magnitude", "params": {"p": 2}}) == []
     assert foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}}) == []
     assert foreseen(world, dataset={"id": world.dataset()}) == []
-    (one, *_) = foreseen(world, retrain={"epochs": 9})
-    assert one["remark"] == "that job trained or retrained otherwise"
+    for change, said in (({"retrain": {"epochs": 9}}, "retrain"), ({"exclude": ["fc1.weight"]}, "exclude"),
+                         ({"allocation": {"name": "uniform"}}, "allocation"), ({"independent": True}, "independent"),
+                         ({"when": "before_training"}, "when, retrain")):
+        (one, *_) = foreseen(world, **change)
+        assert one["remark"] == f"that job differed in {said}", change
     with world.services.store.write() as session:
         session.execute(update(Job).values(project="other"))
     assert foreseen(world) == []
+
+
+def test_other_weights_are_said(world: World) -> None:
+    first, second = world.model(), world.model()
+    spec = {"model": {"id": first}, "retrain": {"epochs": 1}}
+    id = job(world, {"magnitude": law()})
+    with world.services.store.write() as session:
+        row = session.get(Job, id)
+        assert row is not None
+        row.spec = {**SPEC, **spec}
+    assert {row["remark"] for row in foreseen(world, **spec)} == {""}
+    assert {row["remark"] for row in foreseen(world, **{**spec, "model": {"id": second}})} == {"that job had other weights"}
+
+
+@pytest.mark.parametrize("damage", [
+    b"{", b"[]", b'{"sections": {"scaling_law": {"details": {"raw_laws": {"magnitude": {}}}}}}'])
+def test_a_report_that_cannot_be_read_foresees_nothing(world: World, damage: bytes) -> None:
+    good = job(world, {"magnitude": law()})
+    world.result(world.job("succeeded"), "report", "json", damage)
+    assert {row["job"] for row in foreseen(world)} == {good}
+    gone = job(world, {"magnitude": law()})
+    for path in world.folder.rglob("*"):
+        if path.is_file() and gone in str(path):
+            path.unlink()
+    assert {row["job"] for row in foreseen(world)} == {good}
 
 
 def test_the_newest_law_counts(world: World) -> None:

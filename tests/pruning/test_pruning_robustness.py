@@ -274,10 +274,10 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(cascad
     made: list[Shift] = []
     seen: list[int] = []
 
-    def counted(data: Data, split: Any, shift: Shift, seed: int, cache: Any = None) -> Tensor:
+    def counted(data: Data, split: Any, shift: Shift, *others: Any) -> Tensor:
         made.append(shift)
         seen.append(len(split))
-        return shifted(data, split, shift, seed, cache)
+        return shifted(data, split, shift, *others)
 
     monkeypatch.setattr(pruning.shifts, "shifted", counted)
     monkeypatch.setattr(pruning.shifts_asked, "FEWEST", 1)

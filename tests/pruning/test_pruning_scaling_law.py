@@ -88,8 +88,26 @@ def test_an_error_below_the_unpruned_one_is_no_answer(template: Trial) -> None:
     below, guessing = section.details["answers"]
     assert below["density"] is None
     assert below["remark"].startswith("unreachable: error 0.05 is below the unpruned error")
-    assert guessing["density"] is None
+    assert (guessing["density"], guessing["error"]) == (0.0, None)
     assert guessing["remark"] == "any density will do: guessing is good enough"
+
+
+def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(template: Trial) -> None:
+    """The law lies a little above it at density 1."""
+    errors = pruned_error(np.array(DENSITIES), 0.24, 1.0, 0.2, 0.9)
+    section = ScalingLaw(max_error=(0.245,)).evaluate(trial(template, [float(one) for one in errors], unpruned=0.24))
+    (row,) = section.details["answers"]
+    assert (row["density"], row["error"]["value"]) == (1.0, 0.24)
+    assert row["remark"] == "only the network without pruning, with its measured error"
+
+
+def test_rounds_that_end_untrained_are_no_points(template: Trial) -> None:
+    early = trial(template, law_errors(0.02))
+    targets = [replace(one, target=one.sparsity) for one in early.rounds[:5]]
+    between = [replace(one, target=None) for one in early.rounds[5:]]
+    early = replace(early, rounds=[*targets, *between], recipe=early.recipe.model_copy(update={"when": "before_training"}))
+    (row,) = ScalingLaw().evaluate(early).details["laws"]
+    assert row["points"] == 5
 
 
 def test_where_little_was_lost_nothing_is_extrapolated(template: Trial) -> None:

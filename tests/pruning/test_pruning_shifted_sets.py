@@ -104,11 +104,12 @@ def test_a_shifted_set_alone_is_shift_enough(tmp_path: Path) -> None:
 def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_its_validation_images(
         tmp_path: Path) -> None:
     """Reported on `test`, decided on `val`: either is made by hand, and they differ."""
-    sets = dark(cases.make_data())
-    shuffled = replace(sets, val=replace(sets.val, labels=(sets.val.labels + 1) % 3))
+    sets = dark(cases.make_data(), 30)
     recipe = cases.recipe(0.5, 0.9).model_copy(update={"shifts": Shifts(knowledge="partly_modelled")})
-    results = finished(recipe, tmp_path, data=data_with(night=shuffled))
-    trial = trial_of(results)
+    trial = trial_of(finished(recipe, tmp_path))
+    named = logits(trial.control(), trial.data.normalize(sets.val.images)).argmax(1)  # the control makes no mistake on val
+    shuffled = replace(sets, val=replace(sets.val, labels=named))
+    trial = replace(trial, data=replace(trial.data, shifted={"night": shuffled}))
     section = PrunePotential(corruptions=(), noise=(), margin=0.0).evaluate(trial)
 
     def by_hand(split: Split) -> float:
@@ -121,7 +122,7 @@ def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_
 
     (row,) = [row for row in section.details["potential_by_distribution"] if row["distribution"] == "night"]
     (decides,) = [row for row in section.details[VALIDATION] if row["distribution"] == "night"]
-    assert (row["group"], row["potential"]["n"]) == ("shifted set", 9)
+    assert (row["group"], row["potential"]["n"]) == ("shifted set", 30)
     assert row["potential"]["value"] == pytest.approx(by_hand(shuffled.test))
     assert decides["potential"] == pytest.approx(by_hand(shuffled.val))
     assert by_hand(shuffled.test) != by_hand(shuffled.val), "the test tells the two apart"
