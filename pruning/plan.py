@@ -180,8 +180,7 @@ class Costs:
 
 def split_sizes(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
     """Images by split after limits and the validation split, from the dataset's counts."""
-    train = min(counts["train"], recipe.limit.train or counts["train"])
-    test = min(counts["test"], recipe.limit.test or counts["test"])
+    train, test = recipe.limit.of("train", counts["train"]), recipe.limit.of("test", counts["test"])
     val = counts.get("val", 0)
     if not val:
         val = val_size(train)

@@ -126,8 +126,9 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
         order = torch.tensor([list(classes).index(name) for name in names])
         splits = {name: Split(split.images, renumbered(split.labels, order)) for name, split in splits.items()}
         names = tuple(classes)
-    for name, most in (("train", limit.train), ("test", limit.test)):
-        if most is not None and most < len(splits[name]):
+    for name in ("train", "test"):
+        most = limit.of(name, len(splits[name]))
+        if most < len(splits[name]):
             chosen, _ = draw(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
             splits[name] = splits[name][chosen]
     train = splits["train"]

@@ -90,12 +90,27 @@ class Retrain(Training):
         return self
 
 
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
 class Limit(Document):
     """At most so many images of each split, balanced over the classes unless `stratify` is false or they have masks."""
 
-    train: Annotated[int, Field(ge=1)] | None = None
-    test: Annotated[int, Field(ge=1)] | None = None
+    train: Count | Fraction | None = None
+    test: Count | Fraction | None = None
     stratify: bool = True
+
+    def of(self, split: Literal["train", "test"], images: int) -> int:
+        """How many images of a split of so many.
+
+        >>> Limit(train=500).of("train", 300), Limit(train=0.25).of("train", 300), Limit().of("test", 300)
+        (300, 75, 300)
+        """
+        asked = self.train if split == "train" else self.test
+        if asked is None:
+            return images
+        return min(images, asked if isinstance(asked, int) else max(1, round(asked * images)))
 
 
 class Gates(Document):

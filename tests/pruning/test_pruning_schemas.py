@@ -178,7 +178,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
                 {"retrain": {"mode": "gradual", "epochs": 8}, "independent": True},
                 {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 5}, "independent": True}],
     "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
-    "limit": [{"limit": {"train": 10}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
+    "limit": [{"limit": {"train": 10}}, {"limit": {"train": 0.5}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
     "gates": [{"gates": {"max_error_increase": 0.01}}, {"gates": {"max_delta_excess_error": 0.01}}],
     "shifts": [{"shifts": {"knowledge": knowledge}} for knowledge in ("unexpected", "partly_modelled", "modelled")],
     "seed": [{"seed": 1}],
