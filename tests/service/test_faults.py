@@ -113,6 +113,7 @@ def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[
     assert len(running.events(job.id, "attempt")) >= 4
 
 
+@pytest.mark.slow
 def test_ctrl_c_hands_back_and_the_next_start_goes_on(fresh: Callable[..., Running],
                                                       undisturbed: dict[str, dict[str, str]]) -> None:
     running = fresh().start()
@@ -127,6 +128,7 @@ def test_ctrl_c_hands_back_and_the_next_start_goes_on(fresh: Callable[..., Runni
     assert running.events(job.id, "attempt") == []
 
 
+@pytest.mark.slow
 def test_broker_killed_and_flushed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
     running = fresh().start()
     for pid in running.tree():

@@ -41,10 +41,12 @@ def run(service: Running, spec: dict[str, object]) -> Report:
      "exclude": ["fc3.weight"]},
     {"retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"}, "allocation": {"name": "uniform"}},
     {"retrain": {"mode": "weight_rewind"}, "schedule": {"name": "geometric", "params": {"fraction": 0.4}}},
-    {"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
+    pytest.param({"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
+                 marks=pytest.mark.slow),
     {"independent": True, "retrain": {"mode": "gradual", "epochs": 3},
      "schedule": {"name": "cubic", "params": {"rounds": 2}}},
-    {"retrain": {"mode": "fine_tune", "distill": True}, "criterion": {"name": "lamp"}, "granularity": {"name": "block"}},
+    pytest.param({"retrain": {"mode": "fine_tune", "distill": True}, "criterion": {"name": "lamp"},
+                  "granularity": {"name": "block"}}, marks=pytest.mark.slow),
     {"when": "before_training", "criterion": {"name": "synflow", "params": {"rounds": 5}}, "allocation": {"name": "erk"}},
 ], ids=lambda change: "-".join(change))
 def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:

@@ -44,6 +44,7 @@ def ready(client: Client) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_two_workers_on_postgresql_and_s3(postgresql: Postgresql, s3: Bucket, valkey: Valkey, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")} | FAST | {
         "SECATEUR_DATABASE_URL": postgresql.new_database(), "SECATEUR_BROKER_URL": valkey.url,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from job_world import Chaos, World, due_now, history, processes, statuses
 from servers import until
 
@@ -28,6 +29,7 @@ Runner(Store(settings.database_url), open_artifacts(settings.artifact_url), sett
 """
 
 
+@pytest.mark.slow
 def test_five_kills_of_the_job_process(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
     id = world.submit()
     plan = {"at_1": "kill", "before_5": "kill", "at_11": "kill", "before_16": "kill", "at_24": "kill"}
