@@ -69,6 +69,7 @@ PATIENT = {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
 """Nobody waits for a lease to run out: an owner on this host that is gone is replaced at once."""
 
 
+@pytest.mark.slow
 def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
     running = fresh(**PATIENT).start()
     job = running.client.jobs.submit(SPEC)

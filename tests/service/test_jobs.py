@@ -39,12 +39,13 @@ def run(service: Running, spec: dict[str, object]) -> Report:
 @pytest.mark.parametrize("change", [
     {"retrain": {"mode": "none"}, "independent": True, "schedule": {"name": "cubic", "params": {"rounds": 2}},
      "exclude": ["fc3.weight"]},
-    {"retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"}, "allocation": {"name": "uniform"}},
+    pytest.param({"retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"}, "allocation": {"name": "uniform"}},
+                 marks=pytest.mark.slow),
     {"retrain": {"mode": "weight_rewind"}, "schedule": {"name": "geometric", "params": {"fraction": 0.4}}},
     pytest.param({"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
                  marks=pytest.mark.slow),
-    {"independent": True, "retrain": {"mode": "gradual", "epochs": 3},
-     "schedule": {"name": "cubic", "params": {"rounds": 2}}},
+    pytest.param({"independent": True, "retrain": {"mode": "gradual", "epochs": 3},
+                  "schedule": {"name": "cubic", "params": {"rounds": 2}}}, marks=pytest.mark.slow),
     pytest.param({"retrain": {"mode": "fine_tune", "distill": True}, "criterion": {"name": "lamp"},
                   "granularity": {"name": "block"}}, marks=pytest.mark.slow),
     {"when": "before_training", "criterion": {"name": "synflow", "params": {"rounds": 5}}, "allocation": {"name": "erk"}},
@@ -87,6 +88,7 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running
         name: parameter.numel() for name, parameter in small.named_parameters()}
 
 
+@pytest.mark.slow
 def test_several_criteria_are_compared_with_what_they_predicted(service: Running) -> None:
     criteria = [{"name": "magnitude"}, {"name": "random"}, {"name": "obd"}, {"name": "snip"},
                 *({"name": name, "params": {"pi": pi}} for name in ("lm", "qm") for pi in (1, 4))]
@@ -202,6 +204,7 @@ def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> 
     assert service.client.jobs.get(job.id).error.code == "baseline_mismatch"
 
 
+@pytest.mark.slow
 def test_cancel_keeps_what_is_finished(service: Running) -> None:
     job = service.client.jobs.submit(BASE | {
         "targets": {"sparsity": [0.5, 0.6]}, "schedule": {"name": "linear", "params": {"rounds": 1}},

@@ -39,7 +39,7 @@ def send(service: Running, folder: Path, layout: str, counts: dict[str, int], si
 
 
 @pytest.mark.parametrize(("name", "kwargs", "side", "epochs"), [
-    ("lraspp_mobilenet_v3_large", {}, 48, 3),
+    pytest.param("lraspp_mobilenet_v3_large", {}, 48, 3, marks=pytest.mark.slow),
     pytest.param("deeplabv3_resnet50", {"aux": True}, 64, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_segmentation_job_from_upload_to_checkpoint(service: Running, tmp_path: Path, name: str, kwargs: dict[str, Any],
                                                       side: int, epochs: int) -> None:
