@@ -15,7 +15,7 @@ test: .venv/.test  ## the suite, without what is marked slow
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 test-slow: .venv/.test  ## what is marked slow
-	$(PYTEST) -m slow
+	$(PYTEST) -n 2 --dist loadgroup -m slow
 
 check: .venv/.dev  ## style, types, import rules, committed documents
 	$(BIN)/ruff check .
