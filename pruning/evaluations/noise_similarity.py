@@ -58,7 +58,8 @@ class NoiseSimilarity:
 
     def units(self, scale: Scale) -> int:
         """Every network on every draw of every level; by pixels the dense one again beside each."""
-        runs = 2 * (scale.networks - 1) if scale.segmentation else scale.networks
+        networks = scale.networks + (self.separate and scale.recipe.train is not None)
+        runs = 2 * (networks - 1) if scale.segmentation else networks
         return min(self.images, scale.images["test"]) * len(set(self.levels)) * self.draws * runs
 
     def evaluate(self, trial: Trial) -> Section:

@@ -320,6 +320,12 @@ def test_a_job_is_held_against_its_delta_excess_error(tmp_path: Path) -> None:
     assert [gate.name for gate in report.gates] == ["max_error_increase", "max_delta_excess_error"]
 
 
+def test_a_partial_report_holds_no_gate_that_waits_for_an_evaluation(tmp_path: Path) -> None:
+    gates = Gates(max_error_increase=1.0, max_delta_excess_error=1.0)
+    results, _ = finished(cases.recipe(0.3, gates=gates, evaluations=({"name": "robustness"},)), tmp_path)
+    assert [gate.name for gate in results.report(partial=True).gates] == ["max_error_increase"]
+
+
 def test_ids_are_unique_and_fit_in_a_url(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, 0.5000001, retrain={"mode": "none"},
                           criterion=({"name": "magnitude"}, {"name": "random"}))

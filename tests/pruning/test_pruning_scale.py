@@ -15,6 +15,7 @@ from test_pruning_shifted_sets import dark
 
 import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
+from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.ledger import Ledger
 from pruning.measure import flops
@@ -76,6 +77,20 @@ def test_by_default_all_but_those_that_take_long_are_counted(tmp_path: Path) -> 
     asked: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
     assert set(evaluation_units(replace(scale_of(finished(cases.recipe(0.5), tmp_path / "b")), recipe=asked))) == {
         "noise_similarity"}
+
+
+def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
+    scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), segmentation=True)
+    assert set(evaluation_units(scale)) == {"accuracy", "comparison", "robustness", "prune_potential"}
+
+
+def test_robustness_without_a_shift_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    asked = cases.recipe(0.5, evaluations=({"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": []}}))
+    scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), recipe=asked)
+    with pytest.raises(ParameterError, match="no shift to look at") as refused:
+        evaluation_units(scale)
+    assert refused.value.pointer == "/evaluations/1/params"
+    assert evaluation_units(replace(scale, shifted={"night": (3, 4)}))["robustness"] == (30 + 4) * 3
 
 
 def test_the_estimate_holds_them() -> None:

@@ -19,6 +19,7 @@ from pruning.errors import InsufficientPointsError
 from pruning.evaluations.scaling_law import RAW, ScalingLaw
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import pruned_error
+from pruning.laws.selection import compare_density_laws
 from pruning.measure import Measured
 from pruning.reporting import to_html, to_markdown
 from pruning.schemas.report import Section
@@ -158,3 +159,10 @@ def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: Trial
         assert "contenders" in page
         assert RAW not in page
         assert "raw laws" not in page
+
+
+def test_scattered_points_break_no_contender() -> None:
+    """Errors without any order, on which a challenger's parameter has no say."""
+    errors = [.205, .076, .169, .149, .077, .283, .24, .061, .117, .445, .107, .211]
+    found, laws = compare_density_laws(0.8 ** np.arange(1, 13), errors, 0.12, classes=2)
+    assert set(laws) | set(found.refused) == {"pruning", "power", "broken"}

@@ -157,6 +157,16 @@ def test_a_shifted_set_has_test_images_alone_and_of_any_class(tmp_path: Path) ->
     assert (again.classes, again.counts) == (found.classes, found.counts)
 
 
+def test_classes_may_be_called_masks(tmp_path: Path) -> None:
+    named = {name.replace("/a/", "/masks/").replace("/b/", "/no_masks/"): content for name, content in folder().items()}
+    assert read(zipped(named), tmp_path).classes == ("masks", "no_masks")
+
+
+def test_an_empty_val_is_none(tmp_path: Path) -> None:
+    empty = {"val_x": np.zeros((0, 1, 2, 2), np.uint8), "val_y": np.zeros(0, np.int64)}
+    assert "val" not in read(npz(arrays(**empty)), tmp_path).images
+
+
 def test_it_is_known_where_all_images_are_jpeg_files(tmp_path: Path) -> None:
     def stored_as(**changes: bytes) -> str | None:
         read(zipped({**{name.replace(".png", ".jpg"): JPEG for name in folder()}, **changes}), tmp_path).save(
