@@ -232,8 +232,9 @@ class Schedule(Protocol):
 class Architecture(Protocol):
     """A named network; its fields are its hyper-parameters.
 
-    Two optional attributes: `smallest`, the rows and columns below which an image of any size is too small, and `task`,
-    `segmentation` where it answers for every pixel (N, classes, H, W).
+    Three optional attributes: `smallest`, the rows and columns below which an image of any size is too small; `task`,
+    `segmentation` where it answers for every pixel (N, classes, H, W); and `member(depth, width)`, the parameters of the
+    member of a family with this depth and width.
     """
 
     @property

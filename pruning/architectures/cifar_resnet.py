@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import AnySize, kaiming_normal_
+from pruning.architectures.convolutional import Scaled, kaiming_normal_
 from pruning.errors import ParameterError
 from pruning.slices import ChannelMap
 
@@ -111,7 +111,7 @@ class ResNet(nn.Module):
 
 @architectures.register("cifar_resnet")
 @dataclass(frozen=True)
-class CifarResNet(AnySize):
+class CifarResNet(Scaled):
     """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with bottlenecks 9n + 2.
 
     `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What the code of Lost in Pruning

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,6 +23,15 @@ class AnySize:
     def outputs(self) -> int:
         """Number of classes."""
         return self.classes
+
+
+class Scaled(AnySize):
+    """One with fields `depth` and `width`, a factor on the channels: members of a family."""
+
+    @staticmethod
+    def member(depth: int, width: float) -> dict[str, Any]:
+        """In a family: layers as `depth` counts them, channels times `width`."""
+        return {"depth": depth, "width": width}
 
 
 def kaiming_normal_(net: nn.Module) -> None:

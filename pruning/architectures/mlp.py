@@ -5,14 +5,22 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import nn
 
 from pruning.architectures import architectures
+from pruning.errors import ParameterError
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "gelu": nn.GELU}
+
+
+def whole(name: str, value: float) -> int:
+    """The value as an integer; `ParameterError` where it is none."""
+    if value != int(value):
+        raise ParameterError(f"{name} {value:g}: a whole number of units", pointer=name)
+    return int(value)
 
 
 def dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: str) -> nn.Sequential:
@@ -67,6 +75,15 @@ class Mlp(Flat):
 
     hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = (300, 100)
     activation: Literal["relu", "tanh", "sigmoid", "softplus", "gelu"] = "relu"
+
+    @staticmethod
+    def member(depth: int, width: float) -> dict[str, Any]:
+        """In a family: `depth` hidden layers of `width` units.
+
+        >>> Mlp.member(2, 16)
+        {'hidden': [16, 16]}
+        """
+        return {"hidden": [whole("width", width)] * depth}
 
     def build(self) -> nn.Module:
         """The network, initialised as PyTorch does."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import AnySize, kaiming_normal_
+from pruning.architectures.convolutional import Scaled, kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -51,7 +51,7 @@ def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
 
 @architectures.register("vgg")
 @dataclass(frozen=True)
-class Vgg(AnySize):
+class Vgg(Scaled):
     """VGG with BatchNorm of depth 11, 13, 16 or 19: stages of 64, 128, 256, 512, 512 channels times `width`.
 
     The classifier is one linear layer on the global average, as used on CIFAR, so images of 32 pixels and more fit.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import AnySize, kaiming_normal_
+from pruning.architectures.convolutional import Scaled, kaiming_normal_
 from pruning.errors import ParameterError
 
 
@@ -61,7 +61,7 @@ class WideNet(nn.Module):
 
 @architectures.register("wide_resnet")
 @dataclass(frozen=True)
-class WideResNet(AnySize):
+class WideResNet(Scaled):
     """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no dropout.
 
     >>> sum(p.numel() for p in WideResNet(depth=16, width=8).build().parameters())

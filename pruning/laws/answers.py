@@ -15,6 +15,9 @@ ROUND = 0.8
 """What iterative pruning keeps each round."""
 
 
+UNPRUNED = "only the network without pruning, with its own error"
+
+
 class Candidate(Document):
     """A network that could be trained and pruned."""
 
@@ -84,6 +87,9 @@ def _answer(law: JointLaw, error: float, one: Candidate, confidence: float, of: 
     density = float(law.density_for(error, one.depth, one.width, one.unpruned_error))
     if density == 0.0:
         raise CurveError(f"error {error:g} is that of a network with nothing left: any density does")
+    if density >= 1.0:
+        return Answer(candidate=one, density=1.0, parameters=one.parameters, rounds=0,
+                      error=Estimate(value=one.unpruned_error), extrapolated=False, notes=(UNPRUNED,))
     (forecast,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence, of=of,
                                 unpruned_sd=one.unpruned_sd)
     return Answer(candidate=one, density=density, parameters=one.parameters - (1 - density) * one.prunable,

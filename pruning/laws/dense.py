@@ -124,6 +124,8 @@ def fit_dense_law(parameters: ArrayLike, images: ArrayLike, error: ArrayLike, *,
     table = np.stack([m, n, e])
     if table.ndim != 2 or not (np.isfinite(table) & (table > 0)).all():
         raise CurveError("parameters, images and errors are finite and above 0; an error of 0 has no relative deviation")
+    if not e.size:
+        raise InsufficientPointsError("no network has been measured; 10 of different sizes would do")
     if e.max() >= chance:
         raise CurveError(f"an error of {e.max():g} is at or above chance, {chance:g}")
     if np.ptp(np.log(m)) < 1e-9:

@@ -10,9 +10,10 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from pruning.reporting import quantities as q
 from pruning.reporting.looks import GRID, INK, VARIABLES, Look
@@ -119,6 +120,17 @@ def scale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> s
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.plain(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     return f", {note}"
+
+
+def log_axis(axis: Axis, label: str) -> None:
+    """A logarithmic axis, fractions as shares; with few powers of ten in view, their halves are written too."""
+    fraction = bool(q.unit(label.removesuffix(q.LOG_AXIS)))
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    low, high = sorted(axis.get_view_interval())
+    narrow = low > 0 and high / low < WIDE
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: q.share(value) if fraction else q.plain(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def as_svg(figure: Figure, key: str) -> str:

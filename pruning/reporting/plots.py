@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from pruning.reporting import quantities as q
 from pruning.reporting.axes import (
@@ -16,6 +16,7 @@ from pruning.reporting.axes import (
     as_svg,
     aside,
     dots,
+    log_axis,
     new_figure,
     scale_values,
     spans,
@@ -149,7 +150,12 @@ def _bars_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plo
         axes.bar(places, [y.value for y in curve.y], width, color=chosen.colour, alpha=0.8)
         spans(axes, places, curve.y, INK, 1.0)
         legend.append(chosen.entry(names[i]))
-    added = scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
+    values = [[y.value for y in c.y] for _, c in curves]
+    added = ""
+    if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
+        log_axis(axes.yaxis, first.y_label)
+    else:
+        added = scale_values(axes, first.y_label, values)
     assert first.x_names is not None
     axes.set_xticks(list(first.x), labels=[str(int(x) + 1) for x in first.x])
     numbered = ", ".join(f"{int(x) + 1}: {name}".replace(" ", "\N{NO-BREAK SPACE}")
@@ -163,7 +169,7 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         return _bars_plot(key, title, curves)
     figure, axes = new_figure()
     first = curves[0][1]
-    logarithmic = first.x_label == q.LOG_SPARSITY and all(0 < x < 1 for _, c in curves for x in c.x)
+    logarithmic = first.x_label.endswith(q.LOG_AXIS) and all(x > 0 for _, c in curves for x in c.x)
     sparse = not logarithmic and first.x_label.lower().startswith("sparsity") and all(
         0 <= x < 1 for _, c in curves for x in c.x)
     stretched = [stretch(x) if sparse else x for _, c in curves for x in c.x]
@@ -182,14 +188,17 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         elif curve.drawn != "line":
             dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
         legend.append(chosen.entry(names[i], curve.drawn))
-    added = scale_values(axes, first.y_label, [[y.value for y in c.y] for _, c in curves])
+    values = [[y.value for y in c.y] for _, c in curves]
+    added = ""
+    if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
+        log_axis(axes.yaxis, first.y_label)
+    else:
+        added = scale_values(axes, first.y_label, values)
     note = " (axis spaced by compression)" if sparse else ""
     if sparse:
         sparsity_axis(axes, min(stretched), max(stretched))
     elif logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: q.share(value)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes.xaxis, first.x_label)
     elif q.unit(first.x_label) and all(abs(x) <= 1 for x in stretched):
         axes.xaxis.set_major_formatter(HUNDREDTHS)
         note = f" ({q.unit(first.x_label)})"

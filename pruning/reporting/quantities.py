@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Estimate
 
-LOG_SPARSITY = "sparsity (log axis)"
+LOG_AXIS = "(log axis)"
+"""How the label of a logarithmic axis ends."""
+LOG_SPARSITY = f"sparsity {LOG_AXIS}"
 """The label of an axis on which small sparsities are told apart."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"

@@ -98,7 +98,19 @@ def _preset_in_place(schema: dict[str, Any]) -> None:
                        {"required": ["preset"], "properties": {"preset": {"type": "string"}}}]
 
 
-class JobSpec(Document):
+class JobFields(Document):
+    """What jobs of every type carry beside their science."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    labels: Annotated[dict[Annotated[str, Field(max_length=63, pattern=r"^[^=]+$")], Annotated[str, Field(max_length=255)]],
+                      Field(max_length=16)] = {}
+    priority: Annotated[int, Field(ge=0, le=9)] = 4
+    """Of the jobs that wait, those with the highest number are taken first."""
+    deadline_s: Annotated[float, Field(gt=0)] | None = None
+    """Longest time from submission to the end; past it the job fails with `deadline_exceeded`."""
+
+
+class JobSpec(JobFields):
     """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that gives a good result.
 
     With a `preset`, so have `model` and `targets`.
@@ -133,14 +145,6 @@ class JobSpec(Document):
     gates: Gates = Gates()
     shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    labels: Annotated[dict[Annotated[str, Field(max_length=63, pattern=r"^[^=]+$")], Annotated[str, Field(max_length=255)]],
-                      Field(max_length=16)] = {}
-    priority: Annotated[int, Field(ge=0, le=9)] = 4
-    """Of the jobs that wait, those with the highest number are taken first."""
-    deadline_s: Annotated[float, Field(gt=0)] | None = None
-    """Longest time from submission to the end; past it the job fails with `deadline_exceeded`."""
-
     @model_validator(mode="before")
     @classmethod
     def _preset_is_expanded(cls, job: Any) -> Any:

@@ -1,0 +1,130 @@
+"""The members of a family, and the pruning job of each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pruning.schemas.base import Document
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.family_report import MemberStatus
+from pruning.schemas.job import TERMINAL
+
+OFF_CHANCE = 1e-9
+
+
+class Member(Document):
+    """One network of a family and how far it is pruned; as an `answer`, one that a law has chosen."""
+
+    role: Literal["member", "answer"] = "member"
+    depth: float
+    width: float
+    fraction: float
+    seed: int
+    rounds: int
+    density: float
+    """Where the pruning ends."""
+    max_error: float | None = None
+    """Of an answer: the error that is tolerated."""
+
+    @property
+    def key(self) -> str:
+        """What tells it apart within its family; no two jobs are made for one key."""
+        if self.role == "answer":
+            return f"answer-{self.max_error:g}"
+        return f"depth{self.depth:g}-width{self.width:g}-fraction{self.fraction:g}-seed{self.seed}"
+
+    @property
+    def network(self) -> tuple[float, float, float]:
+        """Depth, width and fraction: members that share them are trials of one network."""
+        return self.depth, self.width, self.fraction
+
+
+class Run(Document):
+    """A member's job as it stands, and what it measured once it has succeeded."""
+
+    job: str
+    member: Member
+    status: MemberStatus
+    error: str = ""
+    """Why it failed."""
+    done: float = 0.0
+    total: float = 0.0
+    curve: Measured | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more by itself."""
+        return self.status in TERMINAL
+
+
+class Measured(Document):
+    """What a prune job measured that a law is fitted to."""
+
+    unpruned_error: float
+    densities: tuple[float, ...]
+    errors: tuple[float, ...]
+    images: int
+    """Training images."""
+    test_images: int
+    classes: int
+    parameters: int
+    prunable: int
+    final: dict[str, Any] | None = None
+    """Of the sparsest checkpoint: `id`, `error` with its interval, `parameters`."""
+
+
+def measured(report: Mapping[str, Any]) -> Measured | None:
+    """The curve of a prune job's report; `None` where it has several criteria or no round."""
+    rounds = report["rounds"]
+    if not rounds or len({str(one["criterion"]) for one in rounds}) > 1:
+        return None
+    rows = sorted(((one["density"], (one["retrained"] or one["pruned"])["error"]["value"]) for one in rounds), reverse=True)
+    final = min(report["checkpoints"], key=lambda one: float(one["density"]), default=None)
+    kept = None if final is None else {name: final[name] for name in ("id", "error", "parameters", "density")}
+    return Measured(unpruned_error=report["control"]["error"]["value"], densities=tuple(d for d, _ in rows),
+                    errors=tuple(e for _, e in rows), images=report["data"]["fit"], test_images=report["data"]["test"],
+                    classes=len(report["data"]["classes"]), parameters=report["model"]["parameters"],
+                    prunable=report["model"]["prunable"], final=kept)
+
+
+def members(spec: FamilySpec) -> tuple[Member, ...]:
+    """Every member, the cheapest first in depth and width."""
+    grid, rounds = spec.members, spec.rounds
+    return tuple(Member(depth=depth, width=width, fraction=fraction, seed=seed, rounds=rounds, density=spec.keep**rounds)
+                 for seed, fraction, depth, width in itertools.product(grid.seeds, grid.fractions, grid.depths, grid.widths))
+
+
+def densities(spec: FamilySpec, rounds: int) -> tuple[float, ...]:
+    """keep^i, i = 1 ... rounds."""
+    return tuple(spec.keep**i for i in range(1, rounds + 1))
+
+
+def job_of(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The prune job of a member, as a client might submit it; `kwargs` are its architecture's.
+
+    The limit draws without regard to class. IMP: magnitude, all layers ranked together, weights rewound after every round,
+    BatchNorm with them. SynFlow: at initialisation, every density by itself.
+    """
+    model = {"architecture": spec.model.architecture, "kwargs": dict(kwargs),
+             "train": spec.model.train.model_dump(mode="json", exclude_unset=True)}
+    limit = spec.limit(member.fraction).model_dump(mode="json", exclude_none=True)
+    dataset = spec.dataset.model_dump(mode="json", exclude_unset=True) | {"limit": limit}
+    job: dict[str, Any] = {
+        "type": "prune", "model": model, "dataset": dataset, "evaluations": [{"name": "scaling_law"}], "seed": member.seed,
+        "allocation": {"name": "global"}, "device": spec.device, "priority": spec.priority, "labels": dict(spec.labels)}
+    if spec.exclude:
+        job["exclude"] = list(spec.exclude)
+    if spec.method == "imp":
+        job |= {"criterion": {"name": "magnitude"}, "retrain": {"mode": "weight_rewind"}, "batchnorm": "keep",
+                "schedule": {"name": "geometric", "params": {"fraction": 1 - spec.keep}},
+                "targets": {"sparsity": [1 - member.density]}}
+    else:
+        wanted = [1 - member.density] if member.role == "answer" else [1 - d for d in densities(spec, member.rounds)]
+        job |= {"criterion": {"name": "synflow"}, "when": "before_training", "independent": True,
+                "targets": {"sparsity": wanted}}
+    return job
+
+
+Run.model_rebuild()

@@ -1,0 +1,197 @@
+"""The measured points of a family, the joint law through them, and whether its invariant holds for networks unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruning.errors import SecateurError
+from pruning.family.members import Run
+from pruning.laws.dense import DenseLaw, fit_dense_law
+from pruning.laws.forms import Flags, Floats
+from pruning.laws.joint import JointLaw, fit_joint_law
+
+NetworkKey = tuple[float, float, float]
+"""Depth, width, fraction of the training images."""
+TOO_HIGH = 1.1
+"""An error this many times chance is no error of the network's."""
+TINY = 1e-6
+"""Where a network has all the say in its own fit, it cannot be left out."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Columns, one row a measured density of a member. Members that differ in the seed alone are trials of a network."""
+
+    depth: Floats
+    width: Floats
+    density: Floats
+    error: Floats
+    unpruned: Floats
+    network: tuple[NetworkKey, ...]
+    trial: tuple[int, ...]
+    classes: int
+    test_images: int
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.density)
+
+    @property
+    def networks(self) -> tuple[NetworkKey, ...]:
+        """Each once, sorted."""
+        return tuple(sorted(set(self.network)))
+
+    def unpruned_of(self, network: NetworkKey) -> float:
+        """The unpruned error of a network, averaged over its trials."""
+        found = {trial: error for one, trial, error in zip(self.network, self.trial, self.unpruned, strict=True)
+                 if one == network}
+        return float(np.mean(list(found.values())))
+
+    def only(self, chosen: Flags) -> Points:
+        """Some of the rows, by a mask."""
+        rows = np.flatnonzero(chosen)
+        return Points(self.depth[rows], self.width[rows], self.density[rows], self.error[rows], self.unpruned[rows],
+                      tuple(self.network[i] for i in rows), tuple(self.trial[i] for i in rows), self.classes,
+                      self.test_images)
+
+    def of(self, keep: Callable[[NetworkKey], bool]) -> Flags:
+        """The mask of the networks that `keep` takes."""
+        return np.array([keep(one) for one in self.network], bool)
+
+
+def gather(runs: Sequence[Run]) -> Points | None:
+    """What the members that succeeded have measured; errors of 0 and far above chance are left out, and said so."""
+    rows, dropped, classes, images = [], 0, 0, 0
+    for run in runs:
+        curve, member = run.curve, run.member
+        if curve is None or run.status != "succeeded" or member.role != "member" or not curve.unpruned_error > 0:
+            continue
+        classes, images = curve.classes, curve.test_images
+        for kept, wrong in zip(curve.densities, curve.errors, strict=True):
+            if 0 < wrong <= TOO_HIGH * (1 - 1 / classes):
+                rows.append((member.depth, member.width, kept, wrong, curve.unpruned_error, member.network, member.seed))
+            else:
+                dropped += 1
+    if not rows:
+        return None
+    depth, width, density, error, unpruned = (np.array([row[i] for row in rows], float) for i in range(5))
+    warnings = (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",) if dropped else ()
+    return Points(depth, width, density, error, unpruned, tuple(row[5] for row in rows), tuple(row[6] for row in rows),
+                  classes, images, warnings)
+
+
+def fit(points: Points, *, refits: int | None = None) -> JointLaw:
+    """The joint law of the points; raises as `fit_joint_law` does."""
+    trials = list(points.trial) if len(set(points.trial)) > 1 else None
+    return fit_joint_law(points.depth, points.width, points.density, points.error, points.unpruned, classes=points.classes,
+                         images=points.test_images, network=list(points.network), trial=trials, refits=refits)
+
+
+def fit_dense(runs: Sequence[Run]) -> DenseLaw:
+    """The law of the unpruned errors by parameters and training images, trials averaged; raises as `fit_dense_law` does."""
+    found: dict[NetworkKey, list[tuple[int, int, float]]] = {}
+    classes = 2
+    for run in runs:
+        if run.curve is not None and run.status == "succeeded" and run.member.role == "member":
+            classes = run.curve.classes
+            found.setdefault(run.member.network, []).append(
+                (run.curve.parameters, run.curve.images, run.curve.unpruned_error))
+    rows = [np.mean(trials, axis=0) for _, trials in sorted(found.items())]
+    parameters, images, errors = np.array(rows).T if rows else np.zeros((3, 0))
+    return fit_dense_law(parameters, images, errors, classes=classes)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """ln unpruned error, linear in ln depth, ln width and ln fraction, as far as they vary: least squares over networks."""
+
+    axes: tuple[int, ...]
+    centre: Floats
+    slopes: Floats
+    limits: tuple[float, float]
+    deviation: float | None
+    """Root mean square of what it misses of networks left out; `None` where they are too few to leave one out."""
+
+    def at(self, network: NetworkKey) -> float:
+        """The unpruned error of a network, within half the least measured and four fifths of chance."""
+        told = float(np.exp(np.dot(self.slopes, [1.0, *(np.log(network[i]) - self.centre[i] for i in self.axes)])))
+        return min(max(told, self.limits[0]), self.limits[1])
+
+
+def plane(points: Points) -> Plane:
+    """The plane through the unpruned errors of the networks."""
+    logs = np.log(np.array(points.networks, float))
+    errors = np.array([points.unpruned_of(one) for one in points.networks])
+    axes = tuple(i for i in range(3) if np.ptp(logs[:, i]) > 0)
+    centre = logs.mean(0)
+    design = np.column_stack([np.ones(len(logs)), *(logs[:, i] - centre[i] for i in axes)])
+    hat = design @ np.linalg.pinv(design)
+    slopes = np.linalg.pinv(design) @ np.log(errors)
+    left = 1 - np.diag(hat)
+    deviation = None
+    if (left > TINY).all():
+        deviation = float(np.sqrt(np.mean(((np.log(errors) - design @ slopes) / left) ** 2)))
+    return Plane(axes, centre, slopes, (0.5 * float(errors.min()), 0.8 * (1 - 1 / points.classes)), deviation)
+
+
+@dataclass(frozen=True)
+class Half:
+    """The law of one half of the networks, and what it says of the other's points."""
+
+    fitted: tuple[NetworkKey, ...]
+    phi: float
+    psi: float
+    measured: Floats
+    predicted: Floats
+    networks: tuple[NetworkKey, ...]
+    """Of every predicted point."""
+
+    @property
+    def deviation(self) -> Floats:
+        """predicted / measured - 1."""
+        return np.asarray(self.predicted / self.measured - 1)
+
+
+def halves(points: Points) -> tuple[list[Half], list[str]]:
+    """Fit each half of the networks and predict the other half's points from their own unpruned errors.
+
+    The halves are the two colours of a chessboard over depths, widths and fractions, so that both vary in all three. What
+    cannot be fitted is said instead.
+    """
+    axes = [sorted({one[i] for one in points.networks}) for i in range(3)]
+    colour = {one: sum(axis.index(value) for axis, value in zip(axes, one, strict=True)) % 2 for one in points.networks}
+    found, why = [], []
+    for side in (0, 1):
+        mine = points.of(lambda one, side=side: colour[one] == side)  # type: ignore[misc]
+        if mine.all() or not mine.any():
+            return [], ["one network alone has no other half"]
+        other = points.only(~mine)
+        half = [one for one in points.networks if colour[one] == side]
+        same = [axis for axis, i in (("depth", 0), ("width", 1))
+                if len({one[i] for one in half}) == 1 < len({one[i] for one in points.networks})]
+        if same:
+            why.append(f"a half of {len(half)} networks tells nothing of the {' and '.join(same)}, in which the others differ")
+            continue
+        try:
+            law = fit(points.only(mine), refits=0)
+        except SecateurError as short:
+            why.append(f"a half of {len(half)} networks has no law: {short.message}")
+            continue
+        predicted = law.curve(other.depth, other.width, other.density, np.minimum(other.unpruned, law.plateau))
+        found.append(Half(tuple(half), law.phi, law.psi, other.error,
+                          predicted, other.network))
+    return found, why
+
+
+def without_sizes(points: Points) -> float | None:
+    """The sigma of a law of the density alone, phi = psi = 0: what the invariant is to be compared with."""
+    try:
+        law = fit_joint_law(1.0, 1.0, points.density, points.error, points.unpruned, classes=points.classes,
+                            images=points.test_images, network=list(points.network), refits=0,
+                            trial=list(points.trial) if len(set(points.trial)) > 1 else None)
+    except SecateurError:
+        return None
+    return law.sigma

@@ -1,0 +1,86 @@
+"""The report of a family, as far as its members have come."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from pruning.errors import SecateurError
+from pruning.family.members import Run
+from pruning.family.sections import sections
+from pruning.family.turn import State
+from pruning.reporting import quantities as q
+from pruning.schemas.family_report import FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
+from pruning.schemas.report import Failure
+
+
+def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
+           failure: SecateurError | None = None) -> FamilyReport:
+    """Everything that is known; `spec` as submitted, `data` the dataset's name."""
+    lost = [run for run in state.runs if run.status in ("failed", "cancelled")]
+    failures = [Failure(name=run.member.key, code=f"member_{run.status}",
+                        message=run.error or f"job {run.job} was {run.status}") for run in lost]
+    if failure is not None:
+        failures.insert(0, Failure(name="scaling_law", code=failure.code, message=failure.message))
+    warnings = [] if state.refusal is None or failure is not None else [f"no joint law yet: {state.refusal}"]
+    classes = next((run.curve.classes for run in state.runs if run.curve is not None), None)
+    return FamilyReport(
+        job_id=job_id, spec=spec, architecture=state.spec.model.architecture, data=data, classes=classes,
+        members=tuple(_rows(state)), law=None if state.law is None else state.law.model_dump(mode="json"),
+        dense_law=None if state.dense is None else state.dense.model_dump(mode="json"), answers=state.answers,
+        sections=sections(state), recommendation=_recommend(state.answers), failures=tuple(failures),
+        warnings=tuple(warnings), partial=not state.finished, secateur=importlib.metadata.version("secateur"))
+
+
+def _rows(state: State) -> list[MemberRow]:
+    runs = {run.member.key: run for run in state.runs if run.member.role == "member"}
+    prunable = {(one.depth, one.width): one for one in state.sizes}
+    rows = []
+    for planned in state.every:
+        run = runs.get(planned.key)
+        member = planned if run is None else run.member
+        size = prunable.get((member.depth, member.width))
+        found = MemberRow(job=None if run is None else run.job, status="planned" if run is None else run.status,
+                          depth=member.depth, width=member.width, fraction=member.fraction, seed=member.seed,
+                          rounds=member.rounds, remark="" if run is None else run.error,
+                          parameters=None if size is None else size.parameters,
+                          prunable=None if size is None else size.prunable)
+        rows.append(found if run is None else found.model_copy(update=_measured(run)))
+    return rows
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    if run.curve is None or run.status != "succeeded":
+        return {}
+    return {"images": run.curve.images, "unpruned_error": run.curve.unpruned_error, "densities": run.curve.densities,
+            "errors": run.curve.errors}
+
+
+def _keeps(answer: FamilyAnswer) -> bool:
+    """Whether the test images do not prove an error above the tolerated one."""
+    found = answer.measured
+    return found is not None and (found.value if found.low is None else found.low) <= answer.max_error
+
+
+def _recommend(answers: tuple[FamilyAnswer, ...]) -> FamilyRecommendation:
+    """The network with the fewest parameters of those that were trained for real and kept to their tolerated error."""
+    trained = [one for one in answers if one.checkpoint is not None and one.measured is not None]
+    good = sorted((one for one in trained if _keeps(one)), key=lambda one: one.measured_parameters or 0)
+    if good:
+        best = good[0]
+        assert best.measured is not None
+        return FamilyRecommendation(job=best.job, checkpoint=best.checkpoint, reason=(
+            f"Depth {best.depth:g} and width {best.width:g}, pruned to a density of {best.density:.3g}, keep "
+            f"{q.count(best.measured_parameters or 0)} parameters at a measured test error of "
+            f"{q.measured(best.measured, 2)}; {q.percent(best.max_error, 2)} were tolerated."))
+    if trained:
+        closest = min(trained, key=lambda one: one.measured.value - one.max_error if one.measured is not None else 1.0)
+        assert closest.measured is not None
+        return FamilyRecommendation(job=None, checkpoint=None, reason=(
+            f"The networks that the law chose were trained, and none keeps to its tolerated error: the closest measured "
+            f"{q.measured(closest.measured, 2)} where {q.percent(closest.max_error, 2)} were tolerated. Ask for a lower "
+            "error than is tolerated, by the width of the band, or take one of the members."))
+    reasons = {one.refused for one in answers if one.refused}
+    return FamilyRecommendation(job=None, checkpoint=None, reason=(
+        f"No network is recommended: {'; '.join(sorted(reasons))}." if reasons else
+        "No network has been trained for real yet."))

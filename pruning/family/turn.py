@@ -1,0 +1,117 @@
+"""One turn of a family: look at the members' jobs, fit, and say what to run next and what to report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pruning.errors import InsufficientPointsError, SecateurError
+from pruning.family import answers, design
+from pruning.family.members import Member, Run, members
+from pruning.family.points import Points, fit, fit_dense, gather
+from pruning.family.sizes import Size
+from pruning.laws.answers import Answers
+from pruning.laws.dense import DenseLaw
+from pruning.laws.fitting import FEW_NETWORKS
+from pruning.laws.joint import JointLaw
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.family_report import FamilyAnswer
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known after a turn."""
+
+    spec: FamilySpec
+    every: tuple[Member, ...]
+    runs: tuple[Run, ...]
+    sizes: tuple[Size, ...]
+    points: Points | None
+    law: JointLaw | None
+    refusal: SecateurError | None
+    """Why there is no law."""
+    dense: DenseLaw | None
+    dense_refusal: str
+    band: float | None
+    """Of an adaptive family: mean half-width over its members and densities."""
+    answers: tuple[FamilyAnswer, ...]
+    asked: tuple[Answers | str, ...]
+    remarks: tuple[str, ...]
+    start: tuple[Member, ...]
+    """What is to be run now."""
+    finished: bool
+    """Nothing is under way and nothing is left to run."""
+
+
+def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
+    """The state of the family whose members' jobs stand as `runs` say; the same runs give the same state.
+
+    The answers are asked, and trained, once every member has ended.
+    """
+    every, own = members(spec), [run for run in runs if run.member.role == "member"]
+    points = gather(own)
+    law, refusal = _law(points)
+    dense, dense_refusal = _dense(own)
+    band, start = _next(spec, sizes, every, own, points, law)
+    settled = not start and all(run.ended for run in own)
+    asked: list[Answers | str] = []
+    rows: list[FamilyAnswer] = []
+    remarks: list[str] = []
+    if points is not None and law is not None:
+        images = _images(own)
+        networks, remarks = answers.candidates(spec, points, sizes, images, dense)
+        trained = {run.member.max_error: run for run in runs if run.member.role == "answer"}
+        for error in answers.tolerated(spec, points):
+            asked.append(answers.ask(law, error, networks, spec.confidence))
+            rows.append(answers.row(law, error, asked[-1], trained.get(error), spec.confidence))
+            if settled and spec.confirm and error not in trained and not isinstance(found := asked[-1], str) \
+                    and 0 < found.best.density < 1:
+                start = (*start, answers.chosen(spec, error, found.best, max(one[2] for one in points.networks)))
+    finished = not start and all(run.ended for run in runs)
+    return State(spec, every, tuple(runs), tuple(sizes), points, law, refusal, dense, dense_refusal, band, tuple(rows),
+                 tuple(asked), tuple(remarks), start, finished)
+
+
+def _law(points: Points | None) -> tuple[JointLaw | None, SecateurError | None]:
+    if points is None:
+        return None, InsufficientPointsError("no member has measured anything yet")
+    try:
+        return fit(points), None
+    except SecateurError as short:
+        return None, short
+
+
+def _dense(own: Sequence[Run]) -> tuple[DenseLaw | None, str]:
+    try:
+        return fit_dense(own), ""
+    except SecateurError as short:
+        return None, short.message
+
+
+def _images(own: Sequence[Run]) -> int | None:
+    """Training images of the largest fraction that was run."""
+    return max((run.curve.images for run in own if run.curve is not None), default=None)
+
+
+def _next(spec: FamilySpec, sizes: Sequence[Size], every: Sequence[Member], own: Sequence[Run], points: Points | None,
+          law: JointLaw | None) -> tuple[float | None, tuple[Member, ...]]:
+    """The band of an adaptive family, and the members to run now."""
+    taken = {run.member.key for run in own}
+    left = [one for one in every if one.key not in taken]
+    if spec.adaptive is None:
+        return None, tuple(left)
+    work = {(one.depth, one.width): float(one.flops) for one in sizes}
+    most = min(spec.adaptive.max_members or len(every), len(every)) - len(own)
+    if not own:
+        return None, design.first(every, work)[:most]
+    under_way = [run.member for run in own if not run.ended]
+    found = design.design(spec, law, points, every) if law is not None and points is not None else None
+    band = found.band(spec.confidence) if found is not None else None
+    places = min(spec.adaptive.at_once - len(under_way), most, len(left))
+    narrow = band is not None and band <= spec.adaptive.band
+    if places <= 0 or (narrow and len(points.networks if points is not None else ()) >= FEW_NETWORKS):
+        return band, ()
+    if found is None:  # no law yet: what is under way may give one, else the cheapest that is left
+        cheapest = sorted(left, key=lambda one: work[one.depth, one.width] * one.fraction)
+        return band, () if under_way else tuple(cheapest[:places])
+    return band, design.further(spec, found, left, under_way, work, places)

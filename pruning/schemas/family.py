@@ -1,0 +1,150 @@
+"""What a client POSTs to `/v1/jobs` for a family of networks: which members, how they are pruned, what is asked of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pruning.schemas.base import Document
+from pruning.schemas.job import DatasetRef, JobFields
+from pruning.schemas.recipe import Limit, Name
+from pruning.schemas.training import Train
+
+MOST_MEMBERS = 512
+MOST_ROUNDS = 64
+Error = Annotated[float, Field(gt=0, lt=1)]
+Size = Annotated[float, Field(gt=0, le=100_000)]
+Depth = Annotated[int, Field(ge=1, le=10_000)]
+Depths = Annotated[tuple[Depth, ...], Field(min_length=1, max_length=32)]
+Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=32)]
+
+
+class FamilyModel(Document):
+    """An architecture that takes a depth and a width, and how every member is trained."""
+
+    architecture: Name
+    kwargs: dict[str, Any] = {}
+    """What all members share, beside depth and width."""
+    train: Train
+
+
+def _ascending(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("a value is listed twice")
+    return tuple(sorted(value))
+
+
+class Grid(Document):
+    """Every depth with every width: what they mean is the architecture's own (`GET /v1/methods`)."""
+
+    depths: Depths
+    widths: Widths
+
+    @field_validator("depths", "widths")
+    @classmethod
+    def _sorted(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _ascending(value)
+
+
+class Members(Grid):
+    """The members of the family: every depth with every width, fraction of the training images, and seed."""
+
+    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=16)] = (1.0,)
+    """Of the training images (after `dataset.limit`), drawn without regard to class, as the paper does."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**62)], ...], Field(min_length=1, max_length=16)] = (0,)
+    """Members that differ in their seed alone are trials of one network."""
+
+    @field_validator("fractions", "seeds")
+    @classmethod
+    def _sorted_too(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _ascending(value)
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Members:
+        count = len(self.depths) * len(self.widths) * len(self.fractions) * len(self.seeds)
+        if count > MOST_MEMBERS:
+            raise ValueError(f"{count} members; at most {MOST_MEMBERS}")
+        return self
+
+
+class Adaptive(Document):
+    """Do not run every member: after a first design, the one next that narrows the law's band most for its compute.
+
+    The gain of a member is what the delta method expects of its points, G = J'WJ / sigma^2: the fall of the mean variance
+    of ln error over the members and densities of the family when G is added to the information that there is. A member may
+    be taken down to the floor density or half the rounds to it, whichever gains more for its cost.
+    """
+
+    band: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Stop where the mean half-width of the law's band, relative to the error, is at most this, but not before five networks
+    have been measured: with fewer, the law is not resampled, nor held against networks that it has not seen."""
+    at_once: Annotated[int, Field(ge=1, le=64)] = 2
+    """Members under way at a time, beyond the first design."""
+    max_members: Annotated[int, Field(ge=1)] | None = None
+
+
+class FamilySpec(JobFields):
+    """A family of networks, pruned one by one in jobs of their own, under one law of depth, width and density.
+
+    `imp`: iterative magnitude pruning with weight rewinding, keeping `keep` of what remains each round, all layers ranked
+    together, down to the last density that is not below `floor_density`. `synflow`: SynFlow at initialisation at the same
+    densities, each trained from there. The joint law is fitted as members finish. It answers, for every error in
+    `max_error`, which network pruned how far has the fewest parameters; that network is then trained and pruned for real,
+    under a seed that no member has.
+    """
+
+    type: Literal["family"]
+    model: FamilyModel
+    dataset: DatasetRef
+    members: Members
+    method: Literal["imp", "synflow"] = "imp"
+    keep: Annotated[float, Field(ge=0.05, le=0.99)] = 0.8
+    floor_density: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    exclude: tuple[str, ...] = ()
+    """Parameters that are never pruned, by name or glob."""
+    max_error: Annotated[tuple[Error, ...], Field(max_length=8)] = ()
+    """Test errors that are tolerated; none: 1.25 times the least unpruned error that was measured."""
+    candidates: Grid | None = None
+    """Networks that may be the answer; default: the members. The unpruned error of others is the dense law's."""
+    confirm: bool = True
+    """Train and prune the answers for real."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    adaptive: Adaptive | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _no_shifts(cls, value: DatasetRef) -> DatasetRef:
+        if value.shifted:
+            raise ValueError("shifted: a family is measured on the test images alone; leave it out")
+        if "stratify" in value.limit.model_fields_set and value.limit.stratify:
+            raise ValueError("limit: a family draws its training images without regard to class; leave stratify out")
+        return value
+
+    @field_validator("max_error")
+    @classmethod
+    def _sorted(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return _ascending(value)
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> FamilySpec:
+        if not 1 <= self.rounds <= MOST_ROUNDS:
+            raise ValueError(f"floor_density: keeping {self.keep:g} each round, {self.rounds} rounds lead to a density of "
+                             f"{self.floor_density:g}; from 1 to {MOST_ROUNDS}")
+        if self.method == "synflow" and self.model.train.rewind_epoch:
+            raise ValueError("model: train.rewind_epoch has no effect with method 'synflow', which prunes at initialisation")
+        return self
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to the last density that is not below the floor: floor(ln(floor_density) / ln(keep))."""
+        return math.floor(math.log(self.floor_density) / math.log(self.keep) + 1e-9)
+
+    def limit(self, fraction: float) -> Limit:
+        """The limit of images of a member with this fraction of those for training."""
+        base = self.dataset.limit
+        train = base.train
+        if fraction < 1:
+            train = fraction * (train or 1.0) if not isinstance(train, int) else max(1, round(fraction * train))
+        return Limit(train=train, test=base.test, stratify=False)

@@ -1,0 +1,94 @@
+"""What was found of a family: its members, its law, and the networks it recommends, predicted beside measured."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pruning.schemas.base import Document
+from pruning.schemas.report import Estimate, Failure, Section
+
+MemberStatus = Literal["planned", "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed",
+                       "cancelled"]
+
+
+class MemberRow(Document):
+    """One member: a job of its own, and the curve it measured."""
+
+    job: str | None
+    """`null` where it was not run: an adaptive family stopped before."""
+    status: MemberStatus
+    depth: float
+    width: float
+    fraction: float
+    seed: int
+    rounds: int
+    images: int | None = None
+    """Training images, the validation split not counted."""
+    parameters: int | None = None
+    prunable: int | None = None
+    unpruned_error: float | None = None
+    densities: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    remark: str = ""
+
+
+class FamilyAnswer(Document):
+    """The network with the fewest parameters at a tolerated error, by the law; measured where it was trained for real."""
+
+    max_error: float
+    depth: float | None = None
+    width: float | None = None
+    density: float | None = None
+    rounds: int | None = None
+    parameters: float | None = None
+    """Those that remain."""
+    unpruned_parameters: int | None = None
+    predicted: Estimate | None = None
+    """With the band of one more run."""
+    extrapolated: bool | None = None
+    notes: tuple[str, ...] = ()
+    refused: str = ""
+    """Why there is no answer."""
+    job: str | None = None
+    """Where it is trained for real."""
+    status: MemberStatus | None = None
+    measured: Estimate | None = None
+    """Its test error, with the interval of its test images."""
+    measured_parameters: int | None = None
+    within_band: bool | None = None
+    meets: bool | None = None
+    """Whether the measured error is at most the tolerated one."""
+    checkpoint: str | None = None
+
+
+class FamilyRecommendation(Document):
+    """Which network to ship, and why."""
+
+    job: str | None
+    checkpoint: str | None
+    reason: str
+
+
+class FamilyReport(Document):
+    """Everything a family found."""
+
+    schema_version: Literal[1] = 1
+    type: Literal["family"] = "family"
+    job_id: str
+    spec: dict[str, Any]
+    architecture: str
+    data: str
+    classes: int | None
+    members: tuple[MemberRow, ...]
+    law: dict[str, Any] | None
+    """The joint law as a document; `null` before there are points enough."""
+    dense_law: dict[str, Any] | None
+    answers: tuple[FamilyAnswer, ...]
+    sections: dict[str, Section]
+    recommendation: FamilyRecommendation
+    gates: tuple[()] = ()
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    partial: bool = False
+    """Members are still under way, or the job ended before them."""
+    secateur: str = ""
