@@ -244,7 +244,8 @@ def _legend(names: Sequence[str], drawn: Sequence[str | None], looks: Sequence[L
              for kind in dict.fromkeys(drawn)}
     if (len(pairs) > 1 and len(names) == 2 * len(pairs) and len(kinds) == 2 and "points" in kinds
             and all(len(found) == 1 for found in kinds.values())):
-        told = ", ".join(f"{'markers' if kind == 'points' else 'lines'}: {next(iter(found))}" for kind, found in kinds.items())
+        told = ", ".join(f"{'markers' if kind == 'points' else 'lines'}: {next(iter(found))}"
+                         for kind, found in kinds.items())
         whole = dict(zip((name.rpartition("/")[0] for name in names), looks, strict=True))
         return tuple(one.entry(name) for name, one in whole.items()), f"; {told}"
     return tuple(one.entry(name, kind) for name, kind, one in zip(names, drawn, looks, strict=True)), ""
