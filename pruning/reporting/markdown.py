@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Any
-
 from pruning.reporting import quantities as q
 from pruning.reporting import summary as s
-from pruning.reporting.tables import heading, shown, table
-from pruning.schemas.report import Checkpoint, Curve, Report, Section
-
-COMMENT_LIMIT = 60_000
-"""Characters; GitHub takes 65,536 in one comment."""
-COLUMNS = 6
-_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
+from pruning.reporting.comment import COMMENT_LIMIT, MARKS, bullets, escape, fenced, folded, grid, section_parts
+from pruning.schemas.report import Checkpoint, Report
 
 
 def render(report: Report) -> str:
@@ -23,32 +14,19 @@ def render(report: Report) -> str:
     return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
 
 
-def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, also in a table cell, without links, mentions or HTML.
-
-    >>> print(escape("a|b <script> @all"))
-    a\\|b &lt;script&gt; &#64;all
-    """
-    text = " ".join(text.split()).replace("&", "&amp;")
-    text = _SPECIAL.sub(r"\\\1", text)
-    text = text.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
-    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
-
-
 def _document(report: Report, full: bool) -> str:
     verdict = s.verdict(report)
-    mark = {"good": "✅", "bad": "❌", "open": "⚠️"}[verdict.tone]
-    parts = [f"## {mark} {escape(verdict.headline)}"]
+    parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
         parts.append("**Partial.** The job ended before all its targets; the checkpoints listed here are whole.")
     parts.append(
-        _table(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail)) for fact in verdict.facts))
+        grid(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail)) for fact in verdict.facts))
     )
     parts.append(escape(verdict.sentence))
     if report.gates:
         parts += [
             "### Gates",
-            _table(
+            grid(
                 ["Gate", "Limit", "Measured", "", ""],
                 (
                     (
@@ -63,7 +41,7 @@ def _document(report: Report, full: bool) -> str:
             ),
         ]
     if s.warnings(report):
-        parts += ["### Warnings", _list(s.warnings(report))]
+        parts += ["### Warnings", bullets(s.warnings(report))]
     parts += [
         "### Checkpoints",
         _errors(report),
@@ -76,17 +54,17 @@ def _document(report: Report, full: bool) -> str:
     ]
     best = s.recommended(report)
     if best is not None and full:
-        parts.append(_folded(f"Layers of {escape(best.id)}", _layers(best)))
+        parts.append(folded(f"Layers of {escape(best.id)}", _layers(best)))
     for name, section in report.sections.items():
-        parts += _section(name, section, s.digits(report), full)
+        parts += section_parts(name, section, s.digits(report), full)
     if report.failures:
         parts += [
             "### Evaluations that failed",
-            _list(f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures),
+            bullets(f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures),
         ]
     parts.append(_environment(report))
     if full:
-        parts.append(_folded("Spec", _fenced(s.pretty(report.spec))))
+        parts.append(folded("Spec", fenced(s.pretty(report.spec))))
     else:
         parts.append("Curves, layers and spec are left out here for length; the HTML and JSON reports hold them.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -128,12 +106,12 @@ def _errors(report: Report) -> str:
                 *([escape(s.batchnorm(c))] if s.has_batchnorm(report) else []),
             )
         )
-    return _table(head, body, right=range(1, len(head)))
+    return grid(head, body, right=range(1, len(head)))
 
 
 def _checkpoint_warnings(report: Report) -> list[str]:
     found = [f"{c.id}: {warning}" for c in s.ordered(report) for warning in c.warnings]
-    return [_list(found)] if found else []
+    return [bullets(found)] if found else []
 
 
 def _costs(report: Report) -> str:
@@ -162,11 +140,11 @@ def _costs(report: Report) -> str:
                 or "not measured",
             )
         )
-    return _table(head, body, right=range(1, len(head)))
+    return grid(head, body, right=range(1, len(head)))
 
 
 def _layers(checkpoint: Checkpoint) -> str:
-    return _table(
+    return grid(
         ["Parameter", "Shape", "Kept", "of", "Density"],
         (
             (
@@ -186,64 +164,6 @@ def _layers(checkpoint: Checkpoint) -> str:
     )
 
 
-def _section(name: str, section: Section, digits: int, full: bool) -> list[str]:
-    parts = [f"### {escape(section.title)}", _list(section.notes)]
-    if section.scalars:
-        parts.append(
-            _table(
-                ["Quantity", "Value [95 % interval]", "Samples"],
-                (
-                    (escape(key), q.named(key, value, digits), "–" if value.n is None else q.count(value.n))
-                    for key, value in section.scalars.items()
-                ),
-                right=(1, 2),
-            )
-        )
-    if full and section.curves:
-        parts.append(_folded(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves))))
-    if full and section.details:
-        parts.append(_folded(f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))))
-    return parts
-
-
-def _details(details: dict[str, Any], digits: int) -> list[str]:
-    """Lists of records as tables, anything else as JSON."""
-    parts = []
-    for key, value in shown(details).items():
-        found = table(value, digits, key)
-        if found is None:
-            parts.append(_fenced(s.pretty({key: value})))
-            continue
-        text = _table(map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric)
-        parts += [f"**{escape(heading(key))}**", text]
-        if found.left_off:
-            parts.append(f"{q.count(found.left_off)} more rows are in the JSON report.")
-    return parts
-
-
-def _curves(curves: dict[str, Curve]) -> list[str]:
-    """Tables of curves with equal axes and points side by side."""
-    groups: dict[tuple[str, str, tuple[float | str, ...]], list[str]] = {}
-    for key, curve in curves.items():
-        groups.setdefault((curve.x_label, curve.y_label, curve.x_names or curve.x), []).append(key)
-    tables = []
-    for (x_label, y_label, xs), keys in groups.items():
-        for start in range(0, len(keys), COLUMNS):
-            chosen = keys[start : start + COLUMNS]
-            body = [
-                (
-                    escape(x) if isinstance(x, str) else q.plain(x),
-                    *(q.named(y_label, curves[key].y[i]) if i < len(curves[key].y) else "" for key in chosen),
-                )
-                for i, x in enumerate(xs)
-            ]
-            tables.append(
-                f"{escape(y_label)} against {escape(x_label)}\n\n"
-                + _table([escape(x_label), *map(escape, chosen)], body, right=range(1 + len(chosen)))
-            )
-    return tables
-
-
 def _environment(report: Report) -> str:
     e, m, d = report.environment, report.model, report.data
     text = (
@@ -252,23 +172,3 @@ def _environment(report: Report) -> str:
         f"{q.several(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job {report.job_id}"
     )
     return f"<sub>{escape(text)}</sub>"
-
-
-def _table(head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
-    head, aligned = list(head), frozenset(right)
-    rule = ["---:" if i in aligned else "---" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
-
-
-def _list(items: Iterable[str]) -> str:
-    return "\n".join(f"- {escape(item)}" for item in items)
-
-
-def _folded(summary: str, body: str) -> str:
-    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
-
-
-def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}json\n{text}\n{fence}"

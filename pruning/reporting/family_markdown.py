@@ -1,0 +1,57 @@
+"""A family's report as GitHub-flavoured Markdown: the verdict, the answers and the members."""
+
+from __future__ import annotations
+
+from pruning.reporting import family as f
+from pruning.reporting import quantities as q
+from pruning.reporting import summary as s
+from pruning.reporting.comment import COMMENT_LIMIT, MARKS, bullets, escape, fenced, folded, grid, section_parts
+from pruning.schemas.family_report import FamilyReport
+
+
+def render(report: FamilyReport) -> str:
+    """Return the comment; members, curves and spec are left out, with a note, where it would grow too long."""
+    text = _document(report, full=True)
+    return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
+
+
+def _document(report: FamilyReport, full: bool) -> str:
+    verdict = f.verdict(report)
+    parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
+    if report.partial:
+        parts.append(f"**Partial.** {f.PARTIAL}")
+    parts.append(grid(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail))
+                                     for fact in verdict.facts)))
+    parts.append(escape(verdict.sentence))
+    if report.warnings:
+        parts += ["### Warnings", bullets(report.warnings)]
+    if report.answers:
+        parts += ["### Answers", _answers(report)]
+    if full:
+        parts.append(folded(f"Members: {f.measured(report)} of {len(report.members)} measured", _members(report)))
+    for name, section in report.sections.items():
+        parts += section_parts(name, section, f.DIGITS, full=False)
+    if report.failures:
+        parts += ["### Failures", bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures)]
+    parts.append(f"<sub>{escape(f'secateur {report.secateur}; job {report.job_id}')}</sub>")
+    if full:
+        parts.append(folded("Spec", fenced(s.pretty(report.spec))))
+    left = "Curves and details" if full else "Members, curves, details and spec"
+    parts.append(f"{left} are left out here for length; the HTML and JSON reports hold them.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _answers(report: FamilyReport) -> str:
+    head = ["Tolerated error", "Network", "Parameters kept", "Predicted error", "Measured error", "", "", "Job"]
+    return grid(head, (
+        (f"**{q.percent(row.answer.max_error, f.DIGITS)}**" + (" (recommended)" if row.recommended else ""),
+         escape(row.network), row.kept, row.predicted, row.measured, row.band,
+         escape("; ".join((row.verdict, *row.remarks))), escape(row.answer.job or "–"))
+        for row in f.answer_rows(report)), right=(2, 3, 4))
+
+
+def _members(report: FamilyReport) -> str:
+    head = ["Status", "Depth", "Width", "Images", "Seed", "Unpruned error", "Sparsest", "Job"]
+    return grid(head, (
+        (one.status, f"{one.depth:g}", f"{one.width:g}", q.share(one.fraction), str(one.seed), f.unpruned(one),
+         f.sparsest(one), escape(one.job or "–")) for one in report.members), right=range(1, 7))
