@@ -9,12 +9,24 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.errors import Fault, Problem, invalid
-from api.pointers import pointer, schema_faults
+from api.pointers import parse, pointer, schema_faults
+from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method
 from tasks.store import assets
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Dataset, Model
+
+Spec = JobSpec | FamilySpec
+SPECS: dict[str, type[JobSpec] | type[FamilySpec]] = {"prune": JobSpec, "family": FamilySpec}
+
+
+def parse_spec(body: Any) -> Spec:
+    """The job of the body by its `type`, or a 422 that points at every fault."""
+    kind = body.get("type", "prune") if isinstance(body, dict) else "prune"
+    if kind not in SPECS:
+        raise invalid([Fault("/type", "unknown_type", f"type {kind!r}; there are {', '.join(map(repr, SPECS))}")])
+    return parse(SPECS[kind], body)
 
 
 def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
@@ -26,9 +38,9 @@ def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
     return found
 
 
-def check_methods(spec: JobSpec, catalogue: dict[str, Any]) -> None:
+def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
     """422 with every method that is unknown and every parameter that does not validate."""
-    faults = [fault for kind, listed, place, method in _methods(spec)
+    faults = [fault for kind, listed, place, method in (_methods(spec) if isinstance(spec, JobSpec) else ())
               for fault in _method_faults(catalogue[listed], kind, method, place)]
     if spec.model.architecture is not None:
         faults += architecture_faults(catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False)
@@ -87,9 +99,10 @@ def _entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(entry for entry in entries if entry["name"] == name)
 
 
-def referenced(session: Session, project: str, spec: JobSpec) -> tuple[Model | None, Dataset | None]:
+def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
     """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of nobody here."""
-    model = None if spec.model.id is None else _find(session, Model, project, spec.model.id, "/model/id")
+    model_id = model_of(spec)
+    model = None if model_id is None else _find(session, Model, project, model_id, "/model/id")
     rewind_id = rewind_of(spec)
     if rewind_id is not None:
         place = "/retrain/rewind/model/id"
@@ -108,14 +121,21 @@ def referenced(session: Session, project: str, spec: JobSpec) -> tuple[Model | N
     return model, dataset
 
 
-def shifted_sets(session: Session, project: str, spec: JobSpec) -> list[Dataset]:
+def shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
     """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of nobody here."""
     return [_find(session, Dataset, project, one.id, pointer("dataset", "shifted", index, "id"))
             for index, one in enumerate(spec.dataset.shifted)]
 
 
-def rewind_of(spec: JobSpec) -> str | None:
+def model_of(spec: Spec) -> str | None:
+    """The id of the model that a job starts from."""
+    return spec.model.id if isinstance(spec, JobSpec) else None
+
+
+def rewind_of(spec: Spec) -> str | None:
     """The id of the model whose weights a job rewinds to."""
+    if isinstance(spec, FamilySpec):
+        return None
     return spec.retrain.rewind.model["id"] if spec.retrain is not None and spec.retrain.rewind is not None else None
 
 

@@ -15,9 +15,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.checks import check_methods, read_catalogue, referenced, rewind_of, shifted_sets
+from api.checks import Spec, check_methods, model_of, read_catalogue, referenced, rewind_of, shifted_sets
 from api.schemas.jobs import Estimate, JobView, Validation
 from api.services import Services
+from api.views import view
 from pruning.schemas.job import JobSpec
 from tasks.store import jobs
 from tasks.store.errors import NotFoundError
@@ -26,19 +27,19 @@ from tasks.store.tables import Dataset, Idempotency, Model
 POLL_S = 0.25
 
 
-def document(spec: JobSpec) -> dict[str, Any]:
+def document(spec: Spec) -> dict[str, Any]:
     """The job as submitted, normalised; what was left out stays out."""
     return spec.model_dump(mode="json", exclude_unset=True)
 
 
-async def check(services: Services, project: str, spec: JobSpec) -> Validation:
+async def check(services: Services, project: str, spec: Spec) -> Validation:
     """Everything that can be known about a job before it runs; raises the problem that forbids it."""
     estimate = await services.helpers.estimate(await run_in_threadpool(_question, services, project, spec))
-    return Validation(valid=True, estimate=Estimate(**estimate), recipe=spec.recipe().model_dump(mode="json"),
-                      spec=document(spec))
+    recipe = spec.recipe().model_dump(mode="json") if isinstance(spec, JobSpec) else spec.model_dump(mode="json")
+    return Validation(valid=True, estimate=Estimate(**estimate), recipe=recipe, spec=document(spec))
 
 
-def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]:
+def _question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
     """What the helper has to know for an estimate; raises what the catalogue and the store find wrong."""
     with services.store.read() as session:
         check_methods(spec, read_catalogue(session)[0])
@@ -55,11 +56,11 @@ def _question(services: Services, project: str, spec: JobSpec) -> dict[str, Any]
     }
 
 
-async def submit(services: Services, project: str, spec: JobSpec, key: str | None) -> tuple[JobView, bool]:
+async def submit(services: Services, project: str, spec: Spec, key: str | None) -> tuple[JobView, bool]:
     """Keep the job, or find the one this idempotency key made; the second value says which."""
     body = document(spec)
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    new = jobs.NewJob(project=project, spec=body, model_id=spec.model.id, rewind_model_id=rewind_of(spec),
+    new = jobs.NewJob(project=project, spec=body, model_id=model_of(spec), rewind_model_id=rewind_of(spec),
                       dataset_id=spec.dataset.id, shifted_ids=frozenset(jobs.shifted_ids(body)), priority=spec.priority,
                       deadline_s=spec.deadline_s, labels=dict(spec.labels))
 
@@ -74,10 +75,9 @@ async def submit(services: Services, project: str, spec: JobSpec, key: str | Non
         except IntegrityError:  # another request with this key committed first
             found = await create(new, checked=True)
     assert found is not None
-    view, created = found
-    if created:
+    if found[1]:
         services.wake.set()
-    return view, created
+    return found
 
 
 def _create(services: Services, new: jobs.NewJob, key: str | None, sha256: str, *,
@@ -89,7 +89,7 @@ def _create(services: Services, new: jobs.NewJob, key: str | None, sha256: str, 
                 return None
             keep_inputs(session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids])
         row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
-        return JobView.of(row), created
+        return view(session, row), created
 
 
 def keep_inputs(session: Session, models: Sequence[str | None], datasets: Sequence[str | None]) -> None:
@@ -102,14 +102,14 @@ def keep_inputs(session: Session, models: Sequence[str | None], datasets: Sequen
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
 
 
-async def until_terminal(services: Services, project: str, view: JobView, wait_s: float) -> JobView:
+async def until_terminal(services: Services, project: str, found: JobView, wait_s: float) -> JobView:
     """The job as it is when it has ended, or when `wait_s` have passed; holds no transaction meanwhile."""
     def look() -> JobView:
         with services.store.read() as session:
-            return JobView.of(jobs.get(session, project, view.id))
+            return view(session, jobs.get(session, project, found.id))
 
     until = time.monotonic() + wait_s
-    while not view.terminal and time.monotonic() < until and not services.stopping.is_set():
+    while not found.terminal and time.monotonic() < until and not services.stopping.is_set():
         await asyncio.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
-        view = await run_in_threadpool(look)
-    return view
+        found = await run_in_threadpool(look)
+    return found

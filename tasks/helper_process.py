@@ -53,6 +53,10 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.schemas.job import JobSpec
     from pruning.trial import check_task
 
+    if payload["spec"]["type"] == "family":
+        from tasks.family_estimate import estimate_family
+
+        return estimate_family(payload)
     spec = JobSpec.model_validate(payload["spec"])
     dataset = payload["dataset"]
     if dataset is None:

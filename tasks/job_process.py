@@ -18,7 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pruning.schemas.family_report import FamilyReport
+    from pruning.schemas.report import Report
 
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNET = 0x40000000
@@ -64,7 +68,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     job = json.loads((folder / "job.json").read_text())
     try:
-        _run(folder, job, pipe)
+        if job["spec"]["type"] == "family":
+            from tasks.family_process import run
+
+            run(folder, job, pipe)
+        else:
+            _run(folder, job, pipe)
     except Exception as error:
         from pruning.errors import SecateurError
 
@@ -82,15 +91,14 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     from pruning.data.cache import TensorCache
     from pruning.data.shifted import splits
     from pruning.data.tensors import prepare
+    from pruning.family.members import measured
     from pruning.library import pick_device
     from pruning.measure import flops
     from pruning.networks import check_fits, load_state_, parameters_of, read_state, resolve
     from pruning.pipeline import Networks, Pipeline
-    from pruning.reporting import RENDERERS
     from pruning.results import Origin, Results
     from pruning.scale import Scale, evaluation_units
     from pruning.schemas.job import JobSpec
-    from pruning.schemas.report import Report
     from pruning.stages import Stages
     from pruning.trial import TrialRound
 
@@ -142,16 +150,12 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
 
     def publish(report: Report) -> None:
         # the summary goes first: a job that is cancelled between two messages has one for every report it stored
+        document = report.model_dump(mode="json")
+        curve = measured(document)
         pipe.send("summary", summary={
-            "recommendation": report.recommendation.model_dump(mode="json"),
-            "gates": [gate.model_dump(mode="json") for gate in report.gates]})
-        renderers: dict[str, Callable[[Report], str]] = {"json": lambda r: r.model_dump_json(), **RENDERERS}
-        for format, render in renderers.items():
-            path = folder / "files" / f"report.{format}"
-            aside = path.with_name(f".{path.name}")
-            aside.write_text(render(report))
-            aside.replace(path)  # the supervisor may be reading the one before
-            pipe.send("file", checkpoint="report", format=format, path=str(path))
+            "recommendation": document["recommendation"], "gates": document["gates"],
+            "curve": None if curve is None else curve.model_dump(mode="json")})
+        send_report(report, folder / "files", pipe)
 
     def finished(done: TrialRound) -> None:
         if not results.export(done):
@@ -166,6 +170,19 @@ def _run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     sections, failures = results.evaluate()
     publish(results.report(sections, failures))
     pipe.send("done")
+
+
+def send_report(report: Report | FamilyReport, folder: Path, pipe: Pipe) -> None:
+    """Write the report in every format and tell the supervisor."""
+    from pruning.reporting import RENDERERS
+
+    renderers: dict[str, Callable[[Any], str]] = {"json": lambda r: r.model_dump_json(), **RENDERERS}
+    for format, render in renderers.items():
+        path = folder / f"report.{format}"
+        aside = path.with_name(f".{path.name}")
+        aside.write_text(render(report))
+        aside.replace(path)  # the supervisor may be reading the one before
+        pipe.send("file", checkpoint="report", format=format, path=str(path))
 
 
 def _describe(error: Exception, known: type[Any]) -> dict[str, Any]:

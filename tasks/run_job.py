@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tasks import hosts, workspace
 from tasks.artifacts import Artifacts
 from tasks.settings import Settings
-from tasks.store import Store, work
+from tasks.store import Store, families, work
 from tasks.supervise import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,14 @@ class Runner:
         return True
 
 
+def _cancel_stragglers(store: Store) -> None:
+    with store.read() as session:
+        late = families.stragglers(session)
+    for project, id in late:
+        with store.write() as session:
+            families.follow(session, project, id, "cancel")
+
+
 def reap_forever(runner: Runner) -> None:
     """Sweep every `reaper_s` seconds while this process leads; at once after a start.
 
@@ -49,6 +57,7 @@ def reap_forever(runner: Runner) -> None:
             with runner.store.write() as session:
                 if work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s, hosts.is_gone):
                     work.sweep(session, max_attempts=settings.max_attempts, gone=hosts.is_gone)
+            _cancel_stragglers(runner.store)
             if settings.alive_file is not None:
                 settings.alive_file.touch()
             workspace.sweep(runner.store, settings)

@@ -26,7 +26,7 @@ from tasks import hosts, workspace
 from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
 from tasks.helper import clean_environment
 from tasks.settings import Settings
-from tasks.store import Store, work
+from tasks.store import Store, families, work
 from tasks.store.work import Claim, LostError, SavedFile
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Supervisor:
         self._error: dict[str, Any] | None = None
         self._summary: dict[str, Any] | None = None
         self._done = False
+        self._waits, self._seen = False, dict[str, str]()
         self._began = time.monotonic()
         self._first_progress: float | None = None
         self._counter = 0
@@ -124,9 +125,9 @@ class Supervisor:
                                "retryable": True}
             finally:
                 self._spoken_at, self._handling = time.monotonic(), False
-            if self._verdict is not None or self._done or self._error is not None:
+            if self._verdict is not None or self._done or self._waits or self._error is not None:
                 break
-        if self._verdict is None and (self._done or self._error is not None):
+        if self._verdict is None and (self._done or self._waits or self._error is not None):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
 
@@ -146,6 +147,10 @@ class Supervisor:
             self._write(lambda s: work.note(s, self.claim, kind, message))
         elif kind == "summary":
             self._summary = message["summary"]
+        elif kind == "members":
+            self._write(lambda s: families.start(s, self.claim, message["start"]))
+        elif kind == "wait":
+            self._waits, self._seen = True, message["seen"]
         elif kind == "error":
             self._error = message
         elif kind == "done":
@@ -236,6 +241,8 @@ class Supervisor:
             self._write(lambda s: work.settle(s, self.claim, "failed", summary=self._summary, error=error))
         elif self._error is not None:
             self._settle_failed(**self._error)
+        elif self._waits:
+            self._write(lambda s: families.park(s, self.claim, self._seen))
         elif self._done:
             self._write(lambda s: work.settle(s, self.claim, "succeeded", summary=self._summary))
         else:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks import hosts
 from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
 from tasks.settings import Settings
-from tasks.store import Store, jobs, work
+from tasks.store import Store, families, jobs, work
 from tasks.store.tables import Dataset, Job, Model, StageFile
 from tasks.store.work import Claim
 
@@ -44,6 +44,9 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
     Raises `DeletedError` for an input that is in the database no more, `MissingArtifactError` or `OSError` for one that
     cannot be read. A stage that is missing or damaged is left out: it will be computed again.
     """
+    if claim.spec["type"] == "family":
+        _fill_family(folder, store, artifacts, claim)
+        return
     with store.read() as session:
         model = session.get(Model, claim.model_id) if claim.model_id else None
         rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
@@ -65,6 +68,27 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
            "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
            "threads": settings.threads or len(os.sched_getaffinity(0)),
            "model": _describe_model(claim.spec["model"], model), "dataset": _describe_dataset(claim.spec, dataset)}
+    (folder / "job.json").write_text(json.dumps(job))
+
+
+def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim) -> None:
+    """What a turn of a family looks at: its members' jobs as they stand, and its dataset's shape; no images."""
+    with store.read() as session:
+        dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
+        stages = jobs.stage_files(session, claim.job_id)
+        runs = [{"job": job.id, "member": row.member, "status": job.status, "done": job.progress_done,
+                 "total": job.progress_total, "error": (job.error or {}).get("message", ""),
+                 "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None}
+                for row, job in families.members(session, claim.job_id)]
+    if claim.dataset_id is not None and dataset is None:
+        raise DeletedError(claim.dataset_id)
+    (folder / "stages").mkdir()
+    for stage in stages:
+        _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
+    described = None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
+                                              "counts": dataset.counts, "task": dataset.task}
+    job = {"id": claim.job_id, "spec": claim.spec, "runs": runs, "data": described,
+           "dataset": _describe_dataset(claim.spec, dataset)}
     (folder / "job.json").write_text(json.dumps(job))
 
 

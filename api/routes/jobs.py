@@ -12,17 +12,18 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.bodies import JsonBody
+from api.checks import parse_spec
 from api.deps import Id, Reader, Writer
 from api.errors import Fault, Problem, invalid
 from api.files import PRIVATE, matches
 from api.forecasts import foresee
-from api.pointers import parse
 from api.schemas.jobs import JobPage, JobView, Validation
 from api.schemas.problem import problems
 from api.services import ServicesDep
 from api.submission import check, keep_inputs, submit, until_terminal
+from api.views import view, views
 from pruning.schemas.job import JobSpec, Status
-from tasks.store import jobs
+from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Job
 
@@ -47,10 +48,11 @@ async def create_job(
         prefer: Annotated[str | None, Header(description="`wait=N`: answer after N seconds or at the end")] = None,
 ) -> Response:
     """Check the job and queue it; the same Idempotency-Key makes one job however often it is sent."""
-    spec = parse(JobSpec, body)
+    spec = parse_spec(body)
     if validate_only:
         found = await check(services, caller.project, spec)
-        found.foreseen = await run_in_threadpool(foresee, services, caller.project, spec)
+        if isinstance(spec, JobSpec):
+            found.foreseen = await run_in_threadpool(foresee, services, caller.project, spec)
         return JSONResponse(found.model_dump(mode="json"))
     view, created = await submit(services, caller.project, spec, idempotency_key)
     headers = {"Location": view.links.self, "Retry-After": "2"}
@@ -67,15 +69,17 @@ async def create_job(
 @router.get("", operation_id="list_jobs", summary="List jobs", responses=problems(400, 422))
 def list_jobs(services: ServicesDep, caller: Reader, status: Status | None = None,
               label: Annotated[str | None, Query(max_length=320, description="key=value")] = None,
+              parent: Annotated[str | None, Query(pattern=r"^(none|[a-z]{3}_[0-9a-z]{8,40})$",
+                                                  description="a family, for its members; none: no family's")] = None,
               limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: str | None = None) -> JobPage:
-    """Newest first."""
+    """Newest first, members of families among them unless `parent=none`."""
     key, equals, value = (label or "").partition("=")
     if label is not None and not (equals and key):
         raise invalid([Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")])
     with services.store.read() as session:
         page = jobs.page(session, caller.project, limit=limit, cursor=cursor, status=status,
-                         label=(key, value) if label is not None else None)
-        return JobPage(data=[JobView.of(row) for row in page.data], has_more=page.next_cursor is not None,
+                         label=(key, value) if label is not None else None, parent=parent)
+        return JobPage(data=views(session, page.data), has_more=page.next_cursor is not None,
                        next_cursor=page.next_cursor)
 
 
@@ -84,10 +88,10 @@ def list_jobs(services: ServicesDep, caller: Reader, status: Status | None = Non
 def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Response:
     """Always 200, also for a failed job; 304 when nothing changed."""
     with services.store.read() as session:
-        view = JobView.of(jobs.get(session, caller.project, id))
-    body = view.model_dump_json()
+        found = view(session, jobs.get(session, caller.project, id))
+    body = found.model_dump_json()
     headers = {"ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"', "Cache-Control": PRIVATE}
-    if not view.terminal:
+    if not found.terminal:
         headers["Retry-After"] = "2"
     if matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -97,10 +101,11 @@ def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> 
 @router.delete("/{id}", operation_id="delete_job", summary="Delete a job", status_code=204,
                responses=problems(404, 409))
 def delete_job(id: Id, services: ServicesDep, caller: Writer) -> None:
-    """Delete the job, its history and its files; 409 while it is live."""
+    """Delete the job, its history and its files, a family's members with it; 409 while any of them is live."""
     with services.store.write() as session:
-        jobs.remove(session, caller.project, id)
-    services.artifacts.delete(f"jobs/{id}")
+        gone = jobs.remove(session, caller.project, id)
+    for one in gone:
+        services.artifacts.delete(f"jobs/{one}")
 
 
 def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: str, doc: str) -> None:
@@ -113,10 +118,14 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
                 _inputs_remain(session, row)
             row = jobs.request(session, caller.project, id, verb)
             pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
-            view = JobView.of(row)
+            found = view(session, row)
+        if row.spec.get("type") == "family":  # in another transaction: the rows of both are never locked together
+            with services.store.write() as session:
+                pending = families.follow(session, caller.project, id, verb) > 0 or pending
+                found = view(session, jobs.get(session, caller.project, id))
         if row.status == "queued":
             services.wake.set()
-        return JSONResponse(view.model_dump(mode="json"), 202 if pending else 200)
+        return JSONResponse(found.model_dump(mode="json"), 202 if pending else 200)
 
     ok: dict[int | str, dict[str, Any]] = {202: {"model": JobView, "description": "Under way"}}
     router.post(f"/{{id}}/{verb}", operation_id=f"{verb}_job", summary=summary, description=doc,

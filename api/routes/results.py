@@ -10,12 +10,12 @@ from fastapi import APIRouter, Path, Request, Response
 from api.deps import Id, Reader
 from api.errors import Problem
 from api.files import read_file, send_file
-from api.schemas.jobs import JobView
 from api.schemas.problem import problems
 from api.schemas.results import CheckpointView, Results
 from api.services import Services, ServicesDep
+from api.views import view
 from pruning.schemas.job import TERMINAL
-from tasks.store import jobs
+from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
 from tasks.store.tables import Job, ResultFile
 
@@ -49,27 +49,44 @@ def ended(row: Job) -> None:
 @router.get("/results", operation_id="get_results", summary="The results of a finished job",
             responses=problems(404, 409, 410))
 def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
-    """Report, checkpoints with their links, recommendation and gates; of a failed job what it finished."""
+    """Report, checkpoints with their links, recommendation and gates; of a failed job what it finished.
+
+    The checkpoints of a family are those of the networks that its law chose and that were trained for real.
+    """
     job, files = files_of(services, caller.project, id)
     ended(job)
+    report = _report(services, files)
+    with services.store.read() as session:
+        found = view(session, job)
+        answers = [(row.job_id, jobs.result_files(session, row.job_id)) for row, _ in families.members(session, id)
+                   if row.member["role"] == "answer"]
+    checkpoints = _checkpoints(id, report, files)
+    for answer, own in answers:
+        checkpoints += _checkpoints(answer, _report(services, own), own)
+    return Results(job=found, report=report, checkpoints=checkpoints,
+                   recommendation=(report or {}).get("recommendation"), gates=(report or {}).get("gates", []))
+
+
+def _report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
     found = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
-    report = None if found is None else json.loads(read_file(services.artifacts, found))
+    return None if found is None else json.loads(read_file(services.artifacts, found))
+
+
+def _checkpoints(job_id: str, report: dict[str, Any] | None, files: list[ResultFile]) -> list[CheckpointView]:
+    """The checkpoints of a job: those of its report, and those that have files."""
     measured = {item["id"]: item for item in (report or {}).get("checkpoints", ())}
     stored: dict[str, list[ResultFile]] = {name: [] for name in measured}
     for file in files:
         if file.checkpoint != REPORT:
             stored.setdefault(file.checkpoint, []).append(file)
-    return Results(
-        job=JobView.of(job), report=report,
-        checkpoints=[_checkpoint(id, name, measured.get(name, {}), rows) for name, rows in stored.items()],
-        recommendation=(report or {}).get("recommendation"), gates=(report or {}).get("gates", []))
+    return [_checkpoint(job_id, name, measured.get(name, {}), rows) for name, rows in stored.items()]
 
 
 def _checkpoint(job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]) -> CheckpointView:
     """One checkpoint: its numbers from the report, its files from the store."""
     fields = ("criterion", "requested_sparsity", "sparsity", "density", "error")
     return CheckpointView(
-        id=name, **{field: measured.get(field) for field in fields}, formats=[file.format for file in files],
+        id=name, job=job_id, **{field: measured.get(field) for field in fields}, formats=[file.format for file in files],
         size_bytes={file.format: file.size_bytes for file in files}, partial=measured.get("partial", True),
         sha256={file.format: file.sha256 for file in files},
         links={file.format: f"/v1/jobs/{job_id}/checkpoints/{name}?format={file.format}" for file in files})

@@ -9,7 +9,14 @@ from pydantic import BaseModel
 from api.schemas.predictions import Foreseen
 from api.schemas.times import iso, iso_or_none
 from pruning.schemas.job import TERMINAL, Status
-from tasks.store.tables import Event, Job
+from tasks.store.tables import Event, FamilyMember, Job
+
+
+class MemberCount(BaseModel):
+    """How far the members of a family are."""
+
+    ended: int
+    total: int
 
 
 class Progress(BaseModel):
@@ -18,6 +25,8 @@ class Progress(BaseModel):
     done: float
     total: float
     eta_s: float | None
+    members: MemberCount | None = None
+    """Of a family."""
 
 
 class JobError(BaseModel):
@@ -38,6 +47,10 @@ class JobLinks(BaseModel):
     results: str
     report: str
     cancel: str
+    members: str | None = None
+    """Of a family: the list of its members' jobs."""
+    parent: str | None = None
+    """Of a member: its family."""
 
 
 class JobView(BaseModel):
@@ -54,23 +67,42 @@ class JobView(BaseModel):
     created_at: str
     started_at: str | None
     finished_at: str | None
+    parent: str | None = None
+    """The family that the job is a member of."""
+    member: dict[str, Any] | None = None
+    """Which member: role (`member`, or `answer` for a network that the law chose), depth, width, fraction, seed, rounds."""
     spec: dict[str, Any]
     """As submitted."""
     error: JobError | None
     links: JobLinks
 
     @classmethod
-    def of(cls, row: Job) -> JobView:
-        """The wire form of a row; its spec was validated when it came and is shown whatever it holds now."""
+    def of(cls, row: Job, member: FamilyMember | None = None,
+           grown: tuple[float, float, int, int] | None = None) -> JobView:
+        """The wire form of a row; its spec was validated when it came and is shown whatever it holds now.
+
+        `grown`: of a family, the work done and in all of its members, how many have ended, and how many there are.
+        """
         spec = row.spec if isinstance(row.spec, dict) else {}
         here = f"/v1/jobs/{row.id}"
+        links = {"self": here, **{name: f"{here}/{name}" for name in ("events", "results", "report", "cancel")}}
+        if spec.get("type") == "family":
+            links["members"] = f"/v1/jobs?parent={row.id}"
+        if member is not None:
+            links["parent"] = f"/v1/jobs/{member.family_id}"
+        progress: dict[str, Any] = {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s}
+        if grown is not None:
+            done, total, ended, count = grown
+            progress = {"done": done, "total": max(total, row.progress_total), "eta_s": None,
+                        "members": {"ended": ended, "total": count}}
         return cls.model_validate({
             "id": row.id, "type": str(spec.get("type", "unknown")), "status": row.status, "stage": row.stage,
             "terminal": row.status in TERMINAL, "attempt": row.attempt, "spec": spec, "error": row.error,
-            "progress": {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s},
+            "progress": progress, "parent": None if member is None else member.family_id,
+            "member": None if member is None else member.member,
             "created_at": iso(row.created_at), "started_at": iso_or_none(row.started_at),
             "finished_at": iso_or_none(row.finished_at),
-            "links": {"self": here, **{name: f"{here}/{name}" for name in ("events", "results", "report", "cancel")}},
+            "links": links,
         })
 
 

@@ -13,6 +13,8 @@ class CheckpointView(BaseModel):
     """A pruned network to download; what was measured is null when the job ended before its report."""
 
     id: str
+    job: str
+    """The job whose checkpoint it is: of a family, one of its members."""
     criterion: dict[str, Any] | None
     requested_sparsity: float | None
     sparsity: float | None

@@ -173,7 +173,7 @@ def halves(points: Points) -> tuple[list[Half], list[str]]:
         same = [axis for axis, i in (("depth", 0), ("width", 1))
                 if len({one[i] for one in half}) == 1 < len({one[i] for one in points.networks})]
         if same:
-            why.append(f"a half of {len(half)} networks tells nothing of the {' and '.join(same)}, in which the others differ")
+            why.append(f"a half of {len(half)} networks tells nothing of the {' and '.join(same)}: its own do not differ")
             continue
         try:
             law = fit(points.only(mine), refits=0)

@@ -58,7 +58,8 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
     if tested is not None:
         side = "too low" if tested.bias < 0 else "too high"
         notes.append("Back-test, fitted to the denser part of every network: "
-                     f"{q.several(len(tested.points), 'sparser point')} were missed by {q.percent(tested.mean_absolute)}, on average {q.percent(abs(tested.bias))} {side}.")
+                     f"{q.several(len(tested.points), 'sparser point')} were missed by "
+                     f"{q.percent(tested.mean_absolute)}, on average {q.percent(abs(tested.bias))} {side}.")
     if state.band is not None and state.spec.adaptive is not None:
         run = len([one for one in state.runs if one.member.role == "member"])
         notes.append(f"Adaptive: {run} of {q.several(len(state.every), 'member')} were run; the law's band is ±"
@@ -178,8 +179,8 @@ def _unpruned(state: State) -> Section:
                                                 "line")
         curves[f"{images} images/measured"] = _curve([m for m, _ in mine], [Estimate(value=e) for _, e in mine], *labels,
                                                      "points")
-    said = (f"error = e0 x / sqrt(x^2 + eta^2), x = n^-alpha + b m^-beta + c, of m parameters and n training images; off by "
-            f"a standard deviation of {q.percent(dense.sigma)}. It tells the unpruned errors of networks that were not run.",)
+    said = ("error = e0 x / sqrt(x^2 + eta^2), x = n^-alpha + b m^-beta + c, of m parameters and n training images; off by "
+            f"a standard deviation of {q.percent(dense.sigma)}. It tells the errors of networks that were not run.",)
     return Section(title="Unpruned errors", version=1, notes=(*said, *(f"{one}." for one in dense.warnings)), curves=curves,
                    scalars={name: Estimate(value=value) for name, value in dense.coefficients.items() if name != "chance"},
                    details={"networks": rows})

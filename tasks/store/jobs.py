@@ -12,9 +12,23 @@ from tasks.store.assets import clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
 from tasks.store.pages import Page, paginate
-from tasks.store.tables import Event, Idempotency, Job, JobLabel, JobShift, Outbox, ResultFile, StageFile
+from tasks.store.tables import (
+    Event,
+    FamilyMember,
+    Idempotency,
+    Job,
+    JobLabel,
+    JobShift,
+    Outbox,
+    ResultFile,
+    StageFile,
+)
 
 TERMINAL = ("succeeded", "failed", "cancelled")
+PARKED = "members"
+"""The owner of a family that waits for its members: running, and held by nobody."""
+MOST_URGENT = 9
+NOBODY = "none"
 
 
 @dataclass(frozen=True)
@@ -73,20 +87,27 @@ def get(session: Session, project: str, id: str) -> Job:
 
 
 def locked(session: Session, id: str) -> Job | None:
-    """The job, its row locked until the transaction ends (SQLite locks the database when a write begins)."""
-    return session.get(Job, id, with_for_update=True, populate_existing=True)
+    """The job, its row locked until the transaction ends (SQLite locks the database when a write begins).
+
+    Rows that refer to it, as a member's message to its family does, may be written by others meanwhile.
+    """
+    return session.get(Job, id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def page(session: Session, project: str, *, limit: int, cursor: str | None, status: str | None = None,
-         label: tuple[str, str] | None = None) -> Page[Job]:
-    """One page of this project's jobs, newest first."""
+         label: tuple[str, str] | None = None, parent: str | None = None) -> Page[Job]:
+    """One page of this project's jobs, newest first; of a family's members, or of nobody's with `parent` NOBODY."""
     query = select(Job).where(Job.project == project)
     if status is not None:
         query = query.where(Job.status == status)
     if label is not None:
         query = query.where(Job.id.in_(select(JobLabel.job_id).where(
             JobLabel.key == label[0], JobLabel.value == label[1])))
-    scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}"
+    if parent == NOBODY:
+        query = query.where(Job.id.not_in(select(FamilyMember.job_id)))
+    elif parent is not None:
+        query = query.where(Job.id.in_(select(FamilyMember.job_id).where(FamilyMember.family_id == parent)))
+    scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}/{parent or ''}"
     return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
 
 
@@ -101,6 +122,8 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
         raise TransitionError(id, job.status, verb)
     if target == job.status:
         return job
+    if parked(job):  # nobody holds it who would have to let go first
+        target, job.owner = {"cancelling": "cancelled", "pausing": "paused"}.get(target, target), None
     at = clock(session)
     if target == "queued":
         job.available_at, job.attempt = at, 1
@@ -124,17 +147,38 @@ _TRANSITIONS: dict[str, dict[str, str]] = {
 
 
 def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
-    """Change the status and write it into the history."""
+    """Change the status and write it into the history; a family hears when one of its members has ended."""
     job.status = status
     job.updated_at = clock(session)
     add_event(session, job, "status", {"status": status, **data})
+    if status in TERMINAL:
+        family = session.scalar(select(Job).join(FamilyMember, FamilyMember.family_id == Job.id)
+                                .where(FamilyMember.job_id == job.id, Job.status == "running"))
+        if family is not None:
+            enqueue(session, family, job.updated_at)
+
+
+def parked(job: Job) -> bool:
+    """Whether the job is a family that waits for its members."""
+    return job.status == "running" and job.owner == PARKED
+
+
+def idle(session: Session, family: Job) -> bool:
+    """Whether no member of the family is live, so that nobody will wake it."""
+    live = select(Job.id).join(FamilyMember, FamilyMember.job_id == Job.id).where(
+        FamilyMember.family_id == family.id, Job.status.not_in(TERMINAL))
+    return session.scalar(live.limit(1)) is None
 
 
 def enqueue(session: Session, job: Job, due_at: float) -> None:
-    """Leave a message in the outbox; one that is waiting already becomes due no later than that."""
+    """Leave a message in the outbox; one that is waiting already becomes due no later than that.
+
+    A family's turns are short, and its members wait for what they decide: they go before jobs of the same priority.
+    """
     waiting = session.scalar(select(Outbox).where(Outbox.job_id == job.id).limit(1))
     if waiting is None:
-        session.add(Outbox(job_id=job.id, priority=job.priority, due_at=due_at))
+        priority = min(MOST_URGENT, job.priority + 1) if job.spec.get("type") == "family" else job.priority
+        session.add(Outbox(job_id=job.id, priority=priority, due_at=due_at))
     else:
         waiting.due_at = min(waiting.due_at, due_at)
 
@@ -167,11 +211,21 @@ def stage_files(session: Session, job_id: str) -> list[StageFile]:
     return list(session.scalars(select(StageFile).where(StageFile.job_id == job_id)))
 
 
-def remove(session: Session, project: str, id: str) -> None:
-    """Delete a job that has ended, its history and its rows; `InUseError` while it is live."""
+def remove(session: Session, project: str, id: str) -> list[str]:
+    """Delete a job that has ended, its history and its rows, a family's members too; returns the ids of what went.
+
+    `InUseError` while it is live, or one of its members, or the family that it belongs to.
+    """
     job = get(session, project, id)
-    if job.status not in TERMINAL:
-        raise InUseError("job", id, id)
-    for table in (JobLabel, JobShift, Event, StageFile, ResultFile, Outbox, Idempotency):
-        session.execute(delete(table).where(table.job_id == id))
+    family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
+    members = session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == id)).all()
+    users = [id, *members, *([family] if family is not None else [])]
+    live = session.scalar(select(Job.id).where(Job.id.in_(users), Job.status.not_in(TERMINAL)).limit(1))
+    if live is not None:
+        raise InUseError("job", id, live)
+    gone = [*members, id]
+    for table in (JobLabel, JobShift, Event, StageFile, ResultFile, Outbox, Idempotency, FamilyMember):
+        session.execute(delete(table).where(table.job_id.in_(gone)))
+    session.execute(delete(Job).where(Job.id.in_(members)))
     session.delete(job)
+    return gone

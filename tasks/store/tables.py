@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -114,6 +114,17 @@ class JobShift(Base):
     __tablename__ = "job_shifts"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+class FamilyMember(Base):
+    """The job of one member of a family: `key` tells it apart there, `member` says which network it is."""
+
+    __tablename__ = "family_members"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    family_id: Mapped[str]
+    key: Mapped[str]
+    member: Mapped[dict[str, Any]]
+    __table_args__ = (UniqueConstraint("family_id", "key"),)
 
 
 class Event(Base):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from tasks.store.assets import clock
 from tasks.store.engine import db_now, insert_into
-from tasks.store.jobs import add_event, enqueue, locked, set_status
+from tasks.store.jobs import add_event, enqueue, idle, locked, parked, set_status
 from tasks.store.tables import Job, Leader, Outbox, ResultFile, StageFile
 
 HELD = ("running", "pausing", "cancelling")
@@ -59,7 +59,11 @@ def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_atte
     job = locked(session, job_id)
     if job is None:
         return None
-    if job.status in HELD and _stale(session, job, gone):
+    turn = parked(job)
+    if turn:
+        job.status = "queued"
+        session.flush()
+    elif job.status in HELD and _stale(session, job, gone):
         release(session, job, max_attempts=max_attempts)
     if job.status != "queued" or job.available_at > clock(session):
         return None
@@ -71,7 +75,10 @@ def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_atte
         return None
     session.refresh(job)
     job.started_at = job.started_at or clock(session)
-    set_status(session, job, "running", attempt=job.attempt)
+    if turn:  # one of many turns, and no news
+        job.status = "running"
+    else:
+        set_status(session, job, "running", attempt=job.attempt)
     session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     session.flush()
     return Claim(job.id, job.fence, job.project, job.spec, job.model_id, job.rewind_model_id, job.dataset_id,
@@ -229,12 +236,14 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
         job = locked(session, id)
         if job is None:
             continue
-        if job.status in HELD and _stale(session, job, gone):
+        waiting = parked(job)
+        if job.status in HELD and not waiting and _stale(session, job, gone):
             release(session, job, max_attempts=max_attempts)
-        elif job.status in ("queued", "paused") and job.deadline_at is not None and job.deadline_at < at:
+        elif (waiting or job.status in ("queued", "paused")) and job.deadline_at is not None and job.deadline_at < at:
             job.error = deadline_error(job.stage, job.attempt)
             _end(session, job, "failed")
-        elif job.status == "queued" and job.available_at < at and _due_again(job, at):
+        elif (job.status == "queued" and job.available_at < at and _due_again(job, at)) or (
+                waiting and job.updated_at < at - REPUBLISH_S and idle(session, job)):
             enqueue(session, job, at)
         else:
             continue

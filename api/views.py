@@ -1,0 +1,23 @@
+"""Jobs as clients see them, with what their family or their members add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from api.schemas.jobs import JobView
+from tasks.store import families
+from tasks.store.tables import Job
+
+
+def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
+    """The wire form of the rows: a member says of which family, a family's progress is that of its members together."""
+    belonging = families.belonging(session, [row.id for row in rows])
+    grown = families.progress(session, [row.id for row in rows if row.spec.get("type") == "family"])
+    return [JobView.of(row, belonging.get(row.id), grown.get(row.id)) for row in rows]
+
+
+def view(session: Session, row: Job) -> JobView:
+    """The wire form of one row."""
+    return views(session, [row])[0]

@@ -1,0 +1,78 @@
+"""What a family will cost, and whether every member of it can be run: asked before it is accepted, and at its first turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pruning.data.builtin import datasets
+from pruning.errors import BudgetError, DataError, SecateurError
+from pruning.family.members import Member, job_of, members
+from pruning.family.sizes import Size, sizes
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.job import JobSpec
+
+SUMMED = ("rounds", "steps", "units", "flops")
+
+
+def data_of(spec: FamilySpec | JobSpec, known: dict[str, Any] | None) -> dict[str, Any]:
+    """Shape, classes, counts and task of the dataset: as the store knows it, or a bundled one's."""
+    if known is not None:
+        return known
+    assert spec.dataset.builtin is not None
+    arrays = datasets.create(spec.dataset.builtin).load()
+    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task}
+
+
+def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]:
+    """Every network of the family; raises for what cannot be built or does not fit the data."""
+    data = data_of(spec, known)
+    if data["task"] != "classification":
+        raise DataError(f"families are for classification, the dataset is for {data['task']}", pointer="/dataset/id")
+    return sizes(spec, data["shape"], data["classes"], data["task"])
+
+
+def member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
+    """The work of one member's job, in forward passes of one image."""
+    from pruning.plan import Costs, split_sizes
+
+    spec = JobSpec.model_validate(document)
+    recipe = spec.recipe()
+    data = data_of(spec, known)
+    return float(Costs(recipe, split_sizes(recipe, data["counts"]), len(data["classes"])).total)
+
+
+def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
+    """The sum over all members (an adaptive family may run fewer) and the answers; the memory of the largest.
+
+    Every kind of member is planned and rehearsed as its own job would be. Its refusal points at what the family can change.
+    """
+    spec = FamilySpec.model_validate(payload["spec"])
+    networks = {(one.depth, one.width): one for one in outlines(spec, payload["dataset"])}
+    kinds = Counter((one.depth, one.width, one.fraction) for one in members(spec))
+    total: dict[str, Any] = {**dict.fromkeys(SUMMED, 0), "checkpoints": 0, "memory_bytes": 0, "warnings": []}
+    for (depth, width, fraction), count in kinds.items():
+        member = Member(depth=depth, width=width, fraction=fraction, seed=spec.members.seeds[0], rounds=spec.rounds,
+                        density=spec.keep**spec.rounds)
+        found = _estimate_member(spec, member, networks[depth, width], payload["dataset"])
+        for name in SUMMED:
+            total[name] += count * found[name]
+        total["memory_bytes"] = max(total["memory_bytes"], found["memory_bytes"])
+        total |= {"images": found["images"], "decoded_images": found["decoded_images"]}
+        total["warnings"] += [one for one in found["warnings"] if one not in total["warnings"]]
+    most = spec.adaptive.max_members if spec.adaptive is not None else None
+    if spec.adaptive is not None:
+        total["warnings"].append(f"adaptive: at most {min(most or len(members(spec)), len(members(spec)))} of "
+                                 f"{len(members(spec))} members are run; this is the cost of all")
+    return total | {"evaluations": {}}
+
+
+def _estimate_member(spec: FamilySpec, member: Member, size: Size, known: dict[str, Any] | None) -> dict[str, Any]:
+    from tasks.helper_process import estimate
+
+    try:
+        return estimate({"spec": job_of(spec, member, size.kwargs), "model": None, "dataset": known, "shifted": []})
+    except SecateurError as error:
+        pointer = "/floor_density" if isinstance(error, BudgetError) else \
+            error.pointer if error.pointer is not None and error.pointer.startswith(("/dataset", "/model")) else "/members"
+        raise type(error)(f"depth {member.depth:g}, width {member.width:g}: {error.message}", pointer=pointer) from None

@@ -1,0 +1,114 @@
+"""Families and their members' jobs: start members, wait for them, and let them follow what is asked of the family.
+
+A family is a job of its own whose turns are short. Between them it is parked: running, without lease, and woken through the
+outbox by every member that ends. Members are ordinary jobs; their rows are never locked together with the family's in one
+transaction but in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Integer, func, select
+from sqlalchemy.orm import Session, aliased
+
+from tasks.store import jobs
+from tasks.store.assets import clock
+from tasks.store.errors import TransitionError
+from tasks.store.tables import FamilyMember, Job, JobLabel
+from tasks.store.work import Claim, held
+
+
+def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
+    """The members and their jobs, in the order of their creation."""
+    query = select(FamilyMember, Job).join(Job, Job.id == FamilyMember.job_id).where(FamilyMember.family_id == family_id)
+    return [(member, job) for member, job in session.execute(query.order_by(Job.id))]
+
+
+def start(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Create the jobs of members that have none yet, `{key, member, spec, units}` each; returns the new jobs' ids.
+
+    `LostError` when the family is not this claim's any more; nothing is started for one that is to pause or to end.
+    """
+    family = held(session, claim)
+    if family.status != "running":
+        return []
+    known = set(session.scalars(select(FamilyMember.key).where(FamilyMember.family_id == family.id)))
+    labels = {row.key: row.value for row in session.scalars(select(JobLabel).where(JobLabel.job_id == family.id))}
+    made = []
+    for one in wanted:
+        if one["key"] in known:
+            continue
+        job, _ = jobs.create(session, jobs.NewJob(
+            project=family.project, spec=one["spec"], model_id=None, rewind_model_id=None, dataset_id=family.dataset_id,
+            priority=family.priority, deadline_s=None, labels=labels, progress_total=one["units"]))
+        session.add(FamilyMember(job_id=job.id, family_id=family.id, key=one["key"], member=one["member"]))
+        jobs.add_event(session, family, "member", {"job": job.id, **one["member"]})
+        made.append(job.id)
+    session.flush()
+    return made
+
+
+def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
+    """Let go of the family until a member ends; at once due again where one has that was still live as the turn saw it.
+
+    `seen`: the status of every member's job, by id, that the turn knew.
+    """
+    family = held(session, claim)
+    if family.status != "running":
+        status = {"pausing": "paused", "cancelling": "cancelled"}[family.status]
+        family.owner, family.lease_until = None, None
+        family.finished_at = clock(session) if status == "cancelled" else None
+        jobs.set_status(session, family, status)
+        return
+    family.owner, family.lease_until, family.eta_s = jobs.PARKED, None, None
+    family.updated_at, family.attempt = clock(session), 1
+    if any(job.status in jobs.TERMINAL and seen.get(job.id) != job.status for _, job in members(session, family.id)):
+        jobs.enqueue(session, family, family.updated_at)
+
+
+def follow(session: Session, project: str, family_id: str, verb: str) -> int:
+    """Ask every member for what was asked of the family; those for whom it is impossible stay as they are.
+
+    Returns how many moved. Its own transaction, after that of the family.
+    """
+    moved = 0
+    for id in session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == family_id)
+                              .order_by(FamilyMember.job_id)).all():
+        before = session.get(Job, id)
+        status = None if before is None else before.status
+        try:
+            moved += jobs.request(session, project, id, verb).status != status
+        except TransitionError:
+            continue
+    return moved
+
+
+def stragglers(session: Session) -> list[tuple[str, str]]:
+    """Project and id of families that were cancelled, or failed, while members are live that were due before.
+
+    They are to be cancelled: whoever cancelled the family may have died before it could tell them, and a deadline tells
+    nobody. A member that was tried again afterwards by itself is let be.
+    """
+    family, member = aliased(Job), aliased(Job)
+    query = (select(family.project, family.id).distinct().join(FamilyMember, FamilyMember.family_id == family.id)
+             .join(member, member.id == FamilyMember.job_id)
+             .where(family.status.in_(("cancelled", "failed")), member.available_at <= family.finished_at,
+                    member.status.in_(("queued", "running", "pausing", "paused"))))
+    return [(project, id) for project, id in session.execute(query)]
+
+
+def progress(session: Session, ids: Sequence[str]) -> dict[str, tuple[float, float, int, int]]:
+    """By family: work done and in all of its members, how many have ended and how many there are."""
+    ended = func.sum(Job.status.in_(jobs.TERMINAL).cast(Integer))
+    query = (select(FamilyMember.family_id, func.sum(Job.progress_done), func.sum(Job.progress_total), ended, func.count())
+             .join(Job, Job.id == FamilyMember.job_id).where(FamilyMember.family_id.in_(ids))
+             .group_by(FamilyMember.family_id))
+    return {id: (float(done), float(total), int(over), int(count))
+            for id, done, total, over, count in session.execute(query)}
+
+
+def belonging(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
+    """Of the jobs that are members of a family: which."""
+    return {row.job_id: row for row in session.scalars(select(FamilyMember).where(FamilyMember.job_id.in_(ids)))}
