@@ -5,6 +5,7 @@ import { empty, h, json, number, row, size, table, time } from "/assets/dom.js";
 import { newJob } from "/assets/form.js";
 import { jobPage } from "/assets/job.js";
 import { jobsPage } from "/assets/jobs.js";
+import { newSpec } from "/assets/spec.js";
 
 const main = document.getElementById("main");
 const state = document.getElementById("state");
@@ -78,7 +79,7 @@ function methodEntry(item) {
 }
 
 const PAGES = [
-  [/^\/jobs\/([^/]+)$/, jobPage], [/^\/jobs$/, jobsPage], [/^\/new$/, newJob],
+  [/^\/jobs\/([^/]+)$/, jobPage], [/^\/jobs$/, jobsPage], [/^\/new$/, newJob], [/^\/new\/json$/, newSpec],
   [/^\/models$/, modelsPage], [/^\/datasets$/, datasetsPage], [/^\/methods$/, methodsPage],
 ];
 

@@ -83,3 +83,10 @@ export function method(value) {
 }
 
 export const reference = (value) => (value ? value.id || value.builtin || (value.architecture ? `${value.architecture}, trained first` : "–") : "–");
+
+// The members of a family in words: "depths 1, 2 × widths 8, 16 × images 25 %, 100 % × 2 seeds"
+export function grid(spec) {
+  const { depths = [], widths = [], fractions = [], seeds = [] } = spec.members || {};
+  return [depths.length ? `depths ${depths.join(", ")}` : "", widths.length ? `widths ${widths.join(", ")}` : "",
+    fractions.length ? `images ${fractions.map(share).join(", ")}` : "", seeds.length > 1 ? `${seeds.length} seeds` : ""].filter(Boolean).join(" × ");
+}

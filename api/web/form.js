@@ -19,7 +19,7 @@ const group = (label, options) => (options.length ? h("optgroup", { label }, opt
 const clean = (pointer) => String(pointer || "").replace(/^#/, "").replace(/^\/body/, "");
 const network = (m) => JSON.stringify([m.architecture, Object.entries(m.kwargs || {}).sort(([a], [b]) => (a < b ? -1 : 1))]);
 const named = (m) => [m.name, m.architecture, m.id].filter(Boolean).join(" · ");
-const token = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+export const token = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function sparsities(text) {
   return text.split(/[\s,;]+/).filter(Boolean).map((word) => {
@@ -37,6 +37,13 @@ function sentence(value, name) {
   if (name.endsWith("_s")) return duration(value);
   if (name.endsWith("bytes")) return size(value);
   return number(value);
+}
+
+export function estimated(found) {
+  const body = found.estimate || found;
+  const entries = Object.entries(body).filter(([name, value]) => value !== null && !HIDDEN.includes(name));
+  return [h("h2", null, "Estimate"), pairs(entries.map(([name, value]) => [name.replace(/_(s|bytes)$/, "").replaceAll("_", " "), sentence(value, name)])),
+    h("ul", null, (body.warnings || []).map((text) => h("li", null, text)))];
 }
 
 export async function newJob(page) {
@@ -164,13 +171,9 @@ export async function newJob(page) {
     send("/v1/jobs", { "Idempotency-Key": idempotency }, page.signal, (job) => { location.hash = `#/jobs/${encodeURIComponent(job.id)}`; });
   } }, fields.map((f) => f.node), rest, h("div", { cls: "actions" }, submit, estimate), answer);
   // An input ends the estimate under way: its answer would be about another job.
-  estimate.addEventListener("click", () => send("/v1/jobs?validate_only=true", {}, asked.signal, (found) => {
-    const body = found.estimate || found;
-    const entries = Object.entries(body).filter(([name, value]) => value !== null && !HIDDEN.includes(name));
-    answer.replaceChildren(h("h2", null, "Estimate"), pairs(entries.map(([name, value]) => [name.replace(/_(s|bytes)$/, "").replaceAll("_", " "), sentence(value, name)])),
-      h("ul", null, (body.warnings || []).map((text) => h("li", null, text))));
-  }));
+  estimate.addEventListener("click", () => send("/v1/jobs?validate_only=true", {}, asked.signal, (found) => answer.replaceChildren(...estimated(found))));
   page.show(h("h1", null, "New job"),
+    h("p", null, "A family of networks, or anything else that this form has no field for: ", h("a", { href: "#/new/json" }, "write the job as JSON"), "."),
     model.control.childElementCount ? form : h("p", null, "There is neither a model nor an architecture to train. Upload a model with POST /v1/models first."));
   tidy();
 }

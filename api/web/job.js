@@ -1,7 +1,8 @@
 // One job: where it is, what can be done to it, what it found.
 
 import { call, get, key, list, local, save } from "/assets/api.js";
-import { duration, empty, estimate, h, json, method, pairs, reference, row, share, size, table, time } from "/assets/dom.js";
+import { duration, empty, estimate, grid, h, json, method, pairs, reference, row, share, size, table, time } from "/assets/dom.js";
+import { answers, isFamily, link, memberFacts, memberTable } from "/assets/family.js";
 import { badge, poll, progress } from "/assets/jobs.js";
 
 const ACTIONS = {
@@ -39,7 +40,8 @@ function facts(job) {
   return pairs([
     ["Stage", job.stage], ["Work done", total ? share(Math.floor((100 * done) / total) / 100) : null],
     ["Attempt", job.attempt], ["Model", reference(spec.model)], ["Dataset", reference(spec.dataset)],
-    ["Criterion", method(spec.criterion)], ["Sparsities", ((spec.targets || {}).sparsity || []).map(share).join(", ")],
+    ...memberFacts(job), ...(isFamily(job) ? [["Members", grid(spec)], ["Method", spec.method || "imp"]]
+      : [["Criterion", method(spec.criterion)], ["Sparsities", ((spec.targets || {}).sparsity || []).map(share).join(", ")]]),
     ["Created", time(job.created_at)], ["Started", time(job.started_at)], ["Finished", time(job.finished_at)], ["Ran for", ran],
   ]);
 }
@@ -53,23 +55,25 @@ function failure(error) {
 }
 
 function checkpoints(page, id, results) {
-  const base = `/v1/jobs/${encodeURIComponent(id)}`;
   const found = results.checkpoints || [];
-  const chosen = (results.recommendation || {}).checkpoint;
+  const advice = results.recommendation || {};
+  const chosen = (c) => c.id === advice.checkpoint && (!advice.job || !c.job || c.job === advice.job);
   if (!found.length) return empty("No checkpoint was finished.");
   return table("Checkpoints", ["Checkpoint", "Asked", "Sparsity", "Test error", "Downloads"], found.map((c) => {
     const links = c.links || {};
+    const base = `/v1/jobs/${encodeURIComponent(c.job || id)}`;
     const formats = Array.isArray(c.formats) ? c.formats : Object.keys(c.formats || links);
     const files = formats.map((format) => {
       const bytes = typeof c.size_bytes === "object" && c.size_bytes ? c.size_bytes[format] : format === "sparse" ? c.size_bytes : undefined;
       const path = links[format] ? local(links[format]) : `${base}/checkpoints/${encodeURIComponent(c.id)}?format=${encodeURIComponent(format)}`;
       const text = typeof bytes === "number" ? `${format} ${size(bytes)}` : format;
       const ending = { onnx: "onnx", arch: "json" }[format] || "safetensors";
-      return h("span", { cls: "file" }, download(page, path, `${c.id}-${format}.${ending}`, text, false));
+      return h("span", { cls: "file" }, download(page, path, `${c.job && c.job !== id ? `${c.job}-` : ""}${c.id}-${format}.${ending}`, text, false));
     });
     return row([
-      [h("code", null, c.id), c.id === chosen ? h("span", { cls: "badge succeeded" }, "recommended") : null,
-        c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null],
+      [h("code", null, c.id), chosen(c) ? h("span", { cls: "badge succeeded" }, "recommended") : null,
+        c.partial ? h("span", { cls: "badge paused" }, "partial") : null, c.criterion ? h("span", { cls: "under" }, method(c.criterion)) : null,
+        c.job && c.job !== id ? h("span", { cls: "under" }, link(c.job)) : null],
       share(c.requested_sparsity), share(c.sparsity), estimate(c.error), files,
     ]);
   }));
@@ -90,6 +94,7 @@ function outcome(page, id, results) {
     gates(results),
     results.report === null ? null : h("p", { cls: "files" }, "Report: ", Object.entries(FORMATS).map(([format, name]) =>
       h("span", { cls: "file" }, download(page, base + format, `${id}-${name}`, name, format === "html")))),
+    isFamily(results.job || {}) ? answers(results) : null,
     checkpoints(page, id, results),
   ].filter(Boolean);
 }
@@ -102,6 +107,9 @@ export async function jobPage(page, id) {
   const events = table("Events, newest first", ["Event", "When", "Data"], []);
   events.querySelector("tbody").replaceWith(rows);
   const spec = h("details", null, h("summary", null, "Spec"));
+  const above = h("p", null, h("a", { href: "#/jobs" }, "All jobs"));
+  const members = h("div");
+  let family = null;
   let last = 0;
   let shown = "";
   let finished = false;
@@ -131,6 +139,11 @@ export async function jobPage(page, id) {
     head.replaceChildren(...[progress(job), failure(job.error), facts(job)].filter(Boolean));
     status.replaceChildren(badge(job.status));
     if (spec.childElementCount === 1) spec.append(json(job.spec));
+    if (job.parent && above.childElementCount === 1) above.append(" · family ", link(job.parent));
+    if (isFamily(job) && !family) {
+      family = memberTable(page, id);
+      members.replaceChildren(family.node);
+    }
     document.title = `${job.status} · ${job.id} · Secateur`;
     return true;
   }
@@ -155,7 +168,8 @@ export async function jobPage(page, id) {
 
   async function refresh() {
     const job = await get(base, page.signal);
-    const moved = draw(job);
+    const drawn = draw(job);
+    const moved = (family ? await family.refresh() : false) || drawn;
     const news = await follow();
     if (job.terminal && !finished) {
       finished = true;
@@ -174,8 +188,8 @@ export async function jobPage(page, id) {
   page.signal.addEventListener("abort", () => { document.title = "Secateur"; });
   draw(await get(base, page.signal));
   page.show(
-    h("p", null, h("a", { href: "#/jobs" }, "All jobs")),
+    above,
     h("div", { cls: "bar" }, h("h1", null, h("code", null, id)), status, h("span", { cls: "actions" }, Object.values(buttons))),
-    head, results, h("h2", null, "Events"), events, spec);
+    head, results, members, h("h2", null, "Events"), events, spec);
   if ((await refresh()) !== "done") watch();
 }

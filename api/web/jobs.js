@@ -1,7 +1,7 @@
 // The list of jobs, live while any of them moves.
 
 import { get, list } from "/assets/api.js";
-import { duration, empty, h, method, reference, share, table, time } from "/assets/dom.js";
+import { duration, empty, grid, h, method, reference, share, table, time } from "/assets/dom.js";
 
 const STATUSES = ["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"];
 const FASTEST_MS = 2_000;
@@ -40,12 +40,13 @@ export function poll({ signal, fail, say }, step) {
 export const badge = (status) => h("span", { cls: `badge ${STATUSES.includes(status) ? status : ""}` }, status);
 
 export function progress(job) {
-  const { done, total, eta_s: eta } = job.progress || {};
-  if (job.terminal || !total) return h("span", { cls: "hint" }, job.terminal ? "" : job.stage || "waiting");
+  const { done, total, eta_s: eta, members } = job.progress || {};
+  const family = members && members.total ? `${members.ended} of ${members.total} members ended` : "";
+  if (job.terminal || !total) return h("span", { cls: "hint" }, job.terminal ? family : job.stage || "waiting");
   const left = duration(eta);
   return h("div", { cls: "progress" },
     h("progress", { max: total, value: done, "aria-label": `Progress of ${job.id}` }),
-    h("span", { cls: "hint" }, `${job.stage || "waiting"}, ${share(Math.floor((100 * done) / total) / 100)}${left ? `, about ${left} left` : ""}`));
+    h("span", { cls: "hint" }, `${job.stage || "waiting"}, ${share(Math.floor((100 * done) / total) / 100)}${left ? `, about ${left} left` : ""}${family ? `, ${family}` : ""}`));
 }
 
 function jobRow(job) {
@@ -54,11 +55,13 @@ function jobRow(job) {
   const labels = Object.entries(spec.labels || {}).map(([name, value]) => `${name}=${value}`).join(", ");
   return h("tr", { "data-id": job.id },
     h("th", { scope: "row" }, h("a", { href: `#/jobs/${encodeURIComponent(job.id)}` }, h("code", null, job.id)),
+      spec.type === "family" ? h("span", { cls: "badge" }, "family") : null,
       labels ? h("span", { cls: "under" }, labels) : null),
     h("td", null, badge(job.status), job.error ? h("span", { cls: "under" }, job.error.code) : null),
     h("td", null, progress(job)),
     h("td", null, reference(spec.model), h("span", { cls: "under" }, reference(spec.dataset))),
-    h("td", null, method(spec.criterion), sparsity ? h("span", { cls: "under" }, sparsity) : null),
+    spec.type === "family" ? h("td", null, spec.method || "imp", h("span", { cls: "under" }, grid(spec)))
+      : h("td", null, method(spec.criterion), sparsity ? h("span", { cls: "under" }, sparsity) : null),
     h("td", null, time(job.created_at)));
 }
 
@@ -73,7 +76,7 @@ export async function jobsPage(page) {
   const filter = h("select", { id: "status", onchange: () => reset().catch(page.fail) },
     h("option", { value: "" }, "all"), STATUSES.map((status) => h("option", { value: status }, status)));
 
-  const query = (extra) => new URLSearchParams({ limit: "25", ...(filter.value ? { status: filter.value } : {}), ...extra });
+  const query = (extra) => new URLSearchParams({ limit: "25", parent: "none", ...(filter.value ? { status: filter.value } : {}), ...extra });
 
   function put(job, where = "end") {
     const known = jobs.get(job.id);

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.family_report import FamilyAnswer, FamilyReport
 
 WEB = Path(__file__).parents[2] / "api" / "web"
 SCRIPTS = sorted(WEB.glob("*.js"))
@@ -52,3 +56,33 @@ def test_a_key_that_no_header_takes_is_not_used(value: str, fits: bool) -> None:
     pattern = re.search(r"keyFits = \(value\) => /\^(\[.+?\]\+)\$/\.test\(value\)", (WEB / "api.js").read_text())
     assert pattern is not None
     assert bool(re.fullmatch(pattern[1], value)) is fits
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_import_what_is_exported_and_use_it(script: Path) -> None:
+    text = script.read_text()
+    for names, target in re.findall(r'import \{([^}]*)\} from "/assets/([^"]+)"', text):
+        for name in (one.strip() for one in names.split(",")):
+            assert re.search(rf"export (?:const|class|(?:async )?function) {name}\b", (WEB / target).read_text()), name
+            assert len(re.findall(rf"\b{name}\b", text)) > 1, f"{name} is imported for nothing"
+
+
+def test_the_list_leaves_members_to_their_family() -> None:
+    assert 'parent: "none"' in (WEB / "jobs.js").read_text()
+    assert "new URLSearchParams({ parent: id," in (WEB / "family.js").read_text()
+
+
+def test_the_example_of_the_editor_is_a_family() -> None:
+    found = re.search(r"const EXAMPLE = `(\{.*?\n\})`;", (WEB / "spec.js").read_text(), re.DOTALL)
+    assert found is not None
+    spec = FamilySpec.model_validate(json.loads(found[1]))
+    assert (spec.rounds, len(spec.members.depths), spec.max_error) == (10, 3, (0.1,))
+
+
+def test_the_answers_are_read_by_the_names_of_the_report() -> None:
+    """What the script takes of an answer and of the report are fields of theirs."""
+    text = (WEB / "family.js").read_text()
+    table = text[text.index("function verdict"):]
+    taken = set(re.findall(r"\b(?:a|answer)\.([a-z_]+)", table))
+    assert {"predicted", "measured", "within_band", "meets", "refused"} <= taken <= set(FamilyAnswer.model_fields)
+    assert set(re.findall(r"\breport\.([a-z_]+)", table)) <= set(FamilyReport.model_fields)
