@@ -17,7 +17,7 @@ from secateur.errors import (
 )
 from secateur.flow import Policy
 from secateur.version import VERSION
-from secateur.wire import CheckpointResult, Dataset, Event, Job, JobError, Model, Progress, Results
+from secateur.wire import CheckpointResult, Dataset, Event, FamilyMember, Job, JobError, Model, Progress, Results
 
 __version__ = VERSION
 
@@ -31,6 +31,7 @@ __all__ = [
     "ConnectionFailed",
     "Dataset",
     "Event",
+    "FamilyMember",
     "FieldError",
     "InvalidIdentifier",
     "Job",

@@ -98,6 +98,7 @@ class Jobs(Resource[C]):
     validate = Operation(jobs.validate)
     get = Operation(jobs.get)
     list = Listing(jobs.listing)
+    members = Listing(jobs.members)
     delete = Operation(jobs.delete)
     cancel = Operation(jobs.cancel)
     pause = Operation(jobs.pause)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
 
@@ -20,12 +21,37 @@ class Answer(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
+class MemberCount(Answer):
+    """How far the members of a family are."""
+
+    ended: int
+    total: int
+
+
 class Progress(Answer):
     """How far a job is: steps done of steps in total, and the seconds it should still take."""
 
     done: float = 0
     total: float | None = None
     eta_s: float | None = None
+    members: MemberCount | None = None
+    """Of a family."""
+
+
+class FamilyMember(Answer):
+    """Which member of its family a job is."""
+
+    role: str
+    """`member`, or `answer` for a network that the family's law chose."""
+    depth: float
+    width: float
+    fraction: float
+    seed: int
+    rounds: int
+    density: float
+    """Where its pruning ends."""
+    max_error: float | None = None
+    """Of an answer: the error that is tolerated."""
 
 
 class JobError(Answer):
@@ -42,6 +68,7 @@ class Job(Answer):
     """A job as the service records it."""
 
     id: str
+    type: str | None = None
     status: str
     terminal: bool
     stage: str | None = None
@@ -50,6 +77,9 @@ class Job(Answer):
     created_at: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    parent: str | None = None
+    """The family that the job is a member of."""
+    member: FamilyMember | None = None
     spec: dict[str, Any] = {}
     error: JobError | None = None
     links: dict[str, Any] = {}
@@ -110,6 +140,8 @@ class CheckpointResult(Answer):
     """One pruned network of a job: what it loses, how large it is, where its files are."""
 
     id: str
+    job: str | None = None
+    """The job whose checkpoint it is: of a family, one of its members."""
     criterion: Any = None
     requested_sparsity: float | None = None
     sparsity: float | None = None
@@ -131,8 +163,17 @@ class Results(Answer):
     gates: tuple[dict[str, Any], ...] = ()
 
     def parsed_report(self) -> Report:
-        """The report as `pruning.schemas.report.Report`; raises `pydantic.ValidationError` on a newer schema."""
+        """The report as `pruning.schemas.report.Report`; raises `pydantic.ValidationError` on a family's or a newer one."""
         return Report.model_validate(self.report)
+
+    def parsed_family_report(self) -> FamilyReport:
+        """The report of a family with types; raises `pydantic.ValidationError` on another job's or a newer schema."""
+        return FamilyReport.model_validate(self.report)
+
+    @property
+    def of_family(self) -> bool:
+        """Whether the report is that of a family."""
+        return (self.report or {}).get("type") == "family"
 
     @property
     def gates_passed(self) -> bool:

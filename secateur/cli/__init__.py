@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from secateur.cli import jobs, results, service, uploads
+from secateur.cli import jobs, predict, results, service, uploads
 from secateur.cli.console import complain, print_json
 from secateur.cli.outcomes import USAGE, document_of, exit_code
 from secateur.errors import SecateurError
@@ -17,7 +17,7 @@ app = typer.Typer(name="secateur", help="Prune networks, and know what is lost."
 app.add_typer(uploads.models, name="models")
 app.add_typer(uploads.datasets, name="datasets")
 app.add_typer(jobs.app, name="jobs")
-for module in (results, service):
+for module in (results, predict, service):
     app.registered_commands += module.app.registered_commands
 
 

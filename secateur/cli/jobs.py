@@ -13,9 +13,11 @@ from secateur.cli.specs import override, read_spec
 from secateur.cli.watch import watch as watch_job
 from secateur.client import Client
 
-app = typer.Typer(help="Submit pruning jobs and steer them.", no_args_is_help=True)
+app = typer.Typer(help="Submit jobs and steer them.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop watching after so long.")]
+JOB = ("id", "type", "status", "stage", "attempt", "created_at", "finished_at")
+MEMBER = ("id", "status", "role", "depth", "width", "fraction", "seed", "density", "stage", "finished_at")
 if TYPE_CHECKING:
     Mode = str
 else:
@@ -38,7 +40,7 @@ def submit(
     idempotency_key: Annotated[str | None, typer.Option(help="Submitting twice with one key starts one job.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Submit a job; flags override the file."""
+    """Submit a job, or with a file a family of them; flags override the file."""
     document = override(read_spec(spec), model=model, dataset=dataset, sparsity=sparsity or (),
                         criterion=criterion or (), epochs=epochs, retrain=retrain, seed=seed)
     if watch and validate_only:
@@ -77,18 +79,19 @@ def _watch(client: Client, job_id: str, timeout_s: float | None, as_json: bool) 
 def list_all(
     status: Annotated[str | None, typer.Option(help="Only jobs of this status.")] = None,
     label: Annotated[str | None, typer.Option(help="Only jobs with this label.")] = None,
+    parent: Annotated[str | None, typer.Option(metavar="ID|none", help="Only a family's members, or no family's.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List the jobs."""
     with Client() as client:
-        listed = client.jobs.list(status=status, label=label, limit=min(limit, 100))
+        listed = client.jobs.list(status=status, label=label, parent=parent, limit=min(limit, 100))
         rows = [job.document() for job in islice(listed, limit)]
     if as_json:
         print_json({"data": rows})
     else:
-        columns = ("id", "status", "stage", "attempt", "created_at", "finished_at")
-        print_table(columns, ([row.get(column) for column in columns] for row in rows))
+        columns = MEMBER if parent not in (None, "none") else JOB
+        print_table(columns, ([(row | (row.get("member") or {})).get(column) for column in columns] for row in rows))
 
 
 @app.command("show")

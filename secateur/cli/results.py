@@ -26,11 +26,13 @@ FileFormat = Literal["sparse", "dense", "masks", "arch"]
 
 @app.command()
 def results(job_id: JobId, as_json: Json = False) -> None:
-    """Show what each checkpoint loses and weighs, which one to ship, and whether the gates passed."""
+    """Show what each checkpoint loses and weighs, which one to ship, and whether the gates passed; a family's answers."""
     with Client() as client:
         found = client.jobs.results(job_id)
     if as_json:
         print_json(found.document())
+    elif found.of_family:
+        _print_family(found)
     else:
         _print(found)
     raise typer.Exit(job_code(found.job, found))
@@ -51,11 +53,11 @@ def download(
         chosen = _choose(found, checkpoint)
         directory.mkdir(parents=True, exist_ok=True)
         for each in chosen:
-            ending = "json" if format == "arch" else "safetensors"
-            target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", f"{job_id}-{each.id}-{format}.{ending}")
+            ending, owner = "json" if format == "arch" else "safetensors", each.job or job_id
+            target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", f"{owner}-{each.id}-{format}.{ending}")
             digest = each.sha256.get(format)
-            client.jobs.download(job_id, each.id, target, format=format, sha256=digest)
-            files.append({"checkpoint": each.id, "format": format, "path": str(target), "sha256": digest,
+            client.jobs.download(owner, each.id, target, format=format, sha256=digest)
+            files.append({"job": owner, "checkpoint": each.id, "format": format, "path": str(target), "sha256": digest,
                           "size_bytes": target.stat().st_size})
             if not as_json:
                 tell(str(target))
@@ -94,7 +96,8 @@ def _choose(found: Results, which: str) -> list[CheckpointResult]:
     ids = ", ".join(each.id for each in found.checkpoints) or "none"
     if wanted is None:
         raise typer.BadParameter(f"no checkpoint is recommended; there are: {ids}")
-    chosen = [each for each in found.checkpoints if each.id == wanted]
+    owner = (found.recommendation or {}).get("job") if which == "recommended" else None
+    chosen = [each for each in found.checkpoints if each.id == wanted and (owner is None or each.job in (None, owner))]
     if not chosen:
         raise typer.BadParameter(f"no checkpoint {wanted!r}; there are: {ids}")
     return chosen
@@ -114,13 +117,39 @@ def _print(found: Results) -> None:
     print_table(
         ("checkpoint", "criterion", "requested", "sparsity", "error [95 %]", "over control [95 %]", "sizes"),
         ((each.id, _name(each.criterion), percent(each.requested_sparsity), percent(each.sparsity),
-          _interval(each.error.model_dump() if each.error else None),
-          _interval((reported.get(each.id, {}).get("error_increase") or {}).get("control"), sign=True),
+          interval(each.error.model_dump() if each.error else None),
+          interval((reported.get(each.id, {}).get("error_increase") or {}).get("control"), sign=True),
           ", ".join(f"{name} {decimal(size)}" for name, size in each.size_bytes.items()))
          for each in found.checkpoints),
     )
+    _print_verdict(found)
+
+
+def _print_family(found: Results) -> None:
+    """Its answers, predicted beside measured, and how many of its members they rest on."""
+    report = found.report or {}
+    print_table(("tolerated", "depth", "width", "density", "parameters", "predicted [band]", "measured [95 %]", "", "job"),
+                (_answer(each) for each in report.get("answers", ())))
+    members = report.get("members", ())
+    tell(f"{sum(each.get('status') == 'succeeded' for each in members)} of {len(members)} members measured")
+    for failure in report.get("failures", ()):
+        tell(f"failed: {failure.get('name')}: {failure.get('message')}")
+    _print_verdict(found)
+
+
+def _answer(row: dict[str, Any]) -> tuple[Any, ...]:
+    kept = row.get("parameters") if row.get("measured_parameters") is None else row["measured_parameters"]
+    parameters = "" if kept is None else f"{round(kept)} of {row.get('unpruned_parameters')}"
+    said = {True: "inside the band", False: "outside the band", None: row.get("status") or "not trained"}
+    return (percent(row.get("max_error")), row.get("depth"), row.get("width"), percent(row.get("density")), parameters,
+            interval(row.get("predicted")), interval(row.get("measured")),
+            row.get("refused") or said[row.get("within_band")], row.get("job"))
+
+
+def _print_verdict(found: Results) -> None:
     advice = found.recommendation or {}
-    tell(f"recommended: {found.recommended or 'none'}. {advice.get('reason') or ''}".rstrip())
+    of = f" of {advice['job']}" if advice.get("job") else ""
+    tell(f"recommended: {found.recommended or 'none'}{of}. {advice.get('reason') or ''}".rstrip())
     for gate in found.gates:
         tell(gate_line(gate))
     if found.job.status != "succeeded":
@@ -131,7 +160,8 @@ def _name(criterion: Any) -> Any:
     return criterion.get("name") if isinstance(criterion, dict) else criterion
 
 
-def _interval(estimate: dict[str, Any] | None, *, sign: bool = False) -> str:
+def interval(estimate: dict[str, Any] | None, *, sign: bool = False) -> str:
+    """An error in percent with its interval."""
     if not estimate:
         return ""
     value, low, high = (estimate.get(part) for part in ("value", "low", "high"))

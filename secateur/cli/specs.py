@@ -39,8 +39,13 @@ def override(
     retrain: str | None,
     seed: int | None,
 ) -> dict[str, Any]:
-    """The spec with the flags written over it; what a flag does not speak of stays."""
+    """The spec with the flags written over it; what a flag does not speak of stays. A family takes `--dataset` alone."""
     spec = {"type": "prune"} | spec
+    family = spec["type"] == "family"
+    given = {"--model": model, "--sparsity": sparsity or None, "--criterion": criterion or None, "--epochs": epochs,
+             "--retrain": retrain, "--seed": seed}
+    if family and (meant := [flag for flag, value in given.items() if value is not None]):
+        raise typer.BadParameter(f"{', '.join(meant)}: of a family, only --dataset can be given beside the file")
     if model is not None:
         spec["model"] = {"id": model}
     if dataset is not None:
@@ -62,11 +67,12 @@ def override(
         spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
     if seed is not None:
         spec["seed"] = seed
-    needed = ("dataset",) if spec.get("preset") is not None else ("model", "dataset", "targets")
+    needed = (("model", "dataset", "members") if family else ("dataset",) if spec.get("preset") is not None
+              else ("model", "dataset", "targets"))
     missing = [name for name in needed if name not in spec]
     if missing:
-        raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give a spec file, or --model, --dataset and "
-                                 "--sparsity")
+        raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give "
+                                 + ("them in the file" if family else "a spec file, or --model, --dataset and --sparsity"))
     return spec
 
 

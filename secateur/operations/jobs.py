@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
-from secateur.errors import JobCancelled, JobFailed, WaitTimeout
+from secateur.errors import InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
 from secateur.flow import Flow, Request, Sleep, Stream, call, route
 from secateur.operations.paging import pages
 from secateur.wire import Job, Results
 
-Spec = JobSpec | Mapping[str, Any]
+Spec = JobSpec | FamilySpec | Mapping[str, Any]
 ReportFormat = Literal["json", "html", "md", "junit"]
 
 
@@ -35,9 +36,17 @@ def get(job_id: str) -> Flow[Job]:
     return (yield from call(Request("GET", route("v1", "jobs", job_id)))).parse(Job)
 
 
-def listing(*, status: str | None = None, label: str | None = None, limit: int | None = None) -> Stream[Job]:
-    """Every job that matches, fetched `limit` at a time."""
-    return (yield from pages("/v1/jobs", Job, {"status": status, "label": label, "limit": limit}))
+def listing(*, status: str | None = None, label: str | None = None, parent: str | None = None,
+            limit: int | None = None) -> Stream[Job]:
+    """Every job that matches, fetched `limit` at a time; `parent`: of that family, or `none` for jobs of no family."""
+    return (yield from pages("/v1/jobs", Job, {"status": status, "label": label, "parent": parent, "limit": limit}))
+
+
+def members(job_id: str, *, status: str | None = None, limit: int | None = 100) -> Stream[Job]:
+    """The jobs of a family's members and of the networks that its law chose, the newest first."""
+    if job_id in ("", "none"):
+        raise InvalidIdentifier(f"not an identifier: {job_id!r}")
+    return (yield from listing(status=status, parent=job_id, limit=limit))
 
 
 def delete(job_id: str) -> Flow[None]:
@@ -98,16 +107,20 @@ def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
 
 
 def predict(job_id: str, *, densities: Sequence[float] | None = None, max_error: float | None = None,
-            criterion: str | None = None, confidence: float = 0.9) -> Flow[dict[str, Any]]:
-    """What the job's scaling law says: errors at `densities`, or the smallest density for `max_error`, with bands."""
+            criterion: str | None = None, confidence: float = 0.9, depth: float | None = None,
+            width: float | None = None, fraction: float | None = None) -> Flow[dict[str, Any]]:
+    """What the job's scaling law says: errors at `densities`, or the smallest density for `max_error`, with bands.
+
+    A family's law is asked of the network of that `depth` and `width`, trained on that `fraction` of the images.
+    """
     asked = {"densities": None if densities is None else list(densities), "max_error": max_error, "criterion": criterion,
-             "confidence": confidence}
+             "confidence": confidence, "depth": depth, "width": width, "fraction": fraction}
     question = {name: value for name, value in asked.items() if value is not None}
     found: dict[str, Any] = (yield from call(Request("POST", route("v1", "jobs", job_id, "predict"), json=question))).json()
     return found
 
 
 def _document(spec: Spec) -> dict[str, Any]:
-    if isinstance(spec, JobSpec):
+    if isinstance(spec, JobSpec | FamilySpec):
         return spec.model_dump(mode="json", exclude_unset=True)
     return dict(spec)

@@ -86,6 +86,30 @@ def results(*, passed: bool = True, status: str = "succeeded", sha256: str | Non
     }
 
 
+def member(number: int, role: str = "member", **more: Any) -> dict[str, Any]:
+    which = {"role": role, "depth": 1.0, "width": 8.0, "fraction": 0.25, "seed": 0, "rounds": 10, "density": 0.0282,
+             "max_error": 0.12 if role == "answer" else None}
+    return job(id=f"job_0000000{number}", type="prune", parent="job_12345678", member=which, **more)
+
+
+def family_results(status: str = "succeeded", **answer: Any) -> dict[str, Any]:
+    digest, trained = hashlib.sha256(WEIGHTS).hexdigest(), "job_00000002"
+    found = {"max_error": 0.12, "depth": 3.0, "width": 8.0, "density": 0.112, "rounds": 10, "parameters": 114.6,
+             "unpruned_parameters": 754, "predicted": {"value": 0.12, "low": 0.1145, "high": 0.1262, "n": 180},
+             "extrapolated": False, "notes": [], "refused": "", "job": trained, "status": "succeeded",
+             "measured": {"value": 0.1208, "low": 0.1147, "high": 0.1268, "n": 2000}, "measured_parameters": 114,
+             "within_band": True, "meets": False, "checkpoint": "magnitude-0.888", **answer}
+    refused = {"max_error": 0.01, "refused": "no network gets there", "job": None, "status": None, "within_band": None}
+    members = [{"job": "job_00000001", "status": "succeeded"}, {"job": "job_00000003", "status": "failed"}]
+    checkpoint = results()["checkpoints"][0] | {"id": "magnitude-0.888", "job": trained, "sha256": {"sparse": digest}}
+    return {
+        "job": job(status, type="family"), "gates": [], "checkpoints": [checkpoint],
+        "report": {"type": "family", "members": members, "answers": [found, refused],
+                   "failures": [{"name": "depth2", "code": "member_failed", "message": "out of memory"}]},
+        "recommendation": {"job": trained, "checkpoint": "magnitude-0.888", "reason": "Few enough."},
+    }
+
+
 class Imitation:
     """Answers by route: a handler, one answer for ever, or a list of answers used up in turn (the last one stays)."""
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 import pytest
-from imitation import WEIGHTS, Answer, Imitation, job, problem, results, row, sse
+from imitation import WEIGHTS, Answer, Imitation, family_results, job, member, problem, results, row, sse
 from rich.console import Console
 
 from pruning.schemas.recipe import Retrain
@@ -25,6 +25,13 @@ ROWS = (row(1, "status", status="running"), row(2, "stage", stage="prune", name=
         row(4, "checkpoint", id="magnitude-0.8", sparsity=0.8, error={"value": 0.05}),
         row(5, "warning", message="slow"), row(6, "attempt", attempt=2, reason="lease lost"),
         row(7, "unheard_of", x=1), row(8, "status", status="succeeded"))
+PREDICTED = {
+    "criterion": "magnitude", "confidence": 0.9, "law": {"sigma": 0.014, "warnings": ["few points"]},
+    "predictions": [
+        {"density": 0.1, "sparsity": 0.9, "error": {"value": 0.12, "low": 0.11, "high": 0.13, "n": 18},
+         "extrapolated": True, "remark": "sparser than any point"},
+        {"density": 0.01, "sparsity": 0.99, "error": None, "extrapolated": None,
+         "remark": "insufficient_points: run 3 more"}]}
 FLAGS = ["--model", "mdl_12345678", "--dataset", "builtin:digits", "--sparsity", "0.5"]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -64,6 +71,7 @@ def finished(service: Imitation) -> Imitation:
         service.on(f"GET /v1/{kind}/{identifier}", {"id": identifier})
         service.on(f"DELETE /v1/{kind}/{identifier}", Answer(204))
     service.on("GET /v1/jobs", {"data": [job()], "has_more": False})
+    service.on(f"POST {JOB}/predict", PREDICTED)
     return service
 
 
@@ -75,6 +83,8 @@ COMMANDS = [
     ["jobs", "submit", *FLAGS, "--watch"], ["jobs", "watch", "job_12345678"], ["jobs", "list", "--limit", "200"],
     ["jobs", "show", "job_12345678"], *(["jobs", verb, "job_12345678"] for verb in ("cancel", "pause", "resume",
                                                                                   "retry")),
+    ["jobs", "list", "--parent", "none"], ["predict", "job_12345678", "--max-error", "0.1"],
+    ["predict", "job_12345678", "--density", "0.1", "--density", "0.01", "--depth", "2", "--width", "16", "--fraction", "1"],
     ["results", "job_12345678"], ["download", "job_12345678", "--out", "DIR"],
     ["download", "job_12345678", "--checkpoint", "all", "--out", "DIR"],
     ["report", "job_12345678"], ["report", "job_12345678", "--format", "json"],
@@ -118,6 +128,16 @@ def _failed(service: Imitation) -> None:
     (lambda service: service.on(f"GET {JOB}", job("cancelled")), ["jobs", "watch", "job_12345678"], 4),
     (lambda service: service.on(f"GET {JOB}", job("running")), ["jobs", "watch", "job_12345678", "--timeout", "0"], 4),
     (lambda service: None, ["results"], 2),
+    (lambda service: None, ["predict", "job_12345678"], 2),
+    (lambda service: None, ["predict", "job_12345678", "--density", "0.1", "--max-error", "0.1"], 2),
+    (lambda service: None, ["predict", "job_12345678", "--density", "1.5"], 2),
+    (lambda service: service.on(f"POST {JOB}/predict", problem(422, "unreachable", "no")),
+     ["predict", "job_12345678", "--max-error", "0.1"], 2),
+    (lambda service: service.on(f"POST {JOB}/predict", problem(409, "job_not_finished", "wait")),
+     ["predict", "job_12345678", "--max-error", "0.1"], 2),
+    (lambda service: service.on(f"POST {JOB}/predict", problem(500, "broken")),
+     ["predict", "job_12345678", "--max-error", "0.1"], 5),
+    (lambda service: service.on(f"GET {JOB}/results", family_results("failed")), ["results", "job_12345678"], 3),
     (lambda service: None, ["results", ".."], 2),
     (lambda service: None, ["jobs", "submit"], 2),
     (lambda service: None, ["jobs", "submit", *FLAGS, "--watch", "--validate-only"], 2),
@@ -184,6 +204,65 @@ def test_results_table(finished: Imitation, run: Run) -> None:
     for cell in ("magnitude-0.8", "80.00 %", "80.01 %", "5.00 % [3.00, 7.00]", "+1.30 % [0.10, 2.50]",
                  "sparse 7.0 kB, dense 30.0 kB", "recommended: magnitude-0.8. Within margin.", "gate max_error_inc"):
         assert cell in out
+
+
+def test_results_of_a_family(finished: Imitation, run: Run, tmp_path: Path) -> None:
+    finished.on(f"GET {JOB}/results", family_results())
+    code, out, _ = run("results", "job_12345678")
+    assert code == 0
+    for cell in ("12.00 % [11.45, 12.62]", "12.08 % [11.47, 12.68]", "114 of 754", "inside the band",
+                 "no network gets there", "1 of 2 members measured", "failed: depth2: out of memory",
+                 "recommended: magnitude-0.888 of job_00000002. Few enough."):
+        assert cell in out
+    untrained = family_results(measured=None, measured_parameters=None, within_band=None, status="running")
+    finished.on(f"GET {JOB}/results", untrained)
+    _, out, _ = run("results", "job_12345678")
+    assert "115 of 754" in out
+    assert "running" in out
+
+
+def test_the_network_that_a_family_recommends_is_its_members(finished: Imitation, run: Run, tmp_path: Path) -> None:
+    finished.on(f"GET {JOB}/results", family_results())
+    finished.on("GET /v1/jobs/job_00000002/checkpoints/magnitude-0.888", Answer(200, WEIGHTS))
+    code, out, _ = run("download", "job_12345678", "--out", str(tmp_path))
+    assert code == 0
+    assert Path(out.strip()) == tmp_path / "job_00000002-magnitude-0.888-sparse.safetensors"
+
+
+def test_members_are_listed_by_what_tells_them_apart(finished: Imitation, run: Run) -> None:
+    finished.on("GET /v1/jobs", {"data": [member(2, "answer"), member(1)], "has_more": False})
+    _, out, _ = run("jobs", "list", "--parent", "job_12345678")
+    head, answer, first = (line.split() for line in out.strip().split("\n"))
+    assert head[:7] == ["id", "status", "role", "depth", "width", "fraction", "seed"]
+    assert answer[:7] == ["job_00000002", "succeeded", "answer", "1.0", "8.0", "0.25", "0"]
+    assert first[2] == "member"
+    assert finished.seen("GET /v1/jobs")[-1].query["parent"] == "job_12345678"
+
+
+def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
+    _, out, _ = run("predict", "job_12345678", "--density", "0.1", "--density", "0.01", "--depth", "2", "--width", "16")
+    for cell in ("error [90 % band]", "10.00 %", "12.00 % [11.00, 13.00] (extrapolated)", "sparser than any point",
+                 "insufficient_points: run 3 more", "off by 1.40 %", "warning: few points"):
+        assert cell in out
+    assert "max error" not in out
+    assert finished.seen(f"POST {JOB}/predict")[-1].json == {
+        "densities": [0.1, 0.01], "confidence": 0.9, "depth": 2.0, "width": 16.0}
+
+
+def test_a_family_comes_from_a_file(finished: Imitation, run: Run, tmp_path: Path) -> None:
+    spec = {"type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2}}, "dataset": {"builtin": "digits"},
+            "members": {"depths": [1, 2], "widths": [8, 16]}}
+    file = tmp_path / "family.json"
+    file.write_text(json.dumps(spec))
+    assert run("jobs", "submit", str(file), "--dataset", "dst_12345678")[0] == 0
+    assert finished.seen("POST /v1/jobs")[-1].json == spec | {"dataset": {"id": "dst_12345678"}}
+    code, _, err = run("jobs", "submit", str(file), "--sparsity", "0.5", "--seed", "0")
+    assert code == 2
+    assert "--sparsity, --seed" in " ".join(err.split())
+    file.write_text(json.dumps({"type": "family", "model": {}, "dataset": {}}))
+    code, _, err = run("jobs", "submit", str(file))
+    assert code == 2
+    assert "lacks members" in " ".join(err.split())
 
 
 def test_results_of_a_job_without_a_report(finished: Imitation, run: Run) -> None:

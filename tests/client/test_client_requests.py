@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from imitation import Answer, Imitation, job, problem
+from imitation import Answer, Imitation, family_results, job, member, problem
 
+from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from secateur import (
     ApiError,
@@ -128,6 +129,54 @@ def test_submit_sends_only_what_a_spec_was_given(service: Imitation, client: Cli
     service.on("POST /v1/jobs", Answer(202, job("queued")))
     client.jobs.submit(JobSpec.model_validate(SPEC | {"retrain": {"mode": "none"}}))
     assert service.calls[0].json == SPEC | {"retrain": {"mode": "none"}}
+
+
+FAMILY = {"type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2}}, "dataset": {"builtin": "digits"},
+          "members": {"depths": [1, 2], "widths": [8.0, 16.0]}, "max_error": [0.12]}
+
+
+def test_a_family_is_submitted_as_given(service: Imitation, client: Client) -> None:
+    service.on("POST /v1/jobs", Answer(202, job("queued", type="family")))
+    assert client.jobs.submit(FamilySpec.model_validate(FAMILY)).type == "family"
+    assert service.calls[0].json == FAMILY
+
+
+def test_members_of_a_family_are_listed(service: Imitation, client: Client) -> None:
+    service.on("GET /v1/jobs", [
+        Answer(200, {"data": [member(2, "answer")], "has_more": True, "next_cursor": "two"}),
+        Answer(200, {"data": [member(1)], "has_more": False, "next_cursor": None})])
+    answer, first = client.jobs.members("job_12345678")
+    assert [call.query for call in service.calls] == [
+        {"parent": "job_12345678", "limit": "100"}, {"parent": "job_12345678", "limit": "100", "cursor": "two"}]
+    assert answer.member is not None
+    assert (answer.parent, answer.member.role, answer.member.max_error) == ("job_12345678", "answer", 0.12)
+    assert first.member is not None
+    assert (first.member.depth, first.member.fraction) == (1.0, 0.25)
+    list(client.jobs.list(parent="none"))
+    assert service.calls[-1].query == {"parent": "none"}
+    for wrong in ("", "none"):
+        with pytest.raises(InvalidIdentifier):
+            list(client.jobs.members(wrong))
+
+
+def test_a_family_is_asked_for_one_network(service: Imitation, client: Client) -> None:
+    service.on("POST /v1/jobs/job_12345678/predict", {"predictions": []})
+    client.jobs.predict("job_12345678", densities=(0.1, 0.05), depth=2, width=16, fraction=0.5)
+    assert service.calls[0].json == {"densities": [0.1, 0.05], "confidence": 0.9, "depth": 2, "width": 16, "fraction": 0.5}
+    client.jobs.predict("job_12345678", max_error=0.2, criterion="snip")
+    assert service.calls[1].json == {"max_error": 0.2, "criterion": "snip", "confidence": 0.9}
+
+
+def test_results_of_a_family_name_the_job_of_every_checkpoint(service: Imitation, client: Client) -> None:
+    running = job("running", type="family", progress={"done": 3, "total": 9, "members": {"ended": 1, "total": 4}})
+    service.on("GET /v1/jobs/job_12345678", running)
+    progress = client.jobs.get("job_12345678").progress
+    assert progress is not None
+    assert progress.members is not None
+    assert (progress.members.ended, progress.members.total) == (1, 4)
+    service.on("GET /v1/jobs/job_12345678/results", family_results())
+    found = client.jobs.results("job_12345678")
+    assert (found.of_family, found.recommended, found.checkpoints[0].job) == (True, "magnitude-0.888", "job_00000002")
 
 
 def test_validate_asks_for_an_estimate(service: Imitation, client: Client) -> None:
