@@ -5,6 +5,7 @@ Every string of a report stays outside the SVG, in the page, where it is escaped
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,16 +87,24 @@ def section_plots(name: str, section: Section, without: tuple[str, ...] = ()) ->
 def _titles(title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[str, str]]) -> list[str]:
     """The section's title and, with several pairs of axes, what their curves' names begin with, else what they show.
 
-    >>> _titles("Law", [["old/a", "old/b"], ["c", "d"]], [("x", "y"), ("x", "test error")])
+    >>> _titles("Law", [["law/old/a", "law/old/b"], ["law/new/a"]], [("x", "error")] * 2)
+    ['Law: old', 'Law: new']
+    >>> _titles("Law", [["old/a"], ["c", "d"]], [("x", "y"), ("x", "test error")])
     ['Law: old', 'Law: test error']
     """
     if len(names) == 1:
         return [title]
-    heads = [{name.partition("/")[0] for name in group if "/" in name[:-1]} for group in names]
-    told = [heading(next(iter(head))) if len(head) == 1 and all("/" in name[:-1] for name in group)
-            else y.removesuffix(q.LOG_AXIS).strip() for head, group, (_, y) in zip(heads, names, labels, strict=True)]
-    return [f"{title}: {one}" if told.count(one) == 1 else f"{title}: {one} against {x.removesuffix(q.LOG_AXIS).strip()}"
-            for one, (x, _) in zip(told, labels, strict=True)]
+    shared = [_shared([name.split("/")[:-1] for name in group]) for group in names]
+    known = len(_shared(shared))
+    told = [heading("/".join(one[known:])) or y.removesuffix(q.LOG_AXIS).strip()
+            for one, (_, y) in zip(shared, labels, strict=True)]
+    return [f"{title}: {one}" if told.count(one) == 1 else f"{title}: {y}, {x}".replace(f" {q.LOG_AXIS}", "")
+            for one, (x, y) in zip(told, labels, strict=True)]
+
+
+def _shared(paths: Sequence[list[str]]) -> list[str]:
+    """What all begin with."""
+    return [same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*paths, strict=False))]
 
 
 def _points(report: Report, label: str) -> list[_Point]:
@@ -230,11 +239,10 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
 
 
 def _looks(drawn: Sequence[str | None]) -> list[Look]:
-    """A look for each curve; the law of as many measured curves has that of each, and a lone line the colour of the axes."""
-    kinds = [kind for kind in ("points", "line", "band") if kind in drawn]
-    if None in drawn or len({drawn.count(kind) for kind in kinds}) > 1:
-        return [LONE if kind == "line" and drawn.count("line") == 1 else look(i) for i, kind in enumerate(drawn)]
-    return [look(drawn[:i].count(kind)) for i, kind in enumerate(drawn)]
+    """A look for each curve: the first law has that of the first measured, and a lone line the colour of the axes."""
+    lone = drawn.count("line") == 1 < drawn.count("points")
+    return [LONE if kind == "line" and lone else look(i if kind is None else drawn[:i].count(kind))
+            for i, kind in enumerate(drawn)]
 
 
 def _legend(names: Sequence[str], drawn: Sequence[str | None], looks: Sequence[Look]) -> tuple[tuple[Entry, ...], str]:

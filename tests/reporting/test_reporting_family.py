@@ -207,3 +207,16 @@ def test_junit_counts(make: Callable[[], FamilyReport], counts: tuple[int, ...])
     assert tuple(int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped")) == counts
     assert tuple(len(suite.findall(f"testcase{part}")) for part in ("", "/failure", "/error", "/skipped")) == counts
     assert all(one.attrib["message"] for kind in ("failure", "error", "skipped") for one in suite.iter(kind))
+
+
+def test_titles_tell_criteria_apart() -> None:
+    """Of a job with several criteria, whose names stand behind what all curves begin with."""
+    one = Curve(x=(0.5, 0.8), y=(Estimate(value=0.1), Estimate(value=0.2)), x_label="sparsity", y_label="test error, a")
+    curves = {f"law/{name}/{kind}": one.model_copy(update={"y_label": f"test error, {name}", "drawn": drawn})
+              for name in ("a", "b") for kind, drawn in (("law", "band"), ("measured", "points"), ("answers", "points"),
+                                                         ("plateau", "line"))}
+    first, second = section_plots("s", Section(title="Scaling law", version=1, curves=curves))
+    assert (first.title, second.title) == ("Scaling law: a", "Scaling law: b")
+    law, measured_, answers, plateau = first.legend
+    assert law.colour == measured_.colour != answers.colour
+    assert (plateau.colour, plateau.line) == ("--plot-ink", "dashed")
