@@ -10,7 +10,7 @@ from pruning.family.members import Run
 from pruning.family.sections import sections
 from pruning.family.turn import State
 from pruning.reporting import quantities as q
-from pruning.schemas.family_report import FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
+from pruning.schemas.family_report import CandidateRow, FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
 from pruning.schemas.report import Failure
 
 
@@ -28,6 +28,7 @@ def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
         job_id=job_id, spec=spec, architecture=state.spec.model.architecture, data=data, classes=classes,
         members=tuple(_rows(state)), law=None if state.law is None else state.law.model_dump(mode="json"),
         dense_law=None if state.dense is None else state.dense.model_dump(mode="json"), answers=state.answers,
+        candidates=tuple(CandidateRow(**one.model_dump()) for one in state.candidates),
         sections=sections(state), recommendation=_recommend(state.answers), failures=tuple(failures),
         warnings=tuple(warnings), partial=not state.finished, secateur=importlib.metadata.version("secateur"))
 
