@@ -22,7 +22,8 @@ LAW = (
 )
 INVARIANT = (
     "Networks of equal invariant m have equal error where pruning has taken over from training. If depth and width do "
-    "enter by m alone, the curves of all networks fall together over m, though they lie apart over the density.",
+    "enter by m alone, the curves of all networks fall together over m, though they lie apart over the density; each leaves "
+    "the dashed line, plateau (1 + (m/p)^2)^(-gamma/2), for its own unpruned error.",
 )
 
 
@@ -67,7 +68,8 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
     curves: dict[str, Curve] = {}
     for network in points.networks:
         mine = points.of(lambda one, network=network: one == network)  # type: ignore[misc]
-        label, y_label = _name(network), f"test error, depth {network[0]:g}"
+        shared, y_label = f"depth {network[0]:g}", f"test error, depth {network[0]:g}"
+        label = f"{shared}/{_name(network).removeprefix(f'{shared}, ')}"
         unpruned = points.unpruned_of(network)
         grid = np.geomspace(points.density[mine].min(), 0.999, STEPS)
         band = law.forecasts(network[0], network[1], grid, unpruned, confidence=state.spec.confidence)
@@ -106,13 +108,18 @@ def _invariant(law: JointLaw, points: Points) -> Section:
     invariant = law.invariant(points.depth, points.width, points.density) / law.p
     sizes = sorted({one[:2] for one in points.networks})
     log = q.LOG_AXIS
-    for x, name in ((invariant, f"depth^phi width^psi density / p {log}"), (points.density, f"kept density {log}")):
+    for x, name in ((invariant, f"invariant m / p {log}"), (points.density, f"kept density {log}")):
         for size in sizes:
             mine = points.of(lambda one, size=size: one[:2] == size)  # type: ignore[misc]
             order = np.argsort(x[mine])
             curves[f"{'collapsed' if x is invariant else 'apart'}/{_name((*size, 1.0))}"] = _curve(
                 x[mine][order], [Estimate(value=float(e)) for e in points.error[mine][order]], name, f"test error {log}",
                 "points")
+    grid = np.geomspace(invariant.min(), invariant.max(), STEPS)
+    common = law.plateau * (1 + grid**2) ** (-law.gamma / 2)
+    seen = common >= points.error.min()
+    curves["collapsed/law for an unpruned error of 0"] = _curve(
+        grid[seen], [Estimate(value=float(e)) for e in common[seen]], f"invariant m / p {log}", f"test error {log}", "line")
     sides, why = halves(points)
     notes, rows = [*INVARIANT], []
     alone = without_sizes(points)

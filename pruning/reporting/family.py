@@ -138,8 +138,8 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
 
 def _facts(report: FamilyReport) -> tuple[Fact, ...]:
     others = Counter(one.status for one in report.members if one.status != "succeeded")
-    facts = [Fact("Members measured", f"{measured(report)} of {len(report.members)}",
-                  ", ".join(f"{number} {'not run' if status == 'planned' else status}" for status, number in others.items()))]
+    left = ", ".join(f"{number} {'not run' if status == 'planned' else status}" for status, number in others.items())
+    facts = [Fact("Members measured", f"{measured(report)} of {len(report.members)}", left)]
     law, half = report.sections.get("scaling_law"), report.sections.get("invariant")
     if law is not None and SIGMA in law.scalars:
         facts.append(Fact("Law misses by", q.percent(law.scalars[SIGMA].value), "of the error, standard deviation"))
@@ -153,7 +153,8 @@ def _facts(report: FamilyReport) -> tuple[Fact, ...]:
         facts.append(Fact("Parameters kept", row.kept, row.network))
         facts.append(Fact("Error predicted", *_spanned(row.predicted, "band")))
         value, span = _spanned(row.measured, "95 % interval")
-        facts.append(Fact("Error measured", value, f"{span}; {row.band}" if span and row.band != "–" else span or row.verdict))
+        detail = f"{span}; {row.band}" if span and row.band != "–" else span or row.verdict
+        facts.append(Fact("Error measured", value, detail))
     return tuple(facts)
 
 

@@ -46,6 +46,10 @@ class Look:
         return Entry(label, VARIABLES[self.colour], marker, "none" if drawn == "points" else self.line, self.hollow)
 
 
+LONE = Look(INK, "", "dashed", False)
+"""Of a line to hold all else against."""
+
+
 def look(index: int) -> Look:
     """The look of the series of this number: eight colours, each again with another marker and line.
 

@@ -23,15 +23,18 @@ from pruning.reporting.axes import (
     sparsity_axis,
     stretch,
 )
-from pruning.reporting.looks import CONTROL, GIVEN, INK, VARIABLES, Entry, look
+from pruning.reporting.looks import CONTROL, GIVEN, INK, LONE, VARIABLES, Entry, Look, look
 from pruning.reporting.summary import label as label_of
 from pruning.reporting.summary import labels
+from pruning.reporting.tables import heading
 from pruning.schemas.report import Curve, Estimate, Evaluated, Report, Section
 
 CROWD = 16
 """At most so many curves on one pair of axes."""
 THIN = 25
 """Beyond so many points a curve marks only some."""
+SCATTERED = 250
+"""Beyond so many points of their own, without a line, only some are drawn."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,25 @@ def section_plots(name: str, section: Section, without: tuple[str, ...] = ()) ->
     for key, curve in section.curves.items():
         if curve.x and not key.startswith(without):
             groups.setdefault((curve.x_label, curve.y_label), []).append((key, curve))
-    chunks = [group[i : i + CROWD] for group in groups.values() for i in range(0, len(group), CROWD)]
-    return tuple(_curves_plot(f"{name}-{i}", section.title, chunk) for i, chunk in enumerate(chunks))
+    titles = _titles(section.title, [[key for key, _ in group] for group in groups.values()], list(groups))
+    chunks = [(title, group[i : i + CROWD]) for title, group in zip(titles, groups.values(), strict=True)
+              for i in range(0, len(group), CROWD)]
+    return tuple(_curves_plot(f"{name}-{i}", title, chunk) for i, (title, chunk) in enumerate(chunks))
+
+
+def _titles(title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[str, str]]) -> list[str]:
+    """The section's title and, with several pairs of axes, what their curves' names begin with, else what they show.
+
+    >>> _titles("Law", [["old/a", "old/b"], ["c", "d"]], [("x", "y"), ("x", "test error")])
+    ['Law: old', 'Law: test error']
+    """
+    if len(names) == 1:
+        return [title]
+    heads = [{name.partition("/")[0] for name in group if "/" in name[:-1]} for group in names]
+    told = [heading(next(iter(head))) if len(head) == 1 and all("/" in name[:-1] for name in group)
+            else y.removesuffix(q.LOG_AXIS).strip() for head, group, (_, y) in zip(heads, names, labels, strict=True)]
+    return [f"{title}: {one}" if told.count(one) == 1 else f"{title}: {one} against {x.removesuffix(q.LOG_AXIS).strip()}"
+            for one, (x, _) in zip(told, labels, strict=True)]
 
 
 def _points(report: Report, label: str) -> list[_Point]:
@@ -173,13 +193,14 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     sparse = not logarithmic and first.x_label.lower().startswith("sparsity") and all(
         0 <= x < 1 for _, c in curves for x in c.x)
     stretched = [stretch(x) if sparse else x for _, c in curves for x in c.x]
-    shifts = aside(len(curves) if sparse else 1, stretched)
-    legend, names = [], _without_common_prefix([label for label, _ in curves])
+    side_by_side = sparse and all(c.drawn is None for _, c in curves)
+    shifts = aside(len(curves), stretched) if side_by_side else [0.0] * len(curves)
+    names = _without_common_prefix([label for label, _ in curves])
+    looks = _looks([curve.drawn for _, curve in curves])
     for i, (_, curve) in enumerate(curves):
         points = sorted(zip(curve.x, curve.y, strict=False), key=lambda point: point[0])
         xs = [stretch(x) + shifts[i] if sparse else x for x, _ in points]
-        place = i if curve.drawn is None else [one.drawn for _, one in curves[:i]].count(curve.drawn)
-        chosen, step = look(place), 1 + (len(points) - 1) // THIN
+        chosen, step = looks[i], 1 + (len(points) - 1) // (SCATTERED if curve.drawn == "points" else THIN)
         if curve.drawn != "points":
             axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
         if curve.drawn == "band":
@@ -187,7 +208,7 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
                               alpha=0.16, linewidth=0)
         elif curve.drawn != "line":
             dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
-        legend.append(chosen.entry(names[i], curve.drawn))
+    legend, key_of_pairs = _legend(names, [curve.drawn for _, curve in curves], looks)
     values = [[y.value for y in c.y] for _, c in curves]
     added = ""
     if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
@@ -205,7 +226,29 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
-    return Plot(as_svg(figure, key), title, first.x_label + note, first.y_label + added, tuple(legend), described)
+    return Plot(as_svg(figure, key), title, first.x_label + note, first.y_label + added + key_of_pairs, legend, described)
+
+
+def _looks(drawn: Sequence[str | None]) -> list[Look]:
+    """A look for each curve; the law of as many measured curves has that of each, and a lone line the colour of the axes."""
+    kinds = [kind for kind in ("points", "line", "band") if kind in drawn]
+    if None in drawn or len({drawn.count(kind) for kind in kinds}) > 1:
+        return [LONE if kind == "line" and drawn.count("line") == 1 else look(i) for i, kind in enumerate(drawn)]
+    return [look(drawn[:i].count(kind)) for i, kind in enumerate(drawn)]
+
+
+def _legend(names: Sequence[str], drawn: Sequence[str | None], looks: Sequence[Look]) -> tuple[tuple[Entry, ...], str]:
+    """The legend, and what the label adds to it: curves that are measured and fitted in turn have one entry together."""
+    pairs = {name.rpartition("/")[0] for name in names}
+    kinds = {kind: {name.rpartition("/")[2] for name, one in zip(names, drawn, strict=True) if one == kind}
+             for kind in dict.fromkeys(drawn)}
+    if (len(pairs) > 1 and len(names) == 2 * len(pairs) and len(kinds) == 2 and "points" in kinds
+            and all(len(found) == 1 for found in kinds.values())):
+        told = ", ".join(f"{'markers' if kind == 'points' else 'lines'}: {next(iter(found))}"
+                         for kind, found in kinds.items())
+        whole = dict(zip((name.rpartition("/")[0] for name in names), looks, strict=True))
+        return tuple(one.entry(name) for name, one in whole.items()), f"; {told}"
+    return tuple(one.entry(name, kind) for name, kind, one in zip(names, drawn, looks, strict=True)), ""
 
 
 def _without_common_prefix(names: list[str]) -> list[str]:
