@@ -1,7 +1,7 @@
 """Does one law fit a family of pruned networks, and does a VGG family obey one as ResNets do? One family job for each.
 
-`python examples/scaling_families.py --images IMAGES.zip` starts the service with several workers, uploads a zip of images, and
-submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the training images, pruned
+`python examples/scaling_families.py --images IMAGES.zip` starts the service with several workers, uploads a zip of images,
+and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the training images, pruned
 by iterative magnitude pruning with weight rewinding. It prints, beside each other, the exponents of the invariant depth^phi
 width^psi density, how far the points are from one law, how well the law of one half of the networks predicts the other half,
 and the network with the fewest parameters at a tolerated error, predicted and measured. `--url` takes a running service.
@@ -30,7 +30,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def main() -> int:
     """Run the families and print what was found; 1 when one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="zip of images, 32 pixels and more, in ImageFolder layout")
+    parser.add_argument("--images", type=Path, required=True, help="zip of images of 32 pixels and more, a folder a class")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--train", type=int, default=4000, help="training images")
     parser.add_argument("--test", type=int, default=2000, help="test images")

@@ -52,8 +52,8 @@ def test_synflow_prunes_at_initialisation_each_density_by_itself() -> None:
 
 
 @pytest.mark.parametrize(("limit", "fraction", "wanted"), [
-    ({}, 1.0, None), ({}, 0.25, 0.25), ({"train": 0.5}, 0.25, 0.125), ({"train": 0.5}, 1.0, 0.5), ({"train": 800}, 0.25, 200),
-    ({"train": 3}, 0.1, 1)])
+    ({}, 1.0, None), ({}, 0.25, 0.25), ({"train": 0.5}, 0.25, 0.125), ({"train": 0.5}, 1.0, 0.5),
+    ({"train": 800}, 0.25, 200), ({"train": 3}, 0.1, 1)])
 def test_fractions_are_of_the_limit(limit: dict[str, Any], fraction: float, wanted: float | None) -> None:
     family = world.spec(dataset={"builtin": "digits", "limit": limit})
     assert family.limit(fraction).train == wanted
@@ -65,7 +65,8 @@ def test_fractions_are_of_the_limit(limit: dict[str, Any], fraction: float, want
     ({"members": {"depths": list(range(1, 31)), "widths": list(range(1, 31))}}, "900 members"),
     ({"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}}}, "rewind_epoch"),
     ({"dataset": {"builtin": "digits", "limit": {"stratify": True}}}, "stratify"),
-    ({"dataset": {"builtin": "digits", "shifted": [{"name": "x", "id": "dst_00000000"}]}}, "shifted"), ({"what": 1}, "what")])
+    ({"dataset": {"builtin": "digits", "shifted": [{"name": "x", "id": "dst_00000000"}]}}, "shifted"),
+    ({"what": 1}, "what")])
 def test_odd_families_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         world.spec(**change)
@@ -99,7 +100,8 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
     criterion = {"name": "magnitude", "params": {}}
     report: dict[str, Any] = {
         "control": network(0.1), "data": {"fit": 90, "test": 50, "classes": ["a", "b"]},
-        "model": {"parameters": 20, "prunable": 15}, "checkpoints": [{"id": "c", "density": 0.25, "parameters": 9, **network(0.3)}],
+        "model": {"parameters": 20, "prunable": 15},
+        "checkpoints": [{"id": "c", "density": 0.25, "parameters": 9, **network(0.3)}],
         "rounds": [{"criterion": criterion, "density": 0.25, "pruned": network(0.5), "retrained": network(0.3)},
                    {"criterion": criterion, "density": 0.5, "pruned": network(0.2), "retrained": None}]}
     found = measured(report)
