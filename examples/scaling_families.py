@@ -1,7 +1,7 @@
 """Does one law fit a family of pruned networks, and does a VGG family obey one as ResNets do? One family job for each.
 
 `python examples/scaling_families.py --images IMAGES.zip` starts the service with several workers, uploads a zip of images,
-and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the training images, pruned
+and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the images, pruned
 by iterative magnitude pruning with weight rewinding. It prints, beside each other, the exponents of the invariant depth^phi
 width^psi density, how far the points are from one law, how well the law of one half of the networks predicts the other half,
 and the network with the fewest parameters at a tolerated error, predicted and measured. `--url` takes a running service.

@@ -18,13 +18,21 @@ def law_of(report: Mapping[str, Any]) -> JointLaw | None:
 
 def candidates_of(report: Mapping[str, Any], depth: float | None, width: float | None) -> list[Candidate]:
     """The networks of a report that have an unpruned error; of one depth or one width where they are given."""
-    every = [Candidate.model_validate(one) for one in report["candidates"]]
+    every = [Candidate.model_validate({name: one[name] for name in Candidate.model_fields}) for one in report["candidates"]]
     found = [one for one in every if depth in (None, one.depth) and width in (None, one.width)]
     if not found:
         there = ", ".join(f"{one.depth:g} x {one.width:g}" for one in every)
         raise ParameterError(f"no network of depth {_any(depth)} and width {_any(width)}; there are (depth x width) {there}",
                              pointer="/depth" if depth is not None else "/width")
     return found
+
+
+def network_of(report: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Candidate | None:
+    """The network of a report whose architecture has these arguments; `None` where the family does not know it."""
+    for row in report["candidates"]:
+        if dict(row["kwargs"]) == dict(kwargs):
+            return Candidate.model_validate({name: row[name] for name in Candidate.model_fields})
+    return None
 
 
 def _any(size: float | None) -> str:

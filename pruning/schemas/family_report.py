@@ -40,6 +40,8 @@ class CandidateRow(Document):
     unpruned_error: float
     parameters: int
     prunable: int
+    kwargs: dict[str, Any] = {}
+    """Of the architecture."""
     unpruned_sd: float | None = None
     """Relative standard deviation of an unpruned error that was not measured; `null` for a measured one."""
 
