@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pruning.laws.density import DensityLaw
 
 CONFIDENCE = 0.9
+METHODS = {"imp": "magnitude", "synflow": "synflow"}
+FAMILY = "by the joint law of a family, whose members were trained and pruned ({}) as its own spec says"
 ASKED = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
 """Fields of a recipe that do not move the error at a density."""
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     """The error of every requested sparsity of every criterion that an earlier job of the project has a law of.
 
     An earlier job counts where network (architecture and arguments), dataset and criterion are the same; of several the
-    newest. What the law does not tell is said.
+    newest. Where there is none, a family counts that knows the network, measured or not. What the law does not tell is said.
     """
     from pruning.laws.queries import forecast
 
@@ -54,6 +56,36 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
                 told = forecast(law, 1 - sparsity, CONFIDENCE)
                 remark = "; ".join(filter(None, (told["remark"], different)))
                 found.append(Foreseen(**told | {"sparsity": sparsity, "remark": remark}, criterion=label, job=row.id))
+    return found + (_by_families(services, project, spec, wanted) if wanted else [])
+
+
+def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[str, str]) -> list[Foreseen]:
+    """What the joint laws of families say of the criteria that no single job has a law of."""
+    from pruning.laws.family_queries import forecasts, law_of, network_of
+
+    found: list[Foreseen] = []
+    with services.store.read() as session:
+        network = _network(session, document(spec))
+        rows = [(row, file) for row in jobs.page(session, project, limit=RECENT, cursor=None, status="succeeded",
+                                                 kind="family").data
+                if network is not None and row.spec["model"]["architecture"] == network[0]
+                and _dataset(row.spec) == _dataset(document(spec)) and (file := _report(session, row)) is not None]
+    for row, file in rows:
+        criterion = json.dumps({"name": METHODS[row.spec.get("method", "imp")], "params": {}}, sort_keys=True)
+        if criterion not in wanted or network is None:
+            continue
+        try:
+            report = json.loads(read_file(services.artifacts, file))
+            law, member = law_of(report), network_of(report, json.loads(network[1]))
+        except (MissingArtifactError, OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("the law of family %s cannot be read: %s", row.id, error)
+            continue
+        if law is None or member is None:
+            continue
+        label = wanted.pop(criterion)
+        for told in forecasts(law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE):
+            remark = "; ".join(filter(None, (told["remark"], FAMILY.format(row.spec.get("method", "imp")))))
+            found.append(Foreseen(**told | {"remark": remark}, criterion=label, job=row.id))
     return found
 
 

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from api.schemas.assets import NewKey
 from api.schemas.predictions import Question
 from api.schemas.problem import ProblemDocument
+from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
 COPY = Path(__file__).parent.parent / "docs" / "openapi.json"
@@ -25,7 +26,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, openapi_version="3.1.0", summary=app.summary,
                            description=app.description, routes=app.routes, tags=app.openapi_tags)
     _, definitions = models_json_schema(
-        [(JobSpec, "validation"), (NewKey, "validation"), (Question, "validation"), (ProblemDocument, "serialization")],
+        [*((one, "validation") for one in (JobSpec, FamilySpec, NewKey, Question)), (ProblemDocument, "serialization")],
         ref_template="#/components/schemas/{model}")
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])

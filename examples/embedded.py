@@ -15,13 +15,14 @@ from secateur import Client, SecateurError
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[str]:
+def service(folder: Path, workers: int = 1) -> Iterator[str]:
     """`secateur serve` on a free port, stopped at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "secateur.cli", "serve", "--port", str(port), "--data-dir", folder])
+    process = subprocess.Popen([sys.executable, "-m", "secateur.cli", "serve", "--port", str(port), "--data-dir", folder,
+                                "--workers", str(workers)])
     try:
         wait_ready(url, process)
         yield url

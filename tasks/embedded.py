@@ -1,4 +1,4 @@
-"""`secateur serve`: Valkey, worker and API in one process tree, on SQLite and a local folder."""
+"""`secateur serve`: Valkey, workers and API in one process tree, on SQLite and a local folder."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Tree:
             child.stop()
 
 
-def serve(host: str, port: int, data_dir: Path) -> int:
+def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
     """Run the service until Ctrl-C or SIGTERM. 2 when the port or the data folder is in use."""
     data_dir = data_dir.resolve()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def serve(host: str, port: int, data_dir: Path) -> int:
             return USAGE
         sockets = _socket_folder(data_dir / "socket-folder")
         try:
-            return _run(host, port, data_dir, sockets / "valkey.sock")
+            return _run(host, port, data_dir, sockets / "valkey.sock", workers)
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
 
@@ -132,8 +132,8 @@ def _socket_folder(note: Path) -> Path:
     return folder
 
 
-def _run(host: str, port: int, data_dir: Path, broker: Path) -> int:
-    tree = Tree(_children(host, port, data_dir, broker))
+def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> int:
+    tree = Tree(_children(host, port, data_dir, broker, workers))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tree.stopping.set())
     announce = threading.Thread(target=_announce, args=(host, port, data_dir, tree.stopping), daemon=True)
@@ -145,7 +145,7 @@ def _run(host: str, port: int, data_dir: Path, broker: Path) -> int:
         tree.stop()
 
 
-def _children(host: str, port: int, data_dir: Path, broker: Path) -> list[Child]:
+def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> list[Child]:
     environment = dict(os.environ)
     defaults = {"SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
                 "SECATEUR_ARTIFACT_URL": f"file:{data_dir / 'artifacts'}", "SECATEUR_WORK_DIR": str(data_dir / "work"),
@@ -161,7 +161,11 @@ def _children(host: str, port: int, data_dir: Path, broker: Path) -> list[Child]
     environment = defaults | environment
     Path(environment["SECATEUR_WORK_DIR"]).mkdir(parents=True, exist_ok=True)
     cli = [sys.executable, "-m", "secateur.cli"]
-    children.append(Child("worker", [*cli, "worker"], environment, logs / "worker.log"))
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    theirs = {"SECATEUR_THREADS": str(threads)} | environment if workers > 1 else environment
+    for number in range(1, workers + 1):
+        name = "worker" if number == 1 else f"worker-{number}"
+        children.append(Child(name, [*cli, "worker"], theirs, logs / f"{name}.log"))
     children.append(Child("api", [*cli, "api", "--host", host, "--port", str(port)], environment, logs / "api.log"))
     return children
 

@@ -30,9 +30,16 @@ from tasks.store.tables import Job
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LONGEST_WAIT_S = 60
 SPEC = {"requestBody": {"required": True, "content": {"application/json": {
-    "schema": {"$ref": "#/components/schemas/JobSpec"}, "example": {
+    "schema": {"oneOf": [{"$ref": "#/components/schemas/JobSpec"}, {"$ref": "#/components/schemas/FamilySpec"}],
+               "discriminator": {"propertyName": "type", "mapping": {
+                   "prune": "#/components/schemas/JobSpec", "family": "#/components/schemas/FamilySpec"}}},
+    "examples": {"prune": {"value": {
         "type": "prune", "model": {"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"},
-        "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"}, "targets": {"sparsity": [0.5, 0.8, 0.9, 0.95]}}}}}}
+        "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"}, "targets": {"sparsity": [0.5, 0.8, 0.9, 0.95]}}},
+        "family": {"value": {
+            "type": "family", "model": {"architecture": "cifar_resnet", "train": {"epochs": 20, "rewind_epoch": 2}},
+            "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"}, "max_error": [0.1],
+            "members": {"depths": [8, 14, 20], "widths": [0.25, 0.5, 1], "fractions": [0.25, 1]}}}}}}}}
 ACCEPTED = {"description": "Accepted", "headers": {
     "Location": {"schema": {"type": "string"}}, "Retry-After": {"schema": {"type": "integer"}},
     "Idempotent-Replayed": {"schema": {"type": "string"}}, "Preference-Applied": {"schema": {"type": "string"}}}}

@@ -30,6 +30,8 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {
 async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
     """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
 
+    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest parameters first.
+
     The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error` below the error without
     pruning is answered by 422 `unreachable`, one beyond what the job's points can tell by 422 `insufficient_points`.
     """
@@ -45,7 +47,14 @@ def _answer(id: str, question: Question, files: list[ResultFile], services: Serv
     from pruning.laws.queries import forecast, smallest
 
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
-    label, document = _law(id, {} if row is None else json.loads(read_file(services.artifacts, row)), question.criterion)
+    report = {} if row is None else json.loads(read_file(services.artifacts, row))
+    if report.get("type") == "family":
+        return _family(id, question, report)
+    foreign = [name for name in ("depth", "width") if getattr(question, name) is not None]
+    if foreign:
+        raise invalid([Fault(f"/{name}", "invalid_parameter", f"{name} is asked of families; this job has one network")
+                       for name in foreign])
+    label, document = _law(id, report, question.criterion)
     law = DensityLaw.model_validate(document["law"])
     if question.max_error is None:
         rows = [forecast(law, density, question.confidence) for density in question.densities or ()]
@@ -58,6 +67,33 @@ def _answer(id: str, question: Question, files: list[ResultFile], services: Serv
     return Predictions(criterion=label, confidence=question.confidence, predictions=found, law=FittedLaw(
         unpruned_error=law.unpruned_error, gamma=law.gamma, p=law.p, plateau=law.plateau, points=len(law.points),
         sigma=law.sigma, fit_range=law.fit_range, warnings=list(law.warnings)))
+
+
+def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
+    from pruning.errors import ParameterError, SecateurError
+    from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
+
+    law = law_of(report)
+    if law is None:
+        reasons = [failure["message"] for failure in report["failures"]] + list(report["warnings"])
+        raise Problem(409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}")
+    if question.criterion is not None:
+        raise invalid([Fault("/criterion", "unknown_criterion", "a family has one law, of all its networks; leave it out")])
+    try:
+        networks = candidates_of(report, question.depth, question.width)
+        if question.max_error is None:
+            rows = forecasts(law, networks, question.densities or (), question.confidence)
+        else:
+            rows = answers(law, networks, question.max_error, question.confidence)
+    except ParameterError as error:
+        raise invalid([Fault(error.pointer or "", error.code, error.message)]) from None
+    except SecateurError as error:
+        raise invalid([Fault("/max_error", error.code, error.message)]) from None
+    ends = law.fit_range["density"]
+    return Predictions(criterion="family", confidence=question.confidence, predictions=[Prediction(**one) for one in rows],
+                       law=FittedLaw(unpruned_error=None, gamma=law.gamma, p=law.p, plateau=law.plateau, phi=law.phi,
+                                     psi=law.psi, points=len(law.points), networks=len(law.networks), sigma=law.sigma,
+                                     fit_range=ends, warnings=list(law.warnings)))
 
 
 def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:

@@ -25,6 +25,10 @@ class Question(BaseModel):
     """Fractions of the prunable weights that remain."""
     max_error: Annotated[float, Field(gt=0, le=1)] | None = None
     """The test error that is tolerated."""
+    depth: Annotated[float, Field(gt=0)] | None = None
+    """Of a family: only its networks of this depth."""
+    width: Annotated[float, Field(gt=0)] | None = None
+    """Of a family: only its networks of this width."""
     criterion: str | None = None
     """Of a job with several criteria, whose law is asked, by its label in the report."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
@@ -40,15 +44,22 @@ class Question(BaseModel):
 class FittedLaw(BaseModel):
     """The law that answers."""
 
-    unpruned_error: float
+    unpruned_error: float | None
+    """`null` for a family: every network has its own."""
     gamma: float
     p: float
     plateau: float
+    phi: float | None = None
+    """Of a family: the exponent of depth in the invariant depth^phi width^psi density, of which p is a value."""
+    psi: float | None = None
+    """Of a family: the exponent of width."""
+    networks: int | None = None
+    """Of a family: how many the law was fitted to."""
     points: int
     sigma: float
     """Relative standard deviation of the job's points about the law."""
     fit_range: tuple[float, float]
-    """The sparsest and the densest density that the job ran."""
+    """The sparsest and the densest density that was run."""
     warnings: list[str]
 
 
@@ -58,7 +69,13 @@ class Prediction(BaseModel):
     density: float
     sparsity: float
     error: Predicted | None
-    """With its band; `null` where the law does not tell."""
+    """With its band, of one more run in a family's answer to `max_error`; `null` where the law does not tell."""
+    depth: float | None = None
+    width: float | None = None
+    unpruned_error: float | None = None
+    """Of a family: the network's own, or what the law of unpruned errors says of one that was not run."""
+    parameters: float | None = None
+    """Of a family: those that remain."""
     extrapolated: bool | None
     remark: str
     """What to know, or why the law does not tell."""
@@ -73,9 +90,10 @@ class Foreseen(Prediction):
 
 
 class Predictions(BaseModel):
-    """The answers, in the order of the densities; to `max_error` a single one."""
+    """The answers, in the order of the densities; to `max_error` a single one, of a family one a network, best first."""
 
     criterion: str
+    """The criterion whose law answered, by its label; `family` for the joint law of a family."""
     confidence: float
     law: FittedLaw
     predictions: list[Prediction]

@@ -18,8 +18,10 @@ from pruning.schemas.report import Estimate
 
 ABOVE = 1.25
 """The tolerated error where none is given, in units of the least unpruned one."""
-SAME = 1e-6
+SAME = 1e-3
 """Densities that are relatively this near are one."""
+DIGITS = 6
+"""Decimals of the density to which an answer is pruned."""
 
 
 def tolerated(spec: FamilySpec, points: Points) -> tuple[float, ...]:
@@ -86,10 +88,11 @@ def ask(law: JointLaw, error: float, networks: Sequence[Candidate], confidence: 
 
 
 def chosen(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Member:
-    """The answer as a network to be trained and pruned to its very density, under a seed that no member has."""
+    """The answer as a network to be trained and pruned to its density, under a seed that no member has."""
     rounds = math.ceil(math.log(best.density) / math.log(spec.keep) - 1e-9)
     return Member(role="answer", depth=best.candidate.depth, width=best.candidate.width, fraction=fraction,
-                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds), density=best.density, max_error=error)
+                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds), density=round(best.density, DIGITS),
+                  max_error=error)
 
 
 def row(law: JointLaw | None, error: float, asked: Answers | str, run: Run | None, confidence: float) -> FamilyAnswer:

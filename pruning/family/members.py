@@ -11,8 +11,6 @@ from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import MemberStatus
 from pruning.schemas.job import TERMINAL
 
-OFF_CHANCE = 1e-9
-
 
 class Member(Document):
     """One network of a family and how far it is pruned; as an `answer`, one that a law has chosen."""
@@ -119,12 +117,18 @@ def job_of(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[
     if spec.method == "imp":
         job |= {"criterion": {"name": "magnitude"}, "retrain": {"mode": "weight_rewind"}, "batchnorm": "keep",
                 "schedule": {"name": "geometric", "params": {"fraction": 1 - spec.keep}},
-                "targets": {"sparsity": [1 - member.density]}}
+                "targets": {"sparsity": [_sparsity(member.density)]}}
     else:
-        wanted = [1 - member.density] if member.role == "answer" else [1 - d for d in densities(spec, member.rounds)]
+        wanted = [_sparsity(member.density)] if member.role == "answer" else [
+            _sparsity(d) for d in densities(spec, member.rounds)]
         job |= {"criterion": {"name": "synflow"}, "when": "before_training", "independent": True,
                 "targets": {"sparsity": wanted}}
     return job
+
+
+def _sparsity(density: float) -> float:
+    """1 - density without the digits that the subtraction invents: it names a checkpoint."""
+    return round(1 - density, 12)
 
 
 Run.model_rebuild()

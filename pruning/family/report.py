@@ -8,9 +8,10 @@ from typing import Any
 from pruning.errors import SecateurError
 from pruning.family.members import Run
 from pruning.family.sections import sections
+from pruning.family.sizes import Size
 from pruning.family.turn import State
 from pruning.reporting import quantities as q
-from pruning.schemas.family_report import FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
+from pruning.schemas.family_report import CandidateRow, FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
 from pruning.schemas.report import Failure
 
 
@@ -28,23 +29,27 @@ def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
         job_id=job_id, spec=spec, architecture=state.spec.model.architecture, data=data, classes=classes,
         members=tuple(_rows(state)), law=None if state.law is None else state.law.model_dump(mode="json"),
         dense_law=None if state.dense is None else state.dense.model_dump(mode="json"), answers=state.answers,
+        candidates=tuple(CandidateRow(**one.model_dump(), kwargs=_size(state, one.depth, one.width).kwargs)
+                         for one in state.candidates),
         sections=sections(state), recommendation=_recommend(state.answers), failures=tuple(failures),
         warnings=tuple(warnings), partial=not state.finished, secateur=importlib.metadata.version("secateur"))
 
 
+def _size(state: State, depth: float, width: float) -> Size:
+    return next(one for one in state.sizes if (one.depth, one.width) == (depth, width))
+
+
 def _rows(state: State) -> list[MemberRow]:
     runs = {run.member.key: run for run in state.runs if run.member.role == "member"}
-    prunable = {(one.depth, one.width): one for one in state.sizes}
     rows = []
     for planned in state.every:
         run = runs.get(planned.key)
         member = planned if run is None else run.member
-        size = prunable.get((member.depth, member.width))
+        size = _size(state, member.depth, member.width)
         found = MemberRow(job=None if run is None else run.job, status="planned" if run is None else run.status,
                           depth=member.depth, width=member.width, fraction=member.fraction, seed=member.seed,
                           rounds=member.rounds, remark="" if run is None else run.error,
-                          parameters=None if size is None else size.parameters,
-                          prunable=None if size is None else size.prunable)
+                          parameters=size.parameters, prunable=size.prunable)
         rows.append(found if run is None else found.model_copy(update=_measured(run)))
     return rows
 

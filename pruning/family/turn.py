@@ -10,7 +10,7 @@ from pruning.family import answers, design
 from pruning.family.members import Member, Run, members
 from pruning.family.points import Points, fit, fit_dense, gather
 from pruning.family.sizes import Size
-from pruning.laws.answers import Answers
+from pruning.laws.answers import Answers, Candidate
 from pruning.laws.dense import DenseLaw
 from pruning.laws.fitting import FEW_NETWORKS
 from pruning.laws.joint import JointLaw
@@ -36,6 +36,7 @@ class State:
     """Of an adaptive family: mean half-width over its members and densities."""
     answers: tuple[FamilyAnswer, ...]
     asked: tuple[Answers | str, ...]
+    candidates: tuple[Candidate, ...]
     remarks: tuple[str, ...]
     start: tuple[Member, ...]
     """What is to be run now."""
@@ -57,6 +58,7 @@ def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
     asked: list[Answers | str] = []
     rows: list[FamilyAnswer] = []
     remarks: list[str] = []
+    networks: list[Candidate] = []
     if points is not None and law is not None:
         images = _images(own)
         networks, remarks = answers.candidates(spec, points, sizes, images, dense)
@@ -69,7 +71,7 @@ def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
                 start = (*start, answers.chosen(spec, error, found.best, max(one[2] for one in points.networks)))
     finished = not start and all(run.ended for run in runs)
     return State(spec, every, tuple(runs), tuple(sizes), points, law, refusal, dense, dense_refusal, band, tuple(rows),
-                 tuple(asked), tuple(remarks), start, finished)
+                 tuple(asked), tuple(networks), tuple(remarks), start, finished)
 
 
 def _law(points: Points | None) -> tuple[JointLaw | None, SecateurError | None]:

@@ -32,6 +32,20 @@ class MemberRow(Document):
     remark: str = ""
 
 
+class CandidateRow(Document):
+    """A network of the family that may be an answer, with the unpruned error that the law starts from."""
+
+    depth: float
+    width: float
+    unpruned_error: float
+    parameters: int
+    prunable: int
+    kwargs: dict[str, Any] = {}
+    """Of the architecture."""
+    unpruned_sd: float | None = None
+    """Relative standard deviation of an unpruned error that was not measured; `null` for a measured one."""
+
+
 class FamilyAnswer(Document):
     """The network with the fewest parameters at a tolerated error, by the law; measured where it was trained for real."""
 
@@ -83,6 +97,8 @@ class FamilyReport(Document):
     law: dict[str, Any] | None
     """The joint law as a document; `null` before there are points enough."""
     dense_law: dict[str, Any] | None
+    candidates: tuple[CandidateRow, ...] = ()
+    """The networks that may be an answer, all at the largest fraction of the training images."""
     answers: tuple[FamilyAnswer, ...]
     sections: dict[str, Section]
     recommendation: FamilyRecommendation

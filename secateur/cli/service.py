@@ -25,9 +25,10 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: Annotated[Path, typer.Option(help="Where models, jobs and results are kept.")] = Path("secateur-data"),
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time, each in a worker of its own.")] = 1,
 ) -> NoReturn:
-    """Run the whole service here: API, worker and queue in one process tree."""
-    raise typer.Exit(_server("tasks.embedded", "serve")(host, port, data_dir))
+    """Run the whole service here: API, workers and queue in one process tree."""
+    raise typer.Exit(_server("tasks.embedded", "serve")(host, port, data_dir, workers))
 
 
 @app.command()

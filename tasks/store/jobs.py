@@ -95,19 +95,25 @@ def locked(session: Session, id: str) -> Job | None:
 
 
 def page(session: Session, project: str, *, limit: int, cursor: str | None, status: str | None = None,
-         label: tuple[str, str] | None = None, parent: str | None = None) -> Page[Job]:
-    """One page of this project's jobs, newest first; of a family's members, or of nobody's with `parent` NOBODY."""
+         label: tuple[str, str] | None = None, parent: str | None = None,
+         kind: str | None = None) -> Page[Job]:
+    """One page of this project's jobs, newest first; of a family's members, or of nobody's with `parent` NOBODY.
+
+    `kind` is the `type` of their specs.
+    """
     query = select(Job).where(Job.project == project)
     if status is not None:
         query = query.where(Job.status == status)
     if label is not None:
         query = query.where(Job.id.in_(select(JobLabel.job_id).where(
             JobLabel.key == label[0], JobLabel.value == label[1])))
+    if kind is not None:
+        query = query.where(Job.spec["type"].as_string() == kind)
     if parent == NOBODY:
         query = query.where(Job.id.not_in(select(FamilyMember.job_id)))
     elif parent is not None:
         query = query.where(Job.id.in_(select(FamilyMember.job_id).where(FamilyMember.family_id == parent)))
-    scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}/{parent or ''}"
+    scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}/{parent or ''}/{kind or ''}"
     return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
 
 

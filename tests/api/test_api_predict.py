@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import family_world
 import numpy as np
 import pytest
 from api_world import SPEC, World, fault
@@ -162,3 +163,27 @@ def test_the_newest_law_counts(world: World) -> None:
     newest = job(world, {"magnitude": law(0.01)})
     job(world, {"random": law()})
     assert {row["job"] for row in foreseen(world)} == {newest}
+
+
+def test_a_network_that_nobody_ran_is_foreseen_by_the_law_of_its_family(world: World) -> None:
+    family = family_world.spec(candidates={"depths": [2, 4], "widths": [16, 24]})
+    report = family_world.reported(family)
+    id = world.job("succeeded")
+    world.result(id, "report", "json", report.model_dump_json().encode())
+    with world.services.store.write() as session:
+        row = session.get(Job, id)
+        assert row is not None
+        row.spec = family.model_dump(mode="json", exclude_unset=True)
+    train = {"epochs": 1}
+    rows = foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [24] * 4}, "train": train})
+    assert [(row["job"], row["criterion"]) for row in rows] == [(id, "magnitude")] * 2
+    assert all(row["error"]["low"] < row["error"]["value"] < row["error"]["high"] for row in rows)
+    assert "joint law of a family" in rows[0]["remark"]
+    network = next(one for one in report.candidates if (one.depth, one.width) == (4, 24))
+    assert network.unpruned_sd is not None
+    asked = world.client.post(f"/v1/jobs/{id}/predict", json={"densities": [0.5], "depth": 4, "width": 24}).json()
+    assert asked["predictions"][0]["error"] == rows[0]["error"]
+    for other in ({"kwargs": {"hidden": [7]}}, {"architecture": "odd", "kwargs": {"size": 3}}):
+        assert foreseen(world, model={"architecture": "mlp", "train": train, **other}) == []
+    assert foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [24] * 4}, "train": train},
+                    criterion={"name": "random"}) == []

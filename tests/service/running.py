@@ -41,8 +41,8 @@ def until(check: Callable[[], T | None], what: str, patience_s: float = PATIENCE
 class Running:
     """One service on one data folder; it can be stopped, killed and started again."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, workers: int = 1, **settings: str) -> None:
+        self.folder, self.settings, self.count = folder, settings, workers
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = Client(self.url, settings.get("SECATEUR_API_KEY", ""))
@@ -56,7 +56,7 @@ class Running:
         with (folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "secateur.cli", "serve", "--port", str(self.port),
-                 "--data-dir", str(folder / "data")],
+                 "--data-dir", str(folder / "data"), "--workers", str(self.count)],
                 stdout=log, stderr=log, env=environment, start_new_session=True)
         until(self._ready, f"ready: {(folder / 'serve.log').read_text()}")
         return self
@@ -104,8 +104,12 @@ class Running:
         return found
 
     def worker(self) -> int | None:
-        """The worker's process id."""
-        return next((pid for pid in self._mine() if "secateur.cli\0worker" in _command(pid)), None)
+        """The process id of a worker."""
+        return next(iter(self.workers()), None)
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        return [pid for pid in self._mine() if "secateur.cli\0worker" in _command(pid)]
 
     def job_processes(self) -> list[int]:
         """The process ids of job processes."""

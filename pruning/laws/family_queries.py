@@ -1,0 +1,76 @@
+"""Questions to the law of a family, from its report: errors of its networks at densities, and the smallest for an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pruning.errors import ParameterError
+from pruning.laws.answers import Answer, Candidate, smallest
+from pruning.laws.joint import JointLaw
+from pruning.laws.queries import REFUSALS
+
+
+def law_of(report: Mapping[str, Any]) -> JointLaw | None:
+    """The joint law that a family's report holds."""
+    return None if report["law"] is None else JointLaw.model_validate(report["law"])
+
+
+def candidates_of(report: Mapping[str, Any], depth: float | None, width: float | None) -> list[Candidate]:
+    """The networks of a report that have an unpruned error; of one depth or one width where they are given."""
+    every = [Candidate.model_validate({name: one[name] for name in Candidate.model_fields}) for one in report["candidates"]]
+    found = [one for one in every if depth in (None, one.depth) and width in (None, one.width)]
+    if not found:
+        there = ", ".join(f"{one.depth:g} x {one.width:g}" for one in every)
+        raise ParameterError(f"no network of depth {_any(depth)} and width {_any(width)}; there are (depth x width) {there}",
+                             pointer="/depth" if depth is not None else "/width")
+    return found
+
+
+def network_of(report: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Candidate | None:
+    """The network of a report whose architecture has these arguments; `None` where the family does not know it."""
+    for row in report["candidates"]:
+        if dict(row["kwargs"]) == dict(kwargs):
+            return Candidate.model_validate({name: row[name] for name in Candidate.model_fields})
+    return None
+
+
+def _any(size: float | None) -> str:
+    return "any" if size is None else f"{size:g}"
+
+
+def forecasts(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[float],
+              confidence: float) -> list[dict[str, Any]]:
+    """Every network at every density, with the band of the law's curve, or why the law does not tell."""
+    rows = []
+    for one in networks:
+        for density in densities:
+            row = _row(one) | {"density": density, "sparsity": 1 - density, "error": None, "extrapolated": None,
+                               "parameters": one.parameters - (1 - density) * one.prunable, "remark": ""}
+            try:
+                (told,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence,
+                                        unpruned_sd=one.unpruned_sd)
+                row |= {"error": told.error.model_dump(), "extrapolated": told.extrapolated, "remark": "; ".join(told.notes)}
+            except REFUSALS as refusal:
+                row["remark"] = f"{refusal.code}: {refusal.message}"
+            rows.append(row)
+    return rows
+
+
+def answers(law: JointLaw, networks: Sequence[Candidate], error: float, confidence: float) -> list[dict[str, Any]]:
+    """The networks at an error of at most so much, the fewest parameters first, with the band of one more run.
+
+    Raises `UnreachableError` and `InsufficientPointsError` where there is none.
+    """
+    found = smallest(law, error, networks, confidence=confidence)
+    return [_answer(one) for one in (found.best, *found.others)]
+
+
+def _answer(one: Answer) -> dict[str, Any]:
+    return _row(one.candidate) | {
+        "density": one.density, "sparsity": 1 - one.density, "parameters": one.parameters, "error": one.error.model_dump(),
+        "extrapolated": one.extrapolated, "remark": "; ".join(one.notes)}
+
+
+def _row(one: Candidate) -> dict[str, Any]:
+    return {"depth": one.depth, "width": one.width, "unpruned_error": one.unpruned_error}
