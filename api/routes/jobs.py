@@ -125,11 +125,9 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
                 _inputs_remain(session, row)
             row = jobs.request(session, caller.project, id, verb)
             pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
-            found = view(session, row)
-        if row.spec.get("type") == "family":  # in another transaction: the rows of both are never locked together
-            with services.store.write() as session:
+            if row.spec.get("type") == "family":
                 pending = families.follow(session, caller.project, id, verb) > 0 or pending
-                found = view(session, jobs.get(session, caller.project, id))
+            found = view(session, row)
         if row.status == "queued":
             services.wake.set()
         return JSONResponse(found.model_dump(mode="json"), 202 if pending else 200)

@@ -74,14 +74,20 @@ class Measured(Document):
 
 
 def measured(report: Mapping[str, Any]) -> Measured | None:
-    """The curve of a prune job's report; `None` where it has several criteria or no round."""
+    """The curve of a prune job's report; `None` where it has several criteria or no round.
+
+    The unpruned error is the mean over the trainings of the whole network that the job has: as first trained, and the dense
+    control, trained again from the rewind point, where there is one.
+    """
     rounds = report["rounds"]
     if not rounds or len({str(one["criterion"]) for one in rounds}) > 1:
         return None
     rows = sorted(((one["density"], (one["retrained"] or one["pruned"])["error"]["value"]) for one in rounds), reverse=True)
     final = min(report["checkpoints"], key=lambda one: float(one["density"]), default=None)
     kept = None if final is None else {name: final[name] for name in ("id", "error", "parameters", "density")}
-    return Measured(unpruned_error=report["control"]["error"]["value"], densities=tuple(d for d, _ in rows),
+    whole = [report[name]["error"]["value"] for name in ("baseline", "control")]
+    unpruned = sum(whole) / 2 if report["control"]["retrain_epochs"] else whole[1]
+    return Measured(unpruned_error=unpruned, densities=tuple(d for d, _ in rows),
                     errors=tuple(e for _, e in rows), images=report["data"]["fit"], test_images=report["data"]["test"],
                     classes=len(report["data"]["classes"]), parameters=report["model"]["parameters"],
                     prunable=report["model"]["prunable"], final=kept)

@@ -16,8 +16,8 @@ from pruning.schemas.report import Curve, Estimate, Section
 STEPS = 40
 LAW = (
     "The law: error = e0 [(m^2 + p^2 r^2) / (m^2 + p^2)]^(gamma/2), m = depth^phi width^psi density, r = (plateau / "
-    "e0)^(1/gamma), e0 the unpruned error of each network (observed, not fitted); the training images enter by e0 alone. "
-    "Five constants for the whole family, fitted to relative deviations.",
+    "e0)^(1/gamma), e0 the unpruned error of each network (observed, not fitted: the mean over its trainings without "
+    "pruning); the training images enter by e0 alone. Five constants for the whole family, fitted to relative deviations.",
     "The paper: relative deviations from the joint law have a mean below 2 % and a standard deviation below 6 %.",
 )
 INVARIANT = (

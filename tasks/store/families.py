@@ -1,8 +1,8 @@
 """Families and their members' jobs: start members, wait for them, and let them follow what is asked of the family.
 
 A family is a job of its own whose turns are short. Between them it is parked: running, without lease, and woken through the
-outbox by every member that ends. Members are ordinary jobs; their rows are never locked together with the family's in one
-transaction but in the order of their ids.
+outbox by every member that ends. Members are ordinary jobs, younger than their family: a transaction that locks several of
+these rows locks them in the order of their ids.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:
     """Ask every member for what was asked of the family; those for whom it is impossible stay as they are.
 
-    Returns how many moved. Its own transaction, after that of the family.
+    Returns how many moved. In the transaction that asked the family, so that no turn comes between the two.
     """
     moved = 0
     for id in session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == family_id)

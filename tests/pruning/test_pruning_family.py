@@ -99,16 +99,22 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
 
     criterion = {"name": "magnitude", "params": {}}
     report: dict[str, Any] = {
-        "control": network(0.1), "data": {"fit": 90, "test": 50, "classes": ["a", "b"]},
+        "baseline": network(0.2), "control": {**network(0.1), "retrain_epochs": 3},
+        "data": {"fit": 90, "test": 50, "classes": ["a", "b"]},
         "model": {"parameters": 20, "prunable": 15},
         "checkpoints": [{"id": "c", "density": 0.25, "parameters": 9, **network(0.3)}],
         "rounds": [{"criterion": criterion, "density": 0.25, "pruned": network(0.5), "retrained": network(0.3)},
                    {"criterion": criterion, "density": 0.5, "pruned": network(0.2), "retrained": None}]}
     found = measured(report)
     assert found is not None
-    assert (found.unpruned_error, found.densities, found.errors) == (0.1, (0.5, 0.25), (0.2, 0.3))
+    assert found.unpruned_error == pytest.approx(0.15)
+    assert (found.densities, found.errors) == ((0.5, 0.25), (0.2, 0.3))
     assert (found.images, found.test_images, found.classes, found.final) == (90, 50, 2, {
         "id": "c", "error": {"value": 0.3}, "parameters": 9, "density": 0.25})
+    report["control"]["retrain_epochs"] = 0
+    again = measured(report)
+    assert again is not None
+    assert again.unpruned_error == 0.1
     report["rounds"][0]["criterion"] = {"name": "random", "params": {}}
     assert measured(report) is None
     assert measured({**report, "rounds": []}) is None
