@@ -340,7 +340,8 @@ def test_flags_override_the_file(
 
 
 @pytest.mark.parametrize(("command", "module", "function", "expected"), [
-    (["serve", "--port", "1", "--data-dir", "d"], "tasks.embedded", "serve", ("127.0.0.1", 1, Path("d"))),
+    (["serve", "--port", "1", "--data-dir", "d"], "tasks.embedded", "serve", ("127.0.0.1", 1, Path("d"), 1)),
+    (["serve", "--workers", "3"], "tasks.embedded", "serve", ("127.0.0.1", 8000, Path("secateur-data"), 3)),
     (["api", "--host", "::"], "api.main", "run", ("::", 8000)),
     (["worker", "--concurrency", "2"], "tasks.worker", "run", (2,)),
 ])
