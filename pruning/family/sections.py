@@ -22,8 +22,7 @@ LAW = (
 )
 INVARIANT = (
     "Networks of equal invariant m have equal error where pruning has taken over from training. If depth and width do "
-    "enter by m alone, the curves of all networks fall together over m, though they lie apart over the density; each leaves "
-    "the dashed line, plateau (1 + (m/p)^2)^(-gamma/2), for its own unpruned error.",
+    "enter by m alone, the curves of all networks fall together over m, though they lie apart over the density.",
 )
 
 
@@ -122,6 +121,9 @@ def _invariant(law: JointLaw, points: Points) -> Section:
         grid[seen], [Estimate(value=float(e)) for e in common[seen]], f"invariant m / p {log}", f"test error {log}", "line")
     sides, why = halves(points)
     notes, rows = [*INVARIANT], []
+    if seen.any():
+        notes.append("The dashed line is the law without an unpruned error, plateau (1 + (m/p)^2)^(-gamma/2): every curve "
+                     "leaves it for an unpruned error of its own.")
     alone = without_sizes(points)
     if alone is not None and len(sizes) > 1:
         notes.insert(0, f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points lie within a standard deviation of "

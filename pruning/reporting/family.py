@@ -118,8 +118,10 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
     best = next((row for row in rows if row.recommended), None)
     outcomes = {row.outcome for row in rows}
     if best is not None:
-        sign = "≤" if best.outcome == "kept" else "of about"
-        text = f"error {sign} {_error(best.answer)} with {best.kept} parameters"
+        if best.outcome != "kept" and best.answer.measured is not None:
+            found = q.percent(best.answer.measured.value, DIGITS)
+            return f"error of {found} with {best.kept} parameters, {_error(best.answer)} tolerated", "open"
+        text = f"error ≤ {_error(best.answer)} with {best.kept} parameters"
         return text, "open" if report.partial or "exceeded" in outcomes else "good"
     if report.partial:
         return f"{measured(report)} of {q.several(len(report.members), 'member')} measured", "open"

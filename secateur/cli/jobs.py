@@ -91,7 +91,11 @@ def list_all(
         print_json({"data": rows})
     else:
         columns = MEMBER if parent not in (None, "none") else JOB
-        print_table(columns, ([(row | (row.get("member") or {})).get(column) for column in columns] for row in rows))
+        print_table(columns, ([_cell((row | (row.get("member") or {})).get(column)) for column in columns] for row in rows))
+
+
+def _cell(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 @app.command("show")

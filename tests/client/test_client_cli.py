@@ -234,7 +234,7 @@ def test_members_are_listed_by_what_tells_them_apart(finished: Imitation, run: R
     _, out, _ = run("jobs", "list", "--parent", "job_12345678")
     head, answer, first = (line.split() for line in out.strip().split("\n"))
     assert head[:7] == ["id", "status", "role", "depth", "width", "fraction", "seed"]
-    assert answer[:7] == ["job_00000002", "succeeded", "answer", "1.0", "8.0", "0.25", "0"]
+    assert answer[:7] == ["job_00000002", "succeeded", "answer", "1", "8", "0.25", "0"]
     assert first[2] == "member"
     assert finished.seen("GET /v1/jobs")[-1].query["parent"] == "job_12345678"
 

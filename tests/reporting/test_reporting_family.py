@@ -124,7 +124,8 @@ def test_the_verdict_follows_what_was_measured() -> None:
     good = family.verdict(measured(report, best.max_error - 0.005))
     assert (good.headline, good.tone) == (f"mlp family on digits: error ≤ {error} with {kept}", "good")
     about = family.verdict(measured(report, best.max_error + 0.005))
-    assert (about.headline, about.tone) == (f"mlp family on digits: error of about {error} with {kept}", "good")
+    above = f"{100 * best.max_error + 0.5:.2f} %"
+    assert (about.headline, about.tone) == (f"mlp family on digits: error of {above} with {kept}, {error} tolerated", "open")
     none = report.recommendation.model_copy(update={"job": None, "checkpoint": None})
     bad = family.verdict(measured(report, 0.5).model_copy(update={"recommendation": none}))
     assert (bad.tone, "no network that was trained keeps" in bad.headline) == ("bad", True)
