@@ -12,8 +12,8 @@ from secateur.cli.watch import percent
 from secateur.client import Client
 
 app = typer.Typer()
-SHARES = ("max_error", "fraction", "density", "sparsity")
-COLUMNS = ("max_error", "depth", "width", "fraction", "density", "sparsity", "parameters", "error", "remark")
+SHARES = ("density", "sparsity", "unpruned_error")
+COLUMNS = ("depth", "width", "unpruned_error", "density", "sparsity", "parameters", "error", "remark")
 
 
 @app.command()
@@ -23,9 +23,8 @@ def predict(
     max_error: Annotated[float | None, typer.Option(min=0, max=1, help="The error that is tolerated.")] = None,
     criterion: Annotated[str | None, typer.Option(help="Of a job with several, whose law is asked.")] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=1, help="Of the bands.")] = 0.9,
-    depth: Annotated[float | None, typer.Option(help="Of a family: the network's depth.")] = None,
-    width: Annotated[float | None, typer.Option(help="Of a family: the network's width.")] = None,
-    fraction: Annotated[float | None, typer.Option(min=0, max=1, help="Of a family: of the training images.")] = None,
+    depth: Annotated[float | None, typer.Option(help="Of a family: only networks of this depth.")] = None,
+    width: Annotated[float | None, typer.Option(help="Of a family: only networks of this width.")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a finished job's law for the error of densities, or for the smallest density at an error."""
@@ -33,7 +32,7 @@ def predict(
         raise typer.BadParameter("give either --density, once or several times, or --max-error")
     with Client() as client:
         found = client.jobs.predict(job_id, densities=density or None, max_error=max_error, criterion=criterion,
-                                    confidence=confidence, depth=depth, width=width, fraction=fraction)
+                                    confidence=confidence, depth=depth, width=width)
     if as_json:
         print_json(found)
         return

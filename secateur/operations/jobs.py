@@ -108,13 +108,13 @@ def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
 
 def predict(job_id: str, *, densities: Sequence[float] | None = None, max_error: float | None = None,
             criterion: str | None = None, confidence: float = 0.9, depth: float | None = None,
-            width: float | None = None, fraction: float | None = None) -> Flow[dict[str, Any]]:
+            width: float | None = None) -> Flow[dict[str, Any]]:
     """What the job's scaling law says: errors at `densities`, or the smallest density for `max_error`, with bands.
 
-    A family's law is asked of the network of that `depth` and `width`, trained on that `fraction` of the images.
+    A family's law is asked of all its networks, or of those of that `depth` and `width`.
     """
     asked = {"densities": None if densities is None else list(densities), "max_error": max_error, "criterion": criterion,
-             "confidence": confidence, "depth": depth, "width": width, "fraction": fraction}
+             "confidence": confidence, "depth": depth, "width": width}
     question = {name: value for name, value in asked.items() if value is not None}
     found: dict[str, Any] = (yield from call(Request("POST", route("v1", "jobs", job_id, "predict"), json=question))).json()
     return found

@@ -84,7 +84,7 @@ COMMANDS = [
     ["jobs", "show", "job_12345678"], *(["jobs", verb, "job_12345678"] for verb in ("cancel", "pause", "resume",
                                                                                   "retry")),
     ["jobs", "list", "--parent", "none"], ["predict", "job_12345678", "--max-error", "0.1"],
-    ["predict", "job_12345678", "--density", "0.1", "--density", "0.01", "--depth", "2", "--width", "16", "--fraction", "1"],
+    ["predict", "job_12345678", "--density", "0.1", "--density", "0.01", "--depth", "2", "--width", "16"],
     ["results", "job_12345678"], ["download", "job_12345678", "--out", "DIR"],
     ["download", "job_12345678", "--checkpoint", "all", "--out", "DIR"],
     ["report", "job_12345678"], ["report", "job_12345678", "--format", "json"],
@@ -244,9 +244,18 @@ def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
     for cell in ("error [90 % band]", "10.00 %", "12.00 % [11.00, 13.00] (extrapolated)", "sparser than any point",
                  "insufficient_points: run 3 more", "off by 1.40 %", "warning: few points"):
         assert cell in out
-    assert "max error" not in out
+    assert "depth" not in out
     assert finished.seen(f"POST {JOB}/predict")[-1].json == {
         "densities": [0.1, 0.01], "confidence": 0.9, "depth": 2.0, "width": 16.0}
+
+
+def test_predictions_of_a_family_name_the_networks(finished: Imitation, run: Run) -> None:
+    row = PREDICTED["predictions"][0] | {"depth": 2.0, "width": 16.0, "unpruned_error": 0.05, "parameters": 114.6}
+    finished.on(f"POST {JOB}/predict", PREDICTED | {"criterion": "family", "predictions": [row]})
+    _, out, _ = run("predict", "job_12345678", "--max-error", "0.12")
+    assert out.split()[:4] == ["depth", "width", "unpruned", "error"]
+    for cell in ("2.0", "16.0", "5.00 %", "115", "12.00 % [11.00, 13.00]"):
+        assert cell in out
 
 
 def test_a_family_comes_from_a_file(finished: Imitation, run: Run, tmp_path: Path) -> None:
@@ -331,7 +340,8 @@ def test_flags_override_the_file(
 
 
 @pytest.mark.parametrize(("command", "module", "function", "expected"), [
-    (["serve", "--port", "1", "--data-dir", "d"], "tasks.embedded", "serve", ("127.0.0.1", 1, Path("d"))),
+    (["serve", "--port", "1", "--data-dir", "d"], "tasks.embedded", "serve", ("127.0.0.1", 1, Path("d"), 1)),
+    (["serve", "--workers", "3"], "tasks.embedded", "serve", ("127.0.0.1", 8000, Path("secateur-data"), 3)),
     (["api", "--host", "::"], "api.main", "run", ("::", 8000)),
     (["worker", "--concurrency", "2"], "tasks.worker", "run", (2,)),
 ])

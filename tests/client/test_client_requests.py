@@ -161,8 +161,8 @@ def test_members_of_a_family_are_listed(service: Imitation, client: Client) -> N
 
 def test_a_family_is_asked_for_one_network(service: Imitation, client: Client) -> None:
     service.on("POST /v1/jobs/job_12345678/predict", {"predictions": []})
-    client.jobs.predict("job_12345678", densities=(0.1, 0.05), depth=2, width=16, fraction=0.5)
-    assert service.calls[0].json == {"densities": [0.1, 0.05], "confidence": 0.9, "depth": 2, "width": 16, "fraction": 0.5}
+    client.jobs.predict("job_12345678", densities=(0.1, 0.05), depth=2, width=16)
+    assert service.calls[0].json == {"densities": [0.1, 0.05], "confidence": 0.9, "depth": 2, "width": 16}
     client.jobs.predict("job_12345678", max_error=0.2, criterion="snip")
     assert service.calls[1].json == {"max_error": 0.2, "criterion": "snip", "confidence": 0.9}
 
