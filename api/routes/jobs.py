@@ -126,7 +126,7 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
             row = jobs.request(session, caller.project, id, verb)
             pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
             found = view(session, row)
-        if row.spec.get("type") == "family":  # in another transaction: the rows of both are never locked together
+        if jobs.is_family(row):  # in another transaction: the rows of both are never locked together
             with services.store.write() as session:
                 pending = families.follow(session, caller.project, id, verb) > 0 or pending
                 found = view(session, jobs.get(session, caller.project, id))

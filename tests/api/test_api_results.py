@@ -41,7 +41,7 @@ def test_results(world: World, job: str) -> None:
     checkpoint, = body["checkpoints"]
     files = {format: format.encode() + CONTENT for format in ("dense", "sparse")}
     assert checkpoint == {
-        **REPORT["checkpoints"][0], "formats": ["dense", "sparse"],
+        **REPORT["checkpoints"][0], "job": job, "formats": ["dense", "sparse"],
         "size_bytes": {format: len(content) for format, content in files.items()},
         "sha256": {format: hashlib.sha256(content).hexdigest() for format, content in files.items()},
         "links": {format: f"/v1/jobs/{job}/checkpoints/magnitude-0.5?format={format}" for format in files}}
