@@ -24,7 +24,7 @@ SPECS: dict[str, type[JobSpec] | type[FamilySpec]] = {"prune": JobSpec, "family"
 def parse_spec(body: Any) -> Spec:
     """The job of the body by its `type`, or a 422 that points at every fault."""
     kind = body.get("type", "prune") if isinstance(body, dict) else "prune"
-    if kind not in SPECS:
+    if not isinstance(kind, str) or kind not in SPECS:
         raise invalid([Fault("/type", "unknown_type", f"type {kind!r}; there are {', '.join(map(repr, SPECS))}")])
     return parse(SPECS[kind], body)
 

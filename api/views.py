@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from api.schemas.jobs import JobView
-from tasks.store import families
+from tasks.store import assets, families, jobs
 from tasks.store.tables import Job
 
 
 def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
     """The wire form of the rows: a member says of which family, a family's progress is that of its members together."""
     belonging = families.belonging(session, [row.id for row in rows])
-    grown = families.progress(session, [row.id for row in rows if row.spec.get("type") == "family"])
-    return [JobView.of(row, belonging.get(row.id), grown.get(row.id)) for row in rows]
+    grown = families.progress(session, [row.id for row in rows if jobs.is_family(row)])
+    now = assets.clock(session) if grown else 0.0
+    return [JobView.of(row, belonging.get(row.id), grown.get(row.id), now) for row in rows]
 
 
 def view(session: Session, row: Job) -> JobView:

@@ -43,7 +43,7 @@ def member_units(document: dict[str, Any], known: dict[str, Any] | None) -> floa
 
 
 def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
-    """The sum over all members (an adaptive family may run fewer) and the answers; the memory of the largest.
+    """The sum over all members (an adaptive family may run fewer), without the answers; the memory of the largest.
 
     Every kind of member is planned and rehearsed as its own job would be. Its refusal points at what the family can change.
     """

@@ -38,14 +38,6 @@ class Runner:
         return True
 
 
-def _cancel_stragglers(store: Store) -> None:
-    with store.read() as session:
-        late = families.stragglers(session)
-    for project, id in late:
-        with store.write() as session:
-            families.follow(session, project, id, "cancel")
-
-
 def reap_forever(runner: Runner) -> None:
     """Sweep every `reaper_s` seconds while this process leads; at once after a start.
 
@@ -55,9 +47,12 @@ def reap_forever(runner: Runner) -> None:
     while not runner.stopping.is_set():
         try:
             with runner.store.write() as session:
-                if work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s, hosts.is_gone):
+                leads = work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s, hosts.is_gone)
+                if leads:
                     work.sweep(session, max_attempts=settings.max_attempts, gone=hosts.is_gone)
-            _cancel_stragglers(runner.store)
+            if leads:
+                with runner.store.write() as session:
+                    families.cancel_stragglers(session)
             if settings.alive_file is not None:
                 settings.alive_file.touch()
             workspace.sweep(runner.store, settings)

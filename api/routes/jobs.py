@@ -125,7 +125,7 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
                 _inputs_remain(session, row)
             row = jobs.request(session, caller.project, id, verb)
             pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
-            if row.spec.get("type") == "family":
+            if jobs.is_family(row):
                 pending = families.follow(session, caller.project, id, verb) > 0 or pending
             found = view(session, row)
         if row.status == "queued":

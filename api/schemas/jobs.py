@@ -77,11 +77,12 @@ class JobView(BaseModel):
     links: JobLinks
 
     @classmethod
-    def of(cls, row: Job, member: FamilyMember | None = None,
-           grown: tuple[float, float, int, int] | None = None) -> JobView:
+    def of(cls, row: Job, member: FamilyMember | None = None, grown: tuple[float, float, int, int] | None = None,
+           now: float = 0.0) -> JobView:
         """The wire form of a row; its spec was validated when it came and is shown whatever it holds now.
 
-        `grown`: of a family, the work done and in all of its members, how many have ended, and how many there are.
+        `grown`: of a family, the work done and in all of its members, how many have ended, and how many there are. `now` is
+        by the database's clock.
         """
         spec = row.spec if isinstance(row.spec, dict) else {}
         here = f"/v1/jobs/{row.id}"
@@ -93,8 +94,11 @@ class JobView(BaseModel):
         progress: dict[str, Any] = {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s}
         if grown is not None:
             done, total, ended, count = grown
-            progress = {"done": done, "total": max(total, row.progress_total), "eta_s": None,
-                        "members": {"ended": ended, "total": count}}
+            if row.status not in TERMINAL:
+                total = max(total, row.progress_total)
+            since = now - (row.started_at or now) if row.status == "running" else 0.0
+            progress = {"done": done, "total": total, "members": {"ended": ended, "total": count},
+                        "eta_s": round(since * (total - done) / done) if since and done else None}
         return cls.model_validate({
             "id": row.id, "type": str(spec.get("type", "unknown")), "status": row.status, "stage": row.stage,
             "terminal": row.status in TERMINAL, "attempt": row.attempt, "spec": spec, "error": row.error,

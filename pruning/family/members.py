@@ -30,8 +30,8 @@ class Member(Document):
     def key(self) -> str:
         """What tells it apart within its family; no two jobs are made for one key."""
         if self.role == "answer":
-            return f"answer-{self.max_error:g}"
-        return f"depth{self.depth:g}-width{self.width:g}-fraction{self.fraction:g}-seed{self.seed}"
+            return f"answer-{self.max_error!r}"
+        return f"depth{self.depth!r}-width{self.width!r}-fraction{self.fraction!r}-seed{self.seed}"
 
     @property
     def network(self) -> tuple[float, float, float]:

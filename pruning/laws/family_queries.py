@@ -20,10 +20,13 @@ def candidates_of(report: Mapping[str, Any], depth: float | None, width: float |
     """The networks of a report that have an unpruned error; of one depth or one width where they are given."""
     every = [Candidate.model_validate({name: one[name] for name in Candidate.model_fields}) for one in report["candidates"]]
     found = [one for one in every if depth in (None, one.depth) and width in (None, one.width)]
+    if not every:
+        raise ParameterError("no candidate was run, and the networks that were are too few to tell their unpruned errors")
     if not found:
+        of_depth = depth is None or any(one.depth == depth for one in every)
         there = ", ".join(f"{one.depth:g} x {one.width:g}" for one in every)
         raise ParameterError(f"no network of depth {_any(depth)} and width {_any(width)}; there are (depth x width) {there}",
-                             pointer="/depth" if depth is not None else "/width")
+                             pointer="/width" if of_depth else "/depth")
     return found
 
 

@@ -8,9 +8,10 @@ these rows locks them in the order of their ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Integer, func, select
+from sqlalchemy import Integer, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from tasks.store import jobs
@@ -85,18 +86,25 @@ def follow(session: Session, project: str, family_id: str, verb: str) -> int:
     return moved
 
 
-def stragglers(session: Session) -> list[tuple[str, str]]:
-    """Project and id of families that were cancelled, or failed, while members are live that were due before.
+def cancel_stragglers(session: Session) -> int:
+    """Cancel the live members of families that were cancelled, or failed; returns how many.
 
-    They are to be cancelled: whoever cancelled the family may have died before it could tell them, and a deadline tells
-    nobody. A member that was tried again afterwards by itself is let be.
+    Whoever cancelled the family may have died before it could tell them, and a deadline tells nobody. A member that was
+    asked to run again afterwards is let be.
     """
     family, member = aliased(Job), aliased(Job)
-    query = (select(family.project, family.id).distinct().join(FamilyMember, FamilyMember.family_id == family.id)
-             .join(member, member.id == FamilyMember.job_id)
-             .where(family.status.in_(("cancelled", "failed")), member.available_at <= family.finished_at,
-                    member.status.in_(("queued", "running", "pausing", "paused"))))
-    return [(project, id) for project, id in session.execute(query)]
+    query = (select(member.project, member.id).join(FamilyMember, FamilyMember.job_id == member.id)
+             .join(family, family.id == FamilyMember.family_id)
+             .where(family.status.in_(("cancelled", "failed")),
+                    member.status.in_(("queued", "running", "pausing", "paused")),
+                    or_(FamilyMember.asked_at.is_(None), FamilyMember.asked_at <= family.finished_at))
+             .order_by(member.id).with_for_update(key_share=True, of=family))  # none is retried meanwhile
+    moved = 0
+    for project, id in session.execute(query).all():
+        with suppress(TransitionError):  # it has just ended
+            jobs.request(session, project, id, "cancel")
+            moved += 1
+    return moved
 
 
 def progress(session: Session, ids: Sequence[str]) -> dict[str, tuple[float, float, int, int]]:

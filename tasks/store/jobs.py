@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from tasks.store.assets import clock
@@ -137,6 +137,7 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
         deadline_s = job.spec.get("deadline_s")
         job.deadline_at = job.deadline_at if verb != "retry" or deadline_s is None else at + deadline_s
         enqueue(session, job, at)
+        session.execute(update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at))
     if target == "cancelled":
         job.finished_at = at
     set_status(session, job, target)
@@ -164,6 +165,11 @@ def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
             enqueue(session, family, job.updated_at)
 
 
+def is_family(job: Job) -> bool:
+    """Whether the job is a family; its spec was validated when it came, and is asked whatever it holds now."""
+    return isinstance(job.spec, dict) and job.spec.get("type") == "family"
+
+
 def parked(job: Job) -> bool:
     """Whether the job is a family that waits for its members."""
     return job.status == "running" and job.owner == PARKED
@@ -183,7 +189,7 @@ def enqueue(session: Session, job: Job, due_at: float) -> None:
     """
     waiting = session.scalar(select(Outbox).where(Outbox.job_id == job.id).limit(1))
     if waiting is None:
-        priority = min(MOST_URGENT, job.priority + 1) if job.spec.get("type") == "family" else job.priority
+        priority = min(MOST_URGENT, job.priority + 1) if is_family(job) else job.priority
         session.add(Outbox(job_id=job.id, priority=priority, due_at=due_at))
     else:
         waiting.due_at = min(waiting.due_at, due_at)

@@ -124,6 +124,8 @@ class FamilyMember(Base):
     family_id: Mapped[str]
     key: Mapped[str]
     member: Mapped[dict[str, Any]]
+    asked_at: Mapped[float | None]
+    """When it was last asked to run again, by itself or with its family."""
     __table_args__ = (UniqueConstraint("family_id", "key"),)
 
 

@@ -243,7 +243,7 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
             job.error = deadline_error(job.stage, job.attempt)
             _end(session, job, "failed")
         elif (job.status == "queued" and job.available_at < at and _due_again(job, at)) or (
-                waiting and job.updated_at < at - REPUBLISH_S and idle(session, job)):
+                waiting and job.updated_at < at - REPUBLISH_S and _due_again(job, at) and idle(session, job)):
             enqueue(session, job, at)
         else:
             continue

@@ -33,13 +33,13 @@ def test_a_job_is_stored_with_its_message_before_the_answer(world: World) -> Non
     assert response.headers["retry-after"] == "2"
     assert job["status"] == "queued"
     assert not job["terminal"]
-    assert job["progress"] == {"done": 0.0, "total": ESTIMATE["units"], "eta_s": None}
+    assert job["progress"] == {"done": 0.0, "total": ESTIMATE["units"], "eta_s": None, "members": None}
     assert job["spec"] == {**SPEC, "labels": {"team": "a"}}
     assert job["created_at"].endswith("Z")
     assert count(world, Outbox) == 1
     assert world.services.wake.is_set()
     assert set(job) == {"id", "type", "status", "stage", "terminal", "progress", "attempt", "created_at", "started_at",
-                        "finished_at", "spec", "error", "links"}
+                        "finished_at", "parent", "member", "spec", "error", "links"}
 
 
 def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> None:

@@ -29,7 +29,7 @@ def whole() -> FamilyReport:
 @cache
 def partial() -> FamilyReport:
     """One member failed, one runs, and the answers are not trained yet."""
-    ends = {"depth3-width32-fraction1-seed0": "failed", "depth1-width8-fraction1-seed0": "running"}
+    ends = {"depth3.0-width32.0-fraction1.0-seed0": "failed", "depth1.0-width8.0-fraction1.0-seed0": "running"}
     return world.reported(world.spec(**SMALL), turns=1, ends=lambda one: ends.get(one.key, "succeeded"))
 
 

@@ -21,7 +21,7 @@ from pruning.laws.stored import read_law
 from pruning.schemas.family_report import FamilyReport
 from secateur import Client
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("families"), pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("families"), pytest.mark.timeout(1800)]
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 SMALL: dict[str, Any] = {
     "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 6, "batch_size": 32, "rewind_epoch": 1}},
@@ -149,7 +149,7 @@ def test_family_on_mnist_with_one_of_two_workers_killed(fresh: Callable[..., Run
         "floor_density": 0.015, "max_error": [0.1]})
     until(lambda: ended(client, job.id) >= 6, "a third of the members have ended", 600)
     os.kill(running.workers()[-1], signal.SIGKILL)
-    assert client.jobs.wait(job.id, timeout_s=900, interval_s=1).status == "succeeded"
+    assert client.jobs.wait(job.id, timeout_s=1300, interval_s=1).status == "succeeded"
     report = report_of(client, job.id)
     check(client, job.id, report, 18)
     assert all(one.unpruned_error is not None and one.unpruned_error >= 0.03 for one in report.members)
