@@ -124,7 +124,7 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
             if verb == "retry":
                 _inputs_remain(session, row)
             row = jobs.request(session, caller.project, id, verb)
-            pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
+            pending = row.status != before and row.status in jobs.UNDER_WAY
             found = view(session, row)
         if jobs.is_family(row):  # in another transaction: the rows of both are never locked together
             with services.store.write() as session:
