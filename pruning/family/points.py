@@ -187,11 +187,14 @@ def halves(points: Points) -> tuple[list[Half], list[str]]:
 
 
 def without_sizes(points: Points) -> float | None:
-    """The sigma of a law of the density alone, phi = psi = 0: what the invariant is to be compared with."""
+    """How far the points are from a law of the density alone, phi = psi = 0: what the invariant is to be compared with.
+
+    The standard deviation of error(law) / error - 1; `None` where there is no such law.
+    """
     try:
         law = fit_joint_law(1.0, 1.0, points.density, points.error, points.unpruned, classes=points.classes,
                             images=points.test_images, network=list(points.network), refits=0,
                             trial=list(points.trial) if len(set(points.trial)) > 1 else None)
     except SecateurError:
         return None
-    return law.sigma
+    return law.fit.residual_sd

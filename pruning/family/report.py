@@ -24,6 +24,7 @@ def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
     if failure is not None:
         failures.insert(0, Failure(name="scaling_law", code=failure.code, message=failure.message))
     warnings = [] if state.refusal is None or failure is not None else [f"no joint law yet: {state.refusal}"]
+    warnings += [f"joint law: {one}" for one in (state.law.warnings if state.law is not None else ())]
     classes = next((run.curve.classes for run in state.runs if run.curve is not None), None)
     return FamilyReport(
         job_id=job_id, spec=spec, architecture=state.spec.model.architecture, data=data, classes=classes,

@@ -47,13 +47,15 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
     tested = law.back_test
     scalars = {"gamma": law.gamma, "phi (exponent of depth)": law.phi, "psi (exponent of width)": law.psi,
                "p (invariant at the end of the power law)": law.p, "error of the plateau": law.plateau,
-               "missed error, standard deviation": law.sigma,
+               "missed error, standard deviation": law.fit.residual_sd,
                "missed error, mean": law.fit.residual_mean,
+               "missed error of one run without sampling (sigma)": law.sigma,
                "missed error at held-out densities": law.held_out,
                "missed error of networks left out": _missed_networks(law),
                "missed error in the back-test": None if tested is None else tested.mean_absolute}
     notes = [f"{q.several(len(law.networks), 'network')}, {q.several(len(law.points), 'point')}; the law is off by "
-             f"{q.percent(law.fit.residual_mean)} on average, with a standard deviation of {q.percent(law.sigma)}."]
+             f"{q.percent(law.fit.residual_mean)} on average, with a standard deviation of "
+             f"{q.percent(law.fit.residual_sd)}."]
     if tested is not None:
         side = "too low" if tested.bias < 0 else "too high"
         notes.append("Back-test, fitted to the denser part of every network: "
@@ -76,8 +78,8 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
         curves[f"{label}/measured"] = _curve([1 - float(d) for d in points.density[mine]],
                                              [Estimate(value=float(e)) for e in points.error[mine]], "sparsity", y_label,
                                              "points")
-    return Section(title="Joint scaling law", version=1, curves=curves, notes=(*notes, *(f"{one}." for one in law.warnings),
-                   *(f"{one}." for one in points.warnings), *LAW),
+    return Section(title="Joint scaling law", version=1, curves=curves,
+                   notes=(*notes, *(f"{one}." for one in points.warnings), *LAW),
                    scalars={name: Estimate(value=value) for name, value in scalars.items() if value is not None},
                    details={"networks": [_network_row(law, points, one) for one in points.networks]})
 
@@ -127,7 +129,8 @@ def _invariant(law: JointLaw, points: Points) -> Section:
     alone = without_sizes(points)
     if alone is not None and len(sizes) > 1:
         notes.insert(0, f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points lie within a standard deviation of "
-                     f"{q.percent(law.sigma)} of one law; with the density alone (phi = psi = 0) within {q.percent(alone)}.")
+                     f"{q.percent(law.fit.residual_sd)} of one law; with the density alone (phi = psi = 0) "
+                     f"within {q.percent(alone)}.")
     everything: list[Floats] = []
     for number, half in enumerate(sides):
         rows.append(_half_row(half))

@@ -72,18 +72,23 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:
     """Ask every member for what was asked of the family; those for whom it is impossible stay as they are.
 
+<<<<<<< HEAD
     Returns how many moved. In the transaction that asked the family, so that no turn comes between the two.
+=======
+    Returns how many are under way to it now. Its own transaction, after that of the family.
+>>>>>>> fam_tests
     """
-    moved = 0
+    under_way = 0
     for id in session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == family_id)
                               .order_by(FamilyMember.job_id)).all():
         before = session.get(Job, id)
         status = None if before is None else before.status
         try:
-            moved += jobs.request(session, project, id, verb).status != status
+            now = jobs.request(session, project, id, verb).status
+            under_way += now != status and now in jobs.UNDER_WAY
         except TransitionError:
             continue
-    return moved
+    return under_way
 
 
 def cancel_stragglers(session: Session) -> int:

@@ -27,6 +27,8 @@ from tasks.store.tables import (
 TERMINAL = ("succeeded", "failed", "cancelled")
 PARKED = "members"
 """The owner of a family that waits for its members: running, and held by nobody."""
+UNDER_WAY = ("cancelling", "pausing", "queued")
+"""Where a job is on its way to what was asked of it."""
 MOST_URGENT = 9
 NOBODY = "none"
 

@@ -54,7 +54,7 @@ def check(client: Client, job_id: str, report: FamilyReport, networks: int) -> N
     assert answer.checkpoint is not None
     found = client.jobs.predict(job_id, max_error=answer.max_error)
     assert found["law"]["sigma"] == pytest.approx(report.sections["scaling_law"].scalars[
-        "missed error, standard deviation"].value)
+        "missed error of one run without sampling (sigma)"].value)
     best = found["predictions"][0]
     assert (best["depth"], best["width"]) == (answer.depth, answer.width)
     results = client.jobs.results(job_id)
