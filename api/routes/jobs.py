@@ -124,15 +124,8 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
             if verb == "retry":
                 _inputs_remain(session, row)
             row = jobs.request(session, caller.project, id, verb)
-<<<<<<< HEAD
-            pending = row.status != before and row.status in ("cancelling", "pausing", "queued")
-            if jobs.is_family(row):
-=======
             pending = row.status != before and row.status in jobs.UNDER_WAY
-            found = view(session, row)
-        if jobs.is_family(row):  # in another transaction: the rows of both are never locked together
-            with services.store.write() as session:
->>>>>>> fam_tests
+            if jobs.is_family(row):
                 pending = families.follow(session, caller.project, id, verb) > 0 or pending
             found = view(session, row)
         if row.status == "queued":

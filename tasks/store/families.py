@@ -72,11 +72,7 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:
     """Ask every member for what was asked of the family; those for whom it is impossible stay as they are.
 
-<<<<<<< HEAD
-    Returns how many moved. In the transaction that asked the family, so that no turn comes between the two.
-=======
-    Returns how many are under way to it now. Its own transaction, after that of the family.
->>>>>>> fam_tests
+    Returns how many are under way to it now. In the transaction that asked the family: no turn comes between the two.
     """
     under_way = 0
     for id in session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == family_id)
