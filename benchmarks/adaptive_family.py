@@ -2,9 +2,9 @@
 
 Simulated families of 32 members (4 depths x 4 widths x 2 fractions of the images, 12 densities, 3 % noise) whose truth is
 known. The same rule to stop (mean half-width of the 90 % band at most 0.8 %), the same first design; then the next member is
-the one that narrows the band most for its compute, or any. Compute is FLOPs times images times trainings. Printed: the compute
-of adaptive families, in units of the whole family's and of families that take the next member at random; and how far the law
-ends from the truth. Limits: a fifth of the whole, three quarters of random's, and a band's width from the truth.
+the one that narrows the band most for its compute, or any. Compute is FLOPs times images times trainings. Printed: what
+adaptive families take of the whole family's compute, and of that of families whose next member is any; and how far the law
+ends from the truth. Limits: a fifth of the whole, three quarters of the random ones', and a band's width from the truth.
 """
 
 from __future__ import annotations
