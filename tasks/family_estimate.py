@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from pruning.data.builtin import datasets
-from pruning.errors import BudgetError, DataError, SecateurError
+from pruning.errors import BudgetError, DataError, ParameterError, SecateurError
 from pruning.family.members import Member, job_of, members
 from pruning.family.sizes import Size, sizes
 from pruning.schemas.family import FamilySpec
@@ -29,6 +29,10 @@ def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]
     data = data_of(spec, known)
     if data["task"] != "classification":
         raise DataError(f"families are for classification, the dataset is for {data['task']}", pointer="/dataset/id")
+    limit, images = spec.dataset.limit.train, data["counts"]["train"]
+    if isinstance(limit, int) and limit > images and min(spec.members.fractions) < 1:
+        raise ParameterError(f"train {limit}: of {images} training images, fractions of {limit} are not what members would "
+                             "get; leave it out", pointer="/dataset/limit/train")
     return sizes(spec, data["shape"], data["classes"], data["task"])
 
 

@@ -103,7 +103,7 @@ class FamilySpec(JobFields):
     keep: Annotated[float, Field(ge=0.05, le=0.99)] = 0.8
     floor_density: Annotated[float, Field(gt=0, lt=1)] = 0.02
     exclude: tuple[str, ...] = ()
-    """Parameters that are never pruned, by name or glob."""
+    """Weights that are never pruned, by name; every network of the family has them."""
     max_error: Annotated[tuple[Error, ...], Field(max_length=8)] = ()
     """Test errors that are tolerated; none: 1.25 times the least unpruned error that was measured."""
     candidates: Grid | None = None

@@ -129,3 +129,25 @@ def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -
     assert "'fogg' is not one of" in body["detail"]
     response = real.client.post("/v1/jobs?validate_only=true", json=spec)
     assert response.status_code == 200, response.text
+
+
+def test_a_family_by_the_real_catalogue(real: World) -> None:
+    spec = {"type": "family", "model": {"architecture": "mlp", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
+            "members": {"depths": [1, 2], "widths": [4, 8]}, "keep": 0.5, "floor_density": 0.1}
+    found = real.client.post("/v1/jobs?validate_only=true", json=spec)
+    assert found.status_code == 200, found.text
+    assert found.json()["estimate"]["rounds"] == 12
+    made = real.client.post("/v1/jobs", json=spec)
+    assert made.status_code == 202
+    assert made.json()["progress"]["total"] == found.json()["estimate"]["units"] > 0
+    train = {"epochs": 1}
+    for change, pointer, said in (
+            ({"model": {"architecture": "lenet_300_100", "train": train}}, "/model/architecture", "those that do: "),
+            ({"model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": train}}, "/model/kwargs", "hidden"),
+            ({"members": {"depths": [1], "widths": [4.5]}}, "/members", "width 4.5"),
+            ({"model": {"architecture": "vgg", "train": train}, "members": {"depths": [11], "widths": [1]}}, "/dataset",
+             "32 x 32")):
+        body = real.client.post("/v1/jobs", json={**spec, **change})
+        assert body.status_code == 422, body.text
+        assert [item["pointer"] for item in body.json()["errors"]] == [pointer]
+        assert said in body.json()["detail"] + body.json()["errors"][0]["message"]

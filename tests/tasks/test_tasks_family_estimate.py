@@ -1,0 +1,158 @@
+"""What a family will cost, and what is refused before it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pruning.errors import BudgetError, DataError, ParameterError, SecateurError
+from pruning.family.members import Member, job_of, members
+from pruning.family.sizes import sizes
+from pruning.schemas.family import FamilySpec
+from tasks.family_estimate import SUMMED, estimate_family, member_units
+from tasks.helper import HelperError, run_helper
+from tasks.helper_process import estimate
+
+pytest.importorskip("torch")
+
+SPEC: dict[str, Any] = {
+    "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}},
+    "dataset": {"id": "dst_00000000", "limit": {"train": 400}}, "keep": 0.5, "floor_density": 0.1,
+    "members": {"depths": [1, 2], "widths": [4, 8], "fractions": [0.25, 1], "seeds": [0, 7]}}
+
+
+def data(side: int = 8, channels: int = 1, **changes: Any) -> dict[str, Any]:
+    """A dataset as the store knows it."""
+    return {"shape": [channels, side, side], "classes": [str(n) for n in range(10)],
+            "counts": {"train": 1000, "test": 200}, "task": "classification", **changes}
+
+
+def payload(known: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    return {"spec": {**SPEC, **changes}, "model": None, "dataset": known or data(), "shifted": []}
+
+
+def refused(kind: type[SecateurError], pointer: str, known: dict[str, Any] | None = None, **changes: Any) -> str:
+    """The message of a refusal that points there."""
+    with pytest.raises(kind) as caught:
+        estimate_family(payload(known, **changes))
+    assert caught.value.pointer == pointer, caught.value
+    return caught.value.message
+
+
+def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
+    """The estimates of all members, each as a job of its own."""
+    spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
+    networks = {(one.depth, one.width): one for one in sizes(spec, known["shape"], known["classes"], known["task"])}
+    return [estimate({**question, "spec": job_of(spec, one, networks[one.depth, one.width].kwargs)})
+            for one in members(spec)]
+
+
+@pytest.mark.parametrize("change", [{}, {"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2}}},
+                                    {"exclude": ["fc1.weight"]}, {"dataset": {"id": "dst_00000000"}}])
+def test_a_family_costs_what_its_members_cost(change: dict[str, Any]) -> None:
+    question = payload(**change)
+    found, alone = estimate_family(question), singles(question)
+    assert len(alone) == 16
+    for name in SUMMED:
+        assert found[name] == pytest.approx(sum(one[name] for one in alone)), name
+    assert found["rounds"] == 16 * 3
+    assert found["memory_bytes"] == max(one["memory_bytes"] for one in alone)
+    assert set(found["warnings"]) == {text for one in alone for text in one["warnings"]}
+
+
+def test_a_members_progress_ends_where_its_estimate_does() -> None:
+    question = payload()
+    spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
+    kwargs = {(one.depth, one.width): one.kwargs for one in sizes(spec, known["shape"], known["classes"], known["task"])}
+    for one, told in zip(members(spec), singles(question), strict=True):
+        assert member_units(job_of(spec, one, kwargs[one.depth, one.width]), known) == pytest.approx(told["units"])
+
+
+def test_the_helper_answers_for_a_family_too() -> None:
+    found = run_helper("estimate", payload(adaptive={"max_members": 5}))
+    assert found["units"] == pytest.approx(estimate_family(payload())["units"])
+    assert "adaptive: at most 5 of 16 members are run; this is the cost of all" in found["warnings"]
+    builtin = run_helper("estimate", payload(dataset={"builtin": "digits"}) | {"dataset": None})
+    assert builtin["rounds"] == 48
+    with pytest.raises(HelperError) as caught:
+        run_helper("estimate", payload(model={"architecture": "densenet22", "train": {"epochs": 1}}))
+    assert (caught.value.code, caught.value.pointer) == ("invalid_parameter", "/model/architecture")
+
+
+def test_candidates_are_built_but_cost_nothing() -> None:
+    wide = {"depths": [1, 3], "widths": [4, 64]}
+    assert estimate_family(payload(candidates=wide)) == estimate_family(payload())
+    message = refused(ParameterError, "/candidates", candidates={"depths": [1], "widths": [4.5]})
+    assert "depth 1, width 4.5" in message
+
+
+def test_an_architecture_without_depth_and_width_is_refused() -> None:
+    message = refused(ParameterError, "/model/architecture", model={"architecture": "lenet_300_100", "train": {"epochs": 1}})
+    assert "takes no depth and width; those that do: cifar_resnet, mlp, vgg" in message
+    with pytest.raises(SecateurError, match="unknown architecture"):
+        estimate_family(payload(model={"architecture": "cifar_resne", "train": {"epochs": 1}}))
+
+
+def test_sizes_that_an_architecture_does_not_have_are_refused() -> None:
+    def resnet(**members: Any) -> str:
+        return refused(ParameterError, "/members", data(32, 3), members={"depths": [8], "widths": [0.25], **members},
+                       model={"architecture": "cifar_resnet", "train": {"epochs": 1}})
+
+    assert "depth 9, width 0.25" in resnet(depths=[8, 9])
+    assert "6n+2" in resnet(depths=[9]).replace(" ", "")
+    assert "depth 12, width 0.25" in refused(
+        ParameterError, "/members", data(32, 3), members={"depths": [12], "widths": [0.25]},
+        model={"architecture": "vgg", "train": {"epochs": 1}})
+    assert "whole number" in refused(ParameterError, "/members", members={"depths": [1], "widths": [2.5]})
+
+
+@pytest.mark.parametrize(("architecture", "kwargs"), [
+    ("cifar_resnet", {"depth": 8}), ("cifar_resnet", {"width": 1}), ("mlp", {"hidden": [4]}),
+    ("mlp", {"activation": "sine"}), ("mlp", {"hiden": 3})])
+def test_arguments_that_are_the_members_or_nobodys_are_refused(architecture: str, kwargs: dict[str, Any]) -> None:
+    refused(ParameterError, "/model/kwargs", data(32, 3), members={"depths": [8], "widths": [1]},
+            model={"architecture": architecture, "kwargs": kwargs, "train": {"epochs": 1}})
+
+
+def test_a_floor_at_which_nothing_is_removed_is_refused() -> None:
+    message = refused(BudgetError, "/floor_density", members={"depths": [1], "widths": [1]}, keep=0.8, floor_density=0.0005)
+    assert "depth 1, width 1" in message
+
+
+def test_data_that_do_not_fit_are_refused_where_they_are_named() -> None:
+    vgg = {"model": {"architecture": "vgg", "train": {"epochs": 1}}, "members": {"depths": [11], "widths": [0.25]}}
+    with pytest.raises(DataError) as caught:
+        estimate_family(payload(data(28), **vgg))
+    assert "32 x 32" in caught.value.message
+    assert caught.value.pointer is not None
+    assert caught.value.pointer.startswith("/dataset")
+    message = refused(DataError, "/dataset/id", data(task="segmentation"))
+    assert "families are for classification" in message
+
+
+def test_fractions_of_more_images_than_there_are_are_refused() -> None:
+    """Members at a quarter and at all of 5,000 images would be trained on the same 1,000."""
+    dataset = {"id": "dst_00000000", "limit": {"train": 5000}}
+    message = refused(ParameterError, "/dataset/limit/train", dataset=dataset)
+    assert "of 1000 training images" in message
+    whole = {"depths": [1], "widths": [4]}
+    assert estimate_family(payload(dataset=dataset, members=whole)) == estimate_family(
+        payload(dataset={"id": "dst_00000000"}, members=whole))
+    assert estimate_family(payload(dataset={"id": "dst_00000000", "limit": {"train": 1000}})) == estimate_family(
+        payload(dataset={"id": "dst_00000000"}))
+
+
+def test_weights_that_cannot_be_excluded_are_refused() -> None:
+    one = {"depths": [1], "widths": [4]}
+    assert "nothing is left" in refused(ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=one)
+    message = refused(ParameterError, "/exclude", exclude=["fc3.weight"])  # not every member has it
+    assert "no prunable weight" in message
+
+
+def test_an_answer_is_a_job_like_the_members() -> None:
+    spec = FamilySpec.model_validate(payload()["spec"])
+    (size, *_) = sizes(spec, [1, 8, 8], [str(n) for n in range(10)], "classification")
+    answer = Member(role="answer", depth=1, width=4, fraction=1.0, seed=8, rounds=3, density=0.2, max_error=0.3)
+    found = estimate({**payload(), "spec": job_of(spec, answer, size.kwargs)})
+    assert found["rounds"] == 3
