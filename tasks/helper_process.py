@@ -6,8 +6,9 @@ import errno
 import json
 import resource
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pruning.errors import SecateurError
 
@@ -37,14 +38,11 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     """What a job will do, and whether model, data and targets fit each other."""
-    import torch
-
     from pruning.data.builtin import datasets
     from pruning.data.shifted import check_alike, sizes
     from pruning.errors import DataError
     from pruning.evaluations import evaluations
     from pruning.masks import prunable
-    from pruning.measure import flops
     from pruning.networks import check_fits, resolve
     from pruning.plan import cautions, split_sizes
     from pruning.plan import estimate as plan
@@ -73,9 +71,8 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
             raise DataError(f"the shifted set {one.name!r} is for {known['task']}, the dataset for {dataset['task']}",
                             pointer=pointer)
         check_alike(one.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"], pointer=pointer)
-    network = _outline(architecture).eval()
-    kept = _activations(network, torch.zeros(1, *shape, device="meta"))
-    recipe, forward = spec.recipe(), flops(network, shape)
+    network, recipe = _outline(architecture).eval(), spec.recipe()
+    kept, forward = _traced(cast("Any", architecture), shape)
     for index, method in enumerate(recipe.evaluations or ()):
         check_task(evaluations.get(method.name), method.name, segmentation=dataset["task"] == "segmentation",
                    pointer=f"/evaluations/{index}")
@@ -102,6 +99,17 @@ def _built(architecture: Any, outline: Any) -> Any:
     from pruning.rehearsal import LARGEST
 
     return architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline
+
+
+@cache
+def _traced(architecture: Any, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Activations and FLOPs of one image; the members of a family that differ in their images alone are traced once."""
+    import torch
+
+    from pruning.measure import flops
+
+    network = _outline(architecture).eval()
+    return _activations(network, torch.zeros(1, *shape, device="meta")), flops(network, shape)
 
 
 def _activations(network: Any, image: Any) -> int:
