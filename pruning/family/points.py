@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.errors import SecateurError
-from pruning.family.members import Run
+from pruning.family.members import Measured, Run
 from pruning.laws.dense import DenseLaw, fit_dense_law
 from pruning.laws.forms import Flags, Floats
 from pruning.laws.joint import JointLaw, fit_joint_law
@@ -17,6 +17,8 @@ NetworkKey = tuple[float, float, float]
 """Depth, width, fraction of the training images."""
 TOO_HIGH = 1.1
 """An error this many times chance is no error of the network's."""
+UNTRAINED = 0.9
+"""A network whose unpruned error is this much of chance has learned next to nothing: pruning has nothing to lose."""
 TINY = 1e-6
 """Where a network has all the say in its own fit, it cannot be left out."""
 
@@ -62,12 +64,23 @@ class Points:
         return np.array([keep(one) for one in self.network], bool)
 
 
+def usable(curve: Measured) -> bool:
+    """Whether a law can be of the network: it errs, and by less than one that has learned nothing."""
+    return 0 < curve.unpruned_error < UNTRAINED * (1 - 1 / curve.classes)
+
+
 def gather(runs: Sequence[Run]) -> Points | None:
-    """What the members that succeeded have measured; errors of 0 and far above chance are left out, and said so."""
-    rows, dropped, classes, images = [], 0, 0, 0
+    """What the members that succeeded have measured; errors of 0 and far above chance are left out, and said so.
+
+    So are members that learned nothing or err nowhere: one of them would refuse the law to all.
+    """
+    rows, dropped, odd, classes, images = [], 0, 0, 0, 0
     for run in runs:
         curve, member = run.curve, run.member
-        if curve is None or run.status != "succeeded" or member.role != "member" or not curve.unpruned_error > 0:
+        if curve is None or run.status != "succeeded" or member.role != "member":
+            continue
+        if not usable(curve):
+            odd += 1
             continue
         classes, images = curve.classes, curve.test_images
         for kept, wrong in zip(curve.densities, curve.errors, strict=True):
@@ -79,6 +92,8 @@ def gather(runs: Sequence[Run]) -> Points | None:
         return None
     depth, width, density, error, unpruned = (np.array([row[i] for row in rows], float) for i in range(5))
     warnings = (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",) if dropped else ()
+    if odd:
+        warnings += (f"members left out: {odd}, whose unpruned error is 0, or at least {UNTRAINED:.0%} of chance",)
     return Points(depth, width, density, error, unpruned, tuple(row[5] for row in rows), tuple(row[6] for row in rows),
                   classes, images, warnings)
 
@@ -95,7 +110,7 @@ def fit_dense(runs: Sequence[Run]) -> DenseLaw:
     found: dict[NetworkKey, list[tuple[int, int, float]]] = {}
     classes = 2
     for run in runs:
-        if run.curve is not None and run.status == "succeeded" and run.member.role == "member":
+        if run.curve is not None and run.status == "succeeded" and run.member.role == "member" and usable(run.curve):
             classes = run.curve.classes
             found.setdefault(run.member.network, []).append(
                 (run.curve.parameters, run.curve.images, run.curve.unpruned_error))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning.family.answers import rounds_to
 from pruning.family.points import Half, NetworkKey, Points, halves, without_sizes
 from pruning.family.turn import State
 from pruning.laws.forms import Floats
@@ -205,7 +206,8 @@ def _answers(state: State) -> Section:
             candidates.append({"max_error": row.max_error, "order": number + 1, "depth": one.candidate.depth,
                                "width": one.candidate.width, "unpruned_error": one.candidate.unpruned_error,
                                "unpruned_parameters": one.candidate.parameters, "density": one.density,
-                               "parameters_that_remain": round(one.parameters), "rounds": one.rounds,
+                               "parameters_that_remain": round(one.parameters),
+                               "rounds": rounds_to(one.density, state.spec.keep),
                                "error_predicted": one.error.model_dump(), "extrapolated": one.extrapolated})
         candidates += [{"max_error": row.max_error, "order": None, "depth": one.depth, "width": one.width,
                         "unpruned_error": one.unpruned_error, "unpruned_parameters": one.parameters, "remark": why}
@@ -227,4 +229,6 @@ def _said(state: State, row: Any) -> str:
         return f"{text}; trained for real {q.measured(row.measured, 2)}{inside}."
     if row.status is not None:
         return f"{text}; its training for real: {row.status}."
+    if row.density == 1.0:
+        return f"{text}; this is the network without pruning, which is not trained again."
     return text + ("; not trained for real yet." if state.spec.confirm else "; not trained for real, as the job asks.")
