@@ -37,14 +37,11 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     """What a job will do, and whether model, data and targets fit each other."""
-    import torch
-
     from pruning.data.builtin import datasets
     from pruning.data.shifted import check_alike, sizes
     from pruning.errors import DataError
     from pruning.evaluations import evaluations
     from pruning.masks import prunable
-    from pruning.measure import flops
     from pruning.networks import check_fits, resolve
     from pruning.plan import cautions, split_sizes
     from pruning.plan import estimate as plan
@@ -74,8 +71,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
                             pointer=pointer)
         check_alike(one.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"], pointer=pointer)
     network = _outline(architecture).eval()
-    kept = _activations(network, torch.zeros(1, *shape, device="meta"))
-    recipe, forward = spec.recipe(), flops(network, shape)
+    recipe, (forward, kept) = spec.recipe(), _passes(model["architecture"], json.dumps(model["kwargs"]), shape, network)
     for index, method in enumerate(recipe.evaluations or ()):
         check_task(evaluations.get(method.name), method.name, segmentation=dataset["task"] == "segmentation",
                    pointer=f"/evaluations/{index}")
@@ -87,6 +83,25 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
                  prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
                  forward_flops=forward, activations=kept, classes=len(dataset["classes"]), evaluations=work)
     return found | {"warnings": cautions(recipe) + rehearse(_built(architecture, network), recipe, shape)}
+
+
+MOST_PASSES = 1024
+_PASSES: dict[tuple[Any, ...], tuple[int, int]] = {}
+"""By network and shape, for the members of a family that differ in their images alone."""
+
+
+def _passes(name: str, kwargs: str, shape: tuple[int, int, int], network: Any) -> tuple[int, int]:
+    """FLOPs and activations of one image."""
+    import torch
+
+    from pruning.measure import flops
+
+    key = (name, kwargs, shape, sum(p.numel() for p in network.parameters()))
+    if key not in _PASSES:
+        if len(_PASSES) >= MOST_PASSES:
+            _PASSES.clear()
+        _PASSES[key] = flops(network, shape), _activations(network, torch.zeros(1, *shape, device="meta"))
+    return _PASSES[key]
 
 
 def _outline(architecture: Any) -> Any:

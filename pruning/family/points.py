@@ -170,14 +170,25 @@ class Half:
         return np.asarray(self.predicted / self.measured - 1)
 
 
+def _chessboard(networks: Sequence[NetworkKey]) -> dict[NetworkKey, int]:
+    """0 or 1 for every network: over sizes alone where both colours tell of depth and width as all networks do."""
+    axes = [sorted({one[i] for one in networks}) for i in range(3)]
+    colours = [{one: sum(axes[i].index(one[i]) for i in range(count)) % 2 for one in networks} for count in (2, 3)]
+
+    def rank(some: Sequence[NetworkKey]) -> int:
+        return int(np.linalg.matrix_rank([[1.0, np.log(one[0]), np.log(one[1])] for one in some], tol=1e-6)) if some else 0
+
+    tells = all(rank([one for one in networks if colours[0][one] == side]) == rank(networks) for side in (0, 1))
+    return colours[0] if tells else colours[1]
+
+
 def halves(points: Points) -> tuple[list[Half], list[str]]:
     """Fit each half of the networks and predict the other half's points from their own unpruned errors.
 
-    The halves are the two colours of a chessboard over depths, widths and fractions, so that both vary in all three. What
-    cannot be fitted is said instead.
+    The halves are the two colours of a chessboard over depths and widths, so that no size is in both; where such halves do
+    not tell of depth and width, over fractions, too. What cannot be fitted is said instead.
     """
-    axes = [sorted({one[i] for one in points.networks}) for i in range(3)]
-    colour = {one: sum(axis.index(value) for axis, value in zip(axes, one, strict=True)) % 2 for one in points.networks}
+    colour = _chessboard(points.networks)
     found, why = [], []
     for side in (0, 1):
         mine = points.of(lambda one, side=side: colour[one] == side)  # type: ignore[misc]

@@ -138,7 +138,7 @@ def _invariant(law: JointLaw, points: Points) -> Section:
             f"measured error {log}", "points")
     if sides:
         all_of = np.concatenate(everything)
-        notes.insert(0, f"Fitted on one half of the networks (as on a chessboard), the law predicts the other half's "
+        notes.insert(0, f"Fitted on one half of the networks (as on a chessboard{_apart(sides)}), the law predicts the other half's "
                      f"{q.several(len(all_of), 'point')} with a mean deviation of {q.percent(float(np.abs(all_of).mean()))} "
                      f"(bias {q.percent(float(all_of.mean()))}, standard deviation {q.percent(float(all_of.std()))}).")
         ends = [float(min(one.measured.min() for one in sides)), float(max(one.measured.max() for one in sides))]
@@ -149,6 +149,12 @@ def _invariant(law: JointLaw, points: Points) -> Section:
         value=float(np.abs(np.concatenate(everything)).mean()), n=sum(len(one) for one in everything))}
     return Section(title="The invariant", version=1, curves=curves, notes=tuple(notes), scalars=scalars,
                    details={"halves": rows} if rows else {})
+
+
+def _apart(sides: list[Half]) -> str:
+    """What the halves share, which makes the check weaker."""
+    both = any({one[:2] for one in half.fitted} & {one[:2] for one in half.networks} for half in sides)
+    return "; sizes are in both halves, with other fractions of the images" if both else ", no size in both"
 
 
 def _half_row(half: Half) -> dict[str, Any]:

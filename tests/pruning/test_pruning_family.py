@@ -15,6 +15,7 @@ from pruning.family import design
 from pruning.family.answers import SAME
 from pruning.family.members import Member, densities, job_of, measured, members
 from pruning.family.points import fit, gather, halves, plane
+from pruning.family.sections import sections
 from pruning.family.sizes import sizes
 from pruning.family.turn import turn
 from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
@@ -221,9 +222,20 @@ def test_half_of_the_networks_predicts_the_other_half() -> None:
     assert set(sides[0].fitted) | set(sides[1].fitted) == set(state.points.networks)
     assert set(sides[0].fitted) & set(sides[1].fitted) == set()
     assert set(sides[0].networks) == set(sides[1].fitted)
+    assert not {one[:2] for one in sides[0].fitted} & {one[:2] for one in sides[1].fitted}, "sizes are unseen"
     for half in sides:
         assert float(np.abs(half.deviation).mean()) < 0.05
         assert half.phi == pytest.approx(0.8, abs=0.1)
+
+
+def test_halves_share_sizes_where_they_would_not_tell_of_them() -> None:
+    state = world.live(world.spec(members={"depths": [1, 2], "widths": [8, 16], "fractions": [0.25, 1.0]}, confirm=False))
+    assert state.points is not None
+    sides, why = halves(state.points)
+    assert len(sides) == 2
+    assert not why
+    assert {one[:2] for one in sides[0].fitted} == {one[:2] for one in sides[1].fitted}
+    assert "sizes are in both halves" in sections(state)["invariant"].notes[0]
 
 
 def test_halves_see_an_invariant_that_does_not_hold() -> None:
