@@ -94,8 +94,8 @@ def ask(law: JointLaw, error: float, networks: Sequence[Candidate], confidence: 
 def chosen(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Member:
     """The answer as a network to be trained and pruned to its density, under a seed that no member has."""
     return Member(role="answer", depth=best.candidate.depth, width=best.candidate.width, fraction=fraction,
-                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds_to(best.density, spec.keep)), density=round(best.density, DIGITS),
-                  max_error=error)
+                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds_to(best.density, spec.keep)),
+                  density=round(best.density, DIGITS), max_error=error)
 
 
 def rounds_to(density: float, keep: float) -> int:
@@ -120,8 +120,9 @@ def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | s
         if trained:
             best = _at(law, trained[0], run.member.density, confidence)
     found = FamilyAnswer(max_error=error, depth=best.candidate.depth, width=best.candidate.width, density=best.density,
-                         rounds=rounds_to(best.density, keep), parameters=best.parameters, unpruned_parameters=best.candidate.parameters,
-                         predicted=best.error, extrapolated=best.extrapolated, notes=notes)
+                         rounds=rounds_to(best.density, keep), parameters=best.parameters,
+                         unpruned_parameters=best.candidate.parameters, predicted=best.error,
+                         extrapolated=best.extrapolated, notes=notes)
     return found if run is None else found.model_copy(update=_measured(run, error, best.error))
 
 

@@ -91,7 +91,9 @@ def gather(runs: Sequence[Run]) -> Points | None:
     if not rows:
         return None
     depth, width, density, error, unpruned = (np.array([row[i] for row in rows], float) for i in range(5))
-    warnings = (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",) if dropped else ()
+    warnings: tuple[str, ...] = ()
+    if dropped:
+        warnings += (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",)
     if odd:
         warnings += (f"members left out: {odd}, whose unpruned error is 0, or at least {UNTRAINED:.0%} of chance",)
     return Points(depth, width, density, error, unpruned, tuple(row[5] for row in rows), tuple(row[6] for row in rows),
@@ -213,11 +215,11 @@ def halves(points: Points) -> tuple[list[Half], list[str]]:
 
 
 def without_sizes(points: Points) -> float | None:
-    """The sigma of a law of the density alone, phi = psi = 0: what the invariant is to be compared with."""
+    """The standard deviation of what a law of the density alone misses, phi = psi = 0: to compare the invariant with."""
     try:
         law = fit_joint_law(1.0, 1.0, points.density, points.error, points.unpruned, classes=points.classes,
                             images=points.test_images, network=list(points.network), refits=0,
                             trial=list(points.trial) if len(set(points.trial)) > 1 else None)
     except SecateurError:
         return None
-    return law.sigma
+    return law.fit.residual_sd

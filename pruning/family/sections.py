@@ -48,13 +48,15 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
     tested = law.back_test
     scalars = {"gamma": law.gamma, "phi (exponent of depth)": law.phi, "psi (exponent of width)": law.psi,
                "p (invariant at the end of the power law)": law.p, "error of the plateau": law.plateau,
-               "missed error, standard deviation": law.sigma,
+               "missed error, standard deviation": law.fit.residual_sd,
+               "sigma (of one run on endlessly many test images)": law.sigma,
                "missed error, mean": law.fit.residual_mean,
                "missed error at held-out densities": law.held_out,
                "missed error of networks left out": _missed_networks(law),
                "missed error in the back-test": None if tested is None else tested.mean_absolute}
     notes = [f"{q.several(len(law.networks), 'network')}, {q.several(len(law.points), 'point')}; the law is off by "
-             f"{q.percent(law.fit.residual_mean)} on average, with a standard deviation of {q.percent(law.sigma)}."]
+             f"{q.percent(law.fit.residual_mean)} on average, with a standard deviation of "
+             f"{q.percent(law.fit.residual_sd)}."]
     if tested is not None:
         side = "too low" if tested.bias < 0 else "too high"
         notes.append("Back-test, fitted to the denser part of every network: "
@@ -128,7 +130,8 @@ def _invariant(law: JointLaw, points: Points) -> Section:
     alone = without_sizes(points)
     if alone is not None and len(sizes) > 1:
         notes.insert(0, f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points lie within a standard deviation of "
-                     f"{q.percent(law.sigma)} of one law; with the density alone (phi = psi = 0) within {q.percent(alone)}.")
+                     f"{q.percent(law.fit.residual_sd)} of one law; with the density alone (phi = psi = 0) within "
+                     f"{q.percent(alone)}.")
     everything: list[Floats] = []
     for number, half in enumerate(sides):
         rows.append(_half_row(half))
@@ -138,8 +141,9 @@ def _invariant(law: JointLaw, points: Points) -> Section:
             f"measured error {log}", "points")
     if sides:
         all_of = np.concatenate(everything)
-        notes.insert(0, f"Fitted on one half of the networks (as on a chessboard{_apart(sides)}), the law predicts the other half's "
-                     f"{q.several(len(all_of), 'point')} with a mean deviation of {q.percent(float(np.abs(all_of).mean()))} "
+        notes.insert(0, f"Fitted on one half of the networks (as on a chessboard{_apart(sides)}), the law predicts the "
+                     f"other half's {q.several(len(all_of), 'point')} with a mean deviation of "
+                     f"{q.percent(float(np.abs(all_of).mean()))} "
                      f"(bias {q.percent(float(all_of.mean()))}, standard deviation {q.percent(float(all_of.std()))}).")
         ends = [float(min(one.measured.min() for one in sides)), float(max(one.measured.max() for one in sides))]
         curves["other half/predicted = measured"] = _curve(ends, [Estimate(value=one) for one in ends],

@@ -294,6 +294,17 @@ def test_a_member_that_learned_nothing_costs_the_others_no_law(unpruned: float) 
     assert "none of the 18 members that succeeded" in nothing.refusal.message
 
 
+def test_the_deviation_of_the_report_is_that_of_the_points() -> None:
+    """Few test images have little weight in sigma; what is called the standard deviation weighs every point alike."""
+    state = world.live(world.spec(confirm=False))
+    assert state.points is not None
+    assert state.law is not None
+    unpruned = np.array([state.points.unpruned_of(one) for one in state.points.network])
+    told = state.law.curve(state.points.depth, state.points.width, state.points.density, unpruned)
+    shown = sections(state)["scaling_law"].scalars["missed error, standard deviation"]
+    assert shown.value == pytest.approx(float((told / state.points.error - 1).std()), rel=1e-6)
+
+
 def test_rounds_are_those_of_the_family() -> None:
     (answer,) = world.live(world.spec(keep=0.5, confirm=False)).answers
     assert answer.rounds is not None
