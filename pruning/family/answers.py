@@ -20,6 +20,8 @@ ABOVE = 1.25
 """The tolerated error where none is given, in units of the least unpruned one."""
 SAME = 1e-3
 """Densities that are relatively this near are one."""
+TWO_SIGMA = 0.9545
+"""A band of this confidence has four standard deviations."""
 DIGITS = 6
 """Decimals of the density to which an answer is pruned."""
 
@@ -69,14 +71,16 @@ def candidates(spec: FamilySpec, points: Points, sizes: Sequence[Size], images: 
 
 
 def _dense(law: DenseLaw | None, parameters: int, images: int | None) -> tuple[float, float] | None:
-    """The unpruned error by the dense law and its deviation, where it tells."""
+    """The unpruned error by the dense law, where it tells, and its deviation: wider beyond the sizes that were fitted."""
     if law is None or images is None:
         return None
     try:
-        (told,) = law.forecasts(parameters, images, of="run")
+        (told,) = law.forecasts(parameters, images, confidence=TWO_SIGMA, of="run")
     except SecateurError:
         return None
-    return told.error.value, law.sigma
+    assert told.error.low is not None
+    assert told.error.high is not None
+    return told.error.value, max(law.sigma, math.log(told.error.high / told.error.low) / 4)
 
 
 def ask(law: JointLaw, error: float, networks: Sequence[Candidate], confidence: float) -> Answers | str:
@@ -89,14 +93,19 @@ def ask(law: JointLaw, error: float, networks: Sequence[Candidate], confidence: 
 
 def chosen(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Member:
     """The answer as a network to be trained and pruned to its density, under a seed that no member has."""
-    rounds = math.ceil(math.log(best.density) / math.log(spec.keep) - 1e-9)
     return Member(role="answer", depth=best.candidate.depth, width=best.candidate.width, fraction=fraction,
-                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds), density=round(best.density, DIGITS),
-                  max_error=error)
+                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds_to(best.density, spec.keep)),
+                  density=round(best.density, DIGITS), max_error=error)
 
 
-def row(law: JointLaw | None, error: float, asked: Answers | str, run: Run | None, confidence: float) -> FamilyAnswer:
+def rounds_to(density: float, keep: float) -> int:
+    """Rounds that keep so much of what remains, down to the density."""
+    return math.ceil(math.log(density) / math.log(keep) - 1e-9)
+
+
+def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | str, run: Run | None) -> FamilyAnswer:
     """One answer of the report; measured where its network has been trained."""
+    keep, confidence = spec.keep, spec.confidence
     if isinstance(asked, str) or law is None:
         return FamilyAnswer(max_error=error, refused=str(asked))
     best, notes = asked.best, asked.best.notes
@@ -111,8 +120,9 @@ def row(law: JointLaw | None, error: float, asked: Answers | str, run: Run | Non
         if trained:
             best = _at(law, trained[0], run.member.density, confidence)
     found = FamilyAnswer(max_error=error, depth=best.candidate.depth, width=best.candidate.width, density=best.density,
-                         rounds=best.rounds, parameters=best.parameters, unpruned_parameters=best.candidate.parameters,
-                         predicted=best.error, extrapolated=best.extrapolated, notes=notes)
+                         rounds=rounds_to(best.density, keep), parameters=best.parameters,
+                         unpruned_parameters=best.candidate.parameters, predicted=best.error,
+                         extrapolated=best.extrapolated, notes=notes)
     return found if run is None else found.model_copy(update=_measured(run, error, best.error))
 
 

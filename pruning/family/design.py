@@ -83,15 +83,26 @@ class Design:
         return float(np.expm1(t * np.sqrt(self.variance(self.known))).mean())
 
 
+def blind(points: Points, every: Sequence[Member]) -> tuple[int, ...]:
+    """Which of depth (0) and width (1) all measured networks share, though the family has others."""
+    return tuple(i for i in (0, 1) if len({one[i] for one in points.networks}) == 1 < len({one.network[i] for one in every}))
+
+
+def telling(left: Sequence[Member], points: Points, every: Sequence[Member]) -> list[Member]:
+    """The members of another depth or width than all that were measured, where a law cannot tell of any other."""
+    return [one for one in left if any(one.network[i] != points.networks[0][i] for i in blind(points, every))]
+
+
 def design(spec: FamilySpec, law: JointLaw, points: Points, every: Sequence[Member]) -> Design:
-    """The design over all members and their densities."""
+    """The design over all members and their densities; without the depths or widths that the law knows nothing of."""
     networks = sorted({one.network for one in every})
     guess = plane(points)
     told = {key: points.unpruned_of(key) if key in points.networks else guess.at(key) for key in networks}
     unpruned = {key: min(value, 0.95 * law.plateau) for key, value in told.items()}
     wanted = densities(spec, spec.rounds)
-    rows = [(depth, width, density, unpruned[depth, width, fraction])
-            for depth, width, fraction in networks for density in wanted]
+    shared = blind(points, every)
+    told_of = [one for one in networks if all(one[i] == points.networks[0][i] for i in shared)]
+    rows = [(*one[:2], density, unpruned[one]) for one in told_of for density in wanted]
     return Design(law, unpruned, points.test_images, tuple(np.array(rows).T))
 
 

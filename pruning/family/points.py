@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.errors import SecateurError
-from pruning.family.members import Run
+from pruning.family.members import Measured, Run
 from pruning.laws.dense import DenseLaw, fit_dense_law
 from pruning.laws.forms import Flags, Floats
 from pruning.laws.joint import JointLaw, fit_joint_law
@@ -17,6 +17,8 @@ NetworkKey = tuple[float, float, float]
 """Depth, width, fraction of the training images."""
 TOO_HIGH = 1.1
 """An error this many times chance is no error of the network's."""
+UNTRAINED = 0.9
+"""A network whose unpruned error is this much of chance has learned next to nothing: pruning has nothing to lose."""
 TINY = 1e-6
 """Where a network has all the say in its own fit, it cannot be left out."""
 
@@ -62,12 +64,23 @@ class Points:
         return np.array([keep(one) for one in self.network], bool)
 
 
+def usable(curve: Measured) -> bool:
+    """Whether a law can be of the network: it errs, and by less than one that has learned nothing."""
+    return 0 < curve.unpruned_error < UNTRAINED * (1 - 1 / curve.classes)
+
+
 def gather(runs: Sequence[Run]) -> Points | None:
-    """What the members that succeeded have measured; errors of 0 and far above chance are left out, and said so."""
-    rows, dropped, classes, images = [], 0, 0, 0
+    """What the members that succeeded have measured; errors of 0 and far above chance are left out, and said so.
+
+    So are members that learned nothing or err nowhere: one of them would refuse the law to all.
+    """
+    rows, dropped, odd, classes, images = [], 0, 0, 0, 0
     for run in runs:
         curve, member = run.curve, run.member
-        if curve is None or run.status != "succeeded" or member.role != "member" or not curve.unpruned_error > 0:
+        if curve is None or run.status != "succeeded" or member.role != "member":
+            continue
+        if not usable(curve):
+            odd += 1
             continue
         classes, images = curve.classes, curve.test_images
         for kept, wrong in zip(curve.densities, curve.errors, strict=True):
@@ -78,7 +91,11 @@ def gather(runs: Sequence[Run]) -> Points | None:
     if not rows:
         return None
     depth, width, density, error, unpruned = (np.array([row[i] for row in rows], float) for i in range(5))
-    warnings = (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",) if dropped else ()
+    warnings: tuple[str, ...] = ()
+    if dropped:
+        warnings += (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",)
+    if odd:
+        warnings += (f"members left out: {odd}, whose unpruned error is 0, or at least {UNTRAINED:.0%} of chance",)
     return Points(depth, width, density, error, unpruned, tuple(row[5] for row in rows), tuple(row[6] for row in rows),
                   classes, images, warnings)
 
@@ -95,7 +112,7 @@ def fit_dense(runs: Sequence[Run]) -> DenseLaw:
     found: dict[NetworkKey, list[tuple[int, int, float]]] = {}
     classes = 2
     for run in runs:
-        if run.curve is not None and run.status == "succeeded" and run.member.role == "member":
+        if run.curve is not None and run.status == "succeeded" and run.member.role == "member" and usable(run.curve):
             classes = run.curve.classes
             found.setdefault(run.member.network, []).append(
                 (run.curve.parameters, run.curve.images, run.curve.unpruned_error))
@@ -155,14 +172,25 @@ class Half:
         return np.asarray(self.predicted / self.measured - 1)
 
 
+def _chessboard(networks: Sequence[NetworkKey]) -> dict[NetworkKey, int]:
+    """0 or 1 for every network: over sizes alone where both colours tell of depth and width as all networks do."""
+    axes = [sorted({one[i] for one in networks}) for i in range(3)]
+    colours = [{one: sum(axes[i].index(one[i]) for i in range(count)) % 2 for one in networks} for count in (2, 3)]
+
+    def rank(some: Sequence[NetworkKey]) -> int:
+        return int(np.linalg.matrix_rank([[1.0, np.log(one[0]), np.log(one[1])] for one in some], tol=1e-6)) if some else 0
+
+    tells = all(rank([one for one in networks if colours[0][one] == side]) == rank(networks) for side in (0, 1))
+    return colours[0] if tells else colours[1]
+
+
 def halves(points: Points) -> tuple[list[Half], list[str]]:
     """Fit each half of the networks and predict the other half's points from their own unpruned errors.
 
-    The halves are the two colours of a chessboard over depths, widths and fractions, so that both vary in all three. What
-    cannot be fitted is said instead.
+    The halves are the two colours of a chessboard over depths and widths, so that no size is in both; where such halves do
+    not tell of depth and width, over fractions, too. What cannot be fitted is said instead.
     """
-    axes = [sorted({one[i] for one in points.networks}) for i in range(3)]
-    colour = {one: sum(axis.index(value) for axis, value in zip(axes, one, strict=True)) % 2 for one in points.networks}
+    colour = _chessboard(points.networks)
     found, why = [], []
     for side in (0, 1):
         mine = points.of(lambda one, side=side: colour[one] == side)  # type: ignore[misc]

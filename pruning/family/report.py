@@ -87,6 +87,9 @@ def _recommend(answers: tuple[FamilyAnswer, ...]) -> FamilyRecommendation:
             f"{q.measured(closest.measured, 2)} where {q.percent(closest.max_error, 2)} were tolerated. Ask for a lower "
             "error than is tolerated, by the width of the band, or take one of the members."))
     reasons = {one.refused for one in answers if one.refused}
+    reasons |= {f"{q.percent(one.max_error, 2)} of error allow no pruning" for one in answers if one.density == 1.0}
     return FamilyRecommendation(job=None, checkpoint=None, reason=(
         f"No network is recommended: {'; '.join(sorted(reasons))}." if reasons else
+        "The networks that the law chose were not trained to the end." if any(one.status in ("failed", "cancelled")
+                                                                              for one in answers) else
         "No network has been trained for real yet."))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pruning.family.answers import rounds_to
 from pruning.family.points import Half, NetworkKey, Points, halves, without_sizes
 from pruning.family.turn import State
 from pruning.laws.forms import Floats
@@ -140,8 +141,9 @@ def _invariant(law: JointLaw, points: Points) -> Section:
             f"measured error {log}", "points")
     if sides:
         all_of = np.concatenate(everything)
-        notes.insert(0, f"Fitted on one half of the networks (as on a chessboard), the law predicts the other half's "
-                     f"{q.several(len(all_of), 'point')} with a mean deviation of {q.percent(float(np.abs(all_of).mean()))} "
+        notes.insert(0, f"Fitted on one half of the networks (as on a chessboard{_apart(sides)}), the law predicts the "
+                     f"other half's {q.several(len(all_of), 'point')} with a mean deviation of "
+                     f"{q.percent(float(np.abs(all_of).mean()))} "
                      f"(bias {q.percent(float(all_of.mean()))}, standard deviation {q.percent(float(all_of.std()))}).")
         ends = [float(min(one.measured.min() for one in sides)), float(max(one.measured.max() for one in sides))]
         curves["other half/predicted = measured"] = _curve(ends, [Estimate(value=one) for one in ends],
@@ -151,6 +153,12 @@ def _invariant(law: JointLaw, points: Points) -> Section:
         value=float(np.abs(np.concatenate(everything)).mean()), n=sum(len(one) for one in everything))}
     return Section(title="The invariant", version=1, curves=curves, notes=tuple(notes), scalars=scalars,
                    details={"halves": rows} if rows else {})
+
+
+def _apart(sides: list[Half]) -> str:
+    """What the halves share, which makes the check weaker."""
+    both = any({one[:2] for one in half.fitted} & {one[:2] for one in half.networks} for half in sides)
+    return "; sizes are in both halves, with other fractions of the images" if both else ", no size in both"
 
 
 def _half_row(half: Half) -> dict[str, Any]:
@@ -208,7 +216,8 @@ def _answers(state: State) -> Section:
             candidates.append({"max_error": row.max_error, "order": number + 1, "depth": one.candidate.depth,
                                "width": one.candidate.width, "unpruned_error": one.candidate.unpruned_error,
                                "unpruned_parameters": one.candidate.parameters, "density": one.density,
-                               "parameters_that_remain": round(one.parameters), "rounds": one.rounds,
+                               "parameters_that_remain": round(one.parameters),
+                               "rounds": rounds_to(one.density, state.spec.keep),
                                "error_predicted": one.error.model_dump(), "extrapolated": one.extrapolated})
         candidates += [{"max_error": row.max_error, "order": None, "depth": one.depth, "width": one.width,
                         "unpruned_error": one.unpruned_error, "unpruned_parameters": one.parameters, "remark": why}
@@ -230,4 +239,6 @@ def _said(state: State, row: Any) -> str:
         return f"{text}; trained for real {q.measured(row.measured, 2)}{inside}."
     if row.status is not None:
         return f"{text}; its training for real: {row.status}."
+    if row.density == 1.0:
+        return f"{text}; this is the network without pruning, which is not trained again."
     return text + ("; not trained for real yet." if state.spec.confirm else "; not trained for real, as the job asks.")

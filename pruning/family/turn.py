@@ -51,7 +51,7 @@ def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
     """
     every, own = members(spec), [run for run in runs if run.member.role == "member"]
     points = gather(own)
-    law, refusal = _law(points)
+    law, refusal = _law(points, own)
     dense, dense_refusal = _dense(own)
     band, start = _next(spec, sizes, every, own, points, law)
     settled = not start and all(run.ended for run in own)
@@ -65,7 +65,7 @@ def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
         trained = {run.member.max_error: run for run in runs if run.member.role == "answer"}
         for error in answers.tolerated(spec, points):
             asked.append(answers.ask(law, error, networks, spec.confidence))
-            rows.append(answers.row(law, error, asked[-1], trained.get(error), spec.confidence))
+            rows.append(answers.row(spec, law, error, asked[-1], trained.get(error)))
             if settled and spec.confirm and error not in trained and not isinstance(found := asked[-1], str) \
                     and 0 < found.best.density < 1:
                 start = (*start, answers.chosen(spec, error, found.best, max(one[2] for one in points.networks)))
@@ -74,9 +74,12 @@ def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
                  tuple(asked), tuple(networks), tuple(remarks), start, finished)
 
 
-def _law(points: Points | None) -> tuple[JointLaw | None, SecateurError | None]:
+def _law(points: Points | None, own: Sequence[Run]) -> tuple[JointLaw | None, SecateurError | None]:
     if points is None:
-        return None, InsufficientPointsError("no member has measured anything yet")
+        succeeded = sum(run.status == "succeeded" for run in own)
+        return None, InsufficientPointsError(
+            f"none of the {succeeded} members that succeeded has errors that a law can be of: all are 0, or as of guessing"
+            if succeeded else "no member has measured anything yet")
     try:
         return fit(points), None
     except SecateurError as short:
@@ -111,6 +114,10 @@ def _next(spec: FamilySpec, sizes: Sequence[Size], every: Sequence[Member], own:
     band = found.band(spec.confidence) if found is not None else None
     places = min(spec.adaptive.at_once - len(under_way), most, len(left))
     narrow = band is not None and band <= spec.adaptive.band
+    telling = design.telling(left, points, every) if points is not None else []
+    if places > 0 and found is not None and telling:  # the law is blind to depth or width: its band is of what it sees
+        blind = not design.telling(under_way, points, every) if points is not None else True
+        return None, tuple(sorted(telling, key=lambda one: work[one.depth, one.width] * one.fraction)[:1]) if blind else ()
     if places <= 0 or (narrow and len(points.networks if points is not None else ()) >= FEW_NETWORKS):
         return band, ()
     if found is None:  # no law yet: what is under way may give one, else the cheapest that is left

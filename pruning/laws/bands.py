@@ -105,6 +105,12 @@ def _quantile(values: Floats, mass: Floats, level: float) -> Floats:
     return np.asarray(np.maximum(0.0, np.take_along_axis(np.take_along_axis(values, order, axis=0), at, axis=0)[0]))
 
 
+def inherited(form: Form, fit: Fit, query: Query, unpruned_sd: float | None) -> Floats:
+    """Standard deviation of ln error(law) that a guessed unpruned error brings to a network that was not fitted, (n,)."""
+    _, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
+    return np.asarray(np.abs(gradient[0, -1]) * np.where(query.known, 0.0, unpruned_sd or 0.0))
+
+
 def add(band: Band, sd: Floats, dof: int, confidence: float) -> Band:
     """The band with a further independent deviation, in quadrature."""
     width = float(stdtrit(dof, (1 + confidence) / 2)) * sd

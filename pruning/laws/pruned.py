@@ -128,7 +128,8 @@ class PruningLaw(Document):
         how = np.full(len(value), "too few points for a conformal band: Student's t", object)
         for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
             band = bands.conformal(self.form, self.fit, folds, query, noise, confidence) if folds is not None else None
-            if band is not None:
+            if band is not None:  # of networks with measured unpruned errors
+                band = bands.add(band, bands.inherited(self.form, self.fit, query, unpruned_sd), dof, confidence)
                 use = asked & ~extrapolated
                 low, high, how[use] = np.where(use, band[0], low), np.where(use, band[1], high), ""
         how[extrapolated] = ""

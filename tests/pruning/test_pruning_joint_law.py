@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
 from pruning.laws.density import fit_density_law
 from pruning.laws.forms import pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
+from pruning.schemas.report import Estimate
 
 
 def exact() -> Family:
@@ -145,6 +147,19 @@ def test_a_certain_unpruned_error_narrows_the_band() -> None:
     law = family(0).fit(refits=0)
     exact, default = (law.predict(20, 1, 0.5, 0.12, unpruned_sd=sd) for sd in (0.0, None))
     assert default.low < exact.low < exact.high < default.high  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("of", ["mean", "run"])
+def test_a_guessed_unpruned_error_widens_the_band_of_a_network_that_was_not_fitted(of: Any) -> None:
+    law = family(3).fit()
+    sure, unsure = (law.predict(17, 1.2, 0.3, 0.1, of=of, unpruned_sd=sd) for sd in (0.0, 0.3))
+    assert isinstance(sure, Estimate)
+    assert isinstance(unsure, Estimate)
+    assert unsure.value == sure.value
+    for found in (sure, unsure):
+        assert found.low is not None
+        assert found.high is not None
+    assert np.log(unsure.high / unsure.low) > 1.5 * np.log(sure.high / sure.low)  # type: ignore[operator]
 
 
 def test_exponents_that_cannot_be_told_apart() -> None:
