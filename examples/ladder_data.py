@@ -23,12 +23,17 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(raw, np.uint8, math.prod(shape), 4 + 4 * raw[3]).reshape(shape)
 
 
-def pack_mnist(folder: Path, target: Path) -> Path:
-    """One safetensors file, as `POST /v1/datasets` takes it, from the four files of the folder."""
+def pack_mnist(folder: Path, target: Path, images: dict[str, int] | None = None, *, padding: int = 0) -> Path:
+    """One safetensors file, as `POST /v1/datasets` takes it, from the four files of the folder.
+
+    The first images of each split, as many as `images` says, with `padding` black pixels on every side.
+    """
     found = {}
     for split, name in (("train", "train"), ("test", "t10k")):
-        found[f"{split}_x"] = read_idx(folder / f"{name}-images-idx3-ubyte.gz")[:, None].copy()
-        found[f"{split}_y"] = read_idx(folder / f"{name}-labels-idx1-ubyte.gz").astype(np.int64)
+        first = slice((images or {}).get(split))
+        digits = read_idx(folder / f"{name}-images-idx3-ubyte.gz")[first, None]
+        found[f"{split}_x"] = np.pad(digits, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
+        found[f"{split}_y"] = read_idx(folder / f"{name}-labels-idx1-ubyte.gz")[first].astype(np.int64)
     save_file(found, target)
     return target
 

@@ -1,7 +1,7 @@
 """Does one law fit a family of pruned networks, and does a VGG family obey one as ResNets do? One family job for each.
 
-`python examples/scaling_families.py --images IMAGES.zip` starts the service with several workers, uploads a zip of images,
-and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the images, pruned
+`python examples/scaling_families.py --mnist FOLDER` (or `--images IMAGES.zip`) starts the service with several workers,
+uploads the images, and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the images, pruned
 by iterative magnitude pruning with weight rewinding. It prints, beside each other, the exponents of the invariant depth^phi
 width^psi density, how far the points are from one law, how well the law of one half of the networks predicts the other half,
 and the network with the fewest parameters at a tolerated error, predicted and measured. `--url` takes a running service.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.embedded import service
-from examples.ladder_data import thin
+from examples.ladder_data import pack_mnist, thin
 from secateur import Client
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -30,7 +30,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def main() -> int:
     """Run the families and print what was found; 1 when one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="zip of images of 32 pixels and more, a folder a class")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, help="zip of images of 32 pixels and more, a folder a class")
+    source.add_argument("--mnist", type=Path, help="folder with the four files of MNIST; the digits are padded to 32 pixels")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--train", type=int, default=4000, help="training images")
     parser.add_argument("--test", type=int, default=2000, help="test images")
@@ -41,6 +43,8 @@ def main() -> int:
     parser.add_argument("--floor", type=float, default=0.01, help="density to prune to")
     parser.add_argument("--max-error", nargs="*", type=float, default=[], help="tolerated errors; default: from the members")
     parser.add_argument("--workers", type=int, default=2, help="members at a time")
+    parser.add_argument("--depths", type=int, choices=(2, 3), default=3, help="how many depths of each family")
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--out", type=Path, default=Path("scaling-families"), help="where the reports go")
     parser.add_argument("--url", help="a running service; without it one is started")
     arguments = parser.parse_args()
@@ -48,8 +52,10 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     running = contextlib.nullcontext(arguments.url) if arguments.url else service(out / "service", arguments.workers)
     with running as url, Client(url) as client:
-        images = thin(arguments.images, out / "images.zip", {"train": arguments.train, "test": arguments.test})
-        dataset = client.datasets.upload(images, name=arguments.images.stem)
+        counts = {"train": arguments.train, "test": arguments.test}
+        images = thin(arguments.images, out / "images.zip", counts) if arguments.images is not None else \
+            pack_mnist(arguments.mnist, out / "mnist.safetensors", counts, padding=2)
+        dataset = client.datasets.upload(images, name=(arguments.images or arguments.mnist).stem)
         jobs = {name: client.jobs.submit(spec(name, dataset.id, arguments)) for name in arguments.families}
         for name, job in jobs.items():
             print(f"{name}: submitted {job.id}", flush=True)
@@ -64,9 +70,9 @@ def spec(name: str, dataset: str, arguments: argparse.Namespace) -> dict[str, An
     return {
         "type": "family", "dataset": {"id": dataset}, "labels": {"study": "families", "family": name},
         "model": {"architecture": family["architecture"], "kwargs": family["kwargs"],
-                  "train": {"epochs": arguments.epochs, "batch_size": 64, "optimizer": {"lr": 0.05, "weight_decay": 5e-4},
+                  "train": {"epochs": arguments.epochs, "batch_size": 64, "optimizer": {"lr": arguments.lr, "weight_decay": 5e-4},
                             "rewind_epoch": max(1, arguments.epochs // 8)}},
-        "members": {"depths": family["depths"], "widths": family["widths"], "fractions": arguments.fractions,
+        "members": {"depths": family["depths"][:arguments.depths], "widths": family["widths"], "fractions": arguments.fractions,
                     "seeds": arguments.seeds},
         "keep": arguments.keep, "floor_density": arguments.floor, "max_error": arguments.max_error}
 

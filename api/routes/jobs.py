@@ -78,6 +78,7 @@ def list_jobs(services: ServicesDep, caller: Reader, status: Status | None = Non
               label: Annotated[str | None, Query(max_length=320, description="key=value")] = None,
               parent: Annotated[str | None, Query(pattern=r"^(none|[a-z]{3}_[0-9a-z]{8,40})$",
                                                   description="a family, for its members; none: no family's")] = None,
+              type: Literal["prune", "family"] | None = None,
               limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: str | None = None) -> JobPage:
     """Newest first, members of families among them unless `parent=none`."""
     key, equals, value = (label or "").partition("=")
@@ -85,7 +86,7 @@ def list_jobs(services: ServicesDep, caller: Reader, status: Status | None = Non
         raise invalid([Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")])
     with services.store.read() as session:
         page = jobs.page(session, caller.project, limit=limit, cursor=cursor, status=status,
-                         label=(key, value) if label is not None else None, parent=parent)
+                         label=(key, value) if label is not None else None, parent=parent, kind=type)
         return JobPage(data=views(session, page.data), has_more=page.next_cursor is not None,
                        next_cursor=page.next_cursor)
 

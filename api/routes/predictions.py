@@ -17,6 +17,7 @@ from api.routes.results import REPORT, ended, files_of
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
 from api.schemas.problem import problems
 from api.services import Services, ServicesDep
+from tasks.store.jobs import is_family
 from tasks.store.tables import ResultFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
@@ -30,13 +31,15 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {
 async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
     """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
 
-    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest parameters first.
+    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest parameters first. Its law can
+    be asked while members run, too.
 
     The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error` below the error without
     pruning is answered by 422 `unreachable`, one beyond what the job's points can tell by 422 `insufficient_points`.
     """
     job, files = await run_in_threadpool(files_of, services, caller.project, id)
-    ended(job)
+    if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
+        ended(job)
     question = parse(Question, await read_json(request, services))
     return await run_in_threadpool(_answer, id, question, files, services)
 

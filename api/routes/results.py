@@ -96,14 +96,18 @@ def _checkpoint(job_id: str, name: str, measured: dict[str, Any], files: list[Re
             responses={200: {"content": {media: {} for media in MEDIA.values()}}, **problems(404, 406, 409, 410)})
 def get_report(id: Id, request: Request, services: ServicesDep, caller: Reader,
                format: str | None = None) -> Response:
-    """`?format=` json, html (self-contained), md or junit; without it, by the Accept header."""
+    """`?format=` json, html (self-contained), md or junit; without it, by the Accept header.
+
+    A family's report is there, as a partial one, while its members run.
+    """
     chosen = format if format in MEDIA else None if format else _accepted(request.headers.get("accept", "*/*"))
     if chosen is None:
         asked = format or request.headers.get("accept")
         raise Problem(406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}")
     job, files = files_of(services, caller.project, id)
-    ended(job)
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
+    if row is None or not jobs.is_family(job):
+        ended(job)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")
     headers = {"Vary": "Accept", "Content-Security-Policy": NO_SCRIPTS} if chosen == "html" else {"Vary": "Accept"}

@@ -57,7 +57,7 @@ class FittedLaw(BaseModel):
     """Of a family: how many the law was fitted to."""
     points: int
     sigma: float
-    """Relative standard deviation of the job's points about the law."""
+    """Relative standard deviation of one run about the law, on endlessly many test images."""
     fit_range: tuple[float, float]
     """The sparsest and the densest density that was run."""
     warnings: list[str]

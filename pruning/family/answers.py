@@ -9,7 +9,7 @@ from pruning.errors import SecateurError
 from pruning.family.members import Member, Run
 from pruning.family.points import Points, plane
 from pruning.family.sizes import Size
-from pruning.laws.answers import Answer, Answers, Candidate, smallest
+from pruning.laws.answers import Answer, Answers, Candidate, forecast_of, smallest
 from pruning.laws.dense import DenseLaw
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
@@ -48,9 +48,10 @@ def candidates(spec: FamilySpec, points: Points, sizes: Sequence[Size], images: 
     for size in sizes:
         if size.depth not in grid.depths or size.width not in grid.widths:
             continue
-        network, deviation = (size.depth, size.width, fraction), None
+        network, deviation, spread, sparsest = (size.depth, size.width, fraction), None, points.seed_sd, None
         if network in points.networks:
-            unpruned = points.unpruned_of(network)
+            unpruned, sparsest = points.unpruned_of(network), float(points.density[points.of(network.__eq__)].min())
+            spread *= math.sqrt(1 + 1 / points.trials_of(network))
         else:
             told = _dense(dense, size.parameters, images)
             if told is None and guess.deviation is None:
@@ -59,7 +60,7 @@ def candidates(spec: FamilySpec, points: Points, sizes: Sequence[Size], images: 
             unmeasured += 1
             unpruned, deviation = told or (guess.at(network), guess.deviation)
         found.append(Candidate(depth=size.depth, width=size.width, unpruned_error=unpruned, parameters=size.parameters,
-                               prunable=size.prunable, unpruned_sd=deviation))
+                               prunable=size.prunable, unpruned_sd=deviation, seed_sd=spread, sparsest=sparsest))
     remarks = []
     if unmeasured:
         how = "the law of the unpruned errors" if dense is not None else "a regression on ln depth, ln width and ln fraction"
@@ -129,8 +130,7 @@ def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | s
 def _at(law: JointLaw, answer: Answer, density: float, confidence: float) -> Answer:
     """The answer's network at the density at which it was trained."""
     one = answer.candidate
-    (told,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence, of="run",
-                            unpruned_sd=one.unpruned_sd)
+    told = forecast_of(law, one, density, confidence)
     return answer.model_copy(update={"density": density, "error": told.error, "extrapolated": told.extrapolated,
                                      "parameters": one.parameters - (1 - density) * one.prunable})
 

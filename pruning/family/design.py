@@ -111,7 +111,7 @@ def further(spec: FamilySpec, found: Design, left: Sequence[Member], under_way: 
     """The next `count` members, greedily: each the largest fall of the mean variance over the grid for its compute.
 
     What is under way counts as known already. A member goes down to the floor or half the rounds, as gains more; its compute
-    is rounds and two trainings, for the network itself and the dense control, times images and FLOPs.
+    is its trainings, times images and FLOPs: the rounds, the network itself and, but for SynFlow, the dense control.
     """
     information = found.known
     for member in under_way:
@@ -124,7 +124,7 @@ def further(spec: FamilySpec, found: Design, left: Sequence[Member], under_way: 
         for member in remaining:
             for rounds in sorted({spec.rounds, max(2, spec.rounds // 2)} if spec.rounds > 3 else {spec.rounds}):
                 added = information + found.information(member, densities(spec, rounds))
-                cost = work[member.depth, member.width] * member.fraction * (rounds + 2)
+                cost = work[member.depth, member.width] * member.fraction * (rounds + 1 + (spec.method == "imp"))
                 gain = (before - float(found.variance(added).mean())) / cost
                 if best is None or gain > best[0]:
                     best = gain, member.model_copy(update={"rounds": rounds, "density": spec.keep**rounds}), added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from pruning.errors import SecateurError
 from pruning.family.members import Measured, Run
+from pruning.laws.curves import SEED_SD
 from pruning.laws.dense import DenseLaw, fit_dense_law
 from pruning.laws.forms import Flags, Floats
 from pruning.laws.joint import JointLaw, fit_joint_law
@@ -19,6 +21,8 @@ TOO_HIGH = 1.1
 """An error this many times chance is no error of the network's."""
 UNTRAINED = 0.9
 """A network whose unpruned error is this much of chance has learned next to nothing: pruning has nothing to lose."""
+MANY_TRIALS = 10
+"""Degrees of freedom from which on the trials tell what a seed does."""
 TINY = 1e-6
 """Where a network has all the say in its own fit, it cannot be left out."""
 
@@ -51,6 +55,23 @@ class Points:
         found = {trial: error for one, trial, error in zip(self.network, self.trial, self.unpruned, strict=True)
                  if one == network}
         return float(np.mean(list(found.values())))
+
+    @property
+    def seed_sd(self) -> float:
+        """Relative standard deviation of an unpruned error between seeds: the paper's 3.4 %, or pooled from many trials.
+
+        sqrt(sum_k sum_t (ln e_kt - mean_k)^2 / sum_k (T_k - 1)) where the trials leave ten degrees of freedom.
+        """
+        found = {(one, trial): error for one, trial, error in zip(self.network, self.trial, self.unpruned, strict=True)}
+        trials = [[math.log(error) for (one, _), error in found.items() if one == network] for network in self.networks]
+        dof = sum(len(one) - 1 for one in trials)
+        if dof < MANY_TRIALS:
+            return SEED_SD
+        return math.sqrt(sum(float(np.var(one)) * len(one) for one in trials) / dof)
+
+    def trials_of(self, network: NetworkKey) -> int:
+        """How many seeds of a network were measured."""
+        return len({trial for one, trial in zip(self.network, self.trial, strict=True) if one == network})
 
     def only(self, chosen: Flags) -> Points:
         """Some of the rows, by a mask."""

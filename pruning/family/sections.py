@@ -64,8 +64,8 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
                      f"{q.percent(tested.mean_absolute)}, on average {q.percent(abs(tested.bias))} {side}.")
     if state.band is not None and state.spec.adaptive is not None:
         run = len([one for one in state.runs if one.member.role == "member"])
-        notes.append(f"Adaptive: {run} of {q.several(len(state.every), 'member')} were run; the law's band is ±"
-                     f"{q.percent(state.band)} of the error on average over all of them, "
+        notes.append(f"Adaptive: {run} of {q.several(len(state.every), 'member')} were run; for given unpruned errors "
+                     f"the law's band is ±{q.percent(state.band)} of the error on average over all of them, "
                      f"{q.percent(state.spec.adaptive.band)} were asked for.")
     curves: dict[str, Curve] = {}
     for network in points.networks:
@@ -225,9 +225,14 @@ def _answers(state: State) -> Section:
     notes += [f"{one}." for one in state.remarks]
     notes.append("Which network, pruned how far, has the fewest parameters at an error of at most k: m* = p sqrt((r^2 - "
                  "s^2) / (s^2 - 1)), s = (k / e0)^(1/gamma), density = m* / (depth^phi width^psi), for every candidate. "
-                 f"Bands ({q.share(state.spec.confidence)}) are of one more run, trained under another seed.")
+                 f"Bands ({q.share(state.spec.confidence)}) are of one more run, trained under another "
+                 f"seed, which moves a whole curve by a standard deviation of {q.percent(_seed_sd(state))}.")
     return Section(title="The fewest parameters at a tolerated error", version=1, notes=tuple(notes),
                    details={"answers": rows, "candidates": candidates})
+
+
+def _seed_sd(state: State) -> float:
+    return state.points.seed_sd if state.points is not None else 0.0
 
 
 def _said(state: State, row: Any) -> str:

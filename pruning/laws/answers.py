@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from scipy.special import ndtri
+
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
+from pruning.laws.curves import SAME
+from pruning.laws.documents import Forecast
 from pruning.laws.joint import JointLaw
 from pruning.laws.pruned import Of
 from pruning.schemas.base import Document
@@ -30,6 +35,10 @@ class Candidate(Document):
     """How many of the parameters pruning may remove; the others remain."""
     unpruned_sd: float | None = None
     """Relative standard deviation of the unpruned error; `null` as in the fit."""
+    seed_sd: float = 0.0
+    """Relative standard deviation by which one more training, under another seed, lies off as a whole."""
+    sparsest: float | None = None
+    """The smallest density at which this network was measured; `null` for one that was not."""
 
 
 class Answer(Document):
@@ -60,8 +69,11 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
     """The candidates at an error of at most `error`, by what remains of them: the closed-form density of each, enumerated.
 
     The band is that of one more run, as the answer is one network that will be trained. Raises `UnreachableError` where
-    every candidate's unpruned error is larger, `InsufficientPointsError` where the law cannot tell of any.
+    every candidate's unpruned error is larger, `InsufficientPointsError` where the law cannot tell of any, `CurveError` for
+    an error that a network with nothing left has.
     """
+    if error >= law.plateau:
+        raise CurveError(f"error {error:g} is that of a network with nothing left, {law.plateau:.4g}: any density does")
     if not candidates:
         raise ParameterError("candidates: none; at least one network with its unpruned error and parameters")
     for one in candidates:
@@ -85,13 +97,28 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
 
 def _answer(law: JointLaw, error: float, one: Candidate, confidence: float, of: Of) -> Answer:
     density = float(law.density_for(error, one.depth, one.width, one.unpruned_error))
-    if density == 0.0:
-        raise CurveError(f"error {error:g} is that of a network with nothing left: any density does")
     if density >= 1.0:
         return Answer(candidate=one, density=1.0, parameters=one.parameters, rounds=0,
                       error=Estimate(value=one.unpruned_error), extrapolated=False, notes=(UNPRUNED,))
-    (forecast,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence, of=of,
-                                unpruned_sd=one.unpruned_sd)
+    forecast = forecast_of(law, one, density, confidence, of)
     return Answer(candidate=one, density=density, parameters=one.parameters - (1 - density) * one.prunable,
                   rounds=math.ceil(math.log(density) / math.log(ROUND) - 1e-9), error=forecast.error,
                   extrapolated=forecast.extrapolated, notes=forecast.notes)
+
+
+def forecast_of(law: JointLaw, one: Candidate, density: float, confidence: float, of: Of = "run") -> Forecast:
+    """The error of a candidate at a density: the law's band, and in quadrature what another seed does to a whole curve.
+
+    Below the density to which the network itself was pruned, only others' curves tell: that is said, as an extrapolation.
+    """
+    (told,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence, of=of,
+                            unpruned_sd=one.unpruned_sd)
+    found, z = told.error, float(ndtri((1 + confidence) / 2)) * one.seed_sd * (of == "run")
+    if found.low is not None and found.high is not None and z > 0:
+        below, above = (float(np.hypot(np.log(limit), z)) for limit in (found.value / found.low, found.high / found.value))
+        found = found.model_copy(update={"low": found.value * math.exp(-below),
+                                         "high": min(1.0, found.value * math.exp(above))})
+    beyond = one.sparsest is not None and density < one.sparsest * (1 - SAME)
+    notes = (*told.notes, f"this network was pruned to density {one.sparsest:.3g}: what lies below is told by the curves of "
+             "others") if beyond else told.notes
+    return told.model_copy(update={"error": found, "extrapolated": told.extrapolated or beyond, "notes": notes})

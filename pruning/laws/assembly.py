@@ -61,7 +61,8 @@ class Options:
             return self.plateau, self.plateau
         if highest <= self.chance / 2:
             return self.chance, self.chance
-        return min(self.chance, max(highest / (1 + OVER), min(highest, 1.01 * unpruned))), self.chance
+        above = min(1.01 * unpruned, (unpruned + self.chance) / 2)  # of networks that pruning only helped, too
+        return min(self.chance, max(highest / (1 + OVER), above)), self.chance
 
 
 def assemble(curves: Curves, exponents: tuple[bool, bool], options: Options) -> dict[str, Any]:

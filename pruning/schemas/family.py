@@ -14,9 +14,10 @@ from pruning.schemas.training import Train
 
 MOST_MEMBERS = 512
 MOST_ROUNDS = 64
+MOST_SIZES = 128
 Error = Annotated[float, Field(gt=0, lt=1)]
 Size = Annotated[float, Field(gt=0, le=100_000)]
-Depth = Annotated[int, Field(ge=1, le=10_000)]
+Depth = Annotated[int, Field(ge=1, le=1_300)]
 Depths = Annotated[tuple[Depth, ...], Field(min_length=1, max_length=32)]
 Widths = Annotated[tuple[Size, ...], Field(min_length=1, max_length=32)]
 
@@ -78,8 +79,8 @@ class Adaptive(Document):
     """
 
     band: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Stop where the mean half-width of the law's band, relative to the error, is at most this, but not before five networks
-    have been measured: with fewer, the law is not resampled, nor held against networks that it has not seen."""
+    """Stop where the mean half-width of the law's band, for given unpruned errors and relative to the error, is at most
+    this, but not before five networks were measured: with fewer, the law is not held against networks that it has not seen."""
     at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """Members under way at a time, beyond the first design."""
     max_members: Annotated[int, Field(ge=1)] | None = None
@@ -134,6 +135,21 @@ class FamilySpec(JobFields):
                              f"{self.floor_density:g}; from 1 to {MOST_ROUNDS}")
         if self.method == "synflow" and self.model.train.rewind_epoch:
             raise ValueError("model: train.rewind_epoch has no effect with method 'synflow', which prunes at initialisation")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_for_a_law(self) -> FamilySpec:
+        grids = [self.members, *([] if self.candidates is None else [self.candidates])]
+        sizes = sum(len(one.depths) * len(one.widths) for one in grids)
+        if sizes > MOST_SIZES:
+            raise ValueError(f"members and candidates: {sizes} depths with widths; at most {MOST_SIZES}")
+        varied = sum(len(one) > 1 for one in (self.members.depths, self.members.widths))
+        networks = len(self.members.depths) * len(self.members.widths) * len(self.members.fractions)
+        if self.adaptive is not None and self.adaptive.max_members is not None:
+            networks = min(networks, self.adaptive.max_members)
+        if networks * self.rounds < 2 * (2 + varied) or networks < 1 + varied:
+            raise ValueError(f"members: {networks} networks with {self.rounds} densities each are too few for a law of "
+                             f"depth, width and density; here it needs {1 + varied} networks and {2 * (2 + varied)} points")
         return self
 
     @property

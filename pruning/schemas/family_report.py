@@ -44,6 +44,10 @@ class CandidateRow(Document):
     """Of the architecture."""
     unpruned_sd: float | None = None
     """Relative standard deviation of an unpruned error that was not measured; `null` for a measured one."""
+    seed_sd: float = 0.0
+    """Relative standard deviation by which one more training, under another seed, lies off as a whole."""
+    sparsest: float | None = None
+    """The smallest density at which the network was measured."""
 
 
 class FamilyAnswer(Document):

@@ -57,5 +57,5 @@ def test_no_answer() -> None:
 
 
 def test_an_error_that_anything_has() -> None:
-    with pytest.raises(InsufficientPointsError, match="any density does"):
+    with pytest.raises(CurveError, match="any density does"):
         smallest(family(0).fit(), 0.95, candidates())
