@@ -1,10 +1,11 @@
 """Does one law fit a family of pruned networks, and does a VGG family obey one as ResNets do? One family job for each.
 
 `python examples/scaling_families.py --mnist FOLDER` (or `--images IMAGES.zip`) starts the service with several workers,
-uploads the images, and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the images, pruned
-by iterative magnitude pruning with weight rewinding. It prints, beside each other, the exponents of the invariant depth^phi
-width^psi density, how far the points are from one law, how well the law of one half of the networks predicts the other half,
-and the network with the fewest parameters at a tolerated error, predicted and measured. `--url` takes a running service.
+uploads the images, and submits a family of CIFAR ResNets and one of VGGs: every depth with every width and fraction of the
+images, pruned by iterative magnitude pruning with weight rewinding. It prints, beside each other, the exponents of the
+invariant depth^phi width^psi density, how far the points are from one law, how well the law of one half of the networks
+predicts the other half, and the network with the fewest parameters at a tolerated error, predicted and measured. `--url`
+takes a running service.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def spec(name: str, dataset: str, arguments: argparse.Namespace) -> dict[str, An
     return {
         "type": "family", "dataset": {"id": dataset}, "labels": {"study": "families", "family": name},
         "model": {"architecture": family["architecture"], "kwargs": family["kwargs"],
-                  "train": {"epochs": arguments.epochs, "batch_size": 64, "optimizer": {"lr": arguments.lr, "weight_decay": 5e-4},
+                  "train": {"epochs": arguments.epochs, "batch_size": 64,
+                            "optimizer": {"lr": arguments.lr, "weight_decay": 5e-4},
                             "rewind_epoch": max(1, arguments.epochs // 8)}},
-        "members": {"depths": family["depths"][:arguments.depths], "widths": family["widths"], "fractions": arguments.fractions,
-                    "seeds": arguments.seeds},
+        "members": {"depths": family["depths"][:arguments.depths], "widths": family["widths"],
+                    "fractions": arguments.fractions, "seeds": arguments.seeds},
         "keep": arguments.keep, "floor_density": arguments.floor, "max_error": arguments.max_error}
 
 

@@ -80,7 +80,7 @@ class Adaptive(Document):
 
     band: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Stop where the mean half-width of the law's band, for given unpruned errors and relative to the error, is at most
-    this, but not before five networks were measured: with fewer, the law is not held against networks that it has not seen."""
+    this, but not before five networks were measured: with fewer, the law is not held against networks it has not seen."""
     at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """Members under way at a time, beyond the first design."""
     max_members: Annotated[int, Field(ge=1)] | None = None

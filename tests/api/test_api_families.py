@@ -376,9 +376,7 @@ def test_a_family_without_a_law_says_why(world: World) -> None:
     body = fault(predict(world, ended(world, early.model_dump_json()), densities=[0.5]), 409, "no_scaling_law")
     assert "no member has measured anything yet" in body["detail"]
     fault(predict(world, ended(world, None), densities=[0.5]), 409, "no_scaling_law")
-    live = submit(world)
-    world.result(live, "report", "json", simulated().model_dump_json().encode())
-    fault(predict(world, live, densities=[0.5]), 409, "job_not_finished")
+    fault(predict(world, submit(world), densities=[0.5]), 409, "job_not_finished")
 
 
 def test_a_law_without_networks_says_so(world: World) -> None:
@@ -411,3 +409,26 @@ def test_keys_and_projects(build: Callable[..., World]) -> None:
     fault(client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}, headers=other), 404, "not_found")
     fault(client.get(f"/v1/jobs/{id}/results", headers=other), 404, "not_found")
     assert client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}, headers=reader).status_code == 200
+
+
+def test_a_familys_report_and_law_are_there_while_members_run(world: World) -> None:
+    id = submit(world)
+    turn(world, id, "member")
+    fault(world.client.get(f"/v1/jobs/{id}/report"), 409, "job_not_finished")
+    fault(predict(world, id, densities=[0.5]), 409, "job_not_finished")
+    world.result(id, "report", "json", simulated().model_dump_json().encode())
+    assert look(world, id) == ["running"]
+    assert world.client.get(f"/v1/jobs/{id}/report?format=json").json()["type"] == "family"
+    assert len(predict(world, id, densities=[0.5]).json()["predictions"]) == len(simulated().candidates)
+    fault(world.client.get(f"/v1/jobs/{id}/report?format=html"), 409, "job_not_finished")
+    fault(world.client.get(f"/v1/jobs/{id}/results"), 409, "job_not_finished")
+    single = world.job("running")
+    world.result(single, "report", "json", b"{}")
+    fault(world.client.get(f"/v1/jobs/{single}/report"), 409, "job_not_finished")
+
+
+def test_jobs_are_listed_by_type(world: World) -> None:
+    single, family = world.job(), submit(world)
+    for kind, wanted in (("family", family), ("prune", single)):
+        assert [one["id"] for one in world.client.get(f"/v1/jobs?type={kind}").json()["data"]] == [wanted]
+    fault(world.client.get("/v1/jobs?type=other"), 422, "invalid_parameter")

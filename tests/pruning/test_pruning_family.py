@@ -18,6 +18,7 @@ from pruning.family.points import fit, gather, halves, plane
 from pruning.family.sections import sections
 from pruning.family.sizes import sizes
 from pruning.family.turn import turn
+from pruning.laws.answers import forecast_of
 from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
 from pruning.plan import rounds
 from pruning.schemas.family import FamilySpec
@@ -394,6 +395,7 @@ def test_never_more_than_asked_for_at_once_or_in_all() -> None:
     assert len(world.live(family).runs) == 8
 
 
+@pytest.mark.slow
 def test_the_next_member_is_the_best_of_all_by_refits() -> None:
     """The expected fall of variance, told by the delta method, is what fits to simulated points of the member give."""
     family = adaptive()
@@ -471,3 +473,88 @@ def test_the_report_answers_as_its_law_does() -> None:
     with pytest.raises(ParameterError, match="no network of depth 7") as caught:
         candidates_of(report, 7, None)
     assert caught.value.pointer == "/depth"
+
+
+# what is honest of an answer
+
+
+@pytest.mark.slow
+def test_another_seed_widens_the_band_of_an_answer() -> None:
+    """Curves that move as a whole with the seed: the band covers them, and would not without what a seed does."""
+    family, shift = world.spec(confirm=False), 0.05
+    inside, narrow = 0, 0
+    for seed in range(30):
+        state = world.live(family, world.World(seed=seed, noise=0.01, unpruned_noise=0.01))
+        (asked,) = state.asked
+        assert not isinstance(asked, str)
+        best = asked.best
+        assert best.error.low is not None
+        assert best.error.high is not None
+        assert best.candidate.seed_sd == pytest.approx(0.034 * math.sqrt(2))
+        truth = 0.12 * math.exp(shift * float(np.random.default_rng([7, seed]).standard_normal()))
+        inside += best.error.low <= truth <= best.error.high
+        assert state.law is not None
+        bare = forecast_of(state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), best.density, 0.9).error
+        assert bare.low is not None
+        assert bare.high is not None
+        narrow += bare.low <= truth <= bare.high
+    assert inside >= 25
+    assert narrow < inside
+
+
+def test_many_trials_tell_what_a_seed_does() -> None:
+    few = world.live(world.spec(confirm=False))
+    assert few.points is not None
+    assert few.points.seed_sd == 0.034
+    many = world.live(world.spec(confirm=False, members={"depths": [1, 2, 3], "widths": [8, 16, 32], "seeds": [0, 1, 2]}),
+                      world.World(unpruned_noise=0.2))
+    assert many.points is not None
+    assert many.points.seed_sd == pytest.approx(0.2, rel=0.4)
+    assert many.points.trials_of((1, 8, 1.0)) == 3
+
+
+def test_an_answer_sparser_than_its_network_was_pruned_says_so() -> None:
+    family = world.spec(confirm=False, floor_density=0.2, max_error=[0.2])
+    state = world.live(family)
+    (answer,) = state.answers
+    assert answer.density is not None
+    assert answer.density < 0.2
+    assert answer.extrapolated
+    assert any("was pruned to density" in one for one in answer.notes)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"members": {"depths": [1, 2], "widths": [8, 16]}, "keep": 0.5, "floor_density": 0.4}, "too few for a law"),
+    ({"adaptive": {"max_members": 2}}, "needs 3 networks"),
+    ({"candidates": {"depths": list(range(1, 20)), "widths": list(range(1, 20))}}, "at most 128")])
+def test_families_that_can_have_no_law_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        world.spec(**change)
+
+
+def test_a_network_that_only_gains_by_pruning_costs_the_family_no_law() -> None:
+    """Its unpruned error is above every error that was measured after pruning, its own among them."""
+    state = world.live(world.spec(confirm=False))
+    lifted = []
+    for run in state.runs:
+        assert run.curve is not None
+        worst = run.member.network == (1, 8, 0.25)
+        errors = tuple(0.45 + 0.2 * one for one in run.curve.errors)
+        unpruned = 0.72 if worst else 0.45 + 0.2 * run.curve.unpruned_error
+        lifted.append(run.model_copy(update={"curve": run.curve.model_copy(update={
+            "errors": tuple(0.68 for _ in errors) if worst else errors, "unpruned_error": unpruned})}))
+    points = gather(lifted)
+    assert points is not None
+    assert points.error.max() < 0.72
+    assert fit(points, refits=0).plateau > 0.72
+
+
+def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
+    family = world.spec(max_error=[])
+    state = world.live(family)
+    (answer,) = state.answers
+    extra = [run for run in state.runs if run.member.key != state.runs[0].member.key]
+    again = turn(family, world.sizes(family), [
+        *extra, world.World(seed=5, unpruned_noise=0.3).run(family, state.runs[0].member, "job_90000000")])
+    assert [one.max_error for one in again.answers] == [answer.max_error]
+    assert again.answers[0].measured == answer.measured

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from law_cases import family, unpruned_of
 
-from pruning.errors import InsufficientPointsError, ParameterError, UnreachableError
+from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.answers import Answers, Candidate, smallest
 
 
