@@ -23,8 +23,8 @@ from secateur import Client
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "resnet": {"architecture": "cifar_resnet", "kwargs": {"shortcut": "B"}, "depths": [8, 14, 20],
-               "widths": [0.25, 0.5, 1.0]},
-    "vgg": {"architecture": "vgg", "kwargs": {}, "depths": [11, 13, 16], "widths": [0.0625, 0.125, 0.25]},
+               "widths": [0.125, 0.25, 0.5]},
+    "vgg": {"architecture": "vgg", "kwargs": {}, "depths": [11, 13, 16], "widths": [0.03125, 0.0625, 0.125]},
 }
 
 
@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--max-error", nargs="*", type=float, default=[], help="tolerated errors; default: from the members")
     parser.add_argument("--workers", type=int, default=2, help="members at a time")
     parser.add_argument("--depths", type=int, choices=(2, 3), default=3, help="how many depths of each family")
+    parser.add_argument("--wider", type=float, default=1.0, help="factor on all widths; 2 or more for CIFAR-10")
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--out", type=Path, default=Path("scaling-families"), help="where the reports go")
     parser.add_argument("--url", help="a running service; without it one is started")
@@ -71,10 +72,10 @@ def spec(name: str, dataset: str, arguments: argparse.Namespace) -> dict[str, An
     return {
         "type": "family", "dataset": {"id": dataset}, "labels": {"study": "families", "family": name},
         "model": {"architecture": family["architecture"], "kwargs": family["kwargs"],
-                  "train": {"epochs": arguments.epochs, "batch_size": 64,
+                  "train": {"epochs": arguments.epochs, "batch_size": 32,
                             "optimizer": {"lr": arguments.lr, "weight_decay": 5e-4},
                             "rewind_epoch": max(1, arguments.epochs // 8)}},
-        "members": {"depths": family["depths"][:arguments.depths], "widths": family["widths"],
+        "members": {"depths": family["depths"][:arguments.depths], "widths": [arguments.wider * one for one in family["widths"]],
                     "fractions": arguments.fractions, "seeds": arguments.seeds},
         "keep": arguments.keep, "floor_density": arguments.floor, "max_error": arguments.max_error}
 
