@@ -75,7 +75,8 @@ def spec(name: str, dataset: str, arguments: argparse.Namespace) -> dict[str, An
                   "train": {"epochs": arguments.epochs, "batch_size": 32,
                             "optimizer": {"lr": arguments.lr, "weight_decay": 5e-4},
                             "rewind_epoch": max(1, arguments.epochs // 8)}},
-        "members": {"depths": family["depths"][:arguments.depths], "widths": [arguments.wider * one for one in family["widths"]],
+        "members": {"depths": family["depths"][:arguments.depths],
+                    "widths": [arguments.wider * one for one in family["widths"]],
                     "fractions": arguments.fractions, "seeds": arguments.seeds},
         "keep": arguments.keep, "floor_density": arguments.floor, "max_error": arguments.max_error}
 
