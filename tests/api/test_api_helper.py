@@ -133,10 +133,10 @@ def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -
 
 def test_a_family_by_the_real_catalogue(real: World) -> None:
     spec = {"type": "family", "model": {"architecture": "mlp", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
-            "members": {"depths": [1, 2], "widths": [4, 8]}, "keep": 0.5, "floor_density": 0.1}
+            "members": {"depths": [1, 2], "widths": [4, 8]}, "keep": 0.7, "floor_density": 0.1}
     found = real.client.post("/v1/jobs?validate_only=true", json=spec)
     assert found.status_code == 200, found.text
-    assert found.json()["estimate"]["rounds"] == 12
+    assert found.json()["estimate"]["rounds"] == 24
     made = real.client.post("/v1/jobs", json=spec)
     assert made.status_code == 202
     assert made.json()["progress"]["total"] == found.json()["estimate"]["units"] > 0

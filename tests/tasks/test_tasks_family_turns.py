@@ -24,7 +24,7 @@ LIMIT = {"train": 200, "test": 100}
 FAMILY: dict[str, Any] = {
     "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2, "batch_size": 32}},
     "members": {"depths": [1, 2], "widths": [4, 8]}, "keep": 0.5, "floor_density": 0.1, "confirm": False}
-KEYS = {f"depth{depth}-width{width}-fraction1-seed0" for depth in (1, 2) for width in (4, 8)}
+KEYS = {f"depth{depth}.0-width{width}.0-fraction1.0-seed0" for depth in (1, 2) for width in (4, 8)}
 DENSITIES = (0.5, 0.25, 0.125)
 
 

@@ -68,7 +68,7 @@ def test_a_job_succeeds_with_everything_a_user_downloads(world: World) -> None:
     assert (job.attempt, job.fence) == (1, 1)
     assert job.progress_done == job.progress_total > 0
     assert job.summary is not None
-    assert set(job.summary) == {"recommendation", "gates"}
+    assert set(job.summary) == {"recommendation", "gates", "curve"}
     seen = [event.data["stage"] for event in history(world.store, id) if event.type == "stage"]
     assert seen[0] == "baseline"
     assert {"baseline", "prune", "retrain", "evaluate", "export"} == set(seen)
