@@ -100,7 +100,7 @@ def waits(world: World, id: str) -> None:
     world.assert_tidy(id)
 
 
-@pytest.mark.parametrize("message", ["saved", "members"])
+@pytest.mark.parametrize("message", [pytest.param("saved", marks=pytest.mark.slow), "members"])
 def test_the_first_turn_dies_and_is_taken_again(world: World, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     id = family(world)
     killed = when(monkeypatch, message, kill)
@@ -121,6 +121,7 @@ def test_the_first_turn_dies_and_is_taken_again(world: World, monkeypatch: pytes
     assert job.dataset_id == world.job(id).dataset_id
 
 
+@pytest.mark.slow
 def test_a_later_turn_dies_and_the_family_comes_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     id = family(world)
     take(world, id)
@@ -149,6 +150,7 @@ def test_a_later_turn_dies_and_the_family_comes_to_its_end(world: World, monkeyp
     world.assert_tidy(id)
 
 
+@pytest.mark.slow
 def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
         world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     id = family(world)
@@ -173,6 +175,7 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
     assert world.job(id).status == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(world: World) -> None:
     id = family(world)
     take(world, id)
@@ -199,6 +202,7 @@ def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(wor
     assert world.job(id).status == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_family_whose_members_all_failed_says_why(world: World) -> None:
     id = family(world)
     take(world, id)
