@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import tempfile
@@ -9,6 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pruning.checkpoints import WRITERS
 from pruning.data.tensors import Data, Split
 from pruning.intervals import Z95, binomial, bounded, mean, paired_difference
 from pruning.modes import evaluating
+from pruning.networks import resolve
 from pruning.objective import losses as losses_of
 from pruning.overlap import image_errors, overlaps
 from pruning.schemas.report import Estimate, Evaluated, Latency
@@ -105,6 +108,28 @@ def _run(model: nn.Module, data: Data, split: Split, advance: Callable[[int], No
     each = torch.nan_to_num(torch.cat(losses), nan=math.inf).clamp_max(torch.finfo(torch.float32).max)
     every = torch.cat(answers)
     return (image_errors(every), each, every) if data.segmentation else (every, each, None)
+
+
+@cache
+def traced(architecture: str, parameters: str, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """FLOPs of one image, and the values that the modules without children put out for it: what a backward pass keeps.
+
+    `parameters` are all of the architecture's, as JSON: equal networks are traced once. Nothing of their size is allocated.
+    """
+    with torch.device("meta"):
+        model = resolve(architecture, json.loads(parameters)).build().eval()
+    kept = 0
+
+    def count(module: nn.Module, _: Any, output: Any) -> None:
+        nonlocal kept
+        kept += output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in model.modules() if not list(module.children())]
+    try:
+        return flops(model, shape), kept
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:

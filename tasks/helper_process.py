@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import resource
 import sys
-from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pruning.errors import SecateurError
 
@@ -43,7 +43,8 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.errors import DataError
     from pruning.evaluations import evaluations
     from pruning.masks import prunable
-    from pruning.networks import check_fits, resolve
+    from pruning.measure import traced
+    from pruning.networks import check_fits, parameters_of, resolve
     from pruning.plan import cautions, split_sizes
     from pruning.plan import estimate as plan
     from pruning.rehearsal import rehearse
@@ -72,7 +73,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
                             pointer=pointer)
         check_alike(one.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"], pointer=pointer)
     network, recipe = _outline(architecture).eval(), spec.recipe()
-    kept, forward = _traced(cast("Any", architecture), shape)
+    forward, kept = traced(model["architecture"], json.dumps(parameters_of(architecture), sort_keys=True), shape)
     for index, method in enumerate(recipe.evaluations or ()):
         check_task(evaluations.get(method.name), method.name, segmentation=dataset["task"] == "segmentation",
                    pointer=f"/evaluations/{index}")
@@ -101,43 +102,15 @@ def _built(architecture: Any, outline: Any) -> Any:
     return architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline
 
 
-@cache
-def _traced(architecture: Any, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Activations and FLOPs of one image; the members of a family that differ in their images alone are traced once."""
-    import torch
-
-    from pruning.measure import flops
-
-    network = _outline(architecture).eval()
-    return _activations(network, torch.zeros(1, *shape, device="meta")), flops(network, shape)
-
-
-def _activations(network: Any, image: Any) -> int:
-    """Values that the modules without children put out for one image: what the backward pass keeps, about."""
-    import torch
-
-    kept = 0
-
-    def count(module: Any, inputs: Any, output: Any) -> None:
-        nonlocal kept
-        kept += output.numel()
-
-    hooks = [module.register_forward_hook(count) for module in network.modules() if not list(module.children())]
-    with torch.no_grad():
-        network(image)
-    for hook in hooks:
-        hook.remove()
-    return kept
-
-
 def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
-    """Every registered method, by kind."""
+    """Every registered method, by kind; an architecture that has families says what depth and width are."""
     from pruning.allocations import allocations
     from pruning.architectures import architectures
     from pruning.criteria import criteria
     from pruning.data.builtin import datasets
     from pruning.data.corruptions import corruptions
     from pruning.evaluations import evaluations
+    from pruning.family.sizes import member_of
     from pruning.granularities import granularities
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
@@ -145,7 +118,9 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     return {"criteria": criteria.catalogue(), "allocations": allocations.catalogue(),
             "granularities": granularities.catalogue(),
             "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
-            "evaluations": evaluations.catalogue(), "architectures": architectures.catalogue(),
+            "evaluations": evaluations.catalogue(), "architectures": [
+                entry | ({"family": inspect.getdoc(scaled)} if (scaled := member_of(entry["name"])) is not None else {})
+                for entry in architectures.catalogue()],
             "datasets": datasets.catalogue(), "corruptions": corruptions.catalogue()}
 
 

@@ -76,8 +76,8 @@ def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim)
     with store.read() as session:
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
         stages = jobs.stage_files(session, claim.job_id)
-        runs = [{"job": job.id, "member": row.member, "status": job.status, "done": job.progress_done,
-                 "total": job.progress_total, "error": (job.error or {}).get("message", ""),
+        runs = [{"job": job.id, "member": row.member, "status": job.status,
+                 "error": (job.error or {}).get("message", ""),
                  "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None}
                 for row, job in families.members(session, claim.job_id)]
     if claim.dataset_id is not None and dataset is None:

@@ -24,6 +24,8 @@ class Entry(BaseModel):
     summary: str
     params: dict[str, Any]
     """JSON Schema of its parameters."""
+    family: str | None = None
+    """Of an architecture that has families: what depth and width of a member are."""
 
 
 class Catalogue(BaseModel):

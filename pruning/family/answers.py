@@ -9,7 +9,7 @@ from pruning.errors import SecateurError
 from pruning.family.members import Member, Run
 from pruning.family.points import Points, plane
 from pruning.family.sizes import Size
-from pruning.laws.answers import Answer, Answers, Candidate, forecast_of, smallest
+from pruning.laws.answers import Answer, Answers, Candidate, forecast_of, rounds_to, smallest
 from pruning.laws.dense import DenseLaw
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
@@ -84,10 +84,10 @@ def _dense(law: DenseLaw | None, parameters: int, images: int | None) -> tuple[f
     return told.error.value, max(law.sigma, math.log(told.error.high / told.error.low) / 4)
 
 
-def ask(law: JointLaw, error: float, networks: Sequence[Candidate], confidence: float) -> Answers | str:
+def ask(spec: FamilySpec, law: JointLaw, error: float, networks: Sequence[Candidate]) -> Answers | str:
     """The answer to one tolerated error, or why there is none."""
     try:
-        return smallest(law, error, networks, confidence=confidence)
+        return smallest(law, error, networks, confidence=spec.confidence, keep=spec.keep)
     except SecateurError as short:
         return f"{short.code}: {short.message}"
 
@@ -99,14 +99,8 @@ def chosen(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Mem
                   density=round(best.density, DIGITS), max_error=error)
 
 
-def rounds_to(density: float, keep: float) -> int:
-    """Rounds that keep so much of what remains, down to the density."""
-    return math.ceil(math.log(density) / math.log(keep) - 1e-9)
-
-
 def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | str, run: Run | None) -> FamilyAnswer:
     """One answer of the report; measured where its network has been trained."""
-    keep, confidence = spec.keep, spec.confidence
     if isinstance(asked, str) or law is None:
         return FamilyAnswer(max_error=error, refused=str(asked))
     best, notes = asked.best, asked.best.notes
@@ -119,20 +113,21 @@ def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | s
             notes = (*notes, "the law has moved since this network was trained: it would now choose depth "
                      f"{best.candidate.depth:g} and width {best.candidate.width:g}")
         if trained:
-            best = _at(law, trained[0], run.member.density, confidence)
+            best = _at(spec, law, trained[0], run.member.density)
     found = FamilyAnswer(max_error=error, depth=best.candidate.depth, width=best.candidate.width, density=best.density,
-                         rounds=rounds_to(best.density, keep), parameters=best.parameters,
+                         rounds=best.rounds, parameters=best.parameters,
                          unpruned_parameters=best.candidate.parameters, predicted=best.error,
                          extrapolated=best.extrapolated, notes=notes)
     return found if run is None else found.model_copy(update=_measured(run, error, best.error))
 
 
-def _at(law: JointLaw, answer: Answer, density: float, confidence: float) -> Answer:
+def _at(spec: FamilySpec, law: JointLaw, answer: Answer, density: float) -> Answer:
     """The answer's network at the density at which it was trained."""
     one = answer.candidate
-    told = forecast_of(law, one, density, confidence)
-    return answer.model_copy(update={"density": density, "error": told.error, "extrapolated": told.extrapolated,
-                                     "parameters": one.parameters - (1 - density) * one.prunable})
+    told = forecast_of(law, one, density, spec.confidence)
+    return answer.model_copy(update={
+        "density": density, "rounds": rounds_to(density, spec.keep), "error": told.error, "extrapolated": told.extrapolated,
+        "parameters": one.parameters - (1 - density) * one.prunable})
 
 
 def _measured(run: Run, error: float, predicted: Estimate) -> Mapping[str, object]:

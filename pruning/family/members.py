@@ -47,8 +47,6 @@ class Run(Document):
     status: MemberStatus
     error: str = ""
     """Why it failed."""
-    done: float = 0.0
-    total: float = 0.0
     curve: Measured | None = None
 
     @property

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from pruning.family.answers import rounds_to
 from pruning.family.points import Half, NetworkKey, Points, halves, without_sizes
 from pruning.family.turn import State
 from pruning.laws.forms import Floats
@@ -217,7 +216,7 @@ def _answers(state: State) -> Section:
                                "width": one.candidate.width, "unpruned_error": one.candidate.unpruned_error,
                                "unpruned_parameters": one.candidate.parameters, "density": one.density,
                                "parameters_that_remain": round(one.parameters),
-                               "rounds": rounds_to(one.density, state.spec.keep),
+                               "rounds": one.rounds,
                                "error_predicted": one.error.model_dump(), "extrapolated": one.extrapolated})
         candidates += [{"max_error": row.max_error, "order": None, "depth": one.depth, "width": one.width,
                         "unpruned_error": one.unpruned_error, "unpruned_parameters": one.parameters, "remark": why}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pruning.schemas.base import Document
@@ -32,19 +33,19 @@ def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: 
     from pruning.architectures import architectures
     from pruning.errors import ParameterError, SecateurError
     from pruning.masks import parameter_count, prunable
-    from pruning.measure import flops
-    from pruning.networks import check_fits, resolve
+    from pruning.measure import traced
+    from pruning.networks import check_fits, parameters_of, resolve
 
     name = spec.model.architecture
-    scaled = [one for one in architectures.names() if hasattr(architectures.get(one), "member")]
-    if name not in scaled:
-        architectures.get(name)
-        raise ParameterError(f"architecture {name!r} takes no depth and width; those that do: {', '.join(scaled)}",
+    scaled = member_of(name)
+    if scaled is None:
+        known = [one for one in architectures.names() if member_of(one) is not None]
+        raise ParameterError(f"architecture {name!r} takes no depth and width; those that do: {', '.join(known)}",
                              pointer="/model/architecture")
     found = []
     for depth, width, pointer in _networks(spec):
         try:
-            member = architectures.get(name).member(depth, width)  # type: ignore[attr-defined]
+            member = scaled(depth, width)
             doubled = sorted(set(member) & set(spec.model.kwargs))
             if doubled:
                 raise ParameterError(f"{', '.join(doubled)}: the members' own; leave it out", pointer="/model/kwargs")
@@ -58,8 +59,16 @@ def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: 
             network = architecture.build().eval()
         count = sum(w.numel() for w in prunable(network, spec.exclude).values())
         found.append(Size(depth=depth, width=width, kwargs=kwargs, parameters=parameter_count(network), prunable=count,
-                          flops=flops(network, (shape[0], shape[1], shape[2]))))
+                          flops=traced(name, json.dumps(parameters_of(architecture), sort_keys=True),
+                                       (shape[0], shape[1], shape[2]))[0]))
     return tuple(found)
+
+
+def member_of(architecture: str) -> Callable[[int, float], dict[str, Any]] | None:
+    """How an architecture makes a member of a family from depth and width; `None` where it has no families."""
+    from pruning.architectures import architectures
+
+    return getattr(architectures.get(architecture), "member", None)
 
 
 def _networks(spec: FamilySpec) -> Iterable[tuple[int, float, str]]:

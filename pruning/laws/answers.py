@@ -17,9 +17,7 @@ from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
 ROUND = 0.8
-"""What iterative pruning keeps each round."""
-
-
+"""What the paper keeps each round."""
 UNPRUNED = "only the network without pruning, with its own error"
 
 
@@ -49,7 +47,7 @@ class Answer(Document):
     parameters: float
     """Those that remain: parameters - (1 - density) prunable."""
     rounds: int
-    """Rounds of keeping 0.8 that reach the density."""
+    """Rounds that reach the density, each keeping what was asked (0.8)."""
     error: Estimate
     extrapolated: bool
     notes: tuple[str, ...]
@@ -65,7 +63,7 @@ class Answers(Document):
 
 
 def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, confidence: float = 0.9,
-             of: Of = "run") -> Answers:
+             of: Of = "run", keep: float = ROUND) -> Answers:
     """The candidates at an error of at most `error`, by what remains of them: the closed-form density of each, enumerated.
 
     The band is that of one more run, as the answer is one network that will be trained. Raises `UnreachableError` where
@@ -82,7 +80,7 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
     found, refused = [], list[tuple[Candidate, str]]()
     for one in candidates:
         try:
-            found.append(_answer(law, error, one, confidence, of))
+            found.append(_answer(law, error, one, confidence, of, keep))
         except (UnreachableError, InsufficientPointsError, CurveError) as short:
             refused.append((one, short.message))
     if not found:
@@ -95,14 +93,19 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
     return Answers(error=error, best=found[0], others=tuple(found[1:]), refused=tuple(refused))
 
 
-def _answer(law: JointLaw, error: float, one: Candidate, confidence: float, of: Of) -> Answer:
+def rounds_to(density: float, keep: float) -> int:
+    """Rounds that keep so much of what remains, down to the density."""
+    return math.ceil(math.log(density) / math.log(keep) - 1e-9)
+
+
+def _answer(law: JointLaw, error: float, one: Candidate, confidence: float, of: Of, keep: float) -> Answer:
     density = float(law.density_for(error, one.depth, one.width, one.unpruned_error))
     if density >= 1.0:
         return Answer(candidate=one, density=1.0, parameters=one.parameters, rounds=0,
                       error=Estimate(value=one.unpruned_error), extrapolated=False, notes=(UNPRUNED,))
     forecast = forecast_of(law, one, density, confidence, of)
     return Answer(candidate=one, density=density, parameters=one.parameters - (1 - density) * one.prunable,
-                  rounds=math.ceil(math.log(density) / math.log(ROUND) - 1e-9), error=forecast.error,
+                  rounds=rounds_to(density, keep), error=forecast.error,
                   extrapolated=forecast.extrapolated, notes=forecast.notes)
 
 

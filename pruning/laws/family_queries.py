@@ -10,6 +10,9 @@ from pruning.laws.answers import Answer, Candidate, smallest
 from pruning.laws.joint import JointLaw
 from pruning.laws.queries import REFUSALS
 
+ROWS = 10_000
+"""Of one question."""
+
 
 def law_of(report: Mapping[str, Any]) -> JointLaw | None:
     """The joint law that a family's report holds."""
@@ -44,20 +47,32 @@ def _any(size: float | None) -> str:
 
 def forecasts(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[float],
               confidence: float) -> list[dict[str, Any]]:
-    """Every network at every density, with the band of the law's curve, or why the law does not tell."""
-    rows = []
-    for one in networks:
-        for density in densities:
-            row = _row(one) | {"density": density, "sparsity": 1 - density, "error": None, "extrapolated": None,
-                               "parameters": one.parameters - (1 - density) * one.prunable, "remark": ""}
-            try:
-                (told,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence,
-                                        unpruned_sd=one.unpruned_sd)
-                row |= {"error": told.error.model_dump(), "extrapolated": told.extrapolated, "remark": "; ".join(told.notes)}
-            except REFUSALS as refusal:
-                row["remark"] = f"{refusal.code}: {refusal.message}"
-            rows.append(row)
-    return rows
+    """Every network at every density, with the band of the law's curve, or why the law does not tell.
+
+    Raises `ParameterError` for more than ROWS of them.
+    """
+    if len(networks) * len(densities) > ROWS:
+        raise ParameterError(f"{len(densities)} densities of {len(networks)} networks; at most {ROWS} together: say which "
+                             "depth and width, or ask for fewer", pointer="/densities")
+    return [row for one in networks for row in _told(law, one, list(densities), confidence)]
+
+
+def _told(law: JointLaw, one: Candidate, densities: list[float], confidence: float) -> list[dict[str, Any]]:
+    """One network: all densities at once, or one by one where the law refuses some."""
+    try:
+        found = law.forecasts(one.depth, one.width, densities, one.unpruned_error, confidence=confidence,
+                              unpruned_sd=one.unpruned_sd)
+    except REFUSALS as refusal:
+        if len(densities) > 1:
+            return [row for density in densities for row in _told(law, one, [density], confidence)]
+        return [_at(one, densities[0]) | {"remark": f"{refusal.code}: {refusal.message}"}]
+    return [_at(one, told.density) | {"error": told.error.model_dump(), "extrapolated": told.extrapolated,
+                                      "remark": "; ".join(told.notes)} for told in found]
+
+
+def _at(one: Candidate, density: float) -> dict[str, Any]:
+    return _row(one) | {"density": density, "sparsity": 1 - density, "error": None, "extrapolated": None, "remark": "",
+                        "parameters": one.parameters - (1 - density) * one.prunable}
 
 
 def answers(law: JointLaw, networks: Sequence[Candidate], error: float, confidence: float) -> list[dict[str, Any]]:

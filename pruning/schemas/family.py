@@ -73,9 +73,10 @@ class Members(Grid):
 class Adaptive(Document):
     """Do not run every member: after a first design, the one next that narrows the law's band most for its compute.
 
-    The gain of a member is what the delta method expects of its points, G = J'WJ / sigma^2: the fall of the mean variance
-    of ln error over the members and densities of the family when G is added to the information that there is. A member may
-    be taken down to the floor density or half the rounds to it, whichever gains more for its cost.
+    The gain of a member is what the delta method expects of its points, G = J' V^-1 J with V the covariance of their noise
+    and of the member's own unpruned error: the fall of the mean variance of ln error over the members and densities of the
+    family when G is added to the information that there is. A member may be taken down to the floor density or half the
+    rounds to it, whichever gains more for its cost.
     """
 
     band: Annotated[float, Field(gt=0, lt=1)] = 0.05

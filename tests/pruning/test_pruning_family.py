@@ -558,3 +558,26 @@ def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
         *extra, world.World(seed=5, unpruned_noise=0.3).run(family, state.runs[0].member, "job_90000000")])
     assert [one.max_error for one in again.answers] == [answer.max_error]
     assert again.answers[0].measured == answer.measured
+
+
+def test_many_densities_are_told_as_one_by_one() -> None:
+    report = world.reported().model_dump(mode="json")
+    law = law_of(report)
+    assert law is not None
+    networks = candidates_of(report, None, None)
+    kept = [0.9, 0.3, 0.05]
+    assert forecasts(law, networks, kept, 0.9) == [forecasts(law, [one], [d], 0.9)[0] for one in networks for d in kept]
+    with pytest.raises(ParameterError, match="at most 10000 together"):
+        forecasts(law, networks, [0.5] * 2000, 0.9)
+
+
+def test_what_is_refused_at_one_density_is_told_at_the_others() -> None:
+    """No error rises to 1.5 times the unpruned one: the law is for measured densities alone."""
+    report = world.reported(world.spec(floor_density=0.45, members={"depths": [3, 4], "widths": [32, 64]},
+                                       confirm=False)).model_dump(mode="json")
+    law = law_of(report)
+    assert law is not None
+    inside, beyond = forecasts(law, candidates_of(report, 3, 32), [0.7, 0.01], 0.9)
+    assert inside["error"]["value"] > 0
+    assert beyond["error"] is None
+    assert beyond["remark"].startswith("insufficient_points: ")

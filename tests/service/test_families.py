@@ -94,7 +94,7 @@ def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
     until(lambda: ended(client, job.id) >= 1, "a member has ended")
     client.jobs.pause(job.id)
     until(lambda: {one["status"] for one in members(client, job.id)} <= {"paused", "succeeded"}, "every member rests")
-    assert client.jobs.get(job.id).status == "paused"
+    until(lambda: client.jobs.get(job.id).status == "paused", "a turn under way ends, and the family rests")
     client.jobs.resume(job.id)
     until(lambda: ended(client, job.id) >= 2, "another member has ended")
     alone = next(one["id"] for one in members(client, job.id) if not one["terminal"])
@@ -109,7 +109,7 @@ def test_pause_resume_cancel_retry(fresh: Callable[..., Running]) -> None:
     until(lambda: ended(client, other.id) >= 1, "a member has ended")
     client.jobs.cancel(other.id)
     until(lambda: {one["status"] for one in members(client, other.id)} <= {"cancelled", "succeeded"}, "every member stops")
-    assert client.jobs.get(other.id).status == "cancelled"
+    until(lambda: client.jobs.get(other.id).status == "cancelled", "a turn under way stops")
     assert report_of(client, other.id).partial
     client.jobs.retry(other.id)
     assert client.jobs.wait(other.id, timeout_s=200, interval_s=0.3).status == "succeeded"

@@ -152,6 +152,8 @@ class Plugin:
     added = [entry for entry in found["criteria"] if entry["name"] == "from_a_plugin"]
     assert [entry["summary"] for entry in added] == ["One file."]
     found["criteria"].remove(added[0])
+    for entry in found["architectures"]:
+        entry.pop("family", None)
     assert {kind: found[kind] for kind in expected} == json.loads(json.dumps(expected))
     seen = json.loads((tmp_path / "seen").read_text())
     assert not set(secrets) & set(seen)
@@ -180,3 +182,36 @@ def test_a_huge_network_is_estimated_without_being_built() -> None:
     found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []},
                        memory_limit_bytes=8 * 2**30)
     assert found["memory_bytes"] > 16 * 200_000**2
+
+
+def test_an_architecture_may_have_lists_among_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(tmp_path, monkeypatch, '''
+from dataclasses import dataclass, field
+from torch import nn
+from pruning.architectures import architectures
+
+@architectures.register("listed")
+@dataclass(frozen=True)
+class Listed:
+    """A network whose sizes are a list."""
+    sizes: list[int] = field(default_factory=lambda: [8])
+    classes: int = 10
+    input_shape = (1, 8, 8)
+
+    @property
+    def outputs(self):
+        return self.classes
+
+    def build(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, self.sizes[0]), nn.Linear(self.sizes[0], self.classes))
+''')
+    spec = {"type": "prune", "model": {"architecture": "listed", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
+            "targets": {"sparsity": [0.5]}, "evaluations": [{"name": "accuracy"}]}
+    found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []})
+    assert found["flops"] == found["units"] * 2 * (64 * 8 + 8 * 10)
+
+
+def test_the_catalogue_says_which_architectures_have_families() -> None:
+    entries = {entry["name"]: entry for entry in run_helper("catalogue", {})["architectures"]}
+    assert {name for name, entry in entries.items() if "family" in entry} == {"cifar_resnet", "mlp", "vgg", "wide_resnet"}
+    assert entries["mlp"]["family"].startswith("In a family: `depth` hidden layers of `width` units")
