@@ -16,7 +16,7 @@ from api.services import Services
 from api.submission import document
 from pruning.schemas.job import JobSpec
 from tasks.artifacts import MissingArtifactError
-from tasks.store import jobs
+from tasks.store import families, jobs
 from tasks.store.tables import Job, Model, ResultFile
 
 RECENT = 50
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.9
 METHODS = {"imp": "magnitude", "synflow": "synflow"}
-FAMILY = "by the joint law of a family, whose members were trained and pruned ({}) as its own spec says"
+FAMILY = "by the joint law of a family"
 ASKED = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
 """Fields of a recipe that do not move the error at a density."""
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     for row, file in rows:
         if not wanted:
             break
-        different = _differences(row.spec, spec)
+        different = _differences(row.spec, spec, "that job")
         for label, criterion, law in _laws(services, file):
             if wanted.pop(json.dumps(criterion, sort_keys=True), None) is None:
                 continue
@@ -66,11 +66,11 @@ def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[s
     found: list[Foreseen] = []
     with services.store.read() as session:
         network = _network(session, document(spec))
-        rows = [(row, file) for row in jobs.page(session, project, limit=RECENT, cursor=None, status="succeeded",
-                                                 kind="family").data
+        rows = [(row, file, _differences(_largest(session, row), spec, "its members"))
+                for row in jobs.page(session, project, limit=RECENT, cursor=None, status="succeeded", kind="family").data
                 if network is not None and row.spec["model"]["architecture"] == network[0]
                 and _dataset(row.spec) == _dataset(document(spec)) and (file := _report(session, row)) is not None]
-    for row, file in rows:
+    for row, file, different in rows:
         criterion = json.dumps({"name": METHODS[row.spec.get("method", "imp")], "params": {}}, sort_keys=True)
         if criterion not in wanted or network is None:
             continue
@@ -84,7 +84,7 @@ def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[s
             continue
         label = wanted.pop(criterion)
         for told in forecasts(law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE):
-            remark = "; ".join(filter(None, (told["remark"], FAMILY.format(row.spec.get("method", "imp")))))
+            remark = "; ".join(filter(None, (told["remark"], FAMILY, different)))
             found.append(Foreseen(**told | {"remark": remark}, criterion=label, job=row.id))
     return found
 
@@ -123,16 +123,32 @@ def _dataset(spec: dict[str, Any]) -> tuple[Any, Any]:
     return spec["dataset"].get("id"), spec["dataset"].get("builtin")
 
 
-def _differences(earlier: dict[str, Any], spec: JobSpec) -> str:
+def _largest(session: Session, family: Job) -> dict[str, Any] | None:
+    """The spec of a member's job that had the most training images: the law answers for these."""
+    every = families.members(session, family.id)
+    return max(every, key=lambda one: one[0].member["fraction"])[1].spec if every else None
+
+
+def _differences(earlier: dict[str, Any] | None, spec: JobSpec, who: str) -> str:
     """What else than targets and questions is not the same, in words; nothing where all is."""
+    if earlier is None:
+        return f"{who} were deleted"
     try:
         before = JobSpec.model_validate(earlier)
     except ValidationError:
-        return "that job was of an earlier version"
-    said = ["that job had other weights"] if before.model.id != spec.model.id else []
-    one, other = (each.recipe().model_dump(mode="json", exclude=ASKED) for each in (before, spec))
+        return f"{who}: of an earlier version"
+    said = [f"{who} had other weights"] if before.model.id != spec.model.id else []
+    one, other = (_compared(each) for each in (before, spec))
     fields = [name for name in other if one[name] != other[name]]
-    return "; ".join(said + ([f"that job differed in {', '.join(fields)}"] if fields else []))
+    return "; ".join(said + ([f"{who} differed in {', '.join(fields)}"] if fields else []))
+
+
+def _compared(spec: JobSpec) -> dict[str, Any]:
+    """What moves the error at a density; all images are all images, however they would be drawn."""
+    found = spec.recipe().model_dump(mode="json", exclude=ASKED)
+    if found["limit"]["train"] is None and found["limit"]["test"] is None:
+        found["limit"] = None
+    return found
 
 
 def _report(session: Session, row: Job) -> ResultFile | None:

@@ -44,15 +44,18 @@ def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: 
                              pointer="/model/architecture")
     found = []
     for depth, width, pointer in _networks(spec):
+        own: set[str] = {"depth", "width"}
         try:
             member = scaled(depth, width)
+            own &= set(member)
             doubled = sorted(set(member) & set(spec.model.kwargs))
             if doubled:
                 raise ParameterError(f"{', '.join(doubled)}: the members' own; leave it out", pointer="/model/kwargs")
             kwargs = {**spec.model.kwargs, **member}
             architecture = resolve(name, kwargs, shape=shape, classes=len(classes))
         except SecateurError as error:
-            place = "/model/kwargs" if error.pointer in spec.model.kwargs or error.pointer == "/model/kwargs" else pointer
+            place = f"{pointer}/{error.pointer}s" if error.pointer in own else \
+                "/model/kwargs" if error.pointer in {*spec.model.kwargs, "/model/kwargs"} else pointer
             raise type(error)(f"depth {depth:g}, width {width:g}: {error.message}", pointer=place) from None
         check_fits(architecture, shape, classes, "segmentation" if task == "segmentation" else "classification")
         with torch.device("meta"):

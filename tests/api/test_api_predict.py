@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import pruned_error
-from tasks.store.tables import Job
+from tasks.store.tables import FamilyMember, Job
 
 DENSITIES = 0.8 ** np.arange(1, 16)
 
@@ -168,21 +168,32 @@ def test_the_newest_law_counts(world: World) -> None:
 def test_a_network_that_nobody_ran_is_foreseen_by_the_law_of_its_family(world: World) -> None:
     family = family_world.spec(candidates={"depths": [2, 4], "widths": [16, 24]})
     report = family_world.reported(family)
-    id = world.job("succeeded")
+    id, *runs = (world.job("succeeded") for _ in range(3))
     world.result(id, "report", "json", report.model_dump_json().encode())
     with world.services.store.write() as session:
         row = session.get(Job, id)
         assert row is not None
         row.spec = family.model_dump(mode="json", exclude_unset=True)
+        for run, (key, fraction) in zip(runs, {"half": 0.5, "all": 1.0}.items(), strict=True):
+            limit = {"stratify": False} | ({"train": fraction} if fraction < 1 else {})
+            member = session.get(Job, run)
+            assert member is not None
+            member.spec = SPEC | {"dataset": {"builtin": "digits", "limit": limit},
+                                  "model": {"architecture": "mlp", "kwargs": {"hidden": [16]}, "train": {"epochs": 3}}}
+            session.add(FamilyMember(job_id=run, family_id=id, key=key, member={"fraction": fraction}))
     train = {"epochs": 1}
     rows = foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [24] * 4}, "train": train})
     assert [(row["job"], row["criterion"]) for row in rows] == [(id, "magnitude")] * 2
     assert all(row["error"]["low"] < row["error"]["value"] < row["error"]["high"] for row in rows)
-    assert "joint law of a family" in rows[0]["remark"]
+    assert rows[0]["remark"] == ("extrapolated: a network beyond the sizes that were fitted; by the joint law of a family; "
+                                 "its members differed in train")
     network = next(one for one in report.candidates if (one.depth, one.width) == (4, 24))
     assert network.unpruned_sd is not None
     asked = world.client.post(f"/v1/jobs/{id}/predict", json={"densities": [0.5], "depth": 4, "width": 24}).json()
     assert asked["predictions"][0]["error"] == rows[0]["error"]
+    limited = foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [24] * 4}, "train": {"epochs": 3}},
+                       dataset={"builtin": "digits", "limit": {"train": 0.3}})
+    assert limited[0]["remark"].endswith("its members differed in limit")
     for other in ({"kwargs": {"hidden": [7]}}, {"architecture": "odd", "kwargs": {"size": 3}}):
         assert foreseen(world, model={"architecture": "mlp", "train": train, **other}) == []
     assert foreseen(world, model={"architecture": "mlp", "kwargs": {"hidden": [24] * 4}, "train": train},

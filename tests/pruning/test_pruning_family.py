@@ -83,9 +83,12 @@ def test_sizes_are_those_of_the_networks() -> None:
 @pytest.mark.parametrize(("change", "pointer", "error"), [
     ({"model": {"architecture": "lenet_300_100", "train": {"epochs": 1}}}, "/model/architecture", ParameterError),
     ({"model": {"architecture": "cifar_resnet", "train": {"epochs": 1}}, "members": {"depths": [9], "widths": [1]}},
-     "/members", ParameterError),
-    ({"members": {"depths": [1], "widths": [8.5]}}, "/members", ParameterError),
-    ({"candidates": {"depths": [1], "widths": [8.5]}}, "/candidates", ParameterError),
+     "/members/depths", ParameterError),
+    ({"members": {"depths": [1], "widths": [8.5]}}, "/members/widths", ParameterError),
+    ({"candidates": {"depths": [1], "widths": [8.5]}}, "/candidates/widths", ParameterError),
+    ({"model": {"architecture": "mlp", "kwargs": {"width": -1}, "train": {"epochs": 1}}}, "/model/kwargs", ParameterError),
+    ({"model": {"architecture": "mlp", "kwargs": {"width": 8}, "train": {"epochs": 1}},
+      "members": {"depths": [1], "widths": [8.5]}}, "/members/widths", ParameterError),
     ({"model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}}}, "/model/kwargs", ParameterError),
     ({"model": {"architecture": "vgg", "train": {"epochs": 1}}, "members": {"depths": [11], "widths": [0.125]}}, "/dataset",
      DataError)])

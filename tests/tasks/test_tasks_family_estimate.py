@@ -83,7 +83,7 @@ def test_the_helper_answers_for_a_family_too() -> None:
 def test_candidates_are_built_but_cost_nothing() -> None:
     wide = {"depths": [1, 3], "widths": [4, 64]}
     assert estimate_family(payload(candidates=wide)) == estimate_family(payload())
-    message = refused(ParameterError, "/candidates", candidates={"depths": [1], "widths": [4.5]})
+    message = refused(ParameterError, "/candidates/widths", candidates={"depths": [1], "widths": [4.5]})
     assert "depth 1, width 4.5" in message
 
 
@@ -96,15 +96,15 @@ def test_an_architecture_without_depth_and_width_is_refused() -> None:
 
 def test_sizes_that_an_architecture_does_not_have_are_refused() -> None:
     def resnet(**members: Any) -> str:
-        return refused(ParameterError, "/members", data(32, 3), members={"depths": [8], "widths": [0.25], **members},
+        return refused(ParameterError, "/members/depths", data(32, 3), members={"depths": [8], "widths": [0.25], **members},
                        model={"architecture": "cifar_resnet", "train": {"epochs": 1}})
 
     assert "depth 9, width 0.25" in resnet(depths=[8, 9])
     assert "6n+2" in resnet(depths=[9]).replace(" ", "")
     assert "depth 12, width 0.25" in refused(
-        ParameterError, "/members", data(32, 3), members={"depths": [12], "widths": [0.25]},
+        ParameterError, "/members/depths", data(32, 3), members={"depths": [12], "widths": [0.25]},
         model={"architecture": "vgg", "train": {"epochs": 1}})
-    assert "whole number" in refused(ParameterError, "/members", members={"depths": [1], "widths": [2.5]})
+    assert "whole number" in refused(ParameterError, "/members/widths", members={"depths": [1], "widths": [2.5]})
 
 
 @pytest.mark.parametrize(("architecture", "kwargs"), [
