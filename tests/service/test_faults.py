@@ -82,6 +82,7 @@ def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dic
     finished(running, job.id, undisturbed)
 
 
+@pytest.mark.slow
 def test_whole_tree_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
     running = fresh(**PATIENT).start()
     job = running.client.jobs.submit(SPEC)
