@@ -1,5 +1,11 @@
-"""Fixtures that every test may use: real servers."""
+"""Fixtures that every test may use: real servers. The order of the tests."""
 
+import pytest
 from servers import postgresql, s3, s3_server, valkey, valkey_shared
 
 __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on a running service take longest: they go first, so that none is left to one worker at the end."""
+    items.sort(key=lambda item: "tests/service/" not in item.nodeid)

@@ -29,21 +29,22 @@ def session(name: str = "session") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1300)
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: Path) -> None:
     running = fresh(SECATEUR_CHECKPOINT_STEPS="200", SECATEUR_THREADS="2").start()
-    environment = os.environ | {"URL": running.url, "DATA": str(DATA), "OUT": str(tmp_path), "TRAIN_IMAGES": "3000"}
+    environment = os.environ | {"URL": running.url, "DATA": str(DATA), "OUT": str(tmp_path), "TRAIN_IMAGES": "2000",
+                                "TEST_IMAGES": "2000"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", session()], env=environment, capture_output=True, text=True,
-                          timeout=800, check=False)
+                          timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(" succeeded")
 
     results = json.loads((tmp_path / "results.json").read_text())
     report = results["report"]
-    assert report["baseline"]["error"]["value"] == pytest.approx(0.19, abs=0.002)
-    assert report["baseline"]["error"]["n"] == 5000
+    assert report["baseline"]["error"]["value"] == pytest.approx(0.19, abs=0.025)
+    assert report["baseline"]["error"]["n"] == 2000
     assert report["control"]["error"]["value"] < report["baseline"]["error"]["value"]
     for checkpoint, sparsity in zip(report["checkpoints"], (0.5, 0.8, 0.9, 0.95), strict=True):
         assert checkpoint["sparsity"] == pytest.approx(sparsity, abs=2e-6)
