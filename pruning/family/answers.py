@@ -9,7 +9,7 @@ from pruning.errors import SecateurError
 from pruning.family.members import Member, Run
 from pruning.family.points import Points, plane
 from pruning.family.sizes import Size
-from pruning.laws.answers import Answer, Answers, Candidate, forecast_of, rounds_to, smallest
+from pruning.laws.answers import Answer, Answers, Candidate, forecasts_of, rounds_to, smallest
 from pruning.laws.dense import DenseLaw
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
@@ -23,7 +23,7 @@ SAME = 1e-3
 TWO_SIGMA = 0.9545
 """A band of this confidence has four standard deviations."""
 DIGITS = 6
-"""Decimals of the density to which an answer is pruned."""
+"""Significant digits of the density to which an answer is pruned."""
 
 
 def tolerated(spec: FamilySpec, points: Points) -> tuple[float, ...]:
@@ -96,7 +96,7 @@ def chosen(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Mem
     """The answer as a network to be trained and pruned to its density, under a seed that no member has."""
     return Member(role="answer", depth=best.candidate.depth, width=best.candidate.width, fraction=fraction,
                   seed=max(spec.members.seeds) + 1, rounds=max(1, rounds_to(best.density, spec.keep)),
-                  density=round(best.density, DIGITS), max_error=error)
+                  density=float(f"{best.density:.{DIGITS}g}"), max_error=error)
 
 
 def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | str, run: Run | None) -> FamilyAnswer:
@@ -124,7 +124,7 @@ def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | s
 def _at(spec: FamilySpec, law: JointLaw, answer: Answer, density: float) -> Answer:
     """The answer's network at the density at which it was trained."""
     one = answer.candidate
-    told = forecast_of(law, one, density, spec.confidence)
+    (told,) = forecasts_of(law, one, [density], spec.confidence)
     return answer.model_copy(update={
         "density": density, "rounds": rounds_to(density, spec.keep), "error": told.error, "extrapolated": told.extrapolated,
         "parameters": one.parameters - (1 - density) * one.prunable})

@@ -64,9 +64,9 @@ class Design:
 
     @property
     def known(self) -> Floats:
-        """The information of the fitted points, (Q, Q): the inverse of C + s^2 sum_k R_k R_k', as the law's band has it."""
-        responses = np.array([one.response for one in self.law.networks])
-        covariance = np.array(self.law.fit.covariance) + self.law.fit.unpruned_sd**2 * responses.T @ responses
+        """The information of the fitted points, (Q, Q): the inverse of C + sum_k s_k^2 R_k R_k', as in the law's band."""
+        responses = np.array([one.response for one in self.law.networks]) * np.array(self.law.fit.unpruned_sds)[:, None]
+        covariance = np.array(self.law.fit.covariance) + responses.T @ responses
         known = np.linalg.pinv(covariance, hermitian=True)
         return np.asarray(known + PRIOR * np.eye(len(known)) * max(1.0, float(np.abs(np.diag(known)).max(initial=0.0))))
 

@@ -18,6 +18,8 @@ from pruning.schemas.report import Estimate
 
 ROUND = 0.8
 """What the paper keeps each round."""
+REACH = 1.5
+"""Answers go down to the sparsest measured density to this power: half as many rounds again as were run."""
 UNPRUNED = "only the network without pruning, with its own error"
 
 
@@ -66,7 +68,9 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
              of: Of = "run", keep: float = ROUND) -> Answers:
     """The candidates at an error of at most `error`, by what remains of them: the closed-form density of each, enumerated.
 
-    The band is that of one more run, as the answer is one network that will be trained. Raises `UnreachableError` where
+    An answer keeps a weight at least, and lies no further than REACH beyond the sparsest density that was measured: where
+    the law allows less, that density is the answer, at a smaller error. The band is that of one more run, as the answer is
+    one network that will be trained. Raises `UnreachableError` where
     every candidate's unpruned error is larger, `InsufficientPointsError` where the law cannot tell of any, `CurveError` for
     an error that a network with nothing left has.
     """
@@ -103,24 +107,35 @@ def _answer(law: JointLaw, error: float, one: Candidate, confidence: float, of: 
     if density >= 1.0:
         return Answer(candidate=one, density=1.0, parameters=one.parameters, rounds=0,
                       error=Estimate(value=one.unpruned_error), extrapolated=False, notes=(UNPRUNED,))
-    forecast = forecast_of(law, one, density, confidence, of)
+    least = max(min(network.sparsest for network in law.networks) ** REACH, 1 / max(1, one.prunable))
+    allowed, density = density, max(density, least)
+    (forecast,) = forecasts_of(law, one, [density], confidence, of)
+    held = (f"the law allows density {allowed:.2g}, far beyond what was measured, or with less than a weight left: held "
+            "here, at a smaller error",) if density > allowed else ()
     return Answer(candidate=one, density=density, parameters=one.parameters - (1 - density) * one.prunable,
                   rounds=rounds_to(density, keep), error=forecast.error,
-                  extrapolated=forecast.extrapolated, notes=forecast.notes)
+                  extrapolated=forecast.extrapolated, notes=(*forecast.notes, *held))
 
 
-def forecast_of(law: JointLaw, one: Candidate, density: float, confidence: float, of: Of = "run") -> Forecast:
-    """The error of a candidate at a density: the law's band, and in quadrature what another seed does to a whole curve.
+def forecasts_of(law: JointLaw, one: Candidate, densities: Sequence[float], confidence: float,
+                 of: Of = "run") -> tuple[Forecast, ...]:
+    """The errors of a candidate at densities: the law's band, and in quadrature what another seed does to a whole curve.
 
     Below the density to which the network itself was pruned, only others' curves tell: that is said, as an extrapolation.
     """
-    (told,) = law.forecasts(one.depth, one.width, density, one.unpruned_error, confidence=confidence, of=of,
-                            unpruned_sd=one.unpruned_sd)
+    told = law.forecasts(one.depth, one.width, np.array(densities), one.unpruned_error, confidence=confidence, of=of,
+                         unpruned_sd=one.unpruned_sd)
+    return tuple(_of_candidate(law, one, each, confidence, of) for each in told)
+
+
+def _of_candidate(law: JointLaw, one: Candidate, told: Forecast, confidence: float, of: Of) -> Forecast:
     found, z = told.error, float(ndtri((1 + confidence) / 2)) * one.seed_sd * (of == "run")
     if found.low is not None and found.high is not None and z > 0:
         below, above = (float(np.hypot(np.log(limit), z)) for limit in (found.value / found.low, found.high / found.value))
+        most = max(found.value, law.most(of))
         found = found.model_copy(update={"low": found.value * math.exp(-below),
-                                         "high": min(1.0, found.value * math.exp(above))})
+                                         "high": min(most, found.value * math.exp(above))})
+    density = told.density
     beyond = one.sparsest is not None and density < one.sparsest * (1 - SAME)
     notes = (*told.notes, f"this network was pruned to density {one.sparsest:.3g}: what lies below is told by the curves of "
              "others") if beyond else told.notes

@@ -32,20 +32,29 @@ Band = tuple[Floats, Floats]
 def deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd: float | None = None) -> Floats:
     """Standard deviation of ln error(law) by the delta method, (n,).
 
-    g' C g + s^2 (sum_k (g' R_k)^2 + 2 h g' R_k(x) + h^2), with g the gradient by the free parameters, C their covariance, h
-    the gradient by ln unpruned, s its standard deviation and R_k, the rows of `responses` (K, Q), how the parameters move
-    with the unpruned error of network k. `unpruned_sd` is that of a network that was not fitted.
+    g' C g + sum_k s_k^2 (g' R_k)^2 + s^2 (2 h g' R(x) + h^2): g is the gradient by the free parameters, C their covariance, h
+    the gradient by ln unpruned, s_k its standard deviation of network k and R_k, the rows of `responses` (K, Q), how the
+    parameters move with it; s and R(x) are those of the network that is asked for. `unpruned_sd` is the s of a network that
+    was not fitted, whose R is 0.
     """
     _, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
     g, h = gradient[0, list(fit.free)], gradient[0, -1]
-    variance = np.zeros(len(h))
+    s, variance = unpruned_sds(fit, query, unpruned_sd), np.zeros(len(h))
     if fit.free:
         pulls = responses @ g
-        variance = np.einsum("qn,qr,rn->n", g, np.array(fit.covariance), g) + fit.unpruned_sd**2 * (pulls**2).sum(0)
+        each = np.array(fit.unpruned_sds) if fit.unpruned_sds else np.full(len(responses), fit.unpruned_sd)
+        variance = np.einsum("qn,qr,rn->n", g, np.array(fit.covariance), g) + each**2 @ pulls**2
         own = np.take_along_axis(pulls, np.maximum(query.network, 0)[None], axis=0)[0]
-        variance += np.where(query.known, 2 * fit.unpruned_sd**2 * h * own, 0.0)
-    fresh = fit.unpruned_sd if unpruned_sd is None else unpruned_sd
-    return np.asarray(np.sqrt(np.maximum(0.0, variance + h**2 * np.where(query.known, fit.unpruned_sd, fresh) ** 2)))
+        variance += np.where(query.known, 2 * s**2 * h * own, 0.0)
+    return np.asarray(np.sqrt(np.maximum(0.0, variance + h**2 * s**2)))
+
+
+def unpruned_sds(fit: Fit, query: Query, fresh: float | None) -> Floats:
+    """Relative standard deviation of the unpruned error at every query, (n,); `fresh` is that of a network not fitted."""
+    other = fit.unpruned_sd if fresh is None else fresh
+    if not fit.unpruned_sds:  # a law of an earlier version
+        return np.where(query.known, fit.unpruned_sd, other)
+    return np.append(fit.unpruned_sds, other)[query.network]
 
 
 def normal(sd: Floats, dof: int, confidence: float) -> Band:
@@ -70,8 +79,7 @@ def refitted(form: Form, fit: Fit, refits: Refits, query: Query, confidence: flo
     tail = (1 - confidence) / 2
     low, high = np.quantile(values - centre, [tail, 1 - tail], axis=0)
     ratio = float(stdtrit(refits.degrees_of_freedom, 1 - tail) / ndtri(1 - tail)) * refits.widen
-    fresh = fit.unpruned_sd if unpruned_sd is None else unpruned_sd
-    own = np.where(inside, 0.0, ndtri(1 - tail) * gradient[0, -1] * np.where(query.known, fit.unpruned_sd, fresh))
+    own = np.where(inside, 0.0, ndtri(1 - tail) * gradient[0, -1] * unpruned_sds(fit, query, unpruned_sd))
     return np.hypot(ratio * np.maximum(0.0, -low), own), np.hypot(ratio * np.maximum(0.0, high), own)
 
 

@@ -43,6 +43,8 @@ class Curves:
     """The errors by trial, (n, T), nan where there is none; T is 1 where trials are not told apart."""
     unpruned_cells: Floats
     """The unpruned errors by trial, (K, T)."""
+    unpruned_weight: Floats
+    """As `weight`, of the unpruned errors, (K,)."""
     warnings: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -149,11 +151,18 @@ def _average(columns: dict[str, Floats], keys: list[Hashable], trials: list[Hash
             raise CurveError(f"a network has one {name}")
     error = np.array([columns["error"][group].mean() for group in groups])
     counts = np.array([float(len(group)) for group in groups])
-    noise = SEED_SD**2 / counts + (0.0 if images is None else (1 - error).clip(1e-9) / (images * error))
     unpruned = np.nanmean(unpruned_cells, axis=1)
     density = np.array([columns["density"][group[0]] for group in groups])
-    return Curves(density, error, of, columns["depth"][firsts], columns["width"][firsts], unpruned, SEED_SD**2 / noise,
-                  cells, unpruned_cells, _warnings(density, error, of, unpruned, chance))
+    trained = (~np.isnan(unpruned_cells)).sum(axis=1)
+    return Curves(density, error, of, columns["depth"][firsts], columns["width"][firsts], unpruned,
+                  _weight(error, counts, images), cells, unpruned_cells, _weight(unpruned, trained, images),
+                  _warnings(density, error, of, unpruned, chance))
+
+
+def _weight(error: Floats, runs: Floats, images: int | None) -> Floats:
+    """What a mean over runs counts in units of one run on endlessly many images."""
+    sampling = 0.0 if images is None else (1 - error).clip(1e-9) / (images * error)
+    return np.asarray(SEED_SD**2 / (SEED_SD**2 / runs + sampling))
 
 
 def _warnings(density: Floats, error: Floats, network: Indices, unpruned: Floats, chance: float) -> tuple[str, ...]:

@@ -51,7 +51,9 @@ class Fit(Document):
     """`sigma` cleared of what wrong unpruned errors add to the residuals of a network together."""
     degrees_of_freedom: int
     unpruned_sd: float
-    """Relative standard deviation of an unpruned error."""
+    """Relative standard deviation of an unpruned error: root mean square over the networks."""
+    unpruned_sds: Numbers = ()
+    """That of each network, for its trials and its test images."""
 
 
 class Folds(Document):

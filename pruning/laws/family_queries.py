@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruning.errors import ParameterError
-from pruning.laws.answers import Answer, Candidate, smallest
+from pruning.laws.answers import Answer, Candidate, forecasts_of, smallest
 from pruning.laws.joint import JointLaw
-from pruning.laws.queries import REFUSALS
 
 ROWS = 10_000
 """Of one question."""
@@ -58,16 +57,20 @@ def forecasts(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[
 
 
 def _told(law: JointLaw, one: Candidate, densities: list[float], confidence: float) -> list[dict[str, Any]]:
-    """One network: all densities at once, or one by one where the law refuses some."""
-    try:
-        found = law.forecasts(one.depth, one.width, densities, one.unpruned_error, confidence=confidence,
-                              unpruned_sd=one.unpruned_sd)
-    except REFUSALS as refusal:
-        if len(densities) > 1:
-            return [row for density in densities for row in _told(law, one, [density], confidence)]
-        return [_at(one, densities[0]) | {"remark": f"{refusal.code}: {refusal.message}"}]
-    return [_at(one, told.density) | {"error": told.error.model_dump(), "extrapolated": told.extrapolated,
-                                      "remark": "; ".join(told.notes)} for told in found]
+    """One network: all densities that the law does not refuse at once."""
+    refusals = [law.refusal(one.depth, one.width, density, one.unpruned_error) for density in densities]
+    told = iter(forecasts_of(law, one, [d for d, no in zip(densities, refusals, strict=True) if no is None], confidence,
+                             of="mean"))
+    rows = []
+    for density, refusal in zip(densities, refusals, strict=True):
+        row = _at(one, density)
+        if refusal is not None:
+            rows.append(row | {"remark": f"{refusal.code}: {refusal.message}"})
+            continue
+        found = next(told)
+        rows.append(row | {"error": found.error.model_dump(), "extrapolated": found.extrapolated,
+                           "remark": "; ".join(found.notes)})
+    return rows
 
 
 def _at(one: Candidate, density: float) -> dict[str, Any]:

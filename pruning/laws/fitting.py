@@ -32,7 +32,7 @@ class Problem:
     features: Floats
     curves: Curves
     unpruned_sd: float | None
-    """Relative; None for that of a point."""
+    """Relative; None for that of a point: noise / sqrt(weight)."""
 
     @property
     def rows(self) -> Rows:
@@ -69,23 +69,29 @@ def fit(problem: Problem) -> tuple[Fit, list[Floats]]:
     unit = hessian / np.outer(scale, scale)
     inverse = np.linalg.pinv(unit, hermitian=True) / np.outer(scale, scale) if free else np.zeros((0, 0))
     pulls = jacobian * rows.weight * gradient[-1]
-    responses, spread = [], 0.0
+    responses, spreads = [], []
     for k in range(len(problem.curves.unpruned)):
         mine = problem.curves.network == k
         responses.append(-inverse @ pulls[:, mine].sum(1))
-        spread += float((rows.weight * (gradient[-1] * mine + responses[-1] @ jacobian) ** 2).sum())
-    noise = float(np.sqrt(_noise(sigma**2 * dof, spread, dof, problem.unpruned_sd)))
+        spreads.append(float((rows.weight * (gradient[-1] * mine + responses[-1] @ jacobian) ** 2).sum()))
+    noise, sds = _noise(sigma**2 * dof, np.array(spreads), dof, problem)
     return Fit(names=form.names, theta=_tuple(theta), free=tuple(free), covariance=tuple(map(_tuple, noise**2 * inverse)),
                condition=float(min(np.linalg.cond(unit), 1e300)) if free else None, sigma=sigma,
                residual_mean=float(residual.mean()), residual_sd=float(residual.std()), noise=noise, degrees_of_freedom=dof,
-               unpruned_sd=noise if problem.unpruned_sd is None else problem.unpruned_sd), responses
+               unpruned_sd=float(np.sqrt((sds**2).mean())), unpruned_sds=_tuple(sds)), responses
 
 
-def _noise(total: float, spread: float, dof: int, unpruned_sd: float | None) -> float:
-    """Variance v of a point: E sum w r^2 = v dof + s^2 spread, s^2 the variance of an unpruned error (None: v as well)."""
-    if unpruned_sd is None:
-        return total / (dof + spread)
-    return max(total - unpruned_sd**2 * spread, 0.25 * total) / dof
+def _noise(total: float, spreads: Floats, dof: int, problem: Problem) -> tuple[float, Floats]:
+    """Standard deviations: of a point of weight 1, and of every network's unpruned error s_k, (K,).
+
+    E sum w r^2 = v dof + sum_k s_k^2 spread_k, where s_k^2 is given or v / w_k, w_k the weight of the unpruned error.
+    """
+    weight = problem.curves.unpruned_weight
+    if problem.unpruned_sd is None:
+        noise = float(np.sqrt(total / (dof + (spreads / weight).sum())))
+        return noise, noise / np.sqrt(weight)
+    given = np.full(len(spreads), problem.unpruned_sd)
+    return float(np.sqrt(max(total - (given**2 * spreads).sum(), 0.25 * total) / dof)), given
 
 
 def leave_out(problem: Problem, theta: Floats, of: str) -> Folds | None:
@@ -145,7 +151,7 @@ def resample(problem: Problem, found: Fit, count: int, rng: np.random.Generator)
         value = problem.form.evaluate(theta[None], rows.features, unpruned)[0][0]
         z = (error - value) * np.sqrt(curves.weight * n / found.degrees_of_freedom)
         z = (z - z.mean())[rng.integers(n, size=(count, n))] / np.sqrt(curves.weight)
-        shift = found.unpruned_sd * rng.standard_normal((count, networks))
+        shift = np.array(found.unpruned_sds) * rng.standard_normal((count, networks))
         error, unpruned = value + z, unpruned + shift[:, curves.network]
     thetas = refit(problem, theta, Rows(rows.features, unpruned, error, np.broadcast_to(weight, (count, n))))
     return Refits(of=of, theta=tuple(map(_tuple, thetas)), shift=tuple(map(_tuple, shift)) if shift.size else (),

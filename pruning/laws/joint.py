@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pruning.errors import SecateurError
 from pruning.laws.assembly import Options, assemble, independent
 from pruning.laws.curves import gather
 from pruning.laws.documents import Forecast
@@ -75,6 +76,15 @@ class JointLaw(PruningLaw):
         density, depth, width, unpruned = np.broadcast_arrays(
             *(np.atleast_1d(np.asarray(one, float)) for one in (density, depth, width, unpruned_error)))
         return self._forecasts(density, depth, width, unpruned, confidence, of, unpruned_sd)
+
+    def refusal(self, depth: float, width: float, density: float, unpruned_error: float) -> SecateurError | None:
+        """Why `forecasts` would refuse this point; `None` where it would not."""
+        try:
+            query = self._query(*(np.array([one]) for one in (density, depth, width, unpruned_error)))
+            self._refuse(np.array([density]), query.features, self._beyond(query), self._outside(query))
+        except SecateurError as refusal:
+            return refusal
+        return None
 
     def predict(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike, unpruned_error: ArrayLike, *,
                 confidence: float = 0.9, of: Of = "mean",

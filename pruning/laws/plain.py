@@ -134,4 +134,4 @@ def plain_curves(density: Floats, error: Floats, warnings: tuple[str, ...] = ())
     """Points of a law that knows no unpruned errors."""
     n = len(error)
     one = np.ones(1)
-    return Curves(density, error, np.zeros(n, int), one, one, one, np.ones(n), error[:, None], one[:, None], warnings)
+    return Curves(density, error, np.zeros(n, int), one, one, one, np.ones(n), error[:, None], one[:, None], one, warnings)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from pruning.errors import InsufficientPointsError, ParameterError, UnreachableError
+from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws import bands
 from pruning.laws.bands import Query
 from pruning.laws.curves import RISE, SEED_SD
@@ -75,10 +75,13 @@ class PruningLaw(Document):
     def _query(self, density: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Query:
         """The law's own features, and which network each point is of."""
         for name, values, most in (("density", density, 1.0), ("depth", depth, np.inf), ("width", width, np.inf),
-                                   ("unpruned_error", unpruned, self.plateau)):
+                                   ("unpruned_error", unpruned, np.inf)):
             wrong = ~(np.isfinite(values) & (values > 0) & (values <= most * (1 + 1e-12)))
             if wrong.any():
                 raise ParameterError(f"{name}: {values[wrong][0]:g}; above 0" + (f" and at most {most:g}" * (most < np.inf)))
+        if (unpruned > self.plateau * (1 + 1e-12)).any():
+            raise CurveError(f"an unpruned error of {unpruned.max():g} is above the plateau of the law, {self.plateau:g}: it "
+                             "tells nothing of such a network")
         network = np.full(len(density), -1)
         for k, one in enumerate(self.networks):
             network[np.isclose(depth, one.depth) & np.isclose(width, one.width)
@@ -98,13 +101,13 @@ class PruningLaw(Document):
         self._refuse(density, query.features, beyond, outside)
         value = self.form.evaluate(np.array(self.fit.theta)[None], query.features, query.log_unpruned)[0][0]
         lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond + outside > 0)
-        extra = np.zeros(len(value))
         if self.back_test is not None:
             extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
+            lows, highs = bands.add((lows, highs), extra, len(self.back_test.points), confidence)
         if (outside > 0).any():
-            extra = np.hypot(extra, np.where(outside > 0, self._between() * (1.0 + outside), 0.0))
-        lows, highs = bands.add((lows, highs), extra, self._held(), confidence)
-        most = np.log(self.plateau if of == "mean" else 1.0)
+            extra = np.where(outside > 0, self._between() * (1.0 + outside), 0.0)
+            lows, highs = bands.add((lows, highs), extra, len(self.networks) - 1, confidence)
+        most = math.log(self.most(of))
         found = []
         for i, centre in enumerate(value):
             error = Estimate(value=_error(centre), low=_error(centre - lows[i]),
@@ -119,12 +122,15 @@ class PruningLaw(Document):
               extrapolated: Flags) -> tuple[Floats, Floats, list[str]]:
         sd = bands.deviation(self.form, self.fit, self._responses, query, unpruned_sd)
         dof = self.fit.degrees_of_freedom
+        mean = bands.normal(sd, dof, confidence) if self.refits is None else \
+            bands.refitted(self.form, self.fit, self.refits, query, confidence, unpruned_sd)
         if of == "mean":
-            if self.refits is None:
-                return *bands.normal(sd, dof, confidence), [""] * len(value)
-            return *bands.refitted(self.form, self.fit, self.refits, query, confidence, unpruned_sd), [""] * len(value)
+            return *mean, [""] * len(value)
         noise = self._noise(value)
         low, high = bands.normal(np.hypot(sd, self.fit.sigma * noise), dof, confidence)
+        if self.network_folds is not None:  # where no conformal band takes its place
+            strange = np.where(query.known, 0.0, self._between())
+            low, high = bands.add((low, high), strange, len(self.networks) - 1, confidence)
         how = np.full(len(value), "too few points for a conformal band: Student's t", object)
         for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
             band = bands.conformal(self.form, self.fit, folds, query, noise, confidence) if folds is not None else None
@@ -133,7 +139,14 @@ class PruningLaw(Document):
                 use = asked & ~extrapolated
                 low, high, how[use] = np.where(use, band[0], low), np.where(use, band[1], high), ""
         how[extrapolated] = ""
-        return low, high, list(how)
+        return np.maximum(low, mean[0]), np.maximum(high, mean[1]), list(how)
+
+    def most(self, of: Of) -> float:
+        """The largest error that a band reaches: the plateau, or three deviations above chance for one run on the images."""
+        if of == "mean":
+            return self.plateau
+        sampling = 1.0 if self.images is None else 3 * math.sqrt(self.limit * (1 - self.limit) / self.images)
+        return min(1.0, self.limit + sampling)
 
     def _densities(self, error: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Floats:
         """The inverse at networks that broadcast with the errors, within (0, 1], refused where the law cannot know."""
@@ -197,10 +210,6 @@ class PruningLaw(Document):
         side = "low" if self.back_test.bias < 0 else "high"
         return (f"extrapolated: fitted on its denser points, the law missed the sparser ones by "
                 f"{self.back_test.mean_absolute:.0%} and was {abs(self.back_test.bias):.0%} too {side}")
-
-    def _held(self) -> int:
-        """Degrees of freedom of what was learned from points that were held out."""
-        return max(1, len(self.back_test.points) if self.back_test is not None else len(self.networks) - 1)
 
     def _refuse(self, density: Floats, features: Floats, beyond: Floats, outside: Floats) -> None:
         if (outside > 0).any() and len(self.networks) < 3:

@@ -18,7 +18,7 @@ from pruning.family.points import fit, gather, halves, plane
 from pruning.family.sections import sections
 from pruning.family.sizes import sizes
 from pruning.family.turn import turn
-from pruning.laws.answers import forecast_of
+from pruning.laws.answers import forecasts_of
 from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
 from pruning.plan import rounds
 from pruning.schemas.family import FamilySpec
@@ -497,7 +497,7 @@ def test_another_seed_widens_the_band_of_an_answer() -> None:
         truth = 0.12 * math.exp(shift * float(np.random.default_rng([7, seed]).standard_normal()))
         inside += best.error.low <= truth <= best.error.high
         assert state.law is not None
-        bare = forecast_of(state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), best.density, 0.9).error
+        bare = forecasts_of(state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), [best.density], 0.9)[0].error
         assert bare.low is not None
         assert bare.high is not None
         narrow += bare.low <= truth <= bare.high
