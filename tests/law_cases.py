@@ -117,8 +117,8 @@ def unpruned_of(depth: Any, width: Any) -> Any:
     return 0.3 * depth**-0.3 * width**-0.4
 
 
-def family(seed: int, noise: float = 0.03, apart: float = 0.0) -> Family:
-    """A family with relative noise, and with networks that are `apart` from the law as a whole."""
+def family(seed: int, noise: float = 0.03, apart: float = 0.0, images: int | None = None) -> Family:
+    """A family with relative noise, networks that are `apart` from the law as a whole, and errors on so many images."""
     rng = np.random.default_rng(seed)
     networks = [(depth, width) for depth in (8.0, 14.0, 26.0) for width in (0.5, 1.0, 2.0)]
     density = 0.8 ** np.arange(1, 21, 2)
@@ -128,6 +128,9 @@ def family(seed: int, noise: float = 0.03, apart: float = 0.0) -> Family:
     own = np.repeat(1 + apart * rng.standard_normal(len(networks)), len(density))
     error = true * own * (1 + noise * rng.standard_normal(len(true)))
     seen = unpruned * np.repeat(1 + noise * rng.standard_normal(len(networks)), len(density))
+    if images is not None:
+        error = rng.binomial(images, np.minimum(error, 0.9)) / images
+        seen = np.repeat(rng.binomial(images, seen[::len(density)]), len(density)) / images
     return Family(depth, width, d, unpruned, true, np.minimum(error, 0.98), seen)
 
 

@@ -73,7 +73,7 @@ class Prediction(BaseModel):
     depth: float | None = None
     width: float | None = None
     unpruned_error: float | None = None
-    """Of a family: the network's own, or what the law of unpruned errors says of one that was not run."""
+    """Of a family: the network's own, or what those of the others say of one that was not run."""
     parameters: float | None = None
     """Of a family: those that remain."""
     extrapolated: bool | None

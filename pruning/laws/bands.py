@@ -32,8 +32,8 @@ Band = tuple[Floats, Floats]
 def deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd: float | None = None) -> Floats:
     """Standard deviation of ln error(law) by the delta method, (n,).
 
-    g' C g + sum_k s_k^2 (g' R_k)^2 + s^2 (2 h g' R(x) + h^2): g is the gradient by the free parameters, C their covariance, h
-    the gradient by ln unpruned, s_k its standard deviation of network k and R_k, the rows of `responses` (K, Q), how the
+    g' C g + sum_k s_k^2 (g' R_k)^2 + s^2 (2 h g' R(x) + h^2): g is the gradient by the free parameters, C their covariance,
+    h the gradient by ln unpruned, s_k its standard deviation of network k and R_k, the rows of `responses` (K, Q), how the
     parameters move with it; s and R(x) are those of the network that is asked for. `unpruned_sd` is the s of a network that
     was not fitted, whose R is 0.
     """

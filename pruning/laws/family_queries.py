@@ -58,7 +58,7 @@ def forecasts(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[
 
 def _told(law: JointLaw, one: Candidate, densities: list[float], confidence: float) -> list[dict[str, Any]]:
     """One network: all densities that the law does not refuse at once."""
-    refusals = [law.refusal(one.depth, one.width, density, one.unpruned_error) for density in densities]
+    refusals = law.refusals(one.depth, one.width, densities, one.unpruned_error)
     told = iter(forecasts_of(law, one, [d for d, no in zip(densities, refusals, strict=True) if no is None], confidence,
                              of="mean"))
     rows = []

@@ -77,14 +77,24 @@ class JointLaw(PruningLaw):
             *(np.atleast_1d(np.asarray(one, float)) for one in (density, depth, width, unpruned_error)))
         return self._forecasts(density, depth, width, unpruned, confidence, of, unpruned_sd)
 
-    def refusal(self, depth: float, width: float, density: float, unpruned_error: float) -> SecateurError | None:
-        """Why `forecasts` would refuse this point; `None` where it would not."""
+    def refusals(self, depth: float, width: float, densities: Sequence[float],
+                 unpruned_error: float) -> list[SecateurError | None]:
+        """Why `forecasts` would refuse a network at each density; `None` where it would not."""
+        rows = np.ones(len(densities))
         try:
-            query = self._query(*(np.array([one]) for one in (density, depth, width, unpruned_error)))
-            self._refuse(np.array([density]), query.features, self._beyond(query), self._outside(query))
+            query = self._query(np.array(densities), depth * rows, width * rows, unpruned_error * rows)
         except SecateurError as refusal:
-            return refusal
-        return None
+            return [refusal] * len(densities)
+        beyond, outside = self._beyond(query), self._outside(query)
+        found: list[SecateurError | None] = []
+        for i in range(len(densities)):
+            one = slice(i, i + 1)
+            try:
+                self._refuse(rows[one] * densities[i], query.features[:, one], beyond[one], outside[one])
+                found.append(None)
+            except SecateurError as refusal:
+                found.append(refusal)
+        return found
 
     def predict(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike, unpruned_error: ArrayLike, *,
                 confidence: float = 0.9, of: Of = "mean",

@@ -80,12 +80,11 @@ class PruningLaw(Document):
             if wrong.any():
                 raise ParameterError(f"{name}: {values[wrong][0]:g}; above 0" + (f" and at most {most:g}" * (most < np.inf)))
         if (unpruned > self.plateau * (1 + 1e-12)).any():
-            raise CurveError(f"an unpruned error of {unpruned.max():g} is above the plateau of the law, {self.plateau:g}: it "
-                             "tells nothing of such a network")
-        network = np.full(len(density), -1)
-        for k, one in enumerate(self.networks):
-            network[np.isclose(depth, one.depth) & np.isclose(width, one.width)
-                    & np.isclose(unpruned, one.unpruned_error)] = k
+            raise CurveError(f"an unpruned error of {unpruned.max():g} is above the plateau of the law, {self.plateau:g}: "
+                             "it tells nothing of such a network")
+        known = np.array([[one.depth, one.width, one.unpruned_error] for one in self.networks])
+        same = np.isclose(np.stack([depth, width, unpruned], axis=1)[:, None], known[None]).all(2)
+        network = np.where(same.any(1), same.argmax(1), -1)
         features = np.log([density, depth / self.centre[0], width / self.centre[1]])
         return Query(features, np.log(unpruned), network)
 

@@ -109,7 +109,8 @@ class FamilySpec(JobFields):
     max_error: Annotated[tuple[Error, ...], Field(max_length=8)] = ()
     """Test errors that are tolerated; none: 1.25 times the least unpruned error that was measured."""
     candidates: Grid | None = None
-    """Networks that may be the answer; default: the members. The unpruned error of others is the dense law's."""
+    """Networks that may be the answer; default: the members. The unpruned error of others is the dense law's, or where there
+    is none that of a regression on the measured ones."""
     confirm: bool = True
     """Train and prune the answers for real."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9

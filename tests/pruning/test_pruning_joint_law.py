@@ -10,6 +10,7 @@ import pytest
 from law_cases import LAW, PHI, PSI, Family, family, published, resnets, rewound, risen, unpruned_of
 
 from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
+from pruning.laws.curves import SEED_SD
 from pruning.laws.density import fit_density_law
 from pruning.laws.forms import pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
@@ -68,22 +69,23 @@ def test_a_family_of_one_network_is_the_single_law() -> None:
     assert (joint.phi, joint.psi) == (0.0, 0.0)
 
 
-def coverage(seeds: range, *, apart: float = 0.0, **options: object) -> tuple[float, float]:
+def coverage(seeds: range, *, apart: float = 0.0, images: int | None = None, **options: object) -> tuple[float, float]:
     """How often 90 % bands hold the true error: of the fitted networks, and of one between them."""
     fitted, fresh = [], []
     for seed in seeds:
-        one, rng = family(seed, apart=apart), np.random.default_rng(seed + 10_000)
-        law = one.fit(**options)
+        one, rng = family(seed, apart=apart, images=images), np.random.default_rng(seed + 10_000)
+        law = one.fit(images=images, **options)
         bands = law.predict(one.depth, one.width, one.density, one.seen)
         fitted += [band.low <= true <= band.high for band, true in zip(bands, one.true, strict=True)]
         unpruned, density = unpruned_of(20, 1.41), 0.8 ** np.arange(1.0, 17.0)
         true = pruned_error(20**PHI * 1.41**PSI * density, unpruned, **LAW)
-        bands = law.predict(20, 1.41, density, unpruned * (1 + 0.03 * rng.standard_normal()))
+        seen = unpruned * (1 + 0.03 * rng.standard_normal())
+        bands = law.predict(20, 1.41, density, seen if images is None else rng.binomial(images, seen) / images)
         fresh += [band.low <= one <= band.high for band, one in zip(bands, true, strict=True)]
     return float(np.mean(fitted)), float(np.mean(fresh))
 
 
-@pytest.mark.parametrize("options", [{"refits": 0}, {"refits": 50}])
+@pytest.mark.parametrize("options", [{"refits": 0}, {"refits": 50}, {"refits": 0, "images": 1000}])
 def test_bands_cover_the_truth(options: dict[str, object]) -> None:
     fitted, fresh = coverage(range(10), **options)
     assert 0.82 <= fitted <= 0.97
@@ -91,11 +93,58 @@ def test_bands_cover_the_truth(options: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"refits": 0}, {"refits": 50}])
+@pytest.mark.parametrize("options", [{"refits": 0}, {"refits": 50}, {"refits": 0, "images": 1000},
+                                     {"refits": 50, "images": 1000}])
 def test_bands_cover_the_truth_in_200_seeds(options: dict[str, object]) -> None:
     fitted, fresh = coverage(range(200), **options)
     assert 0.84 <= fitted <= 0.95
     assert 0.84 <= fresh <= 0.95
+
+
+def test_unpruned_errors_of_few_images_are_uncertain() -> None:
+    one = family(0, images=1000)
+    fit = one.fit(images=1000, refits=0).fit
+    u = one.seen[::10]
+    assert fit.unpruned_sds == pytest.approx(fit.noise * np.sqrt(1 + (1 - u) / (1000 * u) / SEED_SD**2))
+    assert fit.unpruned_sd == pytest.approx(np.sqrt(np.mean(np.square(fit.unpruned_sds))))
+    assert one.fit(images=1000, unpruned_sd=0.02).fit.unpruned_sds == (0.02,) * 9
+    assert one.fit().fit.unpruned_sds == (one.fit().fit.noise,) * 9
+
+
+def test_a_stored_law_of_an_earlier_version_still_tells() -> None:
+    law = family(0).fit(refits=50)
+    document = law.model_dump(mode="json")
+    del document["fit"]["unpruned_sds"]
+    for of in ("mean", "run"):
+        assert JointLaw.model_validate(document).predict(14, 1, [0.3, 0.1], family(0).seen[40], of=of) == law.predict(
+            14, 1, [0.3, 0.1], family(0).seen[40], of=of)
+
+
+@pytest.mark.parametrize(("networks", "new"), [(((8, 0.5), (26, 0.5), (8, 2), (26, 2), (14, 2)), (14, 1)),
+                                               (((8, 1), (14, 1), (26, 1)), (20, 1))])
+@pytest.mark.parametrize("apart", [0.0, 0.2])
+def test_one_more_network_among_few_that_lie_apart(networks: tuple[tuple[float, float], ...], new: tuple[float, float],
+                                                   apart: float) -> None:
+    """Too few for a conformal band: how far each lies from the law of the others is in the band of one that was not run."""
+    density, hits = 0.7 ** np.arange(1.0, 11.0), []
+    for seed in range(15):
+        rng = np.random.default_rng(seed)
+
+        def curve(depth: float, width: float, rng: np.random.Generator = rng) -> tuple[float, np.ndarray]:
+            unpruned = unpruned_of(depth, width)
+            m = depth**PHI * width**PSI * density * np.exp(apart * rng.standard_normal())
+            noise = np.exp(0.03 * rng.standard_normal(11))
+            return unpruned * noise[0], np.minimum(0.98, pruned_error(m, unpruned, **LAW) * noise[1:])
+
+        fitted = [(depth, width, d, e, unpruned, k) for k, (depth, width) in enumerate(networks)
+                  for unpruned, errors in [curve(depth, width)] for d, e in zip(density, errors, strict=True)]
+        *columns, network = zip(*fitted, strict=True)
+        law = fit_joint_law(*columns, classes=10, network=network)
+        unpruned, errors = curve(*new)
+        runs, curves = (law.predict(*new, density, unpruned, of=of) for of in ("run", "mean"))
+        hits += [one.low <= error <= one.high for one, error in zip(runs, errors, strict=True)]
+        assert all(run.low <= mean.low and mean.high <= run.high for run, mean in zip(runs, curves, strict=True))
+    assert np.mean(hits) >= 0.84
 
 
 def test_networks_that_are_apart_are_resampled_whole() -> None:

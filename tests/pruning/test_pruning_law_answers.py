@@ -56,6 +56,30 @@ def test_no_answer() -> None:
         smallest(one.fit(), 0.1, [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})])
 
 
+def test_answers_stay_near_what_was_measured() -> None:
+    """The sparsest density was 0.8^19: half as many rounds again are the end, and a weight must be left."""
+    law = family(0).fit()
+    (one,) = candidates((20,), (1,))
+    answer = smallest(law, 0.85, [one]).best
+    assert law.density_for(0.85, one.depth, one.width, one.unpruned_error) < 0.8 ** (1.5 * 19)
+    assert answer.density == pytest.approx(0.8 ** (1.5 * 19))
+    assert answer.error.value == pytest.approx(float(law.curve(20, 1, answer.density, one.unpruned_error)))
+    assert answer.error.value < 0.85
+    assert answer.extrapolated
+    assert "held here, at a smaller error" in answer.notes[-1]
+    tiny = smallest(law, 0.5, [one.model_copy(update={"parameters": 60, "prunable": 50})]).best
+    assert (tiny.density, tiny.parameters) == (1 / 50, 11)
+
+
+def test_a_network_above_the_plateau_is_refused_alone() -> None:
+    law = family(0).fit(plateau=0.8)
+    strange = candidates()[0].model_copy(update={"unpruned_error": 0.85})
+    answer = smallest(law, 0.16, [strange, *candidates()])
+    assert answer.best == smallest(law, 0.16, candidates()).best
+    assert [(one, "above the plateau of the law, 0.8" in why) for one, why in answer.refused if one == strange] == [
+        (strange, True)]
+
+
 def test_an_error_that_anything_has() -> None:
     with pytest.raises(CurveError, match="any density does"):
         smallest(family(0).fit(), 0.95, candidates())
