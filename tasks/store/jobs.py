@@ -122,6 +122,8 @@ def page(session: Session, project: str, *, limit: int, cursor: str | None, stat
 def request(session: Session, project: str, id: str, verb: str) -> Job:
     """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises `TransitionError`."""
     get(session, project, id)
+    if verb == "retry":
+        family_of(session, id)  # locked before its member
     job = locked(session, id)
     if job is None:
         raise NotFoundError("job", id)
@@ -175,6 +177,12 @@ def is_family(job: Job) -> bool:
 def parked(job: Job) -> bool:
     """Whether the job is a family that waits for its members."""
     return job.status == "running" and job.owner == PARKED
+
+
+def family_of(session: Session, id: str) -> Job | None:
+    """The family that the job is a member of, its row locked as `locked` does."""
+    family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
+    return None if family is None else locked(session, family)
 
 
 def idle(session: Session, family: Job) -> bool:

@@ -279,6 +279,74 @@ def test_a_member_that_is_made_and_ends_during_a_turn_is_not_missed(store: Store
     assert due(store, id)
 
 
+@pytest.mark.parametrize("status", ["queued", "running", "paused", "succeeded", "cancelled"])
+def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store, status: str) -> None:
+    id = family(store)
+    one, two = turn(store, id, "a", "b")
+    end(store, one, "succeeded")
+    end(store, two, "failed")
+    mine = claimed(store, id)
+    seen = looked(store, id)
+    request(store, two, "retry")
+    if status in jobs.TERMINAL:
+        end(store, two, status)
+        quiet(store, id)
+    elif status == "running":
+        claimed(store, two)
+    elif status == "paused":
+        request(store, two, "pause")
+    write(store, lambda s: families.finish(s, mine, seen, {"x": 1}))
+    job = read_job(store, id)
+    assert (job.status, job.owner, job.lease_until, job.finished_at) == ("running", PARKED, None, None)
+    assert read_job(store, two).status == status
+    assert due(store, id) == (status in jobs.TERMINAL)  # else it is woken when the member ends
+    with pytest.raises(work.LostError):
+        write(store, lambda s: families.finish(s, mine, seen, None)) if claim(store, id) else None
+    assert gapless(store, id)
+
+
+def test_a_family_ends_once_its_last_turn_has_seen_every_member(store: Store) -> None:
+    id = family(store)
+    one, two = turn(store, id, "a", "b")
+    end(store, one, "succeeded")
+    end(store, two, "failed")
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 1}))
+    job = read_job(store, id)
+    assert (job.status, job.summary, job.owner, messages(store, id)) == ("succeeded", {"x": 1}, None, [])
+    with pytest.raises(work.LostError):
+        write(store, lambda s: families.finish(s, mine, looked(store, id), None))
+
+
+@pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_what_was_asked_of_a_family_holds_while_it_would_end(store: Store, verb: str, after: str) -> None:
+    id = family(store)
+    [one] = turn(store, id, "a")
+    end(store, one, "failed")
+    mine = claimed(store, id)
+    seen = looked(store, id)
+    request(store, one, "retry")
+    request(store, id, verb)
+    write(store, lambda s: families.finish(s, mine, seen, None))
+    assert (read_job(store, id).status, read_job(store, one).status) == (after, after)
+
+
+def test_a_retry_and_the_end_of_the_family_at_once_lose_no_member(store: Store) -> None:
+    for _ in range(5):
+        id = family(store)
+        one, two = turn(store, id, "a", "b")
+        end(store, one, "succeeded")
+        end(store, two, "failed")
+        mine = claimed(store, id)
+        seen = looked(store, id)
+        answers = together([lambda two=two: request(store, two, "retry"), lambda mine=mine, seen=seen: write(  # type: ignore[misc]
+            store, lambda s: families.finish(s, mine, seen, None))])
+        assert answers == [None, None]
+        assert read_job(store, two).status == "queued"
+        assert read_job(store, id).status in ("running", "queued")
+        assert gapless(store, id)
+
+
 def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
     """However they interleave, once all is quiet the last turn has seen every member or another is due."""
     id = family(store)

@@ -176,6 +176,29 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
 
 
 @pytest.mark.slow
+def test_a_member_that_is_tried_again_during_the_last_turn_is_waited_for(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = family(world)
+    take(world, id)
+    *others, last = members(world, id).values()
+    for one in others:
+        settle(world, one)
+    settle(world, last, "failed")
+
+    def again(_: str) -> bool:
+        world.request(last, "retry")
+        return False
+
+    assert when(monkeypatch, "summary", again) == []
+    take(world, id)
+    assert (world.job(id).status, world.job(id).owner, world.job(last).status) == ("running", PARKED, "queued")
+    settle(world, last)
+    take(world, id)
+    assert world.job(id).status == "succeeded"
+    assert {one["status"] for one in world.report(id)["members"]} == {"succeeded"}
+
+
+@pytest.mark.slow
 def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(world: World) -> None:
     id = family(world)
     take(world, id)
