@@ -470,6 +470,73 @@ def test_a_member_that_is_tried_again_by_itself_is_let_be(store: Store) -> None:
     assert read_job(store, id).status == "cancelled"
 
 
+def succeeded(store: Store, id: str, *ends: str) -> list[str]:
+    """The members of a family that succeeds once they have ended so."""
+    found = turn(store, id, *map(str, range(len(ends))))
+    for one, status in zip(found, ends, strict=True):
+        end(store, one, status)
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 1}))
+    assert read_job(store, id).status == "succeeded"
+    return found
+
+
+def test_a_member_that_is_tried_again_after_its_family_succeeded_has_it_report_anew(store: Store) -> None:
+    id = family(store, spec={**SPEC, "deadline_s": 1000.0}, deadline_s=1000.0)
+    _, failed, cancelled = succeeded(store, id, "succeeded", "failed", "cancelled while queued")
+    change(store, id, deadline_at=5.0)
+    request(store, failed, "retry")
+    job = read_job(store, id)
+    assert (job.status, job.finished_at, job.attempt, job.summary) == ("queued", None, 1, {"x": 1})
+    assert job.deadline_at is not None
+    assert job.deadline_at > 1000
+    assert len(messages(store, id)) == len(messages(store, failed)) == 1
+    request(store, failed, "retry")  # once more is harmless
+    request(store, cancelled, "retry")
+    assert len(messages(store, id)) == 1
+    turn(store, id)  # which has them to wait for
+    assert (read_job(store, id).owner, due(store, id)) == (PARKED, False)
+    end(store, failed, "succeeded")
+    assert due(store, id)
+    turn(store, id)
+    end(store, cancelled, "failed")
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 2}))
+    job = read_job(store, id)
+    assert (job.status, job.summary, job.finished_at is not None) == ("succeeded", {"x": 2}, True)
+    assert statuses(store, id) == ["queued", "running", "succeeded", "queued", "running", "succeeded"]
+    assert gapless(store, id)
+    assert write(store, families.cancel_stragglers) == 0
+
+
+def test_a_family_that_succeeded_without_a_member_is_tried_again_with_it(store: Store) -> None:
+    id, whole = family(store), family(store)
+    done, failed = succeeded(store, id, "succeeded", "failed")
+    request(store, id, "retry")
+    assert [read_job(store, one).status for one in (id, done, failed)] == ["queued", "succeeded", "queued"]
+    assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
+    turn(store, id)
+    request(store, id, "cancel")
+    assert [read_job(store, one).status for one in (id, done, failed)] == ["cancelled", "succeeded", "cancelled"]
+    one, _ = succeeded(store, whole, "succeeded", "succeeded")
+    for refused in (whole, one):
+        with pytest.raises(TransitionError):
+            request(store, refused, "retry")
+    for verb in ("cancel", "pause", "resume"):
+        with pytest.raises(TransitionError):
+            request(store, whole, verb)
+
+
+def test_members_tried_again_at_once_have_their_family_run_again_once(store: Store) -> None:
+    id = family(store)
+    members = succeeded(store, id, *["failed"] * 5)
+    answers = together([lambda one=one: request(store, one, "retry") for one in (*members, *members)])  # type: ignore[misc]
+    assert answers == [None] * 10
+    assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
+    assert len(messages(store, id)) == 1
+    assert set(looked(store, id).values()) == {"queued"}
+
+
 @pytest.mark.parametrize("how", ["crash", "hand back"])
 def test_a_member_that_comes_back_to_the_queue_by_itself_is_cancelled_all_the_same(store: Store, how: str) -> None:
     """A worker that crashed, or was stopped, after the family ended asks for nothing."""
