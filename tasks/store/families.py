@@ -66,8 +66,10 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
         return
     family.owner, family.lease_until, family.eta_s = jobs.PARKED, None, None
     family.updated_at, family.attempt = clock(session), 1
-    if any(job.status in jobs.TERMINAL and seen.get(job.id) != job.status for _, job in members(session, family.id)):
-        jobs.enqueue(session, family, family.updated_at)
+    for row, job in members(session, family.id):
+        row.seen = job.status if seen.get(job.id) == job.status else None
+        if job.status in jobs.TERMINAL and row.seen is None:
+            jobs.enqueue(session, family, family.updated_at)
 
 
 def finish(session: Session, claim: Claim, seen: Mapping[str, str], summary: dict[str, Any] | None) -> None:

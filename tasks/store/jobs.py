@@ -142,7 +142,7 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
     at = clock(session)
     if target == "queued":
         _run_again(session, job, verb, at)
-        session.execute(update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at))
+        session.execute(update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at, seen=None))
         if family is not None and family.status == "succeeded":
             _run_again(session, family, verb, at)
             set_status(session, family, "queued")
@@ -202,6 +202,17 @@ def _incomplete(session: Session, family: Job) -> bool:
     short = select(Job.id).join(FamilyMember, FamilyMember.job_id == Job.id).where(
         FamilyMember.family_id == family.id, Job.status != "succeeded")
     return family.status == "succeeded" and session.scalar(short.limit(1)) is not None
+
+
+def awaits(session: Session, family: Job) -> bool:
+    """Whether a parked family has a turn to take: a member has ended and no turn has seen it, or nobody is left to wake it.
+
+    However many of its messages are on their way, one turn is taken for all that have ended.
+    """
+    rows = session.execute(select(Job.status, FamilyMember.seen).join(FamilyMember, FamilyMember.job_id == Job.id)
+                           .where(FamilyMember.family_id == family.id)).all()
+    ended = [status != seen for status, seen in rows if status in TERMINAL]
+    return any(ended) or len(ended) == len(rows)
 
 
 def idle(session: Session, family: Job) -> bool:

@@ -152,6 +152,8 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
     assert read_job(store, id).owner == "new"
     write(store, lambda s: families.start(s, new, wanted("a")))
     write(store, lambda s: families.park(s, new, looked(store, id)))
+    [one] = looked(store, id)
+    end(store, one, "succeeded")
     newest = claimed(store, id, "newest")
     with pytest.raises(work.LostError):
         write(store, lambda s: families.park(s, new, {}))
@@ -175,11 +177,11 @@ def test_a_family_that_is_to_end_or_to_pause_starts_nothing(store: Store, verb: 
 
 def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
     id = family(store)
-    [member] = turn(store, id, "a")
+    members = turn(store, id, *"abcdefgh")
     job = read_job(store, id)
     assert (job.status, job.owner, job.lease_until, job.attempt, job.fence) == ("running", PARKED, None, 1, 1)
     assert messages(store, id) == []
-    quiet(store, member)
+    quiet(store, *members)
     for gone in (False, True):
         sweep(store, gone=gone)
     long_ago(store, id, 1e6)
@@ -187,7 +189,8 @@ def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
     job = read_job(store, id)
     assert (job.status, job.owner, job.attempt, messages(store, id)) == ("running", PARKED, 1, [])
     before = statuses(store, id)
-    for number in range(2, 9):  # as many turns as members end, and no news of them
+    for number, member in enumerate(members, 2):  # as many turns as members end, and no news of them
+        end(store, member, "failed")
         mine = claimed(store, id, max_attempts=1)
         assert (mine.fence, mine.attempt, read_job(store, id).status) == (number, 1, "running")
         assert claim(store, id, "other") is None
@@ -197,7 +200,8 @@ def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
 
 def test_one_of_many_wakers_takes_the_turn(store: Store) -> None:
     id = family(store)
-    turn(store, id, "a")
+    one, _ = turn(store, id, "a", "b")
+    end(store, one, "succeeded")
     answers = together([lambda name=str(n): claim(store, id, name) for n in range(12)])  # type: ignore[misc]
     assert sum(answer is not None for answer in answers) == 1, answers
     assert read_job(store, id).fence == 2
@@ -205,7 +209,8 @@ def test_one_of_many_wakers_takes_the_turn(store: Store) -> None:
 
 def test_a_turn_whose_worker_dies_is_taken_again_and_counts(store: Store) -> None:
     id = family(store)
-    turn(store, id, "a")
+    one, two, _ = turn(store, id, "a", "b", "c")
+    end(store, one, "succeeded")
     for attempt in (1, 2, 3):
         mine = claimed(store, id, "dead")
         assert mine.attempt == attempt
@@ -215,6 +220,7 @@ def test_a_turn_whose_worker_dies_is_taken_again_and_counts(store: Store) -> Non
     mine = claimed(store, id)
     write(store, lambda s: families.park(s, mine, looked(store, id)))
     assert read_job(store, id).attempt == 1
+    end(store, two, "succeeded")
     for _ in range(3):
         claimed(store, id, "dead")
         sweep(store, gone=True, max_attempts=3)
@@ -250,6 +256,28 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
     claimed(store, id)
     assert messages(store, id) == []  # however many there were
     assert set(looked(store, id).values()) == {"succeeded"}
+
+
+def test_one_turn_is_taken_for_all_members_that_ended_before_it(store: Store) -> None:
+    """Each end sends a message where the one before has left the outbox; those that arrive after the turn find no news."""
+    id = family(store)
+    *ended, last = turn(store, id, *"abcd")
+    for one in ended:
+        end(store, one, "succeeded")
+        assert len(messages(store, id)) == 1
+        quiet(store, id)  # in the broker's queue now
+    mine = claimed(store, id)
+    write(store, lambda s: families.park(s, mine, looked(store, id)))
+    assert [claim(store, id) for _ in ended] == [None] * 3
+    assert (read_job(store, id).owner, read_job(store, id).fence) == (PARKED, 2)
+    end(store, last, "failed")
+    mine = claimed(store, id)
+    assert mine.fence == 3
+    request(store, last, "retry")
+    write(store, lambda s: families.park(s, mine, {**looked(store, id), last: "failed"}))
+    assert claim(store, id) is None
+    end(store, last, "failed")  # as it had before
+    assert claimed(store, id).fence == 4
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -300,8 +328,10 @@ def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store
     assert (job.status, job.owner, job.lease_until, job.finished_at) == ("running", PARKED, None, None)
     assert read_job(store, two).status == status
     assert due(store, id) == (status in jobs.TERMINAL)  # else it is woken when the member ends
-    with pytest.raises(work.LostError):
-        write(store, lambda s: families.finish(s, mine, seen, None)) if claim(store, id) else None
+    if status in jobs.TERMINAL:
+        claimed(store, id)
+        with pytest.raises(work.LostError):
+            write(store, lambda s: families.finish(s, mine, seen, None))
     assert gapless(store, id)
 
 
@@ -714,7 +744,8 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
     try:
         store.create_tables()
         id = family(store)
-        [one] = turn(store, id, "a")
+        first, one = turn(store, id, "a", "b")
+        end(store, first, "succeeded")
         mine, member = claimed(store, id), claimed(store, one)
         held, ended, wrong = threading.Event(), threading.Event(), list[BaseException]()
 
@@ -726,8 +757,8 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
                     session.flush()
                     held.set()
                     assert ended.wait(20)
-                    families.start(session, mine, wanted("b"))
-                    families.park(session, mine, {one: "running"})
+                    families.start(session, mine, wanted("c"))
+                    families.park(session, mine, {first: "succeeded", one: "running"})
             except BaseException as error:
                 wrong.append(error)
 
