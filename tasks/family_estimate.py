@@ -29,6 +29,10 @@ def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]
     data = data_of(spec, known)
     if data["task"] != "classification":
         raise DataError(f"families are for classification, the dataset is for {data['task']}", pointer="/dataset/id")
+    chance = 1 - 1 / len(data["classes"])
+    if spec.max_error and max(spec.max_error) >= chance:
+        raise ParameterError(f"max_error {max(spec.max_error):g}: guessing among {len(data['classes'])} classes has an "
+                             f"error of {chance:g}; tolerate less", pointer="/max_error")
     limit, images = spec.dataset.limit.train, data["counts"]["train"]
     if isinstance(limit, int) and limit > images and min(spec.members.fractions) < 1:
         raise ParameterError(f"train {limit}: of {images} training images, fractions of {limit} are not what members would "
@@ -53,6 +57,7 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
     """
     spec = FamilySpec.model_validate(payload["spec"])
     networks = {(one.depth, one.width): one for one in outlines(spec, payload["dataset"])}
+    classes = len(data_of(spec, payload["dataset"])["classes"])
     kinds = Counter((one.depth, one.width, one.fraction) for one in members(spec))
     total: dict[str, Any] = {**dict.fromkeys(SUMMED, 0), "checkpoints": 0, "memory_bytes": 0, "warnings": []}
     for (depth, width, fraction), count in kinds.items():
@@ -63,12 +68,24 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
             total[name] += count * found[name]
         total["memory_bytes"] = max(total["memory_bytes"], found["memory_bytes"])
         total |= {"images": found["images"], "decoded_images": found["decoded_images"]}
-        total["warnings"] += [one for one in found["warnings"] if one not in total["warnings"]]
+        told = [*found["warnings"], *_scarce(spec, fraction, found["images"]["fit"], classes)]
+        total["warnings"] += [one for one in told if one not in total["warnings"]]
     most = spec.adaptive.max_members if spec.adaptive is not None else None
     if spec.adaptive is not None:
         total["warnings"].append(f"adaptive: at most {min(most or len(members(spec)), len(members(spec)))} of "
                                  f"{len(members(spec))} members are run; this is the cost of all")
     return total | {"evaluations": {}}
+
+
+def _scarce(spec: FamilySpec, fraction: float, images: int, classes: int) -> list[str]:
+    """What is to be said of a fraction that leaves so few images to train on; refused where it leaves none."""
+    if images < 1:
+        raise ParameterError(f"fraction {fraction:g}: no image is left to train on once one is set aside for validation; "
+                             "train on more", pointer="/members/fractions" if fraction < 1 else "/dataset/limit/train")
+    if images >= classes:
+        return []
+    left = "1 image is" if images == 1 else f"{images} images are"
+    return [f"fraction {fraction:g}: {left} left to train on, of {classes} classes: members never see some of them"]
 
 
 def _estimate_member(spec: FamilySpec, member: Member, size: Size, known: dict[str, Any] | None) -> dict[str, Any]:

@@ -39,10 +39,8 @@ def run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
         pipe.send("members", start=[_start(spec, member, sizes, job) for member in state.start])
     if failure is not None:
         pipe.send("error", code=failure.code, message=_why(state, failure), retryable=True)
-    elif state.finished:
-        pipe.send("done")
     else:
-        pipe.send("wait", seen={run.job: run.status for run in runs})
+        pipe.send("done" if state.finished else "wait", seen={run.job: run.status for run in runs})
 
 
 def _sizes(folder: Path, spec: FamilySpec, job: dict[str, Any], pipe: Pipe) -> list[Size]:

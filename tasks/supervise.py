@@ -51,7 +51,9 @@ class Supervisor:
         self._error: dict[str, Any] | None = None
         self._summary: dict[str, Any] | None = None
         self._done = False
-        self._waits, self._seen = False, dict[str, str]()
+        self._waits = False
+        self._seen: dict[str, str] | None = None
+        """Of a family: the statuses of its members that the turn knew."""
         self._began = time.monotonic()
         self._first_progress: float | None = None
         self._counter = 0
@@ -154,7 +156,7 @@ class Supervisor:
         elif kind == "error":
             self._error = message
         elif kind == "done":
-            self._done = True
+            self._done, self._seen = True, message.get("seen")
 
     def _store_file(self, kind: str, message: dict[str, Any]) -> None:
         """Upload a finished file, then point the database at it. The process may replace or drop it meanwhile."""
@@ -242,7 +244,10 @@ class Supervisor:
         elif self._error is not None:
             self._settle_failed(**self._error)
         elif self._waits:
-            self._write(lambda s: families.park(s, self.claim, self._seen))
+            self._write(lambda s: families.park(s, self.claim, self._seen or {}))
+        elif self._done and self._seen is not None:
+            seen = self._seen
+            self._write(lambda s: families.finish(s, self.claim, seen, self._summary))
         elif self._done:
             self._write(lambda s: work.settle(s, self.claim, "succeeded", summary=self._summary))
         else:

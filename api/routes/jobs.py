@@ -150,4 +150,5 @@ _transition("cancel", "Cancel a job", "Queued and paused jobs end at once, a run
 _transition("pause", "Pause a job", "A running job's process is ended at once, which frees its device; resumed, "
             "the job goes on from its last saved step.")
 _transition("resume", "Resume a paused job", "Queue it again; it goes on from its last saved step.")
-_transition("retry", "Retry a job that failed or was cancelled", "Queue it again; saved stages are used.")
+_transition("retry", "Retry a job that failed or was cancelled", "Queue it again; saved stages are used. A family that "
+            "succeeded runs again, and reports anew, when a member that did not is retried, or the family for all of them.")

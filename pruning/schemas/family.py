@@ -107,7 +107,7 @@ class FamilySpec(JobFields):
     exclude: tuple[str, ...] = ()
     """Weights that are never pruned, by name; every network of the family has them."""
     max_error: Annotated[tuple[Error, ...], Field(max_length=8)] = ()
-    """Test errors that are tolerated; none: 1.25 times the least unpruned error that was measured."""
+    """Test errors tolerated, below that of guessing; none: 1.25 times the least unpruned error that was measured."""
     candidates: Grid | None = None
     """Networks that may be the answer; default: the members. The unpruned error of others is the dense law's, or where there
     is none that of a regression on the measured ones."""

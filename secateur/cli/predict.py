@@ -42,7 +42,8 @@ def predict(
                 ([_cell(name, row) for name in columns] for row in rows))
     law = found.get("law") or {}
     if law.get("sigma") is not None:
-        tell(f"the law is off by {percent(law['sigma'])} of the error (standard deviation)")
+        tell(f"one run scatters by {percent(law['sigma'])} of its error about the law (standard deviation), beside the "
+             "sampling of its test images")
     for warning in law.get("warnings", ()):
         tell(f"warning: {warning}")
 

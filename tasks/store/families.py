@@ -2,7 +2,8 @@
 
 A family is a job of its own whose turns are short. Between them it is parked: running, without lease, and woken through the
 outbox by every member that ends. Members are ordinary jobs, younger than their family: a transaction that locks several of
-these rows locks them in the order of their ids.
+these rows locks them in the order of their ids. Who lets a member run again locks its family first, so that no family ends
+as succeeded beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tasks.store import jobs
 from tasks.store.assets import clock
 from tasks.store.errors import TransitionError
 from tasks.store.tables import FamilyMember, Job, JobLabel
-from tasks.store.work import Claim, held
+from tasks.store.work import Claim, held, settle
 
 
 def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
@@ -65,8 +66,21 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
         return
     family.owner, family.lease_until, family.eta_s = jobs.PARKED, None, None
     family.updated_at, family.attempt = clock(session), 1
-    if any(job.status in jobs.TERMINAL and seen.get(job.id) != job.status for _, job in members(session, family.id)):
-        jobs.enqueue(session, family, family.updated_at)
+    for row, job in members(session, family.id):
+        row.seen = job.status if seen.get(job.id) == job.status else None
+        if job.status in jobs.TERMINAL and row.seen is None:
+            jobs.enqueue(session, family, family.updated_at)
+
+
+def finish(session: Session, claim: Claim, seen: Mapping[str, str], summary: dict[str, Any] | None) -> None:
+    """End the family as succeeded; let go of it instead where a member is live, or ended otherwise than the turn saw."""
+    family = held(session, claim)
+    now = {job.id: job.status for _, job in members(session, family.id)}
+    if family.status != "cancelling" and any(
+            status not in jobs.TERMINAL or seen.get(id) != status for id, status in now.items()):
+        park(session, claim, seen)
+    else:
+        settle(session, claim, "succeeded", summary=summary)
 
 
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:

@@ -120,12 +120,19 @@ def page(session: Session, project: str, *, limit: int, cursor: str | None, stat
 
 
 def request(session: Session, project: str, id: str, verb: str) -> Job:
-    """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises `TransitionError`."""
+    """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises `TransitionError`.
+
+    A member that is retried after its family has succeeded has the family run again, which reports anew once it has ended.
+    Such a family can be retried itself while a member of it has not succeeded.
+    """
     get(session, project, id)
+    family = family_of(session, id) if verb == "retry" else None  # older than its member: locked before it
     job = locked(session, id)
     if job is None:
         raise NotFoundError("job", id)
     target = _TRANSITIONS[verb].get(job.status)
+    if target is None and verb == "retry" and is_family(job) and _incomplete(session, job):
+        target = "queued"
     if target is None:
         raise TransitionError(id, job.status, verb)
     if target == job.status:
@@ -134,16 +141,23 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
         target, job.owner = {"cancelling": "cancelled", "pausing": "paused"}.get(target, target), None
     at = clock(session)
     if target == "queued":
-        job.available_at, job.attempt = at, 1
-        job.error, job.finished_at = None, None
-        deadline_s = job.spec.get("deadline_s")
-        job.deadline_at = job.deadline_at if verb != "retry" or deadline_s is None else at + deadline_s
-        enqueue(session, job, at)
-        session.execute(update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at))
+        _run_again(session, job, verb, at)
+        session.execute(update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at, seen=None))
+        if family is not None and family.status == "succeeded":
+            _run_again(session, family, verb, at)
+            set_status(session, family, "queued")
     if target == "cancelled":
         job.finished_at = at
     set_status(session, job, target)
     return job
+
+
+def _run_again(session: Session, job: Job, verb: str, at: float) -> None:
+    job.available_at, job.attempt = at, 1
+    job.error, job.finished_at = None, None
+    deadline_s = job.spec.get("deadline_s")
+    job.deadline_at = job.deadline_at if verb != "retry" or deadline_s is None else at + deadline_s
+    enqueue(session, job, at)
 
 
 _TRANSITIONS: dict[str, dict[str, str]] = {
@@ -175,6 +189,30 @@ def is_family(job: Job) -> bool:
 def parked(job: Job) -> bool:
     """Whether the job is a family that waits for its members."""
     return job.status == "running" and job.owner == PARKED
+
+
+def family_of(session: Session, id: str) -> Job | None:
+    """The family that the job is a member of, its row locked as `locked` does."""
+    family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
+    return None if family is None else locked(session, family)
+
+
+def _incomplete(session: Session, family: Job) -> bool:
+    """Whether the family has succeeded without one of its members."""
+    short = select(Job.id).join(FamilyMember, FamilyMember.job_id == Job.id).where(
+        FamilyMember.family_id == family.id, Job.status != "succeeded")
+    return family.status == "succeeded" and session.scalar(short.limit(1)) is not None
+
+
+def awaits(session: Session, family: Job) -> bool:
+    """Whether a parked family has a turn to take: a member has ended and no turn has seen it, or nobody is left to wake it.
+
+    However many of its messages are on their way, one turn is taken for all that have ended.
+    """
+    rows = session.execute(select(Job.status, FamilyMember.seen).join(FamilyMember, FamilyMember.job_id == Job.id)
+                           .where(FamilyMember.family_id == family.id)).all()
+    ended = [status != seen for status, seen in rows if status in TERMINAL]
+    return any(ended) or len(ended) == len(rows)
 
 
 def idle(session: Session, family: Job) -> bool:

@@ -126,6 +126,8 @@ class FamilyMember(Base):
     member: Mapped[dict[str, Any]]
     asked_at: Mapped[float | None]
     """When it was last asked to run again, by itself or with its family."""
+    seen: Mapped[str | None] = mapped_column(String(16))
+    """Its job's status where the family's last turn knew it as it was when the turn ended."""
     __table_args__ = (UniqueConstraint("family_id", "key"),)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from tasks.store.assets import clock
 from tasks.store.engine import db_now, insert_into
-from tasks.store.jobs import add_event, enqueue, idle, locked, parked, set_status
+from tasks.store.jobs import add_event, awaits, enqueue, idle, locked, parked, set_status
 from tasks.store.tables import Job, Leader, Outbox, ResultFile, StageFile
 
 HELD = ("running", "pausing", "cancelling")
@@ -60,6 +60,8 @@ def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_atte
     if job is None:
         return None
     turn = parked(job)
+    if turn and not awaits(session, job):
+        return None
     if turn:
         job.status = "queued"
         session.flush()

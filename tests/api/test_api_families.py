@@ -225,9 +225,39 @@ def test_what_is_asked_of_a_family_its_members_are_asked_too(world: World) -> No
     assert ask("retry") == (202, ["queued", "queued", "queued", "succeeded"])
     world.client.post(f"/v1/jobs/{id}/cancel")
     assert ask("retry", one) == (202, ["cancelled", "queued", "cancelled", "succeeded"])
-    world.move(id, "succeeded")
+    for job in (one, two, id):
+        world.move(job, "succeeded")
     fault(world.client.post(f"/v1/jobs/{id}/retry"), 409, "illegal_transition")
-    assert look(world, one, two) == ["queued", "cancelled"]
+    assert look(world, id, one, two) == ["succeeded"] * 3
+
+
+def test_a_family_that_succeeded_runs_again_for_a_member_that_did_not(world: World) -> None:
+    id = submit(world)
+    one, two = turn(world, id, "member", "member")
+    world.move(one, "succeeded")
+    world.move(two, "failed")
+    world.result(id, "report", "json", b'{"type": "family"}')
+    world.move(id, "succeeded")
+
+    def ask(job: str) -> tuple[int, list[str]]:
+        return world.client.post(f"/v1/jobs/{job}/retry").status_code, look(world, id, one, two)
+
+    fault(world.client.post(f"/v1/jobs/{one}/retry"), 409, "illegal_transition")
+    assert look(world, id, one, two) == ["succeeded", "succeeded", "failed"]
+    assert ask(two) == (202, ["queued", "succeeded", "queued"])
+    shown = world.client.get(f"/v1/jobs/{id}").json()
+    assert (shown["terminal"], shown["finished_at"]) == (False, None)
+    assert world.client.get(f"/v1/jobs/{id}/report?format=json").status_code == 200  # the last one, until the next
+    told = [event["data"]["status"] for event in world.client.get(f"/v1/jobs/{id}/events").json()["data"]
+            if event["type"] == "status"]
+    assert told[-1] == "queued"
+    assert ask(two) == (200, ["queued", "succeeded", "queued"])
+    for job, status in ((two, "cancelled"), (id, "succeeded")):
+        world.move(job, status)
+    assert ask(id) == (202, ["queued", "succeeded", "queued"])
+    for job in (two, id):
+        world.move(job, "succeeded")
+    fault(world.client.post(f"/v1/jobs/{id}/retry"), 409, "illegal_transition")
 
 
 @pytest.mark.parametrize("spec", ["[]", "null", '"family"', '{"type": []}'])

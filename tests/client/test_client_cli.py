@@ -242,7 +242,7 @@ def test_members_are_listed_by_what_tells_them_apart(finished: Imitation, run: R
 def test_predictions_are_a_table(finished: Imitation, run: Run) -> None:
     _, out, _ = run("predict", "job_12345678", "--density", "0.1", "--density", "0.01", "--depth", "2", "--width", "16")
     for cell in ("error [90 % band]", "10.00 %", "12.00 % [11.00, 13.00] (extrapolated)", "sparser than any point",
-                 "insufficient_points: run 3 more", "off by 1.40 %", "warning: few points"):
+                 "insufficient_points: run 3 more", "one run scatters by 1.40 %", "warning: few points"):
         assert cell in out
     assert "depth" not in out
     assert finished.seen(f"POST {JOB}/predict")[-1].json == {

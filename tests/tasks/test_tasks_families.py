@@ -152,6 +152,8 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
     assert read_job(store, id).owner == "new"
     write(store, lambda s: families.start(s, new, wanted("a")))
     write(store, lambda s: families.park(s, new, looked(store, id)))
+    [one] = looked(store, id)
+    end(store, one, "succeeded")
     newest = claimed(store, id, "newest")
     with pytest.raises(work.LostError):
         write(store, lambda s: families.park(s, new, {}))
@@ -175,11 +177,11 @@ def test_a_family_that_is_to_end_or_to_pause_starts_nothing(store: Store, verb: 
 
 def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
     id = family(store)
-    [member] = turn(store, id, "a")
+    members = turn(store, id, *"abcdefgh")
     job = read_job(store, id)
     assert (job.status, job.owner, job.lease_until, job.attempt, job.fence) == ("running", PARKED, None, 1, 1)
     assert messages(store, id) == []
-    quiet(store, member)
+    quiet(store, *members)
     for gone in (False, True):
         sweep(store, gone=gone)
     long_ago(store, id, 1e6)
@@ -187,7 +189,8 @@ def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
     job = read_job(store, id)
     assert (job.status, job.owner, job.attempt, messages(store, id)) == ("running", PARKED, 1, [])
     before = statuses(store, id)
-    for number in range(2, 9):  # as many turns as members end, and no news of them
+    for number, member in enumerate(members, 2):  # as many turns as members end, and no news of them
+        end(store, member, "failed")
         mine = claimed(store, id, max_attempts=1)
         assert (mine.fence, mine.attempt, read_job(store, id).status) == (number, 1, "running")
         assert claim(store, id, "other") is None
@@ -197,7 +200,8 @@ def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
 
 def test_one_of_many_wakers_takes_the_turn(store: Store) -> None:
     id = family(store)
-    turn(store, id, "a")
+    one, _ = turn(store, id, "a", "b")
+    end(store, one, "succeeded")
     answers = together([lambda name=str(n): claim(store, id, name) for n in range(12)])  # type: ignore[misc]
     assert sum(answer is not None for answer in answers) == 1, answers
     assert read_job(store, id).fence == 2
@@ -205,7 +209,8 @@ def test_one_of_many_wakers_takes_the_turn(store: Store) -> None:
 
 def test_a_turn_whose_worker_dies_is_taken_again_and_counts(store: Store) -> None:
     id = family(store)
-    turn(store, id, "a")
+    one, two, _ = turn(store, id, "a", "b", "c")
+    end(store, one, "succeeded")
     for attempt in (1, 2, 3):
         mine = claimed(store, id, "dead")
         assert mine.attempt == attempt
@@ -215,6 +220,7 @@ def test_a_turn_whose_worker_dies_is_taken_again_and_counts(store: Store) -> Non
     mine = claimed(store, id)
     write(store, lambda s: families.park(s, mine, looked(store, id)))
     assert read_job(store, id).attempt == 1
+    end(store, two, "succeeded")
     for _ in range(3):
         claimed(store, id, "dead")
         sweep(store, gone=True, max_attempts=3)
@@ -252,6 +258,28 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
     assert set(looked(store, id).values()) == {"succeeded"}
 
 
+def test_one_turn_is_taken_for_all_members_that_ended_before_it(store: Store) -> None:
+    """Each end sends a message where the one before has left the outbox; those that arrive after the turn find no news."""
+    id = family(store)
+    *ended, last = turn(store, id, *"abcd")
+    for one in ended:
+        end(store, one, "succeeded")
+        assert len(messages(store, id)) == 1
+        quiet(store, id)  # in the broker's queue now
+    mine = claimed(store, id)
+    write(store, lambda s: families.park(s, mine, looked(store, id)))
+    assert [claim(store, id) for _ in ended] == [None] * 3
+    assert (read_job(store, id).owner, read_job(store, id).fence) == (PARKED, 2)
+    end(store, last, "failed")
+    mine = claimed(store, id)
+    assert mine.fence == 3
+    request(store, last, "retry")
+    write(store, lambda s: families.park(s, mine, {**looked(store, id), last: "failed"}))
+    assert claim(store, id) is None
+    end(store, last, "failed")  # as it had before
+    assert claimed(store, id).fence == 4
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_a_member_that_ends_during_a_turn_is_not_missed(store: Store, published: bool) -> None:
     id = family(store)
@@ -277,6 +305,76 @@ def test_a_member_that_is_made_and_ends_during_a_turn_is_not_missed(store: Store
     quiet(store, id)
     write(store, lambda s: families.park(s, mine, {}))
     assert due(store, id)
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "paused", "succeeded", "cancelled"])
+def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store, status: str) -> None:
+    id = family(store)
+    one, two = turn(store, id, "a", "b")
+    end(store, one, "succeeded")
+    end(store, two, "failed")
+    mine = claimed(store, id)
+    seen = looked(store, id)
+    request(store, two, "retry")
+    if status in jobs.TERMINAL:
+        end(store, two, status)
+        quiet(store, id)
+    elif status == "running":
+        claimed(store, two)
+    elif status == "paused":
+        request(store, two, "pause")
+    write(store, lambda s: families.finish(s, mine, seen, {"x": 1}))
+    job = read_job(store, id)
+    assert (job.status, job.owner, job.lease_until, job.finished_at) == ("running", PARKED, None, None)
+    assert read_job(store, two).status == status
+    assert due(store, id) == (status in jobs.TERMINAL)  # else it is woken when the member ends
+    if status in jobs.TERMINAL:
+        claimed(store, id)
+        with pytest.raises(work.LostError):
+            write(store, lambda s: families.finish(s, mine, seen, None))
+    assert gapless(store, id)
+
+
+def test_a_family_ends_once_its_last_turn_has_seen_every_member(store: Store) -> None:
+    id = family(store)
+    one, two = turn(store, id, "a", "b")
+    end(store, one, "succeeded")
+    end(store, two, "failed")
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 1}))
+    job = read_job(store, id)
+    assert (job.status, job.summary, job.owner, messages(store, id)) == ("succeeded", {"x": 1}, None, [])
+    with pytest.raises(work.LostError):
+        write(store, lambda s: families.finish(s, mine, looked(store, id), None))
+
+
+@pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_what_was_asked_of_a_family_holds_while_it_would_end(store: Store, verb: str, after: str) -> None:
+    id = family(store)
+    [one] = turn(store, id, "a")
+    end(store, one, "failed")
+    mine = claimed(store, id)
+    seen = looked(store, id)
+    request(store, one, "retry")
+    request(store, id, verb)
+    write(store, lambda s: families.finish(s, mine, seen, None))
+    assert (read_job(store, id).status, read_job(store, one).status) == (after, after)
+
+
+def test_a_retry_and_the_end_of_the_family_at_once_lose_no_member(store: Store) -> None:
+    for _ in range(5):
+        id = family(store)
+        one, two = turn(store, id, "a", "b")
+        end(store, one, "succeeded")
+        end(store, two, "failed")
+        mine = claimed(store, id)
+        seen = looked(store, id)
+        answers = together([lambda two=two: request(store, two, "retry"), lambda mine=mine, seen=seen: write(  # type: ignore[misc]
+            store, lambda s: families.finish(s, mine, seen, None))])
+        assert answers == [None, None]
+        assert read_job(store, two).status == "queued"
+        assert read_job(store, id).status in ("running", "queued")
+        assert gapless(store, id)
 
 
 def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
@@ -400,6 +498,73 @@ def test_a_member_that_is_tried_again_by_itself_is_let_be(store: Store) -> None:
     end(store, retried, "succeeded")
     assert not due(store, id)
     assert read_job(store, id).status == "cancelled"
+
+
+def succeeded(store: Store, id: str, *ends: str) -> list[str]:
+    """The members of a family that succeeds once they have ended so."""
+    found = turn(store, id, *map(str, range(len(ends))))
+    for one, status in zip(found, ends, strict=True):
+        end(store, one, status)
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 1}))
+    assert read_job(store, id).status == "succeeded"
+    return found
+
+
+def test_a_member_that_is_tried_again_after_its_family_succeeded_has_it_report_anew(store: Store) -> None:
+    id = family(store, spec={**SPEC, "deadline_s": 1000.0}, deadline_s=1000.0)
+    _, failed, cancelled = succeeded(store, id, "succeeded", "failed", "cancelled while queued")
+    change(store, id, deadline_at=5.0)
+    request(store, failed, "retry")
+    job = read_job(store, id)
+    assert (job.status, job.finished_at, job.attempt, job.summary) == ("queued", None, 1, {"x": 1})
+    assert job.deadline_at is not None
+    assert job.deadline_at > 1000
+    assert len(messages(store, id)) == len(messages(store, failed)) == 1
+    request(store, failed, "retry")  # once more is harmless
+    request(store, cancelled, "retry")
+    assert len(messages(store, id)) == 1
+    turn(store, id)  # which has them to wait for
+    assert (read_job(store, id).owner, due(store, id)) == (PARKED, False)
+    end(store, failed, "succeeded")
+    assert due(store, id)
+    turn(store, id)
+    end(store, cancelled, "failed")
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 2}))
+    job = read_job(store, id)
+    assert (job.status, job.summary, job.finished_at is not None) == ("succeeded", {"x": 2}, True)
+    assert statuses(store, id) == ["queued", "running", "succeeded", "queued", "running", "succeeded"]
+    assert gapless(store, id)
+    assert write(store, families.cancel_stragglers) == 0
+
+
+def test_a_family_that_succeeded_without_a_member_is_tried_again_with_it(store: Store) -> None:
+    id, whole = family(store), family(store)
+    done, failed = succeeded(store, id, "succeeded", "failed")
+    request(store, id, "retry")
+    assert [read_job(store, one).status for one in (id, done, failed)] == ["queued", "succeeded", "queued"]
+    assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
+    turn(store, id)
+    request(store, id, "cancel")
+    assert [read_job(store, one).status for one in (id, done, failed)] == ["cancelled", "succeeded", "cancelled"]
+    one, _ = succeeded(store, whole, "succeeded", "succeeded")
+    for refused in (whole, one):
+        with pytest.raises(TransitionError):
+            request(store, refused, "retry")
+    for verb in ("cancel", "pause", "resume"):
+        with pytest.raises(TransitionError):
+            request(store, whole, verb)
+
+
+def test_members_tried_again_at_once_have_their_family_run_again_once(store: Store) -> None:
+    id = family(store)
+    members = succeeded(store, id, *["failed"] * 5)
+    answers = together([lambda one=one: request(store, one, "retry") for one in (*members, *members)])  # type: ignore[misc]
+    assert answers == [None] * 10
+    assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
+    assert len(messages(store, id)) == 1
+    assert set(looked(store, id).values()) == {"queued"}
 
 
 @pytest.mark.parametrize("how", ["crash", "hand back"])
@@ -579,7 +744,8 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
     try:
         store.create_tables()
         id = family(store)
-        [one] = turn(store, id, "a")
+        first, one = turn(store, id, "a", "b")
+        end(store, first, "succeeded")
         mine, member = claimed(store, id), claimed(store, one)
         held, ended, wrong = threading.Event(), threading.Event(), list[BaseException]()
 
@@ -591,8 +757,8 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
                     session.flush()
                     held.set()
                     assert ended.wait(20)
-                    families.start(session, mine, wanted("b"))
-                    families.park(session, mine, {one: "running"})
+                    families.start(session, mine, wanted("c"))
+                    families.park(session, mine, {first: "succeeded", one: "running"})
             except BaseException as error:
                 wrong.append(error)
 

@@ -143,6 +143,34 @@ def test_fractions_of_more_images_than_there_are_are_refused() -> None:
         payload(dataset={"id": "dst_00000000"}))
 
 
+@pytest.mark.parametrize(("tolerated", "fine"), [([0.1, 0.95], False), ([0.9], False), ([0.1, 0.89], True), ([], True)])
+def test_an_error_that_guessing_has_is_refused(tolerated: list[float], fine: bool) -> None:
+    if fine:
+        assert estimate_family(payload(max_error=tolerated))["rounds"] == 96
+        return
+    message = refused(ParameterError, "/max_error", max_error=tolerated)
+    assert "guessing among 10 classes has an error of 0.9; tolerate less" in message
+    assert "of 0.75" in refused(ParameterError, "/max_error", data(classes=list("abcd")), max_error=[0.75])
+
+
+def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
+    def members(*fractions: float) -> dict[str, Any]:
+        return {"depths": [1, 2], "widths": [4], "fractions": fractions}
+
+    def warned(*fractions: float, **changes: Any) -> list[str]:
+        found = estimate_family(payload(members=members(*fractions), **changes))["warnings"]
+        return [one for one in found if one.startswith("fraction")]
+
+    assert warned(0.03, 1.0) == []  # 12 of 400, 1 for validation
+    assert warned(0.005, 0.02, 1.0) == [
+        "fraction 0.005: 1 image is left to train on, of 10 classes: members never see some of them",
+        "fraction 0.02: 7 images are left to train on, of 10 classes: members never see some of them"]
+    message = refused(ParameterError, "/members/fractions", members=members(1e-6, 1.0))
+    assert "fraction 1e-06: no image is left to train on" in message
+    few = {"id": "dst_00000000", "limit": {"train": 1}}
+    refused(ParameterError, "/dataset/limit/train", members=members(1.0), dataset=few)
+
+
 def test_weights_that_cannot_be_excluded_are_refused() -> None:
     one = {"depths": [1], "widths": [4]}
     assert "nothing is left" in refused(ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=one)

@@ -176,6 +176,59 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
 
 
 @pytest.mark.slow
+def test_a_member_that_is_tried_again_during_the_last_turn_is_waited_for(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = family(world)
+    take(world, id)
+    *others, last = members(world, id).values()
+    for one in others:
+        settle(world, one)
+    settle(world, last, "failed")
+
+    def again(_: str) -> bool:
+        world.request(last, "retry")
+        return False
+
+    assert when(monkeypatch, "summary", again) == []
+    take(world, id)
+    assert (world.job(id).status, world.job(id).owner, world.job(last).status) == ("running", PARKED, "queued")
+    settle(world, last)
+    take(world, id)
+    assert world.job(id).status == "succeeded"
+    assert {one["status"] for one in world.report(id)["members"]} == {"succeeded"}
+
+
+@pytest.mark.slow
+def test_a_member_that_is_tried_again_after_its_family_is_in_a_new_report(world: World) -> None:
+    id = family(world)
+    take(world, id)
+    *others, last = members(world, id).values()
+    for one in others:
+        settle(world, one)
+    settle(world, last, "failed")
+    take(world, id)
+    assert world.job(id).status == "succeeded"
+    assert [one["code"] for one in world.report(id)["failures"]] == ["member_failed"]
+    assert stages(world.store, id) == {}
+    before = world.keys(f"jobs/{id}")
+    world.request(last, "retry")
+    take(world, id)
+    assert (world.job(id).status, world.job(id).owner) == ("running", PARKED)
+    assert world.report(id)["partial"]
+    settle(world, last)
+    take(world, id)
+    assert world.job(id).status == "succeeded"
+    report = FamilyReport.model_validate(world.report(id))
+    assert (report.partial, report.failures) == (False, ())
+    assert {one.status for one in report.members} == {"succeeded"}
+    assert set(members(world, id).values()) == {*others, last}
+    after = world.keys(f"jobs/{id}")
+    assert (len(before), len(after), before & after) == (4, 4, set())
+    assert stages(world.store, id) == {}
+    assert gapless(world.store, id)
+
+
+@pytest.mark.slow
 def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(world: World) -> None:
     id = family(world)
     take(world, id)
