@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import InsufficientPointsError
-from pruning.family.members import Member, Run, job_of
+from pruning.family.members import Member, Run, job_of, members
 from pruning.family.report import report
 from pruning.family.sizes import Size
 from pruning.family.turn import State, turn
@@ -18,7 +18,9 @@ from pruning.schemas.family import FamilySpec
 from tasks.family_estimate import member_units, outlines
 from tasks.job_process import Pipe, send_report
 
-SIZES = "sizes.json"
+SIZES, REPORTED = "sizes.json", "reported.json"
+GROWTH = 0.05
+"""While members run, a new report is due once this fraction of them more has ended: a report looks at all of them."""
 
 
 def run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
@@ -26,6 +28,9 @@ def run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     spec = FamilySpec.model_validate(job["spec"])
     runs = [Run.model_validate(one) for one in job["runs"]]
     pipe.stage("predict", "members")
+    if not _due(folder, spec, runs):
+        pipe.send("wait", seen={run.job: run.status for run in runs})
+        return
     sizes = _sizes(folder, spec, job, pipe)
     state = turn(spec, sizes, runs)
     failure = None
@@ -35,6 +40,7 @@ def run(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     pipe.send("summary", summary={"recommendation": found.recommendation.model_dump(mode="json"), "gates": []})
     (folder / "files").mkdir(exist_ok=True)
     send_report(found, folder / "files", pipe)
+    _keep(folder, REPORTED, sum(run.ended for run in runs), pipe)
     if state.start:
         pipe.send("members", start=[_start(spec, member, sizes, job) for member in state.start])
     if failure is not None:
@@ -49,9 +55,23 @@ def _sizes(folder: Path, spec: FamilySpec, job: dict[str, Any], pipe: Pipe) -> l
     if path.exists():
         return [Size.model_validate(one) for one in json.loads(path.read_text())]
     sizes = outlines(spec, job["data"])
-    path.write_text(json.dumps([one.model_dump(mode="json") for one in sizes]))
-    pipe.send("saved", name=SIZES, path=str(path))
+    _keep(folder, SIZES, [one.model_dump(mode="json") for one in sizes], pipe)
     return list(sizes)
+
+
+def _keep(folder: Path, name: str, value: Any, pipe: Pipe) -> None:
+    """Save what later turns read."""
+    path = folder / "stages" / name
+    path.write_text(json.dumps(value))
+    pipe.send("saved", name=name, path=str(path))
+
+
+def _due(folder: Path, spec: FamilySpec, runs: list[Run]) -> bool:
+    """Whether there is something to start, to end, or enough that is new to report."""
+    path, ended = folder / "stages" / REPORTED, sum(run.ended for run in runs)
+    if not path.exists() or spec.adaptive is not None or ended == len(runs) or len(runs) < len(members(spec)):
+        return True
+    return ended - int(json.loads(path.read_text())) >= GROWTH * len(runs)
 
 
 def _start(spec: FamilySpec, member: Member, sizes: list[Size], job: dict[str, Any]) -> dict[str, Any]:

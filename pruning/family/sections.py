@@ -172,8 +172,8 @@ def _unpruned(state: State) -> Section:
     dense = state.dense
     if dense is None:
         return Section(title="Unpruned errors", version=1, notes=(
-            f"No law of the unpruned errors: {state.dense_refusal}. Those of networks that were not run are by a regression on "
-            "the measured ones, where there are enough.",))
+            f"No law of the unpruned errors: {state.dense_refusal}. Those of networks that were not run are by a regression "
+            "on the measured ones, where there are enough.",))
     runs = [run for run in state.runs if run.curve is not None and run.status == "succeeded"
             and run.member.role == "member"]
     rows = []

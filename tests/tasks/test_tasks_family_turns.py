@@ -8,14 +8,19 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import family_world
 import pytest
 from job_world import Flaky, World, change, create, due_now, gapless, history, messages, processes, stages, statuses
 from servers import until
 
+from pruning.family.members import Run
+from pruning.family.members import members as members_of
+from pruning.schemas.family import Adaptive, FamilySpec
 from pruning.schemas.family_report import FamilyReport
-from tasks import supervise
+from tasks import family_process, supervise
 from tasks.run_job import reap_forever
 from tasks.store import families, jobs, work
 from tasks.store.jobs import PARKED
@@ -39,6 +44,24 @@ def members(world: World, id: str) -> dict[str, str]:
     """The job of every member, by its key."""
     with world.store.read() as session:
         return {row.key: job.id for row, job in families.members(session, id)}
+
+
+def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: Path) -> None:
+    spec = family_world.spec(members={"depths": [1, 2, 3, 4], "widths": [8, 16, 24, 32, 40], "fractions": [0.5, 1.0]})
+    every = members_of(spec)
+    assert len(every) == 40
+
+    def due(ended: int, spec: FamilySpec = spec, started: int = 40) -> bool:
+        return family_process._due(tmp_path, spec, [
+            Run(job=f"job_{i:08d}", member=one, status="succeeded" if i < ended else "running")
+            for i, one in enumerate(every[:started])])
+
+    assert due(0)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "reported.json").write_text("10")
+    assert [due(ended) for ended in (10, 11, 12, 39, 40)] == [False, False, True, True, True]
+    assert due(11, started=39), "a member is to be started"
+    assert due(11, spec.model_copy(update={"adaptive": Adaptive()}))
 
 
 def settle(world: World, id: str, status: str = "succeeded") -> None:
@@ -107,7 +130,7 @@ def test_the_first_turn_dies_and_is_taken_again(world: World, monkeypatch: pytes
     take(world, id)
     assert killed == [1]
     assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
-    assert list(stages(world.store, id)) == ["sizes.json"]
+    assert sorted(stages(world.store, id)) == (["reported.json"] if message == "members" else []) + ["sizes.json"]
     before = members(world, id)
     assert set(before) == (KEYS if message == "members" else set())
     take(world, id)
