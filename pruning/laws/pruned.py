@@ -12,7 +12,7 @@ from pruning.laws import bands
 from pruning.laws.bands import Query
 from pruning.laws.curves import RISE, SEED_SD
 from pruning.laws.documents import BackTest, Fit, Folds, Forecast, NetworkCurve, Numbers, Point, Refits, held_out
-from pruning.laws.forms import Flags, Floats, PruningForm, density_of_error
+from pruning.laws.forms import Floats, PruningForm, density_of_error
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
@@ -99,7 +99,7 @@ class PruningLaw(Document):
         beyond, outside = self._beyond(query), self._outside(query)
         self._refuse(density, query.features, beyond, outside)
         value = self.form.evaluate(np.array(self.fit.theta)[None], query.features, query.log_unpruned)[0][0]
-        lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond + outside > 0)
+        lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond, outside)
         if self.back_test is not None:
             extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
             lows, highs = bands.add((lows, highs), extra, len(self.back_test.points), confidence)
@@ -118,7 +118,7 @@ class PruningLaw(Document):
         return tuple(found)
 
     def _band(self, query: Query, value: Floats, confidence: float, of: Of, unpruned_sd: float | None,
-              extrapolated: Flags) -> tuple[Floats, Floats, list[str]]:
+              beyond: Floats, outside: Floats) -> tuple[Floats, Floats, list[str]]:
         sd = bands.deviation(self.form, self.fit, self._responses, query, unpruned_sd)
         dof = self.fit.degrees_of_freedom
         mean = bands.normal(sd, dof, confidence) if self.refits is None else \
@@ -127,8 +127,9 @@ class PruningLaw(Document):
             return *mean, [""] * len(value)
         noise = self._noise(value)
         low, high = bands.normal(np.hypot(sd, self.fit.sigma * noise), dof, confidence)
-        if self.network_folds is not None:  # where no conformal band takes its place
-            strange = np.where(query.known, 0.0, self._between())
+        extrapolated = beyond + outside > 0
+        if self.network_folds is not None:  # where no conformal band takes its place; outside the sizes it comes on top
+            strange = np.where(query.known | (outside > 0), 0.0, self._between())
             low, high = bands.add((low, high), strange, len(self.networks) - 1, confidence)
         how = np.full(len(value), "too few points for a conformal band: Student's t", object)
         for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
