@@ -101,9 +101,9 @@ class JointLaw(PruningLaw):
                 unpruned_sd: float | None = None) -> Estimate | tuple[Estimate, ...]:
         """The error of a network at a density (one estimate, or a tuple where an argument is an array), with its band.
 
-        As `DensityLaw.predict`. One more run of a network that was not fitted has in its band how far the fitted networks lie
-        from laws fitted to the others. A network outside the fitted depths and widths is an extrapolation, widened by the
-        same, the further the more; `InsufficientPointsError` with fewer than three networks.
+        As `DensityLaw.predict`. The band of one more run of a network that was not fitted holds how far each fitted
+        network lies from the law fitted to the others. A network outside the fitted depths and widths is an
+        extrapolation, widened by the same, the further the more; `InsufficientPointsError` with fewer than three networks.
         """
         found = tuple(one.error for one in self.forecasts(depth, width, density, unpruned_error, confidence=confidence,
                                                           of=of, unpruned_sd=unpruned_sd))

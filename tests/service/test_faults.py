@@ -55,6 +55,7 @@ def finished(running: Running, job_id: str, undisturbed: dict[str, dict[str, str
     until(lambda: not running.job_processes(), "no job process is left")
 
 
+@pytest.mark.slow
 def test_job_process_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
     running = fresh().start()
     job = running.client.jobs.submit(SPEC)
