@@ -25,6 +25,7 @@ class MemberCount(Answer):
     """How far the members of a family are."""
 
     ended: int
+    paused: int = 0
     total: int
 
 

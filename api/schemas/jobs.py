@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from api.schemas.predictions import Foreseen
 from api.schemas.times import iso, iso_or_none
 from pruning.schemas.job import TERMINAL, Status
+from tasks.store.families import Grown
 from tasks.store.tables import Event, FamilyMember, Job
 
 
@@ -16,6 +17,7 @@ class MemberCount(BaseModel):
     """How far the members of a family are."""
 
     ended: int
+    paused: int
     total: int
 
 
@@ -77,12 +79,10 @@ class JobView(BaseModel):
     links: JobLinks
 
     @classmethod
-    def of(cls, row: Job, member: FamilyMember | None = None, grown: tuple[float, float, int, int] | None = None,
-           now: float = 0.0) -> JobView:
+    def of(cls, row: Job, member: FamilyMember | None = None, grown: Grown | None = None, now: float = 0.0) -> JobView:
         """The wire form of a row; its spec was validated when it came and is shown whatever it holds now.
 
-        `grown`: of a family, the work done and in all of its members, how many have ended, and how many there are. `now` is
-        by the database's clock.
+        `grown`: of a family, how far its members are. `now` is by the database's clock.
         """
         spec = row.spec if isinstance(row.spec, dict) else {}
         here = f"/v1/jobs/{row.id}"
@@ -93,11 +93,10 @@ class JobView(BaseModel):
             links["parent"] = f"/v1/jobs/{member.family_id}"
         progress: dict[str, Any] = {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s}
         if grown is not None:
-            done, total, ended, count = grown
-            if row.status not in TERMINAL:
-                total = max(total, row.progress_total)
+            done, total = grown.done, grown.total if row.status in TERMINAL else max(grown.total, row.progress_total)
             since = now - (row.started_at or now) if row.status == "running" else 0.0
-            progress = {"done": done, "total": total, "members": {"ended": ended, "total": count},
+            progress = {"done": done, "total": total,
+                        "members": {"ended": grown.ended, "paused": grown.paused, "total": grown.members},
                         "eta_s": round(since * (total - done) / done) if since and done else None}
         return cls.model_validate({
             "id": row.id, "type": str(spec.get("type", "unknown")), "status": row.status, "stage": row.stage,

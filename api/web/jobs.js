@@ -41,7 +41,7 @@ export const badge = (status) => h("span", { cls: `badge ${STATUSES.includes(sta
 
 export function progress(job) {
   const { done, total, eta_s: eta, members } = job.progress || {};
-  const family = members && members.total ? `${members.ended} of ${members.total} members ended` : "";
+  const family = members && members.total ? `${members.ended} of ${members.total} members ended${members.paused ? `, ${members.paused} paused` : ""}` : "";
   if (job.terminal || !total) return h("span", { cls: "hint" }, job.terminal ? family : job.stage || "waiting");
   const left = duration(eta);
   return h("div", { cls: "progress" },

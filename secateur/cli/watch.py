@@ -45,6 +45,9 @@ class Display:
             case "checkpoint":
                 say(f"checkpoint {data.get('id')}: sparsity {_share(data.get('sparsity'))}, "
                     f"error {_share(data.get('error'))}")
+            case "member":
+                say(f"{data.get('role')} {data.get('job')} (depth {_plain(data.get('depth'))}, width "
+                    f"{_plain(data.get('width'))}) {data.get('status')}")
             case "warning":
                 say(f"warning: {data.get('message')}")
             case "attempt":
@@ -90,6 +93,10 @@ def _share(value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def _plain(value: Any) -> str:
+    return "unknown" if _number(value) is None else f"{value:g}"
 
 
 def _remaining(eta_s: Any) -> str:

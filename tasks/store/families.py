@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Integer, func, or_, select
 from sqlalchemy.orm import Session, aliased
@@ -46,7 +46,7 @@ def start(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -
             project=family.project, spec=one["spec"], model_id=None, rewind_model_id=None, dataset_id=family.dataset_id,
             priority=family.priority, deadline_s=None, labels=labels, progress_total=one["units"]))
         session.add(FamilyMember(job_id=job.id, family_id=family.id, key=one["key"], member=one["member"]))
-        jobs.add_event(session, family, "member", {"job": job.id, **one["member"]})
+        jobs.add_event(session, family, "member", {"job": job.id, "status": job.status, **one["member"]})
         made.append(job.id)
     session.flush()
     return made
@@ -66,10 +66,8 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
         return
     family.owner, family.lease_until, family.eta_s = jobs.PARKED, None, None
     family.updated_at, family.attempt = clock(session), 1
-    for row, job in members(session, family.id):
-        row.seen = job.status if seen.get(job.id) == job.status else None
-        if job.status in jobs.TERMINAL and row.seen is None:
-            jobs.enqueue(session, family, family.updated_at)
+    if not _note(session, family, seen):
+        jobs.enqueue(session, family, family.updated_at)
 
 
 def finish(session: Session, claim: Claim, seen: Mapping[str, str], summary: dict[str, Any] | None) -> None:
@@ -80,7 +78,23 @@ def finish(session: Session, claim: Claim, seen: Mapping[str, str], summary: dic
             status not in jobs.TERMINAL or seen.get(id) != status for id, status in now.items()):
         park(session, claim, seen)
     else:
+        _note(session, family, seen)
         settle(session, claim, "succeeded", summary=summary)
+
+
+def _note(session: Session, family: Job, seen: Mapping[str, str]) -> bool:
+    """Keep what the turn saw, with an event for every member that has ended; whether it saw all that have."""
+    complete, news = True, False
+    for row, job in members(session, family.id):
+        before, row.seen = row.seen, job.status if seen.get(job.id) == job.status else None
+        complete &= job.status not in jobs.TERMINAL or row.seen is not None
+        if row.seen in jobs.TERMINAL and row.seen != before:
+            jobs.add_event(session, family, "member", {"job": job.id, "status": row.seen, **row.member})
+            news = True
+    if news:
+        grown = progress(session, [family.id])[family.id]
+        jobs.add_event(session, family, "progress", {"done": grown.done, "total": grown.total, "eta_s": None})
+    return complete
 
 
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:
@@ -122,14 +136,26 @@ def cancel_stragglers(session: Session) -> int:
     return moved
 
 
-def progress(session: Session, ids: Sequence[str]) -> dict[str, tuple[float, float, int, int]]:
-    """By family: work done and in all of its members, how many have ended and how many there are."""
+class Grown(NamedTuple):
+    """How far a family's members are: their work done and in all, and how many have ended, are paused, and are there."""
+
+    done: float
+    total: float
+    ended: int
+    paused: int
+    members: int
+
+
+def progress(session: Session, ids: Sequence[str]) -> dict[str, Grown]:
+    """How far the members are, by family that has any."""
     ended = func.sum(Job.status.in_(jobs.TERMINAL).cast(Integer))
-    query = (select(FamilyMember.family_id, func.sum(Job.progress_done), func.sum(Job.progress_total), ended, func.count())
+    paused = func.sum((Job.status == "paused").cast(Integer))
+    query = (select(FamilyMember.family_id, func.sum(Job.progress_done), func.sum(Job.progress_total), ended, paused,
+                    func.count())
              .join(Job, Job.id == FamilyMember.job_id).where(FamilyMember.family_id.in_(ids))
              .group_by(FamilyMember.family_id))
-    return {id: (float(done), float(total), int(over), int(count))
-            for id, done, total, over, count in session.execute(query)}
+    return {id: Grown(float(done), float(total), int(over), int(waiting), int(count))
+            for id, done, total, over, waiting, count in session.execute(query)}
 
 
 def belonging(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:

@@ -151,7 +151,7 @@ def test_the_same_key_makes_one_family(world: World) -> None:
     assert other.status_code in (409, 422)
     turn(world, first.json()["id"], "member")
     again = world.client.post("/v1/jobs", json=SPEC, headers=headers)
-    assert again.json()["progress"]["members"] == {"ended": 0, "total": 1}
+    assert again.json()["progress"]["members"] == {"ended": 0, "paused": 0, "total": 1}
 
 
 def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> None:
@@ -194,7 +194,7 @@ def test_members_are_listed_and_say_where_they_belong(world: World) -> None:
     assert one["links"]["members"] is None
     world.move(members[0], "succeeded")
     progress = world.client.get(f"/v1/jobs/{id}").json()["progress"]
-    assert progress["members"] == {"ended": 1, "total": 3}
+    assert progress["members"] == {"ended": 1, "paused": 0, "total": 3}
     assert progress["total"] == max(ESTIMATE["units"], 24.0)
     assert world.client.get("/v1/jobs?parent=none").json()["data"][0]["progress"] == progress
     events = world.client.get(f"/v1/jobs/{id}/events").json()["data"]
@@ -212,6 +212,7 @@ def test_what_is_asked_of_a_family_its_members_are_asked_too(world: World) -> No
 
     assert ask("pause") == (200, ["paused", "paused", "paused", "succeeded"])
     assert ask("pause") == (200, ["paused", "paused", "paused", "succeeded"])
+    assert world.client.get(f"/v1/jobs/{id}").json()["progress"]["members"] == {"ended": 1, "paused": 2, "total": 3}
     assert ask("resume", one) == (202, ["paused", "queued", "paused", "succeeded"])
     assert ask("resume") == (202, ["queued", "queued", "queued", "succeeded"])
     turn(world, id)

@@ -168,12 +168,13 @@ def test_a_family_is_asked_for_one_network(service: Imitation, client: Client) -
 
 
 def test_results_of_a_family_name_the_job_of_every_checkpoint(service: Imitation, client: Client) -> None:
-    running = job("running", type="family", progress={"done": 3, "total": 9, "members": {"ended": 1, "total": 4}})
+    counts = {"ended": 1, "paused": 1, "total": 4}
+    running = job("running", type="family", progress={"done": 3, "total": 9, "members": counts})
     service.on("GET /v1/jobs/job_12345678", running)
     progress = client.jobs.get("job_12345678").progress
     assert progress is not None
     assert progress.members is not None
-    assert (progress.members.ended, progress.members.total) == (1, 4)
+    assert (progress.members.ended, progress.members.paused, progress.members.total) == (1, 1, 4)
     service.on("GET /v1/jobs/job_12345678/results", family_results())
     found = client.jobs.results("job_12345678")
     assert (found.of_family, found.recommended, found.checkpoints[0].job) == (True, "magnitude-0.888", "job_00000002")

@@ -115,7 +115,7 @@ def test_no_member_is_made_twice(store: Store) -> None:
     assert write(store, lambda s: families.start(s, again, wanted("a", "b", "c"))) == []
     told = [event.data for event in history(store, id) if event.type == "member"]
     assert [one["job"] for one in told][:2] == first
-    assert told[0] == {"job": first[0], **wanted("a")[0]["member"]}
+    assert told[0] == {"job": first[0], "status": "queued", **wanted("a")[0]["member"]}
     assert gapless(store, id)
     for one in first:
         job = read_job(store, one)
@@ -123,6 +123,23 @@ def test_no_member_is_made_twice(store: Store) -> None:
         assert len(messages(store, one)) == 1
         with store.read() as session:
             assert session.get(JobLabel, (one, "team")) is not None
+
+
+def test_its_history_says_how_every_member_ended(store: Store) -> None:
+    id = family(store)
+    one, two = turn(store, id, "a", "b")
+    end(store, one, "failed")
+    turn(store, id)
+    request(store, one, "retry")
+    end(store, two, "succeeded")
+    turn(store, id)
+    end(store, one, "succeeded")
+    mine = claimed(store, id)
+    write(store, lambda s: families.finish(s, mine, looked(store, id), None))
+    told = [(event.data["job"], event.data["status"]) for event in history(store, id) if event.type == "member"]
+    assert told == [(one, "queued"), (two, "queued"), (one, "failed"), (two, "succeeded"), (one, "succeeded")]
+    assert [event.data["total"] for event in history(store, id) if event.type == "progress"] == [10.0] * 3
+    assert gapless(store, id)
 
 
 def test_turns_at_once_make_no_member_twice(store: Store) -> None:
@@ -733,7 +750,7 @@ def test_progress_is_that_of_the_members(store: Store) -> None:
     mine = claimed(store, two)
     write(store, lambda s: work.progress(s, mine, done=2.0, total=7.0))
     with store.read() as session:
-        assert families.progress(session, [id, empty, one]) == {id: (7.0, 17.0, 1, 3)}
+        assert families.progress(session, [id, empty, one]) == {id: (7.0, 17.0, 1, 0, 3)}
         assert families.progress(session, []) == {}
         assert set(families.belonging(session, [id, one, three])) == {one, three}
 
