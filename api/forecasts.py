@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -19,8 +20,8 @@ from tasks.artifacts import MissingArtifactError
 from tasks.store import families, jobs
 from tasks.store.tables import Job, Model, ResultFile
 
-RECENT = 50
-"""Of so many jobs that succeeded last, reports are looked into."""
+LOOKED, RECENT = 1000, 50
+"""Among so many jobs that succeeded last, alike ones are looked for; and into the reports of so many of these."""
 REPORT = ("report", "json")
 if TYPE_CHECKING:
     from pruning.laws.density import DensityLaw
@@ -104,10 +105,10 @@ def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityL
 
 def _alike(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
     """Jobs that succeeded with the same network and dataset, the newest first."""
-    network = _network(session, document(spec))
-    for row in jobs.page(session, project, limit=RECENT, cursor=None, status="succeeded").data:
-        if _network(session, row.spec) == network and _dataset(row.spec) == _dataset(document(spec)):
-            yield row
+    network, dataset = _network(session, document(spec)), _dataset(document(spec))
+    newest = jobs.page(session, project, limit=LOOKED, cursor=None, status="succeeded").data
+    alike = (row for row in newest if _dataset(row.spec) == dataset and _network(session, row.spec) == network)
+    return islice(alike, RECENT)
 
 
 def _network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ import pytest
 from api_world import SPEC, World, fault
 from sqlalchemy import update
 
+from api.forecasts import RECENT
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import pruned_error
 from tasks.store.tables import FamilyMember, Job
@@ -143,6 +144,15 @@ def test_other_weights_are_said(world: World) -> None:
         row.spec = {**SPEC, **spec}
     assert {row["remark"] for row in foreseen(world, **spec)} == {""}
     assert {row["remark"] for row in foreseen(world, **{**spec, "model": {"id": second}})} == {"that job had other weights"}
+
+
+def test_many_other_jobs_since_then_do_not_hide_one_that_is_alike(world: World) -> None:
+    id = job(world, {"magnitude": law()})
+    other = {**SPEC, "model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}}}
+    others = [world.job("succeeded") for _ in range(2 * RECENT)]
+    with world.services.store.write() as session:
+        session.execute(update(Job).where(Job.id.in_(others)).values(spec=other))
+    assert {row["job"] for row in foreseen(world)} == {id}
 
 
 @pytest.mark.parametrize("damage", [
