@@ -27,7 +27,7 @@ from pruning.round import Seams, StageLoss, prune_, refuse_repeated
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
 from pruning.schemas.training import Train, Training
-from pruning.seeding import generator
+from pruning.seeding import generator, seeded
 from pruning.stages import PartialTraining, Stages
 from pruning.training import Controls, Teacher, train_
 from pruning.trial import TrialRound
@@ -295,6 +295,5 @@ class Pipeline:
         return model.to(self.device)
 
     def _fresh(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(self.recipe.seed, "initialisation"))))
+        with seeded(int(torch.randint(2**62, (1,), generator=generator(self.recipe.seed, "initialisation")))):
             return self.networks.build()

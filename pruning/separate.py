@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pruning.pipeline import Pipeline
-from pruning.seeding import generator
+from pruning.seeding import generator, seeded
 from pruning.stages import PartialTraining
 from pruning.training import Controls, train_
 
@@ -23,8 +23,7 @@ def separate(pipeline: Pipeline) -> nn.Module | None:
         return None
     with pipeline.ledger.enter("evaluate", NAME, 0) as fresh:
         if fresh:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator(seed, "initialisation"))))
+            with seeded(int(torch.randint(2**62, (1,), generator=generator(seed, "initialisation")))):
                 model = pipeline.networks.build().to(pipeline.device)
             controls = Controls(saver=PartialTraining(pipeline.stages, NAME), every_steps=pipeline.checkpoint_steps,
                                 warn=pipeline.ledger.warn, advance=lambda images: None, at_epoch=lambda epoch: None)

@@ -18,7 +18,7 @@ from pruning.masks import apply_masks_, prunable
 from pruning.objective import distance, training_loss, weight
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import LrSchedule, Optimizer, Train, Training
-from pruning.seeding import generator
+from pruning.seeding import generator, seeded
 from pruning.types import Masks
 
 State = dict[str, Tensor]
@@ -167,8 +167,7 @@ class _Run:
             group["lr"] = self.training.optimizer.lr * factor
         while True:
             try:
-                with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-                    torch.manual_seed(generator(self.seed, self.name, "network", epoch, step).initial_seed())
+                with seeded(generator(self.seed, self.name, "network", epoch, step).initial_seed(), self.device):
                     loss = self._gradients(index, generator(self.seed, self.name, "augment", epoch, step))
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:

@@ -18,7 +18,9 @@ from secateur import Client, SecateurError
 T = TypeVar("T")
 PATIENCE_S = 150.0
 FAST = {"SECATEUR_LEASE_S": "6", "SECATEUR_HEARTBEAT_S": "0.5", "SECATEUR_REAPER_S": "0.5", "SECATEUR_RELAY_S": "0.1",
-        "SECATEUR_CHECKPOINT_STEPS": "3", "SECATEUR_THREADS": "1"}
+        "SECATEUR_CHECKPOINT_STEPS": "25", "SECATEUR_THREADS": "1"}
+OFTEN = {"SECATEUR_CHECKPOINT_STEPS": "3"}
+"""Saved so often that a job is sure to die between two saves of one training."""
 
 
 def free_port() -> int:

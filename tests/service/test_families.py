@@ -133,7 +133,7 @@ def test_adaptive_and_synflow(fresh: Callable[..., Running]) -> None:
 
 @pytest.mark.skipif(not MNIST.exists(), reason="../shared/data is not here")
 def test_family_on_mnist_with_one_of_two_workers_killed(fresh: Callable[..., Running], tmp_path: Path) -> None:
-    running = fresh(workers=2).start()
+    running = fresh(workers=2, SECATEUR_CHECKPOINT_STEPS="200").start()
     client = running.client
     columns = {f"{split}_{axis}": read_idx(MNIST / f"{name}-{kind}-ubyte.gz")
                for split, name in (("train", "train"), ("test", "t10k"))

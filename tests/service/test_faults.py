@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from running import Running, alive, until
+from running import OFTEN, Running, alive, until
 
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -57,7 +57,7 @@ def finished(running: Running, job_id: str, undisturbed: dict[str, dict[str, str
 
 @pytest.mark.slow
 def test_job_process_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
-    running = fresh().start()
+    running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
     for pid in running.job_processes():
@@ -66,7 +66,7 @@ def test_job_process_killed(fresh: Callable[..., Running], undisturbed: dict[str
     assert any("SIGKILL" in data["reason"] for data in running.events(job.id, "attempt"))
 
 
-PATIENT = {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
+PATIENT = OFTEN | {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
 """Nobody waits for a lease to run out: an owner on this host that is gone is replaced at once."""
 
 
@@ -104,7 +104,7 @@ def test_parent_killed_takes_its_children_along(fresh: Callable[..., Running]) -
 
 @pytest.mark.slow
 def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
-    running = fresh().start()
+    running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     for number in (1, 1, 2, 2):
         until(partial(in_round, running, job.id, number), f"round {number} retrains")
@@ -119,7 +119,7 @@ def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[
 @pytest.mark.slow
 def test_ctrl_c_hands_back_and_the_next_start_goes_on(fresh: Callable[..., Running],
                                                       undisturbed: dict[str, dict[str, str]]) -> None:
-    running = fresh().start()
+    running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
     tree = running.tree()
