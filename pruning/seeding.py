@@ -41,7 +41,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     generators = [torch.default_generator]
     if device is not None and device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
     states = [one.get_state() for one in generators]

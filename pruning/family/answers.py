@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pruning.errors import SecateurError
-from pruning.family.members import Member, Run
+from pruning.family.members import Member, Run, densities, sparsity
 from pruning.family.points import Points, plane
 from pruning.family.sizes import Size
 from pruning.laws.answers import Answer, Answers, Candidate, forecasts_of, rounds_to, smallest
 from pruning.laws.dense import DenseLaw
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
-from pruning.schemas.family_report import FamilyAnswer
+from pruning.schemas.family_report import FamilyAnswer, MeasuredNetwork
 from pruning.schemas.report import Estimate
 
 ABOVE = 1.25
@@ -119,6 +119,23 @@ def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | s
                          unpruned_parameters=best.candidate.parameters, predicted=best.error,
                          extrapolated=best.extrapolated, notes=notes)
     return found if run is None else found.model_copy(update=_measured(run, error, best.error))
+
+
+def smallest_run(spec: FamilySpec, runs: Sequence[Run], error: float) -> MeasuredNetwork | None:
+    """Of everything that was run, members and answers, what measured at most `error` with the fewest parameters."""
+    found = [MeasuredNetwork(
+        job=run.job, depth=run.member.depth, width=run.member.width, fraction=run.member.fraction, seed=run.member.seed,
+        density=density, sparsity=_target(spec, run.member, density), error=measured,
+        parameters=round(run.curve.parameters - (1 - density) * run.curve.prunable))
+        for run in runs if run.curve is not None and run.status == "succeeded"
+        for density, measured in zip(run.curve.densities, run.curve.errors, strict=True) if measured <= error]
+    return min(found, key=lambda one: (one.parameters, one.error), default=None)
+
+
+def _target(spec: FamilySpec, member: Member, density: float) -> float:
+    """The sparsity of the round that ended at `density`, which is off by less than a weight."""
+    return sparsity(min((*densities(spec, member.rounds - 1), member.density),
+                        key=lambda one: abs(math.log(one / density)) if density > 0 else one))
 
 
 def _at(spec: FamilySpec, law: JointLaw, answer: Answer, density: float) -> Answer:

@@ -121,17 +121,17 @@ def job_of(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[
     if spec.method == "imp":
         job |= {"criterion": {"name": "magnitude"}, "retrain": {"mode": "weight_rewind"}, "batchnorm": "keep",
                 "schedule": {"name": "geometric", "params": {"fraction": 1 - spec.keep}},
-                "targets": {"sparsity": [_sparsity(member.density)]}}
+                "targets": {"sparsity": [sparsity(member.density)]}}
     else:
-        wanted = [_sparsity(member.density)] if member.role == "answer" else [
-            _sparsity(d) for d in densities(spec, member.rounds)]
+        wanted = [sparsity(member.density)] if member.role == "answer" else [
+            sparsity(d) for d in densities(spec, member.rounds)]
         job |= {"criterion": {"name": "synflow"}, "when": "before_training", "independent": True,
                 "targets": {"sparsity": wanted}}
     return job
 
 
-def _sparsity(density: float) -> float:
-    """1 - density without the digits that the subtraction invents: it names a checkpoint."""
+def sparsity(density: float) -> float:
+    """1 - density without the digits that the subtraction invents: a target, which names a checkpoint."""
     return round(1 - density, 12)
 
 

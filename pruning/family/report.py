@@ -7,7 +7,7 @@ from typing import Any
 
 from pruning.errors import SecateurError
 from pruning.family.members import Run
-from pruning.family.sections import sections
+from pruning.family.sections import ran, sections
 from pruning.family.sizes import Size
 from pruning.family.turn import State
 from pruning.reporting import quantities as q
@@ -32,7 +32,7 @@ def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
         dense_law=None if state.dense is None else state.dense.model_dump(mode="json"), answers=state.answers,
         candidates=tuple(CandidateRow(**one.model_dump(), kwargs=_size(state, one.depth, one.width).kwargs)
                          for one in state.candidates),
-        sections=sections(state), recommendation=_recommend(state.answers), failures=tuple(failures),
+        sections=sections(state), recommendation=_recommend(state.answers, state.spec.method), failures=tuple(failures),
         warnings=tuple(warnings), partial=not state.finished, secateur=importlib.metadata.version("secateur"))
 
 
@@ -68,7 +68,7 @@ def _keeps(answer: FamilyAnswer) -> bool:
     return found is not None and (found.value if found.low is None else found.low) <= answer.max_error
 
 
-def _recommend(answers: tuple[FamilyAnswer, ...]) -> FamilyRecommendation:
+def _recommend(answers: tuple[FamilyAnswer, ...], method: str) -> FamilyRecommendation:
     """The network with the fewest parameters of those that were trained for real and kept to their tolerated error."""
     trained = [one for one in answers if one.checkpoint is not None and one.measured is not None]
     good = sorted((one for one in trained if _keeps(one)), key=lambda one: one.measured_parameters or 0)
@@ -82,10 +82,11 @@ def _recommend(answers: tuple[FamilyAnswer, ...]) -> FamilyRecommendation:
     if trained:
         closest = min(trained, key=lambda one: one.measured.value - one.max_error if one.measured is not None else 1.0)
         assert closest.measured is not None
+        instead = "" if closest.smallest_run is None else f" {ran(closest.smallest_run, method)}"
         return FamilyRecommendation(job=None, checkpoint=None, reason=(
             f"The networks that the law chose were trained, and none keeps to its tolerated error: the closest measured "
             f"{q.measured(closest.measured, 2)} where {q.percent(closest.max_error, 2)} were tolerated. Ask for a lower "
-            "error than is tolerated, by the width of the band, or take one of the members."))
+            f"error than is tolerated, by the width of the band.{instead}"))
     reasons = {one.refused for one in answers if one.refused}
     reasons |= {f"{q.percent(one.max_error, 2)} of error allow no pruning" for one in answers if one.density == 1.0}
     return FamilyRecommendation(job=None, checkpoint=None, reason=(

@@ -11,6 +11,7 @@ from pruning.family.turn import State
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw
 from pruning.reporting import quantities as q
+from pruning.schemas.family_report import FamilyAnswer, MeasuredNetwork
 from pruning.schemas.report import Curve, Estimate, Section
 
 STEPS = 40
@@ -209,9 +210,9 @@ def _answers(state: State) -> Section:
                      "within_band": row.within_band, "job": row.job,
                      "remark": "; ".join((*row.notes, row.refused)).strip("; ")})
         if isinstance(asked, str):
-            notes.append(f"Error of at most {q.percent(row.max_error, 2)}: {row.refused}.")
+            notes.append(f"Error of at most {q.percent(row.max_error, 2)}: {row.refused}.{_ran(state, row)}")
             continue
-        notes.append(_said(state, row))
+        notes.append(f"{_said(state, row)}{_ran(state, row)}")
         for number, one in enumerate((asked.best, *asked.others)):
             candidates.append({"max_error": row.max_error, "order": number + 1, "depth": one.candidate.depth,
                                "width": one.candidate.width, "unpruned_error": one.candidate.unpruned_error,
@@ -233,6 +234,20 @@ def _answers(state: State) -> Section:
 
 def _seed_sd(state: State) -> float:
     return state.points.seed_sd if state.points is not None else 0.0
+
+
+def _ran(state: State, row: FamilyAnswer) -> str:
+    return "" if row.smallest_run is None else f" {ran(row.smallest_run, state.spec.method)}"
+
+
+def ran(one: MeasuredNetwork, method: str) -> str:
+    """What was measured with the fewest parameters, as a sentence."""
+    images = f" on {q.share(one.fraction)} of the images" if one.fraction < 1 else ""
+    return (f"Of all that was run, the fewest parameters at no more than that measured {q.percent(one.error, 2)}: depth "
+            f"{one.depth:g} and width {one.width:g}{images}, seed {one.seed}, at a density of {one.density:.3g}, "
+            f"{q.count(one.parameters)} parameters. " + (
+                f"It is a checkpoint of job {one.job}." if method == "synflow" else
+                f"The spec of job {one.job}, with {one.sparsity} as target, makes it again."))
 
 
 def _said(state: State, row: Any) -> str:

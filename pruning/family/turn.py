@@ -65,7 +65,8 @@ def turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> State:
         trained = {run.member.max_error: run for run in runs if run.member.role == "answer"}
         for error in spec.max_error or tuple(one for one in trained if one is not None) or answers.tolerated(spec, points):
             asked.append(answers.ask(spec, law, error, networks))
-            rows.append(answers.row(spec, law, error, asked[-1], trained.get(error)))
+            rows.append(answers.row(spec, law, error, asked[-1], trained.get(error)).model_copy(
+                update={"smallest_run": answers.smallest_run(spec, runs, error)}))
             if settled and spec.confirm and error not in trained and not isinstance(found := asked[-1], str) \
                     and 0 < found.best.density < 1:
                 start = (*start, answers.chosen(spec, error, found.best, max(one[2] for one in points.networks)))

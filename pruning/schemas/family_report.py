@@ -50,6 +50,23 @@ class CandidateRow(Document):
     """The smallest density at which the network was measured."""
 
 
+class MeasuredNetwork(Document):
+    """A network of a family at one of the densities at which its job measured it."""
+
+    job: str
+    depth: float
+    width: float
+    fraction: float
+    seed: int
+    density: float
+    sparsity: float
+    """The target of that round: a job with the spec of `job` and this target makes the network again."""
+    parameters: int
+    """Those that remain."""
+    error: float
+    """On the test images."""
+
+
 class FamilyAnswer(Document):
     """The network with the fewest parameters at a tolerated error, by the law; measured where it was trained for real."""
 
@@ -77,6 +94,9 @@ class FamilyAnswer(Document):
     meets: bool | None = None
     """Whether the measured error is at most the tolerated one."""
     checkpoint: str | None = None
+    smallest_run: MeasuredNetwork | None = None
+    """The fewest parameters at a measured error of at most the tolerated one, among all that was run at all its densities:
+    the luckiest of many on the same test images."""
 
 
 class FamilyRecommendation(Document):

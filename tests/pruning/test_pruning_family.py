@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import family_world as world
@@ -12,9 +13,10 @@ from pydantic import ValidationError
 
 from pruning.errors import DataError, ParameterError
 from pruning.family import design
-from pruning.family.answers import SAME
+from pruning.family.answers import SAME, smallest_run
 from pruning.family.members import Member, densities, job_of, measured, members
 from pruning.family.points import fit, gather, halves, plane
+from pruning.family.report import report
 from pruning.family.sections import sections
 from pruning.family.sizes import sizes
 from pruning.family.turn import turn
@@ -324,6 +326,41 @@ def test_an_answer_without_pruning_is_not_announced_as_one_to_be_trained() -> No
     assert not report.partial
     assert "without pruning" in report.sections["answers"].notes[0]
     assert "allow no pruning" in report.recommendation.reason
+
+
+def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_little() -> None:
+    family = world.spec(max_error=[0.11])
+    state = world.live(family)
+    (answer,) = state.answers
+    kept = [(round(run.curve.parameters - (1 - density) * run.curve.prunable), run.job, error)
+            for run in state.runs if run.curve is not None
+            for density, error in zip(run.curve.densities, run.curve.errors, strict=True) if error <= 0.11]
+    found = answer.smallest_run
+    assert found is not None
+    assert (found.parameters, found.job, found.error) == min(kept)
+    member = next(run.member for run in state.runs if run.job == found.job)
+    planned = rounds(JobSpec.model_validate(job_of(family, member, {"hidden": [8]})).recipe())
+    again = JobSpec.model_validate(job_of(family, member, {"hidden": [8]}) | {"targets": {"sparsity": [found.sparsity]}})
+    shorter = rounds(again.recipe())
+    assert shorter[-1].density == pytest.approx(found.density, rel=0.01)
+    assert [one.density for one in shorter[:-1]] == [one.density for one in planned[:len(shorter) - 1]]
+    assert (shorter[-1].density, len(shorter)) == (pytest.approx(planned[len(shorter) - 1].density), round(
+        math.log(found.density) / math.log(family.keep)))
+    (note,) = [one for one in sections(state)["answers"].notes if one.startswith("Error of at most 11.00 %")]
+    assert found.job in note
+    assert smallest_run(family, state.runs, min(one[2] for one in kept) / 2) is None
+
+
+def test_where_no_answer_keeps_to_its_error_a_network_that_did_is_named() -> None:
+    state = world.live(world.spec(max_error=[0.11]))
+    (answer,) = state.answers
+    assert answer.measured is not None
+    high = answer.measured.model_copy(update={"value": 0.2, "low": 0.19, "high": 0.21})
+    missed = answer.model_copy(update={"measured": high})
+    told = report(replace(state, answers=(missed,)), "job", {}, "data").recommendation
+    assert answer.smallest_run is not None
+    assert (told.job, told.checkpoint) == (None, None)
+    assert answer.smallest_run.job in told.reason
 
 
 def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
