@@ -33,7 +33,7 @@ def session(name: str = "session") -> str:
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: Path) -> None:
-    running = fresh(SECATEUR_CHECKPOINT_STEPS="200", SECATEUR_THREADS="2").start()
+    running = fresh(SECATEUR_CHECKPOINT_STEPS="200").start()
     environment = os.environ | {"URL": running.url, "DATA": str(DATA), "OUT": str(tmp_path), "TRAIN_IMAGES": "2000",
                                 "TEST_IMAGES": "2000"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", session()], env=environment, capture_output=True, text=True,
