@@ -143,8 +143,6 @@ def test_a_family_by_the_real_catalogue(real: World) -> None:
     train = {"epochs": 1}
     for change, pointer, said in (
             ({"model": {"architecture": "lenet_300_100", "train": train}}, "/model/architecture", "those that do: "),
-            ({"model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": train}}, "/model/kwargs", "hidden"),
-            ({"members": {"depths": [1], "widths": [4.5]}}, "/members/widths", "width 4.5"),
             ({"model": {"architecture": "vgg", "train": train}, "members": {"depths": [11], "widths": [1]}}, "/dataset",
              "32 x 32")):
         body = real.client.post("/v1/jobs", json={**spec, **change})

@@ -55,6 +55,7 @@ def test_a_key_closes_the_service(fresh: Callable[..., Running]) -> None:
         list(stranger.jobs.list())
 
 
+@pytest.mark.slow
 def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) -> None:
     """The file that CONTRIBUTING shows, in a plugin folder: it is listed, validated, and runs in a job."""
     from secateur import ApiError
