@@ -29,7 +29,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """The global generators of the CPU and of `device` start from `seed`, and are afterwards as they were before.
 
     Of `torch.manual_seed`, only what these need: that one walks every backend, and formats a stack trace for each that waits
-    for its first use, which takes longer than a step of a small network.
+    for its first use, a good part of the time of a small network's step.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(0):

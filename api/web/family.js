@@ -72,8 +72,10 @@ function verdict(answer) {
   return [kept, typeof answer.within_band === "boolean" ? `${answer.within_band ? "inside" : "outside"} the band` : null];
 }
 
-function measuredBest(one) {
-  return one ? h("span", { cls: "under" }, `of all that was run: depth ${number(one.depth)}, width ${number(one.width)}, density ${share(one.density)}, `
+function measuredBest(answer) {
+  const one = answer.smallest_run;
+  const itself = one && one.job === answer.job && one.parameters === answer.measured_parameters;
+  return one && !itself ? h("span", { cls: "under" }, `of all that was run: depth ${number(one.depth)}, width ${number(one.width)}, density ${share(one.density)}, `
     + `${number(one.parameters)} parameters, measured ${share(one.error)}, `, link(one.job)) : null;
 }
 
@@ -93,7 +95,7 @@ export function answers(results) {
         typeof a.density === "number" ? `depth ${number(a.depth)}, width ${number(a.width)}, density ${share(a.density)}` : "–",
         kept === null ? "–" : `${number(kept)} of ${number(a.unpruned_parameters)}`,
         estimate(a.predicted), estimate(a.measured),
-        [said, detail ? h("span", { cls: "under" }, detail) : null, measuredBest(a.smallest_run), ...(a.notes || []).map((text) => h("span", { cls: "under" }, text))],
+        [said, detail ? h("span", { cls: "under" }, detail) : null, measuredBest(a), ...(a.notes || []).map((text) => h("span", { cls: "under" }, text))],
       ]);
     }));
 }

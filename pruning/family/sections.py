@@ -237,7 +237,10 @@ def _seed_sd(state: State) -> float:
 
 
 def _ran(state: State, row: FamilyAnswer) -> str:
-    return "" if row.smallest_run is None else f" {ran(row.smallest_run, state.spec.method)}"
+    one = row.smallest_run
+    if one is None or (one.job, one.parameters) == (row.job, row.measured_parameters):  # the answer itself
+        return ""
+    return f" {ran(one, state.spec.method)}"
 
 
 def ran(one: MeasuredNetwork, method: str) -> str:

@@ -60,7 +60,8 @@ class MeasuredNetwork(Document):
     seed: int
     density: float
     sparsity: float
-    """The target of that round: a job with the spec of `job` and this target makes the network again."""
+    """The target of that round: a job with the spec of `job` and this target makes the network again, on the same device
+    and number of threads."""
     parameters: int
     """Those that remain."""
     error: float

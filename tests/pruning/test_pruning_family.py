@@ -338,6 +338,10 @@ def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_li
     found = answer.smallest_run
     assert found is not None
     assert (found.parameters, found.job, found.error) == min(kept)
+    assert (found.job, found.parameters) == (answer.job, answer.measured_parameters)
+    assert "Of all that was run" not in sections(state)["answers"].notes[0]  # it is the answer itself
+    found = smallest_run(family, [run for run in state.runs if run.member.role == "member"], 0.11)
+    assert found is not None
     member = next(run.member for run in state.runs if run.job == found.job)
     planned = rounds(JobSpec.model_validate(job_of(family, member, {"hidden": [8]})).recipe())
     again = JobSpec.model_validate(job_of(family, member, {"hidden": [8]}) | {"targets": {"sparsity": [found.sparsity]}})
@@ -346,8 +350,8 @@ def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_li
     assert [one.density for one in shorter[:-1]] == [one.density for one in planned[:len(shorter) - 1]]
     assert (shorter[-1].density, len(shorter)) == (pytest.approx(planned[len(shorter) - 1].density), round(
         math.log(found.density) / math.log(family.keep)))
-    (note,) = [one for one in sections(state)["answers"].notes if one.startswith("Error of at most 11.00 %")]
-    assert found.job in note
+    other = replace(state, answers=(answer.model_copy(update={"smallest_run": found}),))
+    assert f"The spec of job {found.job}, with {found.sparsity} as target" in sections(other)["answers"].notes[0]
     assert smallest_run(family, state.runs, min(one[2] for one in kept) / 2) is None
 
 

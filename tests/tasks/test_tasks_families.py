@@ -324,14 +324,18 @@ def test_a_member_that_is_made_and_ends_during_a_turn_is_not_missed(store: Store
     assert due(store, id)
 
 
-@pytest.mark.parametrize("status", ["queued", "running", "paused", "succeeded", "cancelled"])
-def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store, status: str) -> None:
+def last_turn(store: Store) -> tuple[str, str, work.Claim, dict[str, str]]:
+    """A family, its member that failed, the turn that has seen both members' ends, and what it saw."""
     id = family(store)
     one, two = turn(store, id, "a", "b")
     end(store, one, "succeeded")
     end(store, two, "failed")
-    mine = claimed(store, id)
-    seen = looked(store, id)
+    return id, two, claimed(store, id), looked(store, id)
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "paused", "succeeded", "cancelled"])
+def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store, status: str) -> None:
+    id, two, mine, seen = last_turn(store)
     request(store, two, "retry")
     if status in jobs.TERMINAL:
         end(store, two, status)
@@ -353,16 +357,12 @@ def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store
 
 
 def test_a_family_ends_once_its_last_turn_has_seen_every_member(store: Store) -> None:
-    id = family(store)
-    one, two = turn(store, id, "a", "b")
-    end(store, one, "succeeded")
-    end(store, two, "failed")
-    mine = claimed(store, id)
-    write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 1}))
+    id, _, mine, seen = last_turn(store)
+    write(store, lambda s: families.finish(s, mine, seen, {"x": 1}))
     job = read_job(store, id)
     assert (job.status, job.summary, job.owner, messages(store, id)) == ("succeeded", {"x": 1}, None, [])
     with pytest.raises(work.LostError):
-        write(store, lambda s: families.finish(s, mine, looked(store, id), None))
+        write(store, lambda s: families.finish(s, mine, seen, None))
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
@@ -380,12 +380,7 @@ def test_what_was_asked_of_a_family_holds_while_it_would_end(store: Store, verb:
 
 def test_a_retry_and_the_end_of_the_family_at_once_lose_no_member(store: Store) -> None:
     for _ in range(5):
-        id = family(store)
-        one, two = turn(store, id, "a", "b")
-        end(store, one, "succeeded")
-        end(store, two, "failed")
-        mine = claimed(store, id)
-        seen = looked(store, id)
+        id, two, mine, seen = last_turn(store)
         answers = together([lambda two=two: request(store, two, "retry"), lambda mine=mine, seen=seen: write(  # type: ignore[misc]
             store, lambda s: families.finish(s, mine, seen, None))])
         assert answers == [None, None]
