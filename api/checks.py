@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.errors import Fault, Problem, invalid
-from api.pointers import parse, pointer, schema_faults
+from api.http.pointers import parse, pointer, schema_faults
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method

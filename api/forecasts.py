@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from api.files import read_file
+from api.http.files import read_file
 from api.schemas.predictions import Foreseen
 from api.services import Services
 from api.submission import document

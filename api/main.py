@@ -10,8 +10,10 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 import tasks.queue
-from api import envelope, errors, openapi
-from api.helpers import Helpers
+import tasks.relay
+from api import errors, openapi
+from api.helper_pool import Helpers
+from api.http import envelope
 from api.metrics import Metrics
 from api.routes import datasets, events, health, jobs, keys, methods, models, predictions, results, web
 from api.server import run
@@ -39,7 +41,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         services = await run_in_threadpool(_open, settings, metrics)
         app.state.services = services
         stop = threading.Event()
-        relay = threading.Thread(target=tasks.queue.relay_forever, name="relay", daemon=True,
+        relay = threading.Thread(target=tasks.relay.relay_forever, name="relay", daemon=True,
                                  args=(services.store, settings, stop, services.wake))
         relay.start()
         try:

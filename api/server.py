@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
-from api.deps import loopback
+from api.access import loopback
 from api.settings import ApiSettings
 from tasks.store import Store, assets
 

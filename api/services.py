@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.helpers import Helpers
+from api.helper_pool import Helpers
 from api.metrics import Metrics
 from api.settings import ApiSettings
 from tasks.artifacts import Artifacts

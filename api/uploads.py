@@ -14,11 +14,11 @@ from typing import Any
 from fastapi import Request
 from pydantic import TypeAdapter
 
-from api.bodies import loads
-from api.deps import Writer
+from api.access import Writer
 from api.errors import Fault, Problem, invalid
-from api.multipart import Upload, receive
-from api.pointers import parse_field
+from api.http.bodies import loads
+from api.http.multipart import Upload, receive
+from api.http.pointers import parse_field
 from api.schemas.assets import Label, Normalize
 from api.services import Services, ServicesDep
 from tasks.store import assets

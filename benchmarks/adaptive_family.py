@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pruning.family import design
+from pruning.family.measurements import fit, gather
 from pruning.family.members import Measured, Member, Run, densities, members
-from pruning.family.points import fit, gather
 from pruning.family.sizes import Size
 from pruning.laws.fitting import FEW_NETWORKS
 from pruning.laws.forms import pruned_error

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pruning.back_select import back_select, blocks, fast
+from pruning.analysis.back_select import back_select, blocks, fast
 from pruning.library import load_model
 
 BLOCK, STEPS, REPEATS, LIMIT = 2, 4, 5, 4.0

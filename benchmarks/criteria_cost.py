@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.library import load_model
 from pruning.masks import full_masks, prunable
-from pruning.round import Seams, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method, Recipe, Targets
 
 SHAPE, ROUNDS, SPARSITY, REPEATS = (3, 32, 32), 100, 0.9, 7

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from pruning.curvature import diagonal
+from pruning.evidence.curvature import diagonal
 from pruning.library import load_model
 from pruning.masks import prunable
 from pruning.seeding import generator

@@ -15,10 +15,10 @@ import time
 import torch
 from torch import Tensor, nn
 
-from pruning.layers import patches, recording
+from pruning.evidence.sensitivities import SMALLEST, Positions, points, sensitivities
 from pruning.library import load_model
 from pruning.masks import prunable
-from pruning.sensitivities import SMALLEST, Positions, points, sensitivities
+from pruning.networks.layers import patches, recording
 from pruning.types import Scores
 
 IMAGES, REPEATS = 48, 3

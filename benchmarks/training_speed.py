@@ -19,7 +19,7 @@ from pruning.library import load_model
 from pruning.masks import full_masks, prunable
 from pruning.schemas.training import Training
 from pruning.seeding import generator
-from pruning.training import make_optimizer, train_
+from pruning.training.loop import make_optimizer, train_
 
 IMAGES, BATCH, REPEATS = 2560, 128, 5
 

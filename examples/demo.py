@@ -24,11 +24,11 @@ from examples.jobs import save_reports
 from pruning.data.builtin import datasets
 from pruning.data.tensors import Data, prepare
 from pruning.library import load_model, read_sparse
-from pruning.measure import measure
+from pruning.measurement.measure import measure
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Estimate, Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
-from pruning.training import train_
+from pruning.training.loop import train_
 from secateur import Client
 
 ARCHITECTURE, KWARGS = "cifar_resnet", {"depth": 14, "width": 1.0, "channels": 1, "classes": 10}

@@ -29,8 +29,8 @@ from torch import Tensor
 from examples import jobs, ladder_data
 from examples.embedded import service
 from examples.ladder_table import Row, markdown, rows
-from pruning.reporting.quantities import percent
 from pruning.seeding import generator
+from pruning.wording import percent
 from secateur import Client, JobFailed
 
 PLANTED = 0.95

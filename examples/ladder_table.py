@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from pruning.bounds.findings import FACTORS
-from pruning.reporting import quantities as q
+from pruning import wording as q
+from pruning.analysis.bound_findings import FACTORS
 from pruning.schemas.report import Section
 
 CERTIFIED = ("minimum", "deterministic")

@@ -19,25 +19,26 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from pruning.bounds.report import BoundReport, summarise
-from pruning.bounds.study import Study
-from pruning.calibration import first
-from pruning.checkpoints import read_sparse, write_sparse
+from pruning.analysis.bound_report import BoundReport, summarise
+from pruning.analysis.bound_study import Study
 from pruning.criteria import criteria
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
-from pruning.errors import DeviceError, EvidenceError
-from pruning.evidence import Evidence
-from pruning.ledger import Silent
-from pruning.modes import evaluating
-from pruning.networks import load_model
-from pruning.objective import loss_for, refuse_masks
-from pruning.pipeline import Networks, Pipeline
-from pruning.round import Seams
+from pruning.errors import EvidenceError
+from pruning.evidence.calibration import first
+from pruning.evidence.criterion import Calibrated
+from pruning.evidence.evidence import Evidence
+from pruning.measurement.objective import loss_for, refuse_masks
+from pruning.networks.loading import load_model
+from pruning.networks.modes import evaluating
+from pruning.pipeline.ledger import Silent
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.rounds.method import Seams
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Evaluated
-from pruning.stages import Stages
-from pruning.types import Calibrated, Masks
+from pruning.storage.checkpoints import read_sparse, write_sparse
+from pruning.storage.stages import Stages
+from pruning.types import Masks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -116,7 +117,7 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
     """Every form of a criterion's error bound beside the measured error, at densities reached in one shot.
 
     |z' - z| is bounded for every logit z of every input in `batches` (normalised inputs and labels, which also calibrate
-    the criterion), together with probability 1 - delta for what is certified; see `pruning.bounds.report`. Allocation and
+    the criterion), together with probability 1 - delta for what is certified; see `pruning.analysis.bound_report`. Allocation and
     sparsifier are the criterion's own, and nothing is retrained; a sampler draws `trials` times. Raises `EvidenceError`
     without batches and for masks, `BudgetError` for a density that cannot be had, `ParameterError` for one that moves the
     weights that remain.
@@ -168,12 +169,3 @@ def fit_joint_law(depth: ArrayLike, width: ArrayLike, density: ArrayLike, error:
     from pruning.laws import joint as laws
 
     return laws.fit_joint_law(depth, width, density, error, unpruned_error, **options)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is a device, else the CPU; `DeviceError` for one that is not here."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("the job asks for a CUDA device and this worker has none; use 'auto' or 'cpu'")
-    return torch.device(wanted)

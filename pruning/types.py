@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from pruning.errors import BudgetError
 
 if TYPE_CHECKING:
-    from pruning.evidence import Evidence
+    pass
 
 Scores: TypeAlias = dict[str, Tensor]
 """By parameter name; each broadcasts against its weight, higher keeps, -inf marks what is pruned already."""
@@ -86,64 +86,18 @@ class Calibration:
     """As many of every class."""
 
 
-class Criterion(Protocol):
-    """How much each weight matters; higher keeps.
-
-    A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`), `sparsifier` (default
-    `top_k`; a name, or a `Method` with parameters) and `granularity` (what it scores; default `weight`), and by the methods
-    of `Calibrated`, `Working`, `Holding`, `Staged`, `LossModel` and `Compensating`.
-    """
-
-    def score(self, evidence: Evidence) -> Scores:
-        """Scores by parameter name, for every prunable weight of the evidence."""
 
 
-@runtime_checkable
-class Calibrated(Protocol):
-    """A criterion that says which images it wants; others get 1,000 at random, if they ask for any."""
-
-    def calibration(self, classes: int) -> Calibration:
-        """How many images, and drawn how."""
 
 
-@runtime_checkable
-class Working(Protocol):
-    """A criterion that says how much work it is; that of others is not counted."""
-
-    def units(self, classes: int) -> int:
-        """Work of one scoring, in forward passes of one image; proportional to the images it asks for, if it asks."""
 
 
-@runtime_checkable
-class Holding(Protocol):
-    """A criterion that says what it holds in memory; of others the network and its activations are counted."""
-
-    def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
-        """Bytes beside these in one scoring, about, for prunable weights of these shapes and so many images."""
 
 
-@runtime_checkable
-class Staged(Protocol):
-    """A criterion that prunes in stages within one round: scored anew at the masked point, nothing retrained between."""
-
-    def stage_densities(self, start: float, target: float) -> Sequence[float]:
-        """Strictly decreasing densities below `start`, the last of them exactly `target`."""
 
 
-@runtime_checkable
-class LossModel(Protocol):
-    """A criterion that predicts what removing weights does to the loss."""
-
-    def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """The modelled change of the mean loss when the weights that `masks` prune and the evidence holds are removed."""
 
 
-@runtime_checkable
-class Compensating(Protocol):
-    """A criterion that moves the weights which remain, to make up for those removed."""
-
-    def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
-        """The new weights by name, zero where `masks` prune; the evidence holds the point before."""
 
 
 class Allocation(Protocol):
@@ -167,7 +121,7 @@ class View:
     positions: int
     """Of the layer's output for one image."""
     patches: Callable[[], Tensor]
-    """What its outputs see of held-out calibration images, (N, G, K, L) as of `pruning.layers`, or `EvidenceError`."""
+    """What its outputs see of held-out calibration images, (N, G, K, L) as of `pruning.networks.layers`, or `EvidenceError`."""
 
 
 @runtime_checkable

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import httpx2
 
-from secateur.channels import AsyncChannel, Channel, timeout_of
 from secateur.errors import ConnectionFailed
 from secateur.flow import Emit, Flow, Policy, Returned, Stream, advance
 from secateur.resources import Datasets, Jobs, Models, Service
+from secateur.transports import AsyncChannel, Channel, timeout_of
 from secateur.version import VERSION
 
 T = TypeVar("T")

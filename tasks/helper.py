@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tasks.hosts import describe_exit
+from tasks.owners import describe_exit
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def run_helper(verb: str, payload: dict[str, Any], *, timeout_s: float = 600.0,
     """Run `verb` (`model`, `dataset`, `estimate`, `catalogue`) on the payload; `HelperError` when it is refused."""
     request = json.dumps({"payload": payload, "memory_limit_bytes": memory_limit_bytes})
     try:
-        done = subprocess.run([sys.executable, "-m", "tasks.helper_process", verb], input=request, capture_output=True,
+        done = subprocess.run([sys.executable, "-m", "tasks.processes.helper", verb], input=request, capture_output=True,
                               text=True, errors="replace", timeout=timeout_s, env=clean_environment(), check=False)
     except subprocess.TimeoutExpired:
         raise HelperError("helper_timeout", f"reading this took more than {timeout_s:g} s") from None

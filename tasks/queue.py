@@ -1,17 +1,12 @@
-"""The Celery app and the relay from the outbox to the broker. A message carries a job's id and nothing else."""
+"""The Celery app and its messages. A message carries a job's id and nothing else."""
 
 from __future__ import annotations
 
 import logging
-import threading
 
 from celery import Celery
-from kombu.exceptions import OperationalError
-from sqlalchemy.exc import SQLAlchemyError
 
-from tasks import hosts
 from tasks.settings import Settings
-from tasks.store import Store, work
 
 logger = logging.getLogger(__name__)
 
@@ -50,36 +45,3 @@ def ping_broker(settings: Settings) -> None:
             connection.ensure_connection(max_retries=1, timeout=2)
     finally:
         app.close()
-
-
-def relay_once(store: Store, app: Celery) -> int:
-    """Publish what is due and remove it from the outbox; no transaction is open while the broker is asked.
-
-    A crash between the two publishes a message twice, which the fence of a claim makes harmless.
-    """
-    with store.read() as session:
-        due = work.due_messages(session)
-    for message in due:
-        enqueue(app, message.job_id, message.priority)
-        with store.write() as session:
-            work.published(session, message)
-    return len(due)
-
-
-def relay_forever(store: Store, settings: Settings, stop: threading.Event, wake: threading.Event) -> None:
-    """Relay while this process leads, every `relay_s` seconds or when woken; survives an absent broker or database."""
-    app, me, failures = make_app(settings), hosts.owner(), 0
-    while not stop.is_set():
-        try:
-            with store.write() as session:
-                leads = work.lead(session, "relay", me, max(20.0, 10 * settings.relay_s), hosts.is_gone)
-            if leads:
-                relay_once(store, app)
-            failures = 0
-        except (OperationalError, SQLAlchemyError, OSError) as error:
-            failures += 1
-            if failures in (1, 10) or failures % 100 == 0:
-                logger.warning("the relay waits: %s", error)
-        wake.wait(min(5.0, settings.relay_s * 2 ** min(failures, 4)))
-        wake.clear()
-    app.close()

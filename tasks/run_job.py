@@ -6,10 +6,10 @@ import logging
 import threading
 from dataclasses import dataclass, field
 
-from tasks import hosts, workspace
+from tasks import owners
 from tasks.artifacts import Artifacts
 from tasks.settings import Settings
-from tasks.store import Store, families, work
+from tasks.store import Store, claims
 from tasks.supervise import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -29,33 +29,10 @@ class Runner:
         if self.stopping.is_set():
             return False
         with self.store.write() as session:
-            claim = work.claim(session, job_id, hosts.owner(), self.settings.lease_s,
-                               max_attempts=self.settings.max_attempts, gone=hosts.is_gone)
+            claim = claims.claim(session, job_id, owners.owner(), self.settings.lease_s,
+                               max_attempts=self.settings.max_attempts, gone=owners.is_gone)
         if claim is None:
             return False
         logger.info("job %s: attempt %d, fence %d", job_id, claim.attempt, claim.fence)
         Supervisor(self.store, self.artifacts, self.settings, claim, self.stopping).run()
         return True
-
-
-def reap_forever(runner: Runner) -> None:
-    """Sweep every `reaper_s` seconds while this process leads; at once after a start.
-
-    A sweep that came through touches `alive_file`, for a health check from outside.
-    """
-    settings = runner.settings
-    while not runner.stopping.is_set():
-        try:
-            with runner.store.write() as session:
-                leads = work.lead(session, "reaper", hosts.owner(), 2 * settings.reaper_s, hosts.is_gone)
-                if leads:
-                    work.sweep(session, max_attempts=settings.max_attempts, gone=hosts.is_gone)
-            if leads:
-                with runner.store.write() as session:
-                    families.cancel_stragglers(session)
-            if settings.alive_file is not None:
-                settings.alive_file.touch()
-            workspace.sweep(runner.store, settings)
-        except Exception:
-            logger.exception("the reaper could not sweep")
-        runner.stopping.wait(settings.reaper_s)

@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks import hosts, workspace
+from tasks import owners, workspace
 from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
 from tasks.helper import clean_environment
 from tasks.settings import Settings
-from tasks.store import Store, families, work
-from tasks.store.work import Claim, LostError, SavedFile
+from tasks.store import Store, claims, families
+from tasks.store.claims import Claim, LostError, SavedFile
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Supervisor:
             logger.exception("job %s: the supervisor failed", self.claim.job_id)
             reason = f"{type(error).__name__}: {error}"
             with suppress(LostError):
-                self._write(lambda s: work.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
+                self._write(lambda s: claims.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +97,7 @@ class Supervisor:
         read, write = os.pipe()
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.job_process", str(folder), str(write)], stdin=subprocess.PIPE, stdout=log,
+                [sys.executable, "-m", "tasks.processes.job", str(folder), str(write)], stdin=subprocess.PIPE, stdout=log,
                 stderr=log, pass_fds=(write,), start_new_session=True,
                 env=clean_environment() | ALLOCATOR | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
         os.close(write)
@@ -137,16 +137,16 @@ class Supervisor:
         kind = message.pop("type")
         if kind == "stage":
             self._stage = message["stage"]
-            self._write(lambda s: work.progress(s, self.claim, stage=message["stage"]))
+            self._write(lambda s: claims.progress(s, self.claim, stage=message["stage"]))
         elif kind == "progress":
-            self._write(lambda s: work.progress(s, self.claim, done=message["done"], total=message["total"],
+            self._write(lambda s: claims.progress(s, self.claim, done=message["done"], total=message["total"],
                                                 eta_s=self._eta(message["done"], message["total"])))
         elif kind in ("saved", "file"):
             self._store_file(kind, message)
         elif kind == "dropped":
-            self._discard(self._write(lambda s: work.drop_stage(s, self.claim, message["name"])))
+            self._discard(self._write(lambda s: claims.drop_stage(s, self.claim, message["name"])))
         elif kind in ("warning", "checkpoint"):
-            self._write(lambda s: work.note(s, self.claim, kind, message))
+            self._write(lambda s: claims.note(s, self.claim, kind, message))
         elif kind == "summary":
             self._summary = message["summary"]
         elif kind == "members":
@@ -176,9 +176,9 @@ class Supervisor:
         finally:
             mine.unlink()
         if kind == "saved":
-            self._discard(self._write(lambda s: work.save_stage(s, self.claim, message["name"], file)))
+            self._discard(self._write(lambda s: claims.save_stage(s, self.claim, message["name"], file)))
         else:
-            self._write(lambda s: work.save_result(s, self.claim, message["checkpoint"], message["format"], file))
+            self._write(lambda s: claims.save_result(s, self.claim, message["checkpoint"], message["format"], file))
 
     def _discard(self, artifact: str | None) -> None:
         """Remove an artifact that nothing points at any more; one that stays costs space, not truth."""
@@ -204,11 +204,11 @@ class Supervisor:
             try:
                 if now >= due:
                     with self.store.write() as session:
-                        status = work.heartbeat(session, self.claim, self.settings.lease_s)
+                        status = claims.heartbeat(session, self.claim, self.settings.lease_s)
                     due, beaten = now + self.settings.heartbeat_s, now
                 else:
                     with self.store.read() as session:
-                        status = work.status(session, self.claim)
+                        status = claims.status(session, self.claim)
                 if status != "running":
                     verdict = status
                 elif self.claim.deadline_at is not None and time.time() > self.claim.deadline_at:
@@ -235,12 +235,12 @@ class Supervisor:
             raise LostError(f"job {self.claim.job_id}: the lease was lost")
         if verdict in ("stopping", "pausing", "cancelling"):
             if verdict == "cancelling":
-                self._write(lambda s: work.settle(s, self.claim, "cancelled", summary=self._summary))
+                self._write(lambda s: claims.settle(s, self.claim, "cancelled", summary=self._summary))
             else:
-                self._write(lambda s: work.hand_back(s, self.claim))
+                self._write(lambda s: claims.hand_back(s, self.claim))
         elif verdict == "deadline":
-            error = work.deadline_error(self._stage, self.claim.attempt)
-            self._write(lambda s: work.settle(s, self.claim, "failed", summary=self._summary, error=error))
+            error = claims.deadline_error(self._stage, self.claim.attempt)
+            self._write(lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error))
         elif self._error is not None:
             self._settle_failed(**self._error)
         elif self._waits:
@@ -249,17 +249,17 @@ class Supervisor:
             seen = self._seen
             self._write(lambda s: families.finish(s, self.claim, seen, self._summary))
         elif self._done:
-            self._write(lambda s: work.settle(s, self.claim, "succeeded", summary=self._summary))
+            self._write(lambda s: claims.settle(s, self.claim, "succeeded", summary=self._summary))
         else:
             reason = "the job process was silent for too long" if verdict == "stuck" else \
-                f"the job process ended with {hosts.describe_exit(returncode)}"
+                f"the job process ended with {owners.describe_exit(returncode)}"
             logger.error("job %s: %s\n%s", self.claim.job_id, reason, _tail(folder / "log"))
-            self._write(lambda s: work.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
+            self._write(lambda s: claims.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
 
     def _settle_failed(self, code: str, message: str, retryable: bool) -> None:
         error = {"code": code, "message": message, "stage": self._stage, "retryable": retryable,
                  "attempt": self.claim.attempt}
-        self._write(lambda s: work.settle(s, self.claim, "failed", summary=self._summary, error=error))
+        self._write(lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error))
 
     def _write(self, action: Callable[[Any], T]) -> T:
         """One transaction; a database that is away is asked again until the lease would have run out."""

@@ -11,8 +11,10 @@ from celery import signals
 
 from tasks.artifacts import open_artifacts
 from tasks.helper import run_helper
-from tasks.queue import RUN_JOB, make_app, relay_forever
-from tasks.run_job import Runner, reap_forever
+from tasks.queue import RUN_JOB, make_app
+from tasks.reaper import reap_forever
+from tasks.relay import relay_forever
+from tasks.run_job import Runner
 from tasks.settings import Settings
 from tasks.store import Store
 from tasks.store.assets import publish_catalogue

@@ -14,12 +14,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks import hosts
+from tasks import owners
 from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
 from tasks.settings import Settings
-from tasks.store import Store, families, jobs, work
+from tasks.store import Store, claims, families, jobs
+from tasks.store.claims import Claim
 from tasks.store.tables import Dataset, Job, Model, StageFile
-from tasks.store.work import Claim
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ def sweep(store: Store, settings: Settings) -> None:
             continue
         with store.read() as session:
             job = session.get(Job, named[1])
-            held = job is not None and job.status in work.HELD and str(job.fence) == named[2]
-            if held and job is not None and not hosts.is_gone(job.owner or ""):
+            held = job is not None and job.status in claims.HELD and str(job.fence) == named[2]
+            if held and job is not None and not owners.is_gone(job.owner or ""):
                 continue
         shutil.rmtree(left, ignore_errors=True)
 

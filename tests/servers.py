@@ -20,7 +20,7 @@ import psycopg
 import pytest
 import redis
 
-from tasks.broker import server_binary, server_command, socket_url
+from tasks.embedded.valkey import server_binary, server_command, socket_url
 
 DEADLINE_S = 60.0
 UNPRIVILEGED = ("postgres", "nobody")

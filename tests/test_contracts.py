@@ -22,26 +22,27 @@ from torch import Tensor, nn
 
 import pruning
 from pruning.allocations import allocations
+from pruning.analysis.trial import Trial
 from pruning.architectures import architectures
 from pruning.criteria import criteria
 from pruning.data.builtin import datasets
 from pruning.data.corruptions import corruptions
 from pruning.errors import BudgetError, ParameterError
 from pruning.evaluations import evaluations
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
 from pruning.masks import counts, full_masks, prunable, weight_masks
-from pruning.networks import load_state_
-from pruning.pipeline import Networks, Pipeline
+from pruning.networks.loading import load_state_
+from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.registry import Registry
-from pruning.round import Seams, alive_scores, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import alive_scores, prune_
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from pruning.schemas.training import Optimizer
 from pruning.sparsifiers import sparsifiers
-from pruning.stages import Stages
-from pruning.trial import Trial
+from pruning.storage.stages import Stages
 from pruning.types import Budget, Masks, Scores, Seeing, Sparse, View
 
 REGISTRIES: dict[str, Registry[Any]] = {

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import Id, Reader, Writer
+from api.access import Id, Reader, Writer
 from api.errors import Fault, invalid
-from api.multipart import Upload
+from api.http.multipart import Upload
 from api.schemas.assets import DatasetPage, DatasetView
 from api.schemas.problem import problems
 from api.services import ServicesDep

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api.deps import Id, Reader
+from api.access import Id, Reader
 from api.schemas.jobs import EventPage, EventView
 from api.schemas.problem import problems
 from api.services import Services, ServicesDep

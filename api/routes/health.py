@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 import tasks.queue
-from api.deps import bearer, caller, local
+from api.access import bearer, caller, local
 from api.errors import Problem
 from api.schemas.problem import problems
 from api.services import Services, ServicesDep

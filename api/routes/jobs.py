@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.bodies import JsonBody
+from api.access import Id, Reader, Writer
 from api.checks import parse_spec
-from api.deps import Id, Reader, Writer
 from api.errors import Fault, Problem, invalid
-from api.files import PRIVATE, matches
 from api.forecasts import foresee
+from api.http.bodies import JsonBody
+from api.http.files import PRIVATE, matches
 from api.schemas.jobs import JobPage, JobView, Validation
 from api.schemas.problem import problems
 from api.services import ServicesDep

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.bodies import JsonBody
-from api.deps import Admin, Caller, Id
+from api.access import Admin, Caller, Id
 from api.errors import Problem
-from api.pointers import parse
+from api.http.bodies import JsonBody
+from api.http.pointers import parse
 from api.schemas.assets import KeyList, KeyView, MadeKey, NewKey
 from api.schemas.problem import problems
 from api.services import Services, ServicesDep

@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from api.access import Reader
 from api.checks import read_catalogue
-from api.deps import Reader
-from api.files import PRIVATE, matches
+from api.http.files import PRIVATE, matches
 from api.schemas.problem import problems
 from api.services import ServicesDep
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 
+from api.access import Id, Reader, Writer
 from api.checks import architecture_faults
-from api.deps import Id, Reader, Writer
 from api.errors import Fault, invalid
-from api.multipart import Upload
-from api.pointers import parse_field
+from api.http.multipart import Upload
+from api.http.pointers import parse_field
 from api.schemas.assets import Label, ModelPage, ModelView
 from api.schemas.problem import problems
 from api.services import Services, ServicesDep

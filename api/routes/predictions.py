@@ -8,11 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from api.bodies import read_json
-from api.deps import Id, Reader
+from api.access import Id, Reader
 from api.errors import Fault, Problem, invalid
-from api.files import read_file
-from api.pointers import parse
+from api.http.bodies import read_json
+from api.http.files import read_file
+from api.http.pointers import parse
 from api.routes.results import REPORT, ended, files_of
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
 from api.schemas.problem import problems

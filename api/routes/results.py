@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 
-from api.deps import Id, Reader
+from api.access import Id, Reader
 from api.errors import Problem
-from api.files import read_file, send_file
+from api.http.files import read_file, send_file
 from api.schemas.problem import problems
 from api.schemas.results import CheckpointView, Results
 from api.services import Services, ServicesDep

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pruning.allocations import allocations
+from pruning.allocations._shares import Rooms
 from pruning.bounds.pfp import channels
 from pruning.bounds.sipp import spent
 from pruning.errors import ParameterError
-from pruning.shares import Rooms
 from pruning.types import Budget, Keeps, Scores
 
 

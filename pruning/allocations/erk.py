@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from pruning.allocations import allocations
-from pruning.shares import Rooms, dimensions, proportional
+from pruning.allocations._shares import Rooms, dimensions, proportional
 from pruning.types import Budget, Keeps, Scores
 
 

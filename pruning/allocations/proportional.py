@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pruning.allocations import allocations
+from pruning.allocations._shares import Rooms, proportional
 from pruning.errors import ParameterError
-from pruning.shares import Rooms, proportional
 from pruning.types import Budget, Keeps, Scores
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruning.allocations import allocations
-from pruning.shares import Rooms, proportional
+from pruning.allocations._shares import Rooms, proportional
 from pruning.types import Budget, Keeps, Scores
 
 

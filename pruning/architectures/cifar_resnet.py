@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import Scaled, kaiming_normal_
+from pruning.architectures._channel_map import ChannelMap
+from pruning.architectures._convolutional import Scaled, kaiming_normal_
 from pruning.errors import ParameterError
-from pruning.slices import ChannelMap
 
 
 class Shortcut(ChannelMap):

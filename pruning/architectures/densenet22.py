@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import AnySize, kaiming_normal_
+from pruning.architectures._convolutional import AnySize, kaiming_normal_
 
 CONVOLUTIONS = 18
 """In the dense blocks: 22 without the stem, the two transitions and the classifier."""

@@ -82,7 +82,6 @@ class Torchvision:
 
 def create(name: str, **kwargs: Any) -> nn.Module:
     """A network of torchvision, `weights=None`; torchvision is imported here and not before."""
-    from pruning import torchvision_shim  # noqa: F401, I001
     import torchvision.models
 
     return torchvision.models.get_model(name, weights=None, **kwargs)  # type: ignore[no-any-return]

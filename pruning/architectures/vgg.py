@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import Scaled, kaiming_normal_
+from pruning.architectures._convolutional import Scaled, kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {

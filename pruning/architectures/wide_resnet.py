@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures.convolutional import Scaled, kaiming_normal_
+from pruning.architectures._convolutional import Scaled, kaiming_normal_
 from pruning.errors import ParameterError
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.sums import products
-from pruning.layers import matrix
+from pruning.networks.layers import matrix
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pruning.bounds.inputs import Inputs
 from pruning.bounds.sums import Sums, bernstein, hoeffding, products, total
-from pruning.evidence import Evidence
-from pruning.layers import Layer, matrix
+from pruning.evidence.evidence import Evidence
+from pruning.networks.layers import Layer, matrix
 from pruning.types import Law
 
 CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic", "ball", "ball bernstein")
@@ -45,7 +45,7 @@ class Drawn:
     """Probabilities of what is not there for certain, (rows, terms), 0 for what is."""
     sums: Sums
     patches: Tensor
-    """(N, G, K, L), as in `pruning.layers`."""
+    """(N, G, K, L), as in `pruning.networks.layers`."""
     log: float
     """ln(2 n / delta), n the outputs, sides, positions and inputs of all layers that are sampled."""
     log_split: float

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from pruning.layers import Layer, Use, patches
+from pruning.networks.layers import Layer, Use, patches
 
 
 class Inputs:

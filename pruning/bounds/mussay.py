@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.sums import together
-from pruning.layers import matrix
+from pruning.networks.layers import matrix
 
 Activation = Callable[[Tensor], Tensor]
 LARGEST: Mapping[str, Activation] = {

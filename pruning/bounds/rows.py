@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning.layers import Layer, groups, matrix
+from pruning.networks.layers import Layer, groups, matrix
 from pruning.types import Law
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.layers import Layer, groups, matrix
+from pruning.networks.layers import Layer, groups, matrix
 
 BYTES = 48 * 2**20
 """What the terms of one part of the outputs may take."""

@@ -1,7 +1,7 @@
 """The registry of criteria: one file each, found by itself."""
 
+from pruning.evidence.criterion import Criterion
 from pruning.registry import Registry
-from pruning.types import Criterion
 
 criteria: Registry[Criterion] = Registry("criterion", __name__)
 

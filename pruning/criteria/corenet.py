@@ -16,18 +16,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning.amplification import amplifications
 from pruning.bounds.corenet import Constants, Growth, bound, relative
 from pruning.bounds.forms import Drawn, Paper
-from pruning.calibration import first
-from pruning.channels import ChannelGraph
+from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
-from pruning.evidence import Batches, Evidence
-from pruning.layers import groups
+from pruning.evidence.amplification import amplifications
+from pruning.evidence.calibration import first
+from pruning.evidence.evidence import Batches, Evidence
+from pruning.evidence.layer_inputs import HELD_OUT, held_out
+from pruning.evidence.sensitivities import output_positions, sensitivities
+from pruning.networks.layers import groups
 from pruning.schemas.recipe import Method
-from pruning.sensitivities import output_positions, sensitivities
 from pruning.types import Calibration, Scores
-from pruning.views import HELD_OUT, held_out
 
 LARGEST_LOG = 600.0
 """Of a layer's weight against that of the last one: what is larger counts as this."""

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.hessians import hessians
-from pruning.obs import ELEMENTS, chunks, inverse, removal, removal_costs, restricted
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.layer_hessians import hessians
+from pruning.evidence.quadratic_models import ELEMENTS, chunks, inverse, removal, removal_costs, restricted
 from pruning.types import Calibration, Masks, Scores
 
 

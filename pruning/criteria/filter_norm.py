@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from torch.linalg import vector_norm
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.types import Scores
 
 

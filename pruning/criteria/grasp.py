@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.criteria import criteria
-from pruning.evidence import Batches, Evidence
-from pruning.locality import PASS
-from pruning.modes import evaluating, normalising_by_batch
+from pruning.evidence.evidence import Batches, Evidence
+from pruning.evidence.local_models import PASS
+from pruning.networks.modes import evaluating, normalising_by_batch
 from pruning.types import Calibration, Scores
 
 EPSILON = 1e-10

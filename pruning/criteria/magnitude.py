@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.types import Scores
 
 

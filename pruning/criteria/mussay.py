@@ -15,14 +15,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning.activations import activation
 from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.mussay import LARGEST, bound, importance
-from pruning.channels import ChannelGraph
+from pruning.channels.channel_norms import Points
+from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.layers import Layer, groups, matrix
-from pruning.points import Points
+from pruning.evidence.evidence import Evidence
+from pruning.networks.activation import activation
+from pruning.networks.layers import Layer, groups, matrix
 from pruning.types import Scores
 
 Activation = Literal["relu", "identity", "sigmoid", "softplus", "binary_step", "tanh", "leaky_relu", "gelu", "silu",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.locality import CurvedLocality, removed
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.local_models import CurvedLocality, removed
 from pruning.types import Masks, Scores
 
 

@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.fisher import blocks, group_gradients, stacked
-from pruning.locality import Staging
-from pruning.obs import ELEMENTS, inverse, removal
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.fisher_blocks import blocks, group_gradients, stacked
+from pruning.evidence.local_models import Staging
+from pruning.evidence.quadratic_models import ELEMENTS, inverse, removal
 from pruning.types import Masks, Scores
 
 

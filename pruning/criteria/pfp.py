@@ -15,10 +15,10 @@ from pydantic import Field
 from pruning.bounds import pfp
 from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.sipp import coefficient
-from pruning.calibration import first
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.sensitivities import output_positions, sample_size, sensitivities
+from pruning.evidence.calibration import first
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.sensitivities import output_positions, sample_size, sensitivities
 from pruning.types import Calibration, Scores
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.locality import CurvedLocality, linear, removed
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.local_models import CurvedLocality, linear, removed
 from pruning.types import Masks, Scores
 
 

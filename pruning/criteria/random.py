@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.types import Scores
 
 

@@ -15,11 +15,11 @@ from pydantic import Field
 from pruning.bounds import sipp
 from pruning.bounds.forms import Drawn, Paper
 from pruning.bounds.sipp import coefficient
-from pruning.calibration import first
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence.calibration import first
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.sensitivities import output_positions, sample_size, sensitivities
 from pruning.schemas.recipe import Method
-from pruning.sensitivities import output_positions, sample_size, sensitivities
 from pruning.types import Calibration, Scores
 
 

@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import Field
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
-from pruning.locality import PASS
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.local_models import PASS
 from pruning.types import Calibration, Scores
 
 

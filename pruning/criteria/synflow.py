@@ -17,9 +17,9 @@ from torch.func import functional_call
 
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
-from pruning.evidence import Evidence
-from pruning.locality import PASS
-from pruning.modes import evaluating
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.local_models import PASS
+from pruning.networks.modes import evaluating
 from pruning.schedules import Steps, steps
 from pruning.types import Scores
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from pruning.criteria import criteria
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.types import Calibration, Scores
 
 

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
-from pruning.evidence import Evidence
-from pruning.layers import Layer, Use, groups, one_each, recording
-from pruning.modes import evaluating
+from pruning.evidence.evidence import Evidence
+from pruning.networks.layers import Layer, Use, groups, one_each, recording
+from pruning.networks.modes import evaluating
 from pruning.types import Calibration, Scores
 
 

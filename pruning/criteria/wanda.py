@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
-from pruning.evidence import Evidence
-from pruning.layers import Layer, groups, patches, recording
-from pruning.modes import evaluating
+from pruning.evidence.evidence import Evidence
+from pruning.networks.layers import Layer, groups, patches, recording
+from pruning.networks.modes import evaluating
 from pruning.types import Calibration, Scores
 
 

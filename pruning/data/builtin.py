@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,3 +36,12 @@ class Digits:
         labels = digits.target.astype(np.int64)
         return Arrays({"train": images[:1400], "test": images[1400:]},
                       {"train": labels[:1400], "test": labels[1400:]}, tuple(map(str, range(10))))
+
+
+def describe_dataset(builtin: str | None, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Shape, classes, counts and task of a dataset: `known` of an uploaded one, else those of the bundled one."""
+    if known is not None:
+        return dict(known)
+    assert builtin is not None
+    arrays = datasets.create(builtin).load()
+    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import SEVERITIES, Constants, corruptions, table_of
-from pruning.data.draws import Draws
+from pruning.data.keyed_random import Draws
 from pruning.errors import DataError, ParameterError
 from pruning.schemas.training import Corrupt
 from pruning.seeding import generator

@@ -16,7 +16,7 @@ from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
 from pruning.data.images import SUFFIXES, decode, widen
 from pruning.errors import DataError, UnsafeFormatError
-from pruning.formats import is_pickle, is_safetensors
+from pruning.storage.signatures import is_pickle, is_safetensors
 
 MAX_ENTRIES = 5_000_000
 MAX_RATIO = 200

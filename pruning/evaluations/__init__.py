@@ -1,7 +1,7 @@
 """The registry of evaluations: one file each, found by itself."""
 
+from pruning.analysis.applicability import Evaluation
 from pruning.registry import Registry
-from pruning.trial import Evaluation
 
 evaluations: Registry[Evaluation] = Registry("evaluation", __name__)
 

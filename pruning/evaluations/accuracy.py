@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pruning import wording as q
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.evaluations import evaluations
-from pruning.intervals import binomial
-from pruning.measure import increase
-from pruning.overlap import whole_ious
-from pruning.reporting import quantities as q
+from pruning.measurement.intervals import binomial
+from pruning.measurement.iou import whole_ious
+from pruning.measurement.measure import increase
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.trial import Trial, TrialRound
 
 WORST = 8
 """Of so many checkpoints the notes name the class that loses most."""

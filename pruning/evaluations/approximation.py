@@ -12,17 +12,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.approximation_findings import CAUTION, Change, Correlation, claim, correlate
+from pruning import wording as q
+from pruning.analysis.distance_findings import CAUTION, Change, Correlation, claim, correlate
+from pruning.analysis.job_size import Scale
+from pruning.analysis.output_distances import BATCH, Deviations, average, average_change, deviations
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.data.tensors import Split, draw
-from pruning.deviations import BATCH, Deviations, average, average_change, deviations
 from pruning.evaluations import evaluations
-from pruning.intervals import binomial
-from pruning.measure import Measured, increase
-from pruning.reporting import quantities as q
-from pruning.scale import Scale
+from pruning.measurement.intervals import binomial
+from pruning.measurement.measure import Measured, increase
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.trial import Trial, TrialRound
 
 BEFORE, AFTER = "before", "after"
 QUANTITIES: Mapping[str, tuple[str, str, Callable[[Deviations], Tensor]]] = {
@@ -51,7 +51,7 @@ class Approximation:
     """Distance of every checkpoint from the dense network: of layers, logits and softmax, before and after retraining.
 
     e_l = mean over images x of ||a'_l(x) - a_l(x)||_2 / ||a_l(x)||_2, a_l the outputs of layer l of the dense network as
-    given, a'_l those of the pruned one; see `pruning.deviations`. Spearman's rho of each distance and the
+    given, a'_l those of the pruned one; see `pruning.analysis.output_distances`. Spearman's rho of each distance and the
     accuracy over all checkpoints has a percentile bootstrap interval and a permutation test at 5 %.
     """
 

@@ -15,22 +15,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning.bounds.findings import NOTES, coverage, headline, sentences
+from pruning import wording as q
+from pruning.analysis.bound_findings import NOTES, coverage, headline, sentences
+from pruning.analysis.bound_report import BoundReport, Prediction, summarise
+from pruning.analysis.bound_study import Pruned, Study
+from pruning.analysis.job_size import Scale
+from pruning.analysis.trial import Trial
 from pruning.bounds.forms import Bounded
-from pruning.bounds.report import BoundReport, Prediction, summarise
-from pruning.bounds.study import Pruned, Study
-from pruning.calibration import batches, wanted
 from pruning.errors import PRUNING_ERRORS, BudgetError, SecateurError
 from pruning.evaluations import evaluations
-from pruning.labels import criterion_labels
-from pruning.measure import flops
-from pruning.reporting import quantities as q
-from pruning.round import Seams
-from pruning.scale import Scale
+from pruning.evidence.calibration import batches, wanted
+from pruning.measurement.costs import flops
+from pruning.rounds.method import Seams
+from pruning.schemas.criterion_labels import criterion_labels
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.trial import Trial
 
 GRID = (0.001, 0.01, 0.1)
 """Sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little is pruned."""

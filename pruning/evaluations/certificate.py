@@ -14,17 +14,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.bounds.findings import TIGHTEST
+from pruning import wording as q
+from pruning.analysis.bound_findings import TIGHTEST
+from pruning.analysis.job_size import Scale
+from pruning.analysis.shifts import Shift
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.intervals import upper
-from pruning.measure import EVAL_BATCH
-from pruning.reporting import quantities as q
-from pruning.scale import Scale
+from pruning.measurement.intervals import upper
+from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.shifts import Shift
-from pruning.trial import Trial, TrialRound
 
 
 @dataclass(frozen=True)

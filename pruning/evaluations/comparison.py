@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from pruning import wording as q
+from pruning.analysis.loss_changes import LossChange, since_start
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.evaluations import evaluations
-from pruning.loss_change import LossChange, since_start
-from pruning.measure import increase
-from pruning.rank import ranks
-from pruning.reporting import quantities as q
+from pruning.measurement.measure import increase
+from pruning.measurement.rank_correlation import ranks
 from pruning.schemas.report import Estimate, Section
-from pruning.trial import Trial, TrialRound
 
 CONFIDENCE = 0.95
 

@@ -14,16 +14,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning.back_select import back_select, blocks, fast, informative
+from pruning import wording as q
+from pruning.analysis.back_select import back_select, blocks, fast, informative
+from pruning.analysis.job_size import Scale
+from pruning.analysis.shifts import Network, logits, networks, sample, sureness
+from pruning.analysis.trial import NO_SEPARATE, Trial
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.measure import flops
-from pruning.reporting import quantities as q
+from pruning.measurement.costs import flops
 from pruning.reporting.pictures import grid, heatmap, pixels
-from pruning.scale import Scale
 from pruning.schemas.report import Picture, Section
-from pruning.shifts import Network, logits, networks, sample, sureness
-from pruning.trial import NO_SEPARATE, Trial
 from pruning.types import Shape
 
 WORK = 200_000_000_000

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pruning import wording as q
+from pruning.analysis.loss_changes import LossChange, StagePoint, change, since_start, stage_points
+from pruning.analysis.loss_findings import CAUTION, FINDINGS, sentences
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.evaluations import evaluations
-from pruning.loss_change import LossChange, StagePoint, change, since_start, stage_points
-from pruning.loss_findings import CAUTION, FINDINGS, sentences
-from pruning.rank import FEWEST, chance, estimate, no_evidence
-from pruning.reporting import quantities as q
+from pruning.measurement.rank_correlation import FEWEST, chance, estimate, no_evidence
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.trial import Trial, TrialRound
 
 AFTER, BEFORE = "error after retraining", "error right after pruning"
 NOTES = (

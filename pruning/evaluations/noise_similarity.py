@@ -15,17 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pruning import wording as q
+from pruning.analysis.job_size import Scale
+from pruning.analysis.shifts import Network, logits, networks, sample, sureness
+from pruning.analysis.trial import NO_SEPARATE, Trial
 from pruning.data.arrays import IGNORED
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.intervals import mean
-from pruning.measure import EVAL_BATCH
-from pruning.reporting import quantities as q
-from pruning.scale import Scale
+from pruning.measurement.intervals import mean
+from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.shifts import Network, logits, networks, sample, sureness
-from pruning.trial import NO_SEPARATE, Trial
 
 NOTES = (
     "Matching predictions: the fraction of noisy images x + U(-level, level), in normalised space, to which two networks "

@@ -14,18 +14,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from pruning import wording as q
+from pruning.analysis.job_size import Scale
+from pruning.analysis.prune_potential import potential, prune_ratio
+from pruning.analysis.shift_parameters import Asked
+from pruning.analysis.shifts import Shift, paired, trained_on, wrong
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.evaluations import evaluations
-from pruning.guidelines import VALIDATION
 from pruning.masks import parameter_count
-from pruning.potential import interval, potential, prune_ratio, resampled
-from pruning.reporting import quantities as q
-from pruning.scale import Scale
+from pruning.measurement.bootstrap import interval, resampled
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
-from pruning.shifts import Shift, paired, trained_on, wrong
-from pruning.shifts_asked import Asked
-from pruning.trial import Trial, TrialRound
+from pruning.verdict.shift_guidelines import VALIDATION
 
 MARGINS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
 """The grid of the paper's code."""

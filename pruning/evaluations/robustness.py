@@ -13,21 +13,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pruning import wording as q
+from pruning.analysis.job_size import Scale
+from pruning.analysis.prune_potential import prune_ratio
+from pruning.analysis.shift_parameters import Asked
+from pruning.analysis.shifts import Shift, paired, sample, trained_on, wrong
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.data.corrupted import corrupt
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
 from pruning.masks import parameter_count
-from pruning.measure import mean_error
-from pruning.potential import Line, interval, prune_ratio, resampled
-from pruning.reporting import quantities as q
+from pruning.measurement.bootstrap import Line, interval, resampled
+from pruning.measurement.measure import mean_error
 from pruning.reporting.pictures import grid, pixels
-from pruning.scale import Scale
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
-from pruning.shifts import Shift, paired, sample, trained_on, wrong
-from pruning.shifts_asked import Asked
-from pruning.trial import Trial, TrialRound
 
 NONE = "no shift to look at: name corruptions, levels of noise, or shifted sets of the dataset"
 BROKEN = 0.1

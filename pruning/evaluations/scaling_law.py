@@ -12,14 +12,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from pruning import wording as q
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.evaluations import evaluations
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.queries import REFUSALS, answer, forecast
 from pruning.laws.selection import Selection, compare_density_laws
-from pruning.reporting import quantities as q
 from pruning.schemas.report import Curve, Estimate, Section
-from pruning.trial import Trial, TrialRound
 
 RAW = "raw_laws"
 """By criterion, what it is and its fitted law, as documents: what a later question is answered from."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pruning.errors import SecateurError
+from pruning.family.measurements import Points, plane
 from pruning.family.members import Member, Run, densities, sparsity
-from pruning.family.points import Points, plane
 from pruning.family.sizes import Size
 from pruning.laws.answers import Answer, Answers, Candidate, forecasts_of, rounds_to, smallest
 from pruning.laws.dense import DenseLaw

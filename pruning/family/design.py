@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from pruning.family.measurements import NetworkKey, Points, plane
 from pruning.family.members import Member, densities
-from pruning.family.points import NetworkKey, Points, plane
 from pruning.laws.curves import SEED_SD
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw

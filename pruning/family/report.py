@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from pruning import wording as q
 from pruning.errors import SecateurError
 from pruning.family.members import Run
 from pruning.family.sections import ran, sections
 from pruning.family.sizes import Size
 from pruning.family.turn import State
-from pruning.reporting import quantities as q
 from pruning.schemas.family_report import CandidateRow, FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
 from pruning.schemas.report import Failure
 

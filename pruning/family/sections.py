@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pruning.family.points import Half, NetworkKey, Points, halves, without_sizes
+from pruning import wording as q
+from pruning.family.measurements import Half, NetworkKey, Points, halves, without_sizes
 from pruning.family.turn import State
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw
-from pruning.reporting import quantities as q
 from pruning.schemas.family_report import FamilyAnswer, MeasuredNetwork
 from pruning.schemas.report import Curve, Estimate, Section
 

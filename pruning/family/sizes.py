@@ -33,8 +33,8 @@ def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: 
     from pruning.architectures import architectures
     from pruning.errors import ParameterError, SecateurError
     from pruning.masks import parameter_count, prunable
-    from pruning.measure import traced
-    from pruning.networks import check_fits, parameters_of, resolve
+    from pruning.measurement.costs import traced
+    from pruning.networks.loading import check_fits, parameters_of, resolve
 
     name = spec.model.architecture
     scaled = member_of(name)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.family import answers, design
+from pruning.family.measurements import Points, fit, fit_dense, gather
 from pruning.family.members import Member, Run, members
-from pruning.family.points import Points, fit, fit_dense, gather
 from pruning.family.sizes import Size
 from pruning.laws.answers import Answers, Candidate
 from pruning.laws.dense import DenseLaw

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pruning.errors import BudgetError
 from pruning.granularities import granularities
+from pruning.granularities._patterns import Pattern
 from pruning.masks import layer_shapes, top
-from pruning.patterns import Pattern
 from pruning.types import Budget, Masks, Scores, Selected, Selection
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from pruning.allocations.global_ import Global
-from pruning.channels import ChannelGraph
+from pruning.channels.drawn_channels import Drawn
+from pruning.channels.graph import ChannelGraph
+from pruning.channels.slicing import slices
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
 from pruning.masks import counts, top, weight_masks
-from pruning.reweighting import Drawn
-from pruning.slices import slices
 from pruning.types import Budget, Keeps, Masks, Selected, Selection
 
 
@@ -42,7 +42,7 @@ class Channel:
     what the criterion gives to a channel: the sum of a score per weight over what writes the channel, a score per filter or
     per input channel as it is. Under `global`, `normalize` divides by the mean of the group's absolute importance, so that
     groups can compete. At least one unit of every group remains: the most important ones as they are, or, where the
-    sparsifier reweights, those it draws by importance, once for each group; see `pruning.reweighting`.
+    sparsifier reweights, those it draws by importance, once for each group; see `pruning.channels.drawn_channels`.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers

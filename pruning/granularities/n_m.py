@@ -17,8 +17,8 @@ from torch import Tensor
 from pruning.allocations.global_ import Global
 from pruning.errors import BudgetError, ParameterError
 from pruning.granularities import granularities
+from pruning.granularities._patterns import Pattern
 from pruning.masks import keep_count, top
-from pruning.patterns import Pattern
 from pruning.types import Selected, Selection
 
 

@@ -12,7 +12,7 @@ from pruning.errors import CurveError, InsufficientPointsError, ParameterError, 
 from pruning.laws.curves import SAME
 from pruning.laws.documents import Forecast
 from pruning.laws.joint import JointLaw
-from pruning.laws.pruned import Of
+from pruning.laws.pruning_law import Of
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 

@@ -18,10 +18,10 @@ from pruning.errors import InsufficientPointsError, ParameterError, UnreachableE
 from pruning.laws.assembly import Options
 from pruning.laws.curves import gather
 from pruning.laws.documents import Forecast
+from pruning.laws.feature_law import PlainLaw, plain_curves, plain_fields
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats, softplus
-from pruning.laws.plain import PlainLaw, plain_curves, plain_fields
-from pruning.laws.pruned import Of
+from pruning.laws.pruning_law import Of
 from pruning.laws.solver import Box
 from pruning.schemas.report import Estimate
 

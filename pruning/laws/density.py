@@ -13,7 +13,7 @@ from pruning.laws.assembly import Options, assemble
 from pruning.laws.curves import gather
 from pruning.laws.documents import Forecast
 from pruning.laws.forms import Floats, pruned_error
-from pruning.laws.pruned import Of, PruningLaw
+from pruning.laws.pruning_law import Of, PruningLaw
 from pruning.schemas.report import Estimate
 
 

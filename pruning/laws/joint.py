@@ -15,7 +15,7 @@ from pruning.laws.curves import gather
 from pruning.laws.documents import Forecast
 from pruning.laws.fitting import FEW_NETWORKS
 from pruning.laws.forms import Floats, pruned_error
-from pruning.laws.pruned import Of, PruningLaw
+from pruning.laws.pruning_law import Of, PruningLaw
 from pruning.schemas.report import Estimate
 
 REFITS = 200

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from pruning.errors import InsufficientPointsError
 from pruning.laws.broken import BrokenLaw, fit_broken_law
 from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.plain import PlainLaw
-from pruning.laws.pruned import PruningLaw
+from pruning.laws.feature_law import PlainLaw
+from pruning.laws.pruning_law import PruningLaw
 from pruning.schemas.base import Document
 
 

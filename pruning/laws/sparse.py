@@ -15,10 +15,10 @@ from scipy.optimize import brentq, least_squares
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.documents import Forecast
+from pruning.laws.feature_law import PlainLaw, plain_curves, plain_fields
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats
-from pruning.laws.plain import PlainLaw, plain_curves, plain_fields
-from pruning.laws.pruned import Of
+from pruning.laws.pruning_law import Of
 from pruning.laws.solver import Box
 from pruning.schemas.report import Estimate
 

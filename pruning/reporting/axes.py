@@ -15,8 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from pruning.reporting import quantities as q
-from pruning.reporting.looks import GRID, INK, VARIABLES, Look
+from pruning import wording as q
+from pruning.reporting.series_styles import GRID, INK, VARIABLES, Look
 from pruning.schemas.report import Estimate
 
 SPARSITY_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.7, 0.6, 0.2, 0.4, 0.998, 0.9998)

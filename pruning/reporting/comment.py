@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.reporting import summary as s
 from pruning.reporting.tables import heading, shown, table
 from pruning.schemas.report import Curve, Section

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.reporting.summary import Fact, Verdict, split
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
 

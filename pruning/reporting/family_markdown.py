@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pruning import wording as q
 from pruning.reporting import family as f
-from pruning.reporting import quantities as q
 from pruning.reporting import summary as s
 from pruning.reporting.comment import COMMENT_LIMIT, MARKS, bullets, escape, fenced, folded, grid, section_parts
 from pruning.schemas.family_report import FamilyReport

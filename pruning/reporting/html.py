@@ -9,7 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pruning.reporting import family, quantities, summary
+from pruning import wording as quantities
+from pruning.reporting import family, summary
 from pruning.reporting.plots import accuracy_plots, section_plots
 from pruning.reporting.tables import heading, shown, table
 from pruning.schemas.family_report import FamilyReport

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
+from pruning import wording as q
 from pruning.reporting import family
-from pruning.reporting import quantities as q
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.reporting import summary as s
 from pruning.reporting.comment import COMMENT_LIMIT, MARKS, bullets, escape, fenced, folded, grid, section_parts
 from pruning.schemas.report import Checkpoint, Report

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.reporting.axes import (
     HUNDREDTHS,
     as_svg,
@@ -24,7 +24,7 @@ from pruning.reporting.axes import (
     sparsity_axis,
     stretch,
 )
-from pruning.reporting.looks import CONTROL, GIVEN, INK, LONE, VARIABLES, Entry, Look, look
+from pruning.reporting.series_styles import CONTROL, GIVEN, INK, LONE, VARIABLES, Entry, Look, look
 from pruning.reporting.summary import label as label_of
 from pruning.reporting.summary import labels
 from pruning.reporting.tables import heading

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
-from pruning.verdict import proven_beyond
+from pruning.verdict.recommendation import proven_beyond
 
 FORMATS = {"sparse": "sparse", "sparse_gzip": "sparse, gzip", "dense": "dense", "dense_gzip": "dense, gzip",
            "masks": "masks"}

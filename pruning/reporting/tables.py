@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.schemas.report import Estimate
 
 SCALARS = (str, int, float, bool, type(None))

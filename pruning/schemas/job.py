@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from pruning.presets import expand
 from pruning.schemas.base import Document
+from pruning.schemas.presets import expand
 from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Shifts, Targets
 from pruning.schemas.training import Train
 

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from pruning.errors import EvidenceError
-from pruning.sensitivities import SMALLEST
-from pruning.sides import Division, Sides, factors, spread
+from pruning.evidence.sensitivities import SMALLEST
 from pruning.sparsifiers import sparsifiers
+from pruning.sparsifiers._sides import Division, Sides, factors, spread
 from pruning.types import Sparse, View
 
 COLUMNS = 4096

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from pruning.bounds.sipp import coefficient, epsilon
-from pruning.sides import Sides, factors, ranks, spread
 from pruning.sparsifiers import sparsifiers
+from pruning.sparsifiers._sides import Sides, factors, ranks, spread
 from pruning.types import Law, Sparse, View
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from pruning.sides import Division, Sides, factors, spread
 from pruning.sparsifiers import sparsifiers
+from pruning.sparsifiers._sides import Division, Sides, factors, spread
 from pruning.types import Sparse
 
 

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session, aliased
 
 from tasks.store import jobs
 from tasks.store.assets import clock
+from tasks.store.claims import Claim, held, settle
 from tasks.store.errors import TransitionError
 from tasks.store.tables import FamilyMember, Job, JobLabel
-from tasks.store.work import Claim, held, settle
 
 
 def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:

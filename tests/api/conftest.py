@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 import tasks.helper
 import tasks.queue
+import tasks.relay
 from api.main import create_app
 from api.settings import ApiSettings
 
@@ -24,7 +25,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     def relay(store: Any, settings: Any, stop: threading.Event, wake: threading.Event) -> None:
         stop.wait()
 
-    monkeypatch.setattr(tasks.queue, "relay_forever", relay)
+    monkeypatch.setattr(tasks.relay, "relay_forever", relay)
     monkeypatch.setattr(tasks.queue, "ping_broker", lambda settings: None)
     with ExitStack() as stack:
         def make(*, client: tuple[str, int] = ("127.0.0.1", 50_000), host: str = "127.0.0.1", real: bool = False,

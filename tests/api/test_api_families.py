@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from pruning.laws.family_queries import law_of
 from pruning.schemas.family_report import FamilyReport
-from tasks.store import families, jobs, work
+from tasks.store import claims, families, jobs
 from tasks.store.tables import FamilyMember, Job, Outbox
 
 SPEC: dict[str, Any] = {
@@ -33,7 +33,7 @@ def turn(world: World, id: str, *roles: str) -> list[str]:
     wanted = [{"key": f"{role}-{index}", "member": {"role": role, "depth": 1.0, "width": float(index)}, "units": 8.0,
                "spec": {"type": "prune", "dataset": {"builtin": "digits"}}} for index, role in enumerate(roles)]
     with world.services.store.write() as session:
-        mine = work.claim(session, id, "turn", 60.0, max_attempts=5)
+        mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert mine is not None
         found = families.start(session, mine, wanted)
         families.park(session, mine, dict.fromkeys(found, "queued"))

@@ -15,7 +15,7 @@ from httpx2 import Response
 from sqlalchemy import text
 
 import tasks.helper
-from api.helpers import Helpers
+from api.helper_pool import Helpers
 from tasks.store import jobs
 from tasks.store.tables import Job, Outbox
 

@@ -149,7 +149,7 @@ def test_the_description_of_the_service_is_served(world: World) -> None:
     assert world.client.get("/openapi.json").json() == openapi.describe(create_app())
 
 
-@pytest.mark.parametrize("module", ["api.pointers", "api.files", "api.schemas.times"])
+@pytest.mark.parametrize("module", ["api.http.pointers", "api.http.files", "api.schemas.times"])
 def test_the_examples_in_docstrings(module: str) -> None:
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert (failed, tried > 0) == (0, True)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import api.multipart
 import pytest
 from api_world import World, fault
 from sqlalchemy.orm import Session
 
-import api.multipart
 import tasks.helper
 from tasks.store import assets
 
@@ -145,9 +145,9 @@ def test_a_full_disk_is_a_507_and_leaves_nothing(world: World, monkeypatch: pyte
         full()
 
     if place == "receive":
-        monkeypatch.setattr(api.multipart._Form, "flush", full)
+        monkeypatch.setattr(api.http.multipart._Form, "flush", full)
     elif place == "close":
-        monkeypatch.setattr(api.multipart._Form, "finish", full)
+        monkeypatch.setattr(api.http.multipart._Form, "finish", full)
     elif place == "helper":
         world.helper.error = tasks.helper.HelperError("disk_full", "no space for /srv/secret")
     else:

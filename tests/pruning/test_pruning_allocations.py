@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.allocations import allocations
+from pruning.allocations._shares import proportional
 from pruning.allocations.global_ import Global
 from pruning.errors import BudgetError
 from pruning.granularities.weight import Weight
 from pruning.masks import full_masks, prunable
-from pruning.shares import proportional
 from pruning.sparsifiers.top_k import TopK
 from pruning.types import Budget, Keeps, Scores, Selection
 

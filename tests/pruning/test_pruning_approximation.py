@@ -16,18 +16,18 @@ from test_pruning_pipeline import CPU, MODES, Listener, pretrained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.approximation_findings import HIDDEN, Change, claim, correlate
-from pruning.deviations import average, average_change, deviations
+from pruning.analysis.distance_findings import HIDDEN, Change, claim, correlate
+from pruning.analysis.output_distances import average, average_change, deviations
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.evaluations.approximation import Approximation
 from pruning.masks import apply_masks_
-from pruning.measure import increase, measure
-from pruning.pipeline import Networks, Pipeline
-from pruning.plan import keeps_unretrained, rounds
-from pruning.results import Origin, Results
+from pruning.measurement.measure import increase, measure
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
+from pruning.rounds.plan import keeps_unretrained, rounds
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Estimate, Report, Section
-from pruning.stages import Stages
-from pruning.trial import Trial, TrialRound
+from pruning.storage.stages import Stages
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 KINDS = ("accuracy", "layers", "logits", "centred", "softmax", "kl", "agreement")

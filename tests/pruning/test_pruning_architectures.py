@@ -15,27 +15,29 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pruning.analysis.trial import Trial
 from pruning.architectures.densenet22 import DenseNet22
 from pruning.architectures.vgg import Vgg
 from pruning.architectures.wide_resnet import WideResNet
-from pruning.bounds.graph import Carrier, folded
-from pruning.channels import ChannelGraph
-from pruning.compact import compact, expand_, load_compact, write_arch
+from pruning.bounds.carrier import Carrier
+from pruning.channels.compaction import compact, expand_, load_compact, write_arch
+from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
 from pruning.errors import DataError, ParameterError, StructureError
 from pruning.evaluations import evaluations
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
-from pruning.layers import recording
-from pruning.ledger import Silent
+from pruning.graphs.traced import folded
 from pruning.library import bound
 from pruning.masks import apply_masks_, density, full_masks, prunable, weight_masks
-from pruning.networks import check_fits, load_model, resolve
-from pruning.pipeline import Networks, Pipeline
-from pruning.round import Seams, prune_
-from pruning.stages import Stages
-from pruning.training import train_
-from pruning.trial import Trial
+from pruning.networks.layers import recording
+from pruning.networks.loading import check_fits, load_model, resolve
+from pruning.pipeline.ledger import Silent
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
+from pruning.storage.stages import Stages
+from pruning.training.loop import train_
 from pruning.types import Masks
 
 

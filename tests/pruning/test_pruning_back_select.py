@@ -13,14 +13,14 @@ import torch
 from test_pruning_robustness import finished, trial_of
 from torch import Tensor, nn
 
-import pruning.back_select
+import pruning.analysis.back_select
 import pruning.evaluations.informative_features
-from pruning.back_select import back_select, blocks, fast, informative
+from pruning.analysis.back_select import back_select, blocks, fast, informative
+from pruning.analysis.shifts import networks, sample
 from pruning.evaluations import evaluations
 from pruning.evaluations.informative_features import InformativeFeatures
 from pruning.library import load_model
 from pruning.schemas.report import Picture
-from pruning.shifts import networks, sample
 
 
 def naive(model: nn.Module, image: Tensor, target: int, block: int) -> list[int]:
@@ -71,7 +71,7 @@ def test_the_order_is_that_of_the_naive_loop(shape: tuple[int, int, int], block:
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     net, image = convolutional(1, 5, 5), torch.randn(1, 5, 5, generator=torch.Generator(), dtype=torch.float64)
     whole = back_select(net, image, 2)
-    monkeypatch.setattr(pruning.back_select, "BATCH", 7)
+    monkeypatch.setattr(pruning.analysis.back_select, "BATCH", 7)
     assert torch.equal(back_select(net, image, 2), whole)
 
 
@@ -89,7 +89,7 @@ class Sums(nn.Module):
 
 @pytest.mark.parametrize("batch", [2, 256])
 def test_of_equals_the_first_goes(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.back_select, "BATCH", batch)
+    monkeypatch.setattr(pruning.analysis.back_select, "BATCH", batch)
     ones = torch.ones(1, 3, 3)
     assert back_select(Sums(torch.zeros(9)), ones, 0).tolist() == list(range(9))
     weights = torch.tensor([1.0, 0, 2, 0, 1, 2, 0, 2, 1])

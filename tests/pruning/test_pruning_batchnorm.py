@@ -16,19 +16,19 @@ from test_pruning_results import ORIGIN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.batchnorm import BATCH, reestimate_
 from pruning.data.tensors import Data, Split
 from pruning.errors import SecateurError
 from pruning.masks import apply_masks_
-from pruning.measure import measure
-from pruning.pipeline import Networks, Pipeline
-from pruning.results import Results
+from pruning.measurement.measure import measure
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Results
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Report
 from pruning.schemas.training import Optimizer, Training
 from pruning.seeding import generator
-from pruning.stages import Stages
-from pruning.training import train_
+from pruning.storage.stages import Stages
+from pruning.training.batchnorm import BATCH, reestimate_
+from pruning.training.loop import train_
 
 State = dict[str, Tensor]
 

@@ -14,11 +14,11 @@ from scipy.stats import binom
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-import pruning.sides
+import pruning.sparsifiers._sides
+from pruning.analysis.bound_study import Outcome, Study
+from pruning.architectures._channel_map import ChannelMap
 from pruning.bounds.forms import CERTIFIED
-from pruning.bounds.study import Outcome, Study
-from pruning.round import Seams
-from pruning.slices import ChannelMap
+from pruning.rounds.method import Seams
 from pruning.types import Allocation, Budget, Keeps, Scores
 
 DELTA = 0.05
@@ -126,7 +126,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     for name in ("spent", "draws_for"):
-        monkeypatch.setattr(pruning.sides, name, once(getattr(pruning.sides, name)))
+        monkeypatch.setattr(pruning.sparsifiers._sides, name, once(getattr(pruning.sparsifiers._sides, name)))
 
 
 def outcomes(of: Study, seeds: int, signed: bool, sparsity: float = 0.5, delta: float = DELTA) -> list[Outcome]:

@@ -16,16 +16,16 @@ from test_pruning_bounds_coverage import DETERMINISTIC, SAMPLERS, remembered, se
 from test_pruning_pipeline import CPU, MODES, Listener, pretrained
 from torch import Tensor, nn
 
-from pruning.bounds.report import summarise
-from pruning.bounds.study import Study
+from pruning.analysis.bound_report import summarise
+from pruning.analysis.bound_study import Study
 from pruning.errors import BudgetError, EvidenceError, ParameterError, StructureError
 from pruning.evaluations.bounds import GRID, Bounds
-from pruning.pipeline import Networks, Pipeline
-from pruning.results import Origin, Results
-from pruning.round import Seams
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
+from pruning.rounds.method import Seams
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Section
-from pruning.stages import Stages
+from pruning.storage.stages import Stages
 
 TRAINED: dict[str, Any] = {"train": {"epochs": 20, "batch_size": 8, "optimizer": {"lr": 0.05}}}
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")

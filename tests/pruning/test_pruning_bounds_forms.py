@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from pruning.bounds import corenet, mussay, pfp, sipp
 from pruning.bounds.forms import CERTIFIED, Drawn, Paper, certified
 from pruning.bounds.sums import channel_sums, edge_sums
-from pruning.layers import patches
+from pruning.networks.layers import patches
 from pruning.types import Law
 
 DELTA, LOG = 0.05, 9.0

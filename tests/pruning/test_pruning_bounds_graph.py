@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures.cifar_resnet import CifarResNet
-from pruning.bounds.graph import LIPSCHITZ, Bounded, Carrier, folded, is_chain
+from pruning.bounds.carrier import Bounded, Carrier
 from pruning.errors import StructureError
-from pruning.layers import recording
+from pruning.graphs.traced import LIPSCHITZ, folded, is_chain
 from pruning.masks import prunable
+from pruning.networks.layers import recording
 
 
 class Net(nn.Module):

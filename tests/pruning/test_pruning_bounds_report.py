@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from pruning.bounds.findings import coverage, headline, holds, sentences
-from pruning.bounds.report import BoundReport, Spread, summarise
-from pruning.bounds.study import Outcome, Pruned
+from pruning.analysis.bound_findings import coverage, headline, holds, sentences
+from pruning.analysis.bound_report import BoundReport, Spread, summarise
+from pruning.analysis.bound_study import Outcome, Pruned
 from pruning.evaluations.bounds import _curves, _layer_rows
 from pruning.schemas.report import Section
 from pruning.types import Law

@@ -13,8 +13,8 @@ from scipy.stats import binom
 from torch import Generator, Tensor, nn
 
 from pruning.bounds.sums import Sums, bernstein, channel_sums, edge_sums, firsts, hoeffding, total
-from pruning.layers import Layer, groups, patches
-from pruning.sides import factors
+from pruning.networks.layers import Layer, groups, patches
+from pruning.sparsifiers._sides import factors
 from pruning.types import Law
 
 DELTA = 0.1

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning import shifts
-from pruning.data.cache import TensorCache, content_key
+from pruning.analysis import shifts
+from pruning.analysis.shifts import Shift, shifted
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
-from pruning.shifts import Shift, shifted
+from pruning.storage.tensor_cache import TensorCache, content_key
 
 
 class Maker:

@@ -12,7 +12,7 @@ from test_pruning_results import finished
 from torch import Tensor
 
 from pruning.evaluations.certificate import limits
-from pruning.intervals import upper
+from pruning.measurement.intervals import upper
 
 SEEDS, IMAGES, DELTA = 400, 120, 0.1
 

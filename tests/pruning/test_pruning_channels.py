@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.allocations import allocations
-from pruning.channels import ChannelGraph
-from pruning.compact import compact, describe, expand_, load_compact, rebuild
+from pruning.channels.compaction import compact, describe, expand_, load_compact, rebuild
+from pruning.channels.graph import ChannelGraph
 from pruning.errors import BudgetError, CheckpointError, ModelError, ParameterError, ScoreError, StructureError
 from pruning.granularities.channel import Channel
 from pruning.masks import apply_masks_, density, full_masks, prunable, weight_masks
-from pruning.networks import load_model
+from pruning.networks.loading import load_model
 from pruning.sparsifiers import sparsifiers
 from pruning.types import Budget, Keeps, Masks, Scores, Selected, Selection
 

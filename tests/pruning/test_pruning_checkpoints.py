@@ -24,10 +24,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruning.checkpoints import WRITERS, read_masks, read_sparse, save_durably, write_dense, write_masks, write_sparse
-from pruning.compact import compact, load_compact, write_arch
+from pruning.channels.compaction import compact, load_compact, write_arch
 from pruning.errors import CheckpointError
 from pruning.masks import apply_masks_, prunable
+from pruning.storage.checkpoints import (
+    WRITERS,
+    read_masks,
+    read_sparse,
+    save_durably,
+    write_dense,
+    write_masks,
+    write_sparse,
+)
 from pruning.types import Masks
 
 State = dict[str, Tensor]
@@ -332,7 +340,7 @@ def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path, monkeypatc
         path.write_bytes(b"half")
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pruning.checkpoints.save_file", full)
+    monkeypatch.setattr("pruning.storage.checkpoints.save_file", full)
     with pytest.raises(OSError, match="No space left") as failed:
         save_durably({"w": torch.ones(1)}, tmp_path / "f", {})
     assert failed.value.errno == errno.ENOSPC

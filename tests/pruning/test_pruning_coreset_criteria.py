@@ -11,19 +11,20 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from pruning.allocations import allocations
-from pruning.amplification import amplifications
 from pruning.bounds.corenet import Constants
-from pruning.channels import ChannelGraph
+from pruning.channels.channel_norms import Points
+from pruning.channels.graph import ChannelGraph
 from pruning.criteria.corenet import CoreNet
 from pruning.criteria.mussay import Mussay
 from pruning.criteria.sipp import SiPP
 from pruning.errors import EvidenceError, ParameterError, StructureError
-from pruning.evidence import Evidence
+from pruning.evidence.amplification import amplifications
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.sensitivities import sensitivities
 from pruning.library import load_model
 from pruning.masks import density, full_masks, prunable
-from pruning.points import Points
-from pruning.round import Seams, prune_
-from pruning.sensitivities import sensitivities
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.sparsifiers.sample import Sample
 from pruning.types import Budget
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from pruning.bounds.sipp import coefficient, epsilon
 from pruning.errors import EvidenceError
-from pruning.sides import Sides, factors, spread
+from pruning.sparsifiers._sides import Sides, factors, spread
 from pruning.sparsifiers.amplified import Amplified
 from pruning.sparsifiers.hybrid import Hybrid
 from pruning.sparsifiers.sample import Sample
@@ -58,7 +58,7 @@ def expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight: Tensor)
     law, mean, total = sparse.law, torch.zeros_like(weight), 0.0
     assert torch.equal(spread(weight, factors(law, seeded()), law).weight, sparse.weight)
     for chance, times in outcomes(law):
-        monkeypatch.setattr("pruning.sides.multiplicities", lambda p, draws, generator, times=times: times)
+        monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator, times=times: times)
         mean += chance * spread(weight, factors(law, seeded()), law).weight
         total += chance
     assert total == pytest.approx(1)
@@ -132,7 +132,7 @@ def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) ->
     found, mean = list(outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
     for one, other in itertools.product(found, repeat=2):
         queue = iter((one[1], other[1]))
-        monkeypatch.setattr("pruning.sides.multiplicities", lambda p, draws, generator, queue=queue: next(queue))
+        monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator, queue=queue: next(queue))
         sparse = Amplified(repeats=2).sparsify_seeing(weight, weight, 2, seeded(), view)
         factors = [times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (one[1], other[1])]
         errors = [abs(float((weight[0] * (factor - 1)) @ view.patches().flatten())) for factor in factors]

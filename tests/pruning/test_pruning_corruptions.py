@@ -15,15 +15,15 @@ from torch import Tensor
 
 from pruning.data import corrupted
 from pruning.data.corruptions import corruptions, table_of
-from pruning.data.corruptions.edges import distances, edges
+from pruning.data.corruptions._edges import distances, edges
+from pruning.data.corruptions._linear import beyond, separable, smoothing, zooming
+from pruning.data.corruptions._plasma import plasma
+from pruning.data.corruptions._streaks import angles
 from pruning.data.corruptions.frost import SIDE, sheets
 from pruning.data.corruptions.glass_blur import fronts, shuffled
-from pruning.data.corruptions.linear import beyond, separable, smoothing, zooming
 from pruning.data.corruptions.noise import gaussian_law, impulse_law, shot_law, speckle_law
-from pruning.data.corruptions.plasma import plasma
 from pruning.data.corruptions.spatter import water
-from pruning.data.corruptions.streaks import angles
-from pruning.data.draws import Draws, hashed_
+from pruning.data.keyed_random import Draws, hashed_
 from pruning.errors import DataError, ParameterError, UnknownNameError
 from pruning.library import corrupt
 

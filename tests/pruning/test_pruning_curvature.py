@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.curvature import Curvature, default_curvature, diagonal, fisher_vectors, ggn_vectors
 from pruning.errors import EvidenceError, ScoreError
-from pruning.evidence import Evidence
-from pruning.jacobians import Footprint, image_gradients, product, products
-from pruning.layers import patches
+from pruning.evidence.curvature import Curvature, default_curvature, diagonal, fisher_vectors, ggn_vectors
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.gradients import Footprint, image_gradients, product, products
 from pruning.masks import prunable
+from pruning.networks.layers import patches
 
 CLASSES = 4
 IMAGES = 5
@@ -183,7 +183,7 @@ def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatc
         sizes.extend((found.nbytes, delta.nbytes, patches(use.layer, use.inputs).nbytes))  # type: ignore[attr-defined]
         return found
 
-    monkeypatch.setattr("pruning.jacobians.product", watched)
+    monkeypatch.setattr("pruning.evidence.gradients.product", watched)
     model, images, labels = network("conv and linear")
     many = torch.cat([images] * 8), torch.cat([labels] * 8)
     for limit in (8_000, 40_000):
@@ -311,7 +311,7 @@ def test_each_kind_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     evidence = Evidence(model, batches=[(images, labels)])
     kinds: tuple[Curvature, ...] = ("ggn", "mc_fisher", "empirical_fisher")
     first = [evidence.curvature(kind) for kind in kinds]
-    monkeypatch.setattr("pruning.evidence.diagonal", None)
+    monkeypatch.setattr("pruning.evidence.evidence.diagonal", None)
     assert all(evidence.curvature(kind) is found for kind, found in zip(kinds, first, strict=True))
 
 

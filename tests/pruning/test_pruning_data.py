@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from pruning.data.arrays import Arrays
 from pruning.data.tensors import PADDING, Data, augment, prepare, resolve_augment
 from pruning.errors import DataError
-from pruning.plan import split_sizes
+from pruning.rounds.costs import split_sizes
 from pruning.schemas.recipe import Limit
 from pruning.seeding import generator
 

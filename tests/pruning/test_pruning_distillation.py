@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.masks import apply_masks_
-from pruning.plan import rounds
+from pruning.rounds.plan import rounds
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Optimizer, Training
 from pruning.seeding import generator
-from pruning.training import Controls, Teacher, train_
+from pruning.training.loop import Controls, Teacher, train_
 
 
 class Given(nn.Module):

@@ -8,15 +8,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from pruning.channels import ChannelGraph
+from pruning.channels.drawn_channels import Drawn
+from pruning.channels.graph import ChannelGraph
 from pruning.criteria.mussay import Mussay
 from pruning.errors import BudgetError, ParameterError
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.granularities.channel import Channel
 from pruning.masks import density, full_masks, prunable
-from pruning.reweighting import Drawn
-from pruning.round import Seams, alive_scores, prune_
-from pruning.sides import Sides
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import alive_scores, prune_
+from pruning.sparsifiers._sides import Sides
 from pruning.sparsifiers.sample import Sample
 from pruning.sparsifiers.top_k import TopK
 from pruning.sparsifiers.top_sample import TopSample
@@ -78,7 +79,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     times = torch.tensor([[7.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
     monkeypatch.setattr(Sides, "law", lambda self, counts: Law(
         torch.cat([law.probabilities, 0 * law.probabilities]), torch.tensor([10, -1])))
-    monkeypatch.setattr("pruning.sides.multiplicities", lambda p, draws, generator: times)
+    monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator: times)
     drawn = Drawn.of(graph, importance, torch.ones(graph.size, dtype=torch.bool), Sample(), seeded())
     found = drawn.reweighted(net, {name: weight.detach() for name, weight in prunable(net).items()})
     torch.testing.assert_close(found["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64))

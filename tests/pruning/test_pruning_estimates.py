@@ -11,7 +11,8 @@ from pruning.criteria import criteria
 from pruning.criteria.exact_obs import ExactOBS
 from pruning.criteria.obs import OBS
 from pruning.errors import ParameterError
-from pruning.plan import Costs, estimate, rounds
+from pruning.rounds.costs import Costs, estimate
+from pruning.rounds.plan import rounds
 
 IMAGES = {"fit": 40, "val": 10, "test": 30}
 SHAPES = [(64, 32, 3, 3), (10, 64)]  # 18432 and 640 weights

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError
-from pruning.evidence import Batches, Evidence
+from pruning.evidence.evidence import Batches, Evidence
 
 
 def double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:

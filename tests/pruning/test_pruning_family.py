@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from pruning.errors import DataError, ParameterError
 from pruning.family import design
 from pruning.family.answers import SAME, smallest_run
+from pruning.family.measurements import fit, gather, halves, plane
 from pruning.family.members import Member, densities, job_of, measured, members
-from pruning.family.points import fit, gather, halves, plane
 from pruning.family.report import report
 from pruning.family.sections import sections
 from pruning.family.sizes import sizes
 from pruning.family.turn import turn
 from pruning.laws.answers import forecasts_of
 from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
-from pruning.plan import rounds
+from pruning.rounds.plan import rounds
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.job import JobSpec

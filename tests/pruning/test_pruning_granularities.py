@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pruning.allocations import allocations
 from pruning.errors import BudgetError, ParameterError
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
+from pruning.granularities._patterns import flattened, unflattened
 from pruning.granularities.block import Block
 from pruning.granularities.n_m import NM
 from pruning.masks import counts, density, full_masks, prunable
-from pruning.patterns import flattened, unflattened
-from pruning.round import Seams, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.sparsifiers.top_k import TopK
 from pruning.types import Budget, Granularity, Keeps, Masks, Scores, Selection, Sparse

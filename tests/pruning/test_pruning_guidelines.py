@@ -17,14 +17,14 @@ from torch import Generator
 from pruning.data.corrupted import corrupt, corrupted
 from pruning.data.corruptions import corruptions
 from pruning.data.tensors import Data, Split
-from pruning.guidelines import VALIDATION, guided
-from pruning.pipeline import Networks, Pipeline
-from pruning.results import Results
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Results
 from pruning.schemas.recipe import Recipe, Shifts
 from pruning.schemas.report import Recommendation, Report, Section
 from pruning.schemas.training import CORRUPTIONS, MIX1, Corrupt, Training
-from pruning.stages import Stages
-from pruning.training import train_
+from pruning.storage.stages import Stages
+from pruning.training.loop import train_
+from pruning.verdict.shift_guidelines import VALIDATION, guided
 
 
 def seeded(seed: int = 0) -> Generator:

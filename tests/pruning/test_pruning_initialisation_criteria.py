@@ -20,9 +20,10 @@ from pruning.criteria.snip import SNIP
 from pruning.criteria.synflow import SynFlow
 from pruning.criteria.taylor import Taylor
 from pruning.errors import EvidenceError, ScoreError
-from pruning.evidence import Batches, Evidence
+from pruning.evidence.evidence import Batches, Evidence
 from pruning.masks import apply_masks_, collapsed, counts, full_masks, prunable
-from pruning.round import Seams, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks, Scores
 

@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 
-from pruning.intervals import Z95, binomial, mean, paired_difference
+from pruning.measurement.intervals import Z95, binomial, mean, paired_difference
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])

@@ -11,7 +11,7 @@ from torch import nn
 from pruning.errors import DeviceError, ParameterError, UnknownNameError
 from pruning.library import pick_device, prune, score
 from pruning.masks import prunable
-from pruning.measure import measure
+from pruning.measurement.measure import measure
 
 
 def trained() -> nn.Module:

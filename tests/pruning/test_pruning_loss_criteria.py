@@ -18,13 +18,15 @@ from pruning.criteria.lm import LM
 from pruning.criteria.obd import OBD
 from pruning.criteria.qm import QM
 from pruning.errors import EvidenceError, ParameterError
-from pruning.evidence import Evidence
+from pruning.evidence.criterion import Calibrated, LossModel, Staged
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.local_models import CurvedLocality, Locality
 from pruning.library import score
-from pruning.locality import CurvedLocality, Locality
 from pruning.masks import apply_masks_, counts, density, full_masks, prunable
-from pruning.round import Seams, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
-from pruning.types import Calibrated, LossModel, Masks, Scores, Staged
+from pruning.types import Masks, Scores
 
 NAMES = ("lm", "qm", "obd")
 fast = settings(max_examples=40, deadline=None, derandomize=True)

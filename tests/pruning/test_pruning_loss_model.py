@@ -14,21 +14,22 @@ from scipy.stats import binomtest, norm, spearmanr
 from test_pruning_pipeline import CPU, MODES, Listener, pretrained
 from torch import Tensor
 
+from pruning.analysis.applicability import applies
+from pruning.analysis.loss_changes import change, difference, since_start, stage_points
+from pruning.analysis.loss_findings import ANSWERS, against_magnitude, gradient, locality
+from pruning.analysis.trial import Trial, TrialRound
 from pruning.evaluations.comparison import Comparison
 from pruning.evaluations.loss_model import LossModelling
-from pruning.intervals import binomial, paired_difference
-from pruning.loss_change import change, difference, since_start, stage_points
-from pruning.loss_findings import ANSWERS, against_magnitude, gradient, locality
-from pruning.measure import Measured
-from pruning.pipeline import Networks, Pipeline
-from pruning.rank import FEWEST, chance, estimate, ranks, spearman
-from pruning.results import Origin, Results
-from pruning.round import StageLoss
+from pruning.measurement.intervals import binomial, paired_difference
+from pruning.measurement.measure import Measured
+from pruning.measurement.rank_correlation import FEWEST, chance, estimate, ranks, spearman
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
+from pruning.rounds.pruning import StageLoss
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from pruning.seeding import generator
-from pruning.stages import Stages
-from pruning.trial import Trial, TrialRound, applies
+from pruning.storage.stages import Stages
 
 IMAGES = 400
 MAX = torch.finfo(torch.float32).max

@@ -15,22 +15,14 @@ from torch import Tensor, nn
 from pruning.allocations import allocations
 from pruning.criteria import criteria
 from pruning.errors import BudgetError, ParameterError, ScoreError
-from pruning.evidence import Evidence
+from pruning.evidence.criterion import Criterion
+from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
-from pruning.masks import (
-    apply_masks_,
-    collapsed,
-    counts,
-    density,
-    full_masks,
-    keep_count,
-    prunable,
-    reason_dense,
-    top,
-)
-from pruning.round import Seams, alive_scores, prune_
+from pruning.masks import apply_masks_, collapsed, counts, density, full_masks, keep_count, prunable, reason_dense, top
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import alive_scores, prune_
 from pruning.sparsifiers import sparsifiers
-from pruning.types import Allocation, Budget, Criterion, Keeps, Masks, Scores, Sparse, Sparsifier
+from pruning.types import Allocation, Budget, Keeps, Masks, Scores, Sparse, Sparsifier
 
 fast = settings(max_examples=150, deadline=None, derandomize=True)
 numbers = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), st.floats(-1e6, 1e6, width=32))

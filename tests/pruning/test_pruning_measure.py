@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning.checkpoints import WRITERS
 from pruning.data.tensors import Data, Split
-from pruning.intervals import binomial
 from pruning.masks import apply_masks_, full_masks, prunable
-from pruning.measure import EVAL_BATCH, Measured, file_sizes, flops, increase, latency, measure
-from pruning.networks import load_model
+from pruning.measurement.costs import file_sizes, flops, latency
+from pruning.measurement.intervals import binomial
+from pruning.measurement.measure import EVAL_BATCH, Measured, increase, measure
+from pruning.networks.loading import load_model
+from pruning.storage.checkpoints import WRITERS
 
 
 def test_errors_and_losses_image_by_image() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from pruning.errors import DataError, ModelError, ParameterError, SecateurError, UnknownNameError, UnsafeFormatError
-from pruning.networks import check_fits, load_model, load_state_, parameters_of, read_state, resolve
+from pruning.networks.loading import check_fits, load_model, load_state_, parameters_of, read_state, resolve
 
 RESNET = {"depth": 8, "width": 0.25}
 

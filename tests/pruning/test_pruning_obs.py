@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning.hessians
-import pruning.obs
+import pruning.evidence.layer_hessians
+import pruning.evidence.quadratic_models
 from pruning.criteria import criteria
 from pruning.criteria.exact_obs import ExactOBS
 from pruning.criteria.obs import OBS
 from pruning.errors import EvidenceError, OutOfMemoryError, ScoreError
-from pruning.evidence import Evidence
-from pruning.fisher import group_gradients
-from pruning.hessians import hessians
+from pruning.evidence.cached import once
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.fisher_blocks import group_gradients
+from pruning.evidence.layer_hessians import hessians
+from pruning.evidence.quadratic_models import cholesky, chunks, inverse, removal, removal_costs, restricted
 from pruning.masks import apply_masks_, full_masks, prunable, top
-from pruning.obs import cholesky, chunks, inverse, removal, removal_costs, restricted
-from pruning.once import once
-from pruning.round import Seams, StageLoss, alive_scores, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import StageLoss, alive_scores, prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks, Scores
 
@@ -144,7 +145,7 @@ def test_what_is_not_positive_definite_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (7, 10), (100, 9), (3, 1000)])
 def test_chunks_cover_everything_within_bounds(count: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.obs, "ELEMENTS", 20)
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", 20)
     parts = list(chunks(count, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
     lengths = [part.stop - part.start for part in parts]
@@ -171,7 +172,7 @@ def naive_order(h: Tensor, w: Tensor, alive: list[int]) -> list[tuple[int, float
 @pytest.mark.parametrize("masked", [False, True])
 def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, masked: bool,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.obs, "PANEL", panel)
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "PANEL", panel)
     rows = 4
     h = torch.stack([positive(size, seed, rank=max(1, size // 2)) for seed in range(rows)])
     theta = torch.stack([vector(size, 10 + seed) for seed in range(rows)])
@@ -275,7 +276,7 @@ def evidence_of(case: str, masks: Masks | None = None) -> Evidence:
 @pytest.mark.parametrize("elements", [1, 2**23])
 @pytest.mark.parametrize("case", [*EVERYTHING, "mixed_modes", *CONVOLUTIONS])
 def test_hessians_are_those_of_the_layers_outputs(case: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.hessians, "ELEMENTS", elements)
+    monkeypatch.setattr(pruning.evidence.layer_hessians, "ELEMENTS", elements)
     evidence = evidence_of(case)
     found = hessians(evidence)
     assert set(found) == set(evidence.weights)
@@ -345,7 +346,7 @@ def test_a_layer_that_is_never_called_goes_first() -> None:
 
 
 def test_layers_of_too_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.hessians, "INPUTS", 3)
+    monkeypatch.setattr(pruning.evidence.layer_hessians, "INPUTS", 3)
     with pytest.raises(OutOfMemoryError, match=r"1\.weight: 4 inputs make a Hessian"):
         ExactOBS().score(double("plain"))
     hessians(Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))]))
@@ -369,7 +370,7 @@ def damped(h: Tensor, damping: float) -> Tensor:
 @pytest.mark.parametrize("case", [*EVERYTHING, *CONVOLUTIONS])
 def test_scores_follow_the_removal_of_one_row_at_a_time(case: str, masked: bool, elements: int,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.obs, "ELEMENTS", elements)
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
     evidence = evidence_of(case)
     if masked:
         masks = random_masks(full_masks(evidence.weights))
@@ -548,7 +549,7 @@ def test_group_gradients_are_the_means_over_groups_of_images(groups: int) -> Non
 @pytest.mark.parametrize(("size", "elements"), [(1, 2**23), (3, 2**23), (3, 1), (7, 40), (500, 2**23)])
 def test_obs_agrees_with_the_explicit_fisher(case: str, masked: bool, size: int, elements: int,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.obs, "ELEMENTS", elements)
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
     evidence = double(case, half(case) if masked else None)
     criterion = OBS(block_size=size, damping=1e-3, gradients=4)
     masks = random_masks(evidence.masks)

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from pruning.criteria import criteria
 from pruning.errors import EvidenceError, ParameterError, ScoreError
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.library import prune
 from pruning.masks import counts, density, full_masks, keep_count, layer_shapes, prunable
-from pruning.networks import load_model
-from pruning.plan import estimate
-from pruning.round import Seams, prune_
+from pruning.networks.loading import load_model
+from pruning.rounds.costs import estimate
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Recipe
 
 

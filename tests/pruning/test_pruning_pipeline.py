@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pruning.training
+import pruning.training.loop
 from pruning.data.tensors import Split
 from pruning.errors import BaselineMismatchError, BudgetError, ParameterError
-from pruning.labels import criterion_labels
 from pruning.masks import apply_masks_, keep_count, prunable
-from pruning.pipeline import Networks, Pipeline
-from pruning.plan import rounds
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.rounds.plan import rounds
 from pruning.schedules import schedules
+from pruning.schemas.criterion_labels import criterion_labels
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Optimizer, Train, Training
-from pruning.stages import Stages
-from pruning.training import Controls, train_
+from pruning.storage.stages import Stages
+from pruning.training.loop import Controls, train_
 
 State = dict[str, Tensor]
 CPU = torch.device("cpu")
@@ -300,7 +300,7 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
     key = "train" if "train" in fields else "retrain"
     recipe = cases.recipe(0.5, 0.8, **fields | {key: fields[key] | {"lr_schedule": schedule}})
     seen: list[tuple[float, float]] = []
-    build = pruning.training.make_optimizer
+    build = pruning.training.loop.make_optimizer
 
     def listening(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
         optimizer = build(model, spec)
@@ -309,7 +309,7 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
             lambda *_: seen.append((optimizer.param_groups[0]["lr"], float(weights.detach().double().sum()))))
         return optimizer
 
-    monkeypatch.setattr(pruning.training, "make_optimizer", listening)
+    monkeypatch.setattr(pruning.training.loop, "make_optimizer", listening)
     pipeline = run(recipe, tmp_path)
     stages = tensors(pipeline)
     expected = [0.05 * (1 - (epoch + step / 5) / 3) for epoch in (0, 1, 2) for step in range(5)]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pruning.criteria.magnitude import Magnitude
 from pruning.errors import BudgetError, ParameterError, UnknownNameError
-from pruning.plan import TEACHER_COST, TRAIN_COST, Costs, estimate, rounds, split_sizes, training_epochs
-from pruning.round import Seams
+from pruning.rounds.costs import TEACHER_COST, TRAIN_COST, Costs, estimate, split_sizes
+from pruning.rounds.method import Seams
+from pruning.rounds.plan import rounds, training_epochs
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Limit, Recipe
 from pruning.types import Calibration
@@ -128,7 +129,7 @@ class Stagewise(Magnitude):
 def test_scoring_costs_what_the_criterion_says_at_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": "none"})
     without = Costs(recipe, IMAGES, 3).total
-    monkeypatch.setattr("pruning.plan.Seams.of", lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()))
+    monkeypatch.setattr("pruning.rounds.plan.Seams.of", lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()))
     assert Costs(recipe, IMAGES, 3).total == without + 2 * 2 * 21
     fewer = IMAGES | {"fit": 20}
     assert Costs(recipe, fewer, 3).pruning(recipe.criteria[0], rounds(recipe)[0]) == (2, 11), "half the images, rounded up"

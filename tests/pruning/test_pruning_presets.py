@@ -14,17 +14,18 @@ import torch
 from pydantic import ValidationError
 
 from api.errors import Problem
-from api.pointers import parse
-from pruning.ledger import Silent
+from api.http.pointers import parse
 from pruning.masks import parameter_count, prunable
-from pruning.networks import resolve
-from pruning.pipeline import Networks, Pipeline
-from pruning.plan import estimate, rounds
-from pruning.presets import PRESETS, expand
+from pruning.networks.loading import resolve
+from pruning.pipeline.ledger import Silent
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.rounds.costs import estimate
+from pruning.rounds.plan import rounds
 from pruning.schemas.job import JobSpec
+from pruning.schemas.presets import PRESETS, expand
 from pruning.schemas.recipe import Recipe
-from pruning.stages import Stages
-from pruning.training import lr_factor
+from pruning.storage.stages import Stages
+from pruning.training.loop import lr_factor
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
 MODEL, DATA = {"id": "mdl_00000000"}, {"id": "dst_00000000"}
@@ -224,7 +225,7 @@ def test_the_schema_takes_what_the_service_takes() -> None:
 
 
 def test_presets_need_no_torch() -> None:
-    code = "import sys, pruning.presets, pruning.schemas.job; assert 'torch' not in sys.modules"
+    code = "import sys, pruning.schemas.presets, pruning.schemas.job; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from pruning.errors import BudgetError
 from pruning.granularities import granularities
-from pruning.networks import load_model
-from pruning.rehearsal import ROUNDS, rehearse
+from pruning.networks.loading import load_model
+from pruning.rounds.rehearsal import ROUNDS, rehearse
 
 CHANNELS: dict[str, Any] = {"criterion": {"name": "filter_norm"}}
 BLOCKS: dict[str, Any] = {"granularity": {"name": "block", "params": {"rows": 2, "columns": 8}}}

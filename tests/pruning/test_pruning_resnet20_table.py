@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.library import load_model
 from pruning.masks import full_masks, prunable
-from pruning.round import Seams, StageLoss, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import StageLoss, prune_
 from pruning.schemas.recipe import Method
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"

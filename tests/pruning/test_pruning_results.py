@@ -12,17 +12,18 @@ import torch
 from safetensors.torch import load_file
 from test_pruning_pipeline import CPU, MODES, Listener, pretrained
 
-from pruning.checkpoints import WRITERS, read_masks, read_sparse
 from pruning.errors import EvidenceError
 from pruning.evaluations.accuracy import Accuracy
 from pruning.masks import counts
-from pruning.measure import increase, measure
-from pruning.pipeline import Networks, Pipeline
-from pruning.results import Origin, Results, layers
+from pruning.measurement.measure import increase, measure
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results, layers
 from pruning.schemas.recipe import Gates, Recipe
 from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report, Section
-from pruning.stages import Stages
-from pruning.verdict import DEFAULT_MARGIN, References, hold_gates, proven_beyond, recommend
+from pruning.storage.checkpoints import WRITERS, read_masks, read_sparse
+from pruning.storage.stages import Stages
+from pruning.verdict.gates import hold_gates
+from pruning.verdict.recommendation import DEFAULT_MARGIN, References, proven_beyond, recommend
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 

@@ -16,12 +16,17 @@ import torch
 from test_pruning_pipeline import CPU, MODES, Listener, pretrained
 from torch import Tensor, nn
 
+import pruning.analysis.shift_parameters
+import pruning.analysis.shifts
 import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
-import pruning.separate
-import pruning.shifts
-import pruning.shifts_asked
-from api.pointers import schema_faults
+import pruning.pipeline.second_network
+from api.http.pointers import schema_faults
+from pruning.analysis.applicability import applies
+from pruning.analysis.prune_potential import potential, prune_ratio
+from pruning.analysis.shift_parameters import Asked
+from pruning.analysis.shifts import Shift, networks, sample, shifted, sureness, wrong
+from pruning.analysis.trial import NO_SEPARATE, Trial
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import ParameterError, UnknownNameError
@@ -29,18 +34,15 @@ from pruning.evaluations import evaluations
 from pruning.evaluations.noise_similarity import NoiseSimilarity
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
-from pruning.intervals import binomial
-from pruning.pipeline import Networks, Pipeline
-from pruning.potential import Line, interval, potential, prune_ratio, resampled
+from pruning.measurement.bootstrap import Line, interval, resampled
+from pruning.measurement.intervals import binomial
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
 from pruning.reporting import to_html, to_markdown
-from pruning.results import Origin, Results
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Curve, Estimate, Picture, Section
 from pruning.seeding import generator
-from pruning.shifts import Shift, networks, sample, shifted, sureness, wrong
-from pruning.shifts_asked import Asked
-from pruning.stages import Stages
-from pruning.trial import NO_SEPARATE, Trial, applies
+from pruning.storage.stages import Stages
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 FEW: dict[str, Any] = {"corruptions": ["fog", "gaussian_noise", "contrast"], "severities": [2], "noise": [0.5, 2.0]}
@@ -188,7 +190,7 @@ def test_the_line_is_that_of_least_squares_without_intercept() -> None:
 
 
 def test_the_band_of_the_line_covers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.potential, "PAIRS", 1000)
+    monkeypatch.setattr(pruning.analysis.prune_potential, "PAIRS", 1000)
     rng, torch_rng, held, times = np.random.default_rng(1), torch.Generator().manual_seed(1), 0, 300
     for _ in range(times):
         x = rng.uniform(0.1, 1, 40)
@@ -279,9 +281,9 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(cascad
         seen.append(len(split))
         return shifted(data, split, shift, *others)
 
-    monkeypatch.setattr(pruning.shifts, "shifted", counted)
-    monkeypatch.setattr(pruning.shifts_asked, "FEWEST", 1)
-    monkeypatch.setattr(pruning.shifts_asked, "WORK", 2000)  # where the work decides
+    monkeypatch.setattr(pruning.analysis.shifts, "shifted", counted)
+    monkeypatch.setattr(pruning.analysis.shift_parameters, "FEWEST", 1)
+    monkeypatch.setattr(pruning.analysis.shift_parameters, "WORK", 2000)  # where the work decides
     trial = trial_of(cascade)
     for evaluation in (Robustness(corruptions=("fog", "contrast")), PrunePotential(corruptions=("contrast", "snow")),
                        Robustness(corruptions=("snow",))):
@@ -294,7 +296,7 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(cascad
 def test_noise_is_the_same_for_all_networks_and_batch_sizes(cascade: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     shifts, data = [Shift(), Shift(noise=1.5), Shift("shot_noise", 5)], cascade.pipeline.data
     whole = wrong(trial_of(cascade), shifts, 30)
-    monkeypatch.setattr(pruning.shifts, "EVAL_BATCH", 7)
+    monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
     parts = wrong(trial_of(cascade), shifts, 30)
     assert all(torch.equal(whole[a][b], parts[a][b]) for a in whole for b in whole[a])
     inputs = data.normalize(data.test.images)
@@ -398,8 +400,8 @@ def test_a_separate_network_is_trained_once_from_another_seed(tmp_path: Path, mo
         {"name": "noise_similarity", "params": {"separate": True, "draws": 2}},
         {"name": "informative_features", "params": {"separate": True, "images": 1}}))
     results, times = finished(recipe, tmp_path, seeded_by_torch), []
-    train_ = pruning.separate.train_
-    monkeypatch.setattr(pruning.separate, "train_", lambda *args, **fields: (times.append(1), train_(*args, **fields)))
+    train_ = pruning.pipeline.second_network.train_
+    monkeypatch.setattr(pruning.pipeline.second_network, "train_", lambda *args, **fields: (times.append(1), train_(*args, **fields)))
     state = torch.get_rng_state()
     sections = evaluated(results)
     assert torch.equal(state, torch.get_rng_state())
@@ -410,7 +412,7 @@ def test_a_separate_network_is_trained_once_from_another_seed(tmp_path: Path, mo
     assert sections["noise_similarity"].curves["matching/separate"].y[0].value < 1
     again = finished(recipe, tmp_path, seeded_by_torch)
     assert evaluated(again) == sections
-    second = pruning.separate.separate(again.pipeline)
+    second = pruning.pipeline.second_network.separate(again.pipeline)
     assert times == [1], "a rerun is a resume"
     assert second is not None
     other = finished(recipe.model_copy(update={"seed": recipe.seed + 1}), tmp_path / "other", seeded_by_torch)

@@ -20,14 +20,15 @@ from pruning.bounds.sipp import coefficient, epsilon, spent
 from pruning.criteria.pfp import PFP
 from pruning.criteria.sipp import SiPP
 from pruning.errors import ParameterError
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.sensitivities import sensitivities
 from pruning.granularities.weight import Weight
 from pruning.library import load_model
 from pruning.masks import density, full_masks, prunable
-from pruning.round import Seams, prune_
-from pruning.sensitivities import sensitivities
-from pruning.sides import Sides
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.sparsifiers import sparsifiers
+from pruning.sparsifiers._sides import Sides
 from pruning.sparsifiers.sample import Sample
 from pruning.types import Budget, Law, Selection
 
@@ -146,7 +147,7 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
                 for j in found:
                     times[row, j] += 1
             chance = math.prod(p[1][j] for j in up) * math.prod(p[-1][j] for j in down)
-            monkeypatch.setattr("pruning.sides.multiplicities", lambda p, draws, generator, times=times: times)
+            monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator, times=times: times)
             mean += chance * Sample().sparsify(weight, score, 3, seeded()).weight
             total += chance
     assert total == pytest.approx(1)

@@ -15,17 +15,18 @@ from test_pruning_shifted_sets import dark
 
 import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
+from pruning.analysis.job_size import Scale, Sized
+from pruning.analysis.shift_parameters import CORRUPTING
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
-from pruning.ledger import Ledger
-from pruning.measure import flops
-from pruning.plan import estimate
-from pruning.results import Results
-from pruning.scale import Scale, Sized, evaluation_units
+from pruning.measurement.costs import flops
+from pruning.pipeline.evaluation_costs import evaluation_units
+from pruning.pipeline.ledger import Ledger
+from pruning.pipeline.results import Results
+from pruning.rounds.costs import estimate
 from pruning.schemas.recipe import Recipe, Shifts
 from pruning.schemas.report import Picture
-from pruning.shifts_asked import CORRUPTING
-from pruning.stages import Stages
+from pruning.storage.stages import Stages
 
 ALL: dict[str, dict[str, Any]] = {
     "accuracy": {}, "comparison": {}, "loss_model": {}, "approximation": {"images": 20}, "certificate": {},

@@ -14,16 +14,17 @@ import reports
 import torch
 from test_pruning_robustness import finished, trial_of
 
+from pruning.analysis.applicability import applies
+from pruning.analysis.trial import Trial
 from pruning.data.tensors import Data, Split
 from pruning.errors import InsufficientPointsError
 from pruning.evaluations.scaling_law import RAW, ScalingLaw
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import pruned_error
 from pruning.laws.selection import compare_density_laws
-from pruning.measure import Measured
+from pruning.measurement.measure import Measured
 from pruning.reporting import to_html, to_markdown
 from pruning.schemas.report import Section
-from pruning.trial import Trial, applies
 
 IMAGES = 20_000
 DENSITIES = [0.8, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02]

@@ -245,7 +245,7 @@ def test_numbers_that_are_none_are_refused() -> None:
 
 
 @pytest.mark.parametrize("module", ["pruning.schemas.job", "pruning.schemas.report", "pruning.schemas.recipe",
-                                    "pruning.errors", "pruning.formats", "pruning.data.uploads", "pruning.data.builtin",
+                                    "pruning.errors", "pruning.storage.signatures", "pruning.data.uploads", "pruning.data.builtin",
                                     "pruning.registry"])
 def test_documents_and_uploads_import_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'sklearn'}} & set(sys.modules)))"

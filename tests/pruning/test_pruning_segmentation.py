@@ -14,23 +14,23 @@ from segmentation_world import MOST, pairs, upload
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.baseline import chance, judge
 from pruning.data import uploads
 from pruning.data.tensors import Data, Split, prepare
 from pruning.errors import EvidenceError, ParameterError
 from pruning.evaluations import evaluations
-from pruning.intervals import bounded
 from pruning.library import bound, load_model, score
-from pruning.measure import Measured, increase, mean_error, measure
-from pruning.objective import distance, errors, loss_for, losses, mean_loss, training_loss, weight
-from pruning.overlap import constant_errors, image_errors, overlaps, whole_ious
-from pruning.pipeline import Networks, Pipeline
-from pruning.results import Origin, Results
+from pruning.measurement.intervals import bounded
+from pruning.measurement.iou import constant_errors, image_errors, overlaps, whole_ious
+from pruning.measurement.measure import Measured, increase, mean_error, measure
+from pruning.measurement.objective import distance, errors, loss_for, losses, mean_loss, training_loss, weight
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
 from pruning.schemas.recipe import Distill, Limit, Recipe, Targets
 from pruning.schemas.report import Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
-from pruning.stages import Stages
-from pruning.training import Controls, Teacher, lr_factor, train_
+from pruning.storage.stages import Stages
+from pruning.training.loop import Controls, Teacher, lr_factor, train_
+from pruning.verdict.baseline import chance, judge
 
 CLASSES = 4
 
@@ -225,7 +225,7 @@ def test_training_learns_and_is_measured(data: Data) -> None:
 
 def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without BatchNorm the gradients of parts are those of the whole, however many pixels each has."""
-    from pruning import training as module
+    from pruning.training import loop as module
 
     labels = data.fit.labels.clone()
     labels[::3, :20] = 255

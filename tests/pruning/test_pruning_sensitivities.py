@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning import sensitivities as module
 from pruning.criteria.sipp import SiPP
 from pruning.errors import EvidenceError
-from pruning.evidence import Evidence
-from pruning.layers import Use, groups, patches, recording
+from pruning.evidence import sensitivities as module
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.sensitivities import Positions, sample_size, sensitivities
 from pruning.library import load_model
 from pruning.masks import prunable
-from pruning.sensitivities import Positions, sample_size, sensitivities
+from pruning.networks.layers import Use, groups, patches, recording
 from pruning.types import Scores
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from test_pruning_robustness import evaluated, finished, trial_of
 
+from pruning.analysis.prune_potential import prune_ratio
+from pruning.analysis.shifts import logits, sample
 from pruning.data.arrays import Arrays
 from pruning.data.shifted import check_alike, splits
 from pruning.data.tensors import Data, ShiftedSplits, Split
@@ -18,11 +20,9 @@ from pruning.errors import DataError
 from pruning.evaluations.certificate import Certificate
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
-from pruning.guidelines import VALIDATION
-from pruning.intervals import binomial
-from pruning.potential import prune_ratio
+from pruning.measurement.intervals import binomial
 from pruning.schemas.recipe import Shifts
-from pruning.shifts import logits, sample
+from pruning.verdict.shift_guidelines import VALIDATION
 
 
 def arrays(classes: tuple[str, ...] = ("a", "b", "c"), test: int = 12, val: int = 0, shape: tuple[int, ...] = (1, 4, 4),

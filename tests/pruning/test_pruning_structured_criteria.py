@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.calibration import units, wanted
-from pruning.compact import compact
+from pruning.channels.compaction import compact
 from pruning.criteria import criteria
 from pruning.criteria.filter_norm import FilterNorm
 from pruning.criteria.taylor_filter import TaylorFilter
 from pruning.criteria.thinet import ThiNet, order, windows
 from pruning.errors import BudgetError, EvidenceError
-from pruning.evidence import Evidence
+from pruning.evidence.calibration import units, wanted
+from pruning.evidence.evidence import Evidence
 from pruning.masks import apply_masks_, density, full_masks, prunable
-from pruning.round import Seams, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks
 

@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning import torchvision_shim
+from pruning.architectures import _torchvision_shim as torchvision_shim
 from pruning.architectures.torchvision import LEFT_OUT, NAMES, SMALLEST, create
 from pruning.architectures.torchvision_segmentation import NAMES as SEGMENTERS
 from pruning.architectures.torchvision_segmentation import WITHOUT_AUX
-from pruning.compact import compact, load_compact, write_arch
+from pruning.channels.compaction import compact, load_compact, write_arch
 from pruning.errors import DataError, ParameterError, UnknownNameError
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.masks import full_masks, layer_shapes, parameter_count, prunable, reason_dense
-from pruning.measure import flops
-from pruning.modes import evaluating
-from pruning.networks import check_fits, load_model, resolve
-from pruning.round import Seams, prune_
+from pruning.measurement.costs import flops
+from pruning.networks.loading import check_fits, load_model, resolve
+from pruning.networks.modes import evaluating
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 
 
 def outline(architecture: str, **kwargs: object) -> nn.Module:

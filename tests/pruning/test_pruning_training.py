@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning.training
+import pruning.training.loop
 from pruning.data.tensors import Data
 from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_
 from pruning.schemas.training import LrSchedule, Optimizer, Penalty, Train, Training
 from pruning.seeding import generator
-from pruning.training import Controls, lr_factor, make_optimizer, steps_per_epoch, train_
+from pruning.training.loop import Controls, lr_factor, make_optimizer, steps_per_epoch, train_
 
 State = dict[str, Tensor]
 SGD = Optimizer(lr=0.05, momentum=0.9)
@@ -190,7 +190,7 @@ def learning_rates(monkeypatch: pytest.MonkeyPatch, training: Training, start: i
         def step(self, closure: Any = None) -> None:
             seen.append(self.param_groups[0]["lr"])
 
-    monkeypatch.setattr(pruning.training, "make_optimizer", lambda model, spec: Listening(model.parameters(), lr=1))
+    monkeypatch.setattr(pruning.training.loop, "make_optimizer", lambda model, spec: Listening(model.parameters(), lr=1))
     train_(cases.mlp(), cases.make_data(fit=images), training, seed=0, name="t", start_epoch=start)
     return seen
 

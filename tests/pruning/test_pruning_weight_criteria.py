@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from pruning.criteria.lamp import LAMP
 from pruning.criteria.wanda import Wanda
 from pruning.errors import ScoreError
-from pruning.evidence import Evidence
+from pruning.evidence.evidence import Evidence
 from pruning.masks import apply_masks_, counts, full_masks, prunable
-from pruning.round import Seams, prune_
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import pruning.back_select
-import pruning.windows
-from pruning.back_select import back_select, fast
+import pruning.analysis.back_select
+import pruning.graphs.windowed
+from pruning.analysis.back_select import back_select, fast
 from pruning.errors import StructureError
+from pruning.graphs.in_place import lean, refuse_overwritten
+from pruning.graphs.windowed import Window, Windows
 from pruning.library import load_model
-from pruning.overwriting import lean, refuse_overwritten
-from pruning.windows import Window, Windows
 
 
 class Residual(nn.Module):
@@ -99,7 +99,7 @@ def drawn(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module
 @pytest.mark.parametrize("whole", [0.5, 0.8, 1.5])
 @pytest.mark.parametrize("seed", range(40))
 def test_windows_are_the_whole_pass(seed: int, whole: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.windows, "WHOLE", whole)
+    monkeypatch.setattr(pruning.graphs.windowed, "WHOLE", whole)
     rng, channels = random.Random(seed), seed % 3 + 1
     size = rng.randint(7, 17), rng.randint(7, 17)
     with torch.random.fork_rng(devices=[]):
@@ -223,9 +223,9 @@ def test_how_many_are_tried_at_once_changes_nothing(block: int, near: int, monke
                             nn.Linear(48, 3)).double()
         image = torch.randn(2, 9, 8, dtype=torch.float64)
     image[:, 3:6, 2:5] = 0
-    monkeypatch.setattr(pruning.back_select, "NEAR", near)
+    monkeypatch.setattr(pruning.analysis.back_select, "NEAR", near)
     found = back_select(net, image, 1, block)
-    monkeypatch.setattr(pruning.back_select, "_windows", lambda model: None)
+    monkeypatch.setattr(pruning.analysis.back_select, "_windows", lambda model: None)
     assert torch.equal(found, back_select(net, image, 1, block))
 
 

@@ -12,12 +12,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from pruning import wording as q
 from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
-from pruning.reporting import quantities as q
 from pruning.reporting import summary as s
 from pruning.reporting.comment import COMMENT_LIMIT, escape
-from pruning.reporting.looks import SERIES, look
 from pruning.reporting.plots import accuracy_plots, section_plots
+from pruning.reporting.series_styles import SERIES, look
 from pruning.reporting.tables import ROWS, table
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import BatchNorm, Curve, Estimate, GateResult, Report, Section

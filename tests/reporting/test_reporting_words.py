@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pruning.reporting import quantities as q
+from pruning import wording as q
 from pruning.reporting import summary as s
 from pruning.reporting import to_html, to_junit, to_markdown
 from pruning.reporting.markdown import escape

@@ -115,7 +115,7 @@ class Running:
 
     def job_processes(self) -> list[int]:
         """The process ids of job processes."""
-        return [pid for pid in self._mine() if "tasks.job_process" in _command(pid)]
+        return [pid for pid in self._mine() if "tasks.processes.job" in _command(pid)]
 
     def _mine(self) -> list[int]:
         mark = f"{self.folder / 'data'}"

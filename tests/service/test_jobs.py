@@ -14,11 +14,12 @@ import torch
 from running import Running
 from safetensors.torch import load_file, save_file
 
-from pruning.compact import load_compact
+from pruning.channels.compaction import load_compact
 from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
-from pruning.measure import flops, measure
+from pruning.measurement.costs import flops
+from pruning.measurement.measure import measure
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
 from secateur import ApiError, AsyncClient, JobCancelled, JobFailed

@@ -15,7 +15,7 @@ from running import Running
 from safetensors.torch import load_file
 
 from pruning.architectures import architectures
-from pruning.checkpoints import read_sparse
+from pruning.storage.checkpoints import read_sparse
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

@@ -13,7 +13,7 @@ from segmentation_world import MOST, pairs, upload
 from pruning.data import uploads
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
-from pruning.measure import measure
+from pruning.measurement.measure import measure
 from pruning.schemas.recipe import Limit
 from secateur import ApiError
 

@@ -21,7 +21,7 @@ from pruning.data.builtin import Digits
 from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, sha256_of
 from tasks.run_job import Runner
 from tasks.settings import Settings
-from tasks.store import Store, assets, jobs, new_id, work
+from tasks.store import Store, assets, claims, jobs, new_id
 from tasks.store.tables import Dataset, Event, Job, Outbox, ResultFile, StageFile
 
 SPEC: dict[str, Any] = {
@@ -312,12 +312,12 @@ def create(store: Store, project: str = "default", *, key: str | None = None, re
 
 
 def claim(store: Store, id: str, owner: str = "me", *, lease_s: float = 60.0, max_attempts: int = 5,
-          gone: bool = False) -> work.Claim | None:
+          gone: bool = False) -> claims.Claim | None:
     with store.write() as session:
-        return work.claim(session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone)
+        return claims.claim(session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone)
 
 
-def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> work.Claim:
+def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> claims.Claim:
     found = claim(store, id, owner, **options)
     assert found is not None
     return found
@@ -325,7 +325,7 @@ def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> work.Cl
 
 def sweep(store: Store, *, max_attempts: int = 5, gone: bool = False) -> int:
     with store.write() as session:
-        return work.sweep(session, max_attempts=max_attempts, gone=lambda owner: gone)
+        return claims.sweep(session, max_attempts=max_attempts, gone=lambda owner: gone)
 
 
 def read_job(store: Store, id: str) -> Job:

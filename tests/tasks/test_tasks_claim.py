@@ -25,11 +25,11 @@ from job_world import (
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from tasks.store import Store, assets, jobs, work
+from tasks.store import Store, assets, claims, jobs
 from tasks.store.tables import Leader, Outbox
 
-FILE = work.SavedFile("a", "0" * 64, 1)
-OTHER = work.SavedFile("b", "1" * 64, 2)
+FILE = claims.SavedFile("a", "0" * 64, 1)
+OTHER = claims.SavedFile("b", "1" * 64, 2)
 
 
 def write(store: Store, action: Callable[[Session], Any]) -> Any:
@@ -100,16 +100,16 @@ def test_a_dead_owner_is_not_waited_for(store: Store) -> None:
     assert claimed(store, id, "two", gone=True).attempt == 2
 
 
-WRITES: dict[str, Callable[[Session, work.Claim], Any]] = {
-    "heartbeat": lambda s, c: work.heartbeat(s, c, 60.0),
-    "progress": lambda s, c: work.progress(s, c, stage="prune", done=1.0, total=2.0),
-    "note": lambda s, c: work.note(s, c, "warning", {"message": "x"}),
-    "save_stage": lambda s, c: work.save_stage(s, c, "late", FILE),
-    "drop_stage": lambda s, c: work.drop_stage(s, c, "kept"),
-    "save_result": lambda s, c: work.save_result(s, c, "late", "sparse", FILE),
-    "settle": lambda s, c: work.settle(s, c, "succeeded", summary={"x": 1}),
-    "hand_back": work.hand_back,
-    "crash": lambda s, c: work.crash(s, c, "x", max_attempts=5),
+WRITES: dict[str, Callable[[Session, claims.Claim], Any]] = {
+    "heartbeat": lambda s, c: claims.heartbeat(s, c, 60.0),
+    "progress": lambda s, c: claims.progress(s, c, stage="prune", done=1.0, total=2.0),
+    "note": lambda s, c: claims.note(s, c, "warning", {"message": "x"}),
+    "save_stage": lambda s, c: claims.save_stage(s, c, "late", FILE),
+    "drop_stage": lambda s, c: claims.drop_stage(s, c, "kept"),
+    "save_result": lambda s, c: claims.save_result(s, c, "late", "sparse", FILE),
+    "settle": lambda s, c: claims.settle(s, c, "succeeded", summary={"x": 1}),
+    "hand_back": claims.hand_back,
+    "crash": lambda s, c: claims.crash(s, c, "x", max_attempts=5),
 }
 
 
@@ -117,7 +117,7 @@ WRITES: dict[str, Callable[[Session, work.Claim], Any]] = {
 def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
     id = create(store).id
     old = claimed(store, id, "old")
-    write(store, lambda s: work.save_stage(s, old, "kept", FILE))
+    write(store, lambda s: claims.save_stage(s, old, "kept", FILE))
     claim(store, id, "new", gone=True)
     due_now(store, id)
 
@@ -128,33 +128,33 @@ def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
 
     def refused() -> None:
         before = look()
-        with pytest.raises(work.LostError), store.write() as session:
+        with pytest.raises(claims.LostError), store.write() as session:
             WRITES[verb](session, old)
         assert look() == before
 
     refused()  # nobody holds it
     new = claimed(store, id, "new")
     refused()  # another holds it
-    write(store, lambda s: work.settle(s, new, "failed", error={"code": "x"}))
+    write(store, lambda s: claims.settle(s, new, "failed", error={"code": "x"}))
     refused()  # it has ended
-    with pytest.raises(work.LostError), store.write() as session:
+    with pytest.raises(claims.LostError), store.write() as session:
         WRITES[verb](session, new)
     write(store, lambda s: jobs.remove(s, "default", id))
-    with pytest.raises(work.LostError), store.write() as session:
+    with pytest.raises(claims.LostError), store.write() as session:
         WRITES[verb](session, old)
 
 
 def test_the_holder_beats_and_learns_what_is_asked(store: Store) -> None:
     id = create(store).id
     mine = claimed(store, id, lease_s=1.0)
-    assert write(store, lambda s: work.heartbeat(s, mine, 500.0)) == "running"
+    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "running"
     lease = read_job(store, id).lease_until
     assert lease is not None
     assert lease > read_job(store, id).created_at + 400.0
     write(store, lambda s: jobs.request(s, "default", id, "pause"))
-    assert write(store, lambda s: work.heartbeat(s, mine, 500.0)) == "pausing"
+    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "pausing"
     write(store, lambda s: jobs.request(s, "default", id, "cancel"))
-    assert write(store, lambda s: work.heartbeat(s, mine, 500.0)) == "cancelling"
+    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "cancelling"
 
 
 @pytest.mark.parametrize(("asked", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")])
@@ -163,7 +163,7 @@ def test_handing_back_counts_no_attempt(store: Store, asked: str | None, after: 
     mine = claimed(store, id)
     if asked is not None:
         write(store, lambda s: jobs.request(s, "default", id, asked))
-    write(store, lambda s: work.hand_back(s, mine))
+    write(store, lambda s: claims.hand_back(s, mine))
     job = read_job(store, id)
     assert (job.status, job.attempt, job.owner, job.lease_until) == (after, 1, None, None)
     assert (job.finished_at is not None) == (after == "cancelled")
@@ -175,15 +175,15 @@ def test_handing_back_counts_no_attempt(store: Store, asked: str | None, after: 
 def test_saved_work_lets_the_attempts_start_again(store: Store) -> None:
     id = create(store).id
     for _ in range(3):
-        write(store, lambda s, mine=claimed(store, id): work.crash(s, mine, "x", max_attempts=5))
+        write(store, lambda s, mine=claimed(store, id): claims.crash(s, mine, "x", max_attempts=5))
         due_now(store, id)
     assert read_job(store, id).attempt == 4
     mine = claimed(store, id)
-    assert write(store, lambda s: work.save_stage(s, mine, "one", FILE)) is None
+    assert write(store, lambda s: claims.save_stage(s, mine, "one", FILE)) is None
     assert read_job(store, id).attempt == 1
-    assert write(store, lambda s: work.save_stage(s, mine, "one", OTHER)) == FILE.artifact
-    assert write(store, lambda s: work.drop_stage(s, mine, "one")) == OTHER.artifact
-    assert write(store, lambda s: work.drop_stage(s, mine, "one")) is None
+    assert write(store, lambda s: claims.save_stage(s, mine, "one", OTHER)) == FILE.artifact
+    assert write(store, lambda s: claims.drop_stage(s, mine, "one")) == OTHER.artifact
+    assert write(store, lambda s: claims.drop_stage(s, mine, "one")) is None
 
 
 def test_the_same_work_done_again_is_no_progress(store: Store) -> None:
@@ -191,9 +191,9 @@ def test_the_same_work_done_again_is_no_progress(store: Store) -> None:
     for attempt in range(1, 4):
         mine = claimed(store, id, max_attempts=3)
         assert mine.attempt == attempt
-        again = work.SavedFile(f"attempts/{attempt}", FILE.sha256, 1)
-        write(store, lambda s, mine=mine, again=again: work.save_stage(s, mine, "rewind", again))
-        write(store, lambda s, mine=mine: work.crash(s, mine, "x", max_attempts=3))
+        again = claims.SavedFile(f"attempts/{attempt}", FILE.sha256, 1)
+        write(store, lambda s, mine=mine, again=again: claims.save_stage(s, mine, "rewind", again))
+        write(store, lambda s, mine=mine: claims.crash(s, mine, "x", max_attempts=3))
         due_now(store, id)
     assert read_job(store, id).status == "failed"
 
@@ -203,7 +203,7 @@ def test_at_most_so_many_attempts_without_progress(store: Store) -> None:
     for attempt in range(1, 4):
         mine = claimed(store, id, max_attempts=3)
         assert mine.attempt == attempt
-        write(store, lambda s, mine=mine: work.crash(s, mine, "it broke", max_attempts=3))
+        write(store, lambda s, mine=mine: claims.crash(s, mine, "it broke", max_attempts=3))
         due_now(store, id)
     job = read_job(store, id)
     assert job.status == "failed"
@@ -238,7 +238,7 @@ def test_the_pause_after_a_crash_doubles(store: Store) -> None:
     id = create(store).id
     pauses = []
     for _ in range(9):
-        write(store, lambda s, mine=claimed(store, id): work.crash(s, mine, "x", max_attempts=99))
+        write(store, lambda s, mine=claimed(store, id): claims.crash(s, mine, "x", max_attempts=99))
         job = read_job(store, id)
         pauses.append(job.available_at - job.updated_at)
         assert [message.due_at for message in messages(store, id)] == [job.available_at]
@@ -251,7 +251,7 @@ def published_ago(store: Store, id: str, seconds: float) -> None:
     """Publish what waits, and let it be so long ago."""
     with store.write() as session:
         for message in messages(store, id):
-            work.published(session, message)
+            claims.published(session, message)
     change(store, id, published_at=write(store, assets.clock) - seconds, available_at=0.0)
 
 
@@ -276,7 +276,7 @@ def test_republishing_starts_again_with_every_claim(store: Store) -> None:
         published_ago(store, id, 5000)
         sweep(store)
     published_ago(store, id, 0)
-    write(store, lambda s, mine=claimed(store, id): work.hand_back(s, mine))
+    write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
     published_ago(store, id, 70)
     assert sweep(store) == 1
     assert len(messages(store, id)) == 1
@@ -285,8 +285,8 @@ def test_republishing_starts_again_with_every_claim(store: Store) -> None:
 def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: Store) -> None:
     id = create(store).id
     [sent] = messages(store, id)
-    write(store, lambda s, mine=claimed(store, id): work.hand_back(s, mine))
-    write(store, lambda s: work.published(s, sent))
+    write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
+    write(store, lambda s: claims.published(s, sent))
     assert len(messages(store, id)) == 1
 
 
@@ -295,8 +295,8 @@ def test_messages_become_due_in_their_order(store: Store) -> None:
     with store.write() as session:
         session.execute(update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0))
     with store.read() as session:
-        assert [message.job_id for message in work.due_messages(session)] == [ids[0], ids[2]]
-        assert len(work.due_messages(session, 1)) == 1
+        assert [message.job_id for message in claims.due_messages(session)] == [ids[0], ids[2]]
+        assert len(claims.due_messages(session, 1)) == 1
 
 
 @pytest.mark.parametrize("status", ["queued", "paused"])
@@ -360,8 +360,8 @@ def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
 
     def beat(id: str) -> None:
         for done in range(10):
-            write(store, lambda s, done=done: work.progress(s, mine[id], done=float(done), total=10.0))
-            write(store, lambda s: work.heartbeat(s, mine[id], 60.0))
+            write(store, lambda s, done=done: claims.progress(s, mine[id], done=float(done), total=10.0))
+            write(store, lambda s: claims.heartbeat(s, mine[id], 60.0))
 
     def take(id: str) -> None:
         for _ in range(5):
@@ -381,7 +381,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
 
     def tell(index: int) -> None:
         for n in range(10):
-            write(store, lambda s, n=n: work.note(s, mine, "warning", {"message": f"{index}.{n}"}))
+            write(store, lambda s, n=n: claims.note(s, mine, "warning", {"message": f"{index}.{n}"}))
 
     answers = together([lambda index=n: tell(index) for n in range(6)])  # type: ignore[misc]
     assert answers == [None] * 6
@@ -397,7 +397,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
 def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
     def lead(owner: str, lease_s: float = 60.0, role: str = "relay") -> bool:
         with store.write() as session:
-            return work.lead(session, role, owner, lease_s)
+            return claims.lead(session, role, owner, lease_s)
 
     assert lead("one")
     assert not lead("two")
@@ -412,7 +412,7 @@ def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
 def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
     def lead(owner: str, dead: str = "") -> bool:
         with store.write() as session:
-            return work.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
+            return claims.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
 
     assert lead("one")
     assert not lead("two")
@@ -424,7 +424,7 @@ def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
 def test_of_many_candidates_one_leads(store: Store) -> None:
     def lead(owner: str) -> bool:
         with store.write() as session:
-            return work.lead(session, "relay", owner, 60.0)
+            return claims.lead(session, "relay", owner, 60.0)
 
     answers = together([lambda owner=str(n): lead(owner) for n in range(8)])  # type: ignore[misc]
     assert sorted(answers, key=str) == [False] * 7 + [True], answers
@@ -433,10 +433,10 @@ def test_of_many_candidates_one_leads(store: Store) -> None:
 def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:
     id = create(store).id
     mine = claimed(store, id)
-    write(store, lambda s: work.save_stage(s, mine, "one", FILE))
+    write(store, lambda s: claims.save_stage(s, mine, "one", FILE))
     for file in (FILE, OTHER):
-        write(store, lambda s, file=file: work.save_result(s, mine, "c", "sparse", file))
-    write(store, lambda s: work.settle(s, mine, "succeeded", summary={"x": 1}))
+        write(store, lambda s, file=file: claims.save_result(s, mine, "c", "sparse", file))
+    write(store, lambda s: claims.settle(s, mine, "succeeded", summary={"x": 1}))
     job = read_job(store, id)
     assert (job.status, job.summary, job.error, job.owner) == ("succeeded", {"x": 1}, None, None)
     assert stages(store, id) == {}
@@ -447,7 +447,7 @@ def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:
 def test_a_failure_keeps_the_stages_for_a_retry(store: Store) -> None:
     id = create(store).id
     mine = claimed(store, id)
-    write(store, lambda s: work.save_stage(s, mine, "one", FILE))
-    write(store, lambda s: work.settle(s, mine, "failed", error={"code": "x"}))
+    write(store, lambda s: claims.save_stage(s, mine, "one", FILE))
+    write(store, lambda s: claims.settle(s, mine, "failed", error={"code": "x"}))
     assert list(stages(store, id)) == ["one"]
     assert read_job(store, id).error == {"code": "x"}

@@ -25,7 +25,7 @@ from servers import Postgresql
 from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 
-from tasks.store import Store, assets, families, jobs, work
+from tasks.store import Store, assets, claims, families, jobs
 from tasks.store.errors import CursorError, InUseError, NotFoundError, TransitionError
 from tasks.store.jobs import PARKED
 from tasks.store.tables import FamilyMember, Job, JobLabel, Outbox
@@ -81,14 +81,14 @@ def end(store: Store, id: str, status: str) -> None:
         sweep(store, max_attempts=1)
         return None
     error = {"code": "x", "message": "x"} if status == "failed" else None
-    return write(store, lambda s: work.settle(s, mine, status, error=error))
+    return write(store, lambda s: claims.settle(s, mine, status, error=error))
 
 
 def quiet(store: Store, *ids: str) -> None:
     """Publish what waits."""
     for id in ids:
         for message in messages(store, id):
-            write(store, lambda s, message=message: work.published(s, message))
+            write(store, lambda s, message=message: claims.published(s, message))
 
 
 def long_ago(store: Store, id: str, seconds: float) -> None:
@@ -99,7 +99,7 @@ def long_ago(store: Store, id: str, seconds: float) -> None:
 
 def due(store: Store, id: str) -> bool:
     with store.read() as session:
-        return id in [message.job_id for message in work.due_messages(session)]
+        return id in [message.job_id for message in claims.due_messages(session)]
 
 
 def test_no_member_is_made_twice(store: Store) -> None:
@@ -109,7 +109,7 @@ def test_no_member_is_made_twice(store: Store) -> None:
     assert write(store, lambda s: families.start(s, mine, wanted("a", "b"))) == []
     assert len(write(store, lambda s: families.start(s, mine, wanted("b", "c", "a")))) == 1
     assert len(looked(store, id)) == 3
-    write(store, lambda s: work.crash(s, mine, "x", max_attempts=5))
+    write(store, lambda s: claims.crash(s, mine, "x", max_attempts=5))
     due_now(store, id)
     again = claimed(store, id)  # the same turn
     assert write(store, lambda s: families.start(s, again, wanted("a", "b", "c"))) == []
@@ -159,7 +159,7 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
 
     def refused() -> None:
         for action in (lambda s: families.start(s, old, wanted("a")), lambda s: families.park(s, old, {})):
-            with pytest.raises(work.LostError):
+            with pytest.raises(claims.LostError):
                 write(store, action)
         assert looked(store, id) == {}
 
@@ -172,10 +172,10 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
     [one] = looked(store, id)
     end(store, one, "succeeded")
     newest = claimed(store, id, "newest")
-    with pytest.raises(work.LostError):
+    with pytest.raises(claims.LostError):
         write(store, lambda s: families.park(s, new, {}))
-    write(store, lambda s: work.settle(s, newest, "succeeded"))
-    with pytest.raises(work.LostError):
+    write(store, lambda s: claims.settle(s, newest, "succeeded"))
+    with pytest.raises(claims.LostError):
         write(store, lambda s: families.start(s, newest, wanted("b")))
 
 
@@ -266,7 +266,7 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
     id = family(store)
     members = turn(store, id, *"abcdef")
     claims = {one: claimed(store, one) for one in members}
-    answers = together([lambda one=one: write(store, lambda s: work.settle(s, claims[one], "succeeded"))  # type: ignore[misc]
+    answers = together([lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded"))  # type: ignore[misc]
                         for one in members])
     assert answers == [None] * 6
     assert due(store, id)
@@ -324,7 +324,7 @@ def test_a_member_that_is_made_and_ends_during_a_turn_is_not_missed(store: Store
     assert due(store, id)
 
 
-def last_turn(store: Store) -> tuple[str, str, work.Claim, dict[str, str]]:
+def last_turn(store: Store) -> tuple[str, str, claims.Claim, dict[str, str]]:
     """A family, its member that failed, the turn that has seen both members' ends, and what it saw."""
     id = family(store)
     one, two = turn(store, id, "a", "b")
@@ -351,7 +351,7 @@ def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store
     assert due(store, id) == (status in jobs.TERMINAL)  # else it is woken when the member ends
     if status in jobs.TERMINAL:
         claimed(store, id)
-        with pytest.raises(work.LostError):
+        with pytest.raises(claims.LostError):
             write(store, lambda s: families.finish(s, mine, seen, None))
     assert gapless(store, id)
 
@@ -361,7 +361,7 @@ def test_a_family_ends_once_its_last_turn_has_seen_every_member(store: Store) ->
     write(store, lambda s: families.finish(s, mine, seen, {"x": 1}))
     job = read_job(store, id)
     assert (job.status, job.summary, job.owner, messages(store, id)) == ("succeeded", {"x": 1}, None, [])
-    with pytest.raises(work.LostError):
+    with pytest.raises(claims.LostError):
         write(store, lambda s: families.finish(s, mine, seen, None))
 
 
@@ -408,7 +408,7 @@ def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
             quiet(store, id)
 
     answers = together([turns, relay, *(
-        lambda one=one: write(store, lambda s: work.settle(s, claims[one], "succeeded")) for one in members)])  # type: ignore[misc]
+        lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded")) for one in members)])  # type: ignore[misc]
     assert not [answer for answer in answers if isinstance(answer, Exception)], answers
     assert read_job(store, id).owner == PARKED
     if set(last.values()) != {"succeeded"} and not due(store, id):
@@ -434,15 +434,15 @@ def test_a_lost_wake_is_mended_once_nobody_is_left_to_wake(store: Store) -> None
     quiet(store, one, two)
     end(store, one, "succeeded")
     write(store, lambda s: s.execute(delete(Outbox).where(Outbox.job_id == id)))
-    long_ago(store, id, work.REPUBLISH_S + 10)
+    long_ago(store, id, claims.REPUBLISH_S + 10)
     sweep(store)
     assert not due(store, id)  # the other member will
     end(store, two, "succeeded")
     write(store, lambda s: s.execute(delete(Outbox).where(Outbox.job_id == id)))
-    long_ago(store, id, work.REPUBLISH_S - 10)
+    long_ago(store, id, claims.REPUBLISH_S - 10)
     sweep(store)
     assert not due(store, id)
-    long_ago(store, id, work.REPUBLISH_S + 10)
+    long_ago(store, id, claims.REPUBLISH_S + 10)
     sweep(store)
     assert due(store, id)
     claimed(store, id)
@@ -480,7 +480,7 @@ def test_a_deadline_ends_a_parked_family_and_its_members(store: Store) -> None:
     assert [read_job(store, one).status for one in (queued, running, paused, done)] == [
         "cancelled", "cancelling", "cancelled", "succeeded"]
     assert write(store, families.cancel_stragglers) == 0
-    write(store, lambda s: work.settle(s, mine, "cancelled"))
+    write(store, lambda s: claims.settle(s, mine, "cancelled"))
     assert messages(store, id) == []  # nobody waits
     assert claim(store, id) is None
 
@@ -586,7 +586,7 @@ def test_a_member_that_comes_back_to_the_queue_by_itself_is_cancelled_all_the_sa
     [one] = turn(store, id, "a")
     mine = claimed(store, one)
     write(store, lambda s: jobs.request(s, "default", id, "cancel"))
-    write(store, lambda s: work.hand_back(s, mine) if how == "hand back" else work.crash(s, mine, "x", max_attempts=5))
+    write(store, lambda s: claims.hand_back(s, mine) if how == "hand back" else claims.crash(s, mine, "x", max_attempts=5))
     assert read_job(store, one).status == "queued"
     assert write(store, families.cancel_stragglers) == 1
     assert read_job(store, one).status == "cancelled"
@@ -617,7 +617,7 @@ def test_what_is_asked_of_a_family_its_members_are_asked_too(store: Store) -> No
     request(store, id, "pause")
     assert look() == ["paused", "paused", "pausing", "succeeded", "cancelled"]
     assert read_job(store, id).owner is None
-    write(store, lambda s: work.hand_back(s, mine))
+    write(store, lambda s: claims.hand_back(s, mine))
     assert claim(store, id) is None  # the message of the member that ended may still arrive
     request(store, id, "pause")
     request(store, id, "resume")
@@ -643,7 +643,7 @@ def test_a_family_is_cancelled_during_a_turn(store: Store) -> None:
     [one] = write(store, lambda s: families.start(s, mine, wanted("a")))
     request(store, id, "cancel")
     assert (read_job(store, id).status, read_job(store, one).status) == ("cancelling", "cancelled")
-    assert write(store, lambda s: work.heartbeat(s, mine, 60.0)) == "cancelling"
+    assert write(store, lambda s: claims.heartbeat(s, mine, 60.0)) == "cancelling"
     write(store, lambda s: families.park(s, mine, {}))
     assert read_job(store, id).status == "cancelled"
     assert statuses(store, id) == ["queued", "running", "cancelling", "cancelled"]
@@ -656,7 +656,7 @@ def test_a_paused_turn_goes_on(store: Store) -> None:
     mine = claimed(store, id)
     request(store, id, "pause")
     assert read_job(store, id).status == "pausing"
-    write(store, lambda s: work.hand_back(s, mine))
+    write(store, lambda s: claims.hand_back(s, mine))
     assert read_job(store, id).status == "paused"
     request(store, id, "resume")
     assert due(store, id)
@@ -743,7 +743,7 @@ def test_progress_is_that_of_the_members(store: Store) -> None:
     end(store, one, "succeeded")
     change(store, one, progress_done=5.0)
     mine = claimed(store, two)
-    write(store, lambda s: work.progress(s, mine, done=2.0, total=7.0))
+    write(store, lambda s: claims.progress(s, mine, done=2.0, total=7.0))
     with store.read() as session:
         assert families.progress(session, [id, empty, one]) == {id: (7.0, 17.0, 1, 0, 3)}
         assert families.progress(session, []) == {}
@@ -765,7 +765,7 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
             try:
                 with store.write() as session:
                     session.execute(text("SET LOCAL lock_timeout = '2s'"))
-                    work.progress(session, mine, stage="predict")
+                    claims.progress(session, mine, stage="predict")
                     session.flush()
                     held.set()
                     assert ended.wait(20)
@@ -780,7 +780,7 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
             assert held.wait(20)
             with store.write() as session:
                 session.execute(text("SET LOCAL lock_timeout = '2s'"))
-                work.settle(session, member, "succeeded")
+                claims.settle(session, member, "succeeded")
             assert len(messages(store, id)) == 1
         finally:
             ended.set()

@@ -10,9 +10,9 @@ from pruning.errors import BudgetError, DataError, ParameterError, SecateurError
 from pruning.family.members import Member, job_of, members
 from pruning.family.sizes import sizes
 from pruning.schemas.family import FamilySpec
-from tasks.family_estimate import SUMMED, estimate_family, member_units
 from tasks.helper import HelperError, run_helper
-from tasks.helper_process import estimate
+from tasks.processes.estimates import SUMMED, estimate_family, member_units
+from tasks.processes.helper import estimate
 
 pytest.importorskip("torch")
 

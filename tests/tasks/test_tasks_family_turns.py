@@ -20,9 +20,10 @@ from pruning.family.members import Run
 from pruning.family.members import members as members_of
 from pruning.schemas.family import Adaptive, FamilySpec
 from pruning.schemas.family_report import FamilyReport
-from tasks import family_process, supervise
-from tasks.run_job import reap_forever
-from tasks.store import families, jobs, work
+from tasks import supervise
+from tasks.processes import family_turn
+from tasks.reaper import reap_forever
+from tasks.store import claims, families, jobs
 from tasks.store.jobs import PARKED
 
 LIMIT = {"train": 200, "test": 100}
@@ -52,7 +53,7 @@ def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: P
     assert len(every) == 40
 
     def due(ended: int, spec: FamilySpec = spec, started: int = 40) -> bool:
-        return family_process._due(tmp_path, spec, [
+        return family_turn._due(tmp_path, spec, [
             Run(job=f"job_{i:08d}", member=one, status="succeeded" if i < ended else "running")
             for i, one in enumerate(every[:started])])
 
@@ -67,7 +68,7 @@ def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: P
 def settle(world: World, id: str, status: str = "succeeded") -> None:
     """End a member's job without running it; what it measured is made up, of its network's size alone."""
     with world.store.write() as session:
-        mine = work.claim(session, id, "worker", 60.0, max_attempts=5)
+        mine = claims.claim(session, id, "worker", 60.0, max_attempts=5)
         assert mine is not None
         hidden = mine.spec["model"]["kwargs"]["hidden"]
         size = 64 * hidden[0] + hidden[0] * hidden[-1] * (len(hidden) - 1) + 10 * hidden[-1]
@@ -76,7 +77,7 @@ def settle(world: World, id: str, status: str = "succeeded") -> None:
         curve = {"unpruned_error": unpruned, "densities": DENSITIES, "errors": errors, "images": 200, "test_images": 100,
                  "classes": 10, "parameters": size + sum(hidden) + 10, "prunable": size, "final": None}
         error = {"code": "out_of_memory", "message": "no memory left"} if status == "failed" else None
-        work.settle(session, mine, status, summary={"curve": curve}, error=error)
+        claims.settle(session, mine, status, summary={"curve": curve}, error=error)
 
 
 def take(world: World, id: str, **how: Any) -> None:
@@ -186,7 +187,7 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
         settle(world, first)
         for message in messages(world.store, id):  # its word arrives while the family is held, and is lost
             with world.store.write() as session:
-                work.published(session, message)
+                claims.published(session, message)
         assert not world.runner().run(id)
         return False
 
@@ -381,7 +382,7 @@ def test_a_whole_family_is_trained_through_the_death_of_a_turn(world: World, mon
 def test_the_reaper_tells_the_members_of_a_family_past_its_deadline(world: World) -> None:
     id = create(world.store, spec=FAMILY | {"dataset": {"builtin": "digits"}}, deadline_s=1000.0).id
     with world.store.write() as session:
-        mine = work.claim(session, id, "turn", 60.0, max_attempts=5)
+        mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert mine is not None
         [one] = families.start(session, mine, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}])
         families.park(session, mine, {})

@@ -63,13 +63,13 @@ def in_process(verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPat
     """The helper's own `main`, called here."""
     import io
 
-    from tasks import helper_process
+    from tasks.processes import helper
 
     out = io.StringIO()
     monkeypatch.setattr(sys, "argv", ["helper", verb])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"payload": payload, "memory_limit_bytes": None})))
     monkeypatch.setattr(sys, "stdout", out)
-    helper_process.main()
+    helper.main()
     return dict(json.loads(out.getvalue()))
 
 

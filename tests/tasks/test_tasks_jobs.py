@@ -12,7 +12,7 @@ from job_world import change, claimed, create, gapless, history, messages, read_
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from tasks.store import Store, assets, jobs, new_id, work
+from tasks.store import Store, assets, claims, jobs, new_id
 from tasks.store.errors import CursorError, IdempotencyError, InUseError, NotFoundError, TransitionError
 from tasks.store.tables import Dataset, Event, Idempotency, Job, JobLabel, Model, Outbox, ResultFile, StageFile
 
@@ -195,7 +195,7 @@ def test_a_job_asked_for_again_does_not_wait_for_an_old_pause(store: Store) -> N
         jobs.request(session, "default", job.id, "pause")
         jobs.request(session, "default", job.id, "resume")
     with store.read() as session:
-        assert [message.job_id for message in work.due_messages(session)] == [job.id]
+        assert [message.job_id for message in claims.due_messages(session)] == [job.id]
 
 
 def test_cancel_and_claim_at_once_leave_one_truth(store: Store) -> None:
@@ -208,7 +208,7 @@ def test_cancel_and_claim_at_once_leave_one_truth(store: Store) -> None:
 
         def take(id: str = id) -> bool:
             with store.write() as session:
-                return work.claim(session, id, "me", 60.0, max_attempts=5) is not None
+                return claims.claim(session, id, "me", 60.0, max_attempts=5) is not None
 
         answer, taken = together([cancel, take])
         assert (answer, taken) in [("cancelled", False), ("cancelling", True)]
@@ -219,14 +219,14 @@ def test_cancel_and_claim_at_once_leave_one_truth(store: Store) -> None:
 def test_a_live_job_is_not_deleted_and_an_ended_one_goes_whole(store: Store) -> None:
     job = create(store, labels={"a": "b"}, key="k")
     claim = claimed(store, job.id)
-    file = work.SavedFile("key", "0" * 64, 1)
+    file = claims.SavedFile("key", "0" * 64, 1)
     with store.write() as session:
-        work.save_stage(session, claim, "s", file)
-        work.save_result(session, claim, "c", "sparse", file)
+        claims.save_stage(session, claim, "s", file)
+        claims.save_result(session, claim, "c", "sparse", file)
     with store.write() as session, pytest.raises(InUseError):
         jobs.remove(session, "default", job.id)
     with store.write() as session:
-        work.settle(session, claim, "failed", error={"code": "x"})
+        claims.settle(session, claim, "failed", error={"code": "x"})
     with store.write() as session:
         jobs.remove(session, "default", job.id)
     with store.read() as session:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks import job_process
-from tasks.job_process import Pipe
+from tasks.processes import job
+from tasks.processes.job import Pipe
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Any:
     def say(*told: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
         read, write = os.pipe()
         now = 0.0
-        monkeypatch.setattr(job_process.time, "monotonic", lambda: now)
+        monkeypatch.setattr(job.time, "monotonic", lambda: now)
         pipe = Pipe(write)
         for seconds, done in told:
             now += seconds

@@ -14,9 +14,10 @@ from kombu.exceptions import OperationalError
 from servers import Valkey, until, valkey_server
 
 from tasks import queue
-from tasks.queue import QUEUE, make_app, ping_broker, relay_forever, relay_once
+from tasks.queue import QUEUE, make_app, ping_broker
+from tasks.relay import relay_forever, relay_once
 from tasks.settings import Settings
-from tasks.store import Store, work
+from tasks.store import Store, claims
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_crash_between_publishing_and_removing_is_harmless(
     def crash(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "published", crash)
+    monkeypatch.setattr(claims, "published", crash)
     with pytest.raises(KeyboardInterrupt):
         relay_once(lite, app)
     monkeypatch.undo()
@@ -172,20 +173,20 @@ def test_the_relay_outlives_an_absent_database(lite: Store, valkey: Valkey, tmp_
     from sqlalchemy.exc import OperationalError as DatabaseError
 
     stop, wake, asked = threading.Event(), threading.Event(), threading.Event()
-    real = work.lead
+    real = claims.lead
 
     def away(*args: object) -> bool:
         asked.set()
         raise DatabaseError("SELECT", {}, Exception("the database is away"))
 
-    monkeypatch.setattr(work, "lead", away)
+    monkeypatch.setattr(claims, "lead", away)
     thread = threading.Thread(target=relay_forever, args=(lite, settings(valkey), stop, wake))
     thread.start()
     try:
         id = create(lite).id
         wake.set()
         assert asked.wait(30)
-        monkeypatch.setattr(work, "lead", real)
+        monkeypatch.setattr(claims, "lead", real)
         until(lambda: messages(lite, id) == [], "the relay to find the database again")
     finally:
         stop.set()

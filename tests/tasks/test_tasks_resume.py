@@ -12,8 +12,8 @@ import pytest
 from job_world import Chaos, World, due_now, history, processes, statuses
 from servers import until
 
-from tasks import hosts, workspace
-from tasks.store import jobs, work
+from tasks import owners, workspace
+from tasks.store import claims, jobs
 
 Bytes = dict[tuple[str, str], str]
 
@@ -76,9 +76,9 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(world: Wor
         made = [jobs.create(session, jobs.NewJob("default", spec, None, None, None, 4, None, {}))[0] for _ in range(2)]
     held, dead = made
     with world.store.write() as session:
-        claim = work.claim(session, held.id, hosts.owner(), 3600, max_attempts=5)
+        claim = claims.claim(session, held.id, owners.owner(), 3600, max_attempts=5)
     with world.store.write() as session:
-        work.claim(session, dead.id, "elsewhere/1/1", 3600, max_attempts=5)
+        claims.claim(session, dead.id, "elsewhere/1/1", 3600, max_attempts=5)
     assert claim is not None
     settings = world.settings.model_copy(update={"work_dir": tmp_path / "swept"})
     mine = workspace.make(world.store, settings, claim)

@@ -33,10 +33,10 @@ from job_world import (
 from servers import Bucket, Postgresql, until
 from sqlalchemy.exc import OperationalError
 
-from tasks import hosts, supervise
+from tasks import owners, supervise
 from tasks.artifacts import open_artifacts
-from tasks.run_job import reap_forever
-from tasks.store import Store, assets, work
+from tasks.reaper import reap_forever
+from tasks.store import Store, assets, claims
 from tasks.store.tables import Dataset, Job
 
 Bytes = dict[tuple[str, str], str]
@@ -159,12 +159,12 @@ def test_a_stolen_job_is_let_go(world: World, chaos: Chaos) -> None:
         chaos.await_reached()
         assert processes(id) != []
         with world.store.write() as session:
-            assert work.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True) is None
+            assert claims.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True) is None
             job = session.get(Job, id)
             assert job is not None
             job.available_at = 0.0
             session.flush()
-            mine = work.claim(session, id, "thief", 60.0, max_attempts=5)
+            mine = claims.claim(session, id, "thief", 60.0, max_attempts=5)
             assert mine is not None
         before = len(history(world.store, id))
     job = world.job(id)
@@ -367,9 +367,9 @@ def test_what_a_dead_worker_left_in_the_work_folder_goes(world: World) -> None:
 
 def test_every_signal_has_a_name() -> None:
     for number in range(1, 65):
-        assert hosts.describe_exit(-number)
-    assert "SIGKILL" in hosts.describe_exit(-signal.SIGKILL)
-    assert "3" in hosts.describe_exit(3)
+        assert owners.describe_exit(-number)
+    assert "SIGKILL" in owners.describe_exit(-signal.SIGKILL)
+    assert "3" in owners.describe_exit(3)
 
 
 def test_a_running_job_is_run_once_and_knows_no_secrets(
@@ -397,7 +397,7 @@ def test_a_settled_job_is_left_alone_by_a_late_claim(world: World) -> None:
     id = create(world.store).id
     mine = claimed(world.store, id)
     with world.store.write() as session:
-        work.settle(session, mine, "cancelled")
+        claims.settle(session, mine, "cancelled")
     assert not world.runner().run(id)
     assert world.job(id).status == "cancelled"
 
@@ -405,19 +405,19 @@ def test_a_settled_job_is_left_alone_by_a_late_claim(world: World) -> None:
 def test_the_reaper_sweeps_and_outlives_an_absent_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     id = create(world.store).id
     claimed(world.store, id, "other-host/boot/1/1", lease_s=-1.0)
-    asked, real = threading.Event(), work.sweep
+    asked, real = threading.Event(), claims.sweep
 
     def away(*args: Any, **options: Any) -> int:
         asked.set()
         raise OperationalError("SELECT", {}, Exception("the database is away"))
 
-    monkeypatch.setattr(work, "sweep", away)
+    monkeypatch.setattr(claims, "sweep", away)
     runner = world.runner(reaper_s=0.05)
     thread = threading.Thread(target=reap_forever, args=(runner,))
     thread.start()
     try:
         assert asked.wait(30)
-        monkeypatch.setattr(work, "sweep", real)
+        monkeypatch.setattr(claims, "sweep", real)
         until(lambda: world.job(id).status == "queued", "the reaper to free the job")
     finally:
         runner.stopping.set()

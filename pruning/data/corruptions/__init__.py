@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from pruning.data.draws import Draws
+from pruning.data.keyed_random import Draws
 from pruning.registry import Registry
 
 Strength: TypeAlias = tuple[float, ...]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.draws import Draws
+from pruning.data.keyed_random import Draws
 
 
 @corruptions.register("brightness")

@@ -16,8 +16,8 @@ from scipy.ndimage import correlate1d
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.linear import beyond, rounded
-from pruning.data.draws import Draws
+from pruning.data.corruptions._linear import beyond, rounded
+from pruning.data.keyed_random import Draws
 
 
 @lru_cache(maxsize=16)

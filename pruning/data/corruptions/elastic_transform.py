@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.linear import separable, smoothing
-from pruning.data.draws import Draws
+from pruning.data.corruptions._linear import separable, smoothing
+from pruning.data.keyed_random import Draws
 
 LARGE = 244 / 224
 

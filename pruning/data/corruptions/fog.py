@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.plasma import plasma
-from pruning.data.draws import Draws
+from pruning.data.corruptions._plasma import plasma
+from pruning.data.keyed_random import Draws
 
 
 @corruptions.register("fog")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import LUMA, Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.plasma import plasma
-from pruning.data.draws import Draws
+from pruning.data.corruptions._plasma import plasma
+from pruning.data.keyed_random import Draws
 
 SIDE = 512
 LIGHT = (105.0, 125.0, 145.0, 160.0, 205.0)

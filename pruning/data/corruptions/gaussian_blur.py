@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.linear import separable, smoothing
-from pruning.data.draws import Draws
+from pruning.data.corruptions._linear import separable, smoothing
+from pruning.data.keyed_random import Draws
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:

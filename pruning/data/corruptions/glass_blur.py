@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
 from pruning.data.corruptions.gaussian_blur import blurred
-from pruning.data.draws import Draws
+from pruning.data.keyed_random import Draws
 
 
 def fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, Tensor]]:

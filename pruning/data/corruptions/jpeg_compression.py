@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
-from pruning.data.draws import Draws
+from pruning.data.keyed_random import Draws
 
 
 def _compressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

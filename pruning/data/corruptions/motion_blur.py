@@ -12,8 +12,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.streaks import angles, streaked
-from pruning.data.draws import Draws
+from pruning.data.corruptions._streaks import angles, streaked
+from pruning.data.keyed_random import Draws
 
 
 @corruptions.register("motion_blur")

@@ -16,8 +16,8 @@ from scipy.special import ndtr, pdtrc
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
-from pruning.data.corruptions.laws import Floats, alias_table, draw, law
-from pruning.data.draws import Draws
+from pruning.data.corruptions._noise_tables import Floats, alias_table, draw, law
+from pruning.data.keyed_random import Draws
 
 
 def gaussian_law(sigma: float) -> Floats:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
-from pruning.data.draws import Draws
+from pruning.data.keyed_random import Draws
 
 BITS = 22
 """Pillow's weights are multiples of 2^-22."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels, luma
-from pruning.data.corruptions.linear import enlargement, separable, zooming
-from pruning.data.corruptions.streaks import angles, streaked
-from pruning.data.draws import Draws
+from pruning.data.corruptions._linear import enlargement, separable, zooming
+from pruning.data.corruptions._streaks import angles, streaked
+from pruning.data.keyed_random import Draws
 
 
 def flakes(height: int, width: int, strength: Strength, draws: Draws) -> Tensor:

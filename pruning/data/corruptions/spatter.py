@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import LUMA, Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.edges import distances, edges
-from pruning.data.corruptions.linear import beyond, separable, smoothing
-from pruning.data.draws import Draws
+from pruning.data.corruptions._edges import distances, edges
+from pruning.data.corruptions._linear import beyond, separable, smoothing
+from pruning.data.keyed_random import Draws
 
 WATER, MUD = (175.0, 238.0, 238.0), (63.0, 42.0, 20.0)
 FARTHEST = 20

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions.linear import enlargement, separable, zooming
-from pruning.data.draws import Draws
+from pruning.data.corruptions._linear import enlargement, separable, zooming
+from pruning.data.keyed_random import Draws
 
 
 @corruptions.register("zoom_blur")

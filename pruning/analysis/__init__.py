@@ -1,0 +1,1 @@
+"""What evaluations compute: differences between networks, shifts, findings of the papers."""

@@ -1,0 +1,77 @@
+"""The Hessians of the squared errors of the layers' outputs: what a layer's inputs say about removing its weights.
+
+Changing one row w of a layer's weight by delta changes its output, summed over positions and averaged over images, by
+(1 / n) sum_i ||delta^T X_i||^2 = 1/2 delta^T H delta with H = (2 / n) sum_i X_i X_i^T, the same H for every row.
+
+Source: Dong et al., Learning to prune deep neural networks via layer-wise optimal brain surgeon, NeurIPS 2017; Frantar
+and Alistarh, Optimal brain compression, NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pruning.errors import EvidenceError, OutOfMemoryError, ScoreError
+from pruning.evidence.cached import once
+from pruning.evidence.evidence import Evidence
+from pruning.networks.layers import Use, patches, recording
+from pruning.networks.modes import evaluating
+from pruning.types import Scores
+
+ELEMENTS = 2**23
+"""Of the largest batch of patches that is held at a time: 64 MiB in float64."""
+INPUTS = 8192
+"""The most inputs a layer may have: their Hessian takes 512 MiB, and a few of them are held."""
+
+
+@once
+def hessians(evidence: Evidence) -> Scores:
+    """H = (2 / n) sum_i X_i X_i^T by name of the weight, float64 (G, K, K): one for each group, K inputs with the kernel.
+
+    X_i (K, L) holds what the L output positions of image i see, in eval mode; the uses of a shared weight are summed.
+    Raises `EvidenceError` for a weight used without a call of its layer or as matrices of two shapes, `ScoreError` for
+    inputs that are no finite numbers, `OutOfMemoryError` above `INPUTS` inputs.
+
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> hessians(Evidence(layer, batches=[(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))]))
+    {'weight': tensor([[[10.,  2.],
+             [ 2.,  4.]]], dtype=torch.float64)}
+    """
+    found: Scores = {}
+    images = 0
+    for inputs, _ in evidence.batches:
+        with recording(evidence.model, list(evidence.weights)) as uses, evaluating(evidence.model), torch.no_grad():
+            evidence.model(inputs)
+        images += len(inputs)
+        for name, calls in uses.items():
+            for use in calls:
+                one = _squares(name, use)
+                if name in found and found[name].shape != one.shape:
+                    raise EvidenceError(f"{name}: layers that share it see it as matrices of two shapes")
+                found[name] = found[name].add_(one) if name in found else one
+    return {name: found[name].mul_(2 / images) if name in found else _unused(evidence, name) for name in evidence.weights}
+
+
+def _squares(name: str, use: Use) -> Tensor:
+    """sum_i X_i X_i^T, (G, K, K)."""
+    seen = patches(use.layer, use.inputs[:1])
+    _, groups, size, _ = seen.shape
+    if size > INPUTS:
+        raise OutOfMemoryError(f"{name}: {size} inputs make a Hessian of {8 * size**2 / 1e9:.1f} GB, at most {INPUTS} are "
+                               "taken; exclude the layer")
+    total = torch.zeros(groups, size, size, dtype=torch.float64, device=seen.device)
+    for part in torch.split(use.inputs, max(1, ELEMENTS // seen.numel())):
+        columns = patches(use.layer, part).permute(1, 2, 0, 3).reshape(groups, size, -1).double()
+        total.baddbmm_(columns, columns.mT)
+    if not bool(torch.isfinite(total).all()):
+        raise ScoreError(f"{name}: the inputs of its layer are no finite numbers")
+    return total
+
+
+def _unused(evidence: Evidence, name: str) -> Tensor:
+    """Zeros for a layer that is never called."""
+    evidence.refuse_hidden(name)
+    weight = evidence.weights[name]
+    size = weight[0].numel()
+    return torch.zeros(1, size, size, dtype=torch.float64, device=weight.device)

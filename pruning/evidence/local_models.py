@@ -1,0 +1,88 @@
+"""What keeps a local model of the loss near the point where it holds: stages, and a penalty on the step.
+
+Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code released with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from pruning.evidence.curvature import Curvature, default_curvature
+from pruning.evidence.evidence import Evidence
+from pruning.schedules import Steps, steps
+from pruning.types import Calibration, Masks, Scores
+
+PASS = 3
+"""A forward and a backward pass, in forward passes."""
+
+
+@dataclass(frozen=True)
+class Staging:
+    """The stages of a criterion that models the loss around the current point, and the images it sees there.
+
+    >>> [round(density, 3) for density in Staging(pi=3).stage_densities(1.0, 0.125)]
+    [0.5, 0.25, 0.125]
+    >>> Staging(pi=2, stages="linear").stage_densities(1.0, 0.5)
+    [0.75, 0.5]
+    """
+
+    pi: Annotated[int, Field(ge=1, le=10_000, description="stages of one round; nothing is retrained between")] = 14
+    stages: Steps = "exponential"
+    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images for every stage")] = 1000
+
+    def stage_densities(self, start: float, target: float) -> Sequence[float]:
+        """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the target."""
+        return steps(start, target, self.pi, self.stages)
+
+    def calibration(self, classes: int) -> Calibration:
+        """So many training images at random."""
+        return Calibration(self.images)
+
+
+@dataclass(frozen=True)
+class Locality(Staging):
+    """The same, with a penalty on the step."""
+
+    lambda_: Annotated[float, Field(alias="lambda", ge=0, le=1e15, allow_inf_nan=False,
+                                    description="weight of the penalty lambda / 2 theta^2")] = 1e-3
+
+    def units(self, classes: int) -> int:
+        """One forward and backward pass."""
+        return PASS * self.images
+
+    def penalty(self, weight: Tensor) -> Tensor:
+        """lambda / 2 theta^2."""
+        return self.lambda_ / 2 * weight.square()
+
+
+@dataclass(frozen=True)
+class CurvedLocality(Locality):
+    """Stages and penalty, for a model of second order."""
+
+    curvature: Annotated[Curvature | None, Field(
+        description="diagonal of the curvature; null: ggn (exact) up to 20 classes, mc_fisher (sampled) above")] = None
+
+    def units(self, classes: int) -> int:
+        """The gradient and the curvature: C + 1 passes for the exact one, three for one gradient of every image."""
+        exact = (self.curvature or default_curvature(classes)) == "ggn"
+        return PASS * self.images * (classes + 2 if exact else 4)
+
+    def quadratic(self, evidence: Evidence) -> Scores:
+        """D theta^2 / 2 by name, shape of the weight."""
+        curvature = evidence.curvature(self.curvature)
+        return {name: curvature[name] * weight.square() / 2 for name, weight in evidence.weights.items()}
+
+
+def linear(evidence: Evidence) -> Scores:
+    """-g theta by name: the change of the loss, to first order, when each weight alone is removed."""
+    return {name: -evidence.gradient[name] * weight for name, weight in evidence.weights.items()}
+
+
+def removed(changes: Scores, evidence: Evidence, masks: Masks) -> float:
+    """The sum of the changes over the weights that `masks` prune and the evidence holds."""
+    return sum(float(change[evidence.masks[name] & ~masks[name]].double().sum()) for name, change in changes.items())

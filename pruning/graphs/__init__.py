@@ -1,0 +1,1 @@
+"""Networks as computational graphs: traced, folded, and evaluated only where something changed."""

@@ -1,0 +1,1 @@
+"""What a network loses and what it costs, with confidence intervals."""

@@ -1,0 +1,5 @@
+"""Networks as modules: built, loaded, switched between modes, their layers seen as matrices."""
+
+from pruning.networks.loading import check_fits, load_model, load_state_, read_state, resolve
+
+__all__ = ["check_fits", "load_model", "load_state_", "read_state", "resolve"]

@@ -1,0 +1,137 @@
+"""Networks by architecture name, and state dicts that must fit them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pruning.architectures import architectures
+from pruning.errors import DataError, ModelError, UnsafeFormatError
+from pruning.storage.signatures import is_pickle, is_safetensors
+from pruning.types import Architecture, Task
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def resolve(architecture: str, kwargs: Mapping[str, Any], *, shape: Sequence[int] | None = None,
+            classes: int | None = None) -> Architecture:
+    """The architecture with its parameters; what follows from the dataset is filled in where it was not given.
+
+    `shape` is (channels, height, width) of the images. Raises `UnknownNameError`, `ParameterError`.
+    """
+    fields = {field.name for field in dataclasses.fields(architectures.get(architecture))}  # type: ignore[arg-type]
+    inferred: dict[str, Any] = {}
+    if shape is not None:
+        inferred["channels"] = shape[0]
+        if {"height", "width"} <= fields:
+            inferred |= {"height": shape[1], "width": shape[2]}
+    if classes is not None:
+        inferred["classes"] = classes
+    given = {name: value for name, value in inferred.items() if name in fields}
+    return architectures.create(architecture, given | dict(kwargs))
+
+
+def build_outline(architecture: Architecture) -> nn.Module:
+    """The network without its numbers: shapes alone, however large they are."""
+    with torch.device("meta"):
+        return architecture.build()
+
+
+def parameters_of(architecture: Architecture) -> dict[str, Any]:
+    """The architecture's parameters with every default written in, as JSON would carry them."""
+    return {field.name: list(value) if isinstance(value := getattr(architecture, field.name), tuple) else value
+            for field in dataclasses.fields(architecture)}  # type: ignore[arg-type]
+
+
+def check_fits(architecture: Architecture, shape: Sequence[int], classes: Sequence[str],
+               task: Task = "classification") -> None:
+    """Raise `DataError` when the network does not take these images or does not tell these classes apart."""
+    does: Task = getattr(architecture, "task", "classification")
+    if does != task:
+        raise DataError(f"the network is made for {does}, the dataset's labels are for {task}: "
+                        + ("its masks tell the class of every pixel" if task == "segmentation" else
+                           "they tell one class an image; send images/ and masks/"), pointer="/dataset")
+    for axis, wanted, found in zip(("channels", "rows", "columns"), architecture.input_shape, shape, strict=True):
+        if wanted is not None and wanted != found:
+            raise DataError(f"the network takes images of {wanted} {axis}, the dataset's have {found}",
+                            pointer="/dataset")
+    smallest = getattr(architecture, "smallest", 1)
+    if min(shape[1:]) < smallest:
+        raise DataError(f"the network takes images of at least {smallest} x {smallest} pixels, the dataset's have "
+                        f"{shape[1]} x {shape[2]}", pointer="/dataset")
+    if architecture.outputs != len(classes):
+        raise DataError(f"the network tells {architecture.outputs} classes apart, the dataset has {len(classes)}",
+                        pointer="/dataset")
+
+
+def load_model(architecture: str, state: Mapping[str, Tensor] | Path | None = None, **kwargs: Any) -> nn.Module:
+    """A registered network, with the weights of a state dict or of a safetensors file; in eval mode.
+
+    Raises `UnknownNameError`, `ParameterError`, and `ModelError` when names, shapes or types do not fit.
+
+    >>> net = load_model("mlp", hidden=[4], channels=1, height=2, width=2, classes=2)
+    >>> same = load_model("mlp", net.state_dict(), hidden=[4], channels=1, height=2, width=2, classes=2)
+    >>> bool((net.fc1.weight == same.fc1.weight).all())
+    True
+    """
+    model = resolve(architecture, kwargs).build()
+    if state is not None:
+        load_state_(model, read_state(state) if isinstance(state, Path) else state)
+    return model.eval()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; refuses what is none, above all pickles."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if not is_safetensors(head) and (is_pickle(head) or head.startswith(b"PK")):
+        raise UnsafeFormatError("this is a pickle or a zip (.pt, .pth); save the state dict with "
+                                "safetensors.torch.save_file")
+    if not is_safetensors(head):
+        raise ModelError("not a safetensors file: no valid header")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ModelError(f"not a readable safetensors file: {error}") from None
+
+
+def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict in place after `check_state`; float16 and bfloat16 become float32."""
+    wanted = model.state_dict()
+    check_state(wanted, state)
+    model.load_state_dict({**{name: wanted[name] for name in _optional(wanted)}, **state})
+
+
+def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise `ModelError` unless every tensor is there, of the right shape, a finite float where one is due.
+
+    `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its size is allocated.
+    BatchNorm's `num_batches_tracked` may be missing.
+    """
+    optional = _optional(wanted)
+    missing, unexpected = sorted(set(wanted) - optional - set(state)), sorted(set(state) - set(wanted))
+    if missing or unexpected:
+        parts = [f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+                 for label, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        raise ModelError(f"the state dict does not fit the architecture: {'; '.join(parts)}")
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            raise ModelError(f"{name} has shape {tuple(tensor.shape)}, the architecture needs {tuple(wanted[name].shape)}")
+        if wanted[name].is_floating_point():
+            if tensor.dtype not in FLOATS:
+                raise ModelError(f"{name} is {tensor.dtype}; accepted are float32, float16 and bfloat16")
+            if not torch.isfinite(tensor).all():
+                raise ModelError(f"{name} holds NaN or infinity")
+        elif tensor.dtype != wanted[name].dtype:
+            raise ModelError(f"{name} is {tensor.dtype}, the architecture needs {wanted[name].dtype}")
+
+
+def _optional(wanted: Mapping[str, Tensor]) -> set[str]:
+    return {name for name in wanted if name.endswith("num_batches_tracked")}

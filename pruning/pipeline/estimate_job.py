@@ -1,0 +1,74 @@
+"""What a job will do, told before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from pruning.analysis.applicability import check_task
+from pruning.analysis.job_size import Scale
+from pruning.data.builtin import describe_dataset
+from pruning.data.shifted import check_alike, sizes
+from pruning.errors import DataError
+from pruning.evaluations import evaluations
+from pruning.masks import prunable
+from pruning.measurement.costs import traced
+from pruning.networks.loading import build_outline, check_fits, parameters_of, resolve
+from pruning.pipeline.evaluation_costs import evaluation_units
+from pruning.rounds.costs import cautions, estimate, split_sizes
+from pruning.rounds.rehearsal import LARGEST, rehearse
+from pruning.schemas.job import JobSpec
+from pruning.types import Architecture, Shape
+
+
+def estimate_job(
+    document: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    dataset: Mapping[str, Any] | None,
+    shifted: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What a job will do, and whether model, data and targets fit each other.
+
+    `document` is the job as submitted; `model`, `dataset` and `shifted` are what the store knows of its uploads. Raises a
+    `SecateurError` with a pointer to the field that does not fit.
+    """
+    spec = JobSpec.model_validate(document)
+    dataset = describe_dataset(spec.dataset.builtin, dataset)
+    segmentation = dataset["task"] == "segmentation"
+    shape: Shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
+    model = model or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
+    architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
+    check_fits(architecture, shape, dataset["classes"], dataset["task"])
+    _check_shifted_sets(spec, dataset, shifted, shape)
+    network, recipe = build_outline(architecture).eval(), spec.recipe()
+    parameters = json.dumps(parameters_of(architecture), sort_keys=True)
+    forward, kept = traced(model["architecture"], parameters, shape)
+    for index, method in enumerate(recipe.evaluations or ()):
+        check_task(evaluations.get(method.name), method.name, segmentation=segmentation, pointer=f"/evaluations/{index}")
+    shifted_sizes = {shifted_set.name: sizes(known["counts"])
+                     for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)}
+    scale = Scale(recipe, split_sizes(recipe, dataset["counts"]), shape, max(1, forward // 2), shifted_sizes, segmentation)
+    costs = estimate(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
+                     prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
+                     forward_flops=forward, activations=kept, classes=len(dataset["classes"]),
+                     evaluations=evaluation_units(scale))
+    return costs | {"warnings": cautions(recipe) + rehearse(_build_small(architecture, network), recipe, shape)}
+
+
+def _check_shifted_sets(spec: JobSpec, dataset: Mapping[str, Any], shifted: Sequence[Mapping[str, Any]], shape: Shape) -> None:
+    """Raise `DataError` for a shifted set whose task, images or classes differ from the dataset's."""
+    for index, (shifted_set, known) in enumerate(zip(spec.dataset.shifted, shifted, strict=True)):
+        pointer = f"/dataset/shifted/{index}/id"
+        if known["task"] != dataset["task"]:
+            raise DataError(f"the shifted set {shifted_set.name!r} is for {known['task']}, the dataset for {dataset['task']}",
+                            pointer=pointer)
+        check_alike(shifted_set.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"],
+                    pointer=pointer)
+
+
+def _build_small(architecture: Architecture, outline: nn.Module) -> nn.Module:
+    """The network with its numbers where they are few enough to be rehearsed, else the outline."""
+    return architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline

@@ -1,0 +1,150 @@
+"""A whole job as a plain function: a folder with the model and the data goes in, a watcher is told what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from pruning.analysis.job_size import Scale
+from pruning.analysis.trial import TrialRound
+from pruning.data.arrays import Arrays
+from pruning.data.builtin import datasets
+from pruning.data.shifted import splits
+from pruning.data.tensors import Data, prepare
+from pruning.family.members import measured
+from pruning.measurement.costs import flops
+from pruning.networks import check_fits, load_state_, read_state, resolve
+from pruning.networks.device import pick_device
+from pruning.networks.loading import parameters_of
+from pruning.pipeline.evaluation_costs import evaluation_units
+from pruning.pipeline.ledger import Watcher
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
+from pruning.reporting.files import write_report
+from pruning.schemas.job import JobSpec
+from pruning.schemas.recipe import Recipe
+from pruning.schemas.report import Report
+from pruning.storage.stages import Stages
+from pruning.storage.tensor_cache import TensorCache
+from pruning.types import Architecture
+
+
+class JobWatcher(Watcher, Protocol):
+    """Who is told of a job's stages, files and results."""
+
+    def saved(self, name: str, path: Path) -> None:
+        """A stage file was saved."""
+
+    def dropped(self, name: str) -> None:
+        """A stage file is no longer needed."""
+
+    def file(self, checkpoint: str, format: str, path: Path) -> None:
+        """A file of a checkpoint, or of the report, was written."""
+
+    def checkpoint(self, id: str, sparsity: float, error: float) -> None:
+        """A target was reached."""
+
+    def summary(self, summary: Mapping[str, Any]) -> None:
+        """The recommendation, the gates and the error curve of the newest report."""
+
+
+def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
+    """Run the job of a working folder to its report.
+
+    `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`, `threads`, `cache` and
+    `checkpoint_steps`. The folder holds `model.safetensors` and `rewind.safetensors` where the job has them,
+    `data.safetensors` for an uploaded dataset, `shifted-<number>.safetensors` for each shifted set, and `stages/` with
+    what an earlier attempt saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be run.
+    """
+    torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    spec = JobSpec.model_validate(job["spec"])
+    recipe = spec.recipe()
+    device = pick_device(spec.device)
+    arrays, data = _load_data(folder, job, spec, recipe)
+    data = data.to(device)
+    model = job["model"]
+    architecture = resolve(model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes))
+    check_fits(architecture, data.shape, data.classes, arrays.task)
+    pipeline = _build_pipeline(folder, job, architecture, data, recipe, watcher, device)
+    origin = Origin(job["id"], job["spec"], model["architecture"], parameters_of(architecture), model["sha256"],
+                    job["dataset"]["name"], job["dataset"]["sha256"])
+    results = Results(pipeline, origin, folder / "files", watcher.file)
+    if job["cache"]["bytes"]:
+        results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
+    for note in arrays.notes:
+        pipeline.ledger.warn(f"dataset: {note}")
+    publisher = _Publisher(results, folder / "files", watcher)
+    pipeline.target_done = publisher.finish_target
+    pipeline.run()
+    sections, failures = results.evaluate()
+    publisher.publish(results.report(sections, failures))
+
+
+def _load_data(folder: Path, job: Mapping[str, Any], spec: JobSpec, recipe: Recipe) -> tuple[Arrays, Data]:
+    """The dataset as it was uploaded, and as tensors with its shifted sets."""
+    if spec.dataset.builtin is None:
+        arrays = Arrays.load(folder / "data.safetensors")
+    else:
+        arrays = datasets.create(spec.dataset.builtin).load()
+    data = prepare(arrays, limit=recipe.limit, seed=recipe.seed, normalize=job["model"]["normalize"] or job["dataset"]["normalize"],
+                   classes=job["model"]["classes"])
+    shifted = {}
+    for number, shifted_set in enumerate(spec.dataset.shifted):
+        uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
+        shifted[shifted_set.name] = splits(shifted_set.name, uploaded, data, seed=recipe.seed)
+    return arrays, replace(data, shifted=shifted)
+
+
+def _build_pipeline(folder: Path, job: Mapping[str, Any], architecture: Architecture, data: Data, recipe: Recipe,
+                    watcher: JobWatcher, device: torch.device) -> Pipeline:
+    def load_network(name: str) -> dict[str, torch.Tensor] | None:
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        network = architecture.build()
+        load_state_(network, read_state(path))
+        return network.state_dict()
+
+    stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
+    with torch.device("meta"):
+        multiply_adds = max(1, flops(architecture.build(), data.shape) // 2)
+    scale = Scale(recipe, data.sizes, data.shape, multiply_adds,
+                  {name: (len(split.val), len(split.test)) for name, split in data.shifted.items()}, data.segmentation)
+    networks = Networks(architecture.build, load_network("model"), load_network("rewind"))
+    return Pipeline(recipe, networks, data, stages, watcher, device, job["checkpoint_steps"],
+                    evaluations=evaluation_units(scale))
+
+
+@dataclass
+class _Publisher:
+    """Stores a report after every target, so that a job which is cancelled has one of what it reached."""
+
+    results: Results
+    folder: Path
+    watcher: JobWatcher
+
+    def finish_target(self, finished: TrialRound) -> None:
+        """Export the checkpoint of a target, publish a partial report and say what was reached."""
+        if not self.results.export(finished):
+            return
+        report = self.results.report(partial=True)
+        self.publish(report)
+        checkpoint = report.checkpoints[-1]
+        self.watcher.checkpoint(checkpoint.id, checkpoint.sparsity, checkpoint.error.value)
+
+    def publish(self, report: Report) -> None:
+        """Write the report in every format, after its summary."""
+        # The summary goes first: a job that is cancelled between two messages has one for every report it stored.
+        document = report.model_dump(mode="json")
+        curve = measured(document)
+        self.watcher.summary({
+            "recommendation": document["recommendation"],
+            "gates": document["gates"],
+            "curve": None if curve is None else curve.model_dump(mode="json"),
+        })
+        write_report(report, self.folder, self.watcher.file)

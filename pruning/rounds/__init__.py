@@ -1,0 +1,1 @@
+"""One prune-and-retrain round: planned, rehearsed, priced and done."""

@@ -1,0 +1,224 @@
+"""`secateur serve`: Valkey, workers and API in one process tree, on SQLite and a local folder."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from tasks import owners
+from tasks.embedded.valkey import server_command, socket_url
+
+logger = logging.getLogger(__name__)
+
+if _missing := [name for name in ("celery", "fastapi", "sqlalchemy", "torch", "uvicorn") if find_spec(name) is None]:
+    raise ImportError(f"the service needs {', '.join(_missing)}")  # its processes would, one by one
+
+PR_SET_PDEATHSIG = 1
+READY_S = 120.0
+GRACE_S = 30.0
+USAGE = 2
+
+
+@dataclass
+class Child:
+    """A process of the tree; restarted when it ends without having been asked to."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    death_signal: int = signal.SIGKILL
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    next_start: float = 0.0
+
+    def start(self) -> None:
+        """Start it in a session of its own (Ctrl-C reaches the parent alone), to die with the parent."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=log, start_new_session=True,
+                                            preexec_fn=_dies_with_parent(self.death_signal))
+
+    def stop(self) -> None:
+        """Ask it to end, and insist after `GRACE_S`."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            logger.warning("%s did not end in %g s", self.name, GRACE_S)
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@dataclass
+class Tree:
+    """The children in the order they start; they stop in the opposite order."""
+
+    children: list[Child]
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> int:
+        """Keep the children running until asked to stop; the exit status of the whole."""
+        while not self.stopping.wait(0.2):
+            for child in self.children:
+                if child.process is not None and child.process.poll() is None:
+                    continue
+                if child.process is not None:
+                    status = child.process.returncode
+                    child.process = None
+                    if child.name == "api" and status == USAGE:
+                        _say(_last_lines(child.log))
+                        return USAGE
+                    child.failures += 1
+                    child.next_start = time.monotonic() + min(10.0, 0.2 * 2 ** child.failures)
+                    _say(f"{child.name} ended ({owners.describe_exit(status)}); it is started again. Log: {child.log}")
+                elif time.monotonic() >= child.next_start:
+                    child.start()
+        return 0
+
+    def stop(self) -> None:
+        """End the children, last started first."""
+        for child in reversed(self.children):
+            child.stop()
+
+
+def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
+    """Run the service until Ctrl-C or SIGTERM. 2 when the port or the data folder is in use."""
+    data_dir = data_dir.resolve()
+    (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"error: another service is running on {data_dir}; stop it or give another --data-dir")
+            return USAGE
+        if (reason := _port_taken(host, port)) is not None:
+            _say(f"error: cannot listen on {host}:{port}: {reason}; give another --port")
+            return USAGE
+        sockets = _socket_folder(data_dir / "socket-folder")
+        try:
+            return _run(host, port, data_dir, sockets / "valkey.sock", workers)
+        finally:
+            shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _socket_folder(note: Path) -> Path:
+    """A folder with a short path, as sockets need; that of a service which was killed is removed."""
+    prefix = Path(tempfile.gettempdir()) / "secateur-socket-"
+    if note.exists() and note.read_text().startswith(str(prefix)):
+        shutil.rmtree(note.read_text(), ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix.name))
+    note.write_text(str(folder))
+    return folder
+
+
+def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> int:
+    tree = Tree(_children(host, port, data_dir, broker, workers))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: tree.stopping.set())
+    announce = threading.Thread(target=_announce, args=(host, port, data_dir, tree.stopping), daemon=True)
+    announce.start()
+    try:
+        return tree.watch()
+    finally:
+        _say("stopping; running jobs go on at the next start")
+        tree.stop()
+
+
+def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> list[Child]:
+    environment = dict(os.environ)
+    defaults = {"SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
+                "SECATEUR_ARTIFACT_URL": f"file:{data_dir / 'artifacts'}", "SECATEUR_WORK_DIR": str(data_dir / "work"),
+                "SECATEUR_CACHE_DIR": str(data_dir / "cache")}
+    logs = data_dir / "logs"
+    children = []
+    if "SECATEUR_BROKER_URL" not in environment:
+        defaults["SECATEUR_BROKER_URL"] = socket_url(broker)
+        children.append(Child("valkey", server_command(data_dir / "valkey", broker), environment, logs / "valkey.log",
+                              signal.SIGTERM))
+    for name in sorted(defaults.keys() & environment.keys()):
+        _say(f"{name} is set and used instead of the default in {data_dir}")
+    environment = defaults | environment
+    Path(environment["SECATEUR_WORK_DIR"]).mkdir(parents=True, exist_ok=True)
+    cli = [sys.executable, "-m", "secateur.cli"]
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    theirs = {"SECATEUR_THREADS": str(threads)} | environment if workers > 1 else environment
+    for number in range(1, workers + 1):
+        name = "worker" if number == 1 else f"worker-{number}"
+        children.append(Child(name, [*cli, "worker"], theirs, logs / f"{name}.log"))
+    children.append(Child("api", [*cli, "api", "--host", host, "--port", str(port)], environment, logs / "api.log"))
+    return children
+
+
+def _announce(host: str, port: int, data_dir: Path, stopping: threading.Event) -> None:
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    local = url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    until = time.monotonic() + READY_S
+    reason = ""
+    while time.monotonic() < until and not stopping.is_set():
+        try:
+            with urllib.request.urlopen(f"{local}/readyz", timeout=2):
+                _say(f"ready at {url} (data in {data_dir}; Ctrl-C stops everything)")
+                return
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = error.read(500).decode(errors="replace")
+        except OSError as error:
+            reason = str(error)
+        stopping.wait(0.3)
+    if not stopping.is_set():
+        _say(f"not ready after {READY_S:g} s: {reason}; see {data_dir / 'logs'}")
+
+
+def _port_taken(host: str, port: int) -> str | None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _dies_with_parent(number: int) -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def _last_lines(path: Path, count: int = 5) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"secateur: {message}\n")
+    sys.stderr.flush()

@@ -1,0 +1,95 @@
+"""The helper process: checks uploads, estimates jobs, lists the methods. One request on stdin, one answer on stdout."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import SecateurError
+
+
+def check_model(payload: dict[str, Any]) -> dict[str, Any]:
+    """Whether a state dict fits its architecture; counts its parameters."""
+    from pruning.masks import parameter_count, prunable
+    from pruning.networks.loading import build_outline, check_state, parameters_of, read_state, resolve
+
+    architecture = resolve(payload["architecture"], payload["kwargs"])
+    model = build_outline(architecture)
+    check_state(model.state_dict(), read_state(Path(payload["path"])))
+    return {"parameters": parameter_count(model),
+            "prunable": sum(w.numel() for w in prunable(model).values()), "kwargs": parameters_of(architecture),
+            "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
+
+
+def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
+    """Decode a dataset once and write its tensors to `output`. Runs without torch."""
+    from pruning.data import uploads
+
+    arrays = uploads.read(Path(payload["path"]), payload["filename"], payload["max_values"])
+    arrays.save(Path(payload["output"]))
+    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task,
+            "notes": list(arrays.notes)}
+
+
+def estimate(payload: dict[str, Any]) -> dict[str, Any]:
+    """What a job or a family will do, and whether model, data and targets fit each other."""
+    if payload["spec"]["type"] == "family":
+        from tasks.processes.estimates import estimate_family
+
+        return estimate_family(payload)
+    from pruning.pipeline.estimate_job import estimate_job
+
+    return estimate_job(payload["spec"], payload["model"], payload["dataset"], payload["shifted"])
+
+
+def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
+    """Every registered method, by kind; an architecture that has families says what depth and width are."""
+    from pruning.allocations import allocations
+    from pruning.architectures import architectures
+    from pruning.criteria import criteria
+    from pruning.data.builtin import datasets
+    from pruning.data.corruptions import corruptions
+    from pruning.evaluations import evaluations
+    from pruning.family.sizes import member_of
+    from pruning.granularities import granularities
+    from pruning.schedules import schedules
+    from pruning.sparsifiers import sparsifiers
+
+    return {"criteria": criteria.catalogue(), "allocations": allocations.catalogue(),
+            "granularities": granularities.catalogue(),
+            "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
+            "evaluations": evaluations.catalogue(), "architectures": [
+                entry | ({"family": inspect.getdoc(scaled)} if (scaled := member_of(entry["name"])) is not None else {})
+                for entry in architectures.catalogue()],
+            "datasets": datasets.catalogue(), "corruptions": corruptions.catalogue()}
+
+
+VERBS = {"model": check_model, "dataset": check_dataset, "estimate": estimate, "catalogue": catalogue}
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    limit = request["memory_limit_bytes"]
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        reply = {"result": VERBS[sys.argv[1]](request["payload"])}
+    except SecateurError as error:
+        reply = {"error": {"code": error.code, "message": error.message, "pointer": error.pointer}}
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code, message = ("too_large", "reading this takes more memory than allowed") if isinstance(error, MemoryError) \
+            else ("disk_full", "no space is left to decode this")
+        reply = {"error": {"code": code, "message": message, "pointer": None}}
+    sys.stdout.write(json.dumps(reply) + "\n")
+
+
+if __name__ == "__main__":
+    main()
