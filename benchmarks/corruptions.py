@@ -22,8 +22,8 @@ from pruning.data.corruptions import corruptions
 from pruning.data.corruptions.frost import sheets
 from pruning.library import corrupt
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import corruption_oracles as oracles
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support import corruption_oracles as oracles
 
 LIMIT = 5.0
 

@@ -1,7 +1,8 @@
 """Fixtures that every test may use: real servers. The order of the tests."""
 
 import pytest
-from servers import postgresql, s3, s3_server, valkey, valkey_shared
+
+from tests.support.servers import postgresql, s3, s3_server, valkey, valkey_shared
 
 __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
 

@@ -11,9 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import cases
 import jsonschema
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,6 +42,7 @@ from pruning.schemas.training import Optimizer
 from pruning.sparsifiers import sparsifiers
 from pruning.storage.stages import Stages
 from pruning.types import Budget, Masks, Scores, Seeing, Sparse, View
+from tests.support import cases, oracles
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "allocations": allocations, "architectures": architectures, "corruptions": corruptions, "criteria": criteria,

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import api_world
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,6 +16,7 @@ import tasks.queue
 import tasks.relay
 from api.main import create_app
 from api.settings import ApiSettings
+from tests.support import api_world
 
 
 @pytest.fixture

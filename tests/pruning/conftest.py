@@ -1,13 +1,9 @@
-"""The tests of the pruning core share `cases.py` and `oracles.py`, one folder up."""
+"""Fixtures of the tests of `pruning/`."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import Running
+
+from tests.support.running import Running
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import FAST, Running, free_port, until
-from servers import Bucket, Postgresql, Valkey
-from test_parts import part, ready
 
 from examples.ladder_data import read_idx
 from pruning.laws.stored import read_law
 from pruning.schemas.family_report import FamilyReport
 from secateur import Client
+from tests.support.running import FAST, Running, free_port, part, ready, until
+from tests.support.servers import Bucket, Postgresql, Valkey
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("families"), pytest.mark.timeout(1800)]
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from running import OFTEN, Running, alive, until
+
+from tests.support.running import OFTEN, Running, alive, until
 
 pytestmark = pytest.mark.xdist_group("faults")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from running import Running
 from safetensors.torch import load_file, save_file
 
 from pruning.channels.compaction import load_compact
@@ -23,6 +22,7 @@ from pruning.measurement.measure import measure
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
 from secateur import ApiError, AsyncClient, JobCancelled, JobFailed
+from tests.support.running import Running
 
 pytestmark = pytest.mark.xdist_group("serve")
 TRAIN = {"epochs": 4, "rewind_epoch": 1}

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import FAST, free_port, until
-from servers import Bucket, Postgresql, Valkey
 
 from pruning.data.builtin import datasets
-from secateur import Client, SecateurError
+from secateur import Client
+from tests.support.running import FAST, free_port, part, ready, until
+from tests.support.servers import Bucket, Postgresql, Valkey
 
 pytestmark = pytest.mark.xdist_group("faults")
-
-
-@contextmanager
-def part(environment: dict[str, str], log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`secateur ARGUMENTS` until the block ends."""
-    with log.open("wb") as file, subprocess.Popen([sys.executable, "-m", "secateur.cli", *arguments], env=environment,
-                                                  stdout=file, stderr=file, start_new_session=True) as process:
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def ready(client: Client) -> bool:
-    try:
-        client.ready()
-    except SecateurError:
-        return False
-    return True
 
 
 @pytest.mark.slow

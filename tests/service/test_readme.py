@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Running
 from safetensors.torch import load_file
 
 from pruning.architectures import architectures
 from pruning.storage.checkpoints import read_sparse
+from tests.support.running import Running
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

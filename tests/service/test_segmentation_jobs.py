@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Running
 from safetensors.torch import load_file
-from segmentation_world import MOST, pairs, upload
 
 from pruning.data import uploads
 from pruning.data.tensors import prepare
@@ -16,6 +14,8 @@ from pruning.library import load_model, read_sparse
 from pruning.measurement.measure import measure
 from pruning.schemas.recipe import Limit
 from secateur import ApiError
+from tests.support.running import Running
+from tests.support.segmentation_world import MOST, pairs, upload
 
 pytestmark = pytest.mark.xdist_group("serve")
 CLASSES = 4

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Running
+
+from tests.support.running import Running
 
 pytestmark = pytest.mark.xdist_group("serve")
 ROOT = Path(__file__).parents[2]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from job_world import Chaos, World, make_world
-from servers import Bucket, Postgresql
 
 from tasks.artifacts import Artifacts, LocalArtifacts, open_artifacts
 from tasks.store import Store
 from tasks.store.tables import Base
+from tests.support.job_world import Chaos, World, make_world
+from tests.support.servers import Bucket, Postgresql
 
 
 @pytest.fixture

@@ -1,0 +1,170 @@
+"""torchvision's networks: which are taken, that what prunes understands them, and that nothing slow is imported for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.architectures import _torchvision_shim as torchvision_shim
+from pruning.architectures.torchvision import LEFT_OUT, NAMES, SMALLEST, create
+from pruning.architectures.torchvision_segmentation import NAMES as SEGMENTERS
+from pruning.architectures.torchvision_segmentation import WITHOUT_AUX
+from pruning.channels.compaction import compact, load_compact, write_arch
+from pruning.errors import DataError, ParameterError, UnknownNameError
+from pruning.evidence.evidence import Evidence
+from pruning.masks import full_masks, layer_shapes, parameter_count, prunable, reason_dense
+from pruning.measurement.costs import flops
+from pruning.networks.loading import check_fits, load_model, resolve
+from pruning.networks.modes import evaluating
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import prune_
+from tests.support import cases
+
+
+def outline(architecture: str, **kwargs: object) -> nn.Module:
+    with torch.device("meta"):
+        return resolve(architecture, kwargs).build().eval()
+
+
+def test_the_names_are_torchvisions_own() -> None:
+    """All of its classifiers but those that are left out with a reason."""
+    from torchvision import models
+
+    taken = {name for name in models.list_models(models) if not name.startswith(tuple(LEFT_OUT))}
+    assert set(NAMES) == taken
+    assert set(SEGMENTERS) == set(models.list_models(models.segmentation))
+    assert all(any(name.startswith(start) for name in models.list_models(models)) for start in LEFT_OUT)
+
+
+def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
+    assert torchvision_shim.mismatched(None, None, "0.28.0+cu130")
+    for pair in [("13.0", None, "0.28.0+cu130"), (None, "7.0", "0.28.0+cu130"), (None, None, "0.28.0+cpu"),
+                 (None, None, "0.28.0"), (None, None, None)]:
+        assert not torchvision_shim.mismatched(*pair), pair
+    declared = torchvision_shim.LIBRARY is not None
+    assert declared == torchvision_shim.mismatched(torch.version.cuda, torch.version.hip, torchvision_shim._installed())
+
+
+@pytest.mark.parametrize("name", [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnet101", "resnext50_32x4d", "shufflenet_v2_x0_5",
+    "squeezenet1_0", "squeezenet1_1", "vgg11", "vgg11_bn", "wide_resnet50_2"])
+def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
+    """One of each family, without numbers: the largest parts of all of them are layers that can be pruned."""
+    model, side = outline("torchvision", name=name, classes=7), SMALLEST[name]
+    assert model(torch.zeros(2, 3, side, side, device="meta")).shape == (2, 7)
+    if side > 1:
+        with pytest.raises(RuntimeError):
+            model(torch.zeros(2, 3, side - 1, side - 1, device="meta"))
+    assert sum(w.numel() for w in prunable(model).values()) > 0.97 * parameter_count(model)
+    assert flops(model, (3, side, side)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_classifier_runs(name: str) -> None:
+    side = SMALLEST[name]
+    assert outline("torchvision", name=name, classes=3)(torch.zeros(1, 3, side, side, device="meta")).shape == (1, 3)
+
+
+def test_what_is_not_taken_says_why() -> None:
+    with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as found:
+        resolve("torchvision", {"name": "resnet19"})
+    assert found.value.pointer == "name"
+    with pytest.raises(UnknownNameError, match=r"'vit_b_16' is not taken: its attention"):
+        resolve("torchvision", {"name": "vit_b_16"})
+    with pytest.raises(UnknownNameError, match="'regnet_x_8gf' is not taken: its shape"):
+        resolve("torchvision", {"name": "regnet_x_8gf"})
+    with pytest.raises(UnknownNameError, match="did you mean 'deeplabv3_resnet50'"):
+        resolve("torchvision_segmentation", {"name": "deeplab_resnet50"})
+    with pytest.raises(ParameterError, match="no auxiliary head"):
+        resolve("torchvision_segmentation", {"name": "lraspp_mobilenet_v3_large", "aux": True})
+
+
+def test_images_and_task_must_fit() -> None:
+    vgg, deeplab = resolve("torchvision", {"name": "vgg11"}), resolve("torchvision_segmentation", {}, classes=4)
+    assert deeplab.outputs == 4
+    with pytest.raises(DataError, match="images of 3 channels, the dataset's have 1"):
+        check_fits(vgg, (1, 64, 64), list("0123456789"))
+    with pytest.raises(DataError, match="at least 32 x 32"):
+        check_fits(vgg, (3, 31, 64), list("0123456789"))
+    with pytest.raises(DataError, match="made for segmentation, the dataset's labels are for classification"):
+        check_fits(deeplab, (3, 64, 64), list("0123"))
+    with pytest.raises(DataError, match="made for classification, the dataset's labels are for segmentation"):
+        check_fits(vgg, (3, 64, 64), list("0123456789"), "segmentation")
+    check_fits(deeplab, (3, 64, 64), list("0123"), "segmentation")
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return bool(torch.allclose(a, b, atol=1e-5))
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("aux", [False, True])
+def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
+    """The same names and the same function; the auxiliary head answers in training alone."""
+    if aux and name in WITHOUT_AUX:
+        return
+    torch.manual_seed(0)
+    own = resolve("torchvision_segmentation", {"name": name, "aux": aux, "classes": 5}).build()
+    theirs = create(name, weights_backbone=None, num_classes=5, **({} if name in WITHOUT_AUX else {"aux_loss": aux}))
+    theirs.load_state_dict(own.state_dict())
+    images = torch.rand(2, 3, 40, 33)
+    with evaluating(own), evaluating(theirs), torch.no_grad():
+        expected = theirs(images)
+        assert same(own(images), expected["out"])
+    own.train()
+    found = own(images)
+    assert isinstance(found, tuple) == aux
+    assert [one.shape for one in (found if aux else [found])] == [(2, 5, 40, 33)] * (1 + aux)
+
+
+def test_what_serves_training_alone_is_not_pruned_and_does_not_count() -> None:
+    plain = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large")
+    helped = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True)
+    assert parameter_count(helped) == parameter_count(plain) < sum(p.numel() for p in helped.parameters())
+    assert list(prunable(helped)) == list(prunable(plain))
+    assert list(layer_shapes(helped)) == list(layer_shapes(plain))
+    assert reason_dense(helped, "aux_classifier.0.weight", ()) == "used in training alone"
+    assert flops(helped, (3, 64, 64)) == flops(plain, (3, 64, 64))
+
+
+@pytest.mark.parametrize(("architecture", "kwargs", "side"), [
+    ("torchvision", {"name": "resnet18"}, 16), ("torchvision", {"name": "mobilenet_v2"}, 32),
+    ("torchvision_segmentation", {"name": "lraspp_mobilenet_v3_large"}, 32),
+    ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large", "aux": True}, 32)])
+def test_channels_can_be_removed(architecture: str, kwargs: dict[str, object], side: int, tmp_path: Path) -> None:
+    """Removed as a whole, what remains computes the same; with an auxiliary head what it reads stays, so that it goes on."""
+    torch.manual_seed(0)
+    model = load_model(architecture, classes=4, **kwargs)
+    recipe = cases.recipe(0.5, criterion={"name": "filter_norm"})
+    masks = prune_(model, full_masks(prunable(model)), 0.6, Seams.of(recipe, recipe.criteria[0]),
+                   lambda masks, stage: Evidence(model, masks, shape=(3, side, side)), generator=torch.Generator())
+    small = compact(model, masks, (3, side, side))
+    assert parameter_count(small) < 0.75 * parameter_count(model)
+    images = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        assert torch.allclose(small(images), model(images), atol=1e-4)
+    write_arch(tmp_path / "arch.json", small, architecture, kwargs | {"classes": 4})
+    again = load_compact(tmp_path / "arch.json", small.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(images), small(images))
+    if kwargs.get("aux"):
+        small.train()
+        assert len(small(images)) == 2
+
+
+def test_the_catalogue_needs_no_torchvision() -> None:
+    code = ("import sys, json; from pruning.architectures import architectures; found = architectures.catalogue(); "
+            "assert 'torchvision' not in sys.modules; "
+            "print(json.dumps({one['name']: one['params']['properties'].get('name') for one in found}))")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(answer.stdout.splitlines()[-1])
+    assert found["torchvision"]["enum"] == NAMES
+    assert found["torchvision_segmentation"]["enum"] == list(SEGMENTERS)

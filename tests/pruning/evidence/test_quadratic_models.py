@@ -1,0 +1,739 @@
+"""Optimal brain surgeon: the shared algebra, the blocks of the empirical Fisher, and the layers' Hessians."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pruning.evidence.layer_hessians
+import pruning.evidence.quadratic_models
+from pruning.criteria import criteria
+from pruning.criteria.exact_obs import ExactOBS
+from pruning.criteria.obs import OBS
+from pruning.errors import EvidenceError, OutOfMemoryError, ScoreError
+from pruning.evidence.cached import once
+from pruning.evidence.evidence import Evidence
+from pruning.evidence.fisher_blocks import group_gradients
+from pruning.evidence.layer_hessians import hessians
+from pruning.evidence.quadratic_models import cholesky, chunks, inverse, removal, removal_costs, restricted
+from pruning.masks import apply_masks_, full_masks, prunable, top
+from pruning.rounds.method import Seams
+from pruning.rounds.pruning import StageLoss, alive_scores, prune_
+from pruning.schemas.recipe import Method
+from pruning.types import Masks, Scores
+from tests.support import cases
+
+
+@pytest.fixture(autouse=True)
+def same_layers() -> Iterator[None]:
+    """Layers that a test builds without more ado are the same in every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def positive(size: int, seed: int = 0, rank: int | None = None, damping: float = 1e-2) -> Tensor:
+    """A positive definite matrix, well correlated."""
+    root = torch.randn(size, rank or 2 * size, generator=rng(seed), dtype=torch.float64) + 0.5
+    return root @ root.T / root.shape[1] + damping * torch.eye(size, dtype=torch.float64)
+
+
+def vector(size: int, seed: int = 1) -> Tensor:
+    return torch.randn(size, generator=rng(seed), dtype=torch.float64)
+
+
+def double(case: str, masks: Masks | None = None) -> Evidence:
+    model, batches = cases.awkward(case)
+    model.double()
+    if masks is not None:
+        apply_masks_(model, masks)
+    return Evidence(model, masks, [(x.double(), y) for x, y in batches])
+
+
+def half(case: str) -> Masks:
+    return cases.half_masks(cases.awkward(case)[0])
+
+
+def random_masks(masks: Masks, fraction: float = 0.6, seed: int = 5) -> Masks:
+    """Nested in the masks."""
+    generator = rng(seed)
+    return {name: mask & (torch.rand(mask.shape, generator=generator) < fraction) for name, mask in masks.items()}
+
+
+# the algebra
+
+
+def brute_cost(h: Tensor, theta: Tensor, gone: list[int]) -> float:
+    """1/2 theta_Q^T ([H^-1]_QQ)^-1 theta_Q, as printed."""
+    block = torch.linalg.inv(h)[gone][:, gone]
+    return 0.5 * float(theta[gone] @ torch.linalg.inv(block) @ theta[gone])
+
+
+def brute_move(h: Tensor, theta: Tensor, gone: list[int]) -> Tensor:
+    """-H^-1 E_Q ([H^-1]_QQ)^-1 theta_Q, as printed."""
+    whole = torch.linalg.inv(h)
+    return -whole[:, gone] @ torch.linalg.inv(whole[gone][:, gone]) @ theta[gone]
+
+
+def kept(size: int, gone: list[int]) -> Tensor:
+    keep = torch.ones(size, dtype=torch.bool)
+    keep[gone] = False
+    return keep
+
+
+@pytest.mark.parametrize("gone", [list(q) for n in range(6) for q in itertools.combinations(range(5), n)])
+def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
+    h, theta = positive(5), vector(5)
+    found = removal(h, theta, kept(5, gone))
+    expected = brute_move(h, theta, gone) if gone else torch.zeros(5, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(found[gone], -theta[gone])
+    assert float(0.5 * found @ h @ found) == pytest.approx(brute_cost(h, theta, gone) if gone else 0.0, rel=1e-10)
+
+
+def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper() -> None:
+    h, theta, gone = positive(7), vector(7), [1, 2, 5]
+    found = removal(h, theta, kept(7, gone))
+    constraints = torch.eye(7, dtype=torch.float64)[gone]  # the stationary point of the Lagrangian
+    system = torch.cat([torch.cat([h, constraints.T], 1),
+                        torch.cat([constraints, torch.zeros(3, 3, dtype=torch.float64)], 1)])
+    right = torch.cat([torch.zeros(7, dtype=torch.float64), -theta[gone]])
+    torch.testing.assert_close(found, torch.linalg.solve(system, right)[:7], rtol=1e-10, atol=1e-12)
+    least = float(found @ h @ found)
+    for seed in range(50):
+        other = found + vector(7, seed).masked_fill(~kept(7, gone), 0.0)
+        assert float(other @ h @ other) > least
+
+
+def test_one_weight_is_the_textbook_formula() -> None:
+    h, theta = positive(6), vector(6)
+    whole = torch.linalg.inv(h)
+    for q in range(6):
+        found = removal(h, theta, kept(6, [q]))
+        torch.testing.assert_close(found, -theta[q] / whole[q, q] * whole[:, q], rtol=1e-10, atol=1e-12)
+        assert brute_cost(h, theta, [q]) == pytest.approx(float(theta[q] ** 2 / (2 * whole[q, q])))
+
+
+def test_removal_takes_batches_and_broadcasts_one_curvature() -> None:
+    h = torch.stack([positive(4), positive(4, 3)])
+    theta = torch.stack([vector(4, seed) for seed in range(2)])
+    keep = torch.tensor([[True, False, True, False], [False, False, False, True]])
+    for index in range(2):
+        torch.testing.assert_close(removal(h, theta, keep)[index], removal(h[index], theta[index], keep[index]))
+        torch.testing.assert_close(removal(h[0], theta, keep)[index], removal(h[0], theta[index], keep[index]))
+
+
+def test_what_is_not_positive_definite_is_refused_by_name() -> None:
+    with pytest.raises(ScoreError, match=r"1 of 2 curvature matrices .* more damping"):
+        cholesky(torch.stack([torch.eye(2), torch.ones(2, 2) - 2 * torch.eye(2)]))
+    with pytest.raises(ScoreError):
+        inverse(torch.full((2, 2), math.nan))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (7, 10), (100, 9), (3, 1000)])
+def test_chunks_cover_everything_within_bounds(count: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", 20)
+    parts = list(chunks(count, size))
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
+    lengths = [part.stop - part.start for part in parts]
+    assert max(lengths) * size <= max(20, size)
+    assert max(lengths) - min(lengths) <= max(lengths) - 1 or len(set(lengths)) == 1
+
+
+def naive_order(h: Tensor, w: Tensor, alive: list[int]) -> list[tuple[int, float]]:
+    """One row, one weight at a time: at every step the cost of each candidate by a solve of its own."""
+    w, alive, order = w.clone(), list(alive), []
+    while alive:
+        whole = torch.linalg.inv(h[alive][:, alive])
+        prices = [float(w[p] ** 2 / (2 * whole[i, i])) for i, p in enumerate(alive)]
+        i = min(range(len(alive)), key=lambda i: prices[i])
+        p = alive[i]
+        w[alive] -= w[p] / whole[i, i] * whole[:, i]
+        w[p] = 0.0
+        order.append((p, prices[i]))
+        alive.remove(p)
+    return order
+
+
+@pytest.mark.parametrize(("size", "panel"), [(1, 32), (2, 1), (9, 1), (9, 4), (9, 32), (75, 32)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, masked: bool,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "PANEL", panel)
+    rows = 4
+    h = torch.stack([positive(size, seed, rank=max(1, size // 2)) for seed in range(rows)])
+    theta = torch.stack([vector(size, 10 + seed) for seed in range(rows)])
+    alive = torch.rand(rows, size, generator=rng(2)) < 0.6 if masked else torch.ones(rows, size, dtype=torch.bool)
+    if masked:
+        alive[1], alive[2] = False, True
+    before = theta.clone(), alive.clone()
+    found = removal_costs(inverse(restricted(h, alive)), theta, alive)
+    assert torch.equal(theta, before[0])
+    assert torch.equal(alive, before[1])
+    for row in range(rows):
+        expected = naive_order(h[row], theta[row], alive[row].nonzero().flatten().tolist())
+        living = [p for p in found[row].argsort(stable=True).tolist() if alive[row, p]]
+        assert living == [p for p, _ in expected]
+        raised = list(itertools.accumulate((cost for _, cost in expected), max))
+        torch.testing.assert_close(found[row, living], torch.tensor(raised, dtype=torch.float64), rtol=1e-7, atol=0)
+        costs = found[row, living].tolist()
+        assert all(earlier < later for earlier, later in itertools.pairwise([-1.0, *costs]))
+        assert not found[row][~alive[row]].any()
+
+
+def test_costs_grow_along_the_order_even_where_removals_cost_nothing() -> None:
+    eye = torch.eye(5, dtype=torch.float64)[None]
+    found = removal_costs(eye, torch.zeros(1, 5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool))
+    assert len(set(found.flatten().tolist())) == 5
+    assert found.max() < 1e-300
+
+
+def test_costs_of_all_removals_add_up_to_the_whole() -> None:
+    """Without a raise, the increments of a row sum to 1/2 w^T H w: everything is gone in the end."""
+    h, theta = positive(6), vector(6)
+    order = naive_order(h, theta, list(range(6)))
+    assert sum(cost for _, cost in order) == pytest.approx(float(0.5 * theta @ h @ theta))
+
+
+# the Hessians of the layers
+
+
+def layer_inputs(model: nn.Module, name: str, batches: Any) -> list[tuple[nn.Module, Tensor]]:
+    """Every call of the layers that own the weight, with its inputs."""
+    weight = model.get_parameter(name)
+    calls: list[tuple[nn.Module, Tensor]] = []
+    hooks = [module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs[0].detach())))
+             for module in model.modules() if getattr(module, "weight", None) is weight]
+    model.eval()
+    with torch.no_grad():
+        for inputs, _ in batches:
+            model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def outputs_of_row(layer: nn.Module, inputs: Tensor, row: int, w: Tensor) -> Tensor:
+    """What one row of the weight contributes to the layer's output: all images and positions, without the bias."""
+    weight = torch.zeros_like(layer.weight.detach())  # type: ignore[union-attr,operator]
+    weight = torch.cat([weight[:row], w.reshape(1, *weight.shape[1:]), weight[row + 1:]])
+    out = torch.func.functional_call(layer, {"weight": weight, **({"bias": torch.zeros(len(weight), dtype=w.dtype)}
+                                                                  if layer.bias is not None else {})}, (inputs,))
+    return out.movedim(-1 if isinstance(layer, nn.Linear) else 1, 0)[row].flatten()
+
+
+def jacobian_of_row(evidence: Evidence, name: str, row: int) -> Tensor:
+    """d outputs / d one row of the weight, (everything, K), by calling the layer, linear as it is, with unit weights."""
+    units = torch.eye(evidence.weights[name][row].numel(), dtype=torch.float64)
+    with torch.no_grad():
+        return torch.cat([torch.stack([outputs_of_row(layer, inputs, row, unit) for unit in units], 1)
+                          for layer, inputs in layer_inputs(evidence.model, name, evidence.batches)])
+
+
+def images_of(evidence: Evidence) -> int:
+    return sum(len(labels) for _, labels in evidence.batches)
+
+
+CONVOLUTIONS = {
+    "dilated": nn.Conv2d(2, 4, 3, padding=2, dilation=2),
+    "reflected": nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
+    "uneven": nn.Conv2d(2, 2, (1, 3), stride=(2, 1), padding=(0, 1), groups=2),
+    "multiplier": nn.Conv2d(2, 6, 3, padding="same", groups=2, bias=False),
+}
+
+
+def convolution(name: str) -> Evidence:
+    model = nn.Sequential(CONVOLUTIONS[name], nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(CONVOLUTIONS[name].out_channels, 3)).double()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in (model[0], model[4]):
+            layer.reset_parameters()  # type: ignore[operator]
+    images = torch.randn(8, 2, 5, 5, generator=rng(), dtype=torch.float64)
+    return Evidence(model, batches=[(images[:5], torch.arange(5) % 3), (images[5:], torch.arange(3) % 3)])
+
+
+EVERYTHING = [case for case in cases.AWKWARD if case not in ("mixed_modes", "flat_batchnorm")]
+
+
+def evidence_of(case: str, masks: Masks | None = None) -> Evidence:
+    return convolution(case) if case in CONVOLUTIONS else double(case, masks)
+
+
+@pytest.mark.parametrize("elements", [1, 2**23])
+@pytest.mark.parametrize("case", [*EVERYTHING, "mixed_modes", *CONVOLUTIONS])
+def test_hessians_are_those_of_the_layers_outputs(case: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.evidence.layer_hessians, "ELEMENTS", elements)
+    evidence = evidence_of(case)
+    found = hessians(evidence)
+    assert set(found) == set(evidence.weights)
+    for name, weight in evidence.weights.items():
+        for row in range(len(weight)):
+            jacobian = jacobian_of_row(evidence, name, row)
+            group = row * len(found[name]) // len(weight)
+            torch.testing.assert_close(found[name][group], 2 / images_of(evidence) * jacobian.T @ jacobian)
+
+
+def test_hessians_of_a_sequence_sum_over_its_positions() -> None:
+    layer = nn.Linear(2, 1).double()
+    words = torch.randn(3, 4, 2, generator=rng(), dtype=torch.float64)
+    expected = 2 / 3 * words.flatten(0, 1).T @ words.flatten(0, 1)
+    torch.testing.assert_close(hessians(Evidence(layer, batches=[(words, torch.zeros(3))]))["weight"][0], expected)
+
+
+def test_hessians_of_float32_models_are_accumulated_in_float64() -> None:
+    layer = nn.Linear(2, 1)
+    images = torch.tensor([[3000.0, 1.0], [1.0, 0.001]])
+    found = hessians(Evidence(layer, batches=[(images, torch.zeros(2))]))["weight"][0]
+    torch.testing.assert_close(found, images.double().T @ images.double(), rtol=1e-15, atol=0)
+
+
+class Hidden(nn.Module):
+    """Uses a weight without calling its layer."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.layer, self.head, self.used = nn.Linear(2, 2), nn.Linear(2, 2), used
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(x, self.layer.weight) if self.used else x)
+
+
+class TwoShapes(nn.Module):
+    """One weight of a dense and of a grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)).mean((2, 3))
+
+
+BATCH = [(torch.randn(4, 2, generator=rng()), torch.tensor([0, 1, 0, 1]))]
+
+
+def test_what_cannot_be_known_of_a_layer_is_refused_by_name() -> None:
+    with pytest.raises(EvidenceError, match=r"layer.weight is used without a call of its layer"):
+        ExactOBS().score(Evidence(Hidden(True), batches=BATCH))
+    with pytest.raises(EvidenceError, match=r"layer.weight is used without a call of its layer"):
+        OBS().score(Evidence(Hidden(True), batches=BATCH))
+    with pytest.raises(EvidenceError, match="matrices of two shapes"):
+        hessians(Evidence(TwoShapes(), batches=[(torch.ones(2, 2, 2, 2), torch.tensor([0, 1]))]))
+    with pytest.raises(ScoreError, match=r"weight: the inputs of its layer are no finite numbers"):
+        hessians(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]))
+    with pytest.raises(ScoreError, match=r"weight: the gradients of the loss are no finite numbers"):
+        OBS().score(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.nan]]), torch.tensor([0]))]))
+
+
+def test_a_layer_that_is_never_called_goes_first() -> None:
+    scores = ExactOBS().score(Evidence(Hidden(False), batches=BATCH))
+    assert float(scores["layer.weight"].max()) < 1e-300 < float(scores["head.weight"].min())
+
+
+def test_layers_of_too_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.evidence.layer_hessians, "INPUTS", 3)
+    with pytest.raises(OutOfMemoryError, match=r"1\.weight: 4 inputs make a Hessian"):
+        ExactOBS().score(double("plain"))
+    hessians(Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))]))
+
+
+# exact_obs
+
+
+def damped(h: Tensor, damping: float) -> Tensor:
+    """The Hessian of one group as `exact_obs` takes it."""
+    h = h.clone()
+    live = [i for i in range(len(h)) if h[i, i] > 0]
+    mean = sum(float(h[i, i]) for i in live) / max(1, len(live))
+    for i in range(len(h)):
+        h[i, i] = h[i, i] + damping * mean if i in live else 1.0
+    return h
+
+
+@pytest.mark.parametrize("elements", [1, 2**23])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("case", [*EVERYTHING, *CONVOLUTIONS])
+def test_scores_follow_the_removal_of_one_row_at_a_time(case: str, masked: bool, elements: int,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
+    evidence = evidence_of(case)
+    if masked:
+        masks = random_masks(full_masks(evidence.weights))
+        apply_masks_(evidence.model, masks)
+        evidence = Evidence(evidence.model, masks, evidence.batches)
+    found = ExactOBS(damping=1e-3).score(evidence)
+    for name, weight in evidence.weights.items():
+        for row in {0, len(weight) // 2, len(weight) - 1}:
+            jacobian = jacobian_of_row(evidence, name, row)
+            h = damped(2 / images_of(evidence) * jacobian.T @ jacobian, 1e-3)
+            alive = evidence.masks[name][row].flatten()
+            live = weight[row].flatten().masked_fill(jacobian.square().sum(0) == 0, 0.0)
+            expected = naive_order(h, live, alive.nonzero().flatten().tolist())
+            costs = found[name][row].flatten()[[p for p, _ in expected]].tolist()
+            assert costs == sorted(costs)
+            raised = list(itertools.accumulate((cost for _, cost in expected), max))
+            assert costs == pytest.approx(raised, rel=1e-7, abs=1e-300)
+
+
+@pytest.mark.parametrize("case", [*EVERYTHING, *CONVOLUTIONS])
+@pytest.mark.parametrize("fraction", [0.2, 0.6])
+def test_compensated_rows_are_the_least_squares_optimum_on_their_support(case: str, fraction: float) -> None:
+    evidence = evidence_of(case)
+    masks = random_masks(evidence.masks, fraction)
+    found = ExactOBS(damping=1e-12).compensate(evidence, masks)
+    for name, weight in evidence.weights.items():
+        assert not found[name][~masks[name]].any()
+        for row in range(len(weight)):
+            jacobian, keep = jacobian_of_row(evidence, name, row), masks[name][row].flatten()
+            target = jacobian @ weight[row].flatten()
+            best = torch.linalg.lstsq(jacobian[:, keep], target, driver="gelsd").solution
+            least = float((jacobian[:, keep] @ best - target).norm())
+            now = float((jacobian @ found[name][row].flatten() - target).norm())
+            plain = float((jacobian @ weight[row].flatten().masked_fill(~keep, 0.0) - target).norm())
+            assert least - 1e-9 <= now <= least + 1e-5 * float(target.norm()) + 1e-9
+            assert now <= plain + 1e-9
+
+
+@pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "strided", "pointwise", "tied", *CONVOLUTIONS])
+def test_compensation_lowers_the_error_of_the_outputs(case: str) -> None:
+    evidence = evidence_of(case)
+    masks = {name: top(score, score.numel() // 2) for name, score in ExactOBS().score(evidence).items()}
+    found = ExactOBS().compensate(evidence, masks)
+    for name, weight in evidence.weights.items():
+        errors = [0.0, 0.0]
+        for row in range(len(weight)):
+            jacobian = jacobian_of_row(evidence, name, row)
+            for index, other in enumerate((found[name], weight.masked_fill(~masks[name], 0.0))):
+                errors[index] += float((jacobian @ (other - weight)[row].flatten()).square().sum())
+        assert errors[0] < errors[1], name
+
+
+def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
+    """Removing one by one, and removing the same set at once, are the same."""
+    layer = nn.Linear(8, 3, bias=False).double()
+    images = torch.randn(50, 8, generator=rng(), dtype=torch.float64) @ positive(8)
+    evidence = Evidence(layer, batches=[(images, torch.zeros(50))])
+    h = damped(hessians(evidence)["weight"][0], 1e-6)
+    scores = ExactOBS().score(evidence)["weight"]
+    masks = {"weight": top(scores, 11)}
+    found = ExactOBS().compensate(evidence, masks)["weight"]
+    for row in range(3):
+        w = evidence.weights["weight"][row].clone()
+        alive = list(range(8))
+        for p, _ in naive_order(h, w, alive)[:int((~masks["weight"][row]).sum())]:
+            whole, i = torch.linalg.inv(h[alive][:, alive]), alive.index(p)
+            w[alive] -= w[p] / whole[i, i] * whole[:, i]
+            w[p] = 0.0
+            alive.remove(p)
+        assert masks["weight"][row].nonzero().flatten().tolist() == alive
+        torch.testing.assert_close(found[row], w, rtol=1e-8, atol=1e-12)
+
+
+def test_greedy_removal_is_near_the_best_subset() -> None:
+    """Never better than the best of all subsets, and exact for one weight; OBS is greedy, not optimal."""
+    layer = nn.Linear(6, 1, bias=False).double()
+    images = torch.randn(40, 6, generator=rng(3), dtype=torch.float64)
+    evidence = Evidence(layer, batches=[(images, torch.zeros(40))])
+    h, w = damped(hessians(evidence)["weight"][0], 1e-6), evidence.weights["weight"][0]
+    order = ExactOBS().score(evidence)["weight"][0].argsort().tolist()
+    for removed in range(1, 6):
+        best = min(brute_cost(h, w, list(q)) for q in itertools.combinations(range(6), removed))
+        assert brute_cost(h, w, order[:removed]) >= best * (1 - 1e-9)
+        if removed == 1:
+            assert brute_cost(h, w, order[:1]) == pytest.approx(best)
+
+
+def test_dead_inputs_cost_nothing_go_first_and_stay_as_they_are_if_kept() -> None:
+    layer = nn.Linear(4, 2, bias=False).double()
+    images = torch.randn(9, 4, generator=rng(), dtype=torch.float64)
+    images[:, [1, 3]] = 0.0
+    evidence = Evidence(layer, batches=[(images, torch.zeros(9))])
+    scores = ExactOBS().score(evidence)["weight"]
+    assert scores[:, [1, 3]].max() < 1e-300
+    assert scores[:, [0, 2]].min() > 1e-6
+    masks = {"weight": torch.tensor([[False, True, True, True], [True, True, False, False]])}
+    found = ExactOBS().compensate(evidence, masks)["weight"]
+    assert torch.equal(found[:, 1], evidence.weights["weight"][:, 1])
+    assert float(found[0, 3]) == float(evidence.weights["weight"][0, 3])
+
+
+def test_all_dead_inputs_give_finite_scores() -> None:
+    layer = nn.Linear(3, 2)
+    evidence = Evidence(layer, batches=[(torch.zeros(2, 3), torch.zeros(2))])
+    assert torch.isfinite(ExactOBS().score(evidence)["weight"]).all()
+
+
+def test_one_input_is_half_w_squared_h() -> None:
+    layer = nn.Linear(1, 2, bias=False).double()
+    evidence = Evidence(layer, batches=[(torch.tensor([[1.0], [3.0]], dtype=torch.float64), torch.zeros(2))])
+    h = 2 / 2 * (1 + 9) * (1 + 1e-6)
+    torch.testing.assert_close(ExactOBS().score(evidence)["weight"], evidence.weights["weight"].square() * h / 2)
+
+
+def test_float32_models_are_scored_as_float64_ones_and_keep_their_type() -> None:
+    model, batches = cases.awkward("grouped")
+    evidence, other = Evidence(model, batches=batches), double("grouped")
+    scores, expected = ExactOBS(damping=1e-3).score(evidence), ExactOBS(damping=1e-3).score(other)
+    masks = random_masks(evidence.masks)
+    weights, precise = ExactOBS(damping=1e-3).compensate(evidence, masks), ExactOBS(damping=1e-3).compensate(other, masks)
+    for name in scores:
+        assert scores[name].dtype == torch.float64
+        assert weights[name].dtype == torch.float32
+        torch.testing.assert_close(scores[name], expected[name], rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(weights[name].double(), precise[name], rtol=1e-3, atol=1e-5)
+
+
+# obs
+
+
+def groups_by_hand(evidence: Evidence, groups: int) -> list[Scores]:
+    """The gradient of the mean loss of each group by one backward pass for each image."""
+    images = [(x[i:i + 1], y[i:i + 1]) for x, y in evidence.batches for i in range(len(y))]
+    m = min(groups, len(images))
+    model = evidence.model.eval()
+    found = []
+    for group in range(m):
+        members = [image for index, image in enumerate(images) if index * m // len(images) == group]
+        total = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
+        for x, y in members:
+            model.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            for name in total:
+                gradient = model.get_parameter(name).grad
+                if gradient is not None:
+                    total[name] += gradient / len(members)
+        model.zero_grad()
+        found.append({name: value * evidence.masks[name] for name, value in total.items()})
+    return found
+
+
+def fisher_by_hand(evidence: Evidence, name: str, groups: int, damping: float, size: int) -> Tensor:
+    """All N x N of it, zero between blocks."""
+    gradients = torch.stack([found[name].flatten() for found in groups_by_hand(evidence, groups)])
+    fisher = gradients.T @ gradients / len(gradients) + damping * torch.eye(gradients.shape[1], dtype=torch.float64)
+    block = torch.arange(gradients.shape[1]) // size
+    return fisher * (block[:, None] == block[None, :])
+
+
+NETWORKS = ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "one_weight", "zero_weights", "flat_batchnorm"]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 6, 7, 250])
+def test_group_gradients_are_the_means_over_groups_of_images(groups: int) -> None:
+    evidence = double("plain", half("plain"))
+    found = group_gradients(evidence, groups)
+    expected = groups_by_hand(evidence, groups)
+    for name in evidence.weights:
+        assert found[name].shape == (min(groups, 7), evidence.weights[name].numel())
+        torch.testing.assert_close(found[name], torch.stack([one[name].flatten() for one in expected]))
+        assert not found[name][:, ~evidence.masks[name].flatten()].any()
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("size", "elements"), [(1, 2**23), (3, 2**23), (3, 1), (7, 40), (500, 2**23)])
+def test_obs_agrees_with_the_explicit_fisher(case: str, masked: bool, size: int, elements: int,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
+    evidence = double(case, half(case) if masked else None)
+    criterion = OBS(block_size=size, damping=1e-3, gradients=4)
+    masks = random_masks(evidence.masks)
+    scores, weights = criterion.score(evidence), criterion.compensate(evidence, masks)
+    cost = plain = 0.0
+    for name, weight in evidence.weights.items():
+        fisher = fisher_by_hand(evidence, name, 4, 1e-3, size)
+        whole, theta = torch.linalg.inv(fisher), weight.flatten()
+        torch.testing.assert_close(scores[name].flatten(), theta.square() / (2 * whole.diagonal()), rtol=1e-8, atol=1e-15)
+        gone = (evidence.masks[name] & ~masks[name]).flatten().nonzero().flatten().tolist()
+        move = brute_move(fisher, theta, gone) if gone else torch.zeros_like(theta)
+        torch.testing.assert_close(weights[name].flatten(), theta + move, rtol=1e-8, atol=1e-11)
+        assert not weights[name][~masks[name]].any()
+        cost += brute_cost(fisher, theta, gone) if gone else 0.0
+        away = torch.zeros_like(theta)
+        away[gone] = theta[gone]
+        plain += 0.5 * float(away @ fisher @ away)
+    assert criterion.predict(evidence, masks) == pytest.approx(cost, rel=1e-8)
+    still = OBS(block_size=size, damping=1e-3, gradients=4, update=False)
+    assert still.predict(evidence, masks) == pytest.approx(plain, rel=1e-8)
+    assert cost <= plain * (1 + 1e-9)
+    for name, weight in still.compensate(evidence, masks).items():
+        assert torch.equal(weight, evidence.weights[name].masked_fill(~masks[name], 0.0))
+        assert torch.equal(still.score(evidence)[name], scores[name])
+
+
+def test_blocks_of_one_are_the_diagonal() -> None:
+    evidence = double("plain")
+    scores = OBS(block_size=1, damping=0.01).score(evidence)
+    gradients = groups_by_hand(evidence, 7)
+    for name, weight in evidence.weights.items():
+        diagonal = sum(one[name].square() for one in gradients) / 7 + 0.01
+        torch.testing.assert_close(scores[name], weight.square() * diagonal / 2)
+    masks = random_masks(evidence.masks)
+    for name, weight in OBS(block_size=1).compensate(evidence, masks).items():
+        assert torch.equal(weight, evidence.weights[name].masked_fill(~masks[name], 0.0))
+
+
+def test_masked_weights_move_nothing_and_are_moved_by_nothing() -> None:
+    masks = half("plain")
+    evidence = double("plain", masks)
+    weights = OBS().compensate(evidence, masks)
+    assert all(torch.equal(weights[name], evidence.weights[name]) for name in weights)
+    assert OBS().predict(evidence, masks) == 0.0
+
+
+def test_float32_models_keep_their_type_and_agree() -> None:
+    model, batches = cases.awkward("plain")
+    evidence, other = Evidence(model, batches=batches), double("plain")
+    masks = random_masks(evidence.masks)
+    criterion = OBS(damping=1e-3)
+    assert group_gradients(evidence, 250)["1.weight"].dtype == torch.float32
+    for name, weight in criterion.compensate(evidence, masks).items():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight.double(), criterion.compensate(other, masks)[name], rtol=1e-3, atol=1e-5)
+    for name, score in criterion.score(evidence).items():
+        assert score.dtype == torch.float64
+        torch.testing.assert_close(score, criterion.score(other)[name], rtol=1e-3, atol=1e-8)
+
+
+def test_a_fisher_lost_to_rounding_is_refused_by_name() -> None:
+    layer = nn.Linear(4, 3)
+    evidence = Evidence(layer, batches=[(1e12 * torch.randn(5, 4, generator=rng()), torch.arange(5) % 3)])
+    with pytest.raises(ScoreError, match="more damping"):
+        OBS(damping=1e-12).score(evidence)
+
+
+def test_the_fisher_is_computed_once_for_each_point() -> None:
+    evidence = double("plain")
+    calls: list[int] = []
+    evidence.model.register_forward_hook(lambda *_: calls.append(1))
+    criterion = OBS()
+    criterion.score(evidence)
+    first = len(calls)
+    criterion.predict(evidence, random_masks(evidence.masks))
+    criterion.compensate(evidence, random_masks(evidence.masks))
+    assert len(calls) == first
+    OBS(gradients=3).score(evidence)
+    assert len(calls) == 2 * first
+
+
+def test_what_is_computed_once_goes_with_its_evidence() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    @once
+    def compute(evidence: Evidence, factor: float = 1.0) -> Tensor:
+        found = torch.full((2,), factor)
+        made.append(weakref.ref(found))
+        return found
+
+    evidence, other = Evidence(nn.Linear(1, 1)), Evidence(nn.Linear(1, 1))
+    assert compute(evidence) is compute(evidence)
+    assert compute(evidence, factor=2.0) is compute(evidence, factor=2.0) is not compute(evidence)
+    assert compute(other) is not compute(evidence)
+    assert len(made) == 3
+    del evidence
+    gc.collect()
+    assert [one() is None for one in made] == [True, True, False]
+
+
+# a whole round
+
+
+def trained() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A network that has learnt its few images, on which a loss model means something."""
+    data = cases.make_data()
+    model, batches = cases.mlp(), list(data.batches(data.fit, 16))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    for _ in range(60):
+        for inputs, labels in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    return model, batches
+
+
+def rounds(name: str, params: dict[str, Any],
+           *targets: float) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
+    model, batches = trained()
+    masks, stages, seen = full_masks(prunable(model)), [], []
+    for target in targets:
+        def evidence(masks: Masks, stage: int) -> Evidence:
+            for key, mask in masks.items():
+                assert not model.get_parameter(key)[~mask].detach().any(), "a masked weight came back"
+            seen.append(masks)
+            return Evidence(model, masks, batches)
+
+        masks = prune_(model, masks, target, Seams.of(cases.recipe(0.5), Method(name=name, params=params)), evidence,
+                       generator=rng(), on_stage=stages.append)
+    return model, masks, stages, seen
+
+
+@pytest.mark.parametrize(("name", "params", "stages"), [
+    ("obs", {"pi": 2}, 4), ("obs", {"pi": 2, "block_size": 5}, 4), ("obs", {"pi": 1, "update": False}, 2),
+    ("exact_obs", {}, 2)])
+def test_rounds_are_deterministic_and_leave_masked_weights_zero(name: str, params: dict[str, Any], stages: int) -> None:
+    first, masks, losses, seen = rounds(name, params, 0.6, 0.3)
+    second, again, *_ = rounds(name, params, 0.6, 0.3)
+    assert len(losses) == len(seen) == stages
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == total - round(0.7 * total)
+    for earlier, later in itertools.pairwise([*seen, masks]):
+        assert all(not (later[key] & ~earlier[key]).any() for key in later)
+    for key, mask in masks.items():
+        assert torch.equal(mask, again[key])
+        assert torch.equal(first.get_parameter(key), second.get_parameter(key))
+        assert not first.get_parameter(key)[~mask].detach().any()
+    if name == "obs":
+        assert all(stage is not None and stage.predicted >= 0 and math.isfinite(stage.predicted) for stage in losses)
+
+
+def test_four_stages_at_a_point_that_moves() -> None:
+    assert OBS().stage_densities(1.0, 0.0625) == pytest.approx([0.5, 0.25, 0.125, 0.0625])
+    assert OBS().stage_densities(1.0, 0.0625)[-1] == 0.0625
+
+
+def test_the_update_preserves_the_loss_better_than_masking() -> None:
+    after = {}
+    for update in (True, False):
+        _, _, losses, _ = rounds("obs", {"pi": 1, "update": update, "damping": 1e-4}, 0.6)
+        assert losses[0] is not None
+        after[update] = losses[0].after
+    assert after[True] < after[False]
+
+
+@pytest.mark.parametrize("name", ["obs", "exact_obs"])
+@pytest.mark.parametrize("case", cases.AWKWARD)
+def test_awkward_networks_get_finite_scores_weights_and_predictions(name: str, case: str) -> None:
+    model, batches = cases.awkward(case)
+    masks = cases.half_masks(model)
+    apply_masks_(model, masks)
+    evidence = Evidence(model, masks, batches)
+    criterion: Any = criteria.create(name)
+    alive_scores(evidence, criterion.score(evidence))
+    after = random_masks(masks)
+    for key, weight in criterion.compensate(evidence, after).items():
+        assert torch.isfinite(weight).all()
+        assert weight.shape == evidence.weights[key].shape
+        assert weight.dtype == evidence.weights[key].dtype
+        assert not weight[~after[key]].any()
+    if name == "obs":
+        assert math.isfinite(criterion.predict(evidence, after))
+
+
+def test_the_error_of_layers_is_not_comparable_so_the_default_is_uniform() -> None:
+    assert Seams.of(cases.recipe(0.5), Method(name="exact_obs")).allocation == \
+        Seams.of(cases.recipe(0.5, allocation={"name": "uniform"}), Method(name="magnitude")).allocation

@@ -1,0 +1,236 @@
+"""The other laws: the broken power law, the sparse and the dense scaling law, and which of them to trust."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+
+from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
+from pruning.laws.broken import BrokenForm, BrokenLaw, fit_broken_law
+from pruning.laws.dense import DenseForm, DenseLaw, fit_dense_law
+from pruning.laws.selection import compare_density_laws, select
+from pruning.laws.sparse import SparseForm, SparseLaw, fit_sparse_law
+from pruning.laws.stored import read_law
+from tests.support.law_cases import Floats, published, rewound, rows, single, truth, vit
+
+D = 0.8 ** np.arange(1.0, 20.0)
+
+
+@pytest.mark.parametrize(("form", "thetas", "features"), [
+    (BrokenForm(), ([-3.0, -4.0, 0.4, -2.0, -1.0, 1.2], [-9.0, -1.0, 0.0, -3.0, 0.5, 2.0]), 1),
+    (SparseForm(), ([0.2, 0.8, 0.7, 0.4, -1.3, 0.9, 1.5], [-2.0, 1.5, 0.1, 0.2, -0.5, 0.3, -1.0]), 3),
+    (DenseForm(), ([0.66, -2.8, 0.53, -5.0, 3.0, -0.1], [1.1, -1.0, 0.8, -0.5, 0.0, -0.01]), 2),
+])
+def test_gradients_agree_with_finite_differences(form: Any, thetas: tuple[list[float], ...], features: int) -> None:
+    x = np.log(np.random.default_rng(0).uniform(0.05, 1.0, (features, 5)))
+    for theta in thetas:
+        _, gradient = form.evaluate(np.array([theta]), x, np.zeros(5))
+        for i in range(5):
+            numeric = approx_fprime(np.array(theta), lambda t, i=i: float(  # type: ignore[misc]
+                form.evaluate(t[None], x, np.zeros(5))[0][0, i]), 1e-7)
+            np.testing.assert_allclose(gradient[0, :-1, i], numeric, atol=3e-6)
+        assert not gradient[0, -1].any()
+
+
+def test_a_broken_power_law_is_recovered() -> None:
+    error = 0.05 + 0.3 * (1 + (D / 0.08) ** (1 / 0.4)) ** (-1.1 * 0.4)
+    law = fit_broken_law(D, error, 0.05 + 0.3 * (1 + (1 / 0.08) ** 2.5) ** -0.44)
+    np.testing.assert_allclose(law.curve(D), error, rtol=2e-4)
+    assert law.density_for(0.2) == pytest.approx(float(np.interp(0.2, error, D)), rel=0.02)
+    assert float(law.curve(law.density_for(0.2))[0]) == pytest.approx(0.2, rel=1e-9)
+    assert law.transitions[0] == pytest.approx(0.08, rel=0.1)
+    assert law.fit_range == (pytest.approx(0.8**19), 1.0)
+    with pytest.raises(UnreachableError, match="at density 1"):
+        law.density_for(0.04)
+
+
+def test_a_power_law_has_neither_break_nor_plateau() -> None:
+    law = fit_broken_law(D, 0.08 + 0.002 * D**-0.9, 0.082, breaks=0)
+    assert (law.transitions, law.plateau, len(law.fit.free)) == ((), None, 3)
+    assert [float(np.exp(law.fit.theta[0])), law.fit.theta[2]] == pytest.approx([0.08, 0.9], rel=1e-4)
+
+
+def test_the_pruning_law_wins_where_it_is_true() -> None:
+    found, laws = compare_density_laws(D, truth(D), 0.08, classes=10)
+    assert found.best == "pruning"
+    assert found.contenders[0].name == "pruning"
+    assert set(laws) == {"pruning", "power", "broken"}
+    assert found.contenders[0].held_out < 1e-9  # type: ignore[operator]
+
+
+def test_a_challenger_wins_where_the_pruning_law_is_wrong() -> None:
+    error = 0.10 + 0.0005 * D**-1.3  # rises at once to far above the unpruned error of 0.08
+    found, _ = compare_density_laws(D, error, 0.08)
+    assert found.best in ("power", "broken")
+
+
+def test_who_has_too_few_points_is_named() -> None:
+    found, _ = compare_density_laws(D[:6], truth(D[:6]), 0.08, classes=10)
+    assert "7 points for 6 free parameters" in found.refused["broken"]
+    with pytest.raises(InsufficientPointsError, match="no law could be tried"):
+        select({})
+
+
+@published
+def test_on_published_curves_the_best_within_is_not_the_best_beyond() -> None:
+    """A free floor follows the dip that the pruning law cannot, and forecasts three times worse."""
+    curve = rewound("resnet56")
+    found, _ = compare_density_laws(curve.density, curve.error, curve.unpruned, classes=10)
+    assert found.best != "pruning"
+    assert found.best_beyond == "pruning"
+
+
+@published
+@pytest.mark.parametrize("network", ["resnet20", "resnet56"])
+def test_on_published_curves_held_out_densities_are_predicted(network: str) -> None:
+    curve = rewound(network)
+    found, _ = compare_density_laws(curve.density, curve.error, curve.unpruned, classes=10)
+    missed = {one.name: one.held_out for one in found.contenders}
+    assert missed["pruning"] <= 0.05  # type: ignore[operator]
+    assert missed[found.best] <= 0.03  # type: ignore[operator]
+
+
+def vit_grid() -> tuple[Floats, Floats, Floats, Floats]:
+    grid = vit()
+    return (1 - grid["sparsity"], 12 * 12 * 768**2 * grid["scale"] / 1e6, grid["total_examples"] / 1e9, grid["val-loss"])
+
+
+def huber(deviation: Floats, delta: float) -> float:
+    small = np.abs(deviation) <= delta
+    return float(np.where(small, deviation**2 / 2, delta * (np.abs(deviation) - delta / 2)).mean())
+
+
+@published
+def test_the_published_vision_transformers() -> None:
+    grid = vit_grid()
+    law = fit_sparse_law(*grid)
+    printed = {"a": "1.3049", "b": ".8210", "c": "2.0751", "e": ".3922", "f": ".2782", "g": ".8898", "h": "4.5167"}
+    for name, text in printed.items():
+        assert law.coefficients[name] == pytest.approx(float(text), abs=1e-4), name
+    assert huber(law.curve(*grid[:3]) - grid[3], 0.01) == pytest.approx(4.929e-4, abs=5.1e-8)
+    assert law.fit.residual_sd == pytest.approx(0.0105, abs=5e-5)
+    assert law.held_out < 0.01  # type: ignore[operator]
+    assert law.back_test is not None
+    assert law.back_test.mean_absolute < 0.03
+
+
+@published
+def test_the_published_t5_fit_is_beaten_by_its_own_objective() -> None:
+    """The printed coefficients have the printed objective, 7.60e-6, and are not its minimum."""
+    table = {name: np.array([float(row[name]) for row in rows("frantar2023_t5.csv")])
+             for name in ("sparsity", "scale", "steps", "val-loss")}
+    d, m, steps = 1 - table["sparsity"], 24 * 12 * 768**2 * table["scale"] / 1e6, table["steps"] / 1e5
+    loss = (0.5678 * d**0.7216 + 1.5227) * (d * m) ** -0.2451 + 0.6336 * steps**-0.2027 + 0.6507
+    assert huber(np.log(loss / table["val-loss"]), 0.001) == pytest.approx(7.60e-6, abs=1e-8)
+    law = fit_sparse_law(d, m, steps, table["val-loss"], huber=0.001, on="log_loss")
+    assert huber(np.log(law.curve(d, m, steps) / table["val-loss"]), 0.001) < 5e-6
+
+
+def sparse(noise: float = 0.0, seed: int = 0) -> SparseLaw:
+    d, m, data = (one.ravel() for one in np.meshgrid([1.0, 0.5, 0.25, 0.1], [1.0, 4.0, 16.0], [1.0, 3.0, 9.0]))
+    loss = (1.3 * d**0.3 + 2.0) * (d * m) ** -0.4 + 0.9 * data**-0.5 + 1.0
+    return fit_sparse_law(d, m, data, loss * (1 + noise * np.random.default_rng(seed).standard_normal(len(d))), huber=None,
+                          on="relative")
+
+
+def test_the_density_of_a_loss() -> None:
+    law = sparse()
+    density = law.density_for(3.5, 4.0, 3.0)
+    assert float(law.curve(density, 4.0, 3.0)[0]) == pytest.approx(3.5, rel=1e-9)
+    assert law.floor == pytest.approx(1.0, rel=1e-3)
+    with pytest.raises(UnreachableError, match="closest is"):
+        law.density_for(1.0, 4.0, 3.0)
+    assert law.predict(0.5, 4.0, 3.0).value == law.predict([0.5], 4.0, 3.0)[0].value  # type: ignore[union-attr, index]
+    assert law.forecasts(0.5, 64.0, 3.0)[0].extrapolated
+
+
+def dense_grid(noise: float = 0.0, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Rosenfeld's CIFAR-10 constants; every size and amount in units of the largest."""
+    m, n = (one.ravel() for one in np.meshgrid(4.0 ** np.arange(-6, 1), 2.0 ** np.arange(-5.0, 1)))
+    x = n**-0.66 + 0.0587 * m**-0.53 + 7.14e-14
+    error = 0.9 * x / np.hypot(x, 19.77)
+    return m * 1e6, n * 5e4, error * (1 + noise * np.random.default_rng(seed).standard_normal(len(m)))
+
+
+def test_the_published_dense_constants_are_recovered() -> None:
+    law = fit_dense_law(*dense_grid(), classes=10)
+    found = law.coefficients
+    assert [found[name] for name in ("alpha", "b", "beta", "eta")] == pytest.approx([0.66, 0.0587, 0.53, 19.77], rel=1e-3)
+    assert found["c"] < 1e-3
+    assert law.fit.residual_sd < 1e-6
+    assert law.plateau == pytest.approx(0.9)
+
+
+def test_noisy_dense_networks() -> None:
+    m, n, error = dense_grid(0.03)
+    law = fit_dense_law(m, n, error, classes=10)
+    assert law.sigma == pytest.approx(0.03, rel=0.3)
+    assert law.back_test is not None
+    assert law.back_test.mean_absolute < 0.10
+    parameters = law.parameters_for(0.1, 5e4)
+    assert law.predict(parameters, 5e4).value == pytest.approx(0.1, rel=1e-9)  # type: ignore[union-attr]
+    with pytest.raises(UnreachableError, match="out of reach with 5000 images"):
+        law.parameters_for(0.05, 5e3)
+    assert law.parameters_for(0.95, 5e3) == 0.0
+
+
+@pytest.mark.parametrize("seeds", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_bands_of_the_dense_law_cover(seeds: int) -> None:
+    m, n, true = dense_grid()
+    held = [band.low <= one <= band.high  # type: ignore[operator, union-attr]
+            for seed in range(seeds)
+            for band, one in zip(fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10).predict(m, n), true,  # type: ignore[arg-type]
+                                 strict=True)]
+    assert 0.82 <= float(np.mean(held)) <= 0.96
+
+
+@pytest.mark.parametrize(("law", "cls"), [
+    (lambda: fit_broken_law(D, truth(D), 0.08), BrokenLaw), (lambda: sparse(0.01), SparseLaw),
+    (lambda: fit_dense_law(*dense_grid(0.03), classes=10), DenseLaw)])
+def test_they_survive_json(law: Any, cls: Any) -> None:
+    made = law()
+    again = read_law(made.model_dump_json())
+    assert isinstance(again, cls)
+    assert again == made
+    assert again.condition > 1
+    assert len(again.covariance) == len(again.fit.free)
+    where = (0.5,) if cls is BrokenLaw else (0.5, 4.0, 3.0) if cls is SparseLaw else (5e5, 2e4)
+    assert again.predict(*where) == made.predict(*where)
+    mean, run = (made.predict(*where, of=of) for of in ("mean", "run"))
+    assert run.high - run.low >= mean.high - mean.low > 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"kind": "other"}', '{"kind": "density"}', "[1]"])
+def test_what_is_not_a_law_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="not a stored law"):
+        read_law(text)
+
+
+@pytest.mark.parametrize(("call", "refusal", "message"), [
+    (lambda: fit_broken_law(D[:4], truth(D[:4]), 0.08), InsufficientPointsError, "5 points for 6 free parameters.* 7 more"),
+    (lambda: fit_broken_law(D, truth(D), 0.08, breaks=2), ParameterError, "breaks: 2; 0 or 1"),  # type: ignore[arg-type]
+    (lambda: fit_broken_law([0.5, 0.0], [0.1, 0.2], 0.08), CurveError, "density 0"),
+    (lambda: fit_broken_law(D, truth(D), 0.08).predict(1.5), ParameterError, "density"),
+    (lambda: fit_sparse_law([0.5, 0.2], [1, 1], [1, 2], [3, 4]), InsufficientPointsError, "2 amounts of data"),
+    (lambda: fit_sparse_law([0.5, 0.2], 1, 1, [3, 4]), InsufficientPointsError, "2 points for 5 free parameters"),
+    (lambda: fit_sparse_law([0.5, 0.0], 1, 1, [3, 4]), CurveError, "above 0"),
+    (lambda: fit_sparse_law([0.5, 0.1], 1, 1, [3, np.nan]), CurveError, "finite"),
+    (lambda: fit_sparse_law([0.5, 0.1], [1, 2, 3], 1, [3, 4]), CurveError, "as many of each"),
+    (lambda: fit_sparse_law([0.5], 1, 1, [3], on="both"), ParameterError, "on: 'both'"),  # type: ignore[arg-type]
+    (lambda: fit_sparse_law([0.5], 1, 1, [3], huber=-1.0), ParameterError, "huber: -1"),
+    (lambda: sparse().predict(0.0, 1, 1), ParameterError, "density: above 0"),
+    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.0], classes=10), CurveError, "an error of 0"),
+    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.95], classes=10), CurveError, "at or above chance, 0.9"),
+    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.1], classes=10), CurveError, "all errors are equal"),
+    (lambda: fit_dense_law([1, 1], 1, [0.1, 0.2], classes=10), InsufficientPointsError, "as many parameters"),
+    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.2], classes=10), InsufficientPointsError, "2 points for 3 free parameters"),
+    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.2], classes=1), ParameterError, "classes: 1"),
+    (lambda: fit_dense_law([1, 2], [1, 2, 3], [0.1, 0.2], classes=10), CurveError, "as many of each"),
+    (lambda: single(0).density_for(1.5), ParameterError, "error"),
+])
+def test_refusals(call: Any, refusal: type[Exception], message: str) -> None:
+    with pytest.raises(refusal, match=message):
+        call()

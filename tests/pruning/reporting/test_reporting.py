@@ -1,0 +1,300 @@
+"""Reports as HTML, Markdown and JUnit: complete, escaped, self-contained, the same bytes every time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from pruning import wording as q
+from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
+from pruning.reporting import summary as s
+from pruning.reporting.comment import COMMENT_LIMIT, escape
+from pruning.reporting.plots import accuracy_plots, section_plots
+from pruning.reporting.series_styles import SERIES, look
+from pruning.reporting.tables import ROWS, table
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import BatchNorm, Curve, Estimate, GateResult, Report, Section
+from tests.support import reports
+from tests.support.page import Page
+
+EVERY = (reports.realistic, reports.hostile, reports.empty, reports.unretrained)
+@pytest.mark.parametrize("render", RENDERERS.values(), ids=RENDERERS)
+@pytest.mark.parametrize("make", EVERY)
+def test_same_bytes_every_time(make: Callable[[], Report], render: Callable[[Report], str]) -> None:
+    first = render(make())
+    assert first == render(make())
+    assert first == render(Report.model_validate_json(make().model_dump_json()))
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_html_loads_and_runs_nothing(make: Callable[[], Report]) -> None:
+    page = Page(to_html(make()))
+    assert page.open == []
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
+    targets = page.all("href") + page.all("src") + page.all("xlink:href")
+    assert [target for target in targets if not target.startswith("#")] == []
+    assert {target[1:] for target in targets} <= set(page.all("id"))
+    assert "@import" not in "".join(page.text)
+    assert not re.search(r"url\((?!#)", "".join(page.text + page.all("style") + page.all("clip-path")))
+    assert any("default-src 'none'" in content for content in page.all("content"))
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_html_is_accessible(make: Callable[[], Report]) -> None:
+    page = Page(to_html(make()))
+    identifiers = page.all("id")
+    assert len(identifiers) == len(set(identifiers))
+    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in page.tags if tag == "th")
+    assert all(attributes.get("aria-label") for _, attributes in page.tags if attributes.get("role") == "img")
+    assert all(attributes.get("aria-hidden") == "true" for tag, attributes in page.tags if tag == "svg")
+    assert [tag for tag, _ in page.tags].count("h1") == 1
+
+
+def test_html_escapes_every_string() -> None:
+    text = to_html(reports.hostile())
+    assert "<script" not in text
+    assert "<img" not in text
+    assert text.count("&lt;script&gt;") > 20
+
+
+def test_every_checkpoint_in_every_table() -> None:
+    report = reports.realistic()
+    page, comment = "".join(Page(to_html(report)).text), to_markdown(report)
+    for checkpoint in report.checkpoints:
+        assert checkpoint.id in page
+        assert escape(checkpoint.id) in comment
+        for text in (q.measured(checkpoint.error), q.points(checkpoint.error_increase.control)):
+            assert text in page
+            assert text in comment
+        for size in checkpoint.size_bytes.values():
+            assert q.size(size) in page
+    for section in report.sections.values():
+        assert section.title in page
+        assert section.title in comment
+    assert "ship 80 % sparsity" in page
+    assert "left dense: normalisation" in page
+    assert "dense kernels" in page
+
+
+def test_plots_show_every_criterion_with_its_own_colour_and_marker() -> None:
+    after, before = accuracy_plots(reports.realistic())
+    assert (after.title, before.title) == ("Accuracy after retraining", "Accuracy right after pruning, before retraining")
+    assert {"magnitude", "snip"} <= {entry.label for entry in after.legend}
+    assert "snip: 92.2 % at 49.99 %" in after.description
+    assert "snip: 85.0 % at 49.99 %" in before.description
+
+
+def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
+    """No two share colour, marker and line, and none is left out."""
+    methods = [Method(name="qm", params={"pi": i}) for i in range(13)]
+    checkpoints = tuple(reports.checkpoint(one, s, 0.1, 0.2, id=f"qm-pi{i}-{s!r}")
+                        for i, one in enumerate(methods) for s in (0.5, 0.9))
+    report = reports.realistic(checkpoints=checkpoints, rounds=())
+    for plot in accuracy_plots(report):
+        assert [entry.label for entry in plot.legend[2:]] == [f"qm-pi{i}" for i in range(13)]
+        glyphs = [(entry.colour, entry.kind, entry.line, entry.hollow) for entry in plot.legend]
+        assert len(set(glyphs)) == len(glyphs)
+        assert all(f"var({entry.colour})" in plot.svg for entry in plot.legend)
+    looks = [look(i) for i in range(SERIES)]
+    assert len(set(looks)) == SERIES == 32
+    assert len({(one.colour, one.marker) for one in looks[:16]}) == 16
+    page = to_html(report)
+    assert page.count('class="hollow"') == 2 * 5
+    assert "qm (pi=12)" in page, "the parameters are told where the label leaves them out"
+
+
+def test_labels_are_those_of_the_checkpoints() -> None:
+    report = reports.realistic()
+    assert s.labels(report) == ["magnitude", "snip"]
+    one = reports.checkpoint(Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95")
+    between = report.rounds[0].model_copy(update={"criterion": one.criterion})
+    known = reports.realistic(checkpoints=(one,), rounds=(between,))
+    assert s.labels(known) == ["qm-pi14"]
+    assert s.labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], "no checkpoint names it yet"
+
+
+def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
+    report = reports.realistic()
+    first = report.checkpoints[0].model_copy(update={"batchnorm": BatchNorm(loss_before=2.31, loss_after=0.523, kept=True)})
+    last = report.checkpoints[1].model_copy(update={"batchnorm": BatchNorm(loss_before=0.5, loss_after=0.612, kept=False)})
+    told = reports.realistic(checkpoints=(first, last, *report.checkpoints[2:]))
+    for text in ("".join(Page(to_html(told)).text), to_markdown(told).replace("\\", "")):
+        assert "BatchNorm re-estimated" in text
+        assert "kept [loss 2.31 → 0.523]" in text
+        assert "undone [loss 0.500 → 0.612]" in text
+    for text in (to_html(report), to_markdown(report)):
+        assert "BatchNorm" not in text
+
+
+def test_records_become_tables_with_units_and_intervals() -> None:
+    change, error = Estimate(value=0.13716, low=0.128, high=0.1462), Estimate(value=0.1, low=0.05, high=0.2)
+    found = table([
+        {"target_sparsity": 0.95, "criterion": "qm", "loss_change_nats": change.model_dump(),
+         "error_after_retraining": error.model_dump(), "rank": 4.5, "seen": True},
+        {"target_sparsity": 0.8, "criterion": "lm", "loss_change_nats": "overflow on 3 images", "rank": 12.0,
+         "images": 2000}])
+    assert found is not None
+    assert found.head == ["target sparsity", "criterion", "loss change (nats)", "error after retraining", "rank", "seen",
+                          "images"]
+    assert found.rows == [["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
+                          ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"]]
+    assert found.numeric == {0, 2, 3, 4, 6}
+    by_class = table({"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class")
+    assert by_class is not None
+    assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
+    for value in ({"iid": "checked"}, [], {}, [{"a": [1]}], [{"a": {"b": 1}}], "x", 3, {"a": {}},
+                  {"value": 1.0, "low": None, "high": None, "n": 3}):
+        assert table(value) is None
+
+
+def test_long_tables_are_cut_and_say_so() -> None:
+    section = Section(title="t", version=1, details={"rows": [{"number": i} for i in range(ROWS + 7)]})
+    report = reports.realistic(sections={"t": section})
+    for text in ("".join(Page(to_html(report)).text), to_markdown(report)):
+        assert "7 more rows are in the JSON report" in text
+
+
+def test_a_section_of_tables_alone_opens_the_first() -> None:
+    details = {"criteria": [{"a": 1}], "others": [{"a": 2}]}
+    section = Section(title="t", version=1, details=details)
+    page = to_html(reports.realistic(sections={"t": section}, checkpoints=(), rounds=()))
+    assert page.count("<details open>") == 1
+    assert "<details open><summary>criteria" in page
+    with_curves = section.model_copy(update={"scalars": {"x": Estimate(value=1.0)}})
+    assert "<details open>" not in to_html(reports.realistic(sections={"t": with_curves}, checkpoints=(), rounds=()))
+
+
+def test_accuracy_is_not_drawn_twice() -> None:
+    curve = Curve(x=(0.5, 0.8), y=(Estimate(value=0.1), Estimate(value=0.2)), x_label="sparsity", y_label="test error")
+    curves = {"error/a": curve, "error_before_retraining/a": curve,
+              "increase/a": curve.model_copy(update={"y_label": "more"})}
+    section = Section(title="Accuracy", version=1, curves=curves)
+    assert len(section_plots("s", section)) == 2
+    page = to_html(reports.realistic(sections={"accuracy": section}))
+    assert page.count("<figure>") == 2 + 1
+    (plot,) = section_plots("s", section, ("error",))
+    assert [entry.label for entry in plot.legend] == ["a"], "what all share is left to the axis"
+
+
+def test_many_curves_are_split_over_plots_and_odd_ones_drawn() -> None:
+    one = Curve(x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y")
+    curves = {f"_{i} $": one for i in range(20)} | {"none": one.model_copy(update={"x": (), "y": ()})}
+    plots = section_plots("s", Section(title="t", version=1, curves=curves))
+    assert [len(plot.legend) for plot in plots] == [16, 4]
+    assert section_plots("s", Section(title="t", version=1)) == ()
+
+
+def test_no_retraining_and_missing_numbers() -> None:
+    page = "".join(Page(to_html(reports.unretrained())).text)
+    assert "not retrained" in page
+    assert "not measured" in page
+    assert "File: onnx" in page
+    assert "right after pruning, before retraining" not in page
+    assert "not retrained" in to_markdown(reports.unretrained())
+
+
+def test_partial_is_marked() -> None:
+    assert "<strong>Partial.</strong>" in to_html(reports.empty())
+    assert "**Partial.**" in to_markdown(reports.empty())
+    assert "Partial" not in to_html(reports.realistic()) + to_markdown(reports.realistic())
+    one = reports.realistic(
+        partial=True, checkpoints=(reports.checkpoint(Method(name="snip"), 0.5, 0.1, 0.2, partial=True),)
+    )
+    assert '<span class="tag warn">partial</span>' in to_html(one)
+
+
+def test_failed_gate_is_the_headline() -> None:
+    gate = GateResult(
+        name="max_error_increase",
+        limit=0.001,
+        checkpoint="magnitude-0.8",
+        measured=reports.difference(0.003),
+        passed=False,
+        message="0.3 points above, 0.1 allowed",
+    )
+    report = reports.realistic(gates=(gate,))
+    assert "but a gate failed" in to_html(report)
+    assert "❌ failed" in to_markdown(report)
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_markdown_tables_are_well_formed(make: Callable[[], Report]) -> None:
+    text = re.sub(r"(?ms)^(`{3,})json$.*?^\1$", "", to_markdown(make()))
+    blocks = re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)
+    assert len(blocks) >= 3
+    for block in blocks:
+        widths = [len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().split("\n")]
+        assert len(set(widths)) == 1, block
+        assert re.fullmatch(r"\|(?: -{3}:? \|)+", block.split("\n")[1])
+    assert not re.search(r"<(?!/?(?:details|summary|sub|br)>)", text)
+    assert not re.search(r"(?<![&#0-9;])@", text)
+
+
+def test_markdown_fits_a_comment() -> None:
+    section = reports.realistic().sections["robustness"]
+    long = section.model_copy(update={"details": {"rows": list(range(40_000))}})
+    text = to_markdown(reports.realistic(sections={"robustness": long}))
+    assert len(text) <= COMMENT_LIMIT
+    assert "left out here for length" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "tests", "failures", "errors"),
+    [(reports.realistic, 3, 0, 1), (reports.hostile, 3, 1, 1), (reports.empty, 1, 0, 1),
+     (lambda: reports.realistic(gates=(), failures=()), 1, 0, 0)],
+)
+def test_junit_counts(make: Callable[[], Report], tests: int, failures: int, errors: int) -> None:
+    suite = ET.fromstring(to_junit(make()))
+    assert suite.tag == "testsuite"
+    counts = {"tests": tests, "failures": failures, "errors": errors, "skipped": 0}
+    assert {key: int(suite.attrib[key]) for key in counts} == counts
+    assert len(suite.findall("testcase")) == tests
+    assert len(suite.findall("testcase/failure")) == failures
+    assert len(suite.findall("testcase/error")) == errors
+    assert all(element.attrib["message"] for element in [*suite.iter("failure"), *suite.iter("error")])
+
+
+def test_importing_the_package_loads_no_renderer() -> None:
+    code = "import sys, pruning.reporting; print(sorted({'matplotlib', 'jinja2', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_rendering_needs_neither_pyplot_nor_torch() -> None:
+    code = (
+        "import sys; from pruning.reporting import html, junit, markdown\n"
+        "print(sorted({'matplotlib.pyplot', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: q.points(Estimate(value=-0.0001)), "0.0 pp"),
+        (lambda: q.percent(-0.012), "−1.2 %"),
+        (lambda: q.share(0.0), "0 %"),
+        (lambda: q.size(999_600), "1.00 MB"),
+        (lambda: q.factor(1e4), "10000×"),
+        (lambda: q.duration(59.9), "59.9 s"),
+        (lambda: q.named("x_ms", Estimate(value=1.5, low=1.0, high=2.0)), "1.50 ms [1.00 ms, 2.00 ms]"),
+        (lambda: q.named("error_ratio", Estimate(value=0.5)), "0.5"),
+        (lambda: q.named("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)), "0.000 [−0.020, +0.020]"),
+        (lambda: q.named("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
+         "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]"),
+        (lambda: q.named("spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)),
+         "−0.15 [−1.00, 0.50]"),
+        (lambda: q.named("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
+        (lambda: q.named("prune_potential", Estimate(value=0.853)), "85.3 %"),
+    ],
+)
+def test_quantities(call: Callable[[], Any], text: str) -> None:
+    assert call() == text

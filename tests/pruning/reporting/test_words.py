@@ -1,0 +1,137 @@
+"""What a report says in words: what was done, in which units, and each thing once."""
+
+from __future__ import annotations
+
+import pytest
+
+from pruning import wording as q
+from pruning.reporting import summary as s
+from pruning.reporting import to_html, to_junit, to_markdown
+from pruning.reporting.markdown import escape
+from pruning.reporting.plots import accuracy_plots, section_plots
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import BatchNorm, Checkpoint, Curve, Estimate, Increase, Recommendation, Report, Section
+from tests.support import reports
+
+CHANNELS, ZEROS = "Whole channels were removed", "multiply by zero"
+
+
+def both(report: Report) -> tuple[str, str]:
+    return to_html(report), to_markdown(report)
+
+
+def without_channels(sparsity: float, **changes: object) -> Checkpoint:
+    """A checkpoint whose files are those of a smaller network."""
+    found = reports.checkpoint(Method(name="filter_norm"), sparsity, 0.08, 0.2, **changes)
+    small = 4 * found.parameters + 20_000
+    return found.model_copy(update={"size_bytes": {"sparse": small, "dense": small}})
+
+
+@pytest.mark.parametrize(("low", "tone"), [(0.014, "open"), (0.01, "good"), (-0.004, "good")])
+def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> None:
+    best = reports.checkpoint(Method(name="magnitude"), 0.8, 0.1, 0.2)
+    proven = Increase(given=reports.difference(0.01), control=Estimate(value=0.043, low=low, high=0.071, n=1797))
+    report = reports.realistic(checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=())
+    assert s.verdict(report).tone == tone
+    page, comment = both(report)
+    assert f'class="verdict {tone}"' in page
+    assert ("ship 80 % sparsity" in page) is (tone == "good")
+    for text in (page, comment):
+        assert ("chosen on validation" in text.lower()) is (tone == "open")
+        assert ("but the test images prove a loss beyond the margin" in text) is (tone == "open")
+    assert ('class="best"' in page) is (tone == "good")
+    assert ("✅" in comment) is (tone == "good")
+
+
+def test_what_is_said_of_zeros_and_of_channels_depends_on_what_was_done() -> None:
+    zeros = reports.realistic()
+    channels = reports.realistic(checkpoints=(without_channels(0.5), without_channels(0.8)), rounds=())
+    mixed = reports.realistic(checkpoints=(*zeros.checkpoints, without_channels(0.5)))
+    for render in (to_html, to_markdown):
+        assert ZEROS in render(zeros)
+        assert CHANNELS not in render(zeros)
+        assert CHANNELS in render(channels)
+        assert ZEROS not in render(channels)
+    for text in (to_html(mixed), to_markdown(mixed).replace("\\", "")):
+        assert "Without whole channels: filter_norm-0.5. Such" in text
+        assert "The others hold zeros" in text
+    assert s.cost_note(reports.empty()) == ""
+
+
+def test_the_file_is_compared_with_that_of_the_given_network() -> None:
+    best = without_channels(0.8)
+    chosen = Recommendation(checkpoint=best.id, sparsity=0.8, margin=0.01, reason="The only one.")
+    report = reports.realistic(checkpoints=(best,), rounds=(), recommendation=chosen)
+    assert s.lost_channels(report, best)
+    (fact,) = [fact for fact in s.verdict(report).facts if fact.label == "File"]
+    size = best.size_bytes["dense"]
+    assert fact.value == q.size(size)
+    assert fact.detail == f"{q.percent(size / 1_110_480)} of the given network's 1.11 MB"
+    (zeros,) = [fact for fact in s.verdict(reports.realistic()).facts if fact.label == "Sparse file"]
+    assert "of the given network's 1.11 MB" in zeros.detail
+
+
+def test_the_ratio_of_latencies_is_explained_where_it_stands() -> None:
+    for text in both(reports.realistic()):
+        assert "1.01× given" in text
+        assert "ratio of the fastest passes" in text
+        assert text.index("ratio of the fastest passes") > text.index("1.01× given")
+
+
+def test_differences_of_errors_are_percentage_points_everywhere() -> None:
+    report = reports.realistic()
+    for text in (*both(report), to_junit(report)):
+        assert "1.00 pp" in text
+        assert "1.00 %" not in text
+    curve = Curve(x=(0.5, 0.8), y=(reports.difference(-0.0124), reports.difference(0.03)), x_label="sparsity",
+                  y_label="test error above the dense control's")
+    section = Section(title="Accuracy", version=1, curves={"increase/a": curve})
+    (plot,) = section_plots("s", section)
+    assert plot.y_label == "test error above the dense control's (pp)"
+    assert ">−1</text>" in plot.svg, "in hundredths, with the true minus"
+    assert "−1.2 pp" in to_markdown(reports.realistic(sections={"accuracy": section}))
+    assert {one.y_label for one in accuracy_plots(report)} == {"test accuracy (%)"}
+    (errors,) = section_plots("s", report.sections["robustness"])
+    assert errors.y_label == "test error (%)"
+
+
+def test_one_large_criterion_does_not_flatten_the_others() -> None:
+    def plot(*values: float) -> tuple[str, str]:
+        curves = {name: Curve(x=(0.5, 0.8, 0.9), y=tuple(Estimate(value=scale * v) for v in values), x_label="sparsity",
+                              y_label="loss change (nats)") for name, scale in (("a", 1.0), ("b", 1.2))}
+        curves["random"] = curves["a"].model_copy(update={"y": tuple(Estimate(value=v) for v in (0.4, 90.0, 1000.0))})
+        (found,) = section_plots("s", Section(title="t", version=1, curves=curves))
+        return found.y_label, found.svg
+
+    label, svg = plot(-0.02, 0.05, 0.4)
+    assert label == "loss change (nats), symlog axis, linear within ±0.01"
+    assert all(f">{tick}</text>" in svg for tick in ("0", "1000"))
+    assert plot(0.02, 0.05, 0.4)[0] == "loss change (nats), log axis"
+    assert plot(-10.0, 50.0, 400.0)[0] == "loss change (nats)"
+
+
+def test_a_layer_collapse_is_warned_of_once() -> None:
+    gone = "layer collapse: nothing remains of fc.weight"
+    one = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
+    others = ("snip, round 2: something else", "magnitude, round 3: " + gone)
+    report = reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others))
+    assert s.warnings(report) == others
+    page, comment = both(report)
+    assert page.count(gone) == comment.count(gone) == 2, "that of the criterion without a checkpoint stays"
+    assert "Warnings" not in to_html(reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}",)))
+
+
+def test_markdown_explains_batchnorm_as_the_page_does() -> None:
+    told = BatchNorm(loss_before=2.66, loss_after=3.01, kept=False)
+    first = reports.realistic().checkpoints[0].model_copy(update={"batchnorm": told})
+    page, comment = both(reports.realistic(checkpoints=(first,), rounds=()))
+    assert s.BATCHNORM_NOTE in page
+    assert s.BATCHNORM_NOTE in comment
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    base = reports.realistic()
+    report = reports.realistic(environment=base.environment.model_copy(update={"threads": 1}))
+    for text in both(report):
+        assert "1 thread," in text
+    assert escape(q.several(2, "thread")) in to_markdown(base)

@@ -1,0 +1,93 @@
+"""What a notebook user imports."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pruning.errors import DeviceError, ParameterError, UnknownNameError
+from pruning.library import prune, score
+from pruning.networks.device import pick_device
+from pruning.masks import prunable
+from pruning.measurement.measure import measure
+from tests.support import cases
+from tests.support.pipelines import MODES, pretrained
+
+
+def trained() -> nn.Module:
+    model = cases.mlp()
+    model.load_state_dict(pretrained()[0])
+    return model
+
+
+def test_scores_by_parameter_name() -> None:
+    model = trained()
+    found = score(model, "magnitude", [])
+    assert all(torch.equal(found[name], weight.abs()) for name, weight in prunable(model).items())
+    one, other = (score(model, "random", [], generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(UnknownNameError, match="did you mean 'magnitude'"):
+        score(model, "magnitud", [])
+    with pytest.raises(ParameterError, match="criterion 'magnitude': p: Unexpected"):
+        score(model, "magnitude", [], p=2)
+
+
+def test_batches_may_come_from_a_generator() -> None:
+    data = cases.make_data()
+    assert set(score(trained(), "magnitude", data.batches(data.fit, 8))) == {"1.weight", "3.weight"}
+
+
+@pytest.mark.parametrize("mode", ["none", "fine_tune", "lr_rewind", "trained weight_rewind", "before_training"])
+def test_prune_yields_one_network_a_target_and_leaves_the_given_one_alone(mode: str) -> None:
+    model, data = trained().train(), cases.make_data()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = list(prune(model, cases.recipe(0.5, 0.8, **MODES[mode]), data))
+    assert [one.requested_sparsity for one in found] == [0.5, 0.8]
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    for one in found:
+        assert one.criterion == "magnitude"
+        assert not one.model.training
+        assert measure(one.model, data).document() == one.measured
+        weights = prunable(one.model)
+        assert all(not bool(weights[name].detach()[~mask].any()) for name, mask in one.masks.items())
+        kept = sum(int(mask.sum()) for mask in one.masks.values())
+        assert one.sparsity == pytest.approx(1 - kept / sum(mask.numel() for mask in one.masks.values()))
+
+
+def test_prune_takes_tied_and_frozen_weights() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.fc3 = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+            self.fc2.weight = self.fc1.weight
+            self.fc2.bias.requires_grad_(False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x.flatten(1))))))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    recipe = cases.recipe(0.5, train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
+                          retrain={"mode": "fine_tune", "batch_size": 8})
+    (one,) = prune(Tied(), recipe, cases.make_data())
+    assert list(one.masks) == ["fc1.weight", "fc3.weight"]
+    assert isinstance(one.model, Tied)
+    assert one.model.fc1.weight is one.model.fc2.weight
+
+
+def test_rewinding_needs_weights_to_rewind_to() -> None:
+    with pytest.raises(ParameterError, match="weights to rewind to"):
+        list(prune(trained(), cases.recipe(0.5, retrain={"mode": "weight_rewind"}), cases.make_data()))
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_that_is_not_here_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == pick_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError, match="no"):
+        pick_device("cuda")

@@ -1,0 +1,148 @@
+"""The recommendation under shift, and training on corrupted images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Generator
+
+from pruning.data.corrupted import corrupt, corrupted
+from pruning.data.corruptions import corruptions
+from pruning.data.tensors import Data, Split
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Results
+from pruning.schemas.recipe import Recipe, Shifts
+from pruning.schemas.report import Recommendation, Report, Section
+from pruning.schemas.training import CORRUPTIONS, MIX1, Corrupt, Training
+from pruning.storage.stages import Stages
+from pruning.training.loop import train_
+from pruning.verdict.shift_guidelines import VALIDATION, guided
+from tests.support import cases
+from tests.support.finished_jobs import ORIGIN
+from tests.support.pipelines import CPU, Listener
+
+
+def seeded(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int = 40) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, 8, 8), generator=seeded(), dtype=torch.uint8)
+
+
+def test_the_names_of_the_schema_are_those_of_the_registry() -> None:
+    assert sorted(CORRUPTIONS) == sorted(corruptions.names())
+    assert set(MIX1) < set(CORRUPTIONS)
+    assert len(MIX1) == 9
+
+
+def test_every_image_of_an_epoch_has_a_corruption_of_its_own() -> None:
+    given, spec = images(300), Corrupt(names=("brightness", "contrast"), severities=(0, 3))
+    found = corrupted(given, spec, 5, "train", 2)
+    options = [given, corrupt(given, "brightness", 3), corrupt(given, "contrast", 3)]
+    which = torch.stack([(found == option).flatten(1).all(1) for option in options])
+    assert bool(which.any(0).all())
+    assert 100 < int(which[0].sum()) < 200
+    assert min(int(which[1].sum()), int(which[2].sum())) > 40
+    assert torch.equal(found, corrupted(given, spec, 5, "train", 2))
+    assert not torch.equal(found, corrupted(given, spec, 5, "train", 3))
+    assert torch.equal(given, images(300)), "the images themselves stay as they are"
+    assert corrupted(given, None, 5) is given
+
+
+def robust(data: Data, corrupt: Corrupt | None) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    train_(model, data, Training(epochs=2, batch_size=10, augment="none", corrupt=corrupt), seed=0, name="train")
+    return model.state_dict()
+
+
+def test_a_training_on_corrupted_images_sees_them() -> None:
+    split = Split(images(), torch.arange(40) % 3)
+    data = Data(split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+    plain, clean = robust(data, None), robust(data, Corrupt(severities=(0,)))
+    assert all(torch.equal(plain[name], clean[name]) for name in plain)
+    dark = Split(torch.cat([corrupt(images(), "contrast", 5)]), split.labels)
+    always = robust(data, Corrupt(names=("contrast",), severities=(5,)))
+    instead = robust(Data(dark, split, split, data.classes, data.mean, data.std), None)
+    assert all(torch.equal(always[name], instead[name]) for name in always)
+
+
+@pytest.mark.parametrize("fields", [{"names": []}, {"names": ["smog"]}, {"severities": [6]}, {"severities": []},
+                                    {"names": ["fog", "fog"]}, {"level": 3}])
+def test_what_cannot_be_trained_on_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Corrupt(**fields)
+
+
+def test_a_job_without_shifts_or_corruptions_keeps_its_digest() -> None:
+    plain = cases.recipe(0.5)
+    assert plain.digest() == cases.recipe(0.5, shifts=None).digest()
+    assert plain.digest() != cases.recipe(0.5, shifts={"knowledge": "modelled"}).digest()
+    assert plain.digest() != cases.recipe(0.5, retrain={"corrupt": {}}).digest()
+
+
+NOMINAL = Recommendation(checkpoint="magnitude-0.8", sparsity=0.8, margin=0.005, reason="Ship it.")
+
+
+def report(tmp_path: Path, knowledge: str | None, **fields: Any) -> Report:
+    recipe = Recipe.model_validate({
+        "targets": {"sparsity": [0.3, 0.8]}, "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 8},
+        "shifts": knowledge and {"knowledge": knowledge},
+        "evaluations": [{"name": "prune_potential",
+                         "params": {"corruptions": ["brightness", "contrast"], "margin": 0.3, "noise": []}}]} | fields)
+    pipeline = Pipeline(recipe, Networks(cases.mlp), cases.make_data(), Stages(tmp_path / "stages", recipe.digest()),
+                        Listener(), CPU)
+    results = Results(pipeline, ORIGIN, tmp_path / "files")
+    pipeline.target_done = results.export
+    pipeline.run()
+    sections, failures = results.evaluate()
+    assert failures == []
+    found = results.report(sections, failures)
+    json.dumps(found.model_dump(mode="json"), allow_nan=False)
+    return found
+
+
+TRAIN = {"train": {"epochs": 3, "batch_size": 8, "optimizer": {"lr": 0.05}}}
+
+
+def test_unexpected_shifts_mean_no_pruning(tmp_path: Path) -> None:
+    found = report(tmp_path, "unexpected", **TRAIN).recommendation
+    assert (found.checkpoint, found.sparsity) == (None, None)
+    assert found.reason.startswith("Ship the dense network: shifts of the data are unexpected")
+    assert found.shifts is not None
+    assert found.shifts.nominal_potential is not None
+
+
+def test_partly_modelled_shifts_allow_what_the_worst_of_them_allows(tmp_path: Path) -> None:
+    made = report(tmp_path, "partly_modelled", **TRAIN)
+    rows = made.sections["prune_potential"].details[VALIDATION]
+    worst = min((row for row in rows if row["held_out"]), key=lambda row: row["potential"])
+    assert {row["distribution"] for row in rows if not row["held_out"]} == {"nominal"}
+    within = [one for one in made.checkpoints if one.prune_ratio <= worst["potential"] + 1e-9
+              and one.val_error_increase.value <= made.recommendation.margin]
+    best = max(within, key=lambda one: one.prune_ratio, default=None)
+    assert made.recommendation.checkpoint == (best and best.id)
+    assert made.recommendation.shifts is not None
+    assert made.recommendation.shifts.shifted_potential == worst["potential"]
+
+
+def test_modelled_shifts_allow_what_the_nominal_data_allow(tmp_path: Path) -> None:
+    plain = report(tmp_path / "a", None, **TRAIN).recommendation
+    found = report(tmp_path / "b", "modelled", **TRAIN).recommendation
+    assert (found.checkpoint, found.sparsity) == (plain.checkpoint, plain.sparsity)
+    assert found.reason.startswith(plain.reason)
+    assert plain.shifts is None
+
+
+def test_without_potentials_partly_modelled_shifts_mean_no_pruning() -> None:
+    for section in (None, Section(title="", version=1)):
+        found = guided(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
+        assert found.checkpoint is None
+        assert "prune_potential" in found.reason
+    assert guided(NOMINAL, [], None, None) is NOMINAL

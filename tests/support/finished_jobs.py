@@ -1,0 +1,24 @@
+"""Jobs that have run, with their results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruning.pipeline.pipeline import Networks, Pipeline
+from pruning.pipeline.results import Origin, Results
+from pruning.schemas.recipe import Recipe
+from pruning.storage.stages import Stages
+from tests.support import cases
+from tests.support.pipelines import CPU, Listener, pretrained
+
+ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
+
+def finished(recipe: Recipe, folder: Path) -> tuple[Results, list[tuple[str, str, Path]]]:
+    files: list[tuple[str, str, Path]] = []
+    pipeline = Pipeline(recipe, Networks(cases.mlp, None if recipe.train else pretrained()[0]), cases.make_data(),
+                        Stages(folder / "stages", recipe.digest()), Listener(), CPU)
+    results = Results(pipeline, ORIGIN, folder / "files", lambda cid, format, path: files.append((cid, format, path)))
+    pipeline.target_done = results.export
+    pipeline.run()
+    return results, files
+

@@ -1,0 +1,410 @@
+"""A worker's surroundings, short ways to bring jobs about, and a plugin that makes trouble at a chosen point."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select, update
+
+from pruning.data.arrays import Arrays
+from pruning.data.builtin import Digits
+from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, sha256_of
+from tasks.run_job import Runner
+from tasks.settings import Settings
+from tasks.store import Store, assets, claims, jobs, new_id
+from tasks.store.tables import Dataset, Event, Job, Outbox, ResultFile, StageFile
+from tests.support.servers import until
+
+SPEC: dict[str, Any] = {
+    "type": "prune", "model": {"architecture": "mlp", "kwargs": {"hidden": [32]},
+                               "train": {"epochs": 3, "batch_size": 32}},
+    "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
+    "targets": {"sparsity": [0.5, 0.9]}, "retrain": {"epochs": 1, "batch_size": 32}, "evaluations": [],
+}
+FORMATS = {"sparse", "dense", "masks"}
+REPORTS = {"json", "html", "md", "junit"}
+
+PLUGIN = '''
+import json, os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from pruning.architectures import architectures
+from pruning.criteria import criteria
+from pruning.architectures.mlp import dense_net
+from pruning.reporting import RENDERERS
+from pruning.storage.stages import Stages
+
+RENDERERS["html"] = lambda report: "<!doctype html>"  # a second spared in every process: plots are not at stake here
+here = Path(__file__).parent
+save_ = Stages.save
+
+
+def act(how):
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "stop":
+        (here / "reached").touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "gate":
+        (here / "reached").touch()
+        while not (here / "go").exists():
+            time.sleep(0.01)
+    if how == "exit":
+        os._exit(7)
+    if how == "abort":
+        os.abort()
+    if how == "raise":
+        raise ValueError("the plugin is broken")
+    if how == "garbage":
+        import sys
+        os.write(int(sys.argv[2]), b'{"type": "progress", "do')
+        os._exit(0)
+
+
+def save(self, name, tensors, note):
+    with (here / "saves").open("a") as log:
+        log.write(name + "\\n")
+    count = str(len((here / "saves").read_text().splitlines()))
+    plan = json.loads((here / "plan.json").read_text())
+    act(plan.get("before " + count))
+    save_(self, name, tensors, note)
+    act(plan.get(count) or plan.get(name))
+
+
+Stages.save = save
+
+
+@criteria.register("poison")
+@dataclass(frozen=True)
+class Poison:
+    "Ends the process."
+    how: str = "exit"
+
+    def score(self, evidence):
+        act(self.how)
+
+
+@architectures.register("poison_net")
+@dataclass(frozen=True)
+class PoisonNet:
+    "Ends the process as soon as it is trained."
+    classes: int = 10
+
+    @property
+    def input_shape(self):
+        return 1, 8, 8
+
+    @property
+    def outputs(self):
+        return self.classes
+
+    def build(self):
+        net = dense_net(64, (4,), self.classes, "relu")
+        net.register_forward_pre_hook(lambda module, inputs: act("exit") if module.training else None)
+        return net
+'''
+
+
+@dataclass
+class Chaos:
+    """The plugin's folder; `plan` says what happens at which save, counted over all attempts of the test."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        (self.folder / "chaos.py").write_text(PLUGIN)
+        self.plan()
+
+    def plan(self, **actions: str) -> None:
+        """`at_3="kill"` acts after the third save, `before_3="kill"` ahead of it."""
+        self.write({key.replace("at_", "").replace("_", " "): how for key, how in actions.items()})
+
+    def write(self, plan: dict[str, str]) -> None:
+        """By number or by the name of the stage that is saved."""
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+
+    def await_reached(self) -> None:
+        until((self.folder / "reached").exists, "the job process to reach the chosen point", 120)
+
+    @property
+    def saves(self) -> list[str]:
+        path = self.folder / "saves"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@dataclass
+class Flaky:
+    """An artifact store that fails when told to."""
+
+    inner: Artifacts
+    refuse: Callable[[str], OSError | None] = lambda key: None
+
+    def put(self, key: str, source: Path) -> None:
+        if (error := self.refuse(key)) is not None:
+            raise error
+        self.inner.put(key, source)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@dataclass
+class World:
+    """Database, artifacts, settings."""
+
+    store: Store
+    artifacts: Artifacts
+    settings: Settings
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def runner(self, artifacts: Artifacts | None = None, **changes: Any) -> Runner:
+        return Runner(self.store, artifacts or self.artifacts, self.settings.model_copy(update=changes))
+
+    def submit(self, spec: dict[str, Any] | None = None, *, builtin: bool = False, **changes: Any) -> str:
+        """The standard job with these fields changed; on the digits as an uploaded dataset (which spares an import)."""
+        spec = {**SPEC, **(spec or {}), **changes}
+        dataset_id = None
+        if not builtin:
+            dataset_id = self.dataset()
+            spec["dataset"] = {"id": dataset_id, "limit": spec["dataset"]["limit"]}
+        return create(self.store, spec=spec, dataset_id=dataset_id, model_id=spec["model"].get("id"),
+                      deadline_s=spec.get("deadline_s")).id
+
+    def dataset(self) -> str:
+        id = new_id("dst")
+        path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
+        arrays = Digits().load()
+        arrays.save(path)
+        return self._add_dataset(id, path, arrays)
+
+    def noise(self) -> str:
+        """Labels that have nothing to do with the images."""
+        id = new_id("dst")
+        path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
+        rng = np.random.default_rng(0)
+        arrays = Arrays({"train": rng.integers(0, 255, (300, 1, 8, 8), np.uint8),
+                         "test": rng.integers(0, 255, (100, 1, 8, 8), np.uint8)},
+                        {"train": np.arange(300) % 10, "test": rng.permutation(np.arange(100) % 10)},
+                        tuple(map(str, range(10))))
+        arrays.save(path)
+        return self._add_dataset(id, path, arrays)
+
+    def _add_dataset(self, id: str, path: Path, arrays: Arrays) -> str:
+        key = f"datasets/{id}/data.safetensors"
+        self.artifacts.put(key, path)
+        with self.store.write() as session:
+            assets.add(session, Dataset(
+                id=id, project="default", name="digits", sha256=sha256_of(path), size_bytes=path.stat().st_size,
+                classes=list(arrays.classes), shape=list(arrays.shape), counts=arrays.counts, normalize=None,
+                artifact=key))
+        path.unlink()
+        return id
+
+    def job(self, id: str) -> Job:
+        return read_job(self.store, id)
+
+    def request(self, id: str, verb: str) -> None:
+        with self.store.write() as session:
+            jobs.request(session, "default", id, verb)
+
+    def settle_all(self, id: str, *, tries: int = 12, runner: Runner | None = None) -> Job:
+        """Run the job again and again, without its pauses, until it has ended."""
+        for _ in range(tries):
+            if self.job(id).status in jobs.TERMINAL:
+                break
+            due_now(self.store, id)
+            (runner or self.runner()).run(id)
+        return self.job(id)
+
+    @contextmanager
+    def running(self, id: str, runner: Runner | None = None) -> Iterator[Runner]:
+        """The job run by a thread; it must have ended its run soon after the block."""
+        used = runner or self.runner()
+        thread = threading.Thread(target=used.run, args=(id,))
+        thread.start()
+        try:
+            yield used
+        except BaseException:
+            used.stopping.set()
+            raise
+        finally:
+            thread.join(120)
+        assert not thread.is_alive(), "the supervisor goes on"
+
+    def checkpoints(self, id: str) -> dict[tuple[str, str], str]:
+        """SHA-256 of the stored bytes of every checkpoint file, the database's own checked against them."""
+        with self.store.read() as session:
+            rows = jobs.result_files(session, id)
+        for row in rows:
+            content = b"".join(self.artifacts.stream(row.artifact))
+            assert (hashlib.sha256(content).hexdigest(), len(content)) == (row.sha256, row.size_bytes)
+        return {(row.checkpoint, row.format): row.sha256 for row in rows if row.checkpoint != "report"}
+
+    def report(self, id: str) -> dict[str, Any]:
+        """The JSON report; the other formats are there too."""
+        with self.store.read() as session:
+            rows = {row.format: row for row in jobs.result_files(session, id) if row.checkpoint == "report"}
+        assert set(rows) == REPORTS
+        return dict(json.loads(b"".join(self.artifacts.stream(rows["json"].artifact))))
+
+    def assert_succeeded_once(self, id: str) -> None:
+        """Succeeded, settled once, everything downloadable, nothing left over."""
+        job = self.job(id)
+        assert job.status == "succeeded", job.error
+        assert job.error is None
+        assert job.owner is None
+        assert statuses(self.store, id).count("succeeded") == 1
+        assert statuses(self.store, id)[-1] == "succeeded"
+        assert gapless(self.store, id)
+        assert {format for _, format in self.checkpoints(id)} == FORMATS
+        assert len(self.checkpoints(id)) == 2 * len(FORMATS)
+        report = self.report(id)
+        assert len(report["checkpoints"]) == 2
+        assert not report["partial"]
+        with self.store.read() as session:
+            results = {row.artifact for row in jobs.result_files(session, id)}
+            assert jobs.stage_files(session, id) == []
+        assert self.keys(f"jobs/{id}") == results
+        self.assert_tidy(id)
+
+    def assert_tidy(self, id: str) -> None:
+        """No process and no working folder of the job."""
+        assert processes(id) == []
+        assert self.settings.work_dir is not None
+        assert list(self.settings.work_dir.iterdir()) == []
+
+    def keys(self, prefix: str) -> set[str]:
+        """Every artifact below the prefix."""
+        if isinstance(self.artifacts, LocalArtifacts):
+            root = self.artifacts.root
+            return {str(path.relative_to(root)) for path in (root / prefix).rglob("*") if path.is_file()}
+        import obstore
+
+        assert isinstance(self.artifacts, S3Artifacts)
+        return {item["path"] for batch in obstore.list(self.artifacts._store, prefix=prefix) for item in batch}
+
+
+def make_world(store: Store, artifacts: Artifacts, folder: Path) -> World:
+    """A worker's surroundings in a folder."""
+    (folder / "work").mkdir()
+    return World(store, artifacts, Settings(
+        work_dir=folder / "work", cache_dir=folder / "cache",
+        checkpoint_steps=2, threads=1, heartbeat_s=0.1, lease_s=60.0, stuck_s=300.0))
+
+
+def create(store: Store, project: str = "default", *, key: str | None = None, request: str = "", **fields: Any) -> Job:
+    """A job in the store."""
+    values = {"spec": {}, "model_id": None, "rewind_model_id": None, "dataset_id": None, "priority": 4,
+              "deadline_s": None, "labels": {}, **fields}
+    with store.write() as session:
+        new = jobs.NewJob(project=project, **values)
+        return jobs.create(session, new, idempotency_key=key, request_sha256=request)[0]
+
+
+def claim(store: Store, id: str, owner: str = "me", *, lease_s: float = 60.0, max_attempts: int = 5,
+          gone: bool = False) -> claims.Claim | None:
+    with store.write() as session:
+        return claims.claim(session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone)
+
+
+def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> claims.Claim:
+    found = claim(store, id, owner, **options)
+    assert found is not None
+    return found
+
+
+def sweep(store: Store, *, max_attempts: int = 5, gone: bool = False) -> int:
+    with store.write() as session:
+        return claims.sweep(session, max_attempts=max_attempts, gone=lambda owner: gone)
+
+
+def read_job(store: Store, id: str) -> Job:
+    with store.read() as session:
+        found = session.get(Job, id)
+        assert found is not None
+        return found
+
+
+def change(store: Store, id: str, **values: Any) -> None:
+    """Set columns of a job behind everyone's back."""
+    with store.write() as session:
+        session.execute(update(Job).where(Job.id == id).values(**values))
+
+
+def due_now(store: Store, id: str) -> None:
+    """End a job's pause between attempts."""
+    with store.write() as session:
+        session.execute(update(Job).where(Job.id == id).values(available_at=0.0))
+        session.execute(update(Outbox).where(Outbox.job_id == id).values(due_at=0.0))
+
+
+def history(store: Store, id: str) -> list[Event]:
+    with store.read() as session:
+        return jobs.events(session, id, after=0, limit=100_000)
+
+
+def statuses(store: Store, id: str) -> list[str]:
+    return [event.data["status"] for event in history(store, id) if event.type == "status"]
+
+
+def gapless(store: Store, id: str) -> bool:
+    return [event.seq for event in history(store, id)] == list(range(1, read_job(store, id).event_seq + 1))
+
+
+def messages(store: Store, id: str) -> list[Outbox]:
+    with store.read() as session:
+        return list(session.scalars(select(Outbox).where(Outbox.job_id == id)))
+
+
+def stages(store: Store, id: str) -> dict[str, StageFile]:
+    with store.read() as session:
+        return {row.name: row for row in jobs.stage_files(session, id)}
+
+
+def results(store: Store, id: str) -> dict[tuple[str, str], ResultFile]:
+    with store.read() as session:
+        return {(row.checkpoint, row.format): row for row in jobs.result_files(session, id)}
+
+
+def processes(id: str) -> list[int]:
+    """Living processes whose command line names the job's working folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"-{id}-".encode() in (entry / "cmdline").read_bytes() \
+                    and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def together(actions: list[Callable[[], Any]]) -> list[Any]:
+    """Run the actions at once, each in a thread, and return what each returned or raised."""
+    answers: list[Any] = [None] * len(actions)
+    barrier = threading.Barrier(len(actions))
+
+    def act(index: int) -> None:
+        barrier.wait()
+        try:
+            answers[index] = actions[index]()
+        except Exception as error:
+            answers[index] = error
+
+    threads = [threading.Thread(target=act, args=(index,)) for index in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    return answers

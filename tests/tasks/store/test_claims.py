@@ -1,0 +1,453 @@
+"""Jobs as workers see them, on both databases: claim, fence, lease, attempts, the reaper, the leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from tasks.store import Store, assets, claims, jobs
+from tasks.store.tables import Leader, Outbox
+from tests.support.job_world import (
+    change,
+    claim,
+    claimed,
+    create,
+    due_now,
+    gapless,
+    history,
+    messages,
+    read_job,
+    results,
+    stages,
+    statuses,
+    sweep,
+    together,
+)
+
+FILE = claims.SavedFile("a", "0" * 64, 1)
+OTHER = claims.SavedFile("b", "1" * 64, 2)
+
+
+def write(store: Store, action: Callable[[Session], Any]) -> Any:
+    with store.write() as session:
+        return action(session)
+
+
+def test_twenty_threads_race_for_a_job_and_one_wins(store: Store) -> None:
+    id = create(store).id
+    answers = together([lambda name=str(n): claim(store, id, name) for n in range(20)])  # type: ignore[misc]
+    won = [answer for answer in answers if answer is not None]
+    assert len(won) == 1, answers
+    job = read_job(store, id)
+    assert (job.status, job.fence, job.attempt) == ("running", 1, 1)
+    assert statuses(store, id) == ["queued", "running"]
+    assert messages(store, id) == []
+
+
+def test_twenty_threads_race_for_a_dead_owners_job_and_one_wins(store: Store) -> None:
+    id = create(store).id
+    claimed(store, id, "dead", lease_s=-1.0)
+    together([lambda name=str(n): claim(store, id, name) for n in range(20)])  # type: ignore[misc]
+    assert (read_job(store, id).status, read_job(store, id).attempt) == ("queued", 2)
+    due_now(store, id)
+    answers = together([lambda name=str(n): claim(store, id, name) for n in range(20)])  # type: ignore[misc]
+    assert sum(answer is not None for answer in answers) == 1
+    assert read_job(store, id).fence == 2
+    assert gapless(store, id)
+
+
+def test_what_is_held_or_ended_or_not_due_is_not_to_be_had(store: Store) -> None:
+    assert claim(store, "job_nothing") is None
+    id = create(store).id
+    change(store, id, available_at=read_job(store, id).created_at + 1000.0)
+    assert claim(store, id) is None
+    due_now(store, id)
+    claimed(store, id)
+    assert claim(store, id, "other") is None
+    for status in ("paused", "succeeded", "failed", "cancelled"):
+        change(store, id, status=status, lease_until=None, owner=None)
+        assert claim(store, id, "other") is None
+        assert read_job(store, id).status == status
+
+
+def test_an_expired_lease_is_taken_over_and_counts(store: Store) -> None:
+    id = create(store).id
+    first = claimed(store, id, "one", lease_s=-1.0)
+    assert claim(store, id, "two") is None  # freed, to be had after a pause
+    due_now(store, id)
+    second = claimed(store, id, "two")
+    assert (first.fence, second.fence) == (1, 2)
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert statuses(store, id) == ["queued", "running", "queued", "running"]
+    assert gapless(store, id)
+
+
+def test_a_dead_owner_is_not_waited_for(store: Store) -> None:
+    id = create(store).id
+    claimed(store, id, "dead", lease_s=1e6)
+    assert claim(store, id, "two", gone=False) is None
+    assert read_job(store, id).status == "running"
+    claim(store, id, "two", gone=True)
+    job = read_job(store, id)
+    assert (job.status, job.attempt, job.owner) == ("queued", 2, None)
+    assert job.available_at - job.updated_at < 1.0
+    assert len(messages(store, id)) == 1
+    due_now(store, id)
+    assert claimed(store, id, "two", gone=True).attempt == 2
+
+
+WRITES: dict[str, Callable[[Session, claims.Claim], Any]] = {
+    "heartbeat": lambda s, c: claims.heartbeat(s, c, 60.0),
+    "progress": lambda s, c: claims.progress(s, c, stage="prune", done=1.0, total=2.0),
+    "note": lambda s, c: claims.note(s, c, "warning", {"message": "x"}),
+    "save_stage": lambda s, c: claims.save_stage(s, c, "late", FILE),
+    "drop_stage": lambda s, c: claims.drop_stage(s, c, "kept"),
+    "save_result": lambda s, c: claims.save_result(s, c, "late", "sparse", FILE),
+    "settle": lambda s, c: claims.settle(s, c, "succeeded", summary={"x": 1}),
+    "hand_back": claims.hand_back,
+    "crash": lambda s, c: claims.crash(s, c, "x", max_attempts=5),
+}
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
+    id = create(store).id
+    old = claimed(store, id, "old")
+    write(store, lambda s: claims.save_stage(s, old, "kept", FILE))
+    claim(store, id, "new", gone=True)
+    due_now(store, id)
+
+    def look() -> Any:
+        job = read_job(store, id)
+        return ({c.name: getattr(job, c.name) for c in job.__table__.columns}, len(history(store, id)),
+                list(stages(store, id)), list(results(store, id)), len(messages(store, id)))
+
+    def refused() -> None:
+        before = look()
+        with pytest.raises(claims.LostError), store.write() as session:
+            WRITES[verb](session, old)
+        assert look() == before
+
+    refused()  # nobody holds it
+    new = claimed(store, id, "new")
+    refused()  # another holds it
+    write(store, lambda s: claims.settle(s, new, "failed", error={"code": "x"}))
+    refused()  # it has ended
+    with pytest.raises(claims.LostError), store.write() as session:
+        WRITES[verb](session, new)
+    write(store, lambda s: jobs.remove(s, "default", id))
+    with pytest.raises(claims.LostError), store.write() as session:
+        WRITES[verb](session, old)
+
+
+def test_the_holder_beats_and_learns_what_is_asked(store: Store) -> None:
+    id = create(store).id
+    mine = claimed(store, id, lease_s=1.0)
+    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "running"
+    lease = read_job(store, id).lease_until
+    assert lease is not None
+    assert lease > read_job(store, id).created_at + 400.0
+    write(store, lambda s: jobs.request(s, "default", id, "pause"))
+    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "pausing"
+    write(store, lambda s: jobs.request(s, "default", id, "cancel"))
+    assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "cancelling"
+
+
+@pytest.mark.parametrize(("asked", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")])
+def test_handing_back_counts_no_attempt(store: Store, asked: str | None, after: str) -> None:
+    id = create(store).id
+    mine = claimed(store, id)
+    if asked is not None:
+        write(store, lambda s: jobs.request(s, "default", id, asked))
+    write(store, lambda s: claims.hand_back(s, mine))
+    job = read_job(store, id)
+    assert (job.status, job.attempt, job.owner, job.lease_until) == (after, 1, None, None)
+    assert (job.finished_at is not None) == (after == "cancelled")
+    assert len(messages(store, id)) == (after == "queued")
+    if after == "queued":
+        assert claimed(store, id).attempt == 1
+
+
+def test_saved_work_lets_the_attempts_start_again(store: Store) -> None:
+    id = create(store).id
+    for _ in range(3):
+        write(store, lambda s, mine=claimed(store, id): claims.crash(s, mine, "x", max_attempts=5))
+        due_now(store, id)
+    assert read_job(store, id).attempt == 4
+    mine = claimed(store, id)
+    assert write(store, lambda s: claims.save_stage(s, mine, "one", FILE)) is None
+    assert read_job(store, id).attempt == 1
+    assert write(store, lambda s: claims.save_stage(s, mine, "one", OTHER)) == FILE.artifact
+    assert write(store, lambda s: claims.drop_stage(s, mine, "one")) == OTHER.artifact
+    assert write(store, lambda s: claims.drop_stage(s, mine, "one")) is None
+
+
+def test_the_same_work_done_again_is_no_progress(store: Store) -> None:
+    id = create(store).id
+    for attempt in range(1, 4):
+        mine = claimed(store, id, max_attempts=3)
+        assert mine.attempt == attempt
+        again = claims.SavedFile(f"attempts/{attempt}", FILE.sha256, 1)
+        write(store, lambda s, mine=mine, again=again: claims.save_stage(s, mine, "rewind", again))
+        write(store, lambda s, mine=mine: claims.crash(s, mine, "x", max_attempts=3))
+        due_now(store, id)
+    assert read_job(store, id).status == "failed"
+
+
+def test_at_most_so_many_attempts_without_progress(store: Store) -> None:
+    id = create(store).id
+    for attempt in range(1, 4):
+        mine = claimed(store, id, max_attempts=3)
+        assert mine.attempt == attempt
+        write(store, lambda s, mine=mine: claims.crash(s, mine, "it broke", max_attempts=3))
+        due_now(store, id)
+    job = read_job(store, id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert (job.error["code"], job.error["retryable"], job.error["attempt"]) == ("worker_lost", True, 3)
+    assert "it broke" in job.error["message"]
+    assert "3 attempts" in job.error["message"]
+    assert messages(store, id) == []
+    assert job.finished_at is not None
+    write(store, lambda s: jobs.request(s, "default", id, "retry"))
+    assert claimed(store, id, max_attempts=3).attempt == 1
+
+
+@pytest.mark.parametrize("by", ["sweep", "claim"])
+def test_a_job_whose_owners_die_fails_without_one_that_reports_it(store: Store, by: str) -> None:
+    id = create(store).id
+    for _ in range(3):
+        claimed(store, id, "dead", lease_s=-1.0, max_attempts=3)
+        if by == "sweep":
+            assert sweep(store, max_attempts=3) == 1
+        else:
+            assert claim(store, id, max_attempts=3) is None
+        due_now(store, id)
+    job = read_job(store, id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+    assert sweep(store, max_attempts=3) == 0
+
+
+def test_the_pause_after_a_crash_doubles(store: Store) -> None:
+    id = create(store).id
+    pauses = []
+    for _ in range(9):
+        write(store, lambda s, mine=claimed(store, id): claims.crash(s, mine, "x", max_attempts=99))
+        job = read_job(store, id)
+        pauses.append(job.available_at - job.updated_at)
+        assert [message.due_at for message in messages(store, id)] == [job.available_at]
+        assert claim(store, id) is None
+        due_now(store, id)
+    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0], abs=0.4)
+
+
+def published_ago(store: Store, id: str, seconds: float) -> None:
+    """Publish what waits, and let it be so long ago."""
+    with store.write() as session:
+        for message in messages(store, id):
+            claims.published(session, message)
+    change(store, id, published_at=write(store, assets.clock) - seconds, available_at=0.0)
+
+
+def test_an_unclaimed_job_is_published_again_ever_more_rarely(store: Store) -> None:
+    id = create(store).id
+    assert sweep(store) == 1  # never published: the message waits already
+    assert len(messages(store, id)) == 1
+    for pause in (60, 120, 240, 480, 960, 1920, 3600, 3600):
+        published_ago(store, id, pause - 10)
+        assert sweep(store) == 0
+        assert messages(store, id) == []
+        published_ago(store, id, pause + 10)
+        assert sweep(store) == 1
+        assert len(messages(store, id)) == 1
+        assert sweep(store) == 1
+        assert len(messages(store, id)) == 1
+
+
+def test_republishing_starts_again_with_every_claim(store: Store) -> None:
+    id = create(store).id
+    for _ in range(8):
+        published_ago(store, id, 5000)
+        sweep(store)
+    published_ago(store, id, 0)
+    write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
+    published_ago(store, id, 70)
+    assert sweep(store) == 1
+    assert len(messages(store, id)) == 1
+
+
+def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: Store) -> None:
+    id = create(store).id
+    [sent] = messages(store, id)
+    write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
+    write(store, lambda s: claims.published(s, sent))
+    assert len(messages(store, id)) == 1
+
+
+def test_messages_become_due_in_their_order(store: Store) -> None:
+    ids = [create(store, priority=n).id for n in (1, 9, 5)]
+    with store.write() as session:
+        session.execute(update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0))
+    with store.read() as session:
+        assert [message.job_id for message in claims.due_messages(session)] == [ids[0], ids[2]]
+        assert len(claims.due_messages(session, 1)) == 1
+
+
+@pytest.mark.parametrize("status", ["queued", "paused"])
+def test_a_deadline_ends_a_job_that_waits(store: Store, status: str) -> None:
+    late, early, free = create(store, deadline_s=1000.0).id, create(store, deadline_s=1000.0).id, create(store).id
+    for id in (late, early, free):
+        change(store, id, status=status)
+    change(store, late, deadline_at=1.0)
+    sweep(store)
+    assert [read_job(store, id).status for id in (late, early, free)] == ["failed", status, status]
+    job = read_job(store, late)
+    assert job.error is not None
+    assert (job.error["code"], job.error["retryable"]) == ("deadline_exceeded", False)
+    assert messages(store, late) == []
+
+
+@pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
+@pytest.mark.parametrize("by", ["sweep", "claim"])
+def test_what_was_asked_of_a_dead_owner_is_done(store: Store, verb: str, after: str, by: str) -> None:
+    id = create(store).id
+    claimed(store, id, "dead")
+    write(store, lambda s: jobs.request(s, "default", id, verb))
+    if by == "sweep":
+        assert sweep(store, gone=False) == 0
+        assert sweep(store, gone=True) == 1
+    else:
+        assert claim(store, id, "two", gone=True) is None
+    job = read_job(store, id)
+    assert (job.status, job.attempt, job.owner) == (after, 1, None)
+    assert messages(store, id) == []
+
+
+def test_a_sweep_leaves_those_alone_that_live(store: Store) -> None:
+    live, dead = create(store).id, create(store).id
+    claimed(store, live)
+    claimed(store, dead, lease_s=-1.0)
+    assert sweep(store) == 1
+    assert [read_job(store, id).status for id in (live, dead)] == ["running", "queued"]
+    assert read_job(store, live).attempt == 1
+
+
+def test_sweepers_at_once_touch_each_job_once(store: Store) -> None:
+    for _ in range(3):
+        ids = [create(store).id for _ in range(10)]
+        for id in ids:
+            claimed(store, id, "dead", lease_s=-1.0)
+        answers = together([lambda: sweep(store)] * 4)
+        assert all(isinstance(answer, int) for answer in answers), answers
+        for id in ids:
+            assert (read_job(store, id).status, read_job(store, id).attempt) == ("queued", 2)
+            assert statuses(store, id) == ["queued", "running", "queued"]
+            assert len(messages(store, id)) == 1
+            due_now(store, id)
+
+
+def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
+    ids = [create(store).id for _ in range(6)]
+    mine = {id: claimed(store, id) for id in ids[:3]}
+    for id in ids[3:]:
+        claimed(store, id, "dead", lease_s=-1.0)
+
+    def beat(id: str) -> None:
+        for done in range(10):
+            write(store, lambda s, done=done: claims.progress(s, mine[id], done=float(done), total=10.0))
+            write(store, lambda s: claims.heartbeat(s, mine[id], 60.0))
+
+    def take(id: str) -> None:
+        for _ in range(5):
+            claim(store, id, "other")
+
+    answers = together([*(lambda id=id: beat(id) for id in ids[:3]), *(lambda id=id: take(id) for id in ids),  # type: ignore[misc]
+                        *[lambda: [sweep(store) for _ in range(5)]] * 2])
+    assert not [answer for answer in answers if isinstance(answer, Exception)], answers
+    for id in ids:
+        assert gapless(store, id)
+        assert read_job(store, id).attempt == (1 if id in mine else 2)
+
+
+def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
+    id = create(store).id
+    mine = claimed(store, id)
+
+    def tell(index: int) -> None:
+        for n in range(10):
+            write(store, lambda s, n=n: claims.note(s, mine, "warning", {"message": f"{index}.{n}"}))
+
+    answers = together([lambda index=n: tell(index) for n in range(6)])  # type: ignore[misc]
+    assert answers == [None] * 6
+    assert gapless(store, id)
+    found = history(store, id)
+    assert [event.at for event in found] == sorted(event.at for event in found)
+    told = [event.data["message"] for event in found if event.type == "warning"]
+    assert len(set(told)) == 60
+    with store.read() as session:
+        assert [event.seq for event in jobs.events(session, id, after=5, limit=3)] == [6, 7, 8]
+
+
+def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
+    def lead(owner: str, lease_s: float = 60.0, role: str = "relay") -> bool:
+        with store.write() as session:
+            return claims.lead(session, role, owner, lease_s)
+
+    assert lead("one")
+    assert not lead("two")
+    assert lead("one")
+    assert lead("two", role="reaper")
+    with store.write() as session:
+        session.execute(update(Leader).where(Leader.role == "relay").values(lease_until=0.0))
+    assert lead("two")
+    assert not lead("one")
+
+
+def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
+    def lead(owner: str, dead: str = "") -> bool:
+        with store.write() as session:
+            return claims.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
+
+    assert lead("one")
+    assert not lead("two")
+    assert lead("two", dead="one")
+    assert not lead("three", dead="one")
+    assert lead("two", dead="two")
+
+
+def test_of_many_candidates_one_leads(store: Store) -> None:
+    def lead(owner: str) -> bool:
+        with store.write() as session:
+            return claims.lead(session, "relay", owner, 60.0)
+
+    answers = together([lambda owner=str(n): lead(owner) for n in range(8)])  # type: ignore[misc]
+    assert sorted(answers, key=str) == [False] * 7 + [True], answers
+
+
+def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:
+    id = create(store).id
+    mine = claimed(store, id)
+    write(store, lambda s: claims.save_stage(s, mine, "one", FILE))
+    for file in (FILE, OTHER):
+        write(store, lambda s, file=file: claims.save_result(s, mine, "c", "sparse", file))
+    write(store, lambda s: claims.settle(s, mine, "succeeded", summary={"x": 1}))
+    job = read_job(store, id)
+    assert (job.status, job.summary, job.error, job.owner) == ("succeeded", {"x": 1}, None, None)
+    assert stages(store, id) == {}
+    assert {key: row.artifact for key, row in results(store, id).items()} == {("c", "sparse"): OTHER.artifact}
+    assert sweep(store, gone=True) == 0
+
+
+def test_a_failure_keeps_the_stages_for_a_retry(store: Store) -> None:
+    id = create(store).id
+    mine = claimed(store, id)
+    write(store, lambda s: claims.save_stage(s, mine, "one", FILE))
+    write(store, lambda s: claims.settle(s, mine, "failed", error={"code": "x"}))
+    assert list(stages(store, id)) == ["one"]
+    assert read_job(store, id).error == {"code": "x"}

@@ -1,0 +1,426 @@
+"""Jobs in real job processes: success, requests of the user, failures of the job, of its inputs and of the store."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from tasks import owners, supervise
+from tasks.artifacts import open_artifacts
+from tasks.reaper import reap_forever
+from tasks.store import Store, assets, claims
+from tasks.store.tables import Dataset, Job
+from tests.support.job_world import (
+    SPEC,
+    Chaos,
+    Flaky,
+    World,
+    change,
+    claim,
+    claimed,
+    create,
+    due_now,
+    gapless,
+    history,
+    make_world,
+    messages,
+    processes,
+    results,
+    stages,
+    statuses,
+)
+from tests.support.servers import Bucket, Postgresql, until
+
+Bytes = dict[tuple[str, str], str]
+POISON: dict[str, Any] = {"model": {"architecture": "mlp", "kwargs": {"hidden": [8]},
+                                    "train": {"epochs": 2, "batch_size": 32}}, "retrain": {"mode": "none"}}
+
+
+def failed(world: World, id: str, code: str) -> dict[str, Any]:
+    """The error of a job that failed cleanly, once."""
+    job = world.job(id)
+    assert job.status == "failed", job.status
+    assert job.error is not None
+    assert job.error["code"] == code, job.error
+    assert set(job.error) == {"code", "message", "stage", "retryable", "attempt"}
+    assert job.finished_at is not None
+    assert job.owner is None
+    assert messages(world.store, id) == []
+    assert statuses(world.store, id).count("failed") == 1
+    assert gapless(world.store, id)
+    world.assert_tidy(id)
+    return job.error
+
+
+def test_a_job_succeeds_with_everything_a_user_downloads(world: World) -> None:
+    id = world.submit(builtin=True, evaluations=None)
+    assert world.runner().run(id)
+    world.assert_succeeded_once(id)
+    job = world.job(id)
+    assert (job.attempt, job.fence) == (1, 1)
+    assert job.progress_done == job.progress_total > 0
+    assert job.summary is not None
+    assert set(job.summary) == {"recommendation", "gates", "curve"}
+    seen = [event.data["stage"] for event in history(world.store, id) if event.type == "stage"]
+    assert seen[0] == "baseline"
+    assert {"baseline", "prune", "retrain", "evaluate", "export"} == set(seen)
+    assert "accuracy" in world.report(id)["sections"]
+    assert not world.runner().run(id)
+
+
+def test_a_job_runs_on_postgresql_and_s3(tmp_path: Path, postgresql: Postgresql, s3: Bucket, chaos: Chaos,
+                                         undisturbed: Bytes) -> None:
+    store = Store(postgresql.new_database())
+    store.create_tables()
+    try:
+        world = make_world(store, open_artifacts(s3.url, s3_endpoint=s3.endpoint), tmp_path)
+        id = world.submit()
+        chaos.plan(at_9="kill")
+        world.runner().run(id)
+        assert world.job(id).status == "queued"
+        assert world.settle_all(id).attempt == 1
+        world.assert_succeeded_once(id)
+        assert world.checkpoints(id) == undisturbed
+    finally:
+        store.close()
+
+
+def test_cancelling_keeps_what_is_finished(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    chaos.write({"round-0-002.partial": "gate"})
+    with world.running(id):
+        chaos.await_reached()
+        world.request(id, "cancel")
+    job = world.job(id)
+    assert (job.status, job.error) == ("cancelled", None)
+    assert statuses(world.store, id) == ["queued", "running", "cancelling", "cancelled"]
+    kept = world.checkpoints(id)
+    assert kept == {key: sha256 for key, sha256 in undisturbed.items() if key[0] == "magnitude-0.5"}
+    report = world.report(id)
+    assert report["partial"]
+    assert [(one["id"], one["partial"]) for one in report["checkpoints"]] == [("magnitude-0.5", True)]
+    assert job.summary is not None
+    assert messages(world.store, id) == []
+    world.assert_tidy(id)
+    world.request(id, "retry")
+    (chaos.folder / "go").touch()
+    assert world.settle_all(id).status == "succeeded"
+    assert world.checkpoints(id) == undisturbed
+    world.assert_succeeded_once(id)
+
+
+def test_pause_and_resume(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    chaos.plan(at_6="gate")
+    with world.running(id):
+        chaos.await_reached()
+        world.request(id, "pause")
+    assert world.job(id).status == "paused"
+    assert messages(world.store, id) == []
+    assert not world.runner().run(id)
+    world.assert_tidy(id)
+    world.request(id, "resume")
+    assert world.runner().run(id)
+    world.assert_succeeded_once(id)
+    assert statuses(world.store, id) == ["queued", "running", "pausing", "paused", "queued", "running", "succeeded"]
+    assert world.checkpoints(id) == undisturbed
+    assert world.job(id).attempt == 1
+
+
+def test_a_worker_that_stops_hands_the_job_back(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    chaos.plan(at_4="gate")
+    with world.running(id) as runner:
+        chaos.await_reached()
+        runner.stopping.set()
+    job = world.job(id)
+    assert (job.status, job.attempt, job.owner) == ("queued", 1, None)
+    assert len(messages(world.store, id)) == 1
+    world.assert_tidy(id)
+    assert not runner.run(id)
+    assert world.runner().run(id)
+    world.assert_succeeded_once(id)
+    assert world.job(id).attempt == 1
+    assert world.checkpoints(id) == undisturbed
+
+
+def test_a_stolen_job_is_let_go(world: World, chaos: Chaos) -> None:
+    id = world.submit()
+    chaos.plan(at_4="gate")
+    with world.running(id):
+        chaos.await_reached()
+        assert processes(id) != []
+        with world.store.write() as session:
+            assert claims.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True) is None
+            job = session.get(Job, id)
+            assert job is not None
+            job.available_at = 0.0
+            session.flush()
+            mine = claims.claim(session, id, "thief", 60.0, max_attempts=5)
+            assert mine is not None
+        before = len(history(world.store, id))
+    job = world.job(id)
+    assert (job.status, job.owner, job.fence) == ("running", "thief", 2)
+    assert len(history(world.store, id)) == before
+    assert {row.fence for row in stages(world.store, id).values()} == {1}
+    assert results(world.store, id) == {}
+    world.assert_tidy(id)
+
+
+def test_a_stuck_process_counts_as_crashed(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    chaos.plan(at_3="stop")
+    runner = world.runner()
+    with world.running(id, runner):
+        chaos.await_reached()
+        runner.settings.stuck_s = 0.2
+    job = world.job(id)
+    assert (job.status, job.attempt) == ("queued", 2)
+    assert "silent" in next(event.data["reason"] for event in history(world.store, id) if event.type == "attempt")
+    world.assert_tidy(id)
+    world.settle_all(id)
+    world.assert_succeeded_once(id)
+    assert world.checkpoints(id) == undisturbed
+
+
+@pytest.mark.parametrize(("how", "attempts", "reason"), [("exit", 2, "exit status 7"), ("abort", 1, "SIGABRT")])
+def test_poison_fails_after_some_attempts(world: World, chaos: Chaos, how: str, attempts: int, reason: str) -> None:
+    id = world.submit(POISON, criterion={"name": "poison", "params": {"how": how}})
+    world.settle_all(id, runner=world.runner(max_attempts=attempts))
+    error = failed(world, id, "worker_lost")
+    assert reason in error["message"]
+    assert error["retryable"]
+    assert error["stage"] == "prune"
+    assert statuses(world.store, id).count("running") == attempts
+
+
+def test_poison_in_the_first_training_fails_too(world: World, chaos: Chaos) -> None:
+    id = world.submit(POISON, model={"architecture": "poison_net", "train": {"epochs": 1}})
+    world.settle_all(id, runner=world.runner(max_attempts=2), tries=4)
+    failed(world, id, "worker_lost")
+    assert statuses(world.store, id).count("running") == 2  # each saves the weights to rewind to, the same bytes
+
+
+def test_a_plugin_that_raises_fails_once(world: World, chaos: Chaos) -> None:
+    id = world.submit(POISON, criterion={"name": "poison", "params": {"how": "raise"}})
+    world.runner().run(id)
+    error = failed(world, id, "internal")
+    assert "ValueError: the plugin is broken" in error["message"]
+    assert not error["retryable"]
+    assert statuses(world.store, id) == ["queued", "running", "failed"]
+    assert not world.runner().run(id)
+
+
+def test_a_broken_message_counts_as_a_crash(world: World, chaos: Chaos) -> None:
+    id = world.submit(POISON, criterion={"name": "poison", "params": {"how": "garbage"}})
+    world.settle_all(id, runner=world.runner(max_attempts=1))
+    failed(world, id, "worker_lost")
+
+
+def test_a_network_no_better_than_chance_is_no_baseline(world: World) -> None:
+    noise = world.noise()
+    id = create(world.store, spec={**SPEC, **POISON, "dataset": {"id": noise}}, dataset_id=noise).id
+    world.runner().run(id)
+    error = failed(world, id, "baseline_mismatch")
+    assert "chance" in error["message"]
+    assert error["stage"] == "baseline"
+    assert not error["retryable"]
+
+
+def test_a_deadline_ends_a_running_job(world: World, chaos: Chaos) -> None:
+    id = world.submit(deadline_s=1000.0)
+    chaos.plan(at_2="gate")
+    change(world.store, id, deadline_at=1.0)
+    world.runner().run(id)
+    error = failed(world, id, "deadline_exceeded")
+    assert not error["retryable"]
+
+
+def test_a_full_artifact_store_fails_the_job_and_a_retry_goes_on(
+        world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    store = Flaky(world.artifacts, lambda key: OSError(errno.ENOSPC, "No space left on device")
+                  if "dense.safetensors" in key else None)
+    world.runner(store).run(id)  # type: ignore[arg-type]
+    error = failed(world, id, "storage_failed")
+    assert "No space left" in error["message"]
+    assert error["retryable"]
+    assert stages(world.store, id) != {}
+    world.request(id, "retry")
+    assert world.job(id).error is None
+    assert world.runner().run(id)
+    world.assert_succeeded_once(id)
+    assert world.checkpoints(id) == undisturbed
+
+
+def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Path) -> None:
+    """A report is replaced with every checkpoint: link(2) answers ENOENT for the one that has just lost its name."""
+    path, done = tmp_path / "report", threading.Event()
+    path.write_text("first")
+
+    def replace() -> None:
+        while not done.is_set():
+            aside = tmp_path / "aside"
+            aside.write_text("again")
+            aside.replace(path)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for number in range(3000):
+            supervise._link(path, tmp_path / str(number))
+    finally:
+        done.set()
+        writer.join()
+    with pytest.raises(FileNotFoundError):
+        supervise._link(tmp_path / "missing", tmp_path / "target")
+
+
+def test_damaged_and_missing_stages_are_computed_again(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    id = world.submit()
+    chaos.plan(at_9="kill")
+    world.runner().run(id)
+    saved = stages(world.store, id)
+    assert len(saved) >= 2
+    names = sorted(saved)
+    truncated, lost = saved[names[0]], saved[names[-1]]
+    path = world.artifacts.path(truncated.artifact)  # type: ignore[attr-defined]
+    os.truncate(path, path.stat().st_size // 2)
+    world.artifacts.delete(lost.artifact)
+    world.settle_all(id)
+    world.assert_succeeded_once(id)
+    assert world.checkpoints(id) == undisturbed
+
+
+def test_inputs_that_cannot_be_read_fail_the_job(world: World) -> None:
+    id = world.submit()
+    dataset = world.job(id).dataset_id
+    world.artifacts.delete(f"datasets/{dataset}")
+    world.runner().run(id)
+    error = failed(world, id, "storage_failed")
+    assert "could not be read" in error["message"]
+    assert error["retryable"]
+
+
+@pytest.mark.parametrize("what", ["model_id", "dataset_id", "rewind_model_id"])
+def test_inputs_deleted_before_a_retry_fail_the_job(world: World, what: str) -> None:
+    spec = {"type": "prune", "model": {"id": "mdl_00000000"}, "dataset": {"id": "dst_00000000"}}
+    id = create(world.store, spec=spec, **{what: "xyz_00000000"}).id
+    assert world.runner().run(id)
+    error = failed(world, id, "input_deleted")
+    assert "xyz_00000000" in error["message"]
+    assert not error["retryable"]
+
+
+def test_a_deleted_dataset_frees_nobody_elses(world: World) -> None:
+    one, two = world.dataset(), world.dataset()
+    with world.store.write() as session:
+        world.artifacts.delete(assets.remove(session, assets.get(session, Dataset, "default", one)))
+    assert world.keys("datasets") == {f"datasets/{two}/data.safetensors"}
+
+
+def test_a_missing_work_folder_is_made(world: World, tmp_path: Path) -> None:
+    id = world.submit()
+    dataset = world.job(id).dataset_id
+    world.artifacts.delete(f"datasets/{dataset}")  # ends early
+    world.runner(work_dir=tmp_path / "not" / "yet").run(id)
+    failed(world, id, "storage_failed")
+    assert list((tmp_path / "not" / "yet").iterdir()) == []
+
+
+def test_a_process_that_cannot_start_counts_as_a_crash(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = world.submit()
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(supervise.subprocess, "Popen", refuse)
+    runner = world.runner(max_attempts=2)
+    runner.run(id)
+    assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
+    due_now(world.store, id)
+    runner.run(id)
+    assert "Resource temporarily unavailable" in failed(world, id, "worker_lost")["message"]
+
+
+def test_what_a_dead_worker_left_in_the_work_folder_goes(world: World) -> None:
+    id = world.submit()
+    dataset = world.job(id).dataset_id
+    world.artifacts.delete(f"datasets/{dataset}")  # ends early
+    assert world.settings.work_dir is not None
+    left = world.settings.work_dir / f"secateur-{world.store.identity}-{id}-0-abcdefgh"
+    other = world.settings.work_dir / f"secateur-{world.store.identity}-job_other-1-abcdefgh"
+    for folder in (left, other):
+        (folder / "stages").mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps({}))
+    world.runner().run(id)
+    assert list(world.settings.work_dir.iterdir()) == [other]
+
+
+def test_every_signal_has_a_name() -> None:
+    for number in range(1, 65):
+        assert owners.describe_exit(-number)
+    assert "SIGKILL" in owners.describe_exit(-signal.SIGKILL)
+    assert "3" in owners.describe_exit(3)
+
+
+def test_a_running_job_is_run_once_and_knows_no_secrets(
+        world: World, chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_API_KEY", "sesame")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sesame")
+    id = world.submit()
+    chaos.plan(at_1="gate")
+    with world.running(id):
+        chaos.await_reached()
+        assert not world.runner().run(id)
+        assert claim(world.store, id, "other") is None
+        [pid] = processes(id)
+        assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert os.getpgid(pid) == pid
+        assert world.settings.work_dir is not None
+        [folder] = world.settings.work_dir.iterdir()
+        assert folder.stat().st_mode & 0o077 == 0
+        world.request(id, "cancel")
+    assert statuses(world.store, id) == ["queued", "running", "cancelling", "cancelled"]
+    world.assert_tidy(id)
+
+
+def test_a_settled_job_is_left_alone_by_a_late_claim(world: World) -> None:
+    id = create(world.store).id
+    mine = claimed(world.store, id)
+    with world.store.write() as session:
+        claims.settle(session, mine, "cancelled")
+    assert not world.runner().run(id)
+    assert world.job(id).status == "cancelled"
+
+
+def test_the_reaper_sweeps_and_outlives_an_absent_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = create(world.store).id
+    claimed(world.store, id, "other-host/boot/1/1", lease_s=-1.0)
+    asked, real = threading.Event(), claims.sweep
+
+    def away(*args: Any, **options: Any) -> int:
+        asked.set()
+        raise OperationalError("SELECT", {}, Exception("the database is away"))
+
+    monkeypatch.setattr(claims, "sweep", away)
+    runner = world.runner(reaper_s=0.05)
+    thread = threading.Thread(target=reap_forever, args=(runner,))
+    thread.start()
+    try:
+        assert asked.wait(30)
+        monkeypatch.setattr(claims, "sweep", real)
+        until(lambda: world.job(id).status == "queued", "the reaper to free the job")
+    finally:
+        runner.stopping.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert world.job(id).attempt == 2
