@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import api.http.multipart
 import pytest
 from sqlalchemy.orm import Session
 
+import api.http.multipart
 import tasks.helper
 from tasks.store import assets
 from tests.support.api_world import World, fault

@@ -8,9 +8,9 @@ from torch import nn
 
 from pruning.errors import DeviceError, ParameterError, UnknownNameError
 from pruning.library import prune, score
-from pruning.networks.device import pick_device
 from pruning.masks import prunable
 from pruning.measurement.measure import measure
+from pruning.networks.device import pick_device
 from tests.support import cases
 from tests.support.pipelines import MODES, pretrained
 
