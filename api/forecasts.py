@@ -40,7 +40,7 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     An earlier job counts where network (architecture and arguments), dataset and criterion are the same; of several the
     newest. Where there is none, a family counts that knows the network, measured or not. What the law does not tell is said.
     """
-    from pruning.laws.queries import forecast
+    from pruning.laws.queries import forecast_error
 
     wanted = {json.dumps(one.model_dump(mode="json"), sort_keys=True): one.name for one in spec.recipe().criteria}
     found: list[Foreseen] = []
@@ -54,7 +54,7 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
             if wanted.pop(json.dumps(criterion, sort_keys=True), None) is None:
                 continue
             for sparsity in spec.targets.sparsity:
-                told = forecast(law, 1 - sparsity, CONFIDENCE)
+                told = forecast_error(law, 1 - sparsity, CONFIDENCE)
                 remark = "; ".join(filter(None, (told["remark"], different)))
                 found.append(Foreseen(**told | {"sparsity": sparsity, "remark": remark}, criterion=label, job=row.id))
     return found + (_by_families(services, project, spec, wanted) if wanted else [])
@@ -62,7 +62,7 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
 
 def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[str, str]) -> list[Foreseen]:
     """What the joint laws of families say of the criteria that no single job has a law of."""
-    from pruning.laws.family_queries import forecasts, law_of, network_of
+    from pruning.laws.family_queries import find_network, forecast_networks, read_family_law
 
     found: list[Foreseen] = []
     with services.store.read() as session:
@@ -77,14 +77,14 @@ def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[s
             continue
         try:
             report = json.loads(read_file(services.artifacts, file))
-            law, member = law_of(report), network_of(report, json.loads(network[1]))
+            law, member = read_family_law(report), find_network(report, json.loads(network[1]))
         except (MissingArtifactError, OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("the law of family %s cannot be read: %s", row.id, error)
             continue
         if law is None or member is None:
             continue
         label = wanted.pop(criterion)
-        for told in forecasts(law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE):
+        for told in forecast_networks(law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE):
             remark = "; ".join(filter(None, (told["remark"], FAMILY, different)))
             found.append(Foreseen(**told | {"remark": remark}, criterion=label, job=row.id))
     return found

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pruning.family import design
-from pruning.family.measurements import fit, gather
-from pruning.family.members import Measured, Member, Run, densities, members
+from pruning.family.measurements import fit_family_law, gather_measurements
+from pruning.family.members import Member, MemberCurve, Run, list_members, member_densities
 from pruning.family.sizes import Size
 from pruning.laws.fitting import FEW_NETWORKS
-from pruning.laws.forms import pruned_error
+from pruning.laws.forms import evaluate_pruned_error
 from pruning.schemas.family import FamilySpec
 
 BAND, NOISE, FAMILIES, OF_RANDOM, OF_WHOLE = 0.008, 0.03, 12, 0.75, 0.2
@@ -54,16 +54,16 @@ def unpruned(member: Member) -> float:
 def clean(member: Member, kept: Sequence[float]) -> np.ndarray:
     """The true errors."""
     invariant = member.depth ** TRUTH["phi"] * member.width ** TRUTH["psi"] * np.array(kept)
-    return pruned_error(invariant, unpruned(member), TRUTH["gamma"], TRUTH["p"], TRUTH["plateau"])
+    return evaluate_pruned_error(invariant, unpruned(member), TRUTH["gamma"], TRUTH["p"], TRUTH["plateau"])
 
 
 def run(member: Member, rng: np.random.Generator) -> Run:
     """What the member measures."""
-    kept = densities(SPEC, member.rounds)
+    kept = member_densities(SPEC, member.rounds)
     errors = np.minimum(clean(member, kept) * np.exp(NOISE * rng.standard_normal(len(kept))), TRUTH["plateau"])
     error = unpruned(member) * float(np.exp(0.7 * NOISE * rng.standard_normal()))
     size = SIZES[member.depth, member.width]
-    return Run(job="job_00000000", member=member, status="succeeded", curve=Measured(
+    return Run(job="job_00000000", member=member, status="succeeded", curve=MemberCurve(
         unpruned_error=error, densities=kept, errors=tuple(errors), images=int(10_000 * member.fraction), test_images=10_000,
         classes=10, parameters=size.parameters, prunable=size.prunable))
 
@@ -75,19 +75,19 @@ def cost(member: Member) -> float:
 
 def grow(choose: Choose, seed: int) -> tuple[float, float, int]:
     """Run members until the band is narrow: compute, mean relative deviation from the truth, members."""
-    every, rng = members(SPEC), np.random.default_rng(seed)
-    runs = [run(one, rng) for one in design.first(every, WORK)]
+    every, rng = list_members(SPEC), np.random.default_rng(seed)
+    runs = [run(one, rng) for one in design.choose_first_members(every, WORK)]
     while True:
-        points = gather(runs)
+        points = gather_measurements(runs)
         assert points is not None
-        law = fit(points, refits=0)
-        found = design.design(SPEC, law, points, every)
+        law = fit_family_law(points, refits=0)
+        found = design.build_design(SPEC, law, points, every)
         taken = {one.member.key for one in runs}
         left = [one for one in every if one.key not in taken]
         if not left or (found.band(SPEC.confidence) <= BAND and len(points.networks) >= FEW_NETWORKS):
             break
         runs.append(run(choose(found, left), rng))
-    kept = densities(SPEC, SPEC.rounds)
+    kept = member_densities(SPEC, SPEC.rounds)
     missed = [np.abs(law.curve(one.depth, one.width, np.array(kept), unpruned(one)) / clean(one, kept) - 1).mean()
               for one in every]
     return sum(cost(one.member) for one in runs), float(np.mean(missed)), len(runs)
@@ -95,14 +95,14 @@ def grow(choose: Choose, seed: int) -> tuple[float, float, int]:
 
 def main() -> int:
     """Print the figures; 1 when a limit is not kept."""
-    whole = sum(cost(one) for one in members(SPEC))
+    whole = sum(cost(one) for one in list_members(SPEC))
     rng = np.random.default_rng(99)
-    adaptive = [grow(lambda found, left: design.further(SPEC, found, left, [], WORK, 1)[0], seed)
+    adaptive = [grow(lambda found, left: design.choose_next_members(SPEC, found, left, [], WORK, 1)[0], seed)
                 for seed in range(FAMILIES)]
     random = [grow(lambda found, left: left[int(rng.integers(len(left)))], seed) for seed in range(FAMILIES)]
     for name, rows in (("adaptive", adaptive), ("random", random)):
         compute, missed, count = (np.array(column) for column in zip(*rows, strict=True))
-        print(f"{name:9} {count.mean():5.1f} of {len(members(SPEC))} members, {compute.mean() / whole:6.1%} of the family's "
+        print(f"{name:9} {count.mean():5.1f} of {len(list_members(SPEC))} members, {compute.mean() / whole:6.1%} of the family's "
               f"compute; law off by {missed.mean():.1%} from the truth (worst {missed.max():.1%})")
     compute = float(np.mean([one[0] for one in adaptive]))
     of_random, of_whole = compute / float(np.mean([one[0] for one in random])), compute / whole

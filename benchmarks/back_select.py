@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.back_select import back_select, blocks, fast
+from pruning.analysis.back_select import number_blocks, optimise_for_inference, select_backwards
 from pruning.library import load_model
 
 BLOCK, STEPS, REPEATS, LIMIT = 2, 4, 5, 4.0
@@ -28,8 +28,8 @@ def main() -> int:
     torch.manual_seed(0)
     model, pairs, same = load_model("cifar_resnet", depth=20), [], 0
     for image in torch.randn(REPEATS + 1, 3, 32, 32):
-        ours, ordered = _seconds(lambda image=image: back_select(  # type: ignore[misc]
-            fast(model, image), image, 0, BLOCK, steps=STEPS).tolist())
+        ours, ordered = _seconds(lambda image=image: select_backwards(  # type: ignore[misc]
+            optimise_for_inference(model, image), image, 0, BLOCK, steps=STEPS).tolist())
         theirs, looped = _seconds(lambda image=image: _loop(model, image))  # type: ignore[misc]
         pairs.append((ours, theirs))
         same += ordered == looped
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def _loop(model: nn.Module, image: Tensor) -> list[int]:
-    numbers = blocks(*image.shape[1:], BLOCK)
+    numbers = number_blocks(*image.shape[1:], BLOCK)
     left, order, current = list(range(int(numbers.max()) + 1)), list[int](), image
     with torch.no_grad():
         for _ in range(STEPS):

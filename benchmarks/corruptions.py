@@ -19,7 +19,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from pruning.data.corruptions import corruptions
-from pruning.data.corruptions.frost import sheets
+from pruning.data.corruptions.frost import draw_sheets
 from pruning.library import corrupt
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -37,7 +37,7 @@ def main() -> int:
     torch.set_num_threads(1)
     pictures = _pictures(wanted.images)
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
-    ice, rng = sheets(images.device).numpy(), np.random.default_rng(0)
+    ice, rng = draw_sheets(images.device).numpy(), np.random.default_rng(0)
     ours = theirs = 0.0
     for name in corruptions.names():
         corrupt(images[:2], name, wanted.severity)  # tables and textures are made once

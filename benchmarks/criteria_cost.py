@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
 from pruning.library import load_model
-from pruning.masks import full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import build_full_masks, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method, Recipe, Targets
 
@@ -67,9 +67,9 @@ def _pass() -> float:
 
 def _ours() -> float:
     model = load_model("cifar_resnet", depth=20)
-    seams = Seams.of(Recipe(targets=Targets(sparsity=(SPARSITY,))), Method(name="synflow", params={"rounds": ROUNDS}))
+    seams = PruningMethod.of(Recipe(targets=Targets(sparsity=(SPARSITY,))), Method(name="synflow", params={"rounds": ROUNDS}))
     begin = time.perf_counter()
-    prune_(model, full_masks(prunable(model)), 1 - SPARSITY, seams, lambda masks, stage: Evidence(model, masks, shape=SHAPE),
+    prune_(model, build_full_masks(find_prunable(model)), 1 - SPARSITY, seams, lambda masks, stage: Evidence(model, masks, shape=SHAPE),
            generator=torch.Generator())
     return time.perf_counter() - begin
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from pruning.evidence.curvature import diagonal
+from pruning.evidence.curvature import compute_diagonal
 from pruning.library import load_model
-from pruning.masks import prunable
+from pruning.masks import find_prunable
 from pruning.seeding import generator
 
 IMAGES, CLASSES, REPEATS = 100, 10, 7
@@ -27,7 +27,7 @@ def main() -> int:
     """Measure in turn and print the medians."""
     torch.manual_seed(0)
     model = load_model("cifar_resnet", depth=20).eval()
-    names = list(prunable(model))
+    names = list(find_prunable(model))
     inputs = torch.randn(IMAGES, 3, 32, 32, generator=generator(0, "images"))
     batches = [(inputs, torch.randint(0, CLASSES, (IMAGES,), generator=generator(0, "labels")))]
 
@@ -39,8 +39,8 @@ def main() -> int:
         for _ in range(CLASSES + 1):
             plain()
 
-    timed = [(_seconds(lambda: diagonal(model, names, batches, "ggn", generator(0))), _seconds(passes),
-              _seconds(lambda: diagonal(model, names, batches, "mc_fisher", generator(0))), _seconds(plain))
+    timed = [(_seconds(lambda: compute_diagonal(model, names, batches, "ggn", generator(0))), _seconds(passes),
+              _seconds(lambda: compute_diagonal(model, names, batches, "mc_fisher", generator(0))), _seconds(plain))
              for _ in range(REPEATS + 1)][1:]
     exact, plain_s, sampled = (statistics.median(column) for column in list(zip(*timed, strict=True))[:3])
     quotients = [ggn / reference for ggn, reference, _, _ in timed]

@@ -14,7 +14,7 @@ import time
 import numpy as np
 from scipy.optimize import curve_fit
 
-from pruning.laws.forms import pruned_error
+from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.joint import fit_joint_law
 
 NETWORKS, DENSITIES, REFITS, SAMPLE, LIMIT_S, FASTER = 50, 20, 500, 20, 60.0, 3.0
@@ -27,7 +27,7 @@ def main() -> int:
     dense = rng.uniform(0.03, 0.2, NETWORKS)
     depth, width, unpruned = (np.repeat(column, DENSITIES) for column in (depth, width, dense))
     density = np.tile(0.8 ** np.arange(DENSITIES), NETWORKS)
-    truth = pruned_error(depth**0.74 * width**1.5 * density, unpruned, 0.8, 0.3, 0.8)
+    truth = evaluate_pruned_error(depth**0.74 * width**1.5 * density, unpruned, 0.8, 0.3, 0.8)
     error = np.minimum(truth * (1 + 0.03 * rng.standard_normal(len(truth))), 0.89)
 
     begin = time.perf_counter()
@@ -37,7 +37,7 @@ def main() -> int:
     def curve(rows: np.ndarray, log_gamma: float, log_p: float, log_plateau: float, phi: float, psi: float) -> np.ndarray:
         rows = rows.astype(int)
         invariant = depth[rows]**phi * width[rows]**psi * density[rows]
-        return pruned_error(invariant, unpruned[rows], np.exp(log_gamma), np.exp(log_p), np.exp(log_plateau))
+        return evaluate_pruned_error(invariant, unpruned[rows], np.exp(log_gamma), np.exp(log_p), np.exp(log_plateau))
 
     every = np.arange(len(error))
     start = [np.log(law.gamma), np.log(law.p), np.log(law.plateau) - 1e-3, 0.0, 0.0]

@@ -15,10 +15,10 @@ import time
 import torch
 from torch import Tensor, nn
 
-from pruning.evidence.sensitivities import SMALLEST, Positions, points, sensitivities
+from pruning.evidence.sensitivities import SMALLEST, Positions, compute_sensitivities, split_signs
 from pruning.library import load_model
-from pruning.masks import prunable
-from pruning.networks.layers import patches, recording
+from pruning.masks import find_prunable
+from pruning.networks.layers import extract_patches, record_uses
 from pruning.types import Scores
 
 IMAGES, REPEATS = 48, 3
@@ -34,7 +34,7 @@ def main() -> int:
         for _ in range(REPEATS):
             begin = time.perf_counter()
             batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
-            ours = sensitivities(model, list(prunable(model)), batches, positions)
+            ours = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
             between = time.perf_counter()
             theirs = _loop(model, images, positions)
             pairs.append((between - begin, time.perf_counter() - between))
@@ -49,15 +49,15 @@ def main() -> int:
 
 def _loop(model: nn.Module, images: Tensor, positions: Positions) -> Scores:
     """Image by image: every part |w| a / z of either sign as one tensor (out, K, positions)."""
-    found = {name: torch.zeros_like(weight) for name, weight in prunable(model).items()}
+    found = {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()}
     with torch.no_grad():
         for image in images:
-            with recording(model, found) as uses:
+            with record_uses(model, found) as uses:
                 model(image[None])
             for name, (use,) in uses.items():
                 rows = model.get_parameter(name).flatten(1)
-                for point in points(use.inputs):
-                    seen, parts = patches(use.layer, point[None])[0, 0], torch.zeros(())
+                for point in split_signs(use.inputs):
+                    seen, parts = extract_patches(use.layer, point[None])[0, 0], torch.zeros(())
                     for side in (rows.clamp_min(0.0), (-rows).clamp_min(0.0)):
                         sums = side @ seen
                         received = torch.where(sums > SMALLEST, sums, torch.inf)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pruning.data.tensors import Data, Split
 from pruning.library import load_model
-from pruning.masks import full_masks, prunable
+from pruning.masks import build_full_masks, find_prunable
 from pruning.schemas.training import Training
 from pruning.seeding import generator
 from pruning.training.loop import make_optimizer, train_
@@ -40,7 +40,7 @@ def main() -> int:
 def _ours(data: Data) -> float:
     model = load_model("cifar_resnet", depth=20)
     begin = time.perf_counter()
-    train_(model, data, Training(epochs=1, batch_size=BATCH), seed=0, name="benchmark", masks=full_masks(prunable(model)))
+    train_(model, data, Training(epochs=1, batch_size=BATCH), seed=0, name="benchmark", masks=build_full_masks(find_prunable(model)))
     return IMAGES / (time.perf_counter() - begin)
 
 

@@ -24,7 +24,7 @@ from examples.jobs import save_reports
 from pruning.data.builtin import datasets
 from pruning.data.tensors import Data, prepare
 from pruning.library import load_model, read_sparse
-from pruning.measurement.measure import measure
+from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Estimate, Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
@@ -84,7 +84,7 @@ def train(data: Data, epochs: int, path: Path) -> Path:
     schedule = Training(epochs=epochs, batch_size=64, optimizer=Optimizer(lr=0.1), lr_schedule=LrSchedule(name="cosine"))
     with console.status(f"training a ResNet-14 on {len(data.fit):,} digits for {epochs} epochs"):
         train_(model, data, schedule, seed=0, name="demo")
-    error = measure(model, data).document().error
+    error = measure_network(model, data).document().error
     console.print(f"trained: test error {error.value:.2%} on {error.n} images")
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     return path
@@ -126,7 +126,7 @@ def check(report: Report, data: Data, chosen: str, out: Path) -> bool:
         if c.id == chosen:
             states["dense"] = load_file(out / f"{c.id}.dense.safetensors")
         for format, state in states.items():
-            error = measure(load_model(ARCHITECTURE, state, **KWARGS), data).document().error.value
+            error = measure_network(load_model(ARCHITECTURE, state, **KWARGS), data).document().error.value
             agrees = error == c.error.value
             same &= agrees
             console.print(f"{'ok ' if agrees else 'BAD'} {c.id} reloaded ({format}): error {error:.4%}, "

@@ -58,13 +58,13 @@ def markdown(found: Sequence[Row], rungs: Sequence[str]) -> str:
     """The tightness of every method by rung, then every row."""
     order = {rung: place for place, rung in enumerate(rungs)}
     ordered = sorted(found, key=lambda row: (row.method, row.sparsity, order[row.rung]))
-    overview = [[method, q.share(sparsity), *(_number(mine[rung].tightness) if rung in mine else "–" for rung in rungs)]
+    overview = [[method, q.short_percent(sparsity), *(_number(mine[rung].tightness) if rung in mine else "–" for rung in rungs)]
                 for (method, sparsity), group in groupby(ordered, lambda row: (row.method, row.sparsity))
                 for mine in [{row.rung: row for row in group}]]
     starts = {(row.method, row.rung): _share(row.vacuous_from) for row in ordered}
     useful = [[method, *(starts.get((method, rung), "–") for rung in rungs)]
               for method in dict.fromkeys(row.method for row in ordered)]
-    whole = [[row.method, q.share(row.sparsity), row.rung, q.percent(row.measured), q.percent(row.predicted),
+    whole = [[row.method, q.short_percent(row.sparsity), row.rung, q.percent(row.measured), q.percent(row.predicted),
               _number(row.tightness), _number(row.paper), _share(row.vacuous_from), row.factor] for row in ordered]
     return "\n\n".join([
         "log10 of the certified bound of a logit over its measured distance from the dense network, the median (–: nothing "
@@ -104,7 +104,7 @@ def _or_infinite(value: float | None) -> float:
 
 
 def _share(vacuous_from: float | None) -> str:
-    return "never" if vacuous_from is None else q.share(vacuous_from)
+    return "never" if vacuous_from is None else q.short_percent(vacuous_from)
 
 
 def _number(value: float | None) -> str:

@@ -19,21 +19,21 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from pruning.analysis.bound_report import BoundReport, summarise
+from pruning.analysis.bound_report import BoundReport, summarise_outcomes
 from pruning.analysis.bound_study import Study
 from pruning.criteria import criteria
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import EvidenceError
-from pruning.evidence.calibration import first
-from pruning.evidence.criterion import Calibrated
+from pruning.evidence.calibration import take_first
+from pruning.evidence.criterion import AsksForCalibration
 from pruning.evidence.evidence import Evidence
-from pruning.measurement.objective import loss_for, refuse_masks
+from pruning.measurement.objective import choose_loss, refuse_masks
 from pruning.networks.loading import load_model
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 from pruning.pipeline.ledger import Silent
 from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.rounds.method import Seams
+from pruning.rounds.method import PruningMethod
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Evaluated
 from pruning.storage.checkpoints import read_sparse, write_sparse
@@ -76,11 +76,11 @@ def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tens
     set to; criteria that need none take an empty list. Masks uint8 (N, H, W) are labels too.
     """
     method, given = criteria.create(criterion, params), list(batches)
-    if isinstance(method, Calibrated) and given:
-        with evaluating(model), torch.no_grad():
+    if isinstance(method, AsksForCalibration) and given:
+        with evaluate_mode(model), torch.no_grad():
             classes = model(given[0][0][:1]).shape[1]
-        given = list(first(given, method.calibration(classes).images))
-    loss = loss_for(given[0][1]) if given else F.cross_entropy
+        given = list(take_first(given, method.calibration(classes).images))
+    loss = choose_loss(given[0][1]) if given else F.cross_entropy
     return method.score(Evidence(model, batches=given, generator=generator, loss=loss))
 
 
@@ -134,12 +134,12 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
         raise EvidenceError("bounds are for inputs: pass batches of (inputs, labels)")
     refuse_masks(given[0][1], "error bounds")
     recipe = Recipe(criterion=Method(name=method, params=params), targets=Targets(sparsity=(0.5,)))
-    seams, rng = Seams.of(recipe, recipe.criteria[0]), generator or torch.Generator().manual_seed(0)
+    seams, rng = PruningMethod.of(recipe, recipe.criteria[0]), generator or torch.Generator().manual_seed(0)
     inputs, labels = torch.cat([one for one, _ in given]), torch.cat([label for _, label in given])
     study = Study(model, seams, given, Evidence(model, batches=given).shape, rng)
     pruned = [study.prune(round(1.0 - density, 12), number, rng) for density in densities
               for number in range(trials if study.sampled else 1)]
-    return summarise(study.outcomes(pruned, inputs, delta), study.answers(inputs), labels, delta)
+    return summarise_outcomes(study.outcomes(pruned, inputs, delta), study.answers(inputs), labels, delta)
 
 
 def fit_density_law(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, **options: Any) -> DensityLaw:

@@ -14,7 +14,7 @@ from pruning.types import Keeps, Masks
 PRUNABLE = (nn.Linear, nn.Conv2d)
 
 
-def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
+def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
     """The prunable weights by parameter name: every Linear and Conv2d weight that trains, less `exclude`.
 
     Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never pruned, nor is what takes part
@@ -37,7 +37,7 @@ def prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tenso
     return left
 
 
-def layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def list_layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of the weights of every Linear and Conv2d in the order of the network, frozen and excluded ones too."""
     parameters = _answering(model)
     layers = (name for name, module in model.named_modules() if isinstance(module, PRUNABLE))
@@ -45,10 +45,10 @@ def layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(parameters[key].shape) for key in keys if key in parameters}
 
 
-def parameter_count(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """All parameters, tied ones once, without those that take part in training alone.
 
-    >>> parameter_count(nn.Linear(3, 2))
+    >>> count_parameters(nn.Linear(3, 2))
     8
     """
     return sum(parameter.numel() for parameter in _answering(model).values())
@@ -60,7 +60,7 @@ def _answering(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(aside)}
 
 
-def reason_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
+def explain_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
     """Why a parameter is left dense, for the report."""
     if name in exclude:
         return "excluded by the recipe"
@@ -74,7 +74,7 @@ def reason_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
     return f"parameter of {type(owner).__name__}"
 
 
-def full_masks(weights: Mapping[str, Tensor]) -> Masks:
+def build_full_masks(weights: Mapping[str, Tensor]) -> Masks:
     """Masks that keep everything."""
     return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
@@ -86,26 +86,26 @@ def apply_masks_(model: nn.Module, masks: Masks) -> None:
             model.get_parameter(name).masked_fill_(~mask, 0.0)
 
 
-def counts(masks: Masks) -> Keeps:
+def count_kept(masks: Masks) -> Keeps:
     """How many weights each mask keeps."""
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
-def weight_masks(masks: Masks) -> Masks:
+def select_weight_masks(masks: Masks) -> Masks:
     """The masks of prunable weights, without those of biases and BatchNorm of removed channels."""
     return {name: mask for name, mask in masks.items() if mask.dim() > 1}
 
 
 def density(masks: Masks) -> float:
     """Fraction of the prunable weights that remain."""
-    weights = weight_masks(masks)
-    return sum(counts(weights).values()) / sum(mask.numel() for mask in weights.values())
+    weights = select_weight_masks(masks)
+    return sum(count_kept(weights).values()) / sum(mask.numel() for mask in weights.values())
 
 
-def keep_count(total: int, density: float) -> int:
+def count_to_keep(total: int, density: float) -> int:
     """How many of `total` weights remain at `density`: total - round((1 - density) total).
 
-    >>> keep_count(268336, 0.05)
+    >>> count_to_keep(268336, 0.05)
     13417
     """
     keep = total - round((1.0 - density) * total)
@@ -115,10 +115,10 @@ def keep_count(total: int, density: float) -> int:
     return keep
 
 
-def top(score: Tensor, keep: int) -> Tensor:
+def select_top(score: Tensor, keep: int) -> Tensor:
     """The mask of the `keep` highest scores, by count and never by threshold; of equal scores the first remain.
 
-    >>> top(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2)
+    >>> select_top(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2)
     tensor([False,  True,  True, False])
     """
     flat = score.detach().flatten()
@@ -148,6 +148,6 @@ def _threshold(flat: Tensor, keep: int) -> Tensor:
     return flat.new_tensor(np.partition(values, len(values) - keep)[len(values) - keep])
 
 
-def collapsed(masks: Masks) -> list[str]:
+def find_collapsed(masks: Masks) -> list[str]:
     """The layers of which nothing remains."""
-    return [name for name, mask in weight_masks(masks).items() if not mask.any()]
+    return [name for name, mask in select_weight_masks(masks).items() if not mask.any()]

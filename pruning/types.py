@@ -53,7 +53,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Law:
+class DrawLaw:
     """How a layer's terms were drawn, with replacement: what an error bound of the draws needs to know."""
 
     probabilities: Tensor
@@ -73,7 +73,7 @@ class Sparse:
 
     mask: Tensor
     weight: Tensor
-    law: Law | None = None
+    law: DrawLaw | None = None
     """How it was drawn, where it was."""
 
 
@@ -115,7 +115,7 @@ class Sparsifier(Protocol):
 
 
 @dataclass(frozen=True)
-class View:
+class LayerView:
     """What a sparsifier may see of the layer it sparsifies."""
 
     positions: int
@@ -125,10 +125,10 @@ class View:
 
 
 @runtime_checkable
-class Seeing(Protocol):
+class LooksAtInputs(Protocol):
     """A sparsifier that looks at the layer's inputs or outputs, where it can."""
 
-    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: View) -> Sparse:
+    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: LayerView) -> Sparse:
         """The layer with `keep` weights left."""
 
 
@@ -149,7 +149,7 @@ class Selection:
     generator: Generator
     shape: Callable[[], Shape]
     """The shape of an image, or `EvidenceError`."""
-    view: Callable[[str], View] | None = None
+    view: Callable[[str], LayerView] | None = None
     """What a sparsifier may see, by weight name."""
 
 
@@ -161,7 +161,7 @@ class Selected:
     weights: dict[str, Tensor]
     left_dense: Mapping[str, str] = field(default_factory=dict)
     """Layers that the granularity cannot prune, each with its reason."""
-    laws: Mapping[str, Law] = field(default_factory=dict)
+    laws: Mapping[str, DrawLaw] = field(default_factory=dict)
     """By weight name, how the layers were drawn that a sampler drew; empty where nothing was drawn."""
 
 

@@ -56,29 +56,29 @@ def percent(fraction: float, digits: int = 1) -> str:
     return signed(f"{100 * fraction:.{digits}f}") + " %"
 
 
-def share(fraction: float) -> str:
+def short_percent(fraction: float) -> str:
     """Return a sparsity or density in percent, with as many digits as it needs and no more.
 
-    >>> share(0.8), share(0.985), share(0.79987), share(0.99995)
+    >>> short_percent(0.8), short_percent(0.985), short_percent(0.79987), short_percent(0.99995)
     ('80 %', '98.5 %', '79.99 %', '99.995 %')
     """
     digits = 2 if 0.001 <= fraction <= 0.999 or fraction in (0.0, 1.0) else 4
     return f"{100 * fraction:.{digits}f}".rstrip("0").rstrip(".") + " %"
 
 
-def measured(estimate: Estimate, digits: int = 1) -> str:
+def percent_with_interval(estimate: Estimate, digits: int = 1) -> str:
     """Return an error or accuracy in percent with its interval.
 
-    >>> measured(Estimate(value=0.25, low=0.2, high=0.31))
+    >>> percent_with_interval(Estimate(value=0.25, low=0.2, high=0.31))
     '25.0 % [20.0, 31.0]'
     """
     return percent(estimate.value, digits) + _interval(estimate, lambda v: signed(f"{100 * v:.{digits}f}"))
 
 
-def points(estimate: Estimate, digits: int = 1) -> str:
+def points_with_interval(estimate: Estimate, digits: int = 1) -> str:
     """Return a difference of two percentages in percentage points with its interval.
 
-    >>> points(Estimate(value=0.012, low=-0.003, high=0.027))
+    >>> points_with_interval(Estimate(value=0.012, low=-0.003, high=0.027))
     '+1.2 pp [−0.3, +2.7]'
     """
 
@@ -89,19 +89,19 @@ def points(estimate: Estimate, digits: int = 1) -> str:
     return plus(estimate.value) + " pp" + _interval(estimate, plus)
 
 
-def pp(fraction: float, digits: int = 2) -> str:
+def percentage_points(fraction: float, digits: int = 2) -> str:
     """Return a difference of two percentages that needs no plus, such as a margin, in percentage points.
 
-    >>> pp(0.005)
+    >>> percentage_points(0.005)
     '0.50 pp'
     """
     return signed(f"{100 * fraction:.{digits}f}") + " pp"
 
 
-def size(size_bytes: float) -> str:
+def file_size(size_bytes: float) -> str:
     """Return a size in bytes, kB, MB or GB (powers of 1000).
 
-    >>> size(999), size(4_812_345)
+    >>> file_size(999), file_size(4_812_345)
     ('999 B', '4.81 MB')
     """
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -131,10 +131,10 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def several(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
     """Return a count of things.
 
-    >>> several(1, "thread"), several(1200, "image")
+    >>> count_of(1, "thread"), count_of(1200, "image")
     ('1 thread', '1,200 images')
     """
     return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
@@ -172,10 +172,10 @@ def factor(value: float, digits: int = 3) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "×"
 
 
-def plain(value: float) -> str:
+def number(value: float) -> str:
     """Return a number whose unit is unknown, to four significant digits.
 
-    >>> plain(0.123456), plain(-3.0), plain(2.5e9)
+    >>> number(0.123456), number(-3.0), number(2.5e9)
     ('0.1235', '−3', '2.5e+09')
     """
     return signed(f"{value:.4g}")
@@ -212,34 +212,34 @@ def _power(value: float) -> str:
     return f"{signed(digits)} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
-def named(name: str, estimate: Estimate, digits: int = 1) -> str:
+def by_name(name: str, estimate: Estimate, digits: int = 1) -> str:
     """Return an estimate in the unit its name tells: percent, points for differences, `_ms`, `_s` and `_bytes` as such.
 
     Nats go without their name, which the name holds.
 
-    >>> named("delta_excess_error", Estimate(value=0.02)), named("spearman", Estimate(value=0.5))
+    >>> by_name("delta_excess_error", Estimate(value=0.02)), by_name("spearman", Estimate(value=0.5))
     ('+2.0 pp', '0.50')
     """
     words = _words(name)
     if "nats" in words:
         return nats(estimate, plus=bool(words & CHANGES))
-    fraction = unit(name)
+    fraction = unit_of(name)
     if fraction and _all_within_one(estimate):
-        return points(estimate, digits) if fraction == "pp" else measured(estimate, digits)
+        return points_with_interval(estimate, digits) if fraction == "pp" else percent_with_interval(estimate, digits)
     if "factor" in words and estimate.low is None:
         return factor(estimate.value, 2)
     if words & CORRELATIONS:
         return signed(f"{estimate.value:.2f}") + _interval(estimate, lambda v: signed(f"{v:.2f}"))
-    for suffix, form in (("_ms", milliseconds), ("_bytes", size), ("_s", duration)):
+    for suffix, form in (("_ms", milliseconds), ("_bytes", file_size), ("_s", duration)):
         if name.endswith(suffix) and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0:
             return form(estimate.value) + _interval(estimate, form)
-    return plain(estimate.value) + _interval(estimate, plain)
+    return number(estimate.value) + _interval(estimate, number)
 
 
-def unit(name: str) -> str:
-    """Return what a fraction of this name is shown in, `%` or, a difference, `pp`; nothing for what is no fraction.
+def unit_of(name: str) -> str:
+    """Return what a fraction of this name is shown in, `%` or, a difference, `percentage_points`; nothing for what is no fraction.
 
-    >>> unit("test error"), unit("test error above the dense control's"), unit("loss change (nats)"), unit("prune_ratio")
+    >>> unit_of("test error"), unit_of("test error above the dense control's"), unit_of("loss change (nats)"), unit_of("prune_ratio")
     ('%', 'pp', '', '%')
     """
     words = _words(name)
@@ -250,10 +250,10 @@ def unit(name: str) -> str:
     return "pp" if words & DIFFERENCES else "%"
 
 
-def method(value: Method) -> str:
+def method_call(value: Method) -> str:
     """Return a method with its parameters.
 
-    >>> method(Method(name="magnitude", params={"p": 2}))
+    >>> method_call(Method(name="magnitude", params={"p": 2}))
     'magnitude (p=2)'
     """
     if not value.params:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import pruning
 from pruning.allocations import allocations
-from pruning.analysis.trial import Trial
+from pruning.analysis.job_record import JobRecord
 from pruning.architectures import architectures
 from pruning.criteria import criteria
 from pruning.data.builtin import datasets
@@ -28,19 +28,19 @@ from pruning.errors import BudgetError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
-from pruning.masks import counts, full_masks, prunable, weight_masks
+from pruning.masks import build_full_masks, count_kept, find_prunable, select_weight_masks
 from pruning.networks.loading import load_state_
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.registry import Registry
-from pruning.rounds.method import Seams
-from pruning.rounds.pruning import alive_scores, prune_
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.pruning import mask_scores, prune_
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from pruning.schemas.training import Optimizer
 from pruning.sparsifiers import sparsifiers
 from pruning.storage.stages import Stages
-from pruning.types import Budget, Masks, Scores, Seeing, Sparse, View
+from pruning.types import Budget, LayerView, LooksAtInputs, Masks, Scores, Sparse
 from tests.support import cases, oracles
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -125,8 +125,8 @@ class TestCriterion:
     def test_scores_every_prunable_weight_with_finite_numbers(self, name: str, case: str) -> None:
         evidence = evidence_of(case)
         scores = criteria.create(name).score(evidence)
-        assert set(scores) == set(prunable(evidence.model)) != set()
-        alive_scores(evidence, scores)  # raises for a shape that does not broadcast and for what is not finite
+        assert set(scores) == set(find_prunable(evidence.model)) != set()
+        mask_scores(evidence, scores)  # raises for a shape that does not broadcast and for what is not finite
         for key, weight in evidence.weights.items():
             torch.broadcast_to(scores[key], weight.shape)
             assert scores[key].device == weight.device
@@ -142,7 +142,7 @@ class TestCriterion:
     def test_changes_nothing(self, name: str, case: str, dtype: torch.dtype) -> None:
         model, batches = cases.awkward(case)
         model, batches = model.to(dtype), [(x.to(dtype), y) for x, y in batches]
-        masks = full_masks(prunable(model))
+        masks = build_full_masks(find_prunable(model))
         evidence = Evidence(model, masks, batches, torch.Generator().manual_seed(0))
         before = {key: value.clone() for key, value in model.state_dict().items()}
         modes, trains = oracles.module_modes(model), [p.requires_grad for p in model.parameters()]
@@ -161,9 +161,9 @@ class TestCriterion:
     def test_prunes_a_pruned_network_further(self, name: str, case: str) -> None:
         masks = cases.half_masks(cases.awkward(case)[0])
         evidence = evidence_of(case, masks)
-        total, alive = sum(m.numel() for m in masks.values()), sum(counts(masks).values())
+        total, alive = sum(m.numel() for m in masks.values()), sum(count_kept(masks).values())
         keep = max(1, alive // 2)
-        seams = Seams.of(cases.recipe(0.5), Method(name=name))
+        seams = PruningMethod.of(cases.recipe(0.5), Method(name=name))
         try:
             after = prune_(evidence.model, masks, keep / total, seams,
                            lambda masks, stage: Evidence(evidence.model, masks, evidence.batches),
@@ -172,9 +172,9 @@ class TestCriterion:
             assert isinstance(seams.granularity, granularities.get("channel"))
             return
         if getattr(seams.sparsifier, "reweights", False):  # so many are expected
-            assert sum(counts(weight_masks(after)).values()) <= alive
+            assert sum(count_kept(select_weight_masks(after)).values()) <= alive
         else:
-            assert sum(counts(weight_masks(after)).values()) <= keep
+            assert sum(count_kept(select_weight_masks(after)).values()) <= keep
         assert all(not bool((after[key] & ~masks[key]).any()) for key in masks)
         weights = dict(evidence.model.named_parameters())
         assert not any(bool(weights[key][~after[key]].detach().any()) for key in after)
@@ -194,7 +194,7 @@ def layered(draw: st.DrawFn) -> tuple[Scores, Masks, int]:
         mask = torch.rand(size, generator=rng) < draw(st.sampled_from([0.2, 0.7, 1.0]))
         score = torch.randint(0, 6, (size,), generator=rng).double()
         scores[f"layer{index}"], masks[f"layer{index}"] = score.masked_fill(~mask, -math.inf), mask
-    alive = sum(counts(masks).values())
+    alive = sum(count_kept(masks).values())
     return scores, masks, draw(st.integers(1, alive)) if alive else 0
 
 
@@ -236,10 +236,10 @@ class TestAllocation:
 def sparsified(name: str, weight: Tensor, score: Tensor, keep: int) -> Sparse:
     """One layer, seen where the sparsifier looks."""
     sparsifier, generator = sparsifiers.create(name), torch.Generator().manual_seed(0)
-    if not isinstance(sparsifier, Seeing):
+    if not isinstance(sparsifier, LooksAtInputs):
         return sparsifier.sparsify(weight, score, keep, generator)
     inputs = torch.rand(6, 1, weight[0].numel() if weight.dim() > 1 else len(weight), 3, generator=torch.Generator())
-    return sparsifier.sparsify_seeing(weight, score, keep, generator, View(3, lambda: inputs))
+    return sparsifier.sparsify_seeing(weight, score, keep, generator, LayerView(3, lambda: inputs))
 
 
 @pytest.mark.parametrize("name", sparsifiers.names())
@@ -288,8 +288,8 @@ class TestGranularity:
             torch.manual_seed(0)
             model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 2),
                                   nn.ReLU(), nn.Flatten(), nn.Linear(108, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
-        seams = Seams.of(cases.recipe(0.5, granularity={"name": name}), Method(name="magnitude"))
-        found = [full_masks(prunable(model))]
+        seams = PruningMethod.of(cases.recipe(0.5, granularity={"name": name}), Method(name="magnitude"))
+        found = [build_full_masks(find_prunable(model))]
         for density in densities:
             found.append(prune_(model, found[-1], density, seams, generator=torch.Generator().manual_seed(0),
                                 evidence=lambda masks, stage: Evidence(model, masks, shape=(4, 4, 4))))
@@ -333,7 +333,7 @@ def test_schedule_falls_strictly_to_exactly_the_target(name: str, data: st.DataO
 
 
 @pytest.fixture(scope="session", params=["none", "fine_tune"])
-def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
     """A finished job on a tiny network: two targets, one round between, two criteria."""
     fields: dict[str, Any] = {"mode": request.param}
     if request.param != "none":
@@ -345,7 +345,7 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     pipeline = Pipeline(recipe, Networks(cases.mlp), cases.make_data(), Stages(Path(folder), recipe.digest()), Silent(),
                         torch.device("cpu"))
     pipeline.run()
-    return Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
+    return JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
                  pipeline.done, pipeline.recipe)
 
 
@@ -360,7 +360,7 @@ class Silent:
 
 
 @pytest.mark.parametrize("name", evaluations.names())
-def test_evaluation_answers_with_a_section_that_survives_json(name: str, trial: Trial) -> None:
+def test_evaluation_answers_with_a_section_that_survives_json(name: str, trial: JobRecord) -> None:
     state = torch.get_rng_state()
     section = evaluations.create(name).evaluate(trial)
     assert section.title
@@ -386,7 +386,7 @@ def test_architecture_builds_runs_and_reloads(name: str) -> None:
     of_pixels = images.shape[2:] if getattr(architecture, "task", "classification") == "segmentation" else ()
     assert logits.shape == (2, architecture.outputs, *of_pixels)
     assert torch.isfinite(logits).all()
-    assert prunable(model)
+    assert find_prunable(model)
     other = architecture.build().eval()
     load_state_(other, model.state_dict())
     assert torch.equal(other(images), logits)

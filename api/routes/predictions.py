@@ -47,7 +47,7 @@ async def predict(id: Id, request: Request, services: ServicesDep, caller: Reade
 def _answer(id: str, question: Question, files: list[ResultFile], services: Services) -> Predictions:
     from pruning.errors import SecateurError
     from pruning.laws.density import DensityLaw
-    from pruning.laws.queries import forecast, smallest
+    from pruning.laws.queries import find_smallest_density, forecast_error
 
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
     report = {} if row is None else json.loads(read_file(services.artifacts, row))
@@ -60,10 +60,10 @@ def _answer(id: str, question: Question, files: list[ResultFile], services: Serv
     label, document = _law(id, report, question.criterion)
     law = DensityLaw.model_validate(document["law"])
     if question.max_error is None:
-        rows = [forecast(law, density, question.confidence) for density in question.densities or ()]
+        rows = [forecast_error(law, density, question.confidence) for density in question.densities or ()]
     else:
         try:
-            rows = [smallest(law, question.max_error, question.confidence)]
+            rows = [find_smallest_density(law, question.max_error, question.confidence)]
         except SecateurError as error:
             raise invalid([Fault("/max_error", error.code, error.message)]) from None
     found = [Prediction(**row) for row in rows]
@@ -74,20 +74,20 @@ def _answer(id: str, question: Question, files: list[ResultFile], services: Serv
 
 def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
     from pruning.errors import ParameterError, SecateurError
-    from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
+    from pruning.laws.family_queries import answer_error, forecast_networks, list_family_candidates, read_family_law
 
-    law = law_of(report)
+    law = read_family_law(report)
     if law is None:
         reasons = [failure["message"] for failure in report["failures"]] + list(report["warnings"])
         raise Problem(409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}")
     if question.criterion is not None:
         raise invalid([Fault("/criterion", "unknown_criterion", "a family has one law, of all its networks; leave it out")])
     try:
-        networks = candidates_of(report, question.depth, question.width)
+        networks = list_family_candidates(report, question.depth, question.width)
         if question.max_error is None:
-            rows = forecasts(law, networks, question.densities or (), question.confidence)
+            rows = forecast_networks(law, networks, question.densities or (), question.confidence)
         else:
-            rows = answers(law, networks, question.max_error, question.confidence)
+            rows = answer_error(law, networks, question.max_error, question.confidence)
     except ParameterError as error:
         raise invalid([Fault(error.pointer or "", error.code, error.message)]) from None
     except SecateurError as error:

@@ -11,20 +11,20 @@ from pruning.types import Budget, Keeps, Scores
 
 
 @dataclass(frozen=True)
-class Rooms:
+class LayerCapacities:
     """By layer: what a unit costs in weights, and how many weights there are to keep."""
 
     costs: Mapping[str, int]
     alive: Mapping[str, int]
 
     @staticmethod
-    def of(scores: Scores, budget: Budget) -> Rooms:
+    def of(scores: Scores, budget: Budget) -> LayerCapacities:
         """Those of scores, -inf marking what is pruned; `BudgetError` where less remains than the budget keeps."""
         costs = {name: budget.sizes[name] // score.numel() for name, score in scores.items()}
         alive = {name: int((score > -math.inf).sum()) * costs[name] for name, score in scores.items()}
         if sum(alive.values()) < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {sum(alive.values())} remain")
-        return Rooms(costs, alive)
+        return LayerCapacities(costs, alive)
 
     def rounded(self, shares: Mapping[str, float], keep: int) -> Keeps:
         """Counts nearest to the shares in whole units, by largest remainder; their sum is `keep` where units allow it."""
@@ -42,7 +42,7 @@ class Rooms:
         return keeps
 
 
-def dimensions(budget: Budget, name: str) -> tuple[int, ...]:
+def layer_dimensions(budget: Budget, name: str) -> tuple[int, ...]:
     """Those of a layer's weight; of a layer whose shape is not known, its size."""
     try:
         return budget.shapes[name]
@@ -50,12 +50,12 @@ def dimensions(budget: Budget, name: str) -> tuple[int, ...]:
         return (budget.sizes[name],)
 
 
-def proportional(weights: Mapping[str, float], limits: Mapping[str, int], total: float) -> dict[str, float]:
+def share_proportionally(weights: Mapping[str, float], limits: Mapping[str, int], total: float) -> dict[str, float]:
     """Shares c w_l of `total`, c the same for all, but none above its limit; what one cannot take goes to the others.
 
     A share at its limit is the limit itself, exactly. The sum is `total`, or that of the limits where it is less.
 
-    >>> proportional({"a": 1.0, "b": 1.0, "c": 2.0}, {"a": 1, "b": 9, "c": 9}, 10)
+    >>> share_proportionally({"a": 1.0, "b": 1.0, "c": 2.0}, {"a": 1, "b": 9, "c": 9}, 10)
     {'a': 1, 'b': 3.0, 'c': 6.0}
     """
     shares: dict[str, float] = {}

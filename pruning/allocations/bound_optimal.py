@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import Rooms
-from pruning.bounds.pfp import channels
-from pruning.bounds.sipp import spent
+from pruning.allocations._shares import LayerCapacities
+from pruning.bounds.pfp import expect_channels
+from pruning.bounds.sipp import spend_budget
 from pruning.errors import ParameterError
 from pruning.types import Budget, Keeps, Scores
 
@@ -40,7 +40,7 @@ class BoundOptimal:
         Counts are rounded by largest remainder. Sides are told by `budget.signs`; without them a filter is one side. Raises
         `ParameterError` for scores below 0, which are no sensitivities.
         """
-        rooms = Rooms.of(scores, budget)
+        rooms = LayerCapacities.of(scores, budget)
         for name, score in scores.items():
             if bool((score[score > -math.inf] < 0).any()):
                 raise ParameterError(f"bound_optimal divides by sensitivities, and {name} has scores below 0: use it with "
@@ -61,17 +61,17 @@ def _of_weights(scores: Scores, budget: Budget) -> dict[str, float]:
             sums.append(torch.where(mine, score, 0.0).double().flatten(1).sum(1).cpu())
             limits.append(mine.flatten(1).sum(1).double().cpu())
             weights.append(torch.full_like(sums[-1], 0.5 / len(score)))
-    kept = spent(torch.cat(sums), torch.cat(weights), torch.cat(limits), budget.keep)
+    kept = spend_budget(torch.cat(sums), torch.cat(weights), torch.cat(limits), budget.keep)
     parts = torch.split(kept, [2 * len(score) for score in scores.values()])
     return {name: float(part.sum()) for name, part in zip(scores, parts, strict=True)}
 
 
-def _of_channels(scores: Scores, rooms: Rooms, keep: int) -> dict[str, float]:
+def _of_channels(scores: Scores, rooms: LayerCapacities, keep: int) -> dict[str, float]:
     """The expected distinct channels, in weights, at the least epsilon that the budget affords."""
     alive: dict[str, Tensor] = {name: score[score > -math.inf] for name, score in scores.items()}
 
     def shares(log: float) -> dict[str, float]:
-        return {name: rooms.costs[name] * channels(score, math.exp(log)) for name, score in alive.items()}
+        return {name: rooms.costs[name] * expect_channels(score, math.exp(log)) for name, score in alive.items()}
 
     small, large = -320.0, 700.0
     if sum(shares(small).values()) <= keep:

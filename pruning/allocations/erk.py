@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import Rooms, dimensions, proportional
+from pruning.allocations._shares import LayerCapacities, layer_dimensions, share_proportionally
 from pruning.types import Budget, Keeps, Scores
 
 
@@ -35,7 +35,7 @@ class ERK:
         The dimensions are all of the weight: out, in / groups, kernel; where its shape is not known, its size. A layer with
         d_l above 1, or above what remains of it, keeps what it has, and eps is found anew for the others.
         """
-        rooms = Rooms.of(scores, budget)
-        dims = {name: dimensions(budget, name) for name in scores}
+        rooms = LayerCapacities.of(scores, budget)
+        dims = {name: layer_dimensions(budget, name) for name in scores}
         weights = {name: budget.sizes[name] * sum(dims[name]) / math.prod(dims[name]) for name in scores}
-        return rooms.rounded(proportional(weights, rooms.alive, budget.keep), budget.keep)
+        return rooms.rounded(share_proportionally(weights, rooms.alive, budget.keep), budget.keep)

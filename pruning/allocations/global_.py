@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pruning.allocations import allocations
 from pruning.errors import BudgetError
-from pruning.masks import top
+from pruning.masks import select_top
 from pruning.types import Budget, Keeps, Masks, Scores
 
 
@@ -46,7 +46,7 @@ class Global:
         elif costs[0] == 1 and alive < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {alive} remain")
         else:
-            mask = top(flat, min(alive, budget.keep // costs[0]))
+            mask = select_top(flat, min(alive, budget.keep // costs[0]))
         return {name: part.reshape(scores[name].shape) for name, part in zip(scores, torch.split(mask, units), strict=True)}
 
 

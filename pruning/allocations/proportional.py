@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import Rooms, proportional
+from pruning.allocations._shares import LayerCapacities, share_proportionally
 from pruning.errors import ParameterError
 from pruning.types import Budget, Keeps, Scores
 
@@ -40,7 +40,7 @@ class Proportional:
         What a layer cannot take goes to the others; counts are rounded by largest remainder. Sides are told by
         `budget.signs`; without them a layer is one. Raises `ParameterError` for scores below 0.
         """
-        rooms = Rooms.of(scores, budget)
+        rooms = LayerCapacities.of(scores, budget)
         for name, score in scores.items():
             if bool((score[score > -math.inf] < 0).any()):
                 raise ParameterError(f"proportional divides by sensitivities, and {name} has scores below 0: use it with "
@@ -49,9 +49,9 @@ class Proportional:
         limits = {name: int((score > 0).sum()) * rooms.costs[name] for name, score in scores.items()}
         least = {name: _sides(score, budget.signs.get(name)) * rooms.costs[name] for name, score in scores.items()}
         if sum(least.values()) > budget.keep:
-            return rooms.rounded(proportional({name: float(count) for name, count in least.items()}, limits, budget.keep),
+            return rooms.rounded(share_proportionally({name: float(count) for name, count in least.items()}, limits, budget.keep),
                                  budget.keep)
-        rest = proportional(sums, {name: limits[name] - least[name] for name in scores},
+        rest = share_proportionally(sums, {name: limits[name] - least[name] for name in scores},
                             min(budget.keep, sum(limits.values())) - sum(least.values()))
         return rooms.rounded({name: least[name] + rest[name] for name in scores}, budget.keep)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import Rooms, proportional
+from pruning.allocations._shares import LayerCapacities, share_proportionally
 from pruning.types import Budget, Keeps, Scores
 
 
@@ -25,6 +25,6 @@ class Uniform:
 
         No layer gets more than remains of it; what it cannot take goes to the others.
         """
-        rooms = Rooms.of(scores, budget)
+        rooms = LayerCapacities.of(scores, budget)
         sizes = {name: budget.sizes[name] for name in scores}
-        return rooms.rounded(proportional(sizes, rooms.alive, budget.keep), budget.keep)
+        return rooms.rounded(share_proportionally(sizes, rooms.alive, budget.keep), budget.keep)

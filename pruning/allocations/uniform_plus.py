@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import Rooms, dimensions, proportional
+from pruning.allocations._shares import LayerCapacities, layer_dimensions, share_proportionally
 from pruning.types import Budget, Keeps, Scores
 
 LAST = 0.2
@@ -36,10 +36,10 @@ class UniformPlus:
         than a unit each, both are scaled down, alike, until these have that many to share: at extreme sparsities nothing is
         dense, and nothing fails.
         """
-        rooms = Rooms.of(scores, budget)
+        rooms = LayerCapacities.of(scores, budget)
         sizes = {name: budget.sizes[name] for name in scores}
         order = list(budget.shapes or scores)
-        first = next((name for name in order if len(dimensions(budget, name)) == 4), None)
+        first = next((name for name in order if len(layer_dimensions(budget, name)) == 4), None)
         last = order[-1]
         wanted = {first: rooms.alive[first]} if first in sizes else {}
         found = self._with(wanted, sizes, rooms, budget.keep)
@@ -49,12 +49,12 @@ class UniformPlus:
             found = self._with(wanted, sizes, rooms, budget.keep)
         return rooms.rounded(found, budget.keep)
 
-    def _with(self, wanted: dict[str, int], sizes: dict[str, int], rooms: Rooms, keep: int) -> dict[str, float]:
+    def _with(self, wanted: dict[str, int], sizes: dict[str, int], rooms: LayerCapacities, keep: int) -> dict[str, float]:
         """The shares where some layers want so much and the others share the rest alike."""
         others = {name: size for name, size in sizes.items() if name not in wanted}
         left = max(0, keep - sum(min(rooms.costs[name], rooms.alive[name]) for name in others))
         fixed: dict[str, float] = dict(wanted)
         if sum(wanted.values()) > left:
             fixed = {name: want * left / sum(wanted.values()) for name, want in wanted.items()}
-        found = fixed | proportional(others, rooms.alive, keep - sum(fixed.values()))
+        found = fixed | share_proportionally(others, rooms.alive, keep - sum(fixed.values()))
         return {name: found[name] for name in sizes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol, runtime_checkable
 
-from pruning.analysis.trial import Trial
+from pruning.analysis.job_record import JobRecord
 from pruning.errors import ParameterError
 from pruning.schemas.report import Section
 
@@ -13,13 +13,13 @@ class Evaluation(Protocol):
     """One question asked of all networks of a job.
 
     Optional class attributes: `reads` names evaluations whose sections it reads, which are done before it; `of_pixels` is
-    True where it knows segmentation, else it is left out there, and refused where it is asked for; `asked_only` is True
+    True where it knows segmentation, else it is left out there, and refused where it is asked for; `runs_only_if_asked` is True
     where it runs only if a recipe names it. One with `units` says what it costs; see `pruning.analysis.job_size`.
     """
 
     version: ClassVar[int]
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """The answer."""
 
 
@@ -27,11 +27,11 @@ class Evaluation(Protocol):
 class Conditional(Protocol):
     """An evaluation that not every job has a use for: where the recipe lists none, it runs only where it applies."""
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """Whether it has something to say of this job."""
 
 
-def asked_only(evaluation: Evaluation | type[Evaluation]) -> bool:
+def runs_only_if_asked(evaluation: Evaluation | type[Evaluation]) -> bool:
     """Whether it takes so long that it has to be asked for by name."""
     return bool(getattr(evaluation, "asked_only", False))
 
@@ -41,9 +41,9 @@ def fits_task(evaluation: object, *, segmentation: bool) -> bool:
     return not segmentation or bool(getattr(evaluation, "of_pixels", False))
 
 
-def applies(evaluation: Evaluation, trial: Trial) -> bool:
+def applies_to(evaluation: Evaluation, trial: JobRecord) -> bool:
     """Whether an evaluation that was not asked for by name should run."""
-    if asked_only(evaluation) or not fits_task(evaluation, segmentation=trial.data.segmentation):
+    if runs_only_if_asked(evaluation) or not fits_task(evaluation, segmentation=trial.data.segmentation):
         return False
     return not isinstance(evaluation, Conditional) or evaluation.applies(trial)
 

@@ -12,26 +12,26 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.shifts import sureness
+from pruning.analysis.shifts import compute_confidence
 from pruning.errors import StructureError
-from pruning.graphs.in_place import lean
+from pruning.graphs.in_place import simplify
 from pruning.graphs.receptive_fields import Box
-from pruning.graphs.traced import folded, traced
+from pruning.graphs.tracing import fold_batchnorm, trace
 from pruning.graphs.windowed import Windows
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 
 BATCH = 256
 NEAR = 16
 """On a CPU, how many blocks that lie together are tried at once: the fewer, the smaller what has to be computed anew."""
 
 
-def fast(model: nn.Module, image: Tensor) -> nn.Module:
+def optimise_for_inference(model: nn.Module, image: Tensor) -> nn.Module:
     """A copy for many forward passes on images like this one (C, H, W): a graph, BatchNorm folded, channels last.
 
     The plain copy where the network cannot be traced, or does not run with channels last (`view` after a convolution).
     """
     try:
-        found: nn.Module = lean(traced(folded(model))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found: nn.Module = simplify(trace(fold_batchnorm(model))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             found(image[None])
     except (StructureError, RuntimeError):
@@ -39,7 +39,7 @@ def fast(model: nn.Module, image: Tensor) -> nn.Module:
     return found
 
 
-def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *, steps: int | None = None) -> Tensor:
+def select_backwards(model: nn.Module, image: Tensor, target: int, block: int = 1, *, steps: int | None = None) -> Tensor:
     """The order in which blocks of pixels are hidden, first to last, int64 (blocks,), numbered row by row.
 
     From the whole normalised image (C, H, W), at each step the block whose hiding (all channels set to 0) leaves the softmax
@@ -49,15 +49,15 @@ def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *,
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = net[1].weight.data.copy_(torch.tensor([[3.0, -1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
-    >>> back_select(net, torch.ones(1, 2, 2), 0)
+    >>> select_backwards(net, torch.ones(1, 2, 2), 0)
     tensor([1, 3, 2, 0])
     """
     height, width = image.shape[1:]
-    numbers = blocks(height, width, block).to(image.device)
+    numbers = number_blocks(height, width, block).to(image.device)
     count = int(numbers.max()) + 1
     left, order = list(range(count)), list[int]()
     current = image.clone()
-    with torch.inference_mode(), evaluating(model):
+    with torch.inference_mode(), evaluate_mode(model):
         windows = _windows(model)
         for _ in range(count if steps is None else min(steps, count)):
             if windows is None:
@@ -69,10 +69,10 @@ def back_select(model: nn.Module, image: Tensor, target: int, block: int = 1, *,
     return torch.tensor(order)
 
 
-def blocks(height: int, width: int, block: int) -> Tensor:
+def number_blocks(height: int, width: int, block: int) -> Tensor:
     """The number of each pixel's block, (H, W).
 
-    >>> blocks(2, 3, 2)
+    >>> number_blocks(2, 3, 2)
     tensor([[0, 0, 1],
             [0, 0, 1]])
     """
@@ -80,10 +80,10 @@ def blocks(height: int, width: int, block: int) -> Tensor:
     return (torch.arange(height)[:, None] // block) * across + torch.arange(width)[None] // block
 
 
-def informative(order: Tensor, numbers: Tensor, share: float = 0.1) -> Tensor:
+def find_informative_pixels(order: Tensor, numbers: Tensor, share: float = 0.1) -> Tensor:
     """The pixels hidden last, bool (H, W): whole blocks from the end of the order until they are the share of all pixels.
 
-    >>> informative(torch.tensor([1, 3, 2, 0]), blocks(2, 2, 1), 0.5)
+    >>> find_informative_pixels(torch.tensor([1, 3, 2, 0]), number_blocks(2, 2, 1), 0.5)
     tensor([[ True, False],
             [ True, False]])
     """
@@ -98,7 +98,7 @@ def _confidence(model: nn.Module, image: Tensor, numbers: Tensor, left: Tensor, 
     for part in torch.split(left, BATCH):
         hidden = numbers[None] == part[:, None, None]  # (B, H, W)
         inputs = image[None].masked_fill(hidden[:, None], 0.0).contiguous()
-        found.append(sureness(model(inputs))[:, target])
+        found.append(compute_confidence(model(inputs))[:, target])
     return torch.cat(found)
 
 
@@ -116,7 +116,7 @@ def _confidence_nearby(windows: Windows, image: Tensor, numbers: Tensor, left: l
     """As `_confidence`, of blocks that lie together at once, evaluated only where they change something."""
     height, width = numbers.shape
     rows, columns = -(-height // block), -(-width // block)
-    found = sureness(windows.settle(image))[:, target].repeat(rows * columns)
+    found = compute_confidence(windows.settle(image))[:, target].repeat(rows * columns)
     shown = set(numbers[(image != 0).any(0)].tolist())
     tried = [one for one in left if one in shown]  # to hide any other changes nothing
     most = NEAR if image.device.type == "cpu" else BATCH
@@ -125,7 +125,7 @@ def _confidence_nearby(windows: Windows, image: Tensor, numbers: Tensor, left: l
         inside, chosen = (slice(*box[:2]), slice(*box[2:])), torch.tensor(some, device=image.device)
         hidden = numbers[inside] == chosen[:, None, None]
         values = image[:, *inside].masked_fill(hidden[:, None], 0.0)
-        found[chosen] = sureness(windows.answer(values, box))[:, target]
+        found[chosen] = compute_confidence(windows.answer(values, box))[:, target]
     return found[left]
 
 

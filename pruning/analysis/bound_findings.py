@@ -26,19 +26,19 @@ NOTES = (
 )
 
 
-def headline(report: BoundReport) -> str:
+def choose_headline_form(report: BoundReport) -> str:
     """The form that speaks for a method: the tightest one certified."""
     return next(form for form in TIGHTEST if form in report.forms)
 
 
-def sentences(label: str, report: BoundReport) -> list[str]:
+def describe_findings(label: str, report: BoundReport) -> list[str]:
     """What was seen of one method."""
-    forms = dict.fromkeys([headline(report), *(form for form in ("paper", "paper relative") if form in report.forms)])
+    forms = dict.fromkeys([choose_headline_form(report), *(form for form in ("paper", "paper relative") if form in report.forms)])
     found = [f"{label}, {form}: {_usefulness(report, form)}{_looseness(report, form)}" for form in forms]
     if report.assumption is not None:
         found.append(f"{label}: what the paper assumes of inputs not seen held at {q.percent(report.assumption)} of the "
                      "outputs of layers.")
-    wrong = [row for row in coverage(label, report) if row["holds"] is False]
+    wrong = [row for row in test_coverage_of_forms(label, report) if row["holds"] is False]
     found += [f"{label}, {row['form']}: violated in {row['trials_with_violation']} of {row['trials']} prunings, "
               + (f"more than its failure probability of {q.percent(report.delta, 0)} explains." if row["certified"] else
                  "where what it assumes does not hold.") for row in wrong]
@@ -50,11 +50,11 @@ def _usefulness(report: BoundReport, form: str) -> str:
     start = report.vacuous_from(form)
     if start is None:
         last = useful[-1]
-        return (f"promises {q.percent(last.predicted)} even at {q.share(last.sparsity)} sparsity, where "
+        return (f"promises {q.percent(last.predicted)} even at {q.short_percent(last.sparsity)} sparsity, where "
                 f"{q.percent(last.measured)} of the images are right")
-    below = f"at {q.share(useful[-1].sparsity)} it promises {q.percent(useful[-1].predicted)} " \
+    below = f"at {q.short_percent(useful[-1].sparsity)} it promises {q.percent(useful[-1].predicted)} " \
             f"({q.percent(useful[-1].measured)} are right); " if useful else "at every sparsity tried: "
-    return (f"{below}vacuous from {q.share(start.sparsity)} sparsity on, where {q.percent(start.measured)} of the images "
+    return (f"{below}vacuous from {q.short_percent(start.sparsity)} sparsity on, where {q.percent(start.measured)} of the images "
             f"are right")
 
 
@@ -103,7 +103,7 @@ FACTORS = {
 """By what replaces a factor, the factor."""
 
 
-def coverage(label: str, report: BoundReport) -> list[dict[str, Any]]:
+def test_coverage_of_forms(label: str, report: BoundReport) -> list[dict[str, Any]]:
     """By form, how many prunings had any violation, and whether that is within the failure probability."""
     rows = []
     for form in report.forms:
@@ -111,15 +111,15 @@ def coverage(label: str, report: BoundReport) -> list[dict[str, Any]]:
         broken, trials = sum(one.broken for one in mine), sum(one.trials for one in mine)
         rows.append({"method": label, "form": form, "certified": mine[0].certified, "trials_with_violation": broken,
                      "trials": trials, "failure_probability": 0.0 if form == "deterministic" else report.delta,
-                     "holds": holds(broken, trials, 0.0 if form == "deterministic" else report.delta),
+                     "holds": is_within_failure_probability(broken, trials, 0.0 if form == "deterministic" else report.delta),
                      "vacuous_from_sparsity": start.sparsity if (start := report.vacuous_from(form)) else None})
     return rows
 
 
-def holds(broken: int, trials: int, delta: float) -> bool:
+def is_within_failure_probability(broken: int, trials: int, delta: float) -> bool:
     """Whether so many violations are likely enough, P(X >= broken) > 5 % for X binomial with `trials` and `delta`.
 
-    >>> holds(0, 3, 0.05), holds(3, 3, 0.05), holds(1, 3, 0.0)
+    >>> is_within_failure_probability(0, 3, 0.05), is_within_failure_probability(3, 3, 0.05), is_within_failure_probability(1, 3, 0.0)
     (True, False, False)
     """
     from scipy.stats import binom

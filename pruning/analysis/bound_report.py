@@ -148,7 +148,7 @@ class BoundReport:
         return max(mine, key=lambda one: one.log10, default=None)
 
 
-def summarise(outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor, delta: float) -> BoundReport:
+def summarise_outcomes(outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor, delta: float) -> BoundReport:
     """The report of one method's outcomes; `dense` are the logits of the dense network (N, k), `labels` (N,)."""
     labels = labels.cpu()
     predictions, components, errors = [], [], {}

@@ -14,21 +14,21 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from pruning.bounds.carrier import Carrier
-from pruning.bounds.forms import Bounded, Drawn, Preparing, Relative, certified
+from pruning.bounds.forms import BoundedCriterion, Preparing, PrunedLayer, Relative, bound_certified_forms
 from pruning.bounds.inputs import Inputs
-from pruning.bounds.rows import by_row, certainly, columns
-from pruning.bounds.sums import Sums, channel_sums, edge_sums, firsts, products
+from pruning.bounds.rows import arrange_by_row, certain_law, find_columns_read
+from pruning.bounds.sums import Sums, first_of_channel, multiply_patches, sum_channels, sum_edges
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import EvidenceError, ParameterError, StructureError
-from pruning.evidence.criterion import Compensating
+from pruning.evidence.criterion import CompensatesRemoval
 from pruning.evidence.evidence import Batches, Evidence
-from pruning.evidence.layer_inputs import Views
-from pruning.graphs.traced import folded, is_chain
-from pruning.masks import apply_masks_, density, full_masks
-from pruning.networks.layers import Layer, groups, matrix, recording
-from pruning.rounds.method import Seams
-from pruning.rounds.pruning import alive_scores
-from pruning.types import Law, Masks, Scores, Selection, Shape
+from pruning.evidence.layer_inputs import LayerInputs
+from pruning.graphs.tracing import fold_batchnorm, is_chain
+from pruning.masks import apply_masks_, build_full_masks, density
+from pruning.networks.layers import Layer, as_matrices, count_groups, record_uses
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.pruning import mask_scores
+from pruning.types import DrawLaw, Masks, Scores, Selection, Shape
 
 Cache: TypeAlias = dict[str, tuple[Tensor, Sums]]
 MEMORY = 256 * 2**20
@@ -46,7 +46,7 @@ class Pruned:
     trial: int
     weights: Mapping[str, Tensor]
     masks: Masks
-    laws: Mapping[str, Law]
+    laws: Mapping[str, DrawLaw]
 
 
 @dataclass
@@ -80,28 +80,28 @@ class Study:
     Everything is computed on the CPU, in float64.
     """
 
-    def __init__(self, model: nn.Module, seams: Seams, batches: Batches, shape: Shape, generator: Generator,
+    def __init__(self, model: nn.Module, seams: PruningMethod, batches: Batches, shape: Shape, generator: Generator,
                  exclude: Sequence[str] = ()) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
         if not Study.takes(seams):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
         dense = copy.deepcopy(model).cpu().double().eval()
-        self.model, self.seams = folded(dense), seams
+        self.model, self.seams = fold_batchnorm(dense), seams
         given = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
         for inputs, _ in given[:1]:
             if not torch.allclose(self.answers(inputs[:1]), dense(inputs[:1]), 1e-6, 1e-6, equal_nan=True):
                 raise StructureError("a BatchNorm cannot be folded into the layer before: it normalises no channels of it")
         self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
         self.names = list(self.evidence.weights)
-        self.scores: Scores = alive_scores(self.evidence, seams.criterion.score(self.evidence))
+        self.scores: Scores = mask_scores(self.evidence, seams.criterion.score(self.evidence))
         self.chain = is_chain(self.model)
         self.prepared = seams.criterion.prepare(self.evidence) if isinstance(seams.criterion, Preparing) else None
-        self.carrier, self.views = Carrier(self.model), Views(self.evidence)
+        self.carrier, self.views = Carrier(self.model), LayerInputs(self.evidence)
 
     @staticmethod
-    def takes(seams: Seams) -> bool:
+    def takes(seams: PruningMethod) -> bool:
         """Whether there are bounds: not for a criterion that moves the weights that remain."""
-        return not isinstance(seams.criterion, Compensating)
+        return not isinstance(seams.criterion, CompensatesRemoval)
 
     def answers(self, inputs: Tensor) -> Tensor:
         """The dense network's logits, float64."""
@@ -116,7 +116,7 @@ class Study:
     def prune(self, sparsity: float, trial: int, generator: Generator) -> Pruned:
         """The network pruned in one shot; `BudgetError` for a sparsity that cannot be had."""
         evidence = self.evidence
-        masks = full_masks(evidence.weights)
+        masks = build_full_masks(evidence.weights)
         selected = self.seams.granularity.select(Selection(
             self.model, evidence.weights, self.scores, masks, 1.0 - sparsity, self.seams.allocation, self.seams.sparsifier,
             generator, lambda: evidence.shape, self.views))
@@ -160,12 +160,12 @@ class Study:
         pruned, criterion = outcome.pruned, self.seams.criterion
         errors: dict[str, dict[str, Tensor]] = {}
         above: dict[str, Tensor] = {}
-        every: list[Drawn] = []
+        every: list[PrunedLayer] = []
         for name, use in seen.items():
             drawn = self._drawn(name, seen, pruned, cache, logs)
             every.append(drawn)
-            forms = certified(drawn, pruned.trial == 0)
-            if isinstance(criterion, Bounded):
+            forms = bound_certified_forms(drawn, pruned.trial == 0)
+            if isinstance(criterion, BoundedCriterion):
                 paper = criterion.bound(drawn)
                 forms |= paper.forms if paper.error is None else {"paper": paper.error, **paper.forms}
                 if pruned.trial == 0:
@@ -200,15 +200,15 @@ class Study:
             outcome.above.setdefault(form, []).append(layers | wrong)
 
     def _drawn(self, name: str, uses: Mapping[str, Inputs], pruned: Pruned, cache: Cache,
-               logs: tuple[float, float]) -> Drawn:
+               logs: tuple[float, float]) -> PrunedLayer:
         layer, weight, mask = uses[name].layer, self.evidence.weights[name], pruned.masks[name]
         seen = uses[name].patches
-        scores = by_row(self.scores[name] if isinstance(self.seams.criterion, Bounded) else weight.abs(), layer, weight,
+        scores = arrange_by_row(self.scores[name] if isinstance(self.seams.criterion, BoundedCriterion) else weight.abs(), layer, weight,
                          self._channels)
         law = pruned.laws.get(name)
         if law is None:
-            law = certainly(scores)
-        kept = (columns(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
+            law = certain_law(scores)
+        kept = (find_columns_read(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
         certain = (law.probabilities >= 1) & (law.draws != 0)[:, None] & kept
         random, first = law.probabilities.masked_fill(certain, 0.0), None
         if self._channels and name in pruned.laws:  # those of the groups that the layer reads, as they were drawn
@@ -216,15 +216,15 @@ class Study:
             shares = random if first is None else random * (first == torch.arange(first.shape[1])).flatten()
             scores = shares * (scores * (random > 0)).sum(1, keepdim=True)
         if name not in cache or not torch.equal(cache[name][0], random):
-            cache[name] = random, (channel_sums(layer, weight, seen, random, first) if self._channels else
-                                   edge_sums(layer, weight, seen, random))
+            cache[name] = random, (sum_channels(layer, weight, seen, random, first) if self._channels else
+                                   sum_edges(layer, weight, seen, random))
         log, split = (log + math.log(law.repeats) for log in logs)
-        return Drawn(name, layer, weight, scores, kept, law, random, cache[name][1], seen, log, split, self.delta,
+        return PrunedLayer(name, layer, weight, scores, kept, law, random, cache[name][1], seen, log, split, self.delta,
                      self.sampled, not self._channels, first, uses, self.prepared)
 
-    def _removed(self, drawn: Drawn, masks: Masks, alive: Tensor) -> Tensor:
+    def _removed(self, drawn: PrunedLayer, masks: Masks, alive: Tensor) -> Tensor:
         """What outputs that are removed were, and no longer give to those they are carried into, (N, out, L)."""
-        found = products(matrix(drawn.layer, drawn.weight)[None], drawn.patches)[0]
+        found = multiply_patches(as_matrices(drawn.layer, drawn.weight)[None], drawn.patches)[0]
         bias, gone = drawn.layer.bias, masks.get(f"{drawn.name.removesuffix('weight')}bias")
         if bias is not None and gone is not None:
             found = found + (bias.detach() * ~gone)[:, None]
@@ -232,7 +232,7 @@ class Study:
 
     def _firsts(self, name: str, layer: Layer) -> Tensor | None:
         """Which inputs are one channel, None where each is one of its own."""
-        found = firsts(layer, self._graph.inputs[name.rpartition(".")[0]])
+        found = first_of_channel(layer, self._graph.inputs[name.rpartition(".")[0]])
         return None if bool((found == torch.arange(found.shape[1])).all()) else found
 
     @cached_property
@@ -274,7 +274,7 @@ class Study:
         return network
 
     def _seen(self, inputs: Tensor) -> dict[str, Inputs]:
-        with torch.no_grad(), recording(self.model, self.names) as uses:
+        with torch.no_grad(), record_uses(self.model, self.names) as uses:
             self.model(inputs)
         for name, calls in uses.items():
             if len(calls) != 1:
@@ -290,4 +290,4 @@ def _outputs(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
         return F.linear(inputs, weight).reshape(len(inputs), -1, len(weight)).transpose(1, 2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.conv2d(padded, weight, None, layer.stride, 0, layer.dilation, groups(layer)).flatten(2)
+    return F.conv2d(padded, weight, None, layer.stride, 0, layer.dilation, count_groups(layer)).flatten(2)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pruning import wording as q
-from pruning.measurement.rank_correlation import FEWEST, chance, estimate, no_evidence
+from pruning.measurement.rank_correlation import FEWEST, estimate_spearman, explain_no_evidence, permutation_p_value
 from pruning.schemas.report import Estimate
 from pruning.seeding import generator
 
@@ -38,7 +38,7 @@ class Correlation:
     @property
     def verdict(self) -> str:
         """In words; begins with `no evidence` where there is none."""
-        return no_evidence(self.rho, self.p, self.checkpoints, "checkpoints") or \
+        return explain_no_evidence(self.rho, self.p, self.checkpoints, "checkpoints") or \
             f"further from the dense network went with {'higher' if self.rho and self.rho.value > 0 else 'lower'} accuracy"
 
     def row(self) -> dict[str, Any]:
@@ -55,25 +55,25 @@ class Correlation:
                     f"at least {FEWEST} are needed)."]
         shown: dict[str, list[str]] = {}
         for one in found:
-            rho = "" if one.rho is None else f" {q.named('spearman', one.rho)}"
+            rho = "" if one.rho is None else f" {q.by_name('spearman', one.rho)}"
             shown.setdefault(one.verdict, []).append(one.words + rho)
         said = "; ".join(f"{verdict}: {', '.join(some)}" for verdict, some in shown.items())
         return [f"Spearman's rho of the distance from the dense network and the {against}, {checkpoints} checkpoints: "
                 f"{said}."]
 
 
-def correlate(seed: int, phase: str, name: str, words: str, pairs: Sequence[tuple[float, float]]) -> Correlation:
+def correlate_with_accuracy(seed: int, phase: str, name: str, words: str, pairs: Sequence[tuple[float, float]]) -> Correlation:
     """Of distances and accuracies; fewer than four pairs get none.
 
-    >>> found = correlate(0, "before", "logits", "logits", [(0.1, 0.9), (0.2, 0.8), (0.5, 0.7), (0.7, 0.4), (0.9, 0.1)])
+    >>> found = correlate_with_accuracy(0, "before", "logits", "logits", [(0.1, 0.9), (0.2, 0.8), (0.5, 0.7), (0.7, 0.4), (0.9, 0.1)])
     >>> found.rho.value, found.verdict
     (-1.0, 'further from the dense network went with lower accuracy')
     """
     if len(pairs) < FEWEST:
         return Correlation(phase, name, words, len(pairs), None, None)
     x, y = torch.tensor(pairs, dtype=torch.float64).T.unsqueeze(1)
-    rho = estimate(x, y, generator(seed, "approximation", phase, name))
-    p = None if rho is None or rho.low is None else chance(x, y, generator(seed, "permutation", phase, name))
+    rho = estimate_spearman(x, y, generator(seed, "approximation", phase, name))
+    p = None if rho is None or rho.low is None else permutation_p_value(x, y, generator(seed, "permutation", phase, name))
     return Correlation(phase, name, words, len(pairs), rho, p)
 
 
@@ -106,12 +106,12 @@ class Change:
         return None if found is None else _sign(found)
 
 
-def claim(changes: Sequence[Change]) -> list[str]:
+def check_recovery_claim(changes: Sequence[Change]) -> list[str]:
     """The paper's claim that retraining recovers accuracy without reducing the approximation error, as it was seen here.
 
     >>> up, down = (Estimate(value=v, low=v - 0.01, high=v + 0.01) for v in (0.2, -0.2))
     >>> changes = [Change("a", up, {HIDDEN: up}, 0.5), Change("b", up, {HIDDEN: down}, 0.5), Change("c", down, {HIDDEN: up})]
-    >>> claim(changes)[0][83:]
+    >>> check_recovery_claim(changes)[0][83:]
     'Seen here: at some checkpoints, not at others. Retraining recovered accuracy by +20.0 pp at 2 of 3 checkpoints \
 (median; beyond noise), while the approximation error of hidden layers rose at 1 and fell at 1 of these 2 (median \
 change +0, +0 % of it; a fall by less than 10 % counts as none).'
@@ -120,13 +120,13 @@ change +0, +0 % of it; a fall by less than 10 % counts as none).'
     start = "Paper's claim: fine-tuning recovers accuracy without reducing approximation error. "
     if not recovered:
         return [f"{start}Seen here: no evidence: retraining recovered accuracy beyond noise at none of "
-                f"{q.several(len(changes), 'checkpoint')}."]
+                f"{q.count_of(len(changes), 'checkpoint')}."]
     explained = sum(one.explains for one in recovered)
     seen = "no evidence either way" if not any(one.sign(HIDDEN) for one in recovered) else "yes" if not explained else \
         "no, the opposite" if explained == len(recovered) else "at some checkpoints, not at others"
-    gains = q.points(Estimate(value=median(one.accuracy.value for one in recovered)))
+    gains = q.points_with_interval(Estimate(value=median(one.accuracy.value for one in recovered)))
     notes = [f"{start}Seen here: {seen}. Retraining recovered accuracy by {gains} at {len(recovered)} of "
-             f"{q.several(len(changes), 'checkpoint')} (median; beyond noise), while the approximation error of hidden "
+             f"{q.count_of(len(changes), 'checkpoint')} (median; beyond noise), while the approximation error of hidden "
              f"layers {_moved(recovered, HIDDEN)}{_size(recovered)}."]
     others: dict[str, list[str]] = {}
     for name in recovered[0].errors:

@@ -12,7 +12,7 @@ from pruning.types import Shape
 
 
 @dataclass(frozen=True)
-class Scale:
+class JobSize:
     """The size of a job."""
 
     recipe: Recipe
@@ -42,10 +42,10 @@ class Scale:
 
 
 @runtime_checkable
-class Sized(Protocol):
+class EstimatesUnits(Protocol):
     """An evaluation that says how much work it is; that of others is not counted."""
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """About how much, in forward passes of one image."""
 
 

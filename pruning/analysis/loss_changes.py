@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.trial import TrialRound
-from pruning.measurement.intervals import mean
+from pruning.analysis.job_record import RoundRecord
+from pruning.measurement.intervals import mean_interval
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.report import Estimate
 
@@ -32,7 +32,7 @@ class LossChange:
     def document(self) -> dict[str, Any] | str:
         """What a table shows."""
         if self.estimate is None:
-            return f"overflow on {q.several(self.overflowed, 'image')}"
+            return f"overflow on {q.count_of(self.overflowed, 'image')}"
         return self.estimate.model_dump()
 
     @property
@@ -41,14 +41,14 @@ class LossChange:
         return math.inf if self.estimate is None else abs(self.estimate.value)
 
 
-def change(one: TrialRound) -> LossChange | None:
+def mean_loss_change(one: RoundRecord) -> LossChange | None:
     """Delta L = mean(after - before) over the images; None where the losses were not kept."""
     if one.losses is None:
         return None
     return _difference(*reversed(one.losses()))
 
 
-def since_start(rounds: Sequence[TrialRound], one: TrialRound) -> LossChange | None:
+def loss_change_since_start(rounds: Sequence[RoundRecord], one: RoundRecord) -> LossChange | None:
     """Mean loss right after a round's pruning less that of the network before the first round of its criterion.
 
     Every criterion of a job starts from the same network, so these can be compared; in a cascade the change of a late round
@@ -60,7 +60,7 @@ def since_start(rounds: Sequence[TrialRound], one: TrialRound) -> LossChange | N
     return _difference(one.losses()[1], first.losses()[0])
 
 
-def difference(first: TrialRound, second: TrialRound) -> LossChange | None:
+def compare_first_rounds(first: RoundRecord, second: RoundRecord) -> LossChange | None:
     """Mean loss after pruning of a first round less that of a second, paired on the same training images."""
     if first.losses is None or second.losses is None:
         return None
@@ -72,7 +72,7 @@ def _difference(first: Tensor, second: Tensor) -> LossChange:
     overflowed = int(((first >= limit) | (second >= limit)).sum())
     values = first.double() - second.double()
     centre = float(values.mean())
-    estimate = mean(0.0, float(((values - centre) ** 2).sum()), len(values))
+    estimate = mean_interval(0.0, float(((values - centre) ** 2).sum()), len(values))
     low, high = (None, None) if estimate.low is None or estimate.high is None else (
         centre + estimate.low, centre + estimate.high)
     return LossChange(None if overflowed else Estimate(value=centre, low=low, high=high, n=len(values)), overflowed)
@@ -99,10 +99,10 @@ class StagePoint:
         return self.predicted / self.measured if self.predicted is not None and self.measured else None
 
 
-def stage_points(stages: Sequence[StageLoss]) -> list[StagePoint]:
+def list_stage_points(stages: Sequence[StageLoss]) -> list[StagePoint]:
     """The stages of one round in order, with running sums.
 
-    >>> for point in stage_points([StageLoss(0.5, 0.2, 1.0, 1.5, 9), StageLoss(0.75, 0.4, 1.4, 1.8, 9)]):
+    >>> for point in list_stage_points([StageLoss(0.5, 0.2, 1.0, 1.5, 9), StageLoss(0.75, 0.4, 1.4, 1.8, 9)]):
     ...     print(point.sparsity, round(point.predicted_sum, 2), round(point.measured_sum, 2))
     0.5 0.2 0.5
     0.75 0.6 0.9

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.masks import PRUNABLE
-from pruning.measurement.intervals import mean
-from pruning.networks.modes import evaluating
+from pruning.measurement.intervals import mean_interval
+from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Estimate
 
 BATCH = 64
@@ -48,7 +48,7 @@ class Deviations:
         return torch.stack(parts).nanmean(0) if parts else torch.full_like(self.logits, math.nan)
 
 
-def deviations(network: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> Deviations:
+def measure_output_distances(network: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> Deviations:
     """Of `other` from `network`, which have the same layers, on batches of normalised images.
 
     e_l(x) = ||a'_l(x) - a_l(x)||_2 / ||a_l(x)||_2, a_l(x) all outputs of layer l for image x (of all its calls), in float64.
@@ -56,19 +56,19 @@ def deviations(network: nn.Module, other: nn.Module, batches: Iterable[Tensor]) 
 
     >>> a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
     >>> _ = a.weight.data.copy_(torch.eye(2)), b.weight.data.copy_(torch.diag(torch.tensor([1.0, 0.0])))
-    >>> found = deviations(a, b, [torch.tensor([[3.0, 4.0], [0.0, 0.0]])])
+    >>> found = measure_output_distances(a, b, [torch.tensor([[3.0, 4.0], [0.0, 0.0]])])
     >>> found.logits.tolist(), found.layers[""].tolist(), found.agrees.tolist()
     ([0.8, nan], [0.8, nan], [False, True])
     """
     parts: dict[str, list[Tensor]] = {}
     unmatched: dict[str, None] = {}
-    with torch.no_grad(), evaluating(network), evaluating(other):
+    with torch.no_grad(), evaluate_mode(network), evaluate_mode(other):
         for images in batches:
             (z, mine), (z_other, theirs) = (_outputs(one, images) for one in (network, other))
             for name, outputs in mine.items():
                 if all(len(output) == len(images) for output in outputs):
                     a, b = (torch.cat([output.flatten(1) for output in some], 1) for some in (outputs, theirs[name]))
-                    parts.setdefault(f"layer.{name}", []).append(relative(a, b))
+                    parts.setdefault(f"layer.{name}", []).append(relative_distance(a, b))
                 else:
                     unmatched[name] = None
             for name, values in _of_logits(z, z_other).items():
@@ -79,11 +79,11 @@ def deviations(network: nn.Module, other: nn.Module, batches: Iterable[Tensor]) 
                       tuple(unmatched))
 
 
-def relative(a: Tensor, b: Tensor) -> Tensor:
+def relative_distance(a: Tensor, b: Tensor) -> Tensor:
     """||b - a||_2 / ||a||_2 by row, (n,) in float64; nan where a is zero, inf where anything is not finite.
 
     >>> a, b = [[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]], [[3.0, 1.0], [1.0, 1.0], [1.0, torch.inf]]
-    >>> relative(torch.tensor(a), torch.tensor(b))
+    >>> relative_distance(torch.tensor(a), torch.tensor(b))
     tensor([0.6000,    nan,    inf], dtype=torch.float64)
     """
     a, b = a.double(), b.double()
@@ -91,23 +91,23 @@ def relative(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(found.isfinite(), found, math.inf).masked_fill(~a.any(1), math.nan)
 
 
-def average(values: Tensor) -> Estimate | None:
+def average_finite(values: Tensor) -> Estimate | None:
     """The mean of what is a number, with its normal 95 % interval cut at 0; None if one is off the scale or none is left.
 
-    >>> average(torch.tensor([0.5, torch.nan, 0.5])), average(torch.tensor([0.5, torch.inf]))
+    >>> average_finite(torch.tensor([0.5, torch.nan, 0.5])), average_finite(torch.tensor([0.5, torch.inf]))
     (Estimate(value=0.5, low=0.5, high=0.5, n=2), None)
     """
-    found = average_change(torch.zeros_like(values), values)
+    found = average_paired_change(torch.zeros_like(values), values)
     return found if found is None or found.low is None else found.model_copy(update={"low": max(0.0, found.low)})
 
 
-def average_change(before: Tensor, after: Tensor) -> Estimate | None:
-    """The mean of after - before, paired by image, with its normal 95 % interval; None as in `average`."""
+def average_paired_change(before: Tensor, after: Tensor) -> Estimate | None:
+    """The mean of after - before, paired by image, with its normal 95 % interval; None as in `average_finite`."""
     if bool((before.isinf() | after.isinf()).any()):
         return None
     change = after - before
     change = change[~change.isnan()]
-    return mean(float(change.sum()), float((change**2).sum()), len(change)) if len(change) else None
+    return mean_interval(float(change.sum()), float((change**2).sum()), len(change)) if len(change) else None
 
 
 def _of_logits(z: Tensor, other: Tensor) -> dict[str, Tensor]:
@@ -116,8 +116,8 @@ def _of_logits(z: Tensor, other: Tensor) -> dict[str, Tensor]:
     log_p, log_other = z.log_softmax(1), other.log_softmax(1)
     p = log_p.exp()
     softmax, kl = (log_other.exp() - p).norm(dim=1), (p * (log_p - log_other)).sum(1).clamp_min(0)
-    return {"logits": relative(z, other),
-            "centred": relative(z - z.mean(1, keepdim=True), other - other.mean(1, keepdim=True)),
+    return {"logits": relative_distance(z, other),
+            "centred": relative_distance(z - z.mean(1, keepdim=True), other - other.mean(1, keepdim=True)),
             "softmax": torch.where(softmax.isfinite(), softmax, math.inf),
             "kl": torch.where(kl.isfinite(), kl, math.inf), "agrees": agrees}
 

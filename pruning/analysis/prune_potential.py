@@ -10,25 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruning.analysis.trial import TrialRound
+from pruning.analysis.job_record import RoundRecord
 
 
-def prune_ratio(one: TrialRound, parameters: int) -> float:
+def compute_prune_ratio(one: RoundRecord, parameters: int) -> float:
     """PR: the fraction of all parameters of the dense network that pruning removed."""
     return sum(int((~mask).sum()) for mask in one.masks().values()) / parameters
 
 
 
 
-def potential(ratios: Tensor, errors: Tensor, reference: Tensor, margin: float) -> Tensor:
+def find_prune_potential(ratios: Tensor, errors: Tensor, reference: Tensor, margin: float) -> Tensor:
     """max PR with error <= reference + margin, 0 where there is none; any later success counts.
 
     `ratios` (K,), `errors` (K, ...), `reference` (...): errors of checkpoints and of the dense control on one distribution.
 
     >>> ratios = torch.tensor([0.2, 0.5, 0.8])
-    >>> float(potential(ratios, torch.tensor([0.1, 0.3, 0.105]), torch.tensor(0.1), 0.005))
+    >>> float(find_prune_potential(ratios, torch.tensor([0.1, 0.3, 0.105]), torch.tensor(0.1), 0.005))
     0.800000011920929
-    >>> float(potential(ratios, torch.tensor([0.2, 0.3, 0.4]), torch.tensor(0.1), 0.005))
+    >>> float(find_prune_potential(ratios, torch.tensor([0.2, 0.3, 0.4]), torch.tensor(0.1), 0.005))
     0.0
     """
     within = errors <= reference + margin + 1e-12

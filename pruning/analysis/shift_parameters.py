@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pruning import wording as q
-from pruning.analysis.job_size import Scale
-from pruning.analysis.shifts import Shift, sample
-from pruning.analysis.trial import Trial
+from pruning.analysis.job_record import JobRecord
+from pruning.analysis.job_size import JobSize
+from pruning.analysis.shifts import Shift, draw_sample
 from pruning.data.corruptions import corruptions
-from pruning.measurement.costs import flops
+from pruning.measurement.costs import count_flops
 
 WORK = 2_000_000_000
 """Multiply-adds of one network on one shift, where the recipe does not say how many images: the same for all evaluations."""
@@ -31,7 +31,7 @@ Corruption = Annotated[str, Field(json_schema_extra=_known)]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ShiftParameters:
     """Corruptions by severity, and levels of noise; `null` corruptions are all of them.
 
     The shifted sets of the job's dataset are looked at too.
@@ -46,11 +46,11 @@ class Asked:
         for name in self.corruptions or ():
             corruptions.get(name)
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With a checkpoint, and images that can be corrupted."""
         return any(one.target is not None for one in trial.rounds) and trial.data.shape[0] in (1, 3)
 
-    def shifts(self, trial: Trial) -> list[Shift]:
+    def shifts(self, trial: JobRecord) -> list[Shift]:
         """Those asked for, each once."""
         names = corruptions.names() if self.corruptions is None else self.corruptions
         found = [Shift(name, severity) for name in names for severity in self.severities]
@@ -58,11 +58,11 @@ class Asked:
         found += [Shift(noise=level) for level in self.noise]
         return list(dict.fromkeys(found))
 
-    def count(self, trial: Trial) -> int:
+    def count(self, trial: JobRecord) -> int:
         """How many test images of each distribution, where there are so many."""
-        return self.images or _images(max(1, flops(trial.dense(), trial.data.shape, None) // 2))
+        return self.images or _images(max(1, count_flops(trial.dense(), trial.data.shape, None) // 2))
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """Making the images of every corruption, and every network on every distribution."""
         count = self.images or _images(scale.macs)
         names = len(corruptions.names() if self.corruptions is None else self.corruptions) * len(self.severities)
@@ -70,15 +70,15 @@ class Asked:
         seen = own * (1 + names + len(self.noise)) + sum(min(count, test) for _, test in scale.shifted.values())
         return seen * scale.networks + names * own * CORRUPTING * scale.values // scale.macs
 
-    def said(self, trial: Trial, shifts: list[Shift]) -> str:
+    def describe(self, trial: JobRecord, shifts: list[Shift]) -> str:
         """What was looked at, in words."""
         count = self.count(trial)
         kept = "" if trial.cache is None else (
-            f" Corrupted images are kept for later jobs: {q.size(trial.cache.size_bytes)} of at most "
-            f"{q.size(trial.cache.limit_bytes)} on this worker's disk.")
-        sets = "".join(f" The shifted set {shift.name} has {q.several(len(sample(trial, count, shift.dataset)), 'image')} "
+            f" Corrupted images are kept for later jobs: {q.file_size(trial.cache.size_bytes)} of at most "
+            f"{q.file_size(trial.cache.limit_bytes)} on this worker's disk.")
+        sets = "".join(f" The shifted set {shift.name} has {q.count_of(len(draw_sample(trial, count, shift.dataset)), 'image')} "
                        "here." for shift in shifts if shift.dataset is not None)
-        return (f"{q.several(len(shifts), 'shift')}, at {q.several(min(count, len(trial.data.test)), 'test image')}: "
+        return (f"{q.count_of(len(shifts), 'shift')}, at {q.count_of(min(count, len(trial.data.test)), 'test image')}: "
                 f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}")
 
 

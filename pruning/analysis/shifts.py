@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.trial import Trial
+from pruning.analysis.job_record import JobRecord
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
 from pruning.measurement.measure import EVAL_BATCH
-from pruning.measurement.objective import errors
+from pruning.measurement.objective import compute_errors
 from pruning.schemas.job import NOMINAL
 from pruning.seeding import generator
-from pruning.storage.tensor_cache import TensorCache, content_key
+from pruning.storage.tensor_cache import TensorCache, hash_content
 
 AT_ONCE = 256
 """Images that are corrupted between two signs of life."""
@@ -62,20 +62,20 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Network:
+class NamedNetwork:
     """A network of a job, by the name that reports have for it."""
 
     name: str
     load: Callable[[], nn.Module]
 
 
-def networks(trial: Trial) -> list[Network]:
+def name_networks(trial: JobRecord) -> list[NamedNetwork]:
     """The dense network as given, the dense control, and every checkpoint."""
-    return [Network("given", trial.dense), Network("control", trial.control),
-            *(Network(one.id, one.network) for one in trial.rounds if one.target is not None)]
+    return [NamedNetwork("given", trial.dense), NamedNetwork("control", trial.control),
+            *(NamedNetwork(one.id, one.network) for one in trial.rounds if one.target is not None)]
 
 
-def sample(trial: Trial, images: int, dataset: str | None = None, *, validation: bool = False) -> Split:
+def draw_sample(trial: JobRecord, images: int, dataset: str | None = None, *, validation: bool = False) -> Split:
     """At most so many test (or validation) images, of the data or of a shifted set: the same ones for all shifts."""
     source = trial.data if dataset is None else trial.data.shifted[dataset]
     split = source.val if validation else source.test
@@ -84,17 +84,17 @@ def sample(trial: Trial, images: int, dataset: str | None = None, *, validation:
     return split[order.sort().values.to(split.labels.device)]
 
 
-def trained_on(trial: Trial) -> frozenset[str]:
+def find_trained_corruptions(trial: JobRecord) -> frozenset[str]:
     """The corruptions of the job's own training and retraining: shifts that it models."""
     found = [schedule.corrupt.names for schedule in (trial.recipe.train, trial.recipe.retrain)
              if schedule is not None and schedule.corrupt is not None]
     return frozenset(name for names in found for name in names)
 
 
-def paired(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
+def group_by_images(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
     """The names of the nominal distribution and of the shifts, by the images that they are of: these are resampled together.
 
-    >>> paired([Shift("fog", 3), Shift(dataset="night")])
+    >>> group_by_images([Shift("fog", 3), Shift(dataset="night")])
     {None: ['nominal', 'fog 3'], 'night': ['night']}
     """
     found: dict[str | None, list[str]] = {}
@@ -103,7 +103,7 @@ def paired(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
     return found
 
 
-def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCache | None = None,
+def shift_images(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCache | None = None,
             advance: Callable[[int], None] = lambda images: None) -> Tensor:
     """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every network.
 
@@ -122,7 +122,7 @@ def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCach
             return torch.cat(found)
 
         images = make() if cache is None else cache.get(
-            content_key(split.images, name, severity, seed, CORRUPTIONS_VERSION), make)
+            hash_content(split.images, name, severity, seed, CORRUPTIONS_VERSION), make)
         return data.normalize(images.to(split.images.device))
     inputs = data.normalize(split.images)
     if not shift.noise:
@@ -131,7 +131,7 @@ def shifted(data: Data, split: Split, shift: Shift, seed: int, cache: TensorCach
     return inputs + shift.noise * (2 * torch.rand(inputs.shape, generator=rng).to(inputs) - 1)
 
 
-def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
+def errors_under_shifts(trial: JobRecord, shifts: Sequence[Shift], images: int, *,
           validation: bool = False) -> Mapping[str, Mapping[str, Tensor]]:
     """By network and name of the shift, which of the sampled images it gets wrong, bool (n,), on the CPU.
 
@@ -140,39 +140,39 @@ def wrong(trial: Trial, shifts: Sequence[Shift], images: int, *,
     What was computed before in the job, by this or another evaluation, is not computed again; the images of a shift are made
     once for all networks.
     """
-    every = networks(trial)
+    every = name_networks(trial)
     for shift in shifts:
-        split = sample(trial, images, shift.dataset, validation=validation)
+        split = draw_sample(trial, images, shift.dataset, validation=validation)
         missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
         if not missing:
             continue
-        inputs = shifted(trial.data, split, shift, trial.seed, trial.cache, trial.advance)
+        inputs = shift_images(trial.data, split, shift, trial.seed, trial.cache, trial.advance)
         for one in missing:
-            trial.memo[one.name, shift, images, validation] = errors_of(one.load(), trial.data, inputs, split.labels)
+            trial.memo[one.name, shift, images, validation] = compute_network_errors(one.load(), trial.data, inputs, split.labels)
             trial.advance(len(split))
     return {one.name: {shift.name: trial.memo[one.name, shift, images, validation] for shift in shifts} for one in every}
 
 
-def errors_of(model: nn.Module, data: Data, inputs: Tensor, labels: Tensor) -> Tensor:
-    """How wrong a network is on each input, on the CPU: see `pruning.measurement.objective.errors`."""
+def compute_network_errors(model: nn.Module, data: Data, inputs: Tensor, labels: Tensor) -> Tensor:
+    """How wrong a network is on each input, on the CPU: see `pruning.measurement.objective.compute_errors`."""
     model.eval()
     size = data.at_once(EVAL_BATCH)
     with torch.no_grad():
-        return torch.cat([errors(model(part).float(), truth).cpu() for part, truth in
+        return torch.cat([compute_errors(model(part).float(), truth).cpu() for part, truth in
                           zip(torch.split(inputs, size), torch.split(labels, size), strict=True)])
 
 
-def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+def compute_logits(model: nn.Module, inputs: Tensor) -> Tensor:
     """What a network answers in eval mode, float32 (n, classes), on the CPU."""
     model.eval()
     with torch.no_grad():
         return torch.cat([model(part).float().cpu() for part in torch.split(inputs, EVAL_BATCH)])
 
 
-def sureness(answer: Tensor) -> Tensor:
+def compute_confidence(answer: Tensor) -> Tensor:
     """The softmax of logits over the last dimension, float64; of a network that overflows, which is sure of nothing, 0.
 
-    >>> sureness(torch.tensor([[0.0, 0.0], [float("nan"), 0.0]])).tolist()
+    >>> compute_confidence(torch.tensor([[0.0, 0.0], [float("nan"), 0.0]])).tolist()
     [[0.5, 0.5], [0.0, 0.0]]
     """
     found = answer.double().softmax(-1)

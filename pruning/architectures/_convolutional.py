@@ -34,7 +34,7 @@ class Scaled(AnySize):
         return {"depth": depth, "width": width}
 
 
-def kaiming_normal_(net: nn.Module) -> None:
+def draw_kaiming_normal_(net: nn.Module) -> None:
     """Draw the weight of every Linear and Conv2d anew, in place; what is on the meta device has none."""
     for module in net.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):

@@ -16,10 +16,10 @@ OPERATORS = ("nms", "qnms")
 """Those that are named at import. They have no implementation here: detection does not work, classification does."""
 
 
-def mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | None) -> bool:
+def is_mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | None) -> bool:
     """Whether torchvision of this version string (None: not installed) is a CUDA build beside a CPU build of torch.
 
-    >>> mismatched(None, None, "0.28.0+cu130"), mismatched("13.0", None, "0.28.0+cu130")
+    >>> is_mismatched(None, None, "0.28.0+cu130"), is_mismatched("13.0", None, "0.28.0+cu130")
     (True, False)
     """
     return version is not None and "+cu" in version and torch_cuda is None and torch_hip is None
@@ -36,7 +36,7 @@ def _installed() -> str | None:
 
 
 def _declare() -> torch.library.Library | None:
-    if not mismatched(torch.version.cuda, torch.version.hip, _installed()):
+    if not is_mismatched(torch.version.cuda, torch.version.hip, _installed()):
         return None
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in OPERATORS:

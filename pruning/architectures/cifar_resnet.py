@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._channel_map import ChannelMap
-from pruning.architectures._convolutional import Scaled, kaiming_normal_
+from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
 from pruning.errors import ParameterError
 
 
@@ -33,7 +33,7 @@ class Shortcut(ChannelMap):
         return with_zeros.index_select(1, self.sources % with_zeros.shape[1])  # -1, no source, is the channel of zeros
 
 
-def shortcut(channels_in: int, channels: int, stride: int, projection: bool) -> nn.Module:
+def build_shortcut(channels_in: int, channels: int, stride: int, projection: bool) -> nn.Module:
     """Around a block: the identity, and where the shape changes option A or a projection (option B)."""
     if stride == 1 and channels_in == channels:
         return nn.Identity()
@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.shortcut = shortcut(channels_in, channels, stride, projection)
+        self.shortcut = build_shortcut(channels_in, channels, stride, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, wide, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(wide)
-        self.shortcut = shortcut(channels_in, wide, stride, projection)
+        self.shortcut = build_shortcut(channels_in, wide, stride, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
@@ -114,7 +114,7 @@ class ResNet(nn.Module):
 class CifarResNet(Scaled):
     """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with bottlenecks 9n + 2.
 
-    `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What the code of Lost in Pruning
+    `build_shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What the code of Lost in Pruning
     calls ResNet-56 and ResNet-110 has 9 and 18 bottlenecks a stage and projections: depths 83 and 164 as counted here.
 
     >>> def size(**options):
@@ -144,5 +144,5 @@ class CifarResNet(Scaled):
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
         block, layers = (Block, 6) if self.block == "basic" else (Bottleneck, 9)
         net = ResNet(block, (self.depth - 2) // layers, (w1, w2, w3), self.channels, self.classes, self.shortcut == "B")
-        kaiming_normal_(net)
+        draw_kaiming_normal_(net)
         return net

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import AnySize, kaiming_normal_
+from pruning.architectures._convolutional import AnySize, draw_kaiming_normal_
 
 CONVOLUTIONS = 18
 """In the dense blocks: 22 without the stem, the two transitions and the classifier."""
@@ -109,5 +109,5 @@ class DenseNet22(AnySize):
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         net = DenseNet(self.block == "bottleneck", self.growth, self.compression, self.channels, self.classes)
-        kaiming_normal_(net)
+        draw_kaiming_normal_(net)
         return net

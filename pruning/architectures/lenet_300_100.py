@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pruning.architectures import architectures
-from pruning.architectures.mlp import Flat, dense_net
+from pruning.architectures.mlp import Flat, build_dense_net
 
 
 @architectures.register("lenet_300_100")
@@ -21,4 +21,4 @@ class LeNet300100(Flat):
 
     def build(self) -> nn.Module:
         """The network, initialised as PyTorch does."""
-        return dense_net(self.inputs, (300, 100), self.classes, "relu")
+        return build_dense_net(self.inputs, (300, 100), self.classes, "relu")

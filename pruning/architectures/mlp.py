@@ -16,14 +16,14 @@ from pruning.errors import ParameterError
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "gelu": nn.GELU}
 
 
-def whole(name: str, value: float) -> int:
+def require_whole(name: str, value: float) -> int:
     """The value as an integer; `ParameterError` where it is none."""
     if value != int(value):
         raise ParameterError(f"{name} {value:g}: a whole number of units", pointer=name)
     return int(value)
 
 
-def dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: str) -> nn.Sequential:
+def build_dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: str) -> nn.Sequential:
     """flatten, then `fc1`, activation, `fc2`, ... without an activation after the last."""
     widths = (inputs, *hidden, classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
@@ -83,8 +83,8 @@ class Mlp(Flat):
         >>> Mlp.member(2, 16)
         {'hidden': [16, 16]}
         """
-        return {"hidden": [whole("width", width)] * depth}
+        return {"hidden": [require_whole("width", width)] * depth}
 
     def build(self) -> nn.Module:
         """The network, initialised as PyTorch does."""
-        return dense_net(self.inputs, self.hidden, self.classes, self.activation)
+        return build_dense_net(self.inputs, self.hidden, self.classes, self.activation)

@@ -77,10 +77,10 @@ class Torchvision:
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
         extra = {"aux_logits": False, "init_weights": True} if self.name in ("googlenet", "inception_v3") else {}
-        return create(self.name, num_classes=self.classes, **extra)
+        return create_torchvision(self.name, num_classes=self.classes, **extra)
 
 
-def create(name: str, **kwargs: Any) -> nn.Module:
+def create_torchvision(name: str, **kwargs: Any) -> nn.Module:
     """A network of torchvision, `weights=None`; torchvision is imported here and not before."""
     import torchvision.models
 

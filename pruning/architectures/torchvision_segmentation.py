@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures.torchvision import check_name, create
+from pruning.architectures.torchvision import check_name, create_torchvision
 from pruning.errors import ParameterError
 from pruning.types import Task
 
@@ -100,4 +100,4 @@ class TorchvisionSegmentation:
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
         extra = {} if self.name in WITHOUT_AUX else {"aux_loss": self.aux}
-        return Segmenter(create(self.name, weights_backbone=None, num_classes=self.classes, **extra))
+        return Segmenter(create_torchvision(self.name, weights_backbone=None, num_classes=self.classes, **extra))

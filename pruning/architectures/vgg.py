@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import Scaled, kaiming_normal_
+from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -70,5 +70,5 @@ class Vgg(Scaled):
         """The network with Kaiming-normal weights."""
         widths = tuple(max(1, round(width * self.width)) for width in WIDTHS)
         net = VggNet(CONVOLUTIONS[self.depth], widths, self.channels, self.classes)
-        kaiming_normal_(net)
+        draw_kaiming_normal_(net)
         return net

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import Scaled, kaiming_normal_
+from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
 from pruning.errors import ParameterError
 
 
@@ -81,5 +81,5 @@ class WideResNet(Scaled):
         """The network with Kaiming-normal weights."""
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
         net = WideNet((self.depth - 4) // 6, (w1, w2, w3), self.channels, self.classes)
-        kaiming_normal_(net)
+        draw_kaiming_normal_(net)
         return net

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.errors import StructureError
-from pruning.graphs.traced import IN_PLACE, LINEAR_FROM, LIPSCHITZ, NONNEGATIVE, SILENT, SIZES, SUMS, traced
-from pruning.networks.layers import Layer, groups
+from pruning.graphs.tracing import IN_PLACE, LINEAR_FROM, LIPSCHITZ, NONNEGATIVE, SILENT, SIZES, SUMS, trace
+from pruning.networks.layers import Layer, count_groups
 
 
 @dataclass(frozen=True)
-class Bounded:
+class ValueWithError:
     """A tensor of the dense network, and how far that of the other may be from it, elementwise."""
 
     value: Tensor
@@ -42,7 +42,7 @@ class Carrier(fx.Interpreter):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        graph = traced(model)
+        graph = trace(model)
         _refuse_overwritten(graph)
         super().__init__(graph)
         self.calls = Counter(str(node.target) for node in graph.graph.nodes)
@@ -58,8 +58,8 @@ class Carrier(fx.Interpreter):
         if inputs is not self._inputs:  # the dense network's own values are the same for all errors
             self._inputs, self._values = inputs, {}
         with torch.no_grad():
-            found = self.run(Bounded(inputs, torch.zeros_like(inputs)))
-        if not isinstance(found, Bounded):
+            found = self.run(ValueWithError(inputs, torch.zeros_like(inputs)))
+        if not isinstance(found, ValueWithError):
             raise StructureError("the network's answer does not depend on what it sees")
         return found.error
 
@@ -69,17 +69,17 @@ class Carrier(fx.Interpreter):
         given = args[0] if args else None
         if not _any(args) and not _any(kwargs):
             return super().call_module(target, args, kwargs)
-        if isinstance(module, Layer) and isinstance(given, Bounded):
+        if isinstance(module, Layer) and isinstance(given, ValueWithError):
             name = self.names[id(module.weight)]
             error, own = _apply(module, given.error, self.weights.get(name)), self.errors.get(name)
             value = self._values.get(target)
             if value is None or self.calls[target] > 1:
                 value = self._values[target] = module(given.value)
-            return Bounded(value.clone(), error if own is None else error + own)
-        if isinstance(module, _BatchNorm) and isinstance(given, Bounded) and module.running_var is not None:
+            return ValueWithError(value.clone(), error if own is None else error + own)
+        if isinstance(module, _BatchNorm) and isinstance(given, ValueWithError) and module.running_var is not None:
             scale = (module.running_var + module.eps).rsqrt()
             scale = scale if module.weight is None else scale * module.weight.abs()
-            return Bounded(module(given.value), given.error * scale.reshape(1, -1, *[1] * (given.value.dim() - 2)))
+            return ValueWithError(module(given.value), given.error * scale.reshape(1, -1, *[1] * (given.value.dim() - 2)))
         return _passed(type(module), module, args, kwargs, type(module).__name__)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -108,18 +108,18 @@ def _passed(kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     if not isinstance(value, Tensor):
         raise unknown
     if kind in SUMS and not kwargs and len(args) == 2:
-        errors = [one.error for one in args if isinstance(one, Bounded)]
-        return Bounded(value, sum(errors[1:], errors[0]).expand_as(value).contiguous())
-    if kind in SILENT and isinstance(first, Bounded):
-        return Bounded(value, first.error)
-    if kind in LIPSCHITZ and isinstance(first, Bounded):
-        return Bounded(value, _slope(kind, call, args, kwargs) * first.error)
+        errors = [one.error for one in args if isinstance(one, ValueWithError)]
+        return ValueWithError(value, sum(errors[1:], errors[0]).expand_as(value).contiguous())
+    if kind in SILENT and isinstance(first, ValueWithError):
+        return ValueWithError(value, first.error)
+    if kind in LIPSCHITZ and isinstance(first, ValueWithError):
+        return ValueWithError(value, _slope(kind, call, args, kwargs) * first.error)
     if kind in NONNEGATIVE:
         if kind is F.pad:  # what is padded with a number has no error
-            return Bounded(value, F.pad(*_part(args[:3], "error"), **_part(kwargs, "error") | {"value": None}))
+            return ValueWithError(value, F.pad(*_part(args[:3], "error"), **_part(kwargs, "error") | {"value": None}))
         if kind is torch.cat:
             args, kwargs = _bounded(args), _bounded(kwargs)
-        return Bounded(value, call(*_part(args, "error"), **_part(kwargs, "error")))
+        return ValueWithError(value, call(*_part(args, "error"), **_part(kwargs, "error")))
     raise unknown
 
 
@@ -151,7 +151,7 @@ def _apply(layer: Layer, error: Tensor, weight: Tensor | None) -> Tensor:
         return F.linear(error, size)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(error, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.conv2d(padded, size, None, layer.stride, 0, layer.dilation, groups(layer))
+    return F.conv2d(padded, size, None, layer.stride, 0, layer.dilation, count_groups(layer))
 
 
 def _tensors(value: Any) -> bool:
@@ -164,13 +164,13 @@ def _bounded(value: Any) -> Any:
         return {key: _bounded(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(_bounded(one) for one in value)
-    return Bounded(value, torch.zeros_like(value)) if isinstance(value, Tensor) else value
+    return ValueWithError(value, torch.zeros_like(value)) if isinstance(value, Tensor) else value
 
 
 def _any(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_any(one) for one in value.values())
-    return any(_any(one) for one in value) if isinstance(value, tuple | list) else isinstance(value, Bounded)
+    return any(_any(one) for one in value) if isinstance(value, tuple | list) else isinstance(value, ValueWithError)
 
 
 def _part(value: Any, which: str) -> Any:
@@ -179,4 +179,4 @@ def _part(value: Any, which: str) -> Any:
         return {key: _part(one, which) for key, one in value.items()}
     if isinstance(value, tuple | list):
         return type(value)(_part(one, which) for one in value)
-    return getattr(value, which) if isinstance(value, Bounded) else value
+    return getattr(value, which) if isinstance(value, ValueWithError) else value

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.bounds.forms import Drawn, Paper
-from pruning.bounds.sums import products
-from pruning.networks.layers import matrix
+from pruning.bounds.forms import Paper, PrunedLayer
+from pruning.bounds.sums import multiply_patches
+from pruning.networks.layers import as_matrices
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Constants:
                          math.log(8 * eta / delta), 1 / delta)
 
 
-def draws(sensitivity: float, epsilon: float, constants: Constants) -> int:
+def count_draws(sensitivity: float, epsilon: float, constants: Constants) -> int:
     """m = ceil(8 S K ln(8 eta / delta) / epsilon_l^2), S the sum of one side's sensitivities."""
     return math.ceil(8 * sensitivity * constants.k * constants.log / epsilon**2)
 
@@ -59,7 +59,7 @@ def epsilon(sensitivities: Tensor, draws: Tensor, constants: Constants, *, k: fl
     """sqrt(8 S K ln(8 eta / delta) / m): the relative error of a side with so many draws, 1 without a draw; float64.
 
     >>> lenet = Constants.of([784, 300, 100, 10], delta=0.1)
-    >>> found = epsilon(torch.tensor([1.75, 1.75]), torch.tensor([draws(1.75, 0.5, lenet), 0]), lenet)
+    >>> found = epsilon(torch.tensor([1.75, 1.75]), torch.tensor([count_draws(1.75, 0.5, lenet), 0]), lenet)
     >>> [round(one, 3) for one in found.tolist()]
     [0.5, 1.0]
     """
@@ -102,7 +102,7 @@ class Growth:
     """By weight, what its sensitivities are multiplied by to be the scores."""
 
 
-def bound(layer: Drawn, growth: Growth) -> Paper:
+def bound_errors(layer: PrunedLayer, growth: Growth) -> Paper:
     """epsilon_i(m) times the sum of each side, by `epsilon`, and what no image of S needs; assumes that g_j <= K s_j."""
     constants, factor = growth.constants, growth.factors[layer.name]
     sums, m = layer.score_sums / factor, layer.draws.clamp_min(0)
@@ -120,7 +120,7 @@ def bound(layer: Drawn, growth: Growth) -> Paper:
     }, layer.assumed(here, constants.k))
 
 
-def relative(layers: Sequence[Drawn], growth: Growth) -> dict[str, Tensor]:
+def bound_relative_error(layers: Sequence[PrunedLayer], growth: Growth) -> dict[str, Tensor]:
     """`propagate` with the largest epsilon of every layer and Delta-hat = mean Delta + kappa; and with either as it is."""
     errors = []
     for layer in layers:
@@ -135,10 +135,10 @@ def relative(layers: Sequence[Drawn], growth: Growth) -> dict[str, Tensor]:
     }
 
 
-def _delta(layer: Drawn) -> Tensor:
+def _delta(layer: PrunedLayer) -> Tensor:
     """The largest sum |w a| / |sum w a| over a layer's outputs, the bias a term of it, (N,)."""
     bias = layer.layer.bias
     shift = torch.zeros(1).double() if bias is None else bias.detach().double()
-    z = products(matrix(layer.layer, layer.weight)[None], layer.patches)[0] + shift[:, None]
-    size = products(matrix(layer.layer, layer.weight).abs()[None], layer.patches.abs())[0] + shift.abs()[:, None]
+    z = multiply_patches(as_matrices(layer.layer, layer.weight)[None], layer.patches)[0] + shift[:, None]
+    size = multiply_patches(as_matrices(layer.layer, layer.weight).abs()[None], layer.patches.abs())[0] + shift.abs()[:, None]
     return torch.where(size > 0, size / z.abs(), 1.0).flatten(1).amax(1)

@@ -24,14 +24,14 @@ def expected_distinct(probabilities: Tensor, draws: Tensor | float) -> Tensor:
     return torch.where(certain, 1.0, -torch.expm1(m * torch.log1p(-p.clamp_max(1 - 2.0**-53)))).sum(-1)
 
 
-def draws_for(probabilities: Tensor, distinct: Tensor) -> Tensor:
+def find_draws(probabilities: Tensor, distinct: Tensor) -> Tensor:
     """The most draws with E[distinct] <= distinct in every row, int64; none for none.
 
     `probabilities` (..., K), `distinct` (...). The code of SiPP takes any number of draws whose expectation rounds up to
     `distinct`; the most of them spends the budget.
 
     >>> p = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0]])
-    >>> draws_for(p, torch.tensor([2, 1])), draws_for(p, torch.tensor([1, 0]))
+    >>> find_draws(p, torch.tensor([2, 1])), find_draws(p, torch.tensor([1, 0]))
     (tensor([2, 1]), tensor([1, 0]))
     """
     wanted = distinct.double() + ROUNDING
@@ -43,12 +43,12 @@ def draws_for(probabilities: Tensor, distinct: Tensor) -> Tensor:
     return torch.where(distinct > 0, few, torch.zeros_like(few)).long()
 
 
-def multiplicities(probabilities: Tensor, draws: Tensor, generator: Generator) -> Tensor:
+def draw_multiplicities(probabilities: Tensor, draws: Tensor, generator: Generator) -> Tensor:
     """How often each is drawn in so many draws of every row, with replacement; float64, (R, K).
 
     `probabilities` (R, K) are nonnegative and need not sum to 1; rows of zeros give zeros.
 
-    >>> multiplicities(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([3, 3]), torch.Generator())
+    >>> draw_multiplicities(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([3, 3]), torch.Generator())
     tensor([[0., 3.],
             [0., 0.]], dtype=torch.float64)
     """

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from pruning.bounds.inputs import Inputs
-from pruning.bounds.sums import Sums, bernstein, hoeffding, products, total
+from pruning.bounds.sums import Sums, add_errors, bernstein, hoeffding, multiply_patches
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Layer, matrix
-from pruning.types import Law
+from pruning.networks.layers import Layer, as_matrices
+from pruning.types import DrawLaw
 
 CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic", "ball", "ball bernstein")
 """Forms that hold with the probability they claim, whatever the weights and the inputs."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PrunedLayer:
     """One layer of a pruned network at N inputs."""
 
     name: str
@@ -39,7 +39,7 @@ class Drawn:
     """The criterion's, by row of the law, (rows, terms): 0 where a term is of another row."""
     kept: Tensor
     """Bool, as `scores`: what remains."""
-    law: Law
+    law: DrawLaw
     """Of a deterministic sparsifier, probabilities in proportion to the scores, and nothing drawn."""
     open: Tensor
     """Probabilities of what is not there for certain, (rows, terms), 0 for what is."""
@@ -56,7 +56,7 @@ class Drawn:
     by_weight: bool
     """Whether terms are single weights, or else input channels."""
     first: Tensor | None = None
-    """Where several inputs are one channel, which of them are, see `pruning.bounds.sums.firsts`."""
+    """Where several inputs are one channel, which of them are, see `pruning.bounds.sums.first_of_channel`."""
     seen: Mapping[str, Inputs] = field(default_factory=dict)
     """What every layer sees of the same inputs, by weight."""
     prepared: Any = None
@@ -99,24 +99,24 @@ class Drawn:
     @cached_property
     def missing(self) -> Tensor:
         """What the terms that cannot be drawn give where they are not kept for certain, (N, out, L)."""
-        weight = matrix(self.layer, self.weight)
+        weight = as_matrices(self.layer, self.weight)
         never = (self.law.probabilities == 0).reshape(self._rows).all(0) & ~self.kept.reshape(self._rows)[0]
         gone = never if self.by_weight else never.reshape(len(weight), 1, -1).repeat_interleave(self.kernel, 2)
-        return products((weight * gone)[None], self.patches)[0]
+        return multiply_patches((weight * gone)[None], self.patches)[0]
 
     @cached_property
     def pruned_size(self) -> Tensor:
         """Of the terms that are pruned, each taken absolutely: (S, N, out, L)."""
-        size = matrix(self.layer, self.weight).abs()
+        size = as_matrices(self.layer, self.weight).abs()
         gone = (~self.kept & (self.scores > 0)).reshape(self._rows)
         if not self.by_weight:
             gone = gone.reshape(len(gone), len(size), 1, -1).repeat_interleave(self.kernel, 3)
-        return products(size * gone, self.patches.abs())
+        return multiply_patches(size * gone, self.patches.abs())
 
     @property
     def _rows(self) -> tuple[int, ...]:
         """(2, G, out / G, K) for weights, (R, in) for channels."""
-        return (2, *matrix(self.layer, self.weight).shape) if self.by_weight else tuple(self.kept.shape)
+        return (2, *as_matrices(self.layer, self.weight).shape) if self.by_weight else tuple(self.kept.shape)
 
     def assumed(self, inflation: Tensor, constant: float) -> Tensor:
         """Whether g_j <= C s_j for all terms of an output, those with s_j = 0 too, (N, out, L)."""
@@ -156,10 +156,10 @@ class Paper:
 
 
 @runtime_checkable
-class Bounded(Protocol):
+class BoundedCriterion(Protocol):
     """A criterion whose paper bounds the error of a layer."""
 
-    def bound(self, layer: Drawn) -> Paper:
+    def bound(self, layer: PrunedLayer) -> Paper:
         """The paper's bound with its own constants."""
 
 
@@ -175,19 +175,19 @@ class Preparing(Protocol):
 class Relative(Protocol):
     """A bounded criterion whose paper bounds the relative error of a chain of layers."""
 
-    def relative(self, layers: Sequence[Drawn]) -> Mapping[str, Tensor | float]:
+    def relative(self, layers: Sequence[PrunedLayer]) -> Mapping[str, Tensor | float]:
         """By form, tau with |z' - z| <= tau |z| for every logit z, a number or (N,); infinite where it says nothing."""
 
 
-def certified(layer: Drawn, components: bool) -> dict[str, Tensor]:
+def bound_certified_forms(layer: PrunedLayer, components: bool) -> dict[str, Tensor]:
     """The forms that hold at these inputs, each (N, out, L), and with `components` what the union bound costs them."""
     certain = layer.sums.reach * layer.lost.to(layer.sums.reach.dtype)
     if not layer.sampled:
-        return {"deterministic": total(certain, layer.missing)}
+        return {"deterministic": add_errors(certain, layer.missing)}
 
     def form(inequality: Callable[[Sums, Tensor, float], Tensor], log: float) -> Tensor:
         sides = inequality(layer.sums, layer.draws, log)
-        return total(torch.where(layer.draws < 0, certain, sides), layer.missing)
+        return add_errors(torch.where(layer.draws < 0, certain, sides), layer.missing)
 
     found = {"hoeffding": form(hoeffding, layer.log), "bernstein": form(bernstein, layer.log),
              "minimum": torch.minimum(form(hoeffding, layer.log_split), form(bernstein, layer.log_split))}

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from pruning.networks.layers import Layer, Use, patches
+from pruning.networks.layers import Layer, Use, extract_patches
 
 
 class Inputs:
@@ -25,7 +25,7 @@ class Inputs:
     @cached_property
     def patches(self) -> Tensor:
         """What each output position sees, (N, G, K, L)."""
-        return patches(self.layer, self.inputs)
+        return extract_patches(self.layer, self.inputs)
 
     @cached_property
     def squares(self) -> Tensor:

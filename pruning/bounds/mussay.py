@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.bounds.forms import Drawn, Paper
-from pruning.bounds.sums import together
-from pruning.networks.layers import matrix
+from pruning.bounds.forms import Paper, PrunedLayer
+from pruning.bounds.sums import sum_by_channel
+from pruning.networks.layers import as_matrices
 
 Activation = Callable[[Tensor], Tensor]
 LARGEST: Mapping[str, Activation] = {
@@ -27,20 +27,20 @@ LARGEST: Mapping[str, Activation] = {
 """By activation, sup |phi| over |z| <= radius, as a function of the radius."""
 
 
-def importance(incoming: Tensor, outgoing: Tensor, activation: str, beta: float) -> Tensor:
+def bound_importance(incoming: Tensor, outgoing: Tensor, activation: str, beta: float) -> Tensor:
     """s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64 (n,).
 
     `incoming` (n, d + 1) holds the points p_j, biases appended as a last column; `outgoing` is (k, n); `beta` bounds the
     norm of the inputs, with the one for the bias.
 
-    >>> importance(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]]), "relu", 1.0)
+    >>> bound_importance(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]]), "relu", 1.0)
     tensor([5., 2.], dtype=torch.float64)
     """
     norms = beta * incoming.double().norm(dim=1)
     return outgoing.double().abs().amax(0) * LARGEST[activation](norms)
 
 
-def paper(total: Tensor | float, draws: Tensor | float, delta: float, dimension: int, c: float = 1.0) -> Tensor:
+def paper_form(total: Tensor | float, draws: Tensor | float, delta: float, dimension: int, c: float = 1.0) -> Tensor:
     """sqrt(c t (d' ln max(t, e) + ln(1 / delta)) / m), for all inputs of the ball at once; not certified.
 
     c is not given in the paper, and the form is loose in t: it fails when the outgoing weights are scaled up.
@@ -69,8 +69,8 @@ def bernstein(total: Tensor | float, variation: Tensor | float, draws: Tensor | 
     return (2 * t * f * log / m).sqrt() + 4 * t * log / (3 * m)
 
 
-def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimension: int, c: float) -> Paper:
-    """`paper` with t over the ball of all inputs at hand, as layers are bounded; without draws, what is pruned of t.
+def bound_errors(layer: PrunedLayer, norms: Tensor, radius: Tensor, activation: str, dimension: int, c: float) -> Paper:
+    """`paper_form` with t over the ball of all inputs at hand, as layers are bounded; without draws, what is pruned of t.
 
     An activation that is larger at an input at hand than `activation` lets it be, as one of another kind, counts as it is.
 
@@ -81,7 +81,7 @@ def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimensio
     """
     if layer.by_weight:
         return Paper(None)
-    largest, weight = LARGEST[activation], matrix(layer.layer, layer.weight).abs()
+    largest, weight = LARGEST[activation], as_matrices(layer.layer, layer.weight).abs()
     outgoing = weight.reshape(*weight.shape[:2], -1, layer.kernel).sum(3)  # (G, O, in / G)
     reads = _sizes(layer)
 
@@ -92,7 +92,7 @@ def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimensio
         else:
             each = outgoing[None] * values.reshape(len(values), len(weight), 1, -1)  # (N, G, O, in / G)
             if layer.first is not None:
-                each = together(each[..., None], layer.first[:, None, :, None])[..., 0]
+                each = sum_by_channel(each[..., None], layer.first[:, None, :, None])[..., 0]
             each = each.flatten(1, 2) if by_output else each.amax(2).flatten(1)[:, None]
         found = []
         for p in layer.open:
@@ -110,7 +110,7 @@ def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimensio
         return torch.where(layer.draws < 0, lost, whole).expand_as(layer.sums.value).sum(0) + layer.missing.abs()
 
     def of(t: Tensor, counts: Tensor = draws) -> Tensor:
-        return error(paper(t, counts.clamp_min(1), layer.delta, dimension, c))
+        return error(paper_form(t, counts.clamp_min(1), layer.delta, dimension, c))
 
     forms = {"ball": error(hoeffding(ball, draws.clamp_min(1), layer.log))}
     if not layer.sampled:
@@ -120,12 +120,12 @@ def bound(layer: Drawn, norms: Tensor, radius: Tensor, activation: str, dimensio
         "the norm of each input": of(total(largest(radius[:, None] * norms), by_output=False)),
         "activations as they are": of(total(reads, by_output=False)),
         "outgoing weights of each output": of(total(most, by_output=True)),
-        "no union over the ball": error(paper(ball, draws.clamp_min(1), layer.delta, 0, c)),
+        "no union over the ball": error(paper_form(ball, draws.clamp_min(1), layer.delta, 0, c)),
         "distinct neurons for draws": of(ball, layer.distinct.clamp_min(1)),
     }
     return Paper(of(ball), swaps, forms=forms)
 
 
-def _sizes(layer: Drawn) -> Tensor:
+def _sizes(layer: PrunedLayer) -> Tensor:
     """The largest size of each input channel over positions, (N, in)."""
     return layer.patches.abs().amax(3).reshape(len(layer.patches), -1, layer.kernel).amax(2)

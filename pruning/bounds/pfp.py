@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pruning.bounds.draws import expected_distinct
-from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.forms import Paper, PrunedLayer
 
 LARGEST = 1e300
 
 
-def channels(coefficients: Tensor, epsilon: float) -> float:
+def expect_channels(coefficients: Tensor, epsilon: float) -> float:
     """E[distinct] = sum_j 1 - (1 - p_j)^m of m = 3 (6 + 2 epsilon) c / epsilon^2 draws, c = sum_j c_j, p_j = c_j / c.
 
     `coefficients` (C,) are alpha_l s_j, a channel's sensitivity times its layer's constant, none below 0. The released code
@@ -25,7 +25,7 @@ def channels(coefficients: Tensor, epsilon: float) -> float:
 
     >>> import torch
     >>> c = torch.tensor([3.0, 1.0, 0.0])
-    >>> [round(channels(c, epsilon), 3) for epsilon in (0.1, 10.0, 100.0)]
+    >>> [round(expect_channels(c, epsilon), 3) for epsilon in (0.1, 10.0, 100.0)]
     [2.0, 1.579, 0.359]
     """
     total = float(coefficients.double().sum())
@@ -35,7 +35,7 @@ def channels(coefficients: Tensor, epsilon: float) -> float:
     return float(expected_distinct(coefficients.double() / total, draws))
 
 
-def bound(layer: Drawn, alpha: float, delta: float, c: float) -> Paper:
+def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float) -> Paper:
     """u + sqrt(u^2 + 6 u), u = 3 alpha S / m, times the sum of an output's terms; C kappa sum_(j pruned) s_j without draws.
 
     The scores are alpha s. Assumes that no weight of channel j ever takes a larger part than C s_j.

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.forms import Paper, PrunedLayer
 
 DELTA, C = 1e-16, 3.0
 SLOPE, STEPS = 1.75, 20
@@ -34,7 +34,7 @@ def epsilon(coefficients: Tensor, kept: Tensor) -> Tensor:
     return torch.where(coefficients == 0, 0.0, torch.where(kept > 0, found, math.inf))
 
 
-def spent(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) -> Tensor:
+def spend_budget(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) -> Tensor:
     """The m_i that minimise sum_i l_i epsilon_i(m_i) with sum m_i = budget and 0 <= m_i <= limit_i; float64.
 
     epsilon_i is convex in m_i, so at the minimum -l_i epsilon_i'(m_i) is one number for all sides inside their limits; with
@@ -62,7 +62,7 @@ def spent(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) 
     return kept(dear)
 
 
-def bound(layer: Drawn, alpha: float, delta: float, c: float, *, scaled: bool) -> Paper:
+def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float, *, scaled: bool) -> Paper:
     """epsilon_i times the sum of each side; C sum_(j pruned) s_j times it where nothing is drawn. Assumes g_j <= C s_j.
 
     The scores are alpha s where `scaled`, else s.
@@ -85,7 +85,7 @@ def bound(layer: Drawn, alpha: float, delta: float, c: float, *, scaled: bool) -
     return Paper(error(sums, layer.draws), swaps, layer.assumed(here, c))
 
 
-def _pruned_here(layer: Drawn, error: Tensor, constant: float) -> Tensor:
+def _pruned_here(layer: PrunedLayer, error: Tensor, constant: float) -> Tensor:
     """The error with what is pruned in rows without draws taken as large as it is at each input."""
     assumed = torch.where(layer.draws < 0, constant * layer.score_sums * layer.lost * layer.sums.size, 0.0).sum(0)
     return error - assumed + torch.where(layer.draws < 0, layer.pruned_size, 0.0).sum(0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.networks.layers import Layer, groups, matrix
+from pruning.networks.layers import Layer, as_matrices, count_groups
 
 BYTES = 48 * 2**20
 """What the terms of one part of the outputs may take."""
@@ -44,58 +44,58 @@ class Sums:
         return torch.maximum(self.high, -self.low)
 
 
-def edge_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
+def sum_edges(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
     """Those of single weights; `patches` (N, G, K, L), `probabilities` (2 out, K), positive weights' rows first.
 
     >>> w, a = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[[[1.0], [2.0], [3.0]]]])
     >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
-    >>> sums = edge_sums(torch.nn.Linear(3, 1), w, a, p)
+    >>> sums = sum_edges(torch.nn.Linear(3, 1), w, a, p)
     >>> sums.value.flatten(), sums.high.flatten(), sums.low.flatten()
     (tensor([ 4., -3.]), tensor([4., 0.]), tensor([ 0., -3.]))
     """
-    w, p = matrix(layer, weight), probabilities.to(weight.dtype).reshape(2, *matrix(layer, weight).shape)
+    w, p = as_matrices(layer, weight), probabilities.to(weight.dtype).reshape(2, *as_matrices(layer, weight).shape)
     sides = torch.stack([w.clamp_min(0.0), w.clamp_max(0.0)])  # (2, G, O, K)
     drawn = p > 0
     scaled = torch.where(drawn, sides / torch.where(drawn, p, 1.0), 0.0)
-    value = products(sides * drawn, patches)
-    second = products(sides * scaled, patches.square())
+    value = multiply_patches(sides * drawn, patches)
+    second = multiply_patches(sides * scaled, patches.square())
     low, high = zip(*(_extremes(side, patches) for side in scaled), strict=True)
-    return Sums(value, products(sides.abs(), patches.abs()),
+    return Sums(value, multiply_patches(sides.abs(), patches.abs()),
                 (second - value.square()).clamp_min(0.0), torch.stack(low), torch.stack(high))
 
 
-def channel_sums(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, first: Tensor | None = None) -> Sums:
+def sum_channels(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor, first: Tensor | None = None) -> Sums:
     """Those of input channels; `probabilities` (R, in), a channel above 0 in one row at most.
 
-    Inputs that a flattening makes of one channel are drawn together: `first` of `firsts` says which they are.
+    Inputs that a flattening makes of one channel are drawn together: `first` of `first_of_channel` says which they are.
 
     >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
-    >>> sums = channel_sums(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
+    >>> sums = sum_channels(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
     >>> sums.value.flatten(), sums.variance.flatten(), sums.low.flatten(), sums.high.flatten()
     (tensor([0.]), tensor([16.]), tensor([-4.]), tensor([4.]))
     """
-    w = matrix(layer, weight)
-    channels = probabilities.shape[1] // groups(layer)
-    rows = probabilities.to(weight.dtype).reshape(-1, groups(layer), 1, channels, 1)
+    w = as_matrices(layer, weight)
+    channels = probabilities.shape[1] // count_groups(layer)
+    rows = probabilities.to(weight.dtype).reshape(-1, count_groups(layer), 1, channels, 1)
     each: list[Tensor] = []
     for part, inputs in _parts(w, patches, patches.shape[-1] * channels):
         by_channel = part.reshape(*part.shape[:2], channels, -1)
         unfolded = inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1])
         terms = torch.einsum("gock,ngckl->ngocl", by_channel, unfolded)
         sizes = torch.einsum("gock,ngckl->ngocl", by_channel.abs(), unfolded.abs())
-        terms = terms if first is None else together(terms, first[None, :, None, :, None])
+        terms = terms if first is None else sum_by_channel(terms, first[None, :, None, :, None])
         each.append(torch.stack([_row(terms, sizes, p) for p in rows], 1))
     value, size, variance, low, high = _outputs(torch.cat(each, 4))
     return Sums(value, size, variance, low, high)
 
 
-def firsts(layer: Layer, channels: Tensor) -> Tensor:
+def first_of_channel(layer: Layer, channels: Tensor) -> Tensor:
     """Of every input of a layer, the first one in its group that is the same channel, (G, in / G); `channels` (in,) numbers.
 
-    >>> firsts(torch.nn.Linear(4, 1), torch.tensor([7, 7, 3, 3]))
+    >>> first_of_channel(torch.nn.Linear(4, 1), torch.tensor([7, 7, 3, 3]))
     tensor([[0, 0, 2, 2]])
     """
-    by_group = channels.reshape(groups(layer), -1)
+    by_group = channels.reshape(count_groups(layer), -1)
     places = torch.arange(by_group.shape[1]).expand_as(by_group)
     each = by_group + (int(channels.max()) + 1) * torch.arange(len(by_group))[:, None]
     _, numbers = torch.unique(each, return_inverse=True)
@@ -103,17 +103,17 @@ def firsts(layer: Layer, channels: Tensor) -> Tensor:
     return least[numbers]
 
 
-def together(terms: Tensor, first: Tensor) -> Tensor:
+def sum_by_channel(terms: Tensor, first: Tensor) -> Tensor:
     """Terms with what is drawn together summed at the first of its inputs, 0 at the others; along the last but one dimension
     of `terms`, (..., C, L), with `first` to broadcast against it.
 
-    >>> together(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0], [1], [0]])).flatten()
+    >>> sum_by_channel(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0], [1], [0]])).flatten()
     tensor([4., 2., 0.])
     """
     return torch.zeros_like(terms).scatter_add_(-2, first.expand_as(terms), terms)
 
 
-def products(weights: Tensor, patches: Tensor) -> Tensor:
+def multiply_patches(weights: Tensor, patches: Tensor) -> Tensor:
     """Weights (S, G, O, K) times patches (N, G, K, L): (S, N, out, L), one large product for all inputs and positions."""
     columns = patches.permute(1, 2, 0, 3).flatten(2)  # (G, K, N L)
     found = weights @ columns  # (S, G, O, N L)
@@ -136,7 +136,7 @@ def bernstein(sums: Sums, draws: Tensor, log: float) -> Tensor:
     return _drawn(sums, draws, width)
 
 
-def total(sides: Tensor, missing: Tensor) -> Tensor:
+def add_errors(sides: Tensor, missing: Tensor) -> Tensor:
     """The errors of the sides together, and what is pruned for certain: (N, out, L)."""
     return sides.sum(0) + missing.abs()
 

@@ -17,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import StructureError
 from pruning.networks.layers import Layer
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 
 
 @dataclass(frozen=True)
-class Points:
+class ChannelNorms:
     """By channel number, float64: the norm of what writes a channel without its bias, and the bias."""
 
     norms: Tensor
@@ -30,7 +30,7 @@ class Points:
     """bool; the others are the image's channels."""
 
     @staticmethod
-    def of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> Points:
+    def of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> ChannelNorms:
         """Those of a network that takes images like `image`, (1, C, H, W).
 
         BatchNorm is folded into the layer before it, W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mu) / sqrt(var +
@@ -44,7 +44,7 @@ class Points:
         >>> _ = net[0].weight.data.copy_(torch.tensor([[3.0, 4.0]]))
         >>> _ = net[0].bias.data.fill_(1.0), net[1].running_var.fill_(4.0), net[1].bias.data.fill_(0.5)
         >>> graph = ChannelGraph(groups=(), inputs={}, outputs={"0": torch.tensor([0])}, carried=torch.empty(2, 0).long())
-        >>> found = Points.of(net, graph, torch.zeros(1, 2))
+        >>> found = ChannelNorms.of(net, graph, torch.zeros(1, 2))
         >>> round(float(found.norms[0]), 3), round(float(found.biases[0]), 3)
         (2.5, 1.0)
         """
@@ -65,7 +65,7 @@ class Points:
         for place in source.argsort(stable=True).tolist():  # a channel is carried on to later ones only
             squares[target[place]] += squares[source[place]]
             biases[target[place]] += biases[source[place]]
-        return Points(squares.sqrt(), biases, written > 0)
+        return ChannelNorms(squares.sqrt(), biases, written > 0)
 
 
 def _unchanged(module: Layer) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ def _norms(model: nn.Module, image: Tensor) -> Mapping[str, tuple[Tensor, Tensor
 
     hooks = [module.register_forward_hook(note) for module in model.modules() if isinstance(module, Layer | _BatchNorm)]
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluate_mode(model):
             model(image)
     finally:
         for hook in hooks:

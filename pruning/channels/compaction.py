@@ -13,21 +13,21 @@ from torch import Tensor, nn
 
 from pruning.architectures._channel_map import ChannelMap
 from pruning.channels.graph import ChannelGraph
-from pruning.channels.slicing import resize_, sizes, slices
+from pruning.channels.slicing import count_channels, resize_, slice_channels
 from pruning.errors import CheckpointError
-from pruning.masks import weight_masks
+from pruning.masks import select_weight_masks
 from pruning.networks.loading import load_state_, read_state, resolve
 from pruning.types import Masks, Shape
 
 
-def compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
+def build_compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
     """A smaller copy of the network: without the channels of which everything is masked, the same function.
 
     `shape` (C, H, W) is that of the images. Raises `StructureError`.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> first, last = torch.tensor([1, 0, 1]).bool(), torch.tensor([[1, 0, 1], [1, 0, 1]]).bool()
-    >>> compact(net, {"1.weight": first[:, None].expand(3, 4), "1.bias": first, "3.weight": last}, (1, 2, 2))
+    >>> build_compact(net, {"1.weight": first[:, None].expand(3, 4), "1.bias": first, "3.weight": last}, (1, 2, 2))
     Sequential(
       (0): Flatten(start_dim=1, end_dim=-1)
       (1): Linear(in_features=4, out_features=2, bias=True)
@@ -35,7 +35,7 @@ def compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
       (3): Linear(in_features=2, out_features=2, bias=True)
     )
     """
-    graph = ChannelGraph.of(model, shape, weight_masks(masks))
+    graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
     return graph.shrink(model, graph.kept(model, masks))
 
 
@@ -45,12 +45,12 @@ def expand_(model: nn.Module, masks: Masks, small: nn.Module, shape: Shape) -> N
     Parameters go to their places, with zeros elsewhere; of BatchNorm's statistics those of the remaining channels are
     written. `masks` are those that `small` was made with.
     """
-    graph = ChannelGraph.of(model, shape, weight_masks(masks))
+    graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
     keep = graph.kept(model, masks)
     with torch.no_grad():
         for name, module in model.named_modules():
             source = small.get_submodule(name)
-            parts = slices(module, *graph.kept_of(name, keep)) if name in graph.inputs else {}
+            parts = slice_channels(module, *graph.kept_of(name, keep)) if name in graph.inputs else {}
             for tensor, value in _own(module).items():
                 if tensor in parts and isinstance(value, nn.Parameter):
                     value.zero_()
@@ -98,25 +98,25 @@ class _Document(_Described):
 _MODULES = TypeAdapter(dict[str, _Layer | _Map])
 
 
-def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
+def describe_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The widths of every Linear, Conv2d, BatchNorm and parameter-free shortcut, by module name, as JSON.
 
-    >>> describe(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
+    >>> describe_widths(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
     {'0': {'type': 'layer', 'inputs': 3, 'outputs': 2, 'groups': 1}}
     """
-    return {name: _describe(module).model_dump() for name, module in model.named_modules() if sizes(module)}
+    return {name: _describe(module).model_dump() for name, module in model.named_modules() if count_channels(module)}
 
 
 def _describe(module: nn.Module) -> _Layer | _Map:
     if isinstance(module, ChannelMap):
         return _Map(inputs=module.channels_in, sources=module.sources.tolist())
-    width = sizes(module)
+    width = count_channels(module)
     assert width is not None
     return _Layer(inputs=width[0], outputs=width[1], groups=module.groups if isinstance(module, nn.Conv2d) else 1)
 
 
-def rebuild(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
-    """Cut a freshly built network down to the widths that `describe` told, in place, so that a state dict loads.
+def rebuild_(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
+    """Cut a freshly built network down to the widths that `describe_widths` told, in place, so that a state dict loads.
 
     The weights are zero where a layer was cut. Raises `CheckpointError` for a description of another network.
     """
@@ -124,7 +124,7 @@ def rebuild(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
         described = _MODULES.validate_python(dict(description))
     except ValidationError as error:
         raise CheckpointError(f"the description of the network is not valid: {_first(error)}") from None
-    modules = {name: module for name, module in network.named_modules() if sizes(module)}
+    modules = {name: module for name, module in network.named_modules() if count_channels(module)}
     if set(described) != set(modules):
         raise CheckpointError(f"the description is of another network: it lists {len(described)} layers, the architecture "
                               f"has {len(modules)}; {', '.join(sorted(set(described) ^ set(modules))[:5])}")
@@ -155,7 +155,7 @@ def _cut_(name: str, module: nn.Module, to: _Layer | _Map) -> None:
 def write_arch(path: Path, model: nn.Module, architecture: str, kwargs: Mapping[str, Any]) -> None:
     """Write `arch.json`: the architecture and the widths of this smaller network of its family; whole or absent."""
     document = _Document(format="arch", version=1, architecture=architecture, kwargs=dict(kwargs),
-                         modules=_MODULES.validate_python(describe(model)))
+                         modules=_MODULES.validate_python(describe_widths(model)))
     aside = path.with_name(f".{path.name}.part")
     aside.write_text(document.model_dump_json(indent=1))
     aside.replace(path)
@@ -173,7 +173,7 @@ def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{arch.name} is no JSON") from None
     described = document.model_dump()["modules"]
-    model = rebuild(resolve(document.architecture, document.kwargs).build(), described)
+    model = rebuild_(resolve(document.architecture, document.kwargs).build(), described)
     load_state_(model, read_state(state) if isinstance(state, Path) else state)
     return model.eval()
 

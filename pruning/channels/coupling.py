@@ -23,7 +23,7 @@ from torch_pruning._helpers import _HybridIndex
 from torch_pruning.pruner.function import BasePruningFunc
 
 from pruning.architectures._channel_map import ChannelMap
-from pruning.channels.slicing import sizes
+from pruning.channels.slicing import count_channels
 from pruning.errors import StructureError
 
 Labels = NDArray[np.int64]
@@ -74,7 +74,7 @@ class _MapChannels(BasePruningFunc):  # type: ignore[misc]
         return layer.channels_in
 
 
-def couple(net: nn.Module, image: Tensor) -> Coupling:
+def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
     """The coupling of a network whose parameters all take gradients, traced with one batch; `StructureError` if it fails."""
     framed = _Framed(net, image)
     maps = {type(module): _MapChannels() for module in net.modules() if isinstance(module, ChannelMap)}
@@ -109,7 +109,7 @@ class _Tracer:
                     mapped.append((*edge, mappings))
                 else:
                     same.append(edge)
-        self.row = components(2 * len(self.nodes), np.array(same, np.int64).reshape(-1, 2))
+        self.row = find_components(2 * len(self.nodes), np.array(same, np.int64).reshape(-1, 2))
         self.mapped = [(self.row[a], self.row[b], mappings) for a, b, mappings in mapped]
 
     def coupling(self) -> Coupling:
@@ -121,7 +121,7 @@ class _Tracer:
             if isinstance(node.module, nn.Conv2d) and node.module.groups > 1:
                 pairs.append(_grouped(node.module, first_in, first_out))
         edges = np.concatenate([np.empty((0, 2), np.int64), *(np.stack(one, 1) for one in pairs)])
-        label = components(int(start[-1]), edges)
+        label = find_components(int(start[-1]), edges)
         found = Coupling()
         found.fixed = [(label[start[row]:start[row + 1]], "layers of different widths meet there")
                        for row in sorted(clashing)]
@@ -135,7 +135,7 @@ class _Tracer:
                 found.fixed.append((writes, "they are the image's channels"))
             elif node.type == torch_pruning.ops.OPTYPE.OUTPUT:
                 found.fixed.append((reads, "they are the network's outputs"))
-            elif name is None or sizes(node.module) is None:
+            elif name is None or count_channels(node.module) is None:
                 found.fixed += [(labels, f"a {kind} uses them") for labels in (reads, writes)]
             else:
                 found.inputs[name], found.outputs[name] = reads, writes
@@ -143,7 +143,7 @@ class _Tracer:
 
     def _size(self, node: Any) -> tuple[int, int] | None:
         """How many channels a node reads and writes; None for what has as many as come."""
-        known = sizes(node.module)
+        known = count_channels(node.module)
         if known is not None:
             return known
         reads, writes = self.graph.get_in_channels(node), self.graph.get_out_channels(node)
@@ -189,7 +189,7 @@ def _grouped(conv: nn.Conv2d, first_in: int, first_out: int) -> tuple[Labels, La
             np.concatenate([first_in + reads % width, first_out + writes % height]))
 
 
-def components(count: int, edges: Labels) -> Labels:
+def find_components(count: int, edges: Labels) -> Labels:
     """The connected component of each of so many points, edges of shape (number, 2)."""
     graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

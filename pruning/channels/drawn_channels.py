@@ -9,13 +9,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pruning.channels.graph import ChannelGraph
-from pruning.masks import top
-from pruning.networks.layers import Layer, groups, matrix
-from pruning.types import Law, Scores, Sparsifier
+from pruning.masks import select_top
+from pruning.networks.layers import Layer, as_matrices, count_groups
+from pruning.types import DrawLaw, Scores, Sparsifier
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnChannels:
     """One draw of the channels of every group that can lose some.
 
     Where F_j, the factor of channel j, is right on average, so is every sum over channels: E[sum_j F_j w_ij a_j] is
@@ -31,7 +31,7 @@ class Drawn:
 
     @staticmethod
     def of(graph: ChannelGraph, importance: Mapping[str, Tensor], keep: Tensor, sparsifier: Sparsifier,
-           generator: Generator) -> Drawn:
+           generator: Generator) -> DrawnChannels:
         """Let the sparsifier draw as many channels of each group as `keep` (bool, by number) leaves.
 
         Where none of a group has an importance above 0, so that none can be drawn, the first of those that remain stays.
@@ -45,12 +45,12 @@ class Drawn:
             factor = sparse.weight
             law = sparse.law
             if not bool((factor > 0).any()):
-                factor = top(score, min(1, count)).double()
-                law = Law(factor[None], torch.tensor([-1]))
+                factor = select_top(score, min(1, count)).double()
+                law = DrawLaw(factor[None], torch.tensor([-1]))
             if law is not None:
                 rows[group.name] = _placed(graph, group.span, law.probabilities[0]), int(law.draws[0])
             found[group.span] = factor
-        return Drawn(graph, found, rows)
+        return DrawnChannels(graph, found, rows)
 
     def reweighted(self, model: nn.Module, weights: Mapping[str, Tensor]) -> Scores:
         """The weights times the factors of the channels they read."""
@@ -58,12 +58,12 @@ class Drawn:
         for name, layer in _summing(model, self.graph, weights):
             inputs = self.graph.inputs[name.rpartition(".")[0]]
             weight = weights[name]
-            by_channel = matrix(layer, weight).reshape(groups(layer), len(weight) // groups(layer), weight.shape[1], -1)
-            factor = self.factors[inputs].reshape(groups(layer), 1, -1, 1).to(weight.device)
+            by_channel = as_matrices(layer, weight).reshape(count_groups(layer), len(weight) // count_groups(layer), weight.shape[1], -1)
+            factor = self.factors[inputs].reshape(count_groups(layer), 1, -1, 1).to(weight.device)
             found[name] = (by_channel.double() * factor).to(weight.dtype).reshape(weight.shape)
         return found
 
-    def laws(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Law]:
+    def laws(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, DrawLaw]:
         """By weight name, of the layers that read a group that was drawn: a row for each such group, (groups, in).
 
         Channels that cannot be removed make one more row, with draws -1.
@@ -78,7 +78,7 @@ class Drawn:
             if not drawn:
                 continue
             rest = [(fixed[inputs], -1)] if bool(fixed[inputs].any()) else []
-            found[name] = Law(torch.stack([p for p, _ in drawn + rest]), torch.tensor([draws for _, draws in drawn + rest]))
+            found[name] = DrawLaw(torch.stack([p for p, _ in drawn + rest]), torch.tensor([draws for _, draws in drawn + rest]))
         return found
 
 
@@ -96,7 +96,7 @@ def _summing(model: nn.Module, graph: ChannelGraph, weights: Mapping[str, Tensor
         layer = model.get_submodule(owner)
         if owner not in graph.inputs or not isinstance(layer, Layer):
             continue
-        alone = groups(layer) > 1 and (weight.shape[1] == 1 or len(weight) == groups(layer))
+        alone = count_groups(layer) > 1 and (weight.shape[1] == 1 or len(weight) == count_groups(layer))
         if not alone:
             found.append((name, layer))
     return found

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pruning.architectures._channel_map import ChannelMap
-from pruning.channels.coupling import Coupling, Labels, components, couple
-from pruning.channels.slicing import shrink_, slices
+from pruning.channels.coupling import Coupling, Labels, couple_channels, find_components
+from pruning.channels.slicing import shrink_, slice_channels
 from pruning.errors import StructureError
 from pruning.masks import PRUNABLE, apply_masks_
-from pruning.networks.layers import matrix
+from pruning.networks.layers import as_matrices
 from pruning.types import Masks, Shape
 
 TOLERANCE = 1e-3
@@ -72,7 +72,7 @@ class ChannelGraph:
         net = _randomised(model, generator)
         size = [min(pixels, getattr(model, "traced_at", pixels)) for pixels in shape[1:]]
         image = torch.randn(4, shape[0], *size, generator=generator, dtype=next(net.parameters()).dtype)
-        return _numbered(model, couple(net, image), set(names))._checked(net, image)
+        return _numbered(model, couple_channels(net, image), set(names))._checked(net, image)
 
     @property
     def size(self) -> int:
@@ -88,7 +88,7 @@ class ChannelGraph:
         """What remains of every parameter that loses something when only the channels `keep` (bool, by number) remain."""
         found: Masks = {}
         for name, module, inputs, outputs in self._kept_of(model, keep):
-            for tensor, index in slices(module, inputs, outputs).items():
+            for tensor, index in slice_channels(module, inputs, outputs).items():
                 value = getattr(module, tensor)
                 if isinstance(value, nn.Parameter):
                     mask = torch.zeros(value.shape, dtype=torch.bool)
@@ -111,7 +111,7 @@ class ChannelGraph:
                 mask = masks.get(f"{name}.{tensor}" if name else tensor)
                 mask = torch.ones(parameter.shape, dtype=torch.bool) if mask is None else mask.cpu()
                 if isinstance(module, PRUNABLE) and mask.dim() > 1:
-                    by_group = matrix(module, mask)
+                    by_group = as_matrices(module, mask)
                     reads = by_group.any(1).reshape(len(self.inputs[name]), -1).any(1)
                     alive[self.inputs[name][reads]] = True
                     mask = by_group.any(2).flatten()
@@ -224,7 +224,7 @@ def _numbered(model: nn.Module, coupling: Coupling, names: Collection[str]) -> C
     everything = np.concatenate([*coupling.inputs.values(), *coupling.outputs.values(), *(labels for labels, _ in fixed)])
     count = int(everything.max()) + 1
     written = np.concatenate([*writers.values(), np.empty(0, np.int64)])
-    owner = components(count, np.concatenate([np.empty((0, 2), np.int64), *(
+    owner = find_components(count, np.concatenate([np.empty((0, 2), np.int64), *(
         np.stack([labels, np.full_like(labels, labels[0])], 1) for labels in writers.values())]))
     owner[np.setdiff1d(np.arange(count), written)] = count  # what no layer writes makes the last group
     order: list[int] = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.architectures._channel_map import ChannelMap
-from pruning.networks.layers import groups
+from pruning.networks.layers import count_groups
 
 Slices: TypeAlias = dict[str, tuple[Tensor, ...]]
 """By name of a tensor, the indices to its part: `tensor[slices[name]]`, shaped as in the smaller layer."""
@@ -21,7 +21,7 @@ TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 
-def sizes(module: nn.Module) -> tuple[int, int] | None:
+def count_channels(module: nn.Module) -> tuple[int, int] | None:
     """How many channels a module reads and writes; None for one that cannot lose any."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
@@ -34,13 +34,13 @@ def sizes(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def slices(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Slices:
+def slice_channels(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Slices:
     """The parts of the module's own tensors that belong to these channels.
 
     Of a grouped convolution, each group that remains must keep as many channels as the others.
 
     >>> conv = nn.Conv2d(4, 4, 1, groups=2)
-    >>> found = slices(conv, torch.tensor([1, 3]), torch.tensor([0, 2]))
+    >>> found = slice_channels(conv, torch.tensor([1, 3]), torch.tensor([0, 2]))
     >>> conv.weight[found["weight"]].shape
     torch.Size([2, 1, 1, 1])
     """
@@ -54,7 +54,7 @@ def slices(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Slices:
 
 def _columns(module: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Tensor:
     """Along the second dimension of the weight, (1, columns) or one row for each output, (outputs, columns)."""
-    if groups(module) == 1:
+    if count_groups(module) == 1:
         return inputs[None]
     assert isinstance(module, nn.Conv2d)
     width, height = module.in_channels // module.groups, module.out_channels // module.groups
@@ -69,7 +69,7 @@ def shrink_(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     if isinstance(module, ChannelMap):
         module.select_channels(inputs, outputs)
         return
-    found = slices(module, inputs, outputs)
+    found = slice_channels(module, inputs, outputs)
     for name, index in found.items():
         _assign_(module, name, getattr(module, name).detach()[index])
     columns = found["weight"][1].shape[1] if isinstance(module, nn.Conv2d) else 1

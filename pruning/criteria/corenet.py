@@ -16,16 +16,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning.bounds.corenet import Constants, Growth, bound, relative
-from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.corenet import Constants, Growth, bound_errors, bound_relative_error
+from pruning.bounds.forms import Paper, PrunedLayer
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
-from pruning.evidence.amplification import amplifications
-from pruning.evidence.calibration import first
+from pruning.evidence.amplification import measure_amplifications
+from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Batches, Evidence
-from pruning.evidence.layer_inputs import HELD_OUT, held_out
-from pruning.evidence.sensitivities import output_positions, sensitivities
-from pruning.networks.layers import groups
+from pruning.evidence.layer_inputs import HELD_OUT, count_held_out
+from pruning.evidence.sensitivities import compute_sensitivities, count_output_positions
+from pruning.networks.layers import count_groups
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
 
@@ -89,9 +89,9 @@ class CoreNet:
         model, names = evidence.model, list(evidence.weights)
         constants = self._constants(evidence)
         given = self._scored(evidence.batches, constants.sample_size)
-        found = {name: edges.double() for name, edges in sensitivities(model, names, given, "max").items()}
+        found = {name: edges.double() for name, edges in compute_sensitivities(model, names, given, "max").items()}
         if self.variant != "corenet":
-            found = needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
+            found = keep_needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
         factors = self.prepare(evidence).factors
         return {name: edges * factors[name] for name, edges in found.items()}
 
@@ -99,24 +99,24 @@ class CoreNet:
         """How errors of each layer grow up to the outputs; all factors are 1 where layers weigh alike."""
         names, constants = list(evidence.weights), self._constants(evidence)
         given = self._scored(evidence.batches, constants.sample_size)
-        means = {name: one.mean for name, one in amplifications(evidence.model, names, given).items()}
+        means = {name: one.mean for name, one in measure_amplifications(evidence.model, names, given).items()}
         factors, log = dict.fromkeys(names, 1.0), 0.0
         for name in reversed(names[:-1]):
             log += math.log(means[name] + constants.kappa) if self.depth else 0.0
             factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
         return Growth(constants, means, factors)
 
-    def bound(self, layer: Drawn) -> Paper:
-        """`pruning.bounds.corenet.bound` with these constants."""
-        return bound(layer, layer.prepared)
+    def bound(self, layer: PrunedLayer) -> Paper:
+        """`pruning.bounds.corenet.bound_errors` with these constants."""
+        return bound_errors(layer, layer.prepared)
 
-    def relative(self, layers: Sequence[Drawn]) -> Mapping[str, Tensor]:
-        """`pruning.bounds.corenet.relative` with these constants."""
-        return relative(layers, layers[0].prepared)
+    def relative(self, layers: Sequence[PrunedLayer]) -> Mapping[str, Tensor]:
+        """`pruning.bounds.corenet.bound_relative_error` with these constants."""
+        return bound_relative_error(layers, layers[0].prepared)
 
     def _constants(self, evidence: Evidence) -> Constants:
         image = evidence.batches[0][0][:1]
-        positions = output_positions(evidence.model, list(evidence.weights), image)
+        positions = count_output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
         found = Constants.of([image.numel(), *widths], self.delta)
         return replace(found, k=found.k if self.k is None else self.k,
@@ -125,11 +125,11 @@ class CoreNet:
     def _scored(self, batches: Batches, images: int) -> Batches:
         """The first so many images, one at least, without those held out where there are several."""
         total = sum(len(labels) for _, labels in batches)
-        free = total - held_out(total) if self.variant == "plus_plus" else total
-        return first(batches, max(1, min(images, free)))
+        free = total - count_held_out(total) if self.variant == "plus_plus" else total
+        return take_first(batches, max(1, min(images, free)))
 
 
-def needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Scores:
+def keep_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Scores:
     """The sensitivities without those of weights into neurons that no image needs.
 
     A channel is needed if it is an output of the network (or cannot be removed for another reason), or if a weight with a
@@ -143,7 +143,7 @@ def needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Scores:
         owner = name.rpartition(".")[0]
         if owner not in graph.inputs:
             continue
-        count = groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
+        count = count_groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
         rows, columns = (edge.flatten(2).amax(2) if edge.dim() > 2 else edge).cpu().gt(0).nonzero().T
         group = rows // (len(edge) // count)
         links.append(torch.stack([graph.inputs[owner][group * edge.shape[1] + columns], graph.outputs[owner][rows]]))

@@ -17,8 +17,15 @@ from torch import Tensor
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.layer_hessians import hessians
-from pruning.evidence.quadratic_models import ELEMENTS, chunks, inverse, removal, removal_costs, restricted
+from pruning.evidence.layer_hessians import compute_layer_hessians
+from pruning.evidence.quadratic_models import (
+    ELEMENTS,
+    compute_removal_costs,
+    invert,
+    restrict_curvature,
+    solve_removal,
+    split_matrices,
+)
 from pruning.types import Calibration, Masks, Scores
 
 
@@ -69,19 +76,19 @@ class ExactOBS:
         """s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed, after those of its row that cost less.
 
         A mean squared error of the layer's output, summed over positions; float64, shape of the weight; raised as in
-        `removal_costs` so that it grows along a row's order of removal; zero for masked weights.
+        `compute_removal_costs` so that it grows along a row's order of removal; zero for masked weights.
 
-        Raises `ScoreError` where H is not positive definite to rounding, and as `hessians`.
+        Raises `ScoreError` where H is not positive definite to rounding, and as `compute_layer_hessians`.
         """
         scores = {}
         for name, layer in self._layers(evidence, evidence.masks):
-            whole = inverse(layer.hessian) if bool(layer.keep.all()) else None
+            whole = invert(layer.hessian) if bool(layer.keep.all()) else None
             rows = layer.rows.masked_fill(layer.dead[layer.group], 0.0)
             parts = []
             for part in layer.chunks():
                 group, alive = layer.group[part], layer.keep[part]
-                start = whole[group] if whole is not None else inverse(restricted(layer.hessian[group], alive))
-                parts.append(removal_costs(start, rows[part], alive))
+                start = whole[group] if whole is not None else invert(restrict_curvature(layer.hessian[group], alive))
+                parts.append(compute_removal_costs(start, rows[part], alive))
             scores[name] = torch.cat(parts).reshape(evidence.weights[name].shape)
         return scores
 
@@ -89,7 +96,7 @@ class ExactOBS:
         """w_K + H_KK^-1 H_KQ w_Q: of all weights with these masks, those whose outputs are nearest to the layer's now."""
         weights = {}
         for name, layer in self._layers(evidence, masks):
-            moves = torch.cat([removal(layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part])
+            moves = torch.cat([solve_removal(layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part])
                                for part in layer.chunks()])
             weight = evidence.weights[name]
             moved = (layer.rows + moves).masked_fill(~layer.keep, 0.0)
@@ -97,7 +104,7 @@ class ExactOBS:
         return weights
 
     def _layers(self, evidence: Evidence, masks: Masks) -> Iterator[tuple[str, _Layer]]:
-        for name, hessian in hessians(evidence).items():
+        for name, hessian in compute_layer_hessians(evidence).items():
             diagonal = hessian.diagonal(dim1=1, dim2=2)
             dead = diagonal == 0
             damping = self.damping * diagonal.sum(1, keepdim=True) / (~dead).sum(1, keepdim=True).clamp_min(1)
@@ -124,4 +131,4 @@ class _Layer:
 
     def chunks(self) -> Iterator[slice]:
         """Rows whose Hessians are held at a time."""
-        return chunks(len(self.rows), self.hessian[0].numel())
+        return split_matrices(len(self.rows), self.hessian[0].numel())

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Batches, Evidence
 from pruning.evidence.local_models import PASS
-from pruning.networks.modes import evaluating, normalising_by_batch
+from pruning.networks.modes import batch_statistics_mode, evaluate_mode
 from pruning.types import Calibration, Scores
 
 EPSILON = 1e-10
@@ -72,7 +72,7 @@ class GraSP:
         weights = [evidence.model.get_parameter(name) for name in evidence.weights]
         total = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
         images = sum(len(labels) for _, labels in evidence.batches)
-        mode = normalising_by_batch if self.batchnorm == "batch" and images > 1 else evaluating
+        mode = batch_statistics_mode if self.batchnorm == "batch" and images > 1 else evaluate_mode
         for inputs, labels in _joined(evidence.batches):
             with mode(evidence.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # differentiable twice
                 loss = evidence.loss(evidence.model(inputs) / self.temperature, labels) * (len(labels) / images)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.local_models import Locality, linear, removed
+from pruning.evidence.local_models import Locality, predict_linear, sum_removed
 from pruning.types import Masks, Scores
 
 
@@ -33,8 +33,8 @@ class LM(Locality):
 
     def score(self, evidence: Evidence) -> Scores:
         """s = |g theta| + lambda / 2 theta^2, shape of the weight; g of the mean loss without weight decay."""
-        return {name: change.abs() + self.penalty(evidence.weights[name]) for name, change in linear(evidence).items()}
+        return {name: change.abs() + self.penalty(evidence.weights[name]) for name, change in predict_linear(evidence).items()}
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
         """sum -g theta over the weights removed."""
-        return removed(linear(evidence), evidence, masks)
+        return sum_removed(predict_linear(evidence), evidence, masks)

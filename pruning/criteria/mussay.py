@@ -15,14 +15,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning.bounds.forms import Drawn, Paper
-from pruning.bounds.mussay import LARGEST, bound, importance
-from pruning.channels.channel_norms import Points
+from pruning.bounds.forms import Paper, PrunedLayer
+from pruning.bounds.mussay import LARGEST, bound_errors, bound_importance
+from pruning.channels.channel_norms import ChannelNorms
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.networks.activation import activation
-from pruning.networks.layers import Layer, groups, matrix
+from pruning.networks.activation import find_activation
+from pruning.networks.layers import Layer, as_matrices, count_groups
 from pruning.types import Scores
 
 Activation = Literal["relu", "identity", "sigmoid", "softplus", "binary_step", "tanh", "leaky_relu", "gelu", "silu",
@@ -34,7 +34,7 @@ Activation = Literal["relu", "identity", "sigmoid", "softplus", "binary_step", "
 class Mussay:
     """Importance of a neuron: its largest outgoing weight times the most its activation can be for inputs of a ball.
 
-    `importance` draws neurons by it, and reweights what reads them: right on average. The paper's baselines are biased:
+    `bound_importance` draws neurons by it, and reweights what reads them: right on average. The paper's baselines are biased:
     `uniform` keeps a random subset, `top_k` the neurons with the largest incoming weights, neither reweighted. For ReLU,
     `beta` does not matter for what is drawn. No data are needed.
 
@@ -55,13 +55,13 @@ class Mussay:
 
     @property
     def sparsifier(self) -> str:
-        """Draws for `importance`, the best as they are for the baselines."""
+        """Draws for `bound_importance`, the best as they are for the baselines."""
         return "sample" if self.variant == "importance" else "top_k"
 
     def score(self, evidence: Evidence) -> Scores:
         """s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64, shape (1, in, 1, 1) or (1, in).
 
-        p_j is what writes channel j and its bias, BatchNorm folded in (see `Points`); |w_ij| is summed over a kernel, and
+        p_j is what writes channel j and its bias, BatchNorm folded in (see `ChannelNorms`); |w_ij| is summed over a kernel, and
         over the inputs that a flattening makes of a channel, so that s_j holds for every output. `top_k` has the norm of p_j
         without its bias, `uniform` a random number. In a grouped convolution, j is the same position of every group; for
         channels of the image, which stay, ||p_j|| counts as 1. Raises `EvidenceError` where not even the shape of an image
@@ -74,7 +74,7 @@ class Mussay:
         model, weights = evidence.model, evidence.weights
         graph, points, image = _graph(evidence)
         norms = torch.where(points.written, points.norms, 1.0)
-        kind = self.activation or (activation(model, image, LARGEST) if self.variant == "importance" else "identity")
+        kind = self.activation or (find_activation(model, image, LARGEST) if self.variant == "importance" else "identity")
         found = {}
         for name, weight in weights.items():
             owner = name.rpartition(".")[0]
@@ -84,19 +84,19 @@ class Mussay:
             layer, inputs = model.get_submodule(owner), graph.inputs[owner]
             assert isinstance(layer, Layer)
             incoming = torch.stack([norms, points.biases], 1)[inputs]
-            each = incoming[:, 0] if self.variant == "top_k" else importance(
+            each = incoming[:, 0] if self.variant == "top_k" else bound_importance(
                 incoming, _outgoing(layer, weight.cpu(), inputs), kind, self.beta)
-            found[name] = each.reshape(groups(layer), -1).amax(0).reshape(_faced(weight)).to(weight.device)
+            found[name] = each.reshape(count_groups(layer), -1).amax(0).reshape(_faced(weight)).to(weight.device)
         return found
 
     def prepare(self, evidence: Evidence) -> Incoming:
         """What the bound of a layer asks of the layers before it."""
         graph, points, image = _graph(evidence)
         return Incoming(graph, (points.norms.square() + points.biases.square()).sqrt(),
-                        self.activation or activation(evidence.model, image, LARGEST))
+                        self.activation or find_activation(evidence.model, image, LARGEST))
 
-    def bound(self, layer: Drawn) -> Paper:
-        """`pruning.bounds.mussay.bound` with these constants."""
+    def bound(self, layer: PrunedLayer) -> Paper:
+        """`pruning.bounds.mussay.bound_errors` with these constants."""
         incoming: Incoming = layer.prepared
         inputs = incoming.graph.inputs.get(layer.name.rpartition(".")[0])
         norms = torch.ones(layer.kept.shape[1]).double() if inputs is None else incoming.norms[inputs]
@@ -104,7 +104,7 @@ class Mussay:
         squares = [layer.seen[name].squares for name in before if name in layer.seen]
         one = layer.patches.new_ones(len(layer.patches))
         dimension = sum(layer.seen[name].layer.weight[0].numel() for name in before if name in layer.seen)
-        return bound(layer, norms.to(layer.patches), torch.stack([one, *squares]).sum(0).sqrt(), incoming.activation,
+        return bound_errors(layer, norms.to(layer.patches), torch.stack([one, *squares]).sum(0).sqrt(), incoming.activation,
                      dimension + 1, self.c)
 
 
@@ -129,11 +129,11 @@ class Incoming:
         return [f"{owner}.weight" for owner, outputs in self.graph.outputs.items() if read & set(outputs.tolist())]
 
 
-def _graph(evidence: Evidence) -> tuple[ChannelGraph, Points, Tensor]:
+def _graph(evidence: Evidence) -> tuple[ChannelGraph, ChannelNorms, Tensor]:
     example = next(iter(evidence.weights.values()))
     image = torch.zeros(1, *evidence.shape, dtype=example.dtype, device=example.device)
     graph = ChannelGraph.of(evidence.model, evidence.shape, evidence.weights)
-    return graph, Points.of(evidence.model, graph, image), image
+    return graph, ChannelNorms.of(evidence.model, graph, image), image
 
 
 def _faced(weight: Tensor) -> tuple[int, ...]:
@@ -143,9 +143,9 @@ def _faced(weight: Tensor) -> tuple[int, ...]:
 
 def _outgoing(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
     """|w_ij|, (out / groups, in), summed over the kernel and over all inputs that are one channel."""
-    matrices = matrix(layer, weight.abs().double())
+    matrices = as_matrices(layer, weight.abs().double())
     each = matrices.reshape(*matrices.shape[:2], weight.shape[1], -1).sum(3).transpose(0, 1).flatten(1)
-    if groups(layer) > 1:
+    if count_groups(layer) > 1:
         return each
     _, numbers = torch.unique(inputs, return_inverse=True)
     sums = torch.zeros(len(each), int(numbers.max()) + 1, dtype=torch.float64).index_add_(1, numbers, each)

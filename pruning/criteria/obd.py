@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.local_models import CurvedLocality, removed
+from pruning.evidence.local_models import CurvedLocality, sum_removed
 from pruning.types import Masks, Scores
 
 
@@ -35,4 +35,4 @@ class OBD(CurvedLocality):
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
         """sum D theta^2 / 2 over the weights removed."""
-        return removed(self.quadratic(evidence), evidence, masks)
+        return sum_removed(self.quadratic(evidence), evidence, masks)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.fisher_blocks import blocks, group_gradients, stacked
+from pruning.evidence.fisher_blocks import build_blocks, compute_group_gradients, stack_blocks
 from pruning.evidence.local_models import Staging
-from pruning.evidence.quadratic_models import ELEMENTS, inverse, removal
+from pruning.evidence.quadratic_models import ELEMENTS, invert, solve_removal
 from pruning.types import Masks, Scores
 
 
@@ -77,7 +77,7 @@ class OBS(Staging):
         """
         scores = {}
         for name, weight in evidence.weights.items():
-            diagonals = [inverse(fisher).diagonal(dim1=1, dim2=2).flatten() for _, fisher in self._blocks(evidence, name)]
+            diagonals = [invert(fisher).diagonal(dim1=1, dim2=2).flatten() for _, fisher in self._blocks(evidence, name)]
             diagonal = torch.cat(diagonals)[:weight.numel()].reshape(weight.shape)
             scores[name] = weight.double().square() / (2 * diagonal)
         return scores
@@ -107,8 +107,8 @@ class OBS(Staging):
         """Fisher blocks (c, b, b) and moves (c, b) of the weights in order, those of the last block filled up with zeros."""
         theta, keep = evidence.weights[name].double().flatten(), mask.flatten()
         for part, fisher in self._blocks(evidence, name):
-            thetas, keeps = stacked(theta[part], fisher.shape[-1]), stacked(keep[part], fisher.shape[-1])
-            yield fisher, removal(fisher, thetas, keeps) if self.update else -thetas.masked_fill(keeps, 0.0)
+            thetas, keeps = stack_blocks(theta[part], fisher.shape[-1]), stack_blocks(keep[part], fisher.shape[-1])
+            yield fisher, solve_removal(fisher, thetas, keeps) if self.update else -thetas.masked_fill(keeps, 0.0)
 
     def _blocks(self, evidence: Evidence, name: str) -> Iterator[tuple[slice, Tensor]]:
-        return blocks(group_gradients(evidence, self.gradients)[name], self.block_size, self.damping)
+        return build_blocks(compute_group_gradients(evidence, self.gradients)[name], self.block_size, self.damping)

@@ -13,12 +13,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pruning.bounds import pfp
-from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.forms import Paper, PrunedLayer
 from pruning.bounds.sipp import coefficient
 from pruning.criteria import criteria
-from pruning.evidence.calibration import first
+from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import output_positions, sample_size, sensitivities
+from pruning.evidence.sensitivities import compute_sensitivities, count_output_positions, sample_size
 from pruning.types import Calibration, Scores
 
 
@@ -66,14 +66,14 @@ class PFP:
         layers against each other by it. In a grouped convolution, j is the same position of every group.
         """
         model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
-        given = first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
-        positions = output_positions(model, names, image)
+        given = take_first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
+        positions = count_output_positions(model, names, image)
         found = {}
-        for name, edges in sensitivities(model, names, given, "max").items():
+        for name, edges in compute_sensitivities(model, names, given, "max").items():
             alpha = coefficient(positions[name], edges[0, 0].numel(), self.delta, self.c)
             found[name] = alpha * edges.amax([axis for axis in range(edges.dim()) if axis != 1], keepdim=True)
         return found
 
-    def bound(self, layer: Drawn) -> Paper:
-        """`pruning.bounds.pfp.bound` with these constants."""
-        return pfp.bound(layer, coefficient(layer.positions, layer.kernel, self.delta, self.c), self.delta, self.c)
+    def bound(self, layer: PrunedLayer) -> Paper:
+        """`pruning.bounds.pfp.bound_errors` with these constants."""
+        return pfp.bound_errors(layer, coefficient(layer.positions, layer.kernel, self.delta, self.c), self.delta, self.c)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.local_models import CurvedLocality, linear, removed
+from pruning.evidence.local_models import CurvedLocality, predict_linear, sum_removed
 from pruning.types import Masks, Scores
 
 
@@ -35,8 +35,8 @@ class QM(CurvedLocality):
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
         """sum -g theta + D theta^2 / 2 over the weights removed."""
-        return removed(self._changes(evidence), evidence, masks)
+        return sum_removed(self._changes(evidence), evidence, masks)
 
     def _changes(self, evidence: Evidence) -> Scores:
         quadratic = self.quadratic(evidence)
-        return {name: change + quadratic[name] for name, change in linear(evidence).items()}
+        return {name: change + quadratic[name] for name, change in predict_linear(evidence).items()}

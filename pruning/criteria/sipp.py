@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pruning.bounds import sipp
-from pruning.bounds.forms import Drawn, Paper
+from pruning.bounds.forms import Paper, PrunedLayer
 from pruning.bounds.sipp import coefficient
 from pruning.criteria import criteria
-from pruning.evidence.calibration import first
+from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import output_positions, sample_size, sensitivities
+from pruning.evidence.sensitivities import compute_sensitivities, count_output_positions, sample_size
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
 
@@ -71,14 +71,14 @@ class SiPP:
         each other. Shape of the weight, in the precision of the network.
         """
         model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
-        given = first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
+        given = take_first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
         if self.variant == "deterministic":
-            return sensitivities(model, names, given, "mean")
-        positions = output_positions(model, names, image)
+            return compute_sensitivities(model, names, given, "mean")
+        positions = count_output_positions(model, names, image)
         return {name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
-                for name, score in sensitivities(model, names, given, "max").items()}
+                for name, score in compute_sensitivities(model, names, given, "max").items()}
 
-    def bound(self, layer: Drawn) -> Paper:
-        """`pruning.bounds.sipp.bound` with these constants."""
+    def bound(self, layer: PrunedLayer) -> Paper:
+        """`pruning.bounds.sipp.bound_errors` with these constants."""
         alpha = coefficient(layer.positions, layer.kernel, self.delta, self.c)
-        return sipp.bound(layer, alpha, self.delta, self.c, scaled=self.variant != "deterministic")
+        return sipp.bound_errors(layer, alpha, self.delta, self.c, scaled=self.variant != "deterministic")

@@ -19,8 +19,8 @@ from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.local_models import PASS
-from pruning.networks.modes import evaluating
-from pruning.schedules import Steps, steps
+from pruning.networks.modes import evaluate_mode
+from pruning.schedules import Steps, space_densities
 from pruning.types import Scores
 
 CAUSE = "the network is too deep or its weights are too large"
@@ -45,7 +45,7 @@ class SynFlow:
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds; i = 1 ... rounds."""
-        return steps(start, target, self.rounds, self.stages)
+        return space_densities(start, target, self.rounds, self.stages)
 
     def units(self, classes: int) -> int:
         """One forward and backward pass of one image."""
@@ -63,7 +63,7 @@ class SynFlow:
                                     for name, value in [*model.named_parameters(), *model.named_buffers()]}
         weights = [state[name].requires_grad_() for name in evidence.weights]
         ones = torch.ones(1, *evidence.shape, dtype=torch.float64, device=weights[0].device)
-        with evaluating(model), torch.enable_grad():
+        with evaluate_mode(model), torch.enable_grad():
             flow = functional_call(model, state, (ones,)).sum()
         if not torch.isfinite(flow):
             raise ScoreError(f"SynFlow: R = {flow.item()} is beyond float64: {CAUSE}")

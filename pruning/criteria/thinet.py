@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Layer, Use, groups, one_each, recording
-from pruning.networks.modes import evaluating
+from pruning.networks.layers import Layer, Use, count_groups, record_uses, require_one_input_per_image
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Calibration, Scores
 
 
@@ -72,11 +72,11 @@ class ThiNet:
             start += len(labels)
             if not len(here):
                 continue
-            with recording(evidence.model, evidence.weights) as uses, evaluating(evidence.model), torch.no_grad():
+            with record_uses(evidence.model, evidence.weights) as uses, evaluate_mode(evidence.model), torch.no_grad():
                 evidence.model(inputs[mine.to(inputs.device)])
             for name, weight in evidence.weights.items():
                 for use in uses[name]:
-                    one_each(name, use, len(here))
+                    require_one_input_per_image(name, use, len(here))
                 if not uses[name]:
                     evidence.refuse_hidden(name)
                 for parts in _contributions(weight, uses[name], draws[name][:, here], len(here)):
@@ -84,7 +84,7 @@ class ThiNet:
         for name, gram in grams.items():
             if not bool(torch.isfinite(gram).all()):
                 raise ScoreError(f"{name}: what its layer's inputs contribute are no finite numbers")
-        return {name: order(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2)) for name, gram in grams.items()}
+        return {name: order_channels(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2)) for name, gram in grams.items()}
 
 
 def _contributions(weight: Tensor, uses: list[Use], draw: Tensor, images: int) -> list[Tensor]:
@@ -94,21 +94,21 @@ def _contributions(weight: Tensor, uses: list[Use], draw: Tensor, images: int) -
     for number, use in enumerate(uses):
         image = (call == number).nonzero().flatten()
         filters = (draw[1, image] * len(weight)).long()
-        group = filters // (len(weight) // groups(use.layer))
-        seen = windows(use.layer, use.inputs, image, draw[2, image], group)
+        group = filters // (len(weight) // count_groups(use.layer))
+        seen = sample_windows(use.layer, use.inputs, image, draw[2, image], group)
         kernels = weight.reshape(*weight.shape[:2], -1)[filters.to(weight.device)]
         found.append((seen.double() * kernels.double()).sum(2))
     return found
 
 
-def windows(layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: Tensor) -> Tensor:
+def sample_windows(layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: Tensor) -> Tensor:
     """What a layer sees of these images at one output position of each, (n, C, kernel), C the channels of the group.
 
     `place` in [0, 1) chooses among the positions; `image`, `place` and `group` are on the CPU.
 
     >>> layer = nn.Conv2d(1, 1, 2)
     >>> zero = torch.zeros(1, dtype=torch.long)
-    >>> windows(layer, torch.arange(9.0).reshape(1, 1, 3, 3), zero, torch.tensor([0.99]), zero)
+    >>> sample_windows(layer, torch.arange(9.0).reshape(1, 1, 3, 3), zero, torch.tensor([0.99]), zero)
     tensor([[[4., 5., 7., 8.]]])
     """
     if isinstance(layer, nn.Linear):
@@ -126,7 +126,7 @@ def windows(layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: T
     return padded[tuple(axis.to(inputs.device) for axis in index)].flatten(2)
 
 
-def order(gram: Tensor) -> Tensor:
+def order_channels(gram: Tensor) -> Tensor:
     """The place in which each channel is removed, (1 ... C) / C, from the Gram matrix of the contributions, (C, C)."""
     channels = len(gram)
     place = torch.zeros(channels, dtype=torch.float64, device=gram.device)

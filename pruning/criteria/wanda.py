@@ -16,8 +16,8 @@ from torch import Tensor
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Layer, groups, patches, recording
-from pruning.networks.modes import evaluating
+from pruning.networks.layers import Layer, count_groups, extract_patches, record_uses
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Calibration, Scores
 
 
@@ -76,15 +76,15 @@ def _squares(evidence: Evidence) -> Scores:
         if name in evidence.weights:
             weight = evidence.weights[name]
             assert isinstance(module, Layer)
-            total[name] = torch.zeros(groups(module), weight[0].numel(), dtype=torch.float64, device=weight.device)
+            total[name] = torch.zeros(count_groups(module), weight[0].numel(), dtype=torch.float64, device=weight.device)
     for inputs, _ in evidence.batches:
-        with evaluating(evidence.model), torch.no_grad(), recording(evidence.model, total) as uses:
+        with evaluate_mode(evidence.model), torch.no_grad(), record_uses(evidence.model, total) as uses:
             evidence.model(inputs)
         called.update(name for name, calls in uses.items() if calls)
         for name, calls in uses.items():
             for use in calls:
                 squares = use.inputs.double().square().sum(0, keepdim=True)
-                total[name] += patches(use.layer, squares)[0].sum(-1)
+                total[name] += extract_patches(use.layer, squares)[0].sum(-1)
     for name in total.keys() - called:
         evidence.refuse_hidden(name)
     return total

@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import SEVERITIES, Constants, corruptions, table_of
+from pruning.data.corruptions import SEVERITIES, Constants, choose_table, corruptions
 from pruning.data.keyed_random import Draws
 from pruning.errors import DataError, ParameterError
 from pruning.schemas.training import Corrupt
@@ -46,7 +46,7 @@ def corrupt(images: Tensor, name: str, severity: int, *, indices: Tensor | None 
     _check_indices(indices, len(images))
     if not len(images):
         return images.clone()
-    strength = table_of(type(method), constants, *images.shape[-2:])[severity - 1]  # type: ignore[arg-type]
+    strength = choose_table(type(method), constants, *images.shape[-2:])[severity - 1]  # type: ignore[arg-type]
     draws = Draws.keyed(seed, name, severity, indices=indices.to(images.device, torch.int64))
     size = max(1, VALUES.get(images.device.type, 1 << 25) // images[0].numel())
     parts = [slice(begin, begin + size) for begin in range(0, len(images), size)]
@@ -54,14 +54,14 @@ def corrupt(images: Tensor, name: str, severity: int, *, indices: Tensor | None 
         return torch.cat([method.apply(images[part].contiguous(), strength, draws[part]) for part in parts])
 
 
-def corrupted(images: Tensor, spec: Corrupt | None, seed: int, *names: str | int) -> Tensor:
+def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str | int) -> Tensor:
     """The images of one epoch, each under a corruption and severity of its own, drawn uniformly; uint8 (N, C, H, W).
 
     Severity 0 leaves an image as it is. What is drawn is derived from the seed and the names. Without a spec the images
     themselves.
 
     >>> images = torch.full((6, 1, 4, 4), 100, dtype=torch.uint8)
-    >>> torch.equal(corrupted(images, Corrupt(names=("brightness",), severities=(0,)), 0, "train", 0), images)
+    >>> torch.equal(corrupt_epoch(images, Corrupt(names=("brightness",), severities=(0,)), 0, "train", 0), images)
     True
     """
     if spec is None:

@@ -25,7 +25,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @contextmanager
-def opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+def open_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """The image of an entry, its header within the limits; what goes wrong, while decoding too, is a `DataError`."""
     if entry.file_size > MAX_ENTRY_BYTES:
         raise DataError(f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted")
@@ -47,13 +47,13 @@ def opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str,
         raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
 
 
-def decode(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
+def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
     """The image of an entry, uint8 (C, H, W): one channel where it is grey, else three."""
-    with opened(archive, entry) as image:
+    with open_image(archive, entry) as image:
         pixels = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def widen(images: Pixels, channels: int, axis: int = 1) -> Pixels:
+def widen_to_channels(images: Pixels, channels: int, axis: int = 1) -> Pixels:
     """Grey images, (N, 1, H, W) or along another axis, as ones of so many channels."""
     return images if images.shape[axis] == channels else np.repeat(images, channels, axis=axis)

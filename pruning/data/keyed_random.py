@@ -46,7 +46,7 @@ class Draws:
         columns = []
         for place in (0, 8):
             first, second = (int.from_bytes(digest[i:i + 4], "big", signed=True) for i in (place, place + 4))
-            columns.append(hashed_(hashed_(low ^ first) + (high ^ second)))
+            columns.append(hash_(hash_(low ^ first) + (high ^ second)))
         return cls(torch.stack(columns, 1))
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Draws:
     def words(self, *shape: int, stream: int = 0) -> Tensor:
         """32 random bits each, int32 (N, *shape)."""
         words = _positions(int(np.prod(shape)), stream, self.keys.device) ^ self.keys[:, :1]
-        return hashed_(hashed_(words).add_(self.keys[:, 1:])).reshape(len(self), *shape)
+        return hash_(hash_(words).add_(self.keys[:, 1:])).reshape(len(self), *shape)
 
     def integers(self, limit: int, *shape: int, stream: int = 0) -> Tensor:
         """Uniform on 0 ... limit - 1, limit <= 2^31, int64: floor(word limit / 2^32)."""
@@ -75,10 +75,10 @@ class Draws:
         return found.view(words.shape)
 
 
-def hashed_(words: Tensor) -> Tensor:
+def hash_(words: Tensor) -> Tensor:
     """The bijection of `Draws` applied to int32 words in place; the shifts are those of unsigned words.
 
-    >>> hashed_(torch.tensor([1], dtype=torch.int32)).item() & 0xFFFFFFFF
+    >>> hash_(torch.tensor([1], dtype=torch.int32)).item() & 0xFFFFFFFF
     1753845952
     """
     shifted = torch.empty_like(words)
@@ -99,7 +99,7 @@ def _wrapped(numbers: Tensor) -> Tensor:
 def _positions(count: int, stream: int, device: torch.device) -> Tensor:
     """The hashed positions of a stream, int32 (count,)."""
     mark = _wrapped(torch.tensor(stream * GOLDEN & 0xFFFFFFFF)).to(device)
-    return hashed_(hashed_(torch.arange(count, dtype=torch.int32, device=device)) ^ mark)
+    return hash_(hash_(torch.arange(count, dtype=torch.int32, device=device)) ^ mark)
 
 
 @lru_cache(maxsize=4)

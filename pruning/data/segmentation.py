@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
-from pruning.data.images import GREY, SUFFIXES, Pixels, decode, opened, widen
+from pruning.data.images import GREY, SUFFIXES, Pixels, decode_image, open_image, widen_to_channels
 from pruning.errors import DataError
 
 CLASSES = "classes.txt"
@@ -35,7 +35,7 @@ def has_masks(archive: zipfile.ZipFile) -> bool:
         parts[0], "images") in starts) for parts in starts if parts)
 
 
-def read(archive: zipfile.ZipFile, max_values: int) -> Arrays:
+def read_segmentation(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     """Images with masks uint8 (N, H, W), their values the classes, 255 ignored: it counts in no loss and in no error.
 
     Images may differ in size: all are padded at the right and the bottom to the largest height and width, with the mean
@@ -56,19 +56,19 @@ def read(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     masks = {split: np.full((len(mine), height, width), IGNORED, np.uint8) for split, mine in pairs.items()}
     for split, mine in pairs.items():
         for index, (pair, (_, rows, columns)) in enumerate(zip(mine, sizes[split], strict=True)):
-            images[split][index, :, :rows, :columns] = widen(decode(archive, pair.image), channels, axis=0)
+            images[split][index, :, :rows, :columns] = widen_to_channels(decode_image(archive, pair.image), channels, axis=0)
             masks[split][index, :rows, :columns] = _mask(archive, pair, len(names) or IGNORED)
     _pad_(images, sizes)
-    classes = names or tuple(map(str, range(count(masks.values()))))
+    classes = names or tuple(map(str, range(count_classes(masks.values()))))
     if len({size[1:] for size in every}) > 1:
         notes.append(f"images of differing sizes were padded to {height} x {width} pixels; padding counts nowhere")
     return Arrays(images, masks, classes, tuple(notes))
 
 
-def count(masks: Iterable[Pixels]) -> int:
+def count_classes(masks: Iterable[Pixels]) -> int:
     """One more than the largest class in the masks.
 
-    >>> count([np.array([[[0, 2], [255, 1]]], np.uint8)])
+    >>> count_classes([np.array([[[0, 2], [255, 1]]], np.uint8)])
     3
     """
     return 1 + max((int(mask[mask != IGNORED].max(initial=0)) for mask in masks), default=0)
@@ -140,7 +140,7 @@ def _split(found: Mapping[str, Mapping[str, Pair]]) -> tuple[dict[str, Sequence[
 
 def _size(archive: zipfile.ZipFile, pair: Pair) -> tuple[int, int, int]:
     """Channels, height and width of a pair, by the headers of its files."""
-    with opened(archive, pair.image) as image, opened(archive, pair.mask, ("PNG",)) as mask:
+    with open_image(archive, pair.image) as image, open_image(archive, pair.mask, ("PNG",)) as mask:
         if image.size != mask.size:
             raise DataError(f"{pair.mask.filename}: {mask.width}x{mask.height} pixels, its image has "
                             f"{image.width}x{image.height}")
@@ -149,7 +149,7 @@ def _size(archive: zipfile.ZipFile, pair: Pair) -> tuple[int, int, int]:
 
 def _mask(archive: zipfile.ZipFile, pair: Pair, classes: int) -> Pixels:
     """The classes of the pixels, uint8 (H, W)."""
-    with opened(archive, pair.mask, ("PNG",)) as image:
+    with open_image(archive, pair.mask, ("PNG",)) as image:
         if image.mode not in ("P", "L"):
             raise DataError(f"{pair.mask.filename}: {image.mode} pixels; a mask is a PNG with a palette or in grey of 8 "
                             "bits, its values the classes")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import Data, ShiftedSplits, Split, draw, renumbered
+from pruning.data.tensors import Data, ShiftedSplits, Split, draw_subset, renumber_labels
 from pruning.errors import DataError
 from pruning.seeding import generator
 
@@ -32,13 +32,13 @@ def check_alike(name: str, shape: Sequence[int], classes: Sequence[str], counts:
         raise DataError(f"the shifted set {name!r} has 1 image: one decides and one reports, at the least", pointer=pointer)
 
 
-def sizes(counts: Mapping[str, int]) -> tuple[int, int]:
+def count_shifted(counts: Mapping[str, int]) -> tuple[int, int]:
     """How many images of a shifted set decide and report, of so many by split: those of `val`, or half of `test`."""
     val = counts.get("val") or counts["test"] // 2
     return val, counts["test"] if counts.get("val") else counts["test"] - val
 
 
-def splits(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:
+def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:
     """The `val` and `test` images of a shifted set, labels numbered as those of the data.
 
     Where the set brings no `val`, a seeded half of `test` is set aside as that: what is chosen reads
@@ -46,11 +46,11 @@ def splits(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits
     """
     check_alike(name, arrays.shape, arrays.classes, arrays.counts, data.shape, data.classes)
     order = torch.tensor([data.classes.index(label) for label in arrays.classes])
-    found = {split: Split(torch.from_numpy(arrays.images[split]), renumbered(torch.from_numpy(arrays.labels[split]), order))
+    found = {split: Split(torch.from_numpy(arrays.images[split]), renumber_labels(torch.from_numpy(arrays.labels[split]), order))
              for split in ("val", "test") if split in arrays.images}
     if "val" not in found:
         test = found["test"]
-        chosen, rest = draw(test.labels, len(test) // 2, True, generator(seed, "shifted", name))
+        chosen, rest = draw_subset(test.labels, len(test) // 2, True, generator(seed, "shifted", name))
         return ShiftedSplits(test[chosen], test[rest])
     return ShiftedSplits(found["val"], found["test"])
 

@@ -124,30 +124,30 @@ def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, 
         if sorted(classes) != sorted(names):
             raise DataError(f"the model's classes {list(classes)} are not those of the dataset {list(names)}")
         order = torch.tensor([list(classes).index(name) for name in names])
-        splits = {name: Split(split.images, renumbered(split.labels, order)) for name, split in splits.items()}
+        splits = {name: Split(split.images, renumber_labels(split.labels, order)) for name, split in splits.items()}
         names = tuple(classes)
     for name in ("train", "test"):
         most = limit.of(name, len(splits[name]))
         if most < len(splits[name]):
-            chosen, _ = draw(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
+            chosen, _ = draw_subset(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
             splits[name] = splits[name][chosen]
     train = splits["train"]
     val_from_train = "val" not in splits
     if val_from_train:
-        size = val_size(len(train))
+        size = count_validation(len(train))
         if size >= len(train):
             raise DataError(f"{len(train)} training images are too few to set {size} aside for validation")
-        chosen, rest = draw(train.labels, size, limit.stratify, generator(seed, "val"))
+        chosen, rest = draw_subset(train.labels, size, limit.stratify, generator(seed, "val"))
         splits["val"], train = train[chosen], train[rest]
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(train, splits["val"], splits["test"], names, mean, std, val_from_train, stored_as=arrays.stored_as)
 
 
-def val_size(images: int) -> int:
+def count_validation(images: int) -> int:
     """How many of so many training images are set aside for validation: a tenth, one at least.
 
-    >>> val_size(50_000), val_size(3)
+    >>> count_validation(50_000), count_validation(3)
     (5000, 1)
     """
     return max(1, round(VAL_FRACTION * images))
@@ -195,7 +195,7 @@ def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
     return "crop_flip" if shape[0] == 3 and min(shape[1:]) >= 24 else "none"
 
 
-def draw(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
+def draw_subset(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
     """Indices of a random subset and of the rest, each in ascending order; balanced only where each label is one class."""
     order = torch.randperm(len(labels), generator=rng)
     if stratify and labels.dim() == 1:
@@ -209,7 +209,7 @@ def draw(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Ten
     return order[:size].sort().values, order[size:].sort().values
 
 
-def renumbered(labels: Tensor, order: Tensor) -> Tensor:
+def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
     """Labels of images or masks with class k called order[k]; what is ignored stays so."""
     if labels.dim() == 1:
         return order[labels]

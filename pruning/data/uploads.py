@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
-from pruning.data.images import SUFFIXES, decode, widen
+from pruning.data.images import SUFFIXES, decode_image, widen_to_channels
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors
 
@@ -25,7 +25,7 @@ SHIFTED = frozenset({"test_x", "test_y"})
 """A dataset that only tests: images of a shifted distribution."""
 
 
-def read(path: Path, filename: str, max_values: int) -> Arrays:
+def read_dataset(path: Path, filename: str, max_values: int) -> Arrays:
     """The dataset in the file; `max_values` limits the decoded size in uint8 values.
 
     Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave its folder.
@@ -39,7 +39,7 @@ def read(path: Path, filename: str, max_values: int) -> Arrays:
             if names and all(name.endswith(".npy") for name in names):
                 return _from_arrays({name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
             if segmentation.has_masks(archive):
-                return segmentation.read(archive, max_values)
+                return segmentation.read_segmentation(archive, max_values)
             return _from_folder(archive, max_values)
     if is_pickle(head) and not is_safetensors(head):
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
@@ -101,7 +101,7 @@ def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
         if f"{split}_x" in arrays and (split != "val" or len(arrays["val_x"]) + len(arrays["val_y"])):
             images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
             labels[split] = _labels(arrays[f"{split}_y"], f"{split}_y")
-    classes = segmentation.count(labels.values()) if labels["test"].ndim == 3 else \
+    classes = segmentation.count_classes(labels.values()) if labels["test"].ndim == 3 else \
         1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
     return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
 
@@ -161,21 +161,21 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
         raise DataError(f"the images decode to more than {max_values} values")
     compressed = all(PurePosixPath(entry.filename).suffix.lower() in (".jpg", ".jpeg")
                      for entries in files.values() for _, entry in entries)
-    return Arrays({split: widen(array, channels) for split, array in images.items()}, labels, classes,
+    return Arrays({split: widen_to_channels(array, channels) for split, array in images.items()}, labels, classes,
                   stored_as="JPEG" if compressed else None)
 
 
 def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int) -> (
         np.ndarray[Any, np.dtype[np.uint8]]):
     """Images (N, C, H, W): C = 1 when all are grey, else 3, a grey one three times the same."""
-    first = decode(archive, entries[0])
+    first = decode_image(archive, entries[0])
     out = np.empty((len(entries), 0, *first.shape[1:]), np.uint8)
     for index, entry in enumerate(entries):
-        image = decode(archive, entry) if index else first
+        image = decode_image(archive, entry) if index else first
         if len(image) > out.shape[1]:
             if image.size * len(entries) > max_values:
                 raise DataError(f"{len(entries)} images of {image.shape} decode to more than {max_values} values")
-            out = widen(out, len(image)) if index else np.empty((len(entries), *image.shape), np.uint8)
+            out = widen_to_channels(out, len(image)) if index else np.empty((len(entries), *image.shape), np.uint8)
         if image.shape[1:] != first.shape[1:]:
             raise DataError(f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
                             f"{first.shape[2]}x{first.shape[1]}; all images must have one size")

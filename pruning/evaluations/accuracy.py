@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.evaluations import evaluations
-from pruning.measurement.intervals import binomial
-from pruning.measurement.iou import whole_ious
-from pruning.measurement.measure import increase
+from pruning.measurement.intervals import binomial_interval
+from pruning.measurement.iou import compute_whole_ious
+from pruning.measurement.measure import estimate_increase
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
@@ -34,7 +34,7 @@ class Accuracy:
     version: ClassVar[int] = 1
     of_pixels: ClassVar[bool] = True
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `error/<criterion>`, `error_before_retraining/<criterion>`, `increase/<criterion>`; errors by class.
 
         For segmentation also `mean_iou/<criterion>`, and IoU by class in the place of errors.
@@ -48,7 +48,7 @@ class Accuracy:
                 curves[f"error_before_retraining/{label}"] = _curve(
                     rounds, [one.pruned.document().error for one in rounds], "test error right after pruning")
             curves[f"increase/{label}"] = _curve(
-                shipped, [increase(one.measured.wrong, trial.control_measured.wrong) for one in shipped],
+                shipped, [estimate_increase(one.measured.wrong, trial.control_measured.wrong) for one in shipped],
                 "test error above the dense control's")
         scalars = {"error/given": trial.given_measured.document().error,
                    "error/control": trial.control_measured.document().error}
@@ -75,11 +75,11 @@ PIXEL_NOTES = (
     "training runs.")
 
 
-def _of_pixels(trial: Trial, targets: Sequence[TrialRound], curves: dict[str, Curve], scalars: dict[str, Estimate],
+def _of_pixels(trial: JobRecord, targets: Sequence[RoundRecord], curves: dict[str, Curve], scalars: dict[str, Estimate],
                version: int) -> Section:
     """The section for segmentation: IoU where classification has errors by class."""
     measured = {"given": trial.given_measured, "control": trial.control_measured} | {one.id: one.measured for one in targets}
-    found = {name: whole_ious(one.overlaps, generator(trial.seed, "accuracy")) for name, one in measured.items()
+    found = {name: compute_whole_ious(one.overlaps, generator(trial.seed, "accuracy")) for name, one in measured.items()
              if one.overlaps is not None}
     scalars = scalars | {f"mean_iou/{name}": found[name][0] for name in ("given", "control")}
     for label in dict.fromkeys(one.label for one in targets):
@@ -91,16 +91,16 @@ def _of_pixels(trial: Trial, targets: Sequence[TrialRound], curves: dict[str, Cu
                    details={"iou_by_class": rows})
 
 
-def _never_retrained(rounds: Sequence[TrialRound]) -> bool:
+def _never_retrained(rounds: Sequence[RoundRecord]) -> bool:
     return all(one.retrained is None for one in rounds)
 
 
-def _curve(rounds: Sequence[TrialRound], values: list[Estimate], y_label: str) -> Curve:
+def _curve(rounds: Sequence[RoundRecord], values: list[Estimate], y_label: str) -> Curve:
     return Curve(x=tuple(one.sparsity for one in rounds), y=tuple(values), x_label="sparsity", y_label=y_label)
 
 
 def _by_class(wrong: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, Estimate]:
-    return {name: binomial(int(wrong[labels == index].sum()), int((labels == index).sum()))
+    return {name: binomial_interval(int(wrong[labels == index].sum()), int((labels == index).sum()))
             for index, name in enumerate(classes) if bool((labels == index).any())}
 
 
@@ -114,9 +114,9 @@ def _worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
             if gaps[worst] > 0:
                 found.append((gaps[worst], name, worst))
     most = sorted(found, key=lambda item: -item[0])[:WORST]
-    notes = [f"{name}: the class that loses most against the dense control is {worst!r} ({q.points(Estimate(value=gap))} on "
-             f"{q.several(by_class[name][worst].n or 0, 'test image')}: {q.measured(by_class[name][worst])} wrong)."
+    notes = [f"{name}: the class that loses most against the dense control is {worst!r} ({q.points_with_interval(Estimate(value=gap))} on "
+             f"{q.count_of(by_class[name][worst].n or 0, 'test image')}: {q.percent_with_interval(by_class[name][worst])} wrong)."
              for gap, name, worst in found if (gap, name, worst) in most]
     left = len(found) - len(most)
-    return notes + ([f"{q.several(left, 'other checkpoint')} of which no class loses more: see the errors by class."]
+    return notes + ([f"{q.count_of(left, 'other checkpoint')} of which no class loses more: see the errors by class."]
                     if left else [])

@@ -13,14 +13,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning import wording as q
-from pruning.analysis.distance_findings import CAUTION, Change, Correlation, claim, correlate
-from pruning.analysis.job_size import Scale
-from pruning.analysis.output_distances import BATCH, Deviations, average, average_change, deviations
-from pruning.analysis.trial import Trial, TrialRound
-from pruning.data.tensors import Split, draw
+from pruning.analysis.distance_findings import CAUTION, Change, Correlation, check_recovery_claim, correlate_with_accuracy
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_size import JobSize
+from pruning.analysis.output_distances import (
+    BATCH,
+    Deviations,
+    average_finite,
+    average_paired_change,
+    measure_output_distances,
+)
+from pruning.data.tensors import Split, draw_subset
 from pruning.evaluations import evaluations
-from pruning.measurement.intervals import binomial
-from pruning.measurement.measure import Measured, increase
+from pruning.measurement.intervals import binomial_interval
+from pruning.measurement.measure import Measured, estimate_increase
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
@@ -58,22 +64,22 @@ class Approximation:
     version: ClassVar[int] = 1
     images: Annotated[int, Field(ge=1, description="test images to compare on, the same for all networks")] = 1000
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With a checkpoint to compare."""
         return any(one.target is not None for one in trial.rounds)
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """The dense network beside the control and beside every checkpoint, right after pruning and retrained."""
         return 2 * min(self.images, scale.images["test"]) * (1 + 2 * scale.checkpoints)
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves such as `layers_before/<criterion>` and `layers_after/...`; tables, rank correlations, findings."""
         sample = self._sample(trial)
         dense = trial.dense()
 
         def compare(network: nn.Module) -> Deviations:
             trial.advance(2 * len(sample))
-            return deviations(dense, network, (images for images, _ in trial.data.batches(sample, BATCH)))
+            return measure_output_distances(dense, network, (images for images, _ in trial.data.batches(sample, BATCH)))
 
         found = [_Compared.of(one, trial, compare) for one in trial.rounds if one.target is not None]
         phases = {phase: some for phase in (BEFORE, AFTER) if (some := [one for one in found if phase in one.by])}
@@ -84,12 +90,12 @@ class Approximation:
         if len(phases) == 2:
             control = compare(trial.control())
             scalars |= {f"{label}, dense control": value for name, (_, label, get) in QUANTITIES.items()
-                        if (value := average(get(control))) is not None}
-            findings = claim([_change(one) for one in found if len(one.by) == 2]) + _control(average(control.hidden))
+                        if (value := average_finite(get(control))) is not None}
+            findings = check_recovery_claim([_change(one) for one in found if len(one.by) == 2]) + _control(average_finite(control.hidden))
         findings += [sentence for phase, some in phases.items() for sentence in Correlation.sentences(
             [one for one in correlations if one.phase == phase], f"accuracy {words[phase]}", len(some))]
         notes = [*findings, CAUTION, *_overflows(found, words), *_blanks(found), *_missing(trial, found), *NOTES,
-                 f"Means are over {q.several(len(sample), 'test image')} of {q.count(len(trial.data.test))}, the same for "
+                 f"Means are over {q.count_of(len(sample), 'test image')} of {q.count(len(trial.data.test))}, the same for "
                  "all networks, with normal 95 % intervals; accuracies are of all test images."]
         details = {f"checkpoints_{words[phase].replace(' ', '_')}": [one.row(phase) for one in some]
                    for phase, some in phases.items()}
@@ -100,9 +106,9 @@ class Approximation:
                        curves=_curves(found), notes=tuple(notes),
                        details={key: value for key, value in details.items() if value})
 
-    def _sample(self, trial: Trial) -> Split:
+    def _sample(self, trial: JobRecord) -> Split:
         labels = trial.data.test.labels
-        chosen, _ = draw(labels.cpu(), min(self.images, len(labels)), False, generator(trial.seed, "approximation"))
+        chosen, _ = draw_subset(labels.cpu(), min(self.images, len(labels)), False, generator(trial.seed, "approximation"))
         return trial.data.test[chosen.to(labels.device)]
 
 
@@ -110,11 +116,11 @@ class Approximation:
 class _Compared:
     """A checkpoint, by phase: how far it is from the dense network, and its accuracy."""
 
-    of_: TrialRound
+    of_: RoundRecord
     by: Mapping[str, tuple[Deviations, Measured]]
 
     @staticmethod
-    def of(one: TrialRound, trial: Trial, compare: Callable[[nn.Module], Deviations]) -> _Compared:
+    def of(one: RoundRecord, trial: JobRecord, compare: Callable[[nn.Module], Deviations]) -> _Compared:
         last = one.full_size or one.network
         by: dict[str, tuple[Deviations, Measured]] = {}
         if one.retrained is None and not trial.pruned_untrained:
@@ -130,8 +136,8 @@ class _Compared:
         found, measured = self.by[phase]
         if name in ("accuracy", "agreement"):
             flags = ~measured.wrong if name == "accuracy" else found.agrees
-            return binomial(int(flags.sum()), len(flags))
-        return average(QUANTITIES[name][2](found))
+            return binomial_interval(int(flags.sum()), len(flags))
+        return average_finite(QUANTITIES[name][2](found))
 
     def row(self, phase: str) -> dict[str, Any]:
         columns = {"accuracy": "accuracy", **COLUMNS, "agreement": "agreement"}
@@ -142,9 +148,9 @@ class _Compared:
         for layer in next(iter(self.by.values()))[0].layers:
             values = {phase: found.layers[layer] for phase, (found, _) in self.by.items()}
             row = {"checkpoint": self.of_.id, "sparsity": self.of_.sparsity, "layer": layer} | {
-                f"relative_error_{phase}": _document(average(some)) for phase, some in values.items()}
+                f"relative_error_{phase}": _document(average_finite(some)) for phase, some in values.items()}
             if len(values) == 2:
-                row["relative_error_change"] = _document(average_change(values[BEFORE], values[AFTER]))
+                row["relative_error_change"] = _document(average_paired_change(values[BEFORE], values[AFTER]))
             yield row | {"images_left_out": int(next(iter(values.values())).isnan().sum())}
 
 
@@ -152,7 +158,7 @@ def _document(value: Estimate | None) -> dict[str, Any] | None:
     return None if value is None else value.model_dump()
 
 
-def _words(trial: Trial) -> dict[str, str]:
+def _words(trial: JobRecord) -> dict[str, str]:
     return {BEFORE: "right after pruning", AFTER: "after training" if trial.pruned_untrained else "after retraining"}
 
 
@@ -160,8 +166,8 @@ def _change(one: _Compared) -> Change:
     """What retraining did to a checkpoint."""
     (before, pruned), (after, retrained) = one.by[BEFORE], one.by[AFTER]
     error = one.value("layers", BEFORE)
-    return Change(one.of_.id, increase(pruned.wrong, retrained.wrong),
-                  {words: average_change(get(before), get(after)) for words, _, get in QUANTITIES.values()},
+    return Change(one.of_.id, estimate_increase(pruned.wrong, retrained.wrong),
+                  {words: average_paired_change(get(before), get(after)) for words, _, get in QUANTITIES.values()},
                   None if error is None else error.value)
 
 
@@ -179,7 +185,7 @@ def _correlations(seed: int, phase: str, found: Sequence[_Compared]) -> Iterator
             value, accuracy = one.value("agreement" if name == "disagreement" else name, phase), one.value("accuracy", phase)
             if value is not None and accuracy is not None:
                 pairs.append((1 - value.value if name == "disagreement" else value.value, accuracy.value))
-        yield correlate(seed, phase, name, words, pairs)
+        yield correlate_with_accuracy(seed, phase, name, words, pairs)
 
 
 def _curves(found: Sequence[_Compared]) -> dict[str, Curve]:
@@ -197,7 +203,7 @@ def _curves(found: Sequence[_Compared]) -> dict[str, Curve]:
     return curves
 
 
-def _missing(trial: Trial, found: Sequence[_Compared]) -> list[str]:
+def _missing(trial: JobRecord, found: Sequence[_Compared]) -> list[str]:
     """Why networks right after pruning are not compared."""
     if trial.pruned_untrained:
         return ["The job prunes before it trains: right after pruning there is only an untrained network, so the trained "
@@ -213,7 +219,7 @@ def _blanks(found: Sequence[_Compared]) -> list[str]:
         return []
     one = next(iter(found[0].by.values()))[0]
     named = {**one.layers, "logits": one.logits, "centred logits": one.centred}
-    zero = [f"{name or 'the network'} on {q.several(int(values.isnan().sum()), 'image')}" for name, values in named.items()
+    zero = [f"{name or 'the network'} on {q.count_of(int(values.isnan().sum()), 'image')}" for name, values in named.items()
             if bool(values.isnan().any())]
     notes = [f"Outputs of the dense network that are zero, to which nothing is relative, are left out: {', '.join(zero)}."] \
         if zero else []
@@ -231,7 +237,7 @@ def _overflows(found: Sequence[_Compared], words: Mapping[str, str]) -> list[str
                    if bool(values.isinf().any())}
             if off:
                 notes.append(f"{one.of_.id} {words[phase]} overflows (infinite or no number) on up to "
-                             f"{q.several(max(off.values()), 'image')}: no mean is given of {', '.join(off)}"
+                             f"{q.count_of(max(off.values()), 'image')}: no mean is given of {', '.join(off)}"
                              f"{' nor of the hidden layers' if bool(some.hidden.isinf().any()) else ''}.")
     return notes
 
@@ -240,4 +246,4 @@ def _control(value: Estimate | None) -> list[str]:
     """How far retraining alone goes."""
     return [] if value is None else [
         "For scale: the dense control, retrained without any pruning, is "
-        f"{q.named('relative', value)} from the network as given in its hidden layers."]
+        f"{q.by_name('relative', value)} from the network as given in its hidden layers."]

@@ -16,18 +16,18 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.bound_findings import NOTES, coverage, headline, sentences
-from pruning.analysis.bound_report import BoundReport, Prediction, summarise
+from pruning.analysis.bound_findings import NOTES, choose_headline_form, describe_findings, test_coverage_of_forms
+from pruning.analysis.bound_report import BoundReport, Prediction, summarise_outcomes
 from pruning.analysis.bound_study import Pruned, Study
-from pruning.analysis.job_size import Scale
-from pruning.analysis.trial import Trial
-from pruning.bounds.forms import Bounded
+from pruning.analysis.job_record import JobRecord
+from pruning.analysis.job_size import JobSize
+from pruning.bounds.forms import BoundedCriterion
 from pruning.errors import PRUNING_ERRORS, BudgetError, SecateurError
 from pruning.evaluations import evaluations
-from pruning.evidence.calibration import batches, wanted
-from pruning.measurement.costs import flops
-from pruning.rounds.method import Seams
-from pruning.schemas.criterion_labels import criterion_labels
+from pruning.evidence.calibration import choose_calibration, draw_batches
+from pruning.measurement.costs import count_flops
+from pruning.rounds.method import PruningMethod
+from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
@@ -60,11 +60,11 @@ class Bounds:
     trials: Annotated[int, Field(ge=1, le=1000, description="draws of a sampler at each sparsity")] = 3
     images: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With a checkpoint, of a criterion that does not move the weights that remain."""
         return any(one.target is not None for one in trial.rounds) and bool(self._methods(trial.recipe))
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `predicted/<method>/<form>`, `distance/...`, `tightness/...`, `components/<method>/<factor>`; tables."""
         inputs, labels = self._points(trial)
         reports: dict[str, BoundReport] = {}
@@ -80,17 +80,17 @@ class Bounds:
             raise failed[0] if failed else BudgetError("no method to bound: list some in `methods`")
         curves = {key: curve for label, report in reports.items() for key, curve in _curves(label, report)}
         details = {name: rows for name, rows in (
-            ("coverage", [row for label, report in reports.items() for row in coverage(label, report)]),
+            ("coverage", [row for label, report in reports.items() for row in test_coverage_of_forms(label, report)]),
             ("predictions", [{"method": label} | one.document() for label, report in reports.items()
                              for one in report.predictions]),
             ("tightness_by_layer", [row for label, report in reports.items() for row in _layer_rows(label, report)]),
             ("components", [{"method": label} | one.document() for label, report in reports.items()
                             for one in report.components])) if rows}
-        said = [sentence for label, report in reports.items() for sentence in sentences(label, report)]
+        said = [sentence for label, report in reports.items() for sentence in describe_findings(label, report)]
         return Section(title="Approximation bounds", version=self.version, curves=curves, details=details,
-                       notes=(*said, *notes, f"{q.several(len(labels), 'test image')}{_drawn(reports.values())}.", *NOTES))
+                       notes=(*said, *notes, f"{q.count_of(len(labels), 'test image')}{_drawn(reports.values())}.", *NOTES))
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """Every form of every pruning at every image."""
         draws = sum(self.trials if getattr(seams.sparsifier, "reweights", False) else 1
                     for seams in self._methods(scale.recipe).values())
@@ -100,27 +100,27 @@ class Bounds:
     def _asked(self, recipe: Recipe) -> Sequence[float]:
         return self.sparsities or sorted({*GRID, *recipe.targets.sparsity})
 
-    def _methods(self, recipe: Recipe) -> dict[str, Seams]:
+    def _methods(self, recipe: Recipe) -> dict[str, PruningMethod]:
         if self.methods is not None:
             asked = Recipe(criterion=self.methods, targets=Targets(sparsity=(0.5,)), exclude=recipe.exclude)
-            return {label: Seams.of(asked, method)
-                    for label, method in zip(criterion_labels(asked), asked.criteria, strict=True)}
-        every = {label: Seams.of(recipe, method)
-                 for label, method in zip(criterion_labels(recipe), recipe.criteria, strict=True)}
+            return {label: PruningMethod.of(asked, method)
+                    for label, method in zip(label_criteria(asked), asked.criteria, strict=True)}
+        every = {label: PruningMethod.of(recipe, method)
+                 for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True)}
         mine = {label: seams for label, seams in every.items() if Study.takes(seams)}
-        return {label: seams for label, seams in mine.items() if isinstance(seams.criterion, Bounded)} or mine
+        return {label: seams for label, seams in mine.items() if isinstance(seams.criterion, BoundedCriterion)} or mine
 
-    def _points(self, trial: Trial) -> tuple[Tensor, Tensor]:
+    def _points(self, trial: JobRecord) -> tuple[Tensor, Tensor]:
         data = trial.data
-        count = self.images or _images(max(1, flops(trial.dense(), data.shape, None) // 2))
+        count = self.images or _images(max(1, count_flops(trial.dense(), data.shape, None) // 2))
         order = torch.randperm(len(data.test), generator=generator(trial.seed, "bounds"))[:count]
         split = data.test[order.to(data.test.labels.device)]
         return data.normalize(split.images), split.labels
 
-    def _report(self, trial: Trial, label: str, seams: Seams, inputs: Tensor, labels: Tensor,
+    def _report(self, trial: JobRecord, label: str, seams: PruningMethod, inputs: Tensor, labels: Tensor,
                 notes: list[str]) -> BoundReport:
         data, seed = trial.data, trial.seed
-        given = batches(data, wanted(seams.criterion, len(data.classes)), seed, "bounds")
+        given = draw_batches(data, choose_calibration(seams.criterion, len(data.classes)), seed, "bounds")
         study = Study(trial.dense(), seams, given, data.shape, generator(seed, "bounds", label), trial.recipe.exclude)
         asked = self._asked(trial.recipe)
         pruned: list[Pruned] = []
@@ -134,10 +134,10 @@ class Bounds:
         if not pruned:
             raise next(iter(refused.values()))
         if refused:
-            notes.append(f"{label}: nothing at a sparsity of {', '.join(map(q.share, refused))}: "
+            notes.append(f"{label}: nothing at a sparsity of {', '.join(map(q.short_percent, refused))}: "
                          f"{next(iter(refused.values())).message}")
         outcomes = study.outcomes(pruned, inputs, self.delta, lambda images: trial.advance(images * PASSES))
-        return summarise(outcomes, study.answers(inputs), labels, self.delta)
+        return summarise_outcomes(outcomes, study.answers(inputs), labels, self.delta)
 
 
 def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
@@ -152,7 +152,7 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
     yield f"predicted/{label}/measured", curve(ACCURACY, [(one, one.measured) for one in any_form])
     for form in report.forms:
         yield f"predicted/{label}/{form}", curve(ACCURACY, [(one, one.predicted) for one in report.form(form)])
-    form = headline(report)
+    form = choose_headline_form(report)
     yield f"predicted/{label}/{form}, not ruled out", curve(ACCURACY, [(one, one.optimistic) for one in report.form(form)])
     yield f"distance/{label}/measured", curve(DISTANCE, [
         (one, spread.log10 if (spread := report.error[one.requested]) else None) for one in any_form])
@@ -165,7 +165,7 @@ def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
     by_request = {one.requested: one for one in any_form}
     for form, factor in dict.fromkeys((one.form, one.factor) for one in report.components):
         mine = [one for one in report.components if (one.form, one.factor) == (form, factor)]
-        if form == ("paper" if "paper" in report.forms else headline(report)):
+        if form == ("paper" if "paper" in report.forms else choose_headline_form(report)):
             yield f"components/{label}/{factor}", curve(
                 f"{COST} ({form})", [
                     (by_request[one.requested], one.log10 if one.log10 < math.inf else None) for one in mine])
@@ -185,7 +185,7 @@ COST = "log10 of what a factor costs the bound at the logits"
 def _drawn(reports: Iterable[BoundReport]) -> str:
     """How often the samplers drew, if there are any."""
     trials = max(one.trials for report in reports for one in report.predictions)
-    return f"; a sampler draws {q.several(trials, 'time')} at each sparsity" if trials > 1 else ""
+    return f"; a sampler draws {q.count_of(trials, 'time')} at each sparsity" if trials > 1 else ""
 
 
 def _layer_rows(label: str, report: BoundReport) -> list[dict[str, Any]]:

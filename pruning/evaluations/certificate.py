@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from pruning import wording as q
 from pruning.analysis.bound_findings import TIGHTEST
-from pruning.analysis.job_size import Scale
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_size import JobSize
 from pruning.analysis.shifts import Shift
-from pruning.analysis.trial import Trial, TrialRound
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.measurement.intervals import upper
+from pruning.measurement.intervals import upper_limit
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
@@ -39,23 +39,23 @@ class Limits:
     """Accuracy, from that and the dense network's own limit."""
 
 
-def limits(wrong: Tensor, dense_wrong: Tensor, differs: Tensor, delta: float) -> list[Limits]:
+def limit_errors(wrong: Tensor, dense_wrong: Tensor, differs: Tensor, delta: float) -> list[Limits]:
     """Those of m networks that were all looked at: `wrong` and `differs` are bool (m, n), `dense_wrong` is bool (n,).
 
     labelled_k = 1 - U(errors_k, n, delta / m); disagreement_k = U(differences_k, n, delta / (2 m)); and
     agreement_k = 1 - U(dense errors, n, delta / 2) - disagreement_k, none below 0. U is the exact upper limit.
 
     >>> flags = torch.arange(100) < 10
-    >>> found, = limits(flags[None], flags, (flags & ~flags)[None], 0.05)
+    >>> found, = limit_errors(flags[None], flags, (flags & ~flags)[None], 0.05)
     >>> round(found.labelled, 3), round(found.disagreement, 3), round(found.agreement, 3)
     (0.836, 0.036, 0.788)
     """
     m, n = wrong.shape
-    dense = 1 - upper(int(dense_wrong.sum()), n, delta / 2)
+    dense = 1 - upper_limit(int(dense_wrong.sum()), n, delta / 2)
     found = []
     for errors, differences in zip(wrong.sum(1).tolist(), differs.sum(1).tolist(), strict=True):
-        most = upper(differences, n, delta / (2 * m))
-        found.append(Limits(1 - upper(errors, n, delta / m), most, max(0.0, dense - most)))
+        most = upper_limit(differences, n, delta / (2 * m))
+        found.append(Limits(1 - upper_limit(errors, n, delta / m), most, max(0.0, dense - most)))
     return found
 
 
@@ -76,16 +76,16 @@ class Certificate:
     noise: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(
         max_length=20, description="levels of uniform noise, in normalised space, under which agreement counts")] = (0.2,)
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With a checkpoint to certify."""
         return any(one.target is not None for one in trial.rounds)
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """The dense network and every checkpoint, on every distribution."""
         images = scale.images["test"] * (1 + len(self.noise)) + sum(test for _, test in scale.shifted.values())
         return images * (1 + scale.checkpoints)
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `labelled/<criterion>`, `agreement/...`, `disagreement/...`, `a_priori/...`; a table of all.
 
         `a_priori` is what the section `bounds` promises of the same method and sparsity before retraining, where there is
@@ -99,7 +99,7 @@ class Certificate:
         differs = torch.stack([_answers(one.network(), trial, test) != answers for one in targets]) if targets else \
             torch.zeros(0, len(answers), dtype=torch.bool)
         wrong = torch.stack([one.measured.wrong for one in targets]) if targets else differs
-        found = limits(wrong, measured.wrong, differs, self.delta)
+        found = limit_errors(wrong, measured.wrong, differs, self.delta)
         curves: dict[str, Curve] = {}
         for label in dict.fromkeys(one.label for one in targets):
             mine = [index for index, one in enumerate(targets) if one.label == label]
@@ -129,7 +129,7 @@ class Certificate:
                 {"limits_under_shift": shifted} if shifted else {}),
             notes=(self._promise(len(targets), wrong.shape[1]), *_best(targets, found), *_useful(targets, promised), *NOTES))
 
-    def _shifted(self, trial: Trial, targets: Sequence[TrialRound], dense: nn.Module,
+    def _shifted(self, trial: JobRecord, targets: Sequence[RoundRecord], dense: nn.Module,
                  shift: Shift) -> list[dict[str, Any]]:
         """The limits on test images with noise, the same for all networks, or on those of a shifted set."""
         split = trial.data.test if shift.dataset is None else trial.data.shifted[shift.dataset].test
@@ -137,7 +137,7 @@ class Certificate:
         others = [_answers(one.network(), trial, split, shift.noise) for one in targets]
         if not others:
             return []
-        found = limits(torch.stack([other != labels for other in others]), answers != labels,
+        found = limit_errors(torch.stack([other != labels for other in others]), answers != labels,
                        torch.stack([other != answers for other in others]), self.delta)
         return [{"checkpoint": one.id, "method": one.label, "distribution": shift.name, "images": len(labels),
                  "sparsity": one.sparsity,
@@ -147,15 +147,15 @@ class Certificate:
                  "accuracy_at_least_agreement": limit.agreement}
                 for one, other, limit in zip(targets, others, found, strict=True)]
 
-    def _row(self, one: TrialRound, limit: Limits, wrong: Tensor, differs: Tensor) -> dict[str, Any]:
+    def _row(self, one: RoundRecord, limit: Limits, wrong: Tensor, differs: Tensor) -> dict[str, Any]:
         return {"checkpoint": one.id, "sparsity": one.sparsity, "error": float(wrong.double().mean()),
                 "accuracy_at_least_labelled": limit.labelled, "disagreement": float(differs.double().mean()),
                 "disagreement_at_most": limit.disagreement, "accuracy_at_least_agreement": limit.agreement}
 
     def _promise(self, checkpoints: int, images: int) -> str:
         dense = "network as given" if self.against == "given" else "dense control"
-        return (f"With probability {q.percent(1 - self.delta, 0)} over the draw of {q.several(images, 'test image')}, the "
-                f"limits of one kind hold for {q.several(checkpoints, 'checkpoint')} together: one may be chosen after "
+        return (f"With probability {q.percent(1 - self.delta, 0)} over the draw of {q.count_of(images, 'test image')}, the "
+                f"limits of one kind hold for {q.count_of(checkpoints, 'checkpoint')} together: one may be chosen after "
                 f"looking at all. Agreement is with the {dense}.")
 
 
@@ -174,7 +174,7 @@ NOTES = (
 )
 
 
-def _a_priori(trial: Trial) -> dict[str, float]:
+def _a_priori(trial: JobRecord) -> dict[str, float]:
     """By checkpoint, the accuracy that the tightest certified form of the bounds promises of the pruned network."""
     section = trial.sections.get("bounds")
     rows = section.details.get("predictions", []) if section is not None else []
@@ -187,17 +187,17 @@ def _a_priori(trial: Trial) -> dict[str, float]:
     return found
 
 
-def _useful(targets: Sequence[TrialRound], promised: dict[str, float]) -> list[str]:
+def _useful(targets: Sequence[RoundRecord], promised: dict[str, float]) -> list[str]:
     """What the a-priori bounds are worth beside the limits from data."""
     if not promised:
         return []
     some = sum(value > 0 for value in promised.values())
-    return [f"The a-priori bounds promise something of {some} of {q.several(len(promised), 'checkpoint')} before "
+    return [f"The a-priori bounds promise something of {some} of {q.count_of(len(promised), 'checkpoint')} before "
             "retraining, for the images that their section looks at alone, and nothing after it; the limits from data hold "
             "for what is shipped."]
 
 
-def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
+def _best(targets: Sequence[RoundRecord], found: Sequence[Limits]) -> list[str]:
     """The sparsest checkpoint of which most can be promised."""
     if not found:
         return []
@@ -206,7 +206,7 @@ def _best(targets: Sequence[TrialRound], found: Sequence[Limits]) -> list[str]:
             f"labelled images, at least {q.percent(found[best].agreement)} by agreement."]
 
 
-def _answers(model: nn.Module, trial: Trial, split: Split, noise: float = 0.0) -> Tensor:
+def _answers(model: nn.Module, trial: JobRecord, split: Split, noise: float = 0.0) -> Tensor:
     """The class that a network names for every image, on the CPU; with noise drawn from the seed and the level."""
     model.eval()
     rng, found = generator(trial.seed, "certificate", repr(noise)), []

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 
 from pruning import wording as q
-from pruning.analysis.loss_changes import LossChange, since_start
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.loss_changes import LossChange, loss_change_since_start
 from pruning.evaluations import evaluations
-from pruning.measurement.measure import increase
-from pruning.measurement.rank_correlation import ranks
+from pruning.measurement.measure import estimate_increase
+from pruning.measurement.rank_correlation import rank_from_smallest
 from pruning.schemas.report import Estimate, Section
 
 CONFIDENCE = 0.95
@@ -33,11 +33,11 @@ class Comparison:
     version: ClassVar[int] = 1
     of_pixels: ClassVar[bool] = True
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With several criteria."""
         return len({one.label for one in trial.rounds}) > 1
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Tables `criteria`, by target and rank, and `best_against_others`; a sentence for every target."""
         groups = [[one for one in trial.rounds if one.target == target]
                   for target in sorted({one.target for one in trial.rounds if one.target is not None})]
@@ -61,9 +61,9 @@ NOTE = ("The best of a target is the criterion with the lowest validation error 
         "|loss change|, the smallest first: the loss preserved best.")
 
 
-def _rows(group: Sequence[TrialRound], trial: Trial) -> list[dict[str, Any]]:
+def _rows(group: Sequence[RoundRecord], trial: JobRecord) -> list[dict[str, Any]]:
     """One line a criterion, the lowest error first."""
-    changes: list[LossChange | None] = [since_start(trial.rounds, one) for one in group]
+    changes: list[LossChange | None] = [loss_change_since_start(trial.rounds, one) for one in group]
     retrained = all(one.retrained is not None for one in group)
     before = _ranks([float(one.pruned.wrong.double().mean()) for one in group])
     after = _ranks([float(one.measured.wrong.double().mean()) for one in group])
@@ -81,22 +81,22 @@ def _rows(group: Sequence[TrialRound], trial: Trial) -> list[dict[str, Any]]:
         if retrained:
             row["rank_right_after_pruning"] = before[index]
             row["error_after_retraining"] = one.measured.document().error.model_dump()
-        row["error_increase_over_control"] = increase(one.measured.wrong, trial.control_measured.wrong).model_dump()
+        row["error_increase_over_control"] = estimate_increase(one.measured.wrong, trial.control_measured.wrong).model_dump()
         row["rank_after_retraining" if retrained else "rank_right_after_pruning"] = after[index]
         rows.append((after[index], index, row))
     return [row for _, _, row in sorted(rows, key=lambda item: item[:2])]
 
 
 def _ranks(values: list[float]) -> list[float]:
-    return [float(rank) for rank in ranks(torch.tensor(values, dtype=torch.float64))]
+    return [float(rank) for rank in rank_from_smallest(torch.tensor(values, dtype=torch.float64))]
 
 
 @dataclass(frozen=True)
 class _Contest:
     """The best criterion of a target against each other one."""
 
-    best: TrialRound
-    others: tuple[tuple[TrialRound, Estimate], ...]
+    best: RoundRecord
+    others: tuple[tuple[RoundRecord, Estimate], ...]
     """With its error less that of the best."""
 
     def rows(self) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ class _Contest:
                 for one, found in self.others]
 
     def sentence(self) -> str:
-        at = q.share(self.best.target or 0.0)
+        at = q.short_percent(self.best.target or 0.0)
         by = {verdict: [one.label for one, found in self.others if _verdict(found) == verdict]
               for verdict in ("worse", "better", "not told apart")}
         text = f"At {at}, {self.best.label} is best on the validation images. On the test images "
@@ -117,14 +117,14 @@ class _Contest:
         return text + "; ".join(parts) + "."
 
 
-def _contest(group: Sequence[TrialRound]) -> _Contest:
+def _contest(group: Sequence[RoundRecord]) -> _Contest:
     best = min(group, key=lambda one: float(one.measured.val_wrong.double().sum()))
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * (len(group) - 1)))
     others = []
     for one in group:
         if one is not best:
             mine, theirs = one.measured.wrong, best.measured.wrong
-            others.append((one, increase(mine, theirs, z)))
+            others.append((one, estimate_increase(mine, theirs, z)))
     return _Contest(best, tuple(sorted(others, key=lambda item: item[1].value)))
 
 

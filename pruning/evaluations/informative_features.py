@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.back_select import back_select, blocks, fast, informative
-from pruning.analysis.job_size import Scale
-from pruning.analysis.shifts import Network, logits, networks, sample, sureness
-from pruning.analysis.trial import NO_SEPARATE, Trial
+from pruning.analysis.back_select import find_informative_pixels, number_blocks, optimise_for_inference, select_backwards
+from pruning.analysis.job_record import NO_SEPARATE, JobRecord
+from pruning.analysis.job_size import JobSize
+from pruning.analysis.shifts import NamedNetwork, compute_confidence, compute_logits, draw_sample, name_networks
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.measurement.costs import flops
-from pruning.reporting.pictures import grid, heatmap, pixels
+from pruning.measurement.costs import count_flops
+from pruning.reporting.pictures import arrange_pixels, draw_grid, draw_heatmap
 from pruning.schemas.report import Picture, Section
 from pruning.types import Shape
 
@@ -56,20 +56,20 @@ class InformativeFeatures:
     most: Annotated[int, Field(ge=3, description="networks; of more, the dense ones and evenly spaced checkpoints")] = 5
     separate: bool = False
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """Every ordering, block after block."""
         count, images = min(self.most, scale.networks + self.separate), min(self.images, scale.images["test"])
         number = _number(scale.shape, self.block or _block(scale.shape, scale.macs, count, images))
         return count * images * number * (number + 1) // 2
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """The heatmap, as table and picture; the informative pixels of some images; orderings in no table."""
-        split, every = sample(trial, self.images), self._networks(trial)
+        split, every = draw_sample(trial, self.images), self._networks(trial)
         inputs, labels = trial.data.normalize(split.images), split.labels
-        macs = max(1, flops(trial.dense(), trial.data.shape, None) // 2)
+        macs = max(1, count_flops(trial.dense(), trial.data.shape, None) // 2)
         block = self.block or _block(trial.data.shape, macs, len(every), len(labels))
         height, width = split.images.shape[2:]
-        numbers = blocks(height, width, block)
+        numbers = number_blocks(height, width, block)
         kept = torch.stack([self._informative(one, inputs, numbers, block, trial.advance)  # (networks, n, H, W)
                             for one in every])
         values = []
@@ -77,7 +77,7 @@ class InformativeFeatures:
             seen = inputs * kept[i][:, None].to(inputs)
             row = []
             for other in every:
-                confidence = sureness(logits(other.load(), seen))
+                confidence = compute_confidence(compute_logits(other.load(), seen))
                 row.append(float(confidence.gather(1, labels.cpu()[:, None]).mean()))
             values.append(row)
         names = [one.name for one in every]
@@ -86,15 +86,15 @@ class InformativeFeatures:
             details={"confidence_on_informative_pixels": [
                 {"pixels_of": names[i]} | {f"confidence {name}": value for name, value in zip(names, row, strict=True)}
                 for i, row in enumerate(values)]},
-            pictures={"heatmap": heatmap(values, names, names, ("informative pixels of", "confidence of"),
+            pictures={"heatmap": draw_heatmap(values, names, names, ("informative pixels of", "confidence of"),
                                          "Confidence toward the true class, in percent"),
                       "masks": self._masks(split, kept, names)},
             notes=(self._said(values, names), *([NO_SEPARATE] if self.separate and "separate" not in names else []),
-                   f"{q.several(len(labels), 'test image')}, blocks of {block} x {block} pixels, "
+                   f"{q.count_of(len(labels), 'test image')}, blocks of {block} x {block} pixels, "
                    f"{q.percent(self.share, 0)} of the pixels.", *NOTES))
 
-    def _networks(self, trial: Trial) -> list[Network]:
-        found = networks(trial)
+    def _networks(self, trial: JobRecord) -> list[NamedNetwork]:
+        found = name_networks(trial)
         dense, checkpoints = found[:2], found[2:]
         if trial.control_measured is trial.given_measured or bool((trial.control_measured.losses
                                                                     == trial.given_measured.losses).all()):
@@ -102,15 +102,15 @@ class InformativeFeatures:
         room = min(self.most - len(dense), len(checkpoints))
         chosen = [checkpoints[round(place * (len(checkpoints) - 1) / max(1, room - 1))] for place in range(room)]
         second = trial.separate() if self.separate else None
-        return dense + chosen + ([] if second is None else [Network("separate", lambda: second)])
+        return dense + chosen + ([] if second is None else [NamedNetwork("separate", lambda: second)])
 
-    def _informative(self, network: Network, inputs: Tensor, numbers: Tensor, block: int,
+    def _informative(self, network: NamedNetwork, inputs: Tensor, numbers: Tensor, block: int,
                      advance: Callable[[int], None]) -> Tensor:
         """Bool (n, H, W)."""
-        model = fast(network.load(), inputs[0])
+        model = optimise_for_inference(network.load(), inputs[0])
         number, found = int(numbers.max()) + 1, []
-        for image, target in zip(inputs, logits(model, inputs).argmax(1).tolist(), strict=True):
-            found.append(informative(back_select(model, image, target, block), numbers, self.share))
+        for image, target in zip(inputs, compute_logits(model, inputs).argmax(1).tolist(), strict=True):
+            found.append(find_informative_pixels(select_backwards(model, image, target, block), numbers, self.share))
             advance(number * (number + 1) // 2)
         return torch.stack(found)
 
@@ -118,11 +118,11 @@ class InformativeFeatures:
         tiles = []
         for n in range(min(SHOWN, len(split))):
             image = split.images[n].cpu()
-            tiles.append(("image", pixels(image.numpy())))
+            tiles.append(("image", arrange_pixels(image.numpy())))
             image = image if len(image) == 3 else image[:1].expand(3, -1, -1)
             hidden = torch.tensor(HIDDEN, dtype=torch.uint8)[:, None, None]
-            tiles += [(name, pixels(torch.where(kept[i, n], image, hidden).numpy())) for i, name in enumerate(names)]
-        return grid(tiles, "Informative pixels of each network", columns=len(names) + 1)
+            tiles += [(name, arrange_pixels(torch.where(kept[i, n], image, hidden).numpy())) for i, name in enumerate(names)]
+        return draw_grid(tiles, "Informative pixels of each network", columns=len(names) + 1)
 
     def _said(self, values: list[list[float]], names: list[str]) -> str:
         """How much surer networks are on their own pixels than on those of the dense network, and the reverse."""

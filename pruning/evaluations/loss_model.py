@@ -14,11 +14,17 @@ import torch
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.loss_changes import LossChange, StagePoint, change, since_start, stage_points
-from pruning.analysis.loss_findings import CAUTION, FINDINGS, sentences
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.loss_changes import (
+    LossChange,
+    StagePoint,
+    list_stage_points,
+    loss_change_since_start,
+    mean_loss_change,
+)
+from pruning.analysis.loss_findings import CAUTION, FINDINGS, describe_findings
 from pruning.evaluations import evaluations
-from pruning.measurement.rank_correlation import FEWEST, chance, estimate, no_evidence
+from pruning.measurement.rank_correlation import FEWEST, estimate_spearman, explain_no_evidence, permutation_p_value
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
@@ -53,12 +59,12 @@ class LossModelling:
 
     version: ClassVar[int] = 1
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With several criteria, or one that models the loss."""
         return any(one.losses is not None for one in trial.rounds) and (
             len({one.label for one in trial.rounds}) > 1 or any(one.stages for one in trial.rounds))
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `true/<criterion>`, `predicted/...` and `measured/...`; rank correlations; the paper's findings."""
         rounds = _Round.every(trial)
         targets = [one for one in rounds if one.of.target is not None]
@@ -72,7 +78,7 @@ class LossModelling:
         notes = [*NOTES, *_overflows(rounds), *_calibration(rounds)]
         notes += [reason] if reason else [*(one.sentence() for one in correlations if one.against == AFTER),
                                           *_contrast(correlations), *_decoupling(correlations)]
-        notes += [sentence for name, found in findings.items() for sentence in sentences(name, found)]
+        notes += [sentence for name, found in findings.items() for sentence in describe_findings(name, found)]
         notes += [CAUTION] if any(findings.values()) else []
         notes += _context(rounds)
         return Section(
@@ -83,17 +89,17 @@ class LossModelling:
 
 @dataclass(frozen=True)
 class _Round:
-    of: TrialRound
+    of: RoundRecord
     change: LossChange
     total: LossChange
     """Since the network before the first round."""
     stages: list[StagePoint]
 
     @staticmethod
-    def every(trial: Trial) -> list[_Round]:
+    def every(trial: JobRecord) -> list[_Round]:
         """The rounds whose losses were kept."""
-        found = ((one, change(one), since_start(trial.rounds, one)) for one in trial.rounds)
-        return [_Round(one, changed, total, stage_points(one.stages)) for one, changed, total in found if changed and total]
+        found = ((one, mean_loss_change(one), loss_change_since_start(trial.rounds, one)) for one in trial.rounds)
+        return [_Round(one, changed, total, list_stage_points(one.stages)) for one, changed, total in found if changed and total]
 
     def row(self) -> dict[str, Any]:
         last = self.stages[-1] if self.stages else None
@@ -135,7 +141,7 @@ class _Correlation:
     @property
     def verdict(self) -> str:
         """In words; begins with `no evidence` where there is none."""
-        return no_evidence(self.rho, self.p, self.criteria, "criteria") or \
+        return explain_no_evidence(self.rho, self.p, self.criteria, "criteria") or \
             f"a smaller |loss change| went with {'lower' if self.rho and self.rho.value > 0 else 'higher'} {self.against}"
 
     @property
@@ -149,16 +155,16 @@ class _Correlation:
                 "p_by_permutation": self.p, "verdict": self.verdict}
 
     def sentence(self) -> str:
-        where = "over all targets (ranks within each)" if self.target is None else f"at {q.share(self.target)}"
+        where = "over all targets (ranks within each)" if self.target is None else f"at {q.short_percent(self.target)}"
         return (f"Spearman's rho of |loss change| and {self.against} {where}, {self.criteria} criteria: {self.shown}; "
                 f"{self.verdict}.")
 
     @property
     def shown(self) -> str:
-        return "undefined" if self.rho is None else q.named("spearman", self.rho)
+        return "undefined" if self.rho is None else q.by_name("spearman", self.rho)
 
 
-def _correlations(trial: Trial, targets: Sequence[_Round]) -> tuple[list[_Correlation], str | None]:
+def _correlations(trial: JobRecord, targets: Sequence[_Round]) -> tuple[list[_Correlation], str | None]:
     """The correlations, or why there are none."""
     criteria = len({one.of.label for one in targets})
     if any(one.of.retrained is None for one in targets):
@@ -167,7 +173,7 @@ def _correlations(trial: Trial, targets: Sequence[_Round]) -> tuple[list[_Correl
     if criteria < FEWEST:
         return [], ("Rank correlation of the loss change and the error after retraining: no evidence: too few criteria "
                     f"({criteria}, at least {FEWEST} are needed).")
-    errors: dict[str, Callable[[TrialRound], Tensor]] = {AFTER: lambda one: one.measured.wrong,
+    errors: dict[str, Callable[[RoundRecord], Tensor]] = {AFTER: lambda one: one.measured.wrong,
                                                          BEFORE: lambda one: one.pruned.wrong}
     found = []
     for against, wrong in errors.items():
@@ -187,14 +193,14 @@ def _correlations(trial: Trial, targets: Sequence[_Round]) -> tuple[list[_Correl
 def _correlate(seed: int, against: str, target: float | None, strata: list[list[tuple[float, float]]]) -> _Correlation:
     values = torch.tensor(strata, dtype=torch.float64)
     x, y = values[..., 0], values[..., 1]
-    rho = estimate(x, y, generator(seed, "spearman", against, repr(target)))
-    p = None if rho is None or rho.low is None else chance(x, y, generator(seed, "permutation", against, repr(target)))
+    rho = estimate_spearman(x, y, generator(seed, "spearman", against, repr(target)))
+    p = None if rho is None or rho.low is None else permutation_p_value(x, y, generator(seed, "permutation", against, repr(target)))
     return _Correlation(against, target, values.shape[1], rho, p)
 
 
 def _contrast(correlations: Sequence[_Correlation]) -> list[str]:
     """The same with the error right after pruning, in one line."""
-    found = [f"{'pooled' if one.target is None else q.share(one.target)}: {one.shown}" for one in correlations
+    found = [f"{'pooled' if one.target is None else q.short_percent(one.target)}: {one.shown}" for one in correlations
              if one.against == BEFORE]
     return [f"For contrast, the same with the error right after pruning: {'; '.join(found)}."] if found else []
 
@@ -217,8 +223,8 @@ def _context(rounds: Sequence[_Round]) -> list[str]:
 
 
 def _overflows(rounds: Sequence[_Round]) -> list[str]:
-    return [f"{one.of.label} at {q.share(one.of.sparsity)}: the loss overflows on "
-            f"{q.several(one.total.overflowed, 'image')}; its change is off the scale and ranks last."
+    return [f"{one.of.label} at {q.short_percent(one.of.sparsity)}: the loss overflows on "
+            f"{q.count_of(one.total.overflowed, 'image')}; its change is off the scale and ranks last."
             for one in rounds if one.total.overflowed]
 
 

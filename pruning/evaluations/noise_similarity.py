@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.job_size import Scale
-from pruning.analysis.shifts import Network, logits, networks, sample, sureness
-from pruning.analysis.trial import NO_SEPARATE, Trial
+from pruning.analysis.job_record import NO_SEPARATE, JobRecord
+from pruning.analysis.job_size import JobSize
+from pruning.analysis.shifts import NamedNetwork, compute_confidence, compute_logits, draw_sample, name_networks
 from pruning.data.arrays import IGNORED
 from pruning.data.tensors import Split
 from pruning.evaluations import evaluations
-from pruning.measurement.intervals import mean
+from pruning.measurement.intervals import mean_interval
 from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
@@ -56,16 +56,16 @@ class NoiseSimilarity:
     against: Literal["given", "control"] = "given"
     separate: bool = False
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """Every network on every draw of every level; by pixels the dense one again beside each."""
         networks = scale.networks + (self.separate and scale.recipe.train is not None)
         runs = 2 * (networks - 1) if scale.segmentation else networks
         return min(self.images, scale.images["test"]) * len(set(self.levels)) * self.draws * runs
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table with deviations."""
-        split, levels = sample(trial, self.images), tuple(sorted(set(self.levels)))
-        every = networks(trial)
+        split, levels = draw_sample(trial, self.images), tuple(sorted(set(self.levels)))
+        every = name_networks(trial)
         reference = next(one for one in every if one.name == self.against)
         others = [one for one in every if one is not reference]
         notes: list[str] = []
@@ -74,7 +74,7 @@ class NoiseSimilarity:
             if second is None:
                 notes.append(NO_SEPARATE)
             else:
-                others.append(Network("separate", lambda: second))
+                others.append(NamedNetwork("separate", lambda: second))
         dense = torch.empty(0) if trial.data.segmentation else self._answers(trial, split, levels, reference)
         curves: dict[str, Curve] = {}
         rows: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ class NoiseSimilarity:
             else:
                 own = self._answers(trial, split, levels, one)
                 matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)  # (levels, draws)
-                distance = (sureness(own) - sureness(dense)).norm(dim=3).mean(2)
+                distance = (compute_confidence(own) - compute_confidence(dense)).norm(dim=3).mean(2)
             for key, values, label in (("matching", matching, MATCHING), ("softmax_distance", distance, DISTANCE)):
                 curves[f"{key}/{one.name}"] = Curve(x=levels, x_label="noise level, normalised space", y_label=label,
                                                     y=tuple(_over_draws(level, len(split)) for level in values))
@@ -97,23 +97,23 @@ class NoiseSimilarity:
                        notes=(*notes, *self._said(curves, others, "pixels" if trial.data.segmentation else "images"), *NOTES,
                               *([OF_PIXELS] if trial.data.segmentation else [])))
 
-    def _answers(self, trial: Trial, split: Split, levels: Sequence[float], network: Network) -> Tensor:
+    def _answers(self, trial: JobRecord, split: Split, levels: Sequence[float], network: NamedNetwork) -> Tensor:
         """Logits (levels, draws, images, classes)."""
         model, inputs = network.load(), trial.data.normalize(split.images)
         found = []
         for level in levels:
-            found.append(torch.stack([logits(model, noisy) for noisy in self._noisy(trial, inputs, level)]))
+            found.append(torch.stack([compute_logits(model, noisy) for noisy in self._noisy(trial, inputs, level)]))
             trial.advance(self.draws * len(inputs))
         return torch.stack(found)
 
-    def _noisy(self, trial: Trial, inputs: Tensor, level: float) -> Iterator[Tensor]:
+    def _noisy(self, trial: JobRecord, inputs: Tensor, level: float) -> Iterator[Tensor]:
         """The images of each draw, the same for all networks."""
         rng = generator(trial.seed, "noise_similarity", repr(level))
         for _ in range(self.draws):
             yield inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1).to(inputs)
 
-    def _by_pixel(self, trial: Trial, split: Split, levels: Sequence[float], one: Network,
-                  reference: Network) -> tuple[Tensor, Tensor]:
+    def _by_pixel(self, trial: JobRecord, split: Split, levels: Sequence[float], one: NamedNetwork,
+                  reference: NamedNetwork) -> tuple[Tensor, Tensor]:
         """Agreement and distance (levels, draws) of two networks, means over the pixels that are not ignored."""
         mine, dense = one.load().eval(), reference.load().eval()
         inputs, known, size = trial.data.normalize(split.images), split.labels != IGNORED, trial.data.at_once(EVAL_BATCH)
@@ -124,11 +124,11 @@ class NoiseSimilarity:
                     with torch.no_grad():
                         a, b = (network(images).float().movedim(1, -1)[there] for network in (mine, dense))
                     matching[row, draw] += float((a.argmax(1) == b.argmax(1)).sum())
-                    distance[row, draw] += float((sureness(a) - sureness(b)).norm(dim=1).sum())
+                    distance[row, draw] += float((compute_confidence(a) - compute_confidence(b)).norm(dim=1).sum())
                     trial.advance(2 * len(images))
         return matching / known.sum().cpu(), distance / known.sum().cpu()
 
-    def _said(self, curves: dict[str, Curve], others: list[Network], of_what: str) -> list[str]:
+    def _said(self, curves: dict[str, Curve], others: list[NamedNetwork], of_what: str) -> list[str]:
         """The likest and the least alike checkpoint at the largest level."""
         matching = {one.name: curves[f"matching/{one.name}"] for one in others}
         known = {name: curve.y[-1].value for name, curve in matching.items() if name not in ("given", "control", "separate")}
@@ -142,7 +142,7 @@ class NoiseSimilarity:
             other = matching["separate"].y[-1].value
             below = sum(value < other for value in known.values())
             text += f" An independently trained network does on {q.percent(other)}; of " \
-                    f"{q.several(len(known), 'checkpoint')}, {below} are less alike than that."
+                    f"{q.count_of(len(known), 'checkpoint')}, {below} are less alike than that."
         return [text]
 
 
@@ -152,5 +152,5 @@ DISTANCE = "distance of the softmax from the dense network's under noise"
 
 def _over_draws(values: Tensor, images: int) -> Estimate:
     """The mean over draws with its normal interval."""
-    found = mean(float(values.sum()), float(values.square().sum()), len(values))
+    found = mean_interval(float(values.sum()), float(values.square().sum()), len(values))
     return found.model_copy(update={"n": images * len(values)})

@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning import wording as q
-from pruning.analysis.job_size import Scale
-from pruning.analysis.prune_potential import potential, prune_ratio
-from pruning.analysis.shift_parameters import Asked
-from pruning.analysis.shifts import Shift, paired, trained_on, wrong
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_size import JobSize
+from pruning.analysis.prune_potential import compute_prune_ratio, find_prune_potential
+from pruning.analysis.shift_parameters import ShiftParameters
+from pruning.analysis.shifts import Shift, errors_under_shifts, find_trained_corruptions, group_by_images
 from pruning.evaluations import evaluations
-from pruning.masks import parameter_count
-from pruning.measurement.bootstrap import interval, resampled
+from pruning.masks import count_parameters
+from pruning.measurement.bootstrap import percentile_interval, resample_errors
 from pruning.schemas.job import NOMINAL
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
@@ -43,7 +43,7 @@ NOTES = (
 
 @evaluations.register("prune_potential")
 @dataclass(frozen=True)
-class PrunePotential(Asked):
+class PrunePotential(ShiftParameters):
     """P(margin) = max PR with error(pruned) <= error(dense control) + margin, by distribution.
 
     On the nominal images, under each corruption and each level of noise; mean and minimum over each group, with bootstrap
@@ -56,7 +56,7 @@ class PrunePotential(Asked):
     margin: Annotated[float, Field(ge=-1, le=1, description="tolerated error above the dense control's")] = 0.005
     margins: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], Field(min_length=1)] = MARGINS
 
-    def units(self, scale: Scale) -> int:
+    def units(self, scale: JobSize) -> int:
         """As of all evaluations under shift, and the validation images where the recommendation reads them."""
         found = super().units(scale)
         if scale.recipe.shifts is not None:
@@ -64,16 +64,16 @@ class PrunePotential(Asked):
             found += super().units(replace(scale, images={**scale.images, "test": scale.images["val"]}, shifted=validation))
         return found
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `margin/<group>/<criterion>`, `noise/<criterion>`; scalars `<group>/<criterion>`; bars by distribution."""
         shifts = self.shifts(trial)
-        found = wrong(trial, [Shift(), *shifts], self.count(trial))
-        parameters = parameter_count(trial.dense())
+        found = errors_under_shifts(trial, [Shift(), *shifts], self.count(trial))
+        parameters = count_parameters(trial.dense())
         targets = [one for one in trial.rounds if one.target is not None]
         tables = {label: _Potentials([one for one in targets if one.label == label], found, shifts, parameters, trial)
                   for label in dict.fromkeys(one.label for one in targets)}
         rows: list[dict[str, Any]] = []
-        trained = trained_on(trial)
+        trained = find_trained_corruptions(trial)
         curves: dict[str, Curve] = {}
         scalars: dict[str, Estimate] = {}
         for label, table in tables.items():
@@ -100,24 +100,24 @@ class PrunePotential(Asked):
             title="Prune potential", version=self.version, curves=curves, scalars=scalars,
             details={"potential_by_distribution": rows} | ({VALIDATION: validation} if validation else {}),
             notes=(*(sentence for label, table in tables.items() for sentence in self._said(label, table)),
-                   self.said(trial, shifts), *NOTES))
+                   self.describe(trial, shifts), *NOTES))
 
-    def _on_validation(self, trial: Trial, targets: Sequence[TrialRound], shifts: Sequence[Shift],
+    def _on_validation(self, trial: JobRecord, targets: Sequence[RoundRecord], shifts: Sequence[Shift],
                        parameters: int) -> list[dict[str, Any]]:
         """The potentials that the recommendation reads: no test image has a part in them."""
-        found = wrong(trial, [Shift(), *shifts], self.count(trial), validation=True)
+        found = errors_under_shifts(trial, [Shift(), *shifts], self.count(trial), validation=True)
         rows = []
         for label in dict.fromkeys(one.label for one in targets):
             table = _Potentials([one for one in targets if one.label == label], found, shifts, parameters, trial)
             rows += [{"method": label, "distribution": shift.name, "potential": table.of(shift.name, self.margin).value,
-                      "held_out": shift != Shift() and shift.corruption not in trained_on(trial)}
+                      "held_out": shift != Shift() and shift.corruption not in find_trained_corruptions(trial)}
                      for shift in [Shift(), *shifts]]
         return rows
 
     def _said(self, label: str, table: _Potentials) -> list[str]:
         """What was seen of one method."""
         nominal = table.of(NOMINAL, self.margin)
-        found = [f"{label}: at a margin of {q.pp(self.margin)} the nominal prune potential is {_bracketed(nominal)}"]
+        found = [f"{label}: at a margin of {q.percentage_points(self.margin)} the nominal prune potential is {_bracketed(nominal)}"]
         for kind, names in table.groups.items():
             if kind != NOMINAL:
                 mean, least = (table.over(names, self.margin, how) for how in ("mean", "minimum"))
@@ -146,41 +146,41 @@ UNDER_NOISE = "prune potential under noise"
 class _Potentials:
     """Of one method: errors of its checkpoints and of the control, with bootstrap draws, by distribution."""
 
-    def __init__(self, targets: Sequence[TrialRound], found: Mapping[str, Mapping[str, Tensor]], shifts: Sequence[Shift],
-                 parameters: int, trial: Trial) -> None:
-        self.ratios = torch.tensor([prune_ratio(one, parameters) for one in targets], dtype=torch.float64)
+    def __init__(self, targets: Sequence[RoundRecord], found: Mapping[str, Mapping[str, Tensor]], shifts: Sequence[Shift],
+                 parameters: int, trial: JobRecord) -> None:
+        self.ratios = torch.tensor([compute_prune_ratio(one, parameters) for one in targets], dtype=torch.float64)
         self.groups: dict[str, list[str]] = {NOMINAL: [NOMINAL]}
         for shift in shifts:
-            self.groups.setdefault(shift.group(trained_on(trial)), []).append(shift.name)
+            self.groups.setdefault(shift.group(find_trained_corruptions(trial)), []).append(shift.name)
         self._values: dict[str, Tensor] = {}
         self._draws: dict[str, Tensor] = {}
         self.n = {name: len(flags) for name, flags in found["control"].items()}
-        for dataset, name in ((dataset, name) for dataset, names in paired(shifts).items() for name in names):
+        for dataset, name in ((dataset, name) for dataset, names in group_by_images(shifts).items() for name in names):
             flags = torch.stack([found["control"][name], *(found[one.id][name] for one in targets)])
             self._values[name] = flags.double().mean(1)
-            self._draws[name] = resampled(
+            self._draws[name] = resample_errors(
                 flags, generator(trial.seed, "prune_potential", *([] if dataset is None else [dataset])))
 
     def _at(self, name: str, margin: float) -> tuple[float, Tensor]:
         values, draws = self._values[name], self._draws[name]
-        return (float(potential(self.ratios, values[1:], values[0], margin)),
-                potential(self.ratios, draws[1:], draws[0], margin))
+        return (float(find_prune_potential(self.ratios, values[1:], values[0], margin)),
+                find_prune_potential(self.ratios, draws[1:], draws[0], margin))
 
     def of(self, name: str, margin: float) -> Estimate:
-        return interval(*self._at(name, margin), self.n[name])
+        return percentile_interval(*self._at(name, margin), self.n[name])
 
     def over(self, names: Sequence[str], margin: float, how: str) -> Estimate:
         """The mean or the minimum over distributions."""
         values, draws = zip(*(self._at(name, margin) for name in names), strict=True)
         if how == "mean":
-            return interval(sum(values) / len(values), torch.stack(draws).mean(0), self._fewest(names))
-        return interval(min(values), torch.stack(draws).amin(0), self._fewest(names))
+            return percentile_interval(sum(values) / len(values), torch.stack(draws).mean(0), self._fewest(names))
+        return percentile_interval(min(values), torch.stack(draws).amin(0), self._fewest(names))
 
     def gap(self, first: Sequence[str], second: Sequence[str], margin: float) -> Estimate:
         """The mean over some distributions less that over others."""
         (a, drawn), (b, other) = ((sum(value for value, _ in found) / len(found), torch.stack([d for _, d in found]).mean(0))
                                   for found in ([self._at(name, margin) for name in names] for names in (first, second)))
-        return interval(a - b, drawn - other, self._fewest((*first, *second)))
+        return percentile_interval(a - b, drawn - other, self._fewest((*first, *second)))
 
     def _fewest(self, names: Sequence[str]) -> int:
         return min(self.n[name] for name in names)

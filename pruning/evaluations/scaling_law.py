@@ -13,11 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from pruning import wording as q
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.evaluations import evaluations
 from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.queries import REFUSALS, answer, forecast
+from pruning.laws.queries import REFUSALS, answer_error, forecast_error
 from pruning.laws.selection import Selection, compare_density_laws
 from pruning.schemas.report import Curve, Estimate, Section
 
@@ -59,11 +59,11 @@ class ScalingLaw:
         description="densities to predict, beside two below the sparsest")] = ()
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
 
-    def applies(self, trial: Trial) -> bool:
+    def applies(self, trial: JobRecord) -> bool:
         """With points enough to try."""
         return any(len(_rounds(trial, label)) >= FEWEST for label in _labels(trial))
 
-    def evaluate(self, trial: Trial) -> Section:
+    def evaluate(self, trial: JobRecord) -> Section:
         """Curves `law/<criterion>/...`; tables of laws, contenders, back-test, answers, forecasts; the laws themselves."""
         section = _Parts()
         refused: list[SecateurError] = []
@@ -101,7 +101,7 @@ class _Parts:
         self.answers: list[dict[str, Any]] = []
         self.forecasts: list[dict[str, Any]] = []
 
-    def add(self, label: str, rounds: Sequence[TrialRound], law: DensityLaw, asked: ScalingLaw, trial: Trial) -> None:
+    def add(self, label: str, rounds: Sequence[RoundRecord], law: DensityLaw, asked: ScalingLaw, trial: JobRecord) -> None:
         self.raw[label] = {"criterion": rounds[0].criterion.model_dump(mode="json"), "law": law.model_dump(mode="json")}
         self.laws.append(_row(label, law))
         found, _ = compare_density_laws([one.density for one in rounds], [_error(one) for one in rounds],
@@ -114,15 +114,15 @@ class _Parts:
             self.back_test += [{"criterion": label, "density": one.density, "error_measured": one.measured,
                                 "error_predicted": one.predicted} for one in tested.points]
         errors = asked.max_error or [min(law.unpruned_error + more, 1.0) for more in INCREASES]
-        answers = [answer(law, error, asked.confidence) for error in errors]
+        answers = [answer_error(law, error, asked.confidence) for error in errors]
         self.answers += [{"criterion": label} | row for row in answers]
         sparsest = law.fit_range[0]
         wanted = [*asked.densities, *(sparsest / 2**k for k in range(1, HALVINGS + 1))]
-        self.forecasts += [{"criterion": label} | forecast(law, density, asked.confidence) for density in wanted]
+        self.forecasts += [{"criterion": label} | forecast_error(law, density, asked.confidence) for density in wanted]
         self._draw(label, rounds, law, asked.confidence, answers)
         self.notes += [*_said(label, law, found, len(rounds)), *(f"{label}: {one}." for one in law.warnings)]
 
-    def _draw(self, label: str, rounds: Sequence[TrialRound], law: DensityLaw, confidence: float,
+    def _draw(self, label: str, rounds: Sequence[RoundRecord], law: DensityLaw, confidence: float,
               answers: Sequence[dict[str, Any]]) -> None:
         sparsest, densest = law.fit_range
         lowest = sparsest / 2**HALVINGS
@@ -154,22 +154,22 @@ class _Parts:
                 [1 - d for d in ends], [Estimate(value=float(law.curve(d))) for d in ends], "points")
 
 
-def _labels(trial: Trial) -> list[str]:
+def _labels(trial: JobRecord) -> list[str]:
     return list(dict.fromkeys(one.label for one in trial.rounds))
 
 
-def _rounds(trial: Trial, label: str) -> list[TrialRound]:
+def _rounds(trial: JobRecord, label: str) -> list[RoundRecord]:
     """Those of networks that are comparable: where rounds between targets end untrained, or half trained, the targets'."""
     unfinished = trial.pruned_untrained or trial.recipe.retrain.mode == "gradual"
     mine = (one for one in trial.rounds if one.label == label and (one.target is not None or not unfinished))
     return sorted(mine, key=lambda one: one.sparsity)
 
 
-def _error(one: TrialRound) -> float:
+def _error(one: RoundRecord) -> float:
     return float(one.measured.wrong.double().mean())
 
 
-def _fit(trial: Trial, rounds: Sequence[TrialRound]) -> DensityLaw:
+def _fit(trial: JobRecord, rounds: Sequence[RoundRecord]) -> DensityLaw:
     unpruned = float(trial.control_measured.wrong.double().mean())
     return fit_density_law([one.density for one in rounds], [_error(one) for one in rounds], unpruned,
                            classes=len(trial.data.classes), images=len(trial.data.test), seed=trial.seed % 2**32)
@@ -187,11 +187,11 @@ def _row(label: str, law: DensityLaw) -> dict[str, Any]:
 
 def _said(label: str, law: DensityLaw, found: Selection, points: int) -> list[str]:
     tested = law.back_test
-    said = [f"{label}: {q.several(points, 'point')}; the law is off by {q.percent(law.fit.residual_mean)} on average, with "
+    said = [f"{label}: {q.count_of(points, 'point')}; the law is off by {q.percent(law.fit.residual_mean)} on average, with "
             f"a standard deviation of {q.percent(law.fit.residual_sd)}."]
     if tested is not None:
         side = "too low" if tested.bias < 0 else "too high"
-        said[0] += (f" Back-test, fitted to the denser part: the {q.several(len(tested.points), 'sparser point')} were "
+        said[0] += (f" Back-test, fitted to the denser part: the {q.count_of(len(tested.points), 'sparser point')} were "
                     f"missed by {q.percent(tested.mean_absolute)}, on average {q.percent(abs(tested.bias))} {side}.")
     if found.best != "pruning":
         beyond = "; beyond the densities it was fitted to, this law missed less" if found.best_beyond == "pruning" else ""

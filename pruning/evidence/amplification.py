@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.evidence.sensitivities import BYTES, SMALLEST
-from pruning.networks.layers import Use, every_use, groups, matrix, patches
+from pruning.networks.layers import Use, as_matrices, count_groups, extract_patches, iterate_uses
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Amplification:
     """Points (an output, an image, a position) that do not count, as what the output receives is as good as 0."""
 
 
-def amplifications(model: nn.Module, names: Collection[str],
+def measure_amplifications(model: nn.Module, names: Collection[str],
                    batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Amplification]:
     """By weight name, max_i of the mean of Delta_i(x, p) = sum_k |w_ik a_k| / |sum_k w_ik a_k|, the bias a term of it.
 
@@ -37,13 +37,13 @@ def amplifications(model: nn.Module, names: Collection[str],
     >>> layer = nn.Linear(4, 1, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
     >>> images = torch.tensor([[1.0, 1.0, 1.0, 2.0], [0.0, 3.0, 1.0, 0.0]])
-    >>> round(amplifications(layer, ["weight"], [(images, torch.zeros(2))])["weight"].mean, 4)
+    >>> round(measure_amplifications(layer, ["weight"], [(images, torch.zeros(2))])["weight"].mean, 4)
     1.8333
     """
     sums = {name: torch.zeros(2, len(model.get_parameter(name)), dtype=torch.float64) for name in names}
     points = dict.fromkeys(names, 0)
     with torch.no_grad():
-        for name, use in every_use(model, names, batches):
+        for name, use in iterate_uses(model, names, batches):
             found, seen = _summed(use, model.get_parameter(name))
             sums[name] += found.cpu()
             points[name] += seen
@@ -53,14 +53,14 @@ def amplifications(model: nn.Module, names: Collection[str],
 
 def _summed(use: Use, weight: Tensor) -> tuple[Tensor, int]:
     """The sum of Delta and the number of points that count, of every output (2, out), and the number of all points."""
-    layer, rows = use.layer, matrix(use.layer, weight.double())
+    layer, rows = use.layer, as_matrices(use.layer, weight.double())
     bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device) if layer.bias is None else layer.bias.double()
-    shift = bias.reshape(groups(layer), -1, 1)
-    one = patches(layer, use.inputs[:1])
+    shift = bias.reshape(count_groups(layer), -1, 1)
+    one = extract_patches(layer, use.inputs[:1])
     images = max(1, BYTES // (8 * max(one.numel(), len(weight) * one.shape[-1])))
     found, points = torch.zeros(2, len(weight), dtype=torch.float64, device=weight.device), 0
     for part in torch.split(use.inputs, images):
-        seen = patches(layer, part).double()  # (N, G, K, L)
+        seen = extract_patches(layer, part).double()  # (N, G, K, L)
         total, size = (rows @ seen + shift).abs(), rows.abs() @ seen.abs() + shift.abs()
         some = total > SMALLEST
         delta = torch.where(some, size / total.clamp_min(SMALLEST), 0.0)

@@ -13,13 +13,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def once(compute: Callable[Concatenate[Evidence, P], T]) -> Callable[Concatenate[Evidence, P], T]:
+def once_per_evidence(compute: Callable[Concatenate[Evidence, P], T]) -> Callable[Concatenate[Evidence, P], T]:
     """Compute once for each evidence and arguments, which must be hashable; the result lives as long as the evidence.
 
     The result is shared: who takes it does not change it. It must not hold the evidence.
 
     >>> from torch import nn
-    >>> @once
+    >>> @once_per_evidence
     ... def names(evidence: Evidence) -> list[str]:
     ...     print("computed")
     ...     return list(evidence.weights)

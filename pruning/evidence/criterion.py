@@ -15,7 +15,7 @@ class Criterion(Protocol):
 
     A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`), `sparsifier` (default
     `top_k`; a name, or a `Method` with parameters) and `granularity` (what it scores; default `weight`), and by the methods
-    of `Calibrated`, `Working`, `Holding`, `Staged`, `LossModel` and `Compensating`.
+    of `AsksForCalibration`, `EstimatesWork`, `EstimatesMemory`, `ScoresInStages`, `PredictsLossChange` and `CompensatesRemoval`.
     """
 
     def score(self, evidence: Evidence) -> Scores:
@@ -23,7 +23,7 @@ class Criterion(Protocol):
 
 
 @runtime_checkable
-class Calibrated(Protocol):
+class AsksForCalibration(Protocol):
     """A criterion that says which images it wants; others get 1,000 at random, if they ask for any."""
 
     def calibration(self, classes: int) -> Calibration:
@@ -31,7 +31,7 @@ class Calibrated(Protocol):
 
 
 @runtime_checkable
-class Working(Protocol):
+class EstimatesWork(Protocol):
     """A criterion that says how much work it is; that of others is not counted."""
 
     def units(self, classes: int) -> int:
@@ -39,7 +39,7 @@ class Working(Protocol):
 
 
 @runtime_checkable
-class Holding(Protocol):
+class EstimatesMemory(Protocol):
     """A criterion that says what it holds in memory; of others the network and its activations are counted."""
 
     def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
@@ -47,7 +47,7 @@ class Holding(Protocol):
 
 
 @runtime_checkable
-class Staged(Protocol):
+class ScoresInStages(Protocol):
     """A criterion that prunes in stages within one round: scored anew at the masked point, nothing retrained between."""
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
@@ -55,7 +55,7 @@ class Staged(Protocol):
 
 
 @runtime_checkable
-class LossModel(Protocol):
+class PredictsLossChange(Protocol):
     """A criterion that predicts what removing weights does to the loss."""
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
@@ -63,7 +63,7 @@ class LossModel(Protocol):
 
 
 @runtime_checkable
-class Compensating(Protocol):
+class CompensatesRemoval(Protocol):
     """A criterion that moves the weights which remain, to make up for those removed."""
 
     def compensate(self, evidence: Evidence, masks: Masks) -> Scores:

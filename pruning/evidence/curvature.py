@@ -22,9 +22,19 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError, ScoreError
-from pruning.evidence.gradients import BYTES, Deltas, Footprint, Loss, Vectors, deltas, loss_vectors, refuse_mixing, total
+from pruning.evidence.gradients import (
+    BYTES,
+    Deltas,
+    Footprint,
+    Loss,
+    Vectors,
+    compute_loss_vectors,
+    propagate_deltas,
+    refuse_mixing,
+    sum_over_uses,
+)
 from pruning.measurement.objective import refuse_masks
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
 Curvature = Literal["ggn", "empirical_fisher", "mc_fisher"]
@@ -34,12 +44,12 @@ CUDA_FACTOR = 8
 """On a GPU, larger pieces: the launches of small ones cost more than their arithmetic."""
 
 
-def default_curvature(classes: int) -> Curvature:
+def choose_curvature(classes: int) -> Curvature:
     """Exact up to 20 classes, sampled above."""
     return "ggn" if classes <= EXACT_CLASSES else "mc_fisher"
 
 
-def diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[Tensor, Tensor]], kind: Curvature | None,
+def compute_diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[Tensor, Tensor]], kind: Curvature | None,
              generator: Generator, loss: Loss = F.cross_entropy, size_bytes: int | None = None) -> Scores:
     """D of the weights `names` over all images, in eval mode, shaped as the weights; `kind` None is the default.
 
@@ -50,15 +60,15 @@ def diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[T
     >>> layer = nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
     >>> batches = [(torch.tensor([[2.0]]), torch.tensor([0]))]
-    >>> diagonal(layer, ["weight"], batches, "ggn", torch.Generator())["weight"].flatten()  # p (1 - p) x^2 = 4 / 4
+    >>> compute_diagonal(layer, ["weight"], batches, "ggn", torch.Generator())["weight"].flatten()  # p (1 - p) x^2 = 4 / 4
     tensor([1.0000, 1.0000])
     """
     refuse_mixing(model)
     refuse_masks(batches[0][1], "curvatures of the loss")
     inputs = batches[0][0]
-    with evaluating(model), torch.no_grad():
+    with evaluate_mode(model), torch.no_grad():
         classes = model(inputs[:1]).shape[1]
-    kind = kind or default_curvature(classes)
+    kind = kind or choose_curvature(classes)
     if kind != "empirical_fisher" and loss is not F.cross_entropy:
         raise EvidenceError(f"{kind} is known for softmax cross-entropy only; use empirical_fisher")
     count = sum(len(labels) for _, labels in batches)
@@ -72,9 +82,9 @@ def diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[T
     done = 0
     for batch in batches:
         for x, y in zip(*(torch.split(part, images) for part in batch), strict=True):
-            made: dict[Curvature, Vectors] = {"ggn": ggn_vectors, "empirical_fisher": partial(loss_vectors, loss, y),
+            made: dict[Curvature, Vectors] = {"ggn": ggn_vectors, "empirical_fisher": partial(compute_loss_vectors, loss, y),
                                               "mc_fisher": partial(fisher_vectors, draws[done:done + len(x)])}
-            for size, found in deltas(model, names, x, made[kind], at_once):
+            for size, found in propagate_deltas(model, names, x, made[kind], at_once):
                 for name in names:
                     result[name] += _squares(found.pop(name), result[name], len(x), size)
             done += len(x)
@@ -117,4 +127,4 @@ def _squares(uses: Deltas, weight: Tensor, images: int, vectors: int) -> Tensor:
     if len(uses) == 1 and isinstance(uses[0][0].layer, nn.Linear) and uses[0][1].dim() == 3:
         (use, delta), = uses
         return delta.square().sum(1).T @ use.inputs.square()
-    return total(uses, weight, images, vectors).square_().sum((0, 1))
+    return sum_over_uses(uses, weight, images, vectors).square_().sum((0, 1))

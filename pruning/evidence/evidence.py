@@ -10,9 +10,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError
-from pruning.evidence.curvature import Curvature, diagonal
-from pruning.masks import prunable
-from pruning.networks.modes import evaluating
+from pruning.evidence.curvature import Curvature, compute_diagonal
+from pruning.masks import find_prunable
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Masks, Scores, Shape
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -35,7 +35,7 @@ class Evidence:
         self._batches = batches
         self._shape = shape
         self._curvatures: dict[Curvature | None, Scores] = {}
-        self.weights = {name: weight.detach() for name, weight in prunable(model, exclude).items()}
+        self.weights = {name: weight.detach() for name, weight in find_prunable(model, exclude).items()}
         """The prunable weights by name."""
         self.masks = masks or {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
 
@@ -78,10 +78,10 @@ class Evidence:
 
     def batch_gradients(self) -> Iterator[tuple[int, Scores]]:
         """The images of each batch and the gradient of its mean loss, in eval mode; zeros where the loss depends on none."""
-        parameters = prunable(self.model, [])
+        parameters = find_prunable(self.model, [])
         wanted = {name: parameters[name] for name in self.weights}
         for inputs, labels in self.batches:
-            with evaluating(self.model), torch.enable_grad():
+            with evaluate_mode(self.model), torch.enable_grad():
                 loss = self.loss(self.model(inputs), labels)
                 found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             yield len(labels), {name: torch.zeros_like(self.weights[name]) if value is None else value
@@ -93,12 +93,12 @@ class Evidence:
         `kind` as in `pruning.evidence.curvature`; None is `ggn` up to 20 classes, `mc_fisher` above.
         """
         if kind not in self._curvatures:
-            self._curvatures[kind] = diagonal(self.model, list(self.weights), self.batches, kind, self.generator, self.loss)
+            self._curvatures[kind] = compute_diagonal(self.model, list(self.weights), self.batches, kind, self.generator, self.loss)
         return self._curvatures[kind]
 
     def losses(self) -> Tensor:
         """The loss of every image of the batches at the current point, in eval mode, (n,)."""
-        with evaluating(self.model), torch.no_grad():
+        with evaluate_mode(self.model), torch.no_grad():
             return torch.cat([self._each(self.model(inputs), labels) for inputs, labels in self.batches])
 
     def _each(self, outputs: Tensor, labels: Tensor) -> Tensor:

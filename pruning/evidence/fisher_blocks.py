@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.errors import ScoreError
-from pruning.evidence.cached import once
+from pruning.evidence.cached import once_per_evidence
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.gradients import image_gradients
-from pruning.evidence.quadratic_models import chunks
+from pruning.evidence.gradients import compute_image_gradients
+from pruning.evidence.quadratic_models import split_matrices
 from pruning.types import Scores
 
 
-@once
-def group_gradients(evidence: Evidence, groups: int) -> Scores:
+@once_per_evidence
+def compute_group_gradients(evidence: Evidence, groups: int) -> Scores:
     """The gradients of the mean loss on m groups of images, in eval mode: (m, N) by name, in the weight's dtype.
 
     The images of the evidence in order, in `groups` groups whose sizes differ by one at most, or each image for itself if
@@ -32,7 +32,7 @@ def group_gradients(evidence: Evidence, groups: int) -> Scores:
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
     >>> batches = [(torch.tensor([[2.0], [4.0], [8.0]]), torch.tensor([0, 1, 1]))]
-    >>> group_gradients(Evidence(layer, batches=batches), 2)
+    >>> compute_group_gradients(Evidence(layer, batches=batches), 2)
     {'weight': tensor([[ 0.5000, -0.5000],
             [ 4.0000, -4.0000]])}
     """
@@ -43,7 +43,7 @@ def group_gradients(evidence: Evidence, groups: int) -> Scores:
     sizes = group.bincount(minlength=m)
     found = {name: weight.new_zeros(m, weight.numel()) for name, weight in evidence.weights.items()}
     start = 0
-    for part in image_gradients(evidence.model, list(evidence.weights), evidence.batches, evidence.loss):
+    for part in compute_image_gradients(evidence.model, list(evidence.weights), evidence.batches, evidence.loss):
         index = group[start:start + len(next(iter(part.values())))]
         for name, gradients in part.items():
             found[name].index_add_(0, index, gradients.flatten(1) / sizes[index, None])
@@ -55,13 +55,13 @@ def group_gradients(evidence: Evidence, groups: int) -> Scores:
     return found
 
 
-def blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple[slice, Tensor]]:
+def build_blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple[slice, Tensor]]:
     """Slices of the N weights with their Fisher blocks, float64 (c, b, b), from gradients (m, N).
 
     F = damping I + (1 / m) G^T G in each block of b = min(size, N) weights; the last block of all is filled up with weights
     of no gradient. So few blocks at a time that memory is bounded.
 
-    >>> for part, fisher in blocks(torch.tensor([[2.0, 0.0, 1.0], [2.0, 4.0, 1.0]]), 2, 1.0):
+    >>> for part, fisher in build_blocks(torch.tensor([[2.0, 0.0, 1.0], [2.0, 4.0, 1.0]]), 2, 1.0):
     ...     print(part, fisher)
     slice(0, 3, None) tensor([[[5., 4.],
              [4., 9.]],
@@ -71,18 +71,18 @@ def blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple[slice
     """
     m, total = gradients.shape
     b = min(size, total)
-    for part in chunks(-(-total // b), b * max(b, m)):
+    for part in split_matrices(-(-total // b), b * max(b, m)):
         weights = slice(part.start * b, min(part.stop * b, total))
-        columns = stacked(gradients[:, weights].double(), b).permute(1, 2, 0)
+        columns = stack_blocks(gradients[:, weights].double(), b).permute(1, 2, 0)
         fisher = columns @ columns.mT / m
         fisher.diagonal(dim1=1, dim2=2).add_(damping)
         yield weights, fisher
 
 
-def stacked(values: Tensor, size: int) -> Tensor:
+def stack_blocks(values: Tensor, size: int) -> Tensor:
     """Consecutive values in blocks: (..., n) to (..., c, size), the last one filled up with zeros (False).
 
-    >>> stacked(torch.tensor([1, 2, 3]), 2)
+    >>> stack_blocks(torch.tensor([1, 2, 3]), 2)
     tensor([[1, 2],
             [3, 0]])
     """

@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.errors import EvidenceError
 from pruning.measurement.objective import refuse_masks
-from pruning.networks.layers import Use, one_each, patches, positions, recording
-from pruning.networks.modes import evaluating
+from pruning.networks.layers import Use, arrange_by_position, extract_patches, record_uses, require_one_input_per_image
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
 Vectors = Callable[[Tensor], Tensor]
@@ -44,9 +44,9 @@ class Footprint:
     @staticmethod
     def of(model: nn.Module, names: Collection[str], inputs: Tensor, spared: bool = False) -> Footprint:
         """Of the first image, by one forward pass; `spared` are the weights of `Linear` layers without positions."""
-        with evaluating(model), torch.no_grad(), recording(model, names) as uses:
+        with evaluate_mode(model), torch.no_grad(), record_uses(model, names) as uses:
             model(inputs[:1])
-            seen = [(use.layer, patches(use.layer, use.inputs)) for found in uses.values() for use in found]
+            seen = [(use.layer, extract_patches(use.layer, use.inputs)) for found in uses.values() for use in found]
         outputs = sum(layer.weight.shape[0] * columns.shape[-1] for layer, columns in seen)
         weights = [layer.weight.numel() for layer, _ in seen if not (spared and isinstance(layer, nn.Linear))]
         size = inputs.element_size()
@@ -61,36 +61,36 @@ class Footprint:
         return max(1, size_bytes // self.vector)
 
 
-def products(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Vectors) -> Iterator[tuple[str, Tensor]]:
+def compute_products(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Vectors) -> Iterator[tuple[str, Tensor]]:
     """The gradient of <f(x_i), v_ki> with respect to every weight, layer by layer: names and tensors (N, K, *weight).
 
     Eval mode; the vectors are constants; positions and the uses of a shared weight are summed; zeros where the logits do
-    not depend on a weight. One layer's tensor is held at a time, beside K times the outputs of all layers: see `chunks`.
+    not depend on a weight. One layer's tensor is held at a time, beside K times the outputs of all layers: see `split_batches`.
     Raises `EvidenceError` for a weight that is used without a call of its layer.
 
     >>> layer = nn.Linear(2, 1, bias=False)
-    >>> for name, found in products(layer, ["weight"], torch.tensor([[3.0, 4.0]]), lambda logits: torch.ones(1, 1, 1)):
+    >>> for name, found in compute_products(layer, ["weight"], torch.tensor([[3.0, 4.0]]), lambda logits: torch.ones(1, 1, 1)):
     ...     print(name, found)
     weight tensor([[[[3., 4.]]]])
     """
-    for count, found in deltas(model, names, inputs, vectors):
+    for count, found in propagate_deltas(model, names, inputs, vectors):
         for name in names:
-            yield name, total(found.pop(name), model.get_parameter(name), len(inputs), count)
+            yield name, sum_over_uses(found.pop(name), model.get_parameter(name), len(inputs), count)
 
 
-def deltas(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Vectors,
+def propagate_deltas(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Vectors,
            at_once: int | None = None) -> Iterator[tuple[int, dict[str, Deltas]]]:
     """The vectors in turn, `at_once` (or all) of them: how many, and by name of the weight the uses that matter.
 
     Raises `EvidenceError` where gradients of single images cannot be had.
     """
     refuse_mixing(model)
-    with evaluating(model), torch.enable_grad(), recording(model, names) as uses:
+    with evaluate_mode(model), torch.enable_grad(), record_uses(model, names) as uses:
         logits = model(inputs)
     _refuse_hidden(model, logits, [name for name in names if not uses[name]])
     for name in names:
         for use in uses[name]:
-            one_each(name, use, len(inputs))
+            require_one_input_per_image(name, use, len(inputs))
     rows = [(name, use, use.output) for name in names for use in uses[name] if use.output is not None]
     edges = [edge for _, _, edge in rows]
     given = vectors(logits.detach())
@@ -104,32 +104,32 @@ def deltas(model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Ve
         yield len(block), found
 
 
-def total(uses: Deltas, weight: Tensor, images: int, vectors: int) -> Tensor:
+def sum_over_uses(uses: Deltas, weight: Tensor, images: int, vectors: int) -> Tensor:
     """The sum over uses of a weight's gradients, (N, K, *weight)."""
     found: Tensor | None = None
     for use, delta in uses:
-        one = product(use, delta)
+        one = multiply_use(use, delta)
         found = one if found is None else found.add_(one)
     return weight.new_zeros(images, vectors, *weight.shape) if found is None else found
 
 
-def product(use: Use, delta: Tensor) -> Tensor:
+def multiply_use(use: Use, delta: Tensor) -> Tensor:
     """The weight gradients of one use: sum_l delta_l u_l^T for every image and vector, (N, K, *weight).
 
     `delta` is (N, K, ...) as the output of one image.
     """
     n, k = delta.shape[:2]
-    seen = patches(use.layer, use.inputs)  # (N, G, P, L)
-    rows = positions(use.layer, delta.flatten(0, 1))  # (N K, G, out / G, L)
+    seen = extract_patches(use.layer, use.inputs)  # (N, G, P, L)
+    rows = arrange_by_position(use.layer, delta.flatten(0, 1))  # (N K, G, out / G, L)
     groups, out = rows.shape[1:3]
     rows = rows.reshape(n, k, groups, out, -1).transpose(1, 2).flatten(2, 3)
     found = rows @ seen.transpose(2, 3)
     return found.reshape(n, groups, k, out, -1).transpose(1, 2).reshape(n, k, *use.layer.weight.shape)
 
 
-def chunks(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]], vectors: int = 1,
+def split_batches(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]], vectors: int = 1,
            size_bytes: int = BYTES) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches cut so that no intermediate result of `products` with so many vectors is larger than `size_bytes`.
+    """The batches cut so that no intermediate result of `compute_products` with so many vectors is larger than `size_bytes`.
 
     At least one image at a time.
     """
@@ -141,7 +141,7 @@ def chunks(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Ten
         yield from zip(torch.split(inputs, images), torch.split(labels, images), strict=True)
 
 
-def image_gradients(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]],
+def compute_image_gradients(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]],
                     loss: Loss = F.cross_entropy, size_bytes: int = BYTES) -> Iterator[Scores]:
     """The gradient of each image's own loss, chunk by chunk of the images in order: (n, *weight) by name.
 
@@ -149,7 +149,7 @@ def image_gradients(model: nn.Module, names: Collection[str], batches: Iterable[
 
     >>> layer = nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
-    >>> list(image_gradients(layer, ["weight"], [(torch.tensor([[2.0], [4.0]]), torch.tensor([0, 1]))]))
+    >>> list(compute_image_gradients(layer, ["weight"], [(torch.tensor([[2.0], [4.0]]), torch.tensor([0, 1]))]))
     [{'weight': tensor([[[-1.],
              [ 1.]],
     <BLANKLINE>
@@ -158,13 +158,13 @@ def image_gradients(model: nn.Module, names: Collection[str], batches: Iterable[
     """
     parameters = dict(model.named_parameters())
     every = sum(parameters[name].nbytes for name in names)
-    for inputs, labels in chunks(model, names, batches, 1, size_bytes):
+    for inputs, labels in split_batches(model, names, batches, 1, size_bytes):
         images = max(1, size_bytes // max(every, 1))
         for x, y in zip(torch.split(inputs, images), torch.split(labels, images), strict=True):
-            yield {name: found[:, 0] for name, found in products(model, names, x, partial(loss_vectors, loss, y))}
+            yield {name: found[:, 0] for name, found in compute_products(model, names, x, partial(compute_loss_vectors, loss, y))}
 
 
-def loss_vectors(loss: Loss, labels: Tensor, logits: Tensor) -> Tensor:
+def compute_loss_vectors(loss: Loss, labels: Tensor, logits: Tensor) -> Tensor:
     """The gradient of each image's loss in its logits, (1, N, C): softmax less one-hot for cross-entropy."""
     if loss is F.cross_entropy:
         return (logits.softmax(1) - F.one_hot(labels, logits.shape[1]))[None]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pruning.errors import EvidenceError, OutOfMemoryError, ScoreError
-from pruning.evidence.cached import once
+from pruning.evidence.cached import once_per_evidence
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Use, patches, recording
-from pruning.networks.modes import evaluating
+from pruning.networks.layers import Use, extract_patches, record_uses
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
 ELEMENTS = 2**23
@@ -25,8 +25,8 @@ INPUTS = 8192
 """The most inputs a layer may have: their Hessian takes 512 MiB, and a few of them are held."""
 
 
-@once
-def hessians(evidence: Evidence) -> Scores:
+@once_per_evidence
+def compute_layer_hessians(evidence: Evidence) -> Scores:
     """H = (2 / n) sum_i X_i X_i^T by name of the weight, float64 (G, K, K): one for each group, K inputs with the kernel.
 
     X_i (K, L) holds what the L output positions of image i see, in eval mode; the uses of a shared weight are summed.
@@ -34,14 +34,14 @@ def hessians(evidence: Evidence) -> Scores:
     inputs that are no finite numbers, `OutOfMemoryError` above `INPUTS` inputs.
 
     >>> layer = torch.nn.Linear(2, 1)
-    >>> hessians(Evidence(layer, batches=[(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))]))
+    >>> compute_layer_hessians(Evidence(layer, batches=[(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))]))
     {'weight': tensor([[[10.,  2.],
              [ 2.,  4.]]], dtype=torch.float64)}
     """
     found: Scores = {}
     images = 0
     for inputs, _ in evidence.batches:
-        with recording(evidence.model, list(evidence.weights)) as uses, evaluating(evidence.model), torch.no_grad():
+        with record_uses(evidence.model, list(evidence.weights)) as uses, evaluate_mode(evidence.model), torch.no_grad():
             evidence.model(inputs)
         images += len(inputs)
         for name, calls in uses.items():
@@ -55,14 +55,14 @@ def hessians(evidence: Evidence) -> Scores:
 
 def _squares(name: str, use: Use) -> Tensor:
     """sum_i X_i X_i^T, (G, K, K)."""
-    seen = patches(use.layer, use.inputs[:1])
+    seen = extract_patches(use.layer, use.inputs[:1])
     _, groups, size, _ = seen.shape
     if size > INPUTS:
         raise OutOfMemoryError(f"{name}: {size} inputs make a Hessian of {8 * size**2 / 1e9:.1f} GB, at most {INPUTS} are "
                                "taken; exclude the layer")
     total = torch.zeros(groups, size, size, dtype=torch.float64, device=seen.device)
     for part in torch.split(use.inputs, max(1, ELEMENTS // seen.numel())):
-        columns = patches(use.layer, part).permute(1, 2, 0, 3).reshape(groups, size, -1).double()
+        columns = extract_patches(use.layer, part).permute(1, 2, 0, 3).reshape(groups, size, -1).double()
         total.baddbmm_(columns, columns.mT)
     if not bool(torch.isfinite(total).all()):
         raise ScoreError(f"{name}: the inputs of its layer are no finite numbers")

@@ -8,28 +8,28 @@ import torch
 from torch import Tensor
 
 from pruning.evidence.evidence import Batches, Evidence
-from pruning.evidence.sensitivities import output_positions
-from pruning.networks.layers import patches, recording
-from pruning.networks.modes import evaluating
-from pruning.types import View
+from pruning.evidence.sensitivities import count_output_positions
+from pruning.networks.layers import extract_patches, record_uses
+from pruning.networks.modes import evaluate_mode
+from pruning.types import LayerView
 
 HELD_OUT = 128
 """Images at the end of the calibration draw, though not more than a third, that criteria which say so do not look at."""
 
 
-def held_out(images: int) -> int:
+def count_held_out(images: int) -> int:
     """How many of so many calibration images are held out.
 
-    >>> held_out(1000), held_out(9), held_out(1)
+    >>> count_held_out(1000), count_held_out(9), count_held_out(1)
     (128, 3, 1)
     """
     return max(1, min(HELD_OUT, images // 3))
 
 
-def last(given: Batches, images: int) -> Batches:
+def take_last(given: Batches, images: int) -> Batches:
     """The last so many images of the batches.
 
-    >>> [len(labels) for _, labels in last([(torch.zeros(4, 1), torch.zeros(4))] * 2, 6)]
+    >>> [len(labels) for _, labels in take_last([(torch.zeros(4, 1), torch.zeros(4))] * 2, 6)]
     [2, 4]
     """
     found: list[tuple[Tensor, Tensor]] = []
@@ -41,11 +41,11 @@ def last(given: Batches, images: int) -> Batches:
     return found[::-1]
 
 
-class Views:
+class LayerInputs:
     """By weight name, a view of the layer at the evidence's point.
 
     >>> net = torch.nn.Conv2d(1, 2, 3)
-    >>> view = Views(Evidence(net, batches=[(torch.ones(5, 1, 4, 4), torch.zeros(5))]))("weight")
+    >>> view = LayerInputs(Evidence(net, batches=[(torch.ones(5, 1, 4, 4), torch.zeros(5))]))("weight")
     >>> view.positions, view.patches().shape
     (4, torch.Size([1, 1, 9, 4]))
     """
@@ -53,22 +53,22 @@ class Views:
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
 
-    def __call__(self, name: str) -> View:
-        return View(self._positions[name], lambda: self._patches(name))
+    def __call__(self, name: str) -> LayerView:
+        return LayerView(self._positions[name], lambda: self._patches(name))
 
     @cached_property
     def _positions(self) -> dict[str, int]:
         weight = next(iter(self.evidence.weights.values()))
         image = torch.zeros(1, *self.evidence.shape, dtype=weight.dtype, device=weight.device)
-        return output_positions(self.evidence.model, list(self.evidence.weights), image)
+        return count_output_positions(self.evidence.model, list(self.evidence.weights), image)
 
     def _patches(self, name: str) -> Tensor:
         model, batches = self.evidence.model, self.evidence.batches
         seen: list[Tensor] = []
-        for inputs, _ in last(batches, held_out(sum(len(labels) for _, labels in batches))):
-            with torch.no_grad(), evaluating(model), recording(model, [name]) as uses:
+        for inputs, _ in take_last(batches, count_held_out(sum(len(labels) for _, labels in batches))):
+            with torch.no_grad(), evaluate_mode(model), record_uses(model, [name]) as uses:
                 model(inputs)
-            seen += [patches(use.layer, use.inputs) for use in uses[name]]
+            seen += [extract_patches(use.layer, use.inputs) for use in uses[name]]
         if not seen:  # its layer is never called
             return self.evidence.weights[name].flatten(1)[:0].T[None, None]
         if len({one.shape[1:] for one in seen}) > 1:  # called with inputs of several sizes

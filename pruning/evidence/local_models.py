@@ -12,9 +12,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from pruning.evidence.curvature import Curvature, default_curvature
+from pruning.evidence.curvature import Curvature, choose_curvature
 from pruning.evidence.evidence import Evidence
-from pruning.schedules import Steps, steps
+from pruning.schedules import Steps, space_densities
 from pruning.types import Calibration, Masks, Scores
 
 PASS = 3
@@ -37,7 +37,7 @@ class Staging:
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the target."""
-        return steps(start, target, self.pi, self.stages)
+        return space_densities(start, target, self.pi, self.stages)
 
     def calibration(self, classes: int) -> Calibration:
         """So many training images at random."""
@@ -69,7 +69,7 @@ class CurvedLocality(Locality):
 
     def units(self, classes: int) -> int:
         """The gradient and the curvature: C + 1 passes for the exact one, three for one gradient of every image."""
-        exact = (self.curvature or default_curvature(classes)) == "ggn"
+        exact = (self.curvature or choose_curvature(classes)) == "ggn"
         return PASS * self.images * (classes + 2 if exact else 4)
 
     def quadratic(self, evidence: Evidence) -> Scores:
@@ -78,11 +78,11 @@ class CurvedLocality(Locality):
         return {name: curvature[name] * weight.square() / 2 for name, weight in evidence.weights.items()}
 
 
-def linear(evidence: Evidence) -> Scores:
+def predict_linear(evidence: Evidence) -> Scores:
     """-g theta by name: the change of the loss, to first order, when each weight alone is removed."""
     return {name: -evidence.gradient[name] * weight for name, weight in evidence.weights.items()}
 
 
-def removed(changes: Scores, evidence: Evidence, masks: Masks) -> float:
+def sum_removed(changes: Scores, evidence: Evidence, masks: Masks) -> float:
     """The sum of the changes over the weights that `masks` prune and the evidence holds."""
     return sum(float(change[evidence.masks[name] & ~masks[name]].double().sum()) for name, change in changes.items())

@@ -27,10 +27,10 @@ PANEL = 32
 """Removals between two updates of the whole inverse."""
 
 
-def chunks(count: int, size: int) -> Iterator[slice]:
+def split_matrices(count: int, size: int) -> Iterator[slice]:
     """Slices of `count` matrices of `size` entries, of equal length as far as may be, each within `ELEMENTS`.
 
-    >>> list(chunks(5, 2**22))
+    >>> list(split_matrices(5, 2**22))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     parts = max(1, math.ceil(count / max(1, ELEMENTS // size)))
@@ -39,10 +39,10 @@ def chunks(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + length, count))
 
 
-def restricted(curvature: Tensor, keep: Tensor) -> Tensor:
+def restrict_curvature(curvature: Tensor, keep: Tensor) -> Tensor:
     """The curvature of the kept weights alone, the others with themselves: (..., b, b) from (..., b, b) and (..., b).
 
-    >>> restricted(torch.tensor([[4.0, 2.0], [2.0, 5.0]]), torch.tensor([True, False]))
+    >>> restrict_curvature(torch.tensor([[4.0, 2.0], [2.0, 5.0]]), torch.tensor([True, False]))
     tensor([[4., 0.],
             [0., 1.]])
     """
@@ -50,7 +50,7 @@ def restricted(curvature: Tensor, keep: Tensor) -> Tensor:
     return torch.where(both, curvature, torch.eye(keep.shape[-1], dtype=curvature.dtype, device=curvature.device))
 
 
-def cholesky(curvature: Tensor) -> Tensor:
+def factor_cholesky(curvature: Tensor) -> Tensor:
     """The lower factors of (..., b, b); `ScoreError` where one is not positive definite to rounding."""
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(curvature)
@@ -60,36 +60,36 @@ def cholesky(curvature: Tensor) -> Tensor:
     return factor
 
 
-def inverse(curvature: Tensor) -> Tensor:
-    """H^-1, (..., b, b); `ScoreError` as `cholesky`."""
-    return torch.cholesky_inverse(cholesky(curvature))
+def invert(curvature: Tensor) -> Tensor:
+    """H^-1, (..., b, b); `ScoreError` as `factor_cholesky`."""
+    return torch.cholesky_inverse(factor_cholesky(curvature))
 
 
-def removal(curvature: Tensor, theta: Tensor, keep: Tensor) -> Tensor:
+def solve_removal(curvature: Tensor, theta: Tensor, keep: Tensor) -> Tensor:
     """The move of least cost that removes what `keep` does not keep: (..., b) from (..., b, b) and twice (..., b).
 
     delta_Q = -theta_Q, delta_K = H_KK^-1 H_KQ theta_Q. Weights that are zero already are among Q and cost nothing.
 
-    >>> removal(torch.tensor([[4.0, 2.0], [2.0, 5.0]]), torch.tensor([3.0, 1.0]), torch.tensor([True, False]))
+    >>> solve_removal(torch.tensor([[4.0, 2.0], [2.0, 5.0]]), torch.tensor([3.0, 1.0]), torch.tensor([True, False]))
     tensor([ 0.5000, -1.0000])
     """
     gone = theta.masked_fill(keep, 0.0)
     pull = (curvature @ gone.unsqueeze(-1)).masked_fill(~keep.unsqueeze(-1), 0.0)
-    return torch.cholesky_solve(pull, cholesky(restricted(curvature, keep))).squeeze(-1) - gone
+    return torch.cholesky_solve(pull, factor_cholesky(restrict_curvature(curvature, keep))).squeeze(-1) - gone
 
 
-def removal_costs(inverse: Tensor, theta: Tensor, alive: Tensor) -> Tensor:
+def compute_removal_costs(inverse: Tensor, theta: Tensor, alive: Tensor) -> Tensor:
     """Remove the weights of each row one by one, the cheapest first, the others moving; what each removal costs.
 
     Repeat p = argmin theta_p^2 / [H^-1]_pp; cost_p = theta_p^2 / (2 [H^-1]_pp); theta -= theta_p / [H^-1]_pp H^-1 e_p;
-    H^-1 -= H^-1 e_p e_p^T H^-1 / [H^-1]_pp. `inverse` (R, K, K) is of the weights alive; `theta` and `alive` are (R, K).
+    H^-1 -= H^-1 e_p e_p^T H^-1 / [H^-1]_pp. `invert` (R, K, K) is of the weights alive; `theta` and `alive` are (R, K).
     A cost is raised to just above the one before it in its row, so that the m lowest costs of a row are the m weights
     removed first; what is not alive costs zero. Returns float64 (R, K).
 
     The inverse is brought up to date, and rid of what was removed, once in `PANEL` removals; between them only the columns
     asked for are: column p of H^-1 - V^T V is H^-1 e_p - V^T V e_p, with one row of V for each removal.
 
-    >>> removal_costs(torch.eye(2)[None].double(), torch.tensor([[2.0, 1.0]]).double(), torch.tensor([[True, True]]))
+    >>> compute_removal_costs(torch.eye(2)[None].double(), torch.tensor([[2.0, 1.0]]).double(), torch.tensor([[True, True]]))
     tensor([[2.0000, 0.5000]], dtype=torch.float64)
     """
     costs, last = torch.zeros_like(theta), torch.zeros_like(theta[:, :1])

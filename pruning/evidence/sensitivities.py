@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pruning.networks.layers import Use, every_use, matrix, patches, recording
-from pruning.networks.modes import evaluating
+from pruning.networks.layers import Use, as_matrices, extract_patches, iterate_uses, record_uses
+from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
 Positions = Literal["mean", "max"]
@@ -31,7 +31,7 @@ CACHE = 2**20
 """Bytes of a block of products that stays in the processor's cache."""
 
 
-def sensitivities(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]],
+def compute_sensitivities(model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]],
                   positions: Positions) -> Scores:
     """s_ij = max over images of the mean, or the maximum, over positions p of g_ij(x, p); shaped as the weights.
 
@@ -42,40 +42,40 @@ def sensitivities(model: nn.Module, names: Collection[str], batches: Iterable[tu
     >>> layer = nn.Linear(4, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
     >>> images = torch.tensor([[1.0, 1.0, 1.0, 2.0], [0.0, 3.0, 1.0, 0.0]])
-    >>> sensitivities(layer, ["weight"], [(images, torch.zeros(2))], "mean")
+    >>> compute_sensitivities(layer, ["weight"], [(images, torch.zeros(2))], "mean")
     {'weight': tensor([[0.5000, 1.0000, 1.0000, 0.2500]])}
     """
     found = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
     with torch.no_grad():
-        for name, use in every_use(model, names, batches):
+        for name, use in iterate_uses(model, names, batches):
             torch.maximum(found[name], _edges(use, model.get_parameter(name), positions), out=found[name])
     return found
 
 
 def _edges(use: Use, weight: Tensor, positions: Positions) -> Tensor:
     """s_ij of one call of a layer over all its images, shaped as the weight."""
-    layer, size = use.layer, matrix(use.layer, weight)
+    layer, size = use.layer, as_matrices(use.layer, weight)
     signs = torch.cat([size.clamp_min(0.0), (-size).clamp_min(0.0)], 1)  # (G, 2 out / G, K): one row for each side
-    one = patches(layer, use.inputs[:1])
+    one = extract_patches(layer, use.inputs[:1])
     worst = torch.zeros_like(signs)
     reduce = _mean if positions == "mean" else _maximum
     images = max(1, BYTES // (one.element_size() * max(one.numel(), signs.numel(), signs[..., 0].numel() * one.shape[-1])))
-    for part in torch.split(points(use.inputs), images):
-        seen = patches(layer, part)  # (N, G, K, L)
+    for part in torch.split(split_signs(use.inputs), images):
+        seen = extract_patches(layer, part)  # (N, G, K, L)
         sums = signs @ seen
         torch.maximum(worst, reduce(torch.where(sums > SMALLEST, sums.reciprocal(), 0.0), seen), out=worst)
     return (signs * worst).reshape(len(signs), 2, *size.shape[1:]).amax(1).reshape(weight.shape)
 
 
-def output_positions(model: nn.Module, names: Collection[str], image: Tensor) -> dict[str, int]:
+def count_output_positions(model: nn.Module, names: Collection[str], image: Tensor) -> dict[str, int]:
     """By name, how many positions a layer's output has for one image (1, C, H, W), all its uses together; 0 without a use.
 
-    >>> output_positions(nn.Conv2d(1, 1, 3), ["weight"], torch.zeros(1, 1, 5, 5))
+    >>> count_output_positions(nn.Conv2d(1, 1, 3), ["weight"], torch.zeros(1, 1, 5, 5))
     {'weight': 9}
     """
-    with evaluating(model), torch.no_grad(), recording(model, names) as uses:
+    with evaluate_mode(model), torch.no_grad(), record_uses(model, names) as uses:
         model(image)
-    return {name: sum(patches(use.layer, use.inputs).shape[-1] for use in calls) for name, calls in uses.items()}
+    return {name: sum(extract_patches(use.layer, use.inputs).shape[-1] for use in calls) for name, calls in uses.items()}
 
 
 def sample_size(model: nn.Module, names: Collection[str], image: Tensor, delta: float, c: float) -> int:
@@ -88,14 +88,14 @@ def sample_size(model: nn.Module, names: Collection[str], image: Tensor, delta: 
     >>> sample_size(net, [f"{i}.weight" for i in (1, 2, 3)], torch.zeros(1, 1, 28, 28), 1e-16, 3.0)
     152
     """
-    counts = [count * len(model.get_parameter(name)) for name, count in output_positions(model, names, image).items()]
+    counts = [count * len(model.get_parameter(name)) for name, count in count_output_positions(model, names, image).items()]
     return max(1, math.ceil(c * math.log(8 * max(1, *counts) * max(1, sum(counts)) / delta)))
 
 
-def points(inputs: Tensor) -> Tensor:
+def split_signs(inputs: Tensor) -> Tensor:
     """The inputs as they are, or where some are negative their positive parts and their negative parts.
 
-    >>> points(torch.tensor([[1.0, -2.0]]))
+    >>> split_signs(torch.tensor([[1.0, -2.0]]))
     tensor([[1., 0.],
             [0., 2.]])
     """

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pruning.errors import SecateurError
-from pruning.family.measurements import Points, plane
-from pruning.family.members import Member, Run, densities, sparsity
+from pruning.family.measurements import FamilyMeasurements, fit_unpruned_plane
+from pruning.family.members import Member, Run, member_densities, sparsity_of
 from pruning.family.sizes import Size
-from pruning.laws.answers import Answer, Answers, Candidate, forecasts_of, rounds_to, smallest
+from pruning.laws.answers import Answer, Answers, Candidate, count_rounds, find_smallest, forecast_errors
 from pruning.laws.dense import DenseLaw
 from pruning.laws.joint import JointLaw
 from pruning.schemas.family import FamilySpec
@@ -26,7 +26,7 @@ DIGITS = 6
 """Significant digits of the density to which an answer is pruned."""
 
 
-def tolerated(spec: FamilySpec, points: Points) -> tuple[float, ...]:
+def list_tolerated_errors(spec: FamilySpec, points: FamilyMeasurements) -> tuple[float, ...]:
     """The errors that are asked for."""
     if spec.max_error:
         return spec.max_error
@@ -34,7 +34,7 @@ def tolerated(spec: FamilySpec, points: Points) -> tuple[float, ...]:
     return (round(min(ABOVE * float(points.unpruned.min()), most), 4),)
 
 
-def candidates(spec: FamilySpec, points: Points, sizes: Sequence[Size], images: int | None,
+def list_candidates(spec: FamilySpec, points: FamilyMeasurements, sizes: Sequence[Size], images: int | None,
                dense: DenseLaw | None) -> tuple[list[Candidate], list[str]]:
     """The networks that may be the answer, at the largest fraction of the training images, and what to know of them.
 
@@ -43,7 +43,7 @@ def candidates(spec: FamilySpec, points: Points, sizes: Sequence[Size], images: 
     """
     grid = spec.candidates or spec.members
     fraction = max(one[2] for one in points.networks)
-    guess = plane(points)
+    guess = fit_unpruned_plane(points)
     found, unmeasured, left = [], 0, 0
     for size in sizes:
         if size.depth not in grid.depths or size.width not in grid.widths:
@@ -84,22 +84,22 @@ def _dense(law: DenseLaw | None, parameters: int, images: int | None) -> tuple[f
     return told.error.value, max(law.sigma, math.log(told.error.high / told.error.low) / 4)
 
 
-def ask(spec: FamilySpec, law: JointLaw, error: float, networks: Sequence[Candidate]) -> Answers | str:
+def answer_tolerated(spec: FamilySpec, law: JointLaw, error: float, networks: Sequence[Candidate]) -> Answers | str:
     """The answer to one tolerated error, or why there is none."""
     try:
-        return smallest(law, error, networks, confidence=spec.confidence, keep=spec.keep)
+        return find_smallest(law, error, networks, confidence=spec.confidence, keep=spec.keep)
     except SecateurError as short:
         return f"{short.code}: {short.message}"
 
 
-def chosen(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Member:
+def choose_verification(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Member:
     """The answer as a network to be trained and pruned to its density, under a seed that no member has."""
     return Member(role="answer", depth=best.candidate.depth, width=best.candidate.width, fraction=fraction,
-                  seed=max(spec.members.seeds) + 1, rounds=max(1, rounds_to(best.density, spec.keep)),
+                  seed=max(spec.members.seeds) + 1, rounds=max(1, count_rounds(best.density, spec.keep)),
                   density=float(f"{best.density:.{DIGITS}g}"), max_error=error)
 
 
-def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | str, run: Run | None) -> FamilyAnswer:
+def report_answer(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | str, run: Run | None) -> FamilyAnswer:
     """One answer of the report; measured where its network has been trained."""
     if isinstance(asked, str) or law is None:
         return FamilyAnswer(max_error=error, refused=str(asked))
@@ -121,7 +121,7 @@ def row(spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | s
     return found if run is None else found.model_copy(update=_measured(run, error, best.error))
 
 
-def smallest_run(spec: FamilySpec, runs: Sequence[Run], error: float) -> MeasuredNetwork | None:
+def find_smallest_run(spec: FamilySpec, runs: Sequence[Run], error: float) -> MeasuredNetwork | None:
     """Of everything that was run, members and answers, what measured at most `error` with the fewest parameters."""
     found = [MeasuredNetwork(
         job=run.job, depth=run.member.depth, width=run.member.width, fraction=run.member.fraction, seed=run.member.seed,
@@ -134,16 +134,16 @@ def smallest_run(spec: FamilySpec, runs: Sequence[Run], error: float) -> Measure
 
 def _target(spec: FamilySpec, member: Member, density: float) -> float:
     """The sparsity of the round that ended at `density`, which is off by less than a weight."""
-    return sparsity(min((*densities(spec, member.rounds - 1), member.density),
+    return sparsity_of(min((*member_densities(spec, member.rounds - 1), member.density),
                         key=lambda one: abs(math.log(one / density)) if density > 0 else one))
 
 
 def _at(spec: FamilySpec, law: JointLaw, answer: Answer, density: float) -> Answer:
     """The answer's network at the density at which it was trained."""
     one = answer.candidate
-    (told,) = forecasts_of(law, one, [density], spec.confidence)
+    (told,) = forecast_errors(law, one, [density], spec.confidence)
     return answer.model_copy(update={
-        "density": density, "rounds": rounds_to(density, spec.keep), "error": told.error, "extrapolated": told.extrapolated,
+        "density": density, "rounds": count_rounds(density, spec.keep), "error": told.error, "extrapolated": told.extrapolated,
         "parameters": one.parameters - (1 - density) * one.prunable})
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from pruning.family.measurements import NetworkKey, Points, plane
-from pruning.family.members import Member, densities
+from pruning.family.measurements import FamilyMeasurements, NetworkKey, fit_unpruned_plane
+from pruning.family.members import Member, member_densities
 from pruning.laws.curves import SEED_SD
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw
@@ -21,7 +21,7 @@ Networks = Mapping[NetworkKey, float]
 """Unpruned errors, measured or guessed, by network."""
 
 
-def first(every: Sequence[Member], work: Mapping[tuple[float, float], float]) -> tuple[Member, ...]:
+def choose_first_members(every: Sequence[Member], work: Mapping[tuple[float, float], float]) -> tuple[Member, ...]:
     """The first design: the smallest network, the deepest of its width, and the widest of its depth.
 
     They are the cheapest from which depth and width can be told apart over all of their range; all with the largest
@@ -83,30 +83,30 @@ class Design:
         return float(np.expm1(t * np.sqrt(self.variance(self.known))).mean())
 
 
-def blind(points: Points, every: Sequence[Member]) -> tuple[int, ...]:
+def find_unvaried(points: FamilyMeasurements, every: Sequence[Member]) -> tuple[int, ...]:
     """Which of depth (0) and width (1) all measured networks share, though the family has others."""
     return tuple(i for i in (0, 1) if len({one[i] for one in points.networks}) == 1 < len({one.network[i] for one in every}))
 
 
-def telling(left: Sequence[Member], points: Points, every: Sequence[Member]) -> list[Member]:
+def find_telling_members(left: Sequence[Member], points: FamilyMeasurements, every: Sequence[Member]) -> list[Member]:
     """The members of another depth or width than all that were measured, where a law cannot tell of any other."""
-    return [one for one in left if any(one.network[i] != points.networks[0][i] for i in blind(points, every))]
+    return [one for one in left if any(one.network[i] != points.networks[0][i] for i in find_unvaried(points, every))]
 
 
-def design(spec: FamilySpec, law: JointLaw, points: Points, every: Sequence[Member]) -> Design:
+def build_design(spec: FamilySpec, law: JointLaw, points: FamilyMeasurements, every: Sequence[Member]) -> Design:
     """The design over all members and their densities; without the depths or widths that the law knows nothing of."""
     networks = sorted({one.network for one in every})
-    guess = plane(points)
+    guess = fit_unpruned_plane(points)
     told = {key: points.unpruned_of(key) if key in points.networks else guess.at(key) for key in networks}
     unpruned = {key: min(value, 0.95 * law.plateau) for key, value in told.items()}
-    wanted = densities(spec, spec.rounds)
-    shared = blind(points, every)
+    wanted = member_densities(spec, spec.rounds)
+    shared = find_unvaried(points, every)
     told_of = [one for one in networks if all(one[i] == points.networks[0][i] for i in shared)]
     rows = [(*one[:2], density, unpruned[one]) for one in told_of for density in wanted]
     return Design(law, unpruned, points.test_images, tuple(np.array(rows).T))
 
 
-def further(spec: FamilySpec, found: Design, left: Sequence[Member], under_way: Sequence[Member],
+def choose_next_members(spec: FamilySpec, found: Design, left: Sequence[Member], under_way: Sequence[Member],
             work: Mapping[tuple[float, float], float], count: int) -> tuple[Member, ...]:
     """The next `count` members, greedily: each the largest fall of the mean variance over the grid for its compute.
 
@@ -115,7 +115,7 @@ def further(spec: FamilySpec, found: Design, left: Sequence[Member], under_way: 
     """
     information = found.known
     for member in under_way:
-        information = information + found.information(member, densities(spec, member.rounds))
+        information = information + found.information(member, member_densities(spec, member.rounds))
     chosen: list[Member] = []
     remaining = list(left)
     while remaining and len(chosen) < count:
@@ -123,7 +123,7 @@ def further(spec: FamilySpec, found: Design, left: Sequence[Member], under_way: 
         best: tuple[float, Member, Floats] | None = None
         for member in remaining:
             for rounds in sorted({spec.rounds, max(2, spec.rounds // 2)} if spec.rounds > 3 else {spec.rounds}):
-                added = information + found.information(member, densities(spec, rounds))
+                added = information + found.information(member, member_densities(spec, rounds))
                 cost = work[member.depth, member.width] * member.fraction * (rounds + 1 + (spec.method == "imp"))
                 gain = (before - float(found.variance(added).mean())) / cost
                 if best is None or gain > best[0]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruning.errors import SecateurError
-from pruning.family.members import Measured, Run
+from pruning.family.members import MemberCurve, Run
 from pruning.laws.curves import SEED_SD
 from pruning.laws.dense import DenseLaw, fit_dense_law
 from pruning.laws.forms import Flags, Floats
@@ -28,7 +28,7 @@ TINY = 1e-6
 
 
 @dataclass(frozen=True)
-class Points:
+class FamilyMeasurements:
     """Columns, one row a measured density of a member. Members that differ in the seed alone are trials of a network."""
 
     depth: Floats
@@ -73,10 +73,10 @@ class Points:
         """How many seeds of a network were measured."""
         return len({trial for one, trial in zip(self.network, self.trial, strict=True) if one == network})
 
-    def only(self, chosen: Flags) -> Points:
+    def only(self, chosen: Flags) -> FamilyMeasurements:
         """Some of the rows, by a mask."""
         rows = np.flatnonzero(chosen)
-        return Points(self.depth[rows], self.width[rows], self.density[rows], self.error[rows], self.unpruned[rows],
+        return FamilyMeasurements(self.depth[rows], self.width[rows], self.density[rows], self.error[rows], self.unpruned[rows],
                       tuple(self.network[i] for i in rows), tuple(self.trial[i] for i in rows), self.classes,
                       self.test_images)
 
@@ -85,12 +85,12 @@ class Points:
         return np.array([keep(one) for one in self.network], bool)
 
 
-def usable(curve: Measured) -> bool:
+def is_usable(curve: MemberCurve) -> bool:
     """Whether a law can be of the network: it errs, and by less than one that has learned nothing."""
     return 0 < curve.unpruned_error < UNTRAINED * (1 - 1 / curve.classes)
 
 
-def gather(runs: Sequence[Run]) -> Points | None:
+def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
     """What the members that succeeded have measured; errors of 0 and far above chance are left out, and said so.
 
     So are members that learned nothing or err nowhere: one of them would refuse the law to all.
@@ -100,7 +100,7 @@ def gather(runs: Sequence[Run]) -> Points | None:
         curve, member = run.curve, run.member
         if curve is None or run.status != "succeeded" or member.role != "member":
             continue
-        if not usable(curve):
+        if not is_usable(curve):
             odd += 1
             continue
         classes, images = curve.classes, curve.test_images
@@ -117,23 +117,23 @@ def gather(runs: Sequence[Run]) -> Points | None:
         warnings += (f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",)
     if odd:
         warnings += (f"members left out: {odd}, whose unpruned error is 0, or at least {UNTRAINED:.0%} of chance",)
-    return Points(depth, width, density, error, unpruned, tuple(row[5] for row in rows), tuple(row[6] for row in rows),
+    return FamilyMeasurements(depth, width, density, error, unpruned, tuple(row[5] for row in rows), tuple(row[6] for row in rows),
                   classes, images, warnings)
 
 
-def fit(points: Points, *, refits: int | None = None) -> JointLaw:
+def fit_family_law(points: FamilyMeasurements, *, refits: int | None = None) -> JointLaw:
     """The joint law of the points; raises as `fit_joint_law` does."""
     trials = list(points.trial) if len(set(points.trial)) > 1 else None
     return fit_joint_law(points.depth, points.width, points.density, points.error, points.unpruned, classes=points.classes,
                          images=points.test_images, network=list(points.network), trial=trials, refits=refits)
 
 
-def fit_dense(runs: Sequence[Run]) -> DenseLaw:
+def fit_unpruned_errors(runs: Sequence[Run]) -> DenseLaw:
     """The law of the unpruned errors by parameters and training images, trials averaged; raises as `fit_dense_law` does."""
     found: dict[NetworkKey, list[tuple[int, int, float]]] = {}
     classes = 2
     for run in runs:
-        if run.curve is not None and run.status == "succeeded" and run.member.role == "member" and usable(run.curve):
+        if run.curve is not None and run.status == "succeeded" and run.member.role == "member" and is_usable(run.curve):
             classes = run.curve.classes
             found.setdefault(run.member.network, []).append(
                 (run.curve.parameters, run.curve.images, run.curve.unpruned_error))
@@ -159,7 +159,7 @@ class Plane:
         return min(max(told, self.limits[0]), self.limits[1])
 
 
-def plane(points: Points) -> Plane:
+def fit_unpruned_plane(points: FamilyMeasurements) -> Plane:
     """The plane through the unpruned errors of the networks."""
     logs = np.log(np.array(points.networks, float))
     errors = np.array([points.unpruned_of(one) for one in points.networks])
@@ -205,7 +205,7 @@ def _chessboard(networks: Sequence[NetworkKey]) -> dict[NetworkKey, int]:
     return colours[0] if tells else colours[1]
 
 
-def halves(points: Points) -> tuple[list[Half], list[str]]:
+def predict_other_half(points: FamilyMeasurements) -> tuple[list[Half], list[str]]:
     """Fit each half of the networks and predict the other half's points from their own unpruned errors.
 
     The halves are the two colours of a chessboard over depths and widths, so that no size is in both; where such halves do
@@ -225,7 +225,7 @@ def halves(points: Points) -> tuple[list[Half], list[str]]:
             why.append(f"a half of {len(half)} networks tells nothing of the {' and '.join(same)}: its own do not differ")
             continue
         try:
-            law = fit(points.only(mine), refits=0)
+            law = fit_family_law(points.only(mine), refits=0)
         except SecateurError as short:
             why.append(f"a half of {len(half)} networks has no law: {short.message}")
             continue
@@ -235,7 +235,7 @@ def halves(points: Points) -> tuple[list[Half], list[str]]:
     return found, why
 
 
-def without_sizes(points: Points) -> float | None:
+def fit_density_alone(points: FamilyMeasurements) -> float | None:
     """How far the points are from a law of the density alone, phi = psi = 0: what the invariant is to be compared with.
 
     The standard deviation of error(law) / error - 1; `None` where there is no such law.

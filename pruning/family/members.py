@@ -47,7 +47,7 @@ class Run(Document):
     status: MemberStatus
     error: str = ""
     """Why it failed."""
-    curve: Measured | None = None
+    curve: MemberCurve | None = None
 
     @property
     def ended(self) -> bool:
@@ -55,7 +55,7 @@ class Run(Document):
         return self.status in TERMINAL
 
 
-class Measured(Document):
+class MemberCurve(Document):
     """What a prune job measured that a law is fitted to."""
 
     unpruned_error: float
@@ -71,7 +71,7 @@ class Measured(Document):
     """Of the sparsest checkpoint: `id`, `error` with its interval, `parameters`."""
 
 
-def measured(report: Mapping[str, Any]) -> Measured | None:
+def read_member_curve(report: Mapping[str, Any]) -> MemberCurve | None:
     """The curve of a prune job's report; `None` where it has several criteria or no round.
 
     The unpruned error is the mean over the trainings of the whole network that the job has: as first trained, and the dense
@@ -85,25 +85,25 @@ def measured(report: Mapping[str, Any]) -> Measured | None:
     kept = None if final is None else {name: final[name] for name in ("id", "error", "parameters", "density")}
     whole = [report[name]["error"]["value"] for name in ("baseline", "control")]
     unpruned = sum(whole) / 2 if report["control"]["retrain_epochs"] else whole[1]
-    return Measured(unpruned_error=unpruned, densities=tuple(d for d, _ in rows),
+    return MemberCurve(unpruned_error=unpruned, densities=tuple(d for d, _ in rows),
                     errors=tuple(e for _, e in rows), images=report["data"]["fit"], test_images=report["data"]["test"],
                     classes=len(report["data"]["classes"]), parameters=report["model"]["parameters"],
                     prunable=report["model"]["prunable"], final=kept)
 
 
-def members(spec: FamilySpec) -> tuple[Member, ...]:
+def list_members(spec: FamilySpec) -> tuple[Member, ...]:
     """Every member, the cheapest first in depth and width."""
     grid, rounds = spec.members, spec.rounds
     return tuple(Member(depth=depth, width=width, fraction=fraction, seed=seed, rounds=rounds, density=spec.keep**rounds)
                  for seed, fraction, depth, width in itertools.product(grid.seeds, grid.fractions, grid.depths, grid.widths))
 
 
-def densities(spec: FamilySpec, rounds: int) -> tuple[float, ...]:
+def member_densities(spec: FamilySpec, rounds: int) -> tuple[float, ...]:
     """keep^i, i = 1 ... rounds."""
     return tuple(spec.keep**i for i in range(1, rounds + 1))
 
 
-def job_of(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def build_member_job(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The prune job of a member, as a client might submit it; `kwargs` are its architecture's.
 
     The limit draws without regard to class. IMP: magnitude, all layers ranked together, weights rewound after every round,
@@ -121,16 +121,16 @@ def job_of(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[
     if spec.method == "imp":
         job |= {"criterion": {"name": "magnitude"}, "retrain": {"mode": "weight_rewind"}, "batchnorm": "keep",
                 "schedule": {"name": "geometric", "params": {"fraction": 1 - spec.keep}},
-                "targets": {"sparsity": [sparsity(member.density)]}}
+                "targets": {"sparsity": [sparsity_of(member.density)]}}
     else:
-        wanted = [sparsity(member.density)] if member.role == "answer" else [
-            sparsity(d) for d in densities(spec, member.rounds)]
+        wanted = [sparsity_of(member.density)] if member.role == "answer" else [
+            sparsity_of(d) for d in member_densities(spec, member.rounds)]
         job |= {"criterion": {"name": "synflow"}, "when": "before_training", "independent": True,
                 "targets": {"sparsity": wanted}}
     return job
 
 
-def sparsity(density: float) -> float:
+def sparsity_of(density: float) -> float:
     """1 - density without the digits that the subtraction invents: a target, which names a checkpoint."""
     return round(1 - density, 12)
 

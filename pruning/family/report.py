@@ -8,14 +8,14 @@ from typing import Any
 from pruning import wording as q
 from pruning.errors import SecateurError
 from pruning.family.members import Run
-from pruning.family.sections import ran, sections
+from pruning.family.sections import build_sections, describe_smallest_run
 from pruning.family.sizes import Size
 from pruning.family.turn import State
 from pruning.schemas.family_report import CandidateRow, FamilyAnswer, FamilyRecommendation, FamilyReport, MemberRow
 from pruning.schemas.report import Failure
 
 
-def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
+def build_report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
            failure: SecateurError | None = None) -> FamilyReport:
     """Everything that is known; `spec` as submitted, `data` the dataset's name."""
     lost = [run for run in state.runs if run.status in ("failed", "cancelled")]
@@ -32,7 +32,7 @@ def report(state: State, job_id: str, spec: dict[str, Any], data: str, *,
         dense_law=None if state.dense is None else state.dense.model_dump(mode="json"), answers=state.answers,
         candidates=tuple(CandidateRow(**one.model_dump(), kwargs=_size(state, one.depth, one.width).kwargs)
                          for one in state.candidates),
-        sections=sections(state), recommendation=_recommend(state.answers, state.spec.method), failures=tuple(failures),
+        sections=build_sections(state), recommendation=_recommend(state.answers, state.spec.method), failures=tuple(failures),
         warnings=tuple(warnings), partial=not state.finished, secateur=importlib.metadata.version("secateur"))
 
 
@@ -78,14 +78,14 @@ def _recommend(answers: tuple[FamilyAnswer, ...], method: str) -> FamilyRecommen
         return FamilyRecommendation(job=best.job, checkpoint=best.checkpoint, reason=(
             f"Depth {best.depth:g} and width {best.width:g}, pruned to a density of {best.density:.3g}, keep "
             f"{q.count(best.measured_parameters or 0)} parameters at a measured test error of "
-            f"{q.measured(best.measured, 2)}; {q.percent(best.max_error, 2)} were tolerated."))
+            f"{q.percent_with_interval(best.measured, 2)}; {q.percent(best.max_error, 2)} were tolerated."))
     if trained:
         closest = min(trained, key=lambda one: one.measured.value - one.max_error if one.measured is not None else 1.0)
         assert closest.measured is not None
-        instead = "" if closest.smallest_run is None else f" {ran(closest.smallest_run, method)}"
+        instead = "" if closest.smallest_run is None else f" {describe_smallest_run(closest.smallest_run, method)}"
         return FamilyRecommendation(job=None, checkpoint=None, reason=(
             f"The networks that the law chose were trained, and none keeps to its tolerated error: the closest measured "
-            f"{q.measured(closest.measured, 2)} where {q.percent(closest.max_error, 2)} were tolerated. Ask for a lower "
+            f"{q.percent_with_interval(closest.measured, 2)} where {q.percent(closest.max_error, 2)} were tolerated. Ask for a lower "
             f"error than is tolerated, by the width of the band.{instead}"))
     reasons = {one.refused for one in answers if one.refused}
     reasons |= {f"{q.percent(one.max_error, 2)} of error allow no pruning" for one in answers if one.density == 1.0}

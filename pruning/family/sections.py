@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pruning import wording as q
-from pruning.family.measurements import Half, NetworkKey, Points, halves, without_sizes
+from pruning.family.measurements import FamilyMeasurements, Half, NetworkKey, fit_density_alone, predict_other_half
 from pruning.family.turn import State
 from pruning.laws.forms import Floats
 from pruning.laws.joint import JointLaw
@@ -27,7 +27,7 @@ INVARIANT = (
 )
 
 
-def sections(state: State) -> dict[str, Section]:
+def build_sections(state: State) -> dict[str, Section]:
     """The sections that the points so far allow."""
     found = {}
     if state.law is not None and state.points is not None:
@@ -41,10 +41,10 @@ def sections(state: State) -> dict[str, Section]:
 
 def _name(network: NetworkKey, fraction: bool = True) -> str:
     depth, width, share = network
-    return f"depth {depth:g}, width {width:g}" + (f", {q.share(share)} of the images" if fraction and share < 1 else "")
+    return f"depth {depth:g}, width {width:g}" + (f", {q.short_percent(share)} of the images" if fraction and share < 1 else "")
 
 
-def _law(state: State, law: JointLaw, points: Points) -> Section:
+def _law(state: State, law: JointLaw, points: FamilyMeasurements) -> Section:
     tested = law.back_test
     scalars = {"gamma": law.gamma, "phi (exponent of depth)": law.phi, "psi (exponent of width)": law.psi,
                "p (invariant at the end of the power law)": law.p, "error of the plateau": law.plateau,
@@ -54,17 +54,17 @@ def _law(state: State, law: JointLaw, points: Points) -> Section:
                "missed error at held-out densities": law.held_out,
                "missed error of networks left out": _missed_networks(law),
                "missed error in the back-test": None if tested is None else tested.mean_absolute}
-    notes = [f"{q.several(len(law.networks), 'network')}, {q.several(len(law.points), 'point')}; the law is off by "
+    notes = [f"{q.count_of(len(law.networks), 'network')}, {q.count_of(len(law.points), 'point')}; the law is off by "
              f"{q.percent(law.fit.residual_mean)} on average, with a standard deviation of "
              f"{q.percent(law.fit.residual_sd)}."]
     if tested is not None:
         side = "too low" if tested.bias < 0 else "too high"
         notes.append("Back-test, fitted to the denser part of every network: "
-                     f"{q.several(len(tested.points), 'sparser point')} were missed by "
+                     f"{q.count_of(len(tested.points), 'sparser point')} were missed by "
                      f"{q.percent(tested.mean_absolute)}, on average {q.percent(abs(tested.bias))} {side}.")
     if state.band is not None and state.spec.adaptive is not None:
         run = len([one for one in state.runs if one.member.role == "member"])
-        notes.append(f"Adaptive: {run} of {q.several(len(state.every), 'member')} were run; for given unpruned errors "
+        notes.append(f"Adaptive: {run} of {q.count_of(len(state.every), 'member')} were run; for given unpruned errors "
                      f"the law's band is ±{q.percent(state.band)} of the error on average over all of them, "
                      f"{q.percent(state.spec.adaptive.band)} were asked for.")
     curves: dict[str, Curve] = {}
@@ -89,13 +89,13 @@ def _missed_networks(law: JointLaw) -> float | None:
     return None if law.network_folds is None else float(np.mean(law.network_folds.missed))
 
 
-def _network_row(law: JointLaw, points: Points, network: NetworkKey) -> dict[str, Any]:
+def _network_row(law: JointLaw, points: FamilyMeasurements, network: NetworkKey) -> dict[str, Any]:
     mine = points.of(lambda one: one == network)
     unpruned = points.unpruned_of(network)
     fitted = law.curve(network[0], network[1], points.density[mine], min(unpruned, law.plateau))
     missed = fitted / points.error[mine] - 1
     upper, lower = law.transitions(network[0], network[1], min(unpruned, law.plateau))
-    return {"depth": network[0], "width": network[1], "fraction_of_images": q.share(network[2]), "unpruned_error": unpruned,
+    return {"depth": network[0], "width": network[1], "fraction_of_images": q.short_percent(network[2]), "unpruned_error": unpruned,
             "points": int(mine.sum()), "sparsest_density": float(points.density[mine].min()),
             "missed_on_average": float(missed.mean()), "missed_sigma": float(missed.std()),
             "power_law_from_density": min(1.0, upper), "to_density": lower}
@@ -105,7 +105,7 @@ def _curve(x: Any, y: Any, x_label: str, y_label: str, drawn: Any) -> Curve:
     return Curve(x=tuple(float(one) for one in x), y=tuple(y), x_label=x_label, y_label=y_label, drawn=drawn)
 
 
-def _invariant(law: JointLaw, points: Points) -> Section:
+def _invariant(law: JointLaw, points: FamilyMeasurements) -> Section:
     curves: dict[str, Curve] = {}
     invariant = law.invariant(points.depth, points.width, points.density) / law.p
     sizes = sorted({one[:2] for one in points.networks})
@@ -122,12 +122,12 @@ def _invariant(law: JointLaw, points: Points) -> Section:
     seen = common >= points.error.min()
     curves["collapsed/law for an unpruned error of 0"] = _curve(
         grid[seen], [Estimate(value=float(e)) for e in common[seen]], f"invariant m / p {log}", f"test error {log}", "line")
-    sides, why = halves(points)
+    sides, why = predict_other_half(points)
     notes, rows = [*INVARIANT], []
     if seen.any():
         notes.append("The dashed line is the law without an unpruned error, plateau (1 + (m/p)^2)^(-gamma/2): every curve "
                      "leaves it for an unpruned error of its own.")
-    alone = without_sizes(points)
+    alone = fit_density_alone(points)
     if alone is not None and len(sizes) > 1:
         notes.insert(0, f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points lie within a standard deviation of "
                      f"{q.percent(law.fit.residual_sd)} of one law; with the density alone (phi = psi = 0) "
@@ -142,7 +142,7 @@ def _invariant(law: JointLaw, points: Points) -> Section:
     if sides:
         all_of = np.concatenate(everything)
         notes.insert(0, f"Fitted on one half of the networks (as on a chessboard{_apart(sides)}), the law predicts the "
-                     f"other half's {q.several(len(all_of), 'point')} with a mean deviation of "
+                     f"other half's {q.count_of(len(all_of), 'point')} with a mean deviation of "
                      f"{q.percent(float(np.abs(all_of).mean()))} "
                      f"(bias {q.percent(float(all_of.mean()))}, standard deviation {q.percent(float(all_of.std()))}).")
         ends = [float(min(one.measured.min() for one in sides)), float(max(one.measured.max() for one in sides))]
@@ -226,7 +226,7 @@ def _answers(state: State) -> Section:
     notes += [f"{one}." for one in state.remarks]
     notes.append("Which network, pruned how far, has the fewest parameters at an error of at most k: m* = p sqrt((r^2 - "
                  "s^2) / (s^2 - 1)), s = (k / e0)^(1/gamma), density = m* / (depth^phi width^psi), for every candidate. "
-                 f"Bands ({q.share(state.spec.confidence)}) are of one more run, trained under another "
+                 f"Bands ({q.short_percent(state.spec.confidence)}) are of one more run, trained under another "
                  f"seed, which moves a whole curve by a standard deviation of {q.percent(_seed_sd(state))}.")
     return Section(title="The fewest parameters at a tolerated error", version=1, notes=tuple(notes),
                    details={"answers": rows, "candidates": candidates})
@@ -240,12 +240,12 @@ def _ran(state: State, row: FamilyAnswer) -> str:
     one = row.smallest_run
     if one is None or (one.job, one.parameters) == (row.job, row.measured_parameters):  # the answer itself
         return ""
-    return f" {ran(one, state.spec.method)}"
+    return f" {describe_smallest_run(one, state.spec.method)}"
 
 
-def ran(one: MeasuredNetwork, method: str) -> str:
+def describe_smallest_run(one: MeasuredNetwork, method: str) -> str:
     """What was measured with the fewest parameters, as a sentence."""
-    images = f" on {q.share(one.fraction)} of the images" if one.fraction < 1 else ""
+    images = f" on {q.short_percent(one.fraction)} of the images" if one.fraction < 1 else ""
     return (f"Of all that was run, the fewest parameters at no more than that measured {q.percent(one.error, 2)}: depth "
             f"{one.depth:g} and width {one.width:g}{images}, seed {one.seed}, at a density of {one.density:.3g}, "
             f"{q.count(one.parameters)} parameters. " + (
@@ -256,10 +256,10 @@ def ran(one: MeasuredNetwork, method: str) -> str:
 def _said(state: State, row: Any) -> str:
     text = (f"Error of at most {q.percent(row.max_error, 2)}: depth {row.depth:g} and width {row.width:g}, pruned to a "
             f"density of {row.density:.3g}, {q.count(round(row.parameters))} of {q.count(row.unpruned_parameters)} "
-            f"parameters; predicted error {q.measured(row.predicted, 2)}")
+            f"parameters; predicted error {q.percent_with_interval(row.predicted, 2)}")
     if row.measured is not None:
         inside = "" if row.within_band is None else f", {'inside' if row.within_band else 'outside'} the band"
-        return f"{text}; trained for real {q.measured(row.measured, 2)}{inside}."
+        return f"{text}; trained for real {q.percent_with_interval(row.measured, 2)}{inside}."
     if row.status is not None:
         return f"{text}; its training for real: {row.status}."
     if row.density == 1.0:

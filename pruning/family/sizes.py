@@ -22,7 +22,7 @@ class Size(Document):
     """Of one image forward."""
 
 
-def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: str) -> tuple[Size, ...]:
+def build_sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: str) -> tuple[Size, ...]:
     """Every depth with every width of the members and the candidates, built without memory.
 
     Raises `ParameterError` for an architecture that takes no depth and width, or not these, `DataError` for images that do
@@ -32,14 +32,14 @@ def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: 
 
     from pruning.architectures import architectures
     from pruning.errors import ParameterError, SecateurError
-    from pruning.masks import parameter_count, prunable
-    from pruning.measurement.costs import traced
-    from pruning.networks.loading import check_fits, parameters_of, resolve
+    from pruning.masks import count_parameters, find_prunable
+    from pruning.measurement.costs import dense_costs
+    from pruning.networks.loading import check_fits, read_parameters, resolve
 
     name = spec.model.architecture
-    scaled = member_of(name)
+    scaled = find_member_method(name)
     if scaled is None:
-        known = [one for one in architectures.names() if member_of(one) is not None]
+        known = [one for one in architectures.names() if find_member_method(one) is not None]
         raise ParameterError(f"architecture {name!r} takes no depth and width; those that do: {', '.join(known)}",
                              pointer="/model/architecture")
     found = []
@@ -60,14 +60,14 @@ def sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: 
         check_fits(architecture, shape, classes, "segmentation" if task == "segmentation" else "classification")
         with torch.device("meta"):
             network = architecture.build().eval()
-        count = sum(w.numel() for w in prunable(network, spec.exclude).values())
-        found.append(Size(depth=depth, width=width, kwargs=kwargs, parameters=parameter_count(network), prunable=count,
-                          flops=traced(name, json.dumps(parameters_of(architecture), sort_keys=True),
+        count = sum(w.numel() for w in find_prunable(network, spec.exclude).values())
+        found.append(Size(depth=depth, width=width, kwargs=kwargs, parameters=count_parameters(network), prunable=count,
+                          flops=dense_costs(name, json.dumps(read_parameters(architecture), sort_keys=True),
                                        (shape[0], shape[1], shape[2]))[0]))
     return tuple(found)
 
 
-def member_of(architecture: str) -> Callable[[int, float], dict[str, Any]] | None:
+def find_member_method(architecture: str) -> Callable[[int, float], dict[str, Any]] | None:
     """How an architecture makes a member of a family from depth and width; `None` where it has no families."""
     from pruning.architectures import architectures
 

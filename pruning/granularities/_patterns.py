@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from pruning.errors import BudgetError, ParameterError
-from pruning.masks import keep_count
+from pruning.masks import count_to_keep
 from pruning.sparsifiers.top_k import TopK
 from pruning.types import Masks, Scores, Selected, Selection
 
 
-def flattened(weight: Tensor) -> Tensor:
+def flatten(weight: Tensor) -> Tensor:
     """A tensor shaped as a weight, as a matrix (out, K): a kernel (out, in, h, w) row by row in the order h, w, in.
 
-    >>> flattened(torch.arange(8).reshape(1, 2, 2, 2))
+    >>> flatten(torch.arange(8).reshape(1, 2, 2, 2))
     tensor([[0, 4, 1, 5, 2, 6, 3, 7]])
     """
     return weight.movedim(1, -1).flatten(1)
 
 
-def unflattened(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `flattened`.
+def unflatten(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `flatten`.
 
-    >>> unflattened(flattened(torch.arange(8).reshape(1, 2, 2, 2)), torch.Size([1, 2, 2, 2])).flatten()
+    >>> unflatten(flatten(torch.arange(8).reshape(1, 2, 2, 2)), torch.Size([1, 2, 2, 2])).flatten()
     tensor([0, 1, 2, 3, 4, 5, 6, 7])
     """
     return matrix.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
@@ -56,7 +56,7 @@ class Pattern:
         left_dense: dict[str, str] = {}
         for name, weight in selection.weights.items():
             score = selection.scores[name].expand_as(weight).masked_fill(~selection.masks[name], -math.inf)
-            matrix = flattened(score)
+            matrix = flatten(score)
             if matrix.shape[0] % rows or matrix.shape[1] % columns:
                 left_dense[name] = (f"its matrix of {matrix.shape[0]} x {matrix.shape[1]} weights does not divide "
                                     f"into {rows} x {columns}")
@@ -67,7 +67,7 @@ class Pattern:
         total = sum(weight.numel() for weight in selection.weights.values())
         dense = sum(int(selection.masks[name].count_nonzero()) for name in left_dense)
         alive = sum(int((matrix > -math.inf).count_nonzero()) for matrix in found.values())
-        return Pattern(found, min(keep_count(total, selection.density) - dense, alive), alive, dense, total, left_dense)
+        return Pattern(found, min(count_to_keep(total, selection.density) - dense, alive), alive, dense, total, left_dense)
 
     def density(self, kept: int) -> float:
         """Of all prunable weights, with so many kept where the pattern is."""
@@ -75,5 +75,5 @@ class Pattern:
 
     def selected(self, selection: Selection, chosen: Masks) -> Selected:
         """The masks, given those of the matrices."""
-        masks = {name: unflattened(mask, selection.weights[name].shape) for name, mask in chosen.items()}
+        masks = {name: unflatten(mask, selection.weights[name].shape) for name, mask in chosen.items()}
         return Selected(selection.masks | masks, {}, self.left_dense)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pruning.errors import BudgetError
 from pruning.granularities import granularities
 from pruning.granularities._patterns import Pattern
-from pruning.masks import layer_shapes, top
+from pruning.masks import list_layer_shapes, select_top
 from pruning.types import Budget, Masks, Scores, Selected, Selection
 
 
@@ -70,11 +70,11 @@ class Block:
         return pattern.selected(selection, chosen(fits))
 
     def _chosen(self, selection: Selection, members: Scores, scores: Scores, keep: int) -> Masks:
-        budget = Budget(keep, {name: members[name].numel() for name in scores}, layer_shapes(selection.model))
+        budget = Budget(keep, {name: members[name].numel() for name in scores}, list_layer_shapes(selection.model))
         keeps = budget.spent(selection.allocation.allocate(scores, budget))
         masks: Masks = {}
         for name, score in scores.items():
-            mask = top(score, keeps[name] // (self.rows * self.columns))
+            mask = select_top(score, keeps[name] // (self.rows * self.columns))
             spread = mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
             masks[name] = spread & (members[name] > -math.inf)
         return masks

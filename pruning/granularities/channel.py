@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from pruning.allocations.global_ import Global
-from pruning.channels.drawn_channels import Drawn
+from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
-from pruning.channels.slicing import slices
+from pruning.channels.slicing import slice_channels
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
-from pruning.masks import counts, top, weight_masks
+from pruning.masks import count_kept, select_top, select_weight_masks
 from pruning.types import Budget, Keeps, Masks, Selected, Selection
 
 
@@ -71,10 +71,10 @@ class Channel:
         """
         graph = ChannelGraph.of(selection.model, selection.shape(), selection.weights)
         left_dense = graph.left_dense(selection.model, selection.weights)
-        old = weight_masks(selection.masks)
+        old = select_weight_masks(selection.masks)
         total = sum(mask.numel() for mask in old.values())
         budget = math.floor(selection.density * total + 1e-6)
-        if sum(counts(old).values()) <= budget:
+        if sum(count_kept(old).values()) <= budget:
             return Selected(selection.masks, dict(selection.weights), left_dense)
         before = graph.kept(selection.model, selection.masks)
         importance = self.importance(graph, selection, before)
@@ -87,14 +87,14 @@ class Channel:
             return _best(graph, importance, keeps, before)
 
         few, many = 1, int(sum(int((score > -math.inf).sum()) for score in importance.values()))
-        least = counted(graph.closed(keep(few))) if many else sum(counts(old).values())
+        least = counted(graph.closed(keep(few))) if many else sum(count_kept(old).values())
         if least > budget:
             raise BudgetError(f"density {selection.density:.4g} cannot be had by removing channels: with one of each group "
                               f"it is {least / total:.4g}{_because(left_dense)}")
         few = _bisect(lambda channels: counted(graph.closed(keep(channels))) <= budget, few, many)
         remaining, weights, laws = graph.closed(keep(few)), selection.weights, {}
         if getattr(selection.sparsifier, "reweights", False):
-            drawn = Drawn.of(graph, importance, keep(few), selection.sparsifier, selection.generator)
+            drawn = DrawnChannels.of(graph, importance, keep(few), selection.sparsifier, selection.generator)
             remaining = graph.closed(drawn.factors > 0)
             weights, laws = drawn.reweighted(selection.model, weights), drawn.laws(selection.model, weights)
         masks = selection.masks | _meet(graph.masks(selection.model, remaining), selection.masks)
@@ -135,13 +135,13 @@ class _Counter:
     def __init__(self, graph: ChannelGraph, selection: Selection, masks: Masks) -> None:
         self.graph, self.model = graph, selection.model
         self.masks = {name: mask for name, mask in masks.items() if name.rpartition(".")[0] in graph.inputs}
-        self.others = sum(counts({name: mask for name, mask in masks.items() if name not in self.masks}).values())
+        self.others = sum(count_kept({name: mask for name, mask in masks.items() if name not in self.masks}).values())
 
     def __call__(self, keep: Tensor) -> int:
         found = self.others
         for name, mask in self.masks.items():
             owner = name.rpartition(".")[0]
-            index = slices(self.model.get_submodule(owner), *self.graph.kept_of(owner, keep))["weight"]
+            index = slice_channels(self.model.get_submodule(owner), *self.graph.kept_of(owner, keep))["weight"]
             found += int(mask[index].sum())
         return found
 
@@ -166,7 +166,7 @@ def _best(graph: ChannelGraph, importance: Mapping[str, Tensor], keeps: Keeps, b
     keep = before.clone()
     for group in graph.removable:
         alive = int(before[group.span].sum())
-        keep[group.span] = top(importance[group.name], min(alive, max(1, keeps[group.name])))
+        keep[group.span] = select_top(importance[group.name], min(alive, max(1, keeps[group.name])))
     return keep
 
 

@@ -18,7 +18,7 @@ from pruning.allocations.global_ import Global
 from pruning.errors import BudgetError, ParameterError
 from pruning.granularities import granularities
 from pruning.granularities._patterns import Pattern
-from pruning.masks import keep_count, top
+from pruning.masks import count_to_keep, select_top
 from pruning.types import Selected, Selection
 
 
@@ -62,12 +62,12 @@ class NM:
         pattern = Pattern.of(selection, 1, self.m)
         protected = {name: self._protected(matrix) for name, matrix in pattern.scores.items()}
         least = sum(int(mask.count_nonzero()) for mask in protected.values())
-        target = keep_count(pattern.total, selection.density)
-        if pattern.keep < least and target < keep_count(pattern.total, self.n / self.m):
+        target = count_to_keep(pattern.total, selection.density)
+        if pattern.keep < least and target < count_to_keep(pattern.total, self.n / self.m):
             raise BudgetError(f"density {selection.density:.4g} cannot be had with {self.n}:{self.m}: the least is "
                               f"{pattern.density(least):.4g}, and any above it")
         others = [matrix.masked_fill(protected[name], -math.inf).flatten() for name, matrix in pattern.scores.items()]
-        more = top(torch.cat(others), max(0, pattern.keep - least))
+        more = select_top(torch.cat(others), max(0, pattern.keep - least))
         parts = zip(protected, torch.split(more, [len(part) for part in others]), strict=True)
         return pattern.selected(selection, {name: protected[name] | part.view_as(protected[name]) for name, part in parts})
 

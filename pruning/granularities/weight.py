@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pruning.allocations.global_ import Global
 from pruning.granularities import granularities
-from pruning.masks import counts, keep_count, layer_shapes
+from pruning.masks import count_kept, count_to_keep, list_layer_shapes
 from pruning.sparsifiers.top_k import TopK
-from pruning.types import Budget, Masks, Seeing, Selected, Selection, Sparse
+from pruning.types import Budget, LooksAtInputs, Masks, Selected, Selection, Sparse
 
 
 @granularities.register("weight")
@@ -35,9 +35,9 @@ class Weight:
         Masks stay as they are where no more remain: whole filters of the round before may have left fewer.
         """
         sizes = {name: weight.numel() for name, weight in selection.weights.items()}
-        budget = Budget(keep_count(sum(sizes.values()), selection.density), sizes, layer_shapes(selection.model),
+        budget = Budget(count_to_keep(sum(sizes.values()), selection.density), sizes, list_layer_shapes(selection.model),
                         {name: weight.sign() for name, weight in selection.weights.items()})
-        if sum(counts({name: selection.masks[name] for name in sizes}).values()) <= budget.keep:
+        if sum(count_kept({name: selection.masks[name] for name in sizes}).values()) <= budget.keep:
             return Selected(selection.masks, dict(selection.weights))
         if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):  # one ranking does both
             chosen = selection.allocation.masks(selection.scores, budget)
@@ -56,6 +56,6 @@ class Weight:
 def _sparsified(selection: Selection, name: str, weight: Tensor, keep: int) -> Sparse:
     """One layer, seen where the sparsifier looks and there is something to see."""
     given, sparsifier = (weight, selection.scores[name], keep, selection.generator), selection.sparsifier
-    if selection.view is not None and isinstance(sparsifier, Seeing):
+    if selection.view is not None and isinstance(sparsifier, LooksAtInputs):
         return sparsifier.sparsify_seeing(*given, selection.view(name))
     return sparsifier.sparsify(*given)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.errors import StructureError
-from pruning.graphs.traced import IN_PLACE
+from pruning.graphs.tracing import IN_PLACE
 from pruning.networks.layers import Layer
 
 
@@ -25,7 +25,7 @@ NEW = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul
 RELU = {nn.ReLU, F.relu, torch.relu, "relu"}
 
 
-def modules_called(graph: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+def find_called_modules(graph: fx.GraphModule) -> dict[fx.Node, nn.Module]:
     """The module of each node that calls one."""
     return {node: graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"}
 
@@ -41,7 +41,7 @@ def refuse_overwritten(graph: fx.GraphModule) -> None:
     Traceback (most recent call last):
     pruning.errors.StructureError: the network overwrites in relu_ what it uses again
     """
-    modules = modules_called(graph)
+    modules = find_called_modules(graph)
     for node in graph.graph.nodes:
         if not _is_in_place(node, modules.get(node)):
             continue
@@ -52,14 +52,14 @@ def refuse_overwritten(graph: fx.GraphModule) -> None:
             raise StructureError(f"the network overwrites in {node.name} what it uses again")
 
 
-def lean(graph: fx.GraphModule) -> fx.GraphModule:
+def simplify(graph: fx.GraphModule) -> fx.GraphModule:
     """The same graph without `Identity` modules; ReLUs and sums are in place where nothing else sees what they are given.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Identity(), nn.ReLU())
-    >>> [node.name for node in lean(fx.symbolic_trace(net)).graph.nodes]
+    >>> [node.name for node in simplify(fx.symbolic_trace(net)).graph.nodes]
     ['input_1', '_0', '_2', 'output']
     """
-    modules = modules_called(graph)
+    modules = find_called_modules(graph)
     for node, module in modules.items():
         if type(module) is nn.Identity:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.graphs.in_place import add_
-from pruning.graphs.traced import LIPSCHITZ, SILENT, SUMS
+from pruning.graphs.tracing import LIPSCHITZ, SILENT, SUMS
 
 POINTWISE = {*LIPSCHITZ, *SUMS, *SILENT, nn.Identity, operator.mul, torch.mul, torch.relu_, add_, "mul", "clone",
              "contiguous"}
@@ -67,7 +67,7 @@ class Kernel:
         return F.pad(maps, (before, max(0, right - width), above, max(0, bottom - height)), value=self.outside)
 
 
-def kernel(node: fx.Node, module: nn.Module | None) -> Kernel | None:
+def find_kernel(node: fx.Node, module: nn.Module | None) -> Kernel | None:
     """That of a node which calls a convolution, a pooling or takes every so-manieth place; None for any other."""
     if node.target is operator.getitem:
         return _subsampling(node.args[1])

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pruning.graphs.in_place import modules_called, refuse_overwritten
-from pruning.graphs.receptive_fields import SELECTING, Box, Kernel, is_pointwise, kernel
-from pruning.graphs.traced import traced
+from pruning.graphs.in_place import find_called_modules, refuse_overwritten
+from pruning.graphs.receptive_fields import SELECTING, Box, Kernel, find_kernel, is_pointwise
+from pruning.graphs.tracing import trace
 
 WHOLE = 0.7
 """From this share of a map on a box is the whole map: cutting out costs more than it saves."""
@@ -94,13 +94,13 @@ class Windows:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        graph = model if isinstance(model, fx.GraphModule) else traced(model)
+        graph = model if isinstance(model, fx.GraphModule) else trace(model)
         refuse_overwritten(graph)
-        modules = modules_called(graph)
+        modules = find_called_modules(graph)
         last = {operand: node for node in graph.graph.nodes for operand in node.all_input_nodes}
         self._steps = [Step(node, _call(node, graph), tuple(node.all_input_nodes),
                             tuple(one for one in node.all_input_nodes if last[one] is node),
-                            kernel(node, modules.get(node)), is_pointwise(node, modules.get(node)))
+                            find_kernel(node, modules.get(node)), is_pointwise(node, modules.get(node)))
                        for node in graph.graph.nodes]
         self._references: dict[fx.Node, Tensor] = {}
         self._padded: dict[fx.Node, Tensor] = {}

@@ -64,7 +64,7 @@ class Answers(Document):
     refused: tuple[tuple[Candidate, str], ...]
 
 
-def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, confidence: float = 0.9,
+def find_smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, confidence: float = 0.9,
              of: Of = "run", keep: float = ROUND) -> Answers:
     """The candidates at an error of at most `error`, by what remains of them: the closed-form density of each, enumerated.
 
@@ -97,7 +97,7 @@ def smallest(law: JointLaw, error: float, candidates: Sequence[Candidate], *, co
     return Answers(error=error, best=found[0], others=tuple(found[1:]), refused=tuple(refused))
 
 
-def rounds_to(density: float, keep: float) -> int:
+def count_rounds(density: float, keep: float) -> int:
     """Rounds that keep so much of what remains, down to the density."""
     return math.ceil(math.log(density) / math.log(keep) - 1e-9)
 
@@ -109,15 +109,15 @@ def _answer(law: JointLaw, error: float, one: Candidate, confidence: float, of: 
                       error=Estimate(value=one.unpruned_error), extrapolated=False, notes=(UNPRUNED,))
     least = max(min(network.sparsest for network in law.networks) ** REACH, 1 / max(1, one.prunable))
     allowed, density = density, max(density, least)
-    (forecast,) = forecasts_of(law, one, [density], confidence, of)
+    (forecast,) = forecast_errors(law, one, [density], confidence, of)
     held = (f"the law allows density {allowed:.2g}, far beyond what was measured, or with less than a weight left: held "
             "here, at a smaller error",) if density > allowed else ()
     return Answer(candidate=one, density=density, parameters=one.parameters - (1 - density) * one.prunable,
-                  rounds=rounds_to(density, keep), error=forecast.error,
+                  rounds=count_rounds(density, keep), error=forecast.error,
                   extrapolated=forecast.extrapolated, notes=(*forecast.notes, *held))
 
 
-def forecasts_of(law: JointLaw, one: Candidate, densities: Sequence[float], confidence: float,
+def forecast_errors(law: JointLaw, one: Candidate, densities: Sequence[float], confidence: float,
                  of: Of = "run") -> tuple[Forecast, ...]:
     """The errors of a candidate at densities: the law's band, and in quadrature what another seed does to a whole curve.
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError
 from pruning.laws.curves import ILL_CONDITIONED, OVER, RISE, Curves
 from pruning.laws.documents import NetworkCurve, Point
-from pruning.laws.fitting import Problem, back_test, fit, leave_out, resample
+from pruning.laws.fitting import Problem, back_test, fit_curves, leave_out, resample_fits
 from pruning.laws.forms import PruningForm
 from pruning.laws.solver import Box
 
@@ -65,7 +65,7 @@ class Options:
         return min(self.chance, max(highest / (1 + OVER), above)), self.chance
 
 
-def assemble(curves: Curves, exponents: tuple[bool, bool], options: Options) -> dict[str, Any]:
+def assemble_fields(curves: Curves, exponents: tuple[bool, bool], options: Options) -> dict[str, Any]:
     """The fields of a pruning law; `exponents` says whether phi and psi are fitted.
 
     Depth and width are taken in units of their geometric means, so that p is that of a typical network and hardly moves with
@@ -89,12 +89,12 @@ def assemble(curves: Curves, exponents: tuple[bool, bool], options: Options) -> 
     problem = Problem(PruningForm(), Box(lower, upper), np.clip(starts, lower, upper),
                       np.array([np.log(curves.density), *sizes]), curves, options.unpruned_sd)
     problem.enough()
-    found, responses = fit(problem)
+    found, responses = fit_curves(problem)
     theta, rows = np.array(found.theta), problem.rows
     value = problem.form.evaluate(theta[None], rows.features, rows.log_unpruned)[0][0]
     tested, why = back_test(problem)
     rng = np.random.default_rng(options.seed)
-    refits = resample(problem, found, options.refits, rng) if options.refits else None
+    refits = resample_fits(problem, found, options.refits, rng) if options.refits else None
     networks = len(curves.unpruned)
     warnings = [*curves.warnings, *_doubts(problem, found.free, found.condition, found.residual_sd)]
     if poor:
@@ -134,7 +134,7 @@ def _network(curves: Curves, k: int, response: ArrayLike) -> NetworkCurve:
                         response=tuple(float(one) for one in np.atleast_1d(response)))
 
 
-def independent(curves: Curves) -> tuple[bool, bool]:
+def check_independent(curves: Curves) -> tuple[bool, bool]:
     """Whether depths and widths differ, so that phi and psi can be told; refuses where they only vary together."""
     logs = np.stack([np.ones(len(curves.depth)), np.log(curves.depth), np.log(curves.width)])
     varies = (bool(np.ptp(logs[1]) > 1e-9), bool(np.ptp(logs[2]) > 1e-9))

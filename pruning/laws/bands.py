@@ -29,7 +29,7 @@ Band = tuple[Floats, Floats]
 """How far the limits are below and above ln error, (n,) each and not negative."""
 
 
-def deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd: float | None = None) -> Floats:
+def compute_deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd: float | None = None) -> Floats:
     """Standard deviation of ln error(law) by the delta method, (n,).
 
     g' C g + sum_k s_k^2 (g' R_k)^2 + s^2 (2 h g' R(x) + h^2): g is the gradient by the free parameters, C their covariance,
@@ -39,7 +39,7 @@ def deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd
     """
     _, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
     g, h = gradient[0, list(fit.free)], gradient[0, -1]
-    s, variance = unpruned_sds(fit, query, unpruned_sd), np.zeros(len(h))
+    s, variance = compute_unpruned_deviations(fit, query, unpruned_sd), np.zeros(len(h))
     if fit.free:
         pulls = responses @ g
         each = np.array(fit.unpruned_sds) if fit.unpruned_sds else np.full(len(responses), fit.unpruned_sd)
@@ -49,7 +49,7 @@ def deviation(form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd
     return np.asarray(np.sqrt(np.maximum(0.0, variance + h**2 * s**2)))
 
 
-def unpruned_sds(fit: Fit, query: Query, fresh: float | None) -> Floats:
+def compute_unpruned_deviations(fit: Fit, query: Query, fresh: float | None) -> Floats:
     """Relative standard deviation of the unpruned error at every query, (n,); `fresh` is that of a network not fitted."""
     other = fit.unpruned_sd if fresh is None else fresh
     if not fit.unpruned_sds:  # a law of an earlier version
@@ -57,13 +57,13 @@ def unpruned_sds(fit: Fit, query: Query, fresh: float | None) -> Floats:
     return np.append(fit.unpruned_sds, other)[query.network]
 
 
-def normal(sd: Floats, dof: int, confidence: float) -> Band:
+def build_normal_band(sd: Floats, dof: int, confidence: float) -> Band:
     """Symmetric in ln error: Student's t times the standard deviation."""
     width = float(stdtrit(dof, (1 + confidence) / 2)) * sd
     return width, width
 
 
-def refitted(form: Form, fit: Fit, refits: Refits, query: Query, confidence: float,
+def build_refitted_band(form: Form, fit: Fit, refits: Refits, query: Query, confidence: float,
              unpruned_sd: float | None = None) -> Band:
     """Percentiles of ln error over the refits about the fit, widened for few clusters and few degrees of freedom.
 
@@ -79,11 +79,11 @@ def refitted(form: Form, fit: Fit, refits: Refits, query: Query, confidence: flo
     tail = (1 - confidence) / 2
     low, high = np.quantile(values - centre, [tail, 1 - tail], axis=0)
     ratio = float(stdtrit(refits.degrees_of_freedom, 1 - tail) / ndtri(1 - tail)) * refits.widen
-    own = np.where(inside, 0.0, ndtri(1 - tail) * gradient[0, -1] * unpruned_sds(fit, query, unpruned_sd))
+    own = np.where(inside, 0.0, ndtri(1 - tail) * gradient[0, -1] * compute_unpruned_deviations(fit, query, unpruned_sd))
     return np.hypot(ratio * np.maximum(0.0, -low), own), np.hypot(ratio * np.maximum(0.0, high), own)
 
 
-def conformal(form: Form, fit: Fit, folds: Folds, query: Query, noise: Floats, confidence: float) -> Band | None:
+def build_conformal_band(form: Form, fit: Fit, folds: Folds, query: Query, noise: Floats, confidence: float) -> Band | None:
     """A band of one more run by jackknife+ in relative deviations, or None where there are too few folds.
 
     From score i of fold f, ln error_f(x) - ln(1 +- noise(x) score_i); the limits are the ceil((1 - alpha)(n + 1))-th of
@@ -113,13 +113,13 @@ def _quantile(values: Floats, mass: Floats, level: float) -> Floats:
     return np.asarray(np.maximum(0.0, np.take_along_axis(np.take_along_axis(values, order, axis=0), at, axis=0)[0]))
 
 
-def inherited(form: Form, fit: Fit, query: Query, unpruned_sd: float | None) -> Floats:
+def inherit_deviation(form: Form, fit: Fit, query: Query, unpruned_sd: float | None) -> Floats:
     """Standard deviation of ln error(law) that a guessed unpruned error brings to a network that was not fitted, (n,)."""
     _, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
     return np.asarray(np.abs(gradient[0, -1]) * np.where(query.known, 0.0, unpruned_sd or 0.0))
 
 
-def add(band: Band, sd: Floats, dof: int, confidence: float) -> Band:
+def add_deviation(band: Band, sd: Floats, dof: int, confidence: float) -> Band:
     """The band with a further independent deviation, in quadrature."""
     width = float(stdtrit(dof, (1 + confidence) / 2)) * sd
     return np.hypot(band[0], width), np.hypot(band[1], width)

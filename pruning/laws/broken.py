@@ -16,9 +16,9 @@ from scipy.optimize import brentq
 
 from pruning.errors import InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.assembly import Options
-from pruning.laws.curves import gather
+from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
-from pruning.laws.feature_law import PlainLaw, plain_curves, plain_fields
+from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats, softplus
 from pruning.laws.pruning_law import Of
@@ -129,7 +129,7 @@ def fit_broken_law(density: ArrayLike, error: ArrayLike, unpruned_error: float, 
     """
     if breaks not in (0, 1):
         raise ParameterError(f"breaks: {breaks}; 0 or 1")
-    curves = gather(density, error, unpruned_error, chance=Options(classes, None, None, None, 0, 0).chance)
+    curves = gather_curves(density, error, unpruned_error, chance=Options(classes, None, None, None, 0, 0).chance)
     d = np.append(curves.density, 1.0)
     e = np.append(curves.error, float(np.asarray(unpruned_error)))
     least = float(d.min())
@@ -144,5 +144,5 @@ def fit_broken_law(density: ArrayLike, error: ArrayLike, unpruned_error: float, 
     if not breaks:  # without a plateau b is the error's scale at density 1
         starts[:, 1] = np.log(e.max() - e.min() * 0.5) + starts[:, 2] * np.log(least)
     problem = Problem(BrokenForm(), Box(lower, upper), np.clip(starts, lower, upper), np.log(d)[None],
-                      plain_curves(d, e, curves.warnings), None)
-    return BrokenLaw(**plain_fields(problem, -np.log(d)))
+                      gather_plain_curves(d, e, curves.warnings), None)
+    return BrokenLaw(**assemble_plain_fields(problem, -np.log(d)))

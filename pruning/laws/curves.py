@@ -51,7 +51,7 @@ class Curves:
         return len(self.density)
 
 
-def gather(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, depth: ArrayLike = 1.0,
+def gather_curves(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, depth: ArrayLike = 1.0,
            width: ArrayLike = 1.0, *, chance: float = 1.0, images: int | None = None,
            network: Sequence[Hashable] | None = None, trial: Sequence[Hashable] | None = None) -> Curves:
     """Check measured points and average those of one network and density.
@@ -60,7 +60,7 @@ def gather(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, dept
     SEED_SD^2 / (SEED_SD^2 / trials + (1 - e) / (images e)). Raises `CurveError` for numbers that no law is of,
     `InsufficientPointsError` where nothing rises.
 
-    >>> curves = gather([0.5, 0.5, 0.1], [0.10, 0.12, 0.3], 0.1)
+    >>> curves = gather_curves([0.5, 0.5, 0.1], [0.10, 0.12, 0.3], 0.1)
     >>> curves.density.tolist(), curves.error.round(6).tolist(), curves.weight.tolist()
     ([0.5, 0.1], [0.11, 0.3], [2.0, 1.0])
     """

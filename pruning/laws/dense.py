@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.documents import Forecast
-from pruning.laws.feature_law import PlainLaw, plain_curves, plain_fields
+from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats
 from pruning.laws.pruning_law import Of
@@ -142,5 +142,5 @@ def fit_dense_law(parameters: ArrayLike, images: ArrayLike, error: ArrayLike, *,
     if not several:  # n^-alpha is 1 and c would be the same thing
         lower[3] = upper[3] = starts[:, 3] = np.log(1e-12)
     problem = Problem(DenseForm(), Box(lower, upper), starts, np.log([m / largest[0], n / largest[1]]),
-                      plain_curves(np.ones(len(e)), e), None)
-    return DenseLaw(largest=largest, **plain_fields(problem, np.log(m) + np.log(n)))
+                      gather_plain_curves(np.ones(len(e)), e), None)
+    return DenseLaw(largest=largest, **assemble_plain_fields(problem, np.log(m) + np.log(n)))

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import ParameterError
-from pruning.laws.assembly import Options, assemble
-from pruning.laws.curves import gather
+from pruning.laws.assembly import Options, assemble_fields
+from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
-from pruning.laws.forms import Floats, pruned_error
+from pruning.laws.forms import Floats, evaluate_pruned_error
 from pruning.laws.pruning_law import Of, PruningLaw
 from pruning.schemas.report import Estimate
 
@@ -44,7 +44,7 @@ class DensityLaw(PruningLaw):
 
     def curve(self, density: ArrayLike) -> Floats:
         """The law at any density, without band and without refusal: for plots."""
-        return pruned_error(density, self.unpruned_error, self.gamma, self.p, self.plateau)
+        return evaluate_pruned_error(density, self.unpruned_error, self.gamma, self.p, self.plateau)
 
     def forecasts(self, density: ArrayLike, *, confidence: float = 0.9, of: Of = "mean") -> tuple[Forecast, ...]:
         """The error at each density with its band, whether that is an extrapolation, and what to know."""
@@ -109,6 +109,6 @@ def fit_density_law(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayL
     given = np.unique(np.asarray(unpruned_error, float))
     if trial is None and given.size > 1:
         raise ParameterError(f"unpruned_error: {given.size} values for one network; one, or one a run with `trial`")
-    curves = gather(density, error, unpruned_error, chance=options.chance, images=images, trial=trial,
+    curves = gather_curves(density, error, unpruned_error, chance=options.chance, images=images, trial=trial,
                     network=None if trial is None else [0] * int(np.size(density)))
-    return DensityLaw(**assemble(curves, (False, False), options))
+    return DensityLaw(**assemble_fields(curves, (False, False), options))

@@ -117,7 +117,7 @@ class Forecast(Document):
     notes: tuple[str, ...] = ()
 
 
-def held_out(folds: Folds | None, points: tuple[Point, ...]) -> float | None:
+def average_held_out(folds: Folds | None, points: tuple[Point, ...]) -> float | None:
     """Mean of what the folds missed, less every network's sparsest point, which is beyond the rest, and its unpruned one."""
     if folds is None:
         return None

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruning.errors import ParameterError
-from pruning.laws.answers import Answer, Candidate, forecasts_of, smallest
+from pruning.laws.answers import Answer, Candidate, find_smallest, forecast_errors
 from pruning.laws.joint import JointLaw
 
 ROWS = 10_000
 """Of one question."""
 
 
-def law_of(report: Mapping[str, Any]) -> JointLaw | None:
+def read_family_law(report: Mapping[str, Any]) -> JointLaw | None:
     """The joint law that a family's report holds."""
     return None if report["law"] is None else JointLaw.model_validate(report["law"])
 
 
-def candidates_of(report: Mapping[str, Any], depth: float | None, width: float | None) -> list[Candidate]:
+def list_family_candidates(report: Mapping[str, Any], depth: float | None, width: float | None) -> list[Candidate]:
     """The networks of a report that have an unpruned error; of one depth or one width where they are given."""
     every = [Candidate.model_validate({name: one[name] for name in Candidate.model_fields}) for one in report["candidates"]]
     found = [one for one in every if depth in (None, one.depth) and width in (None, one.width)]
@@ -32,7 +32,7 @@ def candidates_of(report: Mapping[str, Any], depth: float | None, width: float |
     return found
 
 
-def network_of(report: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Candidate | None:
+def find_network(report: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Candidate | None:
     """The network of a report whose architecture has these arguments; `None` where the family does not know it."""
     for row in report["candidates"]:
         if dict(row["kwargs"]) == dict(kwargs):
@@ -44,7 +44,7 @@ def _any(size: float | None) -> str:
     return "any" if size is None else f"{size:g}"
 
 
-def forecasts(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[float],
+def forecast_networks(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[float],
               confidence: float) -> list[dict[str, Any]]:
     """Every network at every density, with the band of the law's curve, or why the law does not tell.
 
@@ -59,7 +59,7 @@ def forecasts(law: JointLaw, networks: Sequence[Candidate], densities: Sequence[
 def _told(law: JointLaw, one: Candidate, densities: list[float], confidence: float) -> list[dict[str, Any]]:
     """One network: all densities that the law does not refuse at once."""
     refusals = law.refusals(one.depth, one.width, densities, one.unpruned_error)
-    told = iter(forecasts_of(law, one, [d for d, no in zip(densities, refusals, strict=True) if no is None], confidence,
+    told = iter(forecast_errors(law, one, [d for d, no in zip(densities, refusals, strict=True) if no is None], confidence,
                              of="mean"))
     rows = []
     for density, refusal in zip(densities, refusals, strict=True):
@@ -78,12 +78,12 @@ def _at(one: Candidate, density: float) -> dict[str, Any]:
                         "parameters": one.parameters - (1 - density) * one.prunable}
 
 
-def answers(law: JointLaw, networks: Sequence[Candidate], error: float, confidence: float) -> list[dict[str, Any]]:
+def answer_error(law: JointLaw, networks: Sequence[Candidate], error: float, confidence: float) -> list[dict[str, Any]]:
     """The networks at an error of at most so much, the fewest parameters first, with the band of one more run.
 
     Raises `UnreachableError` and `InsufficientPointsError` where there is none.
     """
-    found = smallest(law, error, networks, confidence=confidence)
+    found = find_smallest(law, error, networks, confidence=confidence)
     return [_answer(one) for one in (found.best, *found.others)]
 
 

@@ -10,11 +10,11 @@ from pruning.errors import InsufficientPointsError, ParameterError
 from pruning.laws import bands
 from pruning.laws.bands import Query
 from pruning.laws.curves import ILL_CONDITIONED, Curves
-from pruning.laws.documents import BackTest, Fit, Folds, Forecast, Held, Numbers, Point, held_out
-from pruning.laws.fitting import HOLD_OUT, Problem, fit, leave_out
+from pruning.laws.documents import BackTest, Fit, Folds, Forecast, Held, Numbers, Point, average_held_out
+from pruning.laws.fitting import HOLD_OUT, Problem, fit_curves, leave_out
 from pruning.laws.forms import Flags, Floats, Form
 from pruning.laws.pruning_law import Of
-from pruning.laws.solver import best_of
+from pruning.laws.solver import minimise_from_starts
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
@@ -49,7 +49,7 @@ class PlainLaw(Document):
     @property
     def held_out(self) -> float | None:
         """Mean |error(law) / error - 1| at points that were left out, the sparsest aside."""
-        return held_out(self.folds, self.points)
+        return average_held_out(self.folds, self.points)
 
     def _values(self, features: Floats) -> Floats:
         theta = np.array(self.fit.theta)[None]
@@ -68,15 +68,15 @@ class PlainLaw(Document):
         if (beyond > 0).any() and self.back_test is None:
             raise InsufficientPointsError(f"what is asked is beyond what was measured, and {self.warnings[-1]}")
         query = Query(features, np.zeros(n), np.zeros(n, int))
-        sd = bands.deviation(self.form, self.fit, np.zeros((1, len(self.fit.free))), query)
+        sd = bands.compute_deviation(self.form, self.fit, np.zeros((1, len(self.fit.free))), query)
         spread = np.hypot(sd, self.fit.sigma if of == "run" else 0.0)
-        low, high = bands.normal(spread, self.fit.degrees_of_freedom, confidence)
+        low, high = bands.build_normal_band(spread, self.fit.degrees_of_freedom, confidence)
         if of == "run" and self.folds is not None:
-            band = bands.conformal(self.form, self.fit, self.folds, query, np.ones(n), confidence)
+            band = bands.build_conformal_band(self.form, self.fit, self.folds, query, np.ones(n), confidence)
             if band is not None:
                 low, high = (np.where(beyond > 0, plain, one) for plain, one in zip((low, high), band, strict=True))
         if self.back_test is not None:
-            low, high = bands.add((low, high), self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach),
+            low, high = bands.add_deviation((low, high), self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach),
                                   len(self.back_test.points), confidence)
         value = self._values(features)
         return tuple(Forecast(density=float(density[i]), extrapolated=bool(beyond[i] > 0),
@@ -85,13 +85,13 @@ class PlainLaw(Document):
                               notes=("extrapolated: beyond what was measured",) * bool(beyond[i] > 0)) for i in range(n))
 
 
-def plain_fields(problem: Problem, order: Floats) -> dict[str, Any]:
+def assemble_plain_fields(problem: Problem, order: Floats) -> dict[str, Any]:
     """The fields of a plain law; the back-test fits the points of smallest `order` and predicts the others.
 
     Raises `InsufficientPointsError` for fewer than two points a free parameter.
     """
     problem.enough()
-    found, _ = fit(problem)
+    found, _ = fit_curves(problem)
     theta, rows, curves = np.array(found.theta), problem.rows, problem.curves
     value = problem.form.evaluate(theta[None], rows.features, rows.log_unpruned)[0][0]
     warnings = list(curves.warnings)
@@ -120,7 +120,7 @@ def _back_test(problem: Problem, held: Flags, order: Floats) -> BackTest | None:
     reach = float((order[held] - order[~held].max()).mean())
     if not reach > 0:
         return None
-    theta = best_of(problem.form, problem.starts, problem.box, rows.points(~held))
+    theta = minimise_from_starts(problem.form, problem.starts, problem.box, rows.points(~held))
     value = problem.form.evaluate(theta[None], rows.features, rows.log_unpruned)[0][0]
     deviation = value[held] - rows.log_error[held]
     return BackTest(points=tuple(Held(network=int(curves.network[i]), density=float(curves.density[i]),
@@ -130,7 +130,7 @@ def _back_test(problem: Problem, held: Flags, order: Floats) -> BackTest | None:
                     root_mean_square=float(np.sqrt((deviation**2).mean())), reach=reach, highest_rise=None)
 
 
-def plain_curves(density: Floats, error: Floats, warnings: tuple[str, ...] = ()) -> Curves:
+def gather_plain_curves(density: Floats, error: Floats, warnings: tuple[str, ...] = ()) -> Curves:
     """Points of a law that knows no unpruned errors."""
     n = len(error)
     one = np.ones(1)

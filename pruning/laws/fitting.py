@@ -10,7 +10,7 @@ from pruning.errors import InsufficientPointsError
 from pruning.laws.curves import Curves
 from pruning.laws.documents import BackTest, Fit, Folds, Held, Refits
 from pruning.laws.forms import Floats, Form
-from pruning.laws.solver import Box, Rows, best_of, minimise, relative
+from pruning.laws.solver import Box, Rows, compute_residuals, minimise, minimise_from_starts
 
 FOLDS = 64
 """Points are left out one by one up to so many, else in so many groups."""
@@ -48,7 +48,7 @@ class Problem:
                                           f"{2 * free - n} more would do")
 
 
-def fit(problem: Problem) -> tuple[Fit, list[Floats]]:
+def fit_curves(problem: Problem) -> tuple[Fit, list[Floats]]:
     """The least sum of w (error(law) / error - 1)^2, and its statistics.
 
     Parameters at a limit, or without a say, are not counted as free. Cov = noise^2 (J'WJ)^-1; by the implicit function
@@ -56,9 +56,9 @@ def fit(problem: Problem) -> tuple[Fit, list[Floats]]:
     and the residuals by h + J R: a wrong unpruned error shifts them together, which the noise of a point is cleared of.
     """
     rows, box, form = problem.rows, problem.box, problem.form
-    theta = best_of(form, problem.starts, box, rows)
+    theta = minimise_from_starts(form, problem.starts, box, rows)
     slack = 1e-6 * (box.upper - box.lower)
-    residual, gradient = (one[0] for one in relative(form, theta[None], rows))
+    residual, gradient = (one[0] for one in compute_residuals(form, theta[None], rows))
     free = [i for i in box.free if box.lower[i] + slack[i] < theta[i] < box.upper[i] - slack[i]
             and float((rows.weight * gradient[i] ** 2).sum()) > MUTE]
     jacobian, n = gradient[free], len(residual)
@@ -104,14 +104,14 @@ def leave_out(problem: Problem, theta: Floats, of: str) -> Folds | None:
         return None
     weight = np.where(groups[None] == np.arange(count)[:, None], 0.0, curves.weight[None])
     rows = problem.rows
-    found = refit(problem, theta, Rows(rows.features, rows.log_unpruned, rows.log_error, weight))
+    found = refit_curves(problem, theta, Rows(rows.features, rows.log_unpruned, rows.log_error, weight))
     value, _ = problem.form.evaluate(found, rows.features, rows.log_unpruned)
     missed = np.abs(np.expm1(value[groups, np.arange(n)] - rows.log_error))
     return Folds(of=of, theta=tuple(map(_tuple, found)), fold=tuple(groups.tolist()), missed=_tuple(missed),
                  weight=_tuple(curves.weight))
 
 
-def refit(problem: Problem, theta: Floats, rows: Rows) -> Floats:
+def refit_curves(problem: Problem, theta: Floats, rows: Rows) -> Floats:
     """The best of the fits from the optimum and from two other starts, for every row of the data, (B, P)."""
     many = max(one.shape[0] for one in (rows.weight, rows.log_error, rows.log_unpruned) if one.ndim == 2)
     order = np.argsort(minimise(problem.form, problem.starts, problem.box, problem.rows, iterations=3)[1], kind="stable")
@@ -123,7 +123,7 @@ def refit(problem: Problem, theta: Floats, rows: Rows) -> Floats:
     return best
 
 
-def resample(problem: Problem, found: Fit, count: int, rng: np.random.Generator) -> Refits:
+def resample_fits(problem: Problem, found: Fit, count: int, rng: np.random.Generator) -> Refits:
     """`count` fits to resampled data: whole networks where there are five, else points and trials, else residuals.
 
     Networks (and trials within them) are drawn with replacement: what they share stays together. One network has nothing to
@@ -153,7 +153,7 @@ def resample(problem: Problem, found: Fit, count: int, rng: np.random.Generator)
         z = (z - z.mean())[rng.integers(n, size=(count, n))] / np.sqrt(curves.weight)
         shift = np.array(found.unpruned_sds) * rng.standard_normal((count, networks))
         error, unpruned = value + z, unpruned + shift[:, curves.network]
-    thetas = refit(problem, theta, Rows(rows.features, unpruned, error, np.broadcast_to(weight, (count, n))))
+    thetas = refit_curves(problem, theta, Rows(rows.features, unpruned, error, np.broadcast_to(weight, (count, n))))
     return Refits(of=of, theta=tuple(map(_tuple, thetas)), shift=tuple(map(_tuple, shift)) if shift.size else (),
                   widen=float(widen), degrees_of_freedom=dof)
 
@@ -171,7 +171,7 @@ def back_test(problem: Problem) -> tuple[BackTest | None, str]:
         need = next(n for n in range(2, 10 * free + 10) if n - int(n * HOLD_OUT) >= free + 1 and int(n * HOLD_OUT) >= 1)
         return None, f"no back-test: {len(curves)} points are too few to hold some out; {need} on one network would do"
     rows = problem.rows
-    theta = best_of(problem.form, problem.starts, problem.box, rows.points(~held))
+    theta = minimise_from_starts(problem.form, problem.starts, problem.box, rows.points(~held))
     value = problem.form.evaluate(theta[None], rows.features, rows.log_unpruned)[0][0]
     sparsest = np.array([curves.density[(curves.network == k) & ~held].min(initial=1.0)
                          for k in range(len(curves.unpruned))])

@@ -63,10 +63,10 @@ def softplus(x: Floats) -> tuple[Floats, Floats]:
     return np.maximum(x, 0.0) - np.log(most), np.where(x > 0, most, small * most)
 
 
-def pruned_error(density: ArrayLike, unpruned: ArrayLike, gamma: ArrayLike, p: ArrayLike, plateau: ArrayLike) -> Floats:
+def evaluate_pruned_error(density: ArrayLike, unpruned: ArrayLike, gamma: ArrayLike, p: ArrayLike, plateau: ArrayLike) -> Floats:
     """The law at a density (or invariant m) with p in the same unit; every argument broadcasts.
 
-    >>> [round(float(pruned_error(d, 0.08, 0.6, 0.003, 0.9)), 8) for d in (1, 0.1, 0.001)]
+    >>> [round(float(evaluate_pruned_error(d, 0.08, 0.6, 0.003, 0.9)), 8) for d in (1, 0.1, 0.001)]
     [0.08068209, 0.12004141, 0.87200666]
     """
     density, unpruned, gamma, p, plateau = (np.asarray(one, float) for one in (density, unpruned, gamma, p, plateau))
@@ -75,12 +75,12 @@ def pruned_error(density: ArrayLike, unpruned: ArrayLike, gamma: ArrayLike, p: A
     return np.asarray(unpruned * np.exp(gamma * (high - low) / 2), float)
 
 
-def density_of_error(error: ArrayLike, unpruned: ArrayLike, gamma: ArrayLike, p: ArrayLike, plateau: ArrayLike) -> Floats:
+def invert_pruned_error(error: ArrayLike, unpruned: ArrayLike, gamma: ArrayLike, p: ArrayLike, plateau: ArrayLike) -> Floats:
     """The inverse: m = p sqrt((r^2 - s^2) / (s^2 - 1)), r = (plateau/unpruned)^(1/gamma), s = (error/unpruned)^(1/gamma).
 
     Infinite at the unpruned error and below, 0 at the plateau and above. In logarithms, as r may overflow.
 
-    >>> round(float(density_of_error(0.16, 0.08, 0.6, 0.003, 0.9)), 9)
+    >>> round(float(invert_pruned_error(0.16, 0.08, 0.6, 0.003, 0.9)), 9)
     0.056147081
     """
     error, unpruned, gamma, p, plateau = (np.asarray(one, float) for one in (error, unpruned, gamma, p, plateau))

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import SecateurError
-from pruning.laws.assembly import Options, assemble, independent
-from pruning.laws.curves import gather
+from pruning.laws.assembly import Options, assemble_fields, check_independent
+from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
 from pruning.laws.fitting import FEW_NETWORKS
-from pruning.laws.forms import Floats, pruned_error
+from pruning.laws.forms import Floats, evaluate_pruned_error
 from pruning.laws.pruning_law import Of, PruningLaw
 from pruning.schemas.report import Estimate
 
@@ -64,7 +64,7 @@ class JointLaw(PruningLaw):
 
     def curve(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike, unpruned_error: ArrayLike) -> Floats:
         """The law anywhere, without band and without refusal: for plots."""
-        return pruned_error(self.invariant(depth, width, density), unpruned_error, self.gamma, self.p, self.plateau)
+        return evaluate_pruned_error(self.invariant(depth, width, density), unpruned_error, self.gamma, self.p, self.plateau)
 
     def forecasts(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike, unpruned_error: ArrayLike, *,
                   confidence: float = 0.9, of: Of = "mean", unpruned_sd: float | None = None) -> tuple[Forecast, ...]:
@@ -131,14 +131,14 @@ def fit_joint_law(depth: ArrayLike, width: ArrayLike, density: ArrayLike, error:
     (with their trials) where there are five, else points and trials; None for 200 of the former, and else the delta method.
 
     >>> depth, density = np.repeat([20, 56], 5), np.tile([0.4, 0.2, 0.1, 0.05, 0.02], 2)
-    >>> truth = pruned_error(depth**0.7 * density, 0.07, 0.6, 0.02, 0.9)
+    >>> truth = evaluate_pruned_error(depth**0.7 * density, 0.07, 0.6, 0.02, 0.9)
     >>> law = fit_joint_law(depth, 1, density, truth, 0.07, classes=10)
     >>> round(law.phi, 4), law.psi, round(law.density_for(0.14, 56, 1, 0.07), 4)
     (0.7, 0.0, 0.028)
     """
     options = Options(classes, plateau, images, unpruned_sd, refits or 0, seed)
-    curves = gather(density, error, unpruned_error, depth, width, chance=options.chance, images=images, network=network,
+    curves = gather_curves(density, error, unpruned_error, depth, width, chance=options.chance, images=images, network=network,
                     trial=trial)
     if refits is None and len(curves.unpruned) >= FEW_NETWORKS:
         options = replace(options, refits=REFITS)
-    return JointLaw(**assemble(curves, independent(curves), options))
+    return JointLaw(**assemble_fields(curves, check_independent(curves), options))

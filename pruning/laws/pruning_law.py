@@ -11,8 +11,8 @@ from pruning.errors import CurveError, InsufficientPointsError, ParameterError, 
 from pruning.laws import bands
 from pruning.laws.bands import Query
 from pruning.laws.curves import RISE, SEED_SD
-from pruning.laws.documents import BackTest, Fit, Folds, Forecast, NetworkCurve, Numbers, Point, Refits, held_out
-from pruning.laws.forms import Floats, PruningForm, density_of_error
+from pruning.laws.documents import BackTest, Fit, Folds, Forecast, NetworkCurve, Numbers, Point, Refits, average_held_out
+from pruning.laws.forms import Floats, PruningForm, invert_pruned_error
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
@@ -55,7 +55,7 @@ class PruningLaw(Document):
     @property
     def held_out(self) -> float | None:
         """Mean |error(law) / error - 1| at densities that were left out, the sparsest of each network aside."""
-        return held_out(self.folds, self.points)
+        return average_held_out(self.folds, self.points)
 
     @property
     def condition(self) -> float | None:
@@ -102,10 +102,10 @@ class PruningLaw(Document):
         lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond, outside)
         if self.back_test is not None:
             extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
-            lows, highs = bands.add((lows, highs), extra, len(self.back_test.points), confidence)
+            lows, highs = bands.add_deviation((lows, highs), extra, len(self.back_test.points), confidence)
         if (outside > 0).any():
             extra = np.where(outside > 0, self._between() * (1.0 + outside), 0.0)
-            lows, highs = bands.add((lows, highs), extra, len(self.networks) - 1, confidence)
+            lows, highs = bands.add_deviation((lows, highs), extra, len(self.networks) - 1, confidence)
         most = math.log(self.most(of))
         found = []
         for i, centre in enumerate(value):
@@ -119,23 +119,23 @@ class PruningLaw(Document):
 
     def _band(self, query: Query, value: Floats, confidence: float, of: Of, unpruned_sd: float | None,
               beyond: Floats, outside: Floats) -> tuple[Floats, Floats, list[str]]:
-        sd = bands.deviation(self.form, self.fit, self._responses, query, unpruned_sd)
+        sd = bands.compute_deviation(self.form, self.fit, self._responses, query, unpruned_sd)
         dof = self.fit.degrees_of_freedom
-        mean = bands.normal(sd, dof, confidence) if self.refits is None else \
-            bands.refitted(self.form, self.fit, self.refits, query, confidence, unpruned_sd)
+        mean = bands.build_normal_band(sd, dof, confidence) if self.refits is None else \
+            bands.build_refitted_band(self.form, self.fit, self.refits, query, confidence, unpruned_sd)
         if of == "mean":
             return *mean, [""] * len(value)
         noise = self._noise(value)
-        low, high = bands.normal(np.hypot(sd, self.fit.sigma * noise), dof, confidence)
+        low, high = bands.build_normal_band(np.hypot(sd, self.fit.sigma * noise), dof, confidence)
         extrapolated = beyond + outside > 0
         if self.network_folds is not None:  # where no conformal band takes its place; outside the sizes it comes on top
             strange = np.where(query.known | (outside > 0), 0.0, self._between())
-            low, high = bands.add((low, high), strange, len(self.networks) - 1, confidence)
+            low, high = bands.add_deviation((low, high), strange, len(self.networks) - 1, confidence)
         how = np.full(len(value), "too few points for a conformal band: Student's t", object)
         for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
-            band = bands.conformal(self.form, self.fit, folds, query, noise, confidence) if folds is not None else None
+            band = bands.build_conformal_band(self.form, self.fit, folds, query, noise, confidence) if folds is not None else None
             if band is not None:  # of networks with measured unpruned errors
-                band = bands.add(band, bands.inherited(self.form, self.fit, query, unpruned_sd), dof, confidence)
+                band = bands.add_deviation(band, bands.inherit_deviation(self.form, self.fit, query, unpruned_sd), dof, confidence)
                 use = asked & ~extrapolated
                 low, high, how[use] = np.where(use, band[0], low), np.where(use, band[1], high), ""
         how[extrapolated] = ""
@@ -158,7 +158,7 @@ class PruningLaw(Document):
         if len(low):
             raise UnreachableError(f"error {error[low[0]]:g} is below the unpruned error: the closest is "
                                    f"{unpruned[low[0]]:g}, of the network without pruning (density 1)")
-        found = np.minimum(1.0, density_of_error(error, unpruned, self.gamma, self._threshold(depth, width), self.plateau))
+        found = np.minimum(1.0, invert_pruned_error(error, unpruned, self.gamma, self._threshold(depth, width), self.plateau))
         inner = found > 0
         query = Query(query.features + np.log(np.where(inner, found, 1.0)) * np.array([[1.0], [0.0], [0.0]]),
                       query.log_unpruned, query.network)
@@ -236,7 +236,7 @@ class PruningLaw(Document):
     def _needed(self, sparsest: float) -> str:
         """How many rounds of 20 % more would see the rise."""
         best = min(self.networks, key=lambda one: one.sparsest)
-        wanted = float(density_of_error(RISE * best.unpruned_error, best.unpruned_error, self.gamma,
+        wanted = float(invert_pruned_error(RISE * best.unpruned_error, best.unpruned_error, self.gamma,
                                         self._threshold(np.array(best.depth), np.array(best.width)), self.plateau))
         if not 0 < wanted < sparsest:
             return "prune further until it does"

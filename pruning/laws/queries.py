@@ -12,17 +12,17 @@ from pruning.schemas.report import Estimate
 REFUSALS = (CurveError, InsufficientPointsError, UnreachableError)
 
 
-def answer(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
+def answer_error(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
     """The smallest density whose error is at most so much, and the error there; or why there is none."""
     row: dict[str, Any] = {"max_error": error, "density": None, "sparsity": None, "error": None, "remark": ""}
     try:
-        return row | smallest(law, error, confidence)
+        return row | find_smallest_density(law, error, confidence)
     except REFUSALS as refusal:
         return row | {"remark": f"{refusal.code}: {refusal.message}"}
 
 
-def smallest(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
-    """As `answer`, but what cannot be told is raised.
+def find_smallest_density(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
+    """As `answer_error`, but what cannot be told is raised.
 
     The law lies a little above the observed unpruned error at density 1: where only that error is small enough, it is the
     answer.
@@ -34,10 +34,10 @@ def smallest(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]
     if density >= 1:
         return {"density": 1.0, "sparsity": 0.0, "error": Estimate(value=law.unpruned_error).model_dump(),
                 "extrapolated": False, "remark": "only the network without pruning, with its measured error"}
-    return forecast(law, density, confidence)
+    return forecast_error(law, density, confidence)
 
 
-def forecast(law: DensityLaw, density: float, confidence: float) -> dict[str, Any]:
+def forecast_error(law: DensityLaw, density: float, confidence: float) -> dict[str, Any]:
     """The error at a density with its band, or why the law does not tell."""
     row: dict[str, Any] = {"density": density, "sparsity": 1 - density, "error": None, "extrapolated": None, "remark": ""}
     try:

@@ -38,7 +38,7 @@ class Selection(Document):
     refused: dict[str, str] = {}
 
 
-def select(laws: Mapping[str, PruningLaw | PlainLaw], refused: Mapping[str, str] | None = None) -> Selection:
+def rank_laws(laws: Mapping[str, PruningLaw | PlainLaw], refused: Mapping[str, str] | None = None) -> Selection:
     """Rank fitted laws of the same points by `held_out`, of equal ones by the number of parameters.
 
     Raises `InsufficientPointsError` where no law was tried on points it had not seen.
@@ -62,9 +62,9 @@ def compare_density_laws(density: ArrayLike, error: ArrayLike, unpruned_error: f
     A challenger with too few points is among `refused`; the pruning law's own refusal is raised.
 
     >>> import numpy as np
-    >>> from pruning.laws.forms import pruned_error
+    >>> from pruning.laws.forms import evaluate_pruned_error
     >>> d = 0.8 ** np.arange(1, 16)
-    >>> found, laws = compare_density_laws(d, pruned_error(d, 0.08, 0.6, 0.003, 0.9), 0.08, classes=10)
+    >>> found, laws = compare_density_laws(d, evaluate_pruned_error(d, 0.08, 0.6, 0.003, 0.9), 0.08, classes=10)
     >>> found.best, sorted(laws)
     ('pruning', ['broken', 'power', 'pruning'])
     """
@@ -78,4 +78,4 @@ def compare_density_laws(density: ArrayLike, error: ArrayLike, unpruned_error: f
             refused[name] = short.message
         except np.linalg.LinAlgError as failed:
             refused[name] = f"the fit failed: {failed}"
-    return select(laws, refused), laws
+    return rank_laws(laws, refused), laws

@@ -47,7 +47,7 @@ class Rows:
                     self.weight[..., chosen])
 
 
-def relative(form: Form, theta: Floats, rows: Rows) -> tuple[Floats, Floats]:
+def compute_residuals(form: Form, theta: Floats, rows: Rows) -> tuple[Floats, Floats]:
     """The relative residuals, error(theta) / error - 1, (B, n), and their gradient (B, P + 1, n)."""
     value, gradient = form.evaluate(theta, rows.features, rows.log_unpruned)
     quotient = np.exp(np.clip(value - rows.log_error, -50.0, 50.0))
@@ -100,14 +100,14 @@ def _minimise(form: Form, theta: Floats, box: Box, rows: Rows, iterations: int) 
 
 def _normal(form: Form, theta: Floats, rows: Rows, free: list[int]) -> tuple[Floats, Floats, Floats]:
     """J'Wr (B, Q), J'WJ (B, Q, Q) and r'Wr (B,) of the free parameters."""
-    residual, gradient = relative(form, theta, rows)
+    residual, gradient = compute_residuals(form, theta, rows)
     jacobian = gradient[:, free]
     weighted = jacobian * (rows.weight if rows.weight.ndim == 1 else rows.weight[:, None])
     return ((weighted @ residual[..., None])[..., 0], weighted @ jacobian.transpose(0, 2, 1),
             (rows.weight * residual**2).sum(-1))
 
 
-def best_of(form: Form, starts: Floats, box: Box, rows: Rows) -> Floats:
+def minimise_from_starts(form: Form, starts: Floats, box: Box, rows: Rows) -> Floats:
     """The best minimum from several starts (B, P), (P,): all at once, the best one polished by scipy's `least_squares`."""
     theta, cost = minimise(form, starts, box, rows)
     best: Floats = theta[int(np.argmin(cost))]
@@ -119,7 +119,7 @@ def best_of(form: Form, starts: Floats, box: Box, rows: Rows) -> Floats:
     def at(x: Floats) -> tuple[Floats, Floats]:
         full = best[None].copy()
         full[0, free] = x
-        return relative(form, full, rows)
+        return compute_residuals(form, full, rows)
 
     def residual(x: Floats) -> Floats:
         return np.asarray(root * at(x)[0][0])

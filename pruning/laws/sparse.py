@@ -15,7 +15,7 @@ from scipy.optimize import brentq, least_squares
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.documents import Forecast
-from pruning.laws.feature_law import PlainLaw, plain_curves, plain_fields
+from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats
 from pruning.laws.pruning_law import Of
@@ -140,9 +140,9 @@ def fit_sparse_law(density: ArrayLike, parameters: ArrayLike, data: ArrayLike, l
     logs = np.array([name.startswith("log_") for name in SparseForm.names])
     starts = np.clip(np.where(logs, np.log(drawn + 1e-6), drawn), lower, upper)
     starts[:, 6] = np.minimum(starts[:, 6] + np.log(value.min()), upper[6])
-    problem = Problem(SparseForm(), Box(lower, upper), starts, np.log([d, d * m, amount]), plain_curves(d, value), None)
+    problem = Problem(SparseForm(), Box(lower, upper), starts, np.log([d, d * m, amount]), gather_plain_curves(d, value), None)
     problem.enough()
-    fields = plain_fields(problem, np.log(d * m))
+    fields = assemble_plain_fields(problem, np.log(d * m))
     if huber is not None or on != "relative":
         fields = _robust(problem, fields, huber, on)
     return SparseLaw(**fields)

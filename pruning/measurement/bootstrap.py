@@ -15,12 +15,12 @@ PAIRS = 10_000
 """Resamples of a regression, as the plotting library of the paper draws."""
 
 
-def resampled(wrong: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Tensor:
+def resample_errors(wrong: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Tensor:
     """The errors of networks on so many bootstrap samples of the images, the same ones for all: (networks, resamples).
 
     `wrong` is bool (networks, images), or the error of each. A column of the result belongs to one draw with replacement.
 
-    >>> resampled(torch.tensor([[True, True], [False, False]]), torch.Generator(), 3)
+    >>> resample_errors(torch.tensor([[True, True], [False, False]]), torch.Generator(), 3)
     tensor([[1., 1., 1.],
             [0., 0., 0.]], dtype=torch.float64)
     """
@@ -34,7 +34,7 @@ def resampled(wrong: Tensor, generator: Generator, resamples: int = RESAMPLES) -
     return torch.cat(found, 1)
 
 
-def interval(value: float, draws: Tensor, n: int) -> Estimate:
+def percentile_interval(value: float, draws: Tensor, n: int) -> Estimate:
     """A value with the percentile interval of its bootstrap draws, 95 %, that holds the value; none of a single image."""
     if n < 2:
         return Estimate(value=value, n=n)
@@ -64,7 +64,7 @@ class Line:
         squares = a[drawn].square().sum(1)
         draws = ((a[drawn] * b[drawn]).sum(1) / squares)[squares > 0]
         value = float((a * b).sum() / a.square().sum())
-        return Line(interval(value, draws, len(a)) if len(a) > 1 else Estimate(value=value, n=1), draws)
+        return Line(percentile_interval(value, draws, len(a)) if len(a) > 1 else Estimate(value=value, n=1), draws)
 
     def at(self, x: float) -> Estimate:
         """The line there, with the band of the draws."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.networks.loading import resolve
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Latency
 from pruning.storage.checkpoints import WRITERS
 from pruning.types import Masks
@@ -27,7 +27,7 @@ PATIENCE_S = 10.0
 
 
 @cache
-def traced(architecture: str, parameters: str, shape: tuple[int, int, int]) -> tuple[int, int]:
+def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int]) -> tuple[int, int]:
     """FLOPs of one image, and the values that the modules without children put out for it: what a backward pass keeps.
 
     `parameters` are all of the architecture's, as JSON: equal networks are traced once. Nothing of their size is allocated.
@@ -42,13 +42,13 @@ def traced(architecture: str, parameters: str, shape: tuple[int, int, int]) -> t
 
     hooks = [module.register_forward_hook(count) for module in model.modules() if not list(module.children())]
     try:
-        return flops(model, shape), kept
+        return count_flops(model, shape), kept
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
+def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
     """Two times the multiply-adds of one image through every Linear and Conv2d; pruned weights count nothing.
 
     FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning). Equals the dense count of
@@ -69,7 +69,7 @@ def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = N
     hooks = [module.register_forward_hook(count) for module in layers]
     try:
         device = next(model.parameters()).device
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluate_mode(model):
             model(torch.zeros(1, *shape, device=device))
     finally:
         for hook in hooks:
@@ -77,7 +77,7 @@ def flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = N
     return total
 
 
-def latency(model: nn.Module, shape: tuple[int, int, int], given: nn.Module | None = None,
+def measure_latency(model: nn.Module, shape: tuple[int, int, int], given: nn.Module | None = None,
             batches: tuple[int, ...] = (1, 64)) -> tuple[Latency, ...]:
     """Measured wall-clock time of a forward pass in milliseconds (median, 95th percentile), fp32, dense kernels.
 
@@ -113,7 +113,7 @@ def _forward_ms(model: nn.Module, inputs: Tensor) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def file_sizes(state: Mapping[str, Tensor], masks: Masks, *, compacted: bool = False, **info: Any) -> dict[str, int]:
+def measure_file_sizes(state: Mapping[str, Tensor], masks: Masks, *, compacted: bool = False, **info: Any) -> dict[str, int]:
     """Bytes of every checkpoint format, and of the dense and the sparse file after gzip (as a plain archive would be).
 
     `compacted` where the state is without the channels that the masks remove.

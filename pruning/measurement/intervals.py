@@ -9,13 +9,13 @@ from pruning.schemas.report import Estimate
 Z95 = 1.959963984540054
 
 
-def binomial(errors: int, n: int, confidence: float = 0.95) -> Estimate:
+def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate:
     """Exact (Clopper-Pearson) interval of an error rate: `errors` wrong of `n`.
 
     low = B(alpha/2; k, n-k+1), high = B(1-alpha/2; k+1, n-k), B the quantile of the beta distribution. Covers with at
     least `confidence` for every true rate. Clopper and Pearson, Biometrika 26 (1934).
 
-    >>> estimate = binomial(0, 100)
+    >>> estimate = binomial_interval(0, 100)
     >>> estimate.value, estimate.low, round(estimate.high, 4)
     (0.0, 0.0, 0.0362)
     """
@@ -29,12 +29,12 @@ def binomial(errors: int, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(value=errors / n, low=low, high=high, n=n)
 
 
-def upper(errors: int, n: int, delta: float) -> float:
+def upper_limit(errors: int, n: int, delta: float) -> float:
     """The exact upper limit of an error rate that fails with probability `delta` at most: B(1 - delta; k + 1, n - k).
 
     One-sided Clopper-Pearson; nothing is known of no samples.
 
-    >>> round(upper(0, 100, 0.05), 4), upper(3, 3, 0.05), upper(0, 0, 0.05)
+    >>> round(upper_limit(0, 100, 0.05), 4), upper_limit(3, 3, 0.05), upper_limit(0, 0, 0.05)
     (0.0295, 1.0, 1.0)
     """
     from scipy.stats import beta
@@ -42,23 +42,23 @@ def upper(errors: int, n: int, delta: float) -> float:
     return 1.0 if errors == n else float(beta.ppf(1 - delta, errors + 1, n - errors))
 
 
-def guesses(error: Estimate, chance: float) -> bool:
+def is_guessing(error: Estimate, chance: float) -> bool:
     """Whether a network is no better than chance, an error: its own is near it and the interval reaches it.
 
-    >>> guesses(binomial(88, 100), 0.9), guesses(binomial(1, 4), 0.5)
+    >>> is_guessing(binomial_interval(88, 100), 0.9), is_guessing(binomial_interval(1, 4), 0.5)
     (True, False)
     """
     return error.value >= 0.75 * chance and error.high is not None and error.high >= chance
 
 
-def paired_difference(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
+def difference_interval(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
     """Error of a first network minus that of a second on the same `n` images, from the images only one gets wrong.
 
     value = (b - c) / n with b = `only_first`, c = `only_second`. The interval is the adjusted Wald interval for paired
     proportions: p1 = (b+1)/(n+2), p2 = (c+1)/(n+2), p1 - p2 +- z sqrt((p1 + p2 - (p1 - p2)^2) / (n+2)).
     Bonett and Price, British Journal of Mathematical and Statistical Psychology 65 (2012).
 
-    >>> paired_difference(3, 1, 100).value
+    >>> difference_interval(3, 1, 100).value
     0.02
     """
     if min(only_first, only_second) < 0 or only_first + only_second > n or n < 1:
@@ -70,7 +70,7 @@ def paired_difference(only_first: int, only_second: int, n: int, z: float = Z95)
                     n=n)
 
 
-def mean(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate:
+def mean_interval(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate:
     """Mean of n samples with its normal interval, from the sums of the samples and of their squares.
 
     mean +- z s / sqrt(n), s the sample standard deviation; one sample has none, and no interval.
@@ -83,13 +83,13 @@ def mean(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate
     return Estimate(value=value, low=value - width, high=value + width, n=n)
 
 
-def bounded(total: float, total_squares: float, n: int, least: float = 0.0, most: float = 1.0, z: float = Z95) -> Estimate:
+def bounded_mean_interval(total: float, total_squares: float, n: int, least: float = 0.0, most: float = 1.0, z: float = Z95) -> Estimate:
     """Mean of n samples that lie in [least, most], with Student's interval cut at these limits.
 
     mean +- t s / sqrt(n), s the sample standard deviation, t the quantile of n - 1 degrees of freedom at the level that z
     is of the normal distribution. One sample tells nothing of the spread: the interval is [least, most].
 
-    >>> bounded(1.0, 0.5, 2).value, bounded(0.25, 0.0625, 1).low
+    >>> bounded_mean_interval(1.0, 0.5, 2).value, bounded_mean_interval(0.25, 0.0625, 1).low
     (0.5, 0.0)
     """
     from scipy.stats import norm, t

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.data.tensors import Data, Split
-from pruning.measurement.intervals import Z95, binomial, bounded, mean, paired_difference
-from pruning.measurement.iou import image_errors, overlaps
-from pruning.measurement.objective import losses as losses_of
+from pruning.measurement.intervals import Z95, binomial_interval, bounded_mean_interval, difference_interval, mean_interval
+from pruning.measurement.iou import compute_image_errors, count_overlaps
+from pruning.measurement.objective import compute_losses as losses_of
 from pruning.schemas.report import Estimate, Evaluated
 
 EVAL_BATCH = 128
@@ -34,8 +34,8 @@ class Measured:
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
         losses = self.losses.to(torch.float64)
-        return Evaluated(error=mean_error(self.wrong), val_error=mean_error(self.val_wrong),
-                         loss=mean(float(losses.sum()), float((losses**2).sum()), len(losses)))
+        return Evaluated(error=estimate_error(self.wrong), val_error=estimate_error(self.val_wrong),
+                         loss=mean_interval(float(losses.sum()), float((losses**2).sum()), len(losses)))
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
         """The tensors, for a stage file."""
@@ -49,27 +49,27 @@ class Measured:
         return Measured(wrong, losses, val_wrong, tensors.get(f"{prefix}.overlaps"))
 
 
-def mean_error(wrong: Tensor) -> Estimate:
+def estimate_error(wrong: Tensor) -> Estimate:
     """The error over images: the exact interval where each is right or wrong, Student's where each has its own error.
 
-    >>> mean_error(torch.tensor([True, False])).value, mean_error(torch.tensor([0.5, 0.25])).value
+    >>> estimate_error(torch.tensor([True, False])).value, estimate_error(torch.tensor([0.5, 0.25])).value
     (0.5, 0.375)
     """
     if wrong.dtype == torch.bool:
-        return binomial(int(wrong.sum()), len(wrong))
+        return binomial_interval(int(wrong.sum()), len(wrong))
     values = wrong.double()
-    return bounded(float(values.sum()), float((values**2).sum()), len(values))
+    return bounded_mean_interval(float(values.sum()), float((values**2).sum()), len(values))
 
 
-def increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate:
+def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate:
     """Error of the first network minus that of the second, paired; both bool (images,), True is wrong, or their errors."""
     if first.dtype == torch.bool:
-        return paired_difference(int((first & ~second).sum()), int((second & ~first).sum()), len(first), z)
+        return difference_interval(int((first & ~second).sum()), int((second & ~first).sum()), len(first), z)
     gaps = first.double() - second.double()
-    return bounded(float(gaps.sum()), float((gaps**2).sum()), len(gaps), -1.0, 1.0, z)
+    return bounded_mean_interval(float(gaps.sum()), float((gaps**2).sum()), len(gaps), -1.0, 1.0, z)
 
 
-def measure(model: nn.Module, data: Data, advance: Callable[[int], None] = lambda images: None) -> Measured:
+def measure_network(model: nn.Module, data: Data, advance: Callable[[int], None] = lambda images: None) -> Measured:
     """Errors and losses in eval mode, fp32, batches of `EVAL_BATCH`, contiguous layout: a user can recompute them.
 
     With masks a batch has as many images as `Data.at_once` allows. A loss that is no number (a collapsed network can
@@ -87,12 +87,12 @@ def _run(model: nn.Module, data: Data, split: Split, advance: Callable[[int], No
         for inputs, labels in data.batches(split, EVAL_BATCH):
             logits = model(inputs).to(torch.float32)
             found = logits.argmax(1)
-            answers.append((overlaps(found, labels, logits.shape[1]) if data.segmentation else found != labels).cpu())
+            answers.append((count_overlaps(found, labels, logits.shape[1]) if data.segmentation else found != labels).cpu())
             losses.append(losses_of(logits, labels).cpu())
             advance(len(labels))
     each = torch.nan_to_num(torch.cat(losses), nan=math.inf).clamp_max(torch.finfo(torch.float32).max)
     every = torch.cat(answers)
-    return (image_errors(every), each, every) if data.segmentation else (every, each, None)
+    return (compute_image_errors(every), each, every) if data.segmentation else (every, each, None)
 
 
 

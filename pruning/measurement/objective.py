@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pruning.data.arrays import IGNORED
 from pruning.errors import EvidenceError
-from pruning.measurement.iou import image_errors, overlaps
+from pruning.measurement.iou import compute_image_errors, count_overlaps
 
 AUXILIARY = 0.5
 """What the loss of an auxiliary head counts."""
@@ -26,7 +26,7 @@ def pixel_loss(outputs: Tensor, masks: Tensor) -> Tensor:
     >>> pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[1, 255]]], dtype=torch.uint8))
     tensor(0.6931)
     """
-    return _pixels(outputs, masks).sum() / weight(masks).clamp_min(1)
+    return _pixels(outputs, masks).sum() / weigh_batch(masks).clamp_min(1)
 
 
 def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -41,35 +41,35 @@ def training_loss(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Te
     return mean_loss(outputs, labels)
 
 
-def distance(outputs: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
+def distillation_loss(outputs: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
     """KL(softmax(wanted) || softmax(outputs)) of logits, the mean over images or over pixels that are not ignored."""
     found, target = F.log_softmax(outputs, dim=1), F.log_softmax(wanted, dim=1)
     if labels.dim() == 1:
         return F.kl_div(found, target, reduction="batchmean", log_target=True)
     each = F.kl_div(found, target, reduction="none", log_target=True).sum(1)
-    return torch.where(labels != IGNORED, each, 0.0).sum() / weight(labels).clamp_min(1)
+    return torch.where(labels != IGNORED, each, 0.0).sum() / weigh_batch(labels).clamp_min(1)
 
 
-def loss_for(labels: Tensor) -> Loss:
+def choose_loss(labels: Tensor) -> Loss:
     """The mean loss for such labels: `F.cross_entropy` itself for classes of images, by which criteria know it."""
     return F.cross_entropy if labels.dim() == 1 else pixel_loss
 
 
-def losses(outputs: Tensor, labels: Tensor) -> Tensor:
+def compute_losses(outputs: Tensor, labels: Tensor) -> Tensor:
     """The loss of each image, (N,): of one with a mask the mean over its pixels that are not ignored, 0 without any."""
     if labels.dim() == 1:
         return F.cross_entropy(outputs, labels, reduction="none")
     return _pixels(outputs, labels).sum((1, 2)) / (labels != IGNORED).sum((1, 2)).clamp_min(1)
 
 
-def errors(outputs: Tensor, labels: Tensor) -> Tensor:
+def compute_errors(outputs: Tensor, labels: Tensor) -> Tensor:
     """Which images are wrong, bool (N,); of ones with masks 1 - mean IoU, float64 (N,)."""
     if labels.dim() == 1:
         return outputs.argmax(1) != labels
-    return image_errors(overlaps(outputs.argmax(1), labels, outputs.shape[1]))
+    return compute_image_errors(count_overlaps(outputs.argmax(1), labels, outputs.shape[1]))
 
 
-def weight(labels: Tensor) -> Tensor:
+def weigh_batch(labels: Tensor) -> Tensor:
     """What a batch weighs in a mean of mean losses: its images, or its pixels that are not ignored."""
     return torch.tensor(len(labels)) if labels.dim() == 1 else (labels != IGNORED).sum()
 

@@ -16,10 +16,10 @@ DRAWS = 10
 """How often as many resamples are drawn to make up for those in which a ranking is constant."""
 
 
-def ranks(values: Tensor) -> Tensor:
+def rank_from_smallest(values: Tensor) -> Tensor:
     """Ranks 1..n along the last dimension, the smallest first; ties share the mean of their ranks.
 
-    >>> ranks(torch.tensor([0.3, 0.1, 0.3, 0.2])).tolist()
+    >>> rank_from_smallest(torch.tensor([0.3, 0.1, 0.3, 0.2])).tolist()
     [3.5, 1.0, 3.5, 2.0]
     """
     below = (values.unsqueeze(-2) < values.unsqueeze(-1)).sum(-1)
@@ -27,20 +27,20 @@ def ranks(values: Tensor) -> Tensor:
     return below + (equal.to(torch.float64) + 1) / 2
 
 
-def spearman(x: Tensor, y: Tensor) -> Tensor:
+def compute_spearman(x: Tensor, y: Tensor) -> Tensor:
     """Spearman's rho of x and y, (..., strata, n): ranks within each stratum, correlated over all strata; nan if constant.
 
     rho = sum a b / sqrt(sum a^2 sum b^2) with a, b the ranks less their mean (n + 1) / 2, so one stratum gives Pearson's
     correlation of the average ranks. Spearman, American Journal of Psychology 15 (1904).
 
-    >>> float(spearman(torch.tensor([[1.0, 2.0, 4.0, 3.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])))
+    >>> float(compute_spearman(torch.tensor([[1.0, 2.0, 4.0, 3.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])))
     0.8
     """
-    a, b = (ranks(values) - (values.shape[-1] + 1) / 2 for values in (x, y))
+    a, b = (rank_from_smallest(values) - (values.shape[-1] + 1) / 2 for values in (x, y))
     return (a * b).sum((-2, -1)) / ((a * a).sum((-2, -1)) * (b * b).sum((-2, -1))).sqrt()
 
 
-def estimate(x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Estimate | None:
+def estimate_spearman(x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Estimate | None:
     """Spearman's rho of x and y, (strata, n), with a 95 % percentile bootstrap interval over the n individuals.
 
     An individual is drawn with all its strata. A resample in which a ranking is constant has no rho and is drawn again;
@@ -48,11 +48,11 @@ def estimate(x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMP
     constant to begin with. Efron, Annals of Statistics 7 (1979).
 
     >>> x = torch.arange(6.0)[None]
-    >>> estimate(x, x**2, torch.Generator().manual_seed(0))
+    >>> estimate_spearman(x, x**2, torch.Generator().manual_seed(0))
     Estimate(value=1.0, low=1.0, high=1.0, n=6)
     """
     n = x.shape[-1]
-    rho = float(spearman(x, y))
+    rho = float(compute_spearman(x, y))
     if rho != rho:
         return None
     rho = _clean(rho)
@@ -67,30 +67,30 @@ def estimate(x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMP
     return Estimate(value=rho, n=n)
 
 
-def chance(x: Tensor, y: Tensor, generator: Generator, permutations: int = 10_000) -> float:
+def permutation_p_value(x: Tensor, y: Tensor, generator: Generator, permutations: int = 10_000) -> float:
     """The probability of a |rho| at least as large when y belongs to the individuals at random (two-sided, Monte Carlo).
 
     p = (1 + #{|rho_b| >= |rho|}) / (1 + permutations); an individual moves with all its strata. It guards the bootstrap,
     which errs for few individuals: of four in perfect order, 2 of 24 orders are as good.
 
     >>> x = torch.arange(4.0)[None]
-    >>> 0.07 < chance(x, x, torch.Generator().manual_seed(0)) < 0.1
+    >>> 0.07 < permutation_p_value(x, x, torch.Generator().manual_seed(0)) < 0.1
     True
     """
     n = x.shape[-1]
-    rho = float(spearman(x, y))
+    rho = float(compute_spearman(x, y))
     orders = torch.rand(permutations, n, generator=generator).argsort(-1)
     values = _statistics(x, y, torch.arange(n).expand(permutations, n), orders)
     return (1 + int((values.abs() >= abs(rho) - 1e-9).sum())) / (1 + permutations)
 
 
-def no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str | None:
+def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str | None:
     """Why a rank correlation over `n` individuals (`noun`, plural) tells no order; None where it tells one.
 
     An order takes four individuals, an interval without 0 and a permutation test at 5 %.
 
-    >>> no_evidence(Estimate(value=0.9, low=0.5, high=1.0), 0.01, 6, "criteria")
-    >>> no_evidence(Estimate(value=0.9), None, 3, "criteria")
+    >>> explain_no_evidence(Estimate(value=0.9, low=0.5, high=1.0), 0.01, 6, "criteria")
+    >>> explain_no_evidence(Estimate(value=0.9), None, 3, "criteria")
     'no evidence: too few criteria (3, at least 4 are needed)'
     """
     if n < FEWEST:
@@ -106,7 +106,7 @@ def no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str
 
 def _statistics(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """rho of x[:, first] against y[:, second] for each row of the indices, (rows,); a thousand rows at a time."""
-    return torch.cat([spearman(x[:, first[at:at + 1000]].transpose(0, 1), y[:, second[at:at + 1000]].transpose(0, 1))
+    return torch.cat([compute_spearman(x[:, first[at:at + 1000]].transpose(0, 1), y[:, second[at:at + 1000]].transpose(0, 1))
                       for at in range(0, len(first), 1000)])
 
 

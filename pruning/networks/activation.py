@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning.errors import ParameterError
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
     "relu": ("relu", "relu_"), "sigmoid": ("sigmoid", "sigmoid_"), "tanh": ("tanh", "tanh_"), "softplus": ("softplus",),
@@ -38,19 +38,19 @@ class _Listener(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def activation(model: nn.Module, image: Tensor, known: Iterable[str]) -> str:
+def find_activation(model: nn.Module, image: Tensor, known: Iterable[str]) -> str:
     """The one activation of a network, `identity` for none, by a pass of one image (1, C, H, W) in eval mode.
 
     A softmax is none. Raises `ParameterError` where there are several, or one that is not among the known ones.
 
-    >>> activation(nn.Sequential(nn.Linear(1, 1), nn.Tanh()), torch.zeros(1, 1), ["relu", "tanh"])
+    >>> find_activation(nn.Sequential(nn.Linear(1, 1), nn.Tanh()), torch.zeros(1, 1), ["relu", "tanh"])
     'tanh'
-    >>> activation(nn.Sequential(nn.ReLU(), nn.ELU()), torch.zeros(1, 1), ["relu", "tanh"])
+    >>> find_activation(nn.Sequential(nn.ReLU(), nn.ELU()), torch.zeros(1, 1), ["relu", "tanh"])
     Traceback (most recent call last):
     ...
     pruning.errors.ParameterError: the network's activations are elu, relu; choose the one to go by: relu, tanh
     """
-    with evaluating(model), torch.no_grad(), _Listener() as listener:
+    with evaluate_mode(model), torch.no_grad(), _Listener() as listener:
         model(image)
     found = sorted(set(listener.heard))
     if len(found) > 1 or not set(found) <= set(known):

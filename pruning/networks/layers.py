@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError
-from pruning.networks.modes import evaluating
+from pruning.networks.modes import evaluate_mode
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -33,7 +33,7 @@ class Use:
 
 
 @contextmanager
-def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, list[Use]]]:
+def record_uses(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, list[Use]]]:
     """Record every call of the layers that own the weights `names`, by (first) name of the weight."""
     owners = {id(parameter): name for name, parameter in model.named_parameters() if name in names}
     uses: dict[str, list[Use]] = {name: [] for name in names}
@@ -52,42 +52,42 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, li
             hook.remove()
 
 
-def every_use(model: nn.Module, names: Collection[str],
+def iterate_uses(model: nn.Module, names: Collection[str],
               batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Use]]:
     """Each call of each of the layers that own the weights `names`, in eval mode, batch by batch.
 
     Raises `EvidenceError` where a layer sees no batch of images, or inputs that are no finite numbers.
     """
     for inputs, _ in batches:
-        with torch.no_grad(), evaluating(model), recording(model, names) as uses:
+        with torch.no_grad(), evaluate_mode(model), record_uses(model, names) as uses:
             model(inputs)
         for name, calls in uses.items():
             for use in calls:
-                one_each(name, use, len(inputs))
+                require_one_input_per_image(name, use, len(inputs))
                 if not bool(torch.isfinite(use.inputs).all()):
                     raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
                 yield name, use
 
 
-def one_each(name: str, use: Use, images: int) -> None:
+def require_one_input_per_image(name: str, use: Use, images: int) -> None:
     """Raise `EvidenceError` where a layer does not see one input for each image along its first dimension."""
     if len(use.inputs) != images:
         raise EvidenceError(f"{name}: its layer sees {len(use.inputs)} inputs for {images} images; keep the images in the "
                             "first dimension, and positions or tokens in their own")
 
 
-def groups(layer: Layer) -> int:
+def count_groups(layer: Layer) -> int:
     """Of a grouped convolution; 1 otherwise."""
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
-def patches(layer: Layer, inputs: Tensor) -> Tensor:
+def extract_patches(layer: Layer, inputs: Tensor) -> Tensor:
     """What each output position sees, (N, G, K, L).
 
     >>> import torch
-    >>> patches(nn.Conv2d(2, 4, 3, groups=2), torch.zeros(5, 2, 4, 4)).shape
+    >>> extract_patches(nn.Conv2d(2, 4, 3, groups=2), torch.zeros(5, 2, 4, 4)).shape
     torch.Size([5, 2, 9, 4])
-    >>> patches(nn.Linear(3, 2), torch.zeros(5, 7, 3)).shape
+    >>> extract_patches(nn.Linear(3, 2), torch.zeros(5, 7, 3)).shape
     torch.Size([5, 1, 3, 7])
     """
     if isinstance(layer, nn.Linear):
@@ -98,13 +98,13 @@ def patches(layer: Layer, inputs: Tensor) -> Tensor:
     return found.reshape(len(inputs), layer.groups, -1, found.shape[-1])
 
 
-def positions(layer: Layer, output: Tensor) -> Tensor:
+def arrange_by_position(layer: Layer, output: Tensor) -> Tensor:
     """A tensor shaped as the layer's output, by group and position: (N, G, out / G, L)."""
     if isinstance(layer, nn.Linear):
         return output.reshape(len(output), 1, -1, output.shape[-1]).transpose(2, 3)
     return output.reshape(len(output), layer.groups, layer.out_channels // layer.groups, -1)
 
 
-def matrix(layer: Layer, weight: Tensor) -> Tensor:
+def as_matrices(layer: Layer, weight: Tensor) -> Tensor:
     """A tensor shaped as the layer's weight as one matrix per group, (G, out / G, K); a view."""
-    return weight.reshape(groups(layer), weight.shape[0] // groups(layer), -1)
+    return weight.reshape(count_groups(layer), weight.shape[0] // count_groups(layer), -1)

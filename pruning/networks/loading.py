@@ -44,7 +44,7 @@ def build_outline(architecture: Architecture) -> nn.Module:
         return architecture.build()
 
 
-def parameters_of(architecture: Architecture) -> dict[str, Any]:
+def read_parameters(architecture: Architecture) -> dict[str, Any]:
     """The architecture's parameters with every default written in, as JSON would carry them."""
     return {field.name: list(value) if isinstance(value := getattr(architecture, field.name), tuple) else value
             for field in dataclasses.fields(architecture)}  # type: ignore[arg-type]

@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluate_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule is in its own mode again (a frozen BatchNorm stays frozen).
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1).eval())
-    >>> with evaluating(net):
+    >>> with evaluate_mode(net):
     ...     net.training
     False
     >>> [module.training for module in net.modules()]
@@ -31,12 +31,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def normalising_by_batch(model: nn.Module) -> Iterator[None]:
+def batch_statistics_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, but every BatchNorm normalises by the batch at hand; running statistics and modes are put back.
 
     >>> import torch
     >>> net = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout())
-    >>> with normalising_by_batch(net):
+    >>> with batch_statistics_mode(net):
     ...     net(torch.tensor([[1.0], [3.0]])).round().tolist()
     [[-1.0], [1.0]]
     >>> net[0].running_mean
@@ -44,7 +44,7 @@ def normalising_by_batch(model: nn.Module) -> Iterator[None]:
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
-    with evaluating(model):
+    with evaluate_mode(model):
         try:
             for layer in layers:
                 layer.train()

@@ -9,16 +9,16 @@ from typing import Any
 from torch import nn
 
 from pruning.analysis.applicability import check_task
-from pruning.analysis.job_size import Scale
+from pruning.analysis.job_size import JobSize
 from pruning.data.builtin import describe_dataset
-from pruning.data.shifted import check_alike, sizes
+from pruning.data.shifted import check_alike, count_shifted
 from pruning.errors import DataError
 from pruning.evaluations import evaluations
-from pruning.masks import prunable
-from pruning.measurement.costs import traced
-from pruning.networks.loading import build_outline, check_fits, parameters_of, resolve
-from pruning.pipeline.evaluation_costs import evaluation_units
-from pruning.rounds.costs import cautions, estimate, split_sizes
+from pruning.masks import find_prunable
+from pruning.measurement.costs import dense_costs
+from pruning.networks.loading import build_outline, check_fits, read_parameters, resolve
+from pruning.pipeline.evaluation_costs import estimate_evaluation_units
+from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.job import JobSpec
 from pruning.types import Architecture, Shape
@@ -44,18 +44,18 @@ def estimate_job(
     check_fits(architecture, shape, dataset["classes"], dataset["task"])
     _check_shifted_sets(spec, dataset, shifted, shape)
     network, recipe = build_outline(architecture).eval(), spec.recipe()
-    parameters = json.dumps(parameters_of(architecture), sort_keys=True)
-    forward, kept = traced(model["architecture"], parameters, shape)
+    parameters = json.dumps(read_parameters(architecture), sort_keys=True)
+    forward, kept = dense_costs(model["architecture"], parameters, shape)
     for index, method in enumerate(recipe.evaluations or ()):
         check_task(evaluations.get(method.name), method.name, segmentation=segmentation, pointer=f"/evaluations/{index}")
-    shifted_sizes = {shifted_set.name: sizes(known["counts"])
+    shifted_sizes = {shifted_set.name: count_shifted(known["counts"])
                      for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)}
-    scale = Scale(recipe, split_sizes(recipe, dataset["counts"]), shape, max(1, forward // 2), shifted_sizes, segmentation)
-    costs = estimate(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
-                     prunable=[tuple(w.shape) for w in prunable(network, recipe.exclude).values()],
+    scale = JobSize(recipe, count_split_images(recipe, dataset["counts"]), shape, max(1, forward // 2), shifted_sizes, segmentation)
+    costs = estimate_costs(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
+                     prunable=[tuple(w.shape) for w in find_prunable(network, recipe.exclude).values()],
                      forward_flops=forward, activations=kept, classes=len(dataset["classes"]),
-                     evaluations=evaluation_units(scale))
-    return costs | {"warnings": cautions(recipe) + rehearse(_build_small(architecture, network), recipe, shape)}
+                     evaluations=estimate_evaluation_units(scale))
+    return costs | {"warnings": list_warnings(recipe) + rehearse(_build_small(architecture, network), recipe, shape)}
 
 
 def _check_shifted_sets(spec: JobSpec, dataset: Mapping[str, Any], shifted: Sequence[Mapping[str, Any]], shape: Shape) -> None:

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning.analysis.trial import TrialRound
-from pruning.channels.compaction import compact, expand_
+from pruning.analysis.job_record import RoundRecord
+from pruning.channels.compaction import build_compact, expand_
 from pruning.data.tensors import Data
 from pruning.errors import PRUNING_ERRORS, ParameterError, SecateurError
-from pruning.evidence.calibration import batches, training_losses, wanted
+from pruning.evidence.calibration import choose_calibration, draw_batches, measure_training_losses
 from pruning.evidence.evidence import Evidence
-from pruning.masks import apply_masks_, collapsed, density, full_masks, prunable
-from pruning.measurement.measure import Measured, measure
-from pruning.measurement.objective import loss_for
+from pruning.masks import apply_masks_, build_full_masks, density, find_collapsed, find_prunable
+from pruning.measurement.measure import Measured, measure_network
+from pruning.measurement.objective import choose_loss
 from pruning.pipeline.ledger import Ledger, State, Watcher
 from pruning.rounds.costs import TEACHER_COST, TRAIN_COST, Costs
-from pruning.rounds.method import Seams, refuse_repeated
-from pruning.rounds.plan import PlannedRound, keeps_unretrained, rounds, training_epochs
+from pruning.rounds.method import PruningMethod, refuse_repeated
+from pruning.rounds.plan import PlannedRound, find_training_epochs, keeps_unretrained, plan_rounds
 from pruning.rounds.pruning import StageLoss, prune_
-from pruning.schemas.criterion_labels import criterion_labels
+from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.report import Failure
 from pruning.schemas.training import Train, Training
@@ -33,7 +33,7 @@ from pruning.storage.stages import PartialTraining, Stages
 from pruning.training.batchnorm import reestimate_
 from pruning.training.loop import Controls, Teacher, train_
 from pruning.types import Masks
-from pruning.verdict.baseline import judge
+from pruning.verdict.baseline import check_baseline
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Pipeline:
     watcher: Watcher
     device: torch.device
     checkpoint_steps: int = 200
-    target_done: Callable[[TrialRound], None] = field(default=lambda done: None)
-    done: list[TrialRound] = field(default_factory=list)
+    target_done: Callable[[RoundRecord], None] = field(default=lambda done: None)
+    done: list[RoundRecord] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     """Criteria that could not go on."""
     evaluations: Mapping[str, int] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Pipeline:
         """Every stage up to the last round."""
         self._dense()
         self._control()
-        labels = criterion_labels(self.recipe)
+        labels = label_criteria(self.recipe)
         errors: list[SecateurError] = []
         for index, method in enumerate(self.recipe.criteria):
             try:
@@ -128,11 +128,11 @@ class Pipeline:
                 rewind = self.networks.rewind or {}
                 if self.recipe.train is not None:
                     rewind = self._train_dense(model, self.recipe.train)
-                tensors |= measure(model, self.data, self.ledger.advance).tensors("given")
+                tensors |= measure_network(model, self.data, self.ledger.advance).tensors("given")
                 tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
                 self.ledger.finish("dense", tensors | {f"rewind.{key}": value for key, value in rewind.items()})
         found = self.given_measured.document()
-        judge(found, self.data, trained=self.recipe.train is not None, warn=self.ledger.warn)
+        check_baseline(found, self.data, trained=self.recipe.train is not None, warn=self.ledger.warn)
         if self.networks.initial is not None and self.recipe.train is None and self.data.val_from_train:
             self.ledger.warn(
                 "the validation images were set aside from train; an uploaded network that was trained on them has too low "
@@ -156,16 +156,16 @@ class Pipeline:
             if not fresh:
                 return
             model, measured = self.dense(), self.given_measured
-            epochs = training_epochs(self.recipe) if self.control_retrained else None
+            epochs = find_training_epochs(self.recipe) if self.control_retrained else None
             if epochs is not None:
                 self._retrain(model, None, "control", epochs, 1)
-                measured = measure(model, self.data, self.ledger.advance)
+                measured = measure_network(model, self.data, self.ledger.advance)
             tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
             self.ledger.finish("control", tensors | measured.tensors("control"))
 
     def _cascade(self, index: int, method: Method, label: str) -> None:
         before: str | None = None
-        for planned in rounds(self.recipe):
+        for planned in plan_rounds(self.recipe):
             name = f"round-{index}-{planned.number:03d}"
             with self.ledger.enter("prune", name, self.costs.round(method, planned)) as fresh:
                 if fresh:
@@ -183,11 +183,11 @@ class Pipeline:
         at_start = self.recipe.when == "before_training"
         model = self.network(self.ledger.part("dense", "initial." if at_start else "model.")
                              if before is None else self.ledger.part(before, "untrained." if at_start else "model."))
-        masks = full_masks(prunable(model, self.recipe.exclude)) if before is None else {
+        masks = build_full_masks(find_prunable(model, self.recipe.exclude)) if before is None else {
             key: mask.to(self.device) for key, mask in self.ledger.part(before, "mask.").items()}
-        tensors = {"loss.before": training_losses(model, self.data, self.recipe.seed)}
+        tensors = {"loss.before": measure_training_losses(model, self.data, self.recipe.seed)}
         masks, stages = self._prune(model, masks, planned, method, label)
-        tensors |= {"loss.after": training_losses(model, self.data, self.recipe.seed)}
+        tensors |= {"loss.after": measure_training_losses(model, self.data, self.recipe.seed)}
         self.ledger.advance(2 * len(tensors["loss.after"]))
         tensors |= {f"mask.{key}": mask for key, mask in masks.items()}
         notes: dict[str, Any] = {"stages": [vars(stage) for stage in stages]}
@@ -195,29 +195,29 @@ class Pipeline:
             tensors |= {f"untrained.{key}": value.clone() for key, value in model.state_dict().items()}
         elif self.recipe.batchnorm == "reestimate":
             notes["batchnorm"] = reestimate_(model, self.data, self.recipe.seed, planned.number)
-        compacts = Seams.of(self.recipe, method).compacts
-        tensors |= measure(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("pruned")
+        compacts = PruningMethod.of(self.recipe, method).compacts
+        tensors |= measure_network(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("pruned")
         notes["unretrained"] = keeps_unretrained(self.recipe, planned)
         if notes["unretrained"]:
             tensors |= {f"unretrained.{key}": value.clone() for key, value in model.state_dict().items()}
         if planned.epochs is not None:
             self.watcher.stage("retrain", name)
             self._retrain(model, masks, name, planned.epochs, planned.number, compacts=compacts)
-            tensors |= measure(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("retrained")
+            tensors |= measure_network(self._shipped(model, masks, compacts), self.data, self.ledger.advance).tensors("retrained")
         tensors |= {f"model.{key}": value for key, value in model.state_dict().items()}
         self.ledger.finish(name, tensors, notes)
 
     def _prune(self, model: nn.Module, masks: Masks, planned: PlannedRound, method: Method,
                label: str) -> tuple[Masks, list[StageLoss]]:
-        seams, seed, data = Seams.of(self.recipe, method), self.recipe.seed, self.data
-        calibration = wanted(seams.criterion, len(data.classes))
+        seams, seed, data = PruningMethod.of(self.recipe, method), self.recipe.seed, self.data
+        calibration = choose_calibration(seams.criterion, len(data.classes))
         _, units = self.costs.pruning(method, planned)
         found: list[StageLoss] = []
 
         def evidence(masks: Masks, stage: int) -> Evidence:
-            return Evidence(model, masks, partial(batches, data, calibration, seed, planned.number, stage),
+            return Evidence(model, masks, partial(draw_batches, data, calibration, seed, planned.number, stage),
                             generator(seed, "criterion", planned.number, stage), self.recipe.exclude,
-                            loss_for(data.fit.labels), data.shape)
+                            choose_loss(data.fit.labels), data.shape)
 
         def note(stage: StageLoss | None) -> None:
             self.ledger.advance(units)
@@ -234,13 +234,13 @@ class Pipeline:
                        generator=generator(seed, "sparsifier", planned.number))
         if density(masks) == start:
             warn(f"nothing was removed: the density is {start:.4g} already, and what goes together is larger than the step")
-        for layer in collapsed(masks):
+        for layer in find_collapsed(masks):
             warn(f"layer collapse: nothing remains of {layer}")
         return masks, found
 
     def _shipped(self, model: nn.Module, masks: Masks, compacts: bool) -> nn.Module:
         """The network without the channels that are removed as a whole."""
-        return compact(model, masks, self.data.shape) if compacts else model
+        return build_compact(model, masks, self.data.shape) if compacts else model
 
     def _retrain(self, model: nn.Module, masks: Masks | None, name: str, epochs: tuple[int, int], number: int, *,
                  compacts: bool = False) -> None:
@@ -257,7 +257,7 @@ class Pipeline:
             apply_masks_(model, masks or {})
         teacher = Teacher(self.dense(), schedule.distillation) if schedule.distillation is not None else None
         if masks is not None and compacts:
-            small = compact(model, masks, self.data.shape)
+            small = build_compact(model, masks, self.data.shape)
             self._train(small, train, purpose, None, PartialTraining(self.stages, name), epochs, teacher=teacher)
             expand_(model, masks, small, self.data.shape)
         else:
@@ -272,14 +272,14 @@ class Pipeline:
         train_(model, self.data, schedule, seed=self.recipe.seed, name=name, masks=masks, exclude=self.recipe.exclude,
                start_epoch=epochs[0], stop_epoch=epochs[1], teacher=teacher, controls=controls)
 
-    def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> TrialRound:
+    def _trial_round(self, name: str, planned: PlannedRound, method: Method, label: str) -> RoundRecord:
         masks, note = self.ledger.part(name, "mask."), self.ledger.load(name, "none.")[1]
-        kept, compacts = density(masks), Seams.of(self.recipe, method).compacts
+        kept, compacts = density(masks), PruningMethod.of(self.recipe, method).compacts
 
         def full_size(prefix: str) -> nn.Module:
             return self.network(self.ledger.part(name, prefix))
 
-        return TrialRound(
+        return RoundRecord(
             criterion=method, label=label, round=planned.number, sparsity=1.0 - kept, density=kept, target=planned.target,
             retrain_epochs=planned.trained_epochs, masks=partial(self.ledger.part, name, "mask."),
             network=lambda: self._shipped(full_size("model."), masks, compacts),

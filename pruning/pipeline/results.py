@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.applicability import applies, check_task
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.applicability import applies_to, check_task
+from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.channels.compaction import write_arch
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
-from pruning.masks import collapsed, full_masks, parameter_count, prunable, reason_dense
-from pruning.measurement.costs import file_sizes, flops, latency
-from pruning.measurement.measure import EVAL_BATCH, Measured, increase
+from pruning.masks import build_full_masks, count_parameters, explain_dense, find_collapsed, find_prunable
+from pruning.measurement.costs import count_flops, measure_file_sizes, measure_latency
+from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase
 from pruning.pipeline.pipeline import Pipeline
-from pruning.pipeline.second_network import separate
+from pruning.pipeline.second_network import train_second_network
 from pruning.schemas.recipe import Gates, Method
 from pruning.schemas.report import (
     BatchNorm,
@@ -43,10 +43,10 @@ from pruning.schemas.report import (
 from pruning.storage.checkpoints import WRITERS
 from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
-from pruning.verdict.baseline import chance
-from pruning.verdict.gates import hold_gates
+from pruning.verdict.baseline import guessing_error
+from pruning.verdict.gates import check_gates
 from pruning.verdict.recommendation import References, recommend
-from pruning.verdict.shift_guidelines import guided
+from pruning.verdict.shift_guidelines import apply_guideline
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Results:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def export(self, done: TrialRound) -> bool:
+    def export(self, done: RoundRecord) -> bool:
         """Write the files of a finished target and measure what the network costs; False when that was done before."""
         cid, pipeline = done.id, self.pipeline
         pipeline.watcher.stage("export", cid)
@@ -104,9 +104,9 @@ class Results:
         """Every evaluation of the recipe: a section, or a failure that leaves the rest whole."""
         pipeline, recipe = self.pipeline, self.pipeline.recipe
         sections: dict[str, Section] = {}
-        trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
+        trial = JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured,
                       pipeline.control_measured, pipeline.done, recipe, sections,
-                      partial(separate, pipeline), self.cache, advance=pipeline.ledger.advance)
+                      partial(train_second_network, pipeline), self.cache, advance=pipeline.ledger.advance)
         wanted = recipe.evaluations
         if wanted is None:
             wanted = tuple(Method(name=name) for name in evaluations.names())
@@ -123,7 +123,7 @@ class Results:
             with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
                 try:
                     evaluation = evaluations.create(method.name, method.params)
-                    if recipe.evaluations is None and not applies(evaluation, trial):
+                    if recipe.evaluations is None and not applies_to(evaluation, trial):
                         continue
                     check_task(evaluation, method.name, segmentation=pipeline.data.segmentation)
                     sections[method.name] = evaluation.evaluate(trial)
@@ -145,30 +145,30 @@ class Results:
         data = pipeline.data
         baseline = self._dense_network("given", dense, pipeline.given_measured)
         control = self._dense_network("control", pipeline.control(), pipeline.control_measured)
-        references = References(baseline, control, increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
-                                chance(data.val, len(data.classes)))
-        recommendation = guided(recommend(checkpoints, recipe.gates, references), checkpoints, recipe.shifts,
+        references = References(baseline, control, estimate_increase(pipeline.control_measured.wrong, pipeline.given_measured.wrong),
+                                guessing_error(data.val, len(data.classes)))
+        recommendation = apply_guideline(recommend(checkpoints, recipe.gates, references), checkpoints, recipe.shifts,
                                 (sections or {}).get("prune_potential"))
         warnings = pipeline.ledger.warnings + ([references.warning()] if references.retraining_harms else [])
         return Report(
             job_id=self.origin.job_id, spec=self.origin.spec, recipe_digest=recipe.digest(),
             model=ModelInfo(architecture=self.origin.architecture, kwargs=self.origin.kwargs,
-                            sha256=self.origin.model_sha256, parameters=parameter_count(dense),
-                            prunable=sum(w.numel() for w in prunable(dense, recipe.exclude).values()),
+                            sha256=self.origin.model_sha256, parameters=count_parameters(dense),
+                            prunable=sum(w.numel() for w in find_prunable(dense, recipe.exclude).values()),
                             normalize={"mean": data.mean, "std": data.std}),
             data=DataInfo(name=self.origin.dataset_name, sha256=self.origin.dataset_sha256, classes=data.classes,
                           shape=data.shape, fit=len(data.fit), val=len(data.val), test=len(data.test),
                           task="segmentation" if data.segmentation else "classification"),
-            environment=environment(pipeline.device, data.at_once(EVAL_BATCH)),
+            environment=describe_environment(pipeline.device, data.at_once(EVAL_BATCH)),
             baseline=baseline, control=control,
             checkpoints=checkpoints,
             rounds=tuple(Round(criterion=one.criterion, round=one.round, sparsity=one.sparsity, density=one.density,
                                target=one.target is not None, pruned=one.pruned.document(),
                                retrained=one.retrained.document() if one.retrained is not None else None,
-                               batchnorm=batchnorm(one))
+                               batchnorm=describe_batchnorm(one))
                          for one in pipeline.done),
             sections=sections or {}, recommendation=recommendation,
-            gates=hold_gates(checkpoints, recommendation, _nominal(recipe.gates) if partial else recipe.gates,
+            gates=check_gates(checkpoints, recommendation, _nominal(recipe.gates) if partial else recipe.gates,
                              (sections or {}).get("robustness")),
             failures=(*pipeline.failures, *(failures or ())),
             warnings=tuple(warnings), partial=partial, usage=pipeline.ledger.seconds)
@@ -177,44 +177,44 @@ class Results:
         stage = f"export-{name}"
         saved = self.pipeline.stages.load(stage)
         if saved is None:
-            masks = {key: mask.cpu() for key, mask in full_masks(prunable(model, self.pipeline.recipe.exclude)).items()}
+            masks = {key: mask.cpu() for key, mask in build_full_masks(find_prunable(model, self.pipeline.recipe.exclude)).items()}
             given = None if name == "given" else self.pipeline.dense()
             self.pipeline.stages.save(stage, {}, self._costs(model, masks, self._info(None), given))
             saved = self.pipeline.stages.load(stage)
             assert saved is not None
         epochs = self.pipeline.costs.retrain_epochs if name == "control" and self.pipeline.control_retrained else 0
-        zero = zeros(prunable(model, self.pipeline.recipe.exclude).values())
+        zero = measure_zeros(find_prunable(model, self.pipeline.recipe.exclude).values())
         return Network(**measured.document().model_dump(), retrain_epochs=epochs, sparsity=zero, density=1.0 - zero,
-                       prune_ratio=0.0, parameters=parameter_count(model), **saved[1])
+                       prune_ratio=0.0, parameters=count_parameters(model), **saved[1])
 
-    def _checkpoint(self, done: TrialRound, dense: nn.Module, partial: bool) -> Checkpoint:
+    def _checkpoint(self, done: RoundRecord, dense: nn.Module, partial: bool) -> Checkpoint:
         saved = self.pipeline.stages.load(f"export-{done.id}")
         assert saved is not None
         assert done.target is not None
         masks = done.masks()
         removed = sum(int((~mask).sum()) for mask in masks.values())
-        total = parameter_count(dense)
+        total = count_parameters(dense)
         given, control = self.pipeline.given_measured, self.pipeline.control_measured
         return Checkpoint(
             **done.measured.document().model_dump(), id=done.id, criterion=done.criterion, round=done.round,
             requested_sparsity=done.target, sparsity=done.sparsity, density=done.density, prune_ratio=removed / total,
             parameters=total - removed, partial=partial, pruned=done.pruned.document(),
-            retrained=done.retrained.document() if done.retrained is not None else None, batchnorm=batchnorm(done),
-            error_increase=Increase(given=increase(done.measured.wrong, given.wrong),
-                                    control=increase(done.measured.wrong, control.wrong)),
-            val_error_increase=increase(done.measured.val_wrong, control.val_wrong),
-            layers=layers(dense, masks, self.pipeline.recipe.exclude),
+            retrained=done.retrained.document() if done.retrained is not None else None, batchnorm=describe_batchnorm(done),
+            error_increase=Increase(given=estimate_increase(done.measured.wrong, given.wrong),
+                                    control=estimate_increase(done.measured.wrong, control.wrong)),
+            val_error_increase=estimate_increase(done.measured.val_wrong, control.val_wrong),
+            layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
             retrain_epochs=done.retrain_epochs,
-            warnings=tuple(f"layer collapse: nothing remains of {layer}" for layer in collapsed(masks)), **saved[1])
+            warnings=tuple(f"layer collapse: nothing remains of {layer}" for layer in find_collapsed(masks)), **saved[1])
 
     def _costs(self, model: nn.Module, masks: Masks, info: dict[str, Any], given: nn.Module | None, *,
                compacted: bool = False) -> dict[str, Any]:
         shape, batches = self.pipeline.data.shape, (1,) if self.pipeline.data.segmentation else (1, 64)
-        return {"flops": flops(model, shape, None if compacted else masks),
-                "size_bytes": file_sizes(model.state_dict(), masks, compacted=compacted, **info),
-                "latency_ms": [one.model_dump() for one in latency(model, shape, given, batches)]}
+        return {"flops": count_flops(model, shape, None if compacted else masks),
+                "size_bytes": measure_file_sizes(model.state_dict(), masks, compacted=compacted, **info),
+                "latency_ms": [one.model_dump() for one in measure_latency(model, shape, given, batches)]}
 
-    def _info(self, done: TrialRound | None) -> dict[str, Any]:
+    def _info(self, done: RoundRecord | None) -> dict[str, Any]:
         """What a checkpoint file says of itself; nothing that differs between two equal runs."""
         data = self.pipeline.data
         info: dict[str, Any] = {"architecture": self.origin.architecture, "kwargs": self.origin.kwargs,
@@ -229,31 +229,31 @@ def _reads(method: Method) -> bool:
     return method.name in evaluations.names() and bool(getattr(evaluations.get(method.name), "reads", ()))
 
 
-def batchnorm(done: TrialRound) -> BatchNorm | None:
+def describe_batchnorm(done: RoundRecord) -> BatchNorm | None:
     """What re-estimating BatchNorm did in a round, if it was."""
     found = done.batchnorm
     return None if found is None else BatchNorm(loss_before=found["before"], loss_after=found["after"],
                                                 kept=bool(found["kept"]))
 
 
-def layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:
+def describe_layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:
     """Every parameter: how many weights remain, or why it was left dense."""
     found = []
     for name, parameter in model.named_parameters():
         pruned = name in masks
         found.append(Layer(name=name, shape=tuple(parameter.shape), total=parameter.numel(),
                            kept=int(masks[name].sum()) if pruned else parameter.numel(),
-                           reason=None if pruned else reason_dense(model, name, exclude)))
+                           reason=None if pruned else explain_dense(model, name, exclude)))
     return tuple(found)
 
 
-def zeros(weights: Iterable[Tensor]) -> float:
+def measure_zeros(weights: Iterable[Tensor]) -> float:
     """Fraction of the weights that are exactly zero; of a network trained with an L1 penalty many are before any pruning."""
     found = [(int((weight == 0).sum()), weight.numel()) for weight in weights]
     return sum(zero for zero, _ in found) / sum(total for _, total in found)
 
 
-def environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
+def describe_environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
     """Where the numbers are measured, in batches of so many images."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return Environment(device=device.type, device_name=name, threads=torch.get_num_threads(), eval_batch=batch,

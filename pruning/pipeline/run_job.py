@@ -9,18 +9,18 @@ from typing import Any, Protocol
 
 import torch
 
-from pruning.analysis.job_size import Scale
-from pruning.analysis.trial import TrialRound
+from pruning.analysis.job_record import RoundRecord
+from pruning.analysis.job_size import JobSize
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import datasets
-from pruning.data.shifted import splits
+from pruning.data.shifted import split_shifted
 from pruning.data.tensors import Data, prepare
-from pruning.family.members import measured
-from pruning.measurement.costs import flops
+from pruning.family.members import read_member_curve
+from pruning.measurement.costs import count_flops
 from pruning.networks import check_fits, load_state_, read_state, resolve
 from pruning.networks.device import pick_device
-from pruning.networks.loading import parameters_of
-from pruning.pipeline.evaluation_costs import evaluation_units
+from pruning.networks.loading import read_parameters
+from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.ledger import Watcher
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
@@ -71,7 +71,7 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     architecture = resolve(model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes))
     check_fits(architecture, data.shape, data.classes, arrays.task)
     pipeline = _build_pipeline(folder, job, architecture, data, recipe, watcher, device)
-    origin = Origin(job["id"], job["spec"], model["architecture"], parameters_of(architecture), model["sha256"],
+    origin = Origin(job["id"], job["spec"], model["architecture"], read_parameters(architecture), model["sha256"],
                     job["dataset"]["name"], job["dataset"]["sha256"])
     results = Results(pipeline, origin, folder / "files", watcher.file)
     if job["cache"]["bytes"]:
@@ -96,7 +96,7 @@ def _load_data(folder: Path, job: Mapping[str, Any], spec: JobSpec, recipe: Reci
     shifted = {}
     for number, shifted_set in enumerate(spec.dataset.shifted):
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
-        shifted[shifted_set.name] = splits(shifted_set.name, uploaded, data, seed=recipe.seed)
+        shifted[shifted_set.name] = split_shifted(shifted_set.name, uploaded, data, seed=recipe.seed)
     return arrays, replace(data, shifted=shifted)
 
 
@@ -112,12 +112,12 @@ def _build_pipeline(folder: Path, job: Mapping[str, Any], architecture: Architec
 
     stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
     with torch.device("meta"):
-        multiply_adds = max(1, flops(architecture.build(), data.shape) // 2)
-    scale = Scale(recipe, data.sizes, data.shape, multiply_adds,
+        multiply_adds = max(1, count_flops(architecture.build(), data.shape) // 2)
+    scale = JobSize(recipe, data.sizes, data.shape, multiply_adds,
                   {name: (len(split.val), len(split.test)) for name, split in data.shifted.items()}, data.segmentation)
     networks = Networks(architecture.build, load_network("model"), load_network("rewind"))
     return Pipeline(recipe, networks, data, stages, watcher, device, job["checkpoint_steps"],
-                    evaluations=evaluation_units(scale))
+                    evaluations=estimate_evaluation_units(scale))
 
 
 @dataclass
@@ -128,7 +128,7 @@ class _Publisher:
     folder: Path
     watcher: JobWatcher
 
-    def finish_target(self, finished: TrialRound) -> None:
+    def finish_target(self, finished: RoundRecord) -> None:
         """Export the checkpoint of a target, publish a partial report and say what was reached."""
         if not self.results.export(finished):
             return
@@ -141,7 +141,7 @@ class _Publisher:
         """Write the report in every format, after its summary."""
         # The summary goes first: a job that is cancelled between two messages has one for every report it stored.
         document = report.model_dump(mode="json")
-        curve = measured(document)
+        curve = read_member_curve(document)
         self.watcher.summary({
             "recommendation": document["recommendation"],
             "gates": document["gates"],

@@ -13,7 +13,7 @@ from pruning.training.loop import Controls, train_
 NAME = "separate"
 
 
-def separate(pipeline: Pipeline) -> nn.Module | None:
+def train_second_network(pipeline: Pipeline) -> nn.Module | None:
     """The network as `model.train` makes it from the job's seed plus 1; None where the job does not train its network.
 
     Trained once, and resumed like every training of the job.

@@ -38,7 +38,7 @@ HUNDREDTHS = FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}"))
 """Fractions in percent or percentage points."""
 
 
-def new_figure() -> tuple[Figure, Axes]:
+def create_figure() -> tuple[Figure, Axes]:
     """A figure with one pair of axes, in the colours that the page sets."""
     figure = Figure(figsize=(7.6, 3.7), layout="constrained")
     FigureCanvasSVG(figure)
@@ -56,14 +56,14 @@ def new_figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float) -> None:
+def draw_dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float) -> None:
     """Markers, each with its interval as a thin bar."""
-    spans(axes, xs, ys, chosen.colour, 1.1)
+    draw_spans(axes, xs, ys, chosen.colour, 1.1)
     axes.plot(xs, [y.value for y in ys], color=chosen.colour, linestyle="none", marker=chosen.marker, markersize=markersize,
               fillstyle="none" if chosen.hollow else "full")
 
 
-def spans(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float) -> None:
+def draw_spans(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float) -> None:
     """Each interval as a thin bar."""
     spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
     if spans:
@@ -71,7 +71,7 @@ def spans(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, 
         axes.vlines(places, lows, highs, color=colour, linewidth=width, alpha=0.75)
 
 
-def aside(series: int, xs: Sequence[float]) -> list[float]:
+def spread_sideways(series: int, xs: Sequence[float]) -> list[float]:
     """How far each series is moved so that the intervals of many at one sparsity stand side by side."""
     if series <= 3:
         return [0.0] * series
@@ -79,29 +79,29 @@ def aside(series: int, xs: Sequence[float]) -> list[float]:
     return [step * (i - (series - 1) / 2) for i in range(series)]
 
 
-def stretch(sparsity: float) -> float:
+def stretch_sparsity(sparsity: float) -> float:
     """Doublings of compression: as far from 90 to 95 % as from 95 to 97.5 %."""
     return -math.log2(max(1 - sparsity, 1e-6))
 
 
-def sparsity_axis(axes: Axes, low: float, high: float) -> None:
+def set_sparsity_axis(axes: Axes, low: float, high: float) -> None:
     """Ticks named by sparsity, no nearer to each other than a twelfth of the axis."""
     pad = max(0.06 * (high - low), 0.12)
     low, high = max(low - pad, -0.08), high + pad
     chosen: list[float] = []
     for tick in SPARSITY_TICKS:
-        at = stretch(tick)
-        if low <= at <= high and all(abs(stretch(other) - at) > (high - low) / 12 for other in chosen):
+        at = stretch_sparsity(tick)
+        if low <= at <= high and all(abs(stretch_sparsity(other) - at) > (high - low) / 12 for other in chosen):
             chosen.append(tick)
     axes.set_xlim(low, high)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks([stretch(tick) for tick in chosen], labels=[q.share(tick) for tick in chosen])
+    axes.set_xticks([stretch_sparsity(tick) for tick in chosen], labels=[q.short_percent(tick) for tick in chosen])
 
 
-def scale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
+def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
     """Fractions in hundredths, values over orders of magnitude on a log axis; returns what the label adds for it."""
     values = [value for one in series for value in one]
-    unit = q.unit(label)
+    unit = q.unit_of(label)
     if unit and all(abs(value) <= 1 for value in values):
         axes.yaxis.set_major_formatter(HUNDREDTHS)
         return f" ({unit})"
@@ -116,24 +116,24 @@ def scale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> s
     else:
         linear = 10.0 ** math.floor(math.log10(common / 10))
         axes.set_yscale("symlog", linthresh=linear)
-        note = f"symlog axis, linear within ±{q.plain(linear)}"
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.plain(value)))
+        note = f"symlog axis, linear within ±{q.number(linear)}"
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.number(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     return f", {note}"
 
 
-def log_axis(axis: Axis, label: str) -> None:
+def set_log_axis(axis: Axis, label: str) -> None:
     """A logarithmic axis, fractions as shares; with few powers of ten in view, their halves are written too."""
-    fraction = bool(q.unit(label.removesuffix(q.LOG_AXIS)))
+    fraction = bool(q.unit_of(label.removesuffix(q.LOG_AXIS)))
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     low, high = sorted(axis.get_view_interval())
     narrow = low > 0 and high / low < WIDE
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: q.share(value) if fraction else q.plain(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: q.short_percent(value) if fraction else q.number(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def as_svg(figure: Figure, key: str) -> str:
+def render_svg(figure: Figure, key: str) -> str:
     """The figure as an SVG element fit for an HTML page: no prolog, no links, own ids, colours as variables."""
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pruning import wording as q
 from pruning.reporting import summary as s
-from pruning.reporting.tables import heading, shown, table
+from pruning.reporting.tables import build_table, format_heading, select_shown
 from pruning.schemas.report import Curve, Section
 
 COMMENT_LIMIT = 60_000
@@ -31,61 +31,61 @@ def escape(text: str) -> str:
     return text.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
-def grid(head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
+def format_table(head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
     """Return a table, the columns in `right` flush right; cells are escaped already."""
     head, aligned = list(head), frozenset(right)
     rule = ["---:" if i in aligned else "---" for i in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
 
 
-def bullets(items: Iterable[str]) -> str:
+def format_bullets(items: Iterable[str]) -> str:
     """Return a list of plain text, escaped."""
     return "\n".join(f"- {escape(item)}" for item in items)
 
 
-def folded(summary: str, body: str) -> str:
+def format_details(summary: str, body: str) -> str:
     """Return what is shown when asked for."""
     return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
-def fenced(text: str) -> str:
+def format_json(text: str) -> str:
     """Return JSON as it stands."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}json\n{text}\n{fence}"
 
 
-def section_parts(name: str, section: Section, digits: int, full: bool) -> list[str]:
+def format_section(name: str, section: Section, digits: int, full: bool) -> list[str]:
     """Return the notes, numbers, curves and details of a section, the last two only in `full`."""
-    parts = [f"### {escape(section.title)}", bullets(section.notes)]
+    parts = [f"### {escape(section.title)}", format_bullets(section.notes)]
     if section.scalars:
         parts.append(
-            grid(
+            format_table(
                 ["Quantity", "Value [95 % interval]", "Samples"],
                 (
-                    (escape(key), q.named(key, value, digits), "–" if value.n is None else q.count(value.n))
+                    (escape(key), q.by_name(key, value, digits), "–" if value.n is None else q.count(value.n))
                     for key, value in section.scalars.items()
                 ),
                 right=(1, 2),
             )
         )
     if full and section.curves:
-        parts.append(folded(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves))))
+        parts.append(format_details(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves))))
     if full and section.details:
-        parts.append(folded(f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))))
+        parts.append(format_details(f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))))
     return parts
 
 
 def _details(details: dict[str, Any], digits: int) -> list[str]:
     """Lists of records as tables, anything else as JSON."""
     parts = []
-    for key, value in shown(details).items():
-        found = table(value, digits, key)
+    for key, value in select_shown(details).items():
+        found = build_table(value, digits, key)
         if found is None:
-            parts.append(fenced(s.pretty({key: value})))
+            parts.append(format_json(s.format_json({key: value})))
             continue
-        text = grid(map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric)
-        parts += [f"**{escape(heading(key))}**", text]
+        text = format_table(map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric)
+        parts += [f"**{escape(format_heading(key))}**", text]
         if found.left_off:
             parts.append(f"{q.count(found.left_off)} more rows are in the JSON report.")
     return parts
@@ -102,13 +102,13 @@ def _curves(curves: dict[str, Curve]) -> list[str]:
             chosen = keys[start : start + COLUMNS]
             body = [
                 (
-                    escape(x) if isinstance(x, str) else q.plain(x),
-                    *(q.named(y_label, curves[key].y[i]) if i < len(curves[key].y) else "" for key in chosen),
+                    escape(x) if isinstance(x, str) else q.number(x),
+                    *(q.by_name(y_label, curves[key].y[i]) if i < len(curves[key].y) else "" for key in chosen),
                 )
                 for i, x in enumerate(xs)
             ]
             tables.append(
                 f"{escape(y_label)} against {escape(x_label)}\n\n"
-                + grid([escape(x_label), *map(escape, chosen)], body, right=range(1 + len(chosen)))
+                + format_table([escape(x_label), *map(escape, chosen)], body, right=range(1 + len(chosen)))
             )
     return tables

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pruning import wording as q
-from pruning.reporting.summary import Fact, Verdict, split
+from pruning.reporting.summary import Fact, Verdict, split_estimate
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
 
 DIGITS = 2
@@ -36,7 +36,7 @@ class AnswerRow:
     recommended: bool
 
 
-def outcome(answer: FamilyAnswer) -> Outcome:
+def describe_outcome(answer: FamilyAnswer) -> Outcome:
     """Return how an answer stands: `not proven` where its error is above the tolerated one by less than its interval."""
     if answer.refused:
         return "refused"
@@ -48,13 +48,13 @@ def outcome(answer: FamilyAnswer) -> Outcome:
     return "exceeded" if low > answer.max_error else "not proven"
 
 
-def answer_rows(report: FamilyReport) -> tuple[AnswerRow, ...]:
+def list_answers(report: FamilyReport) -> tuple[AnswerRow, ...]:
     """Return every answer, by its tolerated error."""
     return tuple(_answer_row(report, one) for one in report.answers)
 
 
 def _answer_row(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
-    found = outcome(answer)
+    found = describe_outcome(answer)
     said = {
         "kept": "at most the tolerated error",
         "not proven": "above the tolerated error, by less than the interval",
@@ -66,20 +66,20 @@ def _answer_row(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
     band = "–" if answer.within_band is None else "inside the band" if answer.within_band else "outside the band"
     notes = (*answer.notes, *(["beyond what was measured"] if answer.extrapolated else []),
              *([answer.refused] if answer.refused else []))
-    return AnswerRow(answer, found, network(answer), kept(answer),
-                     "–" if answer.predicted is None else q.measured(answer.predicted, DIGITS),
-                     "–" if answer.measured is None else q.measured(answer.measured, DIGITS), band, said, notes,
+    return AnswerRow(answer, found, describe_network(answer), describe_kept(answer),
+                     "–" if answer.predicted is None else q.percent_with_interval(answer.predicted, DIGITS),
+                     "–" if answer.measured is None else q.percent_with_interval(answer.measured, DIGITS), band, said, notes,
                      _is_recommended(report, answer))
 
 
-def network(answer: FamilyAnswer) -> str:
+def describe_network(answer: FamilyAnswer) -> str:
     """Return which network it is and how far it is pruned."""
     if answer.depth is None or answer.width is None or answer.density is None:
         return "–"
-    return f"depth {answer.depth:g}, width {answer.width:g}, density {q.share(answer.density)}"
+    return f"depth {answer.depth:g}, width {answer.width:g}, density {q.short_percent(answer.density)}"
 
 
-def kept(answer: FamilyAnswer) -> str:
+def describe_kept(answer: FamilyAnswer) -> str:
     """Return how many parameters remain, measured where it was trained, of how many."""
     remain = answer.measured_parameters if answer.measured_parameters is not None else answer.parameters
     if remain is None:
@@ -88,25 +88,25 @@ def kept(answer: FamilyAnswer) -> str:
     return q.count(round(remain)) + ("" if total is None else f" of {q.count(total)}")
 
 
-def sparsest(member: MemberRow) -> str:
+def describe_sparsest(member: MemberRow) -> str:
     """Return the least density of a member and its error there."""
     if not member.densities:
         return "–"
     density, error = min(zip(member.densities, member.errors, strict=True))
-    return f"{q.percent(error, DIGITS)} at {q.share(density)}"
+    return f"{q.percent(error, DIGITS)} at {q.short_percent(density)}"
 
 
-def unpruned(member: MemberRow) -> str:
+def describe_unpruned(member: MemberRow) -> str:
     """Return the unpruned error of a member."""
     return "–" if member.unpruned_error is None else q.percent(member.unpruned_error, DIGITS)
 
 
-def tone(member: MemberRow) -> str:
+def choose_tone(member: MemberRow) -> str:
     """Return the class of a member's status on the page."""
     return {"succeeded": "", "failed": " bad", "cancelled": " bad"}.get(member.status, " warn")
 
 
-def verdict(report: FamilyReport) -> Verdict:
+def describe_verdict(report: FamilyReport) -> Verdict:
     """Return the verdict: which error is kept with how many parameters, and how good the law is."""
     subject = f"{report.architecture} family on {report.data}"
     headline, good = _headline(report)
@@ -114,7 +114,7 @@ def verdict(report: FamilyReport) -> Verdict:
 
 
 def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]]:
-    rows = answer_rows(report)
+    rows = list_answers(report)
     best = next((row for row in rows if row.recommended), None)
     outcomes = {row.outcome for row in rows}
     if best is not None:
@@ -124,7 +124,7 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
         text = f"error ≤ {_error(best.answer)} with {best.kept} parameters"
         return text, "open" if report.partial or "exceeded" in outcomes else "good"
     if report.partial:
-        return f"{measured(report)} of {q.several(len(report.members), 'member')} measured", "open"
+        return f"{count_measured(report)} of {q.count_of(len(report.members), 'member')} measured", "open"
     if report.law is None:
         return "no joint law", "bad"
     if "exceeded" in outcomes:
@@ -141,15 +141,15 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
 def _facts(report: FamilyReport) -> tuple[Fact, ...]:
     others = Counter(one.status for one in report.members if one.status != "succeeded")
     left = ", ".join(f"{number} {'not run' if status == 'planned' else status}" for status, number in others.items())
-    facts = [Fact("Members measured", f"{measured(report)} of {len(report.members)}", left)]
+    facts = [Fact("Members measured", f"{count_measured(report)} of {len(report.members)}", left)]
     law, half = report.sections.get("scaling_law"), report.sections.get("invariant")
     if law is not None and SIGMA in law.scalars:
         facts.append(Fact("Law misses by", q.percent(law.scalars[SIGMA].value), "of the error, standard deviation"))
     if half is not None and OTHER_HALF in half.scalars:
         found = half.scalars[OTHER_HALF]
         facts.append(Fact("Other half missed by", q.percent(found.value), "on average, by a law fitted to one half of the "
-                          "networks" + ("" if found.n is None else f" at {q.several(found.n, 'point')}")))
-    rows = [row for row in answer_rows(report) if row.answer.predicted is not None]
+                          "networks" + ("" if found.n is None else f" at {q.count_of(found.n, 'point')}")))
+    rows = [row for row in list_answers(report) if row.answer.predicted is not None]
     row = next((row for row in rows if row.recommended), rows[0] if rows else None)
     if row is not None:
         facts.append(Fact("Parameters kept", row.kept, row.network))
@@ -160,13 +160,13 @@ def _facts(report: FamilyReport) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def measured(report: FamilyReport) -> int:
+def count_measured(report: FamilyReport) -> int:
     """Return how many members have measured a curve."""
     return sum(one.status == "succeeded" for one in report.members)
 
 
 def _spanned(text: str, name: str) -> tuple[str, str]:
-    value, detail = split(text)
+    value, detail = split_estimate(text)
     return value, detail.replace("95 % interval", name)
 
 

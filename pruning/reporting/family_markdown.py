@@ -5,7 +5,16 @@ from __future__ import annotations
 from pruning import wording as q
 from pruning.reporting import family as f
 from pruning.reporting import summary as s
-from pruning.reporting.comment import COMMENT_LIMIT, MARKS, bullets, escape, fenced, folded, grid, section_parts
+from pruning.reporting.comment import (
+    COMMENT_LIMIT,
+    MARKS,
+    escape,
+    format_bullets,
+    format_details,
+    format_json,
+    format_section,
+    format_table,
+)
 from pruning.schemas.family_report import FamilyReport
 
 
@@ -16,26 +25,26 @@ def render(report: FamilyReport) -> str:
 
 
 def _document(report: FamilyReport, full: bool) -> str:
-    verdict = f.verdict(report)
+    verdict = f.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
         parts.append(f"**Partial.** {f.PARTIAL}")
-    parts.append(grid(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail))
+    parts.append(format_table(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail))
                                      for fact in verdict.facts)))
     parts.append(escape(verdict.sentence))
     if report.warnings:
-        parts += ["### Warnings", bullets(report.warnings)]
+        parts += ["### Warnings", format_bullets(report.warnings)]
     if report.answers:
         parts += ["### Answers", _answers(report)]
     if full:
-        parts.append(folded(f"Members: {f.measured(report)} of {len(report.members)} measured", _members(report)))
+        parts.append(format_details(f"Members: {f.count_measured(report)} of {len(report.members)} measured", _members(report)))
     for name, section in report.sections.items():
-        parts += section_parts(name, section, f.DIGITS, full=False)
+        parts += format_section(name, section, f.DIGITS, full=False)
     if report.failures:
-        parts += ["### Failures", bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures)]
+        parts += ["### Failures", format_bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures)]
     parts.append(f"<sub>{escape(f'secateur {report.secateur}; job {report.job_id}')}</sub>")
     if full:
-        parts.append(folded("Spec", fenced(s.pretty(report.spec))))
+        parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
     left = "Curves and details" if full else "Members, curves, details and spec"
     parts.append(f"{left} are left out here for length; the HTML and JSON reports hold them.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -43,15 +52,15 @@ def _document(report: FamilyReport, full: bool) -> str:
 
 def _answers(report: FamilyReport) -> str:
     head = ["Tolerated error", "Network", "Parameters kept", "Predicted error", "Measured error", "", "", "Job"]
-    return grid(head, (
+    return format_table(head, (
         (f"**{q.percent(row.answer.max_error, f.DIGITS)}**" + (" (recommended)" if row.recommended else ""),
          escape(row.network), row.kept, row.predicted, row.measured, row.band,
          escape("; ".join((row.verdict, *row.remarks))), escape(row.answer.job or "–"))
-        for row in f.answer_rows(report)), right=(2, 3, 4))
+        for row in f.list_answers(report)), right=(2, 3, 4))
 
 
 def _members(report: FamilyReport) -> str:
     head = ["Status", "Depth", "Width", "Images", "Seed", "Unpruned error", "Sparsest", "Job"]
-    return grid(head, (
-        (one.status, f"{one.depth:g}", f"{one.width:g}", q.share(one.fraction), str(one.seed), f.unpruned(one),
-         f.sparsest(one), escape(one.job or "–")) for one in report.members), right=range(1, 7))
+    return format_table(head, (
+        (one.status, f"{one.depth:g}", f"{one.width:g}", q.short_percent(one.fraction), str(one.seed), f.describe_unpruned(one),
+         f.describe_sparsest(one), escape(one.job or "–")) for one in report.members), right=range(1, 7))

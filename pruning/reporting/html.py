@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from pruning import wording as quantities
 from pruning.reporting import family, summary
-from pruning.reporting.plots import accuracy_plots, section_plots
-from pruning.reporting.tables import heading, shown, table
+from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.tables import build_table, format_heading, select_shown
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
 
@@ -27,25 +27,25 @@ def render(report: Report) -> str:
         "report.html.j2",
         report,
         DRAWN_ABOVE,
-        verdict=summary.verdict(report),
-        rows=summary.rows(report),
-        ordered=summary.ordered(report),
-        digits=summary.digits(report),
-        formats=summary.file_formats(report),
-        plots=accuracy_plots(report),
-        warnings=summary.warnings(report),
+        verdict=summary.describe_verdict(report),
+        rows=summary.list_rows(report),
+        ordered=summary.order_checkpoints(report),
+        digits=summary.choose_digits(report),
+        formats=summary.list_file_formats(report),
+        plots=plot_accuracy(report),
+        warnings=summary.list_warnings(report),
     )
 
 
 def render_family(report: FamilyReport) -> str:
     """Return the page of a family."""
-    return _page("family.html.j2", report, {}, verdict=family.verdict(report), rows=family.answer_rows(report),
+    return _page("family.html.j2", report, {}, verdict=family.describe_verdict(report), rows=family.list_answers(report),
                  digits=family.DIGITS, warnings=report.warnings)
 
 
 def _page(template: str, report: Report | FamilyReport, drawn: Mapping[str, tuple[str, ...]], **context: object) -> str:
     """The template with its report, and the curves of every section less those `drawn` above."""
-    plots = {name: section_plots(f"section-{i}", section, drawn.get(name, ()))
+    plots = {name: plot_section(f"section-{i}", section, drawn.get(name, ()))
              for i, (name, section) in enumerate(report.sections.items())}
     return _environment().get_template(template).render(report=report, section_plots=plots, **context)
 
@@ -60,6 +60,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals |= {"q": quantities, "s": summary, "f": family, "table": table, "shown": shown, "heading": heading}
+    environment.globals |= {"q": quantities, "s": summary, "f": family, "table": build_table, "shown": select_shown, "heading": format_heading}
     environment.filters["svg"] = Markup
     return environment

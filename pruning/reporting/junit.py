@@ -24,13 +24,13 @@ def render(report: Report) -> str:
         "partial": str(report.partial).lower(),
     })
     for gate in report.gates:
-        case = _case(suite, "gates", f"{gate.name} <= {q.plain(gate.limit)}")
-        measured = "not measured" if gate.measured is None else q.points(gate.measured, 2)
+        case = _case(suite, "gates", f"{gate.name} <= {q.number(gate.limit)}")
+        measured = "not measured" if gate.measured is None else q.points_with_interval(gate.measured, 2)
         text = "\n".join(
             (
                 gate.message,
                 f"measured: {measured}",
-                f"limit: {q.pp(gate.limit)}",
+                f"limit: {q.percentage_points(gate.limit)}",
                 f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )
@@ -59,8 +59,8 @@ def render_family(report: FamilyReport) -> str:
         "recommended_checkpoint": report.recommendation.checkpoint or "",
         "partial": str(report.partial).lower(),
     })
-    for row in family.answer_rows(report):
-        case = _case(suite, "answers", f"error <= {q.plain(row.answer.max_error)}")
+    for row in family.list_answers(report):
+        case = _case(suite, "answers", f"error <= {q.number(row.answer.max_error)}")
         text = "\n".join((f"{row.verdict}, {row.band}" if row.band != "–" else row.verdict, *row.remarks,
                           f"network: {row.network}", f"parameters: {row.kept}", f"predicted: {row.predicted}",
                           f"measured: {row.measured}", f"job: {row.answer.job or 'none'}"))
@@ -75,7 +75,7 @@ def render_family(report: FamilyReport) -> str:
         _told(_case(suite, room, failure.name), "error", failure.code, failure.message)
     case = _case(suite, "job", "complete")
     if report.partial:
-        _told(case, "error", "partial", f"{family.measured(report)} of {q.several(len(report.members), 'member')} measured, "
+        _told(case, "error", "partial", f"{family.count_measured(report)} of {q.count_of(len(report.members), 'member')} measured, "
               "and not all has ended")
     return _written(suite, 0.0)
 

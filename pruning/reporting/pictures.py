@@ -22,7 +22,7 @@ COLOURS = "cividis"
 """Read alike by people with and without colour vision deficiency."""
 
 
-def grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS) -> Picture:
+def draw_grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS) -> Picture:
     """Images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
     rows = math.ceil(len(images) / columns)
     figure = _figure(1.7 * columns, 1.9 * rows)
@@ -34,16 +34,16 @@ def grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns:
     return _picture(figure, caption)
 
 
-def pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (C, H, W) as `grid` takes it: (H, W, 3), or the first channel where there are not three.
+def arrange_pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (C, H, W) as `draw_grid` takes it: (H, W, 3), or the first channel where there are not three.
 
-    >>> pixels(np.zeros((1, 2, 5), np.uint8)).shape, pixels(np.zeros((3, 1, 5), np.uint8)).shape
+    >>> arrange_pixels(np.zeros((1, 2, 5), np.uint8)).shape, arrange_pixels(np.zeros((3, 1, 5), np.uint8)).shape
     ((2, 5), (1, 5, 3))
     """
     return np.ascontiguousarray(image.transpose(1, 2, 0)) if len(image) == 3 else image[0]
 
 
-def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str],
+def draw_heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str],
             caption: str) -> Picture:
     """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the columns."""
     figure = _figure(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows))

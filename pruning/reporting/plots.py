@@ -14,20 +14,20 @@ from matplotlib.ticker import MaxNLocator
 from pruning import wording as q
 from pruning.reporting.axes import (
     HUNDREDTHS,
-    as_svg,
-    aside,
-    dots,
-    log_axis,
-    new_figure,
-    scale_values,
-    spans,
-    sparsity_axis,
-    stretch,
+    create_figure,
+    draw_dots,
+    draw_spans,
+    render_svg,
+    rescale_values,
+    set_log_axis,
+    set_sparsity_axis,
+    spread_sideways,
+    stretch_sparsity,
 )
-from pruning.reporting.series_styles import CONTROL, GIVEN, INK, LONE, VARIABLES, Entry, Look, look
-from pruning.reporting.summary import label as label_of
-from pruning.reporting.summary import labels
-from pruning.reporting.tables import heading
+from pruning.reporting.series_styles import CONTROL, GIVEN, INK, LONE, VARIABLES, Entry, Look, choose_style
+from pruning.reporting.summary import find_label as label_of
+from pruning.reporting.summary import list_labels
+from pruning.reporting.tables import format_heading
 from pruning.schemas.report import Curve, Estimate, Evaluated, Report, Section
 
 CROWD = 16
@@ -58,9 +58,9 @@ class _Point:
     target: bool
 
 
-def accuracy_plots(report: Report) -> tuple[Plot, ...]:
+def plot_accuracy(report: Report) -> tuple[Plot, ...]:
     """Return accuracy against sparsity as it would be shipped and, where the job retrains, right after pruning."""
-    series = {label: _points(report, label) for label in labels(report)}
+    series = {label: _points(report, label) for label in list_labels(report)}
     series = {label: points for label, points in series.items() if points}
     if not series:
         return ()
@@ -72,7 +72,7 @@ def accuracy_plots(report: Report) -> tuple[Plot, ...]:
             _accuracy_plot(report, before, "Accuracy right after pruning, before retraining", "b"))
 
 
-def section_plots(name: str, section: Section, without: tuple[str, ...] = ()) -> tuple[Plot, ...]:
+def plot_section(name: str, section: Section, without: tuple[str, ...] = ()) -> tuple[Plot, ...]:
     """Return the curves of a section, those of equal axes together, at most sixteen to a plot."""
     groups: dict[tuple[str, str], list[tuple[str, Curve]]] = {}
     for key, curve in section.curves.items():
@@ -96,7 +96,7 @@ def _titles(title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[s
         return [title]
     shared = [_shared([name.split("/")[:-1] for name in group]) for group in names]
     known = len(_shared(shared))
-    told = [heading("/".join(one[known:])) or y.removesuffix(q.LOG_AXIS).strip()
+    told = [format_heading("/".join(one[known:])) or y.removesuffix(q.LOG_AXIS).strip()
             for one, (_, y) in zip(shared, labels, strict=True)]
     return [f"{title}: {one}" if told.count(one) == 1 else f"{title}: {y}, {x}".replace(f" {q.LOG_AXIS}", "")
             for one, (x, y) in zip(told, labels, strict=True)]
@@ -125,9 +125,9 @@ def _point(sparsity: float, final: Evaluated, pruned: Evaluated, retrained: Eval
 
 
 def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, key: str) -> Plot:
-    figure, axes = new_figure()
-    xs = [stretch(p.sparsity) for points in series.values() for p in points]
-    shifts = aside(len(series), xs)
+    figure, axes = create_figure()
+    xs = [stretch_sparsity(p.sparsity) for points in series.values() for p in points]
+    shifts = spread_sideways(len(series), xs)
     legend = []
     for label, network, colour, style in (
         ("given (95 % interval)", report.baseline, GIVEN, ":"),
@@ -138,9 +138,9 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
         axes.axhline(estimate.value, color=colour, linestyle=style, linewidth=1.4)
         legend.append(Entry(label, VARIABLES[colour], "", "dotted" if style == ":" else "dashdot"))
     for i, (label, points) in enumerate(series.items()):
-        chosen = look(i)
+        chosen = choose_style(i)
         axes.plot(
-            [stretch(p.sparsity) + shifts[i] for p in points],
+            [stretch_sparsity(p.sparsity) + shifts[i] for p in points],
             [_accuracy(p.final).value for p in points],
             color=chosen.colour,
             linestyle=chosen.line,
@@ -148,17 +148,17 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
         )
         for target, markersize in ((True, 6.5), (False, 3.0)):
             some = [p for p in points if p.target is target]
-            xs_some = [stretch(p.sparsity) + shifts[i] for p in some]
-            dots(axes, xs_some, [_accuracy(p.final) for p in some], chosen, markersize)
+            xs_some = [stretch_sparsity(p.sparsity) + shifts[i] for p in some]
+            draw_dots(axes, xs_some, [_accuracy(p.final) for p in some], chosen, markersize)
         legend.append(chosen.entry(label))
-    sparsity_axis(axes, min(xs), max(xs))
+    set_sparsity_axis(axes, min(xs), max(xs))
     axes.yaxis.set_major_formatter(HUNDREDTHS)
     described = "; ".join(
-        f"{label}: " + ", ".join(f"{q.percent(1 - p.final.value)} at {q.share(p.sparsity)}" for p in points if p.target)
+        f"{label}: " + ", ".join(f"{q.percent(1 - p.final.value)} at {q.short_percent(p.sparsity)}" for p in points if p.target)
         for label, points in series.items()
     )
     return Plot(
-        as_svg(figure, f"accuracy-{key}"),
+        render_svg(figure, f"accuracy-{key}"),
         title,
         "sparsity (axis spaced by compression)",
         "mean IoU of a test image (%)" if report.data.task == "segmentation" else "test accuracy (%)",
@@ -171,44 +171,44 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
 def _bars_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
     """Named values side by side, one bar for each curve, with their intervals."""
     first, names = curves[0][1], _without_common_prefix([label for label, _ in curves])
-    figure, axes = new_figure()
+    figure, axes = create_figure()
     width, legend = 0.8 / len(curves), []
     for i, (_, curve) in enumerate(curves):
-        chosen = look(i)
+        chosen = choose_style(i)
         places = [x + width * (i - (len(curves) - 1) / 2) for x in curve.x]
         axes.bar(places, [y.value for y in curve.y], width, color=chosen.colour, alpha=0.8)
-        spans(axes, places, curve.y, INK, 1.0)
+        draw_spans(axes, places, curve.y, INK, 1.0)
         legend.append(chosen.entry(names[i]))
     values = [[y.value for y in c.y] for _, c in curves]
     added = ""
     if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
-        log_axis(axes.yaxis, first.y_label)
+        set_log_axis(axes.yaxis, first.y_label)
     else:
-        added = scale_values(axes, first.y_label, values)
+        added = rescale_values(axes, first.y_label, values)
     assert first.x_names is not None
     axes.set_xticks(list(first.x), labels=[str(int(x) + 1) for x in first.x])
     numbered = ", ".join(f"{int(x) + 1}: {name}".replace(" ", "\N{NO-BREAK SPACE}")
                          for x, name in zip(first.x, first.x_names, strict=True))
     described = f"{title}: {first.y_label} for {', '.join(names)}: {numbered}."
-    return Plot(as_svg(figure, key), title, f"{first.x_label} ({numbered})", first.y_label + added, tuple(legend), described)
+    return Plot(render_svg(figure, key), title, f"{first.x_label} ({numbered})", first.y_label + added, tuple(legend), described)
 
 
 def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
     if curves[0][1].x_names is not None:
         return _bars_plot(key, title, curves)
-    figure, axes = new_figure()
+    figure, axes = create_figure()
     first = curves[0][1]
     logarithmic = first.x_label.endswith(q.LOG_AXIS) and all(x > 0 for _, c in curves for x in c.x)
     sparse = not logarithmic and first.x_label.lower().startswith("sparsity") and all(
         0 <= x < 1 for _, c in curves for x in c.x)
-    stretched = [stretch(x) if sparse else x for _, c in curves for x in c.x]
+    stretched = [stretch_sparsity(x) if sparse else x for _, c in curves for x in c.x]
     side_by_side = sparse and all(c.drawn is None for _, c in curves)
-    shifts = aside(len(curves), stretched) if side_by_side else [0.0] * len(curves)
+    shifts = spread_sideways(len(curves), stretched) if side_by_side else [0.0] * len(curves)
     names = _without_common_prefix([label for label, _ in curves])
     looks = _looks([curve.drawn for _, curve in curves])
     for i, (_, curve) in enumerate(curves):
         points = sorted(zip(curve.x, curve.y, strict=False), key=lambda point: point[0])
-        xs = [stretch(x) + shifts[i] if sparse else x for x, _ in points]
+        xs = [stretch_sparsity(x) + shifts[i] if sparse else x for x, _ in points]
         chosen, step = looks[i], 1 + (len(points) - 1) // (SCATTERED if curve.drawn == "points" else THIN)
         if curve.drawn != "points":
             axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
@@ -216,32 +216,32 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
             axes.fill_between(xs, [_low(y) for _, y in points], [_high(y) for _, y in points], color=chosen.colour,
                               alpha=0.16, linewidth=0)
         elif curve.drawn != "line":
-            dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
+            draw_dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
     legend, key_of_pairs = _legend(names, [curve.drawn for _, curve in curves], looks)
     values = [[y.value for y in c.y] for _, c in curves]
     added = ""
     if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
-        log_axis(axes.yaxis, first.y_label)
+        set_log_axis(axes.yaxis, first.y_label)
     else:
-        added = scale_values(axes, first.y_label, values)
+        added = rescale_values(axes, first.y_label, values)
     note = " (axis spaced by compression)" if sparse else ""
     if sparse:
-        sparsity_axis(axes, min(stretched), max(stretched))
+        set_sparsity_axis(axes, min(stretched), max(stretched))
     elif logarithmic:
-        log_axis(axes.xaxis, first.x_label)
-    elif q.unit(first.x_label) and all(abs(x) <= 1 for x in stretched):
+        set_log_axis(axes.xaxis, first.x_label)
+    elif q.unit_of(first.x_label) and all(abs(x) <= 1 for x in stretched):
         axes.xaxis.set_major_formatter(HUNDREDTHS)
-        note = f" ({q.unit(first.x_label)})"
+        note = f" ({q.unit_of(first.x_label)})"
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
-    return Plot(as_svg(figure, key), title, first.x_label + note, first.y_label + added + key_of_pairs, legend, described)
+    return Plot(render_svg(figure, key), title, first.x_label + note, first.y_label + added + key_of_pairs, legend, described)
 
 
 def _looks(drawn: Sequence[str | None]) -> list[Look]:
     """A look for each curve: the first law has that of the first measured, and a lone line the colour of the axes."""
     lone = drawn.count("line") == 1 < drawn.count("points")
-    return [LONE if kind == "line" and lone else look(i if kind is None else drawn[:i].count(kind))
+    return [LONE if kind == "line" and lone else choose_style(i if kind is None else drawn[:i].count(kind))
             for i, kind in enumerate(drawn)]
 
 

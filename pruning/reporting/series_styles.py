@@ -39,7 +39,7 @@ class Look:
     def entry(self, label: str, drawn: str | None = None) -> Entry:
         """Its line of the legend; of `points` without the line, of a `line` or a `band` without the marker.
 
-        >>> look(0).entry("law", "band").kind, look(0).entry("measured", "points").line
+        >>> choose_style(0).entry("law", "band").kind, choose_style(0).entry("measured", "points").line
         ('', 'none')
         """
         marker = "" if drawn in ("line", "band") else self.marker
@@ -50,10 +50,10 @@ LONE = Look(INK, "", "dashed", False)
 """Of a line to hold all else against."""
 
 
-def look(index: int) -> Look:
+def choose_style(index: int) -> Look:
     """The look of the series of this number: eight colours, each again with another marker and line.
 
-    >>> look(1).marker, look(9).marker, look(9).line, look(9).colour == look(1).colour
+    >>> choose_style(1).marker, choose_style(9).marker, choose_style(9).line, choose_style(9).colour == choose_style(1).colour
     ('s', 'v', 'dashed', True)
     """
     again = index // TONES % len(LINES)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pruning import wording as q
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
-from pruning.verdict.recommendation import proven_beyond
+from pruning.verdict.recommendation import is_proven_beyond
 
 FORMATS = {"sparse": "sparse", "sparse_gzip": "sparse, gzip", "dense": "dense", "dense_gzip": "dense, gzip",
            "masks": "masks"}
@@ -50,78 +50,78 @@ class Row:
     recommended: bool = False
 
 
-def digits(report: Report) -> int:
+def choose_digits(report: Report) -> int:
     """Return the decimals of a percentage that the number of test images supports."""
     return 2 if report.data.test >= 2000 else 1
 
 
-def ordered(report: Report) -> tuple[Checkpoint, ...]:
+def order_checkpoints(report: Report) -> tuple[Checkpoint, ...]:
     """Return the checkpoints by criterion, as asked for, then by sparsity."""
-    criteria = labels(report)
+    criteria = list_labels(report)
     return tuple(
-        sorted(report.checkpoints, key=lambda c: (criteria.index(label(report, c.criterion)), c.requested_sparsity))
+        sorted(report.checkpoints, key=lambda c: (criteria.index(find_label(report, c.criterion)), c.requested_sparsity))
     )
 
 
-def labels(report: Report) -> list[str]:
+def list_labels(report: Report) -> list[str]:
     """Return the criteria of the report by label, each once, in order of appearance."""
     criteria = [c.criterion for c in report.checkpoints] + [r.criterion for r in report.rounds]
-    return list(dict.fromkeys(label(report, criterion) for criterion in criteria))
+    return list(dict.fromkeys(find_label(report, criterion) for criterion in criteria))
 
 
-def label(report: Report, criterion: Method) -> str:
+def find_label(report: Report, criterion: Method) -> str:
     """Return what the ids of a criterion's checkpoints begin with; its name and parameters where it has no checkpoint."""
     for c in report.checkpoints:
         if c.criterion == criterion:
             return c.id.removesuffix(f"-{c.requested_sparsity!r}")
-    return q.method(criterion)
+    return q.method_call(criterion)
 
 
-def recommended(report: Report) -> Checkpoint | None:
+def find_recommended(report: Report) -> Checkpoint | None:
     """Return the recommended checkpoint where the report holds it."""
     return next((c for c in report.checkpoints if c.id == report.recommendation.checkpoint), None)
 
 
-def against_choice(report: Report) -> bool:
+def is_loss_proven(report: Report) -> bool:
     """Return whether the test images prove a loss beyond the margin for the recommended checkpoint."""
-    best = recommended(report)
-    return best is not None and proven_beyond(best, report.recommendation.margin)
+    best = find_recommended(report)
+    return best is not None and is_proven_beyond(best, report.recommendation.margin)
 
 
-def tag(report: Report) -> str:
+def choose_tag(report: Report) -> str:
     """Return what the recommended checkpoint is called."""
-    return "chosen on validation" if against_choice(report) else "recommended"
+    return "chosen on validation" if is_loss_proven(report) else "recommended"
 
 
-def rows(report: Report) -> tuple[Row, ...]:
+def list_rows(report: Report) -> tuple[Row, ...]:
     """Return the two dense references and every checkpoint."""
     chosen = report.recommendation.checkpoint
     references = (Row("given", report.baseline, None), Row("control", report.control, None))
-    return references + tuple(Row(label(report, c.criterion), c, c, c.id == chosen) for c in ordered(report))
+    return references + tuple(Row(find_label(report, c.criterion), c, c, c.id == chosen) for c in order_checkpoints(report))
 
 
-def file_formats(report: Report) -> tuple[str, ...]:
+def list_file_formats(report: Report) -> tuple[str, ...]:
     """Return the file formats that any network of the report has, the known ones first."""
-    found = dict.fromkeys(name for row in rows(report) for name in row.network.size_bytes)
+    found = dict.fromkeys(name for row in list_rows(report) for name in row.network.size_bytes)
     return tuple([name for name in FORMATS if name in found] + sorted(name for name in found if name not in FORMATS))
 
 
-def file_ratio(report: Report, network: Network) -> float | None:
+def compute_file_ratio(report: Report, network: Network) -> float | None:
     """Return the size of a sparse file over that of the given network's dense file, where both are known."""
     sparse, dense = network.size_bytes.get("sparse"), report.baseline.size_bytes.get("dense")
     return sparse / dense if sparse and dense else None
 
 
-def lost_channels(report: Report, checkpoint: Checkpoint) -> bool:
+def has_lost_channels(report: Report, checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint is physically smaller: its dense file is, by a byte or more for each parameter removed."""
     given, own = report.baseline.size_bytes.get("dense"), checkpoint.size_bytes.get("dense")
     removed = report.baseline.parameters - checkpoint.parameters
     return given is not None and own is not None and 0 < removed <= given - own
 
 
-def cost_note(report: Report) -> str:
+def describe_costs(report: Report) -> str:
     """Return what was done to the networks, zeros or fewer channels, and what that means for size, work and time."""
-    smaller = [c.id for c in ordered(report) if lost_channels(report, c)]
+    smaller = [c.id for c in order_checkpoints(report) if has_lost_channels(report, c)]
     zeros = len(smaller) < len(report.checkpoints)
     notes = []
     if smaller:
@@ -136,9 +136,9 @@ def cost_note(report: Report) -> str:
     return " ".join(notes)
 
 
-def warnings(report: Report) -> tuple[str, ...]:
+def list_warnings(report: Report) -> tuple[str, ...]:
     """Return the warnings of the report without those of rounds that a checkpoint of the same criterion repeats."""
-    told = {(label(report, c.criterion), warning) for c in report.checkpoints for warning in c.warnings}
+    told = {(find_label(report, c.criterion), warning) for c in report.checkpoints for warning in c.warnings}
 
     def repeated(text: str) -> bool:
         found = re.fullmatch(r"(.+?), round \d+: (.+)", text, re.DOTALL)
@@ -147,18 +147,18 @@ def warnings(report: Report) -> tuple[str, ...]:
     return tuple(warning for warning in report.warnings if not repeated(warning))
 
 
-def latency(item: Latency) -> str:
+def describe_latency(item: Latency) -> str:
     """Return a measured latency with its factor to the network as given, measured in turn with it."""
     text = f"{q.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
     return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
 
 
-def epochs(network: Network) -> str:
+def count_epochs(network: Network) -> str:
     """Return the epochs of retraining the network has had."""
-    return q.several(network.retrain_epochs, "epoch")
+    return q.count_of(network.retrain_epochs, "epoch")
 
 
-def compression(network: Network) -> str:
+def compute_compression(network: Network) -> str:
     """Return 1/density."""
     return q.factor(1 / network.density) if network.density > 0 else "–"
 
@@ -168,7 +168,7 @@ def has_batchnorm(report: Report) -> bool:
     return any(c.batchnorm is not None for c in report.checkpoints)
 
 
-def batchnorm(checkpoint: Checkpoint | None) -> str:
+def describe_batchnorm(checkpoint: Checkpoint | None) -> str:
     """Return whether the new statistics of BatchNorm were kept, and the losses that decided it."""
     if checkpoint is None or checkpoint.batchnorm is None:
         return "–"
@@ -177,7 +177,7 @@ def batchnorm(checkpoint: Checkpoint | None) -> str:
     return f"{'kept' if found.kept else 'undone'} [loss {before} → {after}]"
 
 
-def gate_counts(report: Report) -> str:
+def count_gates(report: Report) -> str:
     """Return how many gates passed."""
     if not report.gates:
         return "none set"
@@ -185,17 +185,17 @@ def gate_counts(report: Report) -> str:
     return f"{passed} of {len(report.gates)} passed" if passed else f"{len(report.gates)} failed"
 
 
-def pretty(value: Any) -> str:
+def format_json(value: Any) -> str:
     """Return a value as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
-def verdict(report: Report) -> Verdict:
+def describe_verdict(report: Report) -> Verdict:
     """Return the verdict: what was pruned, what to ship, what it loses, whether the gates hold."""
-    d = digits(report)
-    best = recommended(report)
+    d = choose_digits(report)
+    best = find_recommended(report)
     failed = [gate for gate in report.gates if not gate.passed]
-    beyond = against_choice(report)
+    beyond = is_loss_proven(report)
     subject = f"{report.model.architecture} on {report.data.name}"
     if best is None:
         headline = (
@@ -204,36 +204,36 @@ def verdict(report: Report) -> Verdict:
         facts = [
             Fact("Test error as given", q.percent(report.baseline.error.value, d), _span(report.baseline, d)),
             Fact("Dense control", q.percent(report.control.error.value, d), _span(report.control, d)),
-            Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(labels(report))),
+            Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(list_labels(report))),
         ]
     else:
-        headline = f"{subject}: {'' if beyond or failed else 'ship '}{q.share(best.requested_sparsity)} sparsity"
+        headline = f"{subject}: {'' if beyond or failed else 'ship '}{q.short_percent(best.requested_sparsity)} sparsity"
         facts = [
-            Fact(tag(report).capitalize(), f"{q.share(best.requested_sparsity)} sparse",
-                 f"{q.method(best.criterion)}, {best.id}"),
+            Fact(choose_tag(report).capitalize(), f"{q.short_percent(best.requested_sparsity)} sparse",
+                 f"{q.method_call(best.criterion)}, {best.id}"),
             Fact(
                 "Test error",
                 q.percent(best.error.value, d),
                 f"{_span(best, d)}; given {q.percent(report.baseline.error.value, d)}",
             ),
-            Fact("Over dense control", *split(q.points(best.error_increase.control, d))),
-            Fact("Over network as given", *split(q.points(best.error_increase.given, d))),
+            Fact("Over dense control", *split_estimate(q.points_with_interval(best.error_increase.control, d))),
+            Fact("Over network as given", *split_estimate(q.points_with_interval(best.error_increase.given, d))),
             Fact(
                 "Weights kept",
                 f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
                 f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters remain",
             ),
         ]
-        ratio = file_ratio(report, best)
+        ratio = compute_file_ratio(report, best)
         if ratio is not None:
             facts.append(
                 Fact(
-                    "File" if lost_channels(report, best) else "Sparse file",
-                    q.size(best.size_bytes["sparse"]),
-                    f"{q.percent(ratio)} of the given network's {q.size(report.baseline.size_bytes['dense'])}",
+                    "File" if has_lost_channels(report, best) else "Sparse file",
+                    q.file_size(best.size_bytes["sparse"]),
+                    f"{q.percent(ratio)} of the given network's {q.file_size(report.baseline.size_bytes['dense'])}",
                 )
             )
-    facts.append(Fact("Gates", gate_counts(report), "; ".join(gate.message for gate in failed)))
+    facts.append(Fact("Gates", count_gates(report), "; ".join(gate.message for gate in failed)))
     if failed:
         return Verdict(
             f"{headline}, but a gate failed" if best else headline, "bad", report.recommendation.reason, tuple(facts)
@@ -244,11 +244,11 @@ def verdict(report: Report) -> Verdict:
     return Verdict(headline, "good" if good else "open", report.recommendation.reason, tuple(facts))
 
 
-def split(text: str) -> tuple[str, str]:
+def split_estimate(text: str) -> tuple[str, str]:
     """Return a formatted estimate as its value and, as a detail, its interval."""
     value, bracket, rest = text.partition(" [")
     return value, f"95 % interval {'[' + rest}" if bracket else ""
 
 
 def _span(network: Network, d: int) -> str:
-    return split(q.measured(network.error, d))[1]
+    return split_estimate(q.percent_with_interval(network.error, d))[1]

@@ -29,12 +29,12 @@ class Table:
     left_off: int
 
 
-def table(value: Any, digits: int = 1, name: str = "") -> Table | None:
+def build_table(value: Any, digits: int = 1, name: str = "") -> Table | None:
     """Return a list of flat records, whose cells may be estimates, as a table, or `None` for anything else.
 
     Records by name are a table too, its numbers in the unit of the `name` of the whole.
 
-    >>> found = table([{"layer": "fc", "change_nats": {"value": 0.25, "low": None, "high": None, "n": 3}}, {"layer": "x"}])
+    >>> found = build_table([{"layer": "fc", "change_nats": {"value": 0.25, "low": None, "high": None, "n": 3}}, {"layer": "x"}])
     >>> found.head, found.rows
     (['layer', 'change (nats)'], [['fc', '+0.250'], ['x', '']])
     """
@@ -49,22 +49,22 @@ def table(value: Any, digits: int = 1, name: str = "") -> Table | None:
     keys = list(dict.fromkeys(str(key) for row in value for key in row))
     numeric = frozenset(i for i, key in enumerate(keys) if any(_is_number(row.get(key)) for row in value))
     rows = [[_cell(name if whole else key, row.get(key, ""), digits) for key in keys] for row in value[:ROWS]]
-    return Table([heading(key) for key in keys], rows, numeric, max(0, len(value) - ROWS))
+    return Table([format_heading(key) for key in keys], rows, numeric, max(0, len(value) - ROWS))
 
 
-def shown(details: Mapping[str, Any]) -> dict[str, Any]:
+def select_shown(details: Mapping[str, Any]) -> dict[str, Any]:
     """The details that a page shows: what begins with `raw_` is for programs and in the JSON report alone.
 
-    >>> shown({"laws": [], "raw_laws": {}})
+    >>> select_shown({"laws": [], "raw_laws": {}})
     {'laws': []}
     """
     return {key: value for key, value in details.items() if not key.startswith("raw_")}
 
 
-def heading(key: str) -> str:
+def format_heading(key: str) -> str:
     """Return the name of a column or a table as words.
 
-    >>> heading("loss_change_nats"), heading("per_layer")
+    >>> format_heading("loss_change_nats"), format_heading("per_layer")
     ('loss change (nats)', 'per layer')
     """
     return re.sub(r"_nats$", " (nats)", key).replace("_", " ")
@@ -82,11 +82,11 @@ def _cell(key: str, value: Any, digits: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_estimate(value):
-        return q.named(key, Estimate.model_validate(value), digits)
+        return q.by_name(key, Estimate.model_validate(value), digits)
     if isinstance(value, int):
         return q.count(value)
     if isinstance(value, float):
         if SHARES & frozenset(key.split("_")) and 0 <= value <= 1:
-            return q.share(value)
-        return q.named(key, Estimate(value=value), digits)
+            return q.short_percent(value)
+        return q.by_name(key, Estimate(value=value), digits)
     return "–" if value is None else str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pruning.allocations import allocations
 from pruning.criteria import criteria
 from pruning.errors import ParameterError
-from pruning.evidence.criterion import Compensating, Criterion, LossModel, Staged
+from pruning.evidence.criterion import CompensatesRemoval, Criterion, PredictsLossChange, ScoresInStages
 from pruning.granularities import granularities
 from pruning.schemas.recipe import Method, Recipe
 from pruning.sparsifiers import sparsifiers
@@ -19,7 +19,7 @@ TRUST = 0.5
 
 
 @dataclass(frozen=True)
-class Seams:
+class PruningMethod:
     """The four choices that make a pruning method, and what it removes together."""
 
     criterion: Criterion
@@ -28,7 +28,7 @@ class Seams:
     granularity: Granularity
 
     @staticmethod
-    def of(recipe: Recipe, method: Method) -> Seams:
+    def of(recipe: Recipe, method: Method) -> PruningMethod:
         """Those of a recipe for one of its criteria; what it leaves open is the criterion's own."""
         criterion = criteria.create(method.name, method.params)
         chosen = recipe.granularity or Method(name=getattr(criterion, "granularity", "weight"))
@@ -37,7 +37,7 @@ class Seams:
         allocation = recipe.allocation or Method(name=own)
         drawn = getattr(criterion, "sparsifier", "top_k")
         sparsifier = recipe.sparsifier or (drawn if isinstance(drawn, Method) else Method(name=drawn))
-        return Seams(criterion, allocations.create(allocation.name, allocation.params),
+        return PruningMethod(criterion, allocations.create(allocation.name, allocation.params),
                      sparsifiers.create(sparsifier.name, sparsifier.params), granularity)
 
     @property
@@ -47,20 +47,20 @@ class Seams:
 
     def stages(self, start: float, target: float) -> Sequence[float]:
         """The densities of the stages of one round from density `start` to `target`."""
-        if not isinstance(self.criterion, Staged) or target >= start:
+        if not isinstance(self.criterion, ScoresInStages) or target >= start:
             return [target]
         return self.criterion.stage_densities(start, target)
 
     def cautions(self, start: float, target: float, retraining: str) -> list[str]:
         """What a user should know of this pruning before it is retrained so."""
-        lost = isinstance(self.criterion, Compensating) and retraining == "weight_rewind"
+        lost = isinstance(self.criterion, CompensatesRemoval) and retraining == "weight_rewind"
         found = [self._locality(start, target), "rewinding the weights undoes what the criterion changed in those that "
                  "remain; only its choice of weights counts" if lost else None]
         return [caution for caution in found if caution is not None]
 
     def _locality(self, start: float, target: float) -> str | None:
         """A local loss model used far from where it was made."""
-        if not isinstance(self.criterion, LossModel):
+        if not isinstance(self.criterion, PredictsLossChange):
             return None
         stages = self.stages(start, target)
         removed = max(1 - after / before for before, after in zip([start, *stages], stages, strict=False))

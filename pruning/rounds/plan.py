@@ -36,7 +36,7 @@ class PlannedRound:
         return self.epochs is not None
 
 
-def rounds(recipe: Recipe) -> list[PlannedRound]:
+def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
     """The rounds of one criterion: the schedule's stretch to every target, densest first."""
     schedule = schedules.create(recipe.schedule.name, recipe.schedule.params)
     planned: list[PlannedRound] = []
@@ -69,7 +69,7 @@ def keeps_unretrained(recipe: Recipe, planned: PlannedRound) -> bool:
     return read and planned.retrained and planned.target is not None and recipe.when == "after_training"
 
 
-def training_epochs(recipe: Recipe) -> tuple[int, int] | None:
+def find_training_epochs(recipe: Recipe) -> tuple[int, int] | None:
     """First epoch and end of one whole retraining: the dense control's, and a round's unless the mode is `gradual`."""
     train, retrain = recipe.train, recipe.retrain
     if recipe.when == "before_training":
@@ -83,11 +83,11 @@ def training_epochs(recipe: Recipe) -> tuple[int, int] | None:
 
 
 def _epochs(recipe: Recipe, index: int, rounds: int) -> tuple[int, int] | None:
-    """Those of round `index` of the `rounds` to a target."""
+    """Those of round `index` of the `plan_rounds` to a target."""
     if recipe.when == "before_training" and index < rounds - 1:
         return None
     if recipe.when == "before_training" or recipe.retrain.mode != "gradual":
-        return training_epochs(recipe)
+        return find_training_epochs(recipe)
     pruning = recipe.retrain.pruning_epochs
     if rounds > pruning:
         raise ParameterError(f"{rounds} rounds do not fit into {pruning} epochs of pruning: each needs one at least",

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pruning.errors import ScoreError
-from pruning.evidence.criterion import Compensating, Criterion, LossModel
+from pruning.evidence.criterion import CompensatesRemoval, Criterion, PredictsLossChange
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.layer_inputs import Views
+from pruning.evidence.layer_inputs import LayerInputs
 from pruning.masks import apply_masks_, density
-from pruning.rounds.method import Seams
+from pruning.rounds.method import PruningMethod
 from pruning.types import Masks, Scores, Selection
 
 LARGEST = torch.finfo(torch.float32).max
@@ -37,7 +37,7 @@ class StageLoss:
     images: int
 
 
-def prune_(model: nn.Module, masks: Masks, target: float, seams: Seams, evidence: Callable[[Masks, int], Evidence], *,
+def prune_(model: nn.Module, masks: Masks, target: float, seams: PruningMethod, evidence: Callable[[Masks, int], Evidence], *,
            generator: Generator, on_stage: Callable[[StageLoss | None], None] = lambda stage: None,
            warn: Callable[[str], None] = lambda message: None) -> Masks:
     """Prune the model in place to density `target` (of all prunable weights) and return the new masks.
@@ -48,10 +48,10 @@ def prune_(model: nn.Module, masks: Masks, target: float, seams: Seams, evidence
     """
     for number, stage in enumerate(seams.stages(density(masks), target)):
         found = evidence(masks, number)
-        scores = alive_scores(found, seams.criterion.score(found))
+        scores = mask_scores(found, seams.criterion.score(found))
         selected = seams.granularity.select(Selection(
             model, found.weights, scores, masks, stage, seams.allocation, seams.sparsifier, generator,
-            lambda found=found: found.shape, Views(found)))  # type: ignore[misc]
+            lambda found=found: found.shape, LayerInputs(found)))  # type: ignore[misc]
         for name, reason in selected.left_dense.items() if number == 0 else ():
             warn(f"{name} is left dense: {reason}")
         on_stage(_step(model, found, selected.masks, selected.weights, seams.criterion))
@@ -61,10 +61,10 @@ def prune_(model: nn.Module, masks: Masks, target: float, seams: Seams, evidence
 
 def _step(model: nn.Module, evidence: Evidence, masks: Masks, weights: Scores, criterion: Criterion) -> StageLoss | None:
     """Put the selected weights into the model; the evidence is of the point before."""
-    if isinstance(criterion, Compensating):
+    if isinstance(criterion, CompensatesRemoval):
         weights = criterion.compensate(evidence, masks)
-    modelled = isinstance(criterion, LossModel)
-    predicted = criterion.predict(evidence, masks) if isinstance(criterion, LossModel) else 0.0
+    modelled = isinstance(criterion, PredictsLossChange)
+    predicted = criterion.predict(evidence, masks) if isinstance(criterion, PredictsLossChange) else 0.0
     before = evidence.losses() if modelled else None
     with torch.no_grad():
         for name, weight in weights.items():
@@ -85,7 +85,7 @@ def _finite(value: float) -> float:
     return min(LARGEST, max(-LARGEST, LARGEST if math.isnan(value) else value))
 
 
-def alive_scores(evidence: Evidence, scores: Scores) -> Scores:
+def mask_scores(evidence: Evidence, scores: Scores) -> Scores:
     """The scores with -inf for what is pruned already; checks names, shapes and finiteness."""
     if set(scores) != set(evidence.weights):
         raise ScoreError(f"scores for {sorted(scores)}, expected {sorted(evidence.weights)}")

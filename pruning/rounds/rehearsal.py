@@ -10,10 +10,10 @@ from torch import Generator, nn
 
 from pruning.errors import BudgetError
 from pruning.granularities.weight import Weight
-from pruning.masks import counts, full_masks, prunable, weight_masks
-from pruning.rounds.costs import empty, may_be_empty
-from pruning.rounds.method import Seams
-from pruning.rounds.plan import PlannedRound, rounds
+from pruning.masks import build_full_masks, count_kept, find_prunable, select_weight_masks
+from pruning.rounds.costs import build_empty_error, may_be_empty
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.plan import PlannedRound, plan_rounds
 from pruning.schemas.recipe import Recipe
 from pruning.types import Scores, Selection, Shape
 
@@ -43,16 +43,16 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     ...
     pruning.errors.BudgetError: density 0.1 cannot be had with 2:4: the least is 0.5, and any above it
     """
-    weights = {name: weight.detach() for name, weight in prunable(model, recipe.exclude).items()}
+    weights = {name: weight.detach() for name, weight in find_prunable(model, recipe.exclude).items()}
     if sum(weight.numel() for weight in weights.values()) > LARGEST:
         return []
-    planned = rounds(recipe)
+    planned = plan_rounds(recipe)
     if may_be_empty(recipe) or len(planned) > ROUNDS:
         planned = [one for one in planned if one.target is not None]
     found: dict[str, str] = {}
-    tried: list[Seams] = []
+    tried: list[PruningMethod] = []
     for method in recipe.criteria:
-        seams = Seams.of(recipe, method)
+        seams = PruningMethod.of(recipe, method)
         same = any((one.granularity, one.allocation) == (seams.granularity, seams.allocation) for one in tried)
         if same or isinstance(seams.granularity, Weight):
             continue
@@ -70,17 +70,17 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
     return [f"{name} is left dense: {reason}" for name, reason in found.items()]
 
 
-def _cascade(model: nn.Module, weights: Scores, planned: Sequence[PlannedRound], seams: Seams, independent: bool,
+def _cascade(model: nn.Module, weights: Scores, planned: Sequence[PlannedRound], seams: PruningMethod, independent: bool,
              shape: Shape, generator: Generator) -> tuple[dict[int, BudgetError], Mapping[str, str]]:
     """By number the refusals of the rounds that remove nothing, with one draw of scores for all; and what is left dense."""
     scores = {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()}
     total = sum(weight.numel() for weight in weights.values())
     refusals: dict[int, BudgetError] = {}
     left_dense: Mapping[str, str] = {}
-    masks, kept, reached = full_masks(weights), total, True
+    masks, kept, reached = build_full_masks(weights), total, True
     for one in planned:
         if independent and reached:
-            masks, kept = full_masks(weights), total
+            masks, kept = build_full_masks(weights), total
         alive = {name: score.masked_fill(~masks[name], -math.inf) for name, score in scores.items()}
         try:
             selected = seams.granularity.select(Selection(
@@ -88,8 +88,8 @@ def _cascade(model: nn.Module, weights: Scores, planned: Sequence[PlannedRound],
         except BudgetError as error:
             raise BudgetError(error.message, pointer=error.pointer or "/targets/sparsity") from None
         masks, left_dense = selected.masks, selected.left_dense
-        before, kept = kept, sum(counts(weight_masks(masks)).values())
+        before, kept = kept, sum(count_kept(select_weight_masks(masks)).values())
         if kept == before:
-            refusals[one.number] = empty(one, kept, total, after_target=reached)
+            refusals[one.number] = build_empty_error(one, kept, total, after_target=reached)
         reached = one.target is not None
     return refusals, left_dense

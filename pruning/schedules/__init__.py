@@ -14,13 +14,13 @@ Steps = Annotated[Literal["exponential", "linear"], Field(
 schedules: Registry[Schedule] = Registry("schedule", __name__)
 
 
-def falling(start: float, between: Iterable[float], target: float) -> list[float]:
+def keep_falling(start: float, between: Iterable[float], target: float) -> list[float]:
     """The densities between `start` and `target` that fall strictly, and the target.
 
     Where the stretch is shorter than its rounds, float64 cannot tell some of them apart; equal ones would be rounds that
     prune nothing, and a second one at the target a second checkpoint of the same name.
 
-    >>> falling(1.0, [1.0, 0.75, 0.75, 0.5], 0.5)
+    >>> keep_falling(1.0, [1.0, 0.75, 0.75, 0.5], 0.5)
     [0.75, 0.5]
     """
     found: list[float] = []
@@ -30,18 +30,18 @@ def falling(start: float, between: Iterable[float], target: float) -> list[float
     return [*found, target]
 
 
-def steps(start: float, target: float, number: int, kind: Steps) -> list[float]:
+def space_densities(start: float, target: float, number: int, kind: Steps) -> list[float]:
     """d_i = start (target / start)^(i / number), or start + (target - start) i / number; i = 1 ... number.
 
-    >>> [round(density, 3) for density in steps(1.0, 0.125, 3, "exponential")]
+    >>> [round(density, 3) for density in space_densities(1.0, 0.125, 3, "exponential")]
     [0.5, 0.25, 0.125]
-    >>> steps(1.0, 0.5, 2, "linear")
+    >>> space_densities(1.0, 0.5, 2, "linear")
     [0.75, 0.5]
     """
     parts = (i / number for i in range(1, number))
     if kind == "linear":
-        return falling(start, (start + (target - start) * part for part in parts), target)
-    return falling(start, (start * (target / start) ** part for part in parts), target)
+        return keep_falling(start, (start + (target - start) * part for part in parts), target)
+    return keep_falling(start, (start * (target / start) ** part for part in parts), target)
 
 
 __all__ = ["Steps", "falling", "schedules", "steps"]

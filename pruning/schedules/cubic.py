@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.schedules import falling, schedules
+from pruning.schedules import keep_falling, schedules
 
 
 @schedules.register("cubic")
@@ -36,4 +36,4 @@ class Cubic:
         """
         begin = 1.0 - self.initial if start == 1.0 else start
         between = (target + (begin - target) * (1 - i / self.rounds) ** 3 for i in range(1, self.rounds))
-        return falling(start, between, target)
+        return keep_falling(start, between, target)

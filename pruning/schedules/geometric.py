@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.schedules import falling, schedules
+from pruning.schedules import keep_falling, schedules
 
 
 @schedules.register("geometric")
@@ -26,4 +26,4 @@ class Geometric:
     def densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start (1 - fraction)^i, i = 1 ... ceil(ln(target / start) / ln(1 - fraction)), the last set to target."""
         rounds = max(1, math.ceil(math.log(target / start) / math.log(1 - self.fraction) - 1e-9))
-        return falling(start, (start * (1 - self.fraction) ** i for i in range(1, rounds)), target)
+        return keep_falling(start, (start * (1 - self.fraction) ** i for i in range(1, rounds)), target)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.schedules import schedules, steps
+from pruning.schedules import schedules, space_densities
 
 
 @schedules.register("linear")
@@ -24,4 +24,4 @@ class Linear:
 
     def densities(self, start: float, target: float) -> Sequence[float]:
         """d_i = start + (target - start) i / rounds, i = 1 ... rounds."""
-        return steps(start, target, self.rounds, "linear")
+        return space_densities(start, target, self.rounds, "linear")

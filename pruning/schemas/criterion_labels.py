@@ -8,12 +8,12 @@ from typing import Any
 from pruning.schemas.recipe import Recipe
 
 
-def criterion_labels(recipe: Recipe) -> list[str]:
+def label_criteria(recipe: Recipe) -> list[str]:
     """A short unique name for every criterion of the recipe: its name, and the parameters that set it apart from others.
 
     >>> from pruning.schemas.recipe import Targets
     >>> criteria = ({"name": "qm", "params": {"pi": 1}}, {"name": "qm", "params": {"pi": 14, "stages": "linear"}})
-    >>> criterion_labels(Recipe(criterion=criteria, targets=Targets(sparsity=(0.5,))))
+    >>> label_criteria(Recipe(criterion=criteria, targets=Targets(sparsity=(0.5,))))
     ['qm-pi1', 'qm-pi14-linear']
     """
     found = []

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
-from pruning.schemas.presets import expand
+from pruning.schemas.presets import expand_preset
 from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Shifts, Targets
 from pruning.schemas.training import Train
 
@@ -148,7 +148,7 @@ class JobSpec(JobFields):
     @model_validator(mode="before")
     @classmethod
     def _preset_is_expanded(cls, job: Any) -> Any:
-        return expand(job) if isinstance(job, dict) and job.get("preset") is not None else job
+        return expand_preset(job) if isinstance(job, dict) and job.get("preset") is not None else job
 
     @model_validator(mode="after")
     def _recipe_is_consistent(self) -> JobSpec:

@@ -104,7 +104,7 @@ PRESETS: dict[str, Preset] = {
 """By name. ResNet-56 and ResNet-110 as in the paper's code: 9 and 18 bottlenecks a stage, so depths 83 and 164."""
 
 
-def expand(job: Mapping[str, Any]) -> dict[str, Any]:
+def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """A job with a `preset`, and what the preset says where the job does not say otherwise; the job is not changed.
 
     Filled in are `model` (architecture, kwargs and `train`, key by key; only `train`, and only where it is given, for an
@@ -112,10 +112,10 @@ def expand(job: Mapping[str, Any]) -> dict[str, Any]:
     or none, left alone otherwise) and `batchnorm`; the last two not with `when: before_training`. Expanding twice is
     expanding once. Raises `ValueError` for an unknown name or a scale outside (0, 1].
 
-    >>> job = expand({"type": "prune", "preset": "resnet20", "epochs_scale": 0.1, "dataset": {"builtin": "digits"}})
+    >>> job = expand_preset({"type": "prune", "preset": "resnet20", "epochs_scale": 0.1, "dataset": {"builtin": "digits"}})
     >>> job["model"]["kwargs"], job["model"]["train"]["epochs"], job["retrain"], job["targets"]["sparsity"][0]
     ({'depth': 20, 'shortcut': 'B'}, 18, {'mode': 'lr_rewind'}, 0.150874)
-    >>> expand({"preset": "resnet21"})  # doctest: +ELLIPSIS
+    >>> expand_preset({"preset": "resnet21"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     ValueError: preset: unknown preset 'resnet21'; known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8, ...

@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 from pruning.errors import EvidenceError
 from pruning.evidence.sensitivities import SMALLEST
 from pruning.sparsifiers import sparsifiers
-from pruning.sparsifiers._sides import Division, Sides, factors, spread
-from pruning.types import Sparse, View
+from pruning.sparsifiers._signed_rows import Division, SignedRows, compute_reweighting_factors, reweight
+from pruning.types import LayerView, Sparse
 
 COLUMNS = 4096
 """Image positions on which repetitions are compared, evenly spaced over all."""
@@ -36,8 +36,8 @@ class Amplified:
     Two draws of three weights that are alike count 1.5 each; the third input is zero here, and 1.5 is nearest to the 2 that
     the others make:
 
-    >>> from pruning.types import View
-    >>> view = View(1, lambda: torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 3, 1))
+    >>> from pruning.types import LayerView
+    >>> view = LayerView(1, lambda: torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 3, 1))
     >>> weight = torch.ones(1, 3)
     >>> sparse = Amplified(repeats=50).sparsify_seeing(weight, weight, 2, torch.Generator().manual_seed(0), view)
     >>> sparse.weight[0, :2].sum()
@@ -51,33 +51,33 @@ class Amplified:
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
         """Always raises `EvidenceError` (or what is wrong with the scores): repetitions are compared on inputs."""
-        Sides.of(weight, score)
+        SignedRows.of(weight, score)
         raise EvidenceError("amplified compares draws by what a layer makes of images: it needs data and single weights")
 
-    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: View) -> Sparse:
+    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: LayerView) -> Sparse:
         """Of `repeats` draws w' of filter i, argmin of the mean over positions x of |(w'_i - w_i) x| / |w_i x|.
 
         Positions with |w_i x| <= 2^-23 do not count; of equal repetitions the first remains. Raises `ParameterError` for
         scores below 0 or of whole filters, `EvidenceError` without data.
         """
-        sides = Sides.of(weight, score)
+        sides = SignedRows.of(weight, score)
         law = sides.law(sides.counts(keep, self.division))
         if not bool((law.draws > 0).any()):  # nothing to choose from
-            return spread(weight, factors(law, generator), None)
+            return reweight(weight, compute_reweighting_factors(law, generator), None)
         seen = _columns(view.patches())  # (G, K, n)
         rows = weight.double().reshape(len(seen), -1, seen.shape[1])  # (G, out / G, K)
         exact = rows @ seen
         inverse = torch.where(exact.abs() > SMALLEST, exact.abs().reciprocal(), 0.0)
-        best = factors(law, generator)
+        best = compute_reweighting_factors(law, generator)
         least = self._errors(best, rows, seen, exact, inverse)
-        repeats = self.repeats or repetitions(len(least), self.delta)
+        repeats = self.repeats or count_repetitions(len(least), self.delta)
         for _ in range(repeats - 1):
-            factor = factors(law, generator)
+            factor = compute_reweighting_factors(law, generator)
             error = self._errors(factor, rows, seen, exact, inverse)
             better = error < least
             least = torch.where(better, error, least)
             best = torch.where(better.repeat(2)[:, None], factor, best)
-        return spread(weight, best, replace(law, repeats=repeats))
+        return reweight(weight, best, replace(law, repeats=repeats))
 
     @staticmethod
     def _errors(factor: Tensor, rows: Tensor, seen: Tensor, exact: Tensor, inverse: Tensor) -> Tensor:
@@ -86,10 +86,10 @@ class Amplified:
         return ((drawn @ seen - exact).abs() * inverse).sum(2).flatten()
 
 
-def repetitions(filters: int, delta: float) -> int:
+def count_repetitions(filters: int, delta: float) -> int:
     """tau = ceil(ln(4 eta / delta) / ln(10 / 9)).
 
-    >>> repetitions(410, 0.1)
+    >>> count_repetitions(410, 0.1)
     93
     """
     return math.ceil(math.log(4 * filters / delta) / math.log(10 / 9))

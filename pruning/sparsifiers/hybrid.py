@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 
 from pruning.bounds.sipp import coefficient, epsilon
 from pruning.sparsifiers import sparsifiers
-from pruning.sparsifiers._sides import Sides, factors, ranks, spread
-from pruning.types import Law, Sparse, View
+from pruning.sparsifiers._signed_rows import SignedRows, compute_reweighting_factors, rank_from_largest, reweight
+from pruning.types import DrawLaw, LayerView, Sparse
 
 
 @sparsifiers.register("hybrid")
@@ -42,7 +42,7 @@ class Hybrid:
         """As `sparsify_seeing`, of a layer with one output position (P = 1)."""
         return self._sparsified(weight, score, keep, generator, 1)
 
-    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: View) -> Sparse:
+    def sparsify_seeing(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: LayerView) -> Sparse:
         """Drawn as `sample` does iff epsilon_det > epsilon_rand, both with m weights on each side, else the m best stay.
 
         epsilon_det = c sum of the s_j that are not kept; epsilon_rand = SiPP's epsilon(alpha S, m) of both sides, summed.
@@ -52,16 +52,16 @@ class Hybrid:
         return self._sparsified(weight, score, keep, generator, view.positions)
 
     def _sparsified(self, weight: Tensor, score: Tensor, keep: int, generator: Generator, positions: int) -> Sparse:
-        sides = Sides.of(weight, score)
+        sides = SignedRows.of(weight, score)
         counts = sides.counts(keep)
-        drawn, best = sides.law(counts), (ranks(sides.scores) < counts[:, None]) & (sides.scores > 0)
+        drawn, best = sides.law(counts), (rank_from_largest(sides.scores) < counts[:, None]) & (sides.scores > 0)
         alpha = coefficient(positions, max(1, weight[0, 0].numel()) if weight.dim() > 1 else 1, self.delta, self.c)
         deterministic = self.c / alpha * torch.where(best, 0.0, sides.scores).sum(1)
         random = torch.where(drawn.draws < 0, 0.0, epsilon(sides.scores.sum(1), counts))
         chosen = (_filters(deterministic) > _filters(random)).repeat(2)
-        law = Law(torch.where(chosen[:, None], drawn.probabilities, best.double()),
+        law = DrawLaw(torch.where(chosen[:, None], drawn.probabilities, best.double()),
                   torch.where(chosen, drawn.draws, torch.full_like(drawn.draws, -1)))
-        return spread(weight, factors(law, generator), law)
+        return reweight(weight, compute_reweighting_factors(law, generator), law)
 
 
 def _filters(sides: Tensor) -> Tensor:

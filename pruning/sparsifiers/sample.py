@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from pruning.sparsifiers import sparsifiers
-from pruning.sparsifiers._sides import Division, Sides, factors, spread
+from pruning.sparsifiers._signed_rows import Division, SignedRows, compute_reweighting_factors, reweight
 from pruning.types import Sparse
 
 
@@ -42,6 +42,6 @@ class Sample:
         A side's share of `keep` is a number of distinct weights, N the draws that let one expect it: about `keep` remain. A
         side that would keep all it has is not drawn. Raises `ParameterError` for scores below 0 or of whole filters.
         """
-        sides = Sides.of(weight, score)
+        sides = SignedRows.of(weight, score)
         law = sides.law(sides.counts(keep, self.division))
-        return spread(weight, factors(law, generator), law)
+        return reweight(weight, compute_reweighting_factors(law, generator), law)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
-from pruning.masks import top
+from pruning.masks import select_top
 from pruning.sparsifiers import sparsifiers
 from pruning.types import Sparse
 
@@ -25,5 +25,5 @@ class TopK:
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
         """`keep` counts weights; a score that stands for several keeps or drops them together."""
         cost = weight.numel() // score.numel()
-        mask = top(score, keep // cost).expand_as(weight).clone()
+        mask = select_top(score, keep // cost).expand_as(weight).clone()
         return Sparse(mask, weight.masked_fill(~mask, 0.0))

@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from pruning.sparsifiers import sparsifiers
-from pruning.sparsifiers._sides import Division, Sides, factors, spread
+from pruning.sparsifiers._signed_rows import Division, SignedRows, compute_reweighting_factors, reweight
 from pruning.types import Sparse
 
 
@@ -40,6 +40,6 @@ class TopSample:
         With K set aside, at most m - 1, q_j = p_j / (1 - sum of theirs), and M draws let one expect m - K distinct. E[w] is
         the weight where p_j > 0 and m > 0. About `keep` remain. Raises `ParameterError` for scores below 0 or of filters.
         """
-        sides = Sides.of(weight, score)
+        sides = SignedRows.of(weight, score)
         law = sides.top_law(sides.counts(keep, self.division))
-        return spread(weight, factors(law, generator), law)
+        return reweight(weight, compute_reweighting_factors(law, generator), law)

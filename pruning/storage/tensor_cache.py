@@ -16,13 +16,13 @@ from torch import Tensor
 SUFFIX = ".safetensors"
 
 
-def content_key(tensor: Tensor, *others: str | int) -> str:
+def hash_content(tensor: Tensor, *others: str | int) -> str:
     """SHA-256 of a tensor's type, shape and bytes and of what else goes into making what is kept (hex).
 
     >>> import torch
-    >>> content_key(torch.zeros(2), "fog", 3) == content_key(torch.zeros(2), "fog", 3)
+    >>> hash_content(torch.zeros(2), "fog", 3) == hash_content(torch.zeros(2), "fog", 3)
     True
-    >>> content_key(torch.zeros(2), "fog", 3) == content_key(torch.zeros(2), "fog", 2)
+    >>> hash_content(torch.zeros(2), "fog", 3) == hash_content(torch.zeros(2), "fog", 2)
     False
     """
     digest = hashlib.sha256(repr((str(tensor.dtype), tuple(tensor.shape), others)).encode())

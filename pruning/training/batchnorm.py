@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.data.tensors import Data, Split
-from pruning.measurement.objective import losses as losses_of
-from pruning.networks.modes import evaluating
+from pruning.measurement.objective import compute_losses as losses_of
+from pruning.networks.modes import evaluate_mode
 from pruning.seeding import generator
 
 BATCH = 128
@@ -56,7 +56,7 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
 def _estimate_(model: nn.Module, layers: Sequence[_BatchNorm], data: Data, batches: Sequence[Tensor]) -> None:
     """Averages over the batches, given by their indices; only BatchNorm is in training mode."""
     momenta = [layer.momentum for layer in layers]
-    with evaluating(model), torch.no_grad():
+    with evaluate_mode(model), torch.no_grad():
         try:
             for layer in layers:
                 layer.reset_running_stats()
@@ -72,7 +72,7 @@ def _estimate_(model: nn.Module, layers: Sequence[_BatchNorm], data: Data, batch
 
 def _loss(model: nn.Module, data: Data, split: Split) -> float:
     total = torch.zeros((), dtype=torch.float64)
-    with evaluating(model), torch.no_grad():
+    with evaluate_mode(model), torch.no_grad():
         for inputs, labels in data.batches(split, BATCH):
             losses = losses_of(model(inputs).float(), labels)
             total += torch.nan_to_num(losses, nan=torch.inf).clamp_max(torch.finfo(torch.float32).max).double().sum().cpu()

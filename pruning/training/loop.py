@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pruning.data.corrupted import corrupted
+from pruning.data.corrupted import corrupt_epoch
 from pruning.data.tensors import Data, Split, augment_split, resolve_augment
 from pruning.errors import DivergenceError, OutOfMemoryError, ParameterError
-from pruning.masks import apply_masks_, prunable
-from pruning.measurement.objective import distance, training_loss, weight
+from pruning.masks import apply_masks_, find_prunable
+from pruning.measurement.objective import distillation_loss, training_loss, weigh_batch
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import LrSchedule, Optimizer, Train, Training
 from pruning.seeding import generator, seeded
@@ -70,14 +70,14 @@ class Teacher:
         with torch.no_grad():
             wanted = self.network(inputs) / temperature
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        divergence = distance(logits / temperature, wanted, labels)
+        divergence = distillation_loss(logits / temperature, wanted, labels)
         return (1 - alpha) * training_loss(outputs, labels) + alpha * temperature**2 * divergence
 
 
-def lr_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
+def learning_rate_factor(schedule: LrSchedule, epoch: float, epochs: int) -> float:
     """The factor on the learning rate at `epoch` (fractional) of `epochs`.
 
-    >>> [lr_factor(LrSchedule(name="cosine"), e, 2) for e in (0, 1)]
+    >>> [learning_rate_factor(LrSchedule(name="cosine"), e, 2) for e in (0, 1)]
     [1.0, 0.5]
     """
     warmup = min(1.0, epoch / schedule.warmup_epochs) if schedule.warmup_epochs else 1.0
@@ -111,7 +111,7 @@ def train_(model: nn.Module, data: Data, training: Training, *, seed: int, name:
         start_epoch, training.epochs if stop_epoch is None else stop_epoch)
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
+def count_steps_per_epoch(images: int, batch_size: int) -> int:
     """Updates in one epoch; a last batch of a single image is left out (BatchNorm has no variance there)."""
     full, rest = divmod(images, batch_size)
     return max(1, full + (rest > 1))
@@ -125,12 +125,12 @@ class _Run:
         self.model, self.data, self.training, self.masks, self.controls = model, data, training, masks, controls
         self.teacher = teacher
         self.l1 = training.l1 if isinstance(training, Train) else 0.0
-        self.penalised = [weight for name, weight in prunable(model).items() if name not in exclude] if self.l1 else []
+        self.penalised = [weight for name, weight in find_prunable(model).items() if name not in exclude] if self.l1 else []
         self.seed, self.name, self.images = seed, name, data.fit.images
         self.device = next(model.parameters()).device
         self.mode = resolve_augment(training.augment, data.shape)
         self.micro_batch = training.batch_size
-        self.steps = steps_per_epoch(len(data.fit), training.batch_size)
+        self.steps = count_steps_per_epoch(len(data.fit), training.batch_size)
         self.layout = torch.channels_last if any(p.dim() == 4 for p in model.parameters()) else torch.contiguous_format
 
     def go(self, start_epoch: int, stop_epoch: int) -> None:
@@ -144,7 +144,7 @@ class _Run:
         while epoch < stop_epoch:
             if step == 0:
                 self.controls.at_epoch(epoch)
-            self.images = corrupted(self.data.fit.images, self.training.corrupt, self.seed, self.name, epoch)
+            self.images = corrupt_epoch(self.data.fit.images, self.training.corrupt, self.seed, self.name, epoch)
             order = torch.randperm(len(self.data.fit), generator=generator(self.seed, self.name, "order", epoch))
             while step < self.steps:
                 batch = order[step * self.training.batch_size: (step + 1) * self.training.batch_size]
@@ -162,7 +162,7 @@ class _Run:
         self.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
     def _step(self, index: Tensor, epoch: int, step: int) -> Tensor:
-        factor = lr_factor(self.training.lr_schedule, epoch + step / self.steps, self.training.epochs)
+        factor = learning_rate_factor(self.training.lr_schedule, epoch + step / self.steps, self.training.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.optimizer.lr * factor
         while True:
@@ -192,7 +192,7 @@ class _Run:
         batch = augment_split(Split(self.images[index], self.data.fit.labels[index]), self.mode, rng)
         images, labels = batch.images, batch.labels
         self.optimizer.zero_grad(set_to_none=True)
-        total, whole = torch.zeros((), device=self.device), weight(labels).clamp_min(1)
+        total, whole = torch.zeros((), device=self.device), weigh_batch(labels).clamp_min(1)
         for start in range(0, len(labels), self.micro_batch):
             part = slice(start, start + self.micro_batch)
             inputs = self.data.normalize(images[part]).to(memory_format=self.layout) \
@@ -201,7 +201,7 @@ class _Run:
                 outputs = self.model(inputs)
                 loss = training_loss(outputs, labels[part]) if self.teacher is None \
                     else self.teacher.loss(outputs, inputs, labels[part])
-                loss = loss * (weight(labels[part]) / whole)
+                loss = loss * (weigh_batch(labels[part]) / whole)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

@@ -10,7 +10,7 @@ from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, GateResult, Recommendation, Section
 
 
-def hold_gates(checkpoints: Sequence[Checkpoint], recommendation: Recommendation, gates: Gates,
+def check_gates(checkpoints: Sequence[Checkpoint], recommendation: Recommendation, gates: Gates,
                robustness: Section | None = None) -> tuple[GateResult, ...]:
     """Each gate held against the recommended checkpoint on the test split; without a recommendation it fails.
 
@@ -25,7 +25,7 @@ def hold_gates(checkpoints: Sequence[Checkpoint], recommendation: Recommendation
             return
         message = ("no checkpoint could be recommended" if best is None else
                    f"{best.id}: {what} was not measured" if measured is None else
-                   f"{best.id}: {what} {q.points(measured, 2)} against the dense control, limit {q.pp(limit)}")
+                   f"{best.id}: {what} {q.points_with_interval(measured, 2)} against the dense control, limit {q.percentage_points(limit)}")
         found.append(GateResult(name=name, limit=limit, checkpoint=recommendation.checkpoint, measured=measured,
                                 passed=measured is not None and measured.value <= limit, message=message))
 

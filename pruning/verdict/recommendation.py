@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning import wording as q
-from pruning.measurement.intervals import guesses
+from pruning.measurement.intervals import is_guessing
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Network, Recommendation
 
@@ -46,7 +46,7 @@ def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: Refer
     """
     margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
     within = [c for c in checkpoints
-              if c.val_error_increase.value <= margin and not guesses(c.val_error, references.chance)]
+              if c.val_error_increase.value <= margin and not is_guessing(c.val_error, references.chance)]
     if within:
         best = max(within, key=lambda c: (c.sparsity, -c.val_error.value))
         return Recommendation(checkpoint=best.id, sparsity=best.sparsity, margin=margin,
@@ -54,12 +54,12 @@ def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: Refer
     if not checkpoints:
         return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason="No checkpoint was finished.")
     nearest = min((c.val_error_increase for c in checkpoints), key=lambda gap: gap.value)
-    reason = " ".join([f"No checkpoint stays within {q.pp(margin)} of the dense control's validation error and above "
+    reason = " ".join([f"No checkpoint stays within {q.percentage_points(margin)} of the dense control's validation error and above "
                        "guessing; ship the dense network, prune less, or retrain longer.", *_limits(nearest, margin)])
     return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=reason)
 
 
-def proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
+def is_proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
     """Whether the test images prove a loss against the control beyond the margin: the whole interval lies above it."""
     low = checkpoint.error_increase.control.low
     return low is not None and low > margin
@@ -69,11 +69,11 @@ def proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
 
 def _reason(best: Checkpoint, margin: float, references: References) -> str:
     gap, test, given = best.val_error_increase, best.error_increase.control, best.error_increase.given
-    beyond = proven_beyond(best, margin)
+    beyond = is_proven_beyond(best, margin)
     sentences = [
         f"{'Sparsest within the margin on the validation images is' if beyond else 'Ship'} {best.id}: "
-        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on {q.several(gap.n or 0, 'validation image')} "
-        f"its error is {_apart(gap, 'the dense control')}, within the margin of {q.pp(margin)}.",
+        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on {q.count_of(gap.n or 0, 'validation image')} "
+        f"its error is {_apart(gap, 'the dense control')}, within the margin of {q.percentage_points(margin)}.",
         *_limits(gap, margin),
         f"{'Beware: on the test images' if beyond else 'On the test images, which did not enter the choice,'} its error is "
         f"{q.percent(best.error.value, 2)}, {_apart(test, 'the control')}"
@@ -89,12 +89,12 @@ def _limits(gap: Estimate, margin: float) -> list[str]:
     if not gap.n or gap.low is None or gap.high is None or margin == 0:
         return []
     coarse = (gap.high - gap.low) / 2 > margin or 1 / gap.n > margin
-    return [f"{q.several(gap.n, 'validation image')} cannot tell a difference of {q.pp(margin)}."] if coarse else []
+    return [f"{q.count_of(gap.n, 'validation image')} cannot tell a difference of {q.percentage_points(margin)}."] if coarse else []
 
 
 def _apart(difference: Estimate, reference: str) -> str:
     """How far an error is from that of a reference, with its interval."""
-    value, bracket, interval = q.points(difference, 2).partition(" [")
+    value, bracket, interval = q.points_with_interval(difference, 2).partition(" [")
     side = "above" if difference.value > 0 else "below"
     text = f"{value.lstrip('+' + q.MINUS)} {side}" if difference.value else "equal to"
     return f"{text} that of {reference}{bracket}{interval}"

@@ -23,7 +23,7 @@ VALIDATION = "potential_on_validation"
 """The table of the section `prune_potential` that is read here."""
 
 
-def guided(found: Recommendation, checkpoints: Sequence[Checkpoint], shifts: Shifts | None,
+def apply_guideline(found: Recommendation, checkpoints: Sequence[Checkpoint], shifts: Shifts | None,
            potential: Section | None) -> Recommendation:
     """The recommendation under the guideline for what the user knows of shifts; as it was where nothing is declared.
 
@@ -61,7 +61,7 @@ def guided(found: Recommendation, checkpoints: Sequence[Checkpoint], shifts: Shi
         f"the nominal prune potential of {method} is {q.percent(filled.nominal_potential or 0.0)} of all parameters, the "
         f"smallest over the shifts that are not trained on {q.percent(filled.shifted_potential or 0.0)} (under "
         f"{filled.worst_shift}); this checkpoint has {q.percent(best.prune_ratio)} of the parameters pruned, and its test "
-        f"error is {q.points(best.error_increase.control, 2)} against the dense control.")})
+        f"error is {q.points_with_interval(best.error_increase.control, 2)} against the dense control.")})
 
 
 def _label(one: Checkpoint, known: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pruning.data.builtin import describe_dataset
 from pruning.errors import BudgetError, DataError, ParameterError, SecateurError
-from pruning.family.members import Member, job_of, members
-from pruning.family.sizes import Size, sizes
+from pruning.family.members import Member, build_member_job, list_members
+from pruning.family.sizes import Size, build_sizes
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
@@ -28,17 +28,17 @@ def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]
     if isinstance(limit, int) and limit > images and min(spec.members.fractions) < 1:
         raise ParameterError(f"train {limit}: of {images} training images, fractions of {limit} are not what members would "
                              "get; leave it out", pointer="/dataset/limit/train")
-    return sizes(spec, data["shape"], data["classes"], data["task"])
+    return build_sizes(spec, data["shape"], data["classes"], data["task"])
 
 
 def member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
     """The work of one member's job, in forward passes of one image."""
-    from pruning.rounds.costs import Costs, split_sizes
+    from pruning.rounds.costs import Costs, count_split_images
 
     spec = JobSpec.model_validate(document)
     recipe = spec.recipe()
     data = describe_dataset(spec.dataset.builtin, known)
-    return float(Costs(recipe, split_sizes(recipe, data["counts"]), len(data["classes"])).total)
+    return float(Costs(recipe, count_split_images(recipe, data["counts"]), len(data["classes"])).total)
 
 
 def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
     spec = FamilySpec.model_validate(payload["spec"])
     networks = {(one.depth, one.width): one for one in outlines(spec, payload["dataset"])}
     classes = len(describe_dataset(spec.dataset.builtin, payload["dataset"])["classes"])
-    kinds = Counter((one.depth, one.width, one.fraction) for one in members(spec))
+    kinds = Counter((one.depth, one.width, one.fraction) for one in list_members(spec))
     total: dict[str, Any] = {**dict.fromkeys(SUMMED, 0), "checkpoints": 0, "memory_bytes": 0, "warnings": []}
     for (depth, width, fraction), count in kinds.items():
         member = Member(depth=depth, width=width, fraction=fraction, seed=spec.members.seeds[0], rounds=spec.rounds,
@@ -63,8 +63,8 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
         total["warnings"] += [one for one in told if one not in total["warnings"]]
     most = spec.adaptive.max_members if spec.adaptive is not None else None
     if spec.adaptive is not None:
-        total["warnings"].append(f"adaptive: at most {min(most or len(members(spec)), len(members(spec)))} of "
-                                 f"{len(members(spec))} members are run; this is the cost of all")
+        total["warnings"].append(f"adaptive: at most {min(most or len(list_members(spec)), len(list_members(spec)))} of "
+                                 f"{len(list_members(spec))} members are run; this is the cost of all")
     return total | {"evaluations": {}}
 
 
@@ -83,7 +83,7 @@ def _estimate_member(spec: FamilySpec, member: Member, size: Size, known: dict[s
     from pruning.pipeline.estimate_job import estimate_job
 
     try:
-        return estimate_job(job_of(spec, member, size.kwargs), None, known, [])
+        return estimate_job(build_member_job(spec, member, size.kwargs), None, known, [])
     except SecateurError as error:
         pointer = "/floor_density" if isinstance(error, BudgetError) else \
             error.pointer if error.pointer is not None and error.pointer.startswith(("/dataset", "/model")) else "/members"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import InsufficientPointsError
-from pruning.family.members import Member, Run, job_of, members
-from pruning.family.report import report
+from pruning.family.members import Member, Run, build_member_job, list_members
+from pruning.family.report import build_report
 from pruning.family.sizes import Size
-from pruning.family.turn import State, turn
+from pruning.family.turn import State, take_turn
 from pruning.reporting.files import write_report
 from pruning.schemas.family import FamilySpec
 from tasks.processes.estimates import member_units, outlines
@@ -33,11 +33,11 @@ def run_turn(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
         pipe.send("wait", seen={run.job: run.status for run in runs})
         return
     sizes = _sizes(folder, spec, job, pipe)
-    state = turn(spec, sizes, runs)
+    state = take_turn(spec, sizes, runs)
     failure = None
     if state.finished and state.law is None:
         failure = state.refusal or InsufficientPointsError("no member was measured")
-    found = report(state, job["id"], job["spec"], job["dataset"]["name"], failure=failure)
+    found = build_report(state, job["id"], job["spec"], job["dataset"]["name"], failure=failure)
     pipe.summary({"recommendation": found.recommendation.model_dump(mode="json"), "gates": []})
     (folder / "files").mkdir(exist_ok=True)
     write_report(found, folder / "files", pipe.file)
@@ -70,14 +70,14 @@ def _keep(folder: Path, name: str, value: Any, pipe: Pipe) -> None:
 def _due(folder: Path, spec: FamilySpec, runs: list[Run]) -> bool:
     """Whether there is something to start, to end, or enough that is new to report."""
     path, ended = folder / "stages" / REPORTED, sum(run.ended for run in runs)
-    if not path.exists() or spec.adaptive is not None or ended == len(runs) or len(runs) < len(members(spec)):
+    if not path.exists() or spec.adaptive is not None or ended == len(runs) or len(runs) < len(list_members(spec)):
         return True
     return ended - int(json.loads(path.read_text())) >= GROWTH * len(runs)
 
 
 def _start(spec: FamilySpec, member: Member, sizes: list[Size], job: dict[str, Any]) -> dict[str, Any]:
     size = next(one for one in sizes if (one.depth, one.width) == (member.depth, member.width))
-    document = job_of(spec, member, size.kwargs)
+    document = build_member_job(spec, member, size.kwargs)
     return {"key": member.key, "member": member.model_dump(mode="json", exclude_none=True), "spec": document,
             "units": member_units(document, job["data"])}
 

@@ -15,14 +15,14 @@ from pruning.errors import SecateurError
 
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Whether a state dict fits its architecture; counts its parameters."""
-    from pruning.masks import parameter_count, prunable
-    from pruning.networks.loading import build_outline, check_state, parameters_of, read_state, resolve
+    from pruning.masks import count_parameters, find_prunable
+    from pruning.networks.loading import build_outline, check_state, read_parameters, read_state, resolve
 
     architecture = resolve(payload["architecture"], payload["kwargs"])
     model = build_outline(architecture)
     check_state(model.state_dict(), read_state(Path(payload["path"])))
-    return {"parameters": parameter_count(model),
-            "prunable": sum(w.numel() for w in prunable(model).values()), "kwargs": parameters_of(architecture),
+    return {"parameters": count_parameters(model),
+            "prunable": sum(w.numel() for w in find_prunable(model).values()), "kwargs": read_parameters(architecture),
             "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
 
 
@@ -30,7 +30,7 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
     """Decode a dataset once and write its tensors to `output`. Runs without torch."""
     from pruning.data import uploads
 
-    arrays = uploads.read(Path(payload["path"]), payload["filename"], payload["max_values"])
+    arrays = uploads.read_dataset(Path(payload["path"]), payload["filename"], payload["max_values"])
     arrays.save(Path(payload["output"]))
     return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task,
             "notes": list(arrays.notes)}
@@ -55,7 +55,7 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.data.builtin import datasets
     from pruning.data.corruptions import corruptions
     from pruning.evaluations import evaluations
-    from pruning.family.sizes import member_of
+    from pruning.family.sizes import find_member_method
     from pruning.granularities import granularities
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
@@ -64,7 +64,7 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
             "granularities": granularities.catalogue(),
             "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
             "evaluations": evaluations.catalogue(), "architectures": [
-                entry | ({"family": inspect.getdoc(scaled)} if (scaled := member_of(entry["name"])) is not None else {})
+                entry | ({"family": inspect.getdoc(scaled)} if (scaled := find_member_method(entry["name"])) is not None else {})
                 for entry in architectures.catalogue()],
             "datasets": datasets.catalogue(), "corruptions": corruptions.catalogue()}
 

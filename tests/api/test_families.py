@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from pruning.laws.family_queries import law_of
+from pruning.laws.family_queries import read_family_law
 from pruning.schemas.family_report import FamilyReport
 from tasks.store import claims, families, jobs
 from tasks.store.tables import FamilyMember, Job, Outbox
@@ -338,7 +338,7 @@ def predict(world: World, id: str, **question: Any) -> Any:
 def test_every_network_is_told_at_every_density(world: World, reported: str) -> None:
     body = predict(world, reported, densities=[0.5, 0.1]).json()
     assert body["criterion"] == "family"
-    law = law_of(simulated().model_dump(mode="json"))
+    law = read_family_law(simulated().model_dump(mode="json"))
     assert law is not None
     assert (body["law"]["phi"], body["law"]["psi"]) == (law.phi, law.psi)
     assert (body["law"]["networks"], body["law"]["unpruned_error"]) == (18, None)

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from api.forecasts import RECENT
 from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.forms import pruned_error
+from pruning.laws.forms import evaluate_pruned_error
 from tasks.store.tables import FamilyMember, Job
 from tests.support import family_world
 from tests.support.api_world import SPEC, World, fault
@@ -20,7 +20,7 @@ DENSITIES = 0.8 ** np.arange(1, 16)
 
 
 def law(noise: float = 0.02, fewest: int = 15) -> DensityLaw:
-    truth = pruned_error(DENSITIES[:fewest], 0.08, 0.6, 0.003, 0.9)
+    truth = evaluate_pruned_error(DENSITIES[:fewest], 0.08, 0.6, 0.003, 0.9)
     return fit_density_law(DENSITIES[:fewest], truth * (1 + noise * np.random.default_rng(0).normal(size=fewest)), 0.08,
                            classes=10)
 

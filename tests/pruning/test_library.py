@@ -8,8 +8,8 @@ from torch import nn
 
 from pruning.errors import DeviceError, ParameterError, UnknownNameError
 from pruning.library import prune, score
-from pruning.masks import prunable
-from pruning.measurement.measure import measure
+from pruning.masks import find_prunable
+from pruning.measurement.measure import measure_network
 from pruning.networks.device import pick_device
 from tests.support import cases
 from tests.support.pipelines import MODES, pretrained
@@ -24,7 +24,7 @@ def trained() -> nn.Module:
 def test_scores_by_parameter_name() -> None:
     model = trained()
     found = score(model, "magnitude", [])
-    assert all(torch.equal(found[name], weight.abs()) for name, weight in prunable(model).items())
+    assert all(torch.equal(found[name], weight.abs()) for name, weight in find_prunable(model).items())
     one, other = (score(model, "random", [], generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(UnknownNameError, match="did you mean 'magnitude'"):
@@ -49,8 +49,8 @@ def test_prune_yields_one_network_a_target_and_leaves_the_given_one_alone(mode: 
     for one in found:
         assert one.criterion == "magnitude"
         assert not one.model.training
-        assert measure(one.model, data).document() == one.measured
-        weights = prunable(one.model)
+        assert measure_network(one.model, data).document() == one.measured
+        weights = find_prunable(one.model)
         assert all(not bool(weights[name].detach()[~mask].any()) for name, mask in one.masks.items())
         kept = sum(int(mask.sum()) for mask in one.masks.values())
         assert one.sparsity == pytest.approx(1 - kept / sum(mask.numel() for mask in one.masks.values()))

@@ -16,9 +16,19 @@ from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.evidence.criterion import Criterion
 from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
-from pruning.masks import apply_masks_, collapsed, counts, density, full_masks, keep_count, prunable, reason_dense, top
-from pruning.rounds.method import Seams
-from pruning.rounds.pruning import alive_scores, prune_
+from pruning.masks import (
+    apply_masks_,
+    build_full_masks,
+    count_kept,
+    count_to_keep,
+    density,
+    explain_dense,
+    find_collapsed,
+    find_prunable,
+    select_top,
+)
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.pruning import mask_scores, prune_
 from pruning.sparsifiers import sparsifiers
 from pruning.types import Allocation, Budget, Keeps, Masks, Scores, Sparse, Sparsifier
 from tests.support import cases, oracles
@@ -32,17 +42,17 @@ numbers = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), s
 def test_top_agrees_with_sorting(values: list[float], data: st.DataObject) -> None:
     keep = data.draw(st.integers(0, len(values)))
     for dtype in (torch.float32, torch.float64):
-        assert top(torch.tensor(values, dtype=dtype), keep).tolist() == oracles.kept_by_sorting(values, keep)
+        assert select_top(torch.tensor(values, dtype=dtype), keep).tolist() == oracles.kept_by_sorting(values, keep)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_top_ranks_every_number_type(dtype: torch.dtype) -> None:
-    assert top(torch.tensor([1, 3, 2, 3], dtype=dtype), 2).tolist() == [False, True, False, True]
+    assert select_top(torch.tensor([1, 3, 2, 3], dtype=dtype), 2).tolist() == [False, True, False, True]
 
 
 def test_top_keeps_the_shape_and_breaks_ties_in_row_major_order() -> None:
     score = torch.ones(2, 3, 2).transpose(0, 2)  # a non-contiguous score is ranked as it is seen
-    mask = top(score, 5)
+    mask = select_top(score, 5)
     assert mask.shape == score.shape
     assert mask.flatten().tolist() == [True] * 5 + [False] * 7
 
@@ -51,13 +61,13 @@ def test_top_keeps_the_shape_and_breaks_ties_in_row_major_order() -> None:
 @pytest.mark.parametrize("keep", [0, 1, 2])
 def test_top_refuses_what_has_no_rank(bad: float, keep: int) -> None:
     with pytest.raises(ScoreError, match="numbers below infinity"):
-        top(torch.tensor([1.0, bad]), keep)
+        select_top(torch.tensor([1.0, bad]), keep)
 
 
 @pytest.mark.parametrize("keep", [-1, 3])
 def test_top_refuses_an_impossible_count(keep: int) -> None:
     with pytest.raises(BudgetError, match=f"cannot keep {keep} of 2"):
-        top(torch.zeros(2), keep)
+        select_top(torch.zeros(2), keep)
 
 
 @fast
@@ -65,7 +75,7 @@ def test_top_refuses_an_impossible_count(keep: int) -> None:
 def test_keep_count_is_within_half_a_weight(total: int, sparsity: float) -> None:
     exact = (1 - sparsity) * total
     try:
-        keep = keep_count(total, 1 - sparsity)
+        keep = count_to_keep(total, 1 - sparsity)
     except BudgetError:
         assert exact <= 0.5 + 1e-6
     else:
@@ -76,7 +86,7 @@ def test_keep_count_is_within_half_a_weight(total: int, sparsity: float) -> None
 @pytest.mark.parametrize(("total", "density"), [(10, 0.0), (10, -0.1), (10, 0.04), (10, 1.1), (0, 0.5)])
 def test_keep_count_leaves_one_weight_at_least(total: int, density: float) -> None:
     with pytest.raises(BudgetError, match=f"of {total} weights; at least one must remain") as caught:
-        keep_count(total, density)
+        count_to_keep(total, density)
     assert caught.value.pointer == "/targets/sparsity"
 
 
@@ -85,32 +95,32 @@ def test_keep_count_leaves_one_weight_at_least(total: int, density: float) -> No
 
 def test_tied_weights_come_once_and_frozen_ones_not() -> None:
     tied, _ = cases.awkward("tied")
-    assert list(prunable(tied)) == ["first.weight", "head.weight"]
+    assert list(find_prunable(tied)) == ["first.weight", "head.weight"]
     frozen, _ = cases.awkward("frozen")
-    assert list(prunable(frozen)) == ["3.weight"]
-    assert reason_dense(frozen, "1.weight", ()) == "frozen"
-    assert reason_dense(frozen, "3.bias", ()) == "bias"
-    assert reason_dense(frozen, "3.weight", ("3.weight",)) == "excluded by the recipe"
+    assert list(find_prunable(frozen)) == ["3.weight"]
+    assert explain_dense(frozen, "1.weight", ()) == "frozen"
+    assert explain_dense(frozen, "3.bias", ()) == "bias"
+    assert explain_dense(frozen, "3.weight", ("3.weight",)) == "excluded by the recipe"
     batchnorm, _ = cases.awkward("flat_batchnorm")
-    assert reason_dense(batchnorm, "1.weight", ()) == "parameter of BatchNorm2d"
-    assert list(prunable(nn.Linear(2, 2))) == ["weight"]
+    assert explain_dense(batchnorm, "1.weight", ()) == "parameter of BatchNorm2d"
+    assert list(find_prunable(nn.Linear(2, 2))) == ["weight"]
 
 
 def test_an_embedding_tied_to_a_head_is_not_prunable() -> None:
     net = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "head": nn.Linear(3, 4, bias=False)})
     net["head"].weight = net["embedding"].weight
-    assert prunable(net) == {}
+    assert find_prunable(net) == {}
 
 
 def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
     net = cases.mlp()
-    assert list(prunable(net, ["1.weight"])) == ["3.weight"]
+    assert list(find_prunable(net, ["1.weight"])) == ["3.weight"]
     for name in ("fc9.weight", "1.bias"):
         with pytest.raises(ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight") as caught:
-            prunable(net, [name])
+            find_prunable(net, [name])
         assert caught.value.pointer == "/exclude"
     with pytest.raises(ParameterError, match="nothing is left to prune") as caught:
-        prunable(net, ["3.weight", "1.weight"])
+        find_prunable(net, ["3.weight", "1.weight"])
     assert caught.value.pointer == "/exclude"
 
 
@@ -124,9 +134,9 @@ def test_applied_masks_leave_positive_zeros() -> None:
 
 def test_counts_density_collapse() -> None:
     first = {"a": torch.tensor([[True, True, False]]), "b": torch.tensor([[False]]), "a.bias": torch.tensor([True])}
-    assert counts(first) == {"a": 2, "b": 0, "a.bias": 1}
+    assert count_kept(first) == {"a": 2, "b": 0, "a.bias": 1}
     assert density(first) == 0.5
-    assert collapsed(first) == ["b"]
+    assert find_collapsed(first) == ["b"]
 
 
 # allocations
@@ -199,8 +209,8 @@ def step(model: nn.Module, evidence: Evidence, to: float, criterion: str = "magn
                   lambda masks, stage: evidence, generator=torch.Generator().manual_seed(seed))
 
 
-def seams(criterion: Criterion, allocation: Allocation | None = None, sparsifier: Sparsifier | None = None) -> Seams:
-    return Seams(criterion, allocation or allocations.create("global"), sparsifier or sparsifiers.create("top_k"),
+def seams(criterion: Criterion, allocation: Allocation | None = None, sparsifier: Sparsifier | None = None) -> PruningMethod:
+    return PruningMethod(criterion, allocation or allocations.create("global"), sparsifier or sparsifiers.create("top_k"),
                  granularities.create("weight"))
 
 
@@ -208,20 +218,20 @@ def seams(criterion: Criterion, allocation: Allocation | None = None, sparsifier
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_a_cascade_only_ever_prunes_more(criterion: str, allocation: str) -> None:
     model = cases.conv_net()
-    masks = full_masks(prunable(model))
+    masks = build_full_masks(find_prunable(model))
     total = sum(mask.numel() for mask in masks.values())
     for number, to in enumerate([0.8, 0.5, 0.3, 0.1]):
         evidence = Evidence(model, masks, generator=torch.Generator().manual_seed(number))
         after = step(model, evidence, to, criterion, allocation)
-        assert sum(counts(after).values()) == keep_count(total, to)
+        assert sum(count_kept(after).values()) == count_to_keep(total, to)
         assert all(not bool((after[name] & ~masks[name]).any()) for name in masks)
-        assert all(torch.equal(weight != 0, after[name]) for name, weight in prunable(model).items())
+        assert all(torch.equal(weight != 0, after[name]) for name, weight in find_prunable(model).items())
         masks = after
 
 
 def test_magnitude_global_keeps_the_largest_weights_of_the_network() -> None:
     model = cases.mlp()
-    flat = torch.cat([weight.detach().abs().flatten() for weight in prunable(model).values()])
+    flat = torch.cat([weight.detach().abs().flatten() for weight in find_prunable(model).values()])
     expected = oracles.kept_by_sorting(flat.tolist(), 40)
     masks = step(model, Evidence(model), 40 / flat.numel())
     assert torch.cat([mask.flatten() for mask in masks.values()]).tolist() == expected
@@ -230,8 +240,8 @@ def test_magnitude_global_keeps_the_largest_weights_of_the_network() -> None:
 def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
     model = cases.conv_net()
     name = "0.weight"
-    others = [key for key in prunable(model) if key != name]
-    masks: Masks = full_masks(prunable(model, others))
+    others = [key for key in find_prunable(model) if key != name]
+    masks: Masks = build_full_masks(find_prunable(model, others))
     # a dead filter's score, however high, does not bring it back
     for scores, alive in [([4, 1, 3, 2], {0, 2, 3}), ([4, 9, 3, 2], {0, 2}), ([4, 9, 3, 9], {0})]:
         evidence = Evidence(model, masks, exclude=others)
@@ -245,7 +255,7 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
 def test_an_allocation_that_overspends_is_caught() -> None:
     model = cases.mlp()
     with pytest.raises(BudgetError, match="the allocation keeps 114 weights, the budget is 57"):
-        prune_(model, full_masks(prunable(model)), 0.5, seams(criteria.create("magnitude"), _greedy()),
+        prune_(model, build_full_masks(find_prunable(model)), 0.5, seams(criteria.create("magnitude"), _greedy()),
                lambda masks, stage: Evidence(model, masks), generator=torch.Generator())
 
 
@@ -267,7 +277,7 @@ def test_no_sparsifier_brings_a_pruned_weight_back() -> None:
     after = prune_(model, masks, 0.3, seams(criteria.create("magnitude"), sparsifier=Reviving()),
                    lambda masks, stage: Evidence(model, masks), generator=torch.Generator())
     assert all(torch.equal(after[name], mask) for name, mask in masks.items())
-    assert all(not bool(weight[~masks[name]].detach().any()) for name, weight in prunable(model).items())
+    assert all(not bool(weight[~masks[name]].detach().any()) for name, weight in find_prunable(model).items())
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -283,4 +293,4 @@ def test_bad_scores_are_refused_with_the_layer(change: object, message: str) -> 
     model = cases.mlp()
     scores: dict[str, Tensor] = criteria.create("magnitude").score(Evidence(model))
     with pytest.raises(ScoreError, match=message):
-        alive_scores(Evidence(model), change(scores))  # type: ignore[operator]
+        mask_scores(Evidence(model), change(scores))  # type: ignore[operator]

@@ -17,8 +17,8 @@ from pruning.channels.compaction import load_compact
 from pruning.data.builtin import datasets
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
-from pruning.measurement.costs import flops
-from pruning.measurement.measure import measure
+from pruning.measurement.costs import count_flops
+from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
 from pruning.schemas.report import Report
 from secateur import ApiError, AsyncClient, JobCancelled, JobFailed
@@ -83,8 +83,8 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running
     for state in (load_file(tmp_path / "dense"), read_sparse(tmp_path / "sparse")):
         small = load_compact(tmp_path / "arch", state)
         assert sum(p.numel() for p in small.parameters()) == found.parameters < report.baseline.parameters
-        assert measure(small, data).document().error == found.error
-    assert flops(small, data.shape) == found.flops
+        assert measure_network(small, data).document().error == found.error
+    assert count_flops(small, data.shape) == found.flops
     assert {layer.name: layer.kept for layer in found.layers} == {
         name: parameter.numel() for name, parameter in small.named_parameters()}
 
@@ -141,7 +141,7 @@ def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path
     data = prepare(digits, limit=Limit(), seed=0, normalize={"mean": [0.3], "std": [0.4]})
     for format, read in (("sparse", read_sparse), ("dense", load_file)):
         path = service.client.jobs.download(job.id, "magnitude-0.9", tmp_path / format, format=format)
-        again = measure(load_model("lenet_300_100", read(path), height=8, width=8), data).document()
+        again = measure_network(load_model("lenet_300_100", read(path), height=8, width=8), data).document()
         assert again.error == report.checkpoints[0].error
     html = service.client.jobs.report(job.id, format="html").decode()
     assert "magnitude-0.9" in html

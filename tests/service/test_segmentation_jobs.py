@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from pruning.data import uploads
 from pruning.data.tensors import prepare
 from pruning.library import load_model, read_sparse
-from pruning.measurement.measure import measure
+from pruning.measurement.measure import measure_network
 from pruning.schemas.recipe import Limit
 from secateur import ApiError
 from tests.support.running import Running
@@ -60,11 +60,11 @@ def test_a_segmentation_job_from_upload_to_checkpoint(service: Running, tmp_path
     assert section.curves["mean_iou/magnitude"].y[0].value < 1
     assert any("1 - its mean IoU" in note for note in section.notes)
     assert any(layer.reason == "used in training alone" for layer in found.layers) == bool(kwargs.get("aux"))
-    data = prepare(uploads.read(path, path.name, MOST), limit=Limit(), seed=0, normalize=None)
+    data = prepare(uploads.read_dataset(path, path.name, MOST), limit=Limit(), seed=0, normalize=None)
     for format, read in (("dense", load_file), ("sparse", read_sparse)):
         file = service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format)
         model = load_model("torchvision_segmentation", read(file), name=name, classes=CLASSES, **kwargs)
-        measured = measure(model, data).document()
+        measured = measure_network(model, data).document()
         assert measured.error.value == pytest.approx(found.error.value, abs=1e-6)
         assert measured.val_error.value == pytest.approx(found.val_error.value, abs=1e-6)
     page = service.client.jobs.report(job.id, format="html")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-import pruning.sparsifiers._sides
+import pruning.sparsifiers._signed_rows
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     f"{name} {variant}": {"name": name, "params": {"variant": variant}} for name, variant in (
@@ -38,5 +38,5 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     for name in ("spent", "draws_for"):
-        monkeypatch.setattr(pruning.sparsifiers._sides, name, once(getattr(pruning.sparsifiers._sides, name)))
+        monkeypatch.setattr(pruning.sparsifiers._signed_rows, name, once(getattr(pruning.sparsifiers._signed_rows, name)))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.data.tensors import Data, Split
-from pruning.masks import prunable
+from pruning.masks import find_prunable
 from pruning.schemas.recipe import Recipe, Targets
 from pruning.types import Masks
 
@@ -85,7 +85,7 @@ def awkward(name: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
 def half_masks(model: nn.Module) -> Masks:
     """Masks that prune every second weight."""
     return {name: (torch.arange(weight.numel()) % 2 == 0).reshape(weight.shape)
-            for name, weight in prunable(model).items()}
+            for name, weight in find_prunable(model).items()}
 
 
 def make_data(*, fit: int = 40, val: int = 10, test: int = 30, classes: int = 3,

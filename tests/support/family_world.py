@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from pruning.family.members import Measured, Member, Run, densities
-from pruning.family.report import report
+from pruning.family.members import Member, MemberCurve, Run, member_densities
+from pruning.family.report import build_report
 from pruning.family.sizes import Size
-from pruning.family.turn import State, turn
-from pruning.laws.forms import pruned_error
+from pruning.family.turn import State, take_turn
+from pruning.laws.forms import evaluate_pruned_error
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyReport, MemberStatus
 
@@ -66,12 +66,12 @@ class World:
         (size,) = [one for one in sizes(family) if (one.depth, one.width) == (member.depth, member.width)]
         random = np.random.default_rng([self.seed, *job.encode()])
         unpruned = self.unpruned(size, member.fraction) * float(np.exp(self.unpruned_noise * random.standard_normal()))
-        kept = densities(family, member.rounds) if member.role == "member" else (member.density,)
+        kept = member_densities(family, member.rounds) if member.role == "member" else (member.density,)
         invariant = member.depth**self.phi * member.width**self.psi * np.array(kept)
-        law = pruned_error(invariant, unpruned, self.gamma, self.p, self.plateau)
+        law = evaluate_pruned_error(invariant, unpruned, self.gamma, self.p, self.plateau)
         errors = np.minimum(law * np.exp(self.noise * random.standard_normal(len(kept))), self.plateau)
         last, half = float(errors[-1]), 1.96 * float(np.sqrt(errors[-1] * (1 - errors[-1]) / TEST))
-        return Run(job=job, member=member, status="succeeded", curve=Measured(
+        return Run(job=job, member=member, status="succeeded", curve=MemberCurve(
             unpruned_error=unpruned, densities=kept, errors=tuple(float(one) for one in errors),
             images=int(IMAGES * member.fraction), test_images=TEST, classes=CLASSES, parameters=size.parameters,
             prunable=size.prunable, final={
@@ -84,19 +84,19 @@ def live(family: FamilySpec, world: World | None = None, *, turns: int = 100,
          ends: Callable[[Member], MemberStatus] = lambda member: "succeeded") -> State:
     """The family after so many turns, or its end; `ends` tells how a member's job ends."""
     world, runs, found = world or World(), [], sizes(family)
-    state = turn(family, found, runs)
+    state = take_turn(family, found, runs)
     for _ in range(turns):
         if state.finished:
             break
         runs += [world.run(family, one, f"job_{len(runs) + i + 1:08d}", ends(one)) for i, one in enumerate(state.start)]
-        state = turn(family, found, runs)
+        state = take_turn(family, found, runs)
     return state
 
 
 def reported(family: FamilySpec | None = None, world: World | None = None, **how: Any) -> FamilyReport:
     """The report of a family that has lived, as `live` says."""
     family = family or spec()
-    return report(live(family, world, **how), FAMILY, family.model_dump(mode="json", exclude_unset=True), "digits")
+    return build_report(live(family, world, **how), FAMILY, family.model_dump(mode="json", exclude_unset=True), "digits")
 
 
 def jobs(state: State) -> Sequence[str]:

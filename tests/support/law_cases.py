@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.forms import pruned_error
+from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
 
 CURVES = Path(__file__).parents[2].parent / "shared" / "data" / "curves"
@@ -28,7 +28,7 @@ TRUTH = {"unpruned": 0.08, "gamma": 0.6, "p": 0.003, "plateau": 0.9}
 
 def truth(density: Any) -> Floats:
     """The golden network's errors."""
-    return pruned_error(density, **TRUTH)
+    return evaluate_pruned_error(density, **TRUTH)
 
 
 @cache
@@ -124,7 +124,7 @@ def family(seed: int, noise: float = 0.03, apart: float = 0.0, images: int | Non
     density = 0.8 ** np.arange(1, 21, 2)
     depth, width = (np.repeat(column, len(density)) for column in np.array(networks).T)
     unpruned, d = unpruned_of(depth, width), np.tile(density, len(networks))
-    true = pruned_error(depth**PHI * width**PSI * d, unpruned, **LAW)
+    true = evaluate_pruned_error(depth**PHI * width**PSI * d, unpruned, **LAW)
     own = np.repeat(1 + apart * rng.standard_normal(len(networks)), len(density))
     error = true * own * (1 + noise * rng.standard_normal(len(true)))
     seen = unpruned * np.repeat(1 + noise * rng.standard_normal(len(networks)), len(density))

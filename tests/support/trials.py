@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pruning.analysis.trial import Trial
+from pruning.analysis.job_record import JobRecord
 from pruning.data.tensors import Data
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
@@ -38,8 +38,8 @@ def evaluated(results: Results) -> dict[str, Section]:
     return sections
 
 
-def trial_of(results: Results, **fields: Any) -> Trial:
+def trial_of(results: Results, **fields: Any) -> JobRecord:
     pipeline = results.pipeline
-    return Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
+    return JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
                  pipeline.done, pipeline.recipe, **fields)
 

@@ -33,20 +33,20 @@ class Corruption(Protocol):
 corruptions: Registry[Corruption] = Registry("corruption", __name__)
 
 
-def table_of(corruption: type[Corruption], constants: Constants, height: int, width: int) -> Table:
+def choose_table(corruption: type[Corruption], constants: Constants, height: int, width: int) -> Table:
     """The constants for images of a size: those of CIFAR-10-C (32 pixels) or of ImageNet-C (224 pixels)."""
     if constants == "auto":
         constants = "cifar" if min(height, width) <= SMALL_SIDE else "imagenet"
     return corruption.cifar if constants == "cifar" else corruption.imagenet
 
 
-def grey_levels(levels: Tensor) -> Tensor:
+def round_to_grey_levels(levels: Tensor) -> Tensor:
     """Levels as uint8, cut and not rounded, as the published archives are: floor of what is clipped to [0, 255].
 
     What lies within 2^-10 below a level is that level, so that float32 does not darken an unchanged image. `levels` are
     overwritten.
 
-    >>> grey_levels(torch.tensor([-3.0, 7.9, 7.9999, 300.0])).tolist()
+    >>> round_to_grey_levels(torch.tensor([-3.0, 7.9, 7.9999, 300.0])).tolist()
     [0, 7, 8, 255]
     """
     return levels.add_(2.0**-10).clamp_(0.0, 255.0).to(torch.uint8)
@@ -55,7 +55,7 @@ def grey_levels(levels: Tensor) -> Tensor:
 LUMA = (0.299, 0.587, 0.114)
 
 
-def luma(levels: Tensor) -> Tensor:
+def compute_luma(levels: Tensor) -> Tensor:
     """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), or the only channel: (N, 1, H, W)."""
     if levels.shape[1] == 1:
         return levels

@@ -10,14 +10,14 @@ TAN_22 = 13573
 """tan(22.5 degrees) 2^15."""
 
 
-def edges(levels: Tensor, low: int, high: int) -> Tensor:
+def detect_edges(levels: Tensor, low: int, high: int) -> Tensor:
     """Canny's edges of maps (N, H, W) of whole levels, int32: bool.
 
     Gradients by Sobel with the edges continued, their size |gx| + |gy|; local maxima along the gradient above `low` that
     touch one another all the way to one above `high`.
 
     >>> step = torch.tensor([[0, 0, 200, 200]] * 2, dtype=torch.int32)[None]
-    >>> edges(step, 50, 150).int().tolist()
+    >>> detect_edges(step, 50, 150).int().tolist()
     [[[0, 1, 0, 0], [0, 1, 0, 0]]]
     """
     height, width = levels.shape[-2:]
@@ -54,12 +54,12 @@ def edges(levels: Tensor, low: int, high: int) -> Tensor:
         found = grown
 
 
-def distances(marks: Tensor, farthest: int) -> Tensor:
+def measure_distances(marks: Tensor, farthest: int) -> Tensor:
     """The Euclidean distance of each place of (N, H, W) from the nearest mark, in pixels, at most `farthest`: float32.
 
     First along rows, then d^2 = min over k of k^2 + (row distance k rows away)^2.
 
-    >>> distances(torch.tensor([[[True, False, False], [False, False, False]]]), 2)
+    >>> measure_distances(torch.tensor([[[True, False, False], [False, False, False]]]), 2)
     tensor([[[0.0000, 1.0000, 2.0000],
              [1.0000, 1.4142, 2.0000]]])
     """

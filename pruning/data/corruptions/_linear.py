@@ -21,10 +21,10 @@ Border: TypeAlias = Literal["nearest", "mirror", "reflect"]
 BITS = 18
 
 
-def beyond(length: int, before: int, after: int, border: Border) -> NDArray[np.int64]:
+def index_beyond(length: int, before: int, after: int, border: Border) -> NDArray[np.int64]:
     """The index within a line of each place from `before` places in front of it to `after` behind it.
 
-    >>> beyond(3, 2, 2, "mirror").tolist(), beyond(3, 2, 2, "reflect").tolist(), beyond(1, 1, 1, "mirror").tolist()
+    >>> index_beyond(3, 2, 2, "mirror").tolist(), index_beyond(3, 2, 2, "reflect").tolist(), index_beyond(1, 1, 1, "mirror").tolist()
     ([2, 1, 0, 1, 2, 1, 0], [1, 0, 0, 1, 2, 2, 1], [0, 0, 0])
     """
     places: NDArray[np.int64] = np.arange(-before, length + after)
@@ -37,10 +37,10 @@ def beyond(length: int, before: int, after: int, border: Border) -> NDArray[np.i
     return np.where(turned < length, turned, 2 * length - 1 - turned)
 
 
-def rounded(weights: NDArray[np.float64], bits: int = BITS) -> NDArray[np.float64]:
+def round_weights(weights: NDArray[np.float64], bits: int = BITS) -> NDArray[np.float64]:
     """Weights (..., K) that sum to about 1, as multiples of 2^-bits; the largest takes what is left of their sum.
 
-    >>> rounded(np.array([1.0, 1.0, 1.0]) / 3, bits=2).tolist()
+    >>> round_weights(np.array([1.0, 1.0, 1.0]) / 3, bits=2).tolist()
     [0.5, 0.25, 0.25]
     """
     units = np.round(weights * (1 << bits))
@@ -51,31 +51,31 @@ def rounded(weights: NDArray[np.float64], bits: int = BITS) -> NDArray[np.float6
 
 
 @lru_cache(maxsize=64)
-def smoothing(length: int, sigma: float, truncate: float, border: Border) -> Tensor:
+def build_smoothing(length: int, sigma: float, truncate: float, border: Border) -> Tensor:
     """A Gaussian along a line, w_k ~ exp(-k^2 / (2 sigma^2)), |k| <= floor(truncate sigma + 1/2): float64 (L, L)."""
     radius = int(truncate * sigma + 0.5)
     places = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (places / sigma) ** 2) if radius else np.ones(1)
-    weights = rounded(weights / weights.sum())
-    matrix, index = np.zeros((length, length)), beyond(length, radius, radius, border)
+    weights = round_weights(weights / weights.sum())
+    matrix, index = np.zeros((length, length)), index_beyond(length, radius, radius, border)
     for k, weight in enumerate(weights):
         np.add.at(matrix, (np.arange(length), index[k:k + length]), weight)
     return torch.from_numpy(matrix)
 
 
-def enlargement(length: int, factor: float) -> tuple[int, int]:
+def measure_enlargement(length: int, factor: float) -> tuple[int, int]:
     """How many of a line's places are enlarged by a factor of at least 1, and to how many: ceil(L / f), round(that f)."""
     crop = math.ceil(length / factor)
     return crop, round(crop * factor)
 
 
 @lru_cache(maxsize=256)
-def zooming(length: int, crop: int, enlarged: int) -> Tensor:
+def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
     """The middle `crop` of a line's places become `enlarged` ones, of which the middle L remain: float64 (L, L).
 
     Interpolation is linear, the first place on the first and the last on the last.
 
-    >>> zooming(3, *enlargement(3, 2.0))
+    >>> build_zooming(3, *measure_enlargement(3, 2.0))
     tensor([[1.0000, 0.0000, 0.0000],
             [0.6667, 0.3333, 0.0000],
             [0.3333, 0.6667, 0.0000]], dtype=torch.float64)
@@ -90,7 +90,7 @@ def zooming(length: int, crop: int, enlarged: int) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def separable(levels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def apply_separable(levels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """R X C^T for every image X (..., H, W) whose values have at most 16 significant bits: float64, exact."""
     rows, columns = rows.to(levels.device), columns.to(levels.device)
     *_, height, width = levels.shape

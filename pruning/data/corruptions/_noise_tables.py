@@ -20,12 +20,12 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 LEVELS: Floats = np.arange(256.0)
 
 
-def law(survival: Callable[[Floats, Floats], Floats]) -> Floats:
+def build_table(survival: Callable[[Floats, Floats], Floats]) -> Floats:
     """P(new | old), (256, 256), from survival(x, y) = P(X >= y | x) at intensities x (256, 1), y (1, 255) in [0, 1].
 
     The new level is floor(255 X), X clipped to [0, 1]: it is at least j where X >= j / 255.
 
-    >>> float(law(lambda x, y: (x >= y).astype(float)).trace())
+    >>> float(build_table(lambda x, y: (x >= y).astype(float)).trace())
     256.0
     """
     at_least = survival(LEVELS[:, None] / 255.0, LEVELS[None, 1:] / 255.0)
@@ -33,7 +33,7 @@ def law(survival: Callable[[Floats, Floats], Floats]) -> Floats:
     return -np.diff(np.concatenate([rows, at_least, 0.0 * rows], 1), axis=1)
 
 
-def alias_table(probabilities: Floats) -> Tensor:
+def build_alias_table(probabilities: Floats) -> Tensor:
     """Walker's table of every row as int32 (256 * 256,): threshold x 2^8 + alias at row * 256 + column.
 
     A uniform column j is kept where a uniform 16-bit number is below its threshold, and is its alias otherwise.
@@ -51,7 +51,7 @@ def alias_table(probabilities: Floats) -> Tensor:
     return torch.from_numpy(((threshold << 8) + alias).astype(np.int32).ravel())
 
 
-def draw(images: Tensor, table: Tensor, draws: Draws) -> Tensor:
+def draw_levels(images: Tensor, table: Tensor, draws: Draws) -> Tensor:
     """A new level for every value of the images, by the law of its old one."""
     words = draws.words(*images.shape[1:]).view(-1)
     column = words & 0xFF

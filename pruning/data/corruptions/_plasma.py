@@ -10,13 +10,13 @@ from pruning.data.keyed_random import Draws
 WIBBLE = 100.0
 
 
-def plasma(side: int, decay: float, draws: Draws, stream: int = 0) -> Tensor:
+def draw_plasma(side: int, decay: float, draws: Draws, stream: int = 0) -> Tensor:
     """Maps on a torus by diamonds and squares, scaled to [0, 1]: float32 (N, side, side), side a power of 2.
 
     The map begins with one 0; every pass halves the mesh: centres become the mean of their four corners, then the middles
     of edges that of their four neighbours, each with w U(-w, w) added, w = 100, divided by `decay` after each pass.
 
-    >>> map = plasma(4, 2.0, Draws.keyed(0, indices=torch.arange(1)))
+    >>> map = draw_plasma(4, 2.0, Draws.keyed(0, indices=torch.arange(1)))
     >>> map.shape, map.min().item(), map.max().item()
     (torch.Size([1, 4, 4]), 0.0, 1.0)
     """

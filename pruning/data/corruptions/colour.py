@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
 from pruning.data.keyed_random import Draws
 
 
@@ -36,7 +36,7 @@ class Brightness:
         value = levels.amax(1, keepdim=True)
         brighter = (value + 255.0 * strength[0]).clamp_(max=255.0)
         scaled = levels.mul_(brighter / value.clamp(min=1.0))
-        return grey_levels(torch.where(value > 0.0, scaled, brighter))
+        return round_to_grey_levels(torch.where(value > 0.0, scaled, brighter))
 
 
 @corruptions.register("contrast")
@@ -56,7 +56,7 @@ class Contrast:
         """Alike for every image."""
         pixels = images.shape[-2] * images.shape[-1]
         mean = images.flatten(2).sum(2, dtype=torch.int64).to(torch.float64).div_(pixels)[:, :, None, None]
-        return grey_levels((images.to(torch.float32) * strength[0]).add_((mean * (1.0 - strength[0])).to(torch.float32)))
+        return round_to_grey_levels((images.to(torch.float32) * strength[0]).add_((mean * (1.0 - strength[0])).to(torch.float32)))
 
 
 @corruptions.register("saturate")
@@ -89,4 +89,4 @@ class Saturate:
         if offset:
             red = torch.tensor([0.0, 1.0, 1.0], device=images.device).view(1, 3, 1, 1)
             falls = torch.where(spread > 0.0, falls, wanted * red)
-        return grey_levels(value - falls)
+        return round_to_grey_levels(value - falls)

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._linear import beyond, rounded
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._linear import index_beyond, round_weights
 from pruning.data.keyed_random import Draws
 
 
 @lru_cache(maxsize=16)
-def disk(radius: float, sigma: float) -> NDArray[np.float64]:
+def build_disk(radius: float, sigma: float) -> NDArray[np.float64]:
     """The kernel: a disk of `radius` pixels, sum 1, its edge softened by a Gaussian of 3 x 3 pixels (5 x 5 beyond radius 8).
 
     Empty margins are cut off; weights are multiples of 2^-16, so that sums of grey levels are exact in float32.
 
-    >>> disk(0.3, 0.4).round(3).tolist()
+    >>> build_disk(0.3, 0.4).round(3).tolist()
     [[0.002, 0.037, 0.002], [0.037, 0.845, 0.037], [0.002, 0.037, 0.002]]
     """
     reach = max(8, int(radius))
@@ -37,16 +37,16 @@ def disk(radius: float, sigma: float) -> NDArray[np.float64]:
     soft = np.exp(-0.5 * (near / sigma) ** 2)
     for axis in (0, 1):
         inside = correlate1d(inside, soft / soft.sum(), axis=axis, mode="mirror")
-    kernel = rounded(inside.ravel(), 16).reshape(inside.shape)
+    kernel = round_weights(inside.ravel(), 16).reshape(inside.shape)
     margin = int(np.nonzero(kernel.any(0))[0][0])
     return kernel[margin:len(kernel) - margin, margin:len(kernel) - margin]
 
 
-def filtered(images: Tensor, kernel: NDArray[np.float64]) -> Tensor:
+def filter_images(images: Tensor, kernel: NDArray[np.float64]) -> Tensor:
     """Every image correlated with a kernel of odd size, mirrored beyond its edges: float32 levels, exact."""
     height, width = images.shape[-2:]
     reach = len(kernel) // 2
-    rows, columns = (torch.from_numpy(beyond(n, reach, reach, "mirror")).to(images.device) for n in (height, width))
+    rows, columns = (torch.from_numpy(index_beyond(n, reach, reach, "mirror")).to(images.device) for n in (height, width))
     wide = images.index_select(2, rows).index_select(3, columns).to(torch.float32)
     found = torch.zeros(images.shape, dtype=torch.float32, device=images.device)
     for y, x in np.argwhere(kernel):
@@ -64,4 +64,4 @@ class DefocusBlur:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Alike for every image."""
-        return grey_levels(filtered(images, disk(*strength)))
+        return round_to_grey_levels(filter_images(images, build_disk(*strength)))

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._linear import separable, smoothing
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._linear import apply_separable, build_smoothing
 from pruning.data.keyed_random import Draws
 
 LARGE = 244 / 224
 
 
-def sampled(levels: Tensor, down: Tensor, across: Tensor, *, mirror: bool) -> Tensor:
+def sample_levels(levels: Tensor, down: Tensor, across: Tensor, *, mirror: bool) -> Tensor:
     """Levels (N, C, H, W) at places (N, H, W) in pixels, linear between them; beyond cb|abc|ba (`mirror`) or ba|abc|cb.
 
     >>> row = torch.tensor([0.0, 10.0, 20.0]).view(1, 1, 1, 3)
-    >>> sampled(row, torch.zeros(1, 1, 3), torch.tensor([[[0.5, 1.0, 3.0]]]), mirror=True).flatten().tolist()
+    >>> sample_levels(row, torch.zeros(1, 1, 3), torch.tensor([[[0.5, 1.0, 3.0]]]), mirror=True).flatten().tolist()
     [5.0, 10.0, 10.0]
     """
     height, width = levels.shape[-2:]
@@ -35,7 +35,7 @@ def sampled(levels: Tensor, down: Tensor, across: Tensor, *, mirror: bool) -> Te
     return F.grid_sample(levels, torch.stack(grid, -1), mode="bilinear", padding_mode="reflection", align_corners=mirror)
 
 
-def stretched(levels: Tensor, jitter: float, draws: Draws) -> Tensor:
+def stretch_places(levels: Tensor, jitter: float, draws: Draws) -> Tensor:
     """The affine map that moves three corners of a square by U(-jitter, jitter) pixels each way.
 
     The square lies in the middle, its half side a third of the shorter side in whole pixels; where that is 0, nothing moves.
@@ -55,18 +55,18 @@ def stretched(levels: Tensor, jitter: float, draws: Draws) -> Tensor:
                                   for part in (back.reshape(-1, 4), shift))
     x = torch.arange(width, dtype=torch.float32, device=levels.device)
     y = torch.arange(height, dtype=torch.float32, device=levels.device)[:, None]
-    return sampled(levels, yx * x + yy * y + y0, xx * x + xy * y + x0, mirror=True)
+    return sample_levels(levels, yx * x + yy * y + y0, xx * x + xy * y + x0, mirror=True)
 
 
-def displaced(levels: Tensor, alpha: float, sigma: float, draws: Draws) -> Tensor:
+def displace_places(levels: Tensor, alpha: float, sigma: float, draws: Draws) -> Tensor:
     """Every pixel taken from alpha G_sigma * U(-1, 1) pixels away, each way, the Gaussian cut at 3 sigma."""
     height, width = levels.shape[-2:]
-    rows, columns = (smoothing(length, sigma, 3.0, "reflect") for length in (height, width))
-    y, x = (separable(draws.signed(height, width, stream=stream), rows, columns).mul_(alpha).to(torch.float32)
+    rows, columns = (build_smoothing(length, sigma, 3.0, "reflect") for length in (height, width))
+    y, x = (apply_separable(draws.signed(height, width, stream=stream), rows, columns).mul_(alpha).to(torch.float32)
             for stream in (1, 2))
     x += torch.arange(width, device=levels.device)
     y += torch.arange(height, device=levels.device)[:, None]
-    return sampled(levels, y, x, mirror=False)
+    return sample_levels(levels, y, x, mirror=False)
 
 
 @corruptions.register("elastic_transform")
@@ -90,5 +90,5 @@ class ElasticTransform:
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image stretched in its own way."""
         alpha, sigma, jitter = (part * min(images.shape[-2:]) for part in strength)
-        levels = stretched(images.to(torch.float32), jitter, draws)
-        return grey_levels(displaced(levels, alpha, sigma, draws) if alpha else levels)
+        levels = stretch_places(images.to(torch.float32), jitter, draws)
+        return round_to_grey_levels(displace_places(levels, alpha, sigma, draws) if alpha else levels)

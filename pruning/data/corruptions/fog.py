@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._plasma import plasma
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._plasma import draw_plasma
 from pruning.data.keyed_random import Draws
 
 
@@ -36,6 +36,6 @@ class Fog:
         height, width = images.shape[-2:]
         density, decay, side = 255.0 * strength[0], strength[1], int(strength[2])
         side = max(side, 1 << (max(height, width) - 1).bit_length())
-        clouds = plasma(side, decay, draws)[:, None, :height, :width]
+        clouds = draw_plasma(side, decay, draws)[:, None, :height, :width]
         brightest = images.flatten(1).amax(1).to(torch.float32)[:, None, None, None]
-        return grey_levels((clouds * density).add(images).mul_(brightest / (brightest + density)))
+        return round_to_grey_levels((clouds * density).add(images).mul_(brightest / (brightest + density)))

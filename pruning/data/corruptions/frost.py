@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import LUMA, Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._plasma import plasma
+from pruning.data.corruptions import LUMA, Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._plasma import draw_plasma
 from pruning.data.keyed_random import Draws
 
 SIDE = 512
@@ -27,17 +27,17 @@ CONTRAST, DECAY = 25.0, 1.05
 
 
 @lru_cache(maxsize=4)
-def sheets(device: torch.device) -> Tensor:
+def draw_sheets(device: torch.device) -> Tensor:
     """The five sheets, uint8 (5, 512, 512, 3), each continuing at the opposite edge: rough plasma with bright ridges.
 
     A ridge is where a second plasma passes through 1/2: (1 - |2 p - 1|)^4.
 
-    >>> [round(level) for level in sheets(torch.device("cpu")).double().mean((0, 1, 2)).tolist()]
+    >>> [round(level) for level in draw_sheets(torch.device("cpu")).double().mean((0, 1, 2)).tolist()]
     [123, 148, 160]
     """
     draws = Draws.keyed(0, "frost sheets", indices=torch.arange(len(LIGHT)))
-    ground = plasma(SIDE, DECAY, draws).double().numpy()
-    ridges = (1.0 - np.abs(2.0 * plasma(SIDE, DECAY, draws, stream=1).double().numpy() - 1.0)) ** 4
+    ground = draw_plasma(SIDE, DECAY, draws).double().numpy()
+    ridges = (1.0 - np.abs(2.0 * draw_plasma(SIDE, DECAY, draws, stream=1).double().numpy() - 1.0)) ** 4
     field = sum((part - part.mean((1, 2), keepdims=True)) / part.std((1, 2), keepdims=True) for part in (ground, ridges))
     levels = np.array(LIGHT)[:, None, None] + CONTRAST / np.sqrt(2.0) * field
     return torch.from_numpy(np.clip(np.round(levels[..., None] + np.array(TINT)), 0, 255).astype(np.uint8)).to(device)
@@ -61,7 +61,7 @@ class Frost:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image under a piece of its own; grey images under its luma."""
-        ice = sheets(images.device)
+        ice = draw_sheets(images.device)
         if images.shape[1] == 1:
             ice = (ice.to(torch.float32) @ torch.tensor(LUMA, device=ice.device)).round_().to(torch.uint8)[..., None]
         height, width = images.shape[-2:]
@@ -71,4 +71,4 @@ class Frost:
         columns = (left[:, None] + torch.arange(width, device=ice.device) * step) % SIDE
         places = (sheet[:, None, None] * SIDE + rows[:, :, None]) * SIDE + columns[:, None]
         pieces = ice.view(-1, ice.shape[-1]).index_select(0, places.view(-1)).view(*places.shape, -1).permute(0, 3, 1, 2)
-        return grey_levels(images.to(torch.float32).mul_(own).add_(pieces.to(torch.float32).mul_(frozen)))
+        return round_to_grey_levels(images.to(torch.float32).mul_(own).add_(pieces.to(torch.float32).mul_(frozen)))

@@ -10,22 +10,22 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._linear import separable, smoothing
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._linear import apply_separable, build_smoothing
 from pruning.data.keyed_random import Draws
 
 
-def blurred(images: Tensor, sigma: float) -> Tensor:
+def blur_images(images: Tensor, sigma: float) -> Tensor:
     """A Gaussian of `sigma` pixels cut at 4 sigma, edges continued by their nearest pixel: uint8 as the images.
 
     >>> import torch
     >>> point = torch.zeros(1, 1, 1, 5, dtype=torch.uint8)
     >>> point[..., 2] = 100
-    >>> blurred(point, 0.5).flatten().tolist()
+    >>> blur_images(point, 0.5).flatten().tolist()
     [0, 10, 78, 10, 0]
     """
     height, width = images.shape[-2:]
-    return grey_levels(separable(images, smoothing(height, sigma, 4.0, "nearest"), smoothing(width, sigma, 4.0, "nearest")))
+    return round_to_grey_levels(apply_separable(images, build_smoothing(height, sigma, 4.0, "nearest"), build_smoothing(width, sigma, 4.0, "nearest")))
 
 
 @corruptions.register("gaussian_blur")
@@ -38,4 +38,4 @@ class GaussianBlur:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Alike for every image."""
-        return blurred(images, strength[0])
+        return blur_images(images, strength[0])

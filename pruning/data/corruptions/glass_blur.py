@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
-from pruning.data.corruptions.gaussian_blur import blurred
+from pruning.data.corruptions.gaussian_blur import blur_images
 from pruning.data.keyed_random import Draws
 
 
-def fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, Tensor]]:
+def find_fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The pixels in the order of their swaps, rows and columns, together where the order between them does not matter.
 
     One by one they go from the last row and column to the first, those with all neighbours inside: H - shift ... shift + 1.
@@ -25,7 +25,7 @@ def fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, Tensor
     is 2 shift columns ahead: with the time t = -x - 2 shift y, what overlaps keeps its order and what is simultaneous does
     not overlap.
 
-    >>> [list(zip(rows.tolist(), columns.tolist())) for rows, columns in fronts(4, 5, 1)]
+    >>> [list(zip(rows.tolist(), columns.tolist())) for rows, columns in find_fronts(4, 5, 1)]
     [[(3, 4)], [(3, 3)], [(3, 2), (2, 4)], [(2, 3)], [(2, 2)]]
     """
     rows = torch.tensor(range(height - shift, shift, -1), dtype=torch.int64)
@@ -36,7 +36,7 @@ def fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, Tensor
             yield rows[inside], columns[inside]
 
 
-def shuffled(images: Tensor, shift: int, times: int, draws: Draws) -> Tensor:
+def shuffle_pixels(images: Tensor, shift: int, times: int, draws: Draws) -> Tensor:
     """Every pixel swapped with one at a uniform offset in [-shift, shift) down and across, pixel by pixel, `times` times."""
     number, channels, height, width = images.shape
     device = images.device
@@ -46,7 +46,7 @@ def shuffled(images: Tensor, shift: int, times: int, draws: Draws) -> Tensor:
         words = draws.words(height * width, stream=time).T
         down, across = (((half & 0xFFFF) * (2 * shift) >> 16) - shift for half in (words >> 16, words))
         other = ((torch.arange(height * width, device=device)[:, None] + down * width + across) * number + image)
-        for rows, columns in fronts(height, width, shift):
+        for rows, columns in find_fronts(height, width, shift):
             place = (rows * width + columns).to(device)
             here, there = (place[:, None] * number + image).view(-1), other.index_select(0, place).view(-1)
             kept, moved = source.index_select(0, here), source.index_select(0, there)
@@ -74,4 +74,4 @@ class GlassBlur:
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """All images at once, front by front."""
         sigma, shift, times = strength
-        return blurred(shuffled(blurred(images, sigma), int(shift), int(times), draws), sigma)
+        return blur_images(shuffle_pixels(blur_images(images, sigma), int(shift), int(times), draws), sigma)

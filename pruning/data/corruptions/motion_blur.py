@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._streaks import angles, streaked
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._streaks import apply_streaks, draw_angles
 from pruning.data.keyed_random import Draws
 
 
@@ -32,4 +32,4 @@ class MotionBlur:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image along its own angle."""
-        return grey_levels(streaked(images, angles(-45.0, 45.0, draws), int(strength[0]), strength[1]))
+        return round_to_grey_levels(apply_streaks(images, draw_angles(-45.0, 45.0, draws), int(strength[0]), strength[1]))

@@ -16,33 +16,33 @@ from scipy.special import ndtr, pdtrc
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
-from pruning.data.corruptions._noise_tables import Floats, alias_table, draw, law
+from pruning.data.corruptions._noise_tables import Floats, build_alias_table, build_table, draw_levels
 from pruning.data.keyed_random import Draws
 
 
-def gaussian_law(sigma: float) -> Floats:
+def survive_gaussian(sigma: float) -> Floats:
     """P(x + sigma N(0, 1) >= y) = Phi((x - y) / sigma)."""
-    return law(lambda x, y: ndtr((x - y) / sigma))
+    return build_table(lambda x, y: ndtr((x - y) / sigma))
 
 
-def shot_law(photons: float) -> Floats:
+def survive_shot(photons: float) -> Floats:
     """P(K / c >= y), K ~ Poisson(c x) photons, c of them at full intensity."""
-    return law(lambda x, y: pdtrc(np.ceil(photons * y - 1e-9) - 1.0, photons * x))
+    return build_table(lambda x, y: pdtrc(np.ceil(photons * y - 1e-9) - 1.0, photons * x))
 
 
-def impulse_law(amount: float) -> Floats:
+def survive_impulse(amount: float) -> Floats:
     """A share `amount` of the values becomes 0 or 1, each half of the time."""
-    return law(lambda x, y: amount / 2.0 + (1.0 - amount) * (x >= y))
+    return build_table(lambda x, y: amount / 2.0 + (1.0 - amount) * (x >= y))
 
 
-def speckle_law(sigma: float) -> Floats:
+def survive_speckle(sigma: float) -> Floats:
     """P(x + sigma x N(0, 1) >= y) = Phi((x - y) / (sigma x)); black stays black."""
-    return law(lambda x, y: np.where(x > 0.0, ndtr((x - y) / (sigma * np.where(x > 0.0, x, 1.0))), 0.0))
+    return build_table(lambda x, y: np.where(x > 0.0, ndtr((x - y) / (sigma * np.where(x > 0.0, x, 1.0))), 0.0))
 
 
 @cache
 def _table(made: Callable[[float], Floats], constant: float) -> Tensor:
-    return alias_table(made(constant))
+    return build_alias_table(made(constant))
 
 
 @corruptions.register("gaussian_noise")
@@ -62,7 +62,7 @@ class GaussianNoise:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Every value by itself."""
-        return draw(images, _table(gaussian_law, strength[0]), draws)
+        return draw_levels(images, _table(survive_gaussian, strength[0]), draws)
 
 
 @corruptions.register("shot_noise")
@@ -81,7 +81,7 @@ class ShotNoise:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Every value by itself."""
-        return draw(images, _table(shot_law, strength[0]), draws)
+        return draw_levels(images, _table(survive_shot, strength[0]), draws)
 
 
 @corruptions.register("impulse_noise")
@@ -101,7 +101,7 @@ class ImpulseNoise:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Every value by itself."""
-        return draw(images, _table(impulse_law, strength[0]), draws)
+        return draw_levels(images, _table(survive_impulse, strength[0]), draws)
 
 
 @corruptions.register("speckle_noise")
@@ -121,4 +121,4 @@ class SpeckleNoise:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Every value by itself."""
-        return draw(images, _table(speckle_law, strength[0]), draws)
+        return draw_levels(images, _table(survive_speckle, strength[0]), draws)

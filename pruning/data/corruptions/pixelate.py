@@ -21,12 +21,12 @@ BITS = 22
 
 
 @lru_cache(maxsize=64)
-def boxes(length: int, wanted: int) -> Tensor:
+def build_boxes(length: int, wanted: int) -> Tensor:
     """Pillow's box filter from `length` to `wanted` places: weights 2^22 w, float64 (wanted, length).
 
     A place is the mean of those whose middles lie within half its width of its own middle.
 
-    >>> (boxes(4, 2) / 2**22).tolist()
+    >>> (build_boxes(4, 2) / 2**22).tolist()
     [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
     """
     scale = length / wanted
@@ -40,13 +40,13 @@ def boxes(length: int, wanted: int) -> Tensor:
     return torch.from_numpy(weights)
 
 
-def resized(images: Tensor, height: int, width: int) -> Tensor:
+def resize_with_boxes(images: Tensor, height: int, width: int) -> Tensor:
     """What Pillow's resize with BOX gives, bit by bit: across, rounded, then down, rounded; uint8 (N, C, height, width)."""
     levels = images.to(torch.float64)
     if width != levels.shape[3]:
-        levels = _rounded(levels @ boxes(levels.shape[3], width).to(images.device).T)
+        levels = _rounded(levels @ build_boxes(levels.shape[3], width).to(images.device).T)
     if height != levels.shape[2]:
-        levels = _rounded(torch.matmul(boxes(levels.shape[2], height).to(images.device), levels))
+        levels = _rounded(torch.matmul(build_boxes(levels.shape[2], height).to(images.device), levels))
     return levels.to(torch.uint8)
 
 
@@ -70,5 +70,5 @@ class Pixelate:
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Alike for every image."""
         height, width = images.shape[-2:]
-        small = resized(images, max(int(height * strength[0]), 1), max(int(width * strength[0]), 1))
-        return resized(small, height, width)
+        small = resize_with_boxes(images, max(int(height * strength[0]), 1), max(int(width * strength[0]), 1))
+        return resize_with_boxes(small, height, width)

@@ -11,20 +11,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels, luma
-from pruning.data.corruptions._linear import enlargement, separable, zooming
-from pruning.data.corruptions._streaks import angles, streaked
+from pruning.data.corruptions import Strength, Table, compute_luma, corruptions, round_to_grey_levels
+from pruning.data.corruptions._linear import apply_separable, build_zooming, measure_enlargement
+from pruning.data.corruptions._streaks import apply_streaks, draw_angles
 from pruning.data.keyed_random import Draws
 
 
-def flakes(height: int, width: int, strength: Strength, draws: Draws) -> Tensor:
+def draw_flakes(height: int, width: int, strength: Strength, draws: Draws) -> Tensor:
     """N(loc, scale) enlarged by `zoom`, 0 below `threshold`, blurred along an angle U(-135, -45): levels (N, 1, H, W)."""
     loc, scale, zoom, threshold, radius, sigma, _ = strength
     field = draws.normal(1, height, width)
-    field = separable(field, zooming(height, *enlargement(height, zoom)), zooming(width, *enlargement(width, zoom)))
+    field = apply_separable(field, build_zooming(height, *measure_enlargement(height, zoom)), build_zooming(width, *measure_enlargement(width, zoom)))
     field = field.mul_(scale).add_(loc)
     layer = field.mul_(field >= threshold).clamp_(0.0, 1.0).mul_(255.0).to(torch.uint8)
-    return streaked(layer, angles(-135.0, -45.0, draws, stream=1), int(radius), sigma).round_()
+    return apply_streaks(layer, draw_angles(-135.0, -45.0, draws, stream=1), int(radius), sigma).round_()
 
 
 @corruptions.register("snow")
@@ -50,7 +50,7 @@ class Snow:
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image under flakes and at an angle of its own."""
         height, width = images.shape[-2:]
-        layer, mix = flakes(height, width, strength, draws), strength[-1]
+        layer, mix = draw_flakes(height, width, strength, draws), strength[-1]
         levels = images.to(torch.float32)
-        white = torch.maximum(levels, luma(levels).mul(1.5).add_(127.5))
-        return grey_levels(levels.mul_(mix).add_(white.mul_(1.0 - mix)).add_(layer + layer.flip(2, 3)))
+        white = torch.maximum(levels, compute_luma(levels).mul(1.5).add_(127.5))
+        return round_to_grey_levels(levels.mul_(mix).add_(white.mul_(1.0 - mix)).add_(layer + layer.flip(2, 3)))

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import LUMA, Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._edges import distances, edges
-from pruning.data.corruptions._linear import beyond, separable, smoothing
+from pruning.data.corruptions import LUMA, Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._edges import detect_edges, measure_distances
+from pruning.data.corruptions._linear import apply_separable, build_smoothing, index_beyond
 from pruning.data.keyed_random import Draws
 
 WATER, MUD = (175.0, 238.0, 238.0), (63.0, 42.0, 20.0)
@@ -24,16 +24,16 @@ RELIEF = ((-2.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, 1.0, 2.0))
 MEAN = ((1.0, 1.0, 1.0),) * 3
 
 
-def smoothed(field: Tensor, sigma: float) -> Tensor:
+def smooth_fields(field: Tensor, sigma: float) -> Tensor:
     """A Gaussian of `sigma` pixels cut at 4 sigma over fields (N, H, W): float64."""
     height, width = field.shape[-2:]
-    return separable(field, smoothing(height, sigma, 4.0, "nearest"), smoothing(width, sigma, 4.0, "nearest"))
+    return apply_separable(field, build_smoothing(height, sigma, 4.0, "nearest"), build_smoothing(width, sigma, 4.0, "nearest"))
 
 
-def correlated(field: Tensor, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
+def correlate_fields(field: Tensor, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
     """Fields (N, H, W) correlated with a 3 x 3 kernel, mirrored beyond their edges, summed in one order."""
     height, width = field.shape[-2:]
-    rows, columns = (torch.from_numpy(beyond(n, 1, 1, "mirror")).to(field.device) for n in (height, width))
+    rows, columns = (torch.from_numpy(index_beyond(n, 1, 1, "mirror")).to(field.device) for n in (height, width))
     wide = field.index_select(1, rows).index_select(2, columns)
     found = torch.zeros_like(field)
     for y, line in enumerate(kernel):
@@ -43,7 +43,7 @@ def correlated(field: Tensor, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
     return found
 
 
-def equalised(levels: Tensor, most: int) -> Tensor:
+def equalise_levels(levels: Tensor, most: int) -> Tensor:
     """Whole levels 0 ... most of each image (N, H, W) spread over 0 ... 255 by rank; a single level stays as it is."""
     number, width = len(levels), most + 1
     flat = levels.flatten(1).to(torch.int64)
@@ -57,13 +57,13 @@ def equalised(levels: Tensor, most: int) -> Tensor:
     return table.gather(1, flat).view(levels.shape)
 
 
-def water(liquid: Tensor) -> Tensor:
+def shade_water(liquid: Tensor) -> Tensor:
     """Drops shaded by their relief, the brightest point 1; `liquid` in [0, 1], 0 where dry: float32 (N, H, W)."""
     levels = (liquid * 255.0).clamp_(0.0, 255.0).floor_().to(torch.float32)
-    away = distances(edges(levels.to(torch.int32), 50, 150), FARTHEST)
-    away = correlated(away, MEAN).div_(9.0).add_(2.0**-10).floor_()
-    relief = correlated(equalised(away, FARTHEST), RELIEF).clamp_(0.0, 255.0)
-    drops = correlated(relief, MEAN).div_(9.0).round_().mul_(levels)
+    away = measure_distances(detect_edges(levels.to(torch.int32), 50, 150), FARTHEST)
+    away = correlate_fields(away, MEAN).div_(9.0).add_(2.0**-10).floor_()
+    relief = correlate_fields(equalise_levels(away, FARTHEST), RELIEF).clamp_(0.0, 255.0)
+    drops = correlate_fields(relief, MEAN).div_(9.0).round_().mul_(levels)
     return drops.div_(drops.amax((1, 2), keepdim=True).clamp_(min=1.0))
 
 
@@ -90,13 +90,13 @@ class Spatter:
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image under drops of its own."""
         loc, scale, sigma, threshold, intensity, muddy = strength
-        liquid = smoothed(draws.normal(*images.shape[-2:]), sigma).mul_(scale).add_(loc)
+        liquid = smooth_fields(draws.normal(*images.shape[-2:]), sigma).mul_(scale).add_(loc)
         levels, colour = images.to(torch.float32), torch.tensor(MUD if muddy else WATER, device=images.device)
         if images.shape[1] == 1:
             colour = (colour * torch.tensor(LUMA, device=images.device)).sum(0, keepdim=True)
         if muddy:
-            drops = smoothed((liquid > threshold).to(torch.float32), intensity).to(torch.float32)
+            drops = smooth_fields((liquid > threshold).to(torch.float32), intensity).to(torch.float32)
             drops = drops.mul_(drops >= 0.8)[:, None]
-            return grey_levels(levels.mul_(1.0 - drops).add_(drops * colour[:, None, None]))
-        drops = water(liquid.mul_(liquid >= threshold)).mul_(intensity)[:, None]
-        return grey_levels(levels.add_(drops * colour[:, None, None]))
+            return round_to_grey_levels(levels.mul_(1.0 - drops).add_(drops * colour[:, None, None]))
+        drops = shade_water(liquid.mul_(liquid >= threshold)).mul_(intensity)[:, None]
+        return round_to_grey_levels(levels.add_(drops * colour[:, None, None]))

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.data.corruptions import Strength, Table, corruptions, grey_levels
-from pruning.data.corruptions._linear import enlargement, separable, zooming
+from pruning.data.corruptions import Strength, Table, corruptions, round_to_grey_levels
+from pruning.data.corruptions._linear import apply_separable, build_zooming, measure_enlargement
 from pruning.data.keyed_random import Draws
 
 
@@ -38,9 +38,9 @@ class ZoomBlur:
         height, width = images.shape[-2:]
         stop, step = strength
         factors = np.arange(1.0, stop, step).tolist()
-        alike = Counter((enlargement(height, factor), enlargement(width, factor)) for factor in factors)
+        alike = Counter((measure_enlargement(height, factor), measure_enlargement(width, factor)) for factor in factors)
         levels = images.to(torch.float64)
         total = levels.clone()
         for (down, across), times in alike.items():
-            total.add_(separable(levels, zooming(height, *down), zooming(width, *across)), alpha=times)
-        return grey_levels(total.div_(len(factors) + 1))
+            total.add_(apply_separable(levels, build_zooming(height, *down), build_zooming(width, *across)), alpha=times)
+        return round_to_grey_levels(total.div_(len(factors) + 1))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import proportional
+from pruning.allocations._shares import share_proportionally
 from pruning.allocations.global_ import Global
 from pruning.errors import BudgetError
 from pruning.granularities.weight import Weight
-from pruning.masks import full_masks, prunable
+from pruning.masks import build_full_masks, find_prunable
 from pruning.sparsifiers.top_k import TopK
 from pruning.types import Budget, Keeps, Scores, Selection
 from tests.support import cases, oracles
@@ -180,7 +180,7 @@ def test_proportional_shares_fill_up_to_one_water_line(layers: list[tuple[float,
     weights = {str(index): weight for index, (weight, _) in enumerate(layers)}
     limits = {str(index): limit for index, (_, limit) in enumerate(layers)}
     total = part * sum(limits.values())
-    shares = proportional(weights, limits, total)
+    shares = share_proportionally(weights, limits, total)
     assert list(shares) == list(weights)
     assert sum(shares.values()) == pytest.approx(min(total, sum(limits.values())), abs=1e-9)
     assert all(share <= limits[name] for name, share in shares.items())
@@ -234,8 +234,8 @@ class Plain:
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.5])
 def test_one_ranking_is_global_counts_spent_layer_by_layer(density: float, filters: bool) -> None:
     model, _ = cases.awkward("grouped")
-    weights = prunable(model)
-    masks = full_masks(weights)
+    weights = find_prunable(model)
+    masks = build_full_masks(weights)
     rng = torch.Generator().manual_seed(0)
     scores: Scores = {}
     for name, weight in weights.items():

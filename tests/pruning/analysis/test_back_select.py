@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import pruning.analysis.back_select
 import pruning.evaluations.informative_features
-from pruning.analysis.back_select import back_select, blocks, fast, informative
-from pruning.analysis.shifts import networks, sample
+from pruning.analysis.back_select import find_informative_pixels, number_blocks, optimise_for_inference, select_backwards
+from pruning.analysis.shifts import draw_sample, name_networks
 from pruning.evaluations import evaluations
 from pruning.evaluations.informative_features import InformativeFeatures
 from pruning.library import load_model
@@ -61,18 +61,18 @@ def test_the_order_is_that_of_the_naive_loop(shape: tuple[int, int, int], block:
     for target in range(3):
         image = torch.randn(shape, generator=rng, dtype=torch.float64)
         before = image.clone()
-        found = back_select(net.train(), image, target, block)
+        found = select_backwards(net.train(), image, target, block)
         assert net.training
         assert torch.equal(image, before)
         assert found.tolist() == naive(net.eval(), image, target, block)
-        assert sorted(found.tolist()) == list(range(int(blocks(*shape[1:], block).max()) + 1))
+        assert sorted(found.tolist()) == list(range(int(number_blocks(*shape[1:], block).max()) + 1))
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     net, image = convolutional(1, 5, 5), torch.randn(1, 5, 5, generator=torch.Generator(), dtype=torch.float64)
-    whole = back_select(net, image, 2)
+    whole = select_backwards(net, image, 2)
     monkeypatch.setattr(pruning.analysis.back_select, "BATCH", 7)
-    assert torch.equal(back_select(net, image, 2), whole)
+    assert torch.equal(select_backwards(net, image, 2), whole)
 
 
 class Sums(nn.Module):
@@ -91,20 +91,20 @@ class Sums(nn.Module):
 def test_of_equals_the_first_goes(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning.analysis.back_select, "BATCH", batch)
     ones = torch.ones(1, 3, 3)
-    assert back_select(Sums(torch.zeros(9)), ones, 0).tolist() == list(range(9))
+    assert select_backwards(Sums(torch.zeros(9)), ones, 0).tolist() == list(range(9))
     weights = torch.tensor([1.0, 0, 2, 0, 1, 2, 0, 2, 1])
-    assert back_select(Sums(weights), ones, 0).tolist() == [1, 3, 6, 0, 4, 8, 2, 5, 7]
-    assert back_select(Sums(weights), ones, 1).tolist() == [2, 5, 7, 0, 4, 8, 1, 3, 6]
-    assert back_select(Sums(torch.full((9,), 1e30)), ones, 0).tolist() == list(range(9)), "as sure as can be"
-    assert back_select(Sums(torch.full((9,), float("inf"))), ones, 0).tolist() == list(range(9)), "no number at all"
+    assert select_backwards(Sums(weights), ones, 0).tolist() == [1, 3, 6, 0, 4, 8, 2, 5, 7]
+    assert select_backwards(Sums(weights), ones, 1).tolist() == [2, 5, 7, 0, 4, 8, 1, 3, 6]
+    assert select_backwards(Sums(torch.full((9,), 1e30)), ones, 0).tolist() == list(range(9)), "as sure as can be"
+    assert select_backwards(Sums(torch.full((9,), float("inf"))), ones, 0).tolist() == list(range(9)), "no number at all"
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 1.0])
 @pytest.mark.parametrize(("height", "width", "block"), [(10, 10, 1), (5, 7, 2), (4, 4, 4), (32, 32, 1)])
 def test_informative_are_as_many_whole_blocks_as_fit_the_share(share: float, height: int, width: int, block: int) -> None:
-    numbers = blocks(height, width, block)
+    numbers = number_blocks(height, width, block)
     order = torch.randperm(int(numbers.max()) + 1, generator=torch.Generator().manual_seed(3))
-    kept, room, wanted = informative(order, numbers, share), round(share * height * width, 6), set()
+    kept, room, wanted = find_informative_pixels(order, numbers, share), round(share * height * width, 6), set()
     for number in reversed(order.tolist()):
         size = int((numbers == number).sum())
         if wanted and size > room:
@@ -152,14 +152,14 @@ def test_fast_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
     images = torch.randn(5, 3, 6, 5, generator=torch.Generator().manual_seed(0))
     model.train()
     before = {key: (value.clone(), value.stride()) for key, value in model.state_dict().items()}
-    quick = fast(model, images[0])
+    quick = optimise_for_inference(model, images[0])
     assert model.training
     assert not quick.training
     assert all(torch.equal(value, before[key][0]) and value.stride() == before[key][1]
                for key, value in model.state_dict().items())
     with torch.no_grad():
         torch.testing.assert_close(quick(images).softmax(1), model.eval()(images).softmax(1), rtol=0, atol=1e-5)
-    assert len(back_select(quick, images[0], 1, 3)) == 4
+    assert len(select_backwards(quick, images[0], 1, 3)) == 4
 
 
 @pytest.fixture
@@ -177,8 +177,8 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_the_heatmap_by_hand(tmp_path: Path, drawings: dict[str, Any]) -> None:
     trial = trial_of(finished(cases.recipe(0.5, 0.9, retrain={"mode": "none"}), tmp_path))
     section = InformativeFeatures(images=3, share=0.3, block=1).evaluate(trial)
-    every = [one for one in networks(trial) if one.name != "control"]  # not retrained: one dense network
-    split = sample(trial, 3)
+    every = [one for one in name_networks(trial) if one.name != "control"]  # not retrained: one dense network
+    split = draw_sample(trial, 3)
     inputs, matrix = trial.data.normalize(split.images), []
     for one in every:
         net, seen = one.load(), []

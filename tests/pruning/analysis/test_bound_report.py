@@ -10,12 +10,17 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from pruning.analysis.bound_findings import coverage, headline, holds, sentences
-from pruning.analysis.bound_report import BoundReport, Spread, summarise
+from pruning.analysis.bound_findings import (
+    choose_headline_form,
+    describe_findings,
+    is_within_failure_probability,
+    test_coverage_of_forms,
+)
+from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes
 from pruning.analysis.bound_study import Outcome, Pruned
 from pruning.evaluations.bounds import _curves, _layer_rows
 from pruning.schemas.report import Section
-from pruning.types import Law
+from pruning.types import DrawLaw
 
 IMAGES, CLASSES, DELTA = 40, 4, 0.05
 
@@ -30,7 +35,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def outcome(sparsity: float, trial: int, dense: Tensor, size: float, drawn: bool = True, scale: float = 1.0) -> Outcome:
     """Errors and bounds of that size, in two parts of the images."""
-    law = Law(torch.ones(1, 2) / 2, torch.tensor([3 if drawn else -1]))
+    law = DrawLaw(torch.ones(1, 2) / 2, torch.tensor([3 if drawn else -1]))
     found = Outcome(Pruned(sparsity, sparsity + 0.01 * trial, trial, {}, {}, {"w": law}))
     error = scale * size * normal(len(dense), CLASSES, seed=trial).abs() / 3
     forms = {"error": error, "hoeffding": 2 * error + size, "minimum": 1.5 * error + size / 2,
@@ -52,7 +57,7 @@ def report(drawn: bool = True, scale: float = 1.0) -> tuple[BoundReport, list[Ou
     dense[torch.arange(IMAGES), labels] += 4
     outcomes = [outcome(s, trial, dense, size, drawn, scale) for s, size in ((0.1, 0.01), (0.5, 1.0), (0.9, 50.0))
                 for trial in range(3)]
-    return summarise(outcomes, dense, labels, DELTA), outcomes, dense, labels
+    return summarise_outcomes(outcomes, dense, labels, DELTA), outcomes, dense, labels
 
 
 def median(values: list[float]) -> float:
@@ -167,12 +172,12 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
         for form in one.layers["w"]:
             if form != "error" and number > 3:
                 one.layers["w"][form] = [torch.full_like(part, broken) for part in one.layers["w"][form]]
-    found = summarise(outcomes, dense, labels, DELTA)
+    found = summarise_outcomes(outcomes, dense, labels, DELTA)
     curves = dict(_curves("method", found))
     rows: list[Any] = [one.document() for one in (*found.predictions, *found.components)]
-    rows += coverage("method", found) + _layer_rows("method", found)
+    rows += test_coverage_of_forms("method", found) + _layer_rows("method", found)
     section = Section(title="Bounds", version=1, curves=curves, details={"rows": rows},
-                      notes=tuple(sentences("method", found)))
+                      notes=tuple(describe_findings("method", found)))
     text = json.dumps(section.model_dump(mode="json"), allow_nan=False)
     assert Section.model_validate_json(text) == section
     if broken == math.inf:
@@ -185,16 +190,16 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
 
 def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
     found, *_ = report()
-    assert headline(found) == "minimum"
-    said = sentences("method", found)
+    assert choose_headline_form(found) == "minimum"
+    said = describe_findings("method", found)
     assert any(one.startswith("method, minimum: ") for one in said)
     assert any(one.startswith("method, paper: ") for one in said)
-    rows = {row["form"]: row for row in coverage("method", found)}
+    rows = {row["form"]: row for row in test_coverage_of_forms("method", found)}
     assert {form: row["certified"] for form, row in rows.items()} == {"hoeffding": True, "minimum": True, "paper": False}
     assert (rows["paper"]["trials_with_violation"], rows["paper"]["trials"], rows["paper"]["holds"]) == (3, 9, False)
     assert any("paper: violated in 3 of 9 prunings" in one for one in said)
 
 
 def test_a_test_of_coverage_is_binomial() -> None:
-    assert [holds(k, 400, 0.05) for k in (0, 20, 27, 29, 60)] == [True, True, True, False, False]
-    assert not holds(1, 1000, 0.0)
+    assert [is_within_failure_probability(k, 400, 0.05) for k in (0, 20, 27, 29, 60)] == [True, True, True, False, False]
+    assert not is_within_failure_probability(1, 1000, 0.0)

@@ -11,15 +11,15 @@ import pytest
 
 import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
-from pruning.analysis.job_size import Scale, Sized
+from pruning.analysis.job_size import EstimatesUnits, JobSize
 from pruning.analysis.shift_parameters import CORRUPTING
 from pruning.errors import ParameterError
 from pruning.evaluations import evaluations
-from pruning.measurement.costs import flops
-from pruning.pipeline.evaluation_costs import evaluation_units
+from pruning.measurement.costs import count_flops
+from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.pipeline.ledger import Ledger
 from pruning.pipeline.results import Results
-from pruning.rounds.costs import estimate
+from pruning.rounds.costs import estimate_costs
 from pruning.schemas.recipe import Recipe, Shifts
 from pruning.schemas.report import Picture
 from pruning.storage.stages import Stages
@@ -39,14 +39,14 @@ ALL: dict[str, dict[str, Any]] = {
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = Picture(caption="", png="")
     for module in (pruning.evaluations.robustness, pruning.evaluations.informative_features):
-        monkeypatch.setattr(module, "grid", lambda *args, **fields: blank)
-    monkeypatch.setattr(pruning.evaluations.informative_features, "heatmap", lambda *args: blank)
+        monkeypatch.setattr(module, "draw_grid", lambda *args, **fields: blank)
+    monkeypatch.setattr(pruning.evaluations.informative_features, "draw_heatmap", lambda *args: blank)
 
 
-def scale_of(results: Results) -> Scale:
+def scale_of(results: Results) -> JobSize:
     pipeline = results.pipeline
     data = pipeline.data
-    return Scale(pipeline.recipe, data.sizes, data.shape, flops(pipeline.dense(), data.shape) // 2,
+    return JobSize(pipeline.recipe, data.sizes, data.shape, count_flops(pipeline.dense(), data.shape) // 2,
                  {name: (len(one.val), len(one.test)) for name, one in data.shifted.items()}, data.segmentation)
 
 
@@ -57,7 +57,7 @@ def test_an_evaluation_tells_of_as_many_images_as_it_said(name: str, tmp_path: P
     evaluation, told = evaluations.create(name, ALL[name]), list[int]()
     scale = scale_of(results)
     evaluation.evaluate(trial_of(results, advance=told.append))
-    units = evaluation.units(scale) if isinstance(evaluation, Sized) else 0
+    units = evaluation.units(scale) if isinstance(evaluation, EstimatesUnits) else 0
     making = 2 * 25 * CORRUPTING * math.prod(scale.shape) // scale.macs if name == "robustness" else 0
     assert sum(told) == units - making
 
@@ -67,38 +67,38 @@ def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(t
     results = finished(recipe, tmp_path)
     evaluation, told = evaluations.create("prune_potential", {"corruptions": [], "noise": [0.1]}), list[int]()
     evaluation.evaluate(trial_of(results, advance=told.append))
-    assert isinstance(evaluation, Sized)
+    assert isinstance(evaluation, EstimatesUnits)
     assert sum(told) == evaluation.units(scale_of(results)) == (30 + 10) * 2 * 3
 
 
 def test_by_default_all_but_those_that_take_long_are_counted(tmp_path: Path) -> None:
-    found = evaluation_units(scale_of(finished(cases.recipe(0.5), tmp_path)))
+    found = estimate_evaluation_units(scale_of(finished(cases.recipe(0.5), tmp_path)))
     assert set(evaluations.names()) - set(found) == {"noise_similarity", "informative_features"}
     assert found["accuracy"] == 0 < found["certificate"]
     asked: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
-    assert set(evaluation_units(replace(scale_of(finished(cases.recipe(0.5), tmp_path / "b")), recipe=asked))) == {
+    assert set(estimate_evaluation_units(replace(scale_of(finished(cases.recipe(0.5), tmp_path / "b")), recipe=asked))) == {
         "noise_similarity"}
 
 
 def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
     scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), segmentation=True)
-    assert set(evaluation_units(scale)) == {"accuracy", "comparison", "robustness", "prune_potential"}
+    assert set(estimate_evaluation_units(scale)) == {"accuracy", "comparison", "robustness", "prune_potential"}
 
 
 def test_robustness_without_a_shift_is_refused_before_anything_runs(tmp_path: Path) -> None:
     asked = cases.recipe(0.5, evaluations=({"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": []}}))
     scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), recipe=asked)
     with pytest.raises(ParameterError, match="no shift to look at") as refused:
-        evaluation_units(scale)
+        estimate_evaluation_units(scale)
     assert refused.value.pointer == "/evaluations/1/params"
-    assert evaluation_units(replace(scale, shifted={"night": (3, 4)}))["robustness"] == (30 + 4) * 3
+    assert estimate_evaluation_units(replace(scale, shifted={"night": (3, 4)}))["robustness"] == (30 + 4) * 3
 
 
 def test_the_estimate_holds_them() -> None:
     fields: dict[str, Any] = {"prunable": [(100,)], "forward_flops": 7, "parameters": 110, "activations": 13, "classes": 3}
     counts = {"train": 50, "test": 30, "val": 0}
-    without = estimate(cases.recipe(0.5), counts, **fields)
-    found = estimate(cases.recipe(0.5), counts, **fields, evaluations={"robustness": 1000, "accuracy": 0})
+    without = estimate_costs(cases.recipe(0.5), counts, **fields)
+    found = estimate_costs(cases.recipe(0.5), counts, **fields, evaluations={"robustness": 1000, "accuracy": 0})
     assert found["evaluations"] == {"robustness": 1000, "accuracy": 0}
     assert (found["units"], found["flops"]) == (without["units"] + 1000, without["flops"] + 7000)
 

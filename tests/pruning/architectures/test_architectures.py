@@ -14,26 +14,26 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.analysis.trial import Trial
+from pruning.analysis.job_record import JobRecord
 from pruning.architectures.densenet22 import DenseNet22
 from pruning.architectures.vgg import Vgg
 from pruning.architectures.wide_resnet import WideResNet
 from pruning.bounds.carrier import Carrier
-from pruning.channels.compaction import compact, expand_, load_compact, write_arch
+from pruning.channels.compaction import build_compact, expand_, load_compact, write_arch
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria import criteria
 from pruning.errors import DataError, ParameterError, StructureError
 from pruning.evaluations import evaluations
 from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
-from pruning.graphs.traced import folded
+from pruning.graphs.tracing import fold_batchnorm
 from pruning.library import bound
-from pruning.masks import apply_masks_, density, full_masks, prunable, weight_masks
-from pruning.networks.layers import recording
+from pruning.masks import apply_masks_, build_full_masks, density, find_prunable, select_weight_masks
+from pruning.networks.layers import record_uses
 from pruning.networks.loading import check_fits, load_model, resolve
 from pruning.pipeline.ledger import Silent
 from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.rounds.method import Seams
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.storage.stages import Stages
 from pruning.training.loop import train_
@@ -100,7 +100,7 @@ def pruned(model: nn.Module, name: str, granularity: str, target: float = 0.5, m
     """Masks of a network pruned in place, by its weights' size."""
     criterion = "filter_norm" if granularity == "channel" else "magnitude"
     recipe = cases.recipe(1 - target, criterion={"name": criterion}, granularity={"name": granularity})
-    return prune_(model, masks or full_masks(prunable(model)), target, Seams.of(recipe, recipe.criteria[0]),
+    return prune_(model, masks or build_full_masks(find_prunable(model)), target, PruningMethod.of(recipe, recipe.criteria[0]),
                   lambda masks, stage: Evidence(model, masks, shape=CASES[name].shape), generator=torch.Generator())
 
 
@@ -264,11 +264,11 @@ def test_every_granularity_prunes_to_the_target(case: str, granularity: str) -> 
 @every_case
 def test_every_group_of_channels_can_be_removed(case: str) -> None:
     model = build(case)
-    graph = ChannelGraph.of(model, CASES[case].shape, prunable(model))
+    graph = ChannelGraph.of(model, CASES[case].shape, find_prunable(model))
     assert len(graph.removable) == CASES[case].groups
     assert {group.reason for group in graph.groups if group.reason} == {
         "they are the network's outputs", "they are the image's channels"}
-    assert not graph.left_dense(model, prunable(model))
+    assert not graph.left_dense(model, find_prunable(model))
 
 
 @every_case
@@ -280,21 +280,21 @@ def test_the_smaller_network_computes_what_the_masked_one_does(case: str, dtype:
     masks: Masks | None = None
     for target in targets:
         masks = pruned(model, case, "channel", target, masks)
-        small = compact(model, masks, CASES[case].shape)
+        small = build_compact(model, masks, CASES[case].shape)
         with torch.no_grad():
             torch.testing.assert_close(small(images(case, dtype=dtype)), model(images(case, dtype=dtype)), rtol=tolerance,
                                        atol=tolerance)
         remaining = {name: int(masks[name].sum()) if name in masks else parameter.numel()
                      for name, parameter in model.named_parameters()}
         assert {name: parameter.numel() for name, parameter in small.named_parameters()} == remaining
-        assert density(weight_masks(masks)) <= target
+        assert density(select_weight_masks(masks)) <= target
 
 
 @every_case
 def test_the_file_rebuilds_the_smaller_network(case: str, tmp_path: Path) -> None:
     model = build(case, torch.float32)
     masks = pruned(model, case, "channel", 0.4)
-    small = compact(model, masks, CASES[case].shape)
+    small = build_compact(model, masks, CASES[case].shape)
     write_arch(tmp_path / "arch.json", small, CASES[case].architecture, CASES[case].parameters)
     save_file(small.state_dict(), tmp_path / "state.safetensors")
     again = load_compact(tmp_path / "arch.json", tmp_path / "state.safetensors")
@@ -307,7 +307,7 @@ def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
     """With BatchNorm in train mode, momentum and weight decay; and its weights go back into the full one."""
     model = build(case)
     masks = pruned(model, case, "channel", 0.4)
-    small = compact(model, masks, CASES[case].shape)
+    small = build_compact(model, masks, CASES[case].shape)
     for network in (model, small):
         network.train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
@@ -324,7 +324,7 @@ def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
     for name, parameter in other.named_parameters():
         torch.testing.assert_close(parameter, trained[name], rtol=1e-7, atol=1e-8)
     with torch.no_grad():
-        torch.testing.assert_close(compact(other, masks, CASES[case].shape)(images(case)), small(images(case)))
+        torch.testing.assert_close(build_compact(other, masks, CASES[case].shape)(images(case)), small(images(case)))
 
 
 # bounds
@@ -334,7 +334,7 @@ def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
 def test_batchnorm_is_folded_where_it_follows_one_convolution_alone(case: str) -> None:
     """In front of a convolution it stays, unless what it reads comes from one convolution and goes nowhere else."""
     model = build(case)
-    flat = folded(model)
+    flat = fold_batchnorm(model)
     with torch.no_grad():
         torch.testing.assert_close(flat(images(case)), model(images(case)), rtol=1e-9, atol=1e-9)
     left = {name for name, module in flat.named_modules() if isinstance(module, nn.BatchNorm2d)}
@@ -351,11 +351,11 @@ def test_batchnorm_is_folded_where_it_follows_one_convolution_alone(case: str) -
 
 @every_case
 def test_errors_of_layers_are_carried_to_the_logits(case: str) -> None:
-    model, x, size = folded(build(case)), images(case, 3), 0.1
+    model, x, size = fold_batchnorm(build(case)), images(case, 3), 0.1
     generator = torch.Generator().manual_seed(0)
     weights = {name: weight.detach() + size * weight.detach().abs().mean() * torch.randn(
-        weight.shape, generator=generator, dtype=weight.dtype) for name, weight in prunable(model).items()}
-    with torch.no_grad(), recording(model, list(weights)) as uses:
+        weight.shape, generator=generator, dtype=weight.dtype) for name, weight in find_prunable(model).items()}
+    with torch.no_grad(), record_uses(model, list(weights)) as uses:
         expected = model(x)
     errors = {}
     with torch.no_grad():
@@ -384,7 +384,7 @@ def test_criteria_score_every_layer(case: str, name: str) -> None:
     model = build(case, torch.float32)
     batches = [(images(case, 4, torch.float32), torch.arange(4) % 3)]
     scores = criteria.create(name).score(Evidence(model, batches=batches, generator=torch.Generator().manual_seed(0)))
-    assert set(scores) == set(prunable(model))
+    assert set(scores) == set(find_prunable(model))
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
 
 
@@ -396,7 +396,7 @@ def test_coresets_of_neurons_need_batchnorm_behind_the_layer(case: str) -> None:
         with pytest.raises(StructureError, match="bn1 does not follow a layer directly"):
             criteria.create("mussay").score(evidence)
     else:
-        assert set(criteria.create("mussay").score(evidence)) == set(prunable(evidence.model))
+        assert set(criteria.create("mussay").score(evidence)) == set(find_prunable(evidence.model))
 
 
 # whole jobs
@@ -428,7 +428,7 @@ def test_a_whole_job_with_approximation_and_bounds(case: str, criterion: str, tm
                         Silent(), torch.device("cpu"))
     pipeline.run()
     assert [one.target for one in pipeline.done] == [0.3, 0.6]
-    trial = Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
+    trial = JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
                   pipeline.done, pipeline.recipe)
     for name, params in (("approximation", {}), ("bounds", {"images": 4, "trials": 1, "sparsities": [0.3]})):
         section = evaluations.create(name, params).evaluate(trial)

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pruning.architectures import _torchvision_shim as torchvision_shim
-from pruning.architectures.torchvision import LEFT_OUT, NAMES, SMALLEST, create
+from pruning.architectures.torchvision import LEFT_OUT, NAMES, SMALLEST, create_torchvision
 from pruning.architectures.torchvision_segmentation import NAMES as SEGMENTERS
 from pruning.architectures.torchvision_segmentation import WITHOUT_AUX
-from pruning.channels.compaction import compact, load_compact, write_arch
+from pruning.channels.compaction import build_compact, load_compact, write_arch
 from pruning.errors import DataError, ParameterError, UnknownNameError
 from pruning.evidence.evidence import Evidence
-from pruning.masks import full_masks, layer_shapes, parameter_count, prunable, reason_dense
-from pruning.measurement.costs import flops
+from pruning.masks import build_full_masks, count_parameters, explain_dense, find_prunable, list_layer_shapes
+from pruning.measurement.costs import count_flops
 from pruning.networks.loading import check_fits, load_model, resolve
-from pruning.networks.modes import evaluating
-from pruning.rounds.method import Seams
+from pruning.networks.modes import evaluate_mode
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from tests.support import cases
 
@@ -43,12 +43,12 @@ def test_the_names_are_torchvisions_own() -> None:
 
 
 def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
-    assert torchvision_shim.mismatched(None, None, "0.28.0+cu130")
+    assert torchvision_shim.is_mismatched(None, None, "0.28.0+cu130")
     for pair in [("13.0", None, "0.28.0+cu130"), (None, "7.0", "0.28.0+cu130"), (None, None, "0.28.0+cpu"),
                  (None, None, "0.28.0"), (None, None, None)]:
-        assert not torchvision_shim.mismatched(*pair), pair
+        assert not torchvision_shim.is_mismatched(*pair), pair
     declared = torchvision_shim.LIBRARY is not None
-    assert declared == torchvision_shim.mismatched(torch.version.cuda, torch.version.hip, torchvision_shim._installed())
+    assert declared == torchvision_shim.is_mismatched(torch.version.cuda, torch.version.hip, torchvision_shim._installed())
 
 
 @pytest.mark.parametrize("name", [
@@ -62,8 +62,8 @@ def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
     if side > 1:
         with pytest.raises(RuntimeError):
             model(torch.zeros(2, 3, side - 1, side - 1, device="meta"))
-    assert sum(w.numel() for w in prunable(model).values()) > 0.97 * parameter_count(model)
-    assert flops(model, (3, side, side)) > 0
+    assert sum(w.numel() for w in find_prunable(model).values()) > 0.97 * count_parameters(model)
+    assert count_flops(model, (3, side, side)) > 0
 
 
 @pytest.mark.slow
@@ -113,10 +113,10 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
         return
     torch.manual_seed(0)
     own = resolve("torchvision_segmentation", {"name": name, "aux": aux, "classes": 5}).build()
-    theirs = create(name, weights_backbone=None, num_classes=5, **({} if name in WITHOUT_AUX else {"aux_loss": aux}))
+    theirs = create_torchvision(name, weights_backbone=None, num_classes=5, **({} if name in WITHOUT_AUX else {"aux_loss": aux}))
     theirs.load_state_dict(own.state_dict())
     images = torch.rand(2, 3, 40, 33)
-    with evaluating(own), evaluating(theirs), torch.no_grad():
+    with evaluate_mode(own), evaluate_mode(theirs), torch.no_grad():
         expected = theirs(images)
         assert same(own(images), expected["out"])
     own.train()
@@ -128,11 +128,11 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
 def test_what_serves_training_alone_is_not_pruned_and_does_not_count() -> None:
     plain = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large")
     helped = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True)
-    assert parameter_count(helped) == parameter_count(plain) < sum(p.numel() for p in helped.parameters())
-    assert list(prunable(helped)) == list(prunable(plain))
-    assert list(layer_shapes(helped)) == list(layer_shapes(plain))
-    assert reason_dense(helped, "aux_classifier.0.weight", ()) == "used in training alone"
-    assert flops(helped, (3, 64, 64)) == flops(plain, (3, 64, 64))
+    assert count_parameters(helped) == count_parameters(plain) < sum(p.numel() for p in helped.parameters())
+    assert list(find_prunable(helped)) == list(find_prunable(plain))
+    assert list(list_layer_shapes(helped)) == list(list_layer_shapes(plain))
+    assert explain_dense(helped, "aux_classifier.0.weight", ()) == "used in training alone"
+    assert count_flops(helped, (3, 64, 64)) == count_flops(plain, (3, 64, 64))
 
 
 @pytest.mark.parametrize(("architecture", "kwargs", "side"), [
@@ -144,10 +144,10 @@ def test_channels_can_be_removed(architecture: str, kwargs: dict[str, object], s
     torch.manual_seed(0)
     model = load_model(architecture, classes=4, **kwargs)
     recipe = cases.recipe(0.5, criterion={"name": "filter_norm"})
-    masks = prune_(model, full_masks(prunable(model)), 0.6, Seams.of(recipe, recipe.criteria[0]),
+    masks = prune_(model, build_full_masks(find_prunable(model)), 0.6, PruningMethod.of(recipe, recipe.criteria[0]),
                    lambda masks, stage: Evidence(model, masks, shape=(3, side, side)), generator=torch.Generator())
-    small = compact(model, masks, (3, side, side))
-    assert parameter_count(small) < 0.75 * parameter_count(model)
+    small = build_compact(model, masks, (3, side, side))
+    assert count_parameters(small) < 0.75 * count_parameters(model)
     images = torch.rand(2, 3, side, side)
     with torch.no_grad():
         assert torch.allclose(small(images), model(images), atol=1e-4)

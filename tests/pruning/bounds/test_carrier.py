@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures.cifar_resnet import CifarResNet
-from pruning.bounds.carrier import Bounded, Carrier
+from pruning.bounds.carrier import Carrier, ValueWithError
 from pruning.errors import StructureError
-from pruning.graphs.traced import LIPSCHITZ, folded, is_chain
-from pruning.masks import prunable
-from pruning.networks.layers import recording
+from pruning.graphs.tracing import LIPSCHITZ, fold_batchnorm, is_chain
+from pruning.masks import find_prunable
+from pruning.networks.layers import record_uses
 
 
 class Net(nn.Module):
@@ -48,7 +48,7 @@ def other(model: nn.Module, size: float) -> nn.Module:
     """The network with other weights: noise of that size relative to each, some zero, some of another sign."""
     found = copy.deepcopy(model)
     with torch.no_grad():
-        for weight in prunable(found).values():
+        for weight in find_prunable(found).values():
             weight += size * weight.abs().mean() * torch.randn_like(weight)
             weight *= torch.rand_like(weight) > 0.3
     return found
@@ -56,8 +56,8 @@ def other(model: nn.Module, size: float) -> nn.Module:
 
 def own_errors(model: nn.Module, changed: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The other network's weights, and what each alone changes in its layer."""
-    weights = {name: weight.detach() for name, weight in prunable(changed).items()}
-    with torch.no_grad(), recording(model, list(weights)) as uses:
+    weights = {name: weight.detach() for name, weight in find_prunable(changed).items()}
+    with torch.no_grad(), record_uses(model, list(weights)) as uses:
         model(x)
     errors = {}
     for name, use in ((name, calls[0]) for name, calls in uses.items() if calls):
@@ -154,7 +154,7 @@ def test_logits_are_never_further_off_than_what_is_carried(name: str) -> None:
     for fold in (False, True):
         torch.manual_seed(fold)
         model = randomised(NETWORKS[name]())
-        model = folded(model) if fold else model
+        model = fold_batchnorm(model) if fold else model
         for scale, size in ((1.0, 1.0), (100.0, 0.1)):
             bound, error = carried(model, scale * torch.randn(5, 2, 6, 6, dtype=torch.float64), size)
             assert bool((error <= bound * (1 + 1e-9) + 1e-9 * error.amax()).all())
@@ -169,7 +169,7 @@ def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does(
     for parameter in model.parameters():
         parameter.data.abs_()
     changed = copy.deepcopy(model)
-    for weight in prunable(changed).values():
+    for weight in find_prunable(changed).values():
         weight.data *= 0.5 + torch.rand_like(weight) / 2
     x = torch.rand(5, 2, 6, 6, dtype=torch.float64)
     weights, errors = own_errors(model, changed, x)
@@ -231,7 +231,7 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 def test_what_has_no_rule_is_a_named_error(name: str) -> None:
     model = Net(REFUSED[name], a2=nn.Conv2d(2, 4, 3, padding=1), attention=nn.MultiheadAttention(4, 1, batch_first=True),
                 norm=nn.BatchNorm2d(4, track_running_stats=False), layer_norm=nn.LayerNorm(4)).double().eval()
-    weights = {name: weight.detach() for name, weight in prunable(model).items()}
+    weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
     with pytest.raises(StructureError):
         Carrier(model).carry(torch.randn(5, 2, 6, 6, dtype=torch.float64), weights, {})
 
@@ -262,11 +262,11 @@ def norms(model: nn.Module) -> int:
 def test_a_folded_network_answers_as_before(name: str) -> None:
     build, shape, left = FOLDABLE[name]
     model = randomised(build())
-    found = folded(model)
+    found = fold_batchnorm(model)
     x = torch.randn(6, *shape, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(found(x), model(x), rtol=1e-10, atol=1e-10)
-    assert set(prunable(found)) == set(prunable(model))
+    assert set(find_prunable(found)) == set(find_prunable(model))
     assert norms(found) == left
     assert not found.training
 
@@ -289,14 +289,14 @@ def test_what_is_shared_is_not_folded() -> None:
     model = randomised(Shared())
     x = torch.randn(6, 2, 4, 4, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-10, atol=1e-10)
-    assert norms(folded(model)) == 3
+        torch.testing.assert_close(fold_batchnorm(model)(x), model(x), rtol=1e-10, atol=1e-10)
+    assert norms(fold_batchnorm(model)) == 3
 
 
 def test_a_network_in_training_keeps_its_mode_and_its_weights() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
     before = copy.deepcopy(model.state_dict())
-    folded(model)
+    fold_batchnorm(model)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -309,5 +309,5 @@ def test_a_chain_is_layers_and_relu_alone() -> None:
     assert not between(nn.MaxPool2d(1))
     assert not between(nn.Sigmoid())
     assert not is_chain(CifarResNet(depth=8).build())
-    assert is_chain(folded(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU())))
-    assert Bounded(torch.ones(1), torch.zeros(1)).error == 0
+    assert is_chain(fold_batchnorm(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU())))
+    assert ValueWithError(torch.ones(1), torch.zeros(1)).error == 0

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pruning.analysis.bound_study import Outcome, Study
 from pruning.architectures._channel_map import ChannelMap
 from pruning.bounds.forms import CERTIFIED
-from pruning.rounds.method import Seams
+from pruning.rounds.method import PruningMethod
 from pruning.types import Allocation, Budget, Keeps, Scores
 from tests.support import cases
 from tests.support.bound_cases import DETERMINISTIC, SAMPLERS, seeded
@@ -95,7 +95,7 @@ def study(network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, 
             module.weight.data.mul_(scale)
     asked = cases.recipe(0.5, criterion=method, **fields)
     x = images(40, negative, 1)
-    found = Study(model, Seams.of(asked, asked.criteria[0]), [(x, torch.arange(40) % 3)], SHAPE, seeded(), ())
+    found = Study(model, PruningMethod.of(asked, asked.criteria[0]), [(x, torch.arange(40) % 3)], SHAPE, seeded(), ())
     if found.sampled:
         allocation = Remembering(found.seams.allocation)
         found.seams = dataclasses.replace(found.seams, allocation=allocation)

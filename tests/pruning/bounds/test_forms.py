@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pruning.bounds import corenet, mussay, pfp, sipp
-from pruning.bounds.forms import CERTIFIED, Drawn, Paper, certified
-from pruning.bounds.sums import channel_sums, edge_sums
-from pruning.networks.layers import patches
-from pruning.types import Law
+from pruning.bounds.forms import CERTIFIED, Paper, PrunedLayer, bound_certified_forms
+from pruning.bounds.sums import sum_channels, sum_edges
+from pruning.networks.layers import extract_patches
+from pruning.types import DrawLaw
 
 DELTA, LOG = 0.05, 9.0
 OUT, IN = 3, 6
@@ -32,7 +32,7 @@ def shared(p: Tensor) -> Tensor:
     return p / p.sum(1, keepdim=True).clamp_min(1e-300)
 
 
-def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -> Drawn:
+def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -> PrunedLayer:
     """Single weights of a linear layer; rows: positive weights of three outputs, then negative ones."""
     layer = nn.Linear(IN, OUT).double()
     w = torch.randn(OUT, IN, generator=seeded(1), dtype=torch.float64)
@@ -41,25 +41,25 @@ def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -
     scores = uniform(2 * OUT, IN, seed=3) * rows
     m = torch.tensor(draws)
     gone = (uniform(OUT, IN, seed=4) < 0.4).repeat(2, 1) if prune else (m == 0)[:, None] & rows
-    seen = patches(layer, x)
-    law = Law(shared(scores), m)
-    sums = edge_sums(layer, w, seen, law.probabilities)
-    return Drawn("w", layer, w, scores, ~gone, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, True)
+    seen = extract_patches(layer, x)
+    law = DrawLaw(shared(scores), m)
+    sums = sum_edges(layer, w, seen, law.probabilities)
+    return PrunedLayer("w", layer, w, scores, ~gone, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, True)
 
 
-def channels(draws: int = 5, prune: bool = False) -> Drawn:
+def channels(draws: int = 5, prune: bool = False) -> PrunedLayer:
     """Channels of a convolution, whose kernel has four weights."""
     layer = nn.Conv2d(4, OUT, 2).double()
     w = torch.randn(layer.weight.shape, generator=seeded(1), dtype=torch.float64)
     x = torch.randn(2, 4, 3, 3, generator=seeded(2), dtype=torch.float64)
     scores, m = uniform(1, 4, seed=3), torch.tensor([draws])
-    seen, kept = patches(layer, x), torch.tensor([[True, False, True, False]]) if prune else torch.ones(1, 4).bool()
-    law = Law(shared(scores), m)
-    sums = channel_sums(layer, w, seen, law.probabilities)
-    return Drawn("w", layer, w, scores, kept, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, False)
+    seen, kept = extract_patches(layer, x), torch.tensor([[True, False, True, False]]) if prune else torch.ones(1, 4).bool()
+    law = DrawLaw(shared(scores), m)
+    sums = sum_channels(layer, w, seen, law.probabilities)
+    return PrunedLayer("w", layer, w, scores, kept, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, False)
 
 
-def by_hand(layer: Drawn, epsilon: Any, constant: float) -> Tensor:
+def by_hand(layer: PrunedLayer, epsilon: Any, constant: float) -> Tensor:
     """sum over sides of epsilon(S, m) sum_j |v_j|, with C sum_(j pruned) s_j for a side that is not drawn: one number at a
     time."""
     found = torch.zeros_like(layer.sums.value[0])
@@ -94,9 +94,9 @@ def test_numbers_worked_by_hand() -> None:
     assert (round(lenet.k, 2), round(lenet.kappa, 1), lenet.sample_size) == (11.72, 192.1, 189)
     assert 8 * lenet.k * lenet.log == pytest.approx(974.9, abs=0.05)
     assert lenet.kappa**3 == pytest.approx(7.1e6, rel=0.01)
-    assert corenet.draws(1.0, 0.5 / 6 / lenet.kappa**3, lenet) == pytest.approx(7e18, rel=0.02)
+    assert corenet.count_draws(1.0, 0.5 / 6 / lenet.kappa**3, lenet) == pytest.approx(7e18, rel=0.02)
     incoming, outgoing = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]])
-    assert mussay.importance(incoming, outgoing, "relu", 1.0).tolist() == [5, 2]
+    assert mussay.bound_importance(incoming, outgoing, "relu", 1.0).tolist() == [5, 2]
 
 
 def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
@@ -106,7 +106,7 @@ def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
     w2 = torch.randn(10, 300, generator=rng).double() / 300**0.5
     x = torch.randn(20, generator=rng).double()
     x = torch.cat([x / x.norm(), torch.ones(1).double()])
-    s = mussay.importance(w1, w2, "relu", 2**0.5)
+    s = mussay.bound_importance(w1, w2, "relu", 2**0.5)
     t, p, log = float(s.sum()), s / s.sum(), math.log(2 * 10 / 0.05)
     a = (w1 @ x).relu()
     variation = float((w2.abs() * a).sum(1).max())
@@ -119,7 +119,7 @@ def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
 @pytest.mark.parametrize("epsilon", [0.03, 0.4, 2.0])
 def test_errors_invert_numbers_of_draws(epsilon: float) -> None:
     s, lenet = 1.75, corenet.Constants.of([784, 300, 100, 10], 0.1)
-    m = corenet.draws(s, epsilon, lenet)
+    m = corenet.count_draws(s, epsilon, lenet)
     found = corenet.epsilon(torch.tensor([s]), torch.tensor([m]), lenet)
     assert float(found) <= epsilon <= float(found) * (1 + 1 / m) + 1e-9
     log = math.log(2 / DELTA)
@@ -140,7 +140,7 @@ def test_the_relative_recursion_is_infinite_beyond_one() -> None:
 
 def test_certified_forms_are_the_inequalities_side_by_side() -> None:
     layer = weights()
-    found = certified(layer, True)
+    found = bound_certified_forms(layer, True)
     wide = torch.zeros(2, OUT, 1).double()
     tight = torch.zeros_like(wide)
     alone = torch.zeros_like(wide)
@@ -160,13 +160,13 @@ def test_certified_forms_are_the_inequalities_side_by_side() -> None:
     close(found["bernstein"], tight)
     close(found["hoeffding with no union bound"], alone)
     assert bool((found["minimum"] >= torch.minimum(wide, tight)).all()), "delta is divided over the forms"
-    assert set(certified(layer, False)) == {"hoeffding", "bernstein", "minimum"} <= set(CERTIFIED)
+    assert set(bound_certified_forms(layer, False)) == {"hoeffding", "bernstein", "minimum"} <= set(CERTIFIED)
 
 
 @pytest.mark.parametrize("make", [weights, channels])
 def test_the_deterministic_form_is_the_share_that_is_pruned_of_the_largest_term(make: Any) -> None:
     layer = make((-1,) * 6, prune=True) if make is weights else make(-1, prune=True)
-    found = certified(layer, True)
+    found = bound_certified_forms(layer, True)
     assert set(found) == {"deterministic"}
     lost = (layer.scores * ~layer.kept).sum(1) / layer.scores.sum(1)
     expected = (layer.sums.reach * (lost.reshape(2, 1, OUT, 1) if make is weights else lost.reshape(1, 1, 1, 1))).sum(0)
@@ -182,7 +182,7 @@ def test_sipps_form_and_its_factors(scaled: bool) -> None:
     def epsilon(times: float = factor) -> Any:
         return lambda s, m: exact_inverse(times * s / (3 * m)) / 2
 
-    found = sipp.bound(layer, alpha, DELTA, c, scaled=scaled)
+    found = sipp.bound_errors(layer, alpha, DELTA, c, scaled=scaled)
     close(found.error, by_hand(layer, epsilon(), fixed))
     close(found.swaps["no union bound"], by_hand(layer, epsilon(factor * 2 * c * math.log(2 / DELTA) / alpha), fixed))
     close(found.swaps["the sensitivity sum as it is here"],
@@ -197,10 +197,10 @@ def test_sipp_and_pfp_without_draws(make: Any) -> None:
     kept = layer.kept[:OUT] if make is weights else layer.kept.repeat_interleave(4, 1).expand(OUT, -1)
     gone = (size * ~kept[None, :, :, None]).sum(2)
     if make is weights:
-        found: Paper = sipp.bound(layer, 7.0, DELTA, 3.0, scaled=False)
+        found: Paper = sipp.bound_errors(layer, 7.0, DELTA, 3.0, scaled=False)
         close(found.error, by_hand(layer, None, 3.0))
     else:
-        found = pfp.bound(layer, 7.0, DELTA, 3.0)
+        found = pfp.bound_errors(layer, 7.0, DELTA, 3.0)
         close(found.error, by_hand(layer, None, 3.0 * 4 / 7.0))
         assert "no union bound" not in found.swaps
     close(found.swaps["sensitivities as they are here"], gone)
@@ -213,7 +213,7 @@ def test_pfps_form_and_its_factors() -> None:
     def epsilon(times: float = 1.0) -> Any:
         return lambda s, m: exact_inverse(3 * times * s / m)
 
-    found = pfp.bound(layer, alpha, DELTA, c)
+    found = pfp.bound_errors(layer, alpha, DELTA, c)
     close(found.error, by_hand(layer, epsilon(), c * 4 / alpha))
     close(found.swaps["no union bound"], by_hand(layer, epsilon(2 * c * math.log(2 / DELTA) / alpha), 0.0))
     close(found.swaps["the sensitivity sum as it is here"], by_hand(layer, lambda s, m: exact_inverse(3 * alpha / m), 0.0))
@@ -224,7 +224,7 @@ def test_pfps_form_and_its_factors() -> None:
 def test_corenets_form_and_its_factors() -> None:
     layer = weights()
     constants, factor = corenet.Constants.of([6, 5, 3], 0.1), 2.5
-    found = corenet.bound(layer, corenet.Growth(constants, {"w": 3.0}, {"w": factor}))
+    found = corenet.bound_errors(layer, corenet.Growth(constants, {"w": 3.0}, {"w": factor}))
 
     def epsilon(k: float = constants.k, log: float = constants.log) -> Any:
         return lambda s, m: math.sqrt(8 * s / factor * k * log / m)
@@ -236,14 +236,14 @@ def test_corenets_form_and_its_factors() -> None:
           by_hand(layer, lambda s, m: exact_inverse(s / factor * constants.k * constants.log / (3 * m)), fixed))
     close(found.swaps["the sensitivity sum as it is here"],
           by_hand(layer, lambda s, m: math.sqrt(8 * constants.k * constants.log / m), fixed))
-    tau = corenet.relative([layer], corenet.Growth(constants, {"w": 3.0}, {"w": factor}))
+    tau = corenet.bound_relative_error([layer], corenet.Growth(constants, {"w": 3.0}, {"w": factor}))
     assert {name: float(torch.as_tensor(one).amax()) for name, one in tau.items()} == dict.fromkeys(tau, math.inf)
 
 
 def test_mussays_form_and_its_factors() -> None:
     layer, dimension, c = channels(), 5, 2.0
     norms, radius = uniform(4, seed=8) + 2, torch.tensor([1.5, 2.0]).double()
-    found = mussay.bound(layer, norms, radius, "relu", dimension, c)
+    found = mussay.bound_errors(layer, norms, radius, "relu", dimension, c)
     w, p = layer.weight.abs().sum((2, 3)), layer.law.probabilities[0]
     assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), "within the ball"
 
@@ -270,15 +270,15 @@ def test_mussays_form_and_its_factors() -> None:
 def test_an_activation_beyond_what_the_ball_allows_widens_it() -> None:
     """A layer without the activation before it: tanh lets nothing be above 1, what is read is 50."""
     layer = channels()
-    big = Drawn(**{**layer.__dict__, "patches": 100 * layer.patches})
-    found = mussay.bound(big, torch.ones(4).double(), torch.ones(2).double(), "tanh", 5, 1.0).forms["ball"]
+    big = PrunedLayer(**{**layer.__dict__, "patches": 100 * layer.patches})
+    found = mussay.bound_errors(big, torch.ones(4).double(), torch.ones(2).double(), "tanh", 5, 1.0).forms["ball"]
     most = big.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1)
     t = float((layer.weight.abs().sum((2, 3)).amax(0) * most / layer.law.probabilities[0]).max())
     assert float(found[0, 0, 0]) == pytest.approx(t * math.sqrt(2 * LOG / 5))
 
 
 def test_of_single_weights_mussay_says_nothing() -> None:
-    found = mussay.bound(weights(), torch.ones(IN).double(), torch.ones(2).double(), "relu", 5, 1.0)
+    found = mussay.bound_errors(weights(), torch.ones(IN).double(), torch.ones(2).double(), "relu", 5, 1.0)
     assert found == Paper(None)
 
 

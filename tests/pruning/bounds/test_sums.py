@@ -12,10 +12,10 @@ import torch
 from scipy.stats import binom
 from torch import Generator, Tensor, nn
 
-from pruning.bounds.sums import Sums, bernstein, channel_sums, edge_sums, firsts, hoeffding, total
-from pruning.networks.layers import Layer, groups, patches
-from pruning.sparsifiers._sides import factors
-from pruning.types import Law
+from pruning.bounds.sums import Sums, add_errors, bernstein, first_of_channel, hoeffding, sum_channels, sum_edges
+from pruning.networks.layers import Layer, count_groups, extract_patches
+from pruning.sparsifiers._signed_rows import compute_reweighting_factors
+from pruning.types import DrawLaw
 
 DELTA = 0.1
 
@@ -63,7 +63,7 @@ def case(name: str, sign: str) -> tuple[Layer, Tensor, Tensor]:
     weight = layer.weight.detach() * (torch.rand_like(layer.weight) > 0.2)
     x = normal(4, *shape)
     x = {"signed": x, "positive": x.abs(), "relu": x.relu(), "zero": torch.zeros_like(x), "negative": -x.abs()}[sign]
-    return layer, weight, patches(layer, x)
+    return layer, weight, extract_patches(layer, x)
 
 
 def check(sums: Sums, index: tuple[Any, ...], expected: dict[str, float]) -> None:
@@ -81,9 +81,9 @@ def test_sums_of_weights_are_those_of_every_outcome(name: str, sign: str) -> Non
     sides = torch.cat([rows > 0, rows < 0])
     p = simplex(2 * out, k) * sides
     p = p / p.sum(1, keepdim=True).clamp_min(1e-300)
-    sums = edge_sums(layer, weight, seen, p)
+    sums = sum_edges(layer, weight, seen, p)
     for side, n, i, pos in itertools.product(range(2), range(4), range(out), range(seen.shape[3])):
-        group = i // (out // groups(layer))
+        group = i // (out // count_groups(layer))
         row = p[side * out + i].tolist()
         expected = outcomes(rows[i] * sides[side * out + i], seen[n, group, :, pos], row, list(range(k)))
         expected["size"] = float((rows[i] * sides[side * out + i] * seen[n, group, :, pos]).abs().sum())
@@ -95,17 +95,17 @@ def test_sums_of_weights_are_those_of_every_outcome(name: str, sign: str) -> Non
 def test_sums_of_channels_are_those_of_every_outcome(name: str, sign: str) -> None:
     """Two rows of the law that share no channel; in the second case some inputs are one channel."""
     layer, weight, seen = case(name, sign)
-    channels, kernel = weight.shape[1] * groups(layer), weight[0, 0].numel()
+    channels, kernel = weight.shape[1] * count_groups(layer), weight[0, 0].numel()
     for spread in (1, 2):
         members = torch.arange(channels) // spread % max(1, weight.shape[1] - 1) if spread > 1 else torch.arange(channels)
         by_member = uniform(channels) * (uniform(channels, seed=3) > 0.2)
         owner = torch.arange(channels) % 2
         p = torch.stack([by_member[members] * (owner[members] == row) for row in range(2)])
-        first = None if spread == 1 else firsts(layer, members)
-        sums = channel_sums(layer, weight, seen, p, first)
-        per = channels // groups(layer)
+        first = None if spread == 1 else first_of_channel(layer, members)
+        sums = sum_channels(layer, weight, seen, p, first)
+        per = channels // count_groups(layer)
         for row, n, i, pos in itertools.product(range(2), range(4), range(len(weight)), range(seen.shape[3])):
-            group = i // (len(weight) // groups(layer))
+            group = i // (len(weight) // count_groups(layer))
             span = slice(group * per, (group + 1) * per)
             terms = weight[i].flatten() * seen[n, group, :, pos]
             summed, chances = terms.reshape(per, kernel).sum(1), p[row, span].tolist()
@@ -121,7 +121,7 @@ def test_all_draws_together_have_the_mean_and_the_variance_of_one_over_m() -> No
     """Three draws of four weights, all 64 sequences, by the very factors that samplers use."""
     weight, x = torch.tensor([[3.0, 2.0, 0.5, 1.0]]).double(), torch.tensor([1.0, -2.0, 3.0, 0.5]).double()
     p = torch.tensor([[0.4, 0.1, 0.2, 0.3], [0.0] * 4]).double()
-    sums = edge_sums(nn.Linear(4, 1), weight, x.reshape(1, 1, 4, 1), p)
+    sums = sum_edges(nn.Linear(4, 1), weight, x.reshape(1, 1, 4, 1), p)
     mean, second = 0.0, 0.0
     for drawn in itertools.product(range(4), repeat=3):
         chance = math.prod(float(p[0, j]) for j in drawn)
@@ -134,14 +134,14 @@ def test_all_draws_together_have_the_mean_and_the_variance_of_one_over_m() -> No
 def test_certain_rows_have_no_error_and_empty_ones_all_of_it() -> None:
     layer, weight, seen = case("linear", "signed")
     p = simplex(6, 5) * torch.cat([weight > 0, weight < 0])
-    sums = edge_sums(layer, weight, seen, p)
+    sums = sum_edges(layer, weight, seen, p)
     for inequality in (hoeffding, bernstein):
         assert not inequality(sums, torch.tensor(-1), 3.0).any()
         assert torch.equal(inequality(sums, torch.tensor(0), 3.0), sums.value.abs())
         one = inequality(sums, torch.tensor([5, -1]).reshape(2, 1, 1, 1), 3.0)
         assert bool((one[0] >= 0).all())
         assert not one[1].any()
-    torch.testing.assert_close(total(sums.value, torch.tensor(-1.0)), sums.value.sum(0) + 1)
+    torch.testing.assert_close(add_errors(sums.value, torch.tensor(-1.0)), sums.value.sum(0) + 1)
 
 
 @pytest.mark.parametrize("log", [0.5, 3.0, 30.0])
@@ -149,7 +149,7 @@ def test_widths_invert_the_tails(log: float) -> None:
     layer, weight, seen = case("conv", "signed")
     rows = torch.cat([weight.flatten(1) > 0, weight.flatten(1) < 0])
     p = rows / rows.sum(1, keepdim=True).clamp_min(1)
-    sums, m = edge_sums(layer, weight, seen, p), torch.tensor(7)
+    sums, m = sum_edges(layer, weight, seen, p), torch.tensor(7)
     reach = torch.maximum(sums.high - sums.value, sums.value - sums.low)
     h, b = hoeffding(sums, m, log), bernstein(sums, m, log)
     torch.testing.assert_close(2 * m * h**2, log * (sums.high - sums.low)**2)
@@ -164,9 +164,9 @@ def covers(violations: int, trials: int, delta: float = DELTA) -> bool:
     return bool(binom.sf(violations - 1, trials, delta) > 0.01)
 
 
-def drawn(weight: Tensor, law: Law, seeds: int) -> Tensor:
+def drawn(weight: Tensor, law: DrawLaw, seeds: int) -> Tensor:
     """The weight drawn anew with every seed, (seeds, K)."""
-    return torch.stack([weight[0] * factors(law, seeded(seed)).sum(0) for seed in range(seeds)])
+    return torch.stack([weight[0] * compute_reweighting_factors(law, seeded(seed)).sum(0) for seed in range(seeds)])
 
 
 SPREADS: dict[str, Callable[[], tuple[Tensor, Tensor, Tensor, int]]] = {
@@ -186,10 +186,10 @@ SHARP = ("alike", "two values", "signed inputs", "importance")
 def test_one_sum_is_covered_and_a_twentieth_of_the_bound_is_not(name: str) -> None:
     weight, x, p, m = (one.double() if isinstance(one, Tensor) else one for one in SPREADS[name]())
     assert isinstance(m, int)
-    law = Law(torch.stack([p, torch.zeros_like(p)]), torch.tensor([m, 0]))
+    law = DrawLaw(torch.stack([p, torch.zeros_like(p)]), torch.tensor([m, 0]))
     changes = drawn(weight, law, 400) - weight[0]
     for scale, inequality in itertools.product((1.0, 10.0, 100.0), (hoeffding, bernstein)):
-        sums = edge_sums(nn.Linear(len(x), 1), scale * weight, x.reshape(1, 1, -1, 1), law.probabilities)
+        sums = sum_edges(nn.Linear(len(x), 1), scale * weight, x.reshape(1, 1, -1, 1), law.probabilities)
         bound = float(inequality(sums, law.draws.reshape(2, 1, 1, 1), math.log(2 / DELTA)).sum())
         errors = (scale * changes @ x).abs()
         assert covers(int((errors > bound * (1 + 1e-9)).sum()), 400)
@@ -210,12 +210,12 @@ def test_inputs_that_are_one_channel_are_drawn_together() -> None:
     weight, x = torch.ones(1, 40).double(), torch.ones(40).double()
     x[:10], p = 3.0, torch.full((1, 40), 0.25).double()
     layer = nn.Linear(40, 1)
-    law = Law(p[:, ::10], torch.tensor([6]))
-    errors = torch.stack([(factors(law, seeded(seed))[0][members] - 1) @ x for seed in range(400)]).abs()
+    law = DrawLaw(p[:, ::10], torch.tensor([6]))
+    errors = torch.stack([(compute_reweighting_factors(law, seeded(seed))[0][members] - 1) @ x for seed in range(400)]).abs()
 
     def violations(first: Tensor | None) -> int:
-        sums = channel_sums(layer, weight, x.reshape(1, 1, -1, 1), p, first)
+        sums = sum_channels(layer, weight, x.reshape(1, 1, -1, 1), p, first)
         return int((errors > float(hoeffding(sums, torch.tensor(6), math.log(2 / DELTA)))).sum())
 
-    assert covers(violations(firsts(layer, members)), 400)
+    assert covers(violations(first_of_channel(layer, members)), 400)
     assert not covers(violations(None), 400)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.allocations import allocations
-from pruning.channels.compaction import compact, describe, expand_, load_compact, rebuild
+from pruning.channels.compaction import build_compact, describe_widths, expand_, load_compact, rebuild_
 from pruning.channels.graph import ChannelGraph
 from pruning.errors import BudgetError, CheckpointError, ModelError, ParameterError, ScoreError, StructureError
 from pruning.granularities.channel import Channel
-from pruning.masks import apply_masks_, density, full_masks, prunable, weight_masks
+from pruning.masks import apply_masks_, build_full_masks, density, find_prunable, select_weight_masks
 from pruning.networks.loading import load_model
 from pruning.sparsifiers import sparsifiers
 from pruning.types import Budget, Keeps, Masks, Scores, Selected, Selection
@@ -144,16 +144,16 @@ def images(shape: tuple[int, int, int], n: int = 6, seed: int = 0) -> Tensor:
 
 def noise(model: nn.Module, seed: int = 0, exclude: tuple[str, ...] = ()) -> Scores:
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(weight.shape, generator=rng) for name, weight in prunable(model, exclude).items()}
+    return {name: torch.rand(weight.shape, generator=rng) for name, weight in find_prunable(model, exclude).items()}
 
 
 def select(model: nn.Module, shape: tuple[int, int, int], target: float, *, masks: Masks | None = None,
            scores: Scores | None = None, allocation: Any = "global", normalize: bool = True,
            exclude: tuple[str, ...] = ()) -> Selected:
-    weights = {name: weight.detach() for name, weight in prunable(model, exclude).items()}
+    weights = {name: weight.detach() for name, weight in find_prunable(model, exclude).items()}
     chosen = allocations.create(allocation) if isinstance(allocation, str) else allocation
     return Channel(normalize).select(Selection(
-        model, weights, scores or noise(model, exclude=exclude), masks or full_masks(weights), target, chosen,
+        model, weights, scores or noise(model, exclude=exclude), masks or build_full_masks(weights), target, chosen,
         sparsifiers.create("top_k"), torch.Generator(), lambda: shape))
 
 
@@ -165,7 +165,7 @@ def pruned(net: str, target: float = 0.5, **options: Any) -> tuple[nn.Module, Ma
 
 
 def widths(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) -> dict[str, int]:
-    graph = ChannelGraph.of(model, shape, weight_masks(masks))
+    graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
     keep = graph.kept(model, masks)
     return {group.name: int(keep[group.span].sum()) for group in graph.removable}
 
@@ -178,7 +178,7 @@ def widths(model: nn.Module, masks: Masks, shape: tuple[int, int, int]) -> dict[
 def test_the_smaller_network_computes_the_same(net: str, allocation: str) -> None:
     model, masks, shape = pruned(net, allocation=allocation)
     x = images(shape)
-    small = compact(model, masks, shape)
+    small = build_compact(model, masks, shape)
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), rtol=1e-10, atol=1e-10)
     remaining = {name: int(masks[name].sum()) if name in masks else parameter.numel()
@@ -193,7 +193,7 @@ def test_the_smaller_network_computes_the_same(net: str, allocation: str) -> Non
 def test_removed_channels_leave_nothing_behind(net: str) -> None:
     """A removed row has a masked bias and BatchNorm; the masks of a layer's weight are the product of rows and columns."""
     model, masks, _ = pruned(net)
-    for name, mask in weight_masks(masks).items():
+    for name, mask in select_weight_masks(masks).items():
         layer = model.get_submodule(name.rpartition(".")[0])
         groups = getattr(layer, "groups", 1)
         by_group = mask.reshape(groups, len(mask) // groups, mask.shape[1], -1)
@@ -208,7 +208,7 @@ def test_removed_channels_leave_nothing_behind(net: str) -> None:
 def test_a_retrained_smaller_network_goes_back_into_the_full_one(net: str) -> None:
     """Two steps with momentum and weight decay, with BatchNorm in train mode, equal masked training of the full network."""
     model, masks, shape = pruned(net)
-    small, other = compact(model, masks, shape), build(net)[0]
+    small, other = build_compact(model, masks, shape), build(net)[0]
     for network in (model, small):
         network.train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -228,7 +228,7 @@ def test_a_retrained_smaller_network_goes_back_into_the_full_one(net: str) -> No
             assert not parameter[~masks[name]].any()
     x = images(shape)
     with torch.no_grad():
-        assert torch.equal(compact(other, masks, shape)(x), small(x))
+        assert torch.equal(build_compact(other, masks, shape)(x), small(x))
         torch.testing.assert_close(other(x), model(x), rtol=1e-9, atol=1e-9)
     assert any(not torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
@@ -238,7 +238,7 @@ def test_of_batchnorm_the_statistics_of_remaining_channels_go_back() -> None:
     keep = masks["1.weight"]
     assert keep.any()
     assert not keep.all()
-    small, before = compact(model, masks, shape), model[1].running_mean.clone()
+    small, before = build_compact(model, masks, shape), model[1].running_mean.clone()
     small[1].running_mean.fill_(7.0)
     small[1].num_batches_tracked.fill_(5)
     expand_(model, masks, small, shape)
@@ -248,9 +248,9 @@ def test_of_batchnorm_the_statistics_of_remaining_channels_go_back() -> None:
 
 def test_masks_that_remove_no_channel_change_nothing() -> None:
     model, shape = build("resnet_a")
-    for masks in (full_masks(prunable(model)), cases.half_masks(model)):
+    for masks in (build_full_masks(find_prunable(model)), cases.half_masks(model)):
         apply_masks_(model, masks)
-        small = compact(model, masks, shape)
+        small = build_compact(model, masks, shape)
         assert small is not model
         assert torch.equal(small(images(shape)), model(images(shape)))
 
@@ -259,7 +259,7 @@ def test_masks_that_remove_no_channel_change_nothing() -> None:
 def test_a_channel_goes_only_when_all_of_it_is_masked(left: str | None) -> None:
     """With a sigmoid, a masked row and bias still give 0.5 times the column."""
     model = load_model("mlp", hidden=[3], channels=1, height=2, width=2, classes=2, activation="sigmoid").double()
-    whole = full_masks(dict(model.named_parameters()))
+    whole = build_full_masks(dict(model.named_parameters()))
     masks = copy.deepcopy(whole)
     masks["fc1.weight"][1], masks["fc1.bias"][1], masks["fc2.weight"][:, 1] = False, False, False
     if left is not None:
@@ -267,7 +267,7 @@ def test_a_channel_goes_only_when_all_of_it_is_masked(left: str | None) -> None:
     apply_masks_(model, masks)
     assert widths(model, masks, (1, 2, 2)) == {"fc1": 2 if left is None else 3}
     with torch.no_grad():
-        torch.testing.assert_close(compact(model, masks, (1, 2, 2))(images((1, 2, 2))), model(images((1, 2, 2))))
+        torch.testing.assert_close(build_compact(model, masks, (1, 2, 2))(images((1, 2, 2))), model(images((1, 2, 2))))
 
 
 def test_modes_and_frozen_parameters_survive() -> None:
@@ -276,7 +276,7 @@ def test_modes_and_frozen_parameters_survive() -> None:
     model.norm.eval()
     model.head.bias.requires_grad_(False)
     masks = select(model, shape, 0.5).masks
-    small = compact(model, masks, shape)
+    small = build_compact(model, masks, shape)
     assert oracles.module_modes(small) == oracles.module_modes(model)
     assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
 
@@ -284,7 +284,7 @@ def test_modes_and_frozen_parameters_survive() -> None:
 def test_a_model_in_half_precision_is_cut_as_it_is() -> None:
     model = cases.conv_net().bfloat16()
     masks = select(model, (1, 4, 4), 0.5).masks
-    small = compact(model, masks, (1, 4, 4))
+    small = build_compact(model, masks, (1, 4, 4))
     assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
 
 
@@ -299,8 +299,8 @@ def test_density_is_reached_as_nearly_as_channels_allow(net: str, allocation: st
     for target in (0.85, 0.5):
         masks = select(model, shape, target, allocation=allocation).masks
         assert density(masks) <= target
-        graph = ChannelGraph.of(model, shape, weight_masks(masks))
-        keep, total = graph.kept(model, masks), sum(mask.numel() for mask in weight_masks(masks).values())
+        graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
+        keep, total = graph.kept(model, masks), sum(mask.numel() for mask in select_weight_masks(masks).values())
         worth = []
         for group in graph.removable:
             assert keep[group.span].any()
@@ -308,7 +308,7 @@ def test_density_is_reached_as_nearly_as_channels_allow(net: str, allocation: st
                 if not keep[channel]:
                     more = keep.clone()
                     more[channel] = True
-                    grown = full_masks(prunable(model)) | graph.masks(model, graph.closed(more))
+                    grown = build_full_masks(find_prunable(model)) | graph.masks(model, graph.closed(more))
                     worth.append(density(grown) - density(masks))
         several = 1 if allocation == "global" else 2  # one channel more may come as two here for one there
         assert target - density(masks) <= several * max(worth) + 1 / total
@@ -318,7 +318,7 @@ def test_density_is_reached_as_nearly_as_channels_allow(net: str, allocation: st
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 def test_three_rounds_are_nested(net: str, allocation: str) -> None:
     model, shape = build(net)
-    masks = full_masks(prunable(model))
+    masks = build_full_masks(find_prunable(model))
     for step, target in enumerate((0.7, 0.45, 0.3)):
         scores = {name: score.masked_fill(~masks[name], -math.inf) for name, score in noise(model, seed=step).items()}
         after = select(model, shape, target, masks=masks, scores=scores, allocation=allocation).masks
@@ -327,7 +327,7 @@ def test_three_rounds_are_nested(net: str, allocation: str) -> None:
         assert not any((after[name] & ~masks[name]).any() for name in masks)
         apply_masks_(model, after)
         with torch.no_grad():
-            torch.testing.assert_close(compact(model, after, shape)(images(shape)), model(images(shape)),
+            torch.testing.assert_close(build_compact(model, after, shape)(images(shape)), model(images(shape)),
                                        rtol=1e-10, atol=1e-10)
         masks = after
 
@@ -341,8 +341,8 @@ def test_what_is_removed_stays_removed_though_the_rest_scores_below_zero(target:
     assert density(after) <= target
     assert all(0 < kept[name] <= before[name] for name in kept)
     apply_masks_(model, after)
-    remaining = {name: int(after[name].sum()) for name in weight_masks(after)}
-    assert {name: weight.numel() for name, weight in prunable(compact(model, after, shape)).items()} == remaining
+    remaining = {name: int(after[name].sum()) for name in select_weight_masks(after)}
+    assert {name: weight.numel() for name, weight in find_prunable(build_compact(model, after, shape)).items()} == remaining
 
 
 def test_a_network_that_is_sparse_enough_stays_as_it_is() -> None:
@@ -355,7 +355,7 @@ def test_a_network_that_is_sparse_enough_stays_as_it_is() -> None:
 @pytest.mark.parametrize("target", [0.8, 0.5, 0.2])
 def test_uniform_keeps_the_same_fraction_of_every_group(target: float) -> None:
     model, masks, shape = pruned("resnet_b", target, allocation="uniform")
-    graph = ChannelGraph.of(model, shape, weight_masks(masks))
+    graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
     kept = widths(model, masks, shape)
     fractions = [kept[group.name] / group.size for group in graph.removable]
     overall = sum(kept.values()) / sum(group.size for group in graph.removable)
@@ -365,7 +365,7 @@ def test_uniform_keeps_the_same_fraction_of_every_group(target: float) -> None:
 def test_global_compares_groups_by_importance_relative_to_their_mean() -> None:
     """Of the groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small; unnormalised, the first loses all but one."""
     model = load_model("mlp", hidden=[4, 4], channels=1, height=2, width=2, classes=2).double()
-    scores = {name: torch.ones_like(weight) for name, weight in prunable(model).items()}
+    scores = {name: torch.ones_like(weight) for name, weight in find_prunable(model).items()}
     scores["fc1.weight"][3], scores["fc2.weight"][3] = 5, 5
     scores["fc2.weight"] *= 100
     normalized = select(model, (1, 2, 2), 0.2, scores=scores).masks
@@ -383,10 +383,10 @@ def test_importance_is_the_mean_over_the_layers_that_write_a_channel() -> None:
     found = _importance(model, shape, scores)
     expected = (scores["stem.weight"].double().flatten(1).sum(1) + scores["twice.weight"].double().flatten(1).sum(1)) / 2
     torch.testing.assert_close(found["stem"], expected)
-    filters = {name: torch.rand(len(weight), *[1] * (weight.dim() - 1)) for name, weight in prunable(model).items()}
+    filters = {name: torch.rand(len(weight), *[1] * (weight.dim() - 1)) for name, weight in find_prunable(model).items()}
     torch.testing.assert_close(_importance(model, shape, filters)["stem"],
                                (filters["stem.weight"] + filters["twice.weight"]).double().flatten() / 2)
-    inputs = {name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2)) for name, weight in prunable(model).items()}
+    inputs = {name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2)) for name, weight in find_prunable(model).items()}
     head = inputs["head.weight"].reshape(5, 16).mean(1)  # each channel is spread over 16 inputs
     torch.testing.assert_close(_importance(model, shape, inputs)["stem"],
                                (inputs["twice.weight"].flatten() + head).double() / 2)
@@ -401,17 +401,17 @@ def test_what_is_removed_has_no_importance() -> None:
 
 
 def _importance(model: nn.Module, shape: tuple[int, int, int], scores: Scores, masks: Masks | None = None) -> Scores:
-    graph = ChannelGraph.of(model, shape, prunable(model))
-    masks = masks or full_masks(prunable(model))
-    selection = Selection(model, prunable(model), scores, masks, 0.5, allocations.create("global"),
+    graph = ChannelGraph.of(model, shape, find_prunable(model))
+    masks = masks or build_full_masks(find_prunable(model))
+    selection = Selection(model, find_prunable(model), scores, masks, 0.5, allocations.create("global"),
                           sparsifiers.create("top_k"), torch.Generator(), lambda: shape)
     return Channel(normalize=False).importance(graph, selection, graph.kept(model, masks))
 
 
 def test_scores_of_input_channels_repeat_for_every_group() -> None:
     model, shape = build("grouped")
-    inputs = {name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2)) for name, weight in prunable(model).items()}
-    graph = ChannelGraph.of(model, shape, prunable(model))
+    inputs = {name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2)) for name, weight in find_prunable(model).items()}
+    graph = ChannelGraph.of(model, shape, find_prunable(model))
     assert [group.size for group in graph.removable] == [4, 2, 2]  # 8 in 2 groups, 12 in 2 and in 3, 6 in 3
     torch.testing.assert_close(_importance(model, shape, inputs)["0"], inputs["2.weight"].double().flatten())
 
@@ -419,16 +419,16 @@ def test_scores_of_input_channels_repeat_for_every_group() -> None:
 def test_scores_that_tell_no_channels_apart_are_refused() -> None:
     model, shape = build("conv_net")
     with pytest.raises(ScoreError, match="scores none of the layers to which the channels of 0 belong"):
-        select(model, shape, 0.5, scores={name: torch.ones([1] * weight.dim()) for name, weight in prunable(model).items()})
+        select(model, shape, 0.5, scores={name: torch.ones([1] * weight.dim()) for name, weight in find_prunable(model).items()})
 
 
 def test_scores_of_zero_and_below_are_ranked() -> None:
     model, shape = build("conv_net")
-    for scores in ({name: torch.zeros_like(weight) for name, weight in prunable(model).items()},
+    for scores in ({name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()},
                    {name: -score for name, score in noise(model).items()}):
         masks = select(model, shape, 0.5, scores=scores).masks
         assert 0 < density(masks) <= 0.5
-    low = {name: -torch.ones_like(weight) for name, weight in prunable(model).items()}
+    low = {name: -torch.ones_like(weight) for name, weight in find_prunable(model).items()}
     low["0.weight"][2] *= 0.5
     assert select(model, shape, 0.3, scores=low).masks["0.weight"].flatten(1).any(1).tolist() == [False, False, True, False]
 
@@ -455,7 +455,7 @@ def test_excluded_layers_are_left_untouched() -> None:
     selected = select(model, shape, 0.7, exclude=excluded)
     assert not set(excluded) & set(selected.masks)
     apply_masks_(model, selected.masks)
-    small = compact(model, selected.masks, shape)
+    small = build_compact(model, selected.masks, shape)
     for name in excluded:
         assert torch.equal(small.get_parameter(name), model.get_parameter(name))
     kept = widths(model, selected.masks, shape)
@@ -476,7 +476,7 @@ def test_layers_without_a_side_to_prune_are_named() -> None:
 def test_a_frozen_bias_keeps_only_what_its_layer_writes() -> None:
     model, shape = build("mlp")
     model.fc2.bias.requires_grad_(False)
-    names = set(prunable(model))
+    names = set(find_prunable(model))
     assert [group.name for group in ChannelGraph.of(model, shape, names).removable] == ["fc1"]
     assert ChannelGraph.of(model, shape, names - {"fc2.weight"}).removable == ()
 
@@ -495,11 +495,11 @@ def test_an_allocation_by_shape_is_refused() -> None:
 def test_selection_is_deterministic_and_changes_nothing(net: str) -> None:
     model, shape = build(net)
     model.train()
-    scores, masks = noise(model), full_masks(prunable(model))
+    scores, masks = noise(model), build_full_masks(find_prunable(model))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes, state = oracles.module_modes(model), torch.get_rng_state()
     first, second = (select(model, shape, 0.5, scores=scores, masks=masks).masks for _ in range(2))
-    compact(model, first, shape)
+    build_compact(model, first, shape)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert oracles.module_modes(model) == modes
@@ -523,7 +523,7 @@ def test_selection_is_deterministic_and_changes_nothing(net: str) -> None:
 ])
 def test_groups_are_the_widths_of_the_network(net: str, groups: dict[str, int]) -> None:
     model, shape = build(net)
-    graph = ChannelGraph.of(model, shape, prunable(model))
+    graph = ChannelGraph.of(model, shape, find_prunable(model))
     assert {group.name: group.size for group in graph.removable} == groups
     assert sum(group.size for group in graph.groups) == graph.size
     spans = [range(group.start, group.start + group.size) for group in graph.groups]
@@ -532,20 +532,20 @@ def test_groups_are_the_widths_of_the_network(net: str, groups: dict[str, int]) 
 
 def test_selection_keeps_the_weights_of_channels_that_carry_values() -> None:
     model, shape = build("resnet_a")
-    scores = {name: torch.ones_like(weight) for name, weight in prunable(model).items()}
+    scores = {name: torch.ones_like(weight) for name, weight in find_prunable(model).items()}
     scores["layer2.0.conv2.weight"][4:12] = 0.1  # all that the first stage is carried into
     masks = select(model, shape, 0.9, scores=scores).masks
-    graph = ChannelGraph.of(model, shape, prunable(model))
+    graph = ChannelGraph.of(model, shape, find_prunable(model))
     assert masks["layer2.0.conv2.weight"][4:12].flatten(1).any(1).all()
     assert density(masks) <= 0.9
-    again = full_masks(prunable(model)) | graph.masks(model, graph.kept(model, masks))
+    again = build_full_masks(find_prunable(model)) | graph.masks(model, graph.kept(model, masks))
     assert all(torch.equal(again[name], masks[name]) for name in masks)
 
 
 def test_shortcuts_carry_values_through_removed_channels() -> None:
     """1 of the first stage passes unweighted through 1 + 4 of the second into 1 + 4 + 8 of the third: it stays with both."""
     model, shape = build("resnet_a")
-    graph = ChannelGraph.of(model, shape, prunable(model))
+    graph = ChannelGraph.of(model, shape, find_prunable(model))
     start = {group.name: group.start for group in graph.groups}
     first, second, third = start["conv1"] + 1, start["layer2.0.conv2"] + 5, start["layer3.0.conv2"] + 13
     keep = torch.ones(graph.size, dtype=torch.bool)
@@ -555,24 +555,24 @@ def test_shortcuts_carry_values_through_removed_channels() -> None:
         fewer = keep.clone()
         fewer[gone] = False
         assert torch.equal(graph.closed(fewer), fewer)
-    masks = full_masks(prunable(model)) | graph.masks(model, keep)
+    masks = build_full_masks(find_prunable(model)) | graph.masks(model, keep)
     apply_masks_(model, masks)
     x = images(shape)
     with torch.no_grad():
-        torch.testing.assert_close(compact(model, masks, shape)(x), model(x), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(build_compact(model, masks, shape)(x), model(x), rtol=1e-10, atol=1e-10)
 
 
 def test_what_changes_the_function_is_not_removable() -> None:
     normalized = conv(nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 3, 1), features=12)
-    graph = ChannelGraph.of(normalized, (1, 2, 2), prunable(normalized))
+    graph = ChannelGraph.of(normalized, (1, 2, 2), find_prunable(normalized))
     assert {group.name: group.reason for group in graph.groups if group.name in ("0", "2")} == {
         "0": "a GroupNorm uses them", "2": None}
     shared = conv(nn.Conv2d(1, 4, 1), nn.Softmax(1), nn.Conv2d(4, 3, 1), features=12)
-    graph = ChannelGraph.of(shared, (1, 2, 2), prunable(shared))
+    graph = ChannelGraph.of(shared, (1, 2, 2), find_prunable(shared))
     assert {group.name: group.reason for group in graph.groups if group.name in ("0", "2")} == {
         "0": "removing some would change what remains", "2": None}
     model = Shuffled()
-    graph = ChannelGraph.of(model, (2, 2, 2), prunable(model))
+    graph = ChannelGraph.of(model, (2, 2, 2), find_prunable(model))
     assert [group.name for group in graph.removable] == ["second"]
 
 
@@ -596,14 +596,14 @@ def test_a_network_that_cannot_be_traced_is_refused(broken: str) -> None:
     if broken == "copy":
         model.register_buffer("derived", model[1].weight * 2)
     with pytest.raises(StructureError, match=r"cannot be (traced|copied)"):
-        ChannelGraph.of(model, (1, 5, 5) if broken == "shape" else (1, 4, 4), prunable(model))
+        ChannelGraph.of(model, (1, 5, 5) if broken == "shape" else (1, 4, 4), find_prunable(model))
 
 
 # arch.json
 
 
 def document(model: nn.Module, **kwargs: Any) -> dict[str, Any]:
-    return {"format": "arch", "version": 1, "architecture": "cifar_resnet", "kwargs": kwargs, "modules": describe(model)}
+    return {"format": "arch", "version": 1, "architecture": "cifar_resnet", "kwargs": kwargs, "modules": describe_widths(model)}
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
@@ -612,7 +612,7 @@ def test_a_description_rebuilds_the_very_network(shortcut: str, tmp_path: Path) 
     model = load_model("cifar_resnet", **kwargs)
     masks = select(model, (2, 8, 8), 0.4).masks
     apply_masks_(model, masks)
-    small = compact(model, masks, (2, 8, 8))
+    small = build_compact(model, masks, (2, 8, 8))
     arch, state = tmp_path / "arch.json", tmp_path / "state.safetensors"
     arch.write_text(json.dumps(document(small, **kwargs)))
     save_file(small.state_dict(), state)
@@ -621,7 +621,7 @@ def test_a_description_rebuilds_the_very_network(shortcut: str, tmp_path: Path) 
         again = load_compact(arch, weights)
         assert not again.training
         assert torch.equal(again(x), small(x))
-        assert describe(again) == describe(small)
+        assert describe_widths(again) == describe_widths(small)
     with pytest.raises(ModelError, match="the architecture needs"):
         load_compact(arch, model.state_dict())
 
@@ -629,8 +629,8 @@ def test_a_description_rebuilds_the_very_network(shortcut: str, tmp_path: Path) 
 @pytest.mark.parametrize("net", ["grouped", "whole_groups", "separable", "concatenated"])
 def test_descriptions_cover_every_kind_of_layer(net: str) -> None:
     model, masks, shape = pruned(net)
-    small = compact(model, masks, shape)
-    again = rebuild(build(net)[0], json.loads(json.dumps(describe(small))))
+    small = build_compact(model, masks, shape)
+    again = rebuild_(build(net)[0], json.loads(json.dumps(describe_widths(small))))
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(images(shape)), small(images(shape)))
 
@@ -638,7 +638,7 @@ def test_descriptions_cover_every_kind_of_layer(net: str) -> None:
 def test_a_description_of_the_full_network_cuts_nothing() -> None:
     model, _ = build("resnet_a")
     before = model.state_dict()
-    after = rebuild(model, describe(model)).state_dict()
+    after = rebuild_(model, describe_widths(model)).state_dict()
     assert all(after[name] is not None and torch.equal(after[name], value) for name, value in before.items())
 
 

@@ -7,20 +7,20 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from pruning.channels.drawn_channels import Drawn
+from pruning.channels.drawn_channels import DrawnChannels
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria.mussay import Mussay
 from pruning.errors import BudgetError, ParameterError
 from pruning.evidence.evidence import Evidence
 from pruning.granularities.channel import Channel
-from pruning.masks import density, full_masks, prunable
-from pruning.rounds.method import Seams
-from pruning.rounds.pruning import alive_scores, prune_
-from pruning.sparsifiers._sides import Sides
+from pruning.masks import build_full_masks, density, find_prunable
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.pruning import mask_scores, prune_
+from pruning.sparsifiers._signed_rows import SignedRows
 from pruning.sparsifiers.sample import Sample
 from pruning.sparsifiers.top_k import TopK
 from pruning.sparsifiers.top_sample import TopSample
-from pruning.types import Law, Selected, Selection, Sparsifier
+from pruning.types import DrawLaw, Selected, Selection, Sparsifier
 from tests.support import cases
 
 
@@ -64,27 +64,27 @@ def block() -> nn.Module:
 def selection(model: nn.Module, kept: float, sparsifier: Sparsifier, seed: int = 0, beta: float = 1.0,
               shape: tuple[int, int, int] = (1, 4, 4)) -> Selected:
     evidence = Evidence(model, shape=shape)
-    seams = Seams.of(cases.recipe(0.5), cases.recipe(criterion={"name": "mussay"}).criteria[0])
-    scores = alive_scores(evidence, Mussay(beta=beta).score(evidence))
+    seams = PruningMethod.of(cases.recipe(0.5), cases.recipe(criterion={"name": "mussay"}).criteria[0])
+    scores = mask_scores(evidence, Mussay(beta=beta).score(evidence))
     return Channel().select(Selection(model, evidence.weights, scores, evidence.masks, kept, seams.allocation, sparsifier,
                                       seeded(seed), lambda: shape))
 
 
 def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     net = example()
-    graph = ChannelGraph.of(net, (1, 1, 2), list(prunable(net)))
+    graph = ChannelGraph.of(net, (1, 1, 2), list(find_prunable(net)))
     importance = {"1": Mussay().score(Evidence(net, shape=(1, 1, 2)))["3.weight"][0]}
     assert importance["1"].tolist() == [5.0, 2.0]
-    law = Law(torch.tensor([[5 / 7, 2 / 7]], dtype=torch.float64), torch.tensor([10]))
+    law = DrawLaw(torch.tensor([[5 / 7, 2 / 7]], dtype=torch.float64), torch.tensor([10]))
     times = torch.tensor([[7.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
-    monkeypatch.setattr(Sides, "law", lambda self, counts: Law(
+    monkeypatch.setattr(SignedRows, "law", lambda self, counts: DrawLaw(
         torch.cat([law.probabilities, 0 * law.probabilities]), torch.tensor([10, -1])))
-    monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator: times)
-    drawn = Drawn.of(graph, importance, torch.ones(graph.size, dtype=torch.bool), Sample(), seeded())
-    found = drawn.reweighted(net, {name: weight.detach() for name, weight in prunable(net).items()})
+    monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator: times)
+    drawn = DrawnChannels.of(graph, importance, torch.ones(graph.size, dtype=torch.bool), Sample(), seeded())
+    found = drawn.reweighted(net, {name: weight.detach() for name, weight in find_prunable(net).items()})
     torch.testing.assert_close(found["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64))
     assert torch.equal(found["1.weight"], net[1].weight)
-    laws = drawn.laws(net, prunable(net))
+    laws = drawn.laws(net, find_prunable(net))
     assert list(laws) == ["3.weight"]
     torch.testing.assert_close(laws["3.weight"].probabilities, law.probabilities)
     assert laws["3.weight"].draws.tolist() == [10]
@@ -94,7 +94,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
     """Of every layer that sums over channels, behind BatchNorm, an addition and a flattening, on the dense one's inputs."""
     net, images = block(), torch.rand(3, 1, 4, 4, generator=seeded(), dtype=torch.float64)
-    weights = {name: weight.detach() for name, weight in prunable(net).items()}
+    weights = {name: weight.detach() for name, weight in find_prunable(net).items()}
     graph = ChannelGraph.of(net, (1, 4, 4), weights)
     keep = torch.ones(graph.size, dtype=torch.bool)
     for group in graph.removable:
@@ -110,7 +110,7 @@ def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
         hook.remove()
     found: dict[str, list[Tensor]] = {name: [] for name in weights}
     for seed in range(200):
-        drawn = Drawn.of(graph, importance, keep, sparsifier, seeded(seed)).reweighted(net, weights)
+        drawn = DrawnChannels.of(graph, importance, keep, sparsifier, seeded(seed)).reweighted(net, weights)
         for name, weight in drawn.items():
             found[name].append(weight)
     for name, weight in weights.items():
@@ -150,9 +150,9 @@ def test_rounds_are_nested(name: str, variant: int) -> None:
     net = block()
     choices = {"mussay": ("importance", "uniform", "top_k"), "pfp": ("deterministic", "randomized", "top")}[name]
     recipe = cases.recipe(0.5, criterion={"name": name, "params": {"variant": choices[variant]}})
-    seams = Seams.of(recipe, recipe.criteria[0])
+    seams = PruningMethod.of(recipe, recipe.criteria[0])
     batches = [(torch.rand(9, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(9))]
-    masks = full_masks(prunable(net))
+    masks = build_full_masks(find_prunable(net))
     for target in (0.7, 0.5):
         after = prune_(net, masks, target, seams, lambda masks, stage: Evidence(net, masks, batches), generator=seeded())
         assert not any(bool((after[key] & ~masks[key]).any()) for key in masks)
@@ -176,5 +176,5 @@ def test_budgets_at_the_edges() -> None:
     with pytest.raises(BudgetError, match="there is only one"):
         selection(one, 0.5, Sample())
     with pytest.raises(ParameterError, match="none below 0"):
-        Drawn.of(ChannelGraph.of(block(), (1, 4, 4), list(prunable(block()))),
+        DrawnChannels.of(ChannelGraph.of(block(), (1, 4, 4), list(find_prunable(block()))),
                  {"stem": -torch.ones(6), "inner": -torch.ones(5)}, torch.ones(99, dtype=torch.bool), Sample(), seeded())

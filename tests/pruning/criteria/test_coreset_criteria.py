@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 from pruning.allocations import allocations
 from pruning.bounds.corenet import Constants
-from pruning.channels.channel_norms import Points
+from pruning.channels.channel_norms import ChannelNorms
 from pruning.channels.graph import ChannelGraph
 from pruning.criteria.corenet import CoreNet
 from pruning.criteria.mussay import Mussay
 from pruning.criteria.sipp import SiPP
 from pruning.errors import EvidenceError, ParameterError, StructureError
-from pruning.evidence.amplification import amplifications
+from pruning.evidence.amplification import measure_amplifications
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import sensitivities
+from pruning.evidence.sensitivities import compute_sensitivities
 from pruning.library import load_model
-from pruning.masks import density, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import build_full_masks, density, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.sparsifiers.sample import Sample
 from pruning.types import Budget
@@ -87,8 +87,8 @@ def test_a_flattened_channel_counts_all_its_inputs() -> None:
 
 def test_a_residual_channel_is_all_that_writes_it() -> None:
     net = load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3, shortcut="A").double().eval()
-    graph = ChannelGraph.of(net, (2, 8, 8), list(prunable(net)))
-    points = Points.of(net, graph, torch.zeros(1, 2, 8, 8, dtype=torch.float64))
+    graph = ChannelGraph.of(net, (2, 8, 8), list(find_prunable(net)))
+    points = ChannelNorms.of(net, graph, torch.zeros(1, 2, 8, 8, dtype=torch.float64))
 
     def folded(conv: str, norm: str) -> Tensor:
         layer, batch = net.get_submodule(conv), net.get_submodule(norm)
@@ -107,7 +107,7 @@ def test_what_cannot_be_told_is_refused() -> None:
     mixed = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
     with pytest.raises(ParameterError, match="activations are relu, tanh; choose the one to go by: relu, identity, sigmoid"):
         Mussay().score(Evidence(mixed, shape=(1, 2, 2)))
-    assert set(Mussay(activation="tanh").score(Evidence(mixed, shape=(1, 2, 2)))) == set(prunable(mixed))
+    assert set(Mussay(activation="tanh").score(Evidence(mixed, shape=(1, 2, 2)))) == set(find_prunable(mixed))
     with pytest.raises(ParameterError, match="activations are elu"):
         Mussay().score(Evidence(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ELU(), nn.Linear(3, 2)), shape=(1, 2, 2)))
     loose = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.Flatten(),
@@ -130,11 +130,11 @@ def test_the_baselines_are_biased() -> None:
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for variant in ("importance", "uniform", "top_k"):
         recipe = cases.recipe(0.5, criterion={"name": "mussay", "params": {"variant": variant}})
-        seams, found = Seams.of(recipe, recipe.criteria[0]), []
+        seams, found = PruningMethod.of(recipe, recipe.criteria[0]), []
         for seed in range(12):
             for parameter in net.parameters():
                 nn.init.ones_(parameter)
-            prune_(net, full_masks(prunable(net)), 0.5, seams, generator=seeded(seed),
+            prune_(net, build_full_masks(find_prunable(net)), 0.5, seams, generator=seeded(seed),
                    evidence=lambda masks, stage, seed=seed: Evidence(net, masks, shape=(1, 2, 2), generator=seeded(seed)))
             found.append(float(net(x).detach()[0, 0]))
         assert found == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
@@ -156,7 +156,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
     evidence = Evidence(net, batches=given)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
-    edges, score = sensitivities(net, names, given, "max"), CoreNet(depth=True).score(evidence)
+    edges, score = compute_sensitivities(net, names, given, "max"), CoreNet(depth=True).score(evidence)
     grown = []
     for name in names:
         layer, total, count = net.get_submodule(name[:-7]), torch.zeros(99).double(), torch.zeros(99)
@@ -179,10 +179,10 @@ def test_points_without_a_limit_do_not_count() -> None:
     layer = nn.Linear(2, 2, bias=False).double()
     layer.weight.data.copy_(torch.tensor([[1.0, -1.0], [2.0, 1.0]]))
     given = [(torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64), torch.zeros(2))]
-    found = amplifications(layer, ["weight"], given)["weight"]
+    found = measure_amplifications(layer, ["weight"], given)["weight"]
     assert (found.mean, found.dropped) == (pytest.approx(2.0), 1)
     negative = [(torch.tensor([[-1.0, 1.0]], dtype=torch.float64), torch.zeros(1))]
-    assert amplifications(layer, ["weight"], negative)["weight"].mean == pytest.approx(3.0)
+    assert measure_amplifications(layer, ["weight"], negative)["weight"].mean == pytest.approx(3.0)
 
 
 def test_deep_networks_have_finite_scores() -> None:
@@ -214,10 +214,10 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
 def test_prunes_in_proportion(variant: str) -> None:
     net = mlp(width=30)
     recipe = cases.recipe(0.5, criterion={"name": "corenet", "params": {"variant": variant}})
-    seams = Seams.of(recipe, recipe.criteria[0])
+    seams = PruningMethod.of(recipe, recipe.criteria[0])
     assert (type(seams.allocation).__name__, getattr(seams.sparsifier, "division", "")) == ("Proportional", "proportional")
     given = [*images(30), *images(30)]
-    masks = prune_(net, full_masks(prunable(net)), 0.5, seams, lambda masks, stage: Evidence(net, masks, given),
+    masks = prune_(net, build_full_masks(find_prunable(net)), 0.5, seams, lambda masks, stage: Evidence(net, masks, given),
                    generator=seeded())
     assert density(masks) == pytest.approx(0.5, abs=0.15)
     assert all(bool(mask.any()) for mask in masks.values())
@@ -250,10 +250,10 @@ def test_shares_are_proportional_with_one_for_each_side() -> None:
 
 def test_hybrid_sipp_hands_its_constants_on() -> None:
     recipe = cases.recipe(0.5, criterion={"name": "sipp", "params": {"variant": "hybrid", "c": 2.0, "delta": 1e-3}})
-    seams = Seams.of(recipe, recipe.criteria[0])
+    seams = PruningMethod.of(recipe, recipe.criteria[0])
     assert (getattr(seams.sparsifier, "c", 0), getattr(seams.sparsifier, "delta", 0)) == (2.0, 1e-3)
     net = mlp(width=40)
-    masks = prune_(net, full_masks(prunable(net)), 0.5, seams, lambda masks, stage: Evidence(net, masks, images()),
+    masks = prune_(net, build_full_masks(find_prunable(net)), 0.5, seams, lambda masks, stage: Evidence(net, masks, images()),
                    generator=seeded())
     assert density(masks) == pytest.approx(0.5, abs=0.1)
     assert SiPP("hybrid").allocation == "bound_optimal"

@@ -10,8 +10,8 @@ from pruning.criteria import criteria
 from pruning.criteria.exact_obs import ExactOBS
 from pruning.criteria.obs import OBS
 from pruning.errors import ParameterError
-from pruning.rounds.costs import Costs, estimate
-from pruning.rounds.plan import rounds
+from pruning.rounds.costs import Costs, estimate_costs
+from pruning.rounds.plan import plan_rounds
 from tests.support import cases
 
 IMAGES = {"fit": 40, "val": 10, "test": 30}
@@ -27,12 +27,12 @@ MIB = 2**20
 ])
 def test_scoring_costs_no_more_than_all_training_images(name: str, params: dict[str, Any], each: float) -> None:
     recipe = cases.recipe(0.5, criterion={"name": name, "params": params})
-    assert Costs(recipe, IMAGES, 3).pruning(recipe.criteria[0], rounds(recipe)[0]) == (1, round(each * 40))
+    assert Costs(recipe, IMAGES, 3).pruning(recipe.criteria[0], plan_rounds(recipe)[0]) == (1, round(each * 40))
 
 
 def test_synflow_looks_at_one_image_a_stage() -> None:
     recipe = cases.recipe(0.5, criterion={"name": "synflow", "params": {"rounds": 200}})
-    assert Costs(recipe, IMAGES, 3).pruning(recipe.criteria[0], rounds(recipe)[0]) == (200, 3)
+    assert Costs(recipe, IMAGES, 3).pruning(recipe.criteria[0], plan_rounds(recipe)[0]) == (200, 3)
 
 
 @pytest.mark.parametrize(("name", "params"), [
@@ -70,11 +70,11 @@ def test_memory_of_exact_obs_by_hand() -> None:
 def test_the_estimate_holds_what_the_criteria_hold() -> None:
     """About a ResNet-20: 250 gradients of 268,288 weights in float32 are 256 MiB, the blocks 256 MiB more."""
     network = {"prunable": [(1048, 16)] * 16, "parameters": 269_722, "activations": 29_000, "classes": 10}
-    found = {name: estimate(cases.recipe(0.5, criterion={"name": name}), {"train": 1200, "test": 100}, forward_flops=1,
+    found = {name: estimate_costs(cases.recipe(0.5, criterion={"name": name}), {"train": 1200, "test": 100}, forward_flops=1,
                             **network)["memory_bytes"] for name in ("magnitude", "obs")}
     assert found["magnitude"] == 4 * (4 * 269_722 + 2 * 29_000 * 128)
     assert found["obs"] == 4 * (269_722 + 2 * 29_000 * 100) + OBS().memory(network["prunable"], 1000)
     assert 510 * MIB < found["obs"] < 560 * MIB
-    both = estimate(cases.recipe(0.5, criterion=[{"name": "magnitude"}, {"name": "obs"}]), {"train": 1200, "test": 100},
+    both = estimate_costs(cases.recipe(0.5, criterion=[{"name": "magnitude"}, {"name": "obs"}]), {"train": 1200, "test": 100},
                     forward_flops=1, **network)
     assert both["memory_bytes"] == found["obs"]

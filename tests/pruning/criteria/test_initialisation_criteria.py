@@ -19,8 +19,8 @@ from pruning.criteria.synflow import SynFlow
 from pruning.criteria.taylor import Taylor
 from pruning.errors import EvidenceError, ScoreError
 from pruning.evidence.evidence import Batches, Evidence
-from pruning.masks import apply_masks_, collapsed, counts, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import apply_masks_, build_full_masks, count_kept, find_collapsed, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks, Scores
@@ -73,8 +73,8 @@ def paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_synflow_is_the_sum_over_all_paths(dtype: torch.dtype, pruned: bool) -> None:
     model = chain(3, 4, 3, 2, dtype=dtype)
-    masks = masked(model) if pruned else full_masks(prunable(model))
-    expected = paths([weight.tolist() for weight in prunable(model).values()])
+    masks = masked(model) if pruned else build_full_masks(find_prunable(model))
+    expected = paths([weight.tolist() for weight in find_prunable(model).values()])
     found = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
     for (name, score), wanted in zip(found.items(), expected, strict=True):
         assert score.dtype == torch.float64
@@ -89,10 +89,10 @@ def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
     convs = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False), norm,
              nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False)]
     for model in (chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
-        for parameter in prunable(model).values():
+        for parameter in find_prunable(model).values():
             nn.init.normal_(parameter, generator=rng)
         norm.running_var.uniform_(0.5, 2, generator=rng)  # type: ignore[union-attr]
-        masks = masked(model) if pruned else full_masks(prunable(model))
+        masks = masked(model) if pruned else build_full_masks(find_prunable(model))
         shape = (1, 1, 4) if model[0].__class__ is nn.Flatten else (2, 5, 5)
         sums = [float(score.sum()) for score in SynFlow().score(Evidence(model, masks, shape=shape)).values()]
         assert all(total == pytest.approx(sums[0], rel=1e-12) for total in sums)
@@ -117,7 +117,7 @@ def test_synflow_takes_every_entry_of_the_state_by_its_absolute_value() -> None:
         value.abs_()
     positive(torch.ones(1, 1, 3, 3, dtype=torch.float64)).sum().backward()
     found = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
-    for name, weight in prunable(positive).items():
+    for name, weight in find_prunable(positive).items():
         torch.testing.assert_close(found[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0)
     assert (model.get_buffer("1.num_batches_tracked"), model[1].training) == (0, True)
 
@@ -137,14 +137,14 @@ def test_synflow_looks_at_no_data() -> None:
 
 def test_synflow_scores_beyond_float32() -> None:
     model = chain(2, 2, 2, dtype=torch.float32)
-    for weight in prunable(model).values():
+    for weight in find_prunable(model).values():
         weight.data.fill_(-1e30)
     assert all(bool((score > 1e60).all()) for score in SynFlow().score(Evidence(model, shape=(1, 1, 2))).values())
 
 
 def test_synflow_says_when_float64_is_not_enough() -> None:
     model = nn.Sequential(*(module for module in chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU)))
-    weights = list(prunable(model).values())
+    weights = list(find_prunable(model).values())
     for weight in weights:
         weight.data.fill_(1e150)
     with pytest.raises(ScoreError, match="R = inf is beyond float64"):
@@ -174,8 +174,8 @@ def test_synflow_stages() -> None:
 
 
 def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
-    masks = full_masks(prunable(model))
-    seams = Seams.of(cases.recipe(0.5), Method(name="synflow", params=params))
+    masks = build_full_masks(find_prunable(model))
+    seams = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
     return prune_(model, masks, keep / sum(mask.numel() for mask in masks.values()), seams,
                   lambda masks, stage: Evidence(model, masks, shape=shape), generator=torch.Generator())
 
@@ -183,16 +183,16 @@ def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: A
 @pytest.mark.parametrize("seed", range(3))
 def test_synflow_reaches_the_largest_compression_without_collapse(seed: int) -> None:
     model = chain(8, 20, 20, 20, 20, 4, seed=seed)
-    layers = len(prunable(model))
-    assert collapsed(pruned(copy.deepcopy(model), 4 * layers, (1, 1, 8), rounds=1))
+    layers = len(find_prunable(model))
+    assert find_collapsed(pruned(copy.deepcopy(model), 4 * layers, (1, 1, 8), rounds=1))
     masks = pruned(model, layers, (1, 1, 8))
-    assert counts(masks) == dict.fromkeys(masks, 1)
+    assert count_kept(masks) == dict.fromkeys(masks, 1)
 
 
 def test_synflow_prunes_by_count_where_everything_ties() -> None:
     model, _ = cases.awkward("zero_weights")
     masks = pruned(model, 9, (1, 2, 2))
-    assert sum(counts(masks).values()) == 9
+    assert sum(count_kept(masks).values()) == 9
 
 
 # SNIP
@@ -202,7 +202,7 @@ def test_synflow_prunes_by_count_where_everything_ties() -> None:
 def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
     model, batches = double(case)
     inputs, labels = whole(batches)
-    weights = prunable(model)
+    weights = find_prunable(model)
     model.eval()
 
     def loss(*factors: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def test_snip_ranks_a_trained_network_whose_gradient_is_tiny() -> None:
 
 def flat_hessian(model: nn.Module, inputs: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Gradient and Hessian of the mean loss of logits / T with respect to all prunable weights in one vector."""
-    weights = prunable(model)
+    weights = find_prunable(model)
     sizes = [weight.numel() for weight in weights.values()]
 
     def loss(vector: Tensor) -> Tensor:
@@ -258,10 +258,10 @@ def smooth(case: str) -> tuple[nn.Module, Batches]:
 @pytest.mark.parametrize("case", ["plain", "grouped", "tied"])
 def test_grasp_is_the_hessian_times_the_gradient(case: str, temperature: float, pruned: bool) -> None:
     model, batches = smooth(case)
-    masks = masked(model) if pruned else full_masks(prunable(model))
+    masks = masked(model) if pruned else build_full_masks(find_prunable(model))
     gradient, hessian = flat_hessian(model, *whole(batches), temperature)
     alive = torch.cat([mask.flatten() for mask in masks.values()])
-    weight = torch.cat([weight.detach().flatten() for weight in prunable(model).values()])
+    weight = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()])
     expected = weight * (hessian @ (gradient * alive))
     expected /= expected.abs().sum() + 1e-10
     for given in (batches, [whole(batches)], [(x[i:i + 1], y[i:i + 1]) for x, y in batches for i in range(len(y))]):
@@ -289,7 +289,7 @@ def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) 
     model.eval()
     model[1].train(statistics == "batch")
     gradient, hessian = flat_hessian(model, inputs, labels, 2.0)
-    expected = torch.cat([weight.detach().flatten() for weight in prunable(model).values()]) * (hessian @ gradient)
+    expected = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()]) * (hessian @ gradient)
     expected /= expected.abs().sum() + 1e-10
     torch.testing.assert_close(torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12)
 
@@ -337,7 +337,7 @@ def test_grasp_scores_zero_where_the_loss_is_linear() -> None:
 def test_taylor_averages_squares_over_mini_batches() -> None:
     model, batches = double("grouped")
     model.eval()
-    weights = prunable(model)
+    weights = find_prunable(model)
     expected: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for inputs, labels in batches:
         gradients = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(weights.values()))

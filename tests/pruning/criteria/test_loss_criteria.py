@@ -17,12 +17,12 @@ from pruning.criteria.lm import LM
 from pruning.criteria.obd import OBD
 from pruning.criteria.qm import QM
 from pruning.errors import EvidenceError, ParameterError
-from pruning.evidence.criterion import Calibrated, LossModel, Staged
+from pruning.evidence.criterion import AsksForCalibration, PredictsLossChange, ScoresInStages
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.local_models import CurvedLocality, Locality
 from pruning.library import score
-from pruning.masks import apply_masks_, counts, density, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import apply_masks_, build_full_masks, count_kept, density, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks, Scores
@@ -102,7 +102,7 @@ def test_an_endless_penalty_is_magnitude(name: str) -> None:
     masks: list[Masks] = []
     for method in (Method(name="magnitude"), Method(name=name, params={"lambda": 1e14, "pi": 1})):
         found = evidence()
-        masks.append(prune_(found.model, full_masks(prunable(model)), 0.37, Seams.of(cases.recipe(0.5), method),
+        masks.append(prune_(found.model, build_full_masks(find_prunable(model)), 0.37, PruningMethod.of(cases.recipe(0.5), method),
                             lambda masks, stage, found=found: found, generator=torch.Generator()))  # type: ignore[misc]
     assert all(torch.equal(masks[0][key], masks[1][key]) for key in masks[0])
     none = criteria.create(name, {"lambda": 0}).score(evidence())
@@ -121,7 +121,7 @@ def test_prediction_adds_the_signed_changes_of_this_stage_alone(name: str) -> No
     expected = sum(float(saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
                    for key, w in found.weights.items())
     criterion = criteria.create(name, {"lambda": 5.0})
-    assert isinstance(criterion, LossModel)
+    assert isinstance(criterion, PredictsLossChange)
     assert criterion.predict(found, after) == pytest.approx(expected, rel=1e-10)
     assert criterion.predict(found, before) == 0.0
 
@@ -220,13 +220,13 @@ def test_masks_of_the_stages_are_nested_and_counted(name: str, stages: str) -> N
         assert all(not bool(found.model.get_parameter(key).detach()[~mask].any()) for key, mask in masks.items())
         return Evidence(found.model, masks, found.batches)
 
-    seams = Seams.of(cases.recipe(0.5), Method(name=name, params={"pi": 5, "stages": stages}))
-    assert isinstance(seams.criterion, Staged)
-    last = prune_(found.model, full_masks(found.weights), 0.2, seams, at, generator=torch.Generator())
+    seams = PruningMethod.of(cases.recipe(0.5), Method(name=name, params={"pi": 5, "stages": stages}))
+    assert isinstance(seams.criterion, ScoresInStages)
+    last = prune_(found.model, build_full_masks(found.weights), 0.2, seams, at, generator=torch.Generator())
     seen.append(last)
     total = sum(mask.numel() for mask in last.values())
     expected = [1.0, *seams.criterion.stage_densities(1.0, 0.2)]
-    assert [sum(counts(masks).values()) for masks in seen] == [total - round((1 - d) * total) for d in expected]
+    assert [sum(count_kept(masks).values()) for masks in seen] == [total - round((1 - d) * total) for d in expected]
     for before, after in itertools.pairwise(seen):
         assert all(not bool((after[key] & ~before[key]).any()) for key in after)
 
@@ -235,7 +235,7 @@ def test_masks_of_the_stages_are_nested_and_counted(name: str, stages: str) -> N
 def test_more_stages_than_weights(stages: str) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
     batches = [(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0]))]
-    masks = prune_(model, full_masks(prunable(model)), 0.25, Seams.of(cases.recipe(0.5), Method(
+    masks = prune_(model, build_full_masks(find_prunable(model)), 0.25, PruningMethod.of(cases.recipe(0.5), Method(
         name="qm", params={"pi": 40, "stages": stages})), lambda masks, stage: Evidence(model, masks, batches),
         generator=torch.Generator())
     assert density(masks) == 0.25
@@ -244,16 +244,16 @@ def test_more_stages_than_weights(stages: str) -> None:
 def test_later_stages_see_the_masked_point() -> None:
     """Two stages are a stage, then a stage of the network that it left."""
     def pruned(model: nn.Module, masks: Masks, target: float, pi: int) -> Masks:
-        return prune_(model, masks, target, Seams.of(cases.recipe(0.5), Method(name="qm", params={"pi": pi})),
+        return prune_(model, masks, target, PruningMethod.of(cases.recipe(0.5), Method(name="qm", params={"pi": pi})),
                       lambda masks, stage: Evidence(model, masks, evidence().batches), generator=torch.Generator())
 
     both, steps = evidence().model, evidence().model
-    first = pruned(steps, full_masks(prunable(steps)), 0.5, 1)
+    first = pruned(steps, build_full_masks(find_prunable(steps)), 0.5, 1)
     second = pruned(steps, first, 0.25, 1)
-    found = pruned(both, full_masks(prunable(both)), 0.25, 2)
+    found = pruned(both, build_full_masks(find_prunable(both)), 0.25, 2)
     assert all(torch.equal(found[key], second[key]) for key in found)
     once = evidence().model
-    assert any(not torch.equal(mask, found[key]) for key, mask in pruned(once, full_masks(prunable(once)), 0.25, 1).items())
+    assert any(not torch.equal(mask, found[key]) for key, mask in pruned(once, build_full_masks(find_prunable(once)), 0.25, 1).items())
 
 
 # parameters
@@ -264,7 +264,7 @@ def test_parameters(name: str) -> None:
     criterion = criteria.create(name, {"lambda": 0.1, "pi": 10_000, "images": 7})
     assert isinstance(criterion, Locality)
     assert (criterion.lambda_, criterion.pi) == (0.1, 10_000)
-    assert isinstance(criterion, Calibrated)
+    assert isinstance(criterion, AsksForCalibration)
     assert criterion.calibration(10).images == 7
     properties = criteria.entry(name)["params"]["properties"]
     assert {"lambda", "pi", "stages", "images"} <= set(properties)

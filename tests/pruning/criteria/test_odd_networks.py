@@ -10,10 +10,10 @@ from pruning.criteria import criteria
 from pruning.errors import EvidenceError, ParameterError, ScoreError
 from pruning.evidence.evidence import Evidence
 from pruning.library import prune
-from pruning.masks import counts, density, full_masks, keep_count, layer_shapes, prunable
+from pruning.masks import build_full_masks, count_kept, count_to_keep, density, find_prunable, list_layer_shapes
 from pruning.networks.loading import load_model
-from pruning.rounds.costs import estimate
-from pruning.rounds.method import Seams
+from pruning.rounds.costs import estimate_costs
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Recipe
 from tests.support import cases
@@ -102,11 +102,11 @@ def test_thinet_refuses_activations_that_are_no_numbers() -> None:
 @pytest.mark.parametrize("granularity", ["weight", "block"])
 def test_uniform_plus_knows_the_stem_and_the_head_that_are_excluded(exclude: tuple[str, ...], granularity: str) -> None:
     model = load_model("cifar_resnet", depth=8)
-    assert list(layer_shapes(model)) == list(prunable(model))
-    masks = full_masks(prunable(model, exclude))
+    assert list(list_layer_shapes(model)) == list(find_prunable(model))
+    masks = build_full_masks(find_prunable(model, exclude))
     recipe = cases.recipe(0.9, criterion={"name": "magnitude"}, allocation={"name": "uniform_plus"}, exclude=exclude,
                           granularity={"name": granularity})
-    after = prune_(model, masks, 0.1, Seams.of(recipe, recipe.criteria[0]),
+    after = prune_(model, masks, 0.1, PruningMethod.of(recipe, recipe.criteria[0]),
                    lambda masks, stage: Evidence(model, masks, exclude=exclude), generator=torch.Generator())
     middle = [density({name: mask}) for name, mask in after.items()
               if name not in ("conv1.weight", "linear.weight", "layer1.0.conv1.weight")]
@@ -124,14 +124,14 @@ def test_rounds_finer_than_a_filter_go_on(name: str, allocation: str) -> None:
     """Whole filters leave fewer weights than asked for: the next round may find its target reached."""
     model = load_model("mlp", hidden=[12, 6], channels=1, height=4, width=4, classes=3)
     recipe = cases.recipe(0.8, criterion={"name": name}, granularity={"name": "weight"}, allocation={"name": allocation})
-    masks = full_masks(prunable(model))
+    masks = build_full_masks(find_prunable(model))
     rng = torch.Generator().manual_seed(0)
     batches = [(torch.randn(8, 1, 4, 4, generator=rng), torch.arange(8) % 3)]
     for step in range(1, 31):
         target = 1 - 0.8 * step / 30
-        masks = prune_(model, masks, target, Seams.of(recipe, recipe.criteria[0]),
+        masks = prune_(model, masks, target, PruningMethod.of(recipe, recipe.criteria[0]),
                        lambda masks, stage: Evidence(model, masks, batches), generator=rng)
-        assert sum(counts(masks).values()) <= keep_count(282, target)
+        assert sum(count_kept(masks).values()) <= count_to_keep(282, target)
 
 
 def test_a_chain_without_biases_loses_its_channels() -> None:
@@ -147,7 +147,7 @@ def test_one_setting_is_not_listed_twice(second: dict[str, object]) -> None:
     recipe: Recipe = cases.recipe(0.5, criterion=[{"name": "lm"}, {"name": "magnitude"}, second])
     counts = {"train": 100, "test": 50}
     with pytest.raises(ParameterError, match="lm is listed twice with the same parameters") as refused:
-        estimate(recipe, counts, prunable=[(100,)], forward_flops=1, parameters=1, activations=1, classes=3)
+        estimate_costs(recipe, counts, prunable=[(100,)], forward_flops=1, parameters=1, activations=1, classes=3)
     assert refused.value.pointer == "/criterion"
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(ParameterError, match="lm is listed twice"):

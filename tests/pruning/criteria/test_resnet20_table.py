@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pruning.evidence.evidence import Evidence
 from pruning.library import load_model
-from pruning.masks import full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import build_full_masks, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import StageLoss, prune_
 from pruning.schemas.recipe import Method
 from tests.support import cases
@@ -74,8 +74,8 @@ class Bench:
     def prune(self, name: str, sparsity: float, **params: object) -> tuple[nn.Module, list[StageLoss | None]]:
         """The network pruned by one criterion, every stage on the same images."""
         model, stages = copy.deepcopy(self.net), []
-        seams = Seams.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
-        prune_(model, full_masks(prunable(model)), 1 - sparsity, seams,
+        seams = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
+        prune_(model, build_full_masks(find_prunable(model)), 1 - sparsity, seams,
                lambda masks, stage: Evidence(model, masks, [self.calibration]) if stage else self.dense,
                generator=torch.Generator(), on_stage=stages.append)
         return model, stages

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.channels.compaction import compact
+from pruning.channels.compaction import build_compact
 from pruning.criteria import criteria
 from pruning.criteria.filter_norm import FilterNorm
 from pruning.criteria.taylor_filter import TaylorFilter
-from pruning.criteria.thinet import ThiNet, order, windows
+from pruning.criteria.thinet import ThiNet, order_channels, sample_windows
 from pruning.errors import BudgetError, EvidenceError
-from pruning.evidence.calibration import units, wanted
+from pruning.evidence.calibration import choose_calibration, count_units
 from pruning.evidence.evidence import Evidence
-from pruning.masks import apply_masks_, density, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import apply_masks_, build_full_masks, density, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks
@@ -47,7 +47,7 @@ def batches(sizes: Sequence[int] = (5, 2), shape: tuple[int, int, int] = (2, 6, 
 def test_filter_norm_is_a_sum_over_the_filter(p: int) -> None:
     model = net()
     scores = criteria.create("filter_norm", {"p": p}).score(Evidence(model))
-    for name, weight in prunable(model).items():
+    for name, weight in find_prunable(model).items():
         expected = [sum(abs(w) ** p for w in row.flatten().tolist()) ** (1 / p) for row in weight]
         assert scores[name].flatten().tolist() == pytest.approx(expected)
         assert scores[name].shape == (len(weight), *[1] * (weight.dim() - 1))
@@ -57,7 +57,7 @@ def test_taylor_is_the_mean_square_of_the_change_per_mini_batch() -> None:
     """Against the derivative of each batch's loss with respect to a factor on one filter."""
     model, given = net(), batches()
     scores = TaylorFilter().score(Evidence(model, batches=given))
-    for name, weight in prunable(model).items():
+    for name, weight in find_prunable(model).items():
         for row in range(len(weight)):
             squares = []
             for inputs, labels in given:
@@ -87,15 +87,15 @@ def greedy(contributions: Tensor) -> list[float]:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9, 10, 17])
 def test_order_is_the_greedy_search(channels: int) -> None:
     x = torch.randn(7, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(channels)) + 0.3
-    assert order(x.T @ x).tolist() == pytest.approx(greedy(x))
+    assert order_channels(x.T @ x).tolist() == pytest.approx(greedy(x))
 
 
 def test_channels_that_cancel_go_together() -> None:
     """Without 2 and -2 nothing is missed, so that -2 follows 2 although 1 is smaller; large ones stay longest."""
     x = torch.tensor([[10.0, 2.0, -2.1, 3.0, 30.0]], dtype=torch.float64)
-    assert order(x.T @ x).tolist() == pytest.approx(greedy(x))
+    assert order_channels(x.T @ x).tolist() == pytest.approx(greedy(x))
     alone = torch.tensor([[4.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
-    assert order(alone.T @ alone).tolist() == [1.0, 0.25, 0.5, 0.75]
+    assert order_channels(alone.T @ alone).tolist() == [1.0, 0.25, 0.5, 0.75]
 
 
 @pytest.mark.parametrize("layer", [
@@ -114,7 +114,7 @@ def test_windows_hold_what_makes_one_output(layer: nn.Conv2d | nn.Linear) -> Non
         place = torch.full((3,), (position + 0.5) / count)
         for filter in range(outputs.shape[1]):
             group = torch.full((3,), filter // (outputs.shape[1] // groups))
-            seen = windows(layer, inputs, torch.arange(3), place, group)
+            seen = sample_windows(layer, inputs, torch.arange(3), place, group)
             kernel = layer.weight[filter].reshape(layer.weight.shape[1], -1)
             assert layer.bias is not None
             torch.testing.assert_close((seen * kernel).sum((1, 2)) + layer.bias[filter],
@@ -127,7 +127,7 @@ def explicit(model: nn.Module, given: list[tuple[Tensor, Tensor]], samples: int,
     images = torch.cat([x for x, _ in given])
     count = min(samples, len(images))
     chosen = torch.randperm(len(images), generator=rng)[:count].sort().values
-    draws = {name: torch.rand(3, count, generator=rng, dtype=torch.float64) for name in prunable(model)}
+    draws = {name: torch.rand(3, count, generator=rng, dtype=torch.float64) for name in find_prunable(model)}
     found = {}
     x = images
     for number, module in enumerate(model):
@@ -157,7 +157,7 @@ def test_thinet_is_the_greedy_search_on_sampled_outputs(samples: int, sizes: tup
     scores = ThiNet(samples).score(Evidence(model, batches=given, generator=torch.Generator().manual_seed(3)))
     with torch.no_grad():
         expected = explicit(model, given, samples, 3)
-    for name, weight in prunable(model).items():
+    for name, weight in find_prunable(model).items():
         assert scores[name].shape == (1, weight.shape[1], *[1] * (weight.dim() - 2))
         assert scores[name].flatten().tolist() == pytest.approx(expected[name]), name
         assert scores[name].flatten().sort().values.tolist() == pytest.approx(
@@ -194,14 +194,14 @@ def test_data_are_needed(name: str) -> None:
 
 
 def test_they_say_what_they_cost() -> None:
-    assert (wanted(ThiNet(), 10).images, units(ThiNet(), 10, 5000)) == (100, 100)
-    assert (wanted(TaylorFilter(), 10).images, units(TaylorFilter(), 10, 5000)) == (1000, 3000)
+    assert (choose_calibration(ThiNet(), 10).images, count_units(ThiNet(), 10, 5000)) == (100, 100)
+    assert (choose_calibration(TaylorFilter(), 10).images, count_units(TaylorFilter(), 10, 5000)) == (1000, 3000)
     assert (FilterNorm.allocation, TaylorFilter.allocation, ThiNet.allocation) == ("uniform", "global", "uniform")
     assert all(criteria.get(name).granularity == "channel" for name in STRUCTURED)  # type: ignore[attr-defined]
 
 
 def step(model: nn.Module, masks: Masks, target: float, name: str, given: list[tuple[Tensor, Tensor]]) -> Masks:
-    return prune_(model, masks, target, Seams.of(cases.recipe(0.5), Method(name=name)),
+    return prune_(model, masks, target, PruningMethod.of(cases.recipe(0.5), Method(name=name)),
                   lambda masks, stage: Evidence(model, masks, given, torch.Generator().manual_seed(0)),
                   generator=torch.Generator())
 
@@ -211,7 +211,7 @@ def step(model: nn.Module, masks: Masks, target: float, name: str, given: list[t
 @pytest.mark.parametrize("half", [False, True])
 def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, half: bool) -> None:
     model, given = cases.awkward(case)
-    masks = cases.half_masks(model) if half else full_masks(prunable(model))
+    masks = cases.half_masks(model) if half else build_full_masks(find_prunable(model))
     apply_masks_(model, masks)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     target = density(masks) * 0.7
@@ -223,7 +223,7 @@ def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, ha
         return
     assert density(after) <= target
     assert not any((after[key] & ~masks[key]).any() for key in masks)
-    small = compact(model, after, cases.AWKWARD[case][1])
+    small = build_compact(model, after, cases.AWKWARD[case][1])
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     with torch.no_grad():
         for inputs, _ in given:
@@ -233,12 +233,12 @@ def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, ha
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_a_second_round_scores_the_pruned_network(name: str) -> None:
     model, given = net(), batches((20, 20))
-    masks = full_masks(prunable(model))
+    masks = build_full_masks(find_prunable(model))
     for target in (0.6, 0.35):
         after = step(model, masks, target, name, given)
         assert density(after) <= target
         assert not any((after[key] & ~masks[key]).any() for key in masks)
         masks = after
-    small = compact(model, masks, (2, 6, 6))
+    small = build_compact(model, masks, (2, 6, 6))
     with torch.no_grad():
         torch.testing.assert_close(small(given[0][0]), model(given[0][0]), rtol=1e-10, atol=1e-10)

@@ -15,8 +15,8 @@ from pruning.criteria.lamp import LAMP
 from pruning.criteria.wanda import Wanda
 from pruning.errors import ScoreError
 from pruning.evidence.evidence import Evidence
-from pruning.masks import apply_masks_, counts, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import apply_masks_, build_full_masks, count_kept, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks
@@ -33,7 +33,7 @@ def layer_of(values: list[float], dtype: torch.dtype = torch.float32) -> nn.Line
 
 def prune(model: nn.Module, masks: Masks, keep: int, method: Method, evidence: Callable[[Masks, int], Evidence]) -> Masks:
     density = keep / sum(mask.numel() for mask in masks.values())
-    return prune_(model, masks, density, Seams.of(cases.recipe(0.5), method), evidence, generator=torch.Generator())
+    return prune_(model, masks, density, PruningMethod.of(cases.recipe(0.5), method), evidence, generator=torch.Generator())
 
 
 # LAMP
@@ -83,11 +83,11 @@ def test_lamp_does_not_depend_on_the_scale(scale: float) -> None:
 def test_lamp_empties_no_layer(case: str, pruned: bool) -> None:
     for extra in range(4):
         model, _ = cases.awkward(case)
-        masks = cases.half_masks(model) if pruned else full_masks(prunable(model))
+        masks = cases.half_masks(model) if pruned else build_full_masks(find_prunable(model))
         apply_masks_(model, masks)
         after = prune(model, masks, len(masks) + extra, Method(name="lamp"), lambda masks, stage, model=model: Evidence(  # type: ignore[misc]
             model, masks))
-        assert min(counts(after).values()) >= 1
+        assert min(count_kept(after).values()) >= 1
         scores = LAMP().score(Evidence(model, after))
         assert all(float(score[after[name]].max()) == 1 for name, score in scores.items())
 
@@ -154,7 +154,7 @@ def test_wanda_adds_up_all_uses_of_a_weight() -> None:
 @pytest.mark.parametrize("case", ["plain", "grouped", "pointwise"])
 def test_wanda_keeps_as_many_of_every_row(case: str, pruned: bool) -> None:
     model, batches = cases.awkward(case)
-    masks = full_masks(prunable(model))
+    masks = build_full_masks(find_prunable(model))
     if pruned:
         for name, mask in masks.items():
             masks[name] = (torch.arange(mask[0].numel()) % 3 != 0).reshape(mask[0].shape).expand_as(mask).clone()
@@ -167,7 +167,7 @@ def test_wanda_keeps_as_many_of_every_row(case: str, pruned: bool) -> None:
         for row, values, mask in zip(score.flatten(1), raw[name].flatten(1), masks[name].flatten(1), strict=True):
             values = values.masked_fill(~mask, -1.0)  # what is pruned is last
             assert (values[row.argsort(descending=True)].diff() <= 0).all()
-    total = sum(counts(masks).values())
+    total = sum(count_kept(masks).values())
     for keep in {total // 4, total // 2, total - 3} - {0}:
         model, _ = cases.awkward(case)
         after = prune(model, masks, keep, Method(name="wanda"), lambda masks, stage, model=model: Evidence(  # type: ignore[misc]

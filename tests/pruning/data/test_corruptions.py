@@ -12,16 +12,16 @@ from scipy import ndimage, stats
 from torch import Tensor
 
 from pruning.data import corrupted
-from pruning.data.corruptions import corruptions, table_of
-from pruning.data.corruptions._edges import distances, edges
-from pruning.data.corruptions._linear import beyond, separable, smoothing, zooming
-from pruning.data.corruptions._plasma import plasma
-from pruning.data.corruptions._streaks import angles
-from pruning.data.corruptions.frost import SIDE, sheets
-from pruning.data.corruptions.glass_blur import fronts, shuffled
-from pruning.data.corruptions.noise import gaussian_law, impulse_law, shot_law, speckle_law
-from pruning.data.corruptions.spatter import water
-from pruning.data.keyed_random import Draws, hashed_
+from pruning.data.corruptions import choose_table, corruptions
+from pruning.data.corruptions._edges import detect_edges, measure_distances
+from pruning.data.corruptions._linear import apply_separable, build_smoothing, build_zooming, index_beyond
+from pruning.data.corruptions._plasma import draw_plasma
+from pruning.data.corruptions._streaks import draw_angles
+from pruning.data.corruptions.frost import SIDE, draw_sheets
+from pruning.data.corruptions.glass_blur import find_fronts, shuffle_pixels
+from pruning.data.corruptions.noise import survive_gaussian, survive_impulse, survive_shot, survive_speckle
+from pruning.data.corruptions.spatter import shade_water
+from pruning.data.keyed_random import Draws, hash_
 from pruning.errors import DataError, ParameterError, UnknownNameError
 from pruning.library import corrupt
 from tests.support import corruption_oracles as oracles
@@ -33,7 +33,7 @@ STANDARD = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "gl
 DETERMINISTIC = ("brightness", "contrast", "defocus_blur", "gaussian_blur", "jpeg_compression", "pixelate", "saturate",
                  "zoom_blur")
 RANDOM = tuple(name for name in STANDARD if name not in DETERMINISTIC)
-NOISE = {"gaussian_noise": gaussian_law, "shot_noise": shot_law, "impulse_noise": impulse_law, "speckle_noise": speckle_law}
+NOISE = {"gaussian_noise": survive_gaussian, "shot_noise": survive_shot, "impulse_noise": survive_impulse, "speckle_noise": survive_speckle}
 SHAPES = ((3, 32, 32), (1, 33, 47), (3, 47, 33), (3, 96, 80))
 
 
@@ -77,9 +77,9 @@ def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> l
     """For every image, the numbers that ours draws, in the order in which the oracle asks for them."""
     _, height, width = shape
     if name == "motion_blur":
-        return [Scripted(angle / 45) for angle in angles(-45, 45, draws)]
+        return [Scripted(angle / 45) for angle in draw_angles(-45, 45, draws)]
     if name == "snow":
-        turned = (angles(-135, -45, draws, stream=1) + 90) / 45
+        turned = (draw_angles(-135, -45, draws, stream=1) + 90) / 45
         fields = draws.normal(height, width).double().numpy()
         return [Scripted(one, angle) for one, angle in zip(fields, turned, strict=True)]
     if name == "spatter":
@@ -130,7 +130,7 @@ def test_deterministic_corruptions_are_within_one_level_of_their_definitions(nam
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", [name for name in RANDOM if name not in NOISE])
 def test_random_corruptions_are_their_definitions_given_the_same_numbers(name: str, constants: str) -> None:
-    ice = sheets(torch.device("cpu")).numpy()
+    ice = draw_sheets(torch.device("cpu")).numpy()
     for shape in ((3, 32, 32), (1, 33, 47)):
         images = pictures(3, *shape)
         for severity in range(1, 6):
@@ -188,7 +188,7 @@ TOLERANCES = {"mean": 0.05, "most": 1.0, "across": 0.01, "down": 0.01}
 
 
 def same_distribution(name: str, severity: int, constants: str, number: int) -> None:
-    one, ice, rng = pictures(1, 3, 32, 32), sheets(torch.device("cpu")).numpy(), np.random.default_rng(2)
+    one, ice, rng = pictures(1, 3, 32, 32), draw_sheets(torch.device("cpu")).numpy(), np.random.default_rng(2)
     images = one.expand(number, -1, -1, -1)
     ours = statistics(hwc(corrupt(images, name, severity, seed=9, constants=constants)), hwc(one))
     theirs = statistics(np.stack([oracles.corrupted(hwc(one)[0], name, severity, constants, rng, ice)
@@ -262,7 +262,7 @@ def unsigned_hash(x: int) -> int:
 def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
     given = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 0xFFFFFFFF]
     words = torch.tensor([one - (1 << 32) if one >> 31 else one for one in given], dtype=torch.int32)
-    assert [word & 0xFFFFFFFF for word in hashed_(words).tolist()] == [unsigned_hash(one) for one in given]
+    assert [word & 0xFFFFFFFF for word in hash_(words).tolist()] == [unsigned_hash(one) for one in given]
     draws = Draws.keyed(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
     first, second = ([key & 0xFFFFFFFF for key in column] for column in draws.keys.T.tolist())
     for stream in (0, 1, 5):
@@ -335,7 +335,7 @@ def test_the_constants_are_those_of_the_paper() -> None:
 
 def test_auto_takes_the_constants_for_small_images_to_64_pixels() -> None:
     contrast = corruptions.get("contrast")
-    assert [table_of(contrast, "auto", *size)[0] for size in ((8, 8), (64, 500), (65, 64), (65, 65), (224, 300))] == [
+    assert [choose_table(contrast, "auto", *size)[0] for size in ((8, 8), (64, 500), (65, 64), (65, 65), (224, 300))] == [
         (0.75,), (0.75,), (0.75,), (0.4,), (0.4,)]
     for side, constants in ((64, "cifar"), (65, "imagenet")):
         images = pictures(1, 3, side, side)
@@ -347,17 +347,17 @@ def test_lines_continue_as_scipy_continues_them(border: Any) -> None:
     for length in (1, 2, 3, 7):
         line = np.arange(length)
         mode = {"nearest": "edge", "mirror": "reflect", "reflect": "symmetric"}[border]
-        assert (beyond(length, 17, 9, border) == np.pad(line, (17, 9), mode=mode)).all()
+        assert (index_beyond(length, 17, 9, border) == np.pad(line, (17, 9), mode=mode)).all()
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.4, 1.0, 6.0])
 def test_smoothing_is_scipys_and_sums_exactly(sigma: float) -> None:
     levels = pictures(1, 1, 33, 47)[0, 0]
-    ours = separable(levels, smoothing(33, sigma, 4.0, "nearest"), smoothing(47, sigma, 4.0, "nearest")).numpy()
+    ours = apply_separable(levels, build_smoothing(33, sigma, 4.0, "nearest"), build_smoothing(47, sigma, 4.0, "nearest")).numpy()
     assert np.abs(ours - ndimage.gaussian_filter(levels.double().numpy(), sigma, mode="nearest")).max() < 0.01
-    flat = separable(torch.full((5, 5), 255), smoothing(5, sigma, 4.0, "nearest"), smoothing(5, sigma, 4.0, "nearest"))
+    flat = apply_separable(torch.full((5, 5), 255), build_smoothing(5, sigma, 4.0, "nearest"), build_smoothing(5, sigma, 4.0, "nearest"))
     assert (flat == 255).all()
-    assert (zooming(33, 30, 35).sum(1) == 1).all()
+    assert (build_zooming(33, 30, 35).sum(1) == 1).all()
 
 
 @pytest.mark.parametrize(("height", "width", "shift"), [(32, 32, 1), (13, 9, 2), (9, 21, 4), (3, 3, 1), (2, 9, 1), (1, 1, 1),
@@ -365,7 +365,7 @@ def test_smoothing_is_scipys_and_sums_exactly(sigma: float) -> None:
 def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(height: int, width: int, shift: int) -> None:
     draws = Draws.keyed(0, "glass", indices=torch.arange(4))
     images = torch.arange(4 * height * width).view(4, 1, height, width)
-    ours = shuffled(images, shift, 2, draws)
+    ours = shuffle_pixels(images, shift, 2, draws)
     for n, expected in enumerate(images.clone()[:, 0].numpy()):
         for time in range(2):
             words = draws.words(height, width, stream=time)[n].numpy()
@@ -375,14 +375,14 @@ def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(height: int, width:
                     dy, dx = (word >> 16) * 2 * shift // 65536 - shift, (word & 0xFFFF) * 2 * shift // 65536 - shift
                     expected[y, x], expected[y + dy, x + dx] = int(expected[y + dy, x + dx]), int(expected[y, x])
         assert (ours[n, 0].numpy() == expected).all()
-    visited = [pixel for rows, columns in fronts(height, width, shift)
+    visited = [pixel for rows, columns in find_fronts(height, width, shift)
                for pixel in zip(rows.tolist(), columns.tolist(), strict=True)]
     assert len(visited) == len(set(visited)) == max(height - 2 * shift, 0) * max(width - 2 * shift, 0)
 
 
 @pytest.mark.parametrize(("side", "decay"), [(32, 1.75), (32, 3.0), (64, 2.0)])
 def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: float) -> None:
-    ours = plasma(side, decay, Draws.keyed(0, "plasma", indices=torch.arange(300))).double().numpy()
+    ours = draw_plasma(side, decay, Draws.keyed(0, "plasma", indices=torch.arange(300))).double().numpy()
     rng = np.random.default_rng(0)
     theirs = np.stack([oracles.clouds(side, decay, rng) for _ in range(300)])
     assert (ours.min((1, 2)) == 0).all()
@@ -398,29 +398,29 @@ def test_edges_and_distances_are_those_of_one_map_at_a_time() -> None:
     maps = ndimage.gaussian_filter(rng.normal(0.65, 0.4, (20, 33, 47)), (0, 1.2, 1.2))
     maps = np.uint8(np.clip(np.where(maps < 0.69, 0.3 * maps, maps), 0, 1) * 255)
     maps[0] = 7
-    ours = edges(torch.from_numpy(maps.astype(np.int32)), 50, 150)
+    ours = detect_edges(torch.from_numpy(maps.astype(np.int32)), 50, 150)
     for one, found in zip(maps, ours.numpy(), strict=True):
         assert (found == oracles.canny(one, 50, 150)).all()
     assert not ours[0].any()
     assert ours[1:].any()
-    away = distances(ours, 20).numpy()
+    away = measure_distances(ours, 20).numpy()
     assert (away[0] == 20).all()
     for found, marked in zip(away[1:], ours[1:].numpy(), strict=True):
         assert found == pytest.approx(np.minimum(ndimage.distance_transform_edt(~marked), 20), abs=1e-5)
     dry = torch.zeros(1, 8, 8, dtype=torch.float64)
-    assert not water(dry).any(), "no drops: the image stays as it is"
+    assert not shade_water(dry).any(), "no drops: the image stays as it is"
 
 
 def test_water_is_that_of_one_map_at_a_time() -> None:
     rng = np.random.default_rng(4)
     liquid = ndimage.gaussian_filter(rng.normal(0.65, 0.3, (20, 32, 32)), (0, 1, 1))
     liquid[liquid < 0.69] = 0
-    for one, found in zip(liquid, water(torch.from_numpy(liquid)).numpy(), strict=True):
+    for one, found in zip(liquid, shade_water(torch.from_numpy(liquid)).numpy(), strict=True):
         assert found == pytest.approx(oracles.water(one), abs=1e-5)
 
 
 def test_frost_is_synthesised_and_never_ends() -> None:
-    ice = sheets(torch.device("cpu")).double()
+    ice = draw_sheets(torch.device("cpu")).double()
     rough = (ice[:, :, 1:] - ice[:, :, :-1]).abs().mean()
     seam = (ice[:, :, 0] - ice[:, :, -1]).abs().mean()
     assert seam.item() == pytest.approx(rough.item(), rel=0.2)

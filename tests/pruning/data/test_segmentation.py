@@ -13,14 +13,14 @@ from PIL import Image
 
 from pruning.data import uploads
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import PIXELS, Split, augment, augment_split, draw, prepare
+from pruning.data.tensors import PIXELS, Split, augment, augment_split, draw_subset, prepare
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.schemas.recipe import Limit
 from tests.support.segmentation_world import MOST, jpeg, pairs, png, upload
 
 
 def read(files: dict[str, bytes], tmp_path: Path, most: int = MOST) -> Arrays:
-    return uploads.read(upload(files, tmp_path), "upload.zip", most)
+    return uploads.read_dataset(upload(files, tmp_path), "upload.zip", most)
 
 
 @pytest.mark.parametrize("layout", ["images/{split}", "{split}/images"])
@@ -155,13 +155,13 @@ def test_npz_with_masks(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     np.savez(path, **{f"{split}_{part}": values[split] for part, values in (("x", found.images), ("y", found.labels))
                       for split in ("train", "test")})
-    again = uploads.read(path, "data.npz", MOST)
+    again = uploads.read_dataset(path, "data.npz", MOST)
     assert again.task == "segmentation"
     assert (again.labels["train"] == found.labels["train"]).all()
     np.savez(path, train_x=found.images["train"], train_y=found.labels["train"].astype(np.int32),
              test_x=found.images["test"], test_y=found.labels["test"])
     with pytest.raises(DataError, match=r"train_y: .* or masks uint8 \(N, H, W\)"):
-        uploads.read(path, "data.npz", MOST)
+        uploads.read_dataset(path, "data.npz", MOST)
 
 
 def test_a_job_splits_limits_and_renumbers_masks() -> None:
@@ -174,9 +174,9 @@ def test_a_job_splits_limits_and_renumbers_masks() -> None:
             (index,) = [i for i, one in enumerate(arrays.images["train"]) if (one == image.numpy()).all()]
             assert (mask.numpy() == np.array([1, 2, 0], np.uint8)[arrays.labels["train"][index]]).all()
     labels = torch.zeros(9, 4, 4, dtype=torch.uint8)
-    chosen, rest = draw(labels, 4, True, torch.Generator().manual_seed(0))
+    chosen, rest = draw_subset(labels, 4, True, torch.Generator().manual_seed(0))
     assert sorted([*chosen.tolist(), *rest.tolist()]) == list(range(9))
-    assert chosen.tolist() == draw(labels, 4, False, torch.Generator().manual_seed(0))[0].tolist()
+    assert chosen.tolist() == draw_subset(labels, 4, False, torch.Generator().manual_seed(0))[0].tolist()
 
 
 def test_large_images_come_in_small_batches() -> None:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.analysis.prune_potential import prune_ratio
-from pruning.analysis.shifts import logits, sample
+from pruning.analysis.prune_potential import compute_prune_ratio
+from pruning.analysis.shifts import compute_logits, draw_sample
 from pruning.data.arrays import Arrays
-from pruning.data.shifted import check_alike, splits
+from pruning.data.shifted import check_alike, split_shifted
 from pruning.data.tensors import Data, ShiftedSplits, Split
 from pruning.errors import DataError
 from pruning.evaluations.certificate import Certificate
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
-from pruning.measurement.intervals import binomial
+from pruning.measurement.intervals import binomial_interval
 from pruning.schemas.recipe import Shifts
 from pruning.verdict.shift_guidelines import VALIDATION
 from tests.support import cases
@@ -40,20 +40,20 @@ def data_with(**sets: ShiftedSplits) -> Data:
 
 
 def test_labels_are_numbered_as_those_of_the_data() -> None:
-    found = splits("night", arrays(("c", "a"), val=4), cases.make_data(), seed=0)
+    found = split_shifted("night", arrays(("c", "a"), val=4), cases.make_data(), seed=0)
     assert found.test.labels.tolist() == [2, 0] * 6
     assert found.val.labels.tolist() == [2, 0] * 2
 
 
 def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> None:
     source = arrays(test=13)
-    found, again = (splits("night", source, cases.make_data(), seed=3) for _ in range(2))
+    found, again = (split_shifted("night", source, cases.make_data(), seed=3) for _ in range(2))
     assert (len(found.val), len(found.test)) == (6, 7)
     assert found.val.labels.bincount().tolist() == [2, 2, 2], "balanced over the classes"
     both = torch.cat([found.val.images, found.test.images]).flatten(1).tolist()
     assert sorted(both) == sorted(source.images["test"].reshape(13, -1).tolist()), "every image on one side"
     assert torch.equal(found.test.images, again.test.images)
-    other = splits("night", source, cases.make_data(), seed=4)
+    other = split_shifted("night", source, cases.make_data(), seed=4)
     assert not torch.equal(found.test.images, other.test.images)
 
 
@@ -65,7 +65,7 @@ def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> N
 def test_what_does_not_fit_is_refused_by_name(source: Arrays, message: str) -> None:
     data = cases.make_data()
     with pytest.raises(DataError, match=message) as caught:
-        splits("night", source, data, seed=0)
+        split_shifted("night", source, data, seed=0)
     assert "'night'" in str(caught.value)
     with pytest.raises(DataError, match=message) as caught:
         check_alike("night", source.shape, source.classes, source.counts, data.shape, data.classes, pointer="/here")
@@ -82,8 +82,8 @@ def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> Non
     for name, images in (("night", 9), ("one", 1)):
         split = data.shifted[name].test
         for network, load in (("control", trial.control), (trial.rounds[0].id, trial.rounds[0].network)):
-            missed = int((logits(load(), data.normalize(split.images)).argmax(1) != split.labels).sum())
-            assert rows[network, name] == binomial(missed, images).model_dump()
+            missed = int((compute_logits(load(), data.normalize(split.images)).argmax(1) != split.labels).sum())
+            assert rows[network, name] == binomial_interval(missed, images).model_dump()
     for id in (one.id for one in trial.rounds):
         (row,) = [row for row in section.details["excess_error"] if row["checkpoint"] == id]
         mean = sum(rows[id, name]["value"] for name in ("fog 3", "night", "one")) / 3
@@ -104,16 +104,16 @@ def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_
     sets = dark(cases.make_data(), 30)
     recipe = cases.recipe(0.5, 0.9).model_copy(update={"shifts": Shifts(knowledge="partly_modelled")})
     trial = trial_of(finished(recipe, tmp_path))
-    named = logits(trial.control(), trial.data.normalize(sets.val.images)).argmax(1)  # the control makes no mistake on val
+    named = compute_logits(trial.control(), trial.data.normalize(sets.val.images)).argmax(1)  # the control makes no mistake on val
     shuffled = replace(sets, val=replace(sets.val, labels=named))
     trial = replace(trial, data=replace(trial.data, shifted={"night": shuffled}))
     section = PrunePotential(corruptions=(), noise=(), margin=0.0).evaluate(trial)
 
     def by_hand(split: Split) -> float:
-        errors = [float((logits(load(), trial.data.normalize(split.images)).argmax(1) != split.labels).double().mean())
+        errors = [float((compute_logits(load(), trial.data.normalize(split.images)).argmax(1) != split.labels).double().mean())
                   for load in (trial.control, *(one.network for one in trial.rounds))]
         parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
-        within = [prune_ratio(one, parameters) for one, error in zip(trial.rounds, errors[1:], strict=True)
+        within = [compute_prune_ratio(one, parameters) for one, error in zip(trial.rounds, errors[1:], strict=True)
                   if error <= errors[0]]
         return max(within, default=0.0)
 
@@ -137,7 +137,7 @@ def test_agreement_is_promised_on_a_shifted_set(tmp_path: Path) -> None:
 
 def test_the_sample_of_a_shifted_set_is_its_own(tmp_path: Path) -> None:
     trial = trial_of(finished(cases.recipe(0.5), tmp_path, data=data_with(night=dark(cases.make_data()))))
-    found = sample(trial, 4, "night")
+    found = draw_sample(trial, 4, "night")
     assert len(found) == 4
     pool = trial.data.shifted["night"].test.images.flatten(1).tolist()
     assert all(image in pool for image in found.images.flatten(1).tolist())

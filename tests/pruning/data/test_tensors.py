@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from pruning.data.arrays import Arrays
 from pruning.data.tensors import PADDING, Data, augment, prepare, resolve_augment
 from pruning.errors import DataError
-from pruning.rounds.costs import split_sizes
+from pruning.rounds.costs import count_split_images
 from pruning.schemas.recipe import Limit
 from pruning.seeding import generator
 from tests.support import cases, oracles
@@ -64,7 +64,7 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
     assert len(set(seen)) == len(seen)
     assert all(ids(data, split) == ids(again, split) for split in ("fit", "val", "test"))
     counts = {"train": train, "test": test, "val": val}
-    planned = split_sizes(cases.recipe(limit=Limit(**limit)), counts)  # type: ignore[arg-type]
+    planned = count_split_images(cases.recipe(limit=Limit(**limit)), counts)  # type: ignore[arg-type]
     assert planned == {"fit": len(data.fit), "val": len(data.val), "test": len(data.test)}
     if stratify and not val:  # classes come equally often, so each draw is balanced to one image
         for split in (torch.cat([data.fit.labels, data.val.labels]), data.test.labels, data.val.labels):

@@ -79,7 +79,7 @@ def npz(content: dict[str, Array], compressed: bool = False) -> bytes:
 def read(content: bytes, tmp_path: Path, most: int = MOST) -> Arrays:
     path = tmp_path / "upload"
     path.write_bytes(content)
-    return uploads.read(path, "upload.zip", most)
+    return uploads.read_dataset(path, "upload.zip", most)
 
 
 # what is accepted

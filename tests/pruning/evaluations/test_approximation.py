@@ -14,15 +14,15 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.analysis.distance_findings import HIDDEN, Change, claim, correlate
-from pruning.analysis.output_distances import average, average_change, deviations
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.distance_findings import HIDDEN, Change, check_recovery_claim, correlate_with_accuracy
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.output_distances import average_finite, average_paired_change, measure_output_distances
 from pruning.evaluations.approximation import Approximation
 from pruning.masks import apply_masks_
-from pruning.measurement.measure import increase, measure
+from pruning.measurement.measure import estimate_increase, measure_network
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
-from pruning.rounds.plan import keeps_unretrained, rounds
+from pruning.rounds.plan import keeps_unretrained, plan_rounds
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Estimate, Report, Section
 from pruning.storage.stages import Stages
@@ -56,8 +56,8 @@ def evaluated(results: Results) -> Section:
     return section
 
 
-def trial_of(pipeline: Pipeline, *rounds: TrialRound) -> Trial:
-    return Trial(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
+def trial_of(pipeline: Pipeline, *rounds: RoundRecord) -> JobRecord:
+    return JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
                  rounds or pipeline.done, pipeline.recipe)
 
 
@@ -73,7 +73,7 @@ def test_a_perceptron_by_hand() -> None:
     dense, pruned = cases.mlp().double(), cases.mlp().double()
     apply_masks_(pruned, cases.half_masks(pruned))
     x = torch.randn(7, 1, 4, 4, dtype=torch.float64)
-    found = deviations(dense, pruned, x.split(3))
+    found = measure_output_distances(dense, pruned, x.split(3))
     with torch.no_grad():
         (a1, z), (b1, y) = ((h := F.linear(x.flatten(1), net[1].weight, net[1].bias),
                              F.linear(h.relu(), net[3].weight, net[3].bias)) for net in (dense, pruned))
@@ -88,7 +88,7 @@ def test_a_perceptron_by_hand() -> None:
     assert torch.equal(found.hidden, found.layers["1"])
     assert torch.equal(found.logits, found.layers["3"])
     assert bool((found.softmax <= 0.5 * found.logits * z.norm(dim=1)).all())
-    assert average(found.layers["1"]) == average(torch.cat([found.layers["1"], torch.tensor([math.nan])]))
+    assert average_finite(found.layers["1"]) == average_finite(torch.cat([found.layers["1"], torch.tensor([math.nan])]))
 
 
 def test_a_convolution_by_hand_before_an_activation_in_place() -> None:
@@ -101,7 +101,7 @@ def test_a_convolution_by_hand_before_an_activation_in_place() -> None:
     dense, pruned = net(), net()
     apply_masks_(pruned, cases.half_masks(pruned))
     x = torch.randn(5, 1, 4, 4, dtype=torch.float64)
-    found = deviations(dense, pruned, [x])
+    found = measure_output_distances(dense, pruned, [x])
     assert dense.training
     assert not any(module._forward_hooks for one in (dense, pruned) for module in one.modules())
     with torch.no_grad():
@@ -117,11 +117,11 @@ def test_a_layer_that_is_called_twice_counts_once_with_all_its_outputs() -> None
     layer, other = nn.Linear(3, 3), nn.Linear(3, 3)
     one, two = nn.Sequential(layer, nn.ReLU(), layer), nn.Sequential(other, nn.ReLU(), other)
     x = torch.randn(4, 3)
-    found = deviations(one, two, [x])
+    found = measure_output_distances(one, two, [x])
     with torch.no_grad():
         a, b = (torch.cat([net[0](x), net(x)], 1).double() for net in (one, two))
     assert float(found.layers["0"].mean()) == pytest.approx(error(a, b), rel=1e-5)
-    assert average(found.hidden) is None
+    assert average_finite(found.hidden) is None
 
 
 def test_softmax_and_centred_logits_do_not_see_what_all_logits_share() -> None:
@@ -129,7 +129,7 @@ def test_softmax_and_centred_logits_do_not_see_what_all_logits_share() -> None:
     two = copy.deepcopy(one)
     with torch.no_grad():
         two.bias += 5
-    found = deviations(one, two, [torch.randn(6, 4)])
+    found = measure_output_distances(one, two, [torch.randn(6, 4)])
     assert float(found.logits.min()) > 0.5
     assert max(float(values.abs().max()) for values in (found.centred, found.softmax, found.kl)) < 1e-5
     assert bool(found.agrees.all())
@@ -147,7 +147,7 @@ class Folding(nn.Module):
 
 
 def test_layers_without_one_output_for_each_image_are_left_out() -> None:
-    found = deviations(Folding(), Folding(), [torch.randn(5, 1, 4, 4)])
+    found = measure_output_distances(Folding(), Folding(), [torch.randn(5, 1, 4, 4)])
     assert found.unmatched == ("rows",)
     assert list(found.layers) == ["head"]
 
@@ -156,7 +156,7 @@ def test_layers_without_one_output_for_each_image_are_left_out() -> None:
     ([1.0, 2.0], [2.0, 5.0], 2.0), ([1.0, math.nan], [2.0, math.nan], 1.0), ([math.nan], [math.nan], None),
     ([1.0, math.inf], [2.0, 1.0], None), ([1.0, 1.0], [math.inf, 1.0], None)])
 def test_changes_are_paired_and_none_off_the_scale(before: list[float], after: list[float], value: float | None) -> None:
-    found = average_change(torch.tensor(before), torch.tensor(after))
+    found = average_paired_change(torch.tensor(before), torch.tensor(after))
     assert (found and found.value) == value
 
 
@@ -177,7 +177,7 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
         assert one.unretrained is not None
         assert one.retrained is not None
         unretrained = one.unretrained()
-        assert torch.equal(measure(unretrained, pipeline.data).losses, one.pruned.losses)
+        assert torch.equal(measure_network(unretrained, pipeline.data).losses, one.pruned.losses)
         values: dict[str, float] = {}
         for phase, network, measured in (("before", unretrained, one.pruned), ("after", one.network(), one.retrained)):
             with torch.no_grad():
@@ -188,7 +188,7 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
             assert accuracy.value == pytest.approx(1 - float(measured.wrong.double().mean()))
             assert accuracy.n == 30
         row = section.details["change_by_retraining"][index]
-        assert row["accuracy_increase"] == increase(one.pruned.wrong, one.retrained.wrong).model_dump()
+        assert row["accuracy_increase"] == estimate_increase(one.pruned.wrong, one.retrained.wrong).model_dump()
         assert row["change_relative_error_hidden_layers"]["value"] == pytest.approx(values["after"] - values["before"])
         assert row["change_relative_error_hidden_layers"]["low"] < row["change_relative_error_hidden_layers"]["high"]
     assert [row["layer"] for row in section.details["layers"]] == ["1", "3"] * len(done)
@@ -274,7 +274,7 @@ def test_a_resumed_job_has_the_same_section(tmp_path: Path) -> None:
 def test_the_weights_right_after_pruning_are_kept_where_they_are_read(fields: dict[str, Any], kept: list[bool],
                                                                       tmp_path: Path) -> None:
     recipe = cases.recipe(0.8, schedule={"name": "linear", "params": {"rounds": 2}}, **fields)
-    assert [keeps_unretrained(recipe, planned) for planned in rounds(recipe)] == kept
+    assert [keeps_unretrained(recipe, planned) for planned in plan_rounds(recipe)] == kept
     if fields == {}:
         pipeline = finished(recipe, tmp_path).pipeline
         assert [bool(pipeline.ledger.part(f"round-0-00{n}", "unretrained.")) for n in (1, 2)] == kept
@@ -287,7 +287,7 @@ def test_batchnorm_is_compared_as_it_was_measured(tmp_path: Path) -> None:
     (one,) = pipeline.done
     assert one.batchnorm is not None
     assert one.unretrained is not None
-    assert torch.equal(measure(one.unretrained(), pipeline.data).losses, one.pruned.losses)
+    assert torch.equal(measure_network(one.unretrained(), pipeline.data).losses, one.pruned.losses)
 
 
 # what has no error
@@ -297,8 +297,8 @@ def compared(tmp_path: Path, dense: nn.Module, other: nn.Module, **changes: Any)
     pipeline = finished(asked(0.5, **MODES["fine_tune"]), tmp_path).pipeline
     (one,) = pipeline.done
     fields = {**vars(one), "full_size": lambda: other, **changes}
-    trial = Trial(pipeline.data, lambda: dense, lambda: dense, pipeline.given_measured, pipeline.control_measured,
-                  (TrialRound(**fields),), pipeline.recipe)
+    trial = JobRecord(pipeline.data, lambda: dense, lambda: dense, pipeline.given_measured, pipeline.control_measured,
+                  (RoundRecord(**fields),), pipeline.recipe)
     section = Approximation().evaluate(trial)
     assert "NaN" not in (text := json.dumps(section.model_dump(mode="json")))
     assert "Infinity" not in text
@@ -372,14 +372,14 @@ def test_the_claim_is_told_as_it_was_seen(errors: list[float | None], seen: str,
     changes = [Change(f"c{i}", around(0.1 * (i + 1)), {HIDDEN: None if value is None else around(value),
                                                        "logits": around(-1)}, 0.5) for i, value in enumerate(errors)]
     changes.append(Change("worse", around(-0.1), {HIDDEN: around(1), "logits": around(1)}))
-    note, others = claim(changes)
+    note, others = check_recovery_claim(changes)
     assert f"Seen here: {seen}. Retraining recovered accuracy by +20.0 pp at 3 of 4 checkpoints" in note
     assert moved in note
     assert others == "At the same checkpoints the distance of the outputs, beyond noise: logits fell at all 3 of these."
 
 
 def test_without_recovery_there_is_no_claim_to_see() -> None:
-    (note,) = claim([Change("a", around(0.001), {HIDDEN: around(1)})])
+    (note,) = check_recovery_claim([Change("a", around(0.001), {HIDDEN: around(1)})])
     assert "no evidence: retraining recovered accuracy beyond noise at none of 1 checkpoint" in note
 
 
@@ -391,4 +391,4 @@ def test_without_recovery_there_is_no_claim_to_see() -> None:
     ([(i, i) for i in range(8)], "further from the dense network went with higher accuracy"),
     ([(i, -i) for i in range(8)], "further from the dense network went with lower accuracy")])
 def test_correlations_say_when_they_are_no_evidence(pairs: list[tuple[float, float]], verdict: str) -> None:
-    assert correlate(0, "before", "logits", "logits", pairs).verdict == verdict
+    assert correlate_with_accuracy(0, "before", "logits", "logits", pairs).verdict == verdict

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pruning.analysis.bound_report import summarise
+from pruning.analysis.bound_report import summarise_outcomes
 from pruning.analysis.bound_study import Study
 from pruning.errors import BudgetError, EvidenceError, ParameterError, StructureError
 from pruning.evaluations.bounds import GRID, Bounds
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
-from pruning.rounds.method import Seams
+from pruning.rounds.method import PruningMethod
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Section
 from pruning.storage.stages import Stages
@@ -157,7 +157,7 @@ def test_a_second_evaluation_gives_the_same(tmp_path: Path) -> None:
 
 def study(net: nn.Module, method: dict[str, Any], x: Tensor, **fields: Any) -> Study:
     recipe = cases.recipe(0.5, criterion=method, **fields)
-    return Study(net, Seams.of(recipe, recipe.criteria[0]), [(x, torch.zeros(len(x)).long())],
+    return Study(net, PruningMethod.of(recipe, recipe.criteria[0]), [(x, torch.zeros(len(x)).long())],
                  (x.shape[1], x.shape[2], x.shape[3]), seeded())
 
 
@@ -165,7 +165,7 @@ def sound(of: Study, sparsities: tuple[float, ...], x: Tensor) -> None:
     """Numbers, and what is certified holds."""
     pruned = [of.prune(sparsity, trial, seeded(trial)) for sparsity in sparsities for trial in range(2 if of.sampled else 1)]
     outcomes = of.outcomes(pruned, x, 0.05)
-    report = summarise(outcomes, of.answers(x), torch.arange(len(x)) % 2, 0.05)
+    report = summarise_outcomes(outcomes, of.answers(x), torch.arange(len(x)) % 2, 0.05)
     json.dumps([one.document() for one in report.predictions], allow_nan=False)
     for one in outcomes:
         for form in one.forms:

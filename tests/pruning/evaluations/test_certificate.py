@@ -9,8 +9,8 @@ import torch
 from scipy.stats import binom, binomtest
 from torch import Tensor
 
-from pruning.evaluations.certificate import limits
-from pruning.measurement.intervals import upper
+from pruning.evaluations.certificate import limit_errors
+from pruning.measurement.intervals import upper_limit
 from tests.support import cases
 from tests.support.finished_jobs import finished
 
@@ -21,8 +21,8 @@ SEEDS, IMAGES, DELTA = 400, 120, 0.1
 def test_the_upper_limit_is_where_so_few_errors_become_unlikely(delta: float) -> None:
     for n in (1, 7, 40):
         for errors in range(n):
-            assert float(binom.cdf(errors, n, upper(errors, n, delta))) == pytest.approx(delta, rel=1e-6)
-        assert upper(n, n, delta) == 1
+            assert float(binom.cdf(errors, n, upper_limit(errors, n, delta))) == pytest.approx(delta, rel=1e-6)
+        assert upper_limit(n, n, delta) == 1
 
 
 def drawn(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +43,7 @@ def violations(delta: float) -> dict[str, int]:
     """In how many of the draws any limit of a kind fails."""
     found = dict.fromkeys(("labelled", "disagreement", "agreement"), 0)
     for seed in range(SEEDS):
-        each = limits(*drawn(seed), delta)
+        each = limit_errors(*drawn(seed), delta)
         found["labelled"] += any(one.labelled > true for one, true in zip(each, ACCURACY, strict=True))
         found["agreement"] += any(one.agreement > true for one, true in zip(each, ACCURACY, strict=True))
         found["disagreement"] += any(one.disagreement < true for one, true in zip(each, DIFFERS, strict=True))
@@ -63,11 +63,11 @@ def test_the_check_can_fail() -> None:
 
 def test_more_looks_cost() -> None:
     wrong, dense, differs = drawn(0)
-    alone = limits(wrong[:1], dense, differs[:1], DELTA)[0]
-    among = limits(wrong, dense, differs, DELTA)[0]
+    alone = limit_errors(wrong[:1], dense, differs[:1], DELTA)[0]
+    among = limit_errors(wrong, dense, differs, DELTA)[0]
     assert among.labelled < alone.labelled
     assert among.disagreement > alone.disagreement
-    assert limits(torch.ones(1, 5).bool(), torch.ones(5).bool(), torch.ones(1, 5).bool(), DELTA)[0].agreement == 0
+    assert limit_errors(torch.ones(1, 5).bool(), torch.ones(5).bool(), torch.ones(1, 5).bool(), DELTA)[0].agreement == 0
 
 
 @pytest.mark.parametrize("against", ["given", "control"])
@@ -86,17 +86,17 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
             differs = int((one.network()(images).argmax(1) != dense(images).argmax(1)).sum())
         assert row["checkpoint"] == one.id
         assert row["disagreement"] == pytest.approx(differs / 30)
-        assert row["disagreement_at_most"] == pytest.approx(upper(differs, 30, 0.05))
-        assert row["accuracy_at_least_labelled"] == pytest.approx(1 - upper(int(one.measured.wrong.sum()), 30, 0.1))
+        assert row["disagreement_at_most"] == pytest.approx(upper_limit(differs, 30, 0.05))
+        assert row["accuracy_at_least_labelled"] == pytest.approx(1 - upper_limit(int(one.measured.wrong.sum()), 30, 0.1))
         assert row["accuracy_at_least_agreement"] == pytest.approx(
-            max(0.0, 1 - upper(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"]))
+            max(0.0, 1 - upper_limit(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"]))
     assert set(section.curves) == {f"{kind}/magnitude" for kind in ("labelled", "agreement", "disagreement")} | {
         "shifted/magnitude/noise 0.2"}
     for row in section.details["limits_under_shift"]:
         assert row["accuracy"] >= row["dense_accuracy"] - row["disagreement"]
-        assert row["disagreement_at_most"] == pytest.approx(upper(round(30 * row["disagreement"]), 30, 0.05))
+        assert row["disagreement_at_most"] == pytest.approx(upper_limit(round(30 * row["disagreement"]), 30, 0.05))
         assert row["accuracy_at_least_agreement"] == pytest.approx(max(
-            0.0, 1 - upper(round(30 * (1 - row["dense_accuracy"])), 30, 0.1) - row["disagreement_at_most"]))
+            0.0, 1 - upper_limit(round(30 * (1 - row["dense_accuracy"])), 30, 0.1) - row["disagreement_at_most"]))
     assert section.notes[0].startswith("With probability 80 % over the draw of 30 test images, the limits of one kind hold")
 
 

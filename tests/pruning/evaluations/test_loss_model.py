@@ -12,15 +12,21 @@ import torch
 from scipy.stats import binomtest, norm, spearmanr
 from torch import Tensor
 
-from pruning.analysis.applicability import applies
-from pruning.analysis.loss_changes import change, difference, since_start, stage_points
-from pruning.analysis.loss_findings import ANSWERS, against_magnitude, gradient, locality
-from pruning.analysis.trial import Trial, TrialRound
+from pruning.analysis.applicability import applies_to
+from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.loss_changes import compare_first_rounds, list_stage_points, loss_change_since_start, mean_loss_change
+from pruning.analysis.loss_findings import ANSWERS, compare_gradient, compare_locality, compare_with_magnitude
 from pruning.evaluations.comparison import Comparison
 from pruning.evaluations.loss_model import LossModelling
-from pruning.measurement.intervals import binomial, paired_difference
+from pruning.measurement.intervals import binomial_interval, difference_interval
 from pruning.measurement.measure import Measured
-from pruning.measurement.rank_correlation import FEWEST, chance, estimate, ranks, spearman
+from pruning.measurement.rank_correlation import (
+    FEWEST,
+    compute_spearman,
+    estimate_spearman,
+    permutation_p_value,
+    rank_from_smallest,
+)
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.rounds.pruning import StageLoss
@@ -53,18 +59,18 @@ def around(mean: float, seed: int = 0, spread: float = 0.1) -> Tensor:
 def make_round(label: str, target: float = 0.8, *, name: str | None = None, params: dict[str, Any] | None = None,
                before: Tensor | float = 0.2, after: Tensor | float = 0.5, pruned: int = 40, retrained: int | None = 20,
                val: int | None = None, number: int = 1, stages: tuple[StageLoss, ...] = (),
-               requested: bool = True) -> TrialRound:
+               requested: bool = True) -> RoundRecord:
     losses = (before if isinstance(before, Tensor) else around(before),
               after if isinstance(after, Tensor) else around(after, seed=1))
-    return TrialRound(
+    return RoundRecord(
         criterion=Method(name=name or label.partition("-")[0], params=params or {}), label=label, round=number,
         sparsity=target, density=1 - target, target=target if requested else None, retrain_epochs=1, masks=dict,
         network=cases.mlp, pruned=measured(pruned, val), retrained=None if retrained is None else measured(retrained, val),
         stages=stages, losses=lambda: losses)
 
 
-def make_trial(*rounds: TrialRound, control: int = 10, seed: int = 0) -> Trial:
-    return Trial(cases.make_data(), cases.mlp, cases.mlp, measured(control), measured(control), rounds,
+def make_trial(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRecord:
+    return JobRecord(cases.make_data(), cases.mlp, cases.mlp, measured(control), measured(control), rounds,
                  cases.recipe(seed=seed))
 
 
@@ -83,32 +89,32 @@ def said(section: Section, text: str) -> str:
 def test_spearman_is_scipys_with_and_without_ties(seed: int, values: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     x, y = torch.randint(values, (2, 9), generator=rng).double()
-    assert float(spearman(x[None], y[None])) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+    assert float(compute_spearman(x[None], y[None])) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
     smaller = [1 + sum(b < a for b in x) + (sum(b == a for b in x) - 1) / 2 for a in x]
-    assert ranks(x).tolist() == pytest.approx([float(rank) for rank in smaller])
+    assert rank_from_smallest(x).tolist() == pytest.approx([float(rank) for rank in smaller])
 
 
 def test_pooled_ranks_are_taken_within_each_target() -> None:
     rng = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, 3, 7, generator=rng, dtype=torch.float64)
     shifted = x + torch.tensor([[0.0], [10.0], [-5.0]])  # between targets everything may differ
-    a, b = (torch.cat([ranks(row) - 4 for row in values]) for values in (x, y))
-    assert float(spearman(shifted, y)) == pytest.approx(float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()))
+    a, b = (torch.cat([rank_from_smallest(row) - 4 for row in values]) for values in (x, y))
+    assert float(compute_spearman(shifted, y)) == pytest.approx(float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()))
 
 
 def test_infinite_values_rank_last_and_constants_have_no_correlation() -> None:
-    assert ranks(torch.tensor([math.inf, 1.0, math.inf, 0.0])).tolist() == [3.5, 2.0, 3.5, 1.0]
-    assert estimate(torch.ones(1, 5), torch.rand(1, 5), generator(0, "x")) is None
+    assert rank_from_smallest(torch.tensor([math.inf, 1.0, math.inf, 0.0])).tolist() == [3.5, 2.0, 3.5, 1.0]
+    assert estimate_spearman(torch.ones(1, 5), torch.rand(1, 5), generator(0, "x")) is None
 
 
 def test_monotone_data_exclude_zero_and_too_few_have_no_interval() -> None:
     x = torch.arange(8.0)[None]
-    up, down = estimate(x, x.exp(), generator(0, "x")), estimate(x, -x, generator(0, "x"))
+    up, down = estimate_spearman(x, x.exp(), generator(0, "x")), estimate_spearman(x, -x, generator(0, "x"))
     assert up is not None
     assert (up.value, up.low, up.high, up.n) == (1.0, 1.0, 1.0, 8)
     assert down is not None
     assert (down.value, down.low, down.high) == (-1.0, -1.0, -1.0)
-    few = estimate(x[:, :FEWEST - 1], x[:, :FEWEST - 1], generator(0, "x"))
+    few = estimate_spearman(x[:, :FEWEST - 1], x[:, :FEWEST - 1], generator(0, "x"))
     assert few is not None
     assert (few.value, few.low, few.high) == (1.0, None, None)
 
@@ -116,7 +122,7 @@ def test_monotone_data_exclude_zero_and_too_few_have_no_interval() -> None:
 def test_resamples_without_a_correlation_are_drawn_again() -> None:
     """With one individual that differs, a third of the resamples has a constant ranking."""
     x = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]])
-    found = estimate(x, x, generator(0, "x"))
+    found = estimate_spearman(x, x, generator(0, "x"))
     assert found is not None
     assert (found.low, found.high) == (1.0, 1.0)
 
@@ -124,9 +130,9 @@ def test_resamples_without_a_correlation_are_drawn_again() -> None:
 def test_the_bootstrap_is_seeded_and_its_quantiles_are_those_of_a_plain_loop() -> None:
     rng = torch.Generator().manual_seed(3)
     x, y = torch.rand(2, 1, 9, generator=rng, dtype=torch.float64)
-    found = estimate(x, y, generator(5, "a"))
-    assert found == estimate(x, y, generator(5, "a"))
-    assert found != estimate(x, y, generator(6, "a"))
+    found = estimate_spearman(x, y, generator(5, "a"))
+    assert found == estimate_spearman(x, y, generator(5, "a"))
+    assert found != estimate_spearman(x, y, generator(6, "a"))
     assert found is not None
     drawn = torch.randint(9, (2000, 9), generator=generator(5, "a"))
     plain = [spearmanr(x[0, row], y[0, row]).statistic for row in drawn]
@@ -140,18 +146,18 @@ def test_of_independent_rankings_the_evidence_is_wrong_one_time_in_twenty() -> N
         false = 0
         for _ in range(150):
             x, y = torch.rand(2, 1, n, generator=rng, dtype=torch.float64)
-            found = estimate(x, y, rng, resamples=500)
+            found = estimate_spearman(x, y, rng, resamples=500)
             assert found is not None
             assert found.low is not None
             assert found.high is not None
-            false += not found.low <= 0 <= found.high and chance(x, y, rng, permutations=500) <= 0.05
+            false += not found.low <= 0 <= found.high and permutation_p_value(x, y, rng, permutations=500) <= 0.05
         assert binomtest(false, 150, 0.05, alternative="greater").pvalue > 0.001, n
 
 
 def test_the_permutation_test_counts_the_orders_that_are_as_good() -> None:
     x = torch.arange(5.0)[None]
-    assert chance(x, x, generator(0, "p")) == pytest.approx(2 / 120, abs=0.005)
-    assert chance(x, torch.tensor([[0.0, 1.0, 2.0, 4.0, 3.0]]), generator(0, "p")) == pytest.approx(10 / 120, abs=0.01)
+    assert permutation_p_value(x, x, generator(0, "p")) == pytest.approx(2 / 120, abs=0.005)
+    assert permutation_p_value(x, torch.tensor([[0.0, 1.0, 2.0, 4.0, 3.0]]), generator(0, "p")) == pytest.approx(10 / 120, abs=0.01)
 
 
 # loss changes
@@ -159,14 +165,14 @@ def test_the_permutation_test_counts_the_orders_that_are_as_good() -> None:
 
 def test_changes_and_differences_by_hand() -> None:
     before, after = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 4.0, 4.0])
-    found = change(make_round("a", before=before, after=after))
+    found = mean_loss_change(make_round("a", before=before, after=after))
     assert found is not None
     assert found.estimate is not None
     half = norm.ppf(0.975) * math.sqrt((0 + 1 + 1 + 0) / 3 / 4)
     assert (found.estimate.value, found.estimate.n, found.overflowed) == (1.0, 4, 0)
     assert [found.estimate.low, found.estimate.high] == pytest.approx([1 - half, 1 + half])
     other = make_round("b", before=before, after=torch.tensor([1.0, 1.0, 3.0, 3.0]))
-    compared = difference(make_round("a", before=before, after=after), other)
+    compared = compare_first_rounds(make_round("a", before=before, after=after), other)
     assert compared is not None
     assert compared.estimate is not None
     assert compared.estimate.value == 0.5
@@ -175,7 +181,7 @@ def test_changes_and_differences_by_hand() -> None:
 
 
 def test_an_interval_of_large_losses_is_not_lost_to_cancellation() -> None:
-    found = change(make_round("a", before=torch.zeros(100), after=1e7 + (torch.arange(100) % 2).float()))
+    found = mean_loss_change(make_round("a", before=torch.zeros(100), after=1e7 + (torch.arange(100) % 2).float()))
     assert found is not None
     assert found.estimate is not None
     assert found.estimate.low is not None
@@ -186,7 +192,7 @@ def test_since_start_compares_with_the_network_before_the_first_round() -> None:
     first = make_round("a", 0.5, before=0.2, after=2.0)
     second = make_round("a", 0.8, before=1.9, after=2.3, number=2)
     other = make_round("b", 0.5, before=0.7, after=0.9)
-    total, alone = since_start([other, second, first], second), change(second)
+    total, alone = loss_change_since_start([other, second, first], second), mean_loss_change(second)
     assert total is not None
     assert total.estimate is not None
     assert total.estimate.value == pytest.approx(2.1, abs=1e-6)
@@ -198,13 +204,13 @@ def test_since_start_compares_with_the_network_before_the_first_round() -> None:
 def test_an_overflow_is_no_number() -> None:
     after = around(0.5)
     after[3:5] = MAX
-    found = change(make_round("a", after=after))
+    found = mean_loss_change(make_round("a", after=after))
     assert found is not None
     assert (found.estimate, found.overflowed, found.magnitude) == (None, 2, math.inf)
     assert found.document() == "overflow on 2 images"
     stages = (StageLoss(0.3, 0.1, 0.2, 0.4, 9), StageLoss(0.5, math.inf, 0.4, 1e35, 9),
               StageLoss(0.6, 0.1, math.nan, 1.0, 9))
-    points = stage_points(stages)
+    points = list_stage_points(stages)
     assert [point.predicted_sum for point in points] == [0.1, None, None]
     assert [point.measured_sum for point in points] == [0.2, None, None]
     assert [point.factor for point in points] == [0.5, None, None]
@@ -237,7 +243,7 @@ def test_targets_that_start_anew_have_curves_of_their_own() -> None:
 
 
 def criteria_at(targets: tuple[float, ...], errors: list[int], after: list[float], pruned: list[int] | None = None,
-                **fields: Any) -> Trial:
+                **fields: Any) -> JobRecord:
     return make_trial(*(make_round(f"c{i}", target, name="random", after=loss + 0.01 * target, retrained=error,
                                    pruned=(pruned or errors)[i], number=k + 1, **fields)
                         for i, (error, loss) in enumerate(zip(errors, after, strict=True))
@@ -317,7 +323,7 @@ def test_without_retraining_or_with_few_criteria_there_is_no_correlation() -> No
 
 
 def pair(name: str, apart: dict[str, Any], same: dict[str, Any] | None = None, target: float = 0.8,
-         **fields: Any) -> TrialRound:
+         **fields: Any) -> RoundRecord:
     label = "-".join([name, *(f"{key}{value}" for key, value in apart.items())])
     return make_round(label, target, name=name, params=apart | (same or {}), **fields)
 
@@ -325,7 +331,7 @@ def pair(name: str, apart: dict[str, Any], same: dict[str, Any] | None = None, t
 def test_locality_is_seen_not_seen_or_without_evidence() -> None:
     def outcome(shift: float, parameter: str = "pi") -> str:
         few, more = pair("qm", {parameter: 1}, after=1.0), pair("qm", {parameter: 14}, after=1.0 + shift)
-        (finding,) = locality([more, few])
+        (finding,) = compare_locality([more, few])
         (only,) = finding.pairs
         assert only.first.criterion.params == {parameter: 14}
         assert only.change.estimate is not None
@@ -343,22 +349,22 @@ def test_locality_is_seen_not_seen_or_without_evidence() -> None:
 
 def test_only_pairs_that_differ_in_one_parameter_are_compared() -> None:
     both = [pair("qm", {"pi": 1, "lambda": 0.0}), pair("qm", {"pi": 14, "lambda": 0.1})]
-    assert locality(both) == []
-    assert locality([pair("qm", {"pi": 1}), pair("lm", {"pi": 14})]) == []
-    assert locality([pair("qm", {"pi": 1}), pair("qm", {"pi": 14}, target=0.9)]) == []
-    assert locality([pair("qm", {"images": 10}), pair("qm", {"images": 20})]) == []
-    assert locality([pair("magnitude", {}), make_round("random")]) == []
+    assert compare_locality(both) == []
+    assert compare_locality([pair("qm", {"pi": 1}), pair("lm", {"pi": 14})]) == []
+    assert compare_locality([pair("qm", {"pi": 1}), pair("qm", {"pi": 14}, target=0.9)]) == []
+    assert compare_locality([pair("qm", {"images": 10}), pair("qm", {"images": 20})]) == []
+    assert compare_locality([pair("magnitude", {}), make_round("random")]) == []
     defaults = [pair("qm", {}), pair("qm", {"pi": 1})]  # the default pi is 14
-    (finding,) = locality(defaults)
+    (finding,) = compare_locality(defaults)
     assert finding.pairs[0].first.label == "qm"
-    three = locality([pair("qm", {"pi": pi}) for pi in (1, 14, 140)])
+    three = compare_locality([pair("qm", {"pi": pi}) for pi in (1, 14, 140)])
     assert [len(one.pairs) for one in three] == [3]
 
 
 def test_both_directions_are_said() -> None:
     rounds = [pair("lm", {"pi": 1}, target=0.5, after=1.0), pair("lm", {"pi": 14}, target=0.5, after=1.2),
               pair("lm", {"pi": 1}, after=1.0), pair("lm", {"pi": 14}, after=0.3)]
-    (finding,) = locality(rounds)
+    (finding,) = compare_locality(rounds)
     assert finding.outcome == "both"
     assert "the opposite at others. Of 2 comparisons, 1 for and 1 against" in finding.sentence()
     assert "largest difference: lm-pi14 less lm-pi1 at 80 %, −0.7" in finding.sentence()
@@ -367,9 +373,9 @@ def test_both_directions_are_said() -> None:
 def test_magnitude_and_the_gradient() -> None:
     rounds = [make_round("magnitude", after=1.0), pair("qm", {"pi": 1}, after=0.6), pair("obd", {"pi": 1}, after=0.9),
               pair("obd", {"pi": 14}, after=0.2)]
-    found = {one.statement: one for one in against_magnitude(rounds)}
+    found = {one.statement: one for one in compare_with_magnitude(rounds)}
     assert [one.outcome for one in found.values()] == ["seen"] * 3
-    (finding,) = gradient(rounds)
+    (finding,) = compare_gradient(rounds)
     assert [(one.first.label, one.second.label) for one in finding.pairs] == [("qm-pi1", "obd-pi1")]
     assert finding.outcome == "seen"
     section = LossModelling().evaluate(make_trial(*rounds))
@@ -394,14 +400,14 @@ def test_the_table_of_the_comparison_by_hand() -> None:
     assert [row["rank_after_retraining"] for row in rows] == [1.0, 2.5, 2.5]
     assert [row["rank_right_after_pruning"] for row in rows] == [3.0, 1.5, 1.5]
     assert [row["rank_by_absolute_loss_change"] for row in rows] == [1.0, 2.0, 3.0]
-    assert rows[0]["error_after_retraining"] == binomial(12, 100).model_dump()
-    assert rows[0]["error_right_after_pruning"] == binomial(50, 100).model_dump()
-    assert rows[0]["error_increase_over_control"] == paired_difference(2, 0, 100).model_dump()
+    assert rows[0]["error_after_retraining"] == binomial_interval(12, 100).model_dump()
+    assert rows[0]["error_right_after_pruning"] == binomial_interval(50, 100).model_dump()
+    assert rows[0]["error_increase_over_control"] == difference_interval(2, 0, 100).model_dump()
     assert rows[0]["loss_change_since_start_nats"]["value"] == pytest.approx(0.1, abs=1e-6)
     z = float(norm.ppf(1 - 0.05 / 4))  # two others
     others = {row["other"]: row for row in section.details["best_against_others"]}
     assert set(others) == {"b", "c"}, "the best is that of the validation images"
-    assert others["b"]["error_difference_other_less_best"] == pytest.approx(paired_difference(0, 18, 100, z).model_dump())
+    assert others["b"]["error_difference_other_less_best"] == pytest.approx(difference_interval(0, 18, 100, z).model_dump())
     assert others["b"]["beyond_noise"] is True
     assert others["c"]["beyond_noise"] is False
     sentence = said(section, "At 80 %")
@@ -419,12 +425,12 @@ def test_without_retraining_the_comparison_ranks_what_was_pruned() -> None:
 
 def test_one_criterion_is_no_comparison() -> None:
     alone = make_trial(make_round("magnitude"))
-    assert not applies(Comparison(), alone)
-    assert not applies(LossModelling(), alone)
+    assert not applies_to(Comparison(), alone)
+    assert not applies_to(LossModelling(), alone)
     assert "nothing to compare" in said(Comparison().evaluate(alone), "One criterion")
     assert LossModelling().evaluate(alone).curves
-    assert applies(LossModelling(), make_trial(make_round("qm", stages=(StageLoss(0.8, 0.1, 0.1, 0.2, 9),))))
-    assert applies(Comparison(), make_trial(make_round("a"), make_round("b")))
+    assert applies_to(LossModelling(), make_trial(make_round("qm", stages=(StageLoss(0.8, 0.1, 0.1, 0.2, 9),))))
+    assert applies_to(Comparison(), make_trial(make_round("a"), make_round("b")))
 
 
 @pytest.mark.parametrize("listed", [False, True])

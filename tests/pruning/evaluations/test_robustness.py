@@ -17,13 +17,14 @@ import pruning.analysis.shift_parameters
 import pruning.analysis.shifts
 import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
+import pruning.measurement.bootstrap
 import pruning.pipeline.second_network
 from api.http.pointers import schema_faults
-from pruning.analysis.applicability import applies
-from pruning.analysis.prune_potential import potential, prune_ratio
-from pruning.analysis.shift_parameters import Asked
-from pruning.analysis.shifts import Shift, networks, sample, shifted, sureness, wrong
-from pruning.analysis.trial import NO_SEPARATE, Trial
+from pruning.analysis.applicability import applies_to
+from pruning.analysis.job_record import NO_SEPARATE, JobRecord
+from pruning.analysis.prune_potential import compute_prune_ratio, find_prune_potential
+from pruning.analysis.shift_parameters import ShiftParameters
+from pruning.analysis.shifts import Shift, compute_confidence, draw_sample, errors_under_shifts, name_networks, shift_images
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
 from pruning.errors import ParameterError, UnknownNameError
@@ -31,8 +32,8 @@ from pruning.evaluations import evaluations
 from pruning.evaluations.noise_similarity import NoiseSimilarity
 from pruning.evaluations.prune_potential import PrunePotential
 from pruning.evaluations.robustness import Robustness
-from pruning.measurement.bootstrap import Line, interval, resampled
-from pruning.measurement.intervals import binomial
+from pruning.measurement.bootstrap import Line, percentile_interval, resample_errors
+from pruning.measurement.intervals import binomial_interval
 from pruning.pipeline.results import Results
 from pruning.reporting import to_html, to_markdown
 from pruning.schemas.report import Curve, Estimate, Picture
@@ -58,9 +59,9 @@ def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Drawing takes longer than all else here."""
     if "drawn" not in request.fixturenames:
         blank = Picture(caption="", png="")
-        monkeypatch.setattr(pruning.evaluations.robustness, "grid", lambda *args, **fields: blank)
-        monkeypatch.setattr(pruning.evaluations.informative_features, "grid", lambda *args, **fields: blank)
-        monkeypatch.setattr(pruning.evaluations.informative_features, "heatmap", lambda *args: blank)
+        monkeypatch.setattr(pruning.evaluations.robustness, "draw_grid", lambda *args, **fields: blank)
+        monkeypatch.setattr(pruning.evaluations.informative_features, "draw_grid", lambda *args, **fields: blank)
+        monkeypatch.setattr(pruning.evaluations.informative_features, "draw_heatmap", lambda *args: blank)
 
 
 
@@ -75,9 +76,9 @@ def cascade(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return finished(cases.recipe(0.3, 0.6, 0.9, **TWO, **MODES["fine_tune"]), tmp_path_factory.mktemp("cascade"))
 
 
-def slow_wrong(trial: Trial, model: nn.Module, shift: Shift, images: int) -> list[bool]:
+def slow_wrong(trial: JobRecord, model: nn.Module, shift: Shift, images: int) -> list[bool]:
     """Image by image."""
-    split = sample(trial, images)
+    split = draw_sample(trial, images)
     inputs = trial.data.normalize(split.images)
     if shift.corruption is not None:
         inputs = trial.data.normalize(torch.cat([
@@ -101,25 +102,25 @@ def test_a_potential_is_that_of_a_slow_loop(seed: int) -> None:
     for margin in (-1.0, -0.1, -0.05, 0.0, 0.05, 0.3, 1.0):
         slow = [max([0.0, *(float(r) for r, e in zip(ratios, errors[:, d].tolist(), strict=True)
                             if round(20 * e) <= round(20 * (float(reference[d]) + margin)))]) for d in range(9)]
-        assert potential(ratios, errors, reference, margin).tolist() == slow
+        assert find_prune_potential(ratios, errors, reference, margin).tolist() == slow
 
 
 def test_a_potential_counts_later_successes_and_is_0_where_there_is_none() -> None:
     ratios, errors = torch.tensor([0.2, 0.5, 0.8]), torch.tensor([0.5, 0.6, 0.1])
-    assert float(potential(ratios, errors, torch.tensor(0.1), 0.0)) == pytest.approx(0.8)
-    assert float(potential(ratios, errors, torch.tensor(0.1), -0.001)) == 0
-    assert float(potential(ratios, errors, torch.tensor(0.6), -0.1)) == pytest.approx(0.8)
+    assert float(find_prune_potential(ratios, errors, torch.tensor(0.1), 0.0)) == pytest.approx(0.8)
+    assert float(find_prune_potential(ratios, errors, torch.tensor(0.1), -0.001)) == 0
+    assert float(find_prune_potential(ratios, errors, torch.tensor(0.6), -0.1)) == pytest.approx(0.8)
 
 
 def test_resamples_are_paired_and_of_the_given_images() -> None:
     flags = torch.rand(3, 17, generator=torch.Generator().manual_seed(0)) < 0.4
-    draws = resampled(torch.cat([flags, flags, ~flags]), torch.Generator().manual_seed(1), 250)
+    draws = resample_errors(torch.cat([flags, flags, ~flags]), torch.Generator().manual_seed(1), 250)
     assert draws.shape == (9, 250)
     assert torch.equal(draws[:3], draws[3:6])
     assert torch.allclose(draws[:3] + draws[6:], torch.ones(()).double())
     assert torch.allclose((17 * draws).round(), 17 * draws)
     assert abs(float(draws[0].mean() - flags[0].double().mean())) < 0.03
-    assert resampled(torch.tensor([[True], [False]]), torch.Generator(), 5).tolist() == [[1.0] * 5, [0.0] * 5]
+    assert resample_errors(torch.tensor([[True], [False]]), torch.Generator(), 5).tolist() == [[1.0] * 5, [0.0] * 5]
 
 
 ERRORS = torch.tensor([0.20, 0.19, 0.21, 0.26, 0.20, 0.45], dtype=torch.float64)
@@ -134,13 +135,13 @@ def test_bootstrap_intervals_cover() -> None:
         shared, own = (torch.rand(shape, n, generator=rng, dtype=torch.float64) for shape in (1, 6))
         follows = torch.rand(6, n, generator=rng) < 0.7
         flags = torch.where(follows, shared, own) < ERRORS[:, None]
-        means, draws = flags.double().mean(1), resampled(flags, rng, 200)
-        found = interval(float(potential(ratios, means[1:], means[0], 0.03)),
-                         potential(ratios, draws[1:], draws[0], 0.03), n)
+        means, draws = flags.double().mean(1), resample_errors(flags, rng, 200)
+        found = percentile_interval(float(find_prune_potential(ratios, means[1:], means[0], 0.03)),
+                         find_prune_potential(ratios, draws[1:], draws[0], 0.03), n)
         assert found.low is not None
         assert found.high is not None
         held += found.low <= 0.8 <= found.high
-        gap = interval(float(means[3] - means[0]), draws[3] - draws[0], n)
+        gap = percentile_interval(float(means[3] - means[0]), draws[3] - draws[0], n)
         assert gap.low is not None
         assert gap.high is not None
         differences += gap.low <= 0.06 <= gap.high
@@ -169,7 +170,7 @@ def test_the_line_is_that_of_least_squares_without_intercept() -> None:
 
 
 def test_the_band_of_the_line_covers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning.analysis.prune_potential, "PAIRS", 1000)
+    monkeypatch.setattr(pruning.measurement.bootstrap, "PAIRS", 1000)
     rng, torch_rng, held, times = np.random.default_rng(1), torch.Generator().manual_seed(1), 0, 300
     for _ in range(times):
         x = rng.uniform(0.1, 1, 40)
@@ -189,7 +190,7 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
     trial = trial_of(cascade)
     section = Robustness(**{**FEW, "images": 25}).evaluate(trial)
     shifts = [Shift(name, 2) for name in FEW["corruptions"]] + [Shift(noise=level) for level in (0.5, 2.0)]
-    error = {(one.name, shift.name): slow_wrong(trial, one.load(), shift, 25) for one in networks(trial)
+    error = {(one.name, shift.name): slow_wrong(trial, one.load(), shift, 25) for one in name_networks(trial)
              for shift in [Shift(), *shifts]}
     rows = {(row["network"], row["shift"]): row["error"] for row in section.details["errors_by_shift"]}
     assert {key: row["value"] for key, row in rows.items()} == {key: sum(flags) / 25 for key, flags in error.items()}
@@ -211,7 +212,7 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
                                 np.array([y.value for y in section.curves[f"delta_excess/{label}"].y]), rcond=None)[0][0]
         assert section.scalars[f"delta_excess_error_slope/{label}"].value == pytest.approx(float(slope))
         assert section.curves[f"line/{label}"].y[-1].value == pytest.approx(float(slope))
-        assert section.curves[f"nominal/{label}"].y[0] == binomial(sum(error[mine[0].id, "nominal"]), 25)
+        assert section.curves[f"nominal/{label}"].y[0] == binomial_interval(sum(error[mine[0].id, "nominal"]), 25)
     for curve in section.curves.values():
         assert all(y.low is not None and y.high is not None and y.low <= y.value <= y.high for y in curve.y)
 
@@ -230,7 +231,7 @@ def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(ca
             best = 0.0
             for one in mine:
                 if wrongs[one.id, shift] <= control[shift] + round(25 * margin, 6):
-                    best = max(best, prune_ratio(one, 123))
+                    best = max(best, compute_prune_ratio(one, 123))
             return best
 
         for group, members in groups.items():
@@ -258,9 +259,9 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(cascad
     def counted(data: Data, split: Any, shift: Shift, *others: Any) -> Tensor:
         made.append(shift)
         seen.append(len(split))
-        return shifted(data, split, shift, *others)
+        return shift_images(data, split, shift, *others)
 
-    monkeypatch.setattr(pruning.analysis.shifts, "shifted", counted)
+    monkeypatch.setattr(pruning.analysis.shifts, "shift_images", counted)
     monkeypatch.setattr(pruning.analysis.shift_parameters, "FEWEST", 1)
     monkeypatch.setattr(pruning.analysis.shift_parameters, "WORK", 2000)  # where the work decides
     trial = trial_of(cascade)
@@ -274,25 +275,25 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(cascad
 
 def test_noise_is_the_same_for_all_networks_and_batch_sizes(cascade: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     shifts, data = [Shift(), Shift(noise=1.5), Shift("shot_noise", 5)], cascade.pipeline.data
-    whole = wrong(trial_of(cascade), shifts, 30)
+    whole = errors_under_shifts(trial_of(cascade), shifts, 30)
     monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
-    parts = wrong(trial_of(cascade), shifts, 30)
+    parts = errors_under_shifts(trial_of(cascade), shifts, 30)
     assert all(torch.equal(whole[a][b], parts[a][b]) for a in whole for b in whole[a])
     inputs = data.normalize(data.test.images)
-    first, second = (shifted(data, data.test, Shift(noise=0.3), 4) for _ in range(2))
+    first, second = (shift_images(data, data.test, Shift(noise=0.3), 4) for _ in range(2))
     assert torch.equal(first, second)
     assert 0.29 < float((first - inputs).abs().max()) <= 0.3 + 1e-6
-    assert not torch.equal(first, shifted(data, data.test, Shift(noise=0.3), 5))
+    assert not torch.equal(first, shift_images(data, data.test, Shift(noise=0.3), 5))
 
 
 def test_a_shift_named_twice_counts_once_and_no_two_have_one_name(cascade: Results) -> None:
     trial, twice = trial_of(cascade), ("fog", "snow", "fog")
-    shifts = Asked(twice, (1, 1, 2), (0.1, 0.1)).shifts(trial)
+    shifts = ShiftParameters(twice, (1, 1, 2), (0.1, 0.1)).shifts(trial)
     assert [s.name for s in shifts] == ["fog 1", "fog 2", "snow 1", "snow 2", "noise 0.1"]
     near = [Shift(noise=level).name for level in (0.1234567, 0.12345671, 1.0, 10.0, 1e-7)]
     assert len(set(near)) == 5
     assert Robustness(corruptions=twice).evaluate(trial) == Robustness(corruptions=("fog", "snow")).evaluate(trial)
-    assert len(Asked().shifts(trial)) == 19
+    assert len(ShiftParameters().shifts(trial)) == 19
 
 
 @pytest.mark.parametrize("name", ["robustness", "prune_potential"])
@@ -325,7 +326,7 @@ def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Resul
 
 def test_more_images_than_there_are(cascade: Results) -> None:
     trial = trial_of(cascade)
-    assert Asked(images=10**9).said(trial, [Shift()]) == "1 shift, at 30 test images: nominal."
+    assert ShiftParameters(images=10**9).describe(trial, [Shift()]) == "1 shift, at 30 test images: nominal."
     section = NoiseSimilarity(images=10**9, draws=2, levels=(0.1,)).evaluate(trial)
     assert {y.n for curve in section.curves.values() for y in curve.y} == {60}
     assert {y.n for y in Robustness(("fog",), images=10**9).evaluate(trial).curves["excess/random"].y} == {30}
@@ -337,7 +338,7 @@ def test_more_images_than_there_are(cascade: Results) -> None:
 def test_similarity_by_hand(cascade: Results) -> None:
     trial, levels = trial_of(cascade), (0.0, 0.7)
     section = NoiseSimilarity(levels=(0.7, 0.0, 0.7), draws=4, images=12, against="control").evaluate(trial)
-    inputs = trial.data.normalize(sample(trial, 12).images)
+    inputs = trial.data.normalize(draw_sample(trial, 12).images)
     rows = {(row["network"], row["noise"]): row for row in section.details["similarity"]}
     assert len(rows) == 2 * 7
     for level in levels:
@@ -391,7 +392,7 @@ def test_a_separate_network_is_trained_once_from_another_seed(tmp_path: Path, mo
     assert sections["noise_similarity"].curves["matching/separate"].y[0].value < 1
     again = finished(recipe, tmp_path, seeded_by_torch)
     assert evaluated(again) == sections
-    second = pruning.pipeline.second_network.separate(again.pipeline)
+    second = pruning.pipeline.second_network.train_second_network(again.pipeline)
     assert times == [1], "a rerun is a resume"
     assert second is not None
     other = finished(recipe.model_copy(update={"seed": recipe.seed + 1}), tmp_path / "other", seeded_by_torch)
@@ -459,7 +460,7 @@ def test_networks_that_overflow_are_sure_of_nothing(cascade: Results) -> None:
     for one in ASKED:
         section = evaluations.create(str(one["name"]), one["params"]).evaluate(trial)
         json.dumps(section.model_dump(mode="json"), allow_nan=False)
-    assert sureness(torch.tensor([[math.inf, 0.0], [0.0, 0.0]])).tolist() == [[0.0, 0.0], [0.5, 0.5]]
+    assert compute_confidence(torch.tensor([[math.inf, 0.0], [0.0, 0.0]])).tolist() == [[0.0, 0.0], [0.5, 0.5]]
 
 
 def test_bars_say_what_they_are() -> None:
@@ -471,4 +472,4 @@ def test_applies_only_to_images_that_can_be_corrupted(tmp_path: Path) -> None:
     results = finished(cases.recipe(0.5, **MODES["trained fine_tune"]), tmp_path,
                        lambda: cases.mlp(inputs=32), cases.make_data(shape=(2, 4, 4)))
     assert not Robustness().applies(trial_of(results))
-    assert not applies(NoiseSimilarity(), trial_of(results)), "only where asked for"
+    assert not applies_to(NoiseSimilarity(), trial_of(results)), "only where asked for"

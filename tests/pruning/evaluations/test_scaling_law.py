@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.analysis.applicability import applies
-from pruning.analysis.trial import Trial
+from pruning.analysis.applicability import applies_to
+from pruning.analysis.job_record import JobRecord
 from pruning.data.tensors import Data, Split
 from pruning.errors import InsufficientPointsError
 from pruning.evaluations.scaling_law import RAW, ScalingLaw
 from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.forms import pruned_error
+from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.selection import compare_density_laws
 from pruning.measurement.measure import Measured
 from pruning.reporting import to_html, to_markdown
@@ -35,12 +35,12 @@ def measured(error: float) -> Measured:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def template(tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
     return trial_of(finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path_factory.mktemp("law")))
 
 
-def trial(template: Trial, errors: Sequence[float], unpruned: float = 0.08, densities: Sequence[float] = DENSITIES,
-          label: str = "magnitude", **recipe: Any) -> Trial:
+def trial(template: JobRecord, errors: Sequence[float], unpruned: float = 0.08, densities: Sequence[float] = DENSITIES,
+          label: str = "magnitude", **recipe: Any) -> JobRecord:
     """A job of ten classes whose rounds have these errors."""
     classes = tuple("abcdefghij")
     test = Split(torch.zeros(1, 1, 4, 4, dtype=torch.uint8).expand(IMAGES, 1, 4, 4), torch.zeros(IMAGES).long())
@@ -52,11 +52,11 @@ def trial(template: Trial, errors: Sequence[float], unpruned: float = 0.08, dens
 
 
 def law_errors(noise: float = 0.0, seed: int = 0) -> list[float]:
-    truth = pruned_error(np.array(DENSITIES), 0.08, 0.6, 0.003, 0.9)
+    truth = evaluate_pruned_error(np.array(DENSITIES), 0.08, 0.6, 0.003, 0.9)
     return [float(one) for one in truth * (1 + noise * np.random.default_rng(seed).normal(size=len(truth)))]
 
 
-def test_it_says_what_the_law_says(template: Trial) -> None:
+def test_it_says_what_the_law_says(template: JobRecord) -> None:
     errors = [round(one * IMAGES) / IMAGES for one in law_errors(0.02)]
     section = ScalingLaw(max_error=(0.1, 0.16), densities=(0.07,)).evaluate(trial(template, errors))
     law = fit_density_law([1 - (1 - d) for d in DENSITIES], errors, 0.08, classes=10, images=IMAGES)
@@ -77,14 +77,14 @@ def test_it_says_what_the_law_says(template: Trial) -> None:
     json.dumps(section.model_dump(mode="json"), allow_nan=False)
 
 
-def test_what_was_found_survives_the_report(template: Trial) -> None:
+def test_what_was_found_survives_the_report(template: JobRecord) -> None:
     section = ScalingLaw().evaluate(trial(template, law_errors(0.02)))
     again = Section.model_validate_json(section.model_dump_json())
     law = DensityLaw.model_validate(again.details[RAW]["magnitude"]["law"])
     assert law.predict(0.07) == DensityLaw.model_validate(section.details[RAW]["magnitude"]["law"]).predict(0.07)
 
 
-def test_an_error_below_the_unpruned_one_is_no_answer(template: Trial) -> None:
+def test_an_error_below_the_unpruned_one_is_no_answer(template: JobRecord) -> None:
     section = ScalingLaw(max_error=(0.05, 0.95)).evaluate(trial(template, law_errors(0.02)))
     below, guessing = section.details["answers"]
     assert below["density"] is None
@@ -93,16 +93,16 @@ def test_an_error_below_the_unpruned_one_is_no_answer(template: Trial) -> None:
     assert guessing["remark"] == "any density will do: guessing is good enough"
 
 
-def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(template: Trial) -> None:
+def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(template: JobRecord) -> None:
     """The law lies a little above it at density 1."""
-    errors = pruned_error(np.array(DENSITIES), 0.24, 1.0, 0.2, 0.9)
+    errors = evaluate_pruned_error(np.array(DENSITIES), 0.24, 1.0, 0.2, 0.9)
     section = ScalingLaw(max_error=(0.245,)).evaluate(trial(template, [float(one) for one in errors], unpruned=0.24))
     (row,) = section.details["answers"]
     assert (row["density"], row["error"]["value"]) == (1.0, 0.24)
     assert row["remark"] == "only the network without pruning, with its measured error"
 
 
-def test_rounds_that_end_untrained_are_no_points(template: Trial) -> None:
+def test_rounds_that_end_untrained_are_no_points(template: JobRecord) -> None:
     early = trial(template, law_errors(0.02))
     targets = [replace(one, target=one.sparsity) for one in early.rounds[:5]]
     between = [replace(one, target=None) for one in early.rounds[5:]]
@@ -111,7 +111,7 @@ def test_rounds_that_end_untrained_are_no_points(template: Trial) -> None:
     assert row["points"] == 5
 
 
-def test_where_little_was_lost_nothing_is_extrapolated(template: Trial) -> None:
+def test_where_little_was_lost_nothing_is_extrapolated(template: JobRecord) -> None:
     some = law_errors()[:4]
     section = ScalingLaw().evaluate(trial(template, some, densities=DENSITIES[:4]))
     assert max(section.curves["law/magnitude/law"].x) == pytest.approx(0.8), "drawn to the sparsest round"
@@ -125,20 +125,20 @@ def test_where_little_was_lost_nothing_is_extrapolated(template: Trial) -> None:
     ([0.08] * 4, [0.5, 0.2, 0.1, 0.05], "invalid_curve"),
     ([0.07, 0.075, 0.08, 0.078], [0.5, 0.2, 0.1, 0.05], "insufficient_points"),
     ([0.09, 0.1, 0.12, 0.0], [0.5, 0.2, 0.1, 0.05], "invalid_curve")])
-def test_what_no_law_is_of_is_refused_by_name(template: Trial, errors: list[float], densities: list[float],
+def test_what_no_law_is_of_is_refused_by_name(template: JobRecord, errors: list[float], densities: list[float],
                                               code: str) -> None:
     section = ScalingLaw().evaluate(trial(template, errors, densities=densities))
     assert not section.curves
     assert section.notes[0].startswith(f"magnitude: no law ({code}): ")
 
 
-def test_asked_for_by_name_it_fails_where_no_criterion_has_a_law(template: Trial) -> None:
+def test_asked_for_by_name_it_fails_where_no_criterion_has_a_law(template: JobRecord) -> None:
     asked = cases.recipe(0.5, evaluations=({"name": "scaling_law"},)).evaluations
     with pytest.raises(InsufficientPointsError):
         ScalingLaw().evaluate(trial(template, [0.09, 0.1], densities=[0.5, 0.2], evaluations=asked))
 
 
-def test_each_criterion_has_its_own_law(template: Trial) -> None:
+def test_each_criterion_has_its_own_law(template: JobRecord) -> None:
     one, other = trial(template, law_errors(0.02)), trial(template, law_errors(0.02, 1), label="random")
     short = trial(template, [0.09, 0.1], densities=[0.5, 0.2], label="snip")
     section = ScalingLaw().evaluate(replace(one, rounds=[*one.rounds, *other.rounds, *short.rounds]))
@@ -146,12 +146,12 @@ def test_each_criterion_has_its_own_law(template: Trial) -> None:
     assert any(note.startswith("snip: no law (insufficient_points)") for note in section.notes)
 
 
-def test_by_default_it_runs_where_there_are_points_enough_to_try(template: Trial) -> None:
-    assert applies(ScalingLaw(), trial(template, law_errors()))
-    assert not applies(ScalingLaw(), trial(template, [0.09, 0.1, 0.12], densities=[0.5, 0.2, 0.1]))
+def test_by_default_it_runs_where_there_are_points_enough_to_try(template: JobRecord) -> None:
+    assert applies_to(ScalingLaw(), trial(template, law_errors()))
+    assert not applies_to(ScalingLaw(), trial(template, [0.09, 0.1, 0.12], densities=[0.5, 0.2, 0.1]))
 
 
-def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: Trial) -> None:
+def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: JobRecord) -> None:
     section = ScalingLaw().evaluate(trial(template, law_errors(0.02)))
     report = reports.realistic(sections={"scaling_law": section})
     for page in (to_html(report), to_markdown(report)):

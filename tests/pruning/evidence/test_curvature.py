@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError, ScoreError
-from pruning.evidence.curvature import Curvature, default_curvature, diagonal, fisher_vectors, ggn_vectors
+from pruning.evidence.curvature import Curvature, choose_curvature, compute_diagonal, fisher_vectors, ggn_vectors
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.gradients import Footprint, image_gradients, product, products
-from pruning.masks import prunable
-from pruning.networks.layers import patches
+from pruning.evidence.gradients import Footprint, compute_image_gradients, compute_products, multiply_use
+from pruning.masks import find_prunable
+from pruning.networks.layers import extract_patches
 
 CLASSES = 4
 IMAGES = 5
@@ -126,8 +126,8 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
 def test_products_are_rows_of_the_jacobian(name: str) -> None:
     model, images, _ = network(name)
     given = torch.randn(3, IMAGES, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    names = list(prunable(model))
-    found = dict(products(model, names, images, lambda logits: given))
+    names = list(find_prunable(model))
+    found = dict(compute_products(model, names, images, lambda logits: given))
     assert list(found) == names
     for key in names:
         close(found[key], torch.einsum("kic,ic...->ik...", given, jacobian(model, images, key)))
@@ -136,10 +136,10 @@ def test_products_are_rows_of_the_jacobian(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_of_single_images(name: str) -> None:
     model, images, labels = network(name)
-    names = list(prunable(model))
+    names = list(find_prunable(model))
     batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
     for size in (1, 2**20):
-        parts = list(image_gradients(model, names, batches, size_bytes=size))
+        parts = list(compute_image_gradients(model, names, batches, size_bytes=size))
         found = {key: torch.cat([part[key] for part in parts]) for key in names}
         model.eval()
         for index in range(IMAGES):
@@ -155,7 +155,7 @@ def test_gradients_of_another_loss() -> None:
     def smooth(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=0.2)
 
-    found = next(image_gradients(model, ["0.weight"], [(images, labels)], smooth))["0.weight"]
+    found = next(compute_image_gradients(model, ["0.weight"], [(images, labels)], smooth))["0.weight"]
     model.eval()
     for index in range(IMAGES):
         loss = smooth(model(images[index:index + 1]), labels[index:index + 1])
@@ -172,24 +172,24 @@ def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
             return x @ self.layer.weight.T
 
     with pytest.raises(EvidenceError, match=r"layer\.weight is used without a call of its layer"):
-        list(products(Hidden(), ["layer.weight", "idle.weight"], torch.ones(1, 3), lambda logits: logits[None]))
+        list(compute_products(Hidden(), ["layer.weight", "idle.weight"], torch.ones(1, 3), lambda logits: logits[None]))
 
 
 def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
     def watched(use: object, delta: Tensor) -> Tensor:
-        found = product(use, delta)  # type: ignore[arg-type]
-        sizes.extend((found.nbytes, delta.nbytes, patches(use.layer, use.inputs).nbytes))  # type: ignore[attr-defined]
+        found = multiply_use(use, delta)  # type: ignore[arg-type]
+        sizes.extend((found.nbytes, delta.nbytes, extract_patches(use.layer, use.inputs).nbytes))  # type: ignore[attr-defined]
         return found
 
-    monkeypatch.setattr("pruning.evidence.gradients.product", watched)
+    monkeypatch.setattr("pruning.evidence.gradients.multiply_use", watched)
     model, images, labels = network("conv and linear")
     many = torch.cat([images] * 8), torch.cat([labels] * 8)
     for limit in (8_000, 40_000):
         sizes.clear()
-        names = list(prunable(model))
-        found = diagonal(model, names, [many], "ggn", torch.Generator(), size_bytes=limit)
+        names = list(find_prunable(model))
+        found = compute_diagonal(model, names, [many], "ggn", torch.Generator(), size_bytes=limit)
         assert limit / 4 < max(sizes) <= limit
         for name in names:
             close(found[name], exact(model, images, name))
@@ -197,9 +197,9 @@ def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatc
 
 def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
     model, images, labels = network("twice")
-    names = list(prunable(model))
+    names = list(find_prunable(model))
     assert Footprint.of(model, names, images).vectors(1) == 1
-    found = diagonal(model, names, [(images, labels)], "ggn", torch.Generator(), size_bytes=1)
+    found = compute_diagonal(model, names, [(images, labels)], "ggn", torch.Generator(), size_bytes=1)
     for name in names:
         close(found[name], exact(model, images, name))
 
@@ -220,7 +220,7 @@ def exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
 def test_ggn_is_the_diagonal_of_the_gauss_newton_matrix(name: str) -> None:
     model, images, labels = network(name)
     found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature("ggn")
-    assert list(found) == list(prunable(model))
+    assert list(found) == list(find_prunable(model))
     for key in found:
         close(found[key], exact(model, images, key))
     assert any(float(value.max()) > 1e-4 for value in found.values())
@@ -243,10 +243,10 @@ def test_empirical_fisher_is_the_mean_square_of_single_gradients(name: str) -> N
 @pytest.mark.parametrize("name", ["conv and linear", "twice", "tied"])
 def test_sampled_fisher_is_unbiased(name: str) -> None:
     model, images, labels = network(name)
-    names = list(prunable(model))
+    names = list(find_prunable(model))
     seeds = (torch.Generator().manual_seed(seed) for seed in range(400))
     draws = [torch.cat([value.flatten() for value in
-                        diagonal(model, names, [(images, labels)], "mc_fisher", seed).values()]) for seed in seeds]
+                        compute_diagonal(model, names, [(images, labels)], "mc_fisher", seed).values()]) for seed in seeds]
     truth = torch.cat([exact(model, images, key).flatten() for key in names])
     found = torch.stack(draws)
     errors = (found.mean(0) - truth) / (found.std(0) / len(draws) ** 0.5 + 1e-15)
@@ -269,9 +269,9 @@ def test_labels_are_drawn_as_the_softmax_says() -> None:
 
 def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> None:
     model, images, labels = network("conv and linear")
-    names = list(prunable(model))
+    names = list(find_prunable(model))
     cut = [[(images, labels)], [(images[:1], labels[:1]), (images[1:], labels[1:])]]
-    found = [diagonal(model, names, batches, "mc_fisher", torch.Generator().manual_seed(5), size_bytes=size)
+    found = [compute_diagonal(model, names, batches, "mc_fisher", torch.Generator().manual_seed(5), size_bytes=size)
              for size in (1, 2**24) for batches in cut]
     for other in found[1:]:
         for key in names:
@@ -297,7 +297,7 @@ def test_a_confident_network_keeps_its_precision_in_float32() -> None:
 
 
 def test_default_curvature_by_the_number_of_classes() -> None:
-    assert [default_curvature(classes) for classes in (1, 20, 21, 1000)] == ["ggn", "ggn", "mc_fisher", "mc_fisher"]
+    assert [choose_curvature(classes) for classes in (1, 20, 21, 1000)] == ["ggn", "ggn", "mc_fisher", "mc_fisher"]
     for classes, kind in ((20, "ggn"), (21, "mc_fisher")):
         model = nn.Linear(3, classes).double()
         batches = [(torch.randn(4, 3, dtype=torch.float64), torch.arange(4))]
@@ -311,7 +311,7 @@ def test_each_kind_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     evidence = Evidence(model, batches=[(images, labels)])
     kinds: tuple[Curvature, ...] = ("ggn", "mc_fisher", "empirical_fisher")
     first = [evidence.curvature(kind) for kind in kinds]
-    monkeypatch.setattr("pruning.evidence.evidence.diagonal", None)
+    monkeypatch.setattr("pruning.evidence.evidence.compute_diagonal", None)
     assert all(evidence.curvature(kind) is found for kind, found in zip(kinds, first, strict=True))
 
 

@@ -20,14 +20,21 @@ from pruning.criteria import criteria
 from pruning.criteria.exact_obs import ExactOBS
 from pruning.criteria.obs import OBS
 from pruning.errors import EvidenceError, OutOfMemoryError, ScoreError
-from pruning.evidence.cached import once
+from pruning.evidence.cached import once_per_evidence
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.fisher_blocks import group_gradients
-from pruning.evidence.layer_hessians import hessians
-from pruning.evidence.quadratic_models import cholesky, chunks, inverse, removal, removal_costs, restricted
-from pruning.masks import apply_masks_, full_masks, prunable, top
-from pruning.rounds.method import Seams
-from pruning.rounds.pruning import StageLoss, alive_scores, prune_
+from pruning.evidence.fisher_blocks import compute_group_gradients
+from pruning.evidence.layer_hessians import compute_layer_hessians
+from pruning.evidence.quadratic_models import (
+    compute_removal_costs,
+    factor_cholesky,
+    invert,
+    restrict_curvature,
+    solve_removal,
+    split_matrices,
+)
+from pruning.masks import apply_masks_, build_full_masks, find_prunable, select_top
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.pruning import StageLoss, mask_scores, prune_
 from pruning.schemas.recipe import Method
 from pruning.types import Masks, Scores
 from tests.support import cases
@@ -97,7 +104,7 @@ def kept(size: int, gone: list[int]) -> Tensor:
 @pytest.mark.parametrize("gone", [list(q) for n in range(6) for q in itertools.combinations(range(5), n)])
 def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
     h, theta = positive(5), vector(5)
-    found = removal(h, theta, kept(5, gone))
+    found = solve_removal(h, theta, kept(5, gone))
     expected = brute_move(h, theta, gone) if gone else torch.zeros(5, dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(found[gone], -theta[gone])
@@ -106,7 +113,7 @@ def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
 
 def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper() -> None:
     h, theta, gone = positive(7), vector(7), [1, 2, 5]
-    found = removal(h, theta, kept(7, gone))
+    found = solve_removal(h, theta, kept(7, gone))
     constraints = torch.eye(7, dtype=torch.float64)[gone]  # the stationary point of the Lagrangian
     system = torch.cat([torch.cat([h, constraints.T], 1),
                         torch.cat([constraints, torch.zeros(3, 3, dtype=torch.float64)], 1)])
@@ -122,7 +129,7 @@ def test_one_weight_is_the_textbook_formula() -> None:
     h, theta = positive(6), vector(6)
     whole = torch.linalg.inv(h)
     for q in range(6):
-        found = removal(h, theta, kept(6, [q]))
+        found = solve_removal(h, theta, kept(6, [q]))
         torch.testing.assert_close(found, -theta[q] / whole[q, q] * whole[:, q], rtol=1e-10, atol=1e-12)
         assert brute_cost(h, theta, [q]) == pytest.approx(float(theta[q] ** 2 / (2 * whole[q, q])))
 
@@ -132,21 +139,21 @@ def test_removal_takes_batches_and_broadcasts_one_curvature() -> None:
     theta = torch.stack([vector(4, seed) for seed in range(2)])
     keep = torch.tensor([[True, False, True, False], [False, False, False, True]])
     for index in range(2):
-        torch.testing.assert_close(removal(h, theta, keep)[index], removal(h[index], theta[index], keep[index]))
-        torch.testing.assert_close(removal(h[0], theta, keep)[index], removal(h[0], theta[index], keep[index]))
+        torch.testing.assert_close(solve_removal(h, theta, keep)[index], solve_removal(h[index], theta[index], keep[index]))
+        torch.testing.assert_close(solve_removal(h[0], theta, keep)[index], solve_removal(h[0], theta[index], keep[index]))
 
 
 def test_what_is_not_positive_definite_is_refused_by_name() -> None:
     with pytest.raises(ScoreError, match=r"1 of 2 curvature matrices .* more damping"):
-        cholesky(torch.stack([torch.eye(2), torch.ones(2, 2) - 2 * torch.eye(2)]))
+        factor_cholesky(torch.stack([torch.eye(2), torch.ones(2, 2) - 2 * torch.eye(2)]))
     with pytest.raises(ScoreError):
-        inverse(torch.full((2, 2), math.nan))
+        invert(torch.full((2, 2), math.nan))
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (7, 10), (100, 9), (3, 1000)])
 def test_chunks_cover_everything_within_bounds(count: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", 20)
-    parts = list(chunks(count, size))
+    parts = list(split_matrices(count, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
     lengths = [part.stop - part.start for part in parts]
     assert max(lengths) * size <= max(20, size)
@@ -180,7 +187,7 @@ def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, m
     if masked:
         alive[1], alive[2] = False, True
     before = theta.clone(), alive.clone()
-    found = removal_costs(inverse(restricted(h, alive)), theta, alive)
+    found = compute_removal_costs(invert(restrict_curvature(h, alive)), theta, alive)
     assert torch.equal(theta, before[0])
     assert torch.equal(alive, before[1])
     for row in range(rows):
@@ -196,7 +203,7 @@ def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, m
 
 def test_costs_grow_along_the_order_even_where_removals_cost_nothing() -> None:
     eye = torch.eye(5, dtype=torch.float64)[None]
-    found = removal_costs(eye, torch.zeros(1, 5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool))
+    found = compute_removal_costs(eye, torch.zeros(1, 5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool))
     assert len(set(found.flatten().tolist())) == 5
     assert found.max() < 1e-300
 
@@ -278,7 +285,7 @@ def evidence_of(case: str, masks: Masks | None = None) -> Evidence:
 def test_hessians_are_those_of_the_layers_outputs(case: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning.evidence.layer_hessians, "ELEMENTS", elements)
     evidence = evidence_of(case)
-    found = hessians(evidence)
+    found = compute_layer_hessians(evidence)
     assert set(found) == set(evidence.weights)
     for name, weight in evidence.weights.items():
         for row in range(len(weight)):
@@ -291,13 +298,13 @@ def test_hessians_of_a_sequence_sum_over_its_positions() -> None:
     layer = nn.Linear(2, 1).double()
     words = torch.randn(3, 4, 2, generator=rng(), dtype=torch.float64)
     expected = 2 / 3 * words.flatten(0, 1).T @ words.flatten(0, 1)
-    torch.testing.assert_close(hessians(Evidence(layer, batches=[(words, torch.zeros(3))]))["weight"][0], expected)
+    torch.testing.assert_close(compute_layer_hessians(Evidence(layer, batches=[(words, torch.zeros(3))]))["weight"][0], expected)
 
 
 def test_hessians_of_float32_models_are_accumulated_in_float64() -> None:
     layer = nn.Linear(2, 1)
     images = torch.tensor([[3000.0, 1.0], [1.0, 0.001]])
-    found = hessians(Evidence(layer, batches=[(images, torch.zeros(2))]))["weight"][0]
+    found = compute_layer_hessians(Evidence(layer, batches=[(images, torch.zeros(2))]))["weight"][0]
     torch.testing.assert_close(found, images.double().T @ images.double(), rtol=1e-15, atol=0)
 
 
@@ -333,9 +340,9 @@ def test_what_cannot_be_known_of_a_layer_is_refused_by_name() -> None:
     with pytest.raises(EvidenceError, match=r"layer.weight is used without a call of its layer"):
         OBS().score(Evidence(Hidden(True), batches=BATCH))
     with pytest.raises(EvidenceError, match="matrices of two shapes"):
-        hessians(Evidence(TwoShapes(), batches=[(torch.ones(2, 2, 2, 2), torch.tensor([0, 1]))]))
+        compute_layer_hessians(Evidence(TwoShapes(), batches=[(torch.ones(2, 2, 2, 2), torch.tensor([0, 1]))]))
     with pytest.raises(ScoreError, match=r"weight: the inputs of its layer are no finite numbers"):
-        hessians(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]))
+        compute_layer_hessians(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]))
     with pytest.raises(ScoreError, match=r"weight: the gradients of the loss are no finite numbers"):
         OBS().score(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.nan]]), torch.tensor([0]))]))
 
@@ -349,7 +356,7 @@ def test_layers_of_too_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pruning.evidence.layer_hessians, "INPUTS", 3)
     with pytest.raises(OutOfMemoryError, match=r"1\.weight: 4 inputs make a Hessian"):
         ExactOBS().score(double("plain"))
-    hessians(Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))]))
+    compute_layer_hessians(Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))]))
 
 
 # exact_obs
@@ -373,7 +380,7 @@ def test_scores_follow_the_removal_of_one_row_at_a_time(case: str, masked: bool,
     monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
     evidence = evidence_of(case)
     if masked:
-        masks = random_masks(full_masks(evidence.weights))
+        masks = random_masks(build_full_masks(evidence.weights))
         apply_masks_(evidence.model, masks)
         evidence = Evidence(evidence.model, masks, evidence.batches)
     found = ExactOBS(damping=1e-3).score(evidence)
@@ -412,7 +419,7 @@ def test_compensated_rows_are_the_least_squares_optimum_on_their_support(case: s
 @pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "strided", "pointwise", "tied", *CONVOLUTIONS])
 def test_compensation_lowers_the_error_of_the_outputs(case: str) -> None:
     evidence = evidence_of(case)
-    masks = {name: top(score, score.numel() // 2) for name, score in ExactOBS().score(evidence).items()}
+    masks = {name: select_top(score, score.numel() // 2) for name, score in ExactOBS().score(evidence).items()}
     found = ExactOBS().compensate(evidence, masks)
     for name, weight in evidence.weights.items():
         errors = [0.0, 0.0]
@@ -428,9 +435,9 @@ def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
     layer = nn.Linear(8, 3, bias=False).double()
     images = torch.randn(50, 8, generator=rng(), dtype=torch.float64) @ positive(8)
     evidence = Evidence(layer, batches=[(images, torch.zeros(50))])
-    h = damped(hessians(evidence)["weight"][0], 1e-6)
+    h = damped(compute_layer_hessians(evidence)["weight"][0], 1e-6)
     scores = ExactOBS().score(evidence)["weight"]
-    masks = {"weight": top(scores, 11)}
+    masks = {"weight": select_top(scores, 11)}
     found = ExactOBS().compensate(evidence, masks)["weight"]
     for row in range(3):
         w = evidence.weights["weight"][row].clone()
@@ -449,7 +456,7 @@ def test_greedy_removal_is_near_the_best_subset() -> None:
     layer = nn.Linear(6, 1, bias=False).double()
     images = torch.randn(40, 6, generator=rng(3), dtype=torch.float64)
     evidence = Evidence(layer, batches=[(images, torch.zeros(40))])
-    h, w = damped(hessians(evidence)["weight"][0], 1e-6), evidence.weights["weight"][0]
+    h, w = damped(compute_layer_hessians(evidence)["weight"][0], 1e-6), evidence.weights["weight"][0]
     order = ExactOBS().score(evidence)["weight"][0].argsort().tolist()
     for removed in range(1, 6):
         best = min(brute_cost(h, w, list(q)) for q in itertools.combinations(range(6), removed))
@@ -536,7 +543,7 @@ NETWORKS = ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "one_w
 @pytest.mark.parametrize("groups", [1, 2, 3, 6, 7, 250])
 def test_group_gradients_are_the_means_over_groups_of_images(groups: int) -> None:
     evidence = double("plain", half("plain"))
-    found = group_gradients(evidence, groups)
+    found = compute_group_gradients(evidence, groups)
     expected = groups_by_hand(evidence, groups)
     for name in evidence.weights:
         assert found[name].shape == (min(groups, 7), evidence.weights[name].numel())
@@ -601,7 +608,7 @@ def test_float32_models_keep_their_type_and_agree() -> None:
     evidence, other = Evidence(model, batches=batches), double("plain")
     masks = random_masks(evidence.masks)
     criterion = OBS(damping=1e-3)
-    assert group_gradients(evidence, 250)["1.weight"].dtype == torch.float32
+    assert compute_group_gradients(evidence, 250)["1.weight"].dtype == torch.float32
     for name, weight in criterion.compensate(evidence, masks).items():
         assert weight.dtype == torch.float32
         torch.testing.assert_close(weight.double(), criterion.compensate(other, masks)[name], rtol=1e-3, atol=1e-5)
@@ -634,7 +641,7 @@ def test_the_fisher_is_computed_once_for_each_point() -> None:
 def test_what_is_computed_once_goes_with_its_evidence() -> None:
     made: list[weakref.ref[Tensor]] = []
 
-    @once
+    @once_per_evidence
     def compute(evidence: Evidence, factor: float = 1.0) -> Tensor:
         found = torch.full((2,), factor)
         made.append(weakref.ref(found))
@@ -669,7 +676,7 @@ def trained() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
 def rounds(name: str, params: dict[str, Any],
            *targets: float) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
     model, batches = trained()
-    masks, stages, seen = full_masks(prunable(model)), [], []
+    masks, stages, seen = build_full_masks(find_prunable(model)), [], []
     for target in targets:
         def evidence(masks: Masks, stage: int) -> Evidence:
             for key, mask in masks.items():
@@ -677,7 +684,7 @@ def rounds(name: str, params: dict[str, Any],
             seen.append(masks)
             return Evidence(model, masks, batches)
 
-        masks = prune_(model, masks, target, Seams.of(cases.recipe(0.5), Method(name=name, params=params)), evidence,
+        masks = prune_(model, masks, target, PruningMethod.of(cases.recipe(0.5), Method(name=name, params=params)), evidence,
                        generator=rng(), on_stage=stages.append)
     return model, masks, stages, seen
 
@@ -723,7 +730,7 @@ def test_awkward_networks_get_finite_scores_weights_and_predictions(name: str, c
     apply_masks_(model, masks)
     evidence = Evidence(model, masks, batches)
     criterion: Any = criteria.create(name)
-    alive_scores(evidence, criterion.score(evidence))
+    mask_scores(evidence, criterion.score(evidence))
     after = random_masks(masks)
     for key, weight in criterion.compensate(evidence, after).items():
         assert torch.isfinite(weight).all()
@@ -735,5 +742,5 @@ def test_awkward_networks_get_finite_scores_weights_and_predictions(name: str, c
 
 
 def test_the_error_of_layers_is_not_comparable_so_the_default_is_uniform() -> None:
-    assert Seams.of(cases.recipe(0.5), Method(name="exact_obs")).allocation == \
-        Seams.of(cases.recipe(0.5, allocation={"name": "uniform"}), Method(name="magnitude")).allocation
+    assert PruningMethod.of(cases.recipe(0.5), Method(name="exact_obs")).allocation == \
+        PruningMethod.of(cases.recipe(0.5, allocation={"name": "uniform"}), Method(name="magnitude")).allocation

@@ -12,10 +12,10 @@ from pruning.criteria.sipp import SiPP
 from pruning.errors import EvidenceError
 from pruning.evidence import sensitivities as module
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import Positions, sample_size, sensitivities
+from pruning.evidence.sensitivities import Positions, compute_sensitivities, sample_size
 from pruning.library import load_model
-from pruning.masks import prunable
-from pruning.networks.layers import Use, groups, patches, recording
+from pruning.masks import find_prunable
+from pruning.networks.layers import Use, count_groups, extract_patches, record_uses
 from pruning.types import Scores
 from tests.support import cases
 
@@ -27,10 +27,10 @@ def split(inputs: Tensor) -> list[Tensor]:
 
 def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
     """g_ij(x, p) of one non-negative point, (out, K, positions), by the definition."""
-    seen = patches(use.layer, inputs[None])[0]  # (G, K, P)
+    seen = extract_patches(use.layer, inputs[None])[0]  # (G, K, P)
     found = torch.zeros(len(weight), weight[0].numel(), seen.shape[-1], dtype=torch.float64)
     for i, row in enumerate(weight.flatten(1)):
-        columns = seen[i // (len(weight) // groups(use.layer))]
+        columns = seen[i // (len(weight) // count_groups(use.layer))]
         for p in range(columns.shape[-1]):
             for j, w in enumerate(row):
                 z = sum((abs(float(v)) * float(a) for v, a in zip(row, columns[:, p], strict=True) if v * w > 0), 0.0)
@@ -42,10 +42,10 @@ def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
 def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Positions) -> Scores:
     found: Scores = {}
     model.eval()
-    for name, weight in prunable(model).items():
+    for name, weight in find_prunable(model).items():
         worst = torch.zeros(len(weight), weight[0].numel(), dtype=torch.float64)
         for images, _ in batches:
-            with torch.no_grad(), recording(model, [name]) as uses:
+            with torch.no_grad(), record_uses(model, [name]) as uses:
                 model(images)
             for use in uses[name]:
                 for image in use.inputs:
@@ -61,7 +61,7 @@ def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Posi
 def test_sensitivities_are_those_of_the_definition(case: str, positions: Positions) -> None:
     model, batches = cases.awkward(case)
     model, batches = model.double(), [(x.double(), y) for x, y in batches]
-    found = sensitivities(model, list(prunable(model)), batches, positions)
+    found = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
     expected = slow(model, batches, positions)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
@@ -73,19 +73,19 @@ def test_sensitivities_are_those_of_the_definition(case: str, positions: Positio
 def test_memory_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, positions: Positions) -> None:
     model = cases.conv_net().double()
     inputs = torch.randn(9, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    names, labels = list(prunable(model)), torch.zeros(9)
-    whole = sensitivities(model, names, [(inputs, labels)], positions)
+    names, labels = list(find_prunable(model)), torch.zeros(9)
+    whole = compute_sensitivities(model, names, [(inputs, labels)], positions)
     largest = 0
 
     def watched(layer: module.Layer, given: Tensor) -> Tensor:
         nonlocal largest
         largest = max(largest, len(given))
-        return patches(layer, given)
+        return extract_patches(layer, given)
 
     monkeypatch.setattr(module, "BYTES", 1)
     monkeypatch.setattr(module, "CACHE", 1)
-    monkeypatch.setattr(module, "patches", watched)
-    single = sensitivities(model, names, [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])], positions)
+    monkeypatch.setattr(module, "extract_patches", watched)
+    single = compute_sensitivities(model, names, [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])], positions)
     assert largest == 1, "with no memory to spare, one image at a time"
     for name in names:
         torch.testing.assert_close(single[name], whole[name], rtol=1e-12, atol=0)
@@ -94,17 +94,17 @@ def test_memory_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, posit
 @pytest.mark.parametrize("positions", ["mean", "max"])
 def test_sensitivities_do_not_depend_on_the_scale_of_a_filter(positions: Positions) -> None:
     model, batches = cases.conv_net().double(), [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))]
-    before = sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
+    before = compute_sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
     with torch.no_grad():
         model.get_parameter("0.weight").mul_(torch.tensor([1.0, 3.0, 0.5, 100.0], dtype=torch.float64)[:, None, None, None])
-    after = sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
+    after = compute_sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
     torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
 
 
 def test_the_parts_of_a_side_sum_to_one_at_least() -> None:
     """Each image's parts sum to one where the side receives anything, and the maximum over images is no less."""
     model, batches = cases.mlp().double(), [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))]
-    found = sensitivities(model, ["1.weight"], batches, "mean")["1.weight"]
+    found = compute_sensitivities(model, ["1.weight"], batches, "mean")["1.weight"]
     for side in (model.get_parameter("1.weight") > 0, model.get_parameter("1.weight") < 0):
         sums = (found * side).sum(1)
         assert bool((sums[side.any(1)] >= 1 - 1e-12).all())
@@ -114,30 +114,30 @@ def test_sums_of_nothing_give_nothing() -> None:
     model = nn.Linear(3, 2)
     nn.init.ones_(model.weight)
     for value in (0.0, 2.0**-23 / 3):
-        found = sensitivities(model, ["weight"], [(torch.full((2, 3), value), torch.zeros(2))], "max")
+        found = compute_sensitivities(model, ["weight"], [(torch.full((2, 3), value), torch.zeros(2))], "max")
         assert not found["weight"].any()
-    found = sensitivities(model, ["weight"], [(torch.full((2, 3), 2.0**-22), torch.zeros(2))], "max")
+    found = compute_sensitivities(model, ["weight"], [(torch.full((2, 3), 2.0**-22), torch.zeros(2))], "max")
     torch.testing.assert_close(found["weight"], torch.full((2, 3), 1 / 3))
 
 
 def test_inputs_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(EvidenceError, match=r"weight: the inputs of its layer are no finite numbers"):
-        sensitivities(nn.Linear(1, 1), ["weight"], [(torch.tensor([[math.nan]]), torch.zeros(1))], "mean")
+        compute_sensitivities(nn.Linear(1, 1), ["weight"], [(torch.tensor([[math.nan]]), torch.zeros(1))], "mean")
 
 
 def test_sample_sizes_of_the_released_code() -> None:
     lenet = load_model("lenet_300_100", channels=1, height=28, width=28, classes=10)
-    assert sample_size(lenet, list(prunable(lenet)), torch.zeros(1, 1, 28, 28), 1e-16, 3.0) == 152
+    assert sample_size(lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28), 1e-16, 3.0) == 152
     resnet = load_model("cifar_resnet", depth=20)
-    assert sample_size(resnet, list(prunable(resnet)), torch.zeros(1, 3, 32, 32), 1e-16, 3.0) == 183
+    assert sample_size(resnet, list(find_prunable(resnet)), torch.zeros(1, 3, 32, 32), 1e-16, 3.0) == 183
 
 
 def test_sipp_takes_the_first_images_of_its_sample() -> None:
     model = cases.mlp().double()
     inputs = torch.randn(400, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     given = [(inputs[:300], torch.zeros(300)), (inputs[300:], torch.zeros(100))]
-    size = sample_size(model, list(prunable(model)), inputs[:1], 1e-16, 3.0)
+    size = sample_size(model, list(find_prunable(model)), inputs[:1], 1e-16, 3.0)
     assert size == math.ceil(3 * math.log(8 * 6 * 9 / 1e-16)) < SiPP().calibration(3).images < 300
     found = SiPP().score(Evidence(model, batches=given))
-    expected = sensitivities(model, list(prunable(model)), [(inputs[:size], torch.zeros(size))], "mean")
+    expected = compute_sensitivities(model, list(find_prunable(model)), [(inputs[:size], torch.zeros(size))], "mean")
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 
 from pruning.errors import DataError, ParameterError
 from pruning.family import design
-from pruning.family.answers import SAME, smallest_run
-from pruning.family.measurements import fit, gather, halves, plane
-from pruning.family.members import Member, densities, job_of, measured, members
-from pruning.family.report import report
-from pruning.family.sections import sections
-from pruning.family.sizes import sizes
-from pruning.family.turn import turn
-from pruning.laws.answers import forecasts_of
-from pruning.laws.family_queries import answers, candidates_of, forecasts, law_of
-from pruning.rounds.plan import rounds
+from pruning.family.answers import SAME, find_smallest_run
+from pruning.family.measurements import fit_family_law, fit_unpruned_plane, gather_measurements, predict_other_half
+from pruning.family.members import Member, build_member_job, list_members, member_densities, read_member_curve
+from pruning.family.report import build_report
+from pruning.family.sections import build_sections
+from pruning.family.sizes import build_sizes
+from pruning.family.turn import take_turn
+from pruning.laws.answers import forecast_errors
+from pruning.laws.family_queries import answer_error, forecast_networks, list_family_candidates, read_family_law
+from pruning.rounds.plan import plan_rounds
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.job import JobSpec
@@ -32,11 +32,11 @@ def test_every_member_is_a_job_of_iterative_magnitude_pruning_with_weight_rewind
     family = world.spec(keep=0.8, floor_density=0.1, members={"depths": [2], "widths": [8], "fractions": [0.5]},
                         model={"architecture": "mlp", "train": {"epochs": 4, "rewind_epoch": 1}},
                         dataset={"builtin": "digits", "limit": {"train": 1000, "test": 300}})
-    (member,) = members(family)
+    (member,) = list_members(family)
     assert member.rounds == family.rounds == math.floor(math.log(0.1) / math.log(0.8))
-    job = JobSpec.model_validate(job_of(family, member, {"hidden": [8, 8]}))
+    job = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8, 8]}))
     recipe = job.recipe()
-    planned = rounds(recipe)
+    planned = plan_rounds(recipe)
     assert [one.density for one in planned] == pytest.approx([0.8**i for i in range(1, 11)])
     assert all(one.epochs == (1, 4) and not one.restart for one in planned[1:])
     assert (recipe.criteria[0].name, recipe.retrain.mode) == ("magnitude", "weight_rewind")
@@ -47,9 +47,9 @@ def test_every_member_is_a_job_of_iterative_magnitude_pruning_with_weight_rewind
 
 def test_synflow_prunes_at_initialisation_each_density_by_itself() -> None:
     family = world.spec(method="synflow", keep=0.5, floor_density=0.1)
-    member = members(family)[0]
-    job = JobSpec.model_validate(job_of(family, member, {"hidden": [8]}))
-    planned = rounds(job.recipe())
+    member = list_members(family)[0]
+    job = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]}))
+    planned = plan_rounds(job.recipe())
     assert (job.when, job.recipe().criteria[0].name) == ("before_training", "synflow")
     assert [one.density for one in planned] == pytest.approx([0.5, 0.25, 0.125])
     assert all(one.restart and one.target is not None for one in planned)
@@ -78,7 +78,7 @@ def test_odd_families_are_refused(change: dict[str, Any], said: str) -> None:
 
 def test_sizes_are_those_of_the_networks() -> None:
     family = world.spec(candidates={"depths": [4], "widths": [8]})
-    found = sizes(family, (1, 8, 8), [str(i) for i in range(10)], "classification")
+    found = build_sizes(family, (1, 8, 8), [str(i) for i in range(10)], "classification")
     assert sorted(found, key=str) == sorted(world.sizes(family), key=str)
 
 
@@ -96,7 +96,7 @@ def test_sizes_are_those_of_the_networks() -> None:
      DataError)])
 def test_networks_that_cannot_be_built_are_refused(change: dict[str, Any], pointer: str, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
-        sizes(world.spec(**change), (1, 8, 8), [str(i) for i in range(10)], "classification")
+        build_sizes(world.spec(**change), (1, 8, 8), [str(i) for i in range(10)], "classification")
     assert caught.value.pointer == pointer  # type: ignore[attr-defined]
 
 
@@ -112,25 +112,25 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
         "checkpoints": [{"id": "c", "density": 0.25, "parameters": 9, **network(0.3)}],
         "rounds": [{"criterion": criterion, "density": 0.25, "pruned": network(0.5), "retrained": network(0.3)},
                    {"criterion": criterion, "density": 0.5, "pruned": network(0.2), "retrained": None}]}
-    found = measured(report)
+    found = read_member_curve(report)
     assert found is not None
     assert found.unpruned_error == pytest.approx(0.15)
     assert (found.densities, found.errors) == ((0.5, 0.25), (0.2, 0.3))
     assert (found.images, found.test_images, found.classes, found.final) == (90, 50, 2, {
         "id": "c", "error": {"value": 0.3}, "parameters": 9, "density": 0.25})
     report["control"]["retrain_epochs"] = 0
-    again = measured(report)
+    again = read_member_curve(report)
     assert again is not None
     assert again.unpruned_error == 0.1
     report["rounds"][0]["criterion"] = {"name": "random", "params": {}}
-    assert measured(report) is None
-    assert measured({**report, "rounds": []}) is None
+    assert read_member_curve(report) is None
+    assert read_member_curve({**report, "rounds": []}) is None
 
 
 def test_a_family_starts_every_member_fits_one_law_and_trains_its_answer() -> None:
     family = world.spec()
-    first = turn(family, world.sizes(family), [])
-    assert {one.key for one in first.start} == {one.key for one in members(family)}
+    first = take_turn(family, world.sizes(family), [])
+    assert {one.key for one in first.start} == {one.key for one in list_members(family)}
     assert len(first.start) == 18
     end = world.live(family)
     assert end.finished
@@ -222,7 +222,7 @@ def test_candidates_that_were_not_run_have_the_error_of_the_dense_law() -> None:
 def test_half_of_the_networks_predicts_the_other_half() -> None:
     state = world.live(world.spec(confirm=False))
     assert state.points is not None
-    sides, why = halves(state.points)
+    sides, why = predict_other_half(state.points)
     assert len(sides) == 2
     assert not why
     assert set(sides[0].fitted) | set(sides[1].fitted) == set(state.points.networks)
@@ -237,11 +237,11 @@ def test_half_of_the_networks_predicts_the_other_half() -> None:
 def test_halves_share_sizes_where_they_would_not_tell_of_them() -> None:
     state = world.live(world.spec(members={"depths": [1, 2], "widths": [8, 16], "fractions": [0.25, 1.0]}, confirm=False))
     assert state.points is not None
-    sides, why = halves(state.points)
+    sides, why = predict_other_half(state.points)
     assert len(sides) == 2
     assert not why
     assert {one[:2] for one in sides[0].fitted} == {one[:2] for one in sides[1].fitted}
-    assert "sizes are in both halves" in sections(state)["invariant"].notes[0]
+    assert "sizes are in both halves" in build_sections(state)["invariant"].notes[0]
 
 
 def test_halves_see_an_invariant_that_does_not_hold() -> None:
@@ -253,21 +253,21 @@ def test_halves_see_an_invariant_that_does_not_hold() -> None:
     odd = [run.model_copy(update={"curve": run.curve.model_copy(update={
         "errors": tuple(min(0.89, one * shift[run.member.network]) for one in run.curve.errors)})})
         for run in state.runs if run.curve is not None]
-    points = gather(odd)
+    points = gather_measurements(odd)
     assert points is not None
-    assert max(float(np.abs(half.deviation).mean()) for half in halves(points)[0]) > 0.2
+    assert max(float(np.abs(half.deviation).mean()) for half in predict_other_half(points)[0]) > 0.2
 
 
 def test_halves_that_cannot_be_told_are_said() -> None:
     few = world.live(world.spec(members={"depths": [1, 2], "widths": [8, 16]}, confirm=False))
     assert few.points is not None
-    sides, why = halves(few.points)
+    sides, why = predict_other_half(few.points)
     assert not sides
     assert len(why) == 2
     (one,) = [run for run in few.runs if (run.member.depth, run.member.width) == (1, 8)]
-    alone = gather([one])
+    alone = gather_measurements([one])
     assert alone is not None
-    assert halves(alone) == ([], ["one network alone has no other half"])
+    assert predict_other_half(alone) == ([], ["one network alone has no other half"])
 
 
 def test_errors_that_no_curve_has_are_left_out() -> None:
@@ -275,7 +275,7 @@ def test_errors_that_no_curve_has_are_left_out() -> None:
     run = state.runs[0]
     assert run.curve is not None
     errors = (0.0, 0.999, *run.curve.errors[2:])
-    points = gather([run.model_copy(update={"curve": run.curve.model_copy(update={"errors": errors})})])
+    points = gather_measurements([run.model_copy(update={"curve": run.curve.model_copy(update={"errors": errors})})])
     assert points is not None
     assert len(points) == len(errors) - 2
     assert "2 points are left out" in points.warnings[0]
@@ -288,14 +288,14 @@ def test_a_member_that_learned_nothing_costs_the_others_no_law(unpruned: float) 
     assert runs[0].curve is not None
     runs[0] = runs[0].model_copy(update={"curve": runs[0].curve.model_copy(update={
         "unpruned_error": unpruned, "errors": (max(unpruned, 0.1),) * len(runs[0].curve.errors)})})
-    end = turn(state.spec, state.sizes, runs)
+    end = take_turn(state.spec, state.sizes, runs)
     assert end.refusal is None
     assert end.dense is not None
     assert end.points is not None
     assert len(end.points.networks) == len(runs) - 1
     assert "members left out: 1" in end.points.warnings[0]
     every = [one.model_copy(update={"curve": runs[0].curve}) for one in runs]
-    nothing = turn(state.spec, state.sizes, every)
+    nothing = take_turn(state.spec, state.sizes, every)
     assert nothing.refusal is not None
     assert "none of the 18 members that succeeded" in nothing.refusal.message
 
@@ -307,7 +307,7 @@ def test_the_deviation_of_the_report_is_that_of_the_points() -> None:
     assert state.law is not None
     unpruned = np.array([state.points.unpruned_of(one) for one in state.points.network])
     told = state.law.curve(state.points.depth, state.points.width, state.points.density, unpruned)
-    shown = sections(state)["scaling_law"].scalars["missed error, standard deviation"]
+    shown = build_sections(state)["scaling_law"].scalars["missed error, standard deviation"]
     assert shown.value == pytest.approx(float((told / state.points.error - 1).std()), rel=1e-6)
 
 
@@ -339,20 +339,20 @@ def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_li
     assert found is not None
     assert (found.parameters, found.job, found.error) == min(kept)
     assert (found.job, found.parameters) == (answer.job, answer.measured_parameters)
-    assert "Of all that was run" not in sections(state)["answers"].notes[0]  # it is the answer itself
-    found = smallest_run(family, [run for run in state.runs if run.member.role == "member"], 0.11)
+    assert "Of all that was run" not in build_sections(state)["answers"].notes[0]  # it is the answer itself
+    found = find_smallest_run(family, [run for run in state.runs if run.member.role == "member"], 0.11)
     assert found is not None
     member = next(run.member for run in state.runs if run.job == found.job)
-    planned = rounds(JobSpec.model_validate(job_of(family, member, {"hidden": [8]})).recipe())
-    again = JobSpec.model_validate(job_of(family, member, {"hidden": [8]}) | {"targets": {"sparsity": [found.sparsity]}})
-    shorter = rounds(again.recipe())
+    planned = plan_rounds(JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]})).recipe())
+    again = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]}) | {"targets": {"sparsity": [found.sparsity]}})
+    shorter = plan_rounds(again.recipe())
     assert shorter[-1].density == pytest.approx(found.density, rel=0.01)
     assert [one.density for one in shorter[:-1]] == [one.density for one in planned[:len(shorter) - 1]]
     assert (shorter[-1].density, len(shorter)) == (pytest.approx(planned[len(shorter) - 1].density), round(
         math.log(found.density) / math.log(family.keep)))
     other = replace(state, answers=(answer.model_copy(update={"smallest_run": found}),))
-    assert f"The spec of job {found.job}, with {found.sparsity} as target" in sections(other)["answers"].notes[0]
-    assert smallest_run(family, state.runs, min(one[2] for one in kept) / 2) is None
+    assert f"The spec of job {found.job}, with {found.sparsity} as target" in build_sections(other)["answers"].notes[0]
+    assert find_smallest_run(family, state.runs, min(one[2] for one in kept) / 2) is None
 
 
 def test_where_no_answer_keeps_to_its_error_a_network_that_did_is_named() -> None:
@@ -361,7 +361,7 @@ def test_where_no_answer_keeps_to_its_error_a_network_that_did_is_named() -> Non
     assert answer.measured is not None
     high = answer.measured.model_copy(update={"value": 0.2, "low": 0.19, "high": 0.21})
     missed = answer.model_copy(update={"measured": high})
-    told = report(replace(state, answers=(missed,)), "job", {}, "data").recommendation
+    told = build_report(replace(state, answers=(missed,)), "job", {}, "data").recommendation
     assert answer.smallest_run is not None
     assert (told.job, told.checkpoint) == (None, None)
     assert answer.smallest_run.job in told.reason
@@ -373,14 +373,14 @@ def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
     errors = {key: 0.06 * key[0] ** -0.1 * key[1] ** -0.2 * key[2] ** -0.3 for key in state.points.networks}
     exact = [run.model_copy(update={"curve": run.curve.model_copy(update={"unpruned_error": errors[run.member.network]})})
              for run in state.runs if run.curve is not None]
-    points = gather(exact)
+    points = gather_measurements(exact)
     assert points is not None
-    found = plane(points)
+    found = fit_unpruned_plane(points)
     assert found.at((5, 64, 0.5)) == pytest.approx(0.06 * 5**-0.1 * 64**-0.2 * 0.5**-0.3)
     assert found.deviation == pytest.approx(0, abs=1e-9)
-    three = gather([run for run in exact if run.member.network in {(1, 8, 1.0), (2, 8, 1.0), (1, 16, 1.0)}])
+    three = gather_measurements([run for run in exact if run.member.network in {(1, 8, 1.0), (2, 8, 1.0), (1, 16, 1.0)}])
     assert three is not None
-    assert plane(three).deviation is None
+    assert fit_unpruned_plane(three).deviation is None
 
 
 # adaptive
@@ -406,10 +406,10 @@ def test_an_adaptive_family_stops_early_and_is_as_good_as_it_says() -> None:
 
 
 def test_the_first_design_is_the_smallest_from_which_sizes_can_be_told() -> None:
-    start = turn(adaptive(), world.sizes(adaptive()), []).start
+    start = take_turn(adaptive(), world.sizes(adaptive()), []).start
     assert [(one.depth, one.width, one.fraction) for one in start] == [(1, 8, 1), (3, 8, 1), (1, 32, 1)]
     one_depth = world.spec(members={"depths": [2], "widths": [8, 16, 32]}, adaptive={})
-    assert {(one.depth, one.width) for one in turn(one_depth, world.sizes(one_depth), []).start} == {(2, 8), (2, 32)}
+    assert {(one.depth, one.width) for one in take_turn(one_depth, world.sizes(one_depth), []).start} == {(2, 8), (2, 32)}
 
 
 @pytest.mark.parametrize(("grid", "corner"), [
@@ -429,13 +429,13 @@ def test_an_adaptive_family_is_not_blind_to_depth_or_width(grid: dict[str, Any],
 
 def test_never_more_than_asked_for_at_once_or_in_all() -> None:
     family = adaptive(1e-4, at_once=3, max_members=8)
-    state = turn(family, world.sizes(family), [])
+    state = take_turn(family, world.sizes(family), [])
     runs = [world.World().run(family, one, f"job_{i:08d}") for i, one in enumerate(state.start)]
-    state = turn(family, world.sizes(family), runs)
+    state = take_turn(family, world.sizes(family), runs)
     assert len(state.start) == 3
     under_way = [world.World().run(family, one, f"job_9{i:07d}").model_copy(update={"status": "running", "curve": None})
                  for i, one in enumerate(state.start)]
-    assert not turn(family, world.sizes(family), [*runs, *under_way]).start
+    assert not take_turn(family, world.sizes(family), [*runs, *under_way]).start
     assert len(world.live(family).runs) == 8
 
 
@@ -443,15 +443,15 @@ def test_never_more_than_asked_for_at_once_or_in_all() -> None:
 def test_the_next_member_is_the_best_of_all_by_refits() -> None:
     """The expected fall of variance, told by the delta method, is what fits to simulated points of the member give."""
     family = adaptive()
-    every = members(family)
+    every = list_members(family)
     here = [one for one in every if one.fraction == 1.0 and (one.depth, one.width) in {(1, 8), (3, 8), (1, 32), (2, 16)}]
     runs = [world.World().run(family, one, f"job_{i:08d}") for i, one in enumerate(here)]
-    points = gather(runs)
+    points = gather_measurements(runs)
     assert points is not None
-    law = fit(points, refits=0)
-    found = design.design(family, law, points, every)
+    law = fit_family_law(points, refits=0)
+    found = design.build_design(family, law, points, every)
     candidate = next(one for one in every if (one.depth, one.width, one.fraction) == (3, 32, 1.0))
-    added = found.known + found.information(candidate, densities(family, family.rounds))
+    added = found.known + found.information(candidate, member_densities(family, family.rounds))
     told = float(found.variance(added).mean()) / float(found.variance(found.known).mean())
     rng, theta = np.random.default_rng(0), []
     error = law.curve(points.depth, points.width, points.density, points.unpruned)
@@ -470,9 +470,9 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
                 noisy = clean * np.exp(law.fit.noise * rng.standard_normal(family.rounds))
                 again.append(extra.model_copy(update={"curve": extra.curve.model_copy(update={
                     "unpruned_error": unpruned, "errors": tuple(noisy)})}))
-            drawn = gather(again)
+            drawn = gather_measurements(again)
             assert drawn is not None
-            values.append(np.log(fit(drawn, refits=0).curve(*found.grid)))
+            values.append(np.log(fit_family_law(drawn, refits=0).curve(*found.grid)))
         theta.append(float(np.var(values, axis=0).mean()))
     assert theta[1] / theta[0] == pytest.approx(told, rel=0.35)
     assert told < 0.9
@@ -484,16 +484,16 @@ def test_work_is_weighed_against_what_it_tells() -> None:
     state = world.live(family, turns=1)
     assert state.points is not None
     assert state.law is not None
-    every = members(family)
+    every = list_members(family)
     taken = {run.member.key for run in state.runs}
     left = [one for one in every if one.key not in taken]
-    found = design.design(family, state.law, state.points, every)
+    found = design.build_design(family, state.law, state.points, every)
     work = {(one.depth, one.width): float(one.flops) for one in world.sizes(family)}
-    (best,) = design.further(family, found, left, [], work, 1)
-    (dear,) = design.further(family, found, left, [], {**work, (best.depth, best.width): 1e12}, 1)
+    (best,) = design.choose_next_members(family, found, left, [], work, 1)
+    (dear,) = design.choose_next_members(family, found, left, [], {**work, (best.depth, best.width): 1e12}, 1)
     assert (dear.depth, dear.width) != (best.depth, best.width)
-    (after,) = design.further(family, found, [one for one in left if one.key != best.key], [best], work, 1)
-    two = design.further(family, found, left, [], work, 2)
+    (after,) = design.choose_next_members(family, found, [one for one in left if one.key != best.key], [best], work, 1)
+    two = design.choose_next_members(family, found, left, [], work, 2)
     assert [one.key for one in two] == [best.key, after.key]
     assert {one.rounds for one in two} <= {family.rounds, family.rounds // 2}
 
@@ -503,19 +503,19 @@ def test_work_is_weighed_against_what_it_tells() -> None:
 
 def test_the_report_answers_as_its_law_does() -> None:
     report = FamilyReport.model_validate_json(world.reported().model_dump_json()).model_dump(mode="json")
-    law = law_of(report)
+    law = read_family_law(report)
     assert law is not None
-    networks = candidates_of(report, None, None)
+    networks = list_family_candidates(report, None, None)
     assert len(networks) == 9
-    rows = forecasts(law, candidates_of(report, 2, 16), [0.5, 0.1], 0.9)
+    rows = forecast_networks(law, list_family_candidates(report, 2, 16), [0.5, 0.1], 0.9)
     told = law.predict(2, 16, np.array([0.5, 0.1]), rows[0]["unpruned_error"])
     assert [row["error"]["value"] for row in rows] == [one.value for one in told]  # type: ignore[union-attr]
-    found = answers(law, networks, 0.12, 0.9)
+    found = answer_error(law, networks, 0.12, 0.9)
     assert [one["parameters"] for one in found] == sorted(one["parameters"] for one in found)
     assert (found[0]["depth"], found[0]["width"]) == (report["answers"][0]["depth"], report["answers"][0]["width"])
     assert found[0]["density"] == pytest.approx(report["answers"][0]["density"], rel=SAME)
     with pytest.raises(ParameterError, match="no network of depth 7") as caught:
-        candidates_of(report, 7, None)
+        list_family_candidates(report, 7, None)
     assert caught.value.pointer == "/depth"
 
 
@@ -538,7 +538,7 @@ def test_another_seed_widens_the_band_of_an_answer() -> None:
         truth = 0.12 * math.exp(shift * float(np.random.default_rng([7, seed]).standard_normal()))
         inside += best.error.low <= truth <= best.error.high
         assert state.law is not None
-        bare = forecasts_of(state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), [best.density], 0.9)[0].error
+        bare = forecast_errors(state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), [best.density], 0.9)[0].error
         assert bare.low is not None
         assert bare.high is not None
         narrow += bare.low <= truth <= bare.high
@@ -587,10 +587,10 @@ def test_a_network_that_only_gains_by_pruning_costs_the_family_no_law() -> None:
         unpruned = 0.72 if worst else 0.45 + 0.2 * run.curve.unpruned_error
         lifted.append(run.model_copy(update={"curve": run.curve.model_copy(update={
             "errors": tuple(0.68 for _ in errors) if worst else errors, "unpruned_error": unpruned})}))
-    points = gather(lifted)
+    points = gather_measurements(lifted)
     assert points is not None
     assert points.error.max() < 0.72
-    assert fit(points, refits=0).plateau > 0.72
+    assert fit_family_law(points, refits=0).plateau > 0.72
 
 
 def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
@@ -598,7 +598,7 @@ def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
     state = world.live(family)
     (answer,) = state.answers
     extra = [run for run in state.runs if run.member.key != state.runs[0].member.key]
-    again = turn(family, world.sizes(family), [
+    again = take_turn(family, world.sizes(family), [
         *extra, world.World(seed=5, unpruned_noise=0.3).run(family, state.runs[0].member, "job_90000000")])
     assert [one.max_error for one in again.answers] == [answer.max_error]
     assert again.answers[0].measured == answer.measured
@@ -606,22 +606,22 @@ def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
 
 def test_many_densities_are_told_as_one_by_one() -> None:
     report = world.reported().model_dump(mode="json")
-    law = law_of(report)
+    law = read_family_law(report)
     assert law is not None
-    networks = candidates_of(report, None, None)
+    networks = list_family_candidates(report, None, None)
     kept = [0.9, 0.3, 0.05]
-    assert forecasts(law, networks, kept, 0.9) == [forecasts(law, [one], [d], 0.9)[0] for one in networks for d in kept]
+    assert forecast_networks(law, networks, kept, 0.9) == [forecast_networks(law, [one], [d], 0.9)[0] for one in networks for d in kept]
     with pytest.raises(ParameterError, match="at most 10000 together"):
-        forecasts(law, networks, [0.5] * 2000, 0.9)
+        forecast_networks(law, networks, [0.5] * 2000, 0.9)
 
 
 def test_what_is_refused_at_one_density_is_told_at_the_others() -> None:
     """No error rises to 1.5 times the unpruned one: the law is for measured densities alone."""
     report = world.reported(world.spec(floor_density=0.45, members={"depths": [3, 4], "widths": [32, 64]},
                                        confirm=False)).model_dump(mode="json")
-    law = law_of(report)
+    law = read_family_law(report)
     assert law is not None
-    inside, beyond = forecasts(law, candidates_of(report, 3, 32), [0.7, 0.01], 0.9)
+    inside, beyond = forecast_networks(law, list_family_candidates(report, 3, 32), [0.7, 0.01], 0.9)
     assert inside["error"]["value"] > 0
     assert beyond["error"] is None
     assert beyond["remark"].startswith("insufficient_points: ")

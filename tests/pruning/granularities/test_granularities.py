@@ -13,11 +13,11 @@ from pruning.allocations import allocations
 from pruning.errors import BudgetError, ParameterError
 from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
-from pruning.granularities._patterns import flattened, unflattened
+from pruning.granularities._patterns import flatten, unflatten
 from pruning.granularities.block import Block
 from pruning.granularities.n_m import NM
-from pruning.masks import counts, density, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import build_full_masks, count_kept, density, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method
 from pruning.sparsifiers.top_k import TopK
@@ -34,13 +34,13 @@ def net(stem: int = 4) -> nn.Sequential:
 def random_scores(model: nn.Module, seed: int = 0, high: int = 1000) -> Scores:
     """Whole numbers, so that sums are exact and ties occur."""
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.randint(1, high, weight.shape, generator=rng).double() for name, weight in prunable(model).items()}
+    return {name: torch.randint(1, high, weight.shape, generator=rng).double() for name, weight in find_prunable(model).items()}
 
 
 def select(granularity: Granularity, model: nn.Module, target: float, scores: Scores, masks: Masks | None = None,
            allocation: str = "global") -> tuple[Masks, dict[str, str]]:
-    weights = {name: weight.detach() for name, weight in prunable(model).items()}
-    masks = masks or full_masks(weights)
+    weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
+    masks = masks or build_full_masks(weights)
     alive = {name: score.masked_fill(~masks[name], -math.inf) if score.shape == masks[name].shape else score
              for name, score in scores.items()}
     found = granularity.select(Selection(model, weights, alive, masks, target, allocations.create(allocation), TopK(),
@@ -65,8 +65,8 @@ def matrix_of(value: Tensor) -> list[list[float]]:
 
 def test_the_matrix_has_the_input_channel_fastest() -> None:
     weight = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)
-    assert flattened(weight).tolist() == matrix_of(weight)
-    assert torch.equal(unflattened(flattened(weight), weight.shape), weight)
+    assert flatten(weight).tolist() == matrix_of(weight)
+    assert torch.equal(unflatten(flatten(weight), weight.shape), weight)
 
 
 # blocks
@@ -109,7 +109,7 @@ def test_blocks_are_those_of_brute_force(rows: int, columns: int, target: float,
     assert left_dense == {}
     assert target - rows * columns / total < density(masks) <= target + 0.5 / total
     keep = total - round((1 - target) * total)
-    expected = best_blocks(scores, full_masks(prunable(model)), rows, columns, keep)
+    expected = best_blocks(scores, build_full_masks(find_prunable(model)), rows, columns, keep)
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
 
 
@@ -117,7 +117,7 @@ def test_blocks_are_those_of_brute_force(rows: int, columns: int, target: float,
 def test_blocks_pruned_in_part_cost_what_remains_of_them(target: float) -> None:
     model = net()
     rng = torch.Generator().manual_seed(1)
-    before = {name: torch.rand(weight.shape, generator=rng) < 0.5 for name, weight in prunable(model).items()}
+    before = {name: torch.rand(weight.shape, generator=rng) < 0.5 for name, weight in find_prunable(model).items()}
     scores = random_scores(model)
     masks, _ = select(Block(2, 2), model, target, scores, before)
     total = sum(mask.numel() for mask in masks.values())
@@ -147,18 +147,18 @@ def test_allocations_divide_blocks(allocation: str) -> None:
     assert set(left_dense) == {"0.weight"}
     total = sum(mask.numel() for mask in masks.values())
     assert 0.6 - 4 / total < density(masks) <= 0.6
-    sizes = {name: prunable(model)[name].numel() for name in ("2.weight", "5.weight")}
+    sizes = {name: find_prunable(model)[name].numel() for name in ("2.weight", "5.weight")}
     keep = total - round(0.4 * total) - masks["0.weight"].numel()
     blocks = {name: torch.zeros(size // 4) for name, size in sizes.items()}
-    shapes = {name: tuple(weight.shape) for name, weight in prunable(model).items()}
+    shapes = {name: tuple(weight.shape) for name, weight in find_prunable(model).items()}
     expected: Keeps = allocations.create(allocation).allocate(blocks, Budget(keep, sizes, shapes))
-    assert {name: counts(masks)[name] for name in sizes} == expected
+    assert {name: count_kept(masks)[name] for name in sizes} == expected
 
 
 def test_a_target_that_is_reached_already_removes_nothing() -> None:
     model = net()
     before = {name: (torch.arange(mask.numel()) % 4 == 0).view_as(mask)
-              for name, mask in full_masks(prunable(model)).items()}
+              for name, mask in build_full_masks(find_prunable(model)).items()}
     for allocation in ("global", "uniform"):
         masks, _ = select(Block(), model, 0.3, random_scores(model), before, allocation)
         assert all(torch.equal(masks[name], before[name]) for name in before)
@@ -170,10 +170,10 @@ def test_a_target_that_is_reached_already_removes_nothing() -> None:
 def test_scores_of_filters_count_for_each_of_their_weights(granularity: Granularity) -> None:
     model = net()
     filters = {name: torch.rand(weight.shape[0], *[1] * (weight.dim() - 1), dtype=torch.float64,
-                                generator=torch.Generator().manual_seed(3)) for name, weight in prunable(model).items()}
-    spread = {name: score.expand_as(prunable(model)[name]).clone() for name, score in filters.items()}
+                                generator=torch.Generator().manual_seed(3)) for name, weight in find_prunable(model).items()}
+    spread = {name: score.expand_as(find_prunable(model)[name]).clone() for name, score in filters.items()}
     partly = {name: (torch.arange(mask.numel()) % 7 != 0).view_as(mask)
-              for name, mask in full_masks(prunable(model)).items()}
+              for name, mask in build_full_masks(find_prunable(model)).items()}
     for before in (None, partly):
         first, second = (select(granularity, model, 0.6, scores, before)[0] for scores in (filters, spread))
         assert all(torch.equal(first[name], second[name]) for name in first)
@@ -207,7 +207,7 @@ def best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Mask
 def test_n_of_m_are_those_of_brute_force(n: int, m: int, target: float | None, high: int, pruned: bool) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(12, 4, 1), nn.Flatten(), nn.Linear(24, 3))
     scores = random_scores(model, high=high)
-    before = full_masks(prunable(model))
+    before = build_full_masks(find_prunable(model))
     if pruned:
         rng = torch.Generator().manual_seed(2)
         before = {name: torch.rand(mask.shape, generator=rng) < 0.9 for name, mask in before.items()}
@@ -215,13 +215,13 @@ def test_n_of_m_are_those_of_brute_force(n: int, m: int, target: float | None, h
     masks, left_dense = select(NM(n, m), model, target, scores, before)
     assert left_dense == {}
     total = sum(mask.numel() for mask in masks.values())
-    keep = min(total - round((1 - target) * total), sum(counts(before).values()))
+    keep = min(total - round((1 - target) * total), sum(count_kept(before).values()))
     expected = best_n_of_m(scores, before, n, m, keep)
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
-    assert sum(counts(masks).values()) == max(keep, sum(counts(best_n_of_m(scores, before, n, m, 0)).values()))
+    assert sum(count_kept(masks).values()) == max(keep, sum(count_kept(best_n_of_m(scores, before, n, m, 0)).values()))
     if target == n / m and not pruned:
         for mask in masks.values():
-            assert (flattened(mask).reshape(-1, m).sum(1) == n).all()
+            assert (flatten(mask).reshape(-1, m).sum(1) == n).all()
         assert density(masks) == n / m
 
 
@@ -230,7 +230,7 @@ def test_two_of_four_with_a_stem_that_does_not_divide_is_a_little_denser_than_ha
     masks, left_dense = select(NM(), model, 0.5, random_scores(model))
     assert left_dense == {"0.weight": "its matrix of 8 x 27 weights does not divide into 1 x 4"}
     assert masks["0.weight"].all()
-    assert all((flattened(masks[name]).reshape(-1, 4).sum(1) == 2).all() for name in ("2.weight", "5.weight"))
+    assert all((flatten(masks[name]).reshape(-1, 4).sum(1) == 2).all() for name in ("2.weight", "5.weight"))
     least = density(masks)
     assert least == pytest.approx((216 + 0.5 * (64 + 288)) / 568)
     again, _ = select(NM(), model, 0.6, random_scores(model))
@@ -247,14 +247,14 @@ def test_n_m_is_reached_in_rounds_and_stages(criterion: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = net()
-    masks = full_masks(prunable(model))
+    masks = build_full_masks(find_prunable(model))
     batches = [(torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6))]
     recipe = cases.recipe(0.5, granularity={"name": "n_m"})
     for target in (0.8, 0.6, 0.5):
-        masks = prune_(model, masks, target, Seams.of(recipe, Method(name=criterion)),
+        masks = prune_(model, masks, target, PruningMethod.of(recipe, Method(name=criterion)),
                        lambda masks, stage: Evidence(model, masks, batches), generator=torch.Generator())
-    assert all((flattened(mask).reshape(-1, 4).sum(1) == 2).all() for mask in masks.values())
-    assert all(not weight[~masks[name]].any() for name, weight in prunable(model).items())
+    assert all((flatten(mask).reshape(-1, 4).sum(1) == 2).all() for mask in masks.values())
+    assert all(not weight[~masks[name]].any() for name, weight in find_prunable(model).items())
 
 
 def test_n_is_less_than_m() -> None:
@@ -277,9 +277,9 @@ class Doubling:
 @pytest.mark.parametrize("granularity", [Block(), NM()])
 def test_only_top_k_keeps_blocks_and_patterns(granularity: Granularity) -> None:
     model = net()
-    weights = {name: weight.detach() for name, weight in prunable(model).items()}
+    weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
     with pytest.raises(ParameterError, match="the sparsifier must be top_k") as caught:
-        granularity.select(Selection(model, weights, random_scores(model), full_masks(weights), 0.5,
+        granularity.select(Selection(model, weights, random_scores(model), build_full_masks(weights), 0.5,
                                      allocations.create("global"), Doubling(), torch.Generator(), lambda: (4, 4, 4)))
     assert caught.value.pointer == "/sparsifier"
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 import pruning.analysis.back_select
 import pruning.graphs.windowed
-from pruning.analysis.back_select import back_select, fast
+from pruning.analysis.back_select import optimise_for_inference, select_backwards
 from pruning.errors import StructureError
-from pruning.graphs.in_place import lean, refuse_overwritten
+from pruning.graphs.in_place import refuse_overwritten, simplify
 from pruning.graphs.windowed import Window, Windows
 from pruning.library import load_model
 
@@ -131,7 +131,7 @@ def test_networks_answer_in_windows_as_they_do_whole(build: Callable[[], nn.Modu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, image = build().eval(), torch.randn(3, 32, 32)
-        windows = Windows(fast(model, image))
+        windows = Windows(optimise_for_inference(model, image))
         with torch.no_grad():
             windows.settle(image)
             for top, left in (0, 0), (14, 9), (30, 30):
@@ -196,7 +196,7 @@ class Sums(nn.Module):
 def test_what_is_lean_answers_alike_again_and_again() -> None:
     net, image = Sums(), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted, found = net(image), lean(torch.fx.symbolic_trace(net))
+        wanted, found = net(image), simplify(torch.fx.symbolic_trace(net))
         before = image.clone()
         for _ in range(2):
             torch.testing.assert_close(found(image), wanted, rtol=0, atol=0)
@@ -224,15 +224,15 @@ def test_how_many_are_tried_at_once_changes_nothing(block: int, near: int, monke
         image = torch.randn(2, 9, 8, dtype=torch.float64)
     image[:, 3:6, 2:5] = 0
     monkeypatch.setattr(pruning.analysis.back_select, "NEAR", near)
-    found = back_select(net, image, 1, block)
+    found = select_backwards(net, image, 1, block)
     monkeypatch.setattr(pruning.analysis.back_select, "_windows", lambda model: None)
-    assert torch.equal(found, back_select(net, image, 1, block))
+    assert torch.equal(found, select_backwards(net, image, 1, block))
 
 
 def test_of_blocks_that_hide_nothing_the_first_goes() -> None:
     net, image = load_model("cifar_resnet", depth=8), torch.zeros(3, 32, 32)
-    assert back_select(fast(net, image), image, 0, 2, steps=3).tolist() == [0, 1, 2]
+    assert select_backwards(optimise_for_inference(net, image), image, 0, 2, steps=3).tolist() == [0, 1, 2]
     image[:, 16:] = 1
-    order = back_select(fast(net, image), image, 0, 8).tolist()
+    order = select_backwards(optimise_for_inference(net, image), image, 0, 8).tolist()
     still = [one for one in order if one < 8]
     assert still == sorted(still), "as sure with as without"

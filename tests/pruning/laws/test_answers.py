@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
-from pruning.laws.answers import Answers, Candidate, smallest
+from pruning.laws.answers import Answers, Candidate, find_smallest
 from tests.support.law_cases import family, unpruned_of
 
 
@@ -19,7 +19,7 @@ def candidates(depths: tuple[float, ...] = (8, 14, 20, 26),
 
 def test_the_closed_form_agrees_with_enumeration() -> None:
     law, error = family(0).fit(), 0.16
-    answer = smallest(law, error, candidates())
+    answer = find_smallest(law, error, candidates())
     grid = np.geomspace(1e-3, 1, 20_001)
     left = {}
     for one in candidates():
@@ -38,7 +38,7 @@ def test_the_closed_form_agrees_with_enumeration() -> None:
 
 
 def test_a_larger_network_pruned_harder_beats_the_smallest_that_suffices() -> None:
-    answer = smallest(family(0).fit(), 0.16, candidates())
+    answer = find_smallest(family(0).fit(), 0.16, candidates())
     dense = min((one for one in candidates() if one.unpruned_error <= 0.16), key=lambda one: one.parameters)
     assert answer.best.candidate.parameters > dense.parameters
     assert answer.best.parameters < dense.parameters
@@ -47,39 +47,39 @@ def test_a_larger_network_pruned_harder_beats_the_smallest_that_suffices() -> No
 def test_no_answer() -> None:
     one = family(0)
     with pytest.raises(UnreachableError, match=r"closest is 0\.0855.*, at depth 26 and width 2"):
-        smallest(one.fit(), 0.01, candidates())
+        find_smallest(one.fit(), 0.01, candidates())
     with pytest.raises(InsufficientPointsError, match="no candidate has an answer"):
-        smallest(one.fit((one.depth < 20) & (one.width == 1)), 0.2, candidates((50,), (1,)))
+        find_smallest(one.fit((one.depth < 20) & (one.width == 1)), 0.2, candidates((50,), (1,)))
     with pytest.raises(ParameterError, match="none"):
-        smallest(one.fit(), 0.1, [])
+        find_smallest(one.fit(), 0.1, [])
     with pytest.raises(ParameterError, match="20 of 10 parameters"):
-        smallest(one.fit(), 0.1, [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})])
+        find_smallest(one.fit(), 0.1, [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})])
 
 
 def test_answers_stay_near_what_was_measured() -> None:
     """The sparsest density was 0.8^19: half as many rounds again are the end, and a weight must be left."""
     law = family(0).fit()
     (one,) = candidates((20,), (1,))
-    answer = smallest(law, 0.85, [one]).best
+    answer = find_smallest(law, 0.85, [one]).best
     assert law.density_for(0.85, one.depth, one.width, one.unpruned_error) < 0.8 ** (1.5 * 19)
     assert answer.density == pytest.approx(0.8 ** (1.5 * 19))
     assert answer.error.value == pytest.approx(float(law.curve(20, 1, answer.density, one.unpruned_error)))
     assert answer.error.value < 0.85
     assert answer.extrapolated
     assert "held here, at a smaller error" in answer.notes[-1]
-    tiny = smallest(law, 0.5, [one.model_copy(update={"parameters": 60, "prunable": 50})]).best
+    tiny = find_smallest(law, 0.5, [one.model_copy(update={"parameters": 60, "prunable": 50})]).best
     assert (tiny.density, tiny.parameters) == (1 / 50, 11)
 
 
 def test_a_network_above_the_plateau_is_refused_alone() -> None:
     law = family(0).fit(plateau=0.8)
     strange = candidates()[0].model_copy(update={"unpruned_error": 0.85})
-    answer = smallest(law, 0.16, [strange, *candidates()])
-    assert answer.best == smallest(law, 0.16, candidates()).best
+    answer = find_smallest(law, 0.16, [strange, *candidates()])
+    assert answer.best == find_smallest(law, 0.16, candidates()).best
     assert [(one, "above the plateau of the law, 0.8" in why) for one, why in answer.refused if one == strange] == [
         (strange, True)]
 
 
 def test_an_error_that_anything_has() -> None:
     with pytest.raises(CurveError, match="any density does"):
-        smallest(family(0).fit(), 0.95, candidates())
+        find_smallest(family(0).fit(), 0.95, candidates())

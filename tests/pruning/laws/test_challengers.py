@@ -11,7 +11,7 @@ from scipy.optimize import approx_fprime
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.broken import BrokenForm, BrokenLaw, fit_broken_law
 from pruning.laws.dense import DenseForm, DenseLaw, fit_dense_law
-from pruning.laws.selection import compare_density_laws, select
+from pruning.laws.selection import compare_density_laws, rank_laws
 from pruning.laws.sparse import SparseForm, SparseLaw, fit_sparse_law
 from pruning.laws.stored import read_law
 from tests.support.law_cases import Floats, published, rewound, rows, single, truth, vit
@@ -71,7 +71,7 @@ def test_who_has_too_few_points_is_named() -> None:
     found, _ = compare_density_laws(D[:6], truth(D[:6]), 0.08, classes=10)
     assert "7 points for 6 free parameters" in found.refused["broken"]
     with pytest.raises(InsufficientPointsError, match="no law could be tried"):
-        select({})
+        rank_laws({})
 
 
 @published

@@ -12,8 +12,8 @@ from scipy.optimize import approx_fprime, curve_fit
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.density import DensityLaw, fit_density_law
-from pruning.laws.forms import PruningForm, density_of_error, pruned_error
-from pruning.laws.solver import Box, Rows, best_of, minimise
+from pruning.laws.forms import PruningForm, evaluate_pruned_error, invert_pruned_error
+from pruning.laws.solver import Box, Rows, minimise, minimise_from_starts
 from tests.support.law_cases import TRUTH, single, truth
 from tests.support.oracles import bisect
 
@@ -28,7 +28,7 @@ GOLDEN = [  # unpruned, gamma, p, plateau: error at the densities
 @pytest.mark.parametrize(("law", "printed"), GOLDEN)
 def test_golden_values(law: tuple[float, ...], printed: tuple[str, ...]) -> None:
     for density, text in zip((1, 0.512, 0.1, 0.01, 0.001, 1e-5), printed, strict=True):
-        assert float(pruned_error(density, *law)) == pytest.approx(float(text), abs=0.51 * 10.0 ** -len(text.split(".")[1]))
+        assert float(evaluate_pruned_error(density, *law)) == pytest.approx(float(text), abs=0.51 * 10.0 ** -len(text.split(".")[1]))
 
 
 @pytest.mark.parametrize(("law", "_printed"), GOLDEN)
@@ -36,25 +36,25 @@ def test_the_real_form_is_the_modulus_of_the_paper(law: tuple[float, ...], _prin
     unpruned, gamma, p, plateau = law
     d = np.geomspace(1e-6, 1, 50)
     paper = unpruned * np.abs((d - 1j * p * (plateau / unpruned) ** (1 / gamma)) / (d - 1j * p)) ** gamma
-    np.testing.assert_allclose(pruned_error(d, *law), paper, rtol=1e-12)
+    np.testing.assert_allclose(evaluate_pruned_error(d, *law), paper, rtol=1e-12)
 
 
 def test_the_inverse_of_the_golden_network() -> None:
-    assert float(density_of_error(0.16, 0.08, 0.6, 0.003, 0.9)) == pytest.approx(0.056147081, abs=5.1e-10)
+    assert float(invert_pruned_error(0.16, 0.08, 0.6, 0.003, 0.9)) == pytest.approx(0.056147081, abs=5.1e-10)
 
 
 @pytest.mark.parametrize(("law", "_printed"), GOLDEN)
 def test_the_inverse_agrees_with_bisection(law: tuple[float, ...], _printed: object) -> None:
     for error in np.linspace(law[0], law[3], 23)[1:-1]:
-        if error > pruned_error(1.0, *law):
-            by_search = bisect(lambda d, error=error: error - float(pruned_error(max(d, 1e-300), *law)))  # type: ignore[misc]
-            assert float(density_of_error(error, *law)) == pytest.approx(by_search, rel=1e-9)
+        if error > evaluate_pruned_error(1.0, *law):
+            by_search = bisect(lambda d, error=error: error - float(evaluate_pruned_error(max(d, 1e-300), *law)))  # type: ignore[misc]
+            assert float(invert_pruned_error(error, *law)) == pytest.approx(by_search, rel=1e-9)
 
 
 def test_the_inverse_outside_the_law() -> None:
-    assert density_of_error([0.05, 0.08, 0.9, 0.95], 0.08, 0.6, 0.003, 0.9).tolist() == [np.inf, np.inf, 0.0, 0.0]
-    steep = float(density_of_error(0.3, 0.08, 0.02, 1e-8, 0.9))  # r = 11.25^50: its square is beyond a float
-    assert float(pruned_error(steep, 0.08, 0.02, 1e-8, 0.9)) == pytest.approx(0.3, rel=1e-9)
+    assert invert_pruned_error([0.05, 0.08, 0.9, 0.95], 0.08, 0.6, 0.003, 0.9).tolist() == [np.inf, np.inf, 0.0, 0.0]
+    steep = float(invert_pruned_error(0.3, 0.08, 0.02, 1e-8, 0.9))  # r = 11.25^50: its square is beyond a float
+    assert float(evaluate_pruned_error(steep, 0.08, 0.02, 1e-8, 0.9)) == pytest.approx(0.3, rel=1e-9)
 
 
 def test_the_gradient_agrees_with_finite_differences() -> None:
@@ -81,7 +81,7 @@ def test_the_law_of_exact_points_is_recovered() -> None:
 
 def test_a_plateau_is_fitted_where_points_are_near_it_and_fixed_else() -> None:
     sparse = 0.7 ** np.arange(1.0, 27.0)
-    errors = pruned_error(sparse, 0.08, 0.6, 0.003, 0.7)
+    errors = evaluate_pruned_error(sparse, 0.08, 0.6, 0.003, 0.7)
     free = fit_density_law(sparse, errors, 0.08, classes=10)
     assert free.plateau == pytest.approx(0.7, rel=1e-6)
     assert free.fit.free == (0, 1, 2)
@@ -97,7 +97,7 @@ def test_noisy_points_give_what_scipy_gives() -> None:
     rng = np.random.default_rng(3)
     errors = truth(D) * (1 + 0.03 * rng.standard_normal(len(D)))
     law = fit_density_law(D, errors, 0.08, classes=10)
-    theirs, covariance = curve_fit(lambda d, g, p: pruned_error(d, 0.08, np.exp(g), np.exp(p), 0.9), D, errors,
+    theirs, covariance = curve_fit(lambda d, g, p: evaluate_pruned_error(d, 0.08, np.exp(g), np.exp(p), 0.9), D, errors,
                                    p0=np.log([0.5, 0.01]), sigma=errors, xtol=1e-14, ftol=1e-14)
     np.testing.assert_allclose(law.fit.theta[:2], theirs, rtol=1e-5)
     np.testing.assert_allclose(np.array(law.covariance) * (law.sigma / law.fit.noise) ** 2, covariance, rtol=1e-3)
@@ -111,7 +111,7 @@ def test_many_problems_at_once_end_where_one_does() -> None:
     start = np.array([[0.0, -4.0, np.log(0.9), 0, 0]])
     many, _ = minimise(form, np.repeat(start, 20, 0), box, Rows(features, unpruned, errors, np.ones(len(D))))
     for one, error in zip(many, errors, strict=True):
-        alone = best_of(form, start, box, Rows(features, unpruned, error, np.ones(len(D))))
+        alone = minimise_from_starts(form, start, box, Rows(features, unpruned, error, np.ones(len(D))))
         np.testing.assert_allclose(one, alone, atol=1e-5)
 
 

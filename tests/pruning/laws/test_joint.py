@@ -11,7 +11,7 @@ import pytest
 from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
 from pruning.laws.curves import SEED_SD
 from pruning.laws.density import fit_density_law
-from pruning.laws.forms import pruned_error
+from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
 from pruning.schemas.report import Estimate
 from tests.support.law_cases import LAW, PHI, PSI, Family, family, published, resnets, rewound, risen, unpruned_of
@@ -63,7 +63,7 @@ def test_it_survives_json() -> None:
 
 def test_a_family_of_one_network_is_the_single_law() -> None:
     density = 0.8 ** np.arange(1.0, 15.0)
-    error = pruned_error(density, 0.08, 0.6, 0.003, 0.9) * (1 + 0.03 * np.random.default_rng(0).standard_normal(14))
+    error = evaluate_pruned_error(density, 0.08, 0.6, 0.003, 0.9) * (1 + 0.03 * np.random.default_rng(0).standard_normal(14))
     joint, one = fit_joint_law(20, 1, density, error, 0.08, classes=10), fit_density_law(density, error, 0.08, classes=10)
     assert joint.predict(20, 1, 0.1, 0.08) == one.predict(0.1)
     assert (joint.phi, joint.psi) == (0.0, 0.0)
@@ -78,7 +78,7 @@ def coverage(seeds: range, *, apart: float = 0.0, images: int | None = None, **o
         bands = law.predict(one.depth, one.width, one.density, one.seen)
         fitted += [band.low <= true <= band.high for band, true in zip(bands, one.true, strict=True)]
         unpruned, density = unpruned_of(20, 1.41), 0.8 ** np.arange(1.0, 17.0)
-        true = pruned_error(20**PHI * 1.41**PSI * density, unpruned, **LAW)
+        true = evaluate_pruned_error(20**PHI * 1.41**PSI * density, unpruned, **LAW)
         seen = unpruned * (1 + 0.03 * rng.standard_normal())
         bands = law.predict(20, 1.41, density, seen if images is None else rng.binomial(images, seen) / images)
         fresh += [band.low <= one <= band.high for band, one in zip(bands, true, strict=True)]
@@ -134,7 +134,7 @@ def test_one_more_network_among_few_that_lie_apart(networks: tuple[tuple[float, 
             unpruned = unpruned_of(depth, width)
             m = depth**PHI * width**PSI * density * np.exp(apart * rng.standard_normal())
             noise = np.exp(0.03 * rng.standard_normal(11))
-            return unpruned * noise[0], np.minimum(0.98, pruned_error(m, unpruned, **LAW) * noise[1:])
+            return unpruned * noise[0], np.minimum(0.98, evaluate_pruned_error(m, unpruned, **LAW) * noise[1:])
 
         fitted = [(depth, width, d, e, unpruned, k) for k, (depth, width) in enumerate(networks)
                   for unpruned, errors in [curve(depth, width)] for d, e in zip(density, errors, strict=True)]

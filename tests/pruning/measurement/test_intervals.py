@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pruning.measurement.intervals import Z95, binomial, mean, paired_difference
+from pruning.measurement.intervals import Z95, binomial_interval, difference_interval, mean_interval
 from tests.support import oracles
 
 
@@ -15,7 +15,7 @@ from tests.support import oracles
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
 def test_binomial_agrees_with_bisection_of_the_tail_sums(n: int, confidence: float) -> None:
     for errors in range(n + 1):
-        found = binomial(errors, n, confidence)
+        found = binomial_interval(errors, n, confidence)
         assert (found.low, found.high) == pytest.approx(oracles.clopper_pearson(errors, n, confidence), abs=1e-10)
         assert found.low is not None
         assert found.high is not None
@@ -25,13 +25,13 @@ def test_binomial_agrees_with_bisection_of_the_tail_sums(n: int, confidence: flo
 
 def test_binomial_is_symmetric() -> None:
     for errors in range(26):
-        one, other = binomial(errors, 25), binomial(25 - errors, 25)
+        one, other = binomial_interval(errors, 25), binomial_interval(25 - errors, 25)
         assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low), abs=1e-12)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("n", [5, 20, 60])
 def test_binomial_covers_at_least_as_often_as_it_says(n: int) -> None:
-    intervals = [binomial(k, n) for k in range(n + 1)]
+    intervals = [binomial_interval(k, n) for k in range(n + 1)]
     for rate in np.linspace(0.001, 0.999, 333).tolist():
         covered = math.fsum(math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
                             for k, one in enumerate(intervals) if one.low <= rate <= one.high)  # type: ignore[operator]
@@ -44,7 +44,7 @@ def test_paired_difference_covers_about_as_often_as_it_says(b: float, c: float, 
     draws, times = np.unique(rng.multinomial(n, [b, c, 1 - b - c], size=20_000)[:, :2], axis=0, return_counts=True)
     hits = 0
     for (first, second), count in zip(draws.tolist(), times.tolist(), strict=True):
-        found = paired_difference(first, second, n)
+        found = difference_interval(first, second, n)
         hits += count * (found.low <= b - c <= found.high)  # type: ignore[operator]
     assert 0.93 <= hits / 20_000 <= 0.975
 
@@ -53,7 +53,7 @@ def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
     for n in (1, 2, 10, 50):
         for first in range(n + 1):
             for second in range(n + 1 - first):
-                one, other = paired_difference(first, second, n), paired_difference(second, first, n)
+                one, other = difference_interval(first, second, n), difference_interval(second, first, n)
                 assert one.value == (first - second) / n == -other.value
                 assert (one.low, one.high) == pytest.approx((-other.high, -other.low))  # type: ignore[operator]
                 assert -1 <= one.low <= one.value <= one.high <= 1  # type: ignore[operator]
@@ -61,23 +61,23 @@ def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
 
 def test_mean_is_the_textbook_interval() -> None:
     samples = [0.5, 1.5, 4.0, 2.0]
-    found = mean(math.fsum(samples), math.fsum(x * x for x in samples), 4)
+    found = mean_interval(math.fsum(samples), math.fsum(x * x for x in samples), 4)
     spread = Z95 * float(np.std(samples, ddof=1)) / 2
     assert (found.value, found.low, found.high) == pytest.approx((2.0, 2 - spread, 2 + spread))
 
 
 def test_one_sample_has_no_spread_to_speak_of() -> None:
-    found = mean(3.0, 9.0, 1)
+    found = mean_interval(3.0, 9.0, 1)
     assert (found.value, found.low, found.high, found.n) == (3.0, None, None, 1)
 
 
 @pytest.mark.parametrize(("errors", "n"), [(-1, 5), (6, 5), (0, 0)])
 def test_impossible_counts_are_refused(errors: int, n: int) -> None:
     with pytest.raises(ValueError, match=f"{errors} errors of {n}"):
-        binomial(errors, n)
+        binomial_interval(errors, n)
 
 
 @pytest.mark.parametrize("counts", [(-1, 0, 5), (3, 3, 5), (0, 0, 0)])
 def test_impossible_pairs_are_refused(counts: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=f"of {counts[2]}"):
-        paired_difference(*counts)
+        difference_interval(*counts)

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning.data.tensors import Data, Split
-from pruning.masks import apply_masks_, full_masks, prunable
-from pruning.measurement.costs import file_sizes, flops, latency
-from pruning.measurement.intervals import binomial
-from pruning.measurement.measure import EVAL_BATCH, Measured, increase, measure
+from pruning.masks import apply_masks_, build_full_masks, find_prunable
+from pruning.measurement.costs import count_flops, measure_file_sizes, measure_latency
+from pruning.measurement.intervals import binomial_interval
+from pruning.measurement.measure import EVAL_BATCH, Measured, estimate_increase, measure_network
 from pruning.networks.loading import load_model
 from pruning.storage.checkpoints import WRITERS
 from tests.support import cases, oracles
@@ -23,7 +23,7 @@ from tests.support import cases, oracles
 def test_errors_and_losses_image_by_image() -> None:
     data, model = cases.make_data(test=EVAL_BATCH + 5, val=7), cases.mlp()
     seen: list[int] = []
-    found = measure(model, data, seen.append)
+    found = measure_network(model, data, seen.append)
     assert seen == [EVAL_BATCH, 5, 7]
     for split, wrong in ((data.test, found.wrong), (data.val, found.val_wrong)):
         for index in range(len(split)):
@@ -33,8 +33,8 @@ def test_errors_and_losses_image_by_image() -> None:
             if split is data.test:
                 assert float(found.losses[index]) == pytest.approx(oracles.cross_entropy(logits, label), abs=1e-5)
     document = found.document()
-    assert document.error == binomial(int(found.wrong.sum()), EVAL_BATCH + 5)
-    assert document.val_error == binomial(int(found.val_wrong.sum()), 7)
+    assert document.error == binomial_interval(int(found.wrong.sum()), EVAL_BATCH + 5)
+    assert document.val_error == binomial_interval(int(found.val_wrong.sum()), 7)
     assert document.loss.value == pytest.approx(float(found.losses.double().mean()), rel=1e-12)
     assert document.loss.n == EVAL_BATCH + 5
 
@@ -42,7 +42,7 @@ def test_errors_and_losses_image_by_image() -> None:
 def test_batchnorm_is_measured_in_eval_mode() -> None:
     model, data = cases.conv_net().train(), cases.make_data()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    first, second = measure(model, data), measure(model, data)
+    first, second = measure_network(model, data), measure_network(model, data)
     assert torch.equal(first.losses, second.losses)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -52,29 +52,29 @@ def test_a_collapsed_network_still_has_numbers(scale: float) -> None:
     model = cases.mlp()
     with torch.no_grad():
         model[3].weight.fill_(scale)  # type: ignore[union-attr, index]
-    found = measure(model, cases.make_data())
+    found = measure_network(model, cases.make_data())
     assert torch.isfinite(found.losses).all()
     assert found.document().loss.value > 0
     assert found.document().model_dump_json()
 
 
 def test_one_test_image() -> None:
-    document = measure(cases.mlp(), cases.make_data(test=1, val=1)).document()
+    document = measure_network(cases.mlp(), cases.make_data(test=1, val=1)).document()
     assert document.error.n == document.loss.n == 1
     assert document.loss.low is None
 
 
 def test_measurements_survive_a_stage_file() -> None:
-    found = measure(cases.mlp(), cases.make_data())
+    found = measure_network(cases.mlp(), cases.make_data())
     again = Measured.restore(found.tensors("x") | {"y": torch.zeros(1)}, "x")
     assert all(torch.equal(getattr(found, part), getattr(again, part)) for part in ("wrong", "losses", "val_wrong"))
 
 
 def test_increase_is_the_difference_of_errors() -> None:
     first, second = torch.tensor([1, 1, 1, 0, 0]).bool(), torch.tensor([1, 0, 0, 1, 0]).bool()
-    assert increase(first, second).value == pytest.approx(3 / 5 - 2 / 5)
-    assert increase(first, first).value == 0
-    assert increase(first, second).n == 5
+    assert estimate_increase(first, second).value == pytest.approx(3 / 5 - 2 / 5)
+    assert estimate_increase(first, first).value == 0
+    assert estimate_increase(first, second).n == 5
 
 
 # FLOPs
@@ -89,8 +89,8 @@ def test_dense_flops_are_those_of_torch(case: str) -> None:
         model.eval()(torch.zeros(1, *shape))
     for module, mode in zip(model.modules(), modes, strict=True):
         module.training = mode
-    assert flops(model, shape) == counter.get_total_flops()
-    assert flops(model, shape, full_masks(prunable(model))) == counter.get_total_flops()
+    assert count_flops(model, shape) == counter.get_total_flops()
+    assert count_flops(model, shape, build_full_masks(find_prunable(model))) == counter.get_total_flops()
     assert oracles.module_modes(model) == modes
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -99,34 +99,34 @@ def test_resnet_flops_are_those_of_torch() -> None:
     model = load_model("cifar_resnet", depth=8, shortcut="B", width=0.5)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 32, 32))
-    assert flops(model, (3, 32, 32)) == counter.get_total_flops()
+    assert count_flops(model, (3, 32, 32)) == counter.get_total_flops()
 
 
 def test_pruned_flops_by_hand() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(18, 3))
-    masks = full_masks(prunable(model))
-    assert flops(model, (1, 5, 5), masks) == 2 * (18 * 9 + 54)
+    masks = build_full_masks(find_prunable(model))
+    assert count_flops(model, (1, 5, 5), masks) == 2 * (18 * 9 + 54)
     masks["0.weight"][0] = False
     masks["2.weight"][:, 1:] = False
-    assert flops(model, (1, 5, 5), masks) == 2 * (9 * 9 + 3)
+    assert count_flops(model, (1, 5, 5), masks) == 2 * (9 * 9 + 3)
     masks["0.weight"][:] = False
-    assert flops(model, (1, 5, 5), masks) == 2 * 3
-    assert flops(model, (1, 5, 5), {"2.weight": masks["2.weight"]}) == 2 * (18 * 9 + 3)
+    assert count_flops(model, (1, 5, 5), masks) == 2 * 3
+    assert count_flops(model, (1, 5, 5), {"2.weight": masks["2.weight"]}) == 2 * (18 * 9 + 3)
 
 
 def test_a_shared_layer_counts_each_time_it_runs_with_its_mask() -> None:
     model, _ = cases.awkward("tied")
-    masks = full_masks(prunable(model))
-    assert flops(model, (1, 2, 2), masks) == 2 * (16 + 16 + 12)
+    masks = build_full_masks(find_prunable(model))
+    assert count_flops(model, (1, 2, 2), masks) == 2 * (16 + 16 + 12)
     masks["first.weight"][0] = False
-    assert flops(model, (1, 2, 2), masks) == 2 * (12 + 12 + 12)
+    assert count_flops(model, (1, 2, 2), masks) == 2 * (12 + 12 + 12)
 
 
 def test_a_single_layer_is_a_network() -> None:
     layer = nn.Linear(4, 2)
     mask = torch.zeros(2, 4, dtype=torch.bool)
     mask[0, 0] = True
-    assert flops(nn.Sequential(nn.Flatten(), layer), (1, 2, 2), {"1.weight": mask}) == 2
+    assert count_flops(nn.Sequential(nn.Flatten(), layer), (1, 2, 2), {"1.weight": mask}) == 2
 
 
 # sizes and latency
@@ -136,7 +136,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     model = cases.conv_net()
     masks = cases.half_masks(model)
     apply_masks_(model, masks)
-    found = file_sizes(model.state_dict(), masks, note="x")
+    found = measure_file_sizes(model.state_dict(), masks, note="x")
     for format, write in WRITERS.items():
         write(tmp_path / format, model.state_dict(), masks, note="x")
         assert found[format] == (tmp_path / format).stat().st_size
@@ -146,12 +146,12 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_latency_is_of_every_batch_size() -> None:
-    found = latency(cases.mlp(), (1, 4, 4), batches=(1, 3))
+    found = measure_latency(cases.mlp(), (1, 4, 4), batches=(1, 3))
     assert [one.batch for one in found] == [1, 3]
     assert all(0 < one.p50 <= one.p95 and one.device == "cpu" and one.threads >= 1 for one in found)
 
 
 def test_splits_of_one_class_are_measured() -> None:
     one = Split(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
-    found = measure(cases.mlp(), Data(one, one, one, ("a", "b", "c"), (0.5,), (0.5,)))
+    found = measure_network(cases.mlp(), Data(one, one, one, ("a", "b", "c"), (0.5,), (0.5,)))
     assert found.document().error.value in (0.0, 1.0)

@@ -18,7 +18,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from pruning.errors import DataError, ModelError, ParameterError, SecateurError, UnknownNameError, UnsafeFormatError
-from pruning.networks.loading import check_fits, load_model, load_state_, parameters_of, read_state, resolve
+from pruning.networks.loading import check_fits, load_model, load_state_, read_parameters, read_state, resolve
 
 RESNET = {"depth": 8, "width": 0.25}
 
@@ -145,11 +145,11 @@ def test_a_file_loads_as_its_state_dict(tmp_path: Path) -> None:
 
 def test_what_the_dataset_tells_is_filled_in_and_what_was_given_stays() -> None:
     net = resolve("mlp", {"hidden": [5]}, shape=(3, 4, 6), classes=7)
-    assert parameters_of(net) == {"hidden": [5], "activation": "relu", "channels": 3, "height": 4, "width": 6,
+    assert read_parameters(net) == {"hidden": [5], "activation": "relu", "channels": 3, "height": 4, "width": 6,
                                    "classes": 7}
     assert resolve("mlp", {"classes": 9}, shape=(1, 2, 2), classes=7).outputs == 9
     # the width of a ResNet is no image width
-    assert parameters_of(resolve("cifar_resnet", {}, shape=(1, 8, 8), classes=3)) == {
+    assert read_parameters(resolve("cifar_resnet", {}, shape=(1, 8, 8), classes=3)) == {
         "depth": 20, "width": 1.0, "shortcut": "A", "block": "basic", "channels": 1, "classes": 3}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pruning.library import load_model, prune
-from pruning.masks import prunable
+from pruning.masks import find_prunable
 from tests.support import cases
 
 DEVICES = ("cpu", "cuda")
@@ -26,6 +26,6 @@ def test_an_initialisation_is_pruned_alike_on_cpu_and_cuda(criterion: str, preci
     for here, there in zip(cpu, cuda, strict=True):
         assert here.sparsity == there.sparsity
         assert all((here.masks[name] == mask).all() for name, mask in there.masks.items())
-        for name, weight in prunable(there.model).items():
+        for name, weight in find_prunable(there.model).items():
             assert weight.device.type == DEVICES[1]
             assert not weight.detach().cpu()[~there.masks[name]].any()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import pruning.training.loop
 from pruning.data.tensors import Split
 from pruning.errors import BaselineMismatchError, BudgetError, ParameterError
-from pruning.masks import apply_masks_, keep_count, prunable
+from pruning.masks import apply_masks_, count_to_keep, find_prunable
 from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.rounds.plan import rounds
+from pruning.rounds.plan import plan_rounds
 from pruning.schedules import schedules
-from pruning.schemas.criterion_labels import criterion_labels
+from pruning.schemas.criterion_labels import label_criteria
 from pruning.schemas.recipe import Method, Recipe
 from pruning.schemas.training import Optimizer, Train, Training
 from pruning.storage.stages import Stages
@@ -78,15 +78,15 @@ def test_a_job_keeps_its_promises(tmp_path: Path, mode: str, schedule: str, inde
     pipeline.target_done = lambda done: targets.append(done.target)  # type: ignore[arg-type]
     pipeline.run()
 
-    planned = rounds(recipe)
+    planned = plan_rounds(recipe)
     assert targets == [0.5, 0.8]
     assert [(one.round, one.target) for one in pipeline.done] == [(one.number, one.target) for one in planned]
     previous: dict[str, Tensor] = {}
     for one, plan in zip(pipeline.done, planned, strict=True):
-        masks, weights = one.masks(), prunable(one.network())
+        masks, weights = one.masks(), find_prunable(one.network())
         total = sum(mask.numel() for mask in masks.values())
-        assert sum(int(mask.sum()) for mask in masks.values()) == keep_count(total, plan.density)
-        assert one.density == keep_count(total, plan.density) / total
+        assert sum(int(mask.sum()) for mask in masks.values()) == count_to_keep(total, plan.density)
+        assert one.density == count_to_keep(total, plan.density) / total
         assert abs(one.sparsity - plan.sparsity) <= 0.5 / total + 1e-9
         assert all(not bool(weights[name].detach()[~mask].any()) for name, mask in masks.items())
         assert (one.retrained is not None) == plan.retrained
@@ -325,7 +325,7 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
             rewind.update({key: value.clone() for key, value in model.state_dict().items()})
 
     train_(model, data, recipe.train, seed=0, name="train", controls=Controls(at_epoch=keep))
-    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in find_prunable(model).items()}
     total = remain = sum(mask.numel() for mask in masks.values())
     assert total == 114
     survivors = []
@@ -362,7 +362,7 @@ def test_gradual_rounds_and_the_control_share_one_schedule(tmp_path: Path) -> No
     pipeline = run(recipe, tmp_path)
     stages, data = tensors(pipeline), cases.make_data()
     spans = [(0, 1), (1, 2), (2, 5)]
-    assert [one.epochs for one in rounds(recipe)] == spans * 2
+    assert [one.epochs for one in plan_rounds(recipe)] == spans * 2
     for number, (start, stop) in enumerate(spans * 2, 1):
         name, before = f"round-0-{number:03d}", "dense" if start == 0 else f"round-0-{number - 1:03d}"
         model, masks = cases.mlp(), part(stages[name], "mask.")
@@ -476,9 +476,9 @@ def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None
 
 def test_labels_are_unique() -> None:
     methods = tuple(Method(name=name, params={"p": i}) for i, name in enumerate(["a", "b", "a"]))
-    assert criterion_labels(cases.recipe(criterion=methods)) == ["a-p0", "b", "a-p2"]
+    assert label_criteria(cases.recipe(criterion=methods)) == ["a-p0", "b", "a-p2"]
     same = tuple(Method(name="a", params={"p": p}) for p in ("x y", "xy", "X/Y"))
-    assert criterion_labels(cases.recipe(criterion=same)) == ["a-xy-1", "a-xy-2", "a-xy-3"]
+    assert label_criteria(cases.recipe(criterion=same)) == ["a-xy-1", "a-xy-2", "a-xy-3"]
 
 
 def test_seeds_change_what_is_random_and_nothing_else_does(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from pruning.errors import EvidenceError
 from pruning.evaluations.accuracy import Accuracy
-from pruning.masks import counts
-from pruning.measurement.measure import increase, measure
-from pruning.pipeline.results import layers
+from pruning.masks import count_kept
+from pruning.measurement.measure import estimate_increase, measure_network
+from pruning.pipeline.results import describe_layers
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report, Section
 from pruning.storage.checkpoints import WRITERS, read_masks, read_sparse
-from pruning.verdict.gates import hold_gates
-from pruning.verdict.recommendation import DEFAULT_MARGIN, References, proven_beyond, recommend
+from pruning.verdict.gates import check_gates
+from pruning.verdict.recommendation import DEFAULT_MARGIN, References, is_proven_beyond, recommend
 from tests.support import cases
 from tests.support.finished_jobs import finished
 from tests.support.pipelines import MODES
@@ -43,9 +43,9 @@ def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: s
         assert all(torch.equal(value, dense[name]) for name, value in sparse.items())
         model = cases.mlp()
         model.load_state_dict(sparse)
-        assert measure(model, data).document() == (checkpoint.retrained or checkpoint.pruned)
+        assert measure_network(model, data).document() == (checkpoint.retrained or checkpoint.pruned)
         assert checkpoint.error == (checkpoint.retrained or checkpoint.pruned).error
-        assert counts(masks) == {"1.weight": checkpoint.layers[0].kept}
+        assert count_kept(masks) == {"1.weight": checkpoint.layers[0].kept}
         assert list(masks) == ["1.weight"]
         assert checkpoint.parameters == 123 - 96 + checkpoint.layers[0].kept
         assert checkpoint.prune_ratio == (96 - checkpoint.layers[0].kept) / 123
@@ -82,9 +82,9 @@ def test_increases_are_paired_with_given_and_control(tmp_path: Path) -> None:
     (checkpoint,) = results.report().checkpoints
     (done,) = pipeline.done
     assert done.retrained is not None
-    assert checkpoint.error_increase.given == increase(done.retrained.wrong, pipeline.given_measured.wrong)
-    assert checkpoint.error_increase.control == increase(done.retrained.wrong, pipeline.control_measured.wrong)
-    assert checkpoint.val_error_increase == increase(done.retrained.val_wrong, pipeline.control_measured.val_wrong)
+    assert checkpoint.error_increase.given == estimate_increase(done.retrained.wrong, pipeline.given_measured.wrong)
+    assert checkpoint.error_increase.control == estimate_increase(done.retrained.wrong, pipeline.control_measured.wrong)
+    assert checkpoint.val_error_increase == estimate_increase(done.retrained.val_wrong, pipeline.control_measured.val_wrong)
 
 
 def test_a_rerun_gives_the_same_report_without_work(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
 def test_layers_of_awkward_networks_are_all_listed() -> None:
     for name in cases.AWKWARD:
         model, _ = cases.awkward(name)
-        found = layers(model, cases.half_masks(model), ())
+        found = describe_layers(model, cases.half_masks(model), ())
         assert [layer.name for layer in found] == [key for key, _ in model.named_parameters()]
         assert all((layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in found)
         assert sum(layer.total for layer in found) == sum(p.numel() for p in model.parameters())
@@ -237,8 +237,8 @@ def test_a_loss_proven_on_the_test_images_is_no_plain_ship() -> None:
                                    "images its error is 0.10 pp above that of the dense control [−0.90, +1.10], within "
                                    "the margin of 0.50 pp.")
     assert "Beware" not in open_.reason
-    assert proven_beyond(checkpoint(0.5, 0, 0.043), DEFAULT_MARGIN)
-    assert not proven_beyond(checkpoint(0.5, 0, 0.0149), DEFAULT_MARGIN)
+    assert is_proven_beyond(checkpoint(0.5, 0, 0.043), DEFAULT_MARGIN)
+    assert not is_proven_beyond(checkpoint(0.5, 0, 0.0149), DEFAULT_MARGIN)
 
 
 @pytest.mark.parametrize(("val", "half", "n", "margin", "said"), [
@@ -266,7 +266,7 @@ def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
 def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> None:
     gates = Gates(max_error_increase=gate)
     given = [checkpoint(0.5, 0.0, test=test)]
-    (result,) = hold_gates(given, recommend(given, gates, references()), gates)
+    (result,) = check_gates(given, recommend(given, gates, references()), gates)
     assert (result.passed, result.limit, result.checkpoint) == (passed, gate, "magnitude-0.5")
     assert result.measured == given[0].error_increase.control
     assert result.message.startswith("magnitude-0.5: test error ")
@@ -276,9 +276,9 @@ def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> No
 def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> None:
     gates = Gates(max_error_increase=0.01)
     given = [checkpoint(0.5, 0.5)]
-    (result,) = hold_gates(given, recommend(given, gates, references()), gates)
+    (result,) = check_gates(given, recommend(given, gates, references()), gates)
     assert (result.passed, result.checkpoint, result.measured) == (False, None, None)
-    assert hold_gates(given, recommend(given, Gates(), references()), Gates()) == ()
+    assert check_gates(given, recommend(given, Gates(), references()), Gates()) == ()
 
 
 @pytest.mark.parametrize(("delta", "gate", "passed"), [(0.02, 0.02, True), (0.021, 0.02, False), (-0.1, 0.0, True)])
@@ -289,11 +289,11 @@ def test_a_gate_on_delta_excess_error_reads_the_robustness_section(delta: float,
     section = Section(title="Error under shift", version=1, details={"excess_error": rows})
     given, gates = [checkpoint(0.4, 0.0), checkpoint(0.5, 0.0)], Gates(max_error_increase=0.01, max_delta_excess_error=gate)
     found = recommend(given, gates, references())
-    nominal, shifted = hold_gates(given, found, gates, section)
+    nominal, shifted = check_gates(given, found, gates, section)
     assert nominal.passed
     assert (shifted.name, shifted.passed, shifted.measured) == ("max_delta_excess_error", passed, measured)
     assert shifted.message.startswith("magnitude-0.5: excess error under shift ")
-    _, missing = hold_gates(given, found, gates)
+    _, missing = check_gates(given, found, gates)
     assert (missing.passed, missing.message) == (False, "magnitude-0.5: excess error under shift was not measured")
 
 

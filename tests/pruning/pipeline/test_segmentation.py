@@ -18,18 +18,26 @@ from pruning.data.tensors import Data, Split, prepare
 from pruning.errors import EvidenceError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.library import bound, load_model, score
-from pruning.measurement.intervals import bounded
-from pruning.measurement.iou import constant_errors, image_errors, overlaps, whole_ious
-from pruning.measurement.measure import Measured, increase, mean_error, measure
-from pruning.measurement.objective import distance, errors, loss_for, losses, mean_loss, training_loss, weight
+from pruning.measurement.intervals import bounded_mean_interval
+from pruning.measurement.iou import compute_constant_errors, compute_image_errors, compute_whole_ious, count_overlaps
+from pruning.measurement.measure import Measured, estimate_error, estimate_increase, measure_network
+from pruning.measurement.objective import (
+    choose_loss,
+    compute_errors,
+    compute_losses,
+    distillation_loss,
+    mean_loss,
+    training_loss,
+    weigh_batch,
+)
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
 from pruning.schemas.recipe import Distill, Limit, Recipe, Targets
 from pruning.schemas.report import Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
 from pruning.storage.stages import Stages
-from pruning.training.loop import Controls, Teacher, lr_factor, train_
-from pruning.verdict.baseline import chance, judge
+from pruning.training.loop import Controls, Teacher, learning_rate_factor, train_
+from pruning.verdict.baseline import check_baseline, guessing_error
 from tests.support.segmentation_world import MOST, pairs, upload
 
 CLASSES = 4
@@ -65,7 +73,7 @@ def random(n: int = 3, side: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     path = upload(pairs("images/{split}", {"train": 20, "test": 6}, CLASSES, side=24), tmp_path_factory.mktemp("data"))
-    return prepare(uploads.read(path, "upload.zip", MOST), limit=Limit(), seed=0, normalize=None)
+    return prepare(uploads.read_dataset(path, "upload.zip", MOST), limit=Limit(), seed=0, normalize=None)
 
 
 # loss and error
@@ -88,8 +96,8 @@ def test_the_loss_is_the_mean_over_pixels_that_are_not_ignored() -> None:
     every = list(itertools.chain.from_iterable(slow))
     assert float(mean_loss(logits, masks)) == pytest.approx(sum(every) / len(every), rel=1e-5)
     assert float(mean_loss(logits, masks)) == pytest.approx(float(F.cross_entropy(logits, masks.long(), ignore_index=255)))
-    assert losses(logits, masks).tolist() == pytest.approx([sum(one) / len(one) for one in slow], rel=1e-5)
-    assert int(weight(masks)) == len(every)
+    assert compute_losses(logits, masks).tolist() == pytest.approx([sum(one) / len(one) for one in slow], rel=1e-5)
+    assert int(weigh_batch(masks)) == len(every)
     other, _ = random(seed=1)
     assert float(training_loss((logits, other), masks)) == pytest.approx(
         float(mean_loss(logits, masks) + 0.5 * mean_loss(other, masks)))
@@ -103,8 +111,8 @@ def test_images_of_nothing_but_ignored_pixels_contribute_nothing() -> None:
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient[1].any()
     assert loss.item() == pytest.approx(mean_loss(logits[[0, 2]], masks[[0, 2]]).item())
-    assert losses(logits, masks)[1] == 0
-    assert errors(logits, masks)[1] == 0
+    assert compute_losses(logits, masks)[1] == 0
+    assert compute_errors(logits, masks)[1] == 0
     logits2 = torch.randn(2, CLASSES, 3, 3, requires_grad=True)
     nothing = mean_loss(logits2, torch.full((2, 3, 3), 255, dtype=torch.uint8))
     assert nothing == 0
@@ -124,13 +132,13 @@ def test_the_error_is_one_less_the_mean_iou_of_the_image() -> None:
     logits[3, 2] = 99
     answers = logits.argmax(1)
     slow = [slow_error(a.flatten().tolist(), t.flatten().tolist()) for a, t in zip(answers, masks, strict=True)]
-    found = errors(logits, masks)
+    found = compute_errors(logits, masks)
     assert found.tolist() == pytest.approx(slow)
     assert found[3] == 0
     assert found.dtype == torch.float64
-    regions = overlaps(answers, masks, CLASSES)
-    assert image_errors(regions).tolist() == pytest.approx(slow)
-    whole, each = whole_ious(regions, torch.Generator().manual_seed(0))
+    regions = count_overlaps(answers, masks, CLASSES)
+    assert compute_image_errors(regions).tolist() == pytest.approx(slow)
+    whole, each = compute_whole_ious(regions, torch.Generator().manual_seed(0))
     a, t = answers.flatten(), masks.flatten()
     wanted = [float(((a == c) & (t == c)).sum() / (((a == c) | (t == c)) & (t != 255)).sum()) for c in range(CLASSES)]
     assert [one.value for one in each if one is not None] == pytest.approx(wanted)
@@ -143,12 +151,12 @@ def test_the_error_is_one_less_the_mean_iou_of_the_image() -> None:
 def test_a_constant_answer_is_what_chance_is() -> None:
     _, masks = random(5)
     masks[2] = 255
-    found = constant_errors(masks, CLASSES)
+    found = compute_constant_errors(masks, CLASSES)
     for label in range(CLASSES):
         logits = F.one_hot(torch.full(masks.shape, label), CLASSES).movedim(-1, 1).float()
-        assert float(found[label]) == pytest.approx(float(errors(logits, masks).mean()))
-    assert chance(Split(torch.zeros(5, 3, 6, 7), masks), CLASSES) == float(found.min())
-    assert chance(Split(torch.zeros(5, 3, 6, 7), torch.zeros(5)), 4) == 0.75
+        assert float(found[label]) == pytest.approx(float(compute_errors(logits, masks).mean()))
+    assert guessing_error(Split(torch.zeros(5, 3, 6, 7), masks), CLASSES) == float(found.min())
+    assert guessing_error(Split(torch.zeros(5, 3, 6, 7), torch.zeros(5)), 4) == 0.75
 
 
 def test_intervals_of_errors_between_0_and_1_cover() -> None:
@@ -156,17 +164,17 @@ def test_intervals_of_errors_between_0_and_1_cover() -> None:
     rng = np.random.default_rng(0)
     covered, many = 0, 2000
     for sample in rng.beta(2, 5, (many, 20)):
-        found = bounded(sample.sum(), (sample**2).sum(), 20)
+        found = bounded_mean_interval(sample.sum(), (sample**2).sum(), 20)
         covered += found.low <= 2 / 7 <= found.high  # type: ignore[operator]
     assert 0.935 < covered / many < 0.965
-    assert bounded(0.2, 0.04, 1).model_dump() == {"value": 0.2, "low": 0.0, "high": 1.0, "n": 1}
-    near = bounded(1.9, 0.9**2 + 1, 2)
+    assert bounded_mean_interval(0.2, 0.04, 1).model_dump() == {"value": 0.2, "low": 0.0, "high": 1.0, "n": 1}
+    near = bounded_mean_interval(1.9, 0.9**2 + 1, 2)
     assert near.high == 1.0
     one, two = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([0.25, 0.0, 0.75])
-    gap = increase(one, two)
+    gap = estimate_increase(one, two)
     assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
-    assert increase(one[:1], two[:1]).low == -1.0
-    assert mean_error(one).value == pytest.approx(1.75 / 3)
+    assert estimate_increase(one[:1], two[:1]).low == -1.0
+    assert estimate_error(one).value == pytest.approx(1.75 / 3)
 
 
 def test_a_teacher_is_followed_pixel_by_pixel() -> None:
@@ -175,12 +183,12 @@ def test_a_teacher_is_followed_pixel_by_pixel() -> None:
     known = masks != 255
     rows, target = logits.movedim(1, -1)[known], wanted.movedim(1, -1)[known]
     kl = F.kl_div(rows.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
-    assert float(distance(logits, wanted, masks)) == pytest.approx(float(kl), rel=1e-5)
+    assert float(distillation_loss(logits, wanted, masks)) == pytest.approx(float(kl), rel=1e-5)
     model = tiny()
     images = torch.rand(3, 3, 6, 7)
     teacher = Teacher(tiny(1), Distill(alpha=0.25, temperature=2.0))
     with torch.no_grad():
-        expected = 0.75 * mean_loss(model(images), masks) + 0.25 * 4 * distance(
+        expected = 0.75 * mean_loss(model(images), masks) + 0.25 * 4 * distillation_loss(
             model(images) / 2, teacher.network(images) / 2, masks)
         assert float(teacher.loss(model(images), images, masks)) == pytest.approx(float(expected), rel=1e-5)
 
@@ -197,13 +205,13 @@ def trained(data: Data, model: nn.Module | None = None, controls: Controls | Non
 
 def test_the_poly_schedule() -> None:
     poly = LrSchedule(name="poly")
-    assert [lr_factor(poly, epoch, 45) for epoch in (0, 22.5, 45)] == pytest.approx([1.0, 0.5**0.9, 0.0])
-    assert lr_factor(LrSchedule(name="poly", warmup_epochs=2), 1, 10) == pytest.approx(0.5 * 0.9**0.9)
+    assert [learning_rate_factor(poly, epoch, 45) for epoch in (0, 22.5, 45)] == pytest.approx([1.0, 0.5**0.9, 0.0])
+    assert learning_rate_factor(LrSchedule(name="poly", warmup_epochs=2), 1, 10) == pytest.approx(0.5 * 0.9**0.9)
 
 
 def test_training_learns_and_is_measured(data: Data) -> None:
     model = trained(data, epochs=10, optimizer=Optimizer(lr=0.05), lr_schedule=LrSchedule(name="poly"))
-    found = measure(model, data)
+    found = measure_network(model, data)
     answers = []
     for split, expected in ((data.test, found.wrong), (data.val, found.val_wrong)):
         slow = []
@@ -214,10 +222,10 @@ def test_training_learns_and_is_measured(data: Data) -> None:
             answers.append(logits)
         assert expected.tolist() == pytest.approx(slow)
     tests = len(data.test)
-    assert found.losses.tolist() == pytest.approx(losses(torch.cat(answers[:tests]), data.test.labels).tolist(), rel=1e-4)
+    assert found.losses.tolist() == pytest.approx(compute_losses(torch.cat(answers[:tests]), data.test.labels).tolist(), rel=1e-4)
     assert found.overlaps is not None
     assert found.overlaps.shape == (tests, 2, CLASSES)
-    assert float(found.wrong.mean()) < 0.7 * chance(data.test, CLASSES)
+    assert float(found.wrong.mean()) < 0.7 * guessing_error(data.test, CLASSES)
     again = Measured.restore(found.tensors("x"), "x")
     assert again.document() == found.document()
     assert torch.equal(again.overlaps, found.overlaps)  # type: ignore[arg-type]
@@ -279,7 +287,7 @@ def test_the_auxiliary_head_learns_in_training_alone(data: Data) -> None:
     trained(data, model, epochs=1, batch_size=8)
     moved = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
     assert any(key.startswith("aux_classifier") for key in moved)
-    assert measure(model, data).wrong.shape == (len(data.test),)
+    assert measure_network(model, data).wrong.shape == (len(data.test),)
 
 
 # whole jobs
@@ -367,7 +375,7 @@ def test_a_network_no_better_than_one_class_everywhere_is_warned_of(data: Data, 
     assert any("no lower than that of calling every pixel '0'" in warning for warning in warnings)
     assert report.recommendation.checkpoint is None
     said: list[str] = []
-    judge(report.baseline, data, trained=True, warn=said.append)
+    check_baseline(report.baseline, data, trained=True, warn=said.append)
     assert said[0].endswith("take a larger network")
 
 
@@ -378,7 +386,7 @@ def test_the_library_scores_with_masks(data: Data, criterion: str) -> None:
     found = score(model, criterion, batches)
     assert set(found) == {f"net.{index}.weight" for index in (0, 4, 7)}
     assert all(bool(torch.isfinite(value).all()) for value in found.values())
-    assert loss_for(batches[0][1]) is not F.cross_entropy
+    assert choose_loss(batches[0][1]) is not F.cross_entropy
 
 
 @pytest.mark.parametrize("criterion", ["obd", "qm", "obs"])

@@ -11,7 +11,7 @@ import pytest
 
 from pruning.reporting import RENDERERS, family, to_html, to_junit, to_markdown
 from pruning.reporting.comment import COMMENT_LIMIT
-from pruning.reporting.plots import Plot, section_plots
+from pruning.reporting.plots import Plot, plot_section
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport
 from pruning.schemas.report import Curve, Estimate, Failure, Section
 from tests.support import family_world as world
@@ -97,7 +97,7 @@ def test_html_loads_and_runs_nothing_and_is_accessible(make: Callable[[], Family
 def test_answers_are_told_predicted_beside_measured() -> None:
     report = whole()
     page, comment = "".join(Page(to_html(report)).text), to_markdown(report).replace("\\", "")
-    rows = family.answer_rows(report)
+    rows = family.list_answers(report)
     assert [row.answer.max_error for row in rows] == [0.12, 0.2]
     assert sum(row.recommended for row in rows) == 1
     for row in rows:
@@ -110,7 +110,7 @@ def test_answers_are_told_predicted_beside_measured() -> None:
         assert member.job
         assert member.job in page
         assert member.job in comment
-        assert family.sparsest(member) in page
+        assert family.describe_sparsest(member) in page
     for section in report.sections.values():
         assert section.title in page
         assert section.title in comment
@@ -121,13 +121,13 @@ def test_the_verdict_follows_what_was_measured() -> None:
     best = next(one for one in report.answers if one.job == report.recommendation.job)
     report = report.model_copy(update={"answers": (best,)})
     error, kept = f"{100 * best.max_error:g} %", f"{best.measured_parameters} of {best.unpruned_parameters} parameters"
-    good = family.verdict(measured(report, best.max_error - 0.005))
+    good = family.describe_verdict(measured(report, best.max_error - 0.005))
     assert (good.headline, good.tone) == (f"mlp family on digits: error ≤ {error} with {kept}", "good")
-    about = family.verdict(measured(report, best.max_error + 0.005))
+    about = family.describe_verdict(measured(report, best.max_error + 0.005))
     above = f"{100 * best.max_error + 0.5:.2f} %"
     assert (about.headline, about.tone) == (f"mlp family on digits: error of {above} with {kept}, {error} tolerated", "open")
     none = report.recommendation.model_copy(update={"job": None, "checkpoint": None})
-    bad = family.verdict(measured(report, 0.5).model_copy(update={"recommendation": none}))
+    bad = family.describe_verdict(measured(report, 0.5).model_copy(update={"recommendation": none}))
     assert (bad.tone, "no network that was trained keeps" in bad.headline) == ("bad", True)
     assert {fact.label: fact.value for fact in good.facts}["Members measured"] == "9 of 9"
     facts = {fact.label: fact for fact in good.facts}
@@ -138,15 +138,15 @@ def test_the_verdict_follows_what_was_measured() -> None:
 
 def test_families_without_an_answer_say_why() -> None:
     only = world.reported(world.spec(**SMALL, confirm=False))
-    found = family.verdict(only)
+    found = family.describe_verdict(only)
     assert found.tone == "open"
     assert re.search(r"error ≤ 12 % predicted with \d+ of [\d,]+ parameters, not trained for real", found.headline)
     assert "not trained for real" in to_markdown(only)
-    never = family.verdict(world.reported(world.spec(**SMALL, max_error=[0.001])))
+    never = family.describe_verdict(world.reported(world.spec(**SMALL, max_error=[0.001])))
     assert (never.tone, never.headline) == ("bad", "mlp family on digits: no network for the tolerated error")
-    lawless = family.verdict(world.reported(world.spec(**SMALL), ends=lambda one: "failed"))
+    lawless = family.describe_verdict(world.reported(world.spec(**SMALL), ends=lambda one: "failed"))
     assert (lawless.tone, lawless.headline) == ("bad", "mlp family on digits: no joint law")
-    start = family.verdict(young())
+    start = family.describe_verdict(young())
     assert (start.tone, start.headline) == ("open", "mlp family on digits: 0 of 9 members measured")
 
 
@@ -165,7 +165,7 @@ def test_partial_families_are_marked_and_name_what_failed() -> None:
 
 
 def plots(name: str) -> tuple[Plot, ...]:
-    return section_plots("s", whole().sections[name])
+    return plot_section("s", whole().sections[name])
 
 
 def test_plots_of_one_section_have_titles_of_their_own() -> None:
@@ -216,7 +216,7 @@ def test_titles_tell_criteria_apart() -> None:
     curves = {f"law/{name}/{kind}": one.model_copy(update={"y_label": f"test error, {name}", "drawn": drawn})
               for name in ("a", "b") for kind, drawn in (("law", "band"), ("measured", "points"), ("answers", "points"),
                                                          ("plateau", "line"))}
-    first, second = section_plots("s", Section(title="Scaling law", version=1, curves=curves))
+    first, second = plot_section("s", Section(title="Scaling law", version=1, curves=curves))
     assert (first.title, second.title) == ("Scaling law: a", "Scaling law: b")
     law, measured_, answers, plateau = first.legend
     assert law.colour == measured_.colour != answers.colour

@@ -15,9 +15,9 @@ from pruning import wording as q
 from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
 from pruning.reporting import summary as s
 from pruning.reporting.comment import COMMENT_LIMIT, escape
-from pruning.reporting.plots import accuracy_plots, section_plots
-from pruning.reporting.series_styles import SERIES, look
-from pruning.reporting.tables import ROWS, table
+from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.series_styles import SERIES, choose_style
+from pruning.reporting.tables import ROWS, build_table
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import BatchNorm, Curve, Estimate, GateResult, Report, Section
 from tests.support import reports
@@ -70,11 +70,11 @@ def test_every_checkpoint_in_every_table() -> None:
     for checkpoint in report.checkpoints:
         assert checkpoint.id in page
         assert escape(checkpoint.id) in comment
-        for text in (q.measured(checkpoint.error), q.points(checkpoint.error_increase.control)):
+        for text in (q.percent_with_interval(checkpoint.error), q.points_with_interval(checkpoint.error_increase.control)):
             assert text in page
             assert text in comment
         for size in checkpoint.size_bytes.values():
-            assert q.size(size) in page
+            assert q.file_size(size) in page
     for section in report.sections.values():
         assert section.title in page
         assert section.title in comment
@@ -84,7 +84,7 @@ def test_every_checkpoint_in_every_table() -> None:
 
 
 def test_plots_show_every_criterion_with_its_own_colour_and_marker() -> None:
-    after, before = accuracy_plots(reports.realistic())
+    after, before = plot_accuracy(reports.realistic())
     assert (after.title, before.title) == ("Accuracy after retraining", "Accuracy right after pruning, before retraining")
     assert {"magnitude", "snip"} <= {entry.label for entry in after.legend}
     assert "snip: 92.2 % at 49.99 %" in after.description
@@ -97,12 +97,12 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
     checkpoints = tuple(reports.checkpoint(one, s, 0.1, 0.2, id=f"qm-pi{i}-{s!r}")
                         for i, one in enumerate(methods) for s in (0.5, 0.9))
     report = reports.realistic(checkpoints=checkpoints, rounds=())
-    for plot in accuracy_plots(report):
+    for plot in plot_accuracy(report):
         assert [entry.label for entry in plot.legend[2:]] == [f"qm-pi{i}" for i in range(13)]
         glyphs = [(entry.colour, entry.kind, entry.line, entry.hollow) for entry in plot.legend]
         assert len(set(glyphs)) == len(glyphs)
         assert all(f"var({entry.colour})" in plot.svg for entry in plot.legend)
-    looks = [look(i) for i in range(SERIES)]
+    looks = [choose_style(i) for i in range(SERIES)]
     assert len(set(looks)) == SERIES == 32
     assert len({(one.colour, one.marker) for one in looks[:16]}) == 16
     page = to_html(report)
@@ -112,12 +112,12 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
 
 def test_labels_are_those_of_the_checkpoints() -> None:
     report = reports.realistic()
-    assert s.labels(report) == ["magnitude", "snip"]
+    assert s.list_labels(report) == ["magnitude", "snip"]
     one = reports.checkpoint(Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95")
     between = report.rounds[0].model_copy(update={"criterion": one.criterion})
     known = reports.realistic(checkpoints=(one,), rounds=(between,))
-    assert s.labels(known) == ["qm-pi14"]
-    assert s.labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], "no checkpoint names it yet"
+    assert s.list_labels(known) == ["qm-pi14"]
+    assert s.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], "no checkpoint names it yet"
 
 
 def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
@@ -135,7 +135,7 @@ def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
 
 def test_records_become_tables_with_units_and_intervals() -> None:
     change, error = Estimate(value=0.13716, low=0.128, high=0.1462), Estimate(value=0.1, low=0.05, high=0.2)
-    found = table([
+    found = build_table([
         {"target_sparsity": 0.95, "criterion": "qm", "loss_change_nats": change.model_dump(),
          "error_after_retraining": error.model_dump(), "rank": 4.5, "seen": True},
         {"target_sparsity": 0.8, "criterion": "lm", "loss_change_nats": "overflow on 3 images", "rank": 12.0,
@@ -146,12 +146,12 @@ def test_records_become_tables_with_units_and_intervals() -> None:
     assert found.rows == [["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
                           ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"]]
     assert found.numeric == {0, 2, 3, 4, 6}
-    by_class = table({"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class")
+    by_class = build_table({"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class")
     assert by_class is not None
     assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
     for value in ({"iid": "checked"}, [], {}, [{"a": [1]}], [{"a": {"b": 1}}], "x", 3, {"a": {}},
                   {"value": 1.0, "low": None, "high": None, "n": 3}):
-        assert table(value) is None
+        assert build_table(value) is None
 
 
 def test_long_tables_are_cut_and_say_so() -> None:
@@ -176,19 +176,19 @@ def test_accuracy_is_not_drawn_twice() -> None:
     curves = {"error/a": curve, "error_before_retraining/a": curve,
               "increase/a": curve.model_copy(update={"y_label": "more"})}
     section = Section(title="Accuracy", version=1, curves=curves)
-    assert len(section_plots("s", section)) == 2
+    assert len(plot_section("s", section)) == 2
     page = to_html(reports.realistic(sections={"accuracy": section}))
     assert page.count("<figure>") == 2 + 1
-    (plot,) = section_plots("s", section, ("error",))
+    (plot,) = plot_section("s", section, ("error",))
     assert [entry.label for entry in plot.legend] == ["a"], "what all share is left to the axis"
 
 
 def test_many_curves_are_split_over_plots_and_odd_ones_drawn() -> None:
     one = Curve(x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y")
     curves = {f"_{i} $": one for i in range(20)} | {"none": one.model_copy(update={"x": (), "y": ()})}
-    plots = section_plots("s", Section(title="t", version=1, curves=curves))
+    plots = plot_section("s", Section(title="t", version=1, curves=curves))
     assert [len(plot.legend) for plot in plots] == [16, 4]
-    assert section_plots("s", Section(title="t", version=1)) == ()
+    assert plot_section("s", Section(title="t", version=1)) == ()
 
 
 def test_no_retraining_and_missing_numbers() -> None:
@@ -279,21 +279,21 @@ def test_rendering_needs_neither_pyplot_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: q.points(Estimate(value=-0.0001)), "0.0 pp"),
+        (lambda: q.points_with_interval(Estimate(value=-0.0001)), "0.0 pp"),
         (lambda: q.percent(-0.012), "−1.2 %"),
-        (lambda: q.share(0.0), "0 %"),
-        (lambda: q.size(999_600), "1.00 MB"),
+        (lambda: q.short_percent(0.0), "0 %"),
+        (lambda: q.file_size(999_600), "1.00 MB"),
         (lambda: q.factor(1e4), "10000×"),
         (lambda: q.duration(59.9), "59.9 s"),
-        (lambda: q.named("x_ms", Estimate(value=1.5, low=1.0, high=2.0)), "1.50 ms [1.00 ms, 2.00 ms]"),
-        (lambda: q.named("error_ratio", Estimate(value=0.5)), "0.5"),
-        (lambda: q.named("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)), "0.000 [−0.020, +0.020]"),
-        (lambda: q.named("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
+        (lambda: q.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)), "1.50 ms [1.00 ms, 2.00 ms]"),
+        (lambda: q.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
+        (lambda: q.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)), "0.000 [−0.020, +0.020]"),
+        (lambda: q.by_name("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
          "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]"),
-        (lambda: q.named("spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)),
+        (lambda: q.by_name("spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)),
          "−0.15 [−1.00, 0.50]"),
-        (lambda: q.named("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
-        (lambda: q.named("prune_potential", Estimate(value=0.853)), "85.3 %"),
+        (lambda: q.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
+        (lambda: q.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
     ],
 )
 def test_quantities(call: Callable[[], Any], text: str) -> None:

@@ -8,7 +8,7 @@ from pruning import wording as q
 from pruning.reporting import summary as s
 from pruning.reporting import to_html, to_junit, to_markdown
 from pruning.reporting.markdown import escape
-from pruning.reporting.plots import accuracy_plots, section_plots
+from pruning.reporting.plots import plot_accuracy, plot_section
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import BatchNorm, Checkpoint, Curve, Estimate, Increase, Recommendation, Report, Section
 from tests.support import reports
@@ -32,7 +32,7 @@ def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> 
     best = reports.checkpoint(Method(name="magnitude"), 0.8, 0.1, 0.2)
     proven = Increase(given=reports.difference(0.01), control=Estimate(value=0.043, low=low, high=0.071, n=1797))
     report = reports.realistic(checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=())
-    assert s.verdict(report).tone == tone
+    assert s.describe_verdict(report).tone == tone
     page, comment = both(report)
     assert f'class="verdict {tone}"' in page
     assert ("ship 80 % sparsity" in page) is (tone == "good")
@@ -55,19 +55,19 @@ def test_what_is_said_of_zeros_and_of_channels_depends_on_what_was_done() -> Non
     for text in (to_html(mixed), to_markdown(mixed).replace("\\", "")):
         assert "Without whole channels: filter_norm-0.5. Such" in text
         assert "The others hold zeros" in text
-    assert s.cost_note(reports.empty()) == ""
+    assert s.describe_costs(reports.empty()) == ""
 
 
 def test_the_file_is_compared_with_that_of_the_given_network() -> None:
     best = without_channels(0.8)
     chosen = Recommendation(checkpoint=best.id, sparsity=0.8, margin=0.01, reason="The only one.")
     report = reports.realistic(checkpoints=(best,), rounds=(), recommendation=chosen)
-    assert s.lost_channels(report, best)
-    (fact,) = [fact for fact in s.verdict(report).facts if fact.label == "File"]
+    assert s.has_lost_channels(report, best)
+    (fact,) = [fact for fact in s.describe_verdict(report).facts if fact.label == "File"]
     size = best.size_bytes["dense"]
-    assert fact.value == q.size(size)
+    assert fact.value == q.file_size(size)
     assert fact.detail == f"{q.percent(size / 1_110_480)} of the given network's 1.11 MB"
-    (zeros,) = [fact for fact in s.verdict(reports.realistic()).facts if fact.label == "Sparse file"]
+    (zeros,) = [fact for fact in s.describe_verdict(reports.realistic()).facts if fact.label == "Sparse file"]
     assert "of the given network's 1.11 MB" in zeros.detail
 
 
@@ -86,12 +86,12 @@ def test_differences_of_errors_are_percentage_points_everywhere() -> None:
     curve = Curve(x=(0.5, 0.8), y=(reports.difference(-0.0124), reports.difference(0.03)), x_label="sparsity",
                   y_label="test error above the dense control's")
     section = Section(title="Accuracy", version=1, curves={"increase/a": curve})
-    (plot,) = section_plots("s", section)
+    (plot,) = plot_section("s", section)
     assert plot.y_label == "test error above the dense control's (pp)"
     assert ">−1</text>" in plot.svg, "in hundredths, with the true minus"
     assert "−1.2 pp" in to_markdown(reports.realistic(sections={"accuracy": section}))
-    assert {one.y_label for one in accuracy_plots(report)} == {"test accuracy (%)"}
-    (errors,) = section_plots("s", report.sections["robustness"])
+    assert {one.y_label for one in plot_accuracy(report)} == {"test accuracy (%)"}
+    (errors,) = plot_section("s", report.sections["robustness"])
     assert errors.y_label == "test error (%)"
 
 
@@ -100,7 +100,7 @@ def test_one_large_criterion_does_not_flatten_the_others() -> None:
         curves = {name: Curve(x=(0.5, 0.8, 0.9), y=tuple(Estimate(value=scale * v) for v in values), x_label="sparsity",
                               y_label="loss change (nats)") for name, scale in (("a", 1.0), ("b", 1.2))}
         curves["random"] = curves["a"].model_copy(update={"y": tuple(Estimate(value=v) for v in (0.4, 90.0, 1000.0))})
-        (found,) = section_plots("s", Section(title="t", version=1, curves=curves))
+        (found,) = plot_section("s", Section(title="t", version=1, curves=curves))
         return found.y_label, found.svg
 
     label, svg = plot(-0.02, 0.05, 0.4)
@@ -115,7 +115,7 @@ def test_a_layer_collapse_is_warned_of_once() -> None:
     one = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
     others = ("snip, round 2: something else", "magnitude, round 3: " + gone)
     report = reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others))
-    assert s.warnings(report) == others
+    assert s.list_warnings(report) == others
     page, comment = both(report)
     assert page.count(gone) == comment.count(gone) == 2, "that of the criterion without a checkpoint stays"
     assert "Warnings" not in to_html(reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}",)))
@@ -134,4 +134,4 @@ def test_one_of_a_thing_is_no_plural() -> None:
     report = reports.realistic(environment=base.environment.model_copy(update={"threads": 1}))
     for text in both(report):
         assert "1 thread," in text
-    assert escape(q.several(2, "thread")) in to_markdown(base)
+    assert escape(q.count_of(2, "thread")) in to_markdown(base)

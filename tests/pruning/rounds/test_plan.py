@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from pruning.criteria.magnitude import Magnitude
 from pruning.errors import BudgetError, ParameterError, UnknownNameError
-from pruning.rounds.costs import TEACHER_COST, TRAIN_COST, Costs, estimate, split_sizes
-from pruning.rounds.method import Seams
-from pruning.rounds.plan import rounds, training_epochs
+from pruning.rounds.costs import TEACHER_COST, TRAIN_COST, Costs, count_split_images, estimate_costs
+from pruning.rounds.method import PruningMethod
+from pruning.rounds.plan import find_training_epochs, plan_rounds
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Limit, Recipe
 from pruning.types import Calibration
 from tests.support import cases
 
-REAL = Seams.of
+REAL = PruningMethod.of
 
 TRAIN = {"epochs": 3, "rewind_epoch": 1, "batch_size": 8}
 IMAGES = {"fit": 40, "val": 10, "test": 30}
@@ -46,7 +46,7 @@ def recipes() -> list[Recipe]:
 @pytest.mark.parametrize(
     "recipe", recipes(), ids=lambda r: f"{r.schedule.name}-{r.independent}-{r.when}-{r.retrain.mode}")
 def test_rounds_end_exactly_at_the_targets(recipe: Recipe) -> None:
-    planned = rounds(recipe)
+    planned = plan_rounds(recipe)
     assert [one.number for one in planned] == list(range(1, len(planned) + 1))
     assert [(one.target, one.sparsity) for one in planned if one.target is not None] == [(0.5, 0.5), (0.8, 0.8)]
     assert all(one.density == pytest.approx(1 - one.sparsity, abs=1e-15) for one in planned)
@@ -65,22 +65,22 @@ def test_rounds_end_exactly_at_the_targets(recipe: Recipe) -> None:
 
 
 def test_targets_are_planned_densest_first_with_stretches_between() -> None:
-    planned = rounds(cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}))
+    planned = plan_rounds(cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}))
     assert [round(one.density, 10) for one in planned] == [0.75, 0.5, 0.3, 0.1]
-    independent = rounds(cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}, independent=True))
+    independent = plan_rounds(cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}, independent=True))
     assert [round(one.density, 10) for one in independent] == [0.75, 0.5, 0.55, 0.1]
 
 
 def test_targets_closer_than_the_rounds_give_one_checkpoint_each() -> None:
-    planned = rounds(cases.recipe(0.5, 0.5 + 1e-15, schedule={"name": "cubic", "params": {"rounds": 1000}}))
+    planned = plan_rounds(cases.recipe(0.5, 0.5 + 1e-15, schedule={"name": "cubic", "params": {"rounds": 1000}}))
     assert len([one for one in planned if one.target is not None]) == 2
 
 
 def test_unknown_schedules_and_parameters() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
-        rounds(cases.recipe(schedule={"name": "linea"}))
+        plan_rounds(cases.recipe(schedule={"name": "linea"}))
     with pytest.raises(ParameterError, match="rounds"):
-        rounds(cases.recipe(schedule={"name": "linear", "params": {"rounds": 0}}))
+        plan_rounds(cases.recipe(schedule={"name": "linear", "params": {"rounds": 0}}))
 
 
 @pytest.mark.parametrize(("fields", "dense", "control", "each"), [
@@ -101,7 +101,7 @@ def test_costs_by_hand(fields: dict[str, Any], dense: int, control: int, each: i
     assert (TRAIN_COST, TEACHER_COST) == (3, 1)
     assert costs.dense == dense
     assert costs.control == control
-    assert costs.round(recipe.criteria[0], rounds(recipe)[0]) == each
+    assert costs.round(recipe.criteria[0], plan_rounds(recipe)[0]) == each
     assert costs.total == dense + control + 2 * each
     several = recipe.model_copy(update={"criterion": (recipe.criteria[0],) * 3})
     assert Costs(several, IMAGES, 3).total == dense + control + 6 * each
@@ -129,15 +129,15 @@ class Stagewise(Magnitude):
 def test_scoring_costs_what_the_criterion_says_at_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": "none"})
     without = Costs(recipe, IMAGES, 3).total
-    monkeypatch.setattr("pruning.rounds.plan.Seams.of", lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()))
+    monkeypatch.setattr("pruning.rounds.method.PruningMethod.of", lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()))
     assert Costs(recipe, IMAGES, 3).total == without + 2 * 2 * 21
     fewer = IMAGES | {"fit": 20}
-    assert Costs(recipe, fewer, 3).pruning(recipe.criteria[0], rounds(recipe)[0]) == (2, 11), "half the images, rounded up"
+    assert Costs(recipe, fewer, 3).pruning(recipe.criteria[0], plan_rounds(recipe)[0]) == (2, 11), "half the images, rounded up"
 
 
 def test_an_estimate_by_hand() -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 8}, limit=Limit(test=20))
-    found = estimate(recipe, {"train": 50, "test": 30, "val": 0}, prunable=[(100,)], forward_flops=7, parameters=110,
+    found = estimate_costs(recipe, {"train": 50, "test": 30, "val": 0}, prunable=[(100,)], forward_flops=7, parameters=110,
                      activations=13, classes=3)
     assert found["images"] == {"fit": 45, "val": 5, "test": 20}
     assert found["rounds"] == found["checkpoints"] == 2
@@ -150,35 +150,35 @@ def test_an_estimate_by_hand() -> None:
 def test_an_unreachable_target_is_told_before_the_job_runs() -> None:
     for sparsity in (0.999, 1 - 1e-16):
         with pytest.raises(BudgetError, match="at least one must remain") as caught:
-            estimate(cases.recipe(sparsity), COUNTS, **MANY | {"prunable": [(100,)]})
+            estimate_costs(cases.recipe(sparsity), COUNTS, **MANY | {"prunable": [(100,)]})
         assert caught.value.pointer == "/targets/sparsity"
 
 
 def test_limits_beyond_the_dataset_change_nothing() -> None:
-    assert split_sizes(cases.recipe(limit=Limit(train=999, test=999)), {"train": 50, "val": 7, "test": 30}) == {
+    assert count_split_images(cases.recipe(limit=Limit(train=999, test=999)), {"train": 50, "val": 7, "test": 30}) == {
         "fit": 50, "val": 7, "test": 30}
 
 
 def test_a_job_has_a_bounded_number_of_rounds() -> None:
     many = cases.recipe(0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 10_000}}, retrain={"mode": "none"})
     with pytest.raises(BudgetError, match="at most 2000"):
-        estimate(many, COUNTS, **MANY)
+        estimate_costs(many, COUNTS, **MANY)
 
 
 def test_a_target_that_removes_nothing_is_refused() -> None:
     with pytest.raises(BudgetError, match="removes none of 100"):
-        estimate(cases.recipe(0.001), COUNTS, **MANY | {"prunable": [(100,)]})
+        estimate_costs(cases.recipe(0.001), COUNTS, **MANY | {"prunable": [(100,)]})
 
 
 @pytest.mark.parametrize("mode", ["weight_rewind", "lr_rewind"])
 def test_steps_of_rewinding_are_those_of_the_replayed_schedule(mode: str) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN)
-    found = estimate(recipe, COUNTS, **MANY)
+    found = estimate_costs(recipe, COUNTS, **MANY)
     assert found["steps"] == 6 * 3 + 6 * 2 * 3  # 45 images in batches of 8; control and two rounds from epoch 1 to 3
 
 
 def test_distillation_holds_a_second_network() -> None:
-    plain, distilled = (estimate(cases.recipe(0.5, retrain={"distill": distill}), COUNTS, **MANY | {"parameters": 1000})
+    plain, distilled = (estimate_costs(cases.recipe(0.5, retrain={"distill": distill}), COUNTS, **MANY | {"parameters": 1000})
                         for distill in (False, True))
     assert distilled["memory_bytes"] - plain["memory_bytes"] == 4 * 1000
     assert distilled["units"] - plain["units"] == 2 * 45  # the teacher's forward passes, for the control and one round
@@ -192,15 +192,15 @@ def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
     geometric: dict[str, Any] = {"schedule": {"name": "geometric", "params": {"fraction": 0.2}}}
     imp = {"retrain": {"mode": "weight_rewind"}, "train": TRAIN}
     with pytest.raises(BudgetError, match=r"round 2 at sparsity 0\.36 .* removes nothing: 3 of 4 weights remain") as caught:
-        estimate(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(4,)]})  # 3.2, 2.56: both are 3
+        estimate_costs(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(4,)]})  # 3.2, 2.56: both are 3
     assert caught.value.pointer == "/schedule"
     with pytest.raises(BudgetError, match=r"round 1 .* removes nothing: 2 of 2"):
-        estimate(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(2,)]})
+        estimate_costs(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(2,)]})
     with pytest.raises(BudgetError, match=r"round 2 .* removes nothing: 5 of 10") as caught:
-        estimate(cases.recipe(0.5, 0.501), COUNTS, **MANY | {"prunable": [(10,)]})
+        estimate_costs(cases.recipe(0.5, 0.501), COUNTS, **MANY | {"prunable": [(10,)]})
     assert caught.value.pointer == "/targets/sparsity"
     for prunable in (20, 50, 1000):
-        found = estimate(cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": [(prunable,)]})
+        found = estimate_costs(cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": [(prunable,)]})
         assert found["rounds"] == 6
 
 
@@ -208,12 +208,12 @@ def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
                                     {"retrain": {"mode": "gradual", "epochs": 20}}])
 def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(fields: dict[str, Any]) -> None:
     recipe = cases.recipe(0.5, schedule={"name": "cubic", "params": {"rounds": 10}}, **fields)
-    assert estimate(recipe, COUNTS, **MANY | {"prunable": [(20,)]})["rounds"] == 10
+    assert estimate_costs(recipe, COUNTS, **MANY | {"prunable": [(20,)]})["rounds"] == 10
 
 
 def test_independent_targets_are_counted_from_the_dense_network() -> None:
     close = cases.recipe(0.5, 0.501, independent=True)
-    assert estimate(close, COUNTS, **MANY | {"prunable": [(10,)]})["rounds"] == 2
+    assert estimate_costs(close, COUNTS, **MANY | {"prunable": [(10,)]})["rounds"] == 2
 
 
 # gradual pruning
@@ -231,11 +231,11 @@ def test_gradual_rounds_share_one_schedule(epochs: int, prune_epochs: int | None
                                            expected: list[tuple[int, int]]) -> None:
     retrain = {"mode": "gradual", "epochs": epochs} | ({} if prune_epochs is None else {"prune_epochs": prune_epochs})
     recipe = cases.recipe(0.5, schedule={"name": "cubic", "params": {"rounds": rounds_}}, retrain=retrain)
-    planned = rounds(recipe)
+    planned = plan_rounds(recipe)
     assert [one.epochs for one in planned] == expected
     assert [one.trained_epochs for one in planned] == [stop for _, stop in expected]
-    assert training_epochs(recipe) == (0, epochs)
-    assert estimate(recipe, COUNTS, **MANY)["steps"] == 2 * epochs  # one batch an epoch, the control alike
+    assert find_training_epochs(recipe) == (0, epochs)
+    assert estimate_costs(recipe, COUNTS, **MANY)["steps"] == 2 * epochs  # one batch an epoch, the control alike
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -245,7 +245,7 @@ def test_gradual_epochs_join_to_the_whole_schedule(epochs: int, data: st.DataObj
     number = data.draw(st.integers(1, pruning))
     recipe = cases.recipe(0.5, 0.9, schedule={"name": "linear", "params": {"rounds": number}}, independent=True,
                           retrain={"mode": "gradual", "epochs": epochs, "prune_epochs": pruning})
-    planned = rounds(recipe)
+    planned = plan_rounds(recipe)
     assert len(planned) == 2 * number
     for part in (planned[:number], planned[number:]):
         spans = [one.epochs for one in part if one.epochs is not None]
@@ -263,7 +263,7 @@ def test_gradual_epochs_join_to_the_whole_schedule(epochs: int, data: st.DataObj
 def test_more_rounds_than_pruning_epochs_are_refused_before_the_job_runs(retrain: dict[str, Any], place: str) -> None:
     recipe = cases.recipe(0.5, schedule={"name": "linear", "params": {"rounds": 4}}, retrain={"mode": "gradual"} | retrain)
     with pytest.raises(ParameterError, match="4 rounds do not fit into 3 epochs of pruning") as caught:
-        estimate(recipe, COUNTS, **MANY)
+        estimate_costs(recipe, COUNTS, **MANY)
     assert caught.value.pointer == place
 
 
@@ -285,5 +285,5 @@ def test_an_initial_sparsity_belongs_to_the_dense_network() -> None:
     assert other.densities(0.9, 0.2) == plain.densities(0.9, 0.2)
     assert other.densities(1.0, 0.2) != plain.densities(1.0, 0.2)
     assert other.densities(1.0, 0.7) == [0.7], "a target not above it has one round"
-    cascade = rounds(cases.recipe(0.5, 0.9, schedule={"name": "cubic", "params": {"rounds": 2, "initial": 0.2}}))
+    cascade = plan_rounds(cases.recipe(0.5, 0.9, schedule={"name": "cubic", "params": {"rounds": 2, "initial": 0.2}}))
     assert [round(one.sparsity, 10) for one in cascade] == [0.4625, 0.5, 0.85, 0.9]

@@ -14,17 +14,17 @@ from pydantic import ValidationError
 
 from api.errors import Problem
 from api.http.pointers import parse
-from pruning.masks import parameter_count, prunable
+from pruning.masks import count_parameters, find_prunable
 from pruning.networks.loading import resolve
 from pruning.pipeline.ledger import Silent
 from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.rounds.costs import estimate
-from pruning.rounds.plan import rounds
+from pruning.rounds.costs import estimate_costs
+from pruning.rounds.plan import plan_rounds
 from pruning.schemas.job import JobSpec
-from pruning.schemas.presets import PRESETS, expand
+from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import Recipe
 from pruning.storage.stages import Stages
-from pruning.training.loop import lr_factor
+from pruning.training.loop import learning_rate_factor
 from tests.support import cases
 
 every_preset = pytest.mark.parametrize("name", PRESETS)
@@ -48,8 +48,8 @@ def test_the_counts_are_those_of_the_networks(name: str) -> None:
     preset = PRESETS[name]
     with torch.device("meta"):
         network = resolve(preset.architecture, preset.kwargs, classes=preset.classes).build()
-    assert preset.parameters == parameter_count(network)
-    assert preset.prunable == sum(weight.numel() for weight in prunable(network).values())
+    assert preset.parameters == count_parameters(network)
+    assert preset.prunable == sum(weight.numel() for weight in find_prunable(network).values())
 
 
 @pytest.mark.parametrize(("name", "epochs", "batch", "optimizer", "schedule", "ratios"), [
@@ -77,7 +77,7 @@ def test_hyper_parameters_are_the_papers(name: str, epochs: int, batch: int, opt
     preset, targets = PRESETS[name], found.targets.sparsity
     back = [100 * sparsity * preset.prunable / preset.parameters for sparsity in targets]
     assert (len(back), *(pytest.approx(one, abs=1e-3) for one in (back[0], back[1], back[-1]))) == ratios
-    assert all(one.epochs == (0, 150 if name == "vgg16" else epochs) for one in rounds(found))
+    assert all(one.epochs == (0, 150 if name == "vgg16" else epochs) for one in plan_rounds(found))
 
 
 def test_half_a_schedule_is_its_first_half() -> None:
@@ -88,7 +88,7 @@ def test_half_a_schedule_is_its_first_half() -> None:
     assert (found.retrain.batch_size, found.retrain.augment) == (256, "crop_flip")
     for tenth in range(1500):
         epoch = tenth / 10
-        assert lr_factor(found.retrain.lr_schedule, epoch, 150) == lr_factor(found.train.lr_schedule, epoch, 300)
+        assert learning_rate_factor(found.retrain.lr_schedule, epoch, 150) == learning_rate_factor(found.train.lr_schedule, epoch, 300)
 
 
 @every_preset
@@ -100,9 +100,9 @@ def test_a_shortened_schedule_takes_the_same_course(name: str, scale: float) -> 
     assert short.epochs == max(1, round(scale * whole.epochs))
     for step in range(997):  # no milestone is at such a fraction
         part = (step + 0.5) / 997
-        assert lr_factor(short.lr_schedule, part * short.epochs, short.epochs) == pytest.approx(
-            lr_factor(whole.lr_schedule, part * whole.epochs, whole.epochs), abs=1e-3)
-    retrained = {one.epochs for one in rounds(recipe(name, epochs_scale=scale))}
+        assert learning_rate_factor(short.lr_schedule, part * short.epochs, short.epochs) == pytest.approx(
+            learning_rate_factor(whole.lr_schedule, part * whole.epochs, whole.epochs), abs=1e-3)
+    retrained = {one.epochs for one in plan_rounds(recipe(name, epochs_scale=scale))}
     assert retrained == {(0, max(1, round(scale * (150 if name == "vgg16" else whole.epochs))))}
 
 
@@ -124,8 +124,8 @@ def test_the_whole_cascade_can_be_planned(name: str) -> None:
     preset = PRESETS[name]
     with torch.device("meta"):
         network = resolve(preset.architecture, preset.kwargs, classes=preset.classes).build()
-    shapes = [tuple(weight.shape) for weight in prunable(network).values()]
-    found = estimate(recipe(name), {"train": 50_000, "test": 10_000}, prunable=shapes, forward_flops=1, activations=1,
+    shapes = [tuple(weight.shape) for weight in find_prunable(network).values()]
+    found = estimate_costs(recipe(name), {"train": 50_000, "test": 10_000}, prunable=shapes, forward_flops=1, activations=1,
                      parameters=preset.parameters, classes=preset.classes)
     assert found["rounds"] == found["checkpoints"] == len(preset.prune_ratios)
     assert found["steps"] == -(-45_000 // preset.batch_size) * (
@@ -173,7 +173,7 @@ def test_retraining_is_completed_or_replaced(given: dict[str, Any], mode: str, d
 def test_before_training_nothing_is_retrained() -> None:
     found = recipe("resnet20", when="before_training", epochs_scale=0.1)
     assert found.retrain.mode == "none"
-    assert [one.epochs for one in rounds(found)][-1] == (0, 18)
+    assert [one.epochs for one in plan_rounds(found)][-1] == (0, 18)
 
 
 def test_a_job_in_python_may_hold_documents() -> None:
@@ -184,7 +184,7 @@ def test_a_job_in_python_may_hold_documents() -> None:
 
 def test_the_given_job_is_not_changed() -> None:
     given = job("resnet20", model={"kwargs": {"width": 2}})
-    expand(given)
+    expand_preset(given)
     assert given == job("resnet20", model={"kwargs": {"width": 2}})
 
 

@@ -12,12 +12,12 @@ from torch import Generator, Tensor
 
 from pruning.bounds.sipp import coefficient, epsilon
 from pruning.errors import EvidenceError
-from pruning.sparsifiers._sides import Sides, factors, spread
+from pruning.sparsifiers._signed_rows import SignedRows, compute_reweighting_factors, reweight
 from pruning.sparsifiers.amplified import Amplified
 from pruning.sparsifiers.hybrid import Hybrid
 from pruning.sparsifiers.sample import Sample
 from pruning.sparsifiers.top_sample import TopSample
-from pruning.types import Law, Sparse, Sparsifier, View
+from pruning.types import DrawLaw, LayerView, Sparse, Sparsifier
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -34,7 +34,7 @@ def drawn_counts(places: list[int], draws: int) -> Iterator[dict[int, int]]:
             yield {places[0]: first} | rest
 
 
-def outcomes(law: Law) -> Iterator[tuple[float, Tensor]]:
+def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
     """Every outcome of the draws of every row: its probability, and how often it drew what."""
     rows = []
     for row, draws in enumerate(law.draws.tolist()):
@@ -56,10 +56,10 @@ def expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight: Tensor)
     """The mean of the weight, over all outcomes of the draws; `sparse`, drawn with seed 0, is one of them."""
     assert sparse.law is not None
     law, mean, total = sparse.law, torch.zeros_like(weight), 0.0
-    assert torch.equal(spread(weight, factors(law, seeded()), law).weight, sparse.weight)
+    assert torch.equal(reweight(weight, compute_reweighting_factors(law, seeded()), law).weight, sparse.weight)
     for chance, times in outcomes(law):
-        monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator, times=times: times)
-        mean += chance * spread(weight, factors(law, seeded()), law).weight
+        monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator, times=times: times)
+        mean += chance * reweight(weight, compute_reweighting_factors(law, seeded()), law).weight
         total += chance
     assert total == pytest.approx(1)
     monkeypatch.undo()
@@ -86,8 +86,8 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     hybrid = Hybrid(c=2.0, delta=0.999)
     alpha = coefficient(1, 1, hybrid.delta, hybrid.c)
     marks = alpha * 1000 * torch.tensor([[1.0] * 8, [1.0] + [1e-6] * 7], dtype=torch.float64)
-    sparse = hybrid.sparsify_seeing(weight, marks, 6, seeded(), View(1, lambda: weight))
-    counts, law = Sides.of(weight, marks).counts(6).tolist(), sparse.law
+    sparse = hybrid.sparsify_seeing(weight, marks, 6, seeded(), LayerView(1, lambda: weight))
+    counts, law = SignedRows.of(weight, marks).counts(6).tolist(), sparse.law
     assert law is not None
     for row, drawn in ((0, True), (1, False)):
         lost = hybrid.c * float(marks[row].sort().values[:8 - counts[row]].sum()) / alpha
@@ -96,7 +96,7 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     mean = expectation(monkeypatch, sparse, weight)
     torch.testing.assert_close(mean[0], weight[0], rtol=1e-12, atol=1e-12)
     assert torch.equal(sparse.weight[1], torch.where(torch.arange(8) < counts[1], weight[1], 0.0))
-    seen = hybrid.sparsify_seeing(weight, marks, 6, seeded(), View(10**6, lambda: weight)).law
+    seen = hybrid.sparsify_seeing(weight, marks, 6, seeded(), LayerView(10**6, lambda: weight)).law
     assert seen is not None
     assert int(seen.draws[0]) == -1, "with more positions, draws promise less"
     plain = hybrid.sparsify(weight, marks, 6, seeded())
@@ -126,13 +126,13 @@ def test_stopping_at_a_number_of_distinct_ones_is_biased() -> None:
 
 def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
-    view = View(1, lambda: torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64).reshape(1, 1, 3, 1))
+    view = LayerView(1, lambda: torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64).reshape(1, 1, 3, 1))
     law = Sample().sparsify(weight, weight, 2, seeded()).law
     assert law is not None
     found, mean = list(outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
     for one, other in itertools.product(found, repeat=2):
         queue = iter((one[1], other[1]))
-        monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator, queue=queue: next(queue))
+        monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator, queue=queue: next(queue))
         sparse = Amplified(repeats=2).sparsify_seeing(weight, weight, 2, seeded(), view)
         factors = [times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (one[1], other[1])]
         errors = [abs(float((weight[0] * (factor - 1)) @ view.patches().flatten())) for factor in factors]

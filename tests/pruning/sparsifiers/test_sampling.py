@@ -13,23 +13,23 @@ from scipy.optimize import minimize
 from torch import Generator, Tensor, nn
 
 from pruning.allocations import allocations
-from pruning.bounds.draws import draws_for, expected_distinct, multiplicities
-from pruning.bounds.pfp import channels
-from pruning.bounds.sipp import coefficient, epsilon, spent
+from pruning.bounds.draws import draw_multiplicities, expected_distinct, find_draws
+from pruning.bounds.pfp import expect_channels
+from pruning.bounds.sipp import coefficient, epsilon, spend_budget
 from pruning.criteria.pfp import PFP
 from pruning.criteria.sipp import SiPP
 from pruning.errors import ParameterError
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import sensitivities
+from pruning.evidence.sensitivities import compute_sensitivities
 from pruning.granularities.weight import Weight
 from pruning.library import load_model
-from pruning.masks import density, full_masks, prunable
-from pruning.rounds.method import Seams
+from pruning.masks import build_full_masks, density, find_prunable
+from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.sparsifiers import sparsifiers
-from pruning.sparsifiers._sides import Sides
+from pruning.sparsifiers._signed_rows import SignedRows
 from pruning.sparsifiers.sample import Sample
-from pruning.types import Budget, Law, Selection
+from pruning.types import Budget, DrawLaw, Selection
 from tests.support import cases
 
 
@@ -53,25 +53,25 @@ def test_draws_are_the_most() -> None:
     p = torch.rand(20, 7, generator=seeded(), dtype=torch.float64)
     p = p / p.sum(1, keepdim=True)
     distinct = torch.arange(20) % 7 + 1
-    found = draws_for(p, distinct)
+    found = find_draws(p, distinct)
     some = distinct < 7
     assert bool((expected_distinct(p, found.double()) <= distinct + 1e-6).all())
     assert bool((expected_distinct(p, found.double() + 1) > distinct)[some].all())
     assert bool((expected_distinct(p, found.double()) > distinct - 1)[some].all())
     thirds = torch.full((1, 3), 1 / 3)
-    assert draws_for(thirds, torch.tensor([1])).tolist() == [1], "one draw gives one, however its probabilities are rounded"
+    assert find_draws(thirds, torch.tensor([1])).tolist() == [1], "one draw gives one, however its probabilities are rounded"
 
 
 def test_multiplicities_are_multinomial() -> None:
     p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.0, 0.8]])
-    found = torch.stack([multiplicities(p, torch.tensor([10, 4]), seeded(seed)) for seed in range(3000)])
+    found = torch.stack([draw_multiplicities(p, torch.tensor([10, 4]), seeded(seed)) for seed in range(3000)])
     assert found.sum(2).unique(dim=0).tolist() == [[10, 4]]
     for row, draws in ((0, 10), (1, 4)):
         mean, variance = found[:, row].mean(0), found[:, row].var(0)
         wanted = draws * p[row].double()
         assert bool(((mean - wanted).abs() <= 5 * (wanted / 3000).sqrt()).all())
         torch.testing.assert_close(variance, wanted * (1 - p[row].double()), rtol=0.15, atol=1e-12)
-    assert torch.equal(multiplicities(p, torch.tensor([10, 4]), seeded(1)), found[1])
+    assert torch.equal(draw_multiplicities(p, torch.tensor([10, 4]), seeded(1)), found[1])
 
 
 # the budget that SiPP's bound divides
@@ -82,7 +82,7 @@ def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
     c = torch.rand(6, generator=seeded(), dtype=torch.float64) * 100
     c[2] = 0
     weights, limits = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]), torch.tensor([40.0, 10, 20, 30, 5, 50])
-    found = spent(c, weights, limits, budget)
+    found = spend_budget(c, weights, limits, budget)
     open_ = [0, 1, 3, 4, 5]
     assert float(found.sum()) == pytest.approx(min(budget, 135.0), abs=1e-6)
     assert found[2] == 0
@@ -106,7 +106,7 @@ def test_layers_weigh_by_the_mean_over_their_sides() -> None:
     keeps = allocations.create("bound_optimal").allocate(
         scores, Budget(18, {"a": 20, "b": 40}, {}, signs))
     sides = torch.full((6,), 10.0, dtype=torch.float64)
-    kept = spent(sides, torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]), sides, 18)
+    kept = spend_budget(sides, torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]), sides, 18)
     assert keeps == {"a": round(float(kept[:2].sum())), "b": round(float(kept[2:].sum()))}
     assert keeps["a"] > 18 / 3
 
@@ -118,8 +118,8 @@ def test_channels_have_one_error_together() -> None:
         assert sum(found.values()) == keep
         if keep <= 14:
             fits = [error for error in np.geomspace(1e-3, 1e4, 4000)
-                    if sum(channels(score, error) for score in scores.values()) <= keep]
-            assert all(abs(found[name] - channels(score, fits[0])) <= 1 for name, score in scores.items())
+                    if sum(expect_channels(score, error) for score in scores.values()) <= keep]
+            assert all(abs(found[name] - expect_channels(score, fits[0])) <= 1 for name, score in scores.items())
 
 
 def test_scores_below_zero_are_refused() -> None:
@@ -138,7 +138,7 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0]], dtype=torch.float64)
     p = {1: [0.4, 0, 1 / 15, 8 / 15, 0, 0], -1: [0, 5 / 9, 0, 0, 4 / 9, 0]}
     mean, total = torch.zeros_like(weight), 0.0
-    draws = [int(n) for n in draws_for(torch.tensor([p[1], p[-1]]), Sides.of(weight, score).counts(3))]
+    draws = [int(n) for n in find_draws(torch.tensor([p[1], p[-1]]), SignedRows.of(weight, score).counts(3))]
     assert min(draws) > 0
     for up in itertools.product([0, 2, 3], repeat=draws[0]):
         for down in itertools.product([1, 4], repeat=draws[1]):
@@ -147,7 +147,7 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
                 for j in found:
                     times[row, j] += 1
             chance = math.prod(p[1][j] for j in up) * math.prod(p[-1][j] for j in down)
-            monkeypatch.setattr("pruning.sparsifiers._sides.multiplicities", lambda p, draws, generator, times=times: times)
+            monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator, times=times: times)
             mean += chance * Sample().sparsify(weight, score, 3, seeded()).weight
             total += chance
     assert total == pytest.approx(1)
@@ -186,7 +186,7 @@ def test_the_law_tells_how_the_weights_were_drawn() -> None:
     assert law.probabilities.shape == (4, 6)
     torch.testing.assert_close(law.probabilities[0], torch.tensor([0.4, 0, 1 / 15, 8 / 15, 0, 0], dtype=torch.float64))
     assert law.probabilities[1].tolist() == [0.25, 0, 0.25, 0.25, 0.25, 0]
-    kept = Sides.of(weight, score).counts(4) >= Sides.of(weight, score).drawable
+    kept = SignedRows.of(weight, score).counts(4) >= SignedRows.of(weight, score).drawable
     assert (law.draws == -1).tolist() == kept.tolist()
     whole = Sample().sparsify(weight, score, 12, seeded()).law
     assert whole is not None
@@ -195,11 +195,11 @@ def test_the_law_tells_how_the_weights_were_drawn() -> None:
 
 def test_laws_are_handed_on_by_name() -> None:
     model = cases.mlp()
-    weights = {name: weight.detach() for name, weight in prunable(model).items()}
+    weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
 
-    def laws(sparsifier: str) -> Mapping[str, Law]:
+    def laws(sparsifier: str) -> Mapping[str, DrawLaw]:
         scores = {name: weight.abs() for name, weight in weights.items()}
-        chosen = Selection(model, weights, scores, full_masks(weights), 0.5, allocations.create("uniform"),
+        chosen = Selection(model, weights, scores, build_full_masks(weights), 0.5, allocations.create("uniform"),
                            sparsifiers.create(sparsifier), seeded(), lambda: (1, 4, 4))
         return Weight().select(chosen).laws
 
@@ -213,11 +213,11 @@ def test_laws_are_handed_on_by_name() -> None:
 def test_randomized_sipp_prunes_by_its_bound() -> None:
     model = load_model("mlp", hidden=[40, 20], channels=1, height=4, width=4, classes=3).double()
     recipe = cases.recipe(0.7, criterion={"name": "sipp", "params": {"variant": "randomized"}})
-    seams = Seams.of(recipe, recipe.criteria[0])
+    seams = PruningMethod.of(recipe, recipe.criteria[0])
     assert (type(seams.allocation).__name__, type(seams.sparsifier).__name__) == ("BoundOptimal", "Sample")
-    before = {name: weight.clone() for name, weight in prunable(model).items()}
+    before = {name: weight.clone() for name, weight in find_prunable(model).items()}
     batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
-    masks = prune_(model, full_masks(before), 0.3, seams, lambda masks, stage: Evidence(model, masks, batches),
+    masks = prune_(model, build_full_masks(before), 0.3, seams, lambda masks, stage: Evidence(model, masks, batches),
                    generator=seeded())
     assert density(masks) == pytest.approx(0.3, abs=0.05)
     grown = [bool((model.get_parameter(name)[mask].abs() > before[name][mask].abs()).any()) for name, mask in masks.items()]
@@ -230,7 +230,7 @@ def test_scores_carry_their_layers_constant() -> None:
     images = torch.randn(5, 1, 4, 4, generator=seeded(), dtype=torch.float64)
     given = Evidence(model, batches=[(images, torch.zeros(5))])
     names = list(given.weights)
-    worst = sensitivities(model, names, given.batches, "max")
+    worst = compute_sensitivities(model, names, given.batches, "max")
     alpha = {"0.weight": coefficient(16, 9, 1e-3, 2.0), "4.weight": coefficient(1, 1, 1e-3, 2.0)}
     edges = SiPP("randomized", delta=1e-3, c=2.0).score(given)
     channel = PFP(delta=1e-3, c=2.0).score(given)
@@ -246,9 +246,9 @@ def test_pfp_removes_channels_of_layers_that_can_spare_them() -> None:
     with torch.no_grad():  # the third layer listens to two of the second's units
         model.get_parameter("fc3.weight")[:, 2:] *= 1e-6
     recipe = cases.recipe(0.5, criterion={"name": "pfp"})
-    seams = Seams.of(recipe, recipe.criteria[0])
+    seams = PruningMethod.of(recipe, recipe.criteria[0])
     batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
-    masks = prune_(model, full_masks(prunable(model)), 0.5, seams, lambda masks, stage: Evidence(model, masks, batches),
+    masks = prune_(model, build_full_masks(find_prunable(model)), 0.5, seams, lambda masks, stage: Evidence(model, masks, batches),
                    generator=seeded())
     kept = masks["fc3.weight"].any(0)
     assert int(kept.sum()) < int(masks["fc2.weight"].any(0).sum())

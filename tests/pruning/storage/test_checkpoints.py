@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pruning.channels.compaction import compact, load_compact, write_arch
+from pruning.channels.compaction import build_compact, load_compact, write_arch
 from pruning.errors import CheckpointError
-from pruning.masks import apply_masks_, prunable
+from pruning.masks import apply_masks_, find_prunable
 from pruning.storage.checkpoints import (
     WRITERS,
     read_masks,
@@ -294,12 +294,12 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.chdir(tmp_path)
     model = load_model("lenet_300_100", height=8, width=8)
-    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in prunable(model).items()}
+    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in find_prunable(model).items()}
     apply_masks_(model, masks)
     for format, write in WRITERS.items():
         write(Path(f"magnitude-0.95.{format}.safetensors"), model.state_dict(), masks, architecture="lenet_300_100",
               kwargs={"height": 8, "width": 8})
-    small = compact(model, channel_masks(model), (1, 8, 8))
+    small = build_compact(model, channel_masks(model), (1, 8, 8))
     write_arch(Path("filter_norm-0.5.arch.json"), small, "lenet_300_100", {"height": 8, "width": 8})
     write_dense(Path("filter_norm-0.5.dense.safetensors"), small.state_dict())
     for code in documented("python"):

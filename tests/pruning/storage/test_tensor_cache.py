@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pruning.analysis import shifts
-from pruning.analysis.shifts import Shift, shifted
+from pruning.analysis.shifts import Shift, shift_images
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data, Split
-from pruning.storage.tensor_cache import TensorCache, content_key
+from pruning.storage.tensor_cache import TensorCache, hash_content
 
 
 class Maker:
@@ -66,9 +66,9 @@ def test_a_disk_that_fails_costs_no_job(tmp_path: Path) -> None:
 
 def test_a_key_is_of_content_and_of_what_is_made_of_it() -> None:
     images = torch.zeros(2, 3, dtype=torch.uint8)
-    keys = [content_key(images, "fog", 1), content_key(images, "fog", 2), content_key(images + 1, "fog", 1),
-            content_key(images.reshape(3, 2), "fog", 1), content_key(images.int(), "fog", 1),
-            content_key(images, "frost", 1)]
+    keys = [hash_content(images, "fog", 1), hash_content(images, "fog", 2), hash_content(images + 1, "fog", 1),
+            hash_content(images.reshape(3, 2), "fog", 1), hash_content(images.int(), "fog", 1),
+            hash_content(images, "frost", 1)]
     assert len(set(keys)) == len(keys)
 
 
@@ -83,10 +83,10 @@ def test_a_later_job_does_not_corrupt_the_same_images_again(monkeypatch: pytest.
 
     monkeypatch.setattr(shifts, "corrupt", counted)
     fog = Shift("fog", 3)
-    first = shifted(data, split, fog, 0, TensorCache(tmp_path, 10**6))
-    assert torch.equal(first, shifted(data, split, fog, 0, TensorCache(tmp_path, 10**6)))
-    assert torch.equal(first, shifted(data, split, fog, 0))
+    first = shift_images(data, split, fog, 0, TensorCache(tmp_path, 10**6))
+    assert torch.equal(first, shift_images(data, split, fog, 0, TensorCache(tmp_path, 10**6)))
+    assert torch.equal(first, shift_images(data, split, fog, 0))
     assert calls == ["fog 3", "fog 3"], "once for the cache, once without one"
-    shifted(data, split, fog, 1, TensorCache(tmp_path, 10**6))
-    shifted(data, split, Shift("fog", 4), 0, TensorCache(tmp_path, 10**6))
+    shift_images(data, split, fog, 1, TensorCache(tmp_path, 10**6))
+    shift_images(data, split, Shift("fog", 4), 0, TensorCache(tmp_path, 10**6))
     assert calls[2:] == ["fog 3", "fog 4"]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pruning.data.tensors import Data, Split
 from pruning.errors import SecateurError
 from pruning.masks import apply_masks_
-from pruning.measurement.measure import measure
+from pruning.measurement.measure import measure_network
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Results
 from pruning.schemas.recipe import Recipe
@@ -345,7 +345,7 @@ def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(tmp_path
         apply_masks_(model, masks)
         found = reestimate_(model, data, 0, number)
         assert done.batchnorm == found is not None
-        assert torch.equal(measure(model, data).losses, done.pruned.losses)
+        assert torch.equal(measure_network(model, data).losses, done.pruned.losses)
         if done.retrained is not None:
             train_(model, data, recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks)
         wanted = model.state_dict()

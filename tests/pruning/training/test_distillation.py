@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.masks import apply_masks_
-from pruning.rounds.plan import rounds
+from pruning.rounds.plan import plan_rounds
 from pruning.schemas.recipe import Distill
 from pruning.schemas.training import Optimizer, Training
 from pruning.seeding import generator
@@ -203,9 +203,9 @@ def test_every_mode_learns_from_the_dense_network_and_the_control_alike(tmp_path
     network = cases.mlp()
     network.load_state_dict(dense)
     guide = Teacher(network, Distill(alpha=0.8, temperature=2.0))
-    whole = (rounds(recipe)[0].epochs or (0, 0))[0], schedule.epochs
+    whole = (plan_rounds(recipe)[0].epochs or (0, 0))[0], schedule.epochs
     found = {"control": (dense, whole, 1)}
-    for one in rounds(recipe):
+    for one in plan_rounds(recipe):
         assert one.epochs is not None
         start = dense if one.restart else part(stages[f"round-0-{one.number - 1:03d}"], "model.")
         found[f"round-0-{one.number:03d}"] = start, one.epochs, one.number

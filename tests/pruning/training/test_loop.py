@@ -20,7 +20,7 @@ from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_
 from pruning.schemas.training import LrSchedule, Optimizer, Penalty, Train, Training
 from pruning.seeding import generator
-from pruning.training.loop import Controls, lr_factor, make_optimizer, steps_per_epoch, train_
+from pruning.training.loop import Controls, count_steps_per_epoch, learning_rate_factor, make_optimizer, train_
 from tests.support import cases, oracles
 from tests.support.trainings import SGD, Cramped, Memory, same
 
@@ -61,7 +61,7 @@ def test_resuming_at_any_saved_step_ends_in_the_same_bytes(run: str) -> None:
 
     train_(model, data, training, seed=3, name="t", masks=masks,
            controls=Controls(saver=saver, every_steps=1, advance=count))
-    assert len(saver.saved) == 2 * steps_per_epoch(len(data.fit), 4)
+    assert len(saver.saved) == 2 * count_steps_per_epoch(len(data.fit), 4)
     images, whole = total[0], model
     undisturbed = build()
     train_(undisturbed, data, training, seed=3, name="t", masks=masks)
@@ -158,7 +158,7 @@ def test_lr_factor_is_the_documented_one(name: str, epochs: int, at: float, warm
     gamma = gamma if name == "step" else 0.1
     schedule = LrSchedule(name=name, milestones=milestones, gamma=gamma, warmup_epochs=warmup)  # type: ignore[arg-type]
     expected = oracles.lr_factor(name, at * epochs, epochs, milestones, gamma, warmup)
-    assert math.isclose(lr_factor(schedule, at * epochs, epochs), expected, rel_tol=1e-12, abs_tol=1e-15)
+    assert math.isclose(learning_rate_factor(schedule, at * epochs, epochs), expected, rel_tol=1e-12, abs_tol=1e-15)
 
 
 def learning_rates(monkeypatch: pytest.MonkeyPatch, training: Training, start: int, images: int) -> list[float]:
@@ -192,7 +192,7 @@ def test_a_later_start_replays_the_rest_of_the_schedule(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("images", "batch", "steps"), [
     (1, 4, 1), (2, 4, 1), (4, 4, 1), (5, 4, 1), (6, 4, 2), (8, 4, 2), (9, 4, 2), (3, 1, 3), (1, 1, 1), (2, 1, 2)])
 def test_a_last_batch_of_one_image_is_left_out(images: int, batch: int, steps: int) -> None:
-    assert steps_per_epoch(images, batch) == steps
+    assert count_steps_per_epoch(images, batch) == steps
     seen: list[int] = []
     train_(cases.mlp(), cases.make_data(fit=images), Training(batch_size=batch), seed=0, name="t",
            controls=Controls(advance=seen.append))

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Generator
 
-from pruning.data.corrupted import corrupt, corrupted
+from pruning.data.corrupted import corrupt, corrupt_epoch
 from pruning.data.corruptions import corruptions
 from pruning.data.tensors import Data, Split
 from pruning.pipeline.pipeline import Networks, Pipeline
@@ -21,7 +21,7 @@ from pruning.schemas.report import Recommendation, Report, Section
 from pruning.schemas.training import CORRUPTIONS, MIX1, Corrupt, Training
 from pruning.storage.stages import Stages
 from pruning.training.loop import train_
-from pruning.verdict.shift_guidelines import VALIDATION, guided
+from pruning.verdict.shift_guidelines import VALIDATION, apply_guideline
 from tests.support import cases
 from tests.support.finished_jobs import ORIGIN
 from tests.support.pipelines import CPU, Listener
@@ -43,16 +43,16 @@ def test_the_names_of_the_schema_are_those_of_the_registry() -> None:
 
 def test_every_image_of_an_epoch_has_a_corruption_of_its_own() -> None:
     given, spec = images(300), Corrupt(names=("brightness", "contrast"), severities=(0, 3))
-    found = corrupted(given, spec, 5, "train", 2)
+    found = corrupt_epoch(given, spec, 5, "train", 2)
     options = [given, corrupt(given, "brightness", 3), corrupt(given, "contrast", 3)]
     which = torch.stack([(found == option).flatten(1).all(1) for option in options])
     assert bool(which.any(0).all())
     assert 100 < int(which[0].sum()) < 200
     assert min(int(which[1].sum()), int(which[2].sum())) > 40
-    assert torch.equal(found, corrupted(given, spec, 5, "train", 2))
-    assert not torch.equal(found, corrupted(given, spec, 5, "train", 3))
+    assert torch.equal(found, corrupt_epoch(given, spec, 5, "train", 2))
+    assert not torch.equal(found, corrupt_epoch(given, spec, 5, "train", 3))
     assert torch.equal(given, images(300)), "the images themselves stay as they are"
-    assert corrupted(given, None, 5) is given
+    assert corrupt_epoch(given, None, 5) is given
 
 
 def robust(data: Data, corrupt: Corrupt | None) -> dict[str, torch.Tensor]:
@@ -142,7 +142,7 @@ def test_modelled_shifts_allow_what_the_nominal_data_allow(tmp_path: Path) -> No
 
 def test_without_potentials_partly_modelled_shifts_mean_no_pruning() -> None:
     for section in (None, Section(title="", version=1)):
-        found = guided(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
+        found = apply_guideline(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
         assert found.checkpoint is None
         assert "prune_potential" in found.reason
-    assert guided(NOMINAL, [], None, None) is NOMINAL
+    assert apply_guideline(NOMINAL, [], None, None) is NOMINAL

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pruning.errors import BudgetError, DataError, ParameterError, SecateurError
-from pruning.family.members import Member, job_of, members
-from pruning.family.sizes import sizes
+from pruning.family.members import Member, build_member_job, list_members
+from pruning.family.sizes import build_sizes
 from pruning.schemas.family import FamilySpec
 from tasks.helper import HelperError, run_helper
 from tasks.processes.estimates import SUMMED, estimate_family, member_units
@@ -43,9 +43,9 @@ def refused(kind: type[SecateurError], pointer: str, known: dict[str, Any] | Non
 def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
     """The estimates of all members, each as a job of its own."""
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
-    networks = {(one.depth, one.width): one for one in sizes(spec, known["shape"], known["classes"], known["task"])}
-    return [estimate({**question, "spec": job_of(spec, one, networks[one.depth, one.width].kwargs)})
-            for one in members(spec)]
+    networks = {(one.depth, one.width): one for one in build_sizes(spec, known["shape"], known["classes"], known["task"])}
+    return [estimate({**question, "spec": build_member_job(spec, one, networks[one.depth, one.width].kwargs)})
+            for one in list_members(spec)]
 
 
 @pytest.mark.parametrize("change", [{}, {"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2}}},
@@ -64,9 +64,9 @@ def test_a_family_costs_what_its_members_cost(change: dict[str, Any]) -> None:
 def test_a_members_progress_ends_where_its_estimate_does() -> None:
     question = payload()
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
-    kwargs = {(one.depth, one.width): one.kwargs for one in sizes(spec, known["shape"], known["classes"], known["task"])}
-    for one, told in zip(members(spec), singles(question), strict=True):
-        assert member_units(job_of(spec, one, kwargs[one.depth, one.width]), known) == pytest.approx(told["units"])
+    kwargs = {(one.depth, one.width): one.kwargs for one in build_sizes(spec, known["shape"], known["classes"], known["task"])}
+    for one, told in zip(list_members(spec), singles(question), strict=True):
+        assert member_units(build_member_job(spec, one, kwargs[one.depth, one.width]), known) == pytest.approx(told["units"])
 
 
 def test_the_helper_answers_for_a_family_too() -> None:
@@ -180,7 +180,7 @@ def test_weights_that_cannot_be_excluded_are_refused() -> None:
 
 def test_an_answer_is_a_job_like_the_members() -> None:
     spec = FamilySpec.model_validate(payload()["spec"])
-    (size, *_) = sizes(spec, [1, 8, 8], [str(n) for n in range(10)], "classification")
+    (size, *_) = build_sizes(spec, [1, 8, 8], [str(n) for n in range(10)], "classification")
     answer = Member(role="answer", depth=1, width=4, fraction=1.0, seed=8, rounds=3, density=0.2, max_error=0.3)
-    found = estimate({**payload(), "spec": job_of(spec, answer, size.kwargs)})
+    found = estimate({**payload(), "spec": build_member_job(spec, answer, size.kwargs)})
     assert found["rounds"] == 5

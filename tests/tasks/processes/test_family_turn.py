@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pruning.family.members import Run
-from pruning.family.members import members as members_of
+from pruning.family.members import list_members as members_of
 from pruning.schemas.family import Adaptive, FamilySpec
 from pruning.schemas.family_report import FamilyReport
 from tasks import supervise

@@ -41,7 +41,7 @@ IN_PLACE = {operator.iadd, "add_"}
 SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "add_", "sub"}
 
 
-def traced(model: nn.Module) -> fx.GraphModule:
+def trace(model: nn.Module) -> fx.GraphModule:
     """The graph of a network in eval mode; `StructureError` for one whose course depends on what it sees."""
     try:
         return fx.symbolic_trace(model)
@@ -49,7 +49,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
         raise StructureError(f"the network cannot be traced as a graph: {type(error).__name__}: {error}") from error
 
 
-def folded(model: nn.Module) -> nn.Module:
+def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy in eval mode with every BatchNorm folded into the Linear or Conv2d whose output it alone normalises.
 
     W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). Names of weights stay as they are;
@@ -57,13 +57,13 @@ def folded(model: nn.Module) -> nn.Module:
     these are as many.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
-    >>> folded(net)[1]
+    >>> fold_batchnorm(net)[1]
     Identity()
     """
     found = copy.deepcopy(model).eval()
     if not any(isinstance(module, _BatchNorm) for module in found.modules()):
         return found
-    graph = traced(found).graph
+    graph = trace(found).graph
     modules, calls = dict(found.named_modules()), [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for node in graph.nodes:
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -87,7 +87,7 @@ def is_chain(model: nn.Module) -> bool:
     >>> is_chain(nn.Sequential(nn.Linear(1, 1), nn.Tanh()))
     False
     """
-    graph = traced(model)
+    graph = trace(model)
     modules = dict(graph.named_modules())
     for node in graph.graph.nodes:
         if len(node.users) > 1 or len(node.all_input_nodes) > 1:

@@ -18,7 +18,7 @@ from pruning.types import Masks
 
 
 @dataclass(frozen=True)
-class TrialRound:
+class RoundRecord:
     """One prune-and-retrain round of a job, measured."""
 
     criterion: Method
@@ -66,7 +66,7 @@ NO_SEPARATE = "No independently trained network: the job does not train its netw
 
 
 @dataclass(frozen=True)
-class Trial:
+class JobRecord:
     """Everything an evaluation may look at."""
 
     data: Data
@@ -74,7 +74,7 @@ class Trial:
     control: Callable[[], nn.Module]
     given_measured: Measured
     control_measured: Measured
-    rounds: Sequence[TrialRound]
+    rounds: Sequence[RoundRecord]
     recipe: Recipe
     sections: Mapping[str, Section] = field(default_factory=dict)
     """Of evaluations that are done already, by name."""
