@@ -166,7 +166,7 @@ def test_fast_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
 def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What would be drawn."""
     found: dict[str, Any] = {}
-    for name in ("grid", "heatmap"):
+    for name in ("draw_grid", "draw_heatmap"):
         def draw(*args: Any, name: str = name, **fields: Any) -> Picture:
             found[name] = args
             return Picture(caption="", png="")
@@ -194,9 +194,9 @@ def test_the_heatmap_by_hand(tmp_path: Path, drawings: dict[str, Any]) -> None:
     assert [row["pixels_of"] for row in rows] == [one.name for one in every] == ["given", "magnitude-0.5", "magnitude-0.9"]
     for row, wanted in zip(rows, matrix, strict=True):
         assert [row[f"confidence {one.name}"] for one in every] == pytest.approx(wanted, abs=1e-6)
-    assert drawings["heatmap"][0] == [pytest.approx(row, abs=1e-6) for row in matrix]
-    assert drawings["heatmap"][1] == [one.name for one in every]
-    tiles = drawings["grid"][0]
+    assert drawings["draw_heatmap"][0] == [pytest.approx(row, abs=1e-6) for row in matrix]
+    assert drawings["draw_heatmap"][1] == [one.name for one in every]
+    tiles = drawings["draw_grid"][0]
     assert [name for name, _ in tiles] == 3 * ["image", *(one.name for one in every)]
     json.dumps(section.model_dump(mode="json"), allow_nan=False)
 
