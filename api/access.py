@@ -18,7 +18,9 @@ from tasks.store import assets
 
 SCOPES = ("read", "write", "admin")
 """Each includes those before it."""
-bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key. None while the service is open.")
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="key", description="An API key. None while the service is open."
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,16 @@ class Caller:
 
     def may(self, scope: str) -> bool:
         """Whether one of the scopes is this one or includes it."""
-        return any(SCOPES.index(mine) >= SCOPES.index(scope) for mine in self.scopes if mine in SCOPES)
+        return any(
+            SCOPES.index(mine) >= SCOPES.index(scope) for mine in self.scopes if mine in SCOPES
+        )
 
 
-def caller(request: Request, services: ServicesDep,
-           credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
+def caller(
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Caller:
     """The holder of the key, or the person at this machine while no key exists; 401 otherwise."""
     if credentials is not None:
         return _holder(services, credentials.credentials)
@@ -92,10 +99,18 @@ def _refuse_other_sites(request: Request) -> None:
     """An open service answers no page of another site (cross-site requests, DNS rebinding)."""
     host = request.headers.get("host", "")
     if not loopback(_hostname(f"//{host}")):
-        raise Problem(403, "forbidden", f"host {host!r}: an open service answers to localhost only; set an API key")
+        raise Problem(
+            403,
+            "forbidden",
+            f"host {host!r}: an open service answers to localhost only; set an API key",
+        )
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
-        raise Problem(403, "forbidden", f"origin {origin!r}: an open service answers no other site; set an API key")
+        raise Problem(
+            403,
+            "forbidden",
+            f"origin {origin!r}: an open service answers no other site; set an API key",
+        )
 
 
 def _hostname(url: str) -> str:
@@ -107,6 +122,7 @@ def _hostname(url: str) -> str:
 
 def scoped(scope: str) -> Callable[[Caller], Caller]:
     """The dependency that demands a scope."""
+
     def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
         if not who.may(scope):
             raise Problem(403, "forbidden", f"this API key lacks the scope {scope!r}")
@@ -118,4 +134,6 @@ def scoped(scope: str) -> Callable[[Caller], Caller]:
 Reader = Annotated[Caller, Depends(scoped("read"))]
 Writer = Annotated[Caller, Depends(scoped("write"))]
 Admin = Annotated[Caller, Depends(scoped("admin"))]
-Id = Annotated[str, Path(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$", examples=["job_06apt1c3nvg28o2e8b5hkq9s40"])]
+Id = Annotated[
+    str, Path(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$", examples=["job_06apt1c3nvg28o2e8b5hkq9s40"])
+]

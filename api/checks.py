@@ -25,7 +25,15 @@ def parse_spec(body: Any) -> Spec:
     """The job of the body by its `type`, or a 422 that points at every fault."""
     kind = body.get("type", "prune") if isinstance(body, dict) else "prune"
     if not isinstance(kind, str) or kind not in SPECS:
-        raise invalid([Fault("/type", "unknown_type", f"type {kind!r}; there are {', '.join(map(repr, SPECS))}")])
+        raise invalid(
+            [
+                Fault(
+                    "/type",
+                    "unknown_type",
+                    f"type {kind!r}; there are {', '.join(map(repr, SPECS))}",
+                )
+            ]
+        )
     return parse(SPECS[kind], body)
 
 
@@ -33,31 +41,52 @@ def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
     """The catalogue and its digest; 503 before a worker has published it."""
     found = assets.read_catalogue(session)
     if found is None:
-        raise Problem(503, "catalogue_unpublished", "no worker has published its catalogue yet",
-                      headers={"Retry-After": "5"})
+        raise Problem(
+            503,
+            "catalogue_unpublished",
+            "no worker has published its catalogue yet",
+            headers={"Retry-After": "5"},
+        )
     return found
 
 
 def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
     """422 with every method that is unknown and every parameter that does not validate."""
-    faults = [fault for kind, listed, place, method in (_methods(spec) if isinstance(spec, JobSpec) else ())
-              for fault in _method_faults(catalogue[listed], kind, method, place)]
+    faults = [
+        fault
+        for kind, listed, place, method in (_methods(spec) if isinstance(spec, JobSpec) else ())
+        for fault in _method_faults(catalogue[listed], kind, method, place)
+    ]
     if spec.model.architecture is not None:
-        faults += architecture_faults(catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False)
+        faults += architecture_faults(
+            catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
+        )
     if spec.dataset.builtin is not None:
-        faults += name_faults(catalogue["datasets"], "dataset", spec.dataset.builtin, "/dataset/builtin")
+        faults += name_faults(
+            catalogue["datasets"], "dataset", spec.dataset.builtin, "/dataset/builtin"
+        )
     if faults:
         raise invalid(faults)
 
 
-def architecture_faults(catalogue: dict[str, Any], name: str, kwargs: dict[str, Any], prefix: str = "", *,
-                        complete: bool = True) -> list[Fault]:
-    """What is wrong with an architecture and its arguments; without `complete` the data may supply what is missing."""
+def architecture_faults(
+    catalogue: dict[str, Any],
+    name: str,
+    kwargs: dict[str, Any],
+    prefix: str = "",
+    *,
+    complete: bool = True,
+) -> list[Fault]:
+    """What is wrong with an architecture and its arguments; without `complete` the data may supply
+    what is missing.
+    """
     faults = name_faults(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
     if faults:
         return faults
     schema = _entry(catalogue["architectures"], name)["params"]
-    return list(schema_faults(schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete))
+    return list(
+        schema_faults(schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete)
+    )
 
 
 def name_faults(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
@@ -86,7 +115,9 @@ def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
         yield "evaluation", "evaluations", pointer("evaluations", index), method
 
 
-def _method_faults(entries: list[dict[str, Any]], kind: str, method: Method, place: str) -> Iterator[Fault]:
+def _method_faults(
+    entries: list[dict[str, Any]], kind: str, method: Method, place: str
+) -> Iterator[Fault]:
     unknown = name_faults(entries, kind, method.name, f"{place}/name")
     if unknown:
         yield from unknown
@@ -100,31 +131,72 @@ def _entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
-    """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of nobody here."""
+    """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of
+    nobody here.
+    """
     model_id = model_of(spec)
     model = None if model_id is None else _find(session, Model, project, model_id, "/model/id")
     rewind_id = rewind_of(spec)
     if rewind_id is not None:
         place = "/retrain/rewind/model/id"
         rewind = _find(session, Model, project, rewind_id, place)
-        if model is not None and (rewind.architecture, rewind.kwargs) != (model.architecture, model.kwargs):
-            raise invalid([Fault(place, "rewind_mismatch", f"model {rewind_id} is another network than {model.id}")])
-    dataset = None if spec.dataset.id is None else _find(session, Dataset, project, spec.dataset.id, "/dataset/id")
+        if model is not None and (rewind.architecture, rewind.kwargs) != (
+            model.architecture,
+            model.kwargs,
+        ):
+            raise invalid(
+                [
+                    Fault(
+                        place,
+                        "rewind_mismatch",
+                        f"model {rewind_id} is another network than {model.id}",
+                    )
+                ]
+            )
+    dataset = (
+        None
+        if spec.dataset.id is None
+        else _find(session, Dataset, project, spec.dataset.id, "/dataset/id")
+    )
     if dataset is not None and not dataset.counts.get("train"):
-        raise invalid([Fault("/dataset/id", "no_training_images", f"dataset {dataset.id} has no training images: it can "
-                             "only be one of /dataset/shifted")])
-    if model is not None and dataset is not None and model.classes is not None \
-            and set(model.classes) != set(dataset.classes):
+        raise invalid(
+            [
+                Fault(
+                    "/dataset/id",
+                    "no_training_images",
+                    f"dataset {dataset.id} has no training images: it can "
+                    "only be one of /dataset/shifted",
+                )
+            ]
+        )
+    if (
+        model is not None
+        and dataset is not None
+        and model.classes is not None
+        and set(model.classes) != set(dataset.classes)
+    ):
         odd = sorted(set(model.classes) ^ set(dataset.classes))
-        raise invalid([Fault("/dataset/id", "class_mismatch", "model and dataset do not have the same classes: "
-                             f"{', '.join(map(repr, odd[:5]))} {'…' if len(odd) > 5 else ''}".rstrip())])
+        raise invalid(
+            [
+                Fault(
+                    "/dataset/id",
+                    "class_mismatch",
+                    "model and dataset do not have the same classes: "
+                    f"{', '.join(map(repr, odd[:5]))} {'…' if len(odd) > 5 else ''}".rstrip(),
+                )
+            ]
+        )
     return model, dataset
 
 
 def shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
-    """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of nobody here."""
-    return [_find(session, Dataset, project, one.id, pointer("dataset", "shifted", index, "id"))
-            for index, one in enumerate(spec.dataset.shifted)]
+    """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of
+    nobody here.
+    """
+    return [
+        _find(session, Dataset, project, one.id, pointer("dataset", "shifted", index, "id"))
+        for index, one in enumerate(spec.dataset.shifted)
+    ]
 
 
 def model_of(spec: Spec) -> str | None:
@@ -136,11 +208,17 @@ def rewind_of(spec: Spec) -> str | None:
     """The id of the model whose weights a job rewinds to."""
     if isinstance(spec, FamilySpec):
         return None
-    return spec.retrain.rewind.model["id"] if spec.retrain is not None and spec.retrain.rewind is not None else None
+    return (
+        spec.retrain.rewind.model["id"]
+        if spec.retrain is not None and spec.retrain.rewind is not None
+        else None
+    )
 
 
 def _find(session: Session, kind: type[assets.A], project: str, id: str, place: str) -> assets.A:
     try:
         return assets.get(session, kind, project, id)
     except NotFoundError as error:
-        raise Problem(404, "not_found", str(error), errors=[Fault(place, "not_found", str(error))]) from None
+        raise Problem(
+            404, "not_found", str(error), errors=[Fault(place, "not_found", str(error))]
+        ) from None

@@ -17,11 +17,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tasks.artifacts import MissingArtifactError
-from tasks.store.errors import CursorError, IdempotencyError, InUseError, NotFoundError, TransitionError
+from tasks.store.errors import (
+    CursorError,
+    IdempotencyError,
+    InUseError,
+    NotFoundError,
+    TransitionError,
+)
 
 MEDIA_TYPE = "application/problem+json"
-CODES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed",
-         406: "not_acceptable", 413: "payload_too_large", 415: "unsupported_media_type", 500: "internal"}
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    500: "internal",
+}
 RETRY = {"Retry-After": "5"}
 
 
@@ -43,8 +58,15 @@ class Fault:
 class Problem(Exception):  # noqa: N818 - the name of RFC 9457
     """A refusal with its status, stable code and a sentence for people."""
 
-    def __init__(self, status: int, code: str, detail: str, *, errors: Sequence[Fault] = (),
-                 headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
         self.errors = tuple(errors)
@@ -61,16 +83,23 @@ def invalid(faults: Sequence[Fault]) -> Problem:
 
 def disk_full() -> Problem:
     """507: nothing more can be kept until somebody makes room."""
-    return Problem(507, "disk_full", "the service has no disk space left and kept nothing of this request; delete jobs, "
-                   "models or datasets that are not needed, or ask its operator for more space, then send it again")
+    return Problem(
+        507,
+        "disk_full",
+        "the service has no disk space left and kept nothing of this request; delete jobs, "
+        "models or datasets that are not needed, or ask its operator for more space, then send "
+        "it again",
+    )
 
 
 def _no_space(error: OSError | OperationalError) -> bool:
     """Whether a disk or a quota is full, said by the system, by SQLite or by PostgreSQL."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return (getattr(error.orig, "sqlite_errorname", None) == "SQLITE_FULL"
-            or getattr(error.orig, "sqlstate", None) == "53100")
+    return (
+        getattr(error.orig, "sqlite_errorname", None) == "SQLITE_FULL"
+        or getattr(error.orig, "sqlstate", None) == "53100"
+    )
 
 
 def as_problem(error: Exception) -> Problem:
@@ -97,18 +126,36 @@ def as_problem(error: Exception) -> Problem:
             return Problem(410, "artifact_gone", "the file is no longer in the artifact store")
         case DataError():
             return Problem(400, "invalid_value", "a value that the database cannot hold")
-        case (OSError() | OperationalError()) if _no_space(error):
+        case OSError() | OperationalError() if _no_space(error):
             return disk_full()
         case OperationalError() | PoolTimeoutError():
-            return Problem(503, "database_unavailable", "the database does not answer", headers=RETRY)
+            return Problem(
+                503, "database_unavailable", "the database does not answer", headers=RETRY
+            )
         case ClientDisconnect():
-            return Problem(400, "client_disconnected", "the client left before its request was complete")
-    return Problem(500, "internal", "an error of the service; quote the request_id when you report it")
+            return Problem(
+                400, "client_disconnected", "the client left before its request was complete"
+            )
+    return Problem(
+        500, "internal", "an error of the service; quote the request_id when you report it"
+    )
 
 
-HANDLED = (Problem, RequestValidationError, HTTPException, NotFoundError, TransitionError, InUseError,
-           IdempotencyError, CursorError, MissingArtifactError, DataError, OperationalError, PoolTimeoutError,
-           ClientDisconnect)
+HANDLED = (
+    Problem,
+    RequestValidationError,
+    HTTPException,
+    NotFoundError,
+    TransitionError,
+    InUseError,
+    IdempotencyError,
+    CursorError,
+    MissingArtifactError,
+    DataError,
+    OperationalError,
+    PoolTimeoutError,
+    ClientDisconnect,
+)
 
 
 def install(app: FastAPI) -> None:
@@ -141,7 +188,9 @@ def _parameters(error: RequestValidationError) -> Problem:
         place, name = str(item["loc"][0]), str(item["loc"][1]) if len(item["loc"]) > 1 else ""
         if place == "path":
             return Problem(404, "not_found", "no such resource")
-        faults.append(Fault("", str(item["type"]), f"{place} parameter {name}: {item['msg']}", name))
+        faults.append(
+            Fault("", str(item["type"]), f"{place} parameter {name}: {item['msg']}", name)
+        )
     problem = invalid(faults)
     problem.code = "invalid_parameter"
     return problem

@@ -21,7 +21,9 @@ from tasks.store import families, jobs
 from tasks.store.tables import Job, Model, ResultFile
 
 LOOKED, RECENT = 1000, 50
-"""Among so many jobs that succeeded last, alike ones are looked for; and into the reports of so many of these."""
+"""Among so many jobs that succeeded last, alike ones are looked for; and into the reports of so
+many of these.
+"""
 REPORT = ("report", "json")
 if TYPE_CHECKING:
     from pruning.laws.density import DensityLaw
@@ -35,17 +37,26 @@ logger = logging.getLogger(__name__)
 
 
 def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
-    """The error of every requested sparsity of every criterion that an earlier job of the project has a law of.
+    """The error of every requested sparsity of every criterion that an earlier job of the project
+    has a law of.
 
-    An earlier job counts where network (architecture and arguments), dataset and criterion are the same; of several the
-    newest. Where there is none, a family counts that knows the network, measured or not. What the law does not tell is said.
+    An earlier job counts where network (architecture and arguments), dataset and criterion are the
+    same; of several the newest. Where there is none, a family counts that knows the network,
+    measured or not. What the law does not tell is said.
     """
     from pruning.laws.queries import forecast_error
 
-    wanted = {json.dumps(one.model_dump(mode="json"), sort_keys=True): one.name for one in spec.recipe().criteria}
+    wanted = {
+        json.dumps(one.model_dump(mode="json"), sort_keys=True): one.name
+        for one in spec.recipe().criteria
+    }
     found: list[Foreseen] = []
     with services.store.read() as session:
-        rows = [(row, file) for row in _alike(session, project, spec) if (file := _report(session, row)) is not None]
+        rows = [
+            (row, file)
+            for row in _alike(session, project, spec)
+            if (file := _report(session, row)) is not None
+        ]
     for row, file in rows:
         if not wanted:
             break
@@ -56,23 +67,39 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
             for sparsity in spec.targets.sparsity:
                 told = forecast_error(law, 1 - sparsity, CONFIDENCE)
                 remark = "; ".join(filter(None, (told["remark"], different)))
-                found.append(Foreseen(**told | {"sparsity": sparsity, "remark": remark}, criterion=label, job=row.id))
+                found.append(
+                    Foreseen(
+                        **told | {"sparsity": sparsity, "remark": remark},
+                        criterion=label,
+                        job=row.id,
+                    )
+                )
     return found + (_by_families(services, project, spec, wanted) if wanted else [])
 
 
-def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[str, str]) -> list[Foreseen]:
+def _by_families(
+    services: Services, project: str, spec: JobSpec, wanted: dict[str, str]
+) -> list[Foreseen]:
     """What the joint laws of families say of the criteria that no single job has a law of."""
     from pruning.laws.family_queries import find_network, forecast_networks, read_family_law
 
     found: list[Foreseen] = []
     with services.store.read() as session:
         network = _network(session, document(spec))
-        rows = [(row, file, _differences(_largest(session, row), spec, "its members"))
-                for row in jobs.page(session, project, limit=RECENT, cursor=None, status="succeeded", kind="family").data
-                if network is not None and row.spec["model"]["architecture"] == network[0]
-                and _dataset(row.spec) == _dataset(document(spec)) and (file := _report(session, row)) is not None]
+        rows = [
+            (row, file, _differences(_largest(session, row), spec, "its members"))
+            for row in jobs.page(
+                session, project, limit=RECENT, cursor=None, status="succeeded", kind="family"
+            ).data
+            if network is not None
+            and row.spec["model"]["architecture"] == network[0]
+            and _dataset(row.spec) == _dataset(document(spec))
+            and (file := _report(session, row)) is not None
+        ]
     for row, file, different in rows:
-        criterion = json.dumps({"name": METHODS[row.spec.get("method", "imp")], "params": {}}, sort_keys=True)
+        criterion = json.dumps(
+            {"name": METHODS[row.spec.get("method", "imp")], "params": {}}, sort_keys=True
+        )
         if criterion not in wanted or network is None:
             continue
         try:
@@ -84,7 +111,9 @@ def _by_families(services: Services, project: str, spec: JobSpec, wanted: dict[s
         if law is None or member is None:
             continue
         label = wanted.pop(criterion)
-        for told in forecast_networks(law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE):
+        for told in forecast_networks(
+            law, [member], [1 - one for one in spec.targets.sparsity], CONFIDENCE
+        ):
             remark = "; ".join(filter(None, (told["remark"], FAMILY, different)))
             found.append(Foreseen(**told | {"remark": remark}, criterion=label, job=row.id))
     return found
@@ -96,9 +125,21 @@ def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityL
 
     try:
         report = json.loads(read_file(services.artifacts, file))
-        kept = report.get("sections", {}).get("scaling_law", {}).get("details", {}).get("raw_laws", {})
-        return [(label, one["criterion"], DensityLaw.model_validate(one["law"])) for label, one in kept.items()]
-    except (MissingArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        kept = (
+            report.get("sections", {}).get("scaling_law", {}).get("details", {}).get("raw_laws", {})
+        )
+        return [
+            (label, one["criterion"], DensityLaw.model_validate(one["law"]))
+            for label, one in kept.items()
+        ]
+    except (
+        MissingArtifactError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         logger.warning("the laws of job %s cannot be read: %s", file.job_id, error)
         return []
 
@@ -107,7 +148,11 @@ def _alike(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
     """Jobs that succeeded with the same network and dataset, the newest first."""
     network, dataset = _network(session, document(spec)), _dataset(document(spec))
     newest = jobs.page(session, project, limit=LOOKED, cursor=None, status="succeeded").data
-    alike = (row for row in newest if _dataset(row.spec) == dataset and _network(session, row.spec) == network)
+    alike = (
+        row
+        for row in newest
+        if _dataset(row.spec) == dataset and _network(session, row.spec) == network
+    )
     return islice(alike, RECENT)
 
 
@@ -153,4 +198,11 @@ def _compared(spec: JobSpec) -> dict[str, Any]:
 
 
 def _report(session: Session, row: Job) -> ResultFile | None:
-    return next((file for file in jobs.result_files(session, row.id) if (file.checkpoint, file.format) == REPORT), None)
+    return next(
+        (
+            file
+            for file in jobs.result_files(session, row.id)
+            if (file.checkpoint, file.format) == REPORT
+        ),
+        None,
+    )

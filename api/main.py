@@ -15,7 +15,18 @@ from api import errors, openapi
 from api.helper_pool import Helpers
 from api.http import envelope
 from api.metrics import Metrics
-from api.routes import datasets, events, health, jobs, keys, methods, models, predictions, results, web
+from api.routes import (
+    datasets,
+    events,
+    health,
+    jobs,
+    keys,
+    methods,
+    models,
+    predictions,
+    results,
+    web,
+)
 from api.server import run
 from api.services import Services
 from api.settings import ApiSettings
@@ -41,8 +52,12 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         services = await run_in_threadpool(_open, settings, metrics)
         app.state.services = services
         stop = threading.Event()
-        relay = threading.Thread(target=tasks.relay.relay_forever, name="relay", daemon=True,
-                                 args=(services.store, settings, stop, services.wake))
+        relay = threading.Thread(
+            target=tasks.relay.relay_forever,
+            name="relay",
+            daemon=True,
+            args=(services.store, settings, stop, services.wake),
+        )
         relay.start()
         try:
             yield
@@ -53,8 +68,16 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             await run_in_threadpool(relay.join, 5.0)
             services.store.close()
 
-    app = FastAPI(title="Secateur", version="1", summary="Pruning as a service", description=DESCRIPTION,
-                  lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Secateur",
+        version="1",
+        summary="Pruning as a service",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     for part in (health, methods, models, datasets, jobs, events, results, predictions, keys, web):
         app.include_router(part.router)
     errors.install(app)
@@ -67,7 +90,15 @@ def _open(settings: ApiSettings, metrics: Metrics) -> Services:
     store = Store(settings.database_url)
     store.create_tables()
     remove_abandoned(settings.work_dir)
-    return Services(settings=settings, store=store, metrics=metrics,
-                    artifacts=open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint),
-                    helpers=Helpers(settings.helpers, timeout_s=settings.helper_timeout_s, wait_s=settings.helper_wait_s,
-                                    memory_limit_bytes=settings.memory_limit_bytes))
+    return Services(
+        settings=settings,
+        store=store,
+        metrics=metrics,
+        artifacts=open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint),
+        helpers=Helpers(
+            settings.helpers,
+            timeout_s=settings.helper_timeout_s,
+            wait_s=settings.helper_wait_s,
+            memory_limit_bytes=settings.memory_limit_bytes,
+        ),
+    )

@@ -16,10 +16,18 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter("secateur_http_requests", "Requests answered.", ("route", "method", "status"),
-                                 registry=self._registry)
-        self._seconds = Histogram("secateur_http_request_seconds", "Time to the end of the answer.",
-                                  ("route", "method"), registry=self._registry)
+        self._requests = Counter(
+            "secateur_http_requests",
+            "Requests answered.",
+            ("route", "method", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "secateur_http_request_seconds",
+            "Time to the end of the answer.",
+            ("route", "method"),
+            registry=self._registry,
+        )
         self._jobs = Gauge("secateur_jobs", "Jobs by status.", ("status",), registry=self._registry)
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:

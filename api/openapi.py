@@ -1,4 +1,6 @@
-"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy, `--check` compares it."""
+"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy,
+`--check` compares it.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,32 @@ from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 
 COPY = Path(__file__).parent.parent / "docs" / "openapi.json"
-HEADER = {"X-Request-Id": {"description": "Quote it when you report a problem.", "schema": {"type": "string"}}}
+HEADER = {
+    "X-Request-Id": {
+        "description": "Quote it when you report a problem.",
+        "schema": {"type": "string"},
+    }
+}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The document, with the bodies that the routes parse themselves."""
-    document = get_openapi(title=app.title, version=app.version, openapi_version="3.1.0", summary=app.summary,
-                           description=app.description, routes=app.routes, tags=app.openapi_tags)
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
     _, definitions = models_json_schema(
-        [*((one, "validation") for one in (JobSpec, FamilySpec, NewKey, Question)), (ProblemDocument, "serialization")],
-        ref_template="#/components/schemas/{model}")
+        [
+            *((one, "validation") for one in (JobSpec, FamilySpec, NewKey, Question)),
+            (ProblemDocument, "serialization"),
+        ],
+        ref_template="#/components/schemas/{model}",
+    )
     schemas = document["components"]["schemas"]
     schemas.update(definitions["$defs"])
     schemas["Problem"] = schemas.pop("ProblemDocument")

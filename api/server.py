@@ -43,23 +43,42 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
     try:
         closed = _closed(settings)
     except OperationalError as error:
-        return _refuse(f"cannot open the database {settings.database_url.partition('://')[0]}: {error.orig}")
+        return _refuse(
+            f"cannot open the database {settings.database_url.partition('://')[0]}: {error.orig}"
+        )
     if sock is not None:
         host, port = sock.getsockname()[:2]
     if not closed and not loopback(host):
-        return _refuse(f"no API key is set, so {host} is refused: an open service binds to 127.0.0.1 only. "
-                       "Set SECATEUR_API_KEY to serve other machines.")
+        return _refuse(
+            f"no API key is set, so {host} is refused: an open service binds to 127.0.0.1 only. "
+            "Set SECATEUR_API_KEY to serve other machines."
+        )
     try:
         sock = sock or _bind(host, port)
     except OSError as error:
         return _refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
     port = sock.getsockname()[1]
     named = f"[{host}]" if ":" in host else host
-    _say(f"listening on http://{named}:{port}" + ("" if closed else
-         "; no API key is set: open to every program on this machine, and to this machine only"))
+    _say(
+        f"listening on http://{named}:{port}"
+        + (
+            ""
+            if closed
+            else "; no API key is set: open to every program on this machine, and to this "
+            "machine only"
+        )
+    )
     app = create_app(settings)
-    server = Server(app, uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
-                                        timeout_graceful_shutdown=GRACE_S))
+    server = Server(
+        app,
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        ),
+    )
     with sock:
         server.run(sockets=[sock])
     return OK if server.started else FAILED

@@ -15,7 +15,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.checks import Spec, check_methods, model_of, read_catalogue, referenced, rewind_of, shifted_sets
+from api.checks import (
+    Spec,
+    check_methods,
+    model_of,
+    read_catalogue,
+    referenced,
+    rewind_of,
+    shifted_sets,
+)
 from api.schemas.jobs import Estimate, JobView, Validation
 from api.services import Services
 from api.views import view
@@ -33,36 +41,70 @@ def document(spec: Spec) -> dict[str, Any]:
 
 
 async def check(services: Services, project: str, spec: Spec) -> Validation:
-    """Everything that can be known about a job before it runs; raises the problem that forbids it."""
-    estimate = await services.helpers.estimate(await run_in_threadpool(_question, services, project, spec))
-    recipe = spec.recipe().model_dump(mode="json") if isinstance(spec, JobSpec) else spec.model_dump(mode="json")
+    """Everything that can be known about a job before it runs; raises the problem that forbids
+    it.
+    """
+    estimate = await services.helpers.estimate(
+        await run_in_threadpool(_question, services, project, spec)
+    )
+    recipe = (
+        spec.recipe().model_dump(mode="json")
+        if isinstance(spec, JobSpec)
+        else spec.model_dump(mode="json")
+    )
     return Validation(valid=True, estimate=Estimate(**estimate), recipe=recipe, spec=document(spec))
 
 
 def _question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
-    """What the helper has to know for an estimate; raises what the catalogue and the store find wrong."""
+    """What the helper has to know for an estimate; raises what the catalogue and the store find
+    wrong.
+    """
     with services.store.read() as session:
         check_methods(spec, read_catalogue(session)[0])
         model, dataset = referenced(session, project, spec)
         shifted = shifted_sets(session, project, spec)
     return {
         "spec": document(spec),
-        "model": None if model is None else {"architecture": model.architecture, "kwargs": model.kwargs,
-                                             "normalize": model.normalize, "classes": model.classes},
-        "dataset": None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
-                                                 "counts": dataset.counts, "task": dataset.task},
-        "shifted": [{"shape": one.shape, "classes": one.classes, "counts": one.counts, "task": one.task}
-                    for one in shifted],
+        "model": None
+        if model is None
+        else {
+            "architecture": model.architecture,
+            "kwargs": model.kwargs,
+            "normalize": model.normalize,
+            "classes": model.classes,
+        },
+        "dataset": None
+        if dataset is None
+        else {
+            "shape": dataset.shape,
+            "classes": dataset.classes,
+            "counts": dataset.counts,
+            "task": dataset.task,
+        },
+        "shifted": [
+            {"shape": one.shape, "classes": one.classes, "counts": one.counts, "task": one.task}
+            for one in shifted
+        ],
     }
 
 
-async def submit(services: Services, project: str, spec: Spec, key: str | None) -> tuple[JobView, bool]:
+async def submit(
+    services: Services, project: str, spec: Spec, key: str | None
+) -> tuple[JobView, bool]:
     """Keep the job, or find the one this idempotency key made; the second value says which."""
     body = document(spec)
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    new = jobs.NewJob(project=project, spec=body, model_id=model_of(spec), rewind_model_id=rewind_of(spec),
-                      dataset_id=spec.dataset.id, shifted_ids=frozenset(jobs.shifted_ids(body)), priority=spec.priority,
-                      deadline_s=spec.deadline_s, labels=dict(spec.labels))
+    new = jobs.NewJob(
+        project=project,
+        spec=body,
+        model_id=model_of(spec),
+        rewind_model_id=rewind_of(spec),
+        dataset_id=spec.dataset.id,
+        shifted_ids=frozenset(jobs.shifted_ids(body)),
+        priority=spec.priority,
+        deadline_s=spec.deadline_s,
+        labels=dict(spec.labels),
+    )
 
     async def create(new: jobs.NewJob, *, checked: bool) -> tuple[JobView, bool] | None:
         return await run_in_threadpool(_create, services, new, key, sha256, checked=checked)
@@ -80,30 +122,49 @@ async def submit(services: Services, project: str, spec: Spec, key: str | None) 
     return found
 
 
-def _create(services: Services, new: jobs.NewJob, key: str | None, sha256: str, *,
-            checked: bool) -> tuple[JobView, bool] | None:
-    """The job made now or by this key before; None when it would have to be made and is not checked yet."""
+def _create(
+    services: Services, new: jobs.NewJob, key: str | None, sha256: str, *, checked: bool
+) -> tuple[JobView, bool] | None:
+    """The job made now or by this key before; None when it would have to be made and is not checked
+    yet.
+    """
     with services.store.write() as session:
         if key is None or session.get(Idempotency, (new.project, key)) is None:
             if not checked:
                 return None
-            keep_inputs(session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids])
+            keep_inputs(
+                session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids]
+            )
         row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
         return view(session, row), created
 
 
-def keep_inputs(session: Session, models: Sequence[str | None], datasets: Sequence[str | None]) -> None:
-    """Lock what the job uses until it is committed, so that no deletion slips between; `NotFoundError` if one did."""
+def keep_inputs(
+    session: Session, models: Sequence[str | None], datasets: Sequence[str | None]
+) -> None:
+    """Lock what the job uses until it is committed, so that no deletion slips between;
+    `NotFoundError` if one did.
+    """
     inputs: list[tuple[type[Model | Dataset], str | None]] = [(Model, id) for id in models]
-    inputs += [(Dataset, id) for id in sorted(filter(None, datasets))]  # one order: two jobs never wait for each other
+    inputs += [
+        (Dataset, id) for id in sorted(filter(None, datasets))
+    ]  # one order: two jobs never wait for each other
     for kind, id in inputs:
-        if id is not None and session.scalar(
-                select(kind.id).where(kind.id == id).with_for_update(read=True)) is None:
+        if (
+            id is not None
+            and session.scalar(select(kind.id).where(kind.id == id).with_for_update(read=True))
+            is None
+        ):
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
 
 
-async def until_terminal(services: Services, project: str, found: JobView, wait_s: float) -> JobView:
-    """The job as it is when it has ended, or when `wait_s` have passed; holds no transaction meanwhile."""
+async def until_terminal(
+    services: Services, project: str, found: JobView, wait_s: float
+) -> JobView:
+    """The job as it is when it has ended, or when `wait_s` have passed; holds no transaction
+    meanwhile.
+    """
+
     def look() -> JobView:
         with services.store.read() as session:
             return view(session, jobs.get(session, project, found.id))

@@ -32,20 +32,34 @@ NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 
 
 def form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
-    """The dependency that receives a form with these fields beside `file`; its folder goes with the request."""
-    async def received(request: Request, services: ServicesDep, caller: Writer) -> AsyncIterator[Upload]:
+    """The dependency that receives a form with these fields beside `file`; its folder goes with the
+    request.
+    """
+
+    async def received(
+        request: Request, services: ServicesDep, caller: Writer
+    ) -> AsyncIterator[Upload]:
         settings = services.settings
         if settings.work_dir is not None:
             settings.work_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=settings.work_dir) as folder:
-            yield await receive(request, Path(folder), frozenset(names), settings.max_upload_bytes,
-                                settings.max_json_bytes)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{PREFIX}{os.getpid()}-", dir=settings.work_dir
+        ) as folder:
+            yield await receive(
+                request,
+                Path(folder),
+                frozenset(names),
+                settings.max_upload_bytes,
+                settings.max_json_bytes,
+            )
 
     return received
 
 
 def remove_abandoned(work_dir: Path | None) -> None:
-    """Remove the upload folders of processes that are gone: killed ones could not do it themselves."""
+    """Remove the upload folders of processes that are gone: killed ones could not do it
+    themselves.
+    """
     for folder in Path(work_dir or tempfile.gettempdir()).glob(f"{PREFIX}*"):
         found = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
         if found and _abandoned(folder, int(found[1])):
@@ -72,8 +86,15 @@ def check_digest(upload: Upload) -> None:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", given):
         raise invalid([Fault("/sha256", "invalid_sha256", "sha256: 64 hexadecimal digits")])
     if given.lower() != upload.sha256:
-        raise invalid([Fault("/sha256", "checksum_mismatch",
-                             f"the {upload.size_bytes} bytes received have the sha256 {upload.sha256}")])
+        raise invalid(
+            [
+                Fault(
+                    "/sha256",
+                    "checksum_mismatch",
+                    f"the {upload.size_bytes} bytes received have the sha256 {upload.sha256}",
+                )
+            ]
+        )
 
 
 def name_of(upload: Upload) -> str:
@@ -112,7 +133,9 @@ def keep(services: Services, row: assets.A, source: Path) -> None:
 
 
 def remove(services: Services, kind: type[assets.A], project: str, id: str) -> None:
-    """Delete the row of this project, then its file; 404 when there is none, 409 while a live job uses it."""
+    """Delete the row of this project, then its file; 404 when there is none, 409 while a live job
+    uses it.
+    """
     with services.store.write() as session:
         row = session.get(kind, id, with_for_update=True)
         if row is None or row.project != project:

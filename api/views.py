@@ -12,7 +12,9 @@ from tasks.store.tables import Job
 
 
 def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
-    """The wire form of the rows: a member says of which family, a family's progress is that of its members together."""
+    """The wire form of the rows: a member says of which family, a family's progress is that of its
+    members together.
+    """
     belonging = families.belonging(session, [row.id for row in rows])
     grown = families.progress(session, [row.id for row in rows if jobs.is_family(row)])
     now = assets.clock(session) if grown else 0.0

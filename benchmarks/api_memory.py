@@ -1,8 +1,8 @@
 """Memory and start-up of the API: it never loads torch, and an upload of 1 GB streams.
 
-`python benchmarks/api_memory.py` starts `secateur api` on a temporary folder, and prints its start-up time against a bare
-`import torch`, its resident memory idle, and the largest it reached while 1 GB was uploaded (refused at the end: random
-bytes are no model), as a share of the upload.
+`python benchmarks/api_memory.py` starts `secateur api` on a temporary folder, and prints its
+start-up time against a bare `import torch`, its resident memory idle, and the largest it reached
+while 1 GB was uploaded (refused at the end: random bytes are no model), as a share of the upload.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ def main() -> int:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
-        environment = os.environ | {"SECATEUR_DATABASE_URL": f"sqlite:///{folder}/secateur.db",
-                                    "SECATEUR_ARTIFACT_URL": f"file:{folder}/artifacts", "SECATEUR_WORK_DIR": folder,
-                                    "SECATEUR_BROKER_URL": f"redis+socket://{folder}/none.sock"}
+        environment = os.environ | {
+            "SECATEUR_DATABASE_URL": f"sqlite:///{folder}/secateur.db",
+            "SECATEUR_ARTIFACT_URL": f"file:{folder}/artifacts",
+            "SECATEUR_WORK_DIR": folder,
+            "SECATEUR_BROKER_URL": f"redis+socket://{folder}/none.sock",
+        }
         begin = time.perf_counter()
         with (Path(folder) / "log").open("wb") as log:
-            api = subprocess.Popen([sys.executable, "-m", "secateur.cli", "api", "--port", str(port)], env=environment,
-                                   stdout=log, stderr=log)
+            api = subprocess.Popen(
+                [sys.executable, "-m", "secateur.cli", "api", "--port", str(port)],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
         try:
             _wait(port)
             started = time.perf_counter() - begin
@@ -44,17 +51,26 @@ def main() -> int:
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
     torch_s = time.perf_counter() - begin
-    print(f"start-up        {started:.2f} s to the first answer; {started / torch_s:.2f} of a bare 'import torch'")
+    print(
+        f"start-up        {started:.2f} s to the first answer; {started / torch_s:.2f} of a bare "
+        "'import torch'"
+    )
     print(f"idle            {idle / 2**20:.0f} MiB resident")
-    print(f"1 GB upload     peak {peak / 2**20:.0f} MiB, {(peak - idle) / 2**20:+.0f} MiB over idle = "
-          f"{(peak - idle) / GIGABYTE:.1%} of the upload; {GIGABYTE / 1e6 / seconds:.0f} MB/s; answer {status}")
+    print(
+        f"1 GB upload     peak {peak / 2**20:.0f} MiB, {(peak - idle) / 2**20:+.0f} MiB over "
+        "idle = "
+        f"{(peak - idle) / GIGABYTE:.1%} of the upload; {GIGABYTE / 1e6 / seconds:.0f} MB/s; "
+        f"answer {status}"
+    )
     return 0
 
 
 def _upload(port: int, pid: int) -> tuple[int, float, int]:
-    head = (b'--cut\r\nContent-Disposition: form-data; name="architecture"\r\n\r\ncifar_resnet\r\n'
-            b'--cut\r\nContent-Disposition: form-data; name="file"; filename="model.safetensors"\r\n'
-            b"Content-Type: application/octet-stream\r\n\r\n")
+    head = (
+        b'--cut\r\nContent-Disposition: form-data; name="architecture"\r\n\r\ncifar_resnet\r\n'
+        b'--cut\r\nContent-Disposition: form-data; name="file"; filename="model.safetensors"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n"
+    )
     tail = b"\r\n--cut--\r\n"
     peak, done = [0], threading.Event()
 

@@ -1,9 +1,10 @@
 """All 19 corruptions of CIFAR-sized images in batches against one image at a time.
 
-`python benchmarks/corruptions.py [--images 5000] [--severity 3]` corrupts as many 32x32 colour images both ways, one thread
-each: with `pruning.library.corrupt`, and image by image with NumPy, SciPy and Pillow as the usual packages do (the oracles
-of the tests, frost's texture kept in memory). It prints images per second and the quotient of the times for each corruption
-and for all together. Limit: all together are at least 5 times as fast.
+`python benchmarks/corruptions.py [--images 5000] [--severity 3]` corrupts as many 32x32 colour
+images both ways, one thread each: with `pruning.library.corrupt`, and image by image with NumPy,
+SciPy and Pillow as the usual packages do (the oracles of the tests, frost's texture kept in
+memory). It prints images per second and the quotient of the times for each corruption and for all
+together. Limit: all together are at least 5 times as fast.
 """
 
 from __future__ import annotations
@@ -42,13 +43,22 @@ def main() -> int:
     for name in corruptions.names():
         corrupt(images[:2], name, wanted.severity)  # tables and textures are made once
         batch = _seconds(lambda name=name: corrupt(images, name, wanted.severity))
-        single = _seconds(lambda name=name: [oracles.corrupted(one, name, wanted.severity, "cifar", rng, ice)
-                                             for one in pictures])
+        single = _seconds(
+            lambda name=name: [
+                oracles.corrupted(one, name, wanted.severity, "cifar", rng, ice) for one in pictures
+            ]
+        )
         ours, theirs = ours + batch, theirs + single
-        print(f"{name:18} {len(images) / batch:9,.0f} images/s, one at a time {len(images) / single:7,.0f} images/s: "
-              f"{single / batch:5.1f} times as fast")
-    print(f"all {len(corruptions.names())} on {len(images):,} images: {ours:.1f} s, one at a time {theirs:.1f} s: "
-          f"{theirs / ours:.1f} times as fast (limit {LIMIT}), {torch.get_num_threads()} thread")
+        print(
+            f"{name:18} {len(images) / batch:9,.0f} images/s, one at a time "
+            f"{len(images) / single:7,.0f} images/s: "
+            f"{single / batch:5.1f} times as fast"
+        )
+    print(
+        f"all {len(corruptions.names())} on {len(images):,} images: {ours:.1f} s, one at a time "
+        f"{theirs:.1f} s: "
+        f"{theirs / ours:.1f} times as fast (limit {LIMIT}), {torch.get_num_threads()} thread"
+    )
     return 0 if theirs / ours >= LIMIT else 1
 
 
@@ -56,7 +66,10 @@ def _pictures(number: int) -> np.ndarray:
     """Smooth coloured shapes with fine noise, uint8 (N, 32, 32, 3)."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((number, 32, 32, 3), dtype=np.float32)
-    shapes = gaussian_filter(noise, (0, 3, 3, 0), mode="wrap") * 500 + gaussian_filter(noise, (0, 0.5, 0.5, 0)) * 10
+    shapes = (
+        gaussian_filter(noise, (0, 3, 3, 0), mode="wrap") * 500
+        + gaussian_filter(noise, (0, 0.5, 0.5, 0)) * 10
+    )
     return np.clip(shapes + 128, 0, 255).astype(np.uint8)
 
 

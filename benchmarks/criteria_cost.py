@@ -1,9 +1,10 @@
 """What SynFlow's stages, SNIP and Taylor cost beyond their arithmetic, on a ResNet-20.
 
-`python benchmarks/criteria_cost.py` times a whole `prune_` to 90 % with SynFlow (100 stages in float64: scores, checks,
-selection, masks) against as many bare forward and backward passes of the float64 network at batch 1; and the scores of SNIP
-and Taylor against one bare forward and backward pass over the same 200 images. Ours and the limit run in turn in one
-process; the medians of both and of their quotient are printed. Limit for SynFlow: 2.
+`python benchmarks/criteria_cost.py` times a whole `prune_` to 90 % with SynFlow (100 stages in
+float64: scores, checks, selection, masks) against as many bare forward and backward passes of the
+float64 network at batch 1; and the scores of SNIP and Taylor against one bare forward and backward
+pass over the same 200 images. Ours and the limit run in turn in one process; the medians of both
+and of their quotient are printed. Limit for SynFlow: 2.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ def main() -> int:
     return 0 if quotient <= 2 else 1
 
 
-def _compare(name: str, against: str, ours: Callable[[], float], limit: Callable[[], float]) -> float:
+def _compare(
+    name: str, against: str, ours: Callable[[], float], limit: Callable[[], float]
+) -> float:
     pairs = [(ours(), limit()) for _ in range(REPEATS + 1)][1:]
     quotient = statistics.median(one / other for one, other in pairs)
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    print(f"{name}: {medians[0]:.2f} s, {against} {medians[1]:.2f} s: {quotient:.2f} times, "
-          f"{torch.get_num_threads()} threads")
+    print(
+        f"{name}: {medians[0]:.2f} s, {against} {medians[1]:.2f} s: {quotient:.2f} times, "
+        f"{torch.get_num_threads()} threads"
+    )
     return quotient
 
 
@@ -67,10 +72,19 @@ def _pass() -> float:
 
 def _ours() -> float:
     model = load_model("cifar_resnet", depth=20)
-    seams = PruningMethod.of(Recipe(targets=Targets(sparsity=(SPARSITY,))), Method(name="synflow", params={"rounds": ROUNDS}))
+    seams = PruningMethod.of(
+        Recipe(targets=Targets(sparsity=(SPARSITY,))),
+        Method(name="synflow", params={"rounds": ROUNDS}),
+    )
     begin = time.perf_counter()
-    prune_(model, build_full_masks(find_prunable(model)), 1 - SPARSITY, seams, lambda masks, stage: Evidence(model, masks, shape=SHAPE),
-           generator=torch.Generator())
+    prune_(
+        model,
+        build_full_masks(find_prunable(model)),
+        1 - SPARSITY,
+        seams,
+        lambda masks, stage: Evidence(model, masks, shape=SHAPE),
+        generator=torch.Generator(),
+    )
     return time.perf_counter() - begin
 
 

@@ -1,8 +1,9 @@
-"""What the exact diagonal of the curvature costs: ResNet-20 with 10 classes, random weights, 100 images of 32x32.
+"""What the exact diagonal of the curvature costs: ResNet-20 with 10 classes, random weights, 100
+images of 32x32.
 
-`python benchmarks/curvature_cost.py` times `diagonal(..., "ggn")` against C + 1 = 11 plain forward and backward passes over
-the same images, in turn in one process, and prints the median quotient of the pairs; the sampled Fisher beside it. The
-number of threads is that of `OMP_NUM_THREADS`.
+`python benchmarks/curvature_cost.py` times `diagonal(..., "ggn")` against C + 1 = 11 plain forward
+and backward passes over the same images, in turn in one process, and prints the median quotient of
+the pairs; the sampled Fisher beside it. The number of threads is that of `OMP_NUM_THREADS`.
 """
 
 from __future__ import annotations
@@ -39,15 +40,25 @@ def main() -> int:
         for _ in range(CLASSES + 1):
             plain()
 
-    timed = [(_seconds(lambda: compute_diagonal(model, names, batches, "ggn", generator(0))), _seconds(passes),
-              _seconds(lambda: compute_diagonal(model, names, batches, "mc_fisher", generator(0))), _seconds(plain))
-             for _ in range(REPEATS + 1)][1:]
-    exact, plain_s, sampled = (statistics.median(column) for column in list(zip(*timed, strict=True))[:3])
+    timed = [
+        (
+            _seconds(lambda: compute_diagonal(model, names, batches, "ggn", generator(0))),
+            _seconds(passes),
+            _seconds(lambda: compute_diagonal(model, names, batches, "mc_fisher", generator(0))),
+            _seconds(plain),
+        )
+        for _ in range(REPEATS + 1)
+    ][1:]
+    exact, plain_s, sampled = (
+        statistics.median(column) for column in list(zip(*timed, strict=True))[:3]
+    )
     quotients = [ggn / reference for ggn, reference, _, _ in timed]
     one = statistics.median(fisher / single for _, _, fisher, single in timed)
-    print(f"ggn {exact:.2f} s, {CLASSES + 1} plain passes {plain_s:.2f} s over {IMAGES} images: "
-          f"{statistics.median(quotients):.2f} ({min(quotients):.2f} to {max(quotients):.2f}); "
-          f"mc_fisher {sampled:.2f} s, {one:.2f} passes; {torch.get_num_threads()} threads")
+    print(
+        f"ggn {exact:.2f} s, {CLASSES + 1} plain passes {plain_s:.2f} s over {IMAGES} images: "
+        f"{statistics.median(quotients):.2f} ({min(quotients):.2f} to {max(quotients):.2f}); "
+        f"mc_fisher {sampled:.2f} s, {one:.2f} passes; {torch.get_num_threads()} threads"
+    )
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Training data as uint8 tensors against the usual PIL loader, on 10,000 synthetic 32x32 images in memory.
+"""Training data as uint8 tensors against the usual PIL loader, on 10,000 synthetic 32x32 images in
+memory.
 
-`python benchmarks/data_pipeline.py` prints images per second of one epoch of random crop, flip and normalisation, both ways,
-one thread each, and the ratio.
+`python benchmarks/data_pipeline.py` prints images per second of one epoch of random crop, flip and
+normalisation, both ways, one thread each, and the ratio.
 """
 
 from __future__ import annotations
@@ -25,15 +26,20 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 def main() -> int:
     """Measure both in turn, three times, and print the medians."""
     torch.set_num_threads(1)
-    pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images"))
+    pixels = torch.randint(
+        0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images")
+    )
     split = Split(pixels, torch.zeros(IMAGES, dtype=torch.int64))
     data = Data(split, split, split, ("a", "b"), MEAN, STD)
     pictures = [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
     pairs = [(_rate(lambda: _tensors(data)), _rate(lambda: _pillow(pictures))) for _ in range(3)]
     ratios = sorted(ours / theirs for ours, theirs in pairs)
     ours, theirs = (sorted(column)[1] for column in zip(*pairs, strict=True))
-    print(f"tensors {ours:,.0f} images/s, PIL one image at a time {theirs:,.0f} images/s: {ratios[1]:.1f}x "
-          f"({ratios[0]:.1f}-{ratios[2]:.1f})")
+    print(
+        f"tensors {ours:,.0f} images/s, PIL one image at a time {theirs:,.0f} images/s: "
+        f"{ratios[1]:.1f}x "
+        f"({ratios[0]:.1f}-{ratios[2]:.1f})"
+    )
     return 0
 
 

@@ -1,9 +1,11 @@
-"""Loss models and their locality: an MLP on MNIST pruned to 98.847 % in 1, 14 and 140 stages, over HTTP.
+"""Loss models and their locality: an MLP on MNIST pruned to 98.847 % in 1, 14 and 140 stages, over
+HTTP.
 
-`python benchmarks/loss_modelling.py --mnist FOLDER` (idx files, gzipped) starts the service, trains 784-300-100-10 (tanh)
-for 40 epochs, prunes it with MP, LM, QM and OBD without retraining, and prints the change of the training loss with the best
-of two penalties, and its size relative to that in one stage. Limits: QM's change in 140 stages is at most 0.6 of that in
-one; OBD's hardly falls (at least 0.75 of one stage's). Without the folder it says so and measures nothing.
+`python benchmarks/loss_modelling.py --mnist FOLDER` (idx files, gzipped) starts the service, trains
+784-300-100-10 (tanh) for 40 epochs, prunes it with MP, LM, QM and OBD without retraining, and
+prints the change of the training loss with the best of two penalties, and its size relative to that
+in one stage. Limits: QM's change in 140 stages is at most 0.6 of that in one; OBD's hardly falls
+(at least 0.75 of one stage's). Without the folder it says so and measures nothing.
 """
 
 from __future__ import annotations
@@ -48,42 +50,75 @@ def main() -> int:
                 print(f"the job {job.status}: {job.error}")
                 return 1
             changes = client.jobs.results(job.id).report["sections"]["loss_model"]["curves"]
-    return show({label.removeprefix("true/"): curve["y"][-1]["value"] for label, curve in changes.items()
-                 if label.startswith("true/")})
+    return show(
+        {
+            label.removeprefix("true/"): curve["y"][-1]["value"]
+            for label, curve in changes.items()
+            if label.startswith("true/")
+        }
+    )
 
 
 def spec(dataset: str, epochs: int) -> dict[str, Any]:
     """The job: every loss model with every number of stages and penalty, and magnitude."""
-    staged = [{"name": name, "params": {"pi": pi, "lambda": penalty}}
-              for name in MODELS for pi in STAGES for penalty in PENALTIES]
-    train = {"epochs": epochs, "batch_size": 100,
-             "optimizer": {"lr": 0.01, "weight_decay": 5e-4}, "lr_schedule": {"name": "constant"}}
-    return {"type": "prune", "model": {"architecture": "mlp", "kwargs": {"activation": "tanh"}, "train": train},
-            "dataset": {"id": dataset}, "criterion": [{"name": "magnitude"}, *staged],
-            "targets": {"sparsity": [SPARSITY]}, "retrain": {"mode": "none"}, "evaluations": [{"name": "loss_model"}]}
+    staged = [
+        {"name": name, "params": {"pi": pi, "lambda": penalty}}
+        for name in MODELS
+        for pi in STAGES
+        for penalty in PENALTIES
+    ]
+    train = {
+        "epochs": epochs,
+        "batch_size": 100,
+        "optimizer": {"lr": 0.01, "weight_decay": 5e-4},
+        "lr_schedule": {"name": "constant"},
+    }
+    return {
+        "type": "prune",
+        "model": {"architecture": "mlp", "kwargs": {"activation": "tanh"}, "train": train},
+        "dataset": {"id": dataset},
+        "criterion": [{"name": "magnitude"}, *staged],
+        "targets": {"sparsity": [SPARSITY]},
+        "retrain": {"mode": "none"},
+        "evaluations": [{"name": "loss_model"}],
+    }
 
 
 def show(changes: dict[str, float]) -> int:
     """The table, and whether the limits hold."""
-    print(f"change of the mean training loss, sparsity {SPARSITY:.3%}, exponential stages, best of lambda in {PENALTIES}")
+    print(
+        f"change of the mean training loss, sparsity {SPARSITY:.3%}, exponential stages, best of "
+        f"lambda in {PENALTIES}"
+    )
     print(f"{'':6}" + "".join(f"{f'pi={pi}':>18}" for pi in STAGES))
     print(f"{'MP':6}{changes['magnitude']:>18.3f}")
     fraction = {}
     for name in MODELS:
-        best = [min(changes[f"{name}-pi{pi}-lambda{penalty:g}"] for penalty in PENALTIES) for pi in STAGES]
+        best = [
+            min(changes[f"{name}-pi{pi}-lambda{penalty:g}"] for penalty in PENALTIES)
+            for pi in STAGES
+        ]
         fraction[name] = best[-1] / best[0]
-        print(f"{name.upper():6}" + "".join(f"{value:>9.3f} ({value / best[0]:.2f}x)" for value in best))
+        print(
+            f"{name.upper():6}"
+            + "".join(f"{value:>9.3f} ({value / best[0]:.2f}x)" for value in best)
+        )
     held = fraction["qm"] <= QM_LIMIT and fraction["obd"] >= OBD_LIMIT
-    print(f"pi=140 / pi=1: QM {fraction['qm']:.2f} (limit {QM_LIMIT}), OBD {fraction['obd']:.2f} (at least {OBD_LIMIT}): "
-          f"{'held' if held else 'NOT held'}")
+    print(
+        f"pi=140 / pi=1: QM {fraction['qm']:.2f} (limit {QM_LIMIT}), OBD {fraction['obd']:.2f} "
+        f"(at least {OBD_LIMIT}): "
+        f"{'held' if held else 'NOT held'}"
+    )
     return 0 if held else 1
 
 
 def pack(folder: Path, target: Path) -> Path:
     """MNIST's idx files as one npz upload."""
-    arrays = {f"{split}_{part}": read(folder / f"{prefix}-{kind}-ubyte.gz")
-              for split, prefix in (("train", "train"), ("test", "t10k"))
-              for part, kind in (("x", "images-idx3"), ("y", "labels-idx1"))}
+    arrays = {
+        f"{split}_{part}": read(folder / f"{prefix}-{kind}-ubyte.gz")
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+        for part, kind in (("x", "images-idx3"), ("y", "labels-idx1"))
+    }
     np.savez(target, **arrays)  # type: ignore[arg-type]
     return target
 
@@ -91,7 +126,7 @@ def pack(folder: Path, target: Path) -> Path:
 def read(path: Path) -> NDArray[np.uint8]:
     """One idx file."""
     raw = gzip.decompress(path.read_bytes())
-    sizes = struct.unpack(f">{raw[3]}I", raw[4:4 + 4 * raw[3]])
+    sizes = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sizes)
 
 

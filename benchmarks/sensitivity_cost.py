@@ -1,9 +1,10 @@
 """What the sensitivities of SiPP and PFP cost against a loop over images, on a ResNet-20.
 
-`python benchmarks/sensitivity_cost.py` computes the sensitivities of all edges (SiPP: mean over positions; PFP: maximum) of
-a ResNet-20 over 48 images, in batches and image by image as the definition reads; the two run in turn in one process, and
-the medians of both and of their quotient are printed, with the largest difference of the results. Limits: SiPP is at least
-5 times as fast, PFP 1.3 times.
+`python benchmarks/sensitivity_cost.py` computes the sensitivities of all edges (SiPP: mean over
+positions; PFP: maximum) of a ResNet-20 over 48 images, in batches and image by image as the
+definition reads; the two run in turn in one process, and the medians of both and of their quotient
+are printed, with the largest difference of the results. Limits: SiPP is at least 5 times as fast,
+PFP 1.3 times.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ def main() -> int:
             error = max(error, *(float((ours[name] - theirs[name]).abs().max()) for name in ours))
         quotient = statistics.median(loop / one for one, loop in pairs)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-        print(f"{positions} over positions: {medians[0]:.2f} s, loop over images {medians[1]:.2f} s: {quotient:.1f} times "
-              f"as fast (limit {limit}), difference {error:.1e}, {torch.get_num_threads()} threads")
+        print(
+            f"{positions} over positions: {medians[0]:.2f} s, loop over images {medians[1]:.2f} "
+            f"s: {quotient:.1f} times "
+            f"as fast (limit {limit}), difference {error:.1e}, {torch.get_num_threads()} threads"
+        )
         held = held and quotient >= limit
     return 0 if held else 1
 

@@ -1,8 +1,8 @@
 """What a training costs beyond its arithmetic: ResNet-20, batches of 128 images of 32x32.
 
-`python benchmarks/training_speed.py` times `train_` (uint8 images, crop, flip, normalisation, masks re-applied after every
-step) against bare optimiser steps on one batch that is ready in memory, the limit, in turn in one process, and prints images
-per second and the share of the limit reached.
+`python benchmarks/training_speed.py` times `train_` (uint8 images, crop, flip, normalisation, masks
+re-applied after every step) against bare optimiser steps on one batch that is ready in memory, the
+limit, in turn in one process, and prints images per second and the share of the limit reached.
 """
 
 from __future__ import annotations
@@ -26,21 +26,32 @@ IMAGES, BATCH, REPEATS = 2560, 128, 5
 
 def main() -> int:
     """Measure both in turn and print the medians."""
-    pixels = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images"))
+    pixels = torch.randint(
+        0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images")
+    )
     split = Split(pixels, torch.randint(0, 10, (IMAGES,), generator=generator(0, "labels")))
     data = Data(split, split, split, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
     pairs = [(_ours(data), _limit(data)) for _ in range(REPEATS + 1)][1:]
     share = statistics.median(ours / limit for ours, limit in pairs)
     ours, limit = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"train_ {ours:,.0f} images/s, bare steps {limit:,.0f} images/s: {share:.0%} of the limit, "
-          f"{torch.get_num_threads()} threads")
+    print(
+        f"train_ {ours:,.0f} images/s, bare steps {limit:,.0f} images/s: {share:.0%} of the limit, "
+        f"{torch.get_num_threads()} threads"
+    )
     return 0
 
 
 def _ours(data: Data) -> float:
     model = load_model("cifar_resnet", depth=20)
     begin = time.perf_counter()
-    train_(model, data, Training(epochs=1, batch_size=BATCH), seed=0, name="benchmark", masks=build_full_masks(find_prunable(model)))
+    train_(
+        model,
+        data,
+        Training(epochs=1, batch_size=BATCH),
+        seed=0,
+        name="benchmark",
+        masks=build_full_masks(find_prunable(model)),
+    )
     return IMAGES / (time.perf_counter() - begin)
 
 

@@ -1,8 +1,10 @@
-"""Which criterion prunes this network best? One job over HTTP compares twelve of them on equal terms.
+"""Which criterion prunes this network best? One job over HTTP compares twelve of them on equal
+terms.
 
-`python examples/compare_criteria.py --model STATE.safetensors --images IMAGES.zip` starts the service, uploads a CIFAR
-ResNet-20 and a zip of images, prunes to 80 and 95 %, each criterion from the given network, measures before and after one
-epoch of retraining, and writes the report. `--url` takes a running service instead.
+`python examples/compare_criteria.py --model STATE.safetensors --images IMAGES.zip` starts the
+service, uploads a CIFAR ResNet-20 and a zip of images, prunes to 80 and 95 %, each criterion from
+the given network, measures before and after one epoch of retraining, and writes the report. `--url`
+takes a running service instead.
 """
 
 from __future__ import annotations
@@ -25,26 +27,53 @@ def main() -> int:
     """Run the job; 1 when it fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="state dict of a CIFAR ResNet-20")
-    parser.add_argument("--images", type=Path, required=True, help="zip of images in ImageFolder layout")
-    parser.add_argument("--train", type=int, default=10_000, help="training images, balanced over the classes")
-    parser.add_argument("--calibration", type=int, default=1000, help="training images that a loss model sees in a stage")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="zip of images in ImageFolder layout"
+    )
+    parser.add_argument(
+        "--train", type=int, default=10_000, help="training images, balanced over the classes"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=int,
+        default=1000,
+        help="training images that a loss model sees in a stage",
+    )
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8, 0.95])
-    parser.add_argument("--out", type=Path, default=Path("comparison"), help="where the report goes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("comparison"), help="where the report goes"
+    )
     parser.add_argument("--url", help="a running service; without it one is started")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     running = contextlib.nullcontext(arguments.url) if arguments.url else service(out / "service")
     with running as url, Client(url) as client:
-        model = client.models.upload(arguments.model, "cifar_resnet", kwargs={"depth": 20}, normalize=NORMALIZE)
+        model = client.models.upload(
+            arguments.model, "cifar_resnet", kwargs={"depth": 20}, normalize=NORMALIZE
+        )
         dataset = client.datasets.upload(arguments.images, name=arguments.images.stem)
-        job = run(client, {
-            "type": "prune", "model": {"id": model.id}, "dataset": {"id": dataset.id, "limit": {"train": arguments.train}},
-            "criterion": [*({"name": name, "params": {"pi": pi, "images": arguments.calibration}}
-                            for name in STAGED for pi in (1, 14)),
-                          *({"name": name} for name in OTHERS)],
-            "targets": {"sparsity": arguments.sparsity}, "independent": True, "batchnorm": "keep",
-            "retrain": {"mode": "fine_tune", "epochs": 1, "optimizer": {"lr": 0.01}}}, out)
+        job = run(
+            client,
+            {
+                "type": "prune",
+                "model": {"id": model.id},
+                "dataset": {"id": dataset.id, "limit": {"train": arguments.train}},
+                "criterion": [
+                    *(
+                        {"name": name, "params": {"pi": pi, "images": arguments.calibration}}
+                        for name in STAGED
+                        for pi in (1, 14)
+                    ),
+                    *({"name": name} for name in OTHERS),
+                ],
+                "targets": {"sparsity": arguments.sparsity},
+                "independent": True,
+                "batchnorm": "keep",
+                "retrain": {"mode": "fine_tune", "epochs": 1, "optimizer": {"lr": 0.01}},
+            },
+            out,
+        )
     print(f"report  {out / 'report.html'}")
     return 0 if job.status == "succeeded" else 1
 

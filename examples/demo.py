@@ -1,7 +1,8 @@
 """The main job end to end, over HTTP, on real images: `make demo`.
 
-Starts the service, trains a small ResNet on scikit-learn's handwritten digits, uploads it, prunes it to five sparsities,
-downloads checkpoints and report, and checks that a downloaded checkpoint gives the error that the report states.
+Starts the service, trains a small ResNet on scikit-learn's handwritten digits, uploads it, prunes
+it to five sparsities, downloads checkpoints and report, and checks that a downloaded checkpoint
+gives the error that the report states.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ console = Console()
 def main() -> int:
     """Run the demo; 1 when the downloaded checkpoint does not give the reported error."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where checkpoints and report go")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of training before the upload")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-output"), help="where checkpoints and report go"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="epochs of training before the upload"
+    )
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
@@ -50,22 +55,36 @@ def main() -> int:
     with service(out / "service") as url, Client(url) as client:
         data = prepare(datasets.create("digits").load(), limit=Limit(), seed=0, normalize=None)
         weights = train(data, arguments.epochs, out / "dense.safetensors")
-        model = client.models.upload(weights, ARCHITECTURE, kwargs=KWARGS, name="digits ResNet-14",
-                                     normalize={"mean": data.mean, "std": data.std})
+        model = client.models.upload(
+            weights,
+            ARCHITECTURE,
+            kwargs=KWARGS,
+            name="digits ResNet-14",
+            normalize={"mean": data.mean, "std": data.std},
+        )
         console.print(f"uploaded {weights.name} as {model.id} ({model.parameters:,} parameters)")
-        job = client.jobs.submit({
-            "type": "prune", "model": {"id": model.id}, "dataset": {"builtin": "digits"},
-            "targets": {"sparsity": SPARSITIES},
-            "retrain": {"mode": "fine_tune", "epochs": 8, "optimizer": {"lr": 0.02}},
-            "gates": {"max_error_increase": 0.02}, "labels": {"demo": "digits"},
-        })
+        job = client.jobs.submit(
+            {
+                "type": "prune",
+                "model": {"id": model.id},
+                "dataset": {"builtin": "digits"},
+                "targets": {"sparsity": SPARSITIES},
+                "retrain": {"mode": "fine_tune", "epochs": 8, "optimizer": {"lr": 0.02}},
+                "gates": {"max_error_increase": 0.02},
+                "labels": {"demo": "digits"},
+            }
+        )
         console.print(f"submitted {job.id}: five sparsities, eight epochs of fine-tuning at each")
         watch(url, job.id)
         job = client.jobs.wait(job.id, timeout_s=600)
         results = client.jobs.results(job.id)
         for checkpoint in results.checkpoints:
-            client.jobs.download(job.id, checkpoint.id, out / f"{checkpoint.id}.sparse.safetensors",
-                                 sha256=checkpoint.sha256["sparse"])
+            client.jobs.download(
+                job.id,
+                checkpoint.id,
+                out / f"{checkpoint.id}.sparse.safetensors",
+                sha256=checkpoint.sha256["sparse"],
+            )
         report = save_reports(client, job.id, out)
         chosen = results.recommended or results.checkpoints[0].id
         client.jobs.download(job.id, chosen, out / f"{chosen}.dense.safetensors", format="dense")
@@ -78,10 +97,17 @@ def main() -> int:
 
 
 def train(data: Data, epochs: int, path: Path) -> Path:
-    """Train the network that is to be pruned, and save it as any user would: a safetensors state dict."""
+    """Train the network that is to be pruned, and save it as any user would: a safetensors state
+    dict.
+    """
     torch.manual_seed(0)
     model = load_model(ARCHITECTURE, **KWARGS)
-    schedule = Training(epochs=epochs, batch_size=64, optimizer=Optimizer(lr=0.1), lr_schedule=LrSchedule(name="cosine"))
+    schedule = Training(
+        epochs=epochs,
+        batch_size=64,
+        optimizer=Optimizer(lr=0.1),
+        lr_schedule=LrSchedule(name="cosine"),
+    )
     with console.status(f"training a ResNet-14 on {len(data.fit):,} digits for {epochs} epochs"):
         train_(model, data, schedule, seed=0, name="demo")
     error = measure_network(model, data).document().error
@@ -92,23 +118,43 @@ def train(data: Data, epochs: int, path: Path) -> Path:
 
 def watch(url: str, job_id: str) -> None:
     """Progress as the command line shows it."""
-    subprocess.run([sys.executable, "-m", "secateur.cli", "jobs", "watch", job_id], check=False,
-                   env=os.environ | {"SECATEUR_URL": url})
+    subprocess.run(
+        [sys.executable, "-m", "secateur.cli", "jobs", "watch", job_id],
+        check=False,
+        env=os.environ | {"SECATEUR_URL": url},
+    )
 
 
 def show(report: Report) -> None:
     """The summary table."""
-    table = Table(title="Digits, magnitude pruning, fine-tuned: test error", box=box.SIMPLE,
-                  caption="over: above the dense control; before: not yet retrained; of dense: share of the dense file")
+    table = Table(
+        title="Digits, magnitude pruning, fine-tuned: test error",
+        box=box.SIMPLE,
+        caption="over: above the dense control; before: not yet retrained; of dense: share of "
+        "the dense file",
+    )
     for column in ("network", "error", "95 %", "over", "before", "bytes", "of dense"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for name, network in (("as given", report.baseline), ("dense control", report.control)):
-        table.add_row(name, f"{network.error.value:.2%}", _range(network.error), "",
-                      "", f"{network.size_bytes['dense']:,}", "100%")
+        table.add_row(
+            name,
+            f"{network.error.value:.2%}",
+            _range(network.error),
+            "",
+            "",
+            f"{network.size_bytes['dense']:,}",
+            "100%",
+        )
     for c in report.checkpoints:
-        table.add_row(c.id, f"{c.error.value:.2%}", _range(c.error),
-                      f"{c.error_increase.control.value:+.2%}", f"{c.pruned.error.value:.2%}",
-                      f"{c.size_bytes['sparse']:,}", f"{c.size_bytes['sparse'] / report.baseline.size_bytes['dense']:.0%}")
+        table.add_row(
+            c.id,
+            f"{c.error.value:.2%}",
+            _range(c.error),
+            f"{c.error_increase.control.value:+.2%}",
+            f"{c.pruned.error.value:.2%}",
+            f"{c.size_bytes['sparse']:,}",
+            f"{c.size_bytes['sparse'] / report.baseline.size_bytes['dense']:.0%}",
+        )
     console.print(table)
     console.print(report.recommendation.reason)
 
@@ -118,7 +164,9 @@ def _range(error: Estimate) -> str:
 
 
 def check(report: Report, data: Data, chosen: str, out: Path) -> bool:
-    """Reload every downloaded checkpoint and measure it again, plain fp32: the errors must be those of the report."""
+    """Reload every downloaded checkpoint and measure it again, plain fp32: the errors must be those
+    of the report.
+    """
     torch.set_num_threads(report.environment.threads)
     same = True
     for c in report.checkpoints:
@@ -126,11 +174,17 @@ def check(report: Report, data: Data, chosen: str, out: Path) -> bool:
         if c.id == chosen:
             states["dense"] = load_file(out / f"{c.id}.dense.safetensors")
         for format, state in states.items():
-            error = measure_network(load_model(ARCHITECTURE, state, **KWARGS), data).document().error.value
+            error = (
+                measure_network(load_model(ARCHITECTURE, state, **KWARGS), data)
+                .document()
+                .error.value
+            )
             agrees = error == c.error.value
             same &= agrees
-            console.print(f"{'ok ' if agrees else 'BAD'} {c.id} reloaded ({format}): error {error:.4%}, "
-                          f"report {c.error.value:.4%}")
+            console.print(
+                f"{'ok ' if agrees else 'BAD'} {c.id} reloaded ({format}): error {error:.4%}, "
+                f"report {c.error.value:.4%}"
+            )
     return same
 
 

@@ -21,8 +21,20 @@ def service(folder: Path, workers: int = 1) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "secateur.cli", "serve", "--port", str(port), "--data-dir", folder,
-                                "--workers", str(workers)])
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "secateur.cli",
+            "serve",
+            "--port",
+            str(port),
+            "--data-dir",
+            folder,
+            "--workers",
+            str(workers),
+        ]
+    )
     try:
         wait_ready(url, process)
         yield url

@@ -11,7 +11,9 @@ from secateur.wire import Job
 
 
 def run(client: Client, spec: dict[str, Any], out: Path) -> Job:
-    """Submit the job, wait for its end and save its reports; raises `JobFailed` or `JobCancelled`."""
+    """Submit the job, wait for its end and save its reports; raises `JobFailed` or
+    `JobCancelled`.
+    """
     job = client.jobs.submit(spec)
     print(f"submitted {job.id}", flush=True)
     job = client.jobs.wait(job.id)

@@ -1,4 +1,6 @@
-"""Errors a caller can act on. Each carries a stable `code`; a job that meets one fails with that code."""
+"""Errors a caller can act on. Each carries a stable `code`; a job that meets one fails with that
+code.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class BudgetError(SecateurError):
 
 
 class ScoreError(SecateurError):
-    """Scores that cannot be ranked: NaN, infinite, or of a shape that does not broadcast to the weight."""
+    """Scores that cannot be ranked: NaN, infinite, or of a shape that does not broadcast to the
+    weight.
+    """
 
     code = "invalid_scores"
 
@@ -104,7 +108,9 @@ class OutOfMemoryError(SecateurError):
 
 
 class CurveError(SecateurError):
-    """Measured errors that no scaling law can be fitted to: not finite, out of range, or without a rise."""
+    """Measured errors that no scaling law can be fitted to: not finite, out of range, or without a
+    rise.
+    """
 
     code = "invalid_curve"
 

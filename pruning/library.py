@@ -46,8 +46,19 @@ if TYPE_CHECKING:
     from pruning.laws.density import DensityLaw
     from pruning.laws.joint import JointLaw
 
-__all__ = ["BoundReport", "PrunedModel", "bound", "corrupt", "fit_density_law", "fit_joint_law", "load_model", "prune",
-           "read_sparse", "score", "write_sparse"]
+__all__ = [
+    "BoundReport",
+    "PrunedModel",
+    "bound",
+    "corrupt",
+    "fit_density_law",
+    "fit_joint_law",
+    "load_model",
+    "prune",
+    "read_sparse",
+    "score",
+    "write_sparse",
+]
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,16 @@ class PrunedModel:
     measured: Evaluated
 
 
-def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tensor]], *,
-          generator: Generator | None = None, **params: Any) -> dict[str, Tensor]:
-    """The scores of a criterion by parameter name, shaped to broadcast against the weight; higher keeps.
+def score(
+    model: nn.Module,
+    criterion: str,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    generator: Generator | None = None,
+    **params: Any,
+) -> dict[str, Tensor]:
+    """The scores of a criterion by parameter name, shaped to broadcast against the weight; higher
+    keeps.
 
     >>> _ = torch.manual_seed(0)
     >>> net = load_model("mlp", hidden=[3], channels=1, height=2, width=2, classes=2)
@@ -72,8 +90,9 @@ def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tens
     >>> {name: tuple(s.shape) for name, s in score(net, "qm", batches, **{"lambda": 0.01}).items()}
     {'fc1.weight': (3, 4), 'fc2.weight': (2, 3)}
 
-    `batches` are normalised inputs and labels on the model's device, of which the criterion takes as many images as it is
-    set to; criteria that need none take an empty list. Masks uint8 (N, H, W) are labels too.
+    `batches` are normalised inputs and labels on the model's device, of which the criterion takes
+    as many images as it is set to; criteria that need none take an empty list. Masks uint8 (N, H,
+    W) are labels too.
     """
     method, given = criteria.create(criterion, params), list(batches)
     if isinstance(method, AsksForCalibration) and given:
@@ -85,36 +104,71 @@ def score(model: nn.Module, criterion: str, batches: Iterable[tuple[Tensor, Tens
 
 
 def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]:
-    """Run a recipe on a network: one `PrunedModel` for every target of every criterion, densest first.
+    """Run a recipe on a network: one `PrunedModel` for every target of every criterion, densest
+    first.
 
-    `model` gives the weights (and, with `recipe.train`, the initialisation) and is not changed; it must be constructible
-    again by copying. The device is the model's.
+    `model` gives the weights (and, with `recipe.train`, the initialisation) and is not changed; it
+    must be constructible again by copying. The device is the model's.
 
     >>> from pruning.data.builtin import datasets
     >>> from pruning.data.tensors import prepare
     >>> from pruning.schemas.recipe import Limit, Targets
-    >>> data = prepare(datasets.create("digits").load(), limit=Limit(train=200, test=50), seed=0, normalize=None)
+    >>> data = prepare(
+    ...     datasets.create("digits").load(),
+    ...     limit=Limit(train=200, test=50),
+    ...     seed=0,
+    ...     normalize=None,
+    ... )
     >>> _ = torch.manual_seed(0)
     >>> net = load_model("mlp", hidden=[8], channels=1, height=8, width=8, classes=10)
-    >>> recipe = Recipe(targets=Targets(sparsity=(0.5,)), train={"epochs": 8, "batch_size": 16}, retrain={"mode": "none"})
-    >>> [(one.criterion, one.sparsity, sum(int(m.sum()) for m in one.masks.values())) for one in prune(net, recipe, data)]
+    >>> recipe = Recipe(
+    ...     targets=Targets(sparsity=(0.5,)),
+    ...     train={"epochs": 8, "batch_size": 16},
+    ...     retrain={"mode": "none"},
+    ... )
+    >>> [
+    ...     (one.criterion, one.sparsity, sum(int(m.sum()) for m in one.masks.values()))
+    ...     for one in prune(net, recipe, data)
+    ... ]
     [('magnitude', 0.5, 296)]
     """
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     device = next(model.parameters()).device
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = Pipeline(recipe, Networks(lambda: copy.deepcopy(model).cpu(), state), data.to(device),
-                            Stages(Path(folder), recipe.digest()), Silent(), device)
+        pipeline = Pipeline(
+            recipe,
+            Networks(lambda: copy.deepcopy(model).cpu(), state),
+            data.to(device),
+            Stages(Path(folder), recipe.digest()),
+            Silent(),
+            device,
+        )
         pipeline.run()
         for done in pipeline.done:
             if done.target is not None:
-                yield PrunedModel(done.label, done.target, done.sparsity, done.network(), done.masks(),
-                                  done.measured.document())
+                yield PrunedModel(
+                    done.label,
+                    done.target,
+                    done.sparsity,
+                    done.network(),
+                    done.masks(),
+                    done.measured.document(),
+                )
 
 
-def bound(model: nn.Module, method: str, densities: Sequence[float], batches: Iterable[tuple[Tensor, Tensor]], *,
-          delta: float = 0.05, trials: int = 1, generator: Generator | None = None, **params: Any) -> BoundReport:
-    """Every form of a criterion's error bound beside the measured error, at densities reached in one shot.
+def bound(
+    model: nn.Module,
+    method: str,
+    densities: Sequence[float],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    delta: float = 0.05,
+    trials: int = 1,
+    generator: Generator | None = None,
+    **params: Any,
+) -> BoundReport:
+    """Every form of a criterion's error bound beside the measured error, at densities reached in
+    one shot.
 
     |z' - z| is bounded for every logit z of every input in `batches` (normalised inputs and labels, which also calibrate
     the criterion), together with probability 1 - delta for what is certified; see `pruning.analysis.bound_report`. Allocation and
@@ -134,16 +188,27 @@ def bound(model: nn.Module, method: str, densities: Sequence[float], batches: It
         raise EvidenceError("bounds are for inputs: pass batches of (inputs, labels)")
     refuse_masks(given[0][1], "error bounds")
     recipe = Recipe(criterion=Method(name=method, params=params), targets=Targets(sparsity=(0.5,)))
-    seams, rng = PruningMethod.of(recipe, recipe.criteria[0]), generator or torch.Generator().manual_seed(0)
+    seams, rng = (
+        PruningMethod.of(recipe, recipe.criteria[0]),
+        generator or torch.Generator().manual_seed(0),
+    )
     inputs, labels = torch.cat([one for one, _ in given]), torch.cat([label for _, label in given])
     study = Study(model, seams, given, Evidence(model, batches=given).shape, rng)
-    pruned = [study.prune(round(1.0 - density, 12), number, rng) for density in densities
-              for number in range(trials if study.sampled else 1)]
-    return summarise_outcomes(study.outcomes(pruned, inputs, delta), study.answers(inputs), labels, delta)
+    pruned = [
+        study.prune(round(1.0 - density, 12), number, rng)
+        for density in densities
+        for number in range(trials if study.sampled else 1)
+    ]
+    return summarise_outcomes(
+        study.outcomes(pruned, inputs, delta), study.answers(inputs), labels, delta
+    )
 
 
-def fit_density_law(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, **options: Any) -> DensityLaw:
-    """The scaling law of one network, fitted to its errors at several densities; see `pruning.laws.density`.
+def fit_density_law(
+    density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike, **options: Any
+) -> DensityLaw:
+    """The scaling law of one network, fitted to its errors at several densities; see
+    `pruning.laws.density`.
 
     >>> density = [0.5, 0.25, 0.12, 0.06, 0.03, 0.015]
     >>> law = fit_density_law(density, [0.081, 0.085, 0.098, 0.131, 0.201, 0.309], 0.08, classes=10)
@@ -156,13 +221,34 @@ def fit_density_law(density: ArrayLike, error: ArrayLike, unpruned_error: ArrayL
     return laws.fit_density_law(density, error, unpruned_error, **options)
 
 
-def fit_joint_law(depth: ArrayLike, width: ArrayLike, density: ArrayLike, error: ArrayLike, unpruned_error: ArrayLike,
-                  **options: Any) -> JointLaw:
+def fit_joint_law(
+    depth: ArrayLike,
+    width: ArrayLike,
+    density: ArrayLike,
+    error: ArrayLike,
+    unpruned_error: ArrayLike,
+    **options: Any,
+) -> JointLaw:
     """One scaling law of a family, by depth^phi width^psi density; see `pruning.laws.joint`.
 
     >>> density = [0.5, 0.25, 0.12, 0.06, 0.03, 0.015]
-    >>> errors = [0.081, 0.085, 0.098, 0.131, 0.201, 0.309, 0.061, 0.064, 0.072, 0.092, 0.137, 0.211]
-    >>> law = fit_joint_law([20] * 6 + [56] * 6, 1, density * 2, errors, [0.08] * 6 + [0.06] * 6, classes=10)
+    >>> errors = [
+    ...     0.081,
+    ...     0.085,
+    ...     0.098,
+    ...     0.131,
+    ...     0.201,
+    ...     0.309,
+    ...     0.061,
+    ...     0.064,
+    ...     0.072,
+    ...     0.092,
+    ...     0.137,
+    ...     0.211,
+    ... ]
+    >>> law = fit_joint_law(
+    ...     [20] * 6 + [56] * 6, 1, density * 2, errors, [0.08] * 6 + [0.06] * 6, classes=10
+    ... )
     >>> law.predict(32, 1, 0.1, 0.07).value < law.predict(32, 1, 0.05, 0.07).value
     True
     """

@@ -15,11 +15,12 @@ PRUNABLE = (nn.Linear, nn.Conv2d)
 
 
 def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Tensor]:
-    """The prunable weights by parameter name: every Linear and Conv2d weight that trains, less `exclude`.
+    """The prunable weights by parameter name: every Linear and Conv2d weight that trains, less
+    `exclude`.
 
-    Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never pruned, nor is what takes part
-    in training alone. Raises
-    `ParameterError` for a name in `exclude` that is no prunable weight, and where it leaves none.
+    Shared (tied) weights appear once, under their first name. Biases and BatchNorm are never
+    pruned, nor is what takes part in training alone. Raises `ParameterError` for a name in
+    `exclude` that is no prunable weight, and where it leaves none.
     """
     found: dict[str, Tensor] = {}
     parameters = _answering(model)
@@ -29,8 +30,10 @@ def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, 
             found[key] = parameters[key]
     for name in exclude:
         if name not in found:
-            raise ParameterError(f"exclude: {name!r} is no prunable weight; known: {', '.join(found)}",
-                                 pointer="/exclude")
+            raise ParameterError(
+                f"exclude: {name!r} is no prunable weight; known: {', '.join(found)}",
+                pointer="/exclude",
+            )
     left = {name: weight for name, weight in found.items() if name not in exclude}
     if exclude and not left:
         raise ParameterError("exclude: nothing is left to prune", pointer="/exclude")
@@ -38,7 +41,9 @@ def find_prunable(model: nn.Module, exclude: Collection[str] = ()) -> dict[str, 
 
 
 def list_layer_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights of every Linear and Conv2d in the order of the network, frozen and excluded ones too."""
+    """The shapes of the weights of every Linear and Conv2d in the order of the network, frozen and
+    excluded ones too.
+    """
     parameters = _answering(model)
     layers = (name for name, module in model.named_modules() if isinstance(module, PRUNABLE))
     keys = (f"{name}.weight" if name else "weight" for name in layers)
@@ -55,9 +60,19 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _answering(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters by first name, without those of submodules that are of use in training alone."""
-    aside = tuple(f"{name}." for name, module in model.named_modules() if getattr(module, "trains_alone", False))
-    return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(aside)}
+    """The parameters by first name, without those of submodules that are of use in training
+    alone.
+    """
+    aside = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if getattr(module, "trains_alone", False)
+    )
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if not name.startswith(aside)
+    }
 
 
 def explain_dense(model: nn.Module, name: str, exclude: Collection[str]) -> str:
@@ -110,13 +125,16 @@ def count_to_keep(total: int, density: float) -> int:
     """
     keep = total - round((1.0 - density) * total)
     if not 0 < keep <= total:
-        raise BudgetError(f"density {density:g} keeps {keep} of {total} weights; at least one must remain",
-                          pointer="/targets/sparsity")
+        raise BudgetError(
+            f"density {density:g} keeps {keep} of {total} weights; at least one must remain",
+            pointer="/targets/sparsity",
+        )
     return keep
 
 
 def select_top(score: Tensor, keep: int) -> Tensor:
-    """The mask of the `keep` highest scores, by count and never by threshold; of equal scores the first remain.
+    """The mask of the `keep` highest scores, by count and never by threshold; of equal scores the
+    first remain.
 
     >>> select_top(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2)
     tensor([False,  True,  True, False])
@@ -133,12 +151,14 @@ def select_top(score: Tensor, keep: int) -> Tensor:
     surplus = int(mask.count_nonzero()) - keep
     if surplus:
         ties = (flat == threshold).nonzero().flatten()
-        mask[ties[len(ties) - surplus:]] = False
+        mask[ties[len(ties) - surplus :]] = False
     return mask.reshape(score.shape)
 
 
 def _threshold(flat: Tensor, keep: int) -> Tensor:
-    """The score of rank `keep`; on the CPU numpy selects several times faster than torch, without the -inf."""
+    """The score of rank `keep`; on the CPU numpy selects several times faster than torch, without
+    the -inf.
+    """
     if not (flat.is_cpu and flat.dtype in (torch.float32, torch.float64)):
         return flat.kthvalue(flat.numel() - keep + 1).values
     values = flat.numpy()

@@ -1,7 +1,8 @@
 """Named methods: one file each, found by itself, parameters described by a JSON schema.
 
-A registry holds frozen dataclasses by name. The fields of the class are the parameters of the method, so that the
-catalogue, the validation of a request and the documentation all read the same thing.
+A registry holds frozen dataclasses by name. The fields of the class are the parameters of the
+method, so that the catalogue, the validation of a request and the documentation all read the same
+thing.
 
 >>> from dataclasses import dataclass
 >>> fruits: Registry[object] = Registry("fruit", package=None)
@@ -9,6 +10,7 @@ catalogue, the validation of a request and the documentation all read the same t
 ... @dataclass(frozen=True)
 ... class Apple:
 ...     "A round fruit."
+...
 ...     weight_g: int = 100
 >>> fruits.create("apple", {"weight_g": 80})
 Apple(weight_g=80)
@@ -67,9 +69,15 @@ class Registry(Generic[T]):
             if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
                 raise TypeError(f"{self.kind} {name!r} must be a frozen dataclass")
             if not inspect.getdoc(cls):
-                raise TypeError(f"{self.kind} {name!r} needs a docstring: its first line is the catalogue's summary")
+                raise TypeError(
+                    f"{self.kind} {name!r} needs a docstring: its first line is the catalogue's "
+                    "summary"
+                )
             known = self._classes.get(name)
-            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            if known is not None and (known.__module__, known.__qualname__) != (
+                cls.__module__,
+                cls.__qualname__,
+            ):
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {known} and {cls}")
             cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=False)  # type: ignore[attr-defined]
             self._classes[name] = cast("type[T]", cls)
@@ -88,19 +96,27 @@ class Registry(Generic[T]):
         self._discover()
         if name not in self._classes:
             close = difflib.get_close_matches(name, self._classes, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(self._classes))}"
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"known: {', '.join(sorted(self._classes))}"
+            )
             raise UnknownNameError(f"unknown {self.kind} {name!r}; {hint}")
         return self._classes[name]
 
     def create(self, name: str, params: Mapping[str, Any] | None = None) -> T:
-        """An instance with validated parameters; `ParameterError` names the field that does not fit."""
+        """An instance with validated parameters; `ParameterError` names the field that does not
+        fit.
+        """
         adapter = self._adapter(name)
         try:
             return adapter.validate_python(dict(params or {}))  # type: ignore[no-any-return]
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise ParameterError(f"{self.kind} {name!r}: {field}: {first['msg']}", pointer=field) from None
+            raise ParameterError(
+                f"{self.kind} {name!r}: {field}: {first['msg']}", pointer=field
+            ) from None
 
     def entry(self, name: str) -> dict[str, Any]:
         """The catalogue entry: name, summary, JSON schema of the parameters."""
@@ -133,7 +149,9 @@ def _import_package(package: str) -> None:
 
 @cache
 def import_plugins() -> None:
-    """Import every plugin: the entry points of `secateur.plugins`, then the files of SECATEUR_PLUGIN_PATH."""
+    """Import every plugin: the entry points of `secateur.plugins`, then the files of
+    SECATEUR_PLUGIN_PATH.
+    """
     for point in importlib.metadata.entry_points(group=PLUGIN_ENTRY_POINTS):
         point.load()
     for path in _plugin_files(os.environ.get(PLUGIN_PATH, "")):

@@ -1,7 +1,8 @@
-"""Randomness by name: every random choice has its own generator, derived from the job's seed and the choice's name.
+"""Randomness by name: every random choice has its own generator, derived from the job's seed and
+the choice's name.
 
-No generator's state has to be saved: a resumed job derives the same ones. What can draw from the global generators only
-(dropout, the first weights of layers) does so inside `seeded`.
+No generator's state has to be saved: a resumed job derives the same ones. What can draw from the
+global generators only (dropout, the first weights of layers) does so inside `seeded`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """The global generators of the CPU and of `device` start from `seed`, and are afterwards as they were before.
+    """The global generators of the CPU and of `device` start from `seed`, and are afterwards as
+    they were before.
 
-    Of `torch.manual_seed`, only what these need: that one walks every backend, and formats a stack trace for each that waits
-    for its first use, a good part of the time of a small network's step.
+    Of `torch.manual_seed`, only what these need: that one walks every backend, and formats a stack
+    trace for each that waits for its first use, a good part of the time of a small network's step.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(0):

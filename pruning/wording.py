@@ -1,4 +1,6 @@
-"""Numbers as people read them: percentages, percentage points, bytes, durations, each with its unit and interval."""
+"""Numbers as people read them: percentages, percentage points, bytes, durations, each with its unit
+and interval.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,20 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
 CHANGES = DIFFERENCES | {"change", "minus", "predicted", "measured"}
-FRACTIONS = frozenset({"accuracy", "agreement", "confidence", "density", "disagreement", "error", "iou", "missed",
-                       "potential", "sparsity"})
+FRACTIONS = frozenset(
+    {
+        "accuracy",
+        "agreement",
+        "confidence",
+        "density",
+        "disagreement",
+        "error",
+        "iou",
+        "missed",
+        "potential",
+        "sparsity",
+    }
+)
 CORRELATIONS = frozenset({"correlation", "pearson", "spearman"})
 NOT_FRACTIONS = CORRELATIONS | frozenset(
     {
@@ -72,7 +86,9 @@ def percent_with_interval(estimate: Estimate, digits: int = 1) -> str:
     >>> percent_with_interval(Estimate(value=0.25, low=0.2, high=0.31))
     '25.0 % [20.0, 31.0]'
     """
-    return percent(estimate.value, digits) + _interval(estimate, lambda v: signed(f"{100 * v:.{digits}f}"))
+    return percent(estimate.value, digits) + _interval(
+        estimate, lambda v: signed(f"{100 * v:.{digits}f}")
+    )
 
 
 def points_with_interval(estimate: Estimate, digits: int = 1) -> str:
@@ -90,7 +106,8 @@ def points_with_interval(estimate: Estimate, digits: int = 1) -> str:
 
 
 def percentage_points(fraction: float, digits: int = 2) -> str:
-    """Return a difference of two percentages that needs no plus, such as a margin, in percentage points.
+    """Return a difference of two percentages that needs no plus, such as a margin, in percentage
+    points.
 
     >>> percentage_points(0.005)
     '0.50 pp'
@@ -184,7 +201,10 @@ def number(value: float) -> str:
 def nats(estimate: Estimate, plus: bool = False) -> str:
     """Return a loss with as many digits as its interval supports, three significant ones without.
 
-    >>> nats(Estimate(value=0.13716, low=0.128, high=0.1462), plus=True), nats(Estimate(value=1234.5))
+    >>> (
+    ...     nats(Estimate(value=0.13716, low=0.128, high=0.1462), plus=True),
+    ...     nats(Estimate(value=1234.5)),
+    ... )
     ('+0.137 [+0.128, +0.146]', '1234')
     >>> nats(Estimate(value=3.2e-7)), nats(Estimate(value=-2.5e8))
     ('3.20 × 10⁻⁷', '−2.50 × 10⁸')
@@ -213,11 +233,15 @@ def _power(value: float) -> str:
 
 
 def by_name(name: str, estimate: Estimate, digits: int = 1) -> str:
-    """Return an estimate in the unit its name tells: percent, points for differences, `_ms`, `_s` and `_bytes` as such.
+    """Return an estimate in the unit its name tells: percent, points for differences, `_ms`, `_s`
+    and `_bytes` as such.
 
     Nats go without their name, which the name holds.
 
-    >>> by_name("delta_excess_error", Estimate(value=0.02)), by_name("spearman", Estimate(value=0.5))
+    >>> (
+    ...     by_name("delta_excess_error", Estimate(value=0.02)),
+    ...     by_name("spearman", Estimate(value=0.5)),
+    ... )
     ('+2.0 pp', '0.50')
     """
     words = _words(name)
@@ -225,21 +249,34 @@ def by_name(name: str, estimate: Estimate, digits: int = 1) -> str:
         return nats(estimate, plus=bool(words & CHANGES))
     fraction = unit_of(name)
     if fraction and _all_within_one(estimate):
-        return points_with_interval(estimate, digits) if fraction == "pp" else percent_with_interval(estimate, digits)
+        return (
+            points_with_interval(estimate, digits)
+            if fraction == "pp"
+            else percent_with_interval(estimate, digits)
+        )
     if "factor" in words and estimate.low is None:
         return factor(estimate.value, 2)
     if words & CORRELATIONS:
         return signed(f"{estimate.value:.2f}") + _interval(estimate, lambda v: signed(f"{v:.2f}"))
     for suffix, form in (("_ms", milliseconds), ("_bytes", file_size), ("_s", duration)):
-        if name.endswith(suffix) and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0:
+        if (
+            name.endswith(suffix)
+            and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0
+        ):
             return form(estimate.value) + _interval(estimate, form)
     return number(estimate.value) + _interval(estimate, number)
 
 
 def unit_of(name: str) -> str:
-    """Return what a fraction of this name is shown in, `%` or, a difference, `percentage_points`; nothing for what is no fraction.
+    """Return what a fraction of this name is shown in, `%` or, a difference, `percentage_points`;
+    nothing for what is no fraction.
 
-    >>> unit_of("test error"), unit_of("test error above the dense control's"), unit_of("loss change (nats)"), unit_of("prune_ratio")
+    >>> (
+    ...     unit_of("test error"),
+    ...     unit_of("test error above the dense control's"),
+    ...     unit_of("loss change (nats)"),
+    ...     unit_of("prune_ratio"),
+    ... )
     ('%', 'pp', '', '%')
     """
     words = _words(name)
@@ -258,7 +295,9 @@ def method_call(value: Method) -> str:
     """
     if not value.params:
         return value.name
-    return f"{value.name} ({', '.join(f'{key}={value.params[key]}' for key in sorted(value.params))})"
+    return (
+        f"{value.name} ({', '.join(f'{key}={value.params[key]}' for key in sorted(value.params))})"
+    )
 
 
 def _words(name: str) -> frozenset[str]:

@@ -1,4 +1,6 @@
-"""Secateur: the client of the pruning service, synchronous and asynchronous, and the `secateur` command."""
+"""Secateur: the client of the pruning service, synchronous and asynchronous, and the `secateur`
+command.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,17 @@ from secateur.errors import (
 )
 from secateur.flow import Policy
 from secateur.version import VERSION
-from secateur.wire import CheckpointResult, Dataset, Event, FamilyMember, Job, JobError, Model, Progress, Results
+from secateur.wire import (
+    CheckpointResult,
+    Dataset,
+    Event,
+    FamilyMember,
+    Job,
+    JobError,
+    Model,
+    Progress,
+    Results,
+)
 
 __version__ = VERSION
 

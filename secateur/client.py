@@ -39,8 +39,13 @@ class Client(Service["Client"]):
         self.url = _address(url)
         self.policy = policy or Policy()
         self._sleep = sleep
-        self._http = httpx2.Client(base_url=self.url, headers=_headers(api_key), timeout=timeout_of(timeout_s),
-                                   follow_redirects=True, transport=transport)
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers=_headers(api_key),
+            timeout=timeout_of(timeout_s),
+            follow_redirects=True,
+            transport=transport,
+        )
         self.models: Models[Client] = Models(self)
         self.datasets: Datasets[Client] = Datasets(self)
         self.jobs: Jobs[Client] = Jobs(self)
@@ -48,7 +53,12 @@ class Client(Service["Client"]):
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -77,7 +87,9 @@ class Client(Service["Client"]):
 
 
 class AsyncClient(Service["AsyncClient"]):
-    """The same client for asyncio: operations are awaited, listings and events are asynchronous iterators."""
+    """The same client for asyncio: operations are awaited, listings and events are asynchronous
+    iterators.
+    """
 
     def __init__(
         self,
@@ -93,8 +105,13 @@ class AsyncClient(Service["AsyncClient"]):
         self.url = _address(url)
         self.policy = policy or Policy()
         self._sleep = sleep
-        self._http = httpx2.AsyncClient(base_url=self.url, headers=_headers(api_key), timeout=timeout_of(timeout_s),
-                                        follow_redirects=True, transport=transport)
+        self._http = httpx2.AsyncClient(
+            base_url=self.url,
+            headers=_headers(api_key),
+            timeout=timeout_of(timeout_s),
+            follow_redirects=True,
+            transport=transport,
+        )
         self.models: Models[AsyncClient] = Models(self)
         self.datasets: Datasets[AsyncClient] = Datasets(self)
         self.jobs: Jobs[AsyncClient] = Jobs(self)
@@ -103,7 +120,10 @@ class AsyncClient(Service["AsyncClient"]):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         await self.close()
 

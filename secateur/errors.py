@@ -18,7 +18,9 @@ class SecateurError(Exception):
 
 
 class ConnectionFailed(SecateurError):  # noqa: N818 (the name is part of the SDK)
-    """The service could not be reached, or the connection broke more often than the client retries."""
+    """The service could not be reached, or the connection broke more often than the client
+    retries.
+    """
 
 
 class ChecksumMismatch(SecateurError):  # noqa: N818
@@ -106,7 +108,8 @@ class ApiError(SecateurError):
             title=str(problem.get("title") or f"HTTP {status}"),
             detail=str(problem.get("detail") or ""),
             errors=tuple(_field_error(each) for each in listed if isinstance(each, dict))
-            if isinstance(listed, list) else (),
+            if isinstance(listed, list)
+            else (),
             request_id=str(problem.get("request_id") or headers.get("x-request-id") or "") or None,
             retry_after_s=retry_after(headers.get("retry-after")),
         )
@@ -114,8 +117,12 @@ class ApiError(SecateurError):
     def document(self) -> dict[str, Any]:
         """The problem as JSON-ready fields."""
         return {
-            "status": self.status, "code": self.code, "title": self.title, "detail": self.detail,
-            "errors": [vars(each) for each in self.errors], "request_id": self.request_id,
+            "status": self.status,
+            "code": self.code,
+            "title": self.title,
+            "detail": self.detail,
+            "errors": [vars(each) for each in self.errors],
+            "request_id": self.request_id,
         }
 
 
@@ -124,7 +131,9 @@ class AuthError(ApiError):
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a `Retry-After` header, given as seconds or as a date; `None` without a usable one."""
+    """Seconds to wait by a `Retry-After` header, given as seconds or as a date; `None` without a
+    usable one.
+    """
     if value is None:
         return None
     try:

@@ -1,7 +1,8 @@
 """Conversations with the service, written once.
 
-An operation is a generator, a *flow*: it yields commands (send this, wait so long) and receives their outcomes.
-`Client` performs the commands with blocking calls, `AsyncClient` with awaited ones; all else, retries too, is here.
+An operation is a generator, a *flow*: it yields commands (send this, wait so long) and receives
+their outcomes. `Client` performs the commands with blocking calls, `AsyncClient` with awaited ones;
+all else, retries too, is here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ BUSY = frozenset({429, 502, 503, 504})
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request; `file` is streamed from disk as the multipart part `file`, after the fields of `form`."""
+    """One HTTP request; `file` is streamed from disk as the multipart part `file`, after the fields
+    of `form`.
+    """
 
     method: str
     path: str
@@ -69,8 +72,12 @@ def decode(answer: type[A], document: Any) -> A:
 
 
 def _unreadable(why: str) -> ApiError:
-    return ApiError(200, code="unreadable_answer", title="Unreadable answer",
-                    detail=f"the answer is {why}; is this the address of a secateur service?")
+    return ApiError(
+        200,
+        code="unreadable_answer",
+        title="Unreadable answer",
+        detail=f"the answer is {why}; is this the address of a secateur service?",
+    )
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,13 @@ class Policy:
 
     def delay_s(self, attempt: int) -> float:
         """The pause after failed attempt number `attempt`, counted from 0."""
-        return min(self.cap_s, self.base_s * 2.0**min(attempt, 30)) * random.uniform(0.5, 1.0)
+        return min(self.cap_s, self.base_s * 2.0 ** min(attempt, 30)) * random.uniform(0.5, 1.0)
 
 
 class Broken(Exception):  # noqa: N818 (a signal from client to flow)
-    """A request got no whole answer; `sent` is false where it never left, `lasting` where trying again is vain."""
+    """A request got no whole answer; `sent` is false where it never left, `lasting` where trying
+    again is vain.
+    """
 
     def __init__(self, message: str, *, sent: bool = True, lasting: bool = False) -> None:
         super().__init__(message)
@@ -154,7 +163,9 @@ class Returned(Generic[T]):
 
 
 def advance(flow: Stream[Any] | Flow[Any], outcome: Any) -> Any:
-    """Give a flow the outcome of its last command; returns the next one, or `Returned` at the end."""
+    """Give a flow the outcome of its last command; returns the next one, or `Returned` at the
+    end.
+    """
     try:
         return flow.throw(outcome) if isinstance(outcome, Broken) else flow.send(outcome)
     except StopIteration as stop:

@@ -25,7 +25,9 @@ class Resource(Generic[C]):
 
 
 class Operation(Generic[P, T]):
-    """A flow as a method: it returns the result on a `Client`, a coroutine of it on an `AsyncClient`."""
+    """A flow as a method: it returns the result on a `Client`, a coroutine of it on an
+    `AsyncClient`.
+    """
 
     def __init__(self, flow: Callable[P, Flow[T]]) -> None:
         self.flow = flow
@@ -35,13 +37,17 @@ class Operation(Generic[P, T]):
     @overload
     def __get__(self, instance: Resource[Client], owner: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, instance: Resource[AsyncClient], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(
+        self, instance: Resource[AsyncClient], owner: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, instance: Resource[Any] | None, owner: type) -> Any:
         return self.flow if instance is None else _bound(instance._client.run, self.flow)
 
 
 class Listing(Generic[P, T]):
-    """A stream as a method: it returns an iterator on a `Client`, an asynchronous one on an `AsyncClient`."""
+    """A stream as a method: it returns an iterator on a `Client`, an asynchronous one on an
+    `AsyncClient`.
+    """
 
     def __init__(self, stream: Callable[P, Stream[T]]) -> None:
         self.stream = stream
@@ -51,7 +57,9 @@ class Listing(Generic[P, T]):
     @overload
     def __get__(self, instance: Resource[Client], owner: type) -> Callable[P, Iterator[T]]: ...
     @overload
-    def __get__(self, instance: Resource[AsyncClient], owner: type) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(
+        self, instance: Resource[AsyncClient], owner: type
+    ) -> Callable[P, AsyncIterator[T]]: ...
     def __get__(self, instance: Resource[Any] | None, owner: type) -> Any:
         return self.stream if instance is None else _bound(instance._client.iterate, self.stream)
 

@@ -64,7 +64,9 @@ class Channel:
 class AsyncChannel:
     """Performs commands with awaited calls; holds the one answer that is being streamed."""
 
-    def __init__(self, http: httpx2.AsyncClient, policy: Policy, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, policy: Policy, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
         self._http, self._policy, self._sleep = http, policy, sleep
         self._response: httpx2.Response | None = None
         self._chunks: AsyncIterator[bytes] | None = None
@@ -106,17 +108,27 @@ class AsyncChannel:
         raise AssertionError(f"not a command: {command!r}")
 
 
-def _build(http: httpx2.Client | httpx2.AsyncClient, request: Request, files: ExitStack) -> httpx2.Request:
+def _build(
+    http: httpx2.Client | httpx2.AsyncClient, request: Request, files: ExitStack
+) -> httpx2.Request:
     content: dict[str, Any] = {}
     if request.file is not None:
         part = files.enter_context(request.file.open("rb"))
-        content = {"files": {"file": (request.file.name, part, "application/octet-stream")}, "data": request.form}
+        content = {
+            "files": {"file": (request.file.name, part, "application/octet-stream")},
+            "data": request.form,
+        }
     elif request.json is not None:
         content = {"json": request.json}
     if request.timeout_s is not None:
         content["timeout"] = timeout_of(request.timeout_s)
-    return http.build_request(request.method, request.path, params=dict(request.params),
-                              headers=dict(request.headers), **content)
+    return http.build_request(
+        request.method,
+        request.path,
+        params=dict(request.params),
+        headers=dict(request.headers),
+        **content,
+    )
 
 
 def _reply(response: httpx2.Response) -> Reply:
@@ -124,8 +136,11 @@ def _reply(response: httpx2.Response) -> Reply:
 
 
 def _broken(url: str, error: Exception) -> Broken:
-    return Broken(f"no answer from {url}: {error or type(error).__name__}",
-                  sent=not isinstance(error, _NEVER_SENT), lasting=isinstance(error, _LASTING))
+    return Broken(
+        f"no answer from {url}: {error or type(error).__name__}",
+        sent=not isinstance(error, _NEVER_SENT),
+        lasting=isinstance(error, _LASTING),
+    )
 
 
 def _digest(file: Path) -> str:

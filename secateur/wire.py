@@ -155,7 +155,9 @@ class CheckpointResult(Answer):
 
 
 class Results(Answer):
-    """What a finished job found; `report` is the document as sent, `parsed_report()` the same with types."""
+    """What a finished job found; `report` is the document as sent, `parsed_report()` the same with
+    types.
+    """
 
     job: Job
     report: dict[str, Any] | None = None
@@ -164,11 +166,15 @@ class Results(Answer):
     gates: tuple[dict[str, Any], ...] = ()
 
     def parsed_report(self) -> Report:
-        """The report as `pruning.schemas.report.Report`; raises `pydantic.ValidationError` on a family's or a newer one."""
+        """The report as `pruning.schemas.report.Report`; raises `pydantic.ValidationError` on a
+        family's or a newer one.
+        """
         return Report.model_validate(self.report)
 
     def parsed_family_report(self) -> FamilyReport:
-        """The report of a family with types; raises `pydantic.ValidationError` on another job's or a newer schema."""
+        """The report of a family with types; raises `pydantic.ValidationError` on another job's or
+        a newer schema.
+        """
         return FamilyReport.model_validate(self.report)
 
     @property

@@ -98,7 +98,9 @@ class LocalArtifacts:
             copy_durably(file, self.path(key))
 
     def fetch(self, key: str, target: Path) -> None:
-        """Put the bytes at `target`: a hard link on the same file system (nobody writes into a finished file)."""
+        """Put the bytes at `target`: a hard link on the same file system (nobody writes into a
+        finished file).
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.path(key), target)
@@ -153,7 +155,9 @@ class LocalArtifacts:
 
 
 class S3Artifacts:
-    """A bucket of S3 or of a server that speaks it; an object is replaced whole. What S3 refuses is an `OSError`."""
+    """A bucket of S3 or of a server that speaks it; an object is replaced whole. What S3 refuses is
+    an `OSError`.
+    """
 
     def __init__(self, url: str, endpoint: str | None) -> None:
         from obstore.store import S3Store

@@ -15,7 +15,9 @@ def owner() -> str:
 
 
 def is_gone(owner: str) -> bool:
-    """Whether an owner on this host has ended; False for other hosts, of which nothing is known here."""
+    """Whether an owner on this host has ended; False for other hosts, of which nothing is known
+    here.
+    """
     parts = owner.rsplit("/", 2)
     if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit():
         return False
@@ -42,7 +44,9 @@ def _host() -> str:
 
 
 def _start(pid: int) -> str:
-    """The start time of a process in clock ticks since boot; empty when there is none (or it is a zombie)."""
+    """The start time of a process in clock ticks since boot; empty when there is none (or it is a
+    zombie).
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

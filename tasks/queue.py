@@ -20,20 +20,38 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app: late acknowledgement, one message at a time, JSON only, priorities."""
     app = Celery("secateur", broker=settings.broker_url)
     app.conf.update(
-        task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1, task_ignore_result=True,
-        task_serializer="json", accept_content=["json"], task_default_queue=QUEUE, task_create_missing_queues=True,
-        broker_connection_retry_on_startup=True, broker_connection_max_retries=None, worker_enable_remote_control=False,
-        worker_hijack_root_logger=False, worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_default_queue=QUEUE,
+        task_create_missing_queues=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT_S, "unacked_restore_interval": 10, "unacked_restore_throttle": 1,
-            "socket_keepalive": True, "health_check_interval": 10, "socket_connect_timeout": 3,
-            "queue_order_strategy": "priority", "priority_steps": list(range(PRIORITIES)), "sep": ":",
-        })
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "socket_connect_timeout": 3,
+            "queue_order_strategy": "priority",
+            "priority_steps": list(range(PRIORITIES)),
+            "sep": ":",
+        },
+    )
     return app
 
 
 def enqueue(app: Celery, job_id: str, priority: int) -> None:
-    """Publish a job's id; 9 is the most urgent priority. Raises kombu's `OperationalError` when the broker is away."""
+    """Publish a job's id; 9 is the most urgent priority. Raises kombu's `OperationalError` when the
+    broker is away.
+    """
     app.send_task(RUN_JOB, args=[job_id], priority=PRIORITIES - 1 - priority, retry=False)
 
 

@@ -1,4 +1,6 @@
-"""The reaper: jobs whose worker has died are queued again, and what is left of ended ones is removed."""
+"""The reaper: jobs whose worker has died are queued again, and what is left of ended ones is
+removed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def reap_forever(runner: Runner) -> None:
     while not runner.stopping.is_set():
         try:
             with runner.store.write() as session:
-                leads = claims.lead(session, "reaper", owners.owner(), 2 * settings.reaper_s, owners.is_gone)
+                leads = claims.lead(
+                    session, "reaper", owners.owner(), 2 * settings.reaper_s, owners.is_gone
+                )
                 if leads:
                     claims.sweep(session, max_attempts=settings.max_attempts, gone=owners.is_gone)
             if leads:

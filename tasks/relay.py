@@ -1,4 +1,6 @@
-"""The relay from the outbox to the broker: what is committed is published, by one process at a time."""
+"""The relay from the outbox to the broker: what is committed is published, by one process at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 
 def relay_once(store: Store, app: Celery) -> int:
-    """Publish what is due and remove it from the outbox; no transaction is open while the broker is asked.
+    """Publish what is due and remove it from the outbox; no transaction is open while the broker is
+    asked.
 
     A crash between the two publishes a message twice, which the fence of a claim makes harmless.
     """
@@ -31,13 +34,19 @@ def relay_once(store: Store, app: Celery) -> int:
     return len(due)
 
 
-def relay_forever(store: Store, settings: Settings, stop: threading.Event, wake: threading.Event) -> None:
-    """Relay while this process leads, every `relay_s` seconds or when woken; survives an absent broker or database."""
+def relay_forever(
+    store: Store, settings: Settings, stop: threading.Event, wake: threading.Event
+) -> None:
+    """Relay while this process leads, every `relay_s` seconds or when woken; survives an absent
+    broker or database.
+    """
     app, me, failures = make_app(settings), owners.owner(), 0
     while not stop.is_set():
         try:
             with store.write() as session:
-                leads = claims.lead(session, "relay", me, max(20.0, 10 * settings.relay_s), owners.is_gone)
+                leads = claims.lead(
+                    session, "relay", me, max(20.0, 10 * settings.relay_s), owners.is_gone
+                )
             if leads:
                 relay_once(store, app)
             failures = 0

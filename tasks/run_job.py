@@ -25,12 +25,20 @@ class Runner:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, job_id: str) -> bool:
-        """Run the job if it is to be had; False leaves it to whoever holds it, or to nobody when it has ended."""
+        """Run the job if it is to be had; False leaves it to whoever holds it, or to nobody when it
+        has ended.
+        """
         if self.stopping.is_set():
             return False
         with self.store.write() as session:
-            claim = claims.claim(session, job_id, owners.owner(), self.settings.lease_s,
-                               max_attempts=self.settings.max_attempts, gone=owners.is_gone)
+            claim = claims.claim(
+                session,
+                job_id,
+                owners.owner(),
+                self.settings.lease_s,
+                max_attempts=self.settings.max_attempts,
+                gone=owners.is_gone,
+            )
         if claim is None:
             return False
         logger.info("job %s: attempt %d, fence %d", job_id, claim.attempt, claim.fence)

@@ -1,7 +1,8 @@
-"""One claimed job: a fresh process beside a supervisor that beats, saves what the process finishes, and settles.
+"""One claimed job: a fresh process beside a supervisor that beats, saves what the process finishes,
+and settles.
 
-The process sees a folder and a pipe. The supervisor alone talks to the database and the artifact store, and every
-write of it carries the claim's fence.
+The process sees a folder and a pipe. The supervisor alone talks to the database and the artifact
+store, and every write of it carries the claim's fence.
 """
 
 from __future__ import annotations
@@ -39,11 +40,25 @@ ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "
 
 
 class Supervisor:
-    """Runs one claim to its end. `stopping` is set when the worker shuts down: the job is handed back."""
+    """Runs one claim to its end. `stopping` is set when the worker shuts down: the job is handed
+    back.
+    """
 
-    def __init__(self, store: Store, artifacts: Artifacts, settings: Settings, claim: Claim,
-                 stopping: threading.Event) -> None:
-        self.store, self.artifacts, self.settings, self.claim, self.stopping = store, artifacts, settings, claim, stopping
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        settings: Settings,
+        claim: Claim,
+        stopping: threading.Event,
+    ) -> None:
+        self.store, self.artifacts, self.settings, self.claim, self.stopping = (
+            store,
+            artifacts,
+            settings,
+            claim,
+            stopping,
+        )
         self._verdict: str | None = None
         self._spoken_at = time.monotonic()
         self._handling = False
@@ -67,11 +82,17 @@ class Supervisor:
             workspace.tidy(self.store, self.artifacts, self.claim)
         except LostError as error:
             logger.warning("%s", error)
-        except Exception as error:  # no job waits for its lease to run out beside a worker that lives
+        except (
+            Exception
+        ) as error:  # no job waits for its lease to run out beside a worker that lives
             logger.exception("job %s: the supervisor failed", self.claim.job_id)
             reason = f"{type(error).__name__}: {error}"
             with suppress(LostError):
-                self._write(lambda s: claims.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
+                self._write(
+                    lambda s: claims.crash(
+                        s, self.claim, reason, max_attempts=self.settings.max_attempts
+                    )
+                )
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -80,10 +101,14 @@ class Supervisor:
         try:
             workspace.fill(folder, self.store, self.artifacts, self.settings, self.claim)
         except workspace.DeletedError as error:
-            self._settle_failed("input_deleted", f"the job's input was deleted: {error}", retryable=False)
+            self._settle_failed(
+                "input_deleted", f"the job's input was deleted: {error}", retryable=False
+            )
             return
         except (OSError, MissingArtifactError) as error:
-            self._settle_failed("storage_failed", f"the job's inputs could not be read: {error}", retryable=True)
+            self._settle_failed(
+                "storage_failed", f"the job's inputs could not be read: {error}", retryable=True
+            )
             return
         with self._process(folder) as process:
             watch = threading.Thread(target=self._watch, args=(process,), daemon=True)
@@ -97,9 +122,14 @@ class Supervisor:
         read, write = os.pipe()
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.processes.job", str(folder), str(write)], stdin=subprocess.PIPE, stdout=log,
-                stderr=log, pass_fds=(write,), start_new_session=True,
-                env=clean_environment() | ALLOCATOR | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"})
+                [sys.executable, "-m", "tasks.processes.job", str(folder), str(write)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(write,),
+                start_new_session=True,
+                env=clean_environment() | ALLOCATOR | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+            )
         os.close(write)
         self._pipe = os.fdopen(read, "r")
         try:
@@ -112,7 +142,9 @@ class Supervisor:
             process.stdin.close()
 
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
-        """Handle the process's messages until it ends; the end of the pipe is the end of the process."""
+        """Handle the process's messages until it ends; the end of the pipe is the end of the
+        process.
+        """
         for line in self._pipe:
             if self._verdict is not None:
                 break
@@ -123,8 +155,11 @@ class Supervisor:
                 self._verdict = "lost"
             except OSError as error:
                 self._verdict = "storage"
-                self._error = {"code": "storage_failed", "message": f"a result could not be stored: {error}",
-                               "retryable": True}
+                self._error = {
+                    "code": "storage_failed",
+                    "message": f"a result could not be stored: {error}",
+                    "retryable": True,
+                }
             finally:
                 self._spoken_at, self._handling = time.monotonic(), False
             if self._verdict is not None or self._done or self._waits or self._error is not None:
@@ -139,8 +174,15 @@ class Supervisor:
             self._stage = message["stage"]
             self._write(lambda s: claims.progress(s, self.claim, stage=message["stage"]))
         elif kind == "progress":
-            self._write(lambda s: claims.progress(s, self.claim, done=message["done"], total=message["total"],
-                                                eta_s=self._eta(message["done"], message["total"])))
+            self._write(
+                lambda s: claims.progress(
+                    s,
+                    self.claim,
+                    done=message["done"],
+                    total=message["total"],
+                    eta_s=self._eta(message["done"], message["total"]),
+                )
+            )
         elif kind in ("saved", "file"):
             self._store_file(kind, message)
         elif kind == "dropped":
@@ -159,7 +201,9 @@ class Supervisor:
             self._done, self._seen = True, message.get("seen")
 
     def _store_file(self, kind: str, message: dict[str, Any]) -> None:
-        """Upload a finished file, then point the database at it. The process may replace or drop it meanwhile."""
+        """Upload a finished file, then point the database at it. The process may replace or drop it
+        meanwhile.
+        """
         path = Path(message["path"])
         self._counter += 1
         mine = path.with_name(f".upload-{self._counter}")
@@ -176,12 +220,20 @@ class Supervisor:
         finally:
             mine.unlink()
         if kind == "saved":
-            self._discard(self._write(lambda s: claims.save_stage(s, self.claim, message["name"], file)))
+            self._discard(
+                self._write(lambda s: claims.save_stage(s, self.claim, message["name"], file))
+            )
         else:
-            self._write(lambda s: claims.save_result(s, self.claim, message["checkpoint"], message["format"], file))
+            self._write(
+                lambda s: claims.save_result(
+                    s, self.claim, message["checkpoint"], message["format"], file
+                )
+            )
 
     def _discard(self, artifact: str | None) -> None:
-        """Remove an artifact that nothing points at any more; one that stays costs space, not truth."""
+        """Remove an artifact that nothing points at any more; one that stays costs space, not
+        truth.
+        """
         if artifact is not None:
             with suppress(OSError):
                 self.artifacts.delete(artifact)
@@ -192,10 +244,14 @@ class Supervisor:
             self._first_progress, self._began = done, time.monotonic()
             return None
         advanced = done - self._first_progress
-        return (total - done) * (time.monotonic() - self._began) / advanced if advanced > 0 else None
+        return (
+            (total - done) * (time.monotonic() - self._began) / advanced if advanced > 0 else None
+        )
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Beat, and end the process when the lease is lost, the job is to stop, or nothing is heard of it."""
+        """Beat, and end the process when the lease is lost, the job is to stop, or nothing is heard
+        of it.
+        """
         beaten = time.monotonic()
         due = 0.0
         while process.poll() is None and self._verdict is None:
@@ -235,12 +291,16 @@ class Supervisor:
             raise LostError(f"job {self.claim.job_id}: the lease was lost")
         if verdict in ("stopping", "pausing", "cancelling"):
             if verdict == "cancelling":
-                self._write(lambda s: claims.settle(s, self.claim, "cancelled", summary=self._summary))
+                self._write(
+                    lambda s: claims.settle(s, self.claim, "cancelled", summary=self._summary)
+                )
             else:
                 self._write(lambda s: claims.hand_back(s, self.claim))
         elif verdict == "deadline":
             error = claims.deadline_error(self._stage, self.claim.attempt)
-            self._write(lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error))
+            self._write(
+                lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error)
+            )
         elif self._error is not None:
             self._settle_failed(**self._error)
         elif self._waits:
@@ -251,18 +311,34 @@ class Supervisor:
         elif self._done:
             self._write(lambda s: claims.settle(s, self.claim, "succeeded", summary=self._summary))
         else:
-            reason = "the job process was silent for too long" if verdict == "stuck" else \
-                f"the job process ended with {owners.describe_exit(returncode)}"
+            reason = (
+                "the job process was silent for too long"
+                if verdict == "stuck"
+                else f"the job process ended with {owners.describe_exit(returncode)}"
+            )
             logger.error("job %s: %s\n%s", self.claim.job_id, reason, _tail(folder / "log"))
-            self._write(lambda s: claims.crash(s, self.claim, reason, max_attempts=self.settings.max_attempts))
+            self._write(
+                lambda s: claims.crash(
+                    s, self.claim, reason, max_attempts=self.settings.max_attempts
+                )
+            )
 
     def _settle_failed(self, code: str, message: str, retryable: bool) -> None:
-        error = {"code": code, "message": message, "stage": self._stage, "retryable": retryable,
-                 "attempt": self.claim.attempt}
-        self._write(lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error))
+        error = {
+            "code": code,
+            "message": message,
+            "stage": self._stage,
+            "retryable": retryable,
+            "attempt": self.claim.attempt,
+        }
+        self._write(
+            lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error)
+        )
 
     def _write(self, action: Callable[[Any], T]) -> T:
-        """One transaction; a database that is away is asked again until the lease would have run out."""
+        """One transaction; a database that is away is asked again until the lease would have run
+        out.
+        """
         patience = time.monotonic() + self.settings.lease_s
         while True:
             try:
@@ -270,12 +346,16 @@ class Supervisor:
                     return action(session)
             except SQLAlchemyError as error:
                 if time.monotonic() > patience:
-                    raise LostError(f"job {self.claim.job_id}: the database is away: {error}") from error
+                    raise LostError(
+                        f"job {self.claim.job_id}: the database is away: {error}"
+                    ) from error
                 time.sleep(0.5)
 
 
 def _link(path: Path, target: Path) -> None:
-    """A second name for a file, or for what replaces it meanwhile: one that has just lost its name cannot be linked."""
+    """A second name for a file, or for what replaces it meanwhile: one that has just lost its name
+    cannot be linked.
+    """
     for _ in range(LINKS):
         try:
             return os.link(path, target)

@@ -1,4 +1,6 @@
-"""The worker: a Celery consumer whose threads each supervise one job process. Torch never enters this process."""
+"""The worker: a Celery consumer whose threads each supervise one job process. Torch never enters
+this process.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,20 @@ logger = logging.getLogger(__name__)
 
 
 def run(concurrency: int) -> int:
-    """Publish the catalogue, then work until SIGTERM or SIGINT; running jobs are handed back and resumed elsewhere."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Publish the catalogue, then work until SIGTERM or SIGINT; running jobs are handed back and
+    resumed elsewhere.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     settings = Settings()
     if settings.plugin_path:
         os.environ["SECATEUR_PLUGIN_PATH"] = settings.plugin_path
     store = Store(settings.database_url)
     store.create_tables()
-    runner = Runner(store, open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint), settings)
+    runner = Runner(
+        store, open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint), settings
+    )
     catalogue = run_helper("catalogue", {})
     with store.write() as session:
         publish_catalogue(session, catalogue)
@@ -45,12 +53,22 @@ def run(concurrency: int) -> int:
 
     signals.worker_shutting_down.connect(stop, weak=False)
     wake = threading.Event()
-    threads = [threading.Thread(target=reap_forever, args=(runner,), daemon=True),
-               threading.Thread(target=relay_forever, args=(store, settings, runner.stopping, wake), daemon=True)]
+    threads = [
+        threading.Thread(target=reap_forever, args=(runner,), daemon=True),
+        threading.Thread(
+            target=relay_forever, args=(store, settings, runner.stopping, wake), daemon=True
+        ),
+    ]
     for thread in threads:
         thread.start()
-    worker = app.Worker(pool="threads", concurrency=concurrency, loglevel="INFO", without_gossip=True,
-                        without_mingle=True, without_heartbeat=True)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=concurrency,
+        loglevel="INFO",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
     try:
         worker.start()
     finally:

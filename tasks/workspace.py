@@ -38,11 +38,14 @@ def make(store: Store, settings: Settings, claim: Claim) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{prefix}{claim.fence}-", dir=parent))
 
 
-def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, claim: Claim) -> None:
+def fill(
+    folder: Path, store: Store, artifacts: Artifacts, settings: Settings, claim: Claim
+) -> None:
     """Fetch the inputs and every saved stage, and write `job.json`.
 
-    Raises `DeletedError` for an input that is in the database no more, `MissingArtifactError` or `OSError` for one that
-    cannot be read. A stage that is missing or damaged is left out: it will be computed again.
+    Raises `DeletedError` for an input that is in the database no more, `MissingArtifactError` or
+    `OSError` for one that cannot be read. A stage that is missing or damaged is left out: it will
+    be computed again.
     """
     if claim.spec["type"] == "family":
         _fill_family(folder, store, artifacts, claim)
@@ -54,8 +57,12 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
         shifted = [(id, session.get(Dataset, id)) for id in jobs.shifted_ids(claim.spec)]
         stages = jobs.stage_files(session, claim.job_id)
     sets = [(f"shifted-{number}", id, one) for number, (id, one) in enumerate(shifted)]
-    for name, id, row in (("model", claim.model_id, model), ("rewind", claim.rewind_model_id, rewind),
-                          ("data", claim.dataset_id, dataset), *sets):
+    for name, id, row in (
+        ("model", claim.model_id, model),
+        ("rewind", claim.rewind_model_id, rewind),
+        ("data", claim.dataset_id, dataset),
+        *sets,
+    ):
         if id is not None and row is None:
             raise DeletedError(id)
         if row is not None:
@@ -64,36 +71,64 @@ def fill(folder: Path, store: Store, artifacts: Artifacts, settings: Settings, c
     for stage in stages:
         _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
     cache = settings.cache_dir or Path(tempfile.gettempdir()) / "secateur-cache"
-    job = {"id": claim.job_id, "spec": claim.spec, "checkpoint_steps": settings.checkpoint_steps,
-           "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
-           "threads": settings.threads or len(os.sched_getaffinity(0)),
-           "model": _describe_model(claim.spec["model"], model), "dataset": _describe_dataset(claim.spec, dataset)}
+    job = {
+        "id": claim.job_id,
+        "spec": claim.spec,
+        "checkpoint_steps": settings.checkpoint_steps,
+        "cache": {"folder": str(cache), "bytes": settings.cache_bytes},
+        "threads": settings.threads or len(os.sched_getaffinity(0)),
+        "model": _describe_model(claim.spec["model"], model),
+        "dataset": _describe_dataset(claim.spec, dataset),
+    }
     (folder / "job.json").write_text(json.dumps(job))
 
 
 def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim) -> None:
-    """What a turn of a family looks at: its members' jobs as they stand, and its dataset's shape; no images."""
+    """What a turn of a family looks at: its members' jobs as they stand, and its dataset's shape;
+    no images.
+    """
     with store.read() as session:
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
         stages = jobs.stage_files(session, claim.job_id)
-        runs = [{"job": job.id, "member": row.member, "status": job.status,
-                 "error": (job.error or {}).get("message", ""),
-                 "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None}
-                for row, job in families.members(session, claim.job_id)]
+        runs = [
+            {
+                "job": job.id,
+                "member": row.member,
+                "status": job.status,
+                "error": (job.error or {}).get("message", ""),
+                "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None,
+            }
+            for row, job in families.members(session, claim.job_id)
+        ]
     if claim.dataset_id is not None and dataset is None:
         raise DeletedError(claim.dataset_id)
     (folder / "stages").mkdir()
     for stage in stages:
         _fetch_stage(folder / "stages" / stage.name, artifacts, claim, stage)
-    described = None if dataset is None else {"shape": dataset.shape, "classes": dataset.classes,
-                                              "counts": dataset.counts, "task": dataset.task}
-    job = {"id": claim.job_id, "spec": claim.spec, "runs": runs, "data": described,
-           "dataset": _describe_dataset(claim.spec, dataset)}
+    described = (
+        None
+        if dataset is None
+        else {
+            "shape": dataset.shape,
+            "classes": dataset.classes,
+            "counts": dataset.counts,
+            "task": dataset.task,
+        }
+    )
+    job = {
+        "id": claim.job_id,
+        "spec": claim.spec,
+        "runs": runs,
+        "data": described,
+        "dataset": _describe_dataset(claim.spec, dataset),
+    }
     (folder / "job.json").write_text(json.dumps(job))
 
 
 def sweep(store: Store, settings: Settings) -> None:
-    """Remove the working folders that killed workers of this database left: those of no claim that still holds."""
+    """Remove the working folders that killed workers of this database left: those of no claim that
+    still holds.
+    """
     parent = settings.work_dir or Path(tempfile.gettempdir())
     for left in parent.glob(f"secateur-{store.identity}-*"):
         named = re.fullmatch(rf"secateur-{store.identity}-(job_[0-9a-z]+)-(\d+)-.*", left.name)
@@ -108,7 +143,8 @@ def sweep(store: Store, settings: Settings) -> None:
 
 
 def tidy(store: Store, artifacts: Artifacts, claim: Claim) -> None:
-    """Remove artifacts that nothing points at: the stages of a success, what was replaced, what a crash left.
+    """Remove artifacts that nothing points at: the stages of a success, what was replaced, what a
+    crash left.
 
     Those of a later claim are let be: they may be about to be pointed at.
     """
@@ -127,19 +163,33 @@ def _fetch_stage(path: Path, artifacts: Artifacts, claim: Claim, stage: StageFil
     try:
         artifacts.fetch(stage.artifact, path)
     except MissingArtifactError:
-        logger.error("job %s: stage %s is missing and will be computed again", claim.job_id, stage.name)
+        logger.error(
+            "job %s: stage %s is missing and will be computed again", claim.job_id, stage.name
+        )
         return
     if sha256_of(path) != stage.sha256:
-        logger.error("job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name)
+        logger.error(
+            "job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name
+        )
         path.unlink()
 
 
 def _describe_model(reference: dict[str, Any], row: Model | None) -> dict[str, Any]:
     if row is None:
-        return {"architecture": reference["architecture"], "kwargs": reference.get("kwargs", {}), "normalize": None,
-                "classes": None, "sha256": None}
-    return {"architecture": row.architecture, "kwargs": row.kwargs, "normalize": row.normalize, "classes": row.classes,
-            "sha256": row.sha256}
+        return {
+            "architecture": reference["architecture"],
+            "kwargs": reference.get("kwargs", {}),
+            "normalize": None,
+            "classes": None,
+            "sha256": None,
+        }
+    return {
+        "architecture": row.architecture,
+        "kwargs": row.kwargs,
+        "normalize": row.normalize,
+        "classes": row.classes,
+        "sha256": row.sha256,
+    }
 
 
 def _describe_dataset(spec: dict[str, Any], row: Dataset | None) -> dict[str, Any]:

@@ -8,5 +8,7 @@ __all__ = ["postgresql", "s3", "s3_server", "valkey", "valkey_shared"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a running service take longest: they go first, so that none is left to one worker at the end."""
+    """Tests on a running service take longest: they go first, so that none is left to one worker at
+    the end.
+    """
     items.sort(key=lambda item: "tests/service/" not in item.nodeid)

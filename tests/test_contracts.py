@@ -1,4 +1,6 @@
-"""What every registered method must keep, whoever wrote it. A new method is tested by being registered."""
+"""What every registered method must keep, whoever wrote it. A new method is tested by being
+registered.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +46,21 @@ from pruning.types import Budget, LayerView, LooksAtInputs, Masks, Scores, Spars
 from tests.support import cases, oracles
 
 REGISTRIES: dict[str, Registry[Any]] = {
-    "allocations": allocations, "architectures": architectures, "corruptions": corruptions, "criteria": criteria,
+    "allocations": allocations,
+    "architectures": architectures,
+    "corruptions": corruptions,
+    "criteria": criteria,
     "datasets": datasets,
-    "evaluations": evaluations, "granularities": granularities, "schedules": schedules, "sparsifiers": sparsifiers,
+    "evaluations": evaluations,
+    "granularities": granularities,
+    "schedules": schedules,
+    "sparsifiers": sparsifiers,
 }
-EVERY = [pytest.param(registry, name, id=f"{kind}-{name}")
-         for kind, registry in REGISTRIES.items() for name in registry.names()]
+EVERY = [
+    pytest.param(registry, name, id=f"{kind}-{name}")
+    for kind, registry in REGISTRIES.items()
+    for name in registry.names()
+]
 fast = settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -59,7 +70,9 @@ fast = settings(max_examples=40, deadline=None, derandomize=True)
 def test_every_registered_method_is_in_the_readme() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     for kind, registry in REGISTRIES.items():
-        missing = [name for name in registry.names() if f"`{name}`" not in readme and kind != "datasets"]
+        missing = [
+            name for name in registry.names() if f"`{name}`" not in readme and kind != "datasets"
+        ]
         assert not missing, f"{kind} not in the README: {missing}"
 
 
@@ -77,8 +90,12 @@ def test_is_documented_and_shown_by_a_doctest(registry: Registry[Any], name: str
     module = sys.modules[cls.__module__]
     assert module.__doc__
     assert cls.__doc__
-    if registry is not datasets and registry is not evaluations:  # these need files or a finished job to show anything
-        assert any(test.examples for test in doctest.DocTestFinder().find(module)), f"{cls} has no doctest"
+    if (
+        registry is not datasets and registry is not evaluations
+    ):  # these need files or a finished job to show anything
+        assert any(test.examples for test in doctest.DocTestFinder().find(module)), (
+            f"{cls} has no doctest"
+        )
 
 
 @pytest.mark.parametrize(("registry", "name"), EVERY)
@@ -104,8 +121,11 @@ def corners(registry: Registry[Any], name: str) -> list[dict[str, Any]]:
     for key, field in registry.entry(name)["params"].get("properties", {}).items():
         step = 1 if field.get("type") == "integer" else 1e-3
         found += [{key: field[bound]} for bound in ("minimum", "maximum") if bound in field]
-        found += [{key: field[bound] + sign * step} for bound, sign in
-                  (("exclusiveMinimum", 1), ("exclusiveMaximum", -1)) if bound in field]
+        found += [
+            {key: field[bound] + sign * step}
+            for bound, sign in (("exclusiveMinimum", 1), ("exclusiveMaximum", -1))
+            if bound in field
+        ]
     return found
 
 
@@ -126,7 +146,9 @@ class TestCriterion:
         evidence = evidence_of(case)
         scores = criteria.create(name).score(evidence)
         assert set(scores) == set(find_prunable(evidence.model)) != set()
-        mask_scores(evidence, scores)  # raises for a shape that does not broadcast and for what is not finite
+        mask_scores(
+            evidence, scores
+        )  # raises for a shape that does not broadcast and for what is not finite
         for key, weight in evidence.weights.items():
             torch.broadcast_to(scores[key], weight.shape)
             assert scores[key].device == weight.device
@@ -136,7 +158,9 @@ class TestCriterion:
         state = torch.get_rng_state()
         first, second = (criteria.create(name).score(evidence_of(case, seed=7)) for _ in range(2))
         assert all(torch.equal(first[key], second[key]) for key in first)
-        assert torch.equal(torch.get_rng_state(), state), "the criterion drew from the global generator"
+        assert torch.equal(torch.get_rng_state(), state), (
+            "the criterion drew from the global generator"
+        )
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_changes_nothing(self, name: str, case: str, dtype: torch.dtype) -> None:
@@ -155,8 +179,13 @@ class TestCriterion:
         assert oracles.module_modes(model) == modes
         assert [p.requires_grad for p in model.parameters()] == trains
         assert all(p.grad is None for p in model.parameters())
-        assert all(torch.equal(x, a) and torch.equal(y, b) for (x, y), (a, b) in zip(batches, images, strict=True))
-        assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+        assert all(
+            torch.equal(x, a) and torch.equal(y, b)
+            for (x, y), (a, b) in zip(batches, images, strict=True)
+        )
+        assert not any(
+            module._forward_hooks or module._backward_hooks for module in model.modules()
+        )
 
     def test_prunes_a_pruned_network_further(self, name: str, case: str) -> None:
         masks = cases.half_masks(cases.awkward(case)[0])
@@ -165,9 +194,14 @@ class TestCriterion:
         keep = max(1, alive // 2)
         seams = PruningMethod.of(cases.recipe(0.5), Method(name=name))
         try:
-            after = prune_(evidence.model, masks, keep / total, seams,
-                           lambda masks, stage: Evidence(evidence.model, masks, evidence.batches),
-                           generator=torch.Generator())
+            after = prune_(
+                evidence.model,
+                masks,
+                keep / total,
+                seams,
+                lambda masks, stage: Evidence(evidence.model, masks, evidence.batches),
+                generator=torch.Generator(),
+            )
         except BudgetError:  # at least one channel of each group remains
             assert isinstance(seams.granularity, granularities.get("channel"))
             return
@@ -202,12 +236,16 @@ def layered(draw: st.DrawFn) -> tuple[Scores, Masks, int]:
 class TestAllocation:
     @fast
     @given(drawn=layered())
-    def test_spends_the_budget_exactly_on_what_is_alive(self, name: str, drawn: tuple[Scores, Masks, int]) -> None:
+    def test_spends_the_budget_exactly_on_what_is_alive(
+        self, name: str, drawn: tuple[Scores, Masks, int]
+    ) -> None:
         scores, masks, keep = drawn
         if not keep:
             return
         before = {key: score.clone() for key, score in scores.items()}
-        keeps = allocations.create(name).allocate(scores, Budget(keep, {k: m.numel() for k, m in masks.items()}))
+        keeps = allocations.create(name).allocate(
+            scores, Budget(keep, {k: m.numel() for k, m in masks.items()})
+        )
         assert list(keeps) == list(scores)
         assert all(isinstance(kept, int) for kept in keeps.values())
         assert sum(keeps.values()) == keep
@@ -216,8 +254,10 @@ class TestAllocation:
 
     @pytest.mark.parametrize("keep", [1, 2, 9, 10, 35, 53, 54])
     def test_filters_are_kept_whole(self, name: str, keep: int) -> None:
-        scores = {"conv1": torch.rand(3, 1, 1, 1, generator=torch.Generator().manual_seed(1)),
-                  "conv2": torch.rand(1, 3, 1, 1, generator=torch.Generator().manual_seed(2))}
+        scores = {
+            "conv1": torch.rand(3, 1, 1, 1, generator=torch.Generator().manual_seed(1)),
+            "conv2": torch.rand(1, 3, 1, 1, generator=torch.Generator().manual_seed(2)),
+        }
         sizes = {"conv1": 27, "conv2": 27}
         keeps = allocations.create(name).allocate(scores, Budget(keep, sizes))
         assert sum(keeps.values()) <= keep
@@ -238,7 +278,9 @@ def sparsified(name: str, weight: Tensor, score: Tensor, keep: int) -> Sparse:
     sparsifier, generator = sparsifiers.create(name), torch.Generator().manual_seed(0)
     if not isinstance(sparsifier, LooksAtInputs):
         return sparsifier.sparsify(weight, score, keep, generator)
-    inputs = torch.rand(6, 1, weight[0].numel() if weight.dim() > 1 else len(weight), 3, generator=torch.Generator())
+    inputs = torch.rand(
+        6, 1, weight[0].numel() if weight.dim() > 1 else len(weight), 3, generator=torch.Generator()
+    )
     return sparsifier.sparsify_seeing(weight, score, keep, generator, LayerView(3, lambda: inputs))
 
 
@@ -269,11 +311,16 @@ class TestSparsifier:
     def test_filters_stay_whole(self, name: str) -> None:
         weight = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
         if getattr(sparsifiers.get(name), "reweights", False):
-            with pytest.raises(pruning.errors.ParameterError, match="a score for every single weight"):
-                sparsifiers.create(name).sparsify(weight, weight.abs().mean((1, 2, 3), keepdim=True), 36, torch.Generator())
+            with pytest.raises(
+                pruning.errors.ParameterError, match="a score for every single weight"
+            ):
+                sparsifiers.create(name).sparsify(
+                    weight, weight.abs().mean((1, 2, 3), keepdim=True), 36, torch.Generator()
+                )
             return
-        sparse = sparsifiers.create(name).sparsify(weight, weight.abs().mean((1, 2, 3), keepdim=True), 36,
-                                                   torch.Generator().manual_seed(0))
+        sparse = sparsifiers.create(name).sparsify(
+            weight, weight.abs().mean((1, 2, 3), keepdim=True), 36, torch.Generator().manual_seed(0)
+        )
         assert sorted(sparse.mask.flatten(1).sum(1).tolist()) == [0, 0, 18, 18]
 
 
@@ -286,13 +333,32 @@ class TestGranularity:
         """A seeded network pruned to one density after another, and the masks of each."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 2),
-                                  nn.ReLU(), nn.Flatten(), nn.Linear(108, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
-        seams = PruningMethod.of(cases.recipe(0.5, granularity={"name": name}), Method(name="magnitude"))
+            model = nn.Sequential(
+                nn.Conv2d(4, 8, 3, padding=1),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Conv2d(8, 12, 2),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(108, 8),
+                nn.ReLU(),
+                nn.Linear(8, 4),
+            ).eval()
+        seams = PruningMethod.of(
+            cases.recipe(0.5, granularity={"name": name}), Method(name="magnitude")
+        )
         found = [build_full_masks(find_prunable(model))]
         for density in densities:
-            found.append(prune_(model, found[-1], density, seams, generator=torch.Generator().manual_seed(0),
-                                evidence=lambda masks, stage: Evidence(model, masks, shape=(4, 4, 4))))
+            found.append(
+                prune_(
+                    model,
+                    found[-1],
+                    density,
+                    seams,
+                    generator=torch.Generator().manual_seed(0),
+                    evidence=lambda masks, stage: Evidence(model, masks, shape=(4, 4, 4)),
+                )
+            )
         return model, found
 
     def test_masks_are_nested_and_at_most_as_dense_as_asked_for(self, name: str) -> None:
@@ -309,7 +375,10 @@ class TestGranularity:
     def test_prunes_alike_twice(self, name: str) -> None:
         (first, one), (second, two) = (self.prune(name, 0.7, 0.5) for _ in range(2))
         assert all(torch.equal(one[-1][key], mask) for key, mask in two[-1].items())
-        assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+        assert all(
+            torch.equal(value, second.state_dict()[key])
+            for key, value in first.state_dict().items()
+        )
 
 
 # schedules
@@ -320,12 +389,19 @@ class TestGranularity:
 @given(data=st.data())
 def test_schedule_falls_strictly_to_exactly_the_target(name: str, data: st.DataObject) -> None:
     start = data.draw(st.one_of(st.just(1.0), st.floats(1e-4, 1.0)))
-    target = data.draw(st.one_of(st.floats(1e-6, start, exclude_max=True), st.just(math.nextafter(start, 0)),
-                                 st.just(start * (1 - 1e-12))))
+    target = data.draw(
+        st.one_of(
+            st.floats(1e-6, start, exclude_max=True),
+            st.just(math.nextafter(start, 0)),
+            st.just(start * (1 - 1e-12)),
+        )
+    )
     params = data.draw(st.sampled_from(corners(schedules, name)))
     densities = list(schedules.create(name, params).densities(start, target))
     assert densities[-1] == target
-    assert all(later < earlier for earlier, later in zip([start, *densities], densities, strict=False))
+    assert all(
+        later < earlier for earlier, later in zip([start, *densities], densities, strict=False)
+    )
     assert len(densities) <= 20_000
 
 
@@ -338,15 +414,33 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     fields: dict[str, Any] = {"mode": request.param}
     if request.param != "none":
         fields |= {"batch_size": 8, "optimizer": Optimizer(lr=0.05)}
-    recipe = cases.recipe(0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 2}}, retrain=fields,
-                          criterion=({"name": "magnitude"}, {"name": "random"}),
-                          train={"epochs": 3, "batch_size": 8, "optimizer": {"lr": 0.05}})
+    recipe = cases.recipe(
+        0.5,
+        0.8,
+        schedule={"name": "linear", "params": {"rounds": 2}},
+        retrain=fields,
+        criterion=({"name": "magnitude"}, {"name": "random"}),
+        train={"epochs": 3, "batch_size": 8, "optimizer": {"lr": 0.05}},
+    )
     folder = tmp_path_factory.mktemp("trial")
-    pipeline = Pipeline(recipe, Networks(cases.mlp), cases.make_data(), Stages(Path(folder), recipe.digest()), Silent(),
-                        torch.device("cpu"))
+    pipeline = Pipeline(
+        recipe,
+        Networks(cases.mlp),
+        cases.make_data(),
+        Stages(Path(folder), recipe.digest()),
+        Silent(),
+        torch.device("cpu"),
+    )
     pipeline.run()
-    return JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
-                 pipeline.done, pipeline.recipe)
+    return JobRecord(
+        pipeline.data,
+        pipeline.dense,
+        pipeline.control,
+        pipeline.given_measured,
+        pipeline.control_measured,
+        pipeline.done,
+        pipeline.recipe,
+    )
 
 
 class Silent:
@@ -383,7 +477,11 @@ def test_architecture_builds_runs_and_reloads(name: str) -> None:
     side = getattr(architecture, "smallest", 16)
     images = torch.randn(2, channels or 3, height or side, width or side)
     logits = model.eval()(images)
-    of_pixels = images.shape[2:] if getattr(architecture, "task", "classification") == "segmentation" else ()
+    of_pixels = (
+        images.shape[2:]
+        if getattr(architecture, "task", "classification") == "segmentation"
+        else ()
+    )
     assert logits.shape == (2, architecture.outputs, *of_pixels)
     assert torch.isfinite(logits).all()
     assert find_prunable(model)
@@ -391,7 +489,9 @@ def test_architecture_builds_runs_and_reloads(name: str) -> None:
     load_state_(other, model.state_dict())
     assert torch.equal(other(images), logits)
     with torch.device("meta"):
-        shapes = {key: tuple(value.shape) for key, value in architecture.build().state_dict().items()}
+        shapes = {
+            key: tuple(value.shape) for key, value in architecture.build().state_dict().items()
+        }
     assert shapes == {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

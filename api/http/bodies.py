@@ -24,7 +24,9 @@ async def read_json(request: Request, services: Services) -> Any:
     """The parsed body: 413 above the limit, 415 for another type, 400 for what is not JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise Problem(415, "unsupported_media_type", f"content type {kind!r}: send application/json")
+        raise Problem(
+            415, "unsupported_media_type", f"content type {kind!r}: send application/json"
+        )
     limit = services.settings.max_json_bytes
     refuse_length(request, limit)
     body = bytearray()
@@ -51,9 +53,13 @@ def too_large(limit: int) -> Problem:
 
 
 def loads(text: bytes | str) -> Any:
-    """Strict JSON: no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key twice, no deep nesting."""
+    """Strict JSON: no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key
+    twice, no deep nesting.
+    """
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)
+        value = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object
+        )
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise Problem(400, "invalid_json", f"the body is not JSON: {reason}") from None
@@ -65,7 +71,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise Problem(400, "invalid_json", f"the body has the key {name[:100]!r} twice in one object")
+            raise Problem(
+                400, "invalid_json", f"the body has the key {name[:100]!r} twice in one object"
+            )
         found[name] = value
     return found
 

@@ -29,15 +29,18 @@ DRAIN_S = 10.0
 class Body:
     """The request's body as it is received, so that what is left of it can be thrown away.
 
-    A server that answers and closes while the client still sends resets the connection, and many clients then never see
-    the answer. A client that waits for `100 Continue` is told at once and sends nothing.
+    A server that answers and closes while the client still sends resets the connection, and many
+    clients then never see the answer. A client that waits for `100 Continue` is told at once and
+    sends nothing.
     """
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         headers = Headers(scope=scope)
         self._receive = receive
         self._waits = headers.get("expect", "").lower() == "100-continue"
-        self._ended = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._ended = (
+            headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        )
 
     async def receive(self) -> Message:
         """The next part, for the application."""
@@ -56,7 +59,9 @@ class Body:
 
 
 class Envelope:
-    """ASGI middleware: `X-Request-Id`, `nosniff`, metrics, refusals that arrive, and a 500 that leaks nothing."""
+    """ASGI middleware: `X-Request-Id`, `nosniff`, metrics, refusals that arrive, and a 500 that
+    leaks nothing.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -80,8 +85,14 @@ class Envelope:
                 status = message["status"]
                 if status >= 400:
                     await body.drain()
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode()),
-                                                  (b"x-content-type-options", b"nosniff")]}
+                message = {
+                    **message,
+                    "headers": [
+                        *message["headers"],
+                        (b"x-request-id", request_id.encode()),
+                        (b"x-content-type-options", b"nosniff"),
+                    ],
+                }
             await send(message)
 
         try:
@@ -93,8 +104,12 @@ class Envelope:
             await (await answer(Request(scope), error))(scope, body.receive, outward)
         finally:
             route: Any = scope.get("route")
-            self._metrics.observe(getattr(route, "path", "unmatched"), scope["method"], status,
-                                  time.perf_counter() - began)
+            self._metrics.observe(
+                getattr(route, "path", "unmatched"),
+                scope["method"],
+                status,
+                time.perf_counter() - began,
+            )
 
 
 def wrap(app: FastAPI, metrics: Metrics) -> None:

@@ -19,7 +19,9 @@ def matches(header: str | None, etag: str) -> bool:
     """Whether an If-None-Match header names this entity tag (weak comparison)."""
     if header is None:
         return False
-    return header.strip() == "*" or etag in {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return header.strip() == "*" or etag in {
+        tag.strip().removeprefix("W/") for tag in header.split(",")
+    }
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -39,14 +41,25 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
         if last and int(last) < int(first):
             return None
     if start > end:
-        raise Problem(416, "range_not_satisfiable", f"the file has {size} bytes",
-                      headers={"Content-Range": f"bytes */{size}"})
+        raise Problem(
+            416,
+            "range_not_satisfiable",
+            f"the file has {size} bytes",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
     return start, end
 
 
-def send_file(request: Request, artifacts: Artifacts, row: ResultFile, media_type: str,
-              headers: Mapping[str, str]) -> Response:
-    """The file of a result: 200, 206 for a range, 304 for what the client has; 410 when its bytes are gone."""
+def send_file(
+    request: Request,
+    artifacts: Artifacts,
+    row: ResultFile,
+    media_type: str,
+    headers: Mapping[str, str],
+) -> Response:
+    """The file of a result: 200, 206 for a range, 304 for what the client has; 410 when its bytes
+    are gone.
+    """
     etag = f'"{row.sha256}"'
     common = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": PRIVATE, **headers}
     if matches(request.headers.get("if-none-match"), etag):
@@ -63,8 +76,12 @@ def send_file(request: Request, artifacts: Artifacts, row: ResultFile, media_typ
         return Response(headers=common, media_type=media_type)
     if wanted is not None:
         common["Content-Range"] = f"bytes {start}-{end}/{row.size_bytes}"
-    return StreamingResponse(artifacts.stream(row.artifact, start, end - start + 1), 206 if wanted else 200,
-                             headers=common, media_type=media_type)
+    return StreamingResponse(
+        artifacts.stream(row.artifact, start, end - start + 1),
+        206 if wanted else 200,
+        headers=common,
+        media_type=media_type,
+    )
 
 
 def read_file(artifacts: Artifacts, row: ResultFile) -> bytes:

@@ -34,7 +34,9 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def receive(request: Request, folder: Path, names: frozenset[str], max_bytes: int, max_field: int) -> Upload:
+async def receive(
+    request: Request, folder: Path, names: frozenset[str], max_bytes: int, max_field: int
+) -> Upload:
     """Read the whole form into `folder`; 413 as soon as it is too large."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -63,7 +65,9 @@ async def receive(request: Request, folder: Path, names: frozenset[str], max_byt
 class _Form:
     """What the parser calls."""
 
-    def __init__(self, upload: Upload, target: IO[bytes], names: frozenset[str], max_field: int) -> None:
+    def __init__(
+        self, upload: Upload, target: IO[bytes], names: frozenset[str], max_field: int
+    ) -> None:
         self.pending = bytearray()
         self._upload, self._target, self._names, self._max_field = upload, target, names, max_field
         self._digest = hashlib.sha256()
@@ -76,9 +80,16 @@ class _Form:
 
     def callbacks(self) -> MultipartCallbacks:
         """The parser's hooks."""
-        return {"on_part_begin": self._begin, "on_header_field": self._on_field, "on_header_value": self._on_value,
-                "on_header_end": self._header_end, "on_headers_finished": self._headers, "on_part_data": self._data,
-                "on_part_end": self._part_end, "on_end": self._end}
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._on_field,
+            "on_header_value": self._on_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers,
+            "on_part_data": self._data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
 
     def flush(self) -> None:
         """Write and hash what has arrived of the file."""
@@ -91,7 +102,15 @@ class _Form:
         if not self._ended:
             raise Problem(400, "invalid_multipart", "the form ends before its last boundary")
         if not self._files:
-            raise invalid([Fault("/file", "missing", "the form has no file: send a part named 'file' with a filename")])
+            raise invalid(
+                [
+                    Fault(
+                        "/file",
+                        "missing",
+                        "the form has no file: send a part named 'file' with a filename",
+                    )
+                ]
+            )
         self._upload.sha256 = self._digest.hexdigest()
 
     def _begin(self) -> None:
@@ -119,9 +138,13 @@ class _Form:
             self._upload.filename = _plain(options[b"filename"].decode("utf-8", "replace"))
         elif self._name not in self._names:
             known = ", ".join(sorted(self._names | {"file"}))
-            raise invalid([Fault("", "unknown_field", f"unknown form field {self._name!r}; known: {known}")])
+            raise invalid(
+                [Fault("", "unknown_field", f"unknown form field {self._name!r}; known: {known}")]
+            )
         elif self._name in self._upload.fields:
-            raise invalid([Fault(f"/{self._name}", "duplicate", f"the form has {self._name!r} twice")])
+            raise invalid(
+                [Fault(f"/{self._name}", "duplicate", f"the form has {self._name!r} twice")]
+            )
         else:
             self._part = bytearray()
 
@@ -139,7 +162,9 @@ class _Form:
             try:
                 self._upload.fields[self._name] = self._part.decode()
             except UnicodeDecodeError:
-                raise Problem(400, "invalid_multipart", f"the field {self._name!r} is not UTF-8") from None
+                raise Problem(
+                    400, "invalid_multipart", f"the field {self._name!r} is not UTF-8"
+                ) from None
 
     def _end(self) -> None:
         self._ended = True

@@ -52,7 +52,8 @@ def _problem(found: list[Fault]) -> Problem:
 def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
     """Every fault once: of a union, the branch that matches the kind of value the client sent.
 
-    A list whose items are at fault counts as too short as well, since pydantic counts the valid ones: that says nothing.
+    A list whose items are at fault counts as too short as well, since pydantic counts the valid
+    ones: that says nothing.
     """
     found: list[tuple[Fault, bool]] = []
     for item in error.errors(include_url=False, include_input=False):
@@ -64,24 +65,41 @@ def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
             continue
         message = item["msg"].removeprefix("Value error, ")
         named = re.match(r"([a-z_]+): ", message)
-        if item["type"] == "value_error" and not parts and named and isinstance(body, dict) and named[1] in body:
+        if (
+            item["type"] == "value_error"
+            and not parts
+            and named
+            and isinstance(body, dict)
+            and named[1] in body
+        ):
             here += pointer(named[1])
         found.append((Fault(here, item["type"], message), tagged and item["type"] in KIND_ERRORS))
     deeper = [fault.pointer for fault, kind in found if not kind]
-    kept = [fault for fault, kind in found
-            if not (kind and any(other.startswith(fault.pointer) for other in deeper))
-            and not (fault.code == "too_short" and any(other.pointer.startswith(f"{fault.pointer}/") for other, _ in found))]
+    kept = [
+        fault
+        for fault, kind in found
+        if not (kind and any(other.startswith(fault.pointer) for other in deeper))
+        and not (
+            fault.code == "too_short"
+            and any(other.pointer.startswith(f"{fault.pointer}/") for other, _ in found)
+        )
+    ]
     return list(dict.fromkeys(kept))
 
 
-def _locate(loc: tuple[str | int, ...], body: Any, *, missing: bool) -> tuple[list[str | int], bool]:
-    """The parts of a pydantic location that exist in the body, and whether it named a union's branch."""
+def _locate(
+    loc: tuple[str | int, ...], body: Any, *, missing: bool
+) -> tuple[list[str | int], bool]:
+    """The parts of a pydantic location that exist in the body, and whether it named a union's
+    branch.
+    """
     parts: list[str | int] = []
     tagged = False
     here = body
     for index, part in enumerate(loc):
-        inside = ((isinstance(here, dict) and part in here)
-                  or (isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here)))
+        inside = (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here)
+        )
         if inside:
             here = here[part]
             parts.append(part)
@@ -92,9 +110,12 @@ def _locate(loc: tuple[str | int, ...], body: Any, *, missing: bool) -> tuple[li
     return parts, tagged
 
 
-def schema_faults(schema: dict[str, Any], value: Any, prefix: str, code: str, *,
-                  complete: bool = True) -> Iterable[Fault]:
-    """Where the value departs from a JSON schema; without `complete`, missing properties are left to others."""
+def schema_faults(
+    schema: dict[str, Any], value: Any, prefix: str, code: str, *, complete: bool = True
+) -> Iterable[Fault]:
+    """Where the value departs from a JSON schema; without `complete`, missing properties are left
+    to others.
+    """
     for found in jsonschema.Draft202012Validator(schema).iter_errors(value):
         error = best_match([found]) or found  # of alternatives, what is wrong in the nearest
         here = prefix + pointer(*error.absolute_path)

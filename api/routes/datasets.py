@@ -18,37 +18,83 @@ from tasks.store import assets, new_id
 from tasks.store.tables import Dataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
-FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
-    "type": "object", "required": ["file"], "additionalProperties": False, "properties": {
-        "file": {"type": "string", "format": "binary", "description":
-                 "A zip in ImageFolder layout (train/<class>/*, test/<class>/*), or of images/<split>/* with "
-                 "masks/<split>/*.png for segmentation (the value of a pixel is its class, 255 is ignored), or npz or "
-                 "safetensors with train_x, train_y, test_x, test_y."},
-        "name": {"type": "string", "maxLength": 255},
-        "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
-        "normalize": {"type": "string", "contentMediaType": "application/json",
-                      "description": "JSON object: mean and std of each channel."},
-    }}}}}}
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A zip in ImageFolder layout (train/<class>/*, "
+                            "test/<class>/*), or of images/<split>/* with "
+                            "masks/<split>/*.png for segmentation (the value of a pixel is its "
+                            "class, 255 is ignored), or npz or "
+                            "safetensors with train_x, train_y, test_x, test_y.",
+                        },
+                        "name": {"type": "string", "maxLength": 255},
+                        "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                        "normalize": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "JSON object: mean and std of each channel.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
 DatasetForm = Annotated[Upload, Depends(form("name", "sha256", "normalize"))]
 
 
-@router.post("", operation_id="create_dataset", summary="Upload a dataset", status_code=201, openapi_extra=FORM,
-             responses=problems(400, 413, 415, 422, 500, 503, 507))
-async def create_dataset(response: Response, services: ServicesDep, caller: Writer, upload: DatasetForm) -> DatasetView:
+@router.post(
+    "",
+    operation_id="create_dataset",
+    summary="Upload a dataset",
+    status_code=201,
+    openapi_extra=FORM,
+    responses=problems(400, 413, 415, 422, 500, 503, 507),
+)
+async def create_dataset(
+    response: Response, services: ServicesDep, caller: Writer, upload: DatasetForm
+) -> DatasetView:
     """Decode images once and keep the tensors; what cannot be read leaves nothing behind."""
     check_digest(upload)
     name, normalize = name_of(upload), normalize_of(upload)
     decoded = upload.path.with_name("data.safetensors")
     found = await services.helpers.ask(
-        "dataset", {"path": str(upload.path), "filename": upload.filename, "output": str(decoded),
-                    "max_values": services.settings.max_pixels},
-        subject="/file", timeout_s=services.settings.decode_timeout_s)
+        "dataset",
+        {
+            "path": str(upload.path),
+            "filename": upload.filename,
+            "output": str(decoded),
+            "max_values": services.settings.max_pixels,
+        },
+        subject="/file",
+        timeout_s=services.settings.decode_timeout_s,
+    )
     _check_channels(normalize, found["shape"][0])
     id = new_id("dst")
-    row = Dataset(id=id, project=caller.project, name=name, sha256=upload.sha256, size_bytes=upload.size_bytes,
-                  classes=found["classes"], shape=found["shape"], counts=found["counts"], normalize=normalize,
-                  task=found["task"], notes=found["notes"],
-                  artifact=f"datasets/{id}/data.safetensors")
+    row = Dataset(
+        id=id,
+        project=caller.project,
+        name=name,
+        sha256=upload.sha256,
+        size_bytes=upload.size_bytes,
+        classes=found["classes"],
+        shape=found["shape"],
+        counts=found["counts"],
+        normalize=normalize,
+        task=found["task"],
+        notes=found["notes"],
+        artifact=f"datasets/{id}/data.safetensors",
+    )
     await run_in_threadpool(keep, services, row, decoded)
     response.headers["Location"] = f"/v1/datasets/{id}"
     return DatasetView.of(row)
@@ -56,18 +102,32 @@ async def create_dataset(response: Response, services: ServicesDep, caller: Writ
 
 def _check_channels(normalize: dict[str, Any] | None, channels: int) -> None:
     if normalize is not None and len(normalize["mean"]) != channels:
-        raise invalid([Fault("/normalize/mean", "wrong_length",
-                             f"{len(normalize['mean'])} values for images of {channels} channels")])
+        raise invalid(
+            [
+                Fault(
+                    "/normalize/mean",
+                    "wrong_length",
+                    f"{len(normalize['mean'])} values for images of {channels} channels",
+                )
+            ]
+        )
 
 
 @router.get("", operation_id="list_datasets", summary="List datasets", responses=problems(400, 422))
-def list_datasets(services: ServicesDep, caller: Reader, limit: Annotated[int, Query(ge=1, le=100)] = 20,
-                  cursor: str | None = None) -> DatasetPage:
+def list_datasets(
+    services: ServicesDep,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: str | None = None,
+) -> DatasetPage:
     """Newest first."""
     with services.store.read() as session:
         page = assets.page(session, Dataset, caller.project, limit=limit, cursor=cursor)
-        return DatasetPage(data=[DatasetView.of(row) for row in page.data], has_more=page.next_cursor is not None,
-                           next_cursor=page.next_cursor)
+        return DatasetPage(
+            data=[DatasetView.of(row) for row in page.data],
+            has_more=page.next_cursor is not None,
+            next_cursor=page.next_cursor,
+        )
 
 
 @router.get("/{id}", operation_id="get_dataset", summary="Show a dataset", responses=problems(404))
@@ -77,8 +137,13 @@ def get_dataset(id: Id, services: ServicesDep, caller: Reader) -> DatasetView:
         return DatasetView.of(assets.get(session, Dataset, caller.project, id))
 
 
-@router.delete("/{id}", operation_id="delete_dataset", summary="Delete a dataset", status_code=204,
-               responses=problems(404, 409))
+@router.delete(
+    "/{id}",
+    operation_id="delete_dataset",
+    summary="Delete a dataset",
+    status_code=204,
+    responses=problems(404, 409),
+)
 def delete_dataset(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the dataset and its tensors; 409 while a live job uses it."""
     remove(services, Dataset, caller.project, id)

@@ -27,21 +27,45 @@ BATCH = 500
 LAST_SEQ = 2**62
 
 
-@router.get("", operation_id="list_events", summary="The history of a job", response_model=EventPage, responses={
-    200: {"content": {"text/event-stream": {"schema": {"type": "string", "description":
-          "`id: seq`, `event: type`, `data:` the row as JSON; a comment every 15 s; ends after the last event."}}}},
-    **problems(404, 422)})
+@router.get(
+    "",
+    operation_id="list_events",
+    summary="The history of a job",
+    response_model=EventPage,
+    responses={
+        200: {
+            "content": {
+                "text/event-stream": {
+                    "schema": {
+                        "type": "string",
+                        "description": "`id: seq`, `event: type`, `data:` the row as JSON; a comment "
+                        "every 15 s; ends after the last event.",
+                    }
+                }
+            }
+        },
+        **problems(404, 422),
+    },
+)
 def list_events(
-        id: Id, request: Request, services: ServicesDep, caller: Reader,
-        after: Annotated[int, Query(ge=0, le=LAST_SEQ)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        last_event_id: Annotated[int | None, Header(ge=0, le=LAST_SEQ)] = None) -> Response:
+    id: Id,
+    request: Request,
+    services: ServicesDep,
+    caller: Reader,
+    after: Annotated[int, Query(ge=0, le=LAST_SEQ)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    last_event_id: Annotated[int | None, Header(ge=0, le=LAST_SEQ)] = None,
+) -> Response:
     """Rows after `seq`; with `Accept: text/event-stream` a stream that `Last-Event-ID` resumes."""
     read = _reader(services, caller.project, id)
     if "text/event-stream" in request.headers.get("accept", ""):
         read(0, 1)  # 404 before the stream begins
         start = after if last_event_id is None else last_event_id
-        return StreamingResponse(_stream(request, services, read, start), media_type="text/event-stream",
-                                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        return StreamingResponse(
+            _stream(request, services, read, start),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
     rows, _ = read(after, limit + 1)
     page = EventPage(data=rows[:limit], has_more=len(rows) > limit)
     return JSONResponse(page.model_dump(mode="json"))
@@ -52,16 +76,24 @@ Read = Callable[[int, int], tuple[list[EventView], bool]]
 
 def _reader(services: Services, project: str, id: str) -> Read:
     def read(after: int, limit: int) -> tuple[list[EventView], bool]:
-        """Rows, and whether the job has ended; the status is read first, so its event cannot be missed."""
+        """Rows, and whether the job has ended; the status is read first, so its event cannot be
+        missed.
+        """
         with services.store.read() as session:
             ended = jobs.get(session, project, id).status in TERMINAL
-            return [EventView.of(row) for row in jobs.events(session, id, after=after, limit=limit)], ended
+            return [
+                EventView.of(row) for row in jobs.events(session, id, after=after, limit=limit)
+            ], ended
 
     return read
 
 
-async def _stream(request: Request, services: Services, read: Read, after: int) -> AsyncIterator[str]:
-    """Poll the database in a thread until the job has ended, the client has left, or the server stops."""
+async def _stream(
+    request: Request, services: Services, read: Read, after: int
+) -> AsyncIterator[str]:
+    """Poll the database in a thread until the job has ended, the client has left, or the server
+    stops.
+    """
     sent_at = time.monotonic()
     while not services.stopping.is_set() and not await request.is_disconnected():
         try:

@@ -44,13 +44,21 @@ async def healthz() -> State:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", operation_id="readyz", summary="Whether jobs can be accepted", responses=problems(503))
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Whether jobs can be accepted",
+    responses=problems(503),
+)
 def readyz(services: ServicesDep) -> State:
-    """503 with the reason while the database, the artifact store or the broker does not answer, and until a worker has
-    published the catalogue; whether a worker runs now is not looked at."""
+    """503 with the reason while the database, the artifact store or the broker does not answer, and
+    until a worker has published the catalogue; whether a worker runs now is not looked at.
+    """
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("database", services.store.ping), ("artifact store", services.artifacts.ping),
-        ("broker", lambda: tasks.queue.ping_broker(services.settings)))
+        ("database", services.store.ping),
+        ("artifact store", services.artifacts.ping),
+        ("broker", lambda: tasks.queue.ping_broker(services.settings)),
+    )
     for name, check in checks:
         try:
             check()
@@ -76,10 +84,18 @@ async def show_version() -> Version:
     return Version(name="secateur", version=VERSION, api="v1")
 
 
-@router.get("/metrics", operation_id="metrics", summary="Metrics for Prometheus", response_class=Response,
-            responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()})
-def metrics(request: Request, services: ServicesDep,
-            credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Response:
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+)
+def metrics(
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Response:
     """Open to this machine; elsewhere behind the scope `admin`."""
     if not local(request) and not caller(request, services, credentials).may("admin"):
         raise Problem(403, "forbidden", "this API key lacks the scope 'admin'")

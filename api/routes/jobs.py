@@ -29,32 +29,94 @@ from tasks.store.tables import Job
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LONGEST_WAIT_S = 60
-SPEC = {"requestBody": {"required": True, "content": {"application/json": {
-    "schema": {"oneOf": [{"$ref": "#/components/schemas/JobSpec"}, {"$ref": "#/components/schemas/FamilySpec"}],
-               "discriminator": {"propertyName": "type", "mapping": {
-                   "prune": "#/components/schemas/JobSpec", "family": "#/components/schemas/FamilySpec"}}},
-    "examples": {"prune": {"value": {
-        "type": "prune", "model": {"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"},
-        "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"}, "targets": {"sparsity": [0.5, 0.8, 0.9, 0.95]}}},
-        "family": {"value": {
-            "type": "family", "model": {"architecture": "cifar_resnet", "train": {"epochs": 20, "rewind_epoch": 2}},
-            "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"}, "max_error": [0.1],
-            "members": {"depths": [8, 14, 20], "widths": [0.25, 0.5, 1], "fractions": [0.25, 1]}}}}}}}}
-ACCEPTED = {"description": "Accepted", "headers": {
-    "Location": {"schema": {"type": "string"}}, "Retry-After": {"schema": {"type": "integer"}},
-    "Idempotent-Replayed": {"schema": {"type": "string"}}, "Preference-Applied": {"schema": {"type": "string"}}}}
+SPEC = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        {"$ref": "#/components/schemas/JobSpec"},
+                        {"$ref": "#/components/schemas/FamilySpec"},
+                    ],
+                    "discriminator": {
+                        "propertyName": "type",
+                        "mapping": {
+                            "prune": "#/components/schemas/JobSpec",
+                            "family": "#/components/schemas/FamilySpec",
+                        },
+                    },
+                },
+                "examples": {
+                    "prune": {
+                        "value": {
+                            "type": "prune",
+                            "model": {"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"},
+                            "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"},
+                            "targets": {"sparsity": [0.5, 0.8, 0.9, 0.95]},
+                        }
+                    },
+                    "family": {
+                        "value": {
+                            "type": "family",
+                            "model": {
+                                "architecture": "cifar_resnet",
+                                "train": {"epochs": 20, "rewind_epoch": 2},
+                            },
+                            "dataset": {"id": "dst_06apt1c4c5h2k7q9d3m8f1n6b0"},
+                            "max_error": [0.1],
+                            "members": {
+                                "depths": [8, 14, 20],
+                                "widths": [0.25, 0.5, 1],
+                                "fractions": [0.25, 1],
+                            },
+                        }
+                    },
+                },
+            }
+        },
+    }
+}
+ACCEPTED = {
+    "description": "Accepted",
+    "headers": {
+        "Location": {"schema": {"type": "string"}},
+        "Retry-After": {"schema": {"type": "integer"}},
+        "Idempotent-Replayed": {"schema": {"type": "string"}},
+        "Preference-Applied": {"schema": {"type": "string"}},
+    },
+}
 
 
-@router.post("", operation_id="create_job", summary="Submit a job", status_code=202, response_model=JobView,
-             openapi_extra=SPEC, responses={
-                 200: {"model": Validation, "description": "With validate_only: an estimate; nothing is stored"},
-                 202: ACCEPTED, **problems(400, 404, 413, 415, 422, 500, 503, 507)})
+@router.post(
+    "",
+    operation_id="create_job",
+    summary="Submit a job",
+    status_code=202,
+    response_model=JobView,
+    openapi_extra=SPEC,
+    responses={
+        200: {
+            "model": Validation,
+            "description": "With validate_only: an estimate; nothing is stored",
+        },
+        202: ACCEPTED,
+        **problems(400, 404, 413, 415, 422, 500, 503, 507),
+    },
+)
 async def create_job(
-        services: ServicesDep, caller: Writer, body: JsonBody, validate_only: bool = False,
-        idempotency_key: Annotated[str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$")] = None,
-        prefer: Annotated[str | None, Header(description="`wait=N`: answer after N seconds or at the end")] = None,
+    services: ServicesDep,
+    caller: Writer,
+    body: JsonBody,
+    validate_only: bool = False,
+    idempotency_key: Annotated[str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$")] = None,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: answer after N seconds or at the end")
+    ] = None,
 ) -> Response:
-    """Check the job and queue it; the same Idempotency-Key makes one job however often it is sent."""
+    """Check the job and queue it; the same Idempotency-Key makes one job however often it is
+    sent.
+    """
     spec = parse_spec(body)
     if validate_only:
         found = await check(services, caller.project, spec)
@@ -74,31 +136,60 @@ async def create_job(
 
 
 @router.get("", operation_id="list_jobs", summary="List jobs", responses=problems(400, 422))
-def list_jobs(services: ServicesDep, caller: Reader, status: Status | None = None,
-              label: Annotated[str | None, Query(max_length=320, description="key=value")] = None,
-              parent: Annotated[str | None, Query(pattern=r"^(none|[a-z]{3}_[0-9a-z]{8,40})$",
-                                                  description="a family, for its members; none: no family's")] = None,
-              type: Literal["prune", "family"] | None = None,
-              limit: Annotated[int, Query(ge=1, le=100)] = 20, cursor: str | None = None) -> JobPage:
+def list_jobs(
+    services: ServicesDep,
+    caller: Reader,
+    status: Status | None = None,
+    label: Annotated[str | None, Query(max_length=320, description="key=value")] = None,
+    parent: Annotated[
+        str | None,
+        Query(
+            pattern=r"^(none|[a-z]{3}_[0-9a-z]{8,40})$",
+            description="a family, for its members; none: no family's",
+        ),
+    ] = None,
+    type: Literal["prune", "family"] | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: str | None = None,
+) -> JobPage:
     """Newest first, members of families among them unless `parent=none`."""
     key, equals, value = (label or "").partition("=")
     if label is not None and not (equals and key):
         raise invalid([Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")])
     with services.store.read() as session:
-        page = jobs.page(session, caller.project, limit=limit, cursor=cursor, status=status,
-                         label=(key, value) if label is not None else None, parent=parent, kind=type)
-        return JobPage(data=views(session, page.data), has_more=page.next_cursor is not None,
-                       next_cursor=page.next_cursor)
+        page = jobs.page(
+            session,
+            caller.project,
+            limit=limit,
+            cursor=cursor,
+            status=status,
+            label=(key, value) if label is not None else None,
+            parent=parent,
+            kind=type,
+        )
+        return JobPage(
+            data=views(session, page.data),
+            has_more=page.next_cursor is not None,
+            next_cursor=page.next_cursor,
+        )
 
 
-@router.get("/{id}", operation_id="get_job", summary="Show a job", response_model=JobView,
-            responses={304: {"description": "Not Modified"}, **problems(404)})
+@router.get(
+    "/{id}",
+    operation_id="get_job",
+    summary="Show a job",
+    response_model=JobView,
+    responses={304: {"description": "Not Modified"}, **problems(404)},
+)
 def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Response:
     """Always 200, also for a failed job; 304 when nothing changed."""
     with services.store.read() as session:
         found = view(session, jobs.get(session, caller.project, id))
     body = found.model_dump_json()
-    headers = {"ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"', "Cache-Control": PRIVATE}
+    headers = {
+        "ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"',
+        "Cache-Control": PRIVATE,
+    }
     if not found.terminal:
         headers["Retry-After"] = "2"
     if matches(request.headers.get("if-none-match"), headers["ETag"]):
@@ -106,18 +197,30 @@ def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> 
     return Response(body, headers=headers, media_type="application/json")
 
 
-@router.delete("/{id}", operation_id="delete_job", summary="Delete a job", status_code=204,
-               responses=problems(404, 409))
+@router.delete(
+    "/{id}",
+    operation_id="delete_job",
+    summary="Delete a job",
+    status_code=204,
+    responses=problems(404, 409),
+)
 def delete_job(id: Id, services: ServicesDep, caller: Writer) -> None:
-    """Delete the job, its history and its files, a family's members with it; 409 while any of them is live."""
+    """Delete the job, its history and its files, a family's members with it; 409 while any of them
+    is live.
+    """
     with services.store.write() as session:
         gone = jobs.remove(session, caller.project, id)
     for one in gone:
         services.artifacts.delete(f"jobs/{one}")
 
 
-def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: str, doc: str) -> None:
-    """Add the route of one verb: 202 when something is under way now, 200 when the job is where it was asked to be."""
+def _transition(
+    verb: Literal["cancel", "pause", "resume", "retry"], summary: str, doc: str
+) -> None:
+    """Add the route of one verb: 202 when something is under way now, 200 when the job is where it
+    was asked to be.
+    """
+
     def act(id: Id, services: ServicesDep, caller: Writer) -> Response:
         with services.store.write() as session:
             row = jobs.get(session, caller.project, id)
@@ -134,21 +237,44 @@ def _transition(verb: Literal["cancel", "pause", "resume", "retry"], summary: st
         return JSONResponse(found.model_dump(mode="json"), 202 if pending else 200)
 
     ok: dict[int | str, dict[str, Any]] = {202: {"model": JobView, "description": "Under way"}}
-    router.post(f"/{{id}}/{verb}", operation_id=f"{verb}_job", summary=summary, description=doc,
-                response_model=JobView, responses={**ok, **problems(404, 409)})(act)
+    router.post(
+        f"/{{id}}/{verb}",
+        operation_id=f"{verb}_job",
+        summary=summary,
+        description=doc,
+        response_model=JobView,
+        responses={**ok, **problems(404, 409)},
+    )(act)
 
 
 def _inputs_remain(session: Session, row: Job) -> None:
     """A job whose model or dataset was deleted cannot be tried again."""
     try:
-        keep_inputs(session, [row.model_id, row.rewind_model_id], [row.dataset_id, *jobs.shifted_ids(row.spec)])
+        keep_inputs(
+            session,
+            [row.model_id, row.rewind_model_id],
+            [row.dataset_id, *jobs.shifted_ids(row.spec)],
+        )
     except NotFoundError as error:
         raise Problem(409, "missing_input", f"job {row.id} cannot run again: {error}") from None
 
 
-_transition("cancel", "Cancel a job", "Queued and paused jobs end at once, a running one soon; repeating is harmless.")
-_transition("pause", "Pause a job", "A running job's process is ended at once, which frees its device; resumed, "
-            "the job goes on from its last saved step.")
+_transition(
+    "cancel",
+    "Cancel a job",
+    "Queued and paused jobs end at once, a running one soon; repeating is harmless.",
+)
+_transition(
+    "pause",
+    "Pause a job",
+    "A running job's process is ended at once, which frees its device; resumed, "
+    "the job goes on from its last saved step.",
+)
 _transition("resume", "Resume a paused job", "Queue it again; it goes on from its last saved step.")
-_transition("retry", "Retry a job that failed or was cancelled", "Queue it again; saved stages are used. A family that "
-            "succeeded runs again, and reports anew, when a member that did not is retried, or the family for all of them.")
+_transition(
+    "retry",
+    "Retry a job that failed or was cancelled",
+    "Queue it again; saved stages are used. A family that "
+    "succeeded runs again, and reports anew, when a member that did not is retried, or the "
+    "family for all of them.",
+)

@@ -19,22 +19,45 @@ from tasks.store import assets, new_id
 from tasks.store.tables import ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
-BODY = {"requestBody": {"required": True, "content": {"application/json": {
-    "schema": {"$ref": "#/components/schemas/NewKey"}, "example": {"name": "ci", "scopes": ["write"]}}}}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/NewKey"},
+                "example": {"name": "ci", "scopes": ["write"]},
+            }
+        },
+    }
+}
 
 
-@router.post("", operation_id="create_key", summary="Make an API key", status_code=201, openapi_extra=BODY,
-             responses=problems(400, 409, 413, 415, 422))
+@router.post(
+    "",
+    operation_id="create_key",
+    summary="Make an API key",
+    status_code=201,
+    openapi_extra=BODY,
+    responses=problems(400, 409, 413, 415, 422),
+)
 def create_key(response: Response, services: ServicesDep, caller: Admin, body: JsonBody) -> MadeKey:
     """The answer holds the secret; afterwards only its digest is kept."""
     wanted = parse(NewKey, body)
     project = wanted.project or caller.project
     if project != caller.project and not caller.root:
-        raise Problem(403, "forbidden", f"this API key administers the project {caller.project!r} only")
+        raise Problem(
+            403, "forbidden", f"this API key administers the project {caller.project!r} only"
+        )
     secret = f"sk_{secrets.token_urlsafe(32)}"
     with services.store.write() as session:
-        row = assets.add_key(session, id=new_id("key"), project=project, name=wanted.name, secret=secret,
-                             scopes=list(wanted.scopes))
+        row = assets.add_key(
+            session,
+            id=new_id("key"),
+            project=project,
+            name=wanted.name,
+            secret=secret,
+            scopes=list(wanted.scopes),
+        )
         _refuse_lockout(services, session)
     response.headers["Location"] = f"/v1/keys/{row.id}"
     response.headers["Cache-Control"] = "no-store"
@@ -49,8 +72,13 @@ def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
         return KeyList(data=[KeyView.of(row) for row in rows if _administers(caller, row)])
 
 
-@router.delete("/{id}", operation_id="delete_key", summary="Revoke an API key", status_code=204,
-               responses=problems(404, 409))
+@router.delete(
+    "/{id}",
+    operation_id="delete_key",
+    summary="Revoke an API key",
+    status_code=204,
+    responses=problems(404, 409),
+)
 def delete_key(id: Id, services: ServicesDep, caller: Admin) -> None:
     """The key ends at once."""
     with services.store.write() as session:
@@ -72,5 +100,8 @@ def _refuse_lockout(services: Services, session: Session) -> None:
         return
     scopes = [row.scopes for row in session.scalars(select(ApiKey))]
     if scopes and not any("admin" in held for held in scopes):
-        raise Problem(409, "would_lock_out", "no key would hold the scope 'admin': make such a key first, or set "
-                      "SECATEUR_API_KEY")
+        raise Problem(
+            409,
+            "would_lock_out",
+            "no key would hold the scope 'admin': make such a key first, or set SECATEUR_API_KEY",
+        )

@@ -44,10 +44,17 @@ class Catalogue(BaseModel):
     corruptions: list[Entry]
 
 
-@router.get("", operation_id="list_methods", summary="The catalogue of methods", response_model=Catalogue,
-            responses={304: {"description": "Not Modified"}, **problems(503)})
+@router.get(
+    "",
+    operation_id="list_methods",
+    summary="The catalogue of methods",
+    response_model=Catalogue,
+    responses={304: {"description": "Not Modified"}, **problems(503)},
+)
 def list_methods(request: Request, services: ServicesDep, caller: Reader) -> Response:
-    """Criteria, allocations, granularities, sparsifiers, schedules, evaluations, architectures, datasets and corruptions."""
+    """Criteria, allocations, granularities, sparsifiers, schedules, evaluations, architectures,
+    datasets and corruptions.
+    """
     with services.store.read() as session:
         document, sha256 = read_catalogue(session)
     headers = {"ETag": f'"{sha256}"', "Cache-Control": PRIVATE}

@@ -22,28 +22,71 @@ from tasks.store.tables import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 KWARGS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
-Classes = Annotated[list[Annotated[Label, Field(min_length=1)]], Field(min_length=1, max_length=100_000)]
+Classes = Annotated[
+    list[Annotated[Label, Field(min_length=1)]], Field(min_length=1, max_length=100_000)
+]
 CLASSES: TypeAdapter[list[str]] = TypeAdapter(Classes)
-FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
-    "type": "object", "required": ["file", "architecture"], "additionalProperties": False, "properties": {
-        "file": {"type": "string", "format": "binary", "description": "A state dict as safetensors."},
-        "architecture": {"type": "string", "description": "A registered architecture, see /v1/methods."},
-        "kwargs": {"type": "string", "contentMediaType": "application/json",
-                   "description": "JSON object: arguments of the architecture."},
-        "name": {"type": "string", "maxLength": 255},
-        "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
-        "normalize": {"type": "string", "contentMediaType": "application/json",
-                      "description": "JSON object: mean and std of each channel."},
-        "classes": {"type": "string", "contentMediaType": "application/json",
-                    "description": "JSON list: the classes in the order of the outputs."},
-    }}}}}}
-ModelForm = Annotated[Upload, Depends(form("architecture", "kwargs", "name", "sha256", "normalize", "classes"))]
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "architecture"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "A state dict as safetensors.",
+                        },
+                        "architecture": {
+                            "type": "string",
+                            "description": "A registered architecture, see /v1/methods.",
+                        },
+                        "kwargs": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "JSON object: arguments of the architecture.",
+                        },
+                        "name": {"type": "string", "maxLength": 255},
+                        "sha256": {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                        "normalize": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "JSON object: mean and std of each channel.",
+                        },
+                        "classes": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": "JSON list: the classes in the order of the outputs.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+ModelForm = Annotated[
+    Upload, Depends(form("architecture", "kwargs", "name", "sha256", "normalize", "classes"))
+]
 
 
-@router.post("", operation_id="create_model", summary="Upload a network", status_code=201, openapi_extra=FORM,
-             responses=problems(400, 413, 415, 422, 500, 503, 507))
-async def create_model(response: Response, services: ServicesDep, caller: Writer, upload: ModelForm) -> ModelView:
-    """Check a state dict against its architecture and keep it; what does not fit leaves nothing behind."""
+@router.post(
+    "",
+    operation_id="create_model",
+    summary="Upload a network",
+    status_code=201,
+    openapi_extra=FORM,
+    responses=problems(400, 413, 415, 422, 500, 503, 507),
+)
+async def create_model(
+    response: Response, services: ServicesDep, caller: Writer, upload: ModelForm
+) -> ModelView:
+    """Check a state dict against its architecture and keep it; what does not fit leaves nothing
+    behind.
+    """
     check_digest(upload)
     architecture = upload.fields.get("architecture", "")
     if not architecture:
@@ -57,24 +100,51 @@ async def create_model(response: Response, services: ServicesDep, caller: Writer
             raise invalid([Fault("/classes", "duplicate", "a class is listed twice")])
     await run_in_threadpool(_check_architecture, services, architecture, kwargs)
     found = await services.helpers.ask(
-        "model", {"path": str(upload.path), "filename": upload.filename, "architecture": architecture, "kwargs": kwargs,
-                  "normalize": normalize, "classes": classes}, base="/kwargs", subject="/file")
+        "model",
+        {
+            "path": str(upload.path),
+            "filename": upload.filename,
+            "architecture": architecture,
+            "kwargs": kwargs,
+            "normalize": normalize,
+            "classes": classes,
+        },
+        base="/kwargs",
+        subject="/file",
+    )
     _check_sizes(found, normalize, classes)
     id = new_id("mdl")
-    row = Model(id=id, project=caller.project, name=name, architecture=architecture, kwargs=found["kwargs"],
-                normalize=normalize, classes=classes, sha256=upload.sha256, size_bytes=upload.size_bytes,
-                parameters=found["parameters"], prunable=found["prunable"], artifact=f"models/{id}/state.safetensors")
+    row = Model(
+        id=id,
+        project=caller.project,
+        name=name,
+        architecture=architecture,
+        kwargs=found["kwargs"],
+        normalize=normalize,
+        classes=classes,
+        sha256=upload.sha256,
+        size_bytes=upload.size_bytes,
+        parameters=found["parameters"],
+        prunable=found["prunable"],
+        artifact=f"models/{id}/state.safetensors",
+    )
     await run_in_threadpool(keep, services, row, upload.path)
     response.headers["Location"] = f"/v1/models/{id}"
     return ModelView.of(row)
 
 
-def _check_sizes(found: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None) -> None:
+def _check_sizes(
+    found: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None
+) -> None:
     """The constants must fit the input channels, the classes the outputs."""
-    for place, given, needed in (("/normalize/mean", normalize and normalize["mean"], "channels"),
-                                       ("/classes", classes, "outputs")):
+    for place, given, needed in (
+        ("/normalize/mean", normalize and normalize["mean"], "channels"),
+        ("/classes", classes, "outputs"),
+    ):
         if given is not None and found[needed] is not None and len(given) != found[needed]:
-            raise invalid([Fault(place, "wrong_length", f"{len(given)} values for {found[needed]} {needed}")])
+            raise invalid(
+                [Fault(place, "wrong_length", f"{len(given)} values for {found[needed]} {needed}")]
+            )
 
 
 def _check_architecture(services: Services, architecture: str, kwargs: dict[str, Any]) -> None:
@@ -87,13 +157,20 @@ def _check_architecture(services: Services, architecture: str, kwargs: dict[str,
 
 
 @router.get("", operation_id="list_models", summary="List networks", responses=problems(400, 422))
-def list_models(services: ServicesDep, caller: Reader, limit: Annotated[int, Query(ge=1, le=100)] = 20,
-                cursor: str | None = None) -> ModelPage:
+def list_models(
+    services: ServicesDep,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: str | None = None,
+) -> ModelPage:
     """Newest first."""
     with services.store.read() as session:
         page = assets.page(session, Model, caller.project, limit=limit, cursor=cursor)
-        return ModelPage(data=[ModelView.of(row) for row in page.data], has_more=page.next_cursor is not None,
-                         next_cursor=page.next_cursor)
+        return ModelPage(
+            data=[ModelView.of(row) for row in page.data],
+            has_more=page.next_cursor is not None,
+            next_cursor=page.next_cursor,
+        )
 
 
 @router.get("/{id}", operation_id="get_model", summary="Show a network", responses=problems(404))
@@ -103,8 +180,13 @@ def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
         return ModelView.of(assets.get(session, Model, caller.project, id))
 
 
-@router.delete("/{id}", operation_id="delete_model", summary="Delete a network", status_code=204,
-               responses=problems(404, 409))
+@router.delete(
+    "/{id}",
+    operation_id="delete_model",
+    summary="Delete a network",
+    status_code=204,
+    responses=problems(404, 409),
+)
 def delete_model(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the network and its file; 409 while a live job uses it."""
     remove(services, Model, caller.project, id)

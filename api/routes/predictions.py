@@ -22,20 +22,35 @@ from tasks.store.tables import ResultFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
 SECTION = "scaling_law"
-BODY = {"requestBody": {"required": True, "content": {"application/json": {
-    "schema": {"$ref": "#/components/schemas/Question"}, "example": {"max_error": 0.1}}}}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/Question"},
+                "example": {"max_error": 0.1},
+            }
+        },
+    }
+}
 
 
-@router.post("/predict", operation_id="predict", summary="Ask the scaling law of a finished job", openapi_extra=BODY,
-             responses=problems(400, 404, 409, 410, 413, 415, 422))
+@router.post(
+    "/predict",
+    operation_id="predict",
+    summary="Ask the scaling law of a finished job",
+    openapi_extra=BODY,
+    responses=problems(400, 404, 409, 410, 413, 415, 422),
+)
 async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
     """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
 
-    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest parameters first. Its law can
-    be asked while members run, too.
+    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest
+    parameters first. Its law can be asked while members run, too.
 
-    The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error` below the error without
-    pruning is answered by 422 `unreachable`, one beyond what the job's points can tell by 422 `insufficient_points`.
+    The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error`
+    below the error without pruning is answered by 422 `unreachable`, one beyond what the job's
+    points can tell by 422 `insufficient_points`.
     """
     job, files = await run_in_threadpool(files_of, services, caller.project, id)
     if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
@@ -44,7 +59,9 @@ async def predict(id: Id, request: Request, services: ServicesDep, caller: Reade
     return await run_in_threadpool(_answer, id, question, files, services)
 
 
-def _answer(id: str, question: Question, files: list[ResultFile], services: Services) -> Predictions:
+def _answer(
+    id: str, question: Question, files: list[ResultFile], services: Services
+) -> Predictions:
     from pruning.errors import SecateurError
     from pruning.laws.density import DensityLaw
     from pruning.laws.queries import find_smallest_density, forecast_error
@@ -55,33 +72,71 @@ def _answer(id: str, question: Question, files: list[ResultFile], services: Serv
         return _family(id, question, report)
     foreign = [name for name in ("depth", "width") if getattr(question, name) is not None]
     if foreign:
-        raise invalid([Fault(f"/{name}", "invalid_parameter", f"{name} is asked of families; this job has one network")
-                       for name in foreign])
+        raise invalid(
+            [
+                Fault(
+                    f"/{name}",
+                    "invalid_parameter",
+                    f"{name} is asked of families; this job has one network",
+                )
+                for name in foreign
+            ]
+        )
     label, document = _law(id, report, question.criterion)
     law = DensityLaw.model_validate(document["law"])
     if question.max_error is None:
-        rows = [forecast_error(law, density, question.confidence) for density in question.densities or ()]
+        rows = [
+            forecast_error(law, density, question.confidence)
+            for density in question.densities or ()
+        ]
     else:
         try:
             rows = [find_smallest_density(law, question.max_error, question.confidence)]
         except SecateurError as error:
             raise invalid([Fault("/max_error", error.code, error.message)]) from None
     found = [Prediction(**row) for row in rows]
-    return Predictions(criterion=label, confidence=question.confidence, predictions=found, law=FittedLaw(
-        unpruned_error=law.unpruned_error, gamma=law.gamma, p=law.p, plateau=law.plateau, points=len(law.points),
-        sigma=law.sigma, fit_range=law.fit_range, warnings=list(law.warnings)))
+    return Predictions(
+        criterion=label,
+        confidence=question.confidence,
+        predictions=found,
+        law=FittedLaw(
+            unpruned_error=law.unpruned_error,
+            gamma=law.gamma,
+            p=law.p,
+            plateau=law.plateau,
+            points=len(law.points),
+            sigma=law.sigma,
+            fit_range=law.fit_range,
+            warnings=list(law.warnings),
+        ),
+    )
 
 
 def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
     from pruning.errors import ParameterError, SecateurError
-    from pruning.laws.family_queries import answer_error, forecast_networks, list_family_candidates, read_family_law
+    from pruning.laws.family_queries import (
+        answer_error,
+        forecast_networks,
+        list_family_candidates,
+        read_family_law,
+    )
 
     law = read_family_law(report)
     if law is None:
         reasons = [failure["message"] for failure in report["failures"]] + list(report["warnings"])
-        raise Problem(409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}")
+        raise Problem(
+            409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}"
+        )
     if question.criterion is not None:
-        raise invalid([Fault("/criterion", "unknown_criterion", "a family has one law, of all its networks; leave it out")])
+        raise invalid(
+            [
+                Fault(
+                    "/criterion",
+                    "unknown_criterion",
+                    "a family has one law, of all its networks; leave it out",
+                )
+            ]
+        )
     try:
         networks = list_family_candidates(report, question.depth, question.width)
         if question.max_error is None:
@@ -93,24 +148,59 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
     except SecateurError as error:
         raise invalid([Fault("/max_error", error.code, error.message)]) from None
     ends = law.fit_range["density"]
-    return Predictions(criterion="family", confidence=question.confidence, predictions=[Prediction(**one) for one in rows],
-                       law=FittedLaw(unpruned_error=None, gamma=law.gamma, p=law.p, plateau=law.plateau, phi=law.phi,
-                                     psi=law.psi, points=len(law.points), networks=len(law.networks), sigma=law.sigma,
-                                     fit_range=ends, warnings=list(law.warnings)))
+    return Predictions(
+        criterion="family",
+        confidence=question.confidence,
+        predictions=[Prediction(**one) for one in rows],
+        law=FittedLaw(
+            unpruned_error=None,
+            gamma=law.gamma,
+            p=law.p,
+            plateau=law.plateau,
+            phi=law.phi,
+            psi=law.psi,
+            points=len(law.points),
+            networks=len(law.networks),
+            sigma=law.sigma,
+            fit_range=ends,
+            warnings=list(law.warnings),
+        ),
+    )
 
 
 def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
-    """The label and the law that was asked for, beside its criterion; 409 where there is none, 422 where it is not clear."""
+    """The label and the law that was asked for, beside its criterion; 409 where there is none, 422
+    where it is not clear.
+    """
     section = report.get("sections", {}).get(SECTION, {})
     laws: dict[str, Any] = section.get("details", {}).get("raw_laws", {})
     if not laws:
-        reasons = [failure["message"] for failure in report.get("failures", ()) if failure["name"] == SECTION]
+        reasons = [
+            failure["message"]
+            for failure in report.get("failures", ())
+            if failure["name"] == SECTION
+        ]
         reasons += [note for note in section.get("notes", ()) if ": no law (" in note]
-        raise Problem(409, "no_scaling_law", f"job {id} has no scaling law: " + (
-            "; ".join(reasons) or "it has too few rounds, or its evaluations leave scaling_law out"))
+        raise Problem(
+            409,
+            "no_scaling_law",
+            f"job {id} has no scaling law: "
+            + (
+                "; ".join(reasons)
+                or "it has too few rounds, or its evaluations leave scaling_law out"
+            ),
+        )
     if criterion is None and len(laws) == 1:
         criterion = next(iter(laws))
     if criterion not in laws:
         said = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
-        raise invalid([Fault("/criterion", "unknown_criterion", f"{said}; there are {', '.join(sorted(laws))}")])
+        raise invalid(
+            [
+                Fault(
+                    "/criterion",
+                    "unknown_criterion",
+                    f"{said}; there are {', '.join(sorted(laws))}",
+                )
+            ]
+        )
     return criterion, laws[criterion]

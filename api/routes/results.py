@@ -21,17 +21,34 @@ from tasks.store.tables import Job, ResultFile
 
 router = APIRouter(prefix="/v1/jobs/{id}", tags=["results"])
 REPORT = "report"
-MEDIA = {"json": "application/json", "html": "text/html", "md": "text/markdown", "junit": "application/xml"}
-ACCEPTS = {"application/json": "json", "text/html": "html", "text/markdown": "md", "application/xml": "junit",
-           "text/xml": "junit", "application/*": "json", "text/*": "html", "*/*": "json"}
+MEDIA = {
+    "json": "application/json",
+    "html": "text/html",
+    "md": "text/markdown",
+    "junit": "application/xml",
+}
+ACCEPTS = {
+    "application/json": "json",
+    "text/html": "html",
+    "text/markdown": "md",
+    "application/xml": "junit",
+    "text/xml": "junit",
+    "application/*": "json",
+    "text/*": "html",
+    "*/*": "json",
+}
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SAFETENSORS = "application/octet-stream"
 ARCH = "application/json"
-CheckpointId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["magnitude-0.9"])]
+CheckpointId = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", examples=["magnitude-0.9"])
+]
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PARTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {SAFETENSORS: BINARY, ARCH: {}}}, 304: {"description": "Not Modified"},
-    206: {"description": "Partial Content", "content": {SAFETENSORS: BINARY}}}
+    200: {"content": {SAFETENSORS: BINARY, ARCH: {}}},
+    304: {"description": "Not Modified"},
+    206: {"description": "Partial Content", "content": {SAFETENSORS: BINARY}},
+}
 
 
 def files_of(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
@@ -43,74 +60,127 @@ def files_of(services: Services, project: str, id: str) -> tuple[Job, list[Resul
 def ended(row: Job) -> None:
     """409 while the job has not ended."""
     if row.status not in TERMINAL:
-        raise Problem(409, "job_not_finished", f"job {row.id} is {row.status}", headers={"Retry-After": "2"})
+        raise Problem(
+            409, "job_not_finished", f"job {row.id} is {row.status}", headers={"Retry-After": "2"}
+        )
 
 
-@router.get("/results", operation_id="get_results", summary="The results of a finished job",
-            responses=problems(404, 409, 410))
+@router.get(
+    "/results",
+    operation_id="get_results",
+    summary="The results of a finished job",
+    responses=problems(404, 409, 410),
+)
 def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
-    """Report, checkpoints with their links, recommendation and gates; of a failed job what it finished.
+    """Report, checkpoints with their links, recommendation and gates; of a failed job what it
+    finished.
 
-    The checkpoints of a family are those of the networks that its law chose and that were trained for real.
+    The checkpoints of a family are those of the networks that its law chose and that were trained
+    for real.
     """
     job, files = files_of(services, caller.project, id)
     ended(job)
     report = _report(services, files)
     with services.store.read() as session:
         found = view(session, job)
-        answers = [(row.job_id, jobs.result_files(session, row.job_id)) for row, _ in families.members(session, id)
-                   if row.member["role"] == "answer"]
+        answers = [
+            (row.job_id, jobs.result_files(session, row.job_id))
+            for row, _ in families.members(session, id)
+            if row.member["role"] == "answer"
+        ]
     checkpoints = _checkpoints(id, report, files)
     for answer, own in answers:
         checkpoints += _checkpoints(answer, _report(services, own), own)
-    return Results(job=found, report=report, checkpoints=checkpoints,
-                   recommendation=(report or {}).get("recommendation"), gates=(report or {}).get("gates", []))
+    return Results(
+        job=found,
+        report=report,
+        checkpoints=checkpoints,
+        recommendation=(report or {}).get("recommendation"),
+        gates=(report or {}).get("gates", []),
+    )
 
 
 def _report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
-    found = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
+    found = next(
+        (file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None
+    )
     return None if found is None else json.loads(read_file(services.artifacts, found))
 
 
-def _checkpoints(job_id: str, report: dict[str, Any] | None, files: list[ResultFile]) -> list[CheckpointView]:
+def _checkpoints(
+    job_id: str, report: dict[str, Any] | None, files: list[ResultFile]
+) -> list[CheckpointView]:
     """The checkpoints of a job: those of its report, and those that have files."""
     measured = {item["id"]: item for item in (report or {}).get("checkpoints", ())}
     stored: dict[str, list[ResultFile]] = {name: [] for name in measured}
     for file in files:
         if file.checkpoint != REPORT:
             stored.setdefault(file.checkpoint, []).append(file)
-    return [_checkpoint(job_id, name, measured.get(name, {}), rows) for name, rows in stored.items()]
+    return [
+        _checkpoint(job_id, name, measured.get(name, {}), rows) for name, rows in stored.items()
+    ]
 
 
-def _checkpoint(job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]) -> CheckpointView:
+def _checkpoint(
+    job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]
+) -> CheckpointView:
     """One checkpoint: its numbers from the report, its files from the store."""
     fields = ("criterion", "requested_sparsity", "sparsity", "density", "error")
     return CheckpointView(
-        id=name, job=job_id, **{field: measured.get(field) for field in fields}, formats=[file.format for file in files],
-        size_bytes={file.format: file.size_bytes for file in files}, partial=measured.get("partial", True),
+        id=name,
+        job=job_id,
+        **{field: measured.get(field) for field in fields},
+        formats=[file.format for file in files],
+        size_bytes={file.format: file.size_bytes for file in files},
+        partial=measured.get("partial", True),
         sha256={file.format: file.sha256 for file in files},
-        links={file.format: f"/v1/jobs/{job_id}/checkpoints/{name}?format={file.format}" for file in files})
+        links={
+            file.format: f"/v1/jobs/{job_id}/checkpoints/{name}?format={file.format}"
+            for file in files
+        },
+    )
 
 
-@router.get("/report", operation_id="get_report", summary="The report of a finished job", response_class=Response,
-            responses={200: {"content": {media: {} for media in MEDIA.values()}}, **problems(404, 406, 409, 410)})
-def get_report(id: Id, request: Request, services: ServicesDep, caller: Reader,
-               format: str | None = None) -> Response:
+@router.get(
+    "/report",
+    operation_id="get_report",
+    summary="The report of a finished job",
+    response_class=Response,
+    responses={
+        200: {"content": {media: {} for media in MEDIA.values()}},
+        **problems(404, 406, 409, 410),
+    },
+)
+def get_report(
+    id: Id, request: Request, services: ServicesDep, caller: Reader, format: str | None = None
+) -> Response:
     """`?format=` json, html (self-contained), md or junit; without it, by the Accept header.
 
     A family's report is there, as a partial one, while its members run.
     """
-    chosen = format if format in MEDIA else None if format else _accepted(request.headers.get("accept", "*/*"))
+    chosen = (
+        format
+        if format in MEDIA
+        else None
+        if format
+        else _accepted(request.headers.get("accept", "*/*"))
+    )
     if chosen is None:
         asked = format or request.headers.get("accept")
-        raise Problem(406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}")
+        raise Problem(
+            406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}"
+        )
     job, files = files_of(services, caller.project, id)
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
     if row is None or not jobs.is_family(job):
         ended(job)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")
-    headers = {"Vary": "Accept", "Content-Security-Policy": NO_SCRIPTS} if chosen == "html" else {"Vary": "Accept"}
+    headers = (
+        {"Vary": "Accept", "Content-Security-Policy": NO_SCRIPTS}
+        if chosen == "html"
+        else {"Vary": "Accept"}
+    )
     return send_file(request, services.artifacts, row, MEDIA[chosen], headers)
 
 
@@ -130,17 +200,47 @@ def _accepted(header: str) -> str | None:
 
 
 @router.head("/checkpoints/{cid}", include_in_schema=False)
-@router.get("/checkpoints/{cid}", operation_id="get_checkpoint", summary="Download a checkpoint",
-            response_class=Response, responses={**PARTS, **problems(404, 410, 416, 422)})
-def get_checkpoint(id: Id, cid: CheckpointId, request: Request, services: ServicesDep, caller: Reader,
-                   format: Literal["sparse", "dense", "masks", "arch"] = "sparse") -> Response:
-    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are honoured.
+@router.get(
+    "/checkpoints/{cid}",
+    operation_id="get_checkpoint",
+    summary="Download a checkpoint",
+    response_class=Response,
+    responses={**PARTS, **problems(404, 410, 416, 422)},
+)
+def get_checkpoint(
+    id: Id,
+    cid: CheckpointId,
+    request: Request,
+    services: ServicesDep,
+    caller: Reader,
+    format: Literal["sparse", "dense", "masks", "arch"] = "sparse",
+) -> Response:
+    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are
+    honoured.
 
-    `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have none.
+    `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have
+    none.
     """
     _, files = files_of(services, caller.project, id)
-    row = next((file for file in files if (file.checkpoint, file.format) == (cid, format) and cid != REPORT), None)
+    row = next(
+        (
+            file
+            for file in files
+            if (file.checkpoint, file.format) == (cid, format) and cid != REPORT
+        ),
+        None,
+    )
     if row is None:
         raise NotFoundError("checkpoint", f"{cid}?format={format}")
-    name, media = (f"{id}-{cid}.arch.json", ARCH) if format == "arch" else (f"{id}-{cid}.{format}.safetensors", SAFETENSORS)
-    return send_file(request, services.artifacts, row, media, {"Content-Disposition": f'attachment; filename="{name}"'})
+    name, media = (
+        (f"{id}-{cid}.arch.json", ARCH)
+        if format == "arch"
+        else (f"{id}-{cid}.{format}.safetensors", SAFETENSORS)
+    )
+    return send_file(
+        request,
+        services.artifacts,
+        row,
+        media,
+        {"Content-Disposition": f'attachment; filename="{name}"'},
+    )

@@ -11,12 +11,20 @@ from api.errors import Problem
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent.parent / "web"
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml",
-         ".png": "image/png", ".ico": "image/x-icon", ".woff2": "font/woff2"}
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".woff2": "font/woff2",
+}
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self'; script-src 'self'; "
-                               "img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
+    "img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
 }
 
 
@@ -34,6 +42,11 @@ def asset(name: str) -> FileResponse:
 
 def _file(name: str) -> FileResponse:
     path = FOLDER / name
-    if "\x00" in name or path.suffix not in TYPES or not path.resolve().is_relative_to(FOLDER) or not path.is_file():
+    if (
+        "\x00" in name
+        or path.suffix not in TYPES
+        or not path.resolve().is_relative_to(FOLDER)
+        or not path.is_file()
+    ):
         raise Problem(404, "not_found", "no such page")
     return FileResponse(path, headers=HEADERS, media_type=TYPES[path.suffix])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from api.schemas.times import iso
 from tasks.store.tables import ApiKey, Dataset, Model
@@ -18,7 +25,9 @@ def _printable(text: str) -> str:
 
 
 Label = Annotated[str, StringConstraints(max_length=255), AfterValidator(_printable)]
-Constants = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=1, max_length=64)]
+Constants = Annotated[
+    list[Annotated[float, Field(strict=True)]], Field(min_length=1, max_length=64)
+]
 Scope = Literal["read", "write", "admin"]
 
 
@@ -63,10 +72,19 @@ class ModelView(BaseModel):
     @classmethod
     def of(cls, row: Model) -> ModelView:
         """The wire form of a row."""
-        return cls(id=row.id, name=row.name, sha256=row.sha256, size_bytes=row.size_bytes, kwargs=row.kwargs,
-                   architecture=row.architecture, parameters=row.parameters, prunable=row.prunable,
-                   normalize=None if row.normalize is None else Normalize(**row.normalize), classes=row.classes,
-                   created_at=iso(row.created_at))
+        return cls(
+            id=row.id,
+            name=row.name,
+            sha256=row.sha256,
+            size_bytes=row.size_bytes,
+            kwargs=row.kwargs,
+            architecture=row.architecture,
+            parameters=row.parameters,
+            prunable=row.prunable,
+            normalize=None if row.normalize is None else Normalize(**row.normalize),
+            classes=row.classes,
+            created_at=iso(row.created_at),
+        )
 
 
 class DatasetView(BaseModel):
@@ -93,10 +111,19 @@ class DatasetView(BaseModel):
     @classmethod
     def of(cls, row: Dataset) -> DatasetView:
         """The wire form of a row."""
-        return cls(id=row.id, name=row.name, sha256=row.sha256, size_bytes=row.size_bytes, classes=row.classes,
-                   shape=row.shape, counts=row.counts, notes=row.notes,
-                   task="segmentation" if row.task == "segmentation" else "classification", created_at=iso(row.created_at),
-                   normalize=None if row.normalize is None else Normalize(**row.normalize))
+        return cls(
+            id=row.id,
+            name=row.name,
+            sha256=row.sha256,
+            size_bytes=row.size_bytes,
+            classes=row.classes,
+            shape=row.shape,
+            counts=row.counts,
+            notes=row.notes,
+            task="segmentation" if row.task == "segmentation" else "classification",
+            created_at=iso(row.created_at),
+            normalize=None if row.normalize is None else Normalize(**row.normalize),
+        )
 
 
 class ModelPage(BaseModel):
@@ -139,7 +166,13 @@ class KeyView(BaseModel):
     @classmethod
     def of(cls, row: ApiKey) -> KeyView:
         """The wire form of a row."""
-        return cls(id=row.id, name=row.name, project=row.project, scopes=row.scopes, created_at=iso(row.created_at))
+        return cls(
+            id=row.id,
+            name=row.name,
+            project=row.project,
+            scopes=row.scopes,
+            created_at=iso(row.created_at),
+        )
 
 
 class MadeKey(KeyView):

@@ -72,41 +72,73 @@ class JobView(BaseModel):
     parent: str | None = None
     """The family that the job is a member of."""
     member: dict[str, Any] | None = None
-    """Which member: role (`member`, or `answer` for a network that the law chose), depth, width, fraction, seed, rounds."""
+    """Which member: role (`member`, or `answer` for a network that the law chose), depth, width,
+    fraction, seed, rounds.
+    """
     spec: dict[str, Any]
     """As submitted."""
     error: JobError | None
     links: JobLinks
 
     @classmethod
-    def of(cls, row: Job, member: FamilyMember | None = None, grown: Grown | None = None, now: float = 0.0) -> JobView:
-        """The wire form of a row; its spec was validated when it came and is shown whatever it holds now.
+    def of(
+        cls,
+        row: Job,
+        member: FamilyMember | None = None,
+        grown: Grown | None = None,
+        now: float = 0.0,
+    ) -> JobView:
+        """The wire form of a row; its spec was validated when it came and is shown whatever it
+        holds now.
 
         `grown`: of a family, how far its members are. `now` is by the database's clock.
         """
         spec = row.spec if isinstance(row.spec, dict) else {}
         here = f"/v1/jobs/{row.id}"
-        links = {"self": here, **{name: f"{here}/{name}" for name in ("events", "results", "report", "cancel")}}
+        links = {
+            "self": here,
+            **{name: f"{here}/{name}" for name in ("events", "results", "report", "cancel")},
+        }
         if spec.get("type") == "family":
             links["members"] = f"/v1/jobs?parent={row.id}"
         if member is not None:
             links["parent"] = f"/v1/jobs/{member.family_id}"
-        progress: dict[str, Any] = {"done": row.progress_done, "total": row.progress_total, "eta_s": row.eta_s}
+        progress: dict[str, Any] = {
+            "done": row.progress_done,
+            "total": row.progress_total,
+            "eta_s": row.eta_s,
+        }
         if grown is not None:
-            done, total = grown.done, grown.total if row.status in TERMINAL else max(grown.total, row.progress_total)
+            done, total = (
+                grown.done,
+                grown.total if row.status in TERMINAL else max(grown.total, row.progress_total),
+            )
             since = now - (row.started_at or now) if row.status == "running" else 0.0
-            progress = {"done": done, "total": total,
-                        "members": {"ended": grown.ended, "paused": grown.paused, "total": grown.members},
-                        "eta_s": round(since * (total - done) / done) if since and done else None}
-        return cls.model_validate({
-            "id": row.id, "type": str(spec.get("type", "unknown")), "status": row.status, "stage": row.stage,
-            "terminal": row.status in TERMINAL, "attempt": row.attempt, "spec": spec, "error": row.error,
-            "progress": progress, "parent": None if member is None else member.family_id,
-            "member": None if member is None else member.member,
-            "created_at": iso(row.created_at), "started_at": iso_or_none(row.started_at),
-            "finished_at": iso_or_none(row.finished_at),
-            "links": links,
-        })
+            progress = {
+                "done": done,
+                "total": total,
+                "members": {"ended": grown.ended, "paused": grown.paused, "total": grown.members},
+                "eta_s": round(since * (total - done) / done) if since and done else None,
+            }
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "type": str(spec.get("type", "unknown")),
+                "status": row.status,
+                "stage": row.stage,
+                "terminal": row.status in TERMINAL,
+                "attempt": row.attempt,
+                "spec": spec,
+                "error": row.error,
+                "progress": progress,
+                "parent": None if member is None else member.family_id,
+                "member": None if member is None else member.member,
+                "created_at": iso(row.created_at),
+                "started_at": iso_or_none(row.started_at),
+                "finished_at": iso_or_none(row.finished_at),
+                "links": links,
+            }
+        )
 
 
 class JobPage(BaseModel):
@@ -127,8 +159,9 @@ class Estimate(BaseModel):
     units: float
     """The total of the job's progress, in forward passes of one image."""
     evaluations: dict[str, float] = {}
-    """By evaluation, its part of the units; 0 where it only reads what is measured anyway. Those that share what they
-    measure are counted as if each were alone."""
+    """By evaluation, its part of the units; 0 where it only reads what is measured anyway. Those
+    that share what they measure are counted as if each were alone.
+    """
     warnings: list[str] = []
 
 
@@ -142,7 +175,8 @@ class Validation(BaseModel):
     spec: dict[str, Any]
     """The job as it would be kept: what a preset fills in is written out."""
     foreseen: list[Foreseen] = []
-    """What the laws of the project's earlier jobs of this network and dataset say of the targets."""
+    """What the laws of the project's earlier jobs of this network and dataset say of the targets.
+    """
 
 
 class EventView(BaseModel):

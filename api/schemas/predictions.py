@@ -17,11 +17,16 @@ class Predicted(BaseModel):
 
 
 class Question(BaseModel):
-    """Either densities, whose errors are wanted, or the largest error, whose smallest density is."""
+    """Either densities, whose errors are wanted, or the largest error, whose smallest density
+    is.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    densities: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000)] | None = None
+    densities: (
+        Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, max_length=1000)]
+        | None
+    ) = None
     """Fractions of the prunable weights that remain."""
     max_error: Annotated[float, Field(gt=0, le=1)] | None = None
     """The test error that is tolerated."""
@@ -50,7 +55,9 @@ class FittedLaw(BaseModel):
     p: float
     plateau: float
     phi: float | None = None
-    """Of a family: the exponent of depth in the invariant depth^phi width^psi density, of which p is a value."""
+    """Of a family: the exponent of depth in the invariant depth^phi width^psi density, of which p
+    is a value.
+    """
     psi: float | None = None
     """Of a family: the exponent of width."""
     networks: int | None = None
@@ -69,7 +76,9 @@ class Prediction(BaseModel):
     density: float
     sparsity: float
     error: Predicted | None
-    """With its band, of one more run in a family's answer to `max_error`; `null` where the law does not tell."""
+    """With its band, of one more run in a family's answer to `max_error`; `null` where the law does
+    not tell.
+    """
     depth: float | None = None
     width: float | None = None
     unpruned_error: float | None = None
@@ -90,7 +99,9 @@ class Foreseen(Prediction):
 
 
 class Predictions(BaseModel):
-    """The answers, in the order of the densities; to `max_error` a single one, of a family one a network, best first."""
+    """The answers, in the order of the densities; to `max_error` a single one, of a family one a
+    network, best first.
+    """
 
     criterion: str
     """The criterion whose law answered, by its label; `family` for the joint law of a family."""

@@ -49,7 +49,11 @@ EXAMPLES: dict[int, tuple[str, str, str | None]] = {
     413: ("payload_too_large", "the body is larger than 1000000 bytes", None),
     415: ("unsupported_media_type", "content type 'text/plain': send application/json", None),
     416: ("range_not_satisfiable", "the file has 1024 bytes", None),
-    422: ("unknown_criterion", "unknown criterion 'magnitud'; did you mean 'magnitude'?", "/criterion/name"),
+    422: (
+        "unknown_criterion",
+        "unknown criterion 'magnitud'; did you mean 'magnitude'?",
+        "/criterion/name",
+    ),
     500: ("internal", "an error of the service; quote the request_id when you report it", None),
     503: ("catalogue_unpublished", "no worker has published its catalogue yet", None),
     507: ("disk_full", disk_full().detail, None),
@@ -60,16 +64,30 @@ def example(status: int) -> dict[str, Any]:
     """A problem of this status."""
     code, detail, pointer = EXAMPLES[status]
     return {
-        "type": f"urn:secateur:problem:{code}", "title": HTTPStatus(status).phrase, "status": status, "detail": detail,
-        "instance": "/v1/jobs", "code": code, "request_id": "req_8f3c2a6d1b0e4f5a9c7d6e21",
-        "errors": [] if pointer is None else [{"pointer": pointer, "code": code, "message": detail}],
+        "type": f"urn:secateur:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": "/v1/jobs",
+        "code": code,
+        "request_id": "req_8f3c2a6d1b0e4f5a9c7d6e21",
+        "errors": []
+        if pointer is None
+        else [{"pointer": pointer, "code": code, "message": detail}],
     }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may refuse with these statuses."""
-    return {status: {
-        "description": HTTPStatus(status).phrase,
-        "content": {"application/problem+json": {
-            "schema": {"$ref": "#/components/schemas/Problem"}, "example": example(status)}},
-    } for status in sorted({401, 403, *statuses})}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {
+                "application/problem+json": {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": example(status),
+                }
+            },
+        }
+        for status in sorted({401, 403, *statuses})
+    }

@@ -10,7 +10,9 @@ from api.schemas.jobs import JobView
 
 
 class CheckpointView(BaseModel):
-    """A pruned network to download; what was measured is null when the job ended before its report."""
+    """A pruned network to download; what was measured is null when the job ended before its
+    report.
+    """
 
     id: str
     job: str

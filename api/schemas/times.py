@@ -11,7 +11,11 @@ def iso(seconds: float) -> str:
     >>> iso(0.25)
     '1970-01-01T00:00:00.250Z'
     """
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def iso_or_none(seconds: float | None) -> str | None:

@@ -1,4 +1,6 @@
-"""One budget divided over layers in given proportions, and rounded to whole units: what allocations share."""
+"""One budget divided over layers in given proportions, and rounded to whole units: what allocations
+share.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,32 @@ class LayerCapacities:
 
     @staticmethod
     def of(scores: Scores, budget: Budget) -> LayerCapacities:
-        """Those of scores, -inf marking what is pruned; `BudgetError` where less remains than the budget keeps."""
+        """Those of scores, -inf marking what is pruned; `BudgetError` where less remains than the
+        budget keeps.
+        """
         costs = {name: budget.sizes[name] // score.numel() for name, score in scores.items()}
-        alive = {name: int((score > -math.inf).sum()) * costs[name] for name, score in scores.items()}
+        alive = {
+            name: int((score > -math.inf).sum()) * costs[name] for name, score in scores.items()
+        }
         if sum(alive.values()) < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {sum(alive.values())} remain")
         return LayerCapacities(costs, alive)
 
     def rounded(self, shares: Mapping[str, float], keep: int) -> Keeps:
-        """Counts nearest to the shares in whole units, by largest remainder; their sum is `keep` where units allow it."""
-        keeps = {name: min(self.alive[name], int(share) // self.costs[name] * self.costs[name])
-                 for name, share in shares.items()}
+        """Counts nearest to the shares in whole units, by largest remainder; their sum is `keep`
+        where units allow it.
+        """
+        keeps = {
+            name: min(self.alive[name], int(share) // self.costs[name] * self.costs[name])
+            for name, share in shares.items()
+        }
         left = keep - sum(keeps.values())
         while left > 0:
-            room = [name for name, cost in self.costs.items() if cost <= left and keeps[name] + cost <= self.alive[name]]
+            room = [
+                name
+                for name, cost in self.costs.items()
+                if cost <= left and keeps[name] + cost <= self.alive[name]
+            ]
             if not room:
                 break
             for name in sorted(room, key=lambda n: keeps[n] - shares[n]):
@@ -50,10 +64,14 @@ def layer_dimensions(budget: Budget, name: str) -> tuple[int, ...]:
         return (budget.sizes[name],)
 
 
-def share_proportionally(weights: Mapping[str, float], limits: Mapping[str, int], total: float) -> dict[str, float]:
-    """Shares c w_l of `total`, c the same for all, but none above its limit; what one cannot take goes to the others.
+def share_proportionally(
+    weights: Mapping[str, float], limits: Mapping[str, int], total: float
+) -> dict[str, float]:
+    """Shares c w_l of `total`, c the same for all, but none above its limit; what one cannot take
+    goes to the others.
 
-    A share at its limit is the limit itself, exactly. The sum is `total`, or that of the limits where it is less.
+    A share at its limit is the limit itself, exactly. The sum is `total`, or that of the limits
+    where it is less.
 
     >>> share_proportionally({"a": 1.0, "b": 1.0, "c": 2.0}, {"a": 1, "b": 9, "c": 9}, 10)
     {'a': 1, 'b': 3.0, 'c': 6.0}

@@ -18,8 +18,8 @@ from pruning.types import Budget, Keeps, Masks, Scores
 class Global:
     """The highest scores of the whole network remain, wherever they are.
 
-    A score that stands for several weights (a filter) costs as many; the best are taken in order, and where they differ in
-    cost, one that does not fit any more makes way for the next that does.
+    A score that stands for several weights (a filter) costs as many; the best are taken in order,
+    and where they differ in cost, one that does not fit any more makes way for the next that does.
 
     >>> scores = {"a": torch.tensor([5.0, 4.0, 3.0]), "b": torch.tensor([1.0])}
     >>> Global().allocate(scores, Budget(keep=2, sizes={"a": 3, "b": 1}))
@@ -30,11 +30,18 @@ class Global:
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
         """keep_l = the number of weights of layer l among the best `budget.keep` of the network."""
-        kept = {name: int(mask.count_nonzero()) for name, mask in self.masks(scores, budget).items()}
-        return {name: count * (budget.sizes[name] // scores[name].numel()) for name, count in kept.items()}
+        kept = {
+            name: int(mask.count_nonzero()) for name, mask in self.masks(scores, budget).items()
+        }
+        return {
+            name: count * (budget.sizes[name] // scores[name].numel())
+            for name, count in kept.items()
+        }
 
     def masks(self, scores: Scores, budget: Budget) -> Masks:
-        """Which scores those are, shaped as the scores: what `top_k` keeps of each layer's share."""
+        """Which scores those are, shaped as the scores: what `top_k` keeps of each layer's
+        share.
+        """
         flat = torch.cat([score.flatten() for score in scores.values()])
         units = [score.numel() for score in scores.values()]
         costs = [budget.sizes[name] // count for name, count in zip(scores, units, strict=True)]
@@ -42,16 +49,25 @@ class Global:
         if alive == 0:
             raise BudgetError("nothing is left to keep")
         if len(set(costs)) > 1:
-            mask = _affordable(flat, torch.tensor(costs).repeat_interleave(torch.tensor(units)).to(flat.device), budget.keep)
+            mask = _affordable(
+                flat,
+                torch.tensor(costs).repeat_interleave(torch.tensor(units)).to(flat.device),
+                budget.keep,
+            )
         elif costs[0] == 1 and alive < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {alive} remain")
         else:
             mask = select_top(flat, min(alive, budget.keep // costs[0]))
-        return {name: part.reshape(scores[name].shape) for name, part in zip(scores, torch.split(mask, units), strict=True)}
+        return {
+            name: part.reshape(scores[name].shape)
+            for name, part in zip(scores, torch.split(mask, units), strict=True)
+        }
 
 
 def _affordable(flat: Tensor, cost: Tensor, left: int) -> Tensor:
-    """The mask of what is taken in descending order: each pass takes while it fits, then drops all that cost too much."""
+    """The mask of what is taken in descending order: each pass takes while it fits, then drops all
+    that cost too much.
+    """
     mask = torch.zeros_like(flat, dtype=torch.bool)
     order = flat.argsort(descending=True, stable=True)
     order = order[flat[order] > -torch.inf]

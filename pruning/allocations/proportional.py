@@ -1,7 +1,8 @@
 """Allocation in proportion to the scores: as many draws as a layer's sensitivities ask for.
 
-Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing neural networks with
-applications to generalization bounds, ICLR 2019; that proportional draws give the least bound is derived here.
+Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing
+neural networks with applications to generalization bounds, ICLR 2019; that proportional draws give
+the least bound is derived here.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pruning.types import Budget, Keeps, Scores
 class Proportional:
     """Every layer gets a share of the budget in proportion to the sum of its scores.
 
-    Of layers with errors that fall as c_l / sqrt(m_l) and are to be equal, all are least for m_l in proportion to c_l^2; the
-    scores of `corenet`, sensitivities times the square of their layer's constant, sum up to that. Sides (the weights of one
-    sign in one filter) with a score get one weight at least, where the budget allows it: numbers of draws are rounded up.
+    Of layers with errors that fall as c_l / sqrt(m_l) and are to be equal, all are least for m_l in
+    proportion to c_l^2; the scores of `corenet`, sensitivities times the square of their layer's
+    constant, sum up to that. Sides (the weights of one sign in one filter) with a score get one
+    weight at least, where the budget allows it: numbers of draws are rounded up.
 
     One weight each, and of the other three 2.4 and 0.6:
 
@@ -35,24 +37,42 @@ class Proportional:
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = sides_l + c (sum of scores), c the same for all layers, but none above how many scores are positive.
+        """keep_l = sides_l + c (sum of scores), c the same for all layers, but none above how many
+        scores are positive.
 
-        What a layer cannot take goes to the others; counts are rounded by largest remainder. Sides are told by
-        `budget.signs`; without them a layer is one. Raises `ParameterError` for scores below 0.
+        What a layer cannot take goes to the others; counts are rounded by largest remainder. Sides
+        are told by `budget.signs`; without them a layer is one. Raises `ParameterError` for scores
+        below 0.
         """
         rooms = LayerCapacities.of(scores, budget)
         for name, score in scores.items():
             if bool((score[score > -math.inf] < 0).any()):
-                raise ParameterError(f"proportional divides by sensitivities, and {name} has scores below 0: use it with "
-                                     "corenet, sipp or pfp", pointer="/allocation")
+                raise ParameterError(
+                    f"proportional divides by sensitivities, and {name} has scores below 0: use "
+                    "it with "
+                    "corenet, sipp or pfp",
+                    pointer="/allocation",
+                )
         sums = {name: float(score[score > 0].double().sum()) for name, score in scores.items()}
-        limits = {name: int((score > 0).sum()) * rooms.costs[name] for name, score in scores.items()}
-        least = {name: _sides(score, budget.signs.get(name)) * rooms.costs[name] for name, score in scores.items()}
+        limits = {
+            name: int((score > 0).sum()) * rooms.costs[name] for name, score in scores.items()
+        }
+        least = {
+            name: _sides(score, budget.signs.get(name)) * rooms.costs[name]
+            for name, score in scores.items()
+        }
         if sum(least.values()) > budget.keep:
-            return rooms.rounded(share_proportionally({name: float(count) for name, count in least.items()}, limits, budget.keep),
-                                 budget.keep)
-        rest = share_proportionally(sums, {name: limits[name] - least[name] for name in scores},
-                            min(budget.keep, sum(limits.values())) - sum(least.values()))
+            return rooms.rounded(
+                share_proportionally(
+                    {name: float(count) for name, count in least.items()}, limits, budget.keep
+                ),
+                budget.keep,
+            )
+        rest = share_proportionally(
+            sums,
+            {name: limits[name] - least[name] for name in scores},
+            min(budget.keep, sum(limits.values())) - sum(least.values()),
+        )
         return rooms.rounded({name: least[name] + rest[name] for name in scores}, budget.keep)
 
 

@@ -21,7 +21,8 @@ class Uniform:
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = d size_l with d = keep / total, rounded by largest remainder, in whole units of the score.
+        """keep_l = d size_l with d = keep / total, rounded by largest remainder, in whole units of
+        the score.
 
         No layer gets more than remains of it; what it cannot take goes to the others.
         """

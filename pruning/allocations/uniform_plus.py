@@ -19,22 +19,33 @@ LAST = 0.2
 @allocations.register("uniform_plus")
 @dataclass(frozen=True)
 class UniformPlus:
-    """The first convolution stays dense, the last layer keeps 20 % at least, the others share the rest alike.
+    """The first convolution stays dense, the last layer keeps 20 % at least, the others share the
+    rest alike.
 
     >>> import torch
-    >>> scores = {"stem": torch.rand(2, 1, 1, 1), "conv": torch.rand(10, 10, 1, 1), "fc": torch.rand(5, 10)}
-    >>> budget = Budget(20, {k: s.numel() for k, s in scores.items()}, {k: tuple(s.shape) for k, s in scores.items()})
+    >>> scores = {
+    ...     "stem": torch.rand(2, 1, 1, 1),
+    ...     "conv": torch.rand(10, 10, 1, 1),
+    ...     "fc": torch.rand(5, 10),
+    ... }
+    >>> budget = Budget(
+    ...     20,
+    ...     {k: s.numel() for k, s in scores.items()},
+    ...     {k: tuple(s.shape) for k, s in scores.items()},
+    ... )
     >>> UniformPlus().allocate(scores, budget)
     {'stem': 2, 'conv': 8, 'fc': 10}
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = d' size_l with one d' for all but the first convolution and, where d' < 0.2, the last layer.
+        """keep_l = d' size_l with one d' for all but the first convolution and, where d' < 0.2, the
+        last layer.
 
-        First and last are those of the network, in its order; one that is not among the scores is dense or left out already.
-        A network without convolutions keeps no layer dense. Where the two want so much that the other layers would have less
-        than a unit each, both are scaled down, alike, until these have that many to share: at extreme sparsities nothing is
-        dense, and nothing fails.
+        First and last are those of the network, in its order; one that is not among the scores is
+        dense or left out already. A network without convolutions keeps no layer dense. Where the
+        two want so much that the other layers would have less than a unit each, both are scaled
+        down, alike, until these have that many to share: at extreme sparsities nothing is dense,
+        and nothing fails.
         """
         rooms = LayerCapacities.of(scores, budget)
         sizes = {name: budget.sizes[name] for name in scores}
@@ -49,7 +60,9 @@ class UniformPlus:
             found = self._with(wanted, sizes, rooms, budget.keep)
         return rooms.rounded(found, budget.keep)
 
-    def _with(self, wanted: dict[str, int], sizes: dict[str, int], rooms: LayerCapacities, keep: int) -> dict[str, float]:
+    def _with(
+        self, wanted: dict[str, int], sizes: dict[str, int], rooms: LayerCapacities, keep: int
+    ) -> dict[str, float]:
         """The shares where some layers want so much and the others share the rest alike."""
         others = {name: size for name, size in sizes.items() if name not in wanted}
         left = max(0, keep - sum(min(rooms.costs[name], rooms.alive[name]) for name in others))

@@ -12,9 +12,10 @@ from pruning.schemas.report import Section
 class Evaluation(Protocol):
     """One question asked of all networks of a job.
 
-    Optional class attributes: `reads` names evaluations whose sections it reads, which are done before it; `of_pixels` is
-    True where it knows segmentation, else it is left out there, and refused where it is asked for; `runs_only_if_asked` is True
-    where it runs only if a recipe names it. One with `units` says what it costs; see `pruning.analysis.job_size`.
+    Optional class attributes: `reads` names evaluations whose sections it reads, which are done
+    before it; `of_pixels` is True where it knows segmentation, else it is left out there, and
+    refused where it is asked for; `runs_only_if_asked` is True where it runs only if a recipe names
+    it. One with `units` says what it costs; see `pruning.analysis.job_size`.
     """
 
     version: ClassVar[int]
@@ -25,7 +26,9 @@ class Evaluation(Protocol):
 
 @runtime_checkable
 class Conditional(Protocol):
-    """An evaluation that not every job has a use for: where the recipe lists none, it runs only where it applies."""
+    """An evaluation that not every job has a use for: where the recipe lists none, it runs only
+    where it applies.
+    """
 
     def applies(self, trial: JobRecord) -> bool:
         """Whether it has something to say of this job."""
@@ -43,13 +46,23 @@ def fits_task(evaluation: object, *, segmentation: bool) -> bool:
 
 def applies_to(evaluation: Evaluation, trial: JobRecord) -> bool:
     """Whether an evaluation that was not asked for by name should run."""
-    if runs_only_if_asked(evaluation) or not fits_task(evaluation, segmentation=trial.data.segmentation):
+    if runs_only_if_asked(evaluation) or not fits_task(
+        evaluation, segmentation=trial.data.segmentation
+    ):
         return False
     return not isinstance(evaluation, Conditional) or evaluation.applies(trial)
 
 
-def check_task(evaluation: object, name: str, *, segmentation: bool, pointer: str | None = None) -> None:
-    """Raise `ParameterError` for an evaluation of one answer an image that is asked of a segmentation job."""
+def check_task(
+    evaluation: object, name: str, *, segmentation: bool, pointer: str | None = None
+) -> None:
+    """Raise `ParameterError` for an evaluation of one answer an image that is asked of a
+    segmentation job.
+    """
     if not fits_task(evaluation, segmentation=segmentation):
-        raise ParameterError(f"the evaluation {name!r} is of networks that name one class an image; for segmentation there "
-                             "are accuracy, comparison, robustness, prune_potential and noise_similarity", pointer=pointer)
+        raise ParameterError(
+            f"the evaluation {name!r} is of networks that name one class an image; for "
+            "segmentation there "
+            "are accuracy, comparison, robustness, prune_potential and noise_similarity",
+            pointer=pointer,
+        )

@@ -1,7 +1,9 @@
-"""BackSelect: in which order pixels can be hidden so that a network stays sure of its answer for as long as possible.
+"""BackSelect: in which order pixels can be hidden so that a network stays sure of its answer for as
+long as possible.
 
-Source: Carter, Mueller, Jain and Gifford, What made you do this? Understanding black-box decisions with sufficient input
-subsets, AISTATS 2019, and the code released with it (a hidden pixel has the mean colour; of equal pixels the first goes).
+Source: Carter, Mueller, Jain and Gifford, What made you do this? Understanding black-box decisions
+with sufficient input subsets, AISTATS 2019, and the code released with it (a hidden pixel has the
+mean colour; of equal pixels the first goes).
 """
 
 from __future__ import annotations
@@ -22,16 +24,22 @@ from pruning.networks.modes import evaluate_mode
 
 BATCH = 256
 NEAR = 16
-"""On a CPU, how many blocks that lie together are tried at once: the fewer, the smaller what has to be computed anew."""
+"""On a CPU, how many blocks that lie together are tried at once: the fewer, the smaller what has to
+be computed anew.
+"""
 
 
 def optimise_for_inference(model: nn.Module, image: Tensor) -> nn.Module:
-    """A copy for many forward passes on images like this one (C, H, W): a graph, BatchNorm folded, channels last.
+    """A copy for many forward passes on images like this one (C, H, W): a graph, BatchNorm folded,
+    channels last.
 
-    The plain copy where the network cannot be traced, or does not run with channels last (`view` after a convolution).
+    The plain copy where the network cannot be traced, or does not run with channels last (`view`
+    after a convolution).
     """
     try:
-        found: nn.Module = simplify(trace(fold_batchnorm(model))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found: nn.Module = simplify(trace(fold_batchnorm(model))).to(
+            memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
         with torch.no_grad():
             found(image[None])
     except (StructureError, RuntimeError):
@@ -39,13 +47,17 @@ def optimise_for_inference(model: nn.Module, image: Tensor) -> nn.Module:
     return found
 
 
-def select_backwards(model: nn.Module, image: Tensor, target: int, block: int = 1, *, steps: int | None = None) -> Tensor:
-    """The order in which blocks of pixels are hidden, first to last, int64 (blocks,), numbered row by row.
+def select_backwards(
+    model: nn.Module, image: Tensor, target: int, block: int = 1, *, steps: int | None = None
+) -> Tensor:
+    """The order in which blocks of pixels are hidden, first to last, int64 (blocks,), numbered row
+    by row.
 
-    From the whole normalised image (C, H, W), at each step the block whose hiding (all channels set to 0) leaves the softmax
-    confidence of class `target` largest, of equal ones the first. B blocks take B (B + 1) / 2 forward passes, in batches; in
-    convolutional networks that can be traced, early layers are evaluated only around what is hidden (`Windows`).
-    `block` is the side of a block in pixels; at the right and the lower edge blocks may be smaller. `steps` ends it early.
+    From the whole normalised image (C, H, W), at each step the block whose hiding (all channels set
+    to 0) leaves the softmax confidence of class `target` largest, of equal ones the first. B blocks
+    take B (B + 1) / 2 forward passes, in batches; in convolutional networks that can be traced,
+    early layers are evaluated only around what is hidden (`Windows`). `block` is the side of a
+    block in pixels; at the right and the lower edge blocks may be smaller. `steps` ends it early.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = net[1].weight.data.copy_(torch.tensor([[3.0, -1.0, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
@@ -61,7 +73,9 @@ def select_backwards(model: nn.Module, image: Tensor, target: int, block: int = 
         windows = _windows(model)
         for _ in range(count if steps is None else min(steps, count)):
             if windows is None:
-                sure = _confidence(model, current, numbers, torch.tensor(left, device=image.device), target)
+                sure = _confidence(
+                    model, current, numbers, torch.tensor(left, device=image.device), target
+                )
             else:
                 sure = _confidence_nearby(windows, current, numbers, left, target, block)
             order.append(left.pop(int(sure.argmax())))
@@ -81,7 +95,8 @@ def number_blocks(height: int, width: int, block: int) -> Tensor:
 
 
 def find_informative_pixels(order: Tensor, numbers: Tensor, share: float = 0.1) -> Tensor:
-    """The pixels hidden last, bool (H, W): whole blocks from the end of the order until they are the share of all pixels.
+    """The pixels hidden last, bool (H, W): whole blocks from the end of the order until they are
+    the share of all pixels.
 
     >>> find_informative_pixels(torch.tensor([1, 3, 2, 0]), number_blocks(2, 2, 1), 0.5)
     tensor([[ True, False],
@@ -92,7 +107,9 @@ def find_informative_pixels(order: Tensor, numbers: Tensor, share: float = 0.1) 
     return torch.isin(numbers, order[kept])
 
 
-def _confidence(model: nn.Module, image: Tensor, numbers: Tensor, left: Tensor, target: int) -> Tensor:
+def _confidence(
+    model: nn.Module, image: Tensor, numbers: Tensor, left: Tensor, target: int
+) -> Tensor:
     """The confidence with each of the blocks that are left hidden too, (left,), float64."""
     found = []
     for part in torch.split(left, BATCH):
@@ -112,8 +129,12 @@ def _windows(model: nn.Module) -> Windows | None:
         return None
 
 
-def _confidence_nearby(windows: Windows, image: Tensor, numbers: Tensor, left: list[int], target: int, block: int) -> Tensor:
-    """As `_confidence`, of blocks that lie together at once, evaluated only where they change something."""
+def _confidence_nearby(
+    windows: Windows, image: Tensor, numbers: Tensor, left: list[int], target: int, block: int
+) -> Tensor:
+    """As `_confidence`, of blocks that lie together at once, evaluated only where they change
+    something.
+    """
     height, width = numbers.shape
     rows, columns = -(-height // block), -(-width // block)
     found = compute_confidence(windows.settle(image))[:, target].repeat(rows * columns)
@@ -129,10 +150,13 @@ def _confidence_nearby(windows: Windows, image: Tensor, numbers: Tensor, left: l
     return found[left]
 
 
-def _together(left: list[int], box: Box, columns: int, most: int) -> Iterator[tuple[list[int], Box]]:
+def _together(
+    left: list[int], box: Box, columns: int, most: int
+) -> Iterator[tuple[list[int], Box]]:
     """At most so many blocks that lie together, and the box that holds them, in blocks.
 
-    Boxes are halves of halves of the whole, so that few shapes recur: for a new one kernels are made first.
+    Boxes are halves of halves of the whole, so that few shapes recur: for a new one kernels are
+    made first.
 
     >>> list(_together([0, 1, 3, 5, 7], (0, 2, 0, 4), 4, 2))
     [([0], (0, 2, 0, 1)), ([1, 5], (0, 2, 1, 2)), ([3, 7], (0, 2, 2, 4))]

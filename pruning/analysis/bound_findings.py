@@ -12,17 +12,24 @@ ALPHA = 0.05
 TIGHTEST = ("minimum", "deterministic")
 """The tightest certified form: of a method that draws, and of one that does not."""
 NOTES = (
-    "A bound is of |z' - z| for every output of a layer and every logit z, at the test images looked at; those of layers "
-    "are carried to the logits by |w'| e + own error, and through activations by their largest slope. All layers, outputs, "
+    "A bound is of |z' - z| for every output of a layer and every logit z, at the test images "
+    "looked at; those of layers "
+    "are carried to the logits by |w'| e + own error, and through activations by their largest "
+    "slope. All layers, outputs, "
     "positions and images share the failure probability.",
-    "Certified are `hoeffding`, `bernstein`, `minimum` (the smaller of the two, the failure probability divided), `ball`, "
-    "`ball bernstein` (the same for the most a draw could be) and, where nothing is drawn, `deterministic`, which cannot "
+    "Certified are `hoeffding`, `bernstein`, `minimum` (the smaller of the two, the failure "
+    "probability divided), `ball`, "
+    "`ball bernstein` (the same for the most a draw could be) and, where nothing is drawn, "
+    "`deterministic`, which cannot "
     "fail. `paper` is the form of the method's paper or code with its "
     "constants; it rests on assumptions about inputs not seen and is not certified.",
-    "Promised accuracy counts the images whose label's logit less its bound exceeds every other logit plus its own; `not "
+    "Promised accuracy counts the images whose label's logit less its bound exceeds every other "
+    "logit plus its own; `not "
     "ruled out` counts those it does not exclude. Vacuous is what promises no more than chance.",
-    "A factor's cost is the bound over the bound with that factor as it is at the images, one at a time: costs are log10 "
-    "and need not add up. Networks here are pruned in one shot from the dense one, BatchNorm folded, and not retrained.",
+    "A factor's cost is the bound over the bound with that factor as it is at the images, one at "
+    "a time: costs are log10 "
+    "and need not add up. Networks here are pruned in one shot from the dense one, BatchNorm "
+    "folded, and not retrained.",
 )
 
 
@@ -33,15 +40,32 @@ def choose_headline_form(report: BoundReport) -> str:
 
 def describe_findings(label: str, report: BoundReport) -> list[str]:
     """What was seen of one method."""
-    forms = dict.fromkeys([choose_headline_form(report), *(form for form in ("paper", "paper relative") if form in report.forms)])
-    found = [f"{label}, {form}: {_usefulness(report, form)}{_looseness(report, form)}" for form in forms]
+    forms = dict.fromkeys(
+        [
+            choose_headline_form(report),
+            *(form for form in ("paper", "paper relative") if form in report.forms),
+        ]
+    )
+    found = [
+        f"{label}, {form}: {_usefulness(report, form)}{_looseness(report, form)}" for form in forms
+    ]
     if report.assumption is not None:
-        found.append(f"{label}: what the paper assumes of inputs not seen held at {q.percent(report.assumption)} of the "
-                     "outputs of layers.")
+        found.append(
+            f"{label}: what the paper assumes of inputs not seen held at "
+            f"{q.percent(report.assumption)} of the "
+            "outputs of layers."
+        )
     wrong = [row for row in test_coverage_of_forms(label, report) if row["holds"] is False]
-    found += [f"{label}, {row['form']}: violated in {row['trials_with_violation']} of {row['trials']} prunings, "
-              + (f"more than its failure probability of {q.percent(report.delta, 0)} explains." if row["certified"] else
-                 "where what it assumes does not hold.") for row in wrong]
+    found += [
+        f"{label}, {row['form']}: violated in {row['trials_with_violation']} of {row['trials']} "
+        "prunings, "
+        + (
+            f"more than its failure probability of {q.percent(report.delta, 0)} explains."
+            if row["certified"]
+            else "where what it assumes does not hold."
+        )
+        for row in wrong
+    ]
     return found
 
 
@@ -50,12 +74,22 @@ def _usefulness(report: BoundReport, form: str) -> str:
     start = report.vacuous_from(form)
     if start is None:
         last = useful[-1]
-        return (f"promises {q.percent(last.predicted)} even at {q.short_percent(last.sparsity)} sparsity, where "
-                f"{q.percent(last.measured)} of the images are right")
-    below = f"at {q.short_percent(useful[-1].sparsity)} it promises {q.percent(useful[-1].predicted)} " \
-            f"({q.percent(useful[-1].measured)} are right); " if useful else "at every sparsity tried: "
-    return (f"{below}vacuous from {q.short_percent(start.sparsity)} sparsity on, where {q.percent(start.measured)} of the images "
-            f"are right")
+        return (
+            f"promises {q.percent(last.predicted)} even at {q.short_percent(last.sparsity)} "
+            "sparsity, where "
+            f"{q.percent(last.measured)} of the images are right"
+        )
+    below = (
+        f"at {q.short_percent(useful[-1].sparsity)} it promises {q.percent(useful[-1].predicted)} "
+        f"({q.percent(useful[-1].measured)} are right); "
+        if useful
+        else "at every sparsity tried: "
+    )
+    return (
+        f"{below}vacuous from {q.short_percent(start.sparsity)} sparsity on, where "
+        f"{q.percent(start.measured)} of the images "
+        f"are right"
+    )
 
 
 def _looseness(report: BoundReport, form: str) -> str:
@@ -64,7 +98,11 @@ def _looseness(report: BoundReport, form: str) -> str:
     named = "" if most is None else FACTORS.get(most.factor, most.factor)
     if at.tightness is None or at.tightness.log10 is None:
         infinite = at.bound is not None and at.bound.median == math.inf
-        cause = f", for {named} alone" if most is not None else ", whichever single factor is as it is at the images"
+        cause = (
+            f", for {named} alone"
+            if most is not None
+            else ", whichever single factor is as it is at the images"
+        )
         return f". The median bound of a logit is infinite there{cause}." if infinite else "."
     text = f". The median bound of a logit is 10^{at.tightness.log10:.1f} times its error there"
     if most is not None and most.log10 > 0:
@@ -104,22 +142,41 @@ FACTORS = {
 
 
 def test_coverage_of_forms(label: str, report: BoundReport) -> list[dict[str, Any]]:
-    """By form, how many prunings had any violation, and whether that is within the failure probability."""
+    """By form, how many prunings had any violation, and whether that is within the failure
+    probability.
+    """
     rows = []
     for form in report.forms:
         mine = report.form(form)
         broken, trials = sum(one.broken for one in mine), sum(one.trials for one in mine)
-        rows.append({"method": label, "form": form, "certified": mine[0].certified, "trials_with_violation": broken,
-                     "trials": trials, "failure_probability": 0.0 if form == "deterministic" else report.delta,
-                     "holds": is_within_failure_probability(broken, trials, 0.0 if form == "deterministic" else report.delta),
-                     "vacuous_from_sparsity": start.sparsity if (start := report.vacuous_from(form)) else None})
+        rows.append(
+            {
+                "method": label,
+                "form": form,
+                "certified": mine[0].certified,
+                "trials_with_violation": broken,
+                "trials": trials,
+                "failure_probability": 0.0 if form == "deterministic" else report.delta,
+                "holds": is_within_failure_probability(
+                    broken, trials, 0.0 if form == "deterministic" else report.delta
+                ),
+                "vacuous_from_sparsity": start.sparsity
+                if (start := report.vacuous_from(form))
+                else None,
+            }
+        )
     return rows
 
 
 def is_within_failure_probability(broken: int, trials: int, delta: float) -> bool:
-    """Whether so many violations are likely enough, P(X >= broken) > 5 % for X binomial with `trials` and `delta`.
+    """Whether so many violations are likely enough, P(X >= broken) > 5 % for X binomial with
+    `trials` and `delta`.
 
-    >>> is_within_failure_probability(0, 3, 0.05), is_within_failure_probability(3, 3, 0.05), is_within_failure_probability(1, 3, 0.0)
+    >>> (
+    ...     is_within_failure_probability(0, 3, 0.05),
+    ...     is_within_failure_probability(3, 3, 0.05),
+    ...     is_within_failure_probability(1, 3, 0.0),
+    ... )
     (True, False, False)
     """
     from scipy.stats import binom

@@ -1,4 +1,5 @@
-"""What bounds of a method predict, and how far they are from what is measured. Definitions are derived here.
+"""What bounds of a method predict, and how far they are from what is measured. Definitions are
+derived here.
 
 Source of the questions: Gordon, When are approximation bounds useful?, ICLR 2021 submission.
 """
@@ -39,7 +40,11 @@ class Spread:
 
     def document(self) -> dict[str, float | None]:
         """As JSON has it, None for what is infinite."""
-        return {"median": _finite(self.median), "p95": _finite(self.p95), "log10_median": self.log10}
+        return {
+            "median": _finite(self.median),
+            "p95": _finite(self.p95),
+            "log10_median": self.log10,
+        }
 
 
 def _finite(value: float) -> float | None:
@@ -54,7 +59,9 @@ class Prediction:
     requested: float
     sparsity: float
     predicted: float
-    """Fraction of the inputs that the bound says are right: the logit of the label less its bound exceeds all others'."""
+    """Fraction of the inputs that the bound says are right: the logit of the label less its bound
+    exceeds all others'.
+    """
     optimistic: float
     """Fraction that it does not rule out."""
     measured: float
@@ -85,12 +92,21 @@ class Prediction:
 
     def document(self) -> dict[str, Any]:
         """As JSON has it, without layers."""
-        return {"form": self.form, "sparsity": self.sparsity, "requested_sparsity": self.requested,
-                "certified": self.certified, "predicted_accuracy": self.predicted, "optimistic_accuracy": self.optimistic,
-                "measured_accuracy": self.measured, "vacuous": self.vacuous,
-                "logit_bound": self.bound.document() if self.bound else None,
-                "tightness": self.tightness.document() if self.tightness else None,
-                "trials_with_violation": self.broken, "trials": self.trials, "draws_needed_factor": self.draws_factor}
+        return {
+            "form": self.form,
+            "sparsity": self.sparsity,
+            "requested_sparsity": self.requested,
+            "certified": self.certified,
+            "predicted_accuracy": self.predicted,
+            "optimistic_accuracy": self.optimistic,
+            "measured_accuracy": self.measured,
+            "vacuous": self.vacuous,
+            "logit_bound": self.bound.document() if self.bound else None,
+            "tightness": self.tightness.document() if self.tightness else None,
+            "trials_with_violation": self.broken,
+            "trials": self.trials,
+            "draws_needed_factor": self.draws_factor,
+        }
 
 
 @dataclass(frozen=True)
@@ -101,13 +117,19 @@ class Component:
     factor: str
     requested: float
     log10: float
-    """Of the ratio of the median logit bound to that with the factor as it is at the inputs; infinite where the factor alone
-    makes the bound infinite."""
+    """Of the ratio of the median logit bound to that with the factor as it is at the inputs;
+    infinite where the factor alone makes the bound infinite.
+    """
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {"form": self.form, "factor": self.factor, "sparsity": self.requested,
-                "log10_of_its_cost": _finite(self.log10), "alone_makes_it_infinite": self.log10 == math.inf}
+        return {
+            "form": self.form,
+            "factor": self.factor,
+            "sparsity": self.requested,
+            "log10_of_its_cost": _finite(self.log10),
+            "alone_makes_it_infinite": self.log10 == math.inf,
+        }
 
 
 @dataclass(frozen=True)
@@ -119,14 +141,17 @@ class BoundReport:
     error: dict[float, Spread | None]
     """By requested sparsity, the measured |z' - z| of a logit."""
     assumption: float | None
-    """Fraction of layers' outputs at which the paper's assumption held; None for methods without."""
+    """Fraction of layers' outputs at which the paper's assumption held; None for methods without.
+    """
     delta: float
     images: int
     dense_accuracy: float
 
     def form(self, name: str) -> list[Prediction]:
         """Its predictions by sparsity."""
-        return sorted((one for one in self.predictions if one.form == name), key=lambda one: one.requested)
+        return sorted(
+            (one for one in self.predictions if one.form == name), key=lambda one: one.requested
+        )
 
     @property
     def forms(self) -> list[str]:
@@ -134,7 +159,9 @@ class BoundReport:
         return list(dict.fromkeys(one.form for one in self.predictions))
 
     def vacuous_from(self, form: str) -> Prediction | None:
-        """The sparsest prediction below which one is not vacuous is followed by it; None where the last one is not."""
+        """The sparsest prediction below which one is not vacuous is followed by it; None where the
+        last one is not.
+        """
         found = None
         for one in reversed(self.form(form)):
             if not one.vacuous:
@@ -148,8 +175,12 @@ class BoundReport:
         return max(mine, key=lambda one: one.log10, default=None)
 
 
-def summarise_outcomes(outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor, delta: float) -> BoundReport:
-    """The report of one method's outcomes; `dense` are the logits of the dense network (N, k), `labels` (N,)."""
+def summarise_outcomes(
+    outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor, delta: float
+) -> BoundReport:
+    """The report of one method's outcomes; `dense` are the logits of the dense network (N, k),
+    `labels` (N,).
+    """
     labels = labels.cpu()
     predictions, components, errors = [], [], {}
     for requested in dict.fromkeys(one.pruned.requested for one in outcomes):
@@ -162,11 +193,20 @@ def summarise_outcomes(outcomes: Sequence[Outcome], dense: Tensor, labels: Tenso
             form, _, factor = name.partition(WITH)
             bound, other = Spread.of(first[form]), Spread.of(first[name])
             if factor and bound and other and bound.median > 0 and 0 < other.median < math.inf:
-                components.append(Component(form, factor, requested, _log10(bound.median / other.median)))
+                components.append(
+                    Component(form, factor, requested, _log10(bound.median / other.median))
+                )
     held = [share for one in outcomes for share in one.assumption]
     right = (dense.argmax(1) == labels).double().mean()
-    return BoundReport(tuple(predictions), tuple(components), errors, sum(held) / len(held) if held else None, delta,
-                       len(labels), float(right))
+    return BoundReport(
+        tuple(predictions),
+        tuple(components),
+        errors,
+        sum(held) / len(held) if held else None,
+        delta,
+        len(labels),
+        float(right),
+    )
 
 
 def _log10(value: float) -> float:
@@ -193,11 +233,20 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
     drawn = any(bool((law.draws > 0).any()) for one in group for law in one.pruned.laws.values())
     needed = Spread.of(torch.cat(factors))
     return Prediction(
-        form, group[0].pruned.requested, sum(one.pruned.sparsity for one in group) / len(group), _mean(predicted),
-        _mean(optimistic), _mean(measured), Spread.of(torch.cat(bounds)), Spread.of(torch.cat(ratios)),
+        form,
+        group[0].pruned.requested,
+        sum(one.pruned.sparsity for one in group) / len(group),
+        _mean(predicted),
+        _mean(optimistic),
+        _mean(measured),
+        Spread.of(torch.cat(bounds)),
+        Spread.of(torch.cat(ratios)),
         {name: Spread.of(torch.cat(values)) for name, values in layers.items()},
-        sum(bool(torch.cat(one.above[form]).any()) for one in group), len(group), 1 / dense.shape[1],
-        _finite(needed.median) if needed and drawn else None)
+        sum(bool(torch.cat(one.above[form]).any()) for one in group),
+        len(group),
+        1 / dense.shape[1],
+        _finite(needed.median) if needed and drawn else None,
+    )
 
 
 def _quantile(ordered: Tensor, part: float) -> float:

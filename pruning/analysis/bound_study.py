@@ -1,4 +1,6 @@
-"""One method's pruned networks beside their bounds: drawn from the dense network, and measured at the same inputs."""
+"""One method's pruned networks beside their bounds: drawn from the dense network, and measured at
+the same inputs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from pruning.bounds.carrier import Carrier
-from pruning.bounds.forms import BoundedCriterion, Preparing, PrunedLayer, Relative, bound_certified_forms
+from pruning.bounds.forms import (
+    BoundedCriterion,
+    Preparing,
+    PrunedLayer,
+    Relative,
+    bound_certified_forms,
+)
 from pruning.bounds.inputs import Inputs
 from pruning.bounds.rows import arrange_by_row, certain_law, find_columns_read
 from pruning.bounds.sums import Sums, first_of_channel, multiply_patches, sum_channels, sum_edges
@@ -61,9 +69,13 @@ class Outcome:
     layers: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
     """By weight and form (`error`: measured), the largest error over a layer's outputs, (N,)."""
     above: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By form, whether a layer's output or a logit of an input is further off than the form says, (N,)."""
+    """By form, whether a layer's output or a logit of an input is further off than the form says,
+    (N,).
+    """
     assumption: list[float] = field(default_factory=list)
-    """Fraction of the outputs at which the paper's assumption holds, by layer and part of the inputs."""
+    """Fraction of the outputs at which the paper's assumption holds, by layer and part of the
+    inputs.
+    """
 
     def __getitem__(self, form: str) -> Tensor:
         return torch.cat(self.logits[form])
@@ -75,13 +87,21 @@ class Outcome:
 
 
 class Study:
-    """A method on a network: its BatchNorm is folded, its scores are taken once, and every pruning starts from it.
+    """A method on a network: its BatchNorm is folded, its scores are taken once, and every pruning
+    starts from it.
 
     Everything is computed on the CPU, in float64.
     """
 
-    def __init__(self, model: nn.Module, seams: PruningMethod, batches: Batches, shape: Shape, generator: Generator,
-                 exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        seams: PruningMethod,
+        batches: Batches,
+        shape: Shape,
+        generator: Generator,
+        exclude: Sequence[str] = (),
+    ) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
         if not Study.takes(seams):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
@@ -89,13 +109,22 @@ class Study:
         self.model, self.seams = fold_batchnorm(dense), seams
         given = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
         for inputs, _ in given[:1]:
-            if not torch.allclose(self.answers(inputs[:1]), dense(inputs[:1]), 1e-6, 1e-6, equal_nan=True):
-                raise StructureError("a BatchNorm cannot be folded into the layer before: it normalises no channels of it")
+            if not torch.allclose(
+                self.answers(inputs[:1]), dense(inputs[:1]), 1e-6, 1e-6, equal_nan=True
+            ):
+                raise StructureError(
+                    "a BatchNorm cannot be folded into the layer before: it normalises no "
+                    "channels of it"
+                )
         self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
         self.names = list(self.evidence.weights)
         self.scores: Scores = mask_scores(self.evidence, seams.criterion.score(self.evidence))
         self.chain = is_chain(self.model)
-        self.prepared = seams.criterion.prepare(self.evidence) if isinstance(seams.criterion, Preparing) else None
+        self.prepared = (
+            seams.criterion.prepare(self.evidence)
+            if isinstance(seams.criterion, Preparing)
+            else None
+        )
         self.carrier, self.views = Carrier(self.model), LayerInputs(self.evidence)
 
     @staticmethod
@@ -106,7 +135,9 @@ class Study:
     def answers(self, inputs: Tensor) -> Tensor:
         """The dense network's logits, float64."""
         with torch.no_grad():
-            return torch.cat([self.model(chunk) for chunk in torch.split(inputs.cpu().double(), 100)])
+            return torch.cat(
+                [self.model(chunk) for chunk in torch.split(inputs.cpu().double(), 100)]
+            )
 
     @property
     def sampled(self) -> bool:
@@ -117,16 +148,37 @@ class Study:
         """The network pruned in one shot; `BudgetError` for a sparsity that cannot be had."""
         evidence = self.evidence
         masks = build_full_masks(evidence.weights)
-        selected = self.seams.granularity.select(Selection(
-            self.model, evidence.weights, self.scores, masks, 1.0 - sparsity, self.seams.allocation, self.seams.sparsifier,
-            generator, lambda: evidence.shape, self.views))
-        weights = {name: selected.weights.get(name, weight).masked_fill(~selected.masks[name], 0.0)
-                   for name, weight in evidence.weights.items()}
-        return Pruned(sparsity, 1.0 - density(selected.masks), trial, weights, selected.masks, selected.laws)
+        selected = self.seams.granularity.select(
+            Selection(
+                self.model,
+                evidence.weights,
+                self.scores,
+                masks,
+                1.0 - sparsity,
+                self.seams.allocation,
+                self.seams.sparsifier,
+                generator,
+                lambda: evidence.shape,
+                self.views,
+            )
+        )
+        weights = {
+            name: selected.weights.get(name, weight).masked_fill(~selected.masks[name], 0.0)
+            for name, weight in evidence.weights.items()
+        }
+        return Pruned(
+            sparsity, 1.0 - density(selected.masks), trial, weights, selected.masks, selected.laws
+        )
 
-    def outcomes(self, pruned: Sequence[Pruned], inputs: Tensor, delta: float,
-                 advance: Callable[[int], None] = lambda images: None) -> list[Outcome]:
-        """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta for all together.
+    def outcomes(
+        self,
+        pruned: Sequence[Pruned],
+        inputs: Tensor,
+        delta: float,
+        advance: Callable[[int], None] = lambda images: None,
+    ) -> list[Outcome]:
+        """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta
+        for all together.
 
         `advance` is told how many images a network has been bounded at.
         """
@@ -134,8 +186,14 @@ class Study:
         copies = [self._network(one) for one in pruned]
         inputs, self.delta = inputs.cpu().double(), delta
         first = self._seen(inputs[:1])
-        counts = {name: len(one.layer.weight) * one.patches.shape[-1] for name, one in first.items()}
-        rows = [len(law.draws) for one in pruned for law in one.laws.values()] if self._channels else []
+        counts = {
+            name: len(one.layer.weight) * one.patches.shape[-1] for name, one in first.items()
+        }
+        rows = (
+            [len(law.draws) for one in pruned for law in one.laws.values()]
+            if self._channels
+            else []
+        )
         every = max([2, *rows]) * len(inputs) * sum(counts.values())
         logs = math.log(2 * every / delta), math.log(2 * 2 * every / delta)
         part = max(1, MEMORY // (8 * 12 * max(1, sum(counts.values()))))
@@ -155,8 +213,14 @@ class Study:
                 advance(len(chunk))
         return found
 
-    def _bound(self, outcome: Outcome, seen: Mapping[str, Inputs], cache: Cache, chunk: Tensor,
-               logs: tuple[float, float]) -> None:
+    def _bound(
+        self,
+        outcome: Outcome,
+        seen: Mapping[str, Inputs],
+        cache: Cache,
+        chunk: Tensor,
+        logs: tuple[float, float],
+    ) -> None:
         pruned, criterion = outcome.pruned, self.seams.criterion
         errors: dict[str, dict[str, Tensor]] = {}
         above: dict[str, Tensor] = {}
@@ -167,13 +231,24 @@ class Study:
             forms = bound_certified_forms(drawn, pruned.trial == 0)
             if isinstance(criterion, BoundedCriterion):
                 paper = criterion.bound(drawn)
-                forms |= paper.forms if paper.error is None else {"paper": paper.error, **paper.forms}
+                forms |= (
+                    paper.forms if paper.error is None else {"paper": paper.error, **paper.forms}
+                )
                 if pruned.trial == 0:
-                    forms |= {f"paper with {factor}": error for factor, error in paper.swaps.items()}
+                    forms |= {
+                        f"paper with {factor}": error for factor, error in paper.swaps.items()
+                    }
                 if paper.assumption is not None:
                     outcome.assumption.append(float(paper.assumption.double().mean()))
-            alive = pruned.masks[name].flatten(1).any(1) if self._channels else torch.ones(len(drawn.weight)).bool()
-            true = _outputs(use.layer, pruned.weights[name] - drawn.weight, use.inputs).abs() * alive[None, :, None]
+            alive = (
+                pruned.masks[name].flatten(1).any(1)
+                if self._channels
+                else torch.ones(len(drawn.weight)).bool()
+            )
+            true = (
+                _outputs(use.layer, pruned.weights[name] - drawn.weight, use.inputs).abs()
+                * alive[None, :, None]
+            )
             gone = 0.0 if bool(alive.all()) else self._removed(drawn, pruned.masks, alive)
             slack = ROUNDING * drawn.sums.size.sum(0)
             kept = outcome.layers.setdefault(name, {})
@@ -189,41 +264,94 @@ class Study:
                 size = self.model(chunk).abs()
             for form, tau in criterion.relative(every).items():
                 relative = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
-                outcome.logits.setdefault(form, []).append(relative.nan_to_num(math.inf, posinf=math.inf))
+                outcome.logits.setdefault(form, []).append(
+                    relative.nan_to_num(math.inf, posinf=math.inf)
+                )
                 above[form] = torch.zeros(len(chunk), dtype=torch.bool)
         for form, each in errors.items():
-            base = errors[form.partition(" with ")[0]]  # a layer that knows nothing of a factor has it as it is
-            outcome.logits.setdefault(form, []).append(self.carrier.carry(chunk, pruned.weights, base | each))
+            base = errors[
+                form.partition(" with ")[0]
+            ]  # a layer that knows nothing of a factor has it as it is
+            outcome.logits.setdefault(form, []).append(
+                self.carrier.carry(chunk, pruned.weights, base | each)
+            )
         true = outcome.logits["error"][-1]
         for form, layers in above.items():
-            wrong = (true > outcome.logits[form][-1] * (1 + ROUNDING) + ROUNDING * true.amax()).any(1)
+            wrong = (true > outcome.logits[form][-1] * (1 + ROUNDING) + ROUNDING * true.amax()).any(
+                1
+            )
             outcome.above.setdefault(form, []).append(layers | wrong)
 
-    def _drawn(self, name: str, uses: Mapping[str, Inputs], pruned: Pruned, cache: Cache,
-               logs: tuple[float, float]) -> PrunedLayer:
+    def _drawn(
+        self,
+        name: str,
+        uses: Mapping[str, Inputs],
+        pruned: Pruned,
+        cache: Cache,
+        logs: tuple[float, float],
+    ) -> PrunedLayer:
         layer, weight, mask = uses[name].layer, self.evidence.weights[name], pruned.masks[name]
         seen = uses[name].patches
-        scores = arrange_by_row(self.scores[name] if isinstance(self.seams.criterion, BoundedCriterion) else weight.abs(), layer, weight,
-                         self._channels)
+        scores = arrange_by_row(
+            self.scores[name]
+            if isinstance(self.seams.criterion, BoundedCriterion)
+            else weight.abs(),
+            layer,
+            weight,
+            self._channels,
+        )
         law = pruned.laws.get(name)
         if law is None:
             law = certain_law(scores)
-        kept = (find_columns_read(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)).expand_as(law.probabilities)
+        kept = (
+            find_columns_read(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)
+        ).expand_as(law.probabilities)
         certain = (law.probabilities >= 1) & (law.draws != 0)[:, None] & kept
         random, first = law.probabilities.masked_fill(certain, 0.0), None
-        if self._channels and name in pruned.laws:  # those of the groups that the layer reads, as they were drawn
+        if (
+            self._channels and name in pruned.laws
+        ):  # those of the groups that the layer reads, as they were drawn
             first = self._firsts(name, layer)
-            shares = random if first is None else random * (first == torch.arange(first.shape[1])).flatten()
+            shares = (
+                random
+                if first is None
+                else random * (first == torch.arange(first.shape[1])).flatten()
+            )
             scores = shares * (scores * (random > 0)).sum(1, keepdim=True)
         if name not in cache or not torch.equal(cache[name][0], random):
-            cache[name] = random, (sum_channels(layer, weight, seen, random, first) if self._channels else
-                                   sum_edges(layer, weight, seen, random))
+            cache[name] = (
+                random,
+                (
+                    sum_channels(layer, weight, seen, random, first)
+                    if self._channels
+                    else sum_edges(layer, weight, seen, random)
+                ),
+            )
         log, split = (log + math.log(law.repeats) for log in logs)
-        return PrunedLayer(name, layer, weight, scores, kept, law, random, cache[name][1], seen, log, split, self.delta,
-                     self.sampled, not self._channels, first, uses, self.prepared)
+        return PrunedLayer(
+            name,
+            layer,
+            weight,
+            scores,
+            kept,
+            law,
+            random,
+            cache[name][1],
+            seen,
+            log,
+            split,
+            self.delta,
+            self.sampled,
+            not self._channels,
+            first,
+            uses,
+            self.prepared,
+        )
 
     def _removed(self, drawn: PrunedLayer, masks: Masks, alive: Tensor) -> Tensor:
-        """What outputs that are removed were, and no longer give to those they are carried into, (N, out, L)."""
+        """What outputs that are removed were, and no longer give to those they are carried into,
+        (N, out, L).
+        """
         found = multiply_patches(as_matrices(drawn.layer, drawn.weight)[None], drawn.patches)[0]
         bias, gone = drawn.layer.bias, masks.get(f"{drawn.name.removesuffix('weight')}bias")
         if bias is not None and gone is not None:
@@ -239,14 +367,25 @@ class Study:
     def _graph(self) -> ChannelGraph:
         return ChannelGraph.of(self.model, self.evidence.shape, self.names)
 
-    def _depth(self, outcome: Outcome, seen: Mapping[str, Inputs], chunk: Tensor, dense: Tensor) -> None:
-        """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit over its error.
+    def _depth(
+        self, outcome: Outcome, seen: Mapping[str, Inputs], chunk: Tensor, dense: Tensor
+    ) -> None:
+        """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit
+        over its error.
 
-        sum_l max_i epsilon_li max_k |z'_k - z_k| / max_i |error_li|, z' with the weights of layer l alone replaced.
+        sum_l max_i epsilon_li max_k |z'_k - z_k| / max_i |error_li|, z' with the weights of layer l
+        alone replaced.
         """
-        names = [name for name in seen if bool((outcome.pruned.weights[name] != self.evidence.weights[name]).any())]
-        found = {form: torch.zeros_like(dense[:, 0]) for form in outcome.forms
-                 if " with " not in form and all(form in outcome.layers[name] for name in names)}
+        names = [
+            name
+            for name in seen
+            if bool((outcome.pruned.weights[name] != self.evidence.weights[name]).any())
+        ]
+        found = {
+            form: torch.zeros_like(dense[:, 0])
+            for form in outcome.forms
+            if " with " not in form and all(form in outcome.layers[name] for name in names)
+        }
         probe = copy.deepcopy(self.model)
         for name in names:
             parameter = probe.get_parameter(name)
@@ -259,7 +398,9 @@ class Study:
             for form, sum_ in found.items():
                 sum_ += errors[form] * gain
         for form, sum_ in found.items():
-            outcome.logits.setdefault(f"{form} with gains of layers as they are", []).append(sum_[:, None].expand_as(dense))
+            outcome.logits.setdefault(f"{form} with gains of layers as they are", []).append(
+                sum_[:, None].expand_as(dense)
+            )
 
     @cached_property
     def _channels(self) -> bool:
@@ -278,7 +419,9 @@ class Study:
             self.model(inputs)
         for name, calls in uses.items():
             if len(calls) != 1:
-                raise StructureError(f"{name} is used {len(calls)} times; bounds are for layers that are used once")
+                raise StructureError(
+                    f"{name} is used {len(calls)} times; bounds are for layers that are used once"
+                )
             if not bool(torch.isfinite(calls[0].inputs).all()):
                 raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
         return {name: Inputs(calls[0]) for name, calls in uses.items()}
@@ -290,4 +433,6 @@ def _outputs(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
         return F.linear(inputs, weight).reshape(len(inputs), -1, len(weight)).transpose(1, 2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.conv2d(padded, weight, None, layer.stride, 0, layer.dilation, count_groups(layer)).flatten(2)
+    return F.conv2d(
+        padded, weight, None, layer.stride, 0, layer.dilation, count_groups(layer)
+    ).flatten(2)

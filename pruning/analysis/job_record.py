@@ -42,18 +42,24 @@ class RoundRecord:
     batchnorm: Mapping[str, float] | None = None
     """What re-estimating BatchNorm did: see `pruning.training.batchnorm.reestimate_`."""
     full_size: Callable[[], nn.Module] | None = None
-    """As `network`, in the shape of the dense network: channels that are gone there are zero here."""
+    """As `network`, in the shape of the dense network: channels that are gone there are zero here.
+    """
     unretrained: Callable[[], nn.Module] | None = None
-    """Of a target that was retrained after it, the network as it was measured right after pruning, in the same shape.
+    """Of a target that was retrained after it, the network as it was measured right after pruning,
+    in the same shape.
 
     None where the job prunes before training, and where no evaluation of the recipe reads it.
     """
     losses: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """Loss on each of a sample of training images, right before and right after this round's pruning."""
+    """Loss on each of a sample of training images, right before and right after this round's
+    pruning.
+    """
 
     @property
     def id(self) -> str:
-        """Of a target, the checkpoint's id: `magnitude-0.95`, unique within a job, safe in a URL."""
+        """Of a target, the checkpoint's id: `magnitude-0.95`, unique within a job, safe in a
+        URL.
+        """
         return f"{self.label}-{self.target!r}"
 
     @property
@@ -62,7 +68,9 @@ class RoundRecord:
         return self.retrained or self.pruned
 
 
-NO_SEPARATE = "No independently trained network: the job does not train its network itself (model.train)."
+NO_SEPARATE = (
+    "No independently trained network: the job does not train its network itself (model.train)."
+)
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,17 @@ class JobRecord:
     sections: Mapping[str, Section] = field(default_factory=dict)
     """Of evaluations that are done already, by name."""
     separate: Callable[[], nn.Module | None] = lambda: None
-    """A second dense network, trained from another seed; None where the job does not train its network."""
+    """A second dense network, trained from another seed; None where the job does not train its
+    network.
+    """
     cache: TensorCache | None = None
     """Where what is dear to make is kept for later jobs."""
     memo: dict[Any, Tensor] = field(default_factory=dict)
     """What one evaluation measured and another may use."""
     advance: Callable[[int], None] = lambda images: None
-    """To be told of so many images through a network: a job that is silent for long counts as stuck."""
+    """To be told of so many images through a network: a job that is silent for long counts as
+    stuck.
+    """
 
     @property
     def seed(self) -> int:
@@ -96,15 +108,3 @@ class JobRecord:
     def pruned_untrained(self) -> bool:
         """Whether the job prunes before it trains."""
         return self.recipe.when == "before_training"
-
-
-
-
-
-
-
-
-
-
-
-

@@ -47,5 +47,3 @@ class EstimatesUnits(Protocol):
 
     def units(self, scale: JobSize) -> int:
         """About how much, in forward passes of one image."""
-
-

@@ -1,4 +1,5 @@
-"""What the loss-modelling paper found about the loss right after pruning, looked for in the criteria of one job.
+"""What the loss-modelling paper found about the loss right after pruning, looked for in the
+criteria of one job.
 
 Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020.
 """
@@ -32,13 +33,19 @@ def predicts_loss(method: Method) -> bool:
     return isinstance(criteria.create(method.name, method.params), PredictsLossChange)
 
 
-ANSWERS = {"seen": "yes", "the opposite": "no, the opposite", "no evidence": "no evidence either way",
-           "both": "yes at some targets or settings, the opposite at others"}
+ANSWERS = {
+    "seen": "yes",
+    "the opposite": "no, the opposite",
+    "no evidence": "no evidence either way",
+    "both": "yes at some targets or settings, the opposite at others",
+}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two criteria at one target: loss after pruning of the first less that of the second, on the same training images."""
+    """Two criteria at one target: loss after pruning of the first less that of the second, on the
+    same training images.
+    """
 
     first: RoundRecord
     second: RoundRecord
@@ -46,7 +53,9 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """`seen` where the first loses less beyond noise, `the opposite` where it loses more, else `no evidence`."""
+        """`seen` where the first loses less beyond noise, `the opposite` where it loses more, else
+        `no evidence`.
+        """
         found = self.change.estimate
         if found is None:
             return "off the scale"
@@ -56,8 +65,13 @@ class Pair:
 
     def row(self) -> dict[str, Any]:
         """The line of a table."""
-        return {"target_sparsity": self.first.target, "first": self.first.label, "second": self.second.label,
-                "loss_difference_first_less_second_nats": self.change.document(), "finding": self.verdict}
+        return {
+            "target_sparsity": self.first.target,
+            "first": self.first.label,
+            "second": self.second.label,
+            "loss_difference_first_less_second_nats": self.change.document(),
+            "finding": self.verdict,
+        }
 
 
 @dataclass(frozen=True)
@@ -83,29 +97,41 @@ class Finding:
     def sentence(self) -> str:
         """The outcome with how often, and the pair that shows it most."""
         verdicts = [pair.verdict for pair in self.pairs]
-        text = (f"Paper's finding: {self.statement}. Seen here: {ANSWERS[self.outcome]}. Of "
-                f"{q.count_of(len(self.pairs), 'comparison')}, {verdicts.count('seen')} for and "
-                f"{verdicts.count('the opposite')} against it beyond noise")
+        text = (
+            f"Paper's finding: {self.statement}. Seen here: {ANSWERS[self.outcome]}. Of "
+            f"{q.count_of(len(self.pairs), 'comparison')}, {verdicts.count('seen')} for and "
+            f"{verdicts.count('the opposite')} against it beyond noise"
+        )
         if "off the scale" in verdicts:
             text += f", {verdicts.count('off the scale')} off the scale (a loss overflows)"
         wanted = {"no evidence": None, "the opposite": "the opposite"}.get(self.outcome, "seen")
-        shown = [(pair, pair.change.estimate) for pair in self.pairs
-                 if pair.change.estimate is not None and wanted in (None, pair.verdict)]
+        shown = [
+            (pair, pair.change.estimate)
+            for pair in self.pairs
+            if pair.change.estimate is not None and wanted in (None, pair.verdict)
+        ]
         if shown:
             pair, found = max(shown, key=lambda one: abs(one[1].value))
-            text += (f"; largest difference: {pair.first.label} less {pair.second.label} at "
-                     f"{q.short_percent(pair.first.target or 0.0)}, {format_nats(found)}")
+            text += (
+                f"; largest difference: {pair.first.label} less {pair.second.label} at "
+                f"{q.short_percent(pair.first.target or 0.0)}, {format_nats(found)}"
+            )
         return text + "."
 
 
 def format_nats(found: Estimate) -> str:
     """A difference of losses with its unit."""
-    return q.by_name("loss difference (nats)", found).replace(" [", " nats [", 1) if found.low is not None else \
-        q.by_name("loss difference (nats)", found) + " nats"
+    return (
+        q.by_name("loss difference (nats)", found).replace(" [", " nats [", 1)
+        if found.low is not None
+        else q.by_name("loss difference (nats)", found) + " nats"
+    )
 
 
 def compare_locality(targets: Sequence[RoundRecord]) -> list[Finding]:
-    """Of each loss model, more stages against fewer and a larger lambda against a smaller one, all else equal."""
+    """Of each loss model, more stages against fewer and a larger lambda against a smaller one, all
+    else equal.
+    """
     found: dict[tuple[str, str], list[Pair]] = {}
     for one, other in _at_equal_targets(targets):
         if one.criterion.name != other.criterion.name or not predicts_loss(one.criterion):
@@ -115,8 +141,10 @@ def compare_locality(targets: Sequence[RoundRecord]) -> list[Finding]:
         if len(apart) == 1 and apart[0] in LOCALITY:
             more, less = (one, other) if a[apart[0]] > b[apart[0]] else (other, one)
             _add(found, (one.criterion.name, apart[0]), more, less)
-    return [Finding(f"{name}: {LOCALITY[parameter]} the loss after pruning", tuple(pairs))
-            for (name, parameter), pairs in found.items()]
+    return [
+        Finding(f"{name}: {LOCALITY[parameter]} the loss after pruning", tuple(pairs))
+        for (name, parameter), pairs in found.items()
+    ]
 
 
 def compare_with_magnitude(targets: Sequence[RoundRecord]) -> list[Finding]:
@@ -125,24 +153,39 @@ def compare_with_magnitude(targets: Sequence[RoundRecord]) -> list[Finding]:
     for one, other in _at_equal_targets(targets, both_ways=True):
         if predicts_loss(one.criterion) and other.criterion.name == "magnitude":
             _add(found, (one.label, other.label), one, other)
-    return [Finding(f"{label} preserves the loss better than {magnitude}", tuple(pairs))
-            for (label, magnitude), pairs in found.items()]
+    return [
+        Finding(f"{label} preserves the loss better than {magnitude}", tuple(pairs))
+        for (label, magnitude), pairs in found.items()
+    ]
 
 
 def compare_gradient(targets: Sequence[RoundRecord]) -> list[Finding]:
     """QM, which keeps the gradient, against OBD, which drops it, at the same parameters."""
     found: dict[tuple[str, str], list[Pair]] = {}
     for one, other in _at_equal_targets(targets, both_ways=True):
-        if (one.criterion.name, other.criterion.name) == ("qm", "obd") and _equal(read_settings(one.criterion),
-                                                                                  read_settings(other.criterion)):
+        if (one.criterion.name, other.criterion.name) == ("qm", "obd") and _equal(
+            read_settings(one.criterion), read_settings(other.criterion)
+        ):
             _add(found, ("qm", "obd"), one, other)
-    return [Finding("dropping the gradient forfeits the gain (QM leaves a lower loss after pruning than OBD)", tuple(pairs))
-            for pairs in found.values()]
+    return [
+        Finding(
+            "dropping the gradient forfeits the gain (QM leaves a lower loss after pruning than "
+            "OBD)",
+            tuple(pairs),
+        )
+        for pairs in found.values()
+    ]
 
 
 FINDINGS: Mapping[str, Callable[[Sequence[RoundRecord]], list[Finding]]] = {
-    "locality": compare_locality, "against_magnitude": compare_with_magnitude, "gradient": compare_gradient}
-CAUTION = "Each of these comparisons stands at 95 % by itself: of twenty without a difference, one is seen by chance."
+    "locality": compare_locality,
+    "against_magnitude": compare_with_magnitude,
+    "gradient": compare_gradient,
+}
+CAUTION = (
+    "Each of these comparisons stands at 95 % by itself: of twenty without a difference, one "
+    "is seen by chance."
+)
 
 
 def describe_findings(name: str, found: Sequence[Finding]) -> list[str]:
@@ -153,14 +196,21 @@ def describe_findings(name: str, found: Sequence[Finding]) -> list[str]:
     for finding in found:
         pair = finding.pairs[0]
         lines.setdefault(pair.second.label, []).append(
-            f"with {pair.first.label} lower at {finding.count('seen')} and higher at {finding.count('the opposite')} of "
-            f"{q.count_of(len(finding.pairs), 'target')}")
-    return [f"Paper's finding: models of the loss preserve it better than {magnitude}. Seen here: the loss right after "
-            f"pruning, against {magnitude}'s and beyond noise, is {'; '.join(counts)}."
-            for magnitude, counts in lines.items()]
+            f"with {pair.first.label} lower at {finding.count('seen')} and higher at "
+            f"{finding.count('the opposite')} of "
+            f"{q.count_of(len(finding.pairs), 'target')}"
+        )
+    return [
+        f"Paper's finding: models of the loss preserve it better than {magnitude}. Seen here: "
+        "the loss right after "
+        f"pruning, against {magnitude}'s and beyond noise, is {'; '.join(counts)}."
+        for magnitude, counts in lines.items()
+    ]
 
 
-def _at_equal_targets(targets: Sequence[RoundRecord], both_ways: bool = False) -> Iterator[tuple[RoundRecord, RoundRecord]]:
+def _at_equal_targets(
+    targets: Sequence[RoundRecord], both_ways: bool = False
+) -> Iterator[tuple[RoundRecord, RoundRecord]]:
     for one, other in combinations(targets, 2):
         if one.target == other.target and one.label != other.label:
             yield one, other
@@ -168,7 +218,12 @@ def _at_equal_targets(targets: Sequence[RoundRecord], both_ways: bool = False) -
                 yield other, one
 
 
-def _add(found: dict[tuple[str, str], list[Pair]], key: tuple[str, str], first: RoundRecord, second: RoundRecord) -> None:
+def _add(
+    found: dict[tuple[str, str], list[Pair]],
+    key: tuple[str, str],
+    first: RoundRecord,
+    second: RoundRecord,
+) -> None:
     change = compare_first_rounds(first, second)
     if change is not None:
         found.setdefault(key, []).append(Pair(first, second, change))

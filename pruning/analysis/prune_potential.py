@@ -1,8 +1,8 @@
 """How much can be pruned, how much more is lost under shift, and how sure either is.
 
-Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural networks beyond test
-accuracy, MLSys 2021, and the code released with it (any later success counts; regression without intercept). Intervals
-over images are ours: the paper repeats trainings instead.
+Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
+networks beyond test accuracy, MLSys 2021, and the code released with it (any later success counts;
+regression without intercept). Intervals over images are ours: the paper repeats trainings instead.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ def compute_prune_ratio(one: RoundRecord, parameters: int) -> float:
     return sum(int((~mask).sum()) for mask in one.masks().values()) / parameters
 
 
-
-
-def find_prune_potential(ratios: Tensor, errors: Tensor, reference: Tensor, margin: float) -> Tensor:
+def find_prune_potential(
+    ratios: Tensor, errors: Tensor, reference: Tensor, margin: float
+) -> Tensor:
     """max PR with error <= reference + margin, 0 where there is none; any later success counts.
 
-    `ratios` (K,), `errors` (K, ...), `reference` (...): errors of checkpoints and of the dense control on one distribution.
+    `ratios` (K,), `errors` (K, ...), `reference` (...): errors of checkpoints and of the dense
+    control on one distribution.
 
     >>> ratios = torch.tensor([0.2, 0.5, 0.8])
-    >>> float(find_prune_potential(ratios, torch.tensor([0.1, 0.3, 0.105]), torch.tensor(0.1), 0.005))
+    >>> float(
+    ...     find_prune_potential(ratios, torch.tensor([0.1, 0.3, 0.105]), torch.tensor(0.1), 0.005)
+    ... )
     0.800000011920929
     >>> float(find_prune_potential(ratios, torch.tensor([0.2, 0.3, 0.4]), torch.tensor(0.1), 0.005))
     0.0
     """
     within = errors <= reference + margin + 1e-12
     return torch.where(within, ratios.reshape(-1, *[1] * (errors.dim() - 1)), 0.0).amax(0)
-
-
-
-

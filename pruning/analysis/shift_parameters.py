@@ -15,9 +15,12 @@ from pruning.data.corruptions import corruptions
 from pruning.measurement.costs import count_flops
 
 WORK = 2_000_000_000
-"""Multiply-adds of one network on one shift, where the recipe does not say how many images: the same for all evaluations."""
+"""Multiply-adds of one network on one shift, where the recipe does not say how many images: the
+same for all evaluations.
+"""
 CORRUPTING = 2000
-"""Multiply-adds that take as long as corrupting one value of an image, about, over all corruptions."""
+"""Multiply-adds that take as long as corrupting one value of an image, about, over all corruptions.
+"""
 FEWEST, MOST = 100, 1000
 """Images by default."""
 
@@ -40,7 +43,10 @@ class ShiftParameters:
     corruptions: tuple[Corruption, ...] | None = None
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (3,)
     noise: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
-    images: Annotated[int | None, Field(ge=1, description="test images; by default 1,000, fewer for a large network")] = None
+    images: Annotated[
+        int | None,
+        Field(ge=1, description="test images; by default 1,000, fewer for a large network"),
+    ] = None
 
     def __post_init__(self) -> None:
         for name in self.corruptions or ():
@@ -60,26 +66,46 @@ class ShiftParameters:
 
     def count(self, trial: JobRecord) -> int:
         """How many test images of each distribution, where there are so many."""
-        return self.images or _images(max(1, count_flops(trial.dense(), trial.data.shape, None) // 2))
+        return self.images or _images(
+            max(1, count_flops(trial.dense(), trial.data.shape, None) // 2)
+        )
 
     def units(self, scale: JobSize) -> int:
         """Making the images of every corruption, and every network on every distribution."""
         count = self.images or _images(scale.macs)
-        names = len(corruptions.names() if self.corruptions is None else self.corruptions) * len(self.severities)
+        names = len(corruptions.names() if self.corruptions is None else self.corruptions) * len(
+            self.severities
+        )
         own = min(count, scale.images["test"])
-        seen = own * (1 + names + len(self.noise)) + sum(min(count, test) for _, test in scale.shifted.values())
+        seen = own * (1 + names + len(self.noise)) + sum(
+            min(count, test) for _, test in scale.shifted.values()
+        )
         return seen * scale.networks + names * own * CORRUPTING * scale.values // scale.macs
 
     def describe(self, trial: JobRecord, shifts: list[Shift]) -> str:
         """What was looked at, in words."""
         count = self.count(trial)
-        kept = "" if trial.cache is None else (
-            f" Corrupted images are kept for later jobs: {q.file_size(trial.cache.size_bytes)} of at most "
-            f"{q.file_size(trial.cache.limit_bytes)} on this worker's disk.")
-        sets = "".join(f" The shifted set {shift.name} has {q.count_of(len(draw_sample(trial, count, shift.dataset)), 'image')} "
-                       "here." for shift in shifts if shift.dataset is not None)
-        return (f"{q.count_of(len(shifts), 'shift')}, at {q.count_of(min(count, len(trial.data.test)), 'test image')}: "
-                f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}")
+        kept = (
+            ""
+            if trial.cache is None
+            else (
+                " Corrupted images are kept for later jobs: "
+                f"{q.file_size(trial.cache.size_bytes)} of at most "
+                f"{q.file_size(trial.cache.limit_bytes)} on this worker's disk."
+            )
+        )
+        sets = "".join(
+            f" The shifted set {shift.name} has "
+            f"{q.count_of(len(draw_sample(trial, count, shift.dataset)), 'image')} "
+            "here."
+            for shift in shifts
+            if shift.dataset is not None
+        )
+        return (
+            f"{q.count_of(len(shifts), 'shift')}, at "
+            f"{q.count_of(min(count, len(trial.data.test)), 'test image')}: "
+            f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}"
+        )
 
 
 def _images(macs: int) -> int:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 
 class ChannelMap(nn.Module):
-    """A module without weights, each output channel of which is one input channel or zero: a parameter-free shortcut.
+    """A module without weights, each output channel of which is one input channel or zero: a
+    parameter-free shortcut.
 
-    `sources` says which input channel feeds each output channel, -1 for none. It is no part of the state dict.
+    `sources` says which input channel feeds each output channel, -1 for none. It is no part of the
+    state dict.
     """
 
     sources: Tensor
@@ -22,7 +24,9 @@ class ChannelMap(nn.Module):
         self.route_(channels_in, sources)
 
     def route_(self, channels_in: int, sources: Sequence[int]) -> None:
-        """Feed the output channels from these of so many input channels; `ValueError` for one that does not exist."""
+        """Feed the output channels from these of so many input channels; `ValueError` for one that
+        does not exist.
+        """
         if any(not -1 <= source < channels_in for source in sources):
             raise ValueError(f"sources must lie in -1 ... {channels_in - 1}")
         self.channels_in = channels_in

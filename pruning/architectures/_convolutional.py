@@ -35,7 +35,11 @@ class Scaled(AnySize):
 
 
 def draw_kaiming_normal_(net: nn.Module) -> None:
-    """Draw the weight of every Linear and Conv2d anew, in place; what is on the meta device has none."""
+    """Draw the weight of every Linear and Conv2d anew, in place; what is on the meta device has
+    none.
+    """
     for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device("meta"):
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device(
+            "meta"
+        ):
             nn.init.kaiming_normal_(module.weight)

@@ -1,8 +1,10 @@
-"""Makes torchvision importable beside a torch that it was not built for; import this before torchvision.
+"""Makes torchvision importable beside a torch that it was not built for; import this before
+torchvision.
 
-torchvision's compiled library belongs to one build of torch. Beside another (a CPU torch and a CUDA torchvision, of the same
-release) it does not load, and the schemas of two operators that torchvision's Python code names at import are missing.
-They are declared here where this is so, and only there: declaring what the library declares itself ends the process.
+torchvision's compiled library belongs to one build of torch. Beside another (a CPU torch and a CUDA
+torchvision, of the same release) it does not load, and the schemas of two operators that
+torchvision's Python code names at import are missing. They are declared here where this is so, and
+only there: declaring what the library declares itself ends the process.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ from pathlib import Path
 import torch
 
 OPERATORS = ("nms", "qnms")
-"""Those that are named at import. They have no implementation here: detection does not work, classification does."""
+"""Those that are named at import. They have no implementation here: detection does not work,
+classification does.
+"""
 
 
 def is_mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | None) -> bool:
-    """Whether torchvision of this version string (None: not installed) is a CUDA build beside a CPU build of torch.
+    """Whether torchvision of this version string (None: not installed) is a CUDA build beside a CPU
+    build of torch.
 
     >>> is_mismatched(None, None, "0.28.0+cu130"), is_mismatched("13.0", None, "0.28.0+cu130")
     (True, False)
@@ -26,13 +31,18 @@ def is_mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | 
 
 
 def _installed() -> str | None:
-    """The version of the installed torchvision, read without importing it; its metadata do not name the build."""
+    """The version of the installed torchvision, read without importing it; its metadata do not name
+    the build.
+    """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return None
     path = Path(spec.origin).with_name("version.py")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition("=")[2].strip(" '\"") for line in lines if line.startswith("__version__")), None)
+    return next(
+        (line.partition("=")[2].strip(" '\"") for line in lines if line.startswith("__version__")),
+        None,
+    )
 
 
 def _declare() -> torch.library.Library | None:

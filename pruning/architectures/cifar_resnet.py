@@ -1,4 +1,5 @@
-"""The CIFAR ResNet family: three stages of basic blocks, depth 6n + 2, or bottlenecks, 9n + 2 (He et al., CVPR, ECCV 2016).
+"""The CIFAR ResNet family: three stages of basic blocks, depth 6n + 2, or bottlenecks, 9n + 2 (He
+et al., CVPR, ECCV 2016).
 
 Parameter names follow akamaster/pytorch_resnet_cifar10, so its checkpoints load as they are.
 """
@@ -19,26 +20,42 @@ from pruning.errors import ParameterError
 
 
 class Shortcut(ChannelMap):
-    """The parameter-free shortcut (option A): every `stride`-th pixel, new channels filled with zeros on both sides."""
+    """The parameter-free shortcut (option A): every `stride`-th pixel, new channels filled with
+    zeros on both sides.
+    """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         before = (channels - channels_in) // 2
-        super().__init__(channels_in, [place - before if 0 <= place - before < channels_in else -1
-                                       for place in range(channels)])
+        super().__init__(
+            channels_in,
+            [
+                place - before if 0 <= place - before < channels_in else -1
+                for place in range(channels)
+            ],
+        )
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
-        with_zeros = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, 1))
-        return with_zeros.index_select(1, self.sources % with_zeros.shape[1])  # -1, no source, is the channel of zeros
+        with_zeros = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, 1))
+        return with_zeros.index_select(
+            1, self.sources % with_zeros.shape[1]
+        )  # -1, no source, is the channel of zeros
 
 
 def build_shortcut(channels_in: int, channels: int, stride: int, projection: bool) -> nn.Module:
-    """Around a block: the identity, and where the shape changes option A or a projection (option B)."""
+    """Around a block: the identity, and where the shape changes option A or a projection (option
+    B).
+    """
     if stride == 1 and channels_in == channels:
         return nn.Identity()
-    return Shortcut(channels_in, channels, stride) if not projection else nn.Sequential(
-        nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+    return (
+        Shortcut(channels_in, channels, stride)
+        if not projection
+        else nn.Sequential(
+            nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+        )
+    )
 
 
 class Block(nn.Module):
@@ -61,7 +78,9 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution, the last to four times as many channels, and a shortcut."""
+    """A 1x1, a 3x3 and a 1x1 convolution, the last to four times as many channels, and a
+    shortcut.
+    """
 
     expansion = 4
 
@@ -86,8 +105,15 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """Stem, three stages of blocks, global average pooling, classifier."""
 
-    def __init__(self, block: type[Block | Bottleneck], blocks: int, widths: tuple[int, int, int], channels: int,
-                 classes: int, projection: bool) -> None:
+    def __init__(
+        self,
+        block: type[Block | Bottleneck],
+        blocks: int,
+        widths: tuple[int, int, int],
+        channels: int,
+        classes: int,
+        projection: bool,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -96,8 +122,14 @@ class ResNet(nn.Module):
         for stage, width in enumerate(widths):
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
             wide = block.expansion * width
-            stages.append(nn.Sequential(*(block(width_in if i == 0 else wide, width, stride, projection)
-                                          for i, stride in enumerate(strides))))
+            stages.append(
+                nn.Sequential(
+                    *(
+                        block(width_in if i == 0 else wide, width, stride, projection)
+                        for i, stride in enumerate(strides)
+                    )
+                )
+            )
             width_in = wide
         self.layer1, self.layer2, self.layer3 = stages
         self.linear = nn.Linear(width_in, classes)
@@ -112,16 +144,21 @@ class ResNet(nn.Module):
 @architectures.register("cifar_resnet")
 @dataclass(frozen=True)
 class CifarResNet(Scaled):
-    """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with bottlenecks 9n + 2.
+    """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with
+    bottlenecks 9n + 2.
 
-    `build_shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What the code of Lost in Pruning
-    calls ResNet-56 and ResNet-110 has 9 and 18 bottlenecks a stage and projections: depths 83 and 164 as counted here.
+    `build_shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What
+    the code of Lost in Pruning calls ResNet-56 and ResNet-110 has 9 and 18 bottlenecks a stage and
+    projections: depths 83 and 164 as counted here.
 
     >>> def size(**options):
     ...     return sum(p.numel() for p in CifarResNet(**options).build().parameters())
     >>> size(depth=20), size(depth=20, shortcut="B"), size(depth=56), size(depth=110)
     (269722, 272474, 853018, 1727962)
-    >>> size(depth=83, block="bottleneck", shortcut="B"), size(depth=164, block="bottleneck", shortcut="B")
+    >>> (
+    ...     size(depth=83, block="bottleneck", shortcut="B"),
+    ...     size(depth=164, block="bottleneck", shortcut="B"),
+    ... )
     (869530, 1704154)
     """
 
@@ -134,15 +171,26 @@ class CifarResNet(Scaled):
 
     def __post_init__(self) -> None:
         if self.block == "basic" and (self.depth - 2) % 6:
-            raise ParameterError(f"depth {self.depth} is not 6n + 2 (8, 14, 20, 26, 32, ...)", pointer="depth")
+            raise ParameterError(
+                f"depth {self.depth} is not 6n + 2 (8, 14, 20, 26, 32, ...)", pointer="depth"
+            )
         if self.block == "bottleneck" and (self.depth - 2) % 9:
-            raise ParameterError(f"depth {self.depth} is not 9n + 2 (11, 20, 29, 83, 164, ...), as bottlenecks need",
-                                 pointer="depth")
+            raise ParameterError(
+                f"depth {self.depth} is not 9n + 2 (11, 20, 29, 83, 164, ...), as bottlenecks need",
+                pointer="depth",
+            )
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
         block, layers = (Block, 6) if self.block == "basic" else (Bottleneck, 9)
-        net = ResNet(block, (self.depth - 2) // layers, (w1, w2, w3), self.channels, self.classes, self.shortcut == "B")
+        net = ResNet(
+            block,
+            (self.depth - 2) // layers,
+            (w1, w2, w3),
+            self.channels,
+            self.classes,
+            self.shortcut == "B",
+        )
         draw_kaiming_normal_(net)
         return net

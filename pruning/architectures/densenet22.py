@@ -1,4 +1,6 @@
-"""The DenseNet of 22 layers for CIFAR: three dense blocks, each layer reads all before it (Huang et al., CVPR 2017)."""
+"""The DenseNet of 22 layers for CIFAR: three dense blocks, each layer reads all before it (Huang et
+al., CVPR 2017).
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Bottleneck(nn.Module):
 
 
 class Transition(nn.Module):
-    """BatchNorm, ReLU, a 1x1 convolution and the mean over 2x2 pixels, at odd borders over those there are."""
+    """BatchNorm, ReLU, a 1x1 convolution and the mean over 2x2 pixels, at odd borders over those
+    there are.
+    """
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
@@ -60,16 +64,24 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Stem, three dense blocks with transitions between them, BatchNorm, ReLU, global average pooling, classifier."""
+    """Stem, three dense blocks with transitions between them, BatchNorm, ReLU, global average
+    pooling, classifier.
+    """
 
-    def __init__(self, bottleneck: bool, growth: int, compression: float, channels: int, classes: int) -> None:
+    def __init__(
+        self, bottleneck: bool, growth: int, compression: float, channels: int, classes: int
+    ) -> None:
         super().__init__()
-        block, layers = (Bottleneck, CONVOLUTIONS // 6) if bottleneck else (Basic, CONVOLUTIONS // 3)
+        block, layers = (
+            (Bottleneck, CONVOLUTIONS // 6) if bottleneck else (Basic, CONVOLUTIONS // 3)
+        )
         width = 2 * growth
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         stages: list[nn.Module] = []
         for stage in range(3):
-            stages.append(nn.Sequential(*(block(width + i * growth, growth) for i in range(layers))))
+            stages.append(
+                nn.Sequential(*(block(width + i * growth, growth) for i in range(layers)))
+            )
             width += layers * growth
             if stage < 2:
                 narrow = max(1, int(compression * width))
@@ -89,10 +101,12 @@ class DenseNet(nn.Module):
 @architectures.register("densenet22")
 @dataclass(frozen=True)
 class DenseNet22(AnySize):
-    """DenseNet of 22 layers for CIFAR: dense blocks that add `growth` channels a layer, a stem of twice as many.
+    """DenseNet of 22 layers for CIFAR: dense blocks that add `growth` channels a layer, a stem of
+    twice as many.
 
-    As in the code of Lost in Pruning it is a DenseNet-BC: three bottleneck layers a block, and transitions that keep
-    `compression` of the channels. `block` basic with compression 1 is the plain DenseNet, six layers a block.
+    As in the code of Lost in Pruning it is a DenseNet-BC: three bottleneck layers a block, and
+    transitions that keep `compression` of the channels. `block` basic with compression 1 is the
+    plain DenseNet, six layers a block.
 
     >>> sum(p.numel() for p in DenseNet22().build().parameters())
     71686
@@ -108,6 +122,8 @@ class DenseNet22(AnySize):
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
-        net = DenseNet(self.block == "bottleneck", self.growth, self.compression, self.channels, self.classes)
+        net = DenseNet(
+            self.block == "bottleneck", self.growth, self.compression, self.channels, self.classes
+        )
         draw_kaiming_normal_(net)
         return net

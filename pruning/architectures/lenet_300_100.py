@@ -1,4 +1,6 @@
-"""LeNet-300-100, the fully connected network of LeCun et al. (1998) that pruning papers start from."""
+"""LeNet-300-100, the fully connected network of LeCun et al. (1998) that pruning papers start
+from.
+"""
 
 from __future__ import annotations
 

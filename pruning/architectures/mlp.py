@@ -13,7 +13,13 @@ from torch import nn
 from pruning.architectures import architectures
 from pruning.errors import ParameterError
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "gelu": nn.GELU}
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+}
 
 
 def require_whole(name: str, value: float) -> int:
@@ -23,7 +29,9 @@ def require_whole(name: str, value: float) -> int:
     return int(value)
 
 
-def build_dense_net(inputs: int, hidden: tuple[int, ...], classes: int, activation: str) -> nn.Sequential:
+def build_dense_net(
+    inputs: int, hidden: tuple[int, ...], classes: int, activation: str
+) -> nn.Sequential:
     """flatten, then `fc1`, activation, `fc2`, ... without an activation after the last."""
     widths = (inputs, *hidden, classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

@@ -1,4 +1,6 @@
-"""The classification networks of torchvision, by their names there; weights are never downloaded."""
+"""The classification networks of torchvision, by their names there; weights are never
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,58 @@ from pruning.errors import UnknownNameError
 
 SMALLEST: Mapping[str, int] = {
     "alexnet": 63,
-    "convnext_base": 32, "convnext_large": 32, "convnext_small": 32, "convnext_tiny": 32,
-    "densenet121": 29, "densenet161": 29, "densenet169": 29, "densenet201": 29,
+    "convnext_base": 32,
+    "convnext_large": 32,
+    "convnext_small": 32,
+    "convnext_tiny": 32,
+    "densenet121": 29,
+    "densenet161": 29,
+    "densenet169": 29,
+    "densenet201": 29,
     **{f"efficientnet_b{i}": 1 for i in range(8)},
-    "efficientnet_v2_l": 1, "efficientnet_v2_m": 1, "efficientnet_v2_s": 1,
-    "googlenet": 15, "inception_v3": 75,
-    "mnasnet0_5": 1, "mnasnet0_75": 1, "mnasnet1_0": 1, "mnasnet1_3": 1,
-    "mobilenet_v2": 1, "mobilenet_v3_large": 1, "mobilenet_v3_small": 1,
-    "resnet18": 1, "resnet34": 1, "resnet50": 1, "resnet101": 1, "resnet152": 1,
-    "resnext50_32x4d": 1, "resnext101_32x8d": 1, "resnext101_64x4d": 1,
-    "shufflenet_v2_x0_5": 1, "shufflenet_v2_x1_0": 1, "shufflenet_v2_x1_5": 1, "shufflenet_v2_x2_0": 1,
-    "squeezenet1_0": 21, "squeezenet1_1": 17,
+    "efficientnet_v2_l": 1,
+    "efficientnet_v2_m": 1,
+    "efficientnet_v2_s": 1,
+    "googlenet": 15,
+    "inception_v3": 75,
+    "mnasnet0_5": 1,
+    "mnasnet0_75": 1,
+    "mnasnet1_0": 1,
+    "mnasnet1_3": 1,
+    "mobilenet_v2": 1,
+    "mobilenet_v3_large": 1,
+    "mobilenet_v3_small": 1,
+    "resnet18": 1,
+    "resnet34": 1,
+    "resnet50": 1,
+    "resnet101": 1,
+    "resnet152": 1,
+    "resnext50_32x4d": 1,
+    "resnext101_32x8d": 1,
+    "resnext101_64x4d": 1,
+    "shufflenet_v2_x0_5": 1,
+    "shufflenet_v2_x1_0": 1,
+    "shufflenet_v2_x1_5": 1,
+    "shufflenet_v2_x2_0": 1,
+    "squeezenet1_0": 21,
+    "squeezenet1_1": 17,
     **{f"vgg{depth}{suffix}": 32 for depth in (11, 13, 16, 19) for suffix in ("", "_bn")},
-    "wide_resnet50_2": 1, "wide_resnet101_2": 1,
+    "wide_resnet50_2": 1,
+    "wide_resnet101_2": 1,
 }
-"""By name, the rows and columns of the smallest image; listed here so that the catalogue needs no torchvision."""
-ATTENTION = "its attention computes with weights that are not those of a layer's call: they cannot be pruned as layers are"
-LEFT_OUT: Mapping[str, str] = {"maxvit": ATTENTION, "swin": ATTENTION, "vit": ATTENTION,
-                               "regnet": "its shape is not known before its weights are drawn: nothing could be checked"}
+"""By name, the rows and columns of the smallest image; listed here so that the catalogue needs no
+torchvision.
+"""
+ATTENTION = (
+    "its attention computes with weights that are not those of a layer's call: they cannot "
+    "be pruned as layers are"
+)
+LEFT_OUT: Mapping[str, str] = {
+    "maxvit": ATTENTION,
+    "swin": ATTENTION,
+    "vit": ATTENTION,
+    "regnet": "its shape is not known before its weights are drawn: nothing could be checked",
+}
 """By the beginning of a name of torchvision's, why it is not taken."""
 NAMES = sorted(SMALLEST)
 
@@ -42,8 +78,8 @@ NAMES = sorted(SMALLEST)
 class Torchvision:
     """A convolutional classifier of torchvision by its `name` there, untrained, for colour images.
 
-    Parameter names are torchvision's, so its checkpoints load as they are; auxiliary classifiers are left out. The
-    transformers and RegNets are not taken. Raises `UnknownNameError`.
+    Parameter names are torchvision's, so its checkpoints load as they are; auxiliary classifiers
+    are left out. The transformers and RegNets are not taken. Raises `UnknownNameError`.
 
     >>> Torchvision("resnet18", classes=1000).smallest, Torchvision("vgg16").smallest
     (1, 32)
@@ -76,7 +112,11 @@ class Torchvision:
 
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
-        extra = {"aux_logits": False, "init_weights": True} if self.name in ("googlenet", "inception_v3") else {}
+        extra = (
+            {"aux_logits": False, "init_weights": True}
+            if self.name in ("googlenet", "inception_v3")
+            else {}
+        )
         return create_torchvision(self.name, num_classes=self.classes, **extra)
 
 
@@ -88,12 +128,16 @@ def create_torchvision(name: str, **kwargs: Any) -> nn.Module:
 
 
 def check_name(name: str, names: Sequence[str], left_out: Mapping[str, str]) -> None:
-    """Raise `UnknownNameError` for a name that is not taken: why, where it is torchvision's, and else the nearest one."""
+    """Raise `UnknownNameError` for a name that is not taken: why, where it is torchvision's, and
+    else the nearest one.
+    """
     if name in names:
         return
     reason = next((why for start, why in left_out.items() if name.startswith(start)), None)
     if reason is not None:
-        raise UnknownNameError(f"the torchvision network {name!r} is not taken: {reason}", pointer="name")
+        raise UnknownNameError(
+            f"the torchvision network {name!r} is not taken: {reason}", pointer="name"
+        )
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
     raise UnknownNameError(f"unknown torchvision network {name!r}; {hint}", pointer="name")

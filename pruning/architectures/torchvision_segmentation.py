@@ -1,4 +1,6 @@
-"""The semantic segmentation networks of torchvision, by their names there; weights are never downloaded."""
+"""The semantic segmentation networks of torchvision, by their names there; weights are never
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,14 @@ from pruning.architectures.torchvision import check_name, create_torchvision
 from pruning.errors import ParameterError
 from pruning.types import Task
 
-NAMES = ("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101",
-         "lraspp_mobilenet_v3_large")
+NAMES = (
+    "deeplabv3_mobilenet_v3_large",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
+    "fcn_resnet50",
+    "fcn_resnet101",
+    "lraspp_mobilenet_v3_large",
+)
 """Listed here so that the catalogue needs no torchvision."""
 WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
 
@@ -23,7 +31,8 @@ WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
 class Segmenter(nn.Module):
     """Backbone and head of a torchvision network, and its auxiliary head, under their names there.
 
-    In training mode it answers with the logits and those of the auxiliary head, else with the logits alone.
+    In training mode it answers with the logits and those of the auxiliary head, else with the
+    logits alone.
     """
 
     traced_at: ClassVar[int] = 64
@@ -40,7 +49,9 @@ class Segmenter(nn.Module):
         self.low_and_high = not hasattr(network, "aux_classifier")
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(N, C, H, W) to logits (N, classes, H, W), in training mode with those of the auxiliary head, if there is one."""
+        """(N, C, H, W) to logits (N, classes, H, W), in training mode with those of the auxiliary
+        head, if there is one.
+        """
         features = self.backbone(x)
         logits = _resized(self.classifier(features if self.low_and_high else features["out"]), x)
         if self.training and hasattr(self, "aux_classifier"):
@@ -48,7 +59,9 @@ class Segmenter(nn.Module):
         return logits
 
     def every_output(self, x: Tensor) -> Tensor:
-        """All there is to trace: the logits and those of the auxiliary head side by side, in eval mode too."""
+        """All there is to trace: the logits and those of the auxiliary head side by side, in eval
+        mode too.
+        """
         features = self.backbone(x)
         logits = _resized(self.classifier(features if self.low_and_high else features["out"]), x)
         if not hasattr(self, "aux_classifier"):
@@ -63,11 +76,13 @@ def _resized(logits: Tensor, image: Tensor) -> Tensor:
 @architectures.register("torchvision_segmentation")
 @dataclass(frozen=True)
 class TorchvisionSegmentation:
-    """A semantic segmentation network of torchvision by its `name` there, untrained, for colour images.
+    """A semantic segmentation network of torchvision by its `name` there, untrained, for colour
+    images.
 
-    Parameter names are torchvision's, so its checkpoints load as they are. With `aux`, an auxiliary head on the third
-    stage of the backbone helps in training (its loss counts half); it is no part of what answers, is not pruned and counts
-    for no prune ratio. Raises `UnknownNameError`, `ParameterError` where the network has no such head.
+    Parameter names are torchvision's, so its checkpoints load as they are. With `aux`, an auxiliary
+    head on the third stage of the backbone helps in training (its loss counts half); it is no part
+    of what answers, is not pruned and counts for no prune ratio. Raises `UnknownNameError`,
+    `ParameterError` where the network has no such head.
 
     >>> TorchvisionSegmentation("deeplabv3_resnet50", aux=True).outputs
     21
@@ -85,7 +100,9 @@ class TorchvisionSegmentation:
     def __post_init__(self) -> None:
         check_name(self.name, NAMES, {})
         if self.aux and self.name in WITHOUT_AUX:
-            raise ParameterError(f"{self.name} has no auxiliary head; leave aux false", pointer="aux")
+            raise ParameterError(
+                f"{self.name} has no auxiliary head; leave aux false", pointer="aux"
+            )
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
@@ -100,4 +117,6 @@ class TorchvisionSegmentation:
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
         extra = {} if self.name in WITHOUT_AUX else {"aux_loss": self.aux}
-        return Segmenter(create_torchvision(self.name, weights_backbone=None, num_classes=self.classes, **extra))
+        return Segmenter(
+            create_torchvision(self.name, weights_backbone=None, num_classes=self.classes, **extra)
+        )

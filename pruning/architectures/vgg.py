@@ -1,4 +1,5 @@
-"""The VGG family for small images: 3x3 convolutions with BatchNorm, one linear classifier (Simonyan and Zisserman, 2015).
+"""The VGG family for small images: 3x3 convolutions with BatchNorm, one linear classifier (Simonyan
+and Zisserman, 2015).
 
 Parameter names follow kuangliu/pytorch-cifar, so its checkpoints load as they are.
 """
@@ -16,7 +17,11 @@ from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
-    11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 """By depth, how many in each of the five stages."""
 WIDTHS = (64, 128, 256, 512, 512)
 SMALLEST = 32
@@ -26,17 +31,25 @@ SMALLEST = 32
 class VggNet(nn.Module):
     """Five stages of convolutions and a max pooling, global average pooling, classifier."""
 
-    def __init__(self, convolutions: tuple[int, ...], widths: tuple[int, ...], channels: int, classes: int) -> None:
+    def __init__(
+        self, convolutions: tuple[int, ...], widths: tuple[int, ...], channels: int, classes: int
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for count, width in zip(convolutions, widths, strict=True):
             for _ in range(count):
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                ]
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, classes)
-        self.register_forward_pre_hook(_refuse_small)  # not in `forward`, whose course must not depend on what it sees
+        self.register_forward_pre_hook(
+            _refuse_small
+        )  # not in `forward`, whose course must not depend on what it sees
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, classes); `DataError` where H or W is below 32."""
@@ -46,15 +59,20 @@ class VggNet(nn.Module):
 def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
     height, width = args[0].shape[-2:]
     if min(height, width) < SMALLEST:
-        raise DataError(f"VGG takes images of at least {SMALLEST} x {SMALLEST} pixels, these have {height} x {width}")
+        raise DataError(
+            f"VGG takes images of at least {SMALLEST} x {SMALLEST} pixels, these have {height} x "
+            f"{width}"
+        )
 
 
 @architectures.register("vgg")
 @dataclass(frozen=True)
 class Vgg(Scaled):
-    """VGG with BatchNorm of depth 11, 13, 16 or 19: stages of 64, 128, 256, 512, 512 channels times `width`.
+    """VGG with BatchNorm of depth 11, 13, 16 or 19: stages of 64, 128, 256, 512, 512 channels times
+    `width`.
 
-    The classifier is one linear layer on the global average, as used on CIFAR, so images of 32 pixels and more fit.
+    The classifier is one linear layer on the global average, as used on CIFAR, so images of 32
+    pixels and more fit.
 
     >>> sum(p.numel() for p in Vgg(depth=16).build().parameters())
     14728266

@@ -1,4 +1,6 @@
-"""Wide residual networks for CIFAR: depth 6n + 4, pre-activation blocks (Zagoruyko and Komodakis, BMVC 2016)."""
+"""Wide residual networks for CIFAR: depth 6n + 4, pre-activation blocks (Zagoruyko and Komodakis,
+BMVC 2016).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from pruning.errors import ParameterError
 class Block(nn.Module):
     """BatchNorm and ReLU before each of two 3x3 convolutions.
 
-    The shortcut is the input itself, or a 1x1 convolution of what the first ReLU gives where the shape changes.
+    The shortcut is the input itself, or a 1x1 convolution of what the first ReLU gives where the
+    shape changes.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -37,17 +40,27 @@ class Block(nn.Module):
 
 
 class WideNet(nn.Module):
-    """Stem of 16 channels, three stages of blocks, BatchNorm, ReLU, global average pooling, classifier."""
+    """Stem of 16 channels, three stages of blocks, BatchNorm, ReLU, global average pooling,
+    classifier.
+    """
 
-    def __init__(self, blocks: int, widths: tuple[int, int, int], channels: int, classes: int) -> None:
+    def __init__(
+        self, blocks: int, widths: tuple[int, int, int], channels: int, classes: int
+    ) -> None:
         super().__init__()
         width_in = 16
         self.conv1 = nn.Conv2d(channels, width_in, 3, 1, 1, bias=False)
         stages = []
         for stage, width in enumerate(widths):
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            stages.append(nn.Sequential(*(Block(width_in if i == 0 else width, width, stride)
-                                          for i, stride in enumerate(strides))))
+            stages.append(
+                nn.Sequential(
+                    *(
+                        Block(width_in if i == 0 else width, width, stride)
+                        for i, stride in enumerate(strides)
+                    )
+                )
+            )
             width_in = width
         self.layer1, self.layer2, self.layer3 = stages
         self.bn = nn.BatchNorm2d(width_in)
@@ -62,7 +75,8 @@ class WideNet(nn.Module):
 @architectures.register("wide_resnet")
 @dataclass(frozen=True)
 class WideResNet(Scaled):
-    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no dropout.
+    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no
+    dropout.
 
     >>> sum(p.numel() for p in WideResNet(depth=16, width=8).build().parameters())
     10961370
@@ -75,7 +89,9 @@ class WideResNet(Scaled):
 
     def __post_init__(self) -> None:
         if (self.depth - 4) % 6:
-            raise ParameterError(f"depth {self.depth} is not 6n + 4 (10, 16, 22, 28, 34, 40, ...)", pointer="depth")
+            raise ParameterError(
+                f"depth {self.depth} is not 6n + 4 (10, 16, 22, 28, 34, 40, ...)", pointer="depth"
+            )
 
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""

@@ -13,7 +13,8 @@ MOST = 1e15
 
 
 def expected_distinct(probabilities: Tensor, draws: Tensor | float) -> Tensor:
-    """sum_j 1 - (1 - p_j)^m over the last dimension, float64; `draws` broadcasts against the others.
+    """sum_j 1 - (1 - p_j)^m over the last dimension, float64; `draws` broadcasts against the
+    others.
 
     >>> expected_distinct(torch.tensor([0.5, 0.5]), 2)
     tensor(1.5000, dtype=torch.float64)
@@ -21,14 +22,16 @@ def expected_distinct(probabilities: Tensor, draws: Tensor | float) -> Tensor:
     p = probabilities.double()
     m = torch.as_tensor(draws, dtype=torch.float64, device=p.device)[..., None]
     certain = (p >= 1) & (m > 0)
-    return torch.where(certain, 1.0, -torch.expm1(m * torch.log1p(-p.clamp_max(1 - 2.0**-53)))).sum(-1)
+    return torch.where(certain, 1.0, -torch.expm1(m * torch.log1p(-p.clamp_max(1 - 2.0**-53)))).sum(
+        -1
+    )
 
 
 def find_draws(probabilities: Tensor, distinct: Tensor) -> Tensor:
     """The most draws with E[distinct] <= distinct in every row, int64; none for none.
 
-    `probabilities` (..., K), `distinct` (...). The code of SiPP takes any number of draws whose expectation rounds up to
-    `distinct`; the most of them spends the budget.
+    `probabilities` (..., K), `distinct` (...). The code of SiPP takes any number of draws whose
+    expectation rounds up to `distinct`; the most of them spends the budget.
 
     >>> p = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.5, 0.0]])
     >>> find_draws(p, torch.tensor([2, 1])), find_draws(p, torch.tensor([1, 0]))
@@ -48,7 +51,9 @@ def draw_multiplicities(probabilities: Tensor, draws: Tensor, generator: Generat
 
     `probabilities` (R, K) are nonnegative and need not sum to 1; rows of zeros give zeros.
 
-    >>> draw_multiplicities(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([3, 3]), torch.Generator())
+    >>> draw_multiplicities(
+    ...     torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([3, 3]), torch.Generator()
+    ... )
     tensor([[0., 3.],
             [0., 0.]], dtype=torch.float64)
     """

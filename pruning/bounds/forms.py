@@ -1,9 +1,11 @@
-"""A pruned layer at some inputs, and how far its outputs may be from those of the dense layer: the forms of the bound.
+"""A pruned layer at some inputs, and how far its outputs may be from those of the dense layer: the
+forms of the bound.
 
-`hoeffding`, `bernstein` and `minimum` hold for the inputs at hand, all layers, outputs, positions and inputs together, with
-probability 1 - delta over the draws, and so do `ball` and `ball bernstein`; `deterministic` holds always. A criterion adds
-the form of its paper, `paper`, which rests on assumptions about inputs not seen and is not certified. Source of each: the
-module that is named like the method; what holds for the inputs at hand is derived here.
+`hoeffding`, `bernstein` and `minimum` hold for the inputs at hand, all layers, outputs, positions
+and inputs together, with probability 1 - delta over the draws, and so do `ball` and `ball
+bernstein`; `deterministic` holds always. A criterion adds the form of its paper, `paper`, which
+rests on assumptions about inputs not seen and is not certified. Source of each: the module that is
+named like the method; what holds for the inputs at hand is derived here.
 """
 
 from __future__ import annotations
@@ -40,14 +42,16 @@ class PrunedLayer:
     kept: Tensor
     """Bool, as `scores`: what remains."""
     law: DrawLaw
-    """Of a deterministic sparsifier, probabilities in proportion to the scores, and nothing drawn."""
+    """Of a deterministic sparsifier, probabilities in proportion to the scores, and nothing drawn.
+    """
     open: Tensor
     """Probabilities of what is not there for certain, (rows, terms), 0 for what is."""
     sums: Sums
     patches: Tensor
     """(N, G, K, L), as in `pruning.networks.layers`."""
     log: float
-    """ln(2 n / delta), n the outputs, sides, positions and inputs of all layers that are sampled."""
+    """ln(2 n / delta), n the outputs, sides, positions and inputs of all layers that are sampled.
+    """
     log_split: float
     """The same, where delta is divided over the forms that are certified."""
     delta: float
@@ -56,7 +60,9 @@ class PrunedLayer:
     by_weight: bool
     """Whether terms are single weights, or else input channels."""
     first: Tensor | None = None
-    """Where several inputs are one channel, which of them are, see `pruning.bounds.sums.first_of_channel`."""
+    """Where several inputs are one channel, which of them are, see
+    `pruning.bounds.sums.first_of_channel`.
+    """
     seen: Mapping[str, Inputs] = field(default_factory=dict)
     """What every layer sees of the same inputs, by weight."""
     prepared: Any = None
@@ -92,16 +98,28 @@ class PrunedLayer:
     @cached_property
     def distinct(self) -> Tensor:
         """How many terms of a row remain, (S, 1, rows, 1)."""
-        once = True if self.first is None else (self.first == torch.arange(self.first.shape[1])).flatten()
+        once = (
+            True
+            if self.first is None
+            else (self.first == torch.arange(self.first.shape[1])).flatten()
+        )
         remaining = (self.kept & (self.law.probabilities > 0) & once).sum(1)
         return self.by_side(torch.where(self.law.draws > 0, remaining, self.law.draws))
 
     @cached_property
     def missing(self) -> Tensor:
-        """What the terms that cannot be drawn give where they are not kept for certain, (N, out, L)."""
+        """What the terms that cannot be drawn give where they are not kept for certain, (N, out,
+        L).
+        """
         weight = as_matrices(self.layer, self.weight)
-        never = (self.law.probabilities == 0).reshape(self._rows).all(0) & ~self.kept.reshape(self._rows)[0]
-        gone = never if self.by_weight else never.reshape(len(weight), 1, -1).repeat_interleave(self.kernel, 2)
+        never = (self.law.probabilities == 0).reshape(self._rows).all(0) & ~self.kept.reshape(
+            self._rows
+        )[0]
+        gone = (
+            never
+            if self.by_weight
+            else never.reshape(len(weight), 1, -1).repeat_interleave(self.kernel, 2)
+        )
         return multiply_patches((weight * gone)[None], self.patches)[0]
 
     @cached_property
@@ -116,7 +134,11 @@ class PrunedLayer:
     @property
     def _rows(self) -> tuple[int, ...]:
         """(2, G, out / G, K) for weights, (R, in) for channels."""
-        return (2, *as_matrices(self.layer, self.weight).shape) if self.by_weight else tuple(self.kept.shape)
+        return (
+            (2, *as_matrices(self.layer, self.weight).shape)
+            if self.by_weight
+            else tuple(self.kept.shape)
+        )
 
     def assumed(self, inflation: Tensor, constant: float) -> Tensor:
         """Whether g_j <= C s_j for all terms of an output, those with s_j = 0 too, (N, out, L)."""
@@ -129,7 +151,8 @@ class PrunedLayer:
     def relative(self, epsilon: Tensor, constant: float | Tensor) -> Tensor:
         """epsilon times the sum of the sizes, by side, (N, out, L).
 
-        A row without draws loses `constant` times the scores of what it prunes instead, one of which nothing was drawn all.
+        A row without draws loses `constant` times the scores of what it prunes instead, one of
+        which nothing was drawn all.
         """
         found = torch.where(self.draws < 0, constant * self.score_sums * self.lost, epsilon)
         found = torch.where(self.draws == 0, 1.0, found)
@@ -137,14 +160,18 @@ class PrunedLayer:
 
     @cached_property
     def inflation(self) -> Tensor:
-        """max_j g_j / s_j at each input, the part of a weight there over its sensitivity: the C that would have done."""
+        """max_j g_j / s_j at each input, the part of a weight there over its sensitivity: the C
+        that would have done.
+        """
         whole = self.sums.size * self.score_sums
         return torch.where(whole > 0, self.sums.reach / torch.where(whole > 0, whole, 1.0), 0.0)
 
 
 @dataclass(frozen=True)
 class Paper:
-    """The form of a paper, and the same with one factor at a time replaced by what it is at the input."""
+    """The form of a paper, and the same with one factor at a time replaced by what it is at the
+    input.
+    """
 
     error: Tensor | None
     """(N, out, L); None where the paper has nothing to say of how this was pruned."""
@@ -168,7 +195,9 @@ class Preparing(Protocol):
     """A bounded criterion that has to know more of the network than a layer shows."""
 
     def prepare(self, evidence: Evidence) -> Any:
-        """What `bound` finds in `Drawn.prepared`; `evidence` is of the dense network, BatchNorm folded."""
+        """What `bound` finds in `Drawn.prepared`; `evidence` is of the dense network, BatchNorm
+        folded.
+        """
 
 
 @runtime_checkable
@@ -176,11 +205,15 @@ class Relative(Protocol):
     """A bounded criterion whose paper bounds the relative error of a chain of layers."""
 
     def relative(self, layers: Sequence[PrunedLayer]) -> Mapping[str, Tensor | float]:
-        """By form, tau with |z' - z| <= tau |z| for every logit z, a number or (N,); infinite where it says nothing."""
+        """By form, tau with |z' - z| <= tau |z| for every logit z, a number or (N,); infinite where
+        it says nothing.
+        """
 
 
 def bound_certified_forms(layer: PrunedLayer, components: bool) -> dict[str, Tensor]:
-    """The forms that hold at these inputs, each (N, out, L), and with `components` what the union bound costs them."""
+    """The forms that hold at these inputs, each (N, out, L), and with `components` what the union
+    bound costs them.
+    """
     certain = layer.sums.reach * layer.lost.to(layer.sums.reach.dtype)
     if not layer.sampled:
         return {"deterministic": add_errors(certain, layer.missing)}
@@ -189,10 +222,17 @@ def bound_certified_forms(layer: PrunedLayer, components: bool) -> dict[str, Ten
         sides = inequality(layer.sums, layer.draws, log)
         return add_errors(torch.where(layer.draws < 0, certain, sides), layer.missing)
 
-    found = {"hoeffding": form(hoeffding, layer.log), "bernstein": form(bernstein, layer.log),
-             "minimum": torch.minimum(form(hoeffding, layer.log_split), form(bernstein, layer.log_split))}
+    found = {
+        "hoeffding": form(hoeffding, layer.log),
+        "bernstein": form(bernstein, layer.log),
+        "minimum": torch.minimum(
+            form(hoeffding, layer.log_split), form(bernstein, layer.log_split)
+        ),
+    }
     if components:
         alone = math.log(2 / layer.delta)
-        found |= {"hoeffding with no union bound": form(hoeffding, alone),
-                  "bernstein with no union bound": form(bernstein, alone)}
+        found |= {
+            "hoeffding with no union bound": form(hoeffding, alone),
+            "bernstein with no union bound": form(bernstein, alone),
+        }
     return found

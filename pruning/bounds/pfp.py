@@ -1,7 +1,7 @@
 """PFP: how many channels a layer keeps for a relative error.
 
-Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural networks, ICLR 2020, and the
-code released with it.
+Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural
+networks, ICLR 2020, and the code released with it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ LARGEST = 1e300
 
 
 def expect_channels(coefficients: Tensor, epsilon: float) -> float:
-    """E[distinct] = sum_j 1 - (1 - p_j)^m of m = 3 (6 + 2 epsilon) c / epsilon^2 draws, c = sum_j c_j, p_j = c_j / c.
+    """E[distinct] = sum_j 1 - (1 - p_j)^m of m = 3 (6 + 2 epsilon) c / epsilon^2 draws, c = sum_j
+    c_j, p_j = c_j / c.
 
-    `coefficients` (C,) are alpha_l s_j, a channel's sensitivity times its layer's constant, none below 0. The released code
-    rounds m up and keeps at least one channel; here both are left to the rounding of the whole budget.
+    `coefficients` (C,) are alpha_l s_j, a channel's sensitivity times its layer's constant, none
+    below 0. The released code rounds m up and keeps at least one channel; here both are left to the
+    rounding of the whole budget.
 
     >>> import torch
     >>> c = torch.tensor([3.0, 1.0, 0.0])
@@ -31,12 +33,15 @@ def expect_channels(coefficients: Tensor, epsilon: float) -> float:
     total = float(coefficients.double().sum())
     if total <= 0:
         return 0.0
-    draws = min(LARGEST, 3 * (6 + 2 * epsilon) * total / epsilon / epsilon if epsilon > 1e-140 else LARGEST)
+    draws = min(
+        LARGEST, 3 * (6 + 2 * epsilon) * total / epsilon / epsilon if epsilon > 1e-140 else LARGEST
+    )
     return float(expected_distinct(coefficients.double() / total, draws))
 
 
 def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float) -> Paper:
-    """u + sqrt(u^2 + 6 u), u = 3 alpha S / m, times the sum of an output's terms; C kappa sum_(j pruned) s_j without draws.
+    """u + sqrt(u^2 + 6 u), u = 3 alpha S / m, times the sum of an output's terms; C kappa sum_(j
+    pruned) s_j without draws.
 
     The scores are alpha s. Assumes that no weight of channel j ever takes a larger part than C s_j.
     """
@@ -52,7 +57,8 @@ def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float) -> Pa
         swaps |= {
             "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
             "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),
-            "distinct channels for draws": error(sums, layer.distinct)}
+            "distinct channels for draws": error(sums, layer.distinct),
+        }
     else:
         swaps["sensitivities as they are here"] = layer.pruned_size.sum(0)
     return Paper(error(sums, layer.draws), swaps, layer.assumed(here, c))

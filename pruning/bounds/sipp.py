@@ -1,6 +1,8 @@
-"""SiPP's error of a filter's side, and the budget spent so that the network's sum of errors is smallest.
+"""SiPP's error of a filter's side, and the budget spent so that the network's sum of errors is
+smallest.
 
-Source: Baykal et al., SiPPing neural networks, 2019, and the code released with it, whose forms these are.
+Source: Baykal et al., SiPPing neural networks, 2019, and the code released with it, whose forms
+these are.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from pruning.bounds.forms import Paper, PrunedLayer
 
 DELTA, C = 1e-16, 3.0
 SLOPE, STEPS = 1.75, 20
-"""ln h rises by 1.5 to 2 for every ln v: so many steps along a chord of the slope between find v exactly."""
+"""ln h rises by 1.5 to 2 for every ln v: so many steps along a chord of the slope between find v
+exactly.
+"""
 
 
 def coefficient(positions: int, kernel: int, delta: float = DELTA, c: float = C) -> float:
@@ -23,7 +27,8 @@ def coefficient(positions: int, kernel: int, delta: float = DELTA, c: float = C)
 
 
 def epsilon(coefficients: Tensor, kept: Tensor) -> Tensor:
-    """(u + sqrt(u^2 + 6 u)) / 2, u = c_i / (3 m_i), c_i = alpha S_i: relative error of every side; infinite for m = 0.
+    """(u + sqrt(u^2 + 6 u)) / 2, u = c_i / (3 m_i), c_i = alpha S_i: relative error of every side;
+    infinite for m = 0.
 
     >>> c = coefficient(positions=1, kernel=1) * torch.tensor([1.75, 1.75], dtype=torch.float64)
     >>> [round(float(one), 4) for one in epsilon(c, torch.tensor([100, 10_000]))]
@@ -35,11 +40,13 @@ def epsilon(coefficients: Tensor, kept: Tensor) -> Tensor:
 
 
 def spend_budget(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: float) -> Tensor:
-    """The m_i that minimise sum_i l_i epsilon_i(m_i) with sum m_i = budget and 0 <= m_i <= limit_i; float64.
+    """The m_i that minimise sum_i l_i epsilon_i(m_i) with sum m_i = budget and 0 <= m_i <= limit_i;
+    float64.
 
-    epsilon_i is convex in m_i, so at the minimum -l_i epsilon_i'(m_i) is one number for all sides inside their limits; with
-    v = c_i / (3 m_i) and h(v) = v^2 (1 + (v + 3) / sqrt(v^2 + 6 v)), it is l_i 3 / (2 c_i) h(v); that number is
-    found by bisection. Sides with c_i = 0 need nothing. Nothing is left over unless all limits are reached.
+    epsilon_i is convex in m_i, so at the minimum -l_i epsilon_i'(m_i) is one number for all sides
+    inside their limits; with v = c_i / (3 m_i) and h(v) = v^2 (1 + (v + 3) / sqrt(v^2 + 6 v)), it
+    is l_i 3 / (2 c_i) h(v); that number is found by bisection. Sides with c_i = 0 need nothing.
+    Nothing is left over unless all limits are reached.
     """
     c = coefficients.double()
     limits = torch.where(c > 0, limits.double(), 0.0)
@@ -52,7 +59,9 @@ def spend_budget(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: 
         log_v = wanted / SLOPE
         for _ in range(STEPS):
             v = log_v.exp()
-            log_v = log_v - (2 * log_v + torch.log1p((v + 3) / (v * v + 6 * v).sqrt()) - wanted) / SLOPE
+            log_v = (
+                log_v - (2 * log_v + torch.log1p((v + 3) / (v * v + 6 * v).sqrt()) - wanted) / SLOPE
+            )
         return torch.where(c > 0, torch.minimum(c / (3 * log_v.exp()), limits), 0.0)
 
     cheap, dear = -300.0, 300.0
@@ -62,8 +71,11 @@ def spend_budget(coefficients: Tensor, weights: Tensor, limits: Tensor, budget: 
     return kept(dear)
 
 
-def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float, *, scaled: bool) -> Paper:
-    """epsilon_i times the sum of each side; C sum_(j pruned) s_j times it where nothing is drawn. Assumes g_j <= C s_j.
+def bound_errors(
+    layer: PrunedLayer, alpha: float, delta: float, c: float, *, scaled: bool
+) -> Paper:
+    """epsilon_i times the sum of each side; C sum_(j pruned) s_j times it where nothing is drawn.
+    Assumes g_j <= C s_j.
 
     The scores are alpha s where `scaled`, else s.
     """
@@ -79,13 +91,18 @@ def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float, *, sc
         swaps |= {
             "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
             "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),
-            "distinct weights for draws": error(sums, layer.distinct)}
+            "distinct weights for draws": error(sums, layer.distinct),
+        }
     if bool((layer.law.draws < 0).any()):
-        swaps["sensitivities as they are here"] = _pruned_here(layer, error(sums, layer.draws), fixed)
+        swaps["sensitivities as they are here"] = _pruned_here(
+            layer, error(sums, layer.draws), fixed
+        )
     return Paper(error(sums, layer.draws), swaps, layer.assumed(here, c))
 
 
 def _pruned_here(layer: PrunedLayer, error: Tensor, constant: float) -> Tensor:
     """The error with what is pruned in rows without draws taken as large as it is at each input."""
-    assumed = torch.where(layer.draws < 0, constant * layer.score_sums * layer.lost * layer.sums.size, 0.0).sum(0)
+    assumed = torch.where(
+        layer.draws < 0, constant * layer.score_sums * layer.lost * layer.sums.size, 0.0
+    ).sum(0)
     return error - assumed + torch.where(layer.draws < 0, layer.pruned_size, 0.0).sum(0)

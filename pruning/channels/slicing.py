@@ -1,6 +1,8 @@
-"""The parts of a layer's tensors that belong to some of its channels: to mask, to cut out, and to put back.
+"""The parts of a layer's tensors that belong to some of its channels: to mask, to cut out, and to
+put back.
 
-Channels are given by ascending indices, `inputs` along what a layer reads and `outputs` along what it writes.
+Channels are given by ascending indices, `inputs` along what a layer reads and `outputs` along what
+it writes.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from pruning.architectures._channel_map import ChannelMap
 from pruning.networks.layers import count_groups
 
 Slices: TypeAlias = dict[str, tuple[Tensor, ...]]
-"""By name of a tensor, the indices to its part: `tensor[slices[name]]`, shaped as in the smaller layer."""
+"""By name of a tensor, the indices to its part: `tensor[slices[name]]`, shaped as in the smaller
+layer.
+"""
 TENSORS = ("weight", "bias", "running_mean", "running_var")
-
-
 
 
 def count_channels(module: nn.Module) -> tuple[int, int] | None:
@@ -53,15 +55,21 @@ def slice_channels(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Slices
 
 
 def _columns(module: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Along the second dimension of the weight, (1, columns) or one row for each output, (outputs, columns)."""
+    """Along the second dimension of the weight, (1, columns) or one row for each output, (outputs,
+    columns).
+    """
     if count_groups(module) == 1:
         return inputs[None]
     assert isinstance(module, nn.Conv2d)
     width, height = module.in_channels // module.groups, module.out_channels // module.groups
     remaining, counts = torch.unique(inputs // width, return_counts=True)
     assert len(set(counts.tolist())) == 1, "groups of unequal size"
-    assert torch.equal(remaining, torch.unique(outputs // height)), "a group without inputs or outputs"
-    return (inputs % width).reshape(len(remaining), -1)[torch.searchsorted(remaining, outputs // height)]
+    assert torch.equal(remaining, torch.unique(outputs // height)), (
+        "a group without inputs or outputs"
+    )
+    return (inputs % width).reshape(len(remaining), -1)[
+        torch.searchsorted(remaining, outputs // height)
+    ]
 
 
 def shrink_(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
@@ -81,14 +89,20 @@ def resize_(module: nn.Module, inputs: int, outputs: int, groups: int = 1) -> No
     for name in TENSORS:
         tensor = getattr(module, name, None)
         if tensor is not None:
-            shape = (outputs, inputs // groups, *tensor.shape[2:]) if tensor.dim() > 1 else (outputs,)
+            shape = (
+                (outputs, inputs // groups, *tensor.shape[2:]) if tensor.dim() > 1 else (outputs,)
+            )
             _assign_(module, name, tensor.new_zeros(shape))
     _note_sizes_(module, inputs, outputs, groups)
 
 
 def _assign_(module: nn.Module, name: str, value: Tensor) -> None:
     old = getattr(module, name)
-    setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+    setattr(
+        module,
+        name,
+        nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value,
+    )
 
 
 def _note_sizes_(module: nn.Module, inputs: int, outputs: int, groups: int) -> None:

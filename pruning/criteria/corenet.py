@@ -1,8 +1,10 @@
-"""CoreNet: weights are drawn by the largest part they have in a sum, layers by how errors grow behind them.
+"""CoreNet: weights are drawn by the largest part they have in a sum, layers by how errors grow
+behind them.
 
-Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing neural networks with
-applications to generalization bounds, ICLR 2019; constants as recalled and as in an independent implementation, the rule of
-CoreNet+ is not verified. Convolutions, inputs below 0 and the division of one budget are derived here.
+Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing
+neural networks with applications to generalization bounds, ICLR 2019; constants as recalled and as
+in an independent implementation, the rule of CoreNet+ is not verified. Convolutions, inputs below 0
+and the division of one budget are derived here.
 """
 
 from __future__ import annotations
@@ -36,13 +38,16 @@ LARGEST_LOG = 600.0
 @criteria.register("corenet")
 @dataclass(frozen=True)
 class CoreNet:
-    """Empirical sensitivity of a weight: the largest part it has in the sum of its side, over images and positions.
+    """Empirical sensitivity of a weight: the largest part it has in the sum of its side, over
+    images and positions.
 
-    `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that the bound of the
-    layers' relative errors is least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus` repeats
-    the draws of every filter too, and keeps the best on held-out images (biased). With `depth`, a layer weighs by the square
-    of how much errors grow behind it, for which the bound of the network is least: it gives the first layers nearly
-    everything, as its constant alone makes errors grow by kappa, a hundred and more, in every layer, and ruins networks.
+    `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that
+    the bound of the layers' relative errors is least. `plus` spends nothing on weights into neurons
+    that no image needs; `plus_plus` repeats the draws of every filter too, and keeps the best on
+    held-out images (biased). With `depth`, a layer weighs by the square of how much errors grow
+    behind it, for which the bound of the network is least: it gives the first layers nearly
+    everything, as its constant alone makes errors grow by kappa, a hundred and more, in every
+    layer, and ruins networks.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -54,21 +59,36 @@ class CoreNet:
 
     allocation: ClassVar[str] = "proportional"
     variant: Literal["corenet", "plus", "plus_plus"] = "corenet"
-    delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound; an independent implementation "
-                                                          "has 0.5")] = 0.1
-    k: Annotated[float | None, Field(gt=0, description="K of the bound; by default ln(eta eta_max)")] = None
-    kappa: Annotated[float | None, Field(ge=0, description="added to the mean of Delta; by default by its formula")] = None
+    delta: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="failure probability of the bound; an independent implementation has 0.5",
+        ),
+    ] = 0.1
+    k: Annotated[
+        float | None, Field(gt=0, description="K of the bound; by default ln(eta eta_max)")
+    ] = None
+    kappa: Annotated[
+        float | None,
+        Field(ge=0, description="added to the mean of Delta; by default by its formula"),
+    ] = None
     depth: Annotated[bool, Field(description="layers weigh by how errors grow behind them")] = False
 
     @property
     def sparsifier(self) -> Method:
         """Draws in proportion to the scores, repeated for `plus_plus`."""
         if self.variant == "plus_plus":
-            return Method(name="amplified", params={"division": "proportional", "delta": self.delta})
+            return Method(
+                name="amplified", params={"division": "proportional", "delta": self.delta}
+            )
         return Method(name="sample", params={"division": "proportional"})
 
     def calibration(self, classes: int) -> Calibration:
-        """As many as |S| is for a network of 10^7 times 10^7 outputs, and those held out; of them the first |S| are used."""
+        """As many as |S| is for a network of 10^7 times 10^7 outputs, and those held out; of them
+        the first |S| are used.
+        """
         return Calibration(math.ceil(math.log(8e14 / self.delta) * math.log(1e14)) + HELD_OUT)
 
     def units(self, classes: int) -> int:
@@ -76,30 +96,41 @@ class CoreNet:
         return 6 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij = max over x in S and positions of |w_ij| a_j / z_i; with `depth` times prod_(k >= l) Delta_k^2 / Delta_L^2.
+        """s_ij = max over x in S and positions of |w_ij| a_j / z_i; with `depth` times prod_(k >=
+        l) Delta_k^2 / Delta_L^2.
 
-        float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k the mean over S of
-        sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the product is at most e^600. |S| = ceil(ln(8 eta
-        eta_max / delta) ln(eta eta_max)) images, eta the output elements of all layers, eta_max of the largest hidden one;
-        fewer where there are no more, and for `plus_plus` never the last ones, which are held out. An image with inputs
-        below 0 counts as two, its positive and its negative part. In a network that is no chain, the product runs over all
-        layers behind in the order of the network: a heuristic. Raises `EvidenceError` without data, `StructureError`
-        (`plus`, `plus_plus`) for a network whose channels cannot be told apart.
+        float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k
+        the mean over S of sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the
+        product is at most e^600. |S| = ceil(ln(8 eta eta_max / delta) ln(eta eta_max)) images, eta
+        the output elements of all layers, eta_max of the largest hidden one; fewer where there are
+        no more, and for `plus_plus` never the last ones, which are held out. An image with inputs
+        below 0 counts as two, its positive and its negative part. In a network that is no chain,
+        the product runs over all layers behind in the order of the network: a heuristic. Raises
+        `EvidenceError` without data, `StructureError` (`plus`, `plus_plus`) for a network whose
+        channels cannot be told apart.
         """
         model, names = evidence.model, list(evidence.weights)
         constants = self._constants(evidence)
         given = self._scored(evidence.batches, constants.sample_size)
-        found = {name: edges.double() for name, edges in compute_sensitivities(model, names, given, "max").items()}
+        found = {
+            name: edges.double()
+            for name, edges in compute_sensitivities(model, names, given, "max").items()
+        }
         if self.variant != "corenet":
             found = keep_needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
         factors = self.prepare(evidence).factors
         return {name: edges * factors[name] for name, edges in found.items()}
 
     def prepare(self, evidence: Evidence) -> Growth:
-        """How errors of each layer grow up to the outputs; all factors are 1 where layers weigh alike."""
+        """How errors of each layer grow up to the outputs; all factors are 1 where layers weigh
+        alike.
+        """
         names, constants = list(evidence.weights), self._constants(evidence)
         given = self._scored(evidence.batches, constants.sample_size)
-        means = {name: one.mean for name, one in measure_amplifications(evidence.model, names, given).items()}
+        means = {
+            name: one.mean
+            for name, one in measure_amplifications(evidence.model, names, given).items()
+        }
         factors, log = dict.fromkeys(names, 1.0), 0.0
         for name in reversed(names[:-1]):
             log += math.log(means[name] + constants.kappa) if self.depth else 0.0
@@ -119,11 +150,16 @@ class CoreNet:
         positions = count_output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
         found = Constants.of([image.numel(), *widths], self.delta)
-        return replace(found, k=found.k if self.k is None else self.k,
-                       kappa=found.kappa if self.kappa is None else self.kappa)
+        return replace(
+            found,
+            k=found.k if self.k is None else self.k,
+            kappa=found.kappa if self.kappa is None else self.kappa,
+        )
 
     def _scored(self, batches: Batches, images: int) -> Batches:
-        """The first so many images, one at least, without those held out where there are several."""
+        """The first so many images, one at least, without those held out where there are
+        several.
+        """
         total = sum(len(labels) for _, labels in batches)
         free = total - count_held_out(total) if self.variant == "plus_plus" else total
         return take_first(batches, max(1, min(images, free)))
@@ -132,8 +168,8 @@ class CoreNet:
 def keep_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Scores:
     """The sensitivities without those of weights into neurons that no image needs.
 
-    A channel is needed if it is an output of the network (or cannot be removed for another reason), or if a weight with a
-    sensitivity above 0 leads from it into a channel that is needed.
+    A channel is needed if it is an output of the network (or cannot be removed for another reason),
+    or if a weight with a sensitivity above 0 leads from it into a channel that is needed.
     """
     wanted = torch.ones(graph.size, dtype=torch.bool)
     for group in graph.removable:
@@ -144,9 +180,15 @@ def keep_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Score
         if owner not in graph.inputs:
             continue
         count = count_groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
-        rows, columns = (edge.flatten(2).amax(2) if edge.dim() > 2 else edge).cpu().gt(0).nonzero().T
+        rows, columns = (
+            (edge.flatten(2).amax(2) if edge.dim() > 2 else edge).cpu().gt(0).nonzero().T
+        )
         group = rows // (len(edge) // count)
-        links.append(torch.stack([graph.inputs[owner][group * edge.shape[1] + columns], graph.outputs[owner][rows]]))
+        links.append(
+            torch.stack(
+                [graph.inputs[owner][group * edge.shape[1] + columns], graph.outputs[owner][rows]]
+            )
+        )
     source, target = torch.cat([*links, graph.carried], 1)
     while True:
         before = int(wanted.sum())
@@ -157,6 +199,7 @@ def keep_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Score
     for name, edge in edges.items():
         outputs = graph.outputs.get(name.rpartition(".")[0])
         if outputs is not None:
-            found[name] = edge * wanted[outputs].to(edge.device).reshape(-1, *[1] * (edge.dim() - 1))
+            found[name] = edge * wanted[outputs].to(edge.device).reshape(
+                -1, *[1] * (edge.dim() - 1)
+            )
     return found
-

@@ -1,7 +1,8 @@
-"""Exact optimal brain surgeon layer by layer (ExactOBS, of OBC): what a layer's outputs lose, and how the rest makes up.
+"""Exact optimal brain surgeon layer by layer (ExactOBS, of OBC): what a layer's outputs lose, and
+how the rest makes up.
 
-Source: Frantar and Alistarh, Optimal brain compression: a framework for accurate post-training quantization and pruning,
-NeurIPS 2022.
+Source: Frantar and Alistarh, Optimal brain compression: a framework for accurate post-training
+quantization and pruning, NeurIPS 2022.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from pruning.types import Calibration, Masks, Scores
 @criteria.register("exact_obs")
 @dataclass(frozen=True)
 class ExactOBS:
-    """Squared error of a layer's outputs, weights removed one by one from each row; those that remain are adjusted.
+    """Squared error of a layer's outputs, weights removed one by one from each row; those that
+    remain are adjusted.
 
-    With H = (2/n) sum_i X_i X_i^T over the layer's inputs, each row w loses 1/2 delta^T H delta. Within a row, the order of
-    the scores is the order of removal. Between layers errors are not comparable, hence the allocation `uniform`; `global`
-    compares them as they are. Masked weights stay out from the start; weights on inputs that are always zero go first.
-    Time is rows times inputs^3 in each layer, in float64.
+    With H = (2/n) sum_i X_i X_i^T over the layer's inputs, each row w loses 1/2 delta^T H delta.
+    Within a row, the order of the scores is the order of removal. Between layers errors are not
+    comparable, hence the allocation `uniform`; `global` compares them as they are. Masked weights
+    stay out from the start; weights on inputs that are always zero go first. Time is rows times
+    inputs^3 in each layer, in float64.
 
     Two inputs that are always equal: removing one costs nothing, since the other takes its place.
 
@@ -47,38 +50,52 @@ class ExactOBS:
     >>> evidence = Evidence(layer, batches=[(images, torch.zeros(2, 1))])
     >>> ExactOBS().score(evidence)["weight"].round(decimals=4)
     tensor([[0.0000, 4.5000, 2.0000]], dtype=torch.float64)
-    >>> ExactOBS().compensate(evidence, {"weight": torch.tensor([[False, True, True]])})["weight"].round(decimals=4)
+    >>> ExactOBS().compensate(evidence, {"weight": torch.tensor([[False, True, True]])})[
+    ...     "weight"
+    ... ].round(decimals=4)
     tensor([[0., 3., 1.]])
     """
 
     allocation: ClassVar[str] = "uniform"
 
-    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images that give the layers' inputs")] = 1000
-    damping: Annotated[float, Field(gt=0, le=1e6, description="added to the diagonal of H, relative to its mean")] = 1e-6
+    images: Annotated[
+        int, Field(ge=1, le=1_000_000, description="training images that give the layers' inputs")
+    ] = 1000
+    damping: Annotated[
+        float, Field(gt=0, le=1e6, description="added to the diagonal of H, relative to its mean")
+    ] = 1e-6
 
     def calibration(self, classes: int) -> Calibration:
         """So many images at random; labels are not used."""
         return Calibration(self.images)
 
     def units(self, classes: int) -> int:
-        """The Hessians, the order of removal and the update, 30 forward passes of an image on a ResNet-20."""
+        """The Hessians, the order of removal and the update, 30 forward passes of an image on a
+        ResNet-20.
+        """
         return 30 * self.images
 
     def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
-        """Float64: the Hessians of all layers, twice more that of the one at hand (damped, inverse), three matrices for each
-        of its rows that are held at a time.
+        """Float64: the Hessians of all layers, twice more that of the one at hand (damped,
+        inverse), three matrices for each of its rows that are held at a time.
         """
         hessians = [math.prod(shape[1:]) ** 2 for shape in shapes]
-        held = max(size * min(shape[0], max(1, ELEMENTS // size)) for shape, size in zip(shapes, hessians, strict=True))
+        held = max(
+            size * min(shape[0], max(1, ELEMENTS // size))
+            for shape, size in zip(shapes, hessians, strict=True)
+        )
         return 8 * (sum(hessians) + 2 * max(hessians) + 3 * held)
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed, after those of its row that cost less.
+        """s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed, after those of its
+        row that cost less.
 
-        A mean squared error of the layer's output, summed over positions; float64, shape of the weight; raised as in
-        `compute_removal_costs` so that it grows along a row's order of removal; zero for masked weights.
+        A mean squared error of the layer's output, summed over positions; float64, shape of the
+        weight; raised as in `compute_removal_costs` so that it grows along a row's order of
+        removal; zero for masked weights.
 
-        Raises `ScoreError` where H is not positive definite to rounding, and as `compute_layer_hessians`.
+        Raises `ScoreError` where H is not positive definite to rounding, and as
+        `compute_layer_hessians`.
         """
         scores = {}
         for name, layer in self._layers(evidence, evidence.masks):
@@ -87,17 +104,29 @@ class ExactOBS:
             parts = []
             for part in layer.chunks():
                 group, alive = layer.group[part], layer.keep[part]
-                start = whole[group] if whole is not None else invert(restrict_curvature(layer.hessian[group], alive))
+                start = (
+                    whole[group]
+                    if whole is not None
+                    else invert(restrict_curvature(layer.hessian[group], alive))
+                )
                 parts.append(compute_removal_costs(start, rows[part], alive))
             scores[name] = torch.cat(parts).reshape(evidence.weights[name].shape)
         return scores
 
     def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
-        """w_K + H_KK^-1 H_KQ w_Q: of all weights with these masks, those whose outputs are nearest to the layer's now."""
+        """w_K + H_KK^-1 H_KQ w_Q: of all weights with these masks, those whose outputs are nearest
+        to the layer's now.
+        """
         weights = {}
         for name, layer in self._layers(evidence, masks):
-            moves = torch.cat([solve_removal(layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part])
-                               for part in layer.chunks()])
+            moves = torch.cat(
+                [
+                    solve_removal(
+                        layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part]
+                    )
+                    for part in layer.chunks()
+                ]
+            )
             weight = evidence.weights[name]
             moved = (layer.rows + moves).masked_fill(~layer.keep, 0.0)
             weights[name] = moved.reshape(weight.shape).to(weight.dtype)
@@ -107,11 +136,25 @@ class ExactOBS:
         for name, hessian in compute_layer_hessians(evidence).items():
             diagonal = hessian.diagonal(dim1=1, dim2=2)
             dead = diagonal == 0
-            damping = self.damping * diagonal.sum(1, keepdim=True) / (~dead).sum(1, keepdim=True).clamp_min(1)
+            damping = (
+                self.damping
+                * diagonal.sum(1, keepdim=True)
+                / (~dead).sum(1, keepdim=True).clamp_min(1)
+            )
             rows = evidence.weights[name].double().reshape(-1, hessian.shape[1])
-            group = torch.arange(len(hessian), device=rows.device).repeat_interleave(len(rows) // len(hessian))
-            yield name, _Layer(hessian + torch.diag_embed(torch.where(dead, 1.0, damping)), dead, group, rows,
-                               masks[name].reshape(rows.shape))
+            group = torch.arange(len(hessian), device=rows.device).repeat_interleave(
+                len(rows) // len(hessian)
+            )
+            yield (
+                name,
+                _Layer(
+                    hessian + torch.diag_embed(torch.where(dead, 1.0, damping)),
+                    dead,
+                    group,
+                    rows,
+                    masks[name].reshape(rows.shape),
+                ),
+            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """LAMP: magnitudes made comparable between layers.
 
-Source: Lee, Park, Mo, Ahn and Shin, Layer-adaptive sparsity for the magnitude-based pruning, ICLR 2021.
+Source: Lee, Park, Mo, Ahn and Shin, Layer-adaptive sparsity for the magnitude-based pruning, ICLR
+2021.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pruning.types import Scores
 @criteria.register("lamp")
 @dataclass(frozen=True)
 class LAMP:
-    """Squared magnitude over that of all weights of its layer at least as large: magnitudes compared across layers.
+    """Squared magnitude over that of all weights of its layer at least as large: magnitudes
+    compared across layers.
 
     >>> layer = torch.nn.Linear(3, 1, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -2.0, 2.0]]))
@@ -32,12 +34,15 @@ class LAMP:
     def score(self, evidence: Evidence) -> Scores:
         """s_u = theta_u^2 / sum_{v before or at u} theta_v^2, float64, shape of the weight.
 
-        The weights that remain in a layer are taken in descending order of |theta|, of equal ones the first before the
-        others. Within a layer the scores rank as the magnitudes do. The first of every layer scores exactly 1, which no
-        other does: under `global` no layer is emptied before all are down to one weight. Zeros score 0, but for the first
-        weight of a layer of zeros.
+        The weights that remain in a layer are taken in descending order of |theta|, of equal ones
+        the first before the others. Within a layer the scores rank as the magnitudes do. The first
+        of every layer scores exactly 1, which no other does: under `global` no layer is emptied
+        before all are down to one weight. Zeros score 0, but for the first weight of a layer of
+        zeros.
         """
-        return {name: _scored(weight, evidence.masks[name]) for name, weight in evidence.weights.items()}
+        return {
+            name: _scored(weight, evidence.masks[name]) for name, weight in evidence.weights.items()
+        }
 
 
 def _scored(weight: Tensor, mask: Tensor) -> Tensor:

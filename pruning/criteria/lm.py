@@ -1,7 +1,9 @@
-"""Linear model of the loss (LM): a weight matters as much as removing it moves the loss to first order.
+"""Linear model of the loss (LM): a weight matters as much as removing it moves the loss to first
+order.
 
-Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code released with it; Molchanov
-et al., Pruning convolutional neural networks for resource efficient inference, ICLR 2017, for the linear term.
+Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
+released with it; Molchanov et al., Pruning convolutional neural networks for resource efficient
+inference, ICLR 2017, for the linear term.
 """
 
 from __future__ import annotations
@@ -32,8 +34,13 @@ class LM(Locality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |g theta| + lambda / 2 theta^2, shape of the weight; g of the mean loss without weight decay."""
-        return {name: change.abs() + self.penalty(evidence.weights[name]) for name, change in predict_linear(evidence).items()}
+        """s = |g theta| + lambda / 2 theta^2, shape of the weight; g of the mean loss without
+        weight decay.
+        """
+        return {
+            name: change.abs() + self.penalty(evidence.weights[name])
+            for name, change in predict_linear(evidence).items()
+        }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
         """sum -g theta over the weights removed."""

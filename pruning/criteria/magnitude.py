@@ -1,6 +1,7 @@
 """Magnitude pruning (MP; WT in Lost in Pruning): a weight matters as much as it is large.
 
-Source: Han et al., Learning both weights and connections, NeurIPS 2015; `ThresNet` of Lost in Pruning.
+Source: Han et al., Learning both weights and connections, NeurIPS 2015; `ThresNet` of Lost in
+Pruning.
 """
 
 from __future__ import annotations

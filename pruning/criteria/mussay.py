@@ -1,9 +1,10 @@
 """Neuron coresets: neurons are drawn by how much they could contribute, whatever the input.
 
-Source: Mussay, Osadchy, Braverman, Zhou and Feldman, Data-independent neural pruning via coresets, ICLR 2020, and the code
-released with it, of which two things are not taken over: it reads the biases from the wrong column, and it draws until a
-number of distinct neurons is reached, which is not right on average. Convolutions, BatchNorm, residual additions and
-activations that are negative or fall are derived here.
+Source: Mussay, Osadchy, Braverman, Zhou and Feldman, Data-independent neural pruning via coresets,
+ICLR 2020, and the code released with it, of which two things are not taken over: it reads the
+biases from the wrong column, and it draws until a number of distinct neurons is reached, which is
+not right on average. Convolutions, BatchNorm, residual additions and activations that are negative
+or fall are derived here.
 """
 
 from __future__ import annotations
@@ -25,18 +26,31 @@ from pruning.networks.activation import find_activation
 from pruning.networks.layers import Layer, as_matrices, count_groups
 from pruning.types import Scores
 
-Activation = Literal["relu", "identity", "sigmoid", "softplus", "binary_step", "tanh", "leaky_relu", "gelu", "silu",
-                     "gaussian", "sin"]
+Activation = Literal[
+    "relu",
+    "identity",
+    "sigmoid",
+    "softplus",
+    "binary_step",
+    "tanh",
+    "leaky_relu",
+    "gelu",
+    "silu",
+    "gaussian",
+    "sin",
+]
 
 
 @criteria.register("mussay")
 @dataclass(frozen=True)
 class Mussay:
-    """Importance of a neuron: its largest outgoing weight times the most its activation can be for inputs of a ball.
+    """Importance of a neuron: its largest outgoing weight times the most its activation can be for
+    inputs of a ball.
 
-    `bound_importance` draws neurons by it, and reweights what reads them: right on average. The paper's baselines are biased:
-    `uniform` keeps a random subset, `top_k` the neurons with the largest incoming weights, neither reweighted. For ReLU,
-    `beta` does not matter for what is drawn. No data are needed.
+    `bound_importance` draws neurons by it, and reweights what reads them: right on average. The
+    paper's baselines are biased: `uniform` keeps a random subset, `top_k` the neurons with the
+    largest incoming weights, neither reweighted. For ReLU, `beta` does not matter for what is
+    drawn. No data are needed.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
@@ -49,9 +63,13 @@ class Mussay:
     granularity: ClassVar[str] = "channel"
     allocation: ClassVar[str] = "uniform"
     variant: Literal["importance", "uniform", "top_k"] = "importance"
-    beta: Annotated[float, Field(gt=0, description="norm of the inputs, with the one for the bias")] = 1.0
+    beta: Annotated[
+        float, Field(gt=0, description="norm of the inputs, with the one for the bias")
+    ] = 1.0
     activation: Annotated[Activation | None, Field(description="default: the network's")] = None
-    c: Annotated[float, Field(gt=0, description="constant of the paper's bound, which does not give it")] = 1.0
+    c: Annotated[
+        float, Field(gt=0, description="constant of the paper's bound, which does not give it")
+    ] = 1.0
 
     @property
     def sparsifier(self) -> str:
@@ -59,22 +77,30 @@ class Mussay:
         return "sample" if self.variant == "importance" else "top_k"
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64, shape (1, in, 1, 1) or (1, in).
+        """s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64, shape (1, in, 1, 1) or
+        (1, in).
 
-        p_j is what writes channel j and its bias, BatchNorm folded in (see `ChannelNorms`); |w_ij| is summed over a kernel, and
-        over the inputs that a flattening makes of a channel, so that s_j holds for every output. `top_k` has the norm of p_j
-        without its bias, `uniform` a random number. In a grouped convolution, j is the same position of every group; for
-        channels of the image, which stay, ||p_j|| counts as 1. Raises `EvidenceError` where not even the shape of an image
-        is known, `ParameterError` for a network of several or unknown activations, `StructureError` where its channels
-        cannot be told apart.
+        p_j is what writes channel j and its bias, BatchNorm folded in (see `ChannelNorms`); |w_ij|
+        is summed over a kernel, and over the inputs that a flattening makes of a channel, so that
+        s_j holds for every output. `top_k` has the norm of p_j without its bias, `uniform` a random
+        number. In a grouped convolution, j is the same position of every group; for channels of the
+        image, which stay, ||p_j|| counts as 1. Raises `EvidenceError` where not even the shape of
+        an image is known, `ParameterError` for a network of several or unknown activations,
+        `StructureError` where its channels cannot be told apart.
         """
         if self.variant == "uniform":
-            return {name: torch.rand(_faced(weight), generator=evidence.generator, dtype=torch.float64).to(weight.device)
-                    for name, weight in evidence.weights.items()}
+            return {
+                name: torch.rand(
+                    _faced(weight), generator=evidence.generator, dtype=torch.float64
+                ).to(weight.device)
+                for name, weight in evidence.weights.items()
+            }
         model, weights = evidence.model, evidence.weights
         graph, points, image = _graph(evidence)
         norms = torch.where(points.written, points.norms, 1.0)
-        kind = self.activation or (find_activation(model, image, LARGEST) if self.variant == "importance" else "identity")
+        kind = self.activation or (
+            find_activation(model, image, LARGEST) if self.variant == "importance" else "identity"
+        )
         found = {}
         for name, weight in weights.items():
             owner = name.rpartition(".")[0]
@@ -84,28 +110,51 @@ class Mussay:
             layer, inputs = model.get_submodule(owner), graph.inputs[owner]
             assert isinstance(layer, Layer)
             incoming = torch.stack([norms, points.biases], 1)[inputs]
-            each = incoming[:, 0] if self.variant == "top_k" else bound_importance(
-                incoming, _outgoing(layer, weight.cpu(), inputs), kind, self.beta)
-            found[name] = each.reshape(count_groups(layer), -1).amax(0).reshape(_faced(weight)).to(weight.device)
+            each = (
+                incoming[:, 0]
+                if self.variant == "top_k"
+                else bound_importance(
+                    incoming, _outgoing(layer, weight.cpu(), inputs), kind, self.beta
+                )
+            )
+            found[name] = (
+                each.reshape(count_groups(layer), -1)
+                .amax(0)
+                .reshape(_faced(weight))
+                .to(weight.device)
+            )
         return found
 
     def prepare(self, evidence: Evidence) -> Incoming:
         """What the bound of a layer asks of the layers before it."""
         graph, points, image = _graph(evidence)
-        return Incoming(graph, (points.norms.square() + points.biases.square()).sqrt(),
-                        self.activation or find_activation(evidence.model, image, LARGEST))
+        return Incoming(
+            graph,
+            (points.norms.square() + points.biases.square()).sqrt(),
+            self.activation or find_activation(evidence.model, image, LARGEST),
+        )
 
     def bound(self, layer: PrunedLayer) -> Paper:
         """`pruning.bounds.mussay.bound_errors` with these constants."""
         incoming: Incoming = layer.prepared
         inputs = incoming.graph.inputs.get(layer.name.rpartition(".")[0])
-        norms = torch.ones(layer.kept.shape[1]).double() if inputs is None else incoming.norms[inputs]
+        norms = (
+            torch.ones(layer.kept.shape[1]).double() if inputs is None else incoming.norms[inputs]
+        )
         before = incoming.writers(layer.name)
         squares = [layer.seen[name].squares for name in before if name in layer.seen]
         one = layer.patches.new_ones(len(layer.patches))
-        dimension = sum(layer.seen[name].layer.weight[0].numel() for name in before if name in layer.seen)
-        return bound_errors(layer, norms.to(layer.patches), torch.stack([one, *squares]).sum(0).sqrt(), incoming.activation,
-                     dimension + 1, self.c)
+        dimension = sum(
+            layer.seen[name].layer.weight[0].numel() for name in before if name in layer.seen
+        )
+        return bound_errors(
+            layer,
+            norms.to(layer.patches),
+            torch.stack([one, *squares]).sum(0).sqrt(),
+            incoming.activation,
+            dimension + 1,
+            self.c,
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +175,11 @@ class Incoming:
         pairs = self.graph.carried.T.tolist()
         while more := {source for source, target in pairs if target in read and source not in read}:
             read |= more
-        return [f"{owner}.weight" for owner, outputs in self.graph.outputs.items() if read & set(outputs.tolist())]
+        return [
+            f"{owner}.weight"
+            for owner, outputs in self.graph.outputs.items()
+            if read & set(outputs.tolist())
+        ]
 
 
 def _graph(evidence: Evidence) -> tuple[ChannelGraph, ChannelNorms, Tensor]:
@@ -144,9 +197,13 @@ def _faced(weight: Tensor) -> tuple[int, ...]:
 def _outgoing(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
     """|w_ij|, (out / groups, in), summed over the kernel and over all inputs that are one channel."""
     matrices = as_matrices(layer, weight.abs().double())
-    each = matrices.reshape(*matrices.shape[:2], weight.shape[1], -1).sum(3).transpose(0, 1).flatten(1)
+    each = (
+        matrices.reshape(*matrices.shape[:2], weight.shape[1], -1).sum(3).transpose(0, 1).flatten(1)
+    )
     if count_groups(layer) > 1:
         return each
     _, numbers = torch.unique(inputs, return_inverse=True)
-    sums = torch.zeros(len(each), int(numbers.max()) + 1, dtype=torch.float64).index_add_(1, numbers, each)
+    sums = torch.zeros(len(each), int(numbers.max()) + 1, dtype=torch.float64).index_add_(
+        1, numbers, each
+    )
     return sums[:, numbers]

@@ -1,7 +1,8 @@
 """Optimal Brain Damage (OBD): the curvature alone, as if the network were at a minimum.
 
-Source: LeCun et al., Optimal Brain Damage, NeurIPS 1989; in stages and with a locality penalty in Laurent et al., Revisiting
-loss modelling for unstructured pruning, 2020, and the code released with it.
+Source: LeCun et al., Optimal Brain Damage, NeurIPS 1989; in stages and with a locality penalty in
+Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code released with
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pruning.types import Masks, Scores
 @criteria.register("obd")
 @dataclass(frozen=True)
 class OBD(CurvedLocality):
-    """Score D w^2 / 2 + lambda / 2 w^2: curvature without gradient, in stages, with a locality penalty.
+    """Score D w^2 / 2 + lambda / 2 w^2: curvature without gradient, in stages, with a locality
+    penalty.
 
     At w = (ln 3, 0), p = (3/4, 1/4) and D = p (1 - p) = 3/16.
 
@@ -30,8 +32,13 @@ class OBD(CurvedLocality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight; D the diagonal of the curvature."""
-        return {name: change + self.penalty(evidence.weights[name]) for name, change in self.quadratic(evidence).items()}
+        """s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight; D the diagonal of the
+        curvature.
+        """
+        return {
+            name: change + self.penalty(evidence.weights[name])
+            for name, change in self.quadratic(evidence).items()
+        }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
         """sum D theta^2 / 2 over the weights removed."""

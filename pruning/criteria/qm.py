@@ -1,6 +1,8 @@
-"""Quadratic model of the loss (QM): gradient and curvature, so that it holds away from a minimum too.
+"""Quadratic model of the loss (QM): gradient and curvature, so that it holds away from a minimum
+too.
 
-Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code released with it.
+Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
+released with it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pruning.types import Masks, Scores
 @criteria.register("qm")
 @dataclass(frozen=True)
 class QM(CurvedLocality):
-    """Score |-g w + D w^2 / 2| + lambda / 2 w^2: the loss to second order, in stages, with a locality penalty.
+    """Score |-g w + D w^2 / 2| + lambda / 2 w^2: the loss to second order, in stages, with a
+    locality penalty.
 
     At w = (ln 3, 0), p = (3/4, 1/4): with label 1, g = (3/4, -3/4), and D = p (1 - p) = 3/16.
 
@@ -29,9 +32,14 @@ class QM(CurvedLocality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |-g theta + D theta^2 / 2| + lambda / 2 theta^2, shape of the weight; D the diagonal of the curvature."""
+        """s = |-g theta + D theta^2 / 2| + lambda / 2 theta^2, shape of the weight; D the diagonal
+        of the curvature.
+        """
         weights = evidence.weights
-        return {name: change.abs() + self.penalty(weights[name]) for name, change in self._changes(evidence).items()}
+        return {
+            name: change.abs() + self.penalty(weights[name])
+            for name, change in self._changes(evidence).items()
+        }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
         """sum -g theta + D theta^2 / 2 over the weights removed."""

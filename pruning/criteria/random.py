@@ -25,6 +25,8 @@ class Random:
     def score(self, evidence: Evidence) -> Scores:
         """s ~ U[0, 1), shape of the weight, drawn on the CPU so that every device prunes alike."""
         return {
-            name: torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float32).to(weight.device)
+            name: torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float32).to(
+                weight.device
+            )
             for name, weight in evidence.weights.items()
         }

@@ -1,7 +1,8 @@
 """SiPP: the weights that never have a large part in what their output receives are removed.
 
-Source: Baykal et al., SiPPing neural networks: sensitivity-informed provable pruning of neural networks, 2019; variants,
-constants and smallest sum of the code released with Lost in Pruning, where the deterministic one is called SiPP.
+Source: Baykal et al., SiPPing neural networks: sensitivity-informed provable pruning of neural
+networks, 2019; variants, constants and smallest sum of the code released with Lost in Pruning,
+where the deterministic one is called SiPP.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from pruning.bounds.sipp import coefficient
 from pruning.criteria import criteria
 from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import compute_sensitivities, count_output_positions, sample_size
+from pruning.evidence.sensitivities import (
+    compute_sensitivities,
+    count_output_positions,
+    sample_size,
+)
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
 
@@ -28,8 +33,9 @@ from pruning.types import Calibration, Scores
 class SiPP:
     """Empirical sensitivity: the largest part, over images, that a weight has in the sum it enters.
 
-    `deterministic` keeps the most sensitive weights of all layers. `randomized` divides the budget by its error bound, draws
-    weights by their sensitivity and reweights them; `hybrid` draws filter by filter, where that has the smaller bound.
+    `deterministic` keeps the most sensitive weights of all layers. `randomized` divides the budget
+    by its error bound, draws weights by their sensitivity and reweights them; `hybrid` draws filter
+    by filter, where that has the smaller bound.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -40,8 +46,12 @@ class SiPP:
     """
 
     variant: Literal["deterministic", "randomized", "hybrid"] = "deterministic"
-    delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound")] = 1e-16
-    c: Annotated[float, Field(gt=0, le=100, description="constant of the bound and of the number of images")] = 3.0
+    delta: Annotated[float, Field(gt=0, lt=1, description="failure probability of the bound")] = (
+        1e-16
+    )
+    c: Annotated[
+        float, Field(gt=0, le=100, description="constant of the bound and of the number of images")
+    ] = 3.0
 
     @property
     def allocation(self) -> str:
@@ -56,7 +66,9 @@ class SiPP:
         return "top_k" if self.variant == "deterministic" else "sample"
 
     def calibration(self, classes: int) -> Calibration:
-        """As many as |S| is for a network of 10^7 times 10^7 outputs; of them the first |S| are used."""
+        """As many as |S| is for a network of 10^7 times 10^7 outputs; of them the first |S| are
+        used.
+        """
         return Calibration(math.ceil(self.c * math.log(8e14 / self.delta)))
 
     def units(self, classes: int) -> int:
@@ -64,7 +76,8 @@ class SiPP:
         return 3 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i, z_i the sum over the weights of its sign.
+        """s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i, z_i the sum over
+        the weights of its sign.
 
         |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. The other variants take the maximum
         over positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against
@@ -75,10 +88,14 @@ class SiPP:
         if self.variant == "deterministic":
             return compute_sensitivities(model, names, given, "mean")
         positions = count_output_positions(model, names, image)
-        return {name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
-                for name, score in compute_sensitivities(model, names, given, "max").items()}
+        return {
+            name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
+            for name, score in compute_sensitivities(model, names, given, "max").items()
+        }
 
     def bound(self, layer: PrunedLayer) -> Paper:
         """`pruning.bounds.sipp.bound_errors` with these constants."""
         alpha = coefficient(layer.positions, layer.kernel, self.delta, self.c)
-        return sipp.bound_errors(layer, alpha, self.delta, self.c, scaled=self.variant != "deterministic")
+        return sipp.bound_errors(
+            layer, alpha, self.delta, self.c, scaled=self.variant != "deterministic"
+        )

@@ -1,7 +1,7 @@
 """SynFlow: pruning by synaptic flow, without looking at any data.
 
-Source: Tanaka, Kunin, Yamins and Ganguli, Pruning neural networks without any data by iteratively conserving synaptic flow,
-NeurIPS 2020; the authors' released code.
+Source: Tanaka, Kunin, Yamins and Ganguli, Pruning neural networks without any data by iteratively
+conserving synaptic flow, NeurIPS 2020; the authors' released code.
 """
 
 from __future__ import annotations
@@ -33,18 +33,26 @@ class SynFlow:
 
     >>> from torch import nn, tensor
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
-    >>> _ = net[1].weight.data.copy_(tensor([[1.0, -2.0], [3.0, 4.0]])), net[2].weight.data.copy_(tensor([[-5.0, 6.0]]))
+    >>> _ = (
+    ...     net[1].weight.data.copy_(tensor([[1.0, -2.0], [3.0, 4.0]])),
+    ...     net[2].weight.data.copy_(tensor([[-5.0, 6.0]])),
+    ... )
     >>> SynFlow().score(Evidence(net, shape=(1, 1, 2)))["1.weight"]
     tensor([[ 5., 10.],
             [18., 24.]], dtype=torch.float64)
     """
 
     allocation: ClassVar[str] = "global"
-    rounds: Annotated[int, Field(ge=1, le=10_000, description="stages of one pruning; nothing is retrained between")] = 100
+    rounds: Annotated[
+        int,
+        Field(ge=1, le=10_000, description="stages of one pruning; nothing is retrained between"),
+    ] = 100
     stages: Steps = "exponential"
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
-        """d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds; i = 1 ... rounds."""
+        """d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds; i = 1
+        ... rounds.
+        """
         return space_densities(start, target, self.rounds, self.stages)
 
     def units(self, classes: int) -> int:
@@ -54,13 +62,16 @@ class SynFlow:
     def score(self, evidence: Evidence) -> Scores:
         """s = |w dR/dw|, float64, shape of the weight; what is pruned scores 0.
 
-        R = sum f(1; |state|): the outputs in eval mode for one image of ones, every floating-point entry of the state dict
-        (weights, biases, BatchNorm's scale, shift and statistics) replaced by its absolute value; no data are looked at.
-        Raises `ScoreError` where R or a score is beyond float64, `EvidenceError` where the shape of an image is not known.
+        R = sum f(1; |state|): the outputs in eval mode for one image of ones, every floating-point
+        entry of the state dict (weights, biases, BatchNorm's scale, shift and statistics) replaced
+        by its absolute value; no data are looked at. Raises `ScoreError` where R or a score is
+        beyond float64, `EvidenceError` where the shape of an image is not known.
         """
         model = evidence.model
-        state: dict[str, Tensor] = {name: value.detach().abs().double() if value.is_floating_point() else value
-                                    for name, value in [*model.named_parameters(), *model.named_buffers()]}
+        state: dict[str, Tensor] = {
+            name: value.detach().abs().double() if value.is_floating_point() else value
+            for name, value in [*model.named_parameters(), *model.named_buffers()]
+        }
         weights = [state[name].requires_grad_() for name in evidence.weights]
         ones = torch.ones(1, *evidence.shape, dtype=torch.float64, device=weights[0].device)
         with evaluate_mode(model), torch.enable_grad():
@@ -68,8 +79,10 @@ class SynFlow:
         if not torch.isfinite(flow):
             raise ScoreError(f"SynFlow: R = {flow.item()} is beyond float64: {CAUSE}")
         gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
-        scores = {name: (weight.detach() * gradient).abs_()
-                  for name, weight, gradient in zip(evidence.weights, weights, gradients, strict=True)}
+        scores = {
+            name: (weight.detach() * gradient).abs_()
+            for name, weight, gradient in zip(evidence.weights, weights, gradients, strict=True)
+        }
         for name, score in scores.items():
             if not float(score.max()) < torch.inf:
                 raise ScoreError(f"{name}: SynFlow scores are beyond float64: {CAUSE}")

@@ -1,6 +1,7 @@
 """First-order Taylor importance, squared by mini-batch.
 
-Source: Molchanov, Mallya, Tyree, Frosio and Kautz, Importance estimation for neural network pruning, CVPR 2019.
+Source: Molchanov, Mallya, Tyree, Frosio and Kautz, Importance estimation for neural network
+pruning, CVPR 2019.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pruning.types import Calibration, Scores
 @criteria.register("taylor")
 @dataclass(frozen=True)
 class Taylor:
-    """Mean over mini-batches of (g w)^2: squared first-order change of the loss; signs do not cancel between batches.
+    """Mean over mini-batches of (g w)^2: squared first-order change of the loss; signs do not
+    cancel between batches.
 
-    At equal weights p = 1/2: the gradients of two batches are (-1/2, 1/2) times their inputs, 1 and 2; (1 + 4) / 2 = 2.5.
+    At equal weights p = 1/2: the gradients of two batches are (-1/2, 1/2) times their inputs, 1 and
+    2; (1 + 4) / 2 = 2.5.
 
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.fill_(2.0)
@@ -31,7 +34,9 @@ class Taylor:
     tensor([2.5000, 2.5000], dtype=torch.float64)
     """
 
-    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images, in mini-batches of 100")] = 1000
+    images: Annotated[
+        int, Field(ge=1, le=1_000_000, description="training images, in mini-batches of 100")
+    ] = 1000
 
     def calibration(self, classes: int) -> Calibration:
         """So many training images at random."""
@@ -44,10 +49,13 @@ class Taylor:
     def score(self, evidence: Evidence) -> Scores:
         """s = (1/B) sum_b (g_b theta)^2, float64, shape of the weight.
 
-        g_b is the gradient of the mean loss of batch b in eval mode; every batch counts alike, a smaller last one too.
-        What is pruned scores 0.
+        g_b is the gradient of the mean loss of batch b in eval mode; every batch counts alike, a
+        smaller last one too. What is pruned scores 0.
         """
-        total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in evidence.weights.items()}
+        total = {
+            name: torch.zeros_like(weight, dtype=torch.float64)
+            for name, weight in evidence.weights.items()
+        }
         for _, gradient in evidence.batch_gradients():
             for name, weight in evidence.weights.items():
                 total[name] += (gradient[name].double() * weight).square()

@@ -1,6 +1,7 @@
 """Taylor expansion of filters: what the loss would change by without a filter, to first order.
 
-Source: Molchanov, Mallya, Tyree, Frosio and Kautz, Importance estimation for neural network pruning, CVPR 2019.
+Source: Molchanov, Mallya, Tyree, Frosio and Kautz, Importance estimation for neural network
+pruning, CVPR 2019.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from pruning.types import Calibration, Scores
 class TaylorFilter:
     """Squared first-order change of the loss when a filter is removed, averaged over mini-batches.
 
-    A loss of 2 (w_1 + w_2) for x = 1 has the gradient (2, 2); both weights of the filter (3, -1) change it by 2 * 3 - 2 * 1.
+    A loss of 2 (w_1 + w_2) for x = 1 has the gradient (2, 2); both weights of the filter (3, -1)
+    change it by 2 * 3 - 2 * 1.
 
     >>> from torch import nn, tensor
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> _ = layer.weight.data.copy_(tensor([[3.0, -1.0]]))
     >>> batches = [(torch.ones(1, 2), tensor([0]))]
-    >>> TaylorFilter().score(Evidence(layer, batches=batches, loss=lambda outputs, labels: 2 * outputs.sum()))
+    >>> TaylorFilter().score(
+    ...     Evidence(layer, batches=batches, loss=lambda outputs, labels: 2 * outputs.sum())
+    ... )
     {'weight': tensor([[16.]], dtype=torch.float64)}
     """
 
@@ -44,14 +48,20 @@ class TaylorFilter:
         return 3 * self.images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_f = (1/B) sum_b (sum over the filter of g_b w)^2, float64, shape (out, 1, 1, 1) or (out, 1).
+        """s_f = (1/B) sum_b (sum over the filter of g_b w)^2, float64, shape (out, 1, 1, 1) or
+        (out, 1).
 
-        g_b is the gradient of the mean loss of mini-batch b, in eval mode. Raises `EvidenceError` without data.
+        g_b is the gradient of the mean loss of mini-batch b, in eval mode. Raises `EvidenceError`
+        without data.
         """
-        found = {name: weight.new_zeros((len(weight), *[1] * (weight.dim() - 1)), dtype=torch.float64)
-                 for name, weight in evidence.weights.items()}
+        found = {
+            name: weight.new_zeros((len(weight), *[1] * (weight.dim() - 1)), dtype=torch.float64)
+            for name, weight in evidence.weights.items()
+        }
         for _, gradient in evidence.batch_gradients():
             for name, weight in evidence.weights.items():
-                change = (gradient[name].double() * weight.double()).sum(tuple(range(1, weight.dim())), keepdim=True)
+                change = (gradient[name].double() * weight.double()).sum(
+                    tuple(range(1, weight.dim())), keepdim=True
+                )
                 found[name] += change.square() / len(evidence.batches)
         return found

@@ -1,8 +1,8 @@
 """ThiNet: the input channels go that the next layer's outputs miss least.
 
-Source: Luo, Wu and Lin, ThiNet: a filter level pruning method for deep neural network compression, ICCV 2017; number of
-outputs and rounds as in the code of Lost in Pruning, which keeps what the greedy search picks: here, as in the paper, it is
-removed.
+Source: Luo, Wu and Lin, ThiNet: a filter level pruning method for deep neural network compression,
+ICCV 2017; number of outputs and rounds as in the code of Lost in Pruning, which keeps what the
+greedy search picks: here, as in the paper, it is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from torch.nn import functional as F
 from pruning.criteria import criteria
 from pruning.errors import ScoreError
 from pruning.evidence.evidence import Evidence
-from pruning.networks.layers import Layer, Use, count_groups, record_uses, require_one_input_per_image
+from pruning.networks.layers import (
+    Layer,
+    Use,
+    count_groups,
+    record_uses,
+    require_one_input_per_image,
+)
 from pruning.networks.modes import evaluate_mode
 from pruning.types import Calibration, Scores
 
@@ -29,7 +35,8 @@ from pruning.types import Calibration, Scores
 class ThiNet:
     """Greedy choice of the input channels without which a layer's sampled outputs change least.
 
-    One output w x with contributions 3, -2 and 1: without the third it changes by 1, then by -1 without the second too.
+    One output w x with contributions 3, -2 and 1: without the third it changes by 1, then by -1
+    without the second too.
 
     >>> from torch import nn, tensor
     >>> layer = nn.Linear(3, 1, bias=False)
@@ -54,17 +61,23 @@ class ThiNet:
     def score(self, evidence: Evidence) -> Scores:
         """The place (1 ... C) / C in the order of removal, float64, shape (1, in, 1, 1) or (1, in).
 
-        x_jc is what input channel c contributes to the sampled output j (an image, a filter, a position), w * x over the
-        kernel. In ceil(sqrt(C)) rounds, the channels c with the least sum_j (sum_{t in T} x_jt + x_jc)^2 join the removed
-        set T, up to sqrt(C) at a time. In a grouped convolution, c is the same position of every group. Raises
-        `EvidenceError` without data and for inputs that are no batch of images, `ScoreError` where they are not finite.
+        x_jc is what input channel c contributes to the sampled output j (an image, a filter, a
+        position), w * x over the kernel. In ceil(sqrt(C)) rounds, the channels c with the least
+        sum_j (sum_{t in T} x_jt + x_jc)^2 join the removed set T, up to sqrt(C) at a time. In a
+        grouped convolution, c is the same position of every group. Raises `EvidenceError` without
+        data and for inputs that are no batch of images, `ScoreError` where they are not finite.
         """
         images = sum(len(labels) for _, labels in evidence.batches)
         count = min(self.samples, images)
         chosen = torch.randperm(images, generator=evidence.generator)[:count].sort().values
-        draws = {name: torch.rand(3, count, generator=evidence.generator, dtype=torch.float64) for name in evidence.weights}
-        grams = {name: weight.new_zeros(2 * (weight.shape[1],), dtype=torch.float64)
-                 for name, weight in evidence.weights.items()}
+        draws = {
+            name: torch.rand(3, count, generator=evidence.generator, dtype=torch.float64)
+            for name in evidence.weights
+        }
+        grams = {
+            name: weight.new_zeros(2 * (weight.shape[1],), dtype=torch.float64)
+            for name, weight in evidence.weights.items()
+        }
         start = 0
         for inputs, labels in evidence.batches:
             here = ((chosen >= start) & (chosen < start + len(labels))).nonzero().flatten()
@@ -72,7 +85,11 @@ class ThiNet:
             start += len(labels)
             if not len(here):
                 continue
-            with record_uses(evidence.model, evidence.weights) as uses, evaluate_mode(evidence.model), torch.no_grad():
+            with (
+                record_uses(evidence.model, evidence.weights) as uses,
+                evaluate_mode(evidence.model),
+                torch.no_grad(),
+            ):
                 evidence.model(inputs[mine.to(inputs.device)])
             for name, weight in evidence.weights.items():
                 for use in uses[name]:
@@ -83,12 +100,19 @@ class ThiNet:
                     grams[name] += parts.T @ parts
         for name, gram in grams.items():
             if not bool(torch.isfinite(gram).all()):
-                raise ScoreError(f"{name}: what its layer's inputs contribute are no finite numbers")
-        return {name: order_channels(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2)) for name, gram in grams.items()}
+                raise ScoreError(
+                    f"{name}: what its layer's inputs contribute are no finite numbers"
+                )
+        return {
+            name: order_channels(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2))
+            for name, gram in grams.items()
+        }
 
 
 def _contributions(weight: Tensor, uses: list[Use], draw: Tensor, images: int) -> list[Tensor]:
-    """What each input channel contributes to one output of each image, (images, C), split by the call of the layer."""
+    """What each input channel contributes to one output of each image, (images, C), split by the
+    call of the layer.
+    """
     found = []
     call = (draw[0] * len(uses)).long()
     for number, use in enumerate(uses):
@@ -101,40 +125,62 @@ def _contributions(weight: Tensor, uses: list[Use], draw: Tensor, images: int) -
     return found
 
 
-def sample_windows(layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: Tensor) -> Tensor:
-    """What a layer sees of these images at one output position of each, (n, C, kernel), C the channels of the group.
+def sample_windows(
+    layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: Tensor
+) -> Tensor:
+    """What a layer sees of these images at one output position of each, (n, C, kernel), C the
+    channels of the group.
 
     `place` in [0, 1) chooses among the positions; `image`, `place` and `group` are on the CPU.
 
     >>> layer = nn.Conv2d(1, 1, 2)
     >>> zero = torch.zeros(1, dtype=torch.long)
-    >>> sample_windows(layer, torch.arange(9.0).reshape(1, 1, 3, 3), zero, torch.tensor([0.99]), zero)
+    >>> sample_windows(
+    ...     layer, torch.arange(9.0).reshape(1, 1, 3, 3), zero, torch.tensor([0.99]), zero
+    ... )
     tensor([[[4., 5., 7., 8.]]])
     """
     if isinstance(layer, nn.Linear):
         flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        return flat[image.to(inputs.device), (place * flat.shape[1]).long().to(inputs.device)][..., None]
+        return flat[image.to(inputs.device), (place * flat.shape[1]).long().to(inputs.device)][
+            ..., None
+        ]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
     steps = [layer.dilation[axis] * torch.arange(layer.kernel_size[axis]) for axis in (0, 1)]
-    rows, columns = ((padded.shape[2 + axis] - 1 - int(steps[axis][-1])) // layer.stride[axis] + 1 for axis in (0, 1))
+    rows, columns = (
+        (padded.shape[2 + axis] - 1 - int(steps[axis][-1])) // layer.stride[axis] + 1
+        for axis in (0, 1)
+    )
     position = (place * (rows * columns)).long()
     width = layer.in_channels // layer.groups
-    index = (image[:, None, None, None], (group[:, None] * width + torch.arange(width))[:, :, None, None],
-             (position // columns * layer.stride[0])[:, None, None, None] + steps[0][:, None],
-             (position % columns * layer.stride[1])[:, None, None, None] + steps[1])
+    index = (
+        image[:, None, None, None],
+        (group[:, None] * width + torch.arange(width))[:, :, None, None],
+        (position // columns * layer.stride[0])[:, None, None, None] + steps[0][:, None],
+        (position % columns * layer.stride[1])[:, None, None, None] + steps[1],
+    )
     return padded[tuple(axis.to(inputs.device) for axis in index)].flatten(2)
 
 
 def order_channels(gram: Tensor) -> Tensor:
-    """The place in which each channel is removed, (1 ... C) / C, from the Gram matrix of the contributions, (C, C)."""
+    """The place in which each channel is removed, (1 ... C) / C, from the Gram matrix of the
+    contributions, (C, C).
+    """
     channels = len(gram)
     place = torch.zeros(channels, dtype=torch.float64, device=gram.device)
     removed = torch.zeros_like(place)
     at_once = math.isqrt(channels - 1) + 1
     for start in range(0, channels, at_once):
-        increase = 2 * (gram @ removed) + gram.diagonal()  # of the squared change, for each channel that may join
-        best = increase.masked_fill(removed > 0, math.inf).argsort(stable=True)[:min(at_once, channels - start)]
+        increase = (
+            2 * (gram @ removed) + gram.diagonal()
+        )  # of the squared change, for each channel that may join
+        best = increase.masked_fill(removed > 0, math.inf).argsort(stable=True)[
+            : min(at_once, channels - start)
+        ]
         removed[best] = 1.0
-        place[best] = torch.arange(start + 1, start + len(best) + 1, dtype=torch.float64, device=gram.device) / channels
+        place[best] = (
+            torch.arange(start + 1, start + len(best) + 1, dtype=torch.float64, device=gram.device)
+            / channels
+        )
     return place

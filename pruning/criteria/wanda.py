@@ -1,7 +1,7 @@
 """Wanda: magnitude times the norm of the input that it multiplies.
 
-Source: Sun, Liu, Bair and Kolter, A simple and effective pruning approach for large language models, ICLR 2024; for
-convolutions the inputs are unfolded.
+Source: Sun, Liu, Bair and Kolter, A simple and effective pruning approach for large language
+models, ICLR 2024; for convolutions the inputs are unfolded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Wanda:
 
     >>> layer = torch.nn.Linear(2, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -2.0], [3.0, 1.0]]))
-    >>> evidence = Evidence(layer, batches=[(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([0, 1]))])
+    >>> evidence = Evidence(
+    ...     layer, batches=[(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([0, 1]))]
+    ... )
     >>> Wanda(per_row=False).score(evidence)["weight"]
     tensor([[ 5.,  2.],
             [15.,  1.]], dtype=torch.float64)
@@ -39,7 +41,9 @@ class Wanda:
 
     allocation: ClassVar[str] = "uniform"
     images: Annotated[int, Field(ge=1, le=1_000_000, description="training images")] = 1000
-    per_row: Annotated[bool, Field(description="score by rank within the row, so that all rows keep as many")] = True
+    per_row: Annotated[
+        bool, Field(description="score by rank within the row, so that all rows keep as many")
+    ] = True
 
     def calibration(self, classes: int) -> Calibration:
         """So many training images at random."""
@@ -50,11 +54,13 @@ class Wanda:
         return self.images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij = |W_ij| ||X_j||_2, float64, shape of the weight; X_j is input j over all images and positions.
+        """s_ij = |W_ij| ||X_j||_2, float64, shape of the weight; X_j is input j over all images and
+        positions.
 
-        With `per_row` its rank instead: (K - 1 - r + t) / K in (0, 1], r = 0 ... K - 1 the rank within the row from the top
-        and t in (0, 1] the quantile of s within the layer, so that a layer's share is spent on all rows alike (one more or
-        less), wherever they have as many weights left.
+        With `per_row` its rank instead: (K - 1 - r + t) / K in (0, 1], r = 0 ... K - 1 the rank
+        within the row from the top and t in (0, 1] the quantile of s within the layer, so that a
+        layer's share is spent on all rows alike (one more or less), wherever they have as many
+        weights left.
         """
         norms = _squares(evidence)
         found = {}
@@ -62,13 +68,17 @@ class Wanda:
             rows = weight.double().abs().reshape(len(norms[name]), -1, norms[name].shape[-1])
             score = (rows * norms[name].sqrt()[:, None, :]).reshape(weight.shape)
             if not torch.isfinite(score).all():
-                raise ScoreError(f"{name}: {int((~torch.isfinite(score)).sum())} scores are no finite numbers")
+                raise ScoreError(
+                    f"{name}: {int((~torch.isfinite(score)).sum())} scores are no finite numbers"
+                )
             found[name] = _ranked(score, evidence.masks[name]) if self.per_row else score
         return found
 
 
 def _squares(evidence: Evidence) -> Scores:
-    """sum of X_j^2 by name, for every group of a layer, (G, K); unfolding moves the squares as it moves the inputs."""
+    """sum of X_j^2 by name, for every group of a layer, (G, K); unfolding moves the squares as it
+    moves the inputs.
+    """
     total: dict[str, Tensor] = {}
     called: set[str] = set()
     for module_name, module in evidence.model.named_modules():
@@ -76,9 +86,15 @@ def _squares(evidence: Evidence) -> Scores:
         if name in evidence.weights:
             weight = evidence.weights[name]
             assert isinstance(module, Layer)
-            total[name] = torch.zeros(count_groups(module), weight[0].numel(), dtype=torch.float64, device=weight.device)
+            total[name] = torch.zeros(
+                count_groups(module), weight[0].numel(), dtype=torch.float64, device=weight.device
+            )
     for inputs, _ in evidence.batches:
-        with evaluate_mode(evidence.model), torch.no_grad(), record_uses(evidence.model, total) as uses:
+        with (
+            evaluate_mode(evidence.model),
+            torch.no_grad(),
+            record_uses(evidence.model, total) as uses,
+        ):
             evidence.model(inputs)
         called.update(name for name, calls in uses.items() if calls)
         for name, calls in uses.items():
@@ -98,7 +114,9 @@ def _ranked(score: Tensor, mask: Tensor) -> Tensor:
 
 
 def _places(rows: Tensor) -> Tensor:
-    """The place of each entry in the descending order of its row, of equal ones the first first; float64."""
+    """The place of each entry in the descending order of its row, of equal ones the first first;
+    float64.
+    """
     order = rows.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(rows.shape[1], dtype=torch.float64, device=rows.device).expand_as(order)
     return torch.empty_like(rows).scatter_(1, order, places)

@@ -1,4 +1,6 @@
-"""A decoded dataset as NumPy arrays, its checks and its file. Free of torch: uploads are read with this alone."""
+"""A decoded dataset as NumPy arrays, its checks and its file. Free of torch: uploads are read with
+this alone.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, C, H, W) and labels by split: int64 (N,), or uint8 (N, H, W) for segmentation; `val` is optional.
+    """Images uint8 (N, C, H, W) and labels by split: int64 (N,), or uint8 (N, H, W) for
+    segmentation; `val` is optional.
 
     Without `train` these are images of a shifted distribution, of which any class may be missing.
     """
@@ -42,11 +45,20 @@ class Arrays:
         if 0 in shape:
             raise DataError(f"the images have no pixels: {shape}")
         if trains and len(self.classes) < 2:
-            raise DataError(f"the dataset has {len(self.classes)} class; a classifier needs two at least" + (
-                f" ({IGNORED} in a mask is no class: it is ignored)" if self.task == "segmentation" else ""))
+            raise DataError(
+                f"the dataset has {len(self.classes)} class; a classifier needs two at least"
+                + (
+                    f" ({IGNORED} in a mask is no class: it is ignored)"
+                    if self.task == "segmentation"
+                    else ""
+                )
+            )
         for split, images in self.images.items():
             if images.dtype != np.uint8 or images.ndim != 4:
-                raise DataError(f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} {images.shape}")
+                raise DataError(
+                    f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} "
+                    f"{images.shape}"
+                )
             if images.shape[1:] != shape:
                 raise DataError(f"{split}: images of shape {images.shape[1:]} beside {shape}")
             if self.task == "segmentation":
@@ -59,31 +71,48 @@ class Arrays:
         if labels.shape != (len(images),):
             raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
         if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
-            raise DataError(f"{split}: labels from {labels.min()} to {labels.max()}, but there are "
-                            f"{len(self.classes)} classes: labels must lie in 0..{len(self.classes) - 1}")
+            raise DataError(
+                f"{split}: labels from {labels.min()} to {labels.max()}, but there are "
+                f"{len(self.classes)} classes: labels must lie in 0..{len(self.classes) - 1}"
+            )
         missing = sorted(set(range(len(self.classes))) - set(labels.tolist()))
         if missing and trains and split != "val":
             raise DataError(f"class {self.classes[missing[0]]!r} has no image in {split}")
 
     def _check_masks(self, split: str) -> None:
-        """Masks of the images' size, of known classes; a class may be missing, but no split may be ignored altogether."""
+        """Masks of the images' size, of known classes; a class may be missing, but no split may be
+        ignored altogether.
+        """
         masks, images = self.labels[split], self.images[split]
         if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
-            raise DataError(f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks {masks.dtype} of shape "
-                            f"{masks.shape}; masks must be uint8 (N, H, W)")
+            raise DataError(
+                f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks "
+                f"{masks.dtype} of shape "
+                f"{masks.shape}; masks must be uint8 (N, H, W)"
+            )
         known = masks != IGNORED
         if known.any() and masks[known].max() >= len(self.classes):
-            raise DataError(f"{split}: value {masks[known].max()} in a mask, but there are {len(self.classes)} classes: "
-                            f"values must lie in 0..{len(self.classes) - 1}, or be {IGNORED}, which is ignored")
+            raise DataError(
+                f"{split}: value {masks[known].max()} in a mask, but there are "
+                f"{len(self.classes)} classes: "
+                f"values must lie in 0..{len(self.classes) - 1}, or be {IGNORED}, which is ignored"
+            )
         empty = np.flatnonzero(~known.any((1, 2)))
         if len(empty) and (split != "train" or len(empty) == len(masks)):
-            raise DataError(f"{split}: all pixels of image {empty[0]} are {IGNORED}, which is ignored: there is nothing to "
-                            f"{'learn' if split == 'train' else 'measure'}")
+            raise DataError(
+                f"{split}: all pixels of image {empty[0]} are {IGNORED}, which is ignored: there "
+                "is nothing to "
+                f"{'learn' if split == 'train' else 'measure'}"
+            )
 
     @property
     def task(self) -> Literal["classification", "segmentation"]:
         """What the labels tell: a class of each image, or of each pixel."""
-        return "segmentation" if self.labels["train" if "train" in self.labels else "test"].ndim == 3 else "classification"
+        return (
+            "segmentation"
+            if self.labels["train" if "train" in self.labels else "test"].ndim == 3
+            else "classification"
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -101,7 +130,9 @@ class Arrays:
         for split, images in self.images.items():
             tensors[f"{split}_x"] = np.ascontiguousarray(images)
             tensors[f"{split}_y"] = self.labels[split]
-        about: dict[str, Any] = {"classes": self.classes} | ({"notes": self.notes} if self.notes else {})
+        about: dict[str, Any] = {"classes": self.classes} | (
+            {"notes": self.notes} if self.notes else {}
+        )
         about |= {"stored_as": self.stored_as} if self.stored_as else {}
         save_file(tensors, path, metadata={"secateur": json.dumps(about)})
 
@@ -116,5 +147,10 @@ class Arrays:
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_x" in tensors]
-        return Arrays({split: tensors[f"{split}_x"] for split in splits},
-                      {split: tensors[f"{split}_y"] for split in splits}, classes, notes, about.get("stored_as"))
+        return Arrays(
+            {split: tensors[f"{split}_x"] for split in splits},
+            {split: tensors[f"{split}_y"] for split in splits},
+            classes,
+            notes,
+            about.get("stored_as"),
+        )

@@ -17,29 +17,45 @@ VALUES = {"cpu": 1 << 18, "cuda": 1 << 25}
 """How many values of the images are corrupted at once: on the CPU what fits its caches."""
 
 
-def corrupt(images: Tensor, name: str, severity: int, *, indices: Tensor | None = None, seed: int = 0,
-            constants: str = "auto") -> Tensor:
-    """Images under one of the 19 common corruptions, on their device: uint8 (N, C, H, W), C 1 or 3, in and out.
+def corrupt(
+    images: Tensor,
+    name: str,
+    severity: int,
+    *,
+    indices: Tensor | None = None,
+    seed: int = 0,
+    constants: str = "auto",
+) -> Tensor:
+    """Images under one of the 19 common corruptions, on their device: uint8 (N, C, H, W), C 1 or 3,
+    in and out.
 
     >>> images = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
     >>> noisy = corrupt(images, "gaussian_noise", 3)
-    >>> torch.equal(noisy[2:], corrupt(images[2:], "gaussian_noise", 3, indices=torch.tensor([2, 3])))
+    >>> torch.equal(
+    ...     noisy[2:], corrupt(images[2:], "gaussian_noise", 3, indices=torch.tensor([2, 3]))
+    ... )
     True
 
-    Randomness is keyed by `seed`, `name`, `severity` and the index of each image (`indices`, integers (N,) of at least 0;
-    else 0 ... N - 1): batches and their order change nothing. `constants` are those of CIFAR-10-C ("cifar") or of ImageNet-C
-    ("imagenet"); "auto" takes the former for images whose shorter side is at most 64 pixels. Raises `UnknownNameError` for a
-    corruption that is not there, `ParameterError` for a severity that is not 1 to 5, constants or indices that do not fit,
-    `DataError` for other images.
+    Randomness is keyed by `seed`, `name`, `severity` and the index of each image (`indices`,
+    integers (N,) of at least 0; else 0 ... N - 1): batches and their order change nothing.
+    `constants` are those of CIFAR-10-C ("cifar") or of ImageNet-C ("imagenet"); "auto" takes the
+    former for images whose shorter side is at most 64 pixels. Raises `UnknownNameError` for a
+    corruption that is not there, `ParameterError` for a severity that is not 1 to 5, constants or
+    indices that do not fit, `DataError` for other images.
 
-    Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, 2019.
+    Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions
+    and perturbations, 2019.
     """
     method = corruptions.create(name)
     if isinstance(severity, bool) or not isinstance(severity, int) or severity not in SEVERITIES:
-        raise ParameterError(f"severity is an integer from 1 to 5, not {severity!r}", pointer="severity")
+        raise ParameterError(
+            f"severity is an integer from 1 to 5, not {severity!r}", pointer="severity"
+        )
     if constants not in get_args(Constants):
-        raise ParameterError(f"constants are {', '.join(map(repr, get_args(Constants)))}, not {constants!r}",
-                             pointer="constants")
+        raise ParameterError(
+            f"constants are {', '.join(map(repr, get_args(Constants)))}, not {constants!r}",
+            pointer="constants",
+        )
     _check(images)
     if indices is None:
         indices = torch.arange(len(images))
@@ -51,24 +67,32 @@ def corrupt(images: Tensor, name: str, severity: int, *, indices: Tensor | None 
     size = max(1, VALUES.get(images.device.type, 1 << 25) // images[0].numel())
     parts = [slice(begin, begin + size) for begin in range(0, len(images), size)]
     with torch.no_grad():
-        return torch.cat([method.apply(images[part].contiguous(), strength, draws[part]) for part in parts])
+        return torch.cat(
+            [method.apply(images[part].contiguous(), strength, draws[part]) for part in parts]
+        )
 
 
 def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str | int) -> Tensor:
-    """The images of one epoch, each under a corruption and severity of its own, drawn uniformly; uint8 (N, C, H, W).
+    """The images of one epoch, each under a corruption and severity of its own, drawn uniformly;
+    uint8 (N, C, H, W).
 
-    Severity 0 leaves an image as it is. What is drawn is derived from the seed and the names. Without a spec the images
-    themselves.
+    Severity 0 leaves an image as it is. What is drawn is derived from the seed and the names.
+    Without a spec the images themselves.
 
     >>> images = torch.full((6, 1, 4, 4), 100, dtype=torch.uint8)
-    >>> torch.equal(corrupt_epoch(images, Corrupt(names=("brightness",), severities=(0,)), 0, "train", 0), images)
+    >>> torch.equal(
+    ...     corrupt_epoch(images, Corrupt(names=("brightness",), severities=(0,)), 0, "train", 0),
+    ...     images,
+    ... )
     True
     """
     if spec is None:
         return images
     rng = generator(seed, *names, "corruption")
     kind = torch.randint(len(spec.names), (len(images),), generator=rng)
-    strength = torch.tensor(spec.severities)[torch.randint(len(spec.severities), (len(images),), generator=rng)]
+    strength = torch.tensor(spec.severities)[
+        torch.randint(len(spec.severities), (len(images),), generator=rng)
+    ]
     noise, found = int(torch.randint(2**31, (1,), generator=rng)), images.clone()
     for number, name in enumerate(spec.names):
         for severity in spec.severities:
@@ -81,17 +105,30 @@ def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str |
 
 def _check(images: Tensor) -> None:
     if images.dtype != torch.uint8:
-        raise DataError(f"images to corrupt are uint8 levels 0 to 255, not {str(images.dtype).removeprefix('torch.')}")
+        raise DataError(
+            "images to corrupt are uint8 levels 0 to 255, not "
+            f"{str(images.dtype).removeprefix('torch.')}"
+        )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise DataError(f"images to corrupt are (N, C, H, W) with 1 or 3 channels, not {tuple(images.shape)}")
+        raise DataError(
+            f"images to corrupt are (N, C, H, W) with 1 or 3 channels, not {tuple(images.shape)}"
+        )
     if not images.shape[2] or not images.shape[3]:
-        raise DataError(f"images to corrupt have at least 1 pixel each way, not {images.shape[2]} x {images.shape[3]}")
+        raise DataError(
+            f"images to corrupt have at least 1 pixel each way, not {images.shape[2]} x "
+            f"{images.shape[3]}"
+        )
 
 
 def _check_indices(indices: Tensor, number: int) -> None:
     if indices.shape != (number,):
-        raise ParameterError(f"{number} images need as many indices, not {tuple(indices.shape)}", pointer="indices")
+        raise ParameterError(
+            f"{number} images need as many indices, not {tuple(indices.shape)}", pointer="indices"
+        )
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise ParameterError(f"indices are integers, not {str(indices.dtype).removeprefix('torch.')}", pointer="indices")
+        raise ParameterError(
+            f"indices are integers, not {str(indices.dtype).removeprefix('torch.')}",
+            pointer="indices",
+        )
     if number and int(indices.min()) < 0:
         raise ParameterError(f"indices are at least 0, not {int(indices.min())}", pointer="indices")

@@ -1,4 +1,6 @@
-"""Single images of an archive, decoded with care: whatever is in them, the worst is a `DataError`. Free of torch."""
+"""Single images of an archive, decoded with care: whatever is in them, the worst is a `DataError`.
+Free of torch.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +20,40 @@ MAX_ENTRY_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
-"""The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little tested."""
+"""The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little
+tested.
+"""
 GREY = ("L", "1", "LA")
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @contextmanager
-def open_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """The image of an entry, its header within the limits; what goes wrong, while decoding too, is a `DataError`."""
+def open_image(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS
+) -> Iterator[Image.Image]:
+    """The image of an entry, its header within the limits; what goes wrong, while decoding too, is
+    a `DataError`.
+    """
     if entry.file_size > MAX_ENTRY_BYTES:
-        raise DataError(f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted")
+        raise DataError(
+            f"{entry.filename}: {entry.file_size} bytes; at most {MAX_ENTRY_BYTES} are accepted"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(archive.read(entry)), formats=formats) as image:
                 if image.width * image.height > MAX_IMAGE_PIXELS:
-                    raise DataError(f"{entry.filename}: {image.width}x{image.height} pixels; at most "
-                                    f"{MAX_IMAGE_PIXELS} are accepted")
+                    raise DataError(
+                        f"{entry.filename}: {image.width}x{image.height} pixels; at most "
+                        f"{MAX_IMAGE_PIXELS} are accepted"
+                    )
                 if getattr(image, "is_animated", False):
                     raise DataError(f"{entry.filename}: an animation; images have one frame")
                 if image.mode.startswith(("I", "F")):  # converting would clip at 255
-                    raise DataError(f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel")
+                    raise DataError(
+                        f"{entry.filename}: {image.mode} pixels; images need 8 bits a channel"
+                    )
                 yield image
     except DataError:
         raise

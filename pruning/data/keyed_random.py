@@ -1,7 +1,8 @@
 """Random numbers by key: what image 17 gets depends on its own number and on nothing else.
 
-Every number is a function of (seed, name, index of the image, stream, position), computed in 32-bit integers, so that it is
-the same in every batch, in every order and on every device, and thousands of images are drawn at once.
+Every number is a function of (seed, name, index of the image, stream, position), computed in 32-bit
+integers, so that it is the same in every batch, in every order and on every device, and thousands
+of images are drawn at once.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ NORMAL_BITS = 17
 class Draws:
     """The random numbers of N images, by two 32-bit keys an image.
 
-    A word is h(h(p ^ k1) + k2) with p the hashed position and h the bijection x ^= x >> 16, x *= a, x ^= x >> 15, x *= b,
-    x ^= x >> 16 modulo 2^32, found for its low bias by Wellons (Prospecting for hash functions, 2018). Streams are
-    independent of one another.
+    A word is h(h(p ^ k1) + k2) with p the hashed position and h the bijection x ^= x >> 16, x *= a,
+    x ^= x >> 15, x *= b, x ^= x >> 16 modulo 2^32, found for its low bias by Wellons (Prospecting
+    for hash functions, 2018). Streams are independent of one another.
 
     >>> both = Draws.keyed(0, "fog", indices=torch.tensor([4, 9]))
     >>> nine = Draws.keyed(0, "fog", indices=torch.tensor([9]))
-    >>> torch.equal(both.words(2, 3)[1:], nine.words(2, 3)), torch.equal(both.words(6)[1], both.words(6, stream=1)[1])
+    >>> (
+    ...     torch.equal(both.words(2, 3)[1:], nine.words(2, 3)),
+    ...     torch.equal(both.words(6)[1], both.words(6, stream=1)[1]),
+    ... )
     (True, False)
     """
 
@@ -40,12 +44,16 @@ class Draws:
 
     @classmethod
     def keyed(cls, seed: int, *names: str | int, indices: Tensor) -> Draws:
-        """The draws of the images numbered `indices`, int64 (N,), for the choice `names` under `seed`."""
+        """The draws of the images numbered `indices`, int64 (N,), for the choice `names` under
+        `seed`.
+        """
         digest = hashlib.sha256("\x1f".join(map(str, (seed, *names))).encode()).digest()
         low, high = _wrapped(indices), (indices >> 32).to(torch.int32)
         columns = []
         for place in (0, 8):
-            first, second = (int.from_bytes(digest[i:i + 4], "big", signed=True) for i in (place, place + 4))
+            first, second = (
+                int.from_bytes(digest[i : i + 4], "big", signed=True) for i in (place, place + 4)
+            )
             columns.append(hash_(hash_(low ^ first) + (high ^ second)))
         return cls(torch.stack(columns, 1))
 
@@ -69,14 +77,19 @@ class Draws:
         return (self.words(*shape, stream=stream) >> 16).to(torch.float32).mul_(2.0**-15)
 
     def normal(self, *shape: int, stream: int = 0) -> Tensor:
-        """Standard normal in steps of 2^-12, float32: the quantile of a 17-bit uniform number, so |z| < 4.5."""
+        """Standard normal in steps of 2^-12, float32: the quantile of a 17-bit uniform number, so
+        |z| < 4.5.
+        """
         words = self.words(*shape, stream=stream)
-        found = _quantiles(words.device).index_select(0, words.bitwise_and_((1 << NORMAL_BITS) - 1).view(-1))
+        found = _quantiles(words.device).index_select(
+            0, words.bitwise_and_((1 << NORMAL_BITS) - 1).view(-1)
+        )
         return found.view(words.shape)
 
 
 def hash_(words: Tensor) -> Tensor:
-    """The bijection of `Draws` applied to int32 words in place; the shifts are those of unsigned words.
+    """The bijection of `Draws` applied to int32 words in place; the shifts are those of unsigned
+    words.
 
     >>> hash_(torch.tensor([1], dtype=torch.int32)).item() & 0xFFFFFFFF
     1753845952

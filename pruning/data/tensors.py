@@ -1,4 +1,6 @@
-"""Data as a job uses them: fit, val and test splits of uint8 tensors, normalised and augmented batch by batch."""
+"""Data as a job uses them: fit, val and test splits of uint8 tensors, normalised and augmented
+batch by batch.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,16 @@ from pruning.seeding import generator
 PADDING = 4
 VAL_FRACTION = 0.1
 PIXELS = 2**20
-"""So many at most in a batch of images with masks: networks answer for every pixel, and such images are large."""
+"""So many at most in a batch of images with masks: networks answer for every pixel, and such images
+are large.
+"""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and labels on one device: int64 (N,), or masks uint8 (N, H, W), 255 ignored."""
+    """Images uint8 (N, C, H, W) and labels on one device: int64 (N,), or masks uint8 (N, H, W), 255
+    ignored.
+    """
 
     images: Tensor
     labels: Tensor
@@ -82,7 +88,9 @@ class Data:
         return {"fit": len(self.fit), "val": len(self.val), "test": len(self.test)}
 
     def at_once(self, batch_size: int) -> int:
-        """How many images make a batch outside training: `batch_size`, and with masks no more than `PIXELS` pixels."""
+        """How many images make a batch outside training: `batch_size`, and with masks no more than
+        `PIXELS` pixels.
+        """
         if not self.segmentation:
             return batch_size
         return max(1, min(batch_size, PIXELS // (self.shape[1] * self.shape[2])))
@@ -102,46 +110,82 @@ class Data:
 
     def to(self, device: torch.device) -> Data:
         """The data on another device."""
-        return replace(self, fit=self.fit.to(device), val=self.val.to(device), test=self.test.to(device),
-                       shifted={name: one.to(device) for name, one in self.shifted.items()})
+        return replace(
+            self,
+            fit=self.fit.to(device),
+            val=self.val.to(device),
+            test=self.test.to(device),
+            shifted={name: one.to(device) for name, one in self.shifted.items()},
+        )
 
 
-def prepare(arrays: Arrays, *, limit: Limit, seed: int, normalize: Mapping[str, Sequence[float]] | None,
-            classes: Sequence[str] | None = None) -> Data:
-    """The splits of a job: limits applied first, then `val` taken from `train` unless the dataset brings its own.
+def prepare(
+    arrays: Arrays,
+    *,
+    limit: Limit,
+    seed: int,
+    normalize: Mapping[str, Sequence[float]] | None,
+    classes: Sequence[str] | None = None,
+) -> Data:
+    """The splits of a job: limits applied first, then `val` taken from `train` unless the dataset
+    brings its own.
 
-    Every draw is seeded, balanced over the classes unless `limit.stratify` is false; images with masks have no one class
-    and are drawn plainly. `classes` gives the model's order of the class names; labels are renumbered to it. Without
-    `normalize`, mean and standard deviation are those of the dataset's whole train split (with masks, of the pixels that
-    are not ignored, so that padding has no part), so that limits and seeds do not move them.
+    Every draw is seeded, balanced over the classes unless `limit.stratify` is false; images with
+    masks have no one class and are drawn plainly. `classes` gives the model's order of the class
+    names; labels are renumbered to it. Without `normalize`, mean and standard deviation are those
+    of the dataset's whole train split (with masks, of the pixels that are not ignored, so that
+    padding has no part), so that limits and seeds do not move them.
     """
-    splits = {name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
-              for name in arrays.images}
+    splits = {
+        name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
+        for name in arrays.images
+    }
     names = arrays.classes
-    mean, std = _moments(splits["train"]) if normalize is None \
+    mean, std = (
+        _moments(splits["train"])
+        if normalize is None
         else (tuple(normalize["mean"]), tuple(normalize["std"]))
+    )
     if classes is not None and tuple(classes) != names:
         if sorted(classes) != sorted(names):
-            raise DataError(f"the model's classes {list(classes)} are not those of the dataset {list(names)}")
+            raise DataError(
+                f"the model's classes {list(classes)} are not those of the dataset {list(names)}"
+            )
         order = torch.tensor([list(classes).index(name) for name in names])
-        splits = {name: Split(split.images, renumber_labels(split.labels, order)) for name, split in splits.items()}
+        splits = {
+            name: Split(split.images, renumber_labels(split.labels, order))
+            for name, split in splits.items()
+        }
         names = tuple(classes)
     for name in ("train", "test"):
         most = limit.of(name, len(splits[name]))
         if most < len(splits[name]):
-            chosen, _ = draw_subset(splits[name].labels, most, limit.stratify, generator(seed, "limit", name))
+            chosen, _ = draw_subset(
+                splits[name].labels, most, limit.stratify, generator(seed, "limit", name)
+            )
             splits[name] = splits[name][chosen]
     train = splits["train"]
     val_from_train = "val" not in splits
     if val_from_train:
         size = count_validation(len(train))
         if size >= len(train):
-            raise DataError(f"{len(train)} training images are too few to set {size} aside for validation")
+            raise DataError(
+                f"{len(train)} training images are too few to set {size} aside for validation"
+            )
         chosen, rest = draw_subset(train.labels, size, limit.stratify, generator(seed, "val"))
         splits["val"], train = train[chosen], train[rest]
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
-    return Data(train, splits["val"], splits["test"], names, mean, std, val_from_train, stored_as=arrays.stored_as)
+    return Data(
+        train,
+        splits["val"],
+        splits["test"],
+        names,
+        mean,
+        std,
+        val_from_train,
+        stored_as=arrays.stored_as,
+    )
 
 
 def count_validation(images: int) -> int:
@@ -154,19 +198,26 @@ def count_validation(images: int) -> int:
 
 
 def augment(images: Tensor, mode: str, rng: Generator) -> Tensor:
-    """Random crop after `PADDING` pixels of black on each side, and horizontal flip, each image for itself.
+    """Random crop after `PADDING` pixels of black on each side, and horizontal flip, each image for
+    itself.
 
-    uint8 (N, C, H, W) in and out; `mode` is `none`, `crop` or `crop_flip`. The result is laid out channels last.
+    uint8 (N, C, H, W) in and out; `mode` is `none`, `crop` or `crop_flip`. The result is laid out
+    channels last.
     """
     return images if mode == "none" else _moved(images, *_places(images, mode, rng), 0)
 
 
 def augment_split(split: Split, mode: str, rng: Generator) -> Split:
-    """`augment` of the images, and the same of their masks, where padding is ignored; classes of images stay."""
+    """`augment` of the images, and the same of their masks, where padding is ignored; classes of
+    images stay.
+    """
     if mode == "none" or split.labels.dim() == 1:
         return Split(augment(split.images, mode, rng), split.labels)
     places = _places(split.images, mode, rng)
-    return Split(_moved(split.images, *places, 0), _moved(split.labels[:, None], *places, IGNORED)[:, 0].contiguous())
+    return Split(
+        _moved(split.images, *places, 0),
+        _moved(split.labels[:, None], *places, IGNORED)[:, 0].contiguous(),
+    )
 
 
 def _places(images: Tensor, mode: str, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -189,14 +240,18 @@ def _moved(images: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tenso
 
 
 def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
-    """`auto` becomes `crop_flip` for colour images of 24 pixels and more, `none` otherwise (a flipped digit is none)."""
+    """`auto` becomes `crop_flip` for colour images of 24 pixels and more, `none` otherwise (a
+    flipped digit is none).
+    """
     if mode != "auto":
         return mode
     return "crop_flip" if shape[0] == 3 and min(shape[1:]) >= 24 else "none"
 
 
 def draw_subset(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Indices of a random subset and of the rest, each in ascending order; balanced only where each label is one class."""
+    """Indices of a random subset and of the rest, each in ascending order; balanced only where each
+    label is one class.
+    """
     order = torch.randperm(len(labels), generator=rng)
     if stratify and labels.dim() == 1:
         position = torch.empty(len(labels), dtype=torch.int64)
@@ -214,7 +269,7 @@ def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
     if labels.dim() == 1:
         return order[labels]
     table = torch.full((IGNORED + 1,), IGNORED, dtype=torch.uint8)
-    table[:len(order)] = order.to(torch.uint8)
+    table[: len(order)] = order.to(torch.uint8)
     return table[labels.long()]
 
 
@@ -223,7 +278,9 @@ def _moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
     n, chunk_size = 0.0, 1024 if split.labels.dim() == 1 else 16
-    for chunk, labels in zip(torch.split(images, chunk_size), torch.split(split.labels, chunk_size), strict=True):
+    for chunk, labels in zip(
+        torch.split(images, chunk_size), torch.split(split.labels, chunk_size), strict=True
+    ):
         values = chunk.to(torch.float64) / 255
         if labels.dim() == 3:
             known = (labels != IGNORED)[:, None].double()

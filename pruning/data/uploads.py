@@ -1,4 +1,6 @@
-"""Uploaded datasets: a zip of images, npz or safetensors, checked and decoded. Free of torch, pickle never runs."""
+"""Uploaded datasets: a zip of images, npz or safetensors, checked and decoded. Free of torch,
+pickle never runs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ SHIFTED = frozenset({"test_x", "test_y"})
 def read_dataset(path: Path, filename: str, max_values: int) -> Arrays:
     """The dataset in the file; `max_values` limits the decoded size in uint8 values.
 
-    Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave its folder.
+    Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave
+    its folder.
     """
     with path.open("rb") as file:
         head = file.read(9)
@@ -37,7 +40,12 @@ def read_dataset(path: Path, filename: str, max_values: int) -> Arrays:
             _check_zip(archive, max_values)
             names = {PurePosixPath(name).name for name in archive.namelist()}
             if names and all(name.endswith(".npy") for name in names):
-                return _from_arrays({name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
+                return _from_arrays(
+                    {
+                        name.removesuffix(".npy"): _read_npy(archive, name)
+                        for name in archive.namelist()
+                    }
+                )
             if segmentation.has_masks(archive):
                 return segmentation.read_segmentation(archive, max_values)
             return _from_folder(archive, max_values)
@@ -45,14 +53,27 @@ def read_dataset(path: Path, filename: str, max_values: int) -> Arrays:
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
     try:
         return _from_arrays(dict(load_file(path)))
-    except (SafetensorError, KeyError, TypeError) as error:  # TypeError: bfloat16, which NumPy does not know
-        raise DataError(f"{filename}: neither a zip of images nor npz nor safetensors ({error})") from None
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+    ) as error:  # TypeError: bfloat16, which NumPy does not know
+        raise DataError(
+            f"{filename}: neither a zip of images nor npz nor safetensors ({error})"
+        ) from None
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError, IndexError) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        struct.error,
+        ValueError,
+        OSError,
+        IndexError,
+    ) as error:
         raise DataError(f"not a readable zip: {error}") from None
 
 
@@ -73,8 +94,11 @@ def _check_zip(archive: zipfile.ZipFile, max_values: int) -> None:
         if entry.flag_bits & 0x1:
             raise DataError(f"the zip entry {entry.filename!r} is encrypted")
         if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20:
-            raise DataError(f"the zip entry {entry.filename!r} expands {entry.file_size / max(entry.compress_size, 1):.0f}"
-                            f" times; at most {MAX_RATIO} times is accepted")
+            raise DataError(
+                f"the zip entry {entry.filename!r} expands "
+                f"{entry.file_size / max(entry.compress_size, 1):.0f}"
+                f" times; at most {MAX_RATIO} times is accepted"
+            )
         total += entry.file_size
     if total > max_values:
         raise DataError(f"the zip expands to {total} bytes; at most {max_values} are accepted")
@@ -93,16 +117,25 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 
 def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
-    if set(arrays) - {"val_x", "val_y"} not in (TRAINED, SHIFTED) or ("val_x" in arrays) != ("val_y" in arrays):
-        raise DataError(f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
-                        "val_x, val_y; without train_x and train_y for images of a shifted distribution")
+    if set(arrays) - {"val_x", "val_y"} not in (TRAINED, SHIFTED) or ("val_x" in arrays) != (
+        "val_y" in arrays
+    ):
+        raise DataError(
+            f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
+            "val_x, val_y; without train_x and train_y for images of a shifted distribution"
+        )
     images, labels = {}, {}
     for split in SPLITS:
-        if f"{split}_x" in arrays and (split != "val" or len(arrays["val_x"]) + len(arrays["val_y"])):
+        if f"{split}_x" in arrays and (
+            split != "val" or len(arrays["val_x"]) + len(arrays["val_y"])
+        ):
             images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
             labels[split] = _labels(arrays[f"{split}_y"], f"{split}_y")
-    classes = segmentation.count_classes(labels.values()) if labels["test"].ndim == 3 else \
-        1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
+    classes = (
+        segmentation.count_classes(labels.values())
+        if labels["test"].ndim == 3
+        else 1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
+    )
     return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
 
 
@@ -115,7 +148,10 @@ def _channels_first(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, n
         return array
     if array.ndim == 4 and array.shape[3] in (1, 3):
         return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    raise DataError(f"{name}: shape {array.shape}; expected (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels")
+    raise DataError(
+        f"{name}: shape {array.shape}; expected (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 "
+        "or 3 channels"
+    )
 
 
 def _labels(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
@@ -123,8 +159,11 @@ def _labels(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     if array.ndim == 3 and array.dtype == np.uint8:
         return array
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{name}: labels must be whole numbers of shape (N,), or masks uint8 (N, H, W) in which {IGNORED} "
-                        f"is ignored; found {array.dtype} {array.shape}")
+        raise DataError(
+            f"{name}: labels must be whole numbers of shape (N,), or masks uint8 (N, H, W) in "
+            f"which {IGNORED} "
+            f"is ignored; found {array.dtype} {array.shape}"
+        )
     if array.size and int(array.max()) >= 100_000:
         raise DataError(f"{name}: the largest label is {array.max()}; labels count classes from 0")
     return array.astype(np.int64)
@@ -134,13 +173,28 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     files: dict[str, list[tuple[str, zipfile.ZipInfo]]] = {split: [] for split in SPLITS}
     for entry in archive.infolist():
         parts = PurePosixPath(entry.filename).parts
-        if entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts):
+        if entry.filename.endswith("/") or any(
+            part.startswith((".", "__MACOSX")) for part in parts
+        ):
             continue
-        if len(parts) != 3 or parts[0] not in SPLITS or PurePosixPath(parts[2]).suffix.lower() not in SUFFIXES:
-            raise DataError(f"the zip entry {entry.filename!r} does not fit the layout train/<class>/<image>, "
-                            "test/<class>/<image>")
+        if (
+            len(parts) != 3
+            or parts[0] not in SPLITS
+            or PurePosixPath(parts[2]).suffix.lower() not in SUFFIXES
+        ):
+            raise DataError(
+                f"the zip entry {entry.filename!r} does not fit the layout train/<class>/<image>, "
+                "test/<class>/<image>"
+            )
         files[parts[0]].append((parts[1], entry))
-    classes = tuple(sorted({label for label, _ in files["train"] or [one for some in files.values() for one in some]}))
+    classes = tuple(
+        sorted(
+            {
+                label
+                for label, _ in files["train"] or [one for some in files.values() for one in some]
+            }
+        )
+    )
     number = {label: index for index, label in enumerate(classes)}
     for split, entries in files.items():
         strange = {label for label, _ in entries} - set(number)
@@ -151,22 +205,35 @@ def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
     for split, entries in files.items():
         if entries:
             entries.sort(key=lambda item: item[1].filename)
-            images[split] = _decode(archive, [entry for _, entry in entries],
-                                    max_values - sum(array.size for array in images.values()))
+            images[split] = _decode(
+                archive,
+                [entry for _, entry in entries],
+                max_values - sum(array.size for array in images.values()),
+            )
             labels[split] = np.array([number[label] for label, _ in entries], np.int64)
     if not images:
-        raise DataError("the zip holds no images; expected train/<class>/<image>, test/<class>/<image>")
+        raise DataError(
+            "the zip holds no images; expected train/<class>/<image>, test/<class>/<image>"
+        )
     channels = max(array.shape[1] for array in images.values())
     if sum(array.size // array.shape[1] for array in images.values()) * channels > max_values:
         raise DataError(f"the images decode to more than {max_values} values")
-    compressed = all(PurePosixPath(entry.filename).suffix.lower() in (".jpg", ".jpeg")
-                     for entries in files.values() for _, entry in entries)
-    return Arrays({split: widen_to_channels(array, channels) for split, array in images.items()}, labels, classes,
-                  stored_as="JPEG" if compressed else None)
+    compressed = all(
+        PurePosixPath(entry.filename).suffix.lower() in (".jpg", ".jpeg")
+        for entries in files.values()
+        for _, entry in entries
+    )
+    return Arrays(
+        {split: widen_to_channels(array, channels) for split, array in images.items()},
+        labels,
+        classes,
+        stored_as="JPEG" if compressed else None,
+    )
 
 
-def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int) -> (
-        np.ndarray[Any, np.dtype[np.uint8]]):
+def _decode(
+    archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Images (N, C, H, W): C = 1 when all are grey, else 3, a grey one three times the same."""
     first = decode_image(archive, entries[0])
     out = np.empty((len(entries), 0, *first.shape[1:]), np.uint8)
@@ -174,10 +241,19 @@ def _decode(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values
         image = decode_image(archive, entry) if index else first
         if len(image) > out.shape[1]:
             if image.size * len(entries) > max_values:
-                raise DataError(f"{len(entries)} images of {image.shape} decode to more than {max_values} values")
-            out = widen_to_channels(out, len(image)) if index else np.empty((len(entries), *image.shape), np.uint8)
+                raise DataError(
+                    f"{len(entries)} images of {image.shape} decode to more than {max_values} "
+                    "values"
+                )
+            out = (
+                widen_to_channels(out, len(image))
+                if index
+                else np.empty((len(entries), *image.shape), np.uint8)
+            )
         if image.shape[1:] != first.shape[1:]:
-            raise DataError(f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
-                            f"{first.shape[2]}x{first.shape[1]}; all images must have one size")
+            raise DataError(
+                f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
+                f"{first.shape[2]}x{first.shape[1]}; all images must have one size"
+            )
         out[index] = image
     return out

@@ -1,4 +1,6 @@
-"""What is computed from an evidence and asked for again: by the score, the prediction and the update of one stage."""
+"""What is computed from an evidence and asked for again: by the score, the prediction and the
+update of one stage.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def once_per_evidence(compute: Callable[Concatenate[Evidence, P], T]) -> Callable[Concatenate[Evidence, P], T]:
-    """Compute once for each evidence and arguments, which must be hashable; the result lives as long as the evidence.
+def once_per_evidence(
+    compute: Callable[Concatenate[Evidence, P], T],
+) -> Callable[Concatenate[Evidence, P], T]:
+    """Compute once for each evidence and arguments, which must be hashable; the result lives as
+    long as the evidence.
 
     The result is shared: who takes it does not change it. It must not hold the evidence.
 

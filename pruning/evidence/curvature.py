@@ -1,4 +1,5 @@
-"""The diagonal of the curvature of the mean cross-entropy: exact Gauss-Newton, empirical Fisher, sampled Fisher.
+"""The diagonal of the curvature of the mean cross-entropy: exact Gauss-Newton, empirical Fisher,
+sampled Fisher.
 
 With J_i the Jacobian of the logits of image i in the weights and p_i their softmax,
 
@@ -7,8 +8,9 @@ With J_i the Jacobian of the logits of image i in the weights and p_i their soft
 - `mc_fisher`: the same with one label for each image drawn from p_i instead of all, an unbiased estimate; one pass;
 - `empirical_fisher`: (1/n) sum_i (d loss_i / d theta)^2, with the true labels; one pass.
 
-Sources: Schraudolph, Fast curvature matrix-vector products, 2002; Kunstner et al., Limitations of the empirical Fisher
-approximation, NeurIPS 2019; the curvature of Laurent et al., Revisiting loss modelling for unstructured pruning, 2020.
+Sources: Schraudolph, Fast curvature matrix-vector products, 2002; Kunstner et al., Limitations of
+the empirical Fisher approximation, NeurIPS 2019; the curvature of Laurent et al., Revisiting loss
+modelling for unstructured pruning, 2020.
 """
 
 from __future__ import annotations
@@ -49,18 +51,28 @@ def choose_curvature(classes: int) -> Curvature:
     return "ggn" if classes <= EXACT_CLASSES else "mc_fisher"
 
 
-def compute_diagonal(model: nn.Module, names: Collection[str], batches: Sequence[tuple[Tensor, Tensor]], kind: Curvature | None,
-             generator: Generator, loss: Loss = F.cross_entropy, size_bytes: int | None = None) -> Scores:
-    """D of the weights `names` over all images, in eval mode, shaped as the weights; `kind` None is the default.
+def compute_diagonal(
+    model: nn.Module,
+    names: Collection[str],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    kind: Curvature | None,
+    generator: Generator,
+    loss: Loss = F.cross_entropy,
+    size_bytes: int | None = None,
+) -> Scores:
+    """D of the weights `names` over all images, in eval mode, shaped as the weights; `kind` None is
+    the default.
 
-    The largest intermediate result takes `size_bytes` (64 MiB, eight times that on a GPU), or what one vector of one image
-    takes. Raises `EvidenceError` where `ggn` or `mc_fisher` is asked of another loss than cross-entropy, `ScoreError` for
-    outputs that are no finite numbers.
+    The largest intermediate result takes `size_bytes` (64 MiB, eight times that on a GPU), or what
+    one vector of one image takes. Raises `EvidenceError` where `ggn` or `mc_fisher` is asked of
+    another loss than cross-entropy, `ScoreError` for outputs that are no finite numbers.
 
     >>> layer = nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
     >>> batches = [(torch.tensor([[2.0]]), torch.tensor([0]))]
-    >>> compute_diagonal(layer, ["weight"], batches, "ggn", torch.Generator())["weight"].flatten()  # p (1 - p) x^2 = 4 / 4
+    >>> compute_diagonal(layer, ["weight"], batches, "ggn", torch.Generator())[
+    ...     "weight"
+    ... ].flatten()  # p (1 - p) x^2 = 4 / 4
     tensor([1.0000, 1.0000])
     """
     refuse_mixing(model)
@@ -72,7 +84,9 @@ def compute_diagonal(model: nn.Module, names: Collection[str], batches: Sequence
     if kind != "empirical_fisher" and loss is not F.cross_entropy:
         raise EvidenceError(f"{kind} is known for softmax cross-entropy only; use empirical_fisher")
     count = sum(len(labels) for _, labels in batches)
-    draws = torch.rand(count if kind == "mc_fisher" else 0, generator=generator, dtype=torch.float64)
+    draws = torch.rand(
+        count if kind == "mc_fisher" else 0, generator=generator, dtype=torch.float64
+    )
     limit = size_bytes or BYTES * (CUDA_FACTOR if inputs.is_cuda else 1)
     footprint = Footprint.of(model, names, inputs, spared=True)
     at_once = min(classes - 1 if kind == "ggn" else 1, footprint.vectors(limit)) or 1
@@ -82,8 +96,11 @@ def compute_diagonal(model: nn.Module, names: Collection[str], batches: Sequence
     done = 0
     for batch in batches:
         for x, y in zip(*(torch.split(part, images) for part in batch), strict=True):
-            made: dict[Curvature, Vectors] = {"ggn": ggn_vectors, "empirical_fisher": partial(compute_loss_vectors, loss, y),
-                                              "mc_fisher": partial(fisher_vectors, draws[done:done + len(x)])}
+            made: dict[Curvature, Vectors] = {
+                "ggn": ggn_vectors,
+                "empirical_fisher": partial(compute_loss_vectors, loss, y),
+                "mc_fisher": partial(fisher_vectors, draws[done : done + len(x)]),
+            }
             for size, found in propagate_deltas(model, names, x, made[kind], at_once):
                 for name in names:
                     result[name] += _squares(found.pop(name), result[name], len(x), size)
@@ -94,25 +111,33 @@ def compute_diagonal(model: nn.Module, names: Collection[str], batches: Sequence
 def ggn_vectors(logits: Tensor) -> Tensor:
     """C - 1 vectors v_k for every image with sum_k v_k v_k^T = diag p - p p^T, (C - 1, N, C).
 
-    diag p - p p^T = S S^T with S = diag(s) - p s^T, s = sqrt p. The reflection H = I - w w^T / (1 + s_m), w = s + e_m,
-    maps s to -e_m, m the likeliest class; S H has the columns s * h_j, h_j orthogonal to s, and zero for j = m.
+    diag p - p p^T = S S^T with S = diag(s) - p s^T, s = sqrt p. The reflection H = I - w w^T / (1 +
+    s_m), w = s + e_m, maps s to -e_m, m the likeliest class; S H has the columns s * h_j, h_j
+    orthogonal to s, and zero for j = m.
     """
     p = _softmax(logits)
     s = p.sqrt()
     n, classes = p.shape
     likeliest = p.argmax(1, keepdim=True)
     w = s.scatter_add(1, likeliest, torch.ones_like(s[:, :1]))
-    h = torch.diag_embed(torch.ones_like(s)) - (w / (1 + s.gather(1, likeliest)))[:, :, None] * w[:, None, :]
+    h = (
+        torch.diag_embed(torch.ones_like(s))
+        - (w / (1 + s.gather(1, likeliest)))[:, :, None] * w[:, None, :]
+    )
     others = torch.arange(classes - 1, device=p.device).expand(n, -1)
     others = others + (others >= likeliest)
     return (s[:, :, None] * h).gather(2, others[:, None, :].expand(n, classes, -1)).permute(2, 0, 1)
 
 
 def fisher_vectors(draws: Tensor, logits: Tensor) -> Tensor:
-    """softmax less the one-hot of a label drawn from it, (1, N, C); `draws` are uniform on [0, 1), one for each image."""
+    """softmax less the one-hot of a label drawn from it, (1, N, C); `draws` are uniform on [0, 1),
+    one for each image.
+    """
     p = _softmax(logits)
     reached = p.cpu().double().cumsum(1)
-    labels = torch.searchsorted(reached, draws[:, None] * reached[:, -1:], right=True).clamp_max(p.shape[1] - 1)
+    labels = torch.searchsorted(reached, draws[:, None] * reached[:, -1:], right=True).clamp_max(
+        p.shape[1] - 1
+    )
     return (p - torch.zeros_like(p).scatter_(1, labels.to(p.device), 1.0))[None]
 
 
@@ -123,8 +148,10 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _squares(uses: Deltas, weight: Tensor, images: int, vectors: int) -> Tensor:
-    """The squares of the gradients of single images, summed over images and vectors, shaped as the weight."""
+    """The squares of the gradients of single images, summed over images and vectors, shaped as the
+    weight.
+    """
     if len(uses) == 1 and isinstance(uses[0][0].layer, nn.Linear) and uses[0][1].dim() == 3:
-        (use, delta), = uses
+        ((use, delta),) = uses
         return delta.square().sum(1).T @ use.inputs.square()
     return sum_over_uses(uses, weight, images, vectors).square_().sum((0, 1))

@@ -19,25 +19,37 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class Evidence:
-    """Model, masks, batches, loss and generator; the model is at its current masked point and is not changed.
+    """Model, masks, batches, loss and generator; the model is at its current masked point and is
+    not changed.
 
-    `batches` holds (inputs, labels), normalised and on the model's device, or makes them when first asked; without it,
-    asking for what needs data raises `EvidenceError`. `shape` is that of an image, read from the batches where not given.
+    `batches` holds (inputs, labels), normalised and on the model's device, or makes them when first
+    asked; without it, asking for what needs data raises `EvidenceError`. `shape` is that of an
+    image, read from the batches where not given.
     """
 
-    def __init__(self, model: nn.Module, masks: Masks | None = None,
-                 batches: Batches | Callable[[], Batches] | None = None,
-                 generator: Generator | None = None, exclude: Collection[str] = (),
-                 loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, shape: Shape | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: Masks | None = None,
+        batches: Batches | Callable[[], Batches] | None = None,
+        generator: Generator | None = None,
+        exclude: Collection[str] = (),
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        shape: Shape | None = None,
+    ) -> None:
         self.model = model
         self.loss = loss
         self.generator = generator or torch.Generator().manual_seed(0)
         self._batches = batches
         self._shape = shape
         self._curvatures: dict[Curvature | None, Scores] = {}
-        self.weights = {name: weight.detach() for name, weight in find_prunable(model, exclude).items()}
+        self.weights = {
+            name: weight.detach() for name, weight in find_prunable(model, exclude).items()
+        }
         """The prunable weights by name."""
-        self.masks = masks or {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
+        self.masks = masks or {
+            name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()
+        }
 
     @cached_property
     def batches(self) -> Batches:
@@ -53,15 +65,19 @@ class Evidence:
         if self._shape is None:
             inputs = self.batches[0][0]
             if inputs.dim() != 4:
-                raise EvidenceError(f"inputs of shape {tuple(inputs.shape)} are no images (N, C, H, W)")
+                raise EvidenceError(
+                    f"inputs of shape {tuple(inputs.shape)} are no images (N, C, H, W)"
+                )
             self._shape = (inputs.shape[1], inputs.shape[2], inputs.shape[3])
         return self._shape
 
     @cached_property
     def gradient(self) -> Scores:
-        """The gradient of the mean loss over all batches at the current point, in eval mode, by parameter name.
+        """The gradient of the mean loss over all batches at the current point, in eval mode, by
+        parameter name.
 
-        g = (1/n) sum_i d loss(f(x_i), y_i) / d theta, each batch weighted by its size; no weight decay.
+        g = (1/n) sum_i d loss(f(x_i), y_i) / d theta, each batch weighted by its size; no weight
+        decay.
         """
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         images = 0
@@ -74,34 +90,51 @@ class Evidence:
     def refuse_hidden(self, name: str) -> None:
         """Raise `EvidenceError` where a weight whose layer is never called matters all the same."""
         if bool(self.gradient[name].any()):
-            raise EvidenceError(f"{name} is used without a call of its layer: its inputs are not known")
+            raise EvidenceError(
+                f"{name} is used without a call of its layer: its inputs are not known"
+            )
 
     def batch_gradients(self) -> Iterator[tuple[int, Scores]]:
-        """The images of each batch and the gradient of its mean loss, in eval mode; zeros where the loss depends on none."""
+        """The images of each batch and the gradient of its mean loss, in eval mode; zeros where the
+        loss depends on none.
+        """
         parameters = find_prunable(self.model, [])
         wanted = {name: parameters[name] for name in self.weights}
         for inputs, labels in self.batches:
             with evaluate_mode(self.model), torch.enable_grad():
                 loss = self.loss(self.model(inputs), labels)
                 found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-            yield len(labels), {name: torch.zeros_like(self.weights[name]) if value is None else value
-                                for name, value in zip(wanted, found, strict=True)}
+            yield (
+                len(labels),
+                {
+                    name: torch.zeros_like(self.weights[name]) if value is None else value
+                    for name, value in zip(wanted, found, strict=True)
+                },
+            )
 
     def curvature(self, kind: Curvature | None = None) -> Scores:
-        """The diagonal of the curvature of the mean loss at the current point, shaped as the weights.
+        """The diagonal of the curvature of the mean loss at the current point, shaped as the
+        weights.
 
-        `kind` as in `pruning.evidence.curvature`; None is `ggn` up to 20 classes, `mc_fisher` above.
+        `kind` as in `pruning.evidence.curvature`; None is `ggn` up to 20 classes, `mc_fisher`
+        above.
         """
         if kind not in self._curvatures:
-            self._curvatures[kind] = compute_diagonal(self.model, list(self.weights), self.batches, kind, self.generator, self.loss)
+            self._curvatures[kind] = compute_diagonal(
+                self.model, list(self.weights), self.batches, kind, self.generator, self.loss
+            )
         return self._curvatures[kind]
 
     def losses(self) -> Tensor:
         """The loss of every image of the batches at the current point, in eval mode, (n,)."""
         with evaluate_mode(self.model), torch.no_grad():
-            return torch.cat([self._each(self.model(inputs), labels) for inputs, labels in self.batches])
+            return torch.cat(
+                [self._each(self.model(inputs), labels) for inputs, labels in self.batches]
+            )
 
     def _each(self, outputs: Tensor, labels: Tensor) -> Tensor:
         if self.loss is F.cross_entropy:
             return F.cross_entropy(outputs, labels, reduction="none")
-        return torch.stack([self.loss(outputs[i:i + 1], labels[i:i + 1]) for i in range(len(labels))])
+        return torch.stack(
+            [self.loss(outputs[i : i + 1], labels[i : i + 1]) for i in range(len(labels))]
+        )

@@ -1,9 +1,10 @@
 """The empirical Fisher in blocks: curvature from the gradients of the loss on groups of images.
 
-F = lambda I + (1 / m) sum_i g_i g_i^T with g_i the gradient of the mean loss on group i, along each layer's flattened
-weight, between weights of one block only.
+F = lambda I + (1 / m) sum_i g_i g_i^T with g_i the gradient of the mean loss on group i, along each
+layer's flattened weight, between weights of one block only.
 
-Source: Singh and Alistarh, WoodFisher: efficient second-order approximation for neural network compression, NeurIPS 2020.
+Source: Singh and Alistarh, WoodFisher: efficient second-order approximation for neural network
+compression, NeurIPS 2020.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from pruning.types import Scores
 
 @once_per_evidence
 def compute_group_gradients(evidence: Evidence, groups: int) -> Scores:
-    """The gradients of the mean loss on m groups of images, in eval mode: (m, N) by name, in the weight's dtype.
+    """The gradients of the mean loss on m groups of images, in eval mode: (m, N) by name, in the
+    weight's dtype.
 
-    The images of the evidence in order, in `groups` groups whose sizes differ by one at most, or each image for itself if
-    there are fewer; zero for masked weights. Raises `ScoreError` for gradients that are no finite numbers.
+    The images of the evidence in order, in `groups` groups whose sizes differ by one at most, or
+    each image for itself if there are fewer; zero for masked weights. Raises `ScoreError` for
+    gradients that are no finite numbers.
 
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
@@ -43,8 +46,10 @@ def compute_group_gradients(evidence: Evidence, groups: int) -> Scores:
     sizes = group.bincount(minlength=m)
     found = {name: weight.new_zeros(m, weight.numel()) for name, weight in evidence.weights.items()}
     start = 0
-    for part in compute_image_gradients(evidence.model, list(evidence.weights), evidence.batches, evidence.loss):
-        index = group[start:start + len(next(iter(part.values())))]
+    for part in compute_image_gradients(
+        evidence.model, list(evidence.weights), evidence.batches, evidence.loss
+    ):
+        index = group[start : start + len(next(iter(part.values())))]
         for name, gradients in part.items():
             found[name].index_add_(0, index, gradients.flatten(1) / sizes[index, None])
         start += len(index)
@@ -58,8 +63,8 @@ def compute_group_gradients(evidence: Evidence, groups: int) -> Scores:
 def build_blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple[slice, Tensor]]:
     """Slices of the N weights with their Fisher blocks, float64 (c, b, b), from gradients (m, N).
 
-    F = damping I + (1 / m) G^T G in each block of b = min(size, N) weights; the last block of all is filled up with weights
-    of no gradient. So few blocks at a time that memory is bounded.
+    F = damping I + (1 / m) G^T G in each block of b = min(size, N) weights; the last block of all
+    is filled up with weights of no gradient. So few blocks at a time that memory is bounded.
 
     >>> for part, fisher in build_blocks(torch.tensor([[2.0, 0.0, 1.0], [2.0, 4.0, 1.0]]), 2, 1.0):
     ...     print(part, fisher)
@@ -80,7 +85,8 @@ def build_blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple
 
 
 def stack_blocks(values: Tensor, size: int) -> Tensor:
-    """Consecutive values in blocks: (..., n) to (..., c, size), the last one filled up with zeros (False).
+    """Consecutive values in blocks: (..., n) to (..., c, size), the last one filled up with zeros
+    (False).
 
     >>> stack_blocks(torch.tensor([1, 2, 3]), 2)
     tensor([[1, 2],

@@ -1,10 +1,12 @@
-"""The Hessians of the squared errors of the layers' outputs: what a layer's inputs say about removing its weights.
+"""The Hessians of the squared errors of the layers' outputs: what a layer's inputs say about
+removing its weights.
 
-Changing one row w of a layer's weight by delta changes its output, summed over positions and averaged over images, by
-(1 / n) sum_i ||delta^T X_i||^2 = 1/2 delta^T H delta with H = (2 / n) sum_i X_i X_i^T, the same H for every row.
+Changing one row w of a layer's weight by delta changes its output, summed over positions and
+averaged over images, by (1 / n) sum_i ||delta^T X_i||^2 = 1/2 delta^T H delta with H = (2 / n)
+sum_i X_i X_i^T, the same H for every row.
 
-Source: Dong et al., Learning to prune deep neural networks via layer-wise optimal brain surgeon, NeurIPS 2017; Frantar
-and Alistarh, Optimal brain compression, NeurIPS 2022.
+Source: Dong et al., Learning to prune deep neural networks via layer-wise optimal brain surgeon,
+NeurIPS 2017; Frantar and Alistarh, Optimal brain compression, NeurIPS 2022.
 """
 
 from __future__ import annotations
@@ -27,30 +29,43 @@ INPUTS = 8192
 
 @once_per_evidence
 def compute_layer_hessians(evidence: Evidence) -> Scores:
-    """H = (2 / n) sum_i X_i X_i^T by name of the weight, float64 (G, K, K): one for each group, K inputs with the kernel.
+    """H = (2 / n) sum_i X_i X_i^T by name of the weight, float64 (G, K, K): one for each group, K
+    inputs with the kernel.
 
-    X_i (K, L) holds what the L output positions of image i see, in eval mode; the uses of a shared weight are summed.
-    Raises `EvidenceError` for a weight used without a call of its layer or as matrices of two shapes, `ScoreError` for
-    inputs that are no finite numbers, `OutOfMemoryError` above `INPUTS` inputs.
+    X_i (K, L) holds what the L output positions of image i see, in eval mode; the uses of a shared
+    weight are summed. Raises `EvidenceError` for a weight used without a call of its layer or as
+    matrices of two shapes, `ScoreError` for inputs that are no finite numbers, `OutOfMemoryError`
+    above `INPUTS` inputs.
 
     >>> layer = torch.nn.Linear(2, 1)
-    >>> compute_layer_hessians(Evidence(layer, batches=[(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))]))
+    >>> compute_layer_hessians(
+    ...     Evidence(layer, batches=[(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))])
+    ... )
     {'weight': tensor([[[10.,  2.],
              [ 2.,  4.]]], dtype=torch.float64)}
     """
     found: Scores = {}
     images = 0
     for inputs, _ in evidence.batches:
-        with record_uses(evidence.model, list(evidence.weights)) as uses, evaluate_mode(evidence.model), torch.no_grad():
+        with (
+            record_uses(evidence.model, list(evidence.weights)) as uses,
+            evaluate_mode(evidence.model),
+            torch.no_grad(),
+        ):
             evidence.model(inputs)
         images += len(inputs)
         for name, calls in uses.items():
             for use in calls:
                 one = _squares(name, use)
                 if name in found and found[name].shape != one.shape:
-                    raise EvidenceError(f"{name}: layers that share it see it as matrices of two shapes")
+                    raise EvidenceError(
+                        f"{name}: layers that share it see it as matrices of two shapes"
+                    )
                 found[name] = found[name].add_(one) if name in found else one
-    return {name: found[name].mul_(2 / images) if name in found else _unused(evidence, name) for name in evidence.weights}
+    return {
+        name: found[name].mul_(2 / images) if name in found else _unused(evidence, name)
+        for name in evidence.weights
+    }
 
 
 def _squares(name: str, use: Use) -> Tensor:
@@ -58,11 +73,16 @@ def _squares(name: str, use: Use) -> Tensor:
     seen = extract_patches(use.layer, use.inputs[:1])
     _, groups, size, _ = seen.shape
     if size > INPUTS:
-        raise OutOfMemoryError(f"{name}: {size} inputs make a Hessian of {8 * size**2 / 1e9:.1f} GB, at most {INPUTS} are "
-                               "taken; exclude the layer")
+        raise OutOfMemoryError(
+            f"{name}: {size} inputs make a Hessian of {8 * size**2 / 1e9:.1f} GB, at most "
+            f"{INPUTS} are "
+            "taken; exclude the layer"
+        )
     total = torch.zeros(groups, size, size, dtype=torch.float64, device=seen.device)
     for part in torch.split(use.inputs, max(1, ELEMENTS // seen.numel())):
-        columns = extract_patches(use.layer, part).permute(1, 2, 0, 3).reshape(groups, size, -1).double()
+        columns = (
+            extract_patches(use.layer, part).permute(1, 2, 0, 3).reshape(groups, size, -1).double()
+        )
         total.baddbmm_(columns, columns.mT)
     if not bool(torch.isfinite(total).all()):
         raise ScoreError(f"{name}: the inputs of its layer are no finite numbers")

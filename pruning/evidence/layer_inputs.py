@@ -1,4 +1,6 @@
-"""What sparsifiers may see of a network: how many outputs a layer has, and its inputs on images no criterion scored."""
+"""What sparsifiers may see of a network: how many outputs a layer has, and its inputs on images no
+criterion scored.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from pruning.networks.modes import evaluate_mode
 from pruning.types import LayerView
 
 HELD_OUT = 128
-"""Images at the end of the calibration draw, though not more than a third, that criteria which say so do not look at."""
+"""Images at the end of the calibration draw, though not more than a third, that criteria which say
+so do not look at.
+"""
 
 
 def count_held_out(images: int) -> int:
@@ -45,7 +49,9 @@ class LayerInputs:
     """By weight name, a view of the layer at the evidence's point.
 
     >>> net = torch.nn.Conv2d(1, 2, 3)
-    >>> view = LayerInputs(Evidence(net, batches=[(torch.ones(5, 1, 4, 4), torch.zeros(5))]))("weight")
+    >>> view = LayerInputs(Evidence(net, batches=[(torch.ones(5, 1, 4, 4), torch.zeros(5))]))(
+    ...     "weight"
+    ... )
     >>> view.positions, view.patches().shape
     (4, torch.Size([1, 1, 9, 4]))
     """
@@ -65,7 +71,9 @@ class LayerInputs:
     def _patches(self, name: str) -> Tensor:
         model, batches = self.evidence.model, self.evidence.batches
         seen: list[Tensor] = []
-        for inputs, _ in take_last(batches, count_held_out(sum(len(labels) for _, labels in batches))):
+        for inputs, _ in take_last(
+            batches, count_held_out(sum(len(labels) for _, labels in batches))
+        ):
             with torch.no_grad(), evaluate_mode(model), record_uses(model, [name]) as uses:
                 model(inputs)
             seen += [extract_patches(use.layer, use.inputs) for use in uses[name]]

@@ -1,6 +1,8 @@
-"""What keeps a local model of the loss near the point where it holds: stages, and a penalty on the step.
+"""What keeps a local model of the loss near the point where it holds: stages, and a penalty on the
+step.
 
-Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code released with it.
+Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
+released with it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ PASS = 3
 
 @dataclass(frozen=True)
 class Staging:
-    """The stages of a criterion that models the loss around the current point, and the images it sees there.
+    """The stages of a criterion that models the loss around the current point, and the images it
+    sees there.
 
     >>> [round(density, 3) for density in Staging(pi=3).stage_densities(1.0, 0.125)]
     [0.5, 0.25, 0.125]
@@ -31,12 +34,18 @@ class Staging:
     [0.75, 0.5]
     """
 
-    pi: Annotated[int, Field(ge=1, le=10_000, description="stages of one round; nothing is retrained between")] = 14
+    pi: Annotated[
+        int, Field(ge=1, le=10_000, description="stages of one round; nothing is retrained between")
+    ] = 14
     stages: Steps = "exponential"
-    images: Annotated[int, Field(ge=1, le=1_000_000, description="training images for every stage")] = 1000
+    images: Annotated[
+        int, Field(ge=1, le=1_000_000, description="training images for every stage")
+    ] = 1000
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
-        """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the target."""
+        """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the
+        target.
+        """
         return space_densities(start, target, self.pi, self.stages)
 
     def calibration(self, classes: int) -> Calibration:
@@ -48,8 +57,16 @@ class Staging:
 class Locality(Staging):
     """The same, with a penalty on the step."""
 
-    lambda_: Annotated[float, Field(alias="lambda", ge=0, le=1e15, allow_inf_nan=False,
-                                    description="weight of the penalty lambda / 2 theta^2")] = 1e-3
+    lambda_: Annotated[
+        float,
+        Field(
+            alias="lambda",
+            ge=0,
+            le=1e15,
+            allow_inf_nan=False,
+            description="weight of the penalty lambda / 2 theta^2",
+        ),
+    ] = 1e-3
 
     def units(self, classes: int) -> int:
         """One forward and backward pass."""
@@ -64,18 +81,27 @@ class Locality(Staging):
 class CurvedLocality(Locality):
     """Stages and penalty, for a model of second order."""
 
-    curvature: Annotated[Curvature | None, Field(
-        description="diagonal of the curvature; null: ggn (exact) up to 20 classes, mc_fisher (sampled) above")] = None
+    curvature: Annotated[
+        Curvature | None,
+        Field(
+            description="diagonal of the curvature; null: ggn (exact) up to 20 classes, mc_fisher "
+            "(sampled) above"
+        ),
+    ] = None
 
     def units(self, classes: int) -> int:
-        """The gradient and the curvature: C + 1 passes for the exact one, three for one gradient of every image."""
+        """The gradient and the curvature: C + 1 passes for the exact one, three for one gradient of
+        every image.
+        """
         exact = (self.curvature or choose_curvature(classes)) == "ggn"
         return PASS * self.images * (classes + 2 if exact else 4)
 
     def quadratic(self, evidence: Evidence) -> Scores:
         """D theta^2 / 2 by name, shape of the weight."""
         curvature = evidence.curvature(self.curvature)
-        return {name: curvature[name] * weight.square() / 2 for name, weight in evidence.weights.items()}
+        return {
+            name: curvature[name] * weight.square() / 2 for name, weight in evidence.weights.items()
+        }
 
 
 def predict_linear(evidence: Evidence) -> Scores:
@@ -85,4 +111,7 @@ def predict_linear(evidence: Evidence) -> Scores:
 
 def sum_removed(changes: Scores, evidence: Evidence, masks: Masks) -> float:
     """The sum of the changes over the weights that `masks` prune and the evidence holds."""
-    return sum(float(change[evidence.masks[name] & ~masks[name]].double().sum()) for name, change in changes.items())
+    return sum(
+        float(change[evidence.masks[name] & ~masks[name]].double().sum())
+        for name, change in changes.items()
+    )

@@ -22,11 +22,13 @@ class Size(Document):
     """Of one image forward."""
 
 
-def build_sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: str) -> tuple[Size, ...]:
+def build_sizes(
+    spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], task: str
+) -> tuple[Size, ...]:
     """Every depth with every width of the members and the candidates, built without memory.
 
-    Raises `ParameterError` for an architecture that takes no depth and width, or not these, `DataError` for images that do
-    not fit.
+    Raises `ParameterError` for an architecture that takes no depth and width, or not these,
+    `DataError` for images that do not fit.
     """
     import torch
 
@@ -40,8 +42,10 @@ def build_sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], 
     scaled = find_member_method(name)
     if scaled is None:
         known = [one for one in architectures.names() if find_member_method(one) is not None]
-        raise ParameterError(f"architecture {name!r} takes no depth and width; those that do: {', '.join(known)}",
-                             pointer="/model/architecture")
+        raise ParameterError(
+            f"architecture {name!r} takes no depth and width; those that do: {', '.join(known)}",
+            pointer="/model/architecture",
+        )
     found = []
     for depth, width, pointer in _networks(spec):
         own: set[str] = {"depth", "width"}
@@ -50,25 +54,52 @@ def build_sizes(spec: FamilySpec, shape: Sequence[int], classes: Sequence[str], 
             own &= set(member)
             doubled = sorted(set(member) & set(spec.model.kwargs))
             if doubled:
-                raise ParameterError(f"{', '.join(doubled)}: the members' own; leave it out", pointer="/model/kwargs")
+                raise ParameterError(
+                    f"{', '.join(doubled)}: the members' own; leave it out", pointer="/model/kwargs"
+                )
             kwargs = {**spec.model.kwargs, **member}
             architecture = resolve(name, kwargs, shape=shape, classes=len(classes))
         except SecateurError as error:
-            place = f"{pointer}/{error.pointer}s" if error.pointer in own else \
-                "/model/kwargs" if error.pointer in {*spec.model.kwargs, "/model/kwargs"} else pointer
-            raise type(error)(f"depth {depth:g}, width {width:g}: {error.message}", pointer=place) from None
-        check_fits(architecture, shape, classes, "segmentation" if task == "segmentation" else "classification")
+            place = (
+                f"{pointer}/{error.pointer}s"
+                if error.pointer in own
+                else "/model/kwargs"
+                if error.pointer in {*spec.model.kwargs, "/model/kwargs"}
+                else pointer
+            )
+            raise type(error)(
+                f"depth {depth:g}, width {width:g}: {error.message}", pointer=place
+            ) from None
+        check_fits(
+            architecture,
+            shape,
+            classes,
+            "segmentation" if task == "segmentation" else "classification",
+        )
         with torch.device("meta"):
             network = architecture.build().eval()
         count = sum(w.numel() for w in find_prunable(network, spec.exclude).values())
-        found.append(Size(depth=depth, width=width, kwargs=kwargs, parameters=count_parameters(network), prunable=count,
-                          flops=dense_costs(name, json.dumps(read_parameters(architecture), sort_keys=True),
-                                       (shape[0], shape[1], shape[2]))[0]))
+        found.append(
+            Size(
+                depth=depth,
+                width=width,
+                kwargs=kwargs,
+                parameters=count_parameters(network),
+                prunable=count,
+                flops=dense_costs(
+                    name,
+                    json.dumps(read_parameters(architecture), sort_keys=True),
+                    (shape[0], shape[1], shape[2]),
+                )[0],
+            )
+        )
     return tuple(found)
 
 
 def find_member_method(architecture: str) -> Callable[[int, float], dict[str, Any]] | None:
-    """How an architecture makes a member of a family from depth and width; `None` where it has no families."""
+    """How an architecture makes a member of a family from depth and width; `None` where it has no
+    families.
+    """
     from pruning.architectures import architectures
 
     return getattr(architectures.get(architecture), "member", None)

@@ -1,4 +1,6 @@
-"""Weights as matrices in which the input channel is the fastest axis, for patterns of neighbours: blocks, N of M."""
+"""Weights as matrices in which the input channel is the fastest axis, for patterns of neighbours:
+blocks, N of M.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from pruning.types import Masks, Scores, Selected, Selection
 
 
 def flatten(weight: Tensor) -> Tensor:
-    """A tensor shaped as a weight, as a matrix (out, K): a kernel (out, in, h, w) row by row in the order h, w, in.
+    """A tensor shaped as a weight, as a matrix (out, K): a kernel (out, in, h, w) row by row in the
+    order h, w, in.
 
     >>> flatten(torch.arange(8).reshape(1, 2, 2, 2))
     tensor([[0, 4, 1, 5, 2, 6, 3, 7]])
@@ -34,7 +37,9 @@ def unflatten(matrix: Tensor, shape: torch.Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Pattern:
-    """The layers of a selection that divide into groups of neighbours, and how many of their weights may remain."""
+    """The layers of a selection that divide into groups of neighbours, and how many of their
+    weights may remain.
+    """
 
     scores: Scores
     """Of every weight, as matrices (out, K), -inf for what is pruned."""
@@ -48,26 +53,46 @@ class Pattern:
 
     @staticmethod
     def of(selection: Selection, rows: int, columns: int) -> Pattern:
-        """Raises `ParameterError` for sparsifiers other than `top_k`, `BudgetError` where no layer divides."""
+        """Raises `ParameterError` for sparsifiers other than `top_k`, `BudgetError` where no layer
+        divides.
+        """
         if not isinstance(selection.sparsifier, TopK):
-            raise ParameterError("blocks and N:M patterns keep the best as they are: the sparsifier must be top_k",
-                                 pointer="/sparsifier")
+            raise ParameterError(
+                "blocks and N:M patterns keep the best as they are: the sparsifier must be top_k",
+                pointer="/sparsifier",
+            )
         found: Scores = {}
         left_dense: dict[str, str] = {}
         for name, weight in selection.weights.items():
-            score = selection.scores[name].expand_as(weight).masked_fill(~selection.masks[name], -math.inf)
+            score = (
+                selection.scores[name]
+                .expand_as(weight)
+                .masked_fill(~selection.masks[name], -math.inf)
+            )
             matrix = flatten(score)
             if matrix.shape[0] % rows or matrix.shape[1] % columns:
-                left_dense[name] = (f"its matrix of {matrix.shape[0]} x {matrix.shape[1]} weights does not divide "
-                                    f"into {rows} x {columns}")
+                left_dense[name] = (
+                    f"its matrix of {matrix.shape[0]} x {matrix.shape[1]} weights does not divide "
+                    f"into {rows} x {columns}"
+                )
             else:
                 found[name] = matrix
         if not found:
-            raise BudgetError("no layer can be pruned: " + "; ".join(f"{name}: {why}" for name, why in left_dense.items()))
+            raise BudgetError(
+                "no layer can be pruned: "
+                + "; ".join(f"{name}: {why}" for name, why in left_dense.items())
+            )
         total = sum(weight.numel() for weight in selection.weights.values())
         dense = sum(int(selection.masks[name].count_nonzero()) for name in left_dense)
         alive = sum(int((matrix > -math.inf).count_nonzero()) for matrix in found.values())
-        return Pattern(found, min(count_to_keep(total, selection.density) - dense, alive), alive, dense, total, left_dense)
+        return Pattern(
+            found,
+            min(count_to_keep(total, selection.density) - dense, alive),
+            alive,
+            dense,
+            total,
+            left_dense,
+        )
 
     def density(self, kept: int) -> float:
         """Of all prunable weights, with so many kept where the pattern is."""
@@ -75,5 +100,7 @@ class Pattern:
 
     def selected(self, selection: Selection, chosen: Masks) -> Selected:
         """The masks, given those of the matrices."""
-        masks = {name: unflatten(mask, selection.weights[name].shape) for name, mask in chosen.items()}
+        masks = {
+            name: unflatten(mask, selection.weights[name].shape) for name, mask in chosen.items()
+        }
         return Selected(selection.masks | masks, {}, self.left_dense)

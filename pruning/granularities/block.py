@@ -1,6 +1,7 @@
 """Block sparsity: neighbouring weights are removed together.
 
-Source: Narang, Undersander and Diamos, Block-sparse recurrent neural networks, 2017; sums of saliencies for loss models.
+Source: Narang, Undersander and Diamos, Block-sparse recurrent neural networks, 2017; sums of
+saliencies for loss models.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from pruning.types import Budget, Masks, Scores, Selected, Selection
 class Block:
     """Blocks of `rows` outputs by `columns` inputs; a block's score is the sum of its members'.
 
-    A weight is seen as a matrix (out, K) with the input channel fastest, K = h w in. Layers that do not divide are left
-    dense, and the others make up for them.
+    A weight is seen as a matrix (out, K) with the input channel fastest, K = h w in. Layers that do
+    not divide are left dense, and the others make up for them.
 
     >>> import torch
     >>> from pruning.allocations import allocations
@@ -33,21 +34,34 @@ class Block:
     >>> layer = torch.nn.Linear(4, 2, bias=False)
     >>> scores = {"weight": torch.tensor([[5.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0]])}
     >>> masks = {"weight": torch.ones(2, 4, dtype=torch.bool)}
-    >>> selection = Selection(layer, {"weight": layer.weight}, scores, masks, 0.5, allocations.create("global"),
-    ...                       sparsifiers.create("top_k"), torch.Generator(), lambda: (1, 1, 4))
+    >>> selection = Selection(
+    ...     layer,
+    ...     {"weight": layer.weight},
+    ...     scores,
+    ...     masks,
+    ...     0.5,
+    ...     allocations.create("global"),
+    ...     sparsifiers.create("top_k"),
+    ...     torch.Generator(),
+    ...     lambda: (1, 1, 4),
+    ... )
     >>> Block(rows=1, columns=2).select(selection).masks
     {'weight': tensor([[ True,  True, False, False],
             [False, False,  True,  True]])}
     """
 
     rows: Annotated[int, Field(ge=1, le=1024, description="outputs")] = 1
-    columns: Annotated[int, Field(ge=1, le=1024, description="consecutive inputs, channels first")] = 4
+    columns: Annotated[
+        int, Field(ge=1, le=1024, description="consecutive inputs, channels first")
+    ] = 4
 
     def select(self, selection: Selection) -> Selected:
-        """The best blocks of each layer's share, the density at most the target and less than a block below it.
+        """The best blocks of each layer's share, the density at most the target and less than a
+        block below it.
 
-        Members that are pruned already count nothing; a block is dead when all are. With blocks that are pruned in part the
-        most blocks that do not exceed the density are found by bisection. Raises `BudgetError` where not one block fits.
+        Members that are pruned already count nothing; a block is dead when all are. With blocks
+        that are pruned in part the most blocks that do not exceed the density are found by
+        bisection. Raises `BudgetError` where not one block fits.
         """
         pattern = Pattern.of(selection, self.rows, self.columns)
         if pattern.keep == pattern.alive:
@@ -65,12 +79,19 @@ class Block:
             kept = sum(int(mask.count_nonzero()) for mask in chosen(middle).values())
             fits, many = (middle, many) if kept <= pattern.keep else (fits, middle)
         if not fits:
-            raise BudgetError(f"density {selection.density:.4g} cannot be had with blocks of {self.rows} x {self.columns}: "
-                              f"with the layers left dense and one block it is {pattern.density(size):.4g}")
+            raise BudgetError(
+                f"density {selection.density:.4g} cannot be had with blocks of {self.rows} x "
+                f"{self.columns}: "
+                f"with the layers left dense and one block it is {pattern.density(size):.4g}"
+            )
         return pattern.selected(selection, chosen(fits))
 
     def _chosen(self, selection: Selection, members: Scores, scores: Scores, keep: int) -> Masks:
-        budget = Budget(keep, {name: members[name].numel() for name in scores}, list_layer_shapes(selection.model))
+        budget = Budget(
+            keep,
+            {name: members[name].numel() for name in scores},
+            list_layer_shapes(selection.model),
+        )
         keeps = budget.spent(selection.allocation.allocate(scores, budget))
         masks: Masks = {}
         for name, score in scores.items():
@@ -81,6 +102,10 @@ class Block:
 
     def _blocks(self, matrix: Tensor) -> Tensor:
         """Sums over the members that remain, (out / rows, K / columns); -inf where none does."""
-        parts = matrix.reshape(matrix.shape[0] // self.rows, self.rows, -1, self.columns).transpose(1, 2).flatten(2)
+        parts = (
+            matrix.reshape(matrix.shape[0] // self.rows, self.rows, -1, self.columns)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         dead = parts == -math.inf
         return parts.masked_fill(dead, 0.0).sum(2).masked_fill(dead.all(2), -math.inf)

@@ -1,7 +1,8 @@
-"""Structured pruning: whole channels go, with every row, column, bias and BatchNorm parameter that belongs to them.
+"""Structured pruning: whole channels go, with every row, column, bias and BatchNorm parameter that
+belongs to them.
 
-Source: Fang et al., DepGraph: towards any structural pruning, CVPR 2023 (coupled groups; mean over the members of a group;
-normalisation by the group's mean).
+Source: Fang et al., DepGraph: towards any structural pruning, CVPR 2023 (coupled groups; mean over
+the members of a group; normalisation by the group's mean).
 """
 
 from __future__ import annotations
@@ -28,21 +29,28 @@ class _NoShapes(dict[str, tuple[int, ...]]):
     """What an allocation meets that asks for the shapes of weights."""
 
     def __missing__(self, name: str) -> NoReturn:
-        raise ParameterError("this allocation divides weights by their shapes and cannot divide channels; use global or "
-                             "uniform", pointer="/allocation")
+        raise ParameterError(
+            "this allocation divides weights by their shapes and cannot divide channels; use "
+            "global or "
+            "uniform",
+            pointer="/allocation",
+        )
 
 
 @granularities.register("channel")
 @dataclass(frozen=True)
 class Channel:
-    """Whole channels, coupled ones together: the network becomes smaller and faster, not only sparser.
+    """Whole channels, coupled ones together: the network becomes smaller and faster, not only
+    sparser.
 
-    Channels that only go together form a unit; units side by side in the same layers form a group, which the allocation
-    treats as a layer. A unit's importance is the mean over the layers it is a part of (and over its channels in a layer) of
-    what the criterion gives to a channel: the sum of a score per weight over what writes the channel, a score per filter or
-    per input channel as it is. Under `global`, `normalize` divides by the mean of the group's absolute importance, so that
-    groups can compete. At least one unit of every group remains: the most important ones as they are, or, where the
-    sparsifier reweights, those it draws by importance, once for each group; see `pruning.channels.drawn_channels`.
+    Channels that only go together form a unit; units side by side in the same layers form a group,
+    which the allocation treats as a layer. A unit's importance is the mean over the layers it is a
+    part of (and over its channels in a layer) of what the criterion gives to a channel: the sum of
+    a score per weight over what writes the channel, a score per filter or per input channel as it
+    is. Under `global`, `normalize` divides by the mean of the group's absolute importance, so that
+    groups can compete. At least one unit of every group remains: the most important ones as they
+    are, or, where the sparsifier reweights, those it draws by importance, once for each group; see
+    `pruning.channels.drawn_channels`.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
@@ -50,9 +58,20 @@ class Channel:
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), *layers)
     >>> weights = {name: weight.detach() for name, weight in net.named_parameters()}
     >>> scores = {"1.weight": torch.tensor([[1.0], [2.0]]), "2.weight": torch.ones(2, 2)}
-    >>> masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-    >>> selection = Selection(net, weights, scores, masks, 0.5, allocations.create("global"), sparsifiers.create("top_k"),
-    ...                       torch.Generator(), lambda: (1, 1, 1))
+    >>> masks = {
+    ...     name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()
+    ... }
+    >>> selection = Selection(
+    ...     net,
+    ...     weights,
+    ...     scores,
+    ...     masks,
+    ...     0.5,
+    ...     allocations.create("global"),
+    ...     sparsifiers.create("top_k"),
+    ...     torch.Generator(),
+    ...     lambda: (1, 1, 1),
+    ... )
     >>> Channel().select(selection).masks
     {'1.weight': tensor([[False],
             [ True]]), '2.weight': tensor([[False,  True],
@@ -63,11 +82,13 @@ class Channel:
     normalize: bool = True
 
     def select(self, selection: Selection) -> Selected:
-        """The most channels with which the density, in weights, is at most the one asked for; found by bisection.
+        """The most channels with which the density, in weights, is at most the one asked for; found
+        by bisection.
 
-        Of channels that are drawn, so many distinct ones are expected of every group: the density may be another one.
-        Masks stay as they are where the density is reached already. Raises `BudgetError` where one channel of every group
-        is still too much, `StructureError` for a network whose channels cannot be told apart.
+        Of channels that are drawn, so many distinct ones are expected of every group: the density
+        may be another one. Masks stay as they are where the density is reached already. Raises
+        `BudgetError` where one channel of every group is still too much, `StructureError` for a
+        network whose channels cannot be told apart.
         """
         graph = ChannelGraph.of(selection.model, selection.shape(), selection.weights)
         left_dense = graph.left_dense(selection.model, selection.weights)
@@ -89,20 +110,36 @@ class Channel:
         few, many = 1, int(sum(int((score > -math.inf).sum()) for score in importance.values()))
         least = counted(graph.closed(keep(few))) if many else sum(count_kept(old).values())
         if least > budget:
-            raise BudgetError(f"density {selection.density:.4g} cannot be had by removing channels: with one of each group "
-                              f"it is {least / total:.4g}{_because(left_dense)}")
+            raise BudgetError(
+                f"density {selection.density:.4g} cannot be had by removing channels: with one "
+                "of each group "
+                f"it is {least / total:.4g}{_because(left_dense)}"
+            )
         few = _bisect(lambda channels: counted(graph.closed(keep(channels))) <= budget, few, many)
         remaining, weights, laws = graph.closed(keep(few)), selection.weights, {}
         if getattr(selection.sparsifier, "reweights", False):
-            drawn = DrawnChannels.of(graph, importance, keep(few), selection.sparsifier, selection.generator)
+            drawn = DrawnChannels.of(
+                graph, importance, keep(few), selection.sparsifier, selection.generator
+            )
             remaining = graph.closed(drawn.factors > 0)
-            weights, laws = drawn.reweighted(selection.model, weights), drawn.laws(selection.model, weights)
+            weights, laws = (
+                drawn.reweighted(selection.model, weights),
+                drawn.laws(selection.model, weights),
+            )
         masks = selection.masks | _meet(graph.masks(selection.model, remaining), selection.masks)
-        return Selected(masks, {name: weight.masked_fill(~masks[name], 0.0) for name, weight in weights.items()},
-                        left_dense, laws)
+        return Selected(
+            masks,
+            {name: weight.masked_fill(~masks[name], 0.0) for name, weight in weights.items()},
+            left_dense,
+            laws,
+        )
 
-    def importance(self, graph: ChannelGraph, selection: Selection, before: Tensor) -> dict[str, Tensor]:
-        """By group, one float64 number for each channel, -inf for what is removed; `ScoreError` where no layer is scored."""
+    def importance(
+        self, graph: ChannelGraph, selection: Selection, before: Tensor
+    ) -> dict[str, Tensor]:
+        """By group, one float64 number for each channel, -inf for what is removed; `ScoreError`
+        where no layer is scored.
+        """
         total, members = torch.zeros(2, graph.size, dtype=torch.float64)
         by_input = _by_input(selection)
         for name, weight in selection.weights.items():
@@ -121,11 +158,16 @@ class Channel:
         found = {}
         for group in graph.removable:
             if not members[group.span].all():
-                raise ScoreError(f"the criterion scores none of the layers to which the channels of {group.name} belong")
+                raise ScoreError(
+                    "the criterion scores none of the layers to which the channels of "
+                    f"{group.name} belong"
+                )
             alive, mean = before[group.span], total[group.span] / members[group.span]
             normalize = self.normalize and isinstance(selection.allocation, Global)
             scale = mean[alive].abs().mean() if normalize and alive.any() else torch.tensor(1.0)
-            found[group.name] = (mean / (scale if scale > 0 else 1.0)).masked_fill(~alive, -math.inf)
+            found[group.name] = (mean / (scale if scale > 0 else 1.0)).masked_fill(
+                ~alive, -math.inf
+            )
         return found
 
 
@@ -134,14 +176,22 @@ class _Counter:
 
     def __init__(self, graph: ChannelGraph, selection: Selection, masks: Masks) -> None:
         self.graph, self.model = graph, selection.model
-        self.masks = {name: mask for name, mask in masks.items() if name.rpartition(".")[0] in graph.inputs}
-        self.others = sum(count_kept({name: mask for name, mask in masks.items() if name not in self.masks}).values())
+        self.masks = {
+            name: mask for name, mask in masks.items() if name.rpartition(".")[0] in graph.inputs
+        }
+        self.others = sum(
+            count_kept(
+                {name: mask for name, mask in masks.items() if name not in self.masks}
+            ).values()
+        )
 
     def __call__(self, keep: Tensor) -> int:
         found = self.others
         for name, mask in self.masks.items():
             owner = name.rpartition(".")[0]
-            index = slice_channels(self.model.get_submodule(owner), *self.graph.kept_of(owner, keep))["weight"]
+            index = slice_channels(
+                self.model.get_submodule(owner), *self.graph.kept_of(owner, keep)
+            )["weight"]
             found += int(mask[index].sum())
         return found
 
@@ -151,8 +201,11 @@ def _by_input(selection: Selection) -> bool:
 
     A score as large as a weight with a single output could be either: it is what another shows.
     """
-    return any(_faces(score, selection.weights[name], True) and not _faces(score, selection.weights[name], False)
-               for name, score in selection.scores.items())
+    return any(
+        _faces(score, selection.weights[name], True)
+        and not _faces(score, selection.weights[name], False)
+        for name, score in selection.scores.items()
+    )
 
 
 def _faces(score: Tensor, weight: Tensor, by_input: bool) -> bool:
@@ -162,7 +215,9 @@ def _faces(score: Tensor, weight: Tensor, by_input: bool) -> bool:
     return score.shape[0] == weight.shape[0]
 
 
-def _best(graph: ChannelGraph, importance: Mapping[str, Tensor], keeps: Keeps, before: Tensor) -> Tensor:
+def _best(
+    graph: ChannelGraph, importance: Mapping[str, Tensor], keeps: Keeps, before: Tensor
+) -> Tensor:
     keep = before.clone()
     for group in graph.removable:
         alive = int(before[group.span].sum())
@@ -184,4 +239,8 @@ def _meet(new: Masks, old: Masks) -> Masks:
 
 def _because(left_dense: Mapping[str, str]) -> str:
     name = next(iter(left_dense), None)
-    return "" if name is None else f" ({len(left_dense)} layers are left dense; {name}: {left_dense[name]})"
+    return (
+        ""
+        if name is None
+        else f" ({len(left_dense)} layers are left dense; {name}: {left_dense[name]})"
+    )

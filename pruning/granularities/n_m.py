@@ -1,7 +1,8 @@
-"""N:M sparsity: of every M consecutive inputs N remain, the pattern that sparse matrix units compute with.
+"""N:M sparsity: of every M consecutive inputs N remain, the pattern that sparse matrix units
+compute with.
 
-Source: Zhou et al., Learning N:M fine-grained structured sparse neural networks from scratch, ICLR 2021; 2:4 is that of
-NVIDIA's sparse tensor cores.
+Source: Zhou et al., Learning N:M fine-grained structured sparse neural networks from scratch, ICLR
+2021; 2:4 is that of NVIDIA's sparse tensor cores.
 """
 
 from __future__ import annotations
@@ -25,15 +26,31 @@ from pruning.types import Selected, Selection
 @granularities.register("n_m")
 @dataclass(frozen=True)
 class NM:
-    """At least the best N of every M consecutive inputs (channels first) remain; at density N/M exactly these.
+    """At least the best N of every M consecutive inputs (channels first) remain; at density N/M
+    exactly these.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
     >>> layer = torch.nn.Linear(8, 1, bias=False)
     >>> scores = {"weight": torch.tensor([[9.0, 8.0, 7.0, 6.0, 1.0, 4.0, 2.0, 3.0]])}
     >>> def masks(density):
-    ...     return NM().select(Selection(layer, {"weight": layer.weight}, scores, {"weight": scores["weight"] > 0}, density,
-    ...         allocations.create("global"), sparsifiers.create("top_k"), torch.Generator(), lambda: (1, 1, 8))).masks
+    ...     return (
+    ...         NM()
+    ...         .select(
+    ...             Selection(
+    ...                 layer,
+    ...                 {"weight": layer.weight},
+    ...                 scores,
+    ...                 {"weight": scores["weight"] > 0},
+    ...                 density,
+    ...                 allocations.create("global"),
+    ...                 sparsifiers.create("top_k"),
+    ...                 torch.Generator(),
+    ...                 lambda: (1, 1, 8),
+    ...             )
+    ...         )
+    ...         .masks
+    ...     )
     >>> masks(0.5)
     {'weight': tensor([[ True,  True, False, False, False,  True, False,  True]])}
     >>> masks(0.625)
@@ -46,34 +63,51 @@ class NM:
 
     def __post_init__(self) -> None:
         if self.n >= self.m:
-            raise ParameterError(f"{self.n}:{self.m} removes nothing: n must be less than m",
-                                 pointer="/granularity/params/n")
+            raise ParameterError(
+                f"{self.n}:{self.m} removes nothing: n must be less than m",
+                pointer="/granularity/params/n",
+            )
 
     def select(self, selection: Selection) -> Selected:
-        """The N best of every M that remain are protected; the best of all others, in one ranking, fill up the density.
+        """The N best of every M that remain are protected; the best of all others, in one ranking,
+        fill up the density.
 
-        A weight is seen as a matrix (out, K) with the input channel fastest, K = h w in. Layers whose rows do not divide are
-        left dense: at a target of N/M the density is then a little above it, the least that can be had, and the others
-        keep exactly N of M. Raises `BudgetError` below that, `ParameterError` for allocations other than `global`.
+        A weight is seen as a matrix (out, K) with the input channel fastest, K = h w in. Layers
+        whose rows do not divide are left dense: at a target of N/M the density is then a little
+        above it, the least that can be had, and the others keep exactly N of M. Raises
+        `BudgetError` below that, `ParameterError` for allocations other than `global`.
         """
         if not isinstance(selection.allocation, Global):
-            raise ParameterError("an N:M pattern divides the budget itself: the allocation must be global",
-                                 pointer="/allocation")
+            raise ParameterError(
+                "an N:M pattern divides the budget itself: the allocation must be global",
+                pointer="/allocation",
+            )
         pattern = Pattern.of(selection, 1, self.m)
         protected = {name: self._protected(matrix) for name, matrix in pattern.scores.items()}
         least = sum(int(mask.count_nonzero()) for mask in protected.values())
         target = count_to_keep(pattern.total, selection.density)
         if pattern.keep < least and target < count_to_keep(pattern.total, self.n / self.m):
-            raise BudgetError(f"density {selection.density:.4g} cannot be had with {self.n}:{self.m}: the least is "
-                              f"{pattern.density(least):.4g}, and any above it")
-        others = [matrix.masked_fill(protected[name], -math.inf).flatten() for name, matrix in pattern.scores.items()]
+            raise BudgetError(
+                f"density {selection.density:.4g} cannot be had with {self.n}:{self.m}: the "
+                "least is "
+                f"{pattern.density(least):.4g}, and any above it"
+            )
+        others = [
+            matrix.masked_fill(protected[name], -math.inf).flatten()
+            for name, matrix in pattern.scores.items()
+        ]
         more = select_top(torch.cat(others), max(0, pattern.keep - least))
         parts = zip(protected, torch.split(more, [len(part) for part in others]), strict=True)
-        return pattern.selected(selection, {name: protected[name] | part.view_as(protected[name]) for name, part in parts})
+        return pattern.selected(
+            selection,
+            {name: protected[name] | part.view_as(protected[name]) for name, part in parts},
+        )
 
     def _protected(self, matrix: Tensor) -> Tensor:
         """The n best of every m in a row, of equal ones the first, as far as they remain."""
         groups = matrix.reshape(len(matrix), -1, self.m)
-        best = groups.argsort(dim=2, descending=True, stable=True)[..., :self.n]
-        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True) & (groups > -math.inf)
+        best = groups.argsort(dim=2, descending=True, stable=True)[..., : self.n]
+        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True) & (
+            groups > -math.inf
+        )
         return mask.reshape(matrix.shape)

@@ -1,4 +1,6 @@
-"""Operations in place, in the graph of a network: where they are, where they may be, where they may be seen."""
+"""Operations in place, in the graph of a network: where they are, where they may be, where they may
+be seen.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,30 @@ def add_(one: Tensor, other: Tensor) -> Tensor:
 
 
 OVERWRITING = {*IN_PLACE, operator.isub, operator.imul, operator.itruediv}
-NEW = {operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul, torch.cat, "add", "sub", "mul", add_}
+NEW = {
+    operator.add,
+    operator.sub,
+    operator.mul,
+    torch.add,
+    torch.sub,
+    torch.mul,
+    torch.cat,
+    "add",
+    "sub",
+    "mul",
+    add_,
+}
 """Nothing else sees the memory of what they give."""
 RELU = {nn.ReLU, F.relu, torch.relu, "relu"}
 
 
 def find_called_modules(graph: fx.GraphModule) -> dict[fx.Node, nn.Module]:
     """The module of each node that calls one."""
-    return {node: graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"}
+    return {
+        node: graph.get_submodule(str(node.target))
+        for node in graph.graph.nodes
+        if node.op == "call_module"
+    }
 
 
 def refuse_overwritten(graph: fx.GraphModule) -> None:
@@ -46,14 +64,19 @@ def refuse_overwritten(graph: fx.GraphModule) -> None:
         if not _is_in_place(node, modules.get(node)):
             continue
         source = node.args[0] if node.args else None
-        while isinstance(source, fx.Node) and len(source.users) == 1 and not _is_new(source, modules.get(source)):
+        while (
+            isinstance(source, fx.Node)
+            and len(source.users) == 1
+            and not _is_new(source, modules.get(source))
+        ):
             source = source.args[0] if source.args else None
         if not isinstance(source, fx.Node) or len(source.users) > 1:
             raise StructureError(f"the network overwrites in {node.name} what it uses again")
 
 
 def simplify(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same graph without `Identity` modules; ReLUs and sums are in place where nothing else sees what they are given.
+    """The same graph without `Identity` modules; ReLUs and sums are in place where nothing else
+    sees what they are given.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Identity(), nn.ReLU())
     >>> [node.name for node in simplify(fx.symbolic_trace(net)).graph.nodes]
@@ -65,11 +88,23 @@ def simplify(graph: fx.GraphModule) -> fx.GraphModule:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.graph.erase_node(node)
     for node in graph.graph.nodes:
-        given, kind = node.args[0] if node.args else None, type(modules[node]) if node in modules else node.target
-        if not isinstance(given, fx.Node) or len(given.users) > 1 or not _is_new(given, modules.get(given)):
+        given, kind = (
+            node.args[0] if node.args else None,
+            type(modules[node]) if node in modules else node.target,
+        )
+        if (
+            not isinstance(given, fx.Node)
+            or len(given.users) > 1
+            or not _is_new(given, modules.get(given))
+        ):
             continue
         if kind in RELU:
-            node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, (given,), {}
+            node.op, node.target, node.args, node.kwargs = (
+                "call_function",
+                torch.relu_,
+                (given,),
+                {},
+            )
         elif kind is operator.add and isinstance(node.args[1], fx.Node):
             node.target = add_
     graph.recompile()
@@ -78,9 +113,16 @@ def simplify(graph: fx.GraphModule) -> fx.GraphModule:
 
 def _is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    said = node.kwargs.get("inplace") or (node.op == "call_function" and any(one is True for one in node.args))
-    return bool(said or getattr(module, "inplace", False) or "out" in node.kwargs or node.target in OVERWRITING
-                or str(name).endswith("_"))
+    said = node.kwargs.get("inplace") or (
+        node.op == "call_function" and any(one is True for one in node.args)
+    )
+    return bool(
+        said
+        or getattr(module, "inplace", False)
+        or "out" in node.kwargs
+        or node.target in OVERWRITING
+        or str(name).endswith("_")
+    )
 
 
 def _is_new(node: fx.Node, module: nn.Module | None) -> bool:

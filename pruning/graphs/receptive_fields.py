@@ -1,4 +1,6 @@
-"""What operations of a network do to maps: which outputs see which inputs, and which treat all places alike."""
+"""What operations of a network do to maps: which outputs see which inputs, and which treat all
+places alike.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruning.graphs.in_place import add_
 from pruning.graphs.tracing import LIPSCHITZ, SILENT, SUMS
 
-POINTWISE = {*LIPSCHITZ, *SUMS, *SILENT, nn.Identity, operator.mul, torch.mul, torch.relu_, add_, "mul", "clone",
-             "contiguous"}
+POINTWISE = {
+    *LIPSCHITZ,
+    *SUMS,
+    *SILENT,
+    nn.Identity,
+    operator.mul,
+    torch.mul,
+    torch.relu_,
+    add_,
+    "mul",
+    "clone",
+    "contiguous",
+}
 """The same for every place of the maps."""
 SELECTING = {torch.index_select, "index_select"}
 
@@ -46,10 +59,13 @@ class Kernel:
     """Without padding."""
 
     def sees(self, box: Box, shape: torch.Size) -> Box:
-        """The box of outputs, of maps of this shape, that see something of a box; at least one in each dimension."""
+        """The box of outputs, of maps of this shape, that see something of a box; at least one in
+        each dimension.
+        """
         found: list[int] = []
         for first, end, size, stride, padding, most in zip(
-                box[::2], box[1::2], self.size, self.stride, self.padding, shape[2:], strict=True):
+            box[::2], box[1::2], self.size, self.stride, self.padding, shape[2:], strict=True
+        ):
             begin = min(max(0, (first + padding - size) // stride + 1), most - 1)
             found += begin, max(begin + 1, min((end - 1 + padding) // stride + 1, most))
         return found[0], found[1], found[2], found[3]
@@ -57,18 +73,28 @@ class Kernel:
     def needs(self, box: Box) -> Box:
         """The box of inputs that outputs in a box see."""
         (tall, wide), (down, across), (above, before) = self.size, self.stride, self.padding
-        return (box[0] * down - above, (box[1] - 1) * down - above + tall,
-                box[2] * across - before, (box[3] - 1) * across - before + wide)
+        return (
+            box[0] * down - above,
+            (box[1] - 1) * down - above + tall,
+            box[2] * across - before,
+            (box[3] - 1) * across - before + wide,
+        )
 
     def padded(self, maps: Tensor, shape: torch.Size) -> Tensor:
         """Maps with all that outputs of a shape see beyond their edges."""
         _, bottom, _, right = self.needs((0, shape[2], 0, shape[3]))
         (above, before), (height, width) = self.padding, maps.shape[2:]
-        return F.pad(maps, (before, max(0, right - width), above, max(0, bottom - height)), value=self.outside)
+        return F.pad(
+            maps,
+            (before, max(0, right - width), above, max(0, bottom - height)),
+            value=self.outside,
+        )
 
 
 def find_kernel(node: fx.Node, module: nn.Module | None) -> Kernel | None:
-    """That of a node which calls a convolution, a pooling or takes every so-manieth place; None for any other."""
+    """That of a node which calls a convolution, a pooling or takes every so-manieth place; None for
+    any other.
+    """
     if node.target is operator.getitem:
         return _subsampling(node.args[1])
     if isinstance(module, nn.Conv2d):
@@ -78,16 +104,33 @@ def find_kernel(node: fx.Node, module: nn.Module | None) -> Kernel | None:
     size, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
     if isinstance(module, nn.MaxPool2d):
         dilation = _pair(module.dilation)
-        return None if module.return_indices else Kernel(
-            _extent(size, dilation), stride, padding, -math.inf, lambda maps: F.max_pool2d(maps, size, stride, 0, dilation))
+        return (
+            None
+            if module.return_indices
+            else Kernel(
+                _extent(size, dilation),
+                stride,
+                padding,
+                -math.inf,
+                lambda maps: F.max_pool2d(maps, size, stride, 0, dilation),
+            )
+        )
     if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
         return None  # at the edges it divides by less
     divisor = module.divisor_override
-    return Kernel(size, stride, padding, 0.0, lambda maps: F.avg_pool2d(maps, size, stride, divisor_override=divisor))
+    return Kernel(
+        size,
+        stride,
+        padding,
+        0.0,
+        lambda maps: F.avg_pool2d(maps, size, stride, divisor_override=divisor),
+    )
 
 
 def is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node does to each place of its maps, of several the same place, what it does to any other."""
+    """Whether a node does to each place of its maps, of several the same place, what it does to any
+    other.
+    """
     if isinstance(module, _BatchNorm):
         return isinstance(module.running_var, Tensor)
     if node.target is F.pad:
@@ -102,8 +145,13 @@ def _convolution(conv: nn.Conv2d) -> Kernel | None:
         return None
     left, _, top, _ = conv._reversed_padding_repeated_twice
     stride = _pair(conv.stride)
-    return Kernel(_extent(conv.kernel_size, conv.dilation), stride, (top, left), 0.0, lambda maps: F.conv2d(
-        maps, conv.weight, conv.bias, stride, 0, conv.dilation, conv.groups))
+    return Kernel(
+        _extent(conv.kernel_size, conv.dilation),
+        stride,
+        (top, left),
+        0.0,
+        lambda maps: F.conv2d(maps, conv.weight, conv.bias, stride, 0, conv.dilation, conv.groups),
+    )
 
 
 def _subsampling(index: Any) -> Kernel | None:
@@ -111,10 +159,16 @@ def _subsampling(index: Any) -> Kernel | None:
     everything = slice(None)
     if not isinstance(index, tuple) or len(index) != 4 or index[:2] != (everything, everything):
         return None
-    if not all(isinstance(one, slice) and one.start is one.stop is None and isinstance(one.step, int | None)
-               for one in index[2:]):
+    if not all(
+        isinstance(one, slice)
+        and one.start is one.stop is None
+        and isinstance(one.step, int | None)
+        for one in index[2:]
+    ):
         return None
-    return Kernel((1, 1), (index[2].step or 1, index[3].step or 1), (0, 0), 0.0, lambda maps: maps[index])
+    return Kernel(
+        (1, 1), (index[2].step or 1, index[3].step or 1), (0, 0), 0.0, lambda maps: maps[index]
+    )
 
 
 def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:

@@ -1,4 +1,6 @@
-"""Networks traced as graphs: BatchNorm folded into the layer before it, and what is known of each operation."""
+"""Networks traced as graphs: BatchNorm folded into the layer before it, and what is known of each
+operation.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,78 @@ from pruning.errors import StructureError
 from pruning.networks.layers import Layer
 
 LIPSCHITZ: Mapping[Any, float] = {
-    nn.ReLU: 1.0, F.relu: 1.0, torch.relu: 1.0, "relu": 1.0, "relu_": 1.0, nn.ReLU6: 1.0, F.relu6: 1.0, nn.Tanh: 1.0,
-    torch.tanh: 1.0, "tanh": 1.0, nn.Sigmoid: 0.25, torch.sigmoid: 0.25, "sigmoid": 0.25, nn.Softplus: 1.0, F.softplus: 1.0,
-    nn.GELU: 1.129, F.gelu: 1.129, nn.SiLU: 1.1, F.silu: 1.1, nn.LeakyReLU: 1.0, F.leaky_relu: 1.0, nn.Hardtanh: 1.0,
+    nn.ReLU: 1.0,
+    F.relu: 1.0,
+    torch.relu: 1.0,
+    "relu": 1.0,
+    "relu_": 1.0,
+    nn.ReLU6: 1.0,
+    F.relu6: 1.0,
+    nn.Tanh: 1.0,
+    torch.tanh: 1.0,
+    "tanh": 1.0,
+    nn.Sigmoid: 0.25,
+    torch.sigmoid: 0.25,
+    "sigmoid": 0.25,
+    nn.Softplus: 1.0,
+    F.softplus: 1.0,
+    nn.GELU: 1.129,
+    F.gelu: 1.129,
+    nn.SiLU: 1.1,
+    F.silu: 1.1,
+    nn.LeakyReLU: 1.0,
+    F.leaky_relu: 1.0,
+    nn.Hardtanh: 1.0,
 }
-"""By activation, the largest slope; that of a leaky ReLU where its own is not larger, see `_slope`."""
+"""By activation, the largest slope; that of a leaky ReLU where its own is not larger, see `_slope`.
+"""
 NONNEGATIVE = {
-    F.pad, operator.getitem, torch.flatten, torch.cat, torch.mean, torch.reshape, F.avg_pool2d, F.adaptive_avg_pool2d,
-    F.max_pool2d, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.index_select, nn.Flatten,
-    nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.Unflatten, "flatten", "view", "reshape", "mean",
-    "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "index_select", "clone", "sum", torch.sum,
+    F.pad,
+    operator.getitem,
+    torch.flatten,
+    torch.cat,
+    torch.mean,
+    torch.reshape,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    F.max_pool2d,
+    torch.permute,
+    torch.transpose,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.index_select,
+    nn.Flatten,
+    nn.Identity,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.MaxPool2d,
+    nn.Unflatten,
+    "flatten",
+    "view",
+    "reshape",
+    "mean",
+    "permute",
+    "transpose",
+    "contiguous",
+    "squeeze",
+    "unsqueeze",
+    "index_select",
+    "clone",
+    "sum",
+    torch.sum,
 }
 """Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
-SHAPES = {nn.Flatten, nn.Identity, nn.Unflatten, torch.flatten, torch.reshape, "flatten", "view", "reshape", "contiguous"}
+SHAPES = {
+    nn.Flatten,
+    nn.Identity,
+    nn.Unflatten,
+    torch.flatten,
+    torch.reshape,
+    "flatten",
+    "view",
+    "reshape",
+    "contiguous",
+}
 """Nothing but another shape."""
 SIZES = {getattr, "size", "dim", "numel", operator.getitem, len}
 """Shapes and sizes, which have no error."""
@@ -42,19 +103,24 @@ SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", 
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of a network in eval mode; `StructureError` for one whose course depends on what it sees."""
+    """The graph of a network in eval mode; `StructureError` for one whose course depends on what it
+    sees.
+    """
     try:
         return fx.symbolic_trace(model)
     except Exception as error:  # a forward may do anything
-        raise StructureError(f"the network cannot be traced as a graph: {type(error).__name__}: {error}") from error
+        raise StructureError(
+            f"the network cannot be traced as a graph: {type(error).__name__}: {error}"
+        ) from error
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
-    """A copy in eval mode with every BatchNorm folded into the Linear or Conv2d whose output it alone normalises.
+    """A copy in eval mode with every BatchNorm folded into the Linear or Conv2d whose output it
+    alone normalises.
 
-    W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). Names of weights stay as they are;
-    a folded BatchNorm becomes an `Identity`. One after a Linear is taken to normalise its features, not its tokens, where
-    these are as many.
+    W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). Names of weights
+    stay as they are; a folded BatchNorm becomes an `Identity`. One after a Linear is taken to
+    normalise its features, not its tokens, where these are as many.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
     >>> fold_batchnorm(net)[1]
@@ -64,14 +130,24 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     if not any(isinstance(module, _BatchNorm) for module in found.modules()):
         return found
     graph = trace(found).graph
-    modules, calls = dict(found.named_modules()), [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    modules, calls = (
+        dict(found.named_modules()),
+        [str(node.target) for node in graph.nodes if node.op == "call_module"],
+    )
     for node in graph.nodes:
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         before = node.args[0] if node.args else None
-        if not isinstance(norm, _BatchNorm) or norm.running_var is None or not isinstance(before, fx.Node):
+        if (
+            not isinstance(norm, _BatchNorm)
+            or norm.running_var is None
+            or not isinstance(before, fx.Node)
+        ):
             continue
         layer = modules.get(str(before.target)) if before.op == "call_module" else None
-        once = calls.count(str(before.target)) == 1 == calls.count(str(node.target)) and len(before.users) == 1
+        once = (
+            calls.count(str(before.target)) == 1 == calls.count(str(node.target))
+            and len(before.users) == 1
+        )
         if isinstance(layer, Layer) and once and norm.num_features == len(layer.weight):
             _fold_(layer, norm)
             parent, _, child = str(node.target).rpartition(".")
@@ -80,7 +156,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether every operation has one input from before it, and layers are followed by ReLU: what CoreNet's theorem takes.
+    """Whether every operation has one input from before it, and layers are followed by ReLU: what
+    CoreNet's theorem takes.
 
     >>> is_chain(nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
     True
@@ -95,12 +172,29 @@ def is_chain(model: nn.Module) -> bool:
         kind = type(modules[str(node.target)]) if node.op == "call_module" else node.target
         if node.op in ("placeholder", "output"):
             continue
-        if kind not in (nn.Linear, nn.Conv2d, nn.ReLU, F.relu, torch.relu, "relu", "relu_", *SHAPES, *SILENT):
+        if kind not in (
+            nn.Linear,
+            nn.Conv2d,
+            nn.ReLU,
+            F.relu,
+            torch.relu,
+            "relu",
+            "relu_",
+            *SHAPES,
+            *SILENT,
+        ):
             return False
     return True
 
 
 def _fold_(layer: Layer, norm: _BatchNorm) -> None:
-    weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, norm.running_mean,  # type: ignore[arg-type]
-                                        norm.running_var, norm.eps, norm.weight, norm.bias)  # type: ignore[arg-type]
+    weight, bias = fuse_conv_bn_weights(
+        layer.weight,
+        layer.bias,
+        norm.running_mean,  # type: ignore[arg-type]
+        norm.running_var,  # type: ignore[arg-type]
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
     layer.weight, layer.bias = weight, nn.Parameter(bias.detach(), weight.requires_grad)

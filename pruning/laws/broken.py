@@ -41,8 +41,12 @@ class BrokenForm:
 
     names: ClassVar[tuple[str, ...]] = ("log_a", "log_b", "c0", "log_d1", "log_f1", "c1")
 
-    def evaluate(self, theta: Floats, features: Floats, log_unpruned: Floats) -> tuple[Floats, Floats]:
-        """ln(a + T) and T / (a + T) times the gradient of ln T; the unpruned error does not enter."""
+    def evaluate(
+        self, theta: Floats, features: Floats, log_unpruned: Floats
+    ) -> tuple[Floats, Floats]:
+        """ln(a + T) and T / (a + T) times the gradient of ln T; the unpruned error does not
+        enter.
+        """
         log_a, log_b, c0, log_d1, log_f1, c1 = (column[:, None] for column in theta.T)
         (log_d,), f1 = features, np.exp(log_f1)
         z = (log_d - log_d1) / f1
@@ -50,20 +54,34 @@ class BrokenForm:
         term = log_b - c0 * log_d - c1 * f1 * soft
         value = np.logaddexp(log_a, term)
         share = np.exp(term - value)
-        gradient = np.stack([1 - share, share, -share * log_d, share * c1 * bend, share * c1 * f1 * (bend * z - soft),
-                             -share * f1 * soft, np.zeros_like(value)], axis=1)
+        gradient = np.stack(
+            [
+                1 - share,
+                share,
+                -share * log_d,
+                share * c1 * bend,
+                share * c1 * f1 * (bend * z - soft),
+                -share * f1 * soft,
+                np.zeros_like(value),
+            ],
+            axis=1,
+        )
         return value, gradient
 
 
 class BrokenLaw(PlainLaw):
-    """error(d) = a + b d^-c0 (1 + (d/d1)^(1/f1))^(-c1 f1) with a, b > 0 and c0, c1 >= 0: it falls with density."""
+    """error(d) = a + b d^-c0 (1 + (d/d1)^(1/f1))^(-c1 f1) with a, b > 0 and c0, c1 >= 0: it falls
+    with density.
+    """
 
     form: ClassVar[BrokenForm] = BrokenForm()
     kind: Literal["broken"] = "broken"
 
     @property
     def plateau(self) -> float | None:
-        """The error of a network with nothing left, a + b; None where the law grows without end (c0 > 0)."""
+        """The error of a network with nothing left, a + b; None where the law grows without end (c0
+        > 0).
+        """
         log_a, log_b, c0, *_ = self.fit.theta
         return float(np.exp(log_a) + np.exp(log_b)) if c0 == 0 else None
 
@@ -81,7 +99,9 @@ class BrokenLaw(PlainLaw):
         """The law at any density, without band: for plots."""
         return self._values(np.log(np.atleast_1d(np.asarray(density, float)))[None])
 
-    def forecasts(self, density: ArrayLike, *, confidence: float = 0.9, of: Of = "mean") -> tuple[Forecast, ...]:
+    def forecasts(
+        self, density: ArrayLike, *, confidence: float = 0.9, of: Of = "mean"
+    ) -> tuple[Forecast, ...]:
         """The error at each density with its band."""
         asked = np.atleast_1d(np.asarray(density, float))
         if not ((asked > 0) & (asked <= 1)).all():
@@ -91,36 +111,54 @@ class BrokenLaw(PlainLaw):
     @overload
     def predict(self, density: float, *, confidence: float = 0.9, of: Of = "mean") -> Estimate: ...
     @overload
-    def predict(self, density: Sequence[float] | Floats, *, confidence: float = 0.9,
-                of: Of = "mean") -> tuple[Estimate, ...]: ...
+    def predict(
+        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: Of = "mean"
+    ) -> tuple[Estimate, ...]: ...
 
-    def predict(self, density: float | Sequence[float] | Floats, *, confidence: float = 0.9,
-                of: Of = "mean") -> Estimate | tuple[Estimate, ...]:
+    def predict(
+        self, density: float | Sequence[float] | Floats, *, confidence: float = 0.9, of: Of = "mean"
+    ) -> Estimate | tuple[Estimate, ...]:
         """The error at a density (one estimate) or several (a tuple), as `DensityLaw.predict`."""
         found = tuple(one.error for one in self.forecasts(density, confidence=confidence, of=of))
         return found[0] if np.ndim(density) == 0 else found
 
     def density_for(self, error: float) -> float:
-        """The smallest density whose error is at most so much, by search; `UnreachableError` below the law at density 1."""
+        """The smallest density whose error is at most so much, by search; `UnreachableError` below
+        the law at density 1.
+        """
         least = float(self.curve(1.0)[0])
         if not least <= error:
-            raise UnreachableError(f"error {error:g} is below what the law has without pruning: the closest is {least:.4g} "
-                                   "at density 1")
+            raise UnreachableError(
+                f"error {error:g} is below what the law has without pruning: the closest is "
+                f"{least:.4g} "
+                "at density 1"
+            )
         if float(self.curve(LEAST)[0]) <= error:
             return 0.0
-        log_d = brentq(lambda x: float(self.curve(np.exp(x))[0]) - error, np.log(LEAST), 0.0, xtol=1e-12)
+        log_d = brentq(
+            lambda x: float(self.curve(np.exp(x))[0]) - error, np.log(LEAST), 0.0, xtol=1e-12
+        )
         density = float(np.exp(log_d))
         if density < self.fit_range[0] and self.back_test is None:
-            raise InsufficientPointsError(f"density {density:.3g} is beyond what was measured; {self.warnings[-1]}")
+            raise InsufficientPointsError(
+                f"density {density:.3g} is beyond what was measured; {self.warnings[-1]}"
+            )
         return density
 
 
-def fit_broken_law(density: ArrayLike, error: ArrayLike, unpruned_error: float, *, breaks: Literal[0, 1] = 1,
-                   classes: int | None = None) -> BrokenLaw:
+def fit_broken_law(
+    density: ArrayLike,
+    error: ArrayLike,
+    unpruned_error: float,
+    *,
+    breaks: Literal[0, 1] = 1,
+    classes: int | None = None,
+) -> BrokenLaw:
     """Fit the broken power law to one network; the unpruned error is one more point, at density 1.
 
-    Least squares of relative deviations as for the pruning law, so that the two compare. Without a break three parameters,
-    with one six; two points for each. Raises `CurveError` and `InsufficientPointsError`.
+    Least squares of relative deviations as for the pruning law, so that the two compare. Without a
+    break three parameters, with one six; two points for each. Raises `CurveError` and
+    `InsufficientPointsError`.
 
     >>> d = 0.8 ** np.arange(1, 20)
     >>> law = fit_broken_law(d, 0.08 + 0.002 * d**-0.9, 0.082, breaks=0)
@@ -129,20 +167,43 @@ def fit_broken_law(density: ArrayLike, error: ArrayLike, unpruned_error: float, 
     """
     if breaks not in (0, 1):
         raise ParameterError(f"breaks: {breaks}; 0 or 1")
-    curves = gather_curves(density, error, unpruned_error, chance=Options(classes, None, None, None, 0, 0).chance)
+    curves = gather_curves(
+        density, error, unpruned_error, chance=Options(classes, None, None, None, 0, 0).chance
+    )
     d = np.append(curves.density, 1.0)
     e = np.append(curves.error, float(np.asarray(unpruned_error)))
     least = float(d.min())
     broken = float(breaks)
-    lower = np.array([ALMOST_NONE, ALMOST_NONE, 0.0, np.log(least / 10) * broken, np.log(0.02) * broken, 0.0])
-    upper = np.array([np.log(e.min()), np.log(100.0), 5.0, 0.0, np.log(5.0) * broken, 10.0 * broken])
-    starts = np.array([[np.log(e.min() * floor), np.log(e.max() - 0.9 * e.min() * floor), c0, at * broken,
-                        np.log(0.5) * broken, c1 * broken]
-                       for floor in (0.5, 0.95) for c0 in (0.0, 0.3, 1.0)
-                       for at in ((np.log(least), np.log(least) / 2) if breaks else (0.0,))
-                       for c1 in ((0.5, 2.0) if breaks else (0.0,))])
+    lower = np.array(
+        [ALMOST_NONE, ALMOST_NONE, 0.0, np.log(least / 10) * broken, np.log(0.02) * broken, 0.0]
+    )
+    upper = np.array(
+        [np.log(e.min()), np.log(100.0), 5.0, 0.0, np.log(5.0) * broken, 10.0 * broken]
+    )
+    starts = np.array(
+        [
+            [
+                np.log(e.min() * floor),
+                np.log(e.max() - 0.9 * e.min() * floor),
+                c0,
+                at * broken,
+                np.log(0.5) * broken,
+                c1 * broken,
+            ]
+            for floor in (0.5, 0.95)
+            for c0 in (0.0, 0.3, 1.0)
+            for at in ((np.log(least), np.log(least) / 2) if breaks else (0.0,))
+            for c1 in ((0.5, 2.0) if breaks else (0.0,))
+        ]
+    )
     if not breaks:  # without a plateau b is the error's scale at density 1
         starts[:, 1] = np.log(e.max() - e.min() * 0.5) + starts[:, 2] * np.log(least)
-    problem = Problem(BrokenForm(), Box(lower, upper), np.clip(starts, lower, upper), np.log(d)[None],
-                      gather_plain_curves(d, e, curves.warnings), None)
+    problem = Problem(
+        BrokenForm(),
+        Box(lower, upper),
+        np.clip(starts, lower, upper),
+        np.log(d)[None],
+        gather_plain_curves(d, e, curves.warnings),
+        None,
+    )
     return BrokenLaw(**assemble_plain_fields(problem, -np.log(d)))

@@ -1,4 +1,6 @@
-"""What a fitted law remembers: frozen documents of plain numbers that survive JSON, and can be asked without the data."""
+"""What a fitted law remembers: frozen documents of plain numbers that survive JSON, and can be
+asked without the data.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +33,26 @@ class NetworkCurve(Document):
 
 
 class Fit(Document):
-    """The minimum, and how well the points determine it. Parameters are in the form's own scale, `names` tells."""
+    """The minimum, and how well the points determine it. Parameters are in the form's own scale,
+    `names` tells.
+    """
 
     names: tuple[str, ...]
     theta: Numbers
     free: tuple[int, ...]
-    """Indices of the parameters that were fitted; one that ended at a limit rests there and is not among them."""
+    """Indices of the parameters that were fitted; one that ended at a limit rests there and is not
+    among them.
+    """
     covariance: tuple[Numbers, ...]
-    """noise^2 (J'WJ)^-1 of the free parameters; the error of the unpruned errors comes on top, by `response`."""
+    """noise^2 (J'WJ)^-1 of the free parameters; the error of the unpruned errors comes on top, by
+    `response`.
+    """
     condition: float | None
     """Condition number of J'WJ with unit diagonal; `null` where nothing is free."""
     sigma: float
-    """Relative standard deviation of a point of weight 1 about the curve: sqrt(sum w r^2 / degrees of freedom)."""
+    """Relative standard deviation of a point of weight 1 about the curve: sqrt(sum w r^2 / degrees
+    of freedom).
+    """
     residual_mean: float
     """Mean of error(law) / error - 1 over the points."""
     residual_sd: float
@@ -57,7 +67,9 @@ class Fit(Document):
 
 
 class Folds(Document):
-    """Fits without one part of the points each, and the relative deviation at every point from the fit without it."""
+    """Fits without one part of the points each, and the relative deviation at every point from the
+    fit without it.
+    """
 
     of: str
     """What is left out together: `points` or `networks`."""
@@ -76,9 +88,13 @@ class Refits(Document):
     """What was resampled: `networks`, `networks and trials`, `points and trials` or `residuals`."""
     theta: tuple[Numbers, ...]
     shift: tuple[Numbers, ...] = ()
-    """ln of how the unpruned errors of the fitted networks were perturbed, by refit; empty where they were not."""
+    """ln of how the unpruned errors of the fitted networks were perturbed, by refit; empty where
+    they were not.
+    """
     widen: float
-    """What deviations are multiplied with: sqrt(k / (k - 1)) of k clusters, whose resamples vary too little."""
+    """What deviations are multiplied with: sqrt(k / (k - 1)) of k clusters, whose resamples vary
+    too little.
+    """
     degrees_of_freedom: int
     """Of the Student's t that takes the place of the normal."""
 
@@ -93,7 +109,9 @@ class Held(Document):
 
 
 class BackTest(Document):
-    """Fitted on the denser part of every network, predicted on the sparser: what extrapolation is worth here."""
+    """Fitted on the denser part of every network, predicted on the sparser: what extrapolation is
+    worth here.
+    """
 
     points: tuple[Held, ...]
     mean_absolute: float
@@ -105,7 +123,9 @@ class BackTest(Document):
     reach: float
     """Mean of ln(sparsest fitted density / predicted density)."""
     highest_rise: float | None
-    """Largest error of the denser part over the unpruned error; below 1.5 such a forecast would be refused."""
+    """Largest error of the denser part over the unpruned error; below 1.5 such a forecast would be
+    refused.
+    """
 
 
 class Forecast(Document):
@@ -118,12 +138,17 @@ class Forecast(Document):
 
 
 def average_held_out(folds: Folds | None, points: tuple[Point, ...]) -> float | None:
-    """Mean of what the folds missed, less every network's sparsest point, which is beyond the rest, and its unpruned one."""
+    """Mean of what the folds missed, less every network's sparsest point, which is beyond the rest,
+    and its unpruned one.
+    """
     if folds is None:
         return None
     sparsest: dict[int, float] = {}
     for point in points:
         sparsest[point.network] = min(point.density, sparsest.get(point.network, 1.0))
-    inner = [missed for missed, point in zip(folds.missed, points, strict=True)
-             if sparsest[point.network] < point.density < 1] or list(folds.missed)
+    inner = [
+        missed
+        for missed, point in zip(folds.missed, points, strict=True)
+        if sparsest[point.network] < point.density < 1
+    ] or list(folds.missed)
     return sum(inner) / len(inner)

@@ -1,4 +1,6 @@
-"""Questions to the law of one network, answered as records: what is refused is said and not raised."""
+"""Questions to the law of one network, answered as records: what is refused is said and not
+raised.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,16 @@ REFUSALS = (CurveError, InsufficientPointsError, UnreachableError)
 
 
 def answer_error(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
-    """The smallest density whose error is at most so much, and the error there; or why there is none."""
-    row: dict[str, Any] = {"max_error": error, "density": None, "sparsity": None, "error": None, "remark": ""}
+    """The smallest density whose error is at most so much, and the error there; or why there is
+    none.
+    """
+    row: dict[str, Any] = {
+        "max_error": error,
+        "density": None,
+        "sparsity": None,
+        "error": None,
+        "remark": "",
+    }
     try:
         return row | find_smallest_density(law, error, confidence)
     except REFUSALS as refusal:
@@ -24,22 +34,38 @@ def answer_error(law: DensityLaw, error: float, confidence: float) -> dict[str, 
 def find_smallest_density(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
     """As `answer_error`, but what cannot be told is raised.
 
-    The law lies a little above the observed unpruned error at density 1: where only that error is small enough, it is the
-    answer.
+    The law lies a little above the observed unpruned error at density 1: where only that error is
+    small enough, it is the answer.
     """
     density = law.density_for(error)
     if density <= 0:
-        return {"density": 0.0, "sparsity": 1.0, "error": None, "extrapolated": None,
-                "remark": "any density will do: guessing is good enough"}
+        return {
+            "density": 0.0,
+            "sparsity": 1.0,
+            "error": None,
+            "extrapolated": None,
+            "remark": "any density will do: guessing is good enough",
+        }
     if density >= 1:
-        return {"density": 1.0, "sparsity": 0.0, "error": Estimate(value=law.unpruned_error).model_dump(),
-                "extrapolated": False, "remark": "only the network without pruning, with its measured error"}
+        return {
+            "density": 1.0,
+            "sparsity": 0.0,
+            "error": Estimate(value=law.unpruned_error).model_dump(),
+            "extrapolated": False,
+            "remark": "only the network without pruning, with its measured error",
+        }
     return forecast_error(law, density, confidence)
 
 
 def forecast_error(law: DensityLaw, density: float, confidence: float) -> dict[str, Any]:
     """The error at a density with its band, or why the law does not tell."""
-    row: dict[str, Any] = {"density": density, "sparsity": 1 - density, "error": None, "extrapolated": None, "remark": ""}
+    row: dict[str, Any] = {
+        "density": density,
+        "sparsity": 1 - density,
+        "error": None,
+        "extrapolated": None,
+        "remark": "",
+    }
     try:
         (found,) = law.forecasts(density, confidence=confidence)
     except REFUSALS as refusal:
@@ -48,4 +74,8 @@ def forecast_error(law: DensityLaw, density: float, confidence: float) -> dict[s
 
 
 def _predicted(found: Forecast) -> dict[str, Any]:
-    return {"error": found.error.model_dump(), "extrapolated": found.extrapolated, "remark": "; ".join(found.notes)}
+    return {
+        "error": found.error.model_dump(),
+        "extrapolated": found.extrapolated,
+        "remark": "; ".join(found.notes),
+    }

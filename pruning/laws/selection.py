@@ -1,4 +1,6 @@
-"""Which law to trust for one set of points: the one that misses densities least that it has not seen."""
+"""Which law to trust for one set of points: the one that misses densities least that it has not
+seen.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Contender(Document):
     parameters: int
     sigma: float
     held_out: float | None
-    """Mean relative deviation at densities left out one by one; the sparsest, which is beyond the others, does not count."""
+    """Mean relative deviation at densities left out one by one; the sparsest, which is beyond the
+    others, does not count.
+    """
     back_test: float | None
     """Mean relative deviation at the sparsest third, from a fit on the rest."""
 
@@ -38,42 +42,72 @@ class Selection(Document):
     refused: dict[str, str] = {}
 
 
-def rank_laws(laws: Mapping[str, PruningLaw | PlainLaw], refused: Mapping[str, str] | None = None) -> Selection:
+def rank_laws(
+    laws: Mapping[str, PruningLaw | PlainLaw], refused: Mapping[str, str] | None = None
+) -> Selection:
     """Rank fitted laws of the same points by `held_out`, of equal ones by the number of parameters.
 
     Raises `InsufficientPointsError` where no law was tried on points it had not seen.
     """
-    table = [Contender(name=name, parameters=len(law.fit.free), sigma=law.sigma, held_out=law.held_out,
-                       back_test=None if law.back_test is None else law.back_test.mean_absolute)
-             for name, law in laws.items()]
-    ranked = sorted((one for one in table if one.held_out is not None), key=lambda one: (one.held_out, one.parameters))
+    table = [
+        Contender(
+            name=name,
+            parameters=len(law.fit.free),
+            sigma=law.sigma,
+            held_out=law.held_out,
+            back_test=None if law.back_test is None else law.back_test.mean_absolute,
+        )
+        for name, law in laws.items()
+    ]
+    ranked = sorted(
+        (one for one in table if one.held_out is not None),
+        key=lambda one: (one.held_out, one.parameters),
+    )
     if not ranked:
-        raise InsufficientPointsError("no law could be tried on points it had not seen; 4 points on one network would do")
+        raise InsufficientPointsError(
+            "no law could be tried on points it had not seen; 4 points on one network would do"
+        )
     tried = [one for one in ranked if one.back_test is not None]
     beyond = min(tried, key=lambda one: (one.back_test, one.parameters)).name if tried else None
-    return Selection(best=ranked[0].name, best_beyond=beyond, contenders=tuple(ranked), refused=dict(refused or {}))
+    return Selection(
+        best=ranked[0].name,
+        best_beyond=beyond,
+        contenders=tuple(ranked),
+        refused=dict(refused or {}),
+    )
 
 
-def compare_density_laws(density: ArrayLike, error: ArrayLike, unpruned_error: float, *,
-                         classes: int | None = None,
-                         law: DensityLaw | None = None) -> tuple[Selection, dict[str, DensityLaw | BrokenLaw]]:
-    """The pruning law (`law` where it is fitted already) against a power law and a broken one, on the points of one network.
+def compare_density_laws(
+    density: ArrayLike,
+    error: ArrayLike,
+    unpruned_error: float,
+    *,
+    classes: int | None = None,
+    law: DensityLaw | None = None,
+) -> tuple[Selection, dict[str, DensityLaw | BrokenLaw]]:
+    """The pruning law (`law` where it is fitted already) against a power law and a broken one, on
+    the points of one network.
 
     A challenger with too few points is among `refused`; the pruning law's own refusal is raised.
 
     >>> import numpy as np
     >>> from pruning.laws.forms import evaluate_pruned_error
     >>> d = 0.8 ** np.arange(1, 16)
-    >>> found, laws = compare_density_laws(d, evaluate_pruned_error(d, 0.08, 0.6, 0.003, 0.9), 0.08, classes=10)
+    >>> found, laws = compare_density_laws(
+    ...     d, evaluate_pruned_error(d, 0.08, 0.6, 0.003, 0.9), 0.08, classes=10
+    ... )
     >>> found.best, sorted(laws)
     ('pruning', ['broken', 'power', 'pruning'])
     """
     laws: dict[str, DensityLaw | BrokenLaw] = {
-        "pruning": law or fit_density_law(density, error, unpruned_error, classes=classes)}
+        "pruning": law or fit_density_law(density, error, unpruned_error, classes=classes)
+    }
     refused = {}
     for name, breaks in (("power", 0), ("broken", 1)):
         try:
-            laws[name] = fit_broken_law(density, error, unpruned_error, classes=classes, breaks=1 if breaks else 0)
+            laws[name] = fit_broken_law(
+                density, error, unpruned_error, classes=classes, breaks=1 if breaks else 0
+            )
         except InsufficientPointsError as short:
             refused[name] = short.message
         except np.linalg.LinAlgError as failed:

@@ -13,7 +13,9 @@ from pruning.laws.density import DensityLaw
 from pruning.laws.joint import JointLaw
 from pruning.laws.sparse import SparseLaw
 
-Law = Annotated[DensityLaw | JointLaw | DenseLaw | BrokenLaw | SparseLaw, Field(discriminator="kind")]
+Law = Annotated[
+    DensityLaw | JointLaw | DenseLaw | BrokenLaw | SparseLaw, Field(discriminator="kind")
+]
 
 
 class _Stored(RootModel[Law]):
@@ -33,4 +35,6 @@ def read_law(text: str | bytes) -> Law:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ParameterError(f"not a stored law: {where + ': ' if where else ''}{first['msg']}") from error
+        raise ParameterError(
+            f"not a stored law: {where + ': ' if where else ''}{first['msg']}"
+        ) from error

@@ -16,9 +16,11 @@ PAIRS = 10_000
 
 
 def resample_errors(wrong: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Tensor:
-    """The errors of networks on so many bootstrap samples of the images, the same ones for all: (networks, resamples).
+    """The errors of networks on so many bootstrap samples of the images, the same ones for all:
+    (networks, resamples).
 
-    `wrong` is bool (networks, images), or the error of each. A column of the result belongs to one draw with replacement.
+    `wrong` is bool (networks, images), or the error of each. A column of the result belongs to one
+    draw with replacement.
 
     >>> resample_errors(torch.tensor([[True, True], [False, False]]), torch.Generator(), 3)
     tensor([[1., 1., 1.],
@@ -35,10 +37,14 @@ def resample_errors(wrong: Tensor, generator: Generator, resamples: int = RESAMP
 
 
 def percentile_interval(value: float, draws: Tensor, n: int) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws, 95 %, that holds the value; none of a single image."""
+    """A value with the percentile interval of its bootstrap draws, 95 %, that holds the value; none
+    of a single image.
+    """
     if n < 2:
         return Estimate(value=value, n=n)
-    low, high = torch.quantile(draws.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(
+        draws.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ).tolist()
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
@@ -51,7 +57,8 @@ class Line:
 
     @staticmethod
     def fit(x: Sequence[float], y: Sequence[float], generator: Generator) -> Line | None:
-        """slope = sum x y / sum x^2 by least squares, with the percentile interval over resampled points; None without x.
+        """slope = sum x y / sum x^2 by least squares, with the percentile interval over resampled
+        points; None without x.
 
         >>> line = Line.fit([1.0, 2.0], [2.0, 4.0], torch.Generator())
         >>> line.slope.value, line.slope.low, line.slope.high
@@ -64,7 +71,10 @@ class Line:
         squares = a[drawn].square().sum(1)
         draws = ((a[drawn] * b[drawn]).sum(1) / squares)[squares > 0]
         value = float((a * b).sum() / a.square().sum())
-        return Line(percentile_interval(value, draws, len(a)) if len(a) > 1 else Estimate(value=value, n=1), draws)
+        return Line(
+            percentile_interval(value, draws, len(a)) if len(a) > 1 else Estimate(value=value, n=1),
+            draws,
+        )
 
     def at(self, x: float) -> Estimate:
         """The line there, with the band of the draws."""

@@ -12,8 +12,9 @@ Z95 = 1.959963984540054
 def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate:
     """Exact (Clopper-Pearson) interval of an error rate: `errors` wrong of `n`.
 
-    low = B(alpha/2; k, n-k+1), high = B(1-alpha/2; k+1, n-k), B the quantile of the beta distribution. Covers with at
-    least `confidence` for every true rate. Clopper and Pearson, Biometrika 26 (1934).
+    low = B(alpha/2; k, n-k+1), high = B(1-alpha/2; k+1, n-k), B the quantile of the beta
+    distribution. Covers with at least `confidence` for every true rate. Clopper and Pearson,
+    Biometrika 26 (1934).
 
     >>> estimate = binomial_interval(0, 100)
     >>> estimate.value, estimate.low, round(estimate.high, 4)
@@ -30,7 +31,8 @@ def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate
 
 
 def upper_limit(errors: int, n: int, delta: float) -> float:
-    """The exact upper limit of an error rate that fails with probability `delta` at most: B(1 - delta; k + 1, n - k).
+    """The exact upper limit of an error rate that fails with probability `delta` at most: B(1 -
+    delta; k + 1, n - k).
 
     One-sided Clopper-Pearson; nothing is known of no samples.
 
@@ -43,7 +45,8 @@ def upper_limit(errors: int, n: int, delta: float) -> float:
 
 
 def is_guessing(error: Estimate, chance: float) -> bool:
-    """Whether a network is no better than chance, an error: its own is near it and the interval reaches it.
+    """Whether a network is no better than chance, an error: its own is near it and the interval
+    reaches it.
 
     >>> is_guessing(binomial_interval(88, 100), 0.9), is_guessing(binomial_interval(1, 4), 0.5)
     (True, False)
@@ -52,11 +55,13 @@ def is_guessing(error: Estimate, chance: float) -> bool:
 
 
 def difference_interval(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
-    """Error of a first network minus that of a second on the same `n` images, from the images only one gets wrong.
+    """Error of a first network minus that of a second on the same `n` images, from the images only
+    one gets wrong.
 
-    value = (b - c) / n with b = `only_first`, c = `only_second`. The interval is the adjusted Wald interval for paired
-    proportions: p1 = (b+1)/(n+2), p2 = (c+1)/(n+2), p1 - p2 +- z sqrt((p1 + p2 - (p1 - p2)^2) / (n+2)).
-    Bonett and Price, British Journal of Mathematical and Statistical Psychology 65 (2012).
+    value = (b - c) / n with b = `only_first`, c = `only_second`. The interval is the adjusted Wald
+    interval for paired proportions: p1 = (b+1)/(n+2), p2 = (c+1)/(n+2), p1 - p2 +- z sqrt((p1 + p2
+    - (p1 - p2)^2) / (n+2)). Bonett and Price, British Journal of Mathematical and Statistical
+    Psychology 65 (2012).
 
     >>> difference_interval(3, 1, 100).value
     0.02
@@ -66,12 +71,17 @@ def difference_interval(only_first: int, only_second: int, n: int, z: float = Z9
     p1, p2 = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     width = z * math.sqrt((p1 + p2 - (p1 - p2) ** 2) / (n + 2))
     value = (only_first - only_second) / n
-    return Estimate(value=value, low=max(-1.0, min(value, p1 - p2 - width)), high=min(1.0, max(value, p1 - p2 + width)),
-                    n=n)
+    return Estimate(
+        value=value,
+        low=max(-1.0, min(value, p1 - p2 - width)),
+        high=min(1.0, max(value, p1 - p2 + width)),
+        n=n,
+    )
 
 
 def mean_interval(total: float, total_squares: float, n: int, z: float = Z95) -> Estimate:
-    """Mean of n samples with its normal interval, from the sums of the samples and of their squares.
+    """Mean of n samples with its normal interval, from the sums of the samples and of their
+    squares.
 
     mean +- z s / sqrt(n), s the sample standard deviation; one sample has none, and no interval.
     """
@@ -83,11 +93,19 @@ def mean_interval(total: float, total_squares: float, n: int, z: float = Z95) ->
     return Estimate(value=value, low=value - width, high=value + width, n=n)
 
 
-def bounded_mean_interval(total: float, total_squares: float, n: int, least: float = 0.0, most: float = 1.0, z: float = Z95) -> Estimate:
+def bounded_mean_interval(
+    total: float,
+    total_squares: float,
+    n: int,
+    least: float = 0.0,
+    most: float = 1.0,
+    z: float = Z95,
+) -> Estimate:
     """Mean of n samples that lie in [least, most], with Student's interval cut at these limits.
 
-    mean +- t s / sqrt(n), s the sample standard deviation, t the quantile of n - 1 degrees of freedom at the level that z
-    is of the normal distribution. One sample tells nothing of the spread: the interval is [least, most].
+    mean +- t s / sqrt(n), s the sample standard deviation, t the quantile of n - 1 degrees of
+    freedom at the level that z is of the normal distribution. One sample tells nothing of the
+    spread: the interval is [least, most].
 
     >>> bounded_mean_interval(1.0, 0.5, 2).value, bounded_mean_interval(0.25, 0.0625, 1).low
     (0.5, 0.0)
@@ -97,6 +115,6 @@ def bounded_mean_interval(total: float, total_squares: float, n: int, least: flo
     value = min(most, max(least, total / n))
     if n == 1:
         return Estimate(value=value, low=least, high=most, n=1)
-    variance = max(0.0, total_squares / n - (total / n)**2) * n / (n - 1)
+    variance = max(0.0, total_squares / n - (total / n) ** 2) * n / (n - 1)
     width = float(t.ppf(norm.cdf(z), n - 1)) * math.sqrt(variance / n)
     return Estimate(value=value, low=max(least, value - width), high=min(most, value + width), n=n)

@@ -28,24 +28,34 @@ def rank_from_smallest(values: Tensor) -> Tensor:
 
 
 def compute_spearman(x: Tensor, y: Tensor) -> Tensor:
-    """Spearman's rho of x and y, (..., strata, n): ranks within each stratum, correlated over all strata; nan if constant.
+    """Spearman's rho of x and y, (..., strata, n): ranks within each stratum, correlated over all
+    strata; nan if constant.
 
-    rho = sum a b / sqrt(sum a^2 sum b^2) with a, b the ranks less their mean (n + 1) / 2, so one stratum gives Pearson's
-    correlation of the average ranks. Spearman, American Journal of Psychology 15 (1904).
+    rho = sum a b / sqrt(sum a^2 sum b^2) with a, b the ranks less their mean (n + 1) / 2, so one
+    stratum gives Pearson's correlation of the average ranks. Spearman, American Journal of
+    Psychology 15 (1904).
 
-    >>> float(compute_spearman(torch.tensor([[1.0, 2.0, 4.0, 3.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])))
+    >>> float(
+    ...     compute_spearman(
+    ...         torch.tensor([[1.0, 2.0, 4.0, 3.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    ...     )
+    ... )
     0.8
     """
     a, b = (rank_from_smallest(values) - (values.shape[-1] + 1) / 2 for values in (x, y))
     return (a * b).sum((-2, -1)) / ((a * a).sum((-2, -1)) * (b * b).sum((-2, -1))).sqrt()
 
 
-def estimate_spearman(x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Estimate | None:
-    """Spearman's rho of x and y, (strata, n), with a 95 % percentile bootstrap interval over the n individuals.
+def estimate_spearman(
+    x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMPLES
+) -> Estimate | None:
+    """Spearman's rho of x and y, (strata, n), with a 95 % percentile bootstrap interval over the n
+    individuals.
 
-    An individual is drawn with all its strata. A resample in which a ranking is constant has no rho and is drawn again;
-    where `resamples` cannot be had in ten times as many draws, or n < 4, there is no interval. None where a ranking is
-    constant to begin with. Efron, Annals of Statistics 7 (1979).
+    An individual is drawn with all its strata. A resample in which a ranking is constant has no rho
+    and is drawn again; where `resamples` cannot be had in ten times as many draws, or n < 4, there
+    is no interval. None where a ranking is constant to begin with. Efron, Annals of Statistics 7
+    (1979).
 
     >>> x = torch.arange(6.0)[None]
     >>> estimate_spearman(x, x**2, torch.Generator().manual_seed(0))
@@ -62,16 +72,22 @@ def estimate_spearman(x: Tensor, y: Tensor, generator: Generator, resamples: int
         values = _statistics(x, y, drawn, drawn)
         found.append(values[~values.isnan()])
         if sum(map(len, found)) >= resamples:
-            low, high = torch.quantile(torch.cat(found)[:resamples], torch.tensor([0.025, 0.975], dtype=torch.float64))
+            low, high = torch.quantile(
+                torch.cat(found)[:resamples], torch.tensor([0.025, 0.975], dtype=torch.float64)
+            )
             return Estimate(value=rho, low=_clean(float(low)), high=_clean(float(high)), n=n)
     return Estimate(value=rho, n=n)
 
 
-def permutation_p_value(x: Tensor, y: Tensor, generator: Generator, permutations: int = 10_000) -> float:
-    """The probability of a |rho| at least as large when y belongs to the individuals at random (two-sided, Monte Carlo).
+def permutation_p_value(
+    x: Tensor, y: Tensor, generator: Generator, permutations: int = 10_000
+) -> float:
+    """The probability of a |rho| at least as large when y belongs to the individuals at random
+    (two-sided, Monte Carlo).
 
-    p = (1 + #{|rho_b| >= |rho|}) / (1 + permutations); an individual moves with all its strata. It guards the bootstrap,
-    which errs for few individuals: of four in perfect order, 2 of 24 orders are as good.
+    p = (1 + #{|rho_b| >= |rho|}) / (1 + permutations); an individual moves with all its strata. It
+    guards the bootstrap, which errs for few individuals: of four in perfect order, 2 of 24 orders
+    are as good.
 
     >>> x = torch.arange(4.0)[None]
     >>> 0.07 < permutation_p_value(x, x, torch.Generator().manual_seed(0)) < 0.1
@@ -85,7 +101,8 @@ def permutation_p_value(x: Tensor, y: Tensor, generator: Generator, permutations
 
 
 def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str | None:
-    """Why a rank correlation over `n` individuals (`noun`, plural) tells no order; None where it tells one.
+    """Why a rank correlation over `n` individuals (`noun`, plural) tells no order; None where it
+    tells one.
 
     An order takes four individuals, an interval without 0 and a permutation test at 5 %.
 
@@ -105,9 +122,18 @@ def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str
 
 
 def _statistics(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """rho of x[:, first] against y[:, second] for each row of the indices, (rows,); a thousand rows at a time."""
-    return torch.cat([compute_spearman(x[:, first[at:at + 1000]].transpose(0, 1), y[:, second[at:at + 1000]].transpose(0, 1))
-                      for at in range(0, len(first), 1000)])
+    """rho of x[:, first] against y[:, second] for each row of the indices, (rows,); a thousand rows
+    at a time.
+    """
+    return torch.cat(
+        [
+            compute_spearman(
+                x[:, first[at : at + 1000]].transpose(0, 1),
+                y[:, second[at : at + 1000]].transpose(0, 1),
+            )
+            for at in range(0, len(first), 1000)
+        ]
+    )
 
 
 def _clean(rho: float) -> float:

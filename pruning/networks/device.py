@@ -8,9 +8,13 @@ from pruning.errors import DeviceError
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is a device, else the CPU; `DeviceError` for one that is not here."""
+    """`auto` is CUDA where there is a device, else the CPU; `DeviceError` for one that is not
+    here.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("the job asks for a CUDA device and this worker has none; use 'auto' or 'cpu'")
+        raise DeviceError(
+            "the job asks for a CUDA device and this worker has none; use 'auto' or 'cpu'"
+        )
     return torch.device(wanted)

@@ -1,7 +1,8 @@
 """Prunable layers as matrix products: the inputs and outputs they see, and a convolution's patches.
 
-Every Linear or Conv2d is, for one image, groups g = 1 ... G of `out[g] = W[g] @ patches[g]` with W[g] of shape
-(out / G, K), K = in / G times the kernel's positions, and patches[g] of shape (K, L), L the output's positions.
+Every Linear or Conv2d is, for one image, groups g = 1 ... G of `out[g] = W[g] @ patches[g]` with
+W[g] of shape (out / G, K), K = in / G times the kernel's positions, and patches[g] of shape (K, L),
+L the output's positions.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ class Use:
     layer: Layer
     inputs: Tensor
     output: GradientEdge | None
-    """Where the gradient with respect to the output can be asked for; an operation in place afterwards does not move it."""
+    """Where the gradient with respect to the output can be asked for; an operation in place
+    afterwards does not move it.
+    """
 
 
 @contextmanager
 def record_uses(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, list[Use]]]:
-    """Record every call of the layers that own the weights `names`, by (first) name of the weight."""
+    """Record every call of the layers that own the weights `names`, by (first) name of the
+    weight.
+    """
     owners = {id(parameter): name for name, parameter in model.named_parameters() if name in names}
     uses: dict[str, list[Use]] = {name: [] for name in names}
 
@@ -43,8 +48,11 @@ def record_uses(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, 
         edge = get_gradient_edge(output) if output.requires_grad else None
         uses[owners[id(module.weight)]].append(Use(module, inputs[0].detach(), edge))
 
-    hooks = [module.register_forward_hook(note) for module in model.modules()
-             if isinstance(module, Layer) and id(module.weight) in owners]
+    hooks = [
+        module.register_forward_hook(note)
+        for module in model.modules()
+        if isinstance(module, Layer) and id(module.weight) in owners
+    ]
     try:
         yield uses
     finally:
@@ -52,11 +60,13 @@ def record_uses(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, 
             hook.remove()
 
 
-def iterate_uses(model: nn.Module, names: Collection[str],
-              batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[str, Use]]:
+def iterate_uses(
+    model: nn.Module, names: Collection[str], batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[str, Use]]:
     """Each call of each of the layers that own the weights `names`, in eval mode, batch by batch.
 
-    Raises `EvidenceError` where a layer sees no batch of images, or inputs that are no finite numbers.
+    Raises `EvidenceError` where a layer sees no batch of images, or inputs that are no finite
+    numbers.
     """
     for inputs, _ in batches:
         with torch.no_grad(), evaluate_mode(model), record_uses(model, names) as uses:
@@ -70,10 +80,15 @@ def iterate_uses(model: nn.Module, names: Collection[str],
 
 
 def require_one_input_per_image(name: str, use: Use, images: int) -> None:
-    """Raise `EvidenceError` where a layer does not see one input for each image along its first dimension."""
+    """Raise `EvidenceError` where a layer does not see one input for each image along its first
+    dimension.
+    """
     if len(use.inputs) != images:
-        raise EvidenceError(f"{name}: its layer sees {len(use.inputs)} inputs for {images} images; keep the images in the "
-                            "first dimension, and positions or tokens in their own")
+        raise EvidenceError(
+            f"{name}: its layer sees {len(use.inputs)} inputs for {images} images; keep the "
+            "images in the "
+            "first dimension, and positions or tokens in their own"
+        )
 
 
 def count_groups(layer: Layer) -> int:

@@ -20,9 +20,15 @@ from pruning.types import Architecture, Task
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def resolve(architecture: str, kwargs: Mapping[str, Any], *, shape: Sequence[int] | None = None,
-            classes: int | None = None) -> Architecture:
-    """The architecture with its parameters; what follows from the dataset is filled in where it was not given.
+def resolve(
+    architecture: str,
+    kwargs: Mapping[str, Any],
+    *,
+    shape: Sequence[int] | None = None,
+    classes: int | None = None,
+) -> Architecture:
+    """The architecture with its parameters; what follows from the dataset is filled in where it was
+    not given.
 
     `shape` is (channels, height, width) of the images. Raises `UnknownNameError`, `ParameterError`.
     """
@@ -46,38 +52,71 @@ def build_outline(architecture: Architecture) -> nn.Module:
 
 def read_parameters(architecture: Architecture) -> dict[str, Any]:
     """The architecture's parameters with every default written in, as JSON would carry them."""
-    return {field.name: list(value) if isinstance(value := getattr(architecture, field.name), tuple) else value
-            for field in dataclasses.fields(architecture)}  # type: ignore[arg-type]
+    return {
+        field.name: list(value)
+        if isinstance(value := getattr(architecture, field.name), tuple)
+        else value
+        for field in dataclasses.fields(architecture)  # type: ignore[arg-type]
+    }
 
 
-def check_fits(architecture: Architecture, shape: Sequence[int], classes: Sequence[str],
-               task: Task = "classification") -> None:
-    """Raise `DataError` when the network does not take these images or does not tell these classes apart."""
+def check_fits(
+    architecture: Architecture,
+    shape: Sequence[int],
+    classes: Sequence[str],
+    task: Task = "classification",
+) -> None:
+    """Raise `DataError` when the network does not take these images or does not tell these classes
+    apart.
+    """
     does: Task = getattr(architecture, "task", "classification")
     if does != task:
-        raise DataError(f"the network is made for {does}, the dataset's labels are for {task}: "
-                        + ("its masks tell the class of every pixel" if task == "segmentation" else
-                           "they tell one class an image; send images/ and masks/"), pointer="/dataset")
-    for axis, wanted, found in zip(("channels", "rows", "columns"), architecture.input_shape, shape, strict=True):
+        raise DataError(
+            f"the network is made for {does}, the dataset's labels are for {task}: "
+            + (
+                "its masks tell the class of every pixel"
+                if task == "segmentation"
+                else "they tell one class an image; send images/ and masks/"
+            ),
+            pointer="/dataset",
+        )
+    for axis, wanted, found in zip(
+        ("channels", "rows", "columns"), architecture.input_shape, shape, strict=True
+    ):
         if wanted is not None and wanted != found:
-            raise DataError(f"the network takes images of {wanted} {axis}, the dataset's have {found}",
-                            pointer="/dataset")
+            raise DataError(
+                f"the network takes images of {wanted} {axis}, the dataset's have {found}",
+                pointer="/dataset",
+            )
     smallest = getattr(architecture, "smallest", 1)
     if min(shape[1:]) < smallest:
-        raise DataError(f"the network takes images of at least {smallest} x {smallest} pixels, the dataset's have "
-                        f"{shape[1]} x {shape[2]}", pointer="/dataset")
+        raise DataError(
+            f"the network takes images of at least {smallest} x {smallest} pixels, the dataset's "
+            "have "
+            f"{shape[1]} x {shape[2]}",
+            pointer="/dataset",
+        )
     if architecture.outputs != len(classes):
-        raise DataError(f"the network tells {architecture.outputs} classes apart, the dataset has {len(classes)}",
-                        pointer="/dataset")
+        raise DataError(
+            f"the network tells {architecture.outputs} classes apart, the dataset has "
+            f"{len(classes)}",
+            pointer="/dataset",
+        )
 
 
-def load_model(architecture: str, state: Mapping[str, Tensor] | Path | None = None, **kwargs: Any) -> nn.Module:
-    """A registered network, with the weights of a state dict or of a safetensors file; in eval mode.
+def load_model(
+    architecture: str, state: Mapping[str, Tensor] | Path | None = None, **kwargs: Any
+) -> nn.Module:
+    """A registered network, with the weights of a state dict or of a safetensors file; in eval
+    mode.
 
-    Raises `UnknownNameError`, `ParameterError`, and `ModelError` when names, shapes or types do not fit.
+    Raises `UnknownNameError`, `ParameterError`, and `ModelError` when names, shapes or types do not
+    fit.
 
     >>> net = load_model("mlp", hidden=[4], channels=1, height=2, width=2, classes=2)
-    >>> same = load_model("mlp", net.state_dict(), hidden=[4], channels=1, height=2, width=2, classes=2)
+    >>> same = load_model(
+    ...     "mlp", net.state_dict(), hidden=[4], channels=1, height=2, width=2, classes=2
+    ... )
     >>> bool((net.fc1.weight == same.fc1.weight).all())
     True
     """
@@ -92,8 +131,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         head = file.read(9)
     if not is_safetensors(head) and (is_pickle(head) or head.startswith(b"PK")):
-        raise UnsafeFormatError("this is a pickle or a zip (.pt, .pth); save the state dict with "
-                                "safetensors.torch.save_file")
+        raise UnsafeFormatError(
+            "this is a pickle or a zip (.pt, .pth); save the state dict with "
+            "safetensors.torch.save_file"
+        )
     if not is_safetensors(head):
         raise ModelError("not a safetensors file: no valid header")
     try:
@@ -110,27 +151,41 @@ def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raise `ModelError` unless every tensor is there, of the right shape, a finite float where one is due.
+    """Raise `ModelError` unless every tensor is there, of the right shape, a finite float where one
+    is due.
 
-    `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its size is allocated.
-    BatchNorm's `num_batches_tracked` may be missing.
+    `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its
+    size is allocated. BatchNorm's `num_batches_tracked` may be missing.
     """
     optional = _optional(wanted)
-    missing, unexpected = sorted(set(wanted) - optional - set(state)), sorted(set(state) - set(wanted))
+    missing, unexpected = (
+        sorted(set(wanted) - optional - set(state)),
+        sorted(set(state) - set(wanted)),
+    )
     if missing or unexpected:
-        parts = [f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-                 for label, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        parts = [
+            f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            for label, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
         raise ModelError(f"the state dict does not fit the architecture: {'; '.join(parts)}")
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
-            raise ModelError(f"{name} has shape {tuple(tensor.shape)}, the architecture needs {tuple(wanted[name].shape)}")
+            raise ModelError(
+                f"{name} has shape {tuple(tensor.shape)}, the architecture needs "
+                f"{tuple(wanted[name].shape)}"
+            )
         if wanted[name].is_floating_point():
             if tensor.dtype not in FLOATS:
-                raise ModelError(f"{name} is {tensor.dtype}; accepted are float32, float16 and bfloat16")
+                raise ModelError(
+                    f"{name} is {tensor.dtype}; accepted are float32, float16 and bfloat16"
+                )
             if not torch.isfinite(tensor).all():
                 raise ModelError(f"{name} holds NaN or infinity")
         elif tensor.dtype != wanted[name].dtype:
-            raise ModelError(f"{name} is {tensor.dtype}, the architecture needs {wanted[name].dtype}")
+            raise ModelError(
+                f"{name} is {tensor.dtype}, the architecture needs {wanted[name].dtype}"
+            )
 
 
 def _optional(wanted: Mapping[str, Tensor]) -> set[str]:

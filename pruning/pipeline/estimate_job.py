@@ -32,43 +32,84 @@ def estimate_job(
 ) -> dict[str, Any]:
     """What a job will do, and whether model, data and targets fit each other.
 
-    `document` is the job as submitted; `model`, `dataset` and `shifted` are what the store knows of its uploads. Raises a
-    `SecateurError` with a pointer to the field that does not fit.
+    `document` is the job as submitted; `model`, `dataset` and `shifted` are what the store knows of
+    its uploads. Raises a `SecateurError` with a pointer to the field that does not fit.
     """
     spec = JobSpec.model_validate(document)
     dataset = describe_dataset(spec.dataset.builtin, dataset)
     segmentation = dataset["task"] == "segmentation"
     shape: Shape = (int(dataset["shape"][0]), int(dataset["shape"][1]), int(dataset["shape"][2]))
     model = model or {"architecture": spec.model.architecture, "kwargs": spec.model.kwargs}
-    architecture = resolve(model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"]))
+    architecture = resolve(
+        model["architecture"], model["kwargs"], shape=shape, classes=len(dataset["classes"])
+    )
     check_fits(architecture, shape, dataset["classes"], dataset["task"])
     _check_shifted_sets(spec, dataset, shifted, shape)
     network, recipe = build_outline(architecture).eval(), spec.recipe()
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward, kept = dense_costs(model["architecture"], parameters, shape)
     for index, method in enumerate(recipe.evaluations or ()):
-        check_task(evaluations.get(method.name), method.name, segmentation=segmentation, pointer=f"/evaluations/{index}")
-    shifted_sizes = {shifted_set.name: count_shifted(known["counts"])
-                     for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)}
-    scale = JobSize(recipe, count_split_images(recipe, dataset["counts"]), shape, max(1, forward // 2), shifted_sizes, segmentation)
-    costs = estimate_costs(recipe, dataset["counts"], parameters=sum(p.numel() for p in network.parameters()),
-                     prunable=[tuple(w.shape) for w in find_prunable(network, recipe.exclude).values()],
-                     forward_flops=forward, activations=kept, classes=len(dataset["classes"]),
-                     evaluations=estimate_evaluation_units(scale))
-    return costs | {"warnings": list_warnings(recipe) + rehearse(_build_small(architecture, network), recipe, shape)}
+        check_task(
+            evaluations.get(method.name),
+            method.name,
+            segmentation=segmentation,
+            pointer=f"/evaluations/{index}",
+        )
+    shifted_sizes = {
+        shifted_set.name: count_shifted(known["counts"])
+        for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
+    }
+    scale = JobSize(
+        recipe,
+        count_split_images(recipe, dataset["counts"]),
+        shape,
+        max(1, forward // 2),
+        shifted_sizes,
+        segmentation,
+    )
+    costs = estimate_costs(
+        recipe,
+        dataset["counts"],
+        parameters=sum(p.numel() for p in network.parameters()),
+        prunable=[tuple(w.shape) for w in find_prunable(network, recipe.exclude).values()],
+        forward_flops=forward,
+        activations=kept,
+        classes=len(dataset["classes"]),
+        evaluations=estimate_evaluation_units(scale),
+    )
+    return costs | {
+        "warnings": list_warnings(recipe)
+        + rehearse(_build_small(architecture, network), recipe, shape)
+    }
 
 
-def _check_shifted_sets(spec: JobSpec, dataset: Mapping[str, Any], shifted: Sequence[Mapping[str, Any]], shape: Shape) -> None:
-    """Raise `DataError` for a shifted set whose task, images or classes differ from the dataset's."""
+def _check_shifted_sets(
+    spec: JobSpec, dataset: Mapping[str, Any], shifted: Sequence[Mapping[str, Any]], shape: Shape
+) -> None:
+    """Raise `DataError` for a shifted set whose task, images or classes differ from the
+    dataset's.
+    """
     for index, (shifted_set, known) in enumerate(zip(spec.dataset.shifted, shifted, strict=True)):
         pointer = f"/dataset/shifted/{index}/id"
         if known["task"] != dataset["task"]:
-            raise DataError(f"the shifted set {shifted_set.name!r} is for {known['task']}, the dataset for {dataset['task']}",
-                            pointer=pointer)
-        check_alike(shifted_set.name, known["shape"], known["classes"], known["counts"], shape, dataset["classes"],
-                    pointer=pointer)
+            raise DataError(
+                f"the shifted set {shifted_set.name!r} is for {known['task']}, the dataset for "
+                f"{dataset['task']}",
+                pointer=pointer,
+            )
+        check_alike(
+            shifted_set.name,
+            known["shape"],
+            known["classes"],
+            known["counts"],
+            shape,
+            dataset["classes"],
+            pointer=pointer,
+        )
 
 
 def _build_small(architecture: Architecture, outline: nn.Module) -> nn.Module:
     """The network with its numbers where they are few enough to be rehearsed, else the outline."""
-    return architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline
+    return (
+        architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline
+    )

@@ -59,7 +59,9 @@ class Ledger:
 
     @contextmanager
     def enter(self, stage: str, name: str, units: int) -> Iterator[bool]:
-        """Enter a stage worth `units`; yields whether it has still to be done, and then `finish` must be called."""
+        """Enter a stage worth `units`; yields whether it has still to be done, and then `finish`
+        must be called.
+        """
         self.watcher.stage(stage, name)
         self._began, self._within, self._warned = time.monotonic(), 0.0, len(self.warnings)
         fresh = self.stages.load(name) is None
@@ -85,8 +87,14 @@ class Ledger:
             self.advance(0)
 
     def finish(self, name: str, tensors: State, notes: Mapping[str, Any] | None = None) -> None:
-        """Save the stage that was entered, with notes beside its tensors; what was saved inside its training is dropped."""
-        note = {"seconds": time.monotonic() - self._began, "warnings": self.warnings[self._warned:], **(notes or {})}
+        """Save the stage that was entered, with notes beside its tensors; what was saved inside its
+        training is dropped.
+        """
+        note = {
+            "seconds": time.monotonic() - self._began,
+            "warnings": self.warnings[self._warned :],
+            **(notes or {}),
+        }
         self.stages.save(name, tensors, note)
         PartialTraining(self.stages, name).drop()
 
@@ -108,7 +116,9 @@ class Ledger:
 
     def part(self, name: str, prefix: str) -> State:
         """The tensors of a finished stage below `prefix`, which their names lose."""
-        return {key.removeprefix(prefix): value for key, value in self.load(name, prefix)[0].items()}
+        return {
+            key.removeprefix(prefix): value for key, value in self.load(name, prefix)[0].items()
+        }
 
     def measured(self, name: str, prefix: str) -> Measured:
         """The measurements kept with a finished stage."""

@@ -1,4 +1,6 @@
-"""A whole job as a plain function: a folder with the model and the data goes in, a watcher is told what comes out."""
+"""A whole job as a plain function: a folder with the model and the data goes in, a watcher is told
+what comes out.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +57,12 @@ class JobWatcher(Watcher, Protocol):
 def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     """Run the job of a working folder to its report.
 
-    `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`, `threads`, `cache` and
-    `checkpoint_steps`. The folder holds `model.safetensors` and `rewind.safetensors` where the job has them,
-    `data.safetensors` for an uploaded dataset, `shifted-<number>.safetensors` for each shifted set, and `stages/` with
-    what an earlier attempt saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be run.
+    `job` is the document that the store keeps of a job: `id`, `spec`, `model`, `dataset`,
+    `threads`, `cache` and `checkpoint_steps`. The folder holds `model.safetensors` and
+    `rewind.safetensors` where the job has them, `data.safetensors` for an uploaded dataset,
+    `shifted-<number>.safetensors` for each shifted set, and `stages/` with what an earlier attempt
+    saved. Files of results are written to `files/`. Raises a `SecateurError` for what cannot be
+    run.
     """
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -68,11 +72,20 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     arrays, data = _load_data(folder, job, spec, recipe)
     data = data.to(device)
     model = job["model"]
-    architecture = resolve(model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes))
+    architecture = resolve(
+        model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes)
+    )
     check_fits(architecture, data.shape, data.classes, arrays.task)
     pipeline = _build_pipeline(folder, job, architecture, data, recipe, watcher, device)
-    origin = Origin(job["id"], job["spec"], model["architecture"], read_parameters(architecture), model["sha256"],
-                    job["dataset"]["name"], job["dataset"]["sha256"])
+    origin = Origin(
+        job["id"],
+        job["spec"],
+        model["architecture"],
+        read_parameters(architecture),
+        model["sha256"],
+        job["dataset"]["name"],
+        job["dataset"]["sha256"],
+    )
     results = Results(pipeline, origin, folder / "files", watcher.file)
     if job["cache"]["bytes"]:
         results.cache = TensorCache(Path(job["cache"]["folder"]), job["cache"]["bytes"])
@@ -85,23 +98,39 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
     publisher.publish(results.report(sections, failures))
 
 
-def _load_data(folder: Path, job: Mapping[str, Any], spec: JobSpec, recipe: Recipe) -> tuple[Arrays, Data]:
+def _load_data(
+    folder: Path, job: Mapping[str, Any], spec: JobSpec, recipe: Recipe
+) -> tuple[Arrays, Data]:
     """The dataset as it was uploaded, and as tensors with its shifted sets."""
     if spec.dataset.builtin is None:
         arrays = Arrays.load(folder / "data.safetensors")
     else:
         arrays = datasets.create(spec.dataset.builtin).load()
-    data = prepare(arrays, limit=recipe.limit, seed=recipe.seed, normalize=job["model"]["normalize"] or job["dataset"]["normalize"],
-                   classes=job["model"]["classes"])
+    data = prepare(
+        arrays,
+        limit=recipe.limit,
+        seed=recipe.seed,
+        normalize=job["model"]["normalize"] or job["dataset"]["normalize"],
+        classes=job["model"]["classes"],
+    )
     shifted = {}
     for number, shifted_set in enumerate(spec.dataset.shifted):
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
-        shifted[shifted_set.name] = split_shifted(shifted_set.name, uploaded, data, seed=recipe.seed)
+        shifted[shifted_set.name] = split_shifted(
+            shifted_set.name, uploaded, data, seed=recipe.seed
+        )
     return arrays, replace(data, shifted=shifted)
 
 
-def _build_pipeline(folder: Path, job: Mapping[str, Any], architecture: Architecture, data: Data, recipe: Recipe,
-                    watcher: JobWatcher, device: torch.device) -> Pipeline:
+def _build_pipeline(
+    folder: Path,
+    job: Mapping[str, Any],
+    architecture: Architecture,
+    data: Data,
+    recipe: Recipe,
+    watcher: JobWatcher,
+    device: torch.device,
+) -> Pipeline:
     def load_network(name: str) -> dict[str, torch.Tensor] | None:
         path = folder / f"{name}.safetensors"
         if not path.exists():
@@ -113,16 +142,32 @@ def _build_pipeline(folder: Path, job: Mapping[str, Any], architecture: Architec
     stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
     with torch.device("meta"):
         multiply_adds = max(1, count_flops(architecture.build(), data.shape) // 2)
-    scale = JobSize(recipe, data.sizes, data.shape, multiply_adds,
-                  {name: (len(split.val), len(split.test)) for name, split in data.shifted.items()}, data.segmentation)
+    scale = JobSize(
+        recipe,
+        data.sizes,
+        data.shape,
+        multiply_adds,
+        {name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
+        data.segmentation,
+    )
     networks = Networks(architecture.build, load_network("model"), load_network("rewind"))
-    return Pipeline(recipe, networks, data, stages, watcher, device, job["checkpoint_steps"],
-                    evaluations=estimate_evaluation_units(scale))
+    return Pipeline(
+        recipe,
+        networks,
+        data,
+        stages,
+        watcher,
+        device,
+        job["checkpoint_steps"],
+        evaluations=estimate_evaluation_units(scale),
+    )
 
 
 @dataclass
 class _Publisher:
-    """Stores a report after every target, so that a job which is cancelled has one of what it reached."""
+    """Stores a report after every target, so that a job which is cancelled has one of what it
+    reached.
+    """
 
     results: Results
     folder: Path
@@ -142,9 +187,11 @@ class _Publisher:
         # The summary goes first: a job that is cancelled between two messages has one for every report it stored.
         document = report.model_dump(mode="json")
         curve = read_member_curve(document)
-        self.watcher.summary({
-            "recommendation": document["recommendation"],
-            "gates": document["gates"],
-            "curve": None if curve is None else curve.model_dump(mode="json"),
-        })
+        self.watcher.summary(
+            {
+                "recommendation": document["recommendation"],
+                "gates": document["gates"],
+                "curve": None if curve is None else curve.model_dump(mode="json"),
+            }
+        )
         write_report(report, self.folder, self.watcher.file)

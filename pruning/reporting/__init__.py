@@ -1,4 +1,6 @@
-"""A report, of a job or of a family, as a page, a pull-request comment or a CI result; the renderers load when called."""
+"""A report, of a job or of a family, as a page, a pull-request comment or a CI result; the
+renderers load when called.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ __all__ = ["RENDERERS", "to_html", "to_junit", "to_markdown"]
 
 
 def to_html(report: Report | FamilyReport) -> str:
-    """Return the report as one self-contained HTML page with inline plots; it needs no script and loads nothing."""
+    """Return the report as one self-contained HTML page with inline plots; it needs no script and
+    loads nothing.
+    """
     from pruning.reporting import html
 
     return html.render(report) if isinstance(report, Report) else html.render_family(report)
@@ -31,4 +35,8 @@ def to_junit(report: Report | FamilyReport) -> str:
     return junit.render(report) if isinstance(report, Report) else junit.render_family(report)
 
 
-RENDERERS: dict[str, Callable[[Report | FamilyReport], str]] = {"html": to_html, "md": to_markdown, "junit": to_junit}
+RENDERERS: dict[str, Callable[[Report | FamilyReport], str]] = {
+    "html": to_html,
+    "md": to_markdown,
+    "junit": to_junit,
+}

@@ -1,4 +1,6 @@
-"""Axes of a plot: how values are spaced, marked and named, and how the figure becomes an SVG element."""
+"""Axes of a plot: how values are spaced, marked and named, and how the figure becomes an SVG
+element.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,30 @@ from pruning import wording as q
 from pruning.reporting.series_styles import GRID, INK, VARIABLES, Look
 from pruning.schemas.report import Estimate
 
-SPARSITY_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.7, 0.6, 0.2, 0.4, 0.998, 0.9998)
+SPARSITY_TICKS = (
+    0.0,
+    0.5,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.99,
+    0.995,
+    0.999,
+    0.9995,
+    0.9999,
+    0.7,
+    0.6,
+    0.2,
+    0.4,
+    0.998,
+    0.9998,
+)
 """In order of preference."""
 WIDE = 300
-"""Where the largest value is so many times a common one, or the top of most curves, a linear axis would flatten these."""
+"""Where the largest value is so many times a common one, or the top of most curves, a linear axis
+would flatten these.
+"""
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "secateur",
@@ -56,23 +78,40 @@ def create_figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def draw_dots(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float) -> None:
+def draw_dots(
+    axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float
+) -> None:
     """Markers, each with its interval as a thin bar."""
     draw_spans(axes, xs, ys, chosen.colour, 1.1)
-    axes.plot(xs, [y.value for y in ys], color=chosen.colour, linestyle="none", marker=chosen.marker, markersize=markersize,
-              fillstyle="none" if chosen.hollow else "full")
+    axes.plot(
+        xs,
+        [y.value for y in ys],
+        color=chosen.colour,
+        linestyle="none",
+        marker=chosen.marker,
+        markersize=markersize,
+        fillstyle="none" if chosen.hollow else "full",
+    )
 
 
-def draw_spans(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float) -> None:
+def draw_spans(
+    axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float
+) -> None:
     """Each interval as a thin bar."""
-    spans = [(x, y.low, y.high) for x, y in zip(xs, ys, strict=True) if y.low is not None and y.high is not None]
+    spans = [
+        (x, y.low, y.high)
+        for x, y in zip(xs, ys, strict=True)
+        if y.low is not None and y.high is not None
+    ]
     if spans:
         places, lows, highs = zip(*spans, strict=True)
         axes.vlines(places, lows, highs, color=colour, linewidth=width, alpha=0.75)
 
 
 def spread_sideways(series: int, xs: Sequence[float]) -> list[float]:
-    """How far each series is moved so that the intervals of many at one sparsity stand side by side."""
+    """How far each series is moved so that the intervals of many at one sparsity stand side by
+    side.
+    """
     if series <= 3:
         return [0.0] * series
     step = 0.03 * max(max(xs) - min(xs), 0.5) / (series - 1)
@@ -91,15 +130,22 @@ def set_sparsity_axis(axes: Axes, low: float, high: float) -> None:
     chosen: list[float] = []
     for tick in SPARSITY_TICKS:
         at = stretch_sparsity(tick)
-        if low <= at <= high and all(abs(stretch_sparsity(other) - at) > (high - low) / 12 for other in chosen):
+        if low <= at <= high and all(
+            abs(stretch_sparsity(other) - at) > (high - low) / 12 for other in chosen
+        ):
             chosen.append(tick)
     axes.set_xlim(low, high)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks([stretch_sparsity(tick) for tick in chosen], labels=[q.short_percent(tick) for tick in chosen])
+    axes.set_xticks(
+        [stretch_sparsity(tick) for tick in chosen],
+        labels=[q.short_percent(tick) for tick in chosen],
+    )
 
 
 def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
-    """Fractions in hundredths, values over orders of magnitude on a log axis; returns what the label adds for it."""
+    """Fractions in hundredths, values over orders of magnitude on a log axis; returns what the
+    label adds for it.
+    """
     values = [value for one in series for value in one]
     unit = q.unit_of(label)
     if unit and all(abs(value) <= 1 for value in values):
@@ -123,30 +169,49 @@ def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) ->
 
 
 def set_log_axis(axis: Axis, label: str) -> None:
-    """A logarithmic axis, fractions as shares; with few powers of ten in view, their halves are written too."""
+    """A logarithmic axis, fractions as shares; with few powers of ten in view, their halves are
+    written too.
+    """
     fraction = bool(q.unit_of(label.removesuffix(q.LOG_AXIS)))
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     low, high = sorted(axis.get_view_interval())
     narrow = low > 0 and high / low < WIDE
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: q.short_percent(value) if fraction else q.number(value)))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: q.short_percent(value) if fraction else q.number(value))
+    )
     axis.set_minor_formatter(NullFormatter())
 
 
 def render_svg(figure: Figure, key: str) -> str:
-    """The figure as an SVG element fit for an HTML page: no prolog, no links, own ids, colours as variables."""
+    """The figure as an SVG element fit for an HTML page: no prolog, no links, own ids, colours as
+    variables.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL
+    )
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None
-    text = re.sub(r"<svg[^>]*>", f'<svg viewBox="{box[1]}" aria-hidden="true" focusable="false">', text, count=1)
+    text = re.sub(
+        r"<svg[^>]*>",
+        f'<svg viewBox="{box[1]}" aria-hidden="true" focusable="false">',
+        text,
+        count=1,
+    )
     prefix = re.sub(r"[^a-z0-9]+", "-", key.lower())
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', text).replace("url(#", f"url(#{prefix}-")
+    text = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', text).replace(
+        "url(#", f"url(#{prefix}-"
+    )
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return re.sub(r"\n\s*\n+", "\n", text).strip()

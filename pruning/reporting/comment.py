@@ -1,4 +1,6 @@
-"""Pieces of a comment in GitHub-flavoured Markdown: escaped text, tables, lists, folds, and the sections of a report."""
+"""Pieces of a comment in GitHub-flavoured Markdown: escaped text, tables, lists, folds, and the
+sections of a report.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, also in a table cell, without links, mentions or HTML.
+    """Return text that Markdown shows as it is, also in a table cell, without links, mentions or
+    HTML.
 
     >>> print(escape("a|b <script> @all"))
     a\\|b &lt;script&gt; &#64;all
@@ -31,7 +34,9 @@ def escape(text: str) -> str:
     return text.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
-def format_table(head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
+def format_table(
+    head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()
+) -> str:
     """Return a table, the columns in `right` flush right; cells are escaped already."""
     head, aligned = list(head), frozenset(right)
     rule = ["---:" if i in aligned else "---" for i in range(len(head))]
@@ -63,16 +68,26 @@ def format_section(name: str, section: Section, digits: int, full: bool) -> list
             format_table(
                 ["Quantity", "Value [95 % interval]", "Samples"],
                 (
-                    (escape(key), q.by_name(key, value, digits), "–" if value.n is None else q.count(value.n))
+                    (
+                        escape(key),
+                        q.by_name(key, value, digits),
+                        "–" if value.n is None else q.count(value.n),
+                    )
                     for key, value in section.scalars.items()
                 ),
                 right=(1, 2),
             )
         )
     if full and section.curves:
-        parts.append(format_details(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves))))
+        parts.append(
+            format_details(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves)))
+        )
     if full and section.details:
-        parts.append(format_details(f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))))
+        parts.append(
+            format_details(
+                f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))
+            )
+        )
     return parts
 
 
@@ -84,7 +99,9 @@ def _details(details: dict[str, Any], digits: int) -> list[str]:
         if found is None:
             parts.append(format_json(s.format_json({key: value})))
             continue
-        text = format_table(map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric)
+        text = format_table(
+            map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric
+        )
         parts += [f"**{escape(format_heading(key))}**", text]
         if found.left_off:
             parts.append(f"{q.count(found.left_off)} more rows are in the JSON report.")
@@ -103,12 +120,17 @@ def _curves(curves: dict[str, Curve]) -> list[str]:
             body = [
                 (
                     escape(x) if isinstance(x, str) else q.number(x),
-                    *(q.by_name(y_label, curves[key].y[i]) if i < len(curves[key].y) else "" for key in chosen),
+                    *(
+                        q.by_name(y_label, curves[key].y[i]) if i < len(curves[key].y) else ""
+                        for key in chosen
+                    ),
                 )
                 for i, x in enumerate(xs)
             ]
             tables.append(
                 f"{escape(y_label)} against {escape(x_label)}\n\n"
-                + format_table([escape(x_label), *map(escape, chosen)], body, right=range(1 + len(chosen)))
+                + format_table(
+                    [escape(x_label), *map(escape, chosen)], body, right=range(1 + len(chosen))
+                )
             )
     return tables

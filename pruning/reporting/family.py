@@ -1,4 +1,6 @@
-"""What the renderings of a family say first: the verdict, the facts behind it, and its answers and members in words."""
+"""What the renderings of a family say first: the verdict, the facts behind it, and its answers and
+members in words.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,15 @@ from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
 
 DIGITS = 2
 """Decimals of a percentage."""
-PARTIAL = "Members are still under way, or the job ended before them; what is shown is by those that have measured."
-CLOSING = ("Members and answers are measured on the test images; the law has seen those of the members, the answers are "
-           "trained under a seed of their own.")
+PARTIAL = (
+    "Members are still under way, or the job ended before them; what is shown is by those "
+    "that have measured."
+)
+CLOSING = (
+    "Members and answers are measured on the test images; the law has seen those of the members, "
+    "the answers are "
+    "trained under a seed of their own."
+)
 OTHER_HALF = "missed error of the other half"
 SIGMA = "missed error, standard deviation"
 Outcome = Literal["kept", "not proven", "exceeded", "refused", "failed", "open"]
@@ -37,7 +45,9 @@ class AnswerRow:
 
 
 def describe_outcome(answer: FamilyAnswer) -> Outcome:
-    """Return how an answer stands: `not proven` where its error is above the tolerated one by less than its interval."""
+    """Return how an answer stands: `not proven` where its error is above the tolerated one by less
+    than its interval.
+    """
     if answer.refused:
         return "refused"
     if answer.measured is None:
@@ -60,28 +70,51 @@ def _answer_row(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
         "not proven": "above the tolerated error, by less than the interval",
         "exceeded": "proven above the tolerated error",
         "refused": "no network",
-        "failed": f"its training {answer.status}" if answer.status == "failed" else "its training was cancelled",
+        "failed": f"its training {answer.status}"
+        if answer.status == "failed"
+        else "its training was cancelled",
         "open": "not trained for real" if answer.job is None else f"in training, {answer.status}",
     }[found]
-    band = "–" if answer.within_band is None else "inside the band" if answer.within_band else "outside the band"
-    notes = (*answer.notes, *(["beyond what was measured"] if answer.extrapolated else []),
-             *([answer.refused] if answer.refused else []))
-    return AnswerRow(answer, found, describe_network(answer), describe_kept(answer),
-                     "–" if answer.predicted is None else q.percent_with_interval(answer.predicted, DIGITS),
-                     "–" if answer.measured is None else q.percent_with_interval(answer.measured, DIGITS), band, said, notes,
-                     _is_recommended(report, answer))
+    band = (
+        "–"
+        if answer.within_band is None
+        else "inside the band"
+        if answer.within_band
+        else "outside the band"
+    )
+    notes = (
+        *answer.notes,
+        *(["beyond what was measured"] if answer.extrapolated else []),
+        *([answer.refused] if answer.refused else []),
+    )
+    return AnswerRow(
+        answer,
+        found,
+        describe_network(answer),
+        describe_kept(answer),
+        "–" if answer.predicted is None else q.percent_with_interval(answer.predicted, DIGITS),
+        "–" if answer.measured is None else q.percent_with_interval(answer.measured, DIGITS),
+        band,
+        said,
+        notes,
+        _is_recommended(report, answer),
+    )
 
 
 def describe_network(answer: FamilyAnswer) -> str:
     """Return which network it is and how far it is pruned."""
     if answer.depth is None or answer.width is None or answer.density is None:
         return "–"
-    return f"depth {answer.depth:g}, width {answer.width:g}, density {q.short_percent(answer.density)}"
+    return (
+        f"depth {answer.depth:g}, width {answer.width:g}, density {q.short_percent(answer.density)}"
+    )
 
 
 def describe_kept(answer: FamilyAnswer) -> str:
     """Return how many parameters remain, measured where it was trained, of how many."""
-    remain = answer.measured_parameters if answer.measured_parameters is not None else answer.parameters
+    remain = (
+        answer.measured_parameters if answer.measured_parameters is not None else answer.parameters
+    )
     if remain is None:
         return "–"
     total = answer.unpruned_parameters
@@ -120,11 +153,17 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
     if best is not None:
         if best.outcome != "kept" and best.answer.measured is not None:
             found = q.percent(best.answer.measured.value, DIGITS)
-            return f"error of {found} with {best.kept} parameters, {_error(best.answer)} tolerated", "open"
+            return (
+                f"error of {found} with {best.kept} parameters, {_error(best.answer)} tolerated",
+                "open",
+            )
         text = f"error ≤ {_error(best.answer)} with {best.kept} parameters"
         return text, "open" if report.partial or "exceeded" in outcomes else "good"
     if report.partial:
-        return f"{count_measured(report)} of {q.count_of(len(report.members), 'member')} measured", "open"
+        return (
+            f"{count_measured(report)} of {q.count_of(len(report.members), 'member')} measured",
+            "open",
+        )
     if report.law is None:
         return "no joint law", "bad"
     if "exceeded" in outcomes:
@@ -140,15 +179,30 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
 
 def _facts(report: FamilyReport) -> tuple[Fact, ...]:
     others = Counter(one.status for one in report.members if one.status != "succeeded")
-    left = ", ".join(f"{number} {'not run' if status == 'planned' else status}" for status, number in others.items())
+    left = ", ".join(
+        f"{number} {'not run' if status == 'planned' else status}"
+        for status, number in others.items()
+    )
     facts = [Fact("Members measured", f"{count_measured(report)} of {len(report.members)}", left)]
     law, half = report.sections.get("scaling_law"), report.sections.get("invariant")
     if law is not None and SIGMA in law.scalars:
-        facts.append(Fact("Law misses by", q.percent(law.scalars[SIGMA].value), "of the error, standard deviation"))
+        facts.append(
+            Fact(
+                "Law misses by",
+                q.percent(law.scalars[SIGMA].value),
+                "of the error, standard deviation",
+            )
+        )
     if half is not None and OTHER_HALF in half.scalars:
         found = half.scalars[OTHER_HALF]
-        facts.append(Fact("Other half missed by", q.percent(found.value), "on average, by a law fitted to one half of the "
-                          "networks" + ("" if found.n is None else f" at {q.count_of(found.n, 'point')}")))
+        facts.append(
+            Fact(
+                "Other half missed by",
+                q.percent(found.value),
+                "on average, by a law fitted to one half of the "
+                "networks" + ("" if found.n is None else f" at {q.count_of(found.n, 'point')}"),
+            )
+        )
     rows = [row for row in list_answers(report) if row.answer.predicted is not None]
     row = next((row for row in rows if row.recommended), rows[0] if rows else None)
     if row is not None:
@@ -176,4 +230,8 @@ def _error(answer: FamilyAnswer) -> str:
 
 def _is_recommended(report: FamilyReport, answer: FamilyAnswer) -> bool:
     chosen = report.recommendation
-    return chosen.checkpoint is not None and answer.job == chosen.job and answer.checkpoint == chosen.checkpoint
+    return (
+        chosen.checkpoint is not None
+        and answer.job == chosen.job
+        and answer.checkpoint == chosen.checkpoint
+    )

@@ -19,7 +19,9 @@ from pruning.schemas.family_report import FamilyReport
 
 
 def render(report: FamilyReport) -> str:
-    """Return the comment; members, curves and spec are left out, with a note, where it would grow too long."""
+    """Return the comment; members, curves and spec are left out, with a note, where it would grow
+    too long.
+    """
     text = _document(report, full=True)
     return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
 
@@ -29,19 +31,34 @@ def _document(report: FamilyReport, full: bool) -> str:
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
         parts.append(f"**Partial.** {f.PARTIAL}")
-    parts.append(format_table(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail))
-                                     for fact in verdict.facts)))
+    parts.append(
+        format_table(
+            ["", "", ""],
+            (
+                (f"**{fact.label}**", escape(fact.value), escape(fact.detail))
+                for fact in verdict.facts
+            ),
+        )
+    )
     parts.append(escape(verdict.sentence))
     if report.warnings:
         parts += ["### Warnings", format_bullets(report.warnings)]
     if report.answers:
         parts += ["### Answers", _answers(report)]
     if full:
-        parts.append(format_details(f"Members: {f.count_measured(report)} of {len(report.members)} measured", _members(report)))
+        parts.append(
+            format_details(
+                f"Members: {f.count_measured(report)} of {len(report.members)} measured",
+                _members(report),
+            )
+        )
     for name, section in report.sections.items():
         parts += format_section(name, section, f.DIGITS, full=False)
     if report.failures:
-        parts += ["### Failures", format_bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures)]
+        parts += [
+            "### Failures",
+            format_bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures),
+        ]
     parts.append(f"<sub>{escape(f'secateur {report.secateur}; job {report.job_id}')}</sub>")
     if full:
         parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
@@ -51,16 +68,52 @@ def _document(report: FamilyReport, full: bool) -> str:
 
 
 def _answers(report: FamilyReport) -> str:
-    head = ["Tolerated error", "Network", "Parameters kept", "Predicted error", "Measured error", "", "", "Job"]
-    return format_table(head, (
-        (f"**{q.percent(row.answer.max_error, f.DIGITS)}**" + (" (recommended)" if row.recommended else ""),
-         escape(row.network), row.kept, row.predicted, row.measured, row.band,
-         escape("; ".join((row.verdict, *row.remarks))), escape(row.answer.job or "–"))
-        for row in f.list_answers(report)), right=(2, 3, 4))
+    head = [
+        "Tolerated error",
+        "Network",
+        "Parameters kept",
+        "Predicted error",
+        "Measured error",
+        "",
+        "",
+        "Job",
+    ]
+    return format_table(
+        head,
+        (
+            (
+                f"**{q.percent(row.answer.max_error, f.DIGITS)}**"
+                + (" (recommended)" if row.recommended else ""),
+                escape(row.network),
+                row.kept,
+                row.predicted,
+                row.measured,
+                row.band,
+                escape("; ".join((row.verdict, *row.remarks))),
+                escape(row.answer.job or "–"),
+            )
+            for row in f.list_answers(report)
+        ),
+        right=(2, 3, 4),
+    )
 
 
 def _members(report: FamilyReport) -> str:
     head = ["Status", "Depth", "Width", "Images", "Seed", "Unpruned error", "Sparsest", "Job"]
-    return format_table(head, (
-        (one.status, f"{one.depth:g}", f"{one.width:g}", q.short_percent(one.fraction), str(one.seed), f.describe_unpruned(one),
-         f.describe_sparsest(one), escape(one.job or "–")) for one in report.members), right=range(1, 7))
+    return format_table(
+        head,
+        (
+            (
+                one.status,
+                f"{one.depth:g}",
+                f"{one.width:g}",
+                q.short_percent(one.fraction),
+                str(one.seed),
+                f.describe_unpruned(one),
+                f.describe_sparsest(one),
+                escape(one.job or "–"),
+            )
+            for one in report.members
+        ),
+        right=range(1, 7),
+    )

@@ -14,7 +14,9 @@ from pruning.schemas.report import Report
 def write_report(
     report: Report | FamilyReport, folder: Path, written: Callable[[str, str, Path], None]
 ) -> None:
-    """Write `report.<format>` in every format; `written("report", format, path)` is called after each."""
+    """Write `report.<format>` in every format; `written("report", format, path)` is called after
+    each.
+    """
     renderers: dict[str, Callable[[Any], str]] = {
         "json": lambda report: report.model_dump_json(),
         **RENDERERS,

@@ -39,15 +39,31 @@ def render(report: Report) -> str:
 
 def render_family(report: FamilyReport) -> str:
     """Return the page of a family."""
-    return _page("family.html.j2", report, {}, verdict=family.describe_verdict(report), rows=family.list_answers(report),
-                 digits=family.DIGITS, warnings=report.warnings)
+    return _page(
+        "family.html.j2",
+        report,
+        {},
+        verdict=family.describe_verdict(report),
+        rows=family.list_answers(report),
+        digits=family.DIGITS,
+        warnings=report.warnings,
+    )
 
 
-def _page(template: str, report: Report | FamilyReport, drawn: Mapping[str, tuple[str, ...]], **context: object) -> str:
+def _page(
+    template: str,
+    report: Report | FamilyReport,
+    drawn: Mapping[str, tuple[str, ...]],
+    **context: object,
+) -> str:
     """The template with its report, and the curves of every section less those `drawn` above."""
-    plots = {name: plot_section(f"section-{i}", section, drawn.get(name, ()))
-             for i, (name, section) in enumerate(report.sections.items())}
-    return _environment().get_template(template).render(report=report, section_plots=plots, **context)
+    plots = {
+        name: plot_section(f"section-{i}", section, drawn.get(name, ()))
+        for i, (name, section) in enumerate(report.sections.items())
+    }
+    return (
+        _environment().get_template(template).render(report=report, section_plots=plots, **context)
+    )
 
 
 @cache
@@ -60,6 +76,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals |= {"q": quantities, "s": summary, "f": family, "table": build_table, "shown": select_shown, "heading": format_heading}
+    environment.globals |= {
+        "q": quantities,
+        "s": summary,
+        "f": family,
+        "table": build_table,
+        "shown": select_shown,
+        "heading": format_heading,
+    }
     environment.filters["svg"] = Markup
     return environment

@@ -1,4 +1,6 @@
-"""A report as JUnit XML: gates and answers fail, evaluations and members err, and a CI system stops on either."""
+"""A report as JUnit XML: gates and answers fail, evaluations and members err, and a CI system stops
+on either.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,24 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 def render(report: Report) -> str:
-    """Return one `testsuite`: a case per gate, one per failed evaluation, and one that the job came to its end."""
-    suite = _suite(report.job_id, {
-        "architecture": report.model.architecture,
-        "dataset": report.data.name,
-        "recipe_digest": report.recipe_digest,
-        "recommended_checkpoint": report.recommendation.checkpoint or "",
-        "partial": str(report.partial).lower(),
-    })
+    """Return one `testsuite`: a case per gate, one per failed evaluation, and one that the job came
+    to its end.
+    """
+    suite = _suite(
+        report.job_id,
+        {
+            "architecture": report.model.architecture,
+            "dataset": report.data.name,
+            "recipe_digest": report.recipe_digest,
+            "recommended_checkpoint": report.recommendation.checkpoint or "",
+            "partial": str(report.partial).lower(),
+        },
+    )
     for gate in report.gates:
         case = _case(suite, "gates", f"{gate.name} <= {q.number(gate.limit)}")
-        measured = "not measured" if gate.measured is None else q.points_with_interval(gate.measured, 2)
+        measured = (
+            "not measured" if gate.measured is None else q.points_with_interval(gate.measured, 2)
+        )
         text = "\n".join(
             (
                 gate.message,
@@ -42,28 +51,46 @@ def render(report: Report) -> str:
         _told(_case(suite, "evaluations", failure.name), "error", failure.code, failure.message)
     case = _case(suite, "job", "complete")
     if report.partial:
-        _told(case, "error", "partial",
-              f"the job ended before all its targets; {len(report.checkpoints)} checkpoints are whole")
+        _told(
+            case,
+            "error",
+            "partial",
+            f"the job ended before all its targets; {len(report.checkpoints)} checkpoints are "
+            "whole",
+        )
     return _written(suite, sum(report.usage.values()))
 
 
 def render_family(report: FamilyReport) -> str:
-    """Return one `testsuite`: a case per answer, one per member or law that failed, and one that all members have ended.
+    """Return one `testsuite`: a case per answer, one per member or law that failed, and one that
+    all members have ended.
 
-    An answer fails where the test images prove more than the tolerated error, or the law names no network.
+    An answer fails where the test images prove more than the tolerated error, or the law names no
+    network.
     """
-    suite = _suite(report.job_id, {
-        "architecture": report.architecture,
-        "dataset": report.data,
-        "recommended_job": report.recommendation.job or "",
-        "recommended_checkpoint": report.recommendation.checkpoint or "",
-        "partial": str(report.partial).lower(),
-    })
+    suite = _suite(
+        report.job_id,
+        {
+            "architecture": report.architecture,
+            "dataset": report.data,
+            "recommended_job": report.recommendation.job or "",
+            "recommended_checkpoint": report.recommendation.checkpoint or "",
+            "partial": str(report.partial).lower(),
+        },
+    )
     for row in family.list_answers(report):
         case = _case(suite, "answers", f"error <= {q.number(row.answer.max_error)}")
-        text = "\n".join((f"{row.verdict}, {row.band}" if row.band != "–" else row.verdict, *row.remarks,
-                          f"network: {row.network}", f"parameters: {row.kept}", f"predicted: {row.predicted}",
-                          f"measured: {row.measured}", f"job: {row.answer.job or 'none'}"))
+        text = "\n".join(
+            (
+                f"{row.verdict}, {row.band}" if row.band != "–" else row.verdict,
+                *row.remarks,
+                f"network: {row.network}",
+                f"parameters: {row.kept}",
+                f"predicted: {row.predicted}",
+                f"measured: {row.measured}",
+                f"job: {row.answer.job or 'none'}",
+            )
+        )
         if row.outcome in ("exceeded", "refused"):
             _told(case, "failure", row.outcome, row.answer.refused or row.verdict, text)
         elif row.outcome in ("open", "failed"):
@@ -75,8 +102,14 @@ def render_family(report: FamilyReport) -> str:
         _told(_case(suite, room, failure.name), "error", failure.code, failure.message)
     case = _case(suite, "job", "complete")
     if report.partial:
-        _told(case, "error", "partial", f"{family.count_measured(report)} of {q.count_of(len(report.members), 'member')} measured, "
-              "and not all has ended")
+        _told(
+            case,
+            "error",
+            "partial",
+            f"{family.count_measured(report)} of {q.count_of(len(report.members), 'member')} "
+            "measured, "
+            "and not all has ended",
+        )
     return _written(suite, 0.0)
 
 
@@ -89,7 +122,9 @@ def _suite(job: str, properties: Mapping[str, str]) -> ET.Element:
 
 
 def _case(suite: ET.Element, room: str, name: str) -> ET.Element:
-    return ET.SubElement(suite, "testcase", classname=f"secateur.{room}", name=_clean(name), time="0")
+    return ET.SubElement(
+        suite, "testcase", classname=f"secateur.{room}", name=_clean(name), time="0"
+    )
 
 
 def _told(case: ET.Element, kind: str, code: str, message: str, text: str | None = None) -> None:
@@ -105,7 +140,9 @@ def _written(suite: ET.Element, seconds: float) -> str:
     suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
     suite.set("time", f"{seconds:.3f}")
     ET.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
+    )
 
 
 def _clean(text: str) -> str:

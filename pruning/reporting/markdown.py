@@ -1,4 +1,6 @@
-"""A report as GitHub-flavoured Markdown: the verdict and the tables, short enough for a pull-request comment."""
+"""A report as GitHub-flavoured Markdown: the verdict and the tables, short enough for a
+pull-request comment.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from pruning.schemas.report import Checkpoint, Report
 
 
 def render(report: Report) -> str:
-    """Return the comment; curves, layers and spec are left out, with a note, where it would grow too long."""
+    """Return the comment; curves, layers and spec are left out, with a note, where it would grow
+    too long.
+    """
     text = _document(report, full=True)
     return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
 
@@ -27,9 +31,18 @@ def _document(report: Report, full: bool) -> str:
     verdict = s.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
-        parts.append("**Partial.** The job ended before all its targets; the checkpoints listed here are whole.")
+        parts.append(
+            "**Partial.** The job ended before all its targets; the checkpoints listed here are "
+            "whole."
+        )
     parts.append(
-        format_table(["", "", ""], ((f"**{fact.label}**", escape(fact.value), escape(fact.detail)) for fact in verdict.facts))
+        format_table(
+            ["", "", ""],
+            (
+                (f"**{fact.label}**", escape(fact.value), escape(fact.detail))
+                for fact in verdict.facts
+            ),
+        )
     )
     parts.append(escape(verdict.sentence))
     if report.gates:
@@ -41,7 +54,9 @@ def _document(report: Report, full: bool) -> str:
                     (
                         escape(gate.name),
                         q.percentage_points(gate.limit),
-                        q.points_with_interval(gate.measured, 2) if gate.measured else "not measured",
+                        q.points_with_interval(gate.measured, 2)
+                        if gate.measured
+                        else "not measured",
                         "✅ passed" if gate.passed else "❌ failed",
                         escape(gate.message),
                     )
@@ -69,13 +84,18 @@ def _document(report: Report, full: bool) -> str:
     if report.failures:
         parts += [
             "### Evaluations that failed",
-            format_bullets(f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures),
+            format_bullets(
+                f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures
+            ),
         ]
     parts.append(_environment(report))
     if full:
         parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
     else:
-        parts.append("Curves, layers and spec are left out here for length; the HTML and JSON reports hold them.")
+        parts.append(
+            "Curves, layers and spec are left out here for length; the HTML and JSON reports "
+            "hold them."
+        )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -98,10 +118,16 @@ def _errors(report: Report) -> str:
     body = []
     for row in s.list_rows(report):
         c, network = row.checkpoint, row.network
-        name = f"**{escape(row.label)}** ({s.choose_tag(report)})" if row.recommended else escape(row.label)
+        name = (
+            f"**{escape(row.label)}** ({s.choose_tag(report)})"
+            if row.recommended
+            else escape(row.label)
+        )
         body.append(
             (
-                name + (" (partial)" if c and c.partial else "") + (f" {escape(c.id)}" if c else ""),
+                name
+                + (" (partial)" if c and c.partial else "")
+                + (f" {escape(c.id)}" if c else ""),
                 q.short_percent(c.requested_sparsity) if c else "–",
                 q.short_percent(network.sparsity),
                 q.short_percent(network.density),
@@ -111,7 +137,11 @@ def _errors(report: Report) -> str:
                 q.percent_with_interval(network.error, d),
                 q.points_with_interval(c.error_increase.control, d) if c else "–",
                 q.points_with_interval(c.error_increase.given, d) if c else "–",
-                "–" if c is None else q.percent_with_interval(c.pruned.error, d) if c.retrained else "not retrained",
+                "–"
+                if c is None
+                else q.percent_with_interval(c.pruned.error, d)
+                if c.retrained
+                else "not retrained",
                 *([escape(s.describe_batchnorm(c))] if s.has_batchnorm(report) else []),
             )
         )
@@ -142,7 +172,10 @@ def _costs(report: Report) -> str:
                 escape(row.label),
                 q.short_percent(network.sparsity),
                 q.count(network.parameters),
-                *(q.file_size(network.size_bytes[f]) if f in network.size_bytes else "–" for f in formats),
+                *(
+                    q.file_size(network.size_bytes[f]) if f in network.size_bytes else "–"
+                    for f in formats
+                ),
                 "–" if ratio is None else q.percent(ratio),
                 q.operations(network.flops),
                 "<br>".join(escape(s.describe_latency(item)) for item in network.latency_ms)
@@ -176,8 +209,11 @@ def _layers(checkpoint: Checkpoint) -> str:
 def _environment(report: Report) -> str:
     e, m, d = report.environment, report.model, report.data
     text = (
-        f"{m.architecture}, {q.count(m.parameters)} parameters ({q.count(m.prunable)} prunable); {d.name}, "
-        f"{q.count_of(d.fit, 'image')} to fit, {q.count(d.val)} for validation, {q.count(d.test)} to test; {e.device_name}, "
-        f"{q.count_of(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job {report.job_id}"
+        f"{m.architecture}, {q.count(m.parameters)} parameters ({q.count(m.prunable)} prunable); "
+        f"{d.name}, "
+        f"{q.count_of(d.fit, 'image')} to fit, {q.count(d.val)} for validation, "
+        f"{q.count(d.test)} to test; {e.device_name}, "
+        f"{q.count_of(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job "
+        f"{report.job_id}"
     )
     return f"<sub>{escape(text)}</sub>"

@@ -22,30 +22,49 @@ COLOURS = "cividis"
 """Read alike by people with and without colour vision deficiency."""
 
 
-def draw_grid(images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS) -> Picture:
+def draw_grid(
+    images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS
+) -> Picture:
     """Images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
     rows = math.ceil(len(images) / columns)
     figure = _figure(1.7 * columns, 1.9 * rows)
     for place, (name, image) in enumerate(images):
         axes = figure.add_subplot(rows, columns, place + 1)
-        axes.imshow(image, cmap="gray" if image.ndim == 2 else None, vmin=0, vmax=255, interpolation="nearest")
+        axes.imshow(
+            image,
+            cmap="gray" if image.ndim == 2 else None,
+            vmin=0,
+            vmax=255,
+            interpolation="nearest",
+        )
         axes.set_title(name, fontsize=8)
         axes.set_axis_off()
     return _picture(figure, caption)
 
 
 def arrange_pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (C, H, W) as `draw_grid` takes it: (H, W, 3), or the first channel where there are not three.
+    """An image (C, H, W) as `draw_grid` takes it: (H, W, 3), or the first channel where there are
+    not three.
 
-    >>> arrange_pixels(np.zeros((1, 2, 5), np.uint8)).shape, arrange_pixels(np.zeros((3, 1, 5), np.uint8)).shape
+    >>> (
+    ...     arrange_pixels(np.zeros((1, 2, 5), np.uint8)).shape,
+    ...     arrange_pixels(np.zeros((3, 1, 5), np.uint8)).shape,
+    ... )
     ((2, 5), (1, 5, 3))
     """
     return np.ascontiguousarray(image.transpose(1, 2, 0)) if len(image) == 3 else image[0]
 
 
-def draw_heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str],
-            caption: str) -> Picture:
-    """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the columns."""
+def draw_heatmap(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    labels: tuple[str, str],
+    caption: str,
+) -> Picture:
+    """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the
+    columns.
+    """
     figure = _figure(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows))
     axes = figure.add_subplot()
     drawn = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
@@ -55,8 +74,15 @@ def draw_heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns
     axes.set_xlabel(labels[1], fontsize=8)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                      color="white" if value < 0.5 else "black")
+            axes.text(
+                j,
+                i,
+                f"{100 * value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if value < 0.5 else "black",
+            )
     figure.colorbar(drawn, ax=axes, label="percent", format=lambda value, _: f"{100 * value:.0f}")
     return _picture(figure, caption)
 

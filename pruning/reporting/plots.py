@@ -1,6 +1,8 @@
-"""Plots as inline SVG: digits only inside, words around them in HTML, colours through CSS variables.
+"""Plots as inline SVG: digits only inside, words around them in HTML, colours through CSS
+variables.
 
-Every string of a report stays outside the SVG, in the page, where it is escaped, wraps and follows the reader's font.
+Every string of a report stays outside the SVG, in the page, where it is escaped, wraps and follows
+the reader's font.
 """
 
 from __future__ import annotations
@@ -24,7 +26,16 @@ from pruning.reporting.axes import (
     spread_sideways,
     stretch_sparsity,
 )
-from pruning.reporting.series_styles import CONTROL, GIVEN, INK, LONE, VARIABLES, Entry, Look, choose_style
+from pruning.reporting.series_styles import (
+    CONTROL,
+    GIVEN,
+    INK,
+    LONE,
+    VARIABLES,
+    Entry,
+    Look,
+    choose_style,
+)
 from pruning.reporting.summary import find_label as label_of
 from pruning.reporting.summary import list_labels
 from pruning.reporting.tables import format_heading
@@ -59,17 +70,23 @@ class _Point:
 
 
 def plot_accuracy(report: Report) -> tuple[Plot, ...]:
-    """Return accuracy against sparsity as it would be shipped and, where the job retrains, right after pruning."""
+    """Return accuracy against sparsity as it would be shipped and, where the job retrains, right
+    after pruning.
+    """
     series = {label: _points(report, label) for label in list_labels(report)}
     series = {label: points for label, points in series.items() if points}
     if not series:
         return ()
     if all(point.pruned is None for points in series.values() for point in points):
         return (_accuracy_plot(report, series, "Accuracy against sparsity", "a"),)
-    before = {label: [_Point(p.sparsity, p.pruned or p.final, None, p.target) for p in points]
-              for label, points in series.items()}
-    return (_accuracy_plot(report, series, "Accuracy after retraining", "a"),
-            _accuracy_plot(report, before, "Accuracy right after pruning, before retraining", "b"))
+    before = {
+        label: [_Point(p.sparsity, p.pruned or p.final, None, p.target) for p in points]
+        for label, points in series.items()
+    }
+    return (
+        _accuracy_plot(report, series, "Accuracy after retraining", "a"),
+        _accuracy_plot(report, before, "Accuracy right after pruning, before retraining", "b"),
+    )
 
 
 def plot_section(name: str, section: Section, without: tuple[str, ...] = ()) -> tuple[Plot, ...]:
@@ -78,14 +95,24 @@ def plot_section(name: str, section: Section, without: tuple[str, ...] = ()) -> 
     for key, curve in section.curves.items():
         if curve.x and not key.startswith(without):
             groups.setdefault((curve.x_label, curve.y_label), []).append((key, curve))
-    titles = _titles(section.title, [[key for key, _ in group] for group in groups.values()], list(groups))
-    chunks = [(title, group[i : i + CROWD]) for title, group in zip(titles, groups.values(), strict=True)
-              for i in range(0, len(group), CROWD)]
-    return tuple(_curves_plot(f"{name}-{i}", title, chunk) for i, (title, chunk) in enumerate(chunks))
+    titles = _titles(
+        section.title, [[key for key, _ in group] for group in groups.values()], list(groups)
+    )
+    chunks = [
+        (title, group[i : i + CROWD])
+        for title, group in zip(titles, groups.values(), strict=True)
+        for i in range(0, len(group), CROWD)
+    ]
+    return tuple(
+        _curves_plot(f"{name}-{i}", title, chunk) for i, (title, chunk) in enumerate(chunks)
+    )
 
 
-def _titles(title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[str, str]]) -> list[str]:
-    """The section's title and, with several pairs of axes, what their curves' names begin with, else what they show.
+def _titles(
+    title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[str, str]]
+) -> list[str]:
+    """The section's title and, with several pairs of axes, what their curves' names begin with,
+    else what they show.
 
     >>> _titles("Law", [["law/old/a", "law/old/b"], ["law/new/a"]], [("x", "error")] * 2)
     ['Law: old', 'Law: new']
@@ -96,21 +123,33 @@ def _titles(title: str, names: Sequence[Sequence[str]], labels: Sequence[tuple[s
         return [title]
     shared = [_shared([name.split("/")[:-1] for name in group]) for group in names]
     known = len(_shared(shared))
-    told = [format_heading("/".join(one[known:])) or y.removesuffix(q.LOG_AXIS).strip()
-            for one, (_, y) in zip(shared, labels, strict=True)]
-    return [f"{title}: {one}" if told.count(one) == 1 else f"{title}: {y}, {x}".replace(f" {q.LOG_AXIS}", "")
-            for one, (x, y) in zip(told, labels, strict=True)]
+    told = [
+        format_heading("/".join(one[known:])) or y.removesuffix(q.LOG_AXIS).strip()
+        for one, (_, y) in zip(shared, labels, strict=True)
+    ]
+    return [
+        f"{title}: {one}"
+        if told.count(one) == 1
+        else f"{title}: {y}, {x}".replace(f" {q.LOG_AXIS}", "")
+        for one, (x, y) in zip(told, labels, strict=True)
+    ]
 
 
 def _shared(paths: Sequence[list[str]]) -> list[str]:
     """What all begin with."""
-    return [same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*paths, strict=False))]
+    return [
+        same[0]
+        for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*paths, strict=False))
+    ]
 
 
 def _points(report: Report, label: str) -> list[_Point]:
     """What is known of one criterion, by sparsity: its checkpoints, and the rounds between them."""
-    found = [_point(c.sparsity, c, c.pruned, c.retrained, True)
-             for c in report.checkpoints if label_of(report, c.criterion) == label]
+    found = [
+        _point(c.sparsity, c, c.pruned, c.retrained, True)
+        for c in report.checkpoints
+        if label_of(report, c.criterion) == label
+    ]
     known = {round(point.sparsity, 9) for point in found}
     found += [
         _point(r.sparsity, r.retrained or r.pruned, r.pruned, r.retrained, False)
@@ -120,7 +159,9 @@ def _points(report: Report, label: str) -> list[_Point]:
     return sorted(found, key=lambda point: point.sparsity)
 
 
-def _point(sparsity: float, final: Evaluated, pruned: Evaluated, retrained: Evaluated | None, target: bool) -> _Point:
+def _point(
+    sparsity: float, final: Evaluated, pruned: Evaluated, retrained: Evaluated | None, target: bool
+) -> _Point:
     return _Point(sparsity, final.error, pruned.error if retrained else None, target)
 
 
@@ -154,14 +195,21 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
     set_sparsity_axis(axes, min(xs), max(xs))
     axes.yaxis.set_major_formatter(HUNDREDTHS)
     described = "; ".join(
-        f"{label}: " + ", ".join(f"{q.percent(1 - p.final.value)} at {q.short_percent(p.sparsity)}" for p in points if p.target)
+        f"{label}: "
+        + ", ".join(
+            f"{q.percent(1 - p.final.value)} at {q.short_percent(p.sparsity)}"
+            for p in points
+            if p.target
+        )
         for label, points in series.items()
     )
     return Plot(
         render_svg(figure, f"accuracy-{key}"),
         title,
         "sparsity (axis spaced by compression)",
-        "mean IoU of a test image (%)" if report.data.task == "segmentation" else "test accuracy (%)",
+        "mean IoU of a test image (%)"
+        if report.data.task == "segmentation"
+        else "test accuracy (%)",
         tuple(legend),
         f"{title}. Given {q.percent(1 - report.baseline.error.value)}, dense control "
         f"{q.percent(1 - report.control.error.value)}. {described}.",
@@ -187,10 +235,19 @@ def _bars_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plo
         added = rescale_values(axes, first.y_label, values)
     assert first.x_names is not None
     axes.set_xticks(list(first.x), labels=[str(int(x) + 1) for x in first.x])
-    numbered = ", ".join(f"{int(x) + 1}: {name}".replace(" ", "\N{NO-BREAK SPACE}")
-                         for x, name in zip(first.x, first.x_names, strict=True))
+    numbered = ", ".join(
+        f"{int(x) + 1}: {name}".replace(" ", "\N{NO-BREAK SPACE}")
+        for x, name in zip(first.x, first.x_names, strict=True)
+    )
     described = f"{title}: {first.y_label} for {', '.join(names)}: {numbered}."
-    return Plot(render_svg(figure, key), title, f"{first.x_label} ({numbered})", first.y_label + added, tuple(legend), described)
+    return Plot(
+        render_svg(figure, key),
+        title,
+        f"{first.x_label} ({numbered})",
+        first.y_label + added,
+        tuple(legend),
+        described,
+    )
 
 
 def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plot:
@@ -199,8 +256,11 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     figure, axes = create_figure()
     first = curves[0][1]
     logarithmic = first.x_label.endswith(q.LOG_AXIS) and all(x > 0 for _, c in curves for x in c.x)
-    sparse = not logarithmic and first.x_label.lower().startswith("sparsity") and all(
-        0 <= x < 1 for _, c in curves for x in c.x)
+    sparse = (
+        not logarithmic
+        and first.x_label.lower().startswith("sparsity")
+        and all(0 <= x < 1 for _, c in curves for x in c.x)
+    )
     stretched = [stretch_sparsity(x) if sparse else x for _, c in curves for x in c.x]
     side_by_side = sparse and all(c.drawn is None for _, c in curves)
     shifts = spread_sideways(len(curves), stretched) if side_by_side else [0.0] * len(curves)
@@ -209,12 +269,27 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     for i, (_, curve) in enumerate(curves):
         points = sorted(zip(curve.x, curve.y, strict=False), key=lambda point: point[0])
         xs = [stretch_sparsity(x) + shifts[i] if sparse else x for x, _ in points]
-        chosen, step = looks[i], 1 + (len(points) - 1) // (SCATTERED if curve.drawn == "points" else THIN)
+        chosen, step = (
+            looks[i],
+            1 + (len(points) - 1) // (SCATTERED if curve.drawn == "points" else THIN),
+        )
         if curve.drawn != "points":
-            axes.plot(xs, [y.value for _, y in points], color=chosen.colour, linestyle=chosen.line, linewidth=1.6)
+            axes.plot(
+                xs,
+                [y.value for _, y in points],
+                color=chosen.colour,
+                linestyle=chosen.line,
+                linewidth=1.6,
+            )
         if curve.drawn == "band":
-            axes.fill_between(xs, [_low(y) for _, y in points], [_high(y) for _, y in points], color=chosen.colour,
-                              alpha=0.16, linewidth=0)
+            axes.fill_between(
+                xs,
+                [_low(y) for _, y in points],
+                [_high(y) for _, y in points],
+                color=chosen.colour,
+                alpha=0.16,
+                linewidth=0,
+            )
         elif curve.drawn != "line":
             draw_dots(axes, xs[::-step], [y for _, y in points][::-step], chosen, 5.0)
     legend, key_of_pairs = _legend(names, [curve.drawn for _, curve in curves], looks)
@@ -235,33 +310,65 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
-    return Plot(render_svg(figure, key), title, first.x_label + note, first.y_label + added + key_of_pairs, legend, described)
+    return Plot(
+        render_svg(figure, key),
+        title,
+        first.x_label + note,
+        first.y_label + added + key_of_pairs,
+        legend,
+        described,
+    )
 
 
 def _looks(drawn: Sequence[str | None]) -> list[Look]:
-    """A look for each curve: the first law has that of the first measured, and a lone line the colour of the axes."""
+    """A look for each curve: the first law has that of the first measured, and a lone line the
+    colour of the axes.
+    """
     lone = drawn.count("line") == 1 < drawn.count("points")
-    return [LONE if kind == "line" and lone else choose_style(i if kind is None else drawn[:i].count(kind))
-            for i, kind in enumerate(drawn)]
+    return [
+        LONE
+        if kind == "line" and lone
+        else choose_style(i if kind is None else drawn[:i].count(kind))
+        for i, kind in enumerate(drawn)
+    ]
 
 
-def _legend(names: Sequence[str], drawn: Sequence[str | None], looks: Sequence[Look]) -> tuple[tuple[Entry, ...], str]:
-    """The legend, and what the label adds to it: curves that are measured and fitted in turn have one entry together."""
+def _legend(
+    names: Sequence[str], drawn: Sequence[str | None], looks: Sequence[Look]
+) -> tuple[tuple[Entry, ...], str]:
+    """The legend, and what the label adds to it: curves that are measured and fitted in turn have
+    one entry together.
+    """
     pairs = {name.rpartition("/")[0] for name in names}
-    kinds = {kind: {name.rpartition("/")[2] for name, one in zip(names, drawn, strict=True) if one == kind}
-             for kind in dict.fromkeys(drawn)}
-    if (len(pairs) > 1 and len(names) == 2 * len(pairs) and len(kinds) == 2 and "points" in kinds
-            and all(len(found) == 1 for found in kinds.values())):
-        told = ", ".join(f"{'markers' if kind == 'points' else 'lines'}: {next(iter(found))}"
-                         for kind, found in kinds.items())
+    kinds = {
+        kind: {
+            name.rpartition("/")[2] for name, one in zip(names, drawn, strict=True) if one == kind
+        }
+        for kind in dict.fromkeys(drawn)
+    }
+    if (
+        len(pairs) > 1
+        and len(names) == 2 * len(pairs)
+        and len(kinds) == 2
+        and "points" in kinds
+        and all(len(found) == 1 for found in kinds.values())
+    ):
+        told = ", ".join(
+            f"{'markers' if kind == 'points' else 'lines'}: {next(iter(found))}"
+            for kind, found in kinds.items()
+        )
         whole = dict(zip((name.rpartition("/")[0] for name in names), looks, strict=True))
         return tuple(one.entry(name) for name, one in whole.items()), f"; {told}"
-    return tuple(one.entry(name, kind) for name, kind, one in zip(names, drawn, looks, strict=True)), ""
+    return tuple(
+        one.entry(name, kind) for name, kind, one in zip(names, drawn, looks, strict=True)
+    ), ""
 
 
 def _without_common_prefix(names: list[str]) -> list[str]:
     """The names less what stands before a `/` in all of them: the axis says that already."""
-    while len({name.partition("/")[0] for name in names}) == 1 and all("/" in name[:-1] for name in names):
+    while len({name.partition("/")[0] for name in names}) == 1 and all(
+        "/" in name[:-1] for name in names
+    ):
         names = [name.partition("/")[2] for name in names]
     return names
 
@@ -269,7 +376,9 @@ def _without_common_prefix(names: list[str]) -> list[str]:
 def _accuracy(error: Estimate) -> Estimate:
     low, high = error.low, error.high
     return Estimate(
-        value=1 - error.value, low=None if high is None else 1 - high, high=None if low is None else 1 - low
+        value=1 - error.value,
+        low=None if high is None else 1 - high,
+        high=None if low is None else 1 - low,
     )
 
 

@@ -12,13 +12,25 @@ from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
 from pruning.verdict.recommendation import is_proven_beyond
 
-FORMATS = {"sparse": "sparse", "sparse_gzip": "sparse, gzip", "dense": "dense", "dense_gzip": "dense, gzip",
-           "masks": "masks"}
-BATCHNORM_NOTE = ("right after pruning, its statistics taken anew from training images; undone where the loss on other "
-                  "training images (nats, before → after) did not fall.")
-LATENCY_NOTE = ("Latency is measured, on dense kernels. “× given” is the ratio of the fastest passes of a network and the "
-                "given one, run in turn; the p50 of each row is from a moment of its own, so on a busy machine two p50s can "
-                "contradict the ratio: go by the ratio.")
+FORMATS = {
+    "sparse": "sparse",
+    "sparse_gzip": "sparse, gzip",
+    "dense": "dense",
+    "dense_gzip": "dense, gzip",
+    "masks": "masks",
+}
+BATCHNORM_NOTE = (
+    "right after pruning, its statistics taken anew from training images; undone where the loss "
+    "on other "
+    "training images (nats, before → after) did not fall."
+)
+LATENCY_NOTE = (
+    "Latency is measured, on dense kernels. “× given” is the ratio of the fastest passes of a "
+    "network and the "
+    "given one, run in turn; the p50 of each row is from a moment of its own, so on a busy "
+    "machine two p50s can "
+    "contradict the ratio: go by the ratio."
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,10 @@ def order_checkpoints(report: Report) -> tuple[Checkpoint, ...]:
     """Return the checkpoints by criterion, as asked for, then by sparsity."""
     criteria = list_labels(report)
     return tuple(
-        sorted(report.checkpoints, key=lambda c: (criteria.index(find_label(report, c.criterion)), c.requested_sparsity))
+        sorted(
+            report.checkpoints,
+            key=lambda c: (criteria.index(find_label(report, c.criterion)), c.requested_sparsity),
+        )
     )
 
 
@@ -70,7 +85,9 @@ def list_labels(report: Report) -> list[str]:
 
 
 def find_label(report: Report, criterion: Method) -> str:
-    """Return what the ids of a criterion's checkpoints begin with; its name and parameters where it has no checkpoint."""
+    """Return what the ids of a criterion's checkpoints begin with; its name and parameters where it
+    has no checkpoint.
+    """
     for c in report.checkpoints:
         if c.criterion == criterion:
             return c.id.removesuffix(f"-{c.requested_sparsity!r}")
@@ -83,7 +100,9 @@ def find_recommended(report: Report) -> Checkpoint | None:
 
 
 def is_loss_proven(report: Report) -> bool:
-    """Return whether the test images prove a loss beyond the margin for the recommended checkpoint."""
+    """Return whether the test images prove a loss beyond the margin for the recommended
+    checkpoint.
+    """
     best = find_recommended(report)
     return best is not None and is_proven_beyond(best, report.recommendation.margin)
 
@@ -97,48 +116,71 @@ def list_rows(report: Report) -> tuple[Row, ...]:
     """Return the two dense references and every checkpoint."""
     chosen = report.recommendation.checkpoint
     references = (Row("given", report.baseline, None), Row("control", report.control, None))
-    return references + tuple(Row(find_label(report, c.criterion), c, c, c.id == chosen) for c in order_checkpoints(report))
+    return references + tuple(
+        Row(find_label(report, c.criterion), c, c, c.id == chosen)
+        for c in order_checkpoints(report)
+    )
 
 
 def list_file_formats(report: Report) -> tuple[str, ...]:
     """Return the file formats that any network of the report has, the known ones first."""
     found = dict.fromkeys(name for row in list_rows(report) for name in row.network.size_bytes)
-    return tuple([name for name in FORMATS if name in found] + sorted(name for name in found if name not in FORMATS))
+    return tuple(
+        [name for name in FORMATS if name in found]
+        + sorted(name for name in found if name not in FORMATS)
+    )
 
 
 def compute_file_ratio(report: Report, network: Network) -> float | None:
-    """Return the size of a sparse file over that of the given network's dense file, where both are known."""
+    """Return the size of a sparse file over that of the given network's dense file, where both are
+    known.
+    """
     sparse, dense = network.size_bytes.get("sparse"), report.baseline.size_bytes.get("dense")
     return sparse / dense if sparse and dense else None
 
 
 def has_lost_channels(report: Report, checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint is physically smaller: its dense file is, by a byte or more for each parameter removed."""
+    """Return whether a checkpoint is physically smaller: its dense file is, by a byte or more for
+    each parameter removed.
+    """
     given, own = report.baseline.size_bytes.get("dense"), checkpoint.size_bytes.get("dense")
     removed = report.baseline.parameters - checkpoint.parameters
     return given is not None and own is not None and 0 < removed <= given - own
 
 
 def describe_costs(report: Report) -> str:
-    """Return what was done to the networks, zeros or fewer channels, and what that means for size, work and time."""
+    """Return what was done to the networks, zeros or fewer channels, and what that means for size,
+    work and time.
+    """
     smaller = [c.id for c in order_checkpoints(report) if has_lost_channels(report, c)]
     zeros = len(smaller) < len(report.checkpoints)
     notes = []
     if smaller:
         notes.append(
             f"{'Without whole channels: ' + ', '.join(smaller) + '.' if zeros else 'Whole channels were removed.'} Such a "
-            "network is itself smaller: its dense file holds fewer parameters, and any kernel needs fewer FLOPs.")
+            "network is itself smaller: its dense file holds fewer parameters, and any kernel "
+            "needs fewer FLOPs."
+        )
     if zeros:
         notes.append(
-            f"{'The others hold zeros, which' if smaller else 'Zeros'} make the sparse file smaller, not the network "
-            "faster: dense kernels multiply by zero as slowly as by any other number, so there a latency ratio off 1 is "
-            "noise; FLOPs count what a sparse kernel would need.")
+            f"{'The others hold zeros, which' if smaller else 'Zeros'} make the sparse file "
+            "smaller, not the network "
+            "faster: dense kernels multiply by zero as slowly as by any other number, so there a "
+            "latency ratio off 1 is "
+            "noise; FLOPs count what a sparse kernel would need."
+        )
     return " ".join(notes)
 
 
 def list_warnings(report: Report) -> tuple[str, ...]:
-    """Return the warnings of the report without those of rounds that a checkpoint of the same criterion repeats."""
-    told = {(find_label(report, c.criterion), warning) for c in report.checkpoints for warning in c.warnings}
+    """Return the warnings of the report without those of rounds that a checkpoint of the same
+    criterion repeats.
+    """
+    told = {
+        (find_label(report, c.criterion), warning)
+        for c in report.checkpoints
+        for warning in c.warnings
+    }
 
     def repeated(text: str) -> bool:
         found = re.fullmatch(r"(.+?), round \d+: (.+)", text, re.DOTALL)
@@ -148,7 +190,9 @@ def list_warnings(report: Report) -> tuple[str, ...]:
 
 
 def describe_latency(item: Latency) -> str:
-    """Return a measured latency with its factor to the network as given, measured in turn with it."""
+    """Return a measured latency with its factor to the network as given, measured in turn with
+    it.
+    """
     text = f"{q.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
     return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
 
@@ -199,29 +243,51 @@ def describe_verdict(report: Report) -> Verdict:
     subject = f"{report.model.architecture} on {report.data.name}"
     if best is None:
         headline = (
-            f"{subject}: no checkpoint recommended" if report.checkpoints else f"{subject}: no checkpoint finished"
+            f"{subject}: no checkpoint recommended"
+            if report.checkpoints
+            else f"{subject}: no checkpoint finished"
         )
         facts = [
-            Fact("Test error as given", q.percent(report.baseline.error.value, d), _span(report.baseline, d)),
-            Fact("Dense control", q.percent(report.control.error.value, d), _span(report.control, d)),
+            Fact(
+                "Test error as given",
+                q.percent(report.baseline.error.value, d),
+                _span(report.baseline, d),
+            ),
+            Fact(
+                "Dense control", q.percent(report.control.error.value, d), _span(report.control, d)
+            ),
             Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(list_labels(report))),
         ]
     else:
-        headline = f"{subject}: {'' if beyond or failed else 'ship '}{q.short_percent(best.requested_sparsity)} sparsity"
+        headline = (
+            f"{subject}: "
+            f"{'' if beyond or failed else 'ship '}{q.short_percent(best.requested_sparsity)} "
+            "sparsity"
+        )
         facts = [
-            Fact(choose_tag(report).capitalize(), f"{q.short_percent(best.requested_sparsity)} sparse",
-                 f"{q.method_call(best.criterion)}, {best.id}"),
+            Fact(
+                choose_tag(report).capitalize(),
+                f"{q.short_percent(best.requested_sparsity)} sparse",
+                f"{q.method_call(best.criterion)}, {best.id}",
+            ),
             Fact(
                 "Test error",
                 q.percent(best.error.value, d),
                 f"{_span(best, d)}; given {q.percent(report.baseline.error.value, d)}",
             ),
-            Fact("Over dense control", *split_estimate(q.points_with_interval(best.error_increase.control, d))),
-            Fact("Over network as given", *split_estimate(q.points_with_interval(best.error_increase.given, d))),
+            Fact(
+                "Over dense control",
+                *split_estimate(q.points_with_interval(best.error_increase.control, d)),
+            ),
+            Fact(
+                "Over network as given",
+                *split_estimate(q.points_with_interval(best.error_increase.given, d)),
+            ),
             Fact(
                 "Weights kept",
                 f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
-                f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters remain",
+                f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters "
+                "remain",
             ),
         ]
         ratio = compute_file_ratio(report, best)
@@ -230,13 +296,17 @@ def describe_verdict(report: Report) -> Verdict:
                 Fact(
                     "File" if has_lost_channels(report, best) else "Sparse file",
                     q.file_size(best.size_bytes["sparse"]),
-                    f"{q.percent(ratio)} of the given network's {q.file_size(report.baseline.size_bytes['dense'])}",
+                    f"{q.percent(ratio)} of the given network's "
+                    f"{q.file_size(report.baseline.size_bytes['dense'])}",
                 )
             )
     facts.append(Fact("Gates", count_gates(report), "; ".join(gate.message for gate in failed)))
     if failed:
         return Verdict(
-            f"{headline}, but a gate failed" if best else headline, "bad", report.recommendation.reason, tuple(facts)
+            f"{headline}, but a gate failed" if best else headline,
+            "bad",
+            report.recommendation.reason,
+            tuple(facts),
         )
     if beyond:
         headline += ", but the test images prove a loss beyond the margin"

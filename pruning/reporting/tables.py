@@ -1,4 +1,6 @@
-"""Details of a section as tables: lists of flat records, numbers in the unit that the name of their column tells."""
+"""Details of a section as tables: lists of flat records, numbers in the unit that the name of their
+column tells.
+"""
 
 from __future__ import annotations
 
@@ -30,30 +32,54 @@ class Table:
 
 
 def build_table(value: Any, digits: int = 1, name: str = "") -> Table | None:
-    """Return a list of flat records, whose cells may be estimates, as a table, or `None` for anything else.
+    """Return a list of flat records, whose cells may be estimates, as a table, or `None` for
+    anything else.
 
     Records by name are a table too, its numbers in the unit of the `name` of the whole.
 
-    >>> found = build_table([{"layer": "fc", "change_nats": {"value": 0.25, "low": None, "high": None, "n": 3}}, {"layer": "x"}])
+    >>> found = build_table(
+    ...     [
+    ...         {"layer": "fc", "change_nats": {"value": 0.25, "low": None, "high": None, "n": 3}},
+    ...         {"layer": "x"},
+    ...     ]
+    ... )
     >>> found.head, found.rows
     (['layer', 'change (nats)'], [['fc', '+0.250'], ['x', '']])
     """
-    whole = isinstance(value, Mapping) and bool(value) and all(isinstance(row, dict) and not _is_estimate(row)
-                                                               and 0 < len(row) <= COLUMNS for row in value.values())
+    whole = (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(
+            isinstance(row, dict) and not _is_estimate(row) and 0 < len(row) <= COLUMNS
+            for row in value.values()
+        )
+    )
     if whole:
         value = [{"": key, **row} for key, row in value.items()]
-    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(row, dict) for row in value):
+    if (
+        not isinstance(value, (list, tuple))
+        or not value
+        or not all(isinstance(row, dict) for row in value)
+    ):
         return None
-    if not all(isinstance(cell, SCALARS) or _is_estimate(cell) for row in value for cell in row.values()):
+    if not all(
+        isinstance(cell, SCALARS) or _is_estimate(cell) for row in value for cell in row.values()
+    ):
         return None
     keys = list(dict.fromkeys(str(key) for row in value for key in row))
-    numeric = frozenset(i for i, key in enumerate(keys) if any(_is_number(row.get(key)) for row in value))
-    rows = [[_cell(name if whole else key, row.get(key, ""), digits) for key in keys] for row in value[:ROWS]]
+    numeric = frozenset(
+        i for i, key in enumerate(keys) if any(_is_number(row.get(key)) for row in value)
+    )
+    rows = [
+        [_cell(name if whole else key, row.get(key, ""), digits) for key in keys]
+        for row in value[:ROWS]
+    ]
     return Table([format_heading(key) for key in keys], rows, numeric, max(0, len(value) - ROWS))
 
 
 def select_shown(details: Mapping[str, Any]) -> dict[str, Any]:
-    """The details that a page shows: what begins with `raw_` is for programs and in the JSON report alone.
+    """The details that a page shows: what begins with `raw_` is for programs and in the JSON report
+    alone.
 
     >>> select_shown({"laws": [], "raw_laws": {}})
     {'laws': []}

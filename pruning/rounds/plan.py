@@ -28,7 +28,9 @@ class PlannedRound:
     epochs: tuple[int, int] | None
     """First epoch and end of its retraining within the schedule; None where it is not retrained."""
     trained_epochs: int
-    """Epochs of retraining that its weights have had since they were given or rewound, this round's included."""
+    """Epochs of retraining that its weights have had since they were given or rewound, this round's
+    included.
+    """
 
     @property
     def retrained(self) -> bool:
@@ -51,26 +53,49 @@ def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
             final = density == target
             restart = not planned or (recipe.independent and index == 0)
             epochs = _epochs(recipe, index, len(densities))
-            afresh = restart or recipe.when == "before_training" or recipe.retrain.mode == "weight_rewind"
+            afresh = (
+                restart
+                or recipe.when == "before_training"
+                or recipe.retrain.mode == "weight_rewind"
+            )
             before = 0 if afresh else planned[-1].trained_epochs
-            planned.append(PlannedRound(len(planned) + 1, start, density, sparsity if final else 1.0 - density,
-                                        sparsity if final else None, restart, epochs,
-                                        before + (epochs[1] - epochs[0] if epochs else 0)))
+            planned.append(
+                PlannedRound(
+                    len(planned) + 1,
+                    start,
+                    density,
+                    sparsity if final else 1.0 - density,
+                    sparsity if final else None,
+                    restart,
+                    epochs,
+                    before + (epochs[1] - epochs[0] if epochs else 0),
+                )
+            )
             start = density
     return planned
 
 
 def keeps_unretrained(recipe: Recipe, planned: PlannedRound) -> bool:
-    """Whether a round keeps the weights right after pruning beside the retrained ones: of targets, where they are read.
+    """Whether a round keeps the weights right after pruning beside the retrained ones: of targets,
+    where they are read.
 
     Before training there are none: what is pruned then is the initialisation.
     """
-    read = recipe.evaluations is None or any(method.name in READ_UNRETRAINED for method in recipe.evaluations)
-    return read and planned.retrained and planned.target is not None and recipe.when == "after_training"
+    read = recipe.evaluations is None or any(
+        method.name in READ_UNRETRAINED for method in recipe.evaluations
+    )
+    return (
+        read
+        and planned.retrained
+        and planned.target is not None
+        and recipe.when == "after_training"
+    )
 
 
 def find_training_epochs(recipe: Recipe) -> tuple[int, int] | None:
-    """First epoch and end of one whole retraining: the dense control's, and a round's unless the mode is `gradual`."""
+    """First epoch and end of one whole retraining: the dense control's, and a round's unless the
+    mode is `gradual`.
+    """
     train, retrain = recipe.train, recipe.retrain
     if recipe.when == "before_training":
         assert train is not None
@@ -90,20 +115,10 @@ def _epochs(recipe: Recipe, index: int, rounds: int) -> tuple[int, int] | None:
         return find_training_epochs(recipe)
     pruning = recipe.retrain.pruning_epochs
     if rounds > pruning:
-        raise ParameterError(f"{rounds} rounds do not fit into {pruning} epochs of pruning: each needs one at least",
-                             pointer=f"/retrain/{'epochs' if recipe.retrain.prune_epochs is None else 'prune_epochs'}")
-    return index * pruning // rounds, (index + 1) * pruning // rounds if index < rounds - 1 else recipe.retrain.epochs
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+        raise ParameterError(
+            f"{rounds} rounds do not fit into {pruning} epochs of pruning: each needs one at least",
+            pointer=f"/retrain/{'epochs' if recipe.retrain.prune_epochs is None else 'prune_epochs'}",
+        )
+    return index * pruning // rounds, (
+        index + 1
+    ) * pruning // rounds if index < rounds - 1 else recipe.retrain.epochs

@@ -8,8 +8,13 @@ from pydantic import Field
 from pruning.registry import Registry
 from pruning.types import Schedule
 
-Steps = Annotated[Literal["exponential", "linear"], Field(
-    description="a constant fraction of the weights that remain in every stage, or a constant number")]
+Steps = Annotated[
+    Literal["exponential", "linear"],
+    Field(
+        description="a constant fraction of the weights that remain in every stage, or a constant "
+        "number"
+    ),
+]
 
 schedules: Registry[Schedule] = Registry("schedule", __name__)
 
@@ -17,8 +22,9 @@ schedules: Registry[Schedule] = Registry("schedule", __name__)
 def keep_falling(start: float, between: Iterable[float], target: float) -> list[float]:
     """The densities between `start` and `target` that fall strictly, and the target.
 
-    Where the stretch is shorter than its rounds, float64 cannot tell some of them apart; equal ones would be rounds that
-    prune nothing, and a second one at the target a second checkpoint of the same name.
+    Where the stretch is shorter than its rounds, float64 cannot tell some of them apart; equal ones
+    would be rounds that prune nothing, and a second one at the target a second checkpoint of the
+    same name.
 
     >>> keep_falling(1.0, [1.0, 0.75, 0.75, 0.5], 0.5)
     [0.75, 0.5]
@@ -31,7 +37,8 @@ def keep_falling(start: float, between: Iterable[float], target: float) -> list[
 
 
 def space_densities(start: float, target: float, number: int, kind: Steps) -> list[float]:
-    """d_i = start (target / start)^(i / number), or start + (target - start) i / number; i = 1 ... number.
+    """d_i = start (target / start)^(i / number), or start + (target - start) i / number; i = 1 ...
+    number.
 
     >>> [round(density, 3) for density in space_densities(1.0, 0.125, 3, "exponential")]
     [0.5, 0.25, 0.125]

@@ -1,4 +1,6 @@
-"""The cubic schedule of gradual magnitude pruning: fast while weights are plenty, slow towards the end."""
+"""The cubic schedule of gradual magnitude pruning: fast while weights are plenty, slow towards the
+end.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from pruning.schedules import keep_falling, schedules
 class Cubic:
     """Sparsity rises with a cubic that flattens at the target (Zhu and Gupta, 2017).
 
-    `initial` is the sparsity s_i where the cubic begins, in a stretch that starts with the dense network; a target that does
-    not lie above it has one round.
+    `initial` is the sparsity s_i where the cubic begins, in a stretch that starts with the dense
+    network; a target that does not lie above it has one round.
 
     >>> [round(d, 4) for d in Cubic(rounds=2).densities(1.0, 0.2)]
     [0.3, 0.2]
@@ -31,9 +33,11 @@ class Cubic:
     def densities(self, start: float, target: float) -> Sequence[float]:
         """s_i = s_f + (s_0 - s_f) (1 - i / rounds)^3, i = 1 ... rounds, as densities 1 - s.
 
-        s_f is the sparsity of the target; s_0 that of the start, or `initial` where the start is dense. The first round is
-        one step beyond s_0, the last ends exactly at the target.
+        s_f is the sparsity of the target; s_0 that of the start, or `initial` where the start is
+        dense. The first round is one step beyond s_0, the last ends exactly at the target.
         """
         begin = 1.0 - self.initial if start == 1.0 else start
-        between = (target + (begin - target) * (1 - i / self.rounds) ** 3 for i in range(1, self.rounds))
+        between = (
+            target + (begin - target) * (1 - i / self.rounds) ** 3 for i in range(1, self.rounds)
+        )
         return keep_falling(start, between, target)

@@ -1,4 +1,6 @@
-"""What a client POSTs to `/v1/jobs` for a family of networks: which members, how they are pruned, what is asked of them."""
+"""What a client POSTs to `/v1/jobs` for a family of networks: which members, how they are pruned,
+what is asked of them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def _ascending(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class Grid(Document):
-    """Every depth with every width: what they mean is the architecture's own (`GET /v1/methods`)."""
+    """Every depth with every width: what they mean is the architecture's own (`GET
+    /v1/methods`).
+    """
 
     depths: Depths
     widths: Widths
@@ -50,11 +54,19 @@ class Grid(Document):
 
 
 class Members(Grid):
-    """The members of the family: every depth with every width, fraction of the training images, and seed."""
+    """The members of the family: every depth with every width, fraction of the training images, and
+    seed.
+    """
 
-    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=16)] = (1.0,)
-    """Of the training images (after `dataset.limit`), drawn without regard to class, as the paper does."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**62)], ...], Field(min_length=1, max_length=16)] = (0,)
+    fractions: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=16)
+    ] = (1.0,)
+    """Of the training images (after `dataset.limit`), drawn without regard to class, as the paper
+    does.
+    """
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**62)], ...], Field(min_length=1, max_length=16)
+    ] = (0,)
     """Members that differ in their seed alone are trials of one network."""
 
     @field_validator("fractions", "seeds")
@@ -71,29 +83,35 @@ class Members(Grid):
 
 
 class Adaptive(Document):
-    """Do not run every member: after a first design, the one next that narrows the law's band most for its compute.
+    """Do not run every member: after a first design, the one next that narrows the law's band most
+    for its compute.
 
-    The gain of a member is what the delta method expects of its points, G = J' V^-1 J with V the covariance of their noise
-    and of the member's own unpruned error: the fall of the mean variance of ln error over the members and densities of the
-    family when G is added to the information that there is. A member may be taken down to the floor density or half the
-    rounds to it, whichever gains more for its cost.
+    The gain of a member is what the delta method expects of its points, G = J' V^-1 J with V the
+    covariance of their noise and of the member's own unpruned error: the fall of the mean variance
+    of ln error over the members and densities of the family when G is added to the information that
+    there is. A member may be taken down to the floor density or half the rounds to it, whichever
+    gains more for its cost.
     """
 
     band: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Stop where the mean half-width of the law's band, for given unpruned errors and relative to the error, is at most
-    this, but not before five networks were measured: with fewer, the law is not held against networks it has not seen."""
+    """Stop where the mean half-width of the law's band, for given unpruned errors and relative to
+    the error, is at most this, but not before five networks were measured: with fewer, the law is
+    not held against networks it has not seen.
+    """
     at_once: Annotated[int, Field(ge=1, le=64)] = 2
     """Members under way at a time, beyond the first design."""
     max_members: Annotated[int, Field(ge=1)] | None = None
 
 
 class FamilySpec(JobFields):
-    """A family of networks, pruned one by one in jobs of their own, under one law of depth, width and density.
+    """A family of networks, pruned one by one in jobs of their own, under one law of depth, width
+    and density.
 
-    `imp`: iterative magnitude pruning with weight rewinding, keeping `keep` of what remains each round, all layers ranked
-    together, down to the last density that is not below `floor_density`. `synflow`: SynFlow at initialisation at the same
-    densities, each trained from there. The joint law is fitted as members finish. It answers, for every error in
-    `max_error`, which network pruned how far has the fewest parameters; that network is then trained and pruned for real,
+    `imp`: iterative magnitude pruning with weight rewinding, keeping `keep` of what remains each
+    round, all layers ranked together, down to the last density that is not below `floor_density`.
+    `synflow`: SynFlow at initialisation at the same densities, each trained from there. The joint
+    law is fitted as members finish. It answers, for every error in `max_error`, which network
+    pruned how far has the fewest parameters; that network is then trained and pruned for real,
     under a seed that no member has.
     """
 
@@ -107,10 +125,13 @@ class FamilySpec(JobFields):
     exclude: tuple[str, ...] = ()
     """Weights that are never pruned, by name; every network of the family has them."""
     max_error: Annotated[tuple[Error, ...], Field(max_length=8)] = ()
-    """Test errors tolerated, below that of guessing; none: 1.25 times the least unpruned error that was measured."""
+    """Test errors tolerated, below that of guessing; none: 1.25 times the least unpruned error that
+    was measured.
+    """
     candidates: Grid | None = None
-    """Networks that may be the answer; default: the members. The unpruned error of others is the dense law's, or where there
-    is none that of a regression on the measured ones."""
+    """Networks that may be the answer; default: the members. The unpruned error of others is the
+    dense law's, or where there is none that of a regression on the measured ones.
+    """
     confirm: bool = True
     """Train and prune the answers for real."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
@@ -122,7 +143,10 @@ class FamilySpec(JobFields):
         if value.shifted:
             raise ValueError("shifted: a family is measured on the test images alone; leave it out")
         if "stratify" in value.limit.model_fields_set and value.limit.stratify:
-            raise ValueError("limit: a family draws its training images without regard to class; leave stratify out")
+            raise ValueError(
+                "limit: a family draws its training images without regard to class; leave "
+                "stratify out"
+            )
         return value
 
     @field_validator("max_error")
@@ -133,10 +157,16 @@ class FamilySpec(JobFields):
     @model_validator(mode="after")
     def _rounds_fit(self) -> FamilySpec:
         if not 1 <= self.rounds <= MOST_ROUNDS:
-            raise ValueError(f"floor_density: keeping {self.keep:g} each round, {self.rounds} rounds lead to a density of "
-                             f"{self.floor_density:g}; from 1 to {MOST_ROUNDS}")
+            raise ValueError(
+                f"floor_density: keeping {self.keep:g} each round, {self.rounds} rounds lead to "
+                "a density of "
+                f"{self.floor_density:g}; from 1 to {MOST_ROUNDS}"
+            )
         if self.method == "synflow" and self.model.train.rewind_epoch:
-            raise ValueError("model: train.rewind_epoch has no effect with method 'synflow', which prunes at initialisation")
+            raise ValueError(
+                "model: train.rewind_epoch has no effect with method 'synflow', which prunes at "
+                "initialisation"
+            )
         return self
 
     @model_validator(mode="after")
@@ -144,19 +174,27 @@ class FamilySpec(JobFields):
         grids = [self.members, *([] if self.candidates is None else [self.candidates])]
         sizes = sum(len(one.depths) * len(one.widths) for one in grids)
         if sizes > MOST_SIZES:
-            raise ValueError(f"members and candidates: {sizes} depths with widths; at most {MOST_SIZES}")
+            raise ValueError(
+                f"members and candidates: {sizes} depths with widths; at most {MOST_SIZES}"
+            )
         varied = sum(len(one) > 1 for one in (self.members.depths, self.members.widths))
         networks = len(self.members.depths) * len(self.members.widths) * len(self.members.fractions)
         if self.adaptive is not None and self.adaptive.max_members is not None:
             networks = min(networks, self.adaptive.max_members)
         if networks * self.rounds < 2 * (2 + varied) or networks < 1 + varied:
-            raise ValueError(f"members: {networks} networks with {self.rounds} densities each are too few for a law of "
-                             f"depth, width and density; here it needs {1 + varied} networks and {2 * (2 + varied)} points")
+            raise ValueError(
+                f"members: {networks} networks with {self.rounds} densities each are too few for "
+                "a law of "
+                f"depth, width and density; here it needs {1 + varied} networks and "
+                f"{2 * (2 + varied)} points"
+            )
         return self
 
     @property
     def rounds(self) -> int:
-        """Rounds to the last density that is not below the floor: floor(ln(floor_density) / ln(keep))."""
+        """Rounds to the last density that is not below the floor: floor(ln(floor_density) /
+        ln(keep)).
+        """
         return math.floor(math.log(self.floor_density) / math.log(self.keep) + 1e-9)
 
     def limit(self, fraction: float) -> Limit:
@@ -164,5 +202,9 @@ class FamilySpec(JobFields):
         base = self.dataset.limit
         train = base.train
         if fraction < 1:
-            train = fraction * (train or 1.0) if not isinstance(train, int) else max(1, round(fraction * train))
+            train = (
+                fraction * (train or 1.0)
+                if not isinstance(train, int)
+                else max(1, round(fraction * train))
+            )
         return Limit(train=train, test=base.test, stratify=False)

@@ -1,4 +1,6 @@
-"""What was found of a family: its members, its law, and the networks it recommends, predicted beside measured."""
+"""What was found of a family: its members, its law, and the networks it recommends, predicted
+beside measured.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,17 @@ from typing import Any, Literal
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate, Failure, Section
 
-MemberStatus = Literal["planned", "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed",
-                       "cancelled"]
+MemberStatus = Literal[
+    "planned",
+    "queued",
+    "running",
+    "pausing",
+    "paused",
+    "cancelling",
+    "succeeded",
+    "failed",
+    "cancelled",
+]
 
 
 class MemberRow(Document):
@@ -33,7 +44,9 @@ class MemberRow(Document):
 
 
 class CandidateRow(Document):
-    """A network of the family that may be an answer, with the unpruned error that the law starts from."""
+    """A network of the family that may be an answer, with the unpruned error that the law starts
+    from.
+    """
 
     depth: float
     width: float
@@ -43,9 +56,13 @@ class CandidateRow(Document):
     kwargs: dict[str, Any] = {}
     """Of the architecture."""
     unpruned_sd: float | None = None
-    """Relative standard deviation of an unpruned error that was not measured; `null` for a measured one."""
+    """Relative standard deviation of an unpruned error that was not measured; `null` for a measured
+    one.
+    """
     seed_sd: float = 0.0
-    """Relative standard deviation by which one more training, under another seed, lies off as a whole."""
+    """Relative standard deviation by which one more training, under another seed, lies off as a
+    whole.
+    """
     sparsest: float | None = None
     """The smallest density at which the network was measured."""
 
@@ -60,8 +77,9 @@ class MeasuredNetwork(Document):
     seed: int
     density: float
     sparsity: float
-    """The target of that round: a job with the spec of `job` and this target makes the network again, on the same device
-    and number of threads."""
+    """The target of that round: a job with the spec of `job` and this target makes the network
+    again, on the same device and number of threads.
+    """
     parameters: int
     """Those that remain."""
     error: float
@@ -69,7 +87,9 @@ class MeasuredNetwork(Document):
 
 
 class FamilyAnswer(Document):
-    """The network with the fewest parameters at a tolerated error, by the law; measured where it was trained for real."""
+    """The network with the fewest parameters at a tolerated error, by the law; measured where it
+    was trained for real.
+    """
 
     max_error: float
     depth: float | None = None
@@ -96,8 +116,9 @@ class FamilyAnswer(Document):
     """Whether the measured error is at most the tolerated one."""
     checkpoint: str | None = None
     smallest_run: MeasuredNetwork | None = None
-    """The fewest parameters at a measured error of at most the tolerated one, among all that was run at all its densities:
-    the luckiest of many on the same test images."""
+    """The fewest parameters at a measured error of at most the tolerated one, among all that was
+    run at all its densities: the luckiest of many on the same test images.
+    """
 
 
 class FamilyRecommendation(Document):

@@ -12,14 +12,18 @@ from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, 
 from pruning.schemas.training import Train
 
 Identifier = Annotated[str, Field(pattern=r"^[a-z]{3}_[0-9a-z]{8,40}$")]
-Status = Literal["queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"]
+Status = Literal[
+    "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"
+]
 Stage = Literal["baseline", "prune", "retrain", "evaluate", "predict", "export"]
 NOMINAL = "nominal"
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class ModelRef(Document):
-    """An uploaded model (`id`) or a registered architecture, optionally trained by the job first."""
+    """An uploaded model (`id`) or a registered architecture, optionally trained by the job
+    first.
+    """
 
     id: Identifier | None = None
     architecture: Name | None = None
@@ -47,15 +51,18 @@ class ShiftedSet(Document):
     @classmethod
     def _not_nominal(cls, name: str) -> str:
         if name == NOMINAL:
-            raise ValueError(f"{NOMINAL!r} is what reports call the test images of the dataset itself")
+            raise ValueError(
+                f"{NOMINAL!r} is what reports call the test images of the dataset itself"
+            )
         return name
 
 
 class DatasetRef(Document):
     """An uploaded dataset (`id`) or a bundled one (`builtin`).
 
-    Uploaded datasets in `shifted` count as distributions in the evaluations under shift: their `test` images report, and
-    `val` decides, half of `test` where they bring no `val`. Their classes are among those of the dataset, by name.
+    Uploaded datasets in `shifted` count as distributions in the evaluations under shift: their
+    `test` images report, and `val` decides, half of `test` where they bring no `val`. Their classes
+    are among those of the dataset, by name.
     """
 
     id: Identifier | None = None
@@ -94,16 +101,23 @@ class RetrainSpec(Retrain):
 def _preset_in_place(schema: dict[str, Any]) -> None:
     """With a preset, `model` and `targets` may be left out."""
     schema["required"] = [name for name in schema["required"] if name not in ("model", "targets")]
-    schema["anyOf"] = [{"required": ["model", "targets"]},
-                       {"required": ["preset"], "properties": {"preset": {"type": "string"}}}]
+    schema["anyOf"] = [
+        {"required": ["model", "targets"]},
+        {"required": ["preset"], "properties": {"preset": {"type": "string"}}},
+    ]
 
 
 class JobFields(Document):
     """What jobs of every type carry beside their science."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    labels: Annotated[dict[Annotated[str, Field(max_length=63, pattern=r"^[^=]+$")], Annotated[str, Field(max_length=255)]],
-                      Field(max_length=16)] = {}
+    labels: Annotated[
+        dict[
+            Annotated[str, Field(max_length=63, pattern=r"^[^=]+$")],
+            Annotated[str, Field(max_length=255)],
+        ],
+        Field(max_length=16),
+    ] = {}
     priority: Annotated[int, Field(ge=0, le=9)] = 4
     """Of the jobs that wait, those with the highest number are taken first."""
     deadline_s: Annotated[float, Field(gt=0)] | None = None
@@ -111,7 +125,8 @@ class JobFields(Document):
 
 
 class JobSpec(JobFields):
-    """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that gives a good result.
+    """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that
+    gives a good result.
 
     With a `preset`, so have `model` and `targets`.
     """
@@ -119,18 +134,34 @@ class JobSpec(JobFields):
     model_config = ConfigDict(json_schema_extra=_preset_in_place)
 
     type: Literal["prune"]
-    preset: Literal["resnet20", "resnet56", "resnet110", "vgg16", "densenet22", "wrn16_8", "resnet18", "resnet101",
-                    "deeplabv3_resnet50"] | None = None
-    """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where the job leaves them open.
+    preset: (
+        Literal[
+            "resnet20",
+            "resnet56",
+            "resnet110",
+            "vgg16",
+            "densenet22",
+            "wrn16_8",
+            "resnet18",
+            "resnet101",
+            "deeplabv3_resnet50",
+        ]
+        | None
+    ) = None
+    """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where
+    the job leaves them open.
 
-    Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable weights of its network.
+    Its targets are the paper's prune ratios, of all parameters, as sparsities of the prunable
+    weights of its network.
     """
     epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With a preset: the fraction of its epochs, milestones and warm-up; one epoch at least."""
     model: ModelRef
     dataset: DatasetRef
     targets: Targets
-    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(name="magnitude")
+    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(
+        name="magnitude"
+    )
     allocation: Method | None = None
     granularity: Method | None = None
     sparsifier: Method | None = None
@@ -145,34 +176,48 @@ class JobSpec(JobFields):
     gates: Gates = Gates()
     shifts: Shifts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
     @model_validator(mode="before")
     @classmethod
     def _preset_is_expanded(cls, job: Any) -> Any:
-        return expand_preset(job) if isinstance(job, dict) and job.get("preset") is not None else job
+        return (
+            expand_preset(job) if isinstance(job, dict) and job.get("preset") is not None else job
+        )
 
     @model_validator(mode="after")
     def _recipe_is_consistent(self) -> JobSpec:
         if self.preset is None and "epochs_scale" in self.model_fields_set:
-            raise ValueError("epochs_scale: has no effect without a preset; set the epochs themselves")
+            raise ValueError(
+                "epochs_scale: has no effect without a preset; set the epochs themselves"
+            )
         retrain = self.retrain
         if retrain is not None and retrain.mode == "weight_rewind":
             if self.model.train is None and retrain.rewind is None:
-                raise ValueError("retrain: weight rewinding needs the weights to rewind to: train the network here "
-                                 "(model.train) or give retrain.rewind.model.id")
+                raise ValueError(
+                    "retrain: weight rewinding needs the weights to rewind to: train the network "
+                    "here "
+                    "(model.train) or give retrain.rewind.model.id"
+                )
             if self.model.train is not None and retrain.rewind is not None:
-                raise ValueError("retrain: model.train keeps the weights to rewind to; leave retrain.rewind out")
+                raise ValueError(
+                    "retrain: model.train keeps the weights to rewind to; leave retrain.rewind out"
+                )
         self.recipe()
         return self
 
     def recipe(self) -> Recipe:
         """The science of this job, without its references."""
         fields: dict[str, Any] = {
-            name: getattr(self, name) for name in Recipe.model_fields
+            name: getattr(self, name)
+            for name in Recipe.model_fields
             if name not in ("train", "retrain", "limit") and name in self.model_fields_set
         }
         fields |= {"train": self.model.train, "limit": self.dataset.limit}
         if self.retrain is not None:
-            given = {name: getattr(self.retrain, name) for name in self.retrain.model_fields_set - {"rewind"}}
+            given = {
+                name: getattr(self.retrain, name)
+                for name in self.retrain.model_fields_set - {"rewind"}
+            }
             fields["retrain"] = Retrain(**given)
         elif self.when == "before_training":
             fields["retrain"] = Retrain(mode="none")

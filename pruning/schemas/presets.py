@@ -1,7 +1,9 @@
-"""Named jobs: the prune-retrain cascades of Lost in Pruning, with its hyper-parameters; imports no torch.
+"""Named jobs: the prune-retrain cascades of Lost in Pruning, with its hyper-parameters; imports no
+torch.
 
-Source: Liebenwein et al., Lost in Pruning, MLSys 2021, and its code: train, then prune and retrain over and over, each
-retraining the whole schedule from its first epoch (learning-rate rewinding; of VGG16 the first 150 of 300 epochs).
+Source: Liebenwein et al., Lost in Pruning, MLSys 2021, and its code: train, then prune and retrain
+over and over, each retraining the whole schedule from its first epoch (learning-rate rewinding; of
+VGG16 the first 150 of 300 epochs).
 """
 
 from __future__ import annotations
@@ -13,12 +15,97 @@ from typing import Any
 
 from pydantic import BaseModel
 
-MANY = (15, 30.2, 42.7, 53, 61.4, 68.3, 74, 78.6, 82.5, 85.6, 88.2, 90.3, 92, 93.5, 94.6, 95.6, 96.4, 97, 97.6, 98)
-DENSE = (15, 24.1, 32.1, 39.4, 45.8, 51.6, 56.8, 61.4, 65.5, 69.2, 72.4, 75.4, 78, 80.3, 82.4, 84.3, 86, 87.5, 88.8, 90,
-         92.6, 95.3)
-RESNET20 = (15, 22.4, 29.2, 35.4, 41, 46.2, 50.8, 55.1, 59.1, 62.6, 65.9, 68.9, 71.6, 74.1, 76.3, 78.4, 80.3, 82, 83.6,
-            85, 89.6, 93.8, 98)
-IMAGENET = (10, 17.4, 24.2, 30.4, 36.2, 41.4, 46.2, 50.7, 54.7, 58.4, 61.9, 65, 69, 73.2, 77.4, 81.6, 85.8, 90)
+MANY = (
+    15,
+    30.2,
+    42.7,
+    53,
+    61.4,
+    68.3,
+    74,
+    78.6,
+    82.5,
+    85.6,
+    88.2,
+    90.3,
+    92,
+    93.5,
+    94.6,
+    95.6,
+    96.4,
+    97,
+    97.6,
+    98,
+)
+DENSE = (
+    15,
+    24.1,
+    32.1,
+    39.4,
+    45.8,
+    51.6,
+    56.8,
+    61.4,
+    65.5,
+    69.2,
+    72.4,
+    75.4,
+    78,
+    80.3,
+    82.4,
+    84.3,
+    86,
+    87.5,
+    88.8,
+    90,
+    92.6,
+    95.3,
+)
+RESNET20 = (
+    15,
+    22.4,
+    29.2,
+    35.4,
+    41,
+    46.2,
+    50.8,
+    55.1,
+    59.1,
+    62.6,
+    65.9,
+    68.9,
+    71.6,
+    74.1,
+    76.3,
+    78.4,
+    80.3,
+    82,
+    83.6,
+    85,
+    89.6,
+    93.8,
+    98,
+)
+IMAGENET = (
+    10,
+    17.4,
+    24.2,
+    30.4,
+    36.2,
+    41.4,
+    46.2,
+    50.7,
+    54.7,
+    58.4,
+    61.9,
+    65,
+    69,
+    73.2,
+    77.4,
+    81.6,
+    85.8,
+    90,
+)
 VOC = (20, 36.5, 49.6, 60, 68.3, 74.8, 80, 84.1, 87.4, 90, 92, 93.7, 95.1, 96.2, 97)
 
 
@@ -58,62 +145,209 @@ class Preset:
         >>> PRESETS["vgg16"].sparsities[:2], PRESETS["densenet22"].sparsities[-1]
         ([0.150129, 0.30226], 0.980379)
         """
-        return [round(ratio / 100 * self.parameters / self.prunable, 6) for ratio in self.prune_ratios]
+        return [
+            round(ratio / 100 * self.parameters / self.prunable, 6) for ratio in self.prune_ratios
+        ]
 
     def training(self, epochs: int, scale: float) -> dict[str, Any]:
         """The first `epochs` of the schedule, shortened to max(1, round(scale epochs)).
 
-        Milestones and warm-up are shortened by what the epochs are, after rounding: the learning rate takes the same
-        course over the fraction of the training that is done.
+        Milestones and warm-up are shortened by what the epochs are, after rounding: the learning
+        rate takes the same course over the fraction of the training that is done.
 
         >>> short = PRESETS["resnet20"].training(182, 0.1)
-        >>> short["epochs"], short["lr_schedule"]["milestones"], round(short["lr_schedule"]["warmup_epochs"], 4)
+        >>> (
+        ...     short["epochs"],
+        ...     short["lr_schedule"]["milestones"],
+        ...     round(short["lr_schedule"]["warmup_epochs"], 4),
+        ... )
         (18, [9.0, 13.450549], 0.4945)
         """
         fewer = max(1, round(scale * epochs))
         by = fewer / epochs
-        schedule: dict[str, Any] = {"name": self.schedule, "warmup_epochs": round(self.warmup * by, 6)}
+        schedule: dict[str, Any] = {
+            "name": self.schedule,
+            "warmup_epochs": round(self.warmup * by, 6),
+        }
         if self.schedule == "step":
-            schedule |= {"gamma": self.gamma, "milestones": [round(at * by, 6) for at in self.milestones if at < epochs]}
+            schedule |= {
+                "gamma": self.gamma,
+                "milestones": [round(at * by, 6) for at in self.milestones if at < epochs],
+            }
         return {
-            "epochs": fewer, "batch_size": self.batch_size, "augment": "crop_flip",
-            "optimizer": {"name": "sgd", "lr": self.lr, "momentum": 0.9, "weight_decay": self.weight_decay,
-                          "nesterov": self.nesterov},
-            "lr_schedule": schedule}
+            "epochs": fewer,
+            "batch_size": self.batch_size,
+            "augment": "crop_flip",
+            "optimizer": {
+                "name": "sgd",
+                "lr": self.lr,
+                "momentum": 0.9,
+                "weight_decay": self.weight_decay,
+                "nesterov": self.nesterov,
+            },
+            "lr_schedule": schedule,
+        }
 
 
 PRESETS: dict[str, Preset] = {
-    "resnet20": Preset("cifar_resnet", {"depth": 20, "shortcut": "B"}, 272_474, 270_896, 182, 128, 0.1, 1e-4, False,
-                       (91, 136), 0.1, 5, RESNET20),
-    "resnet56": Preset("cifar_resnet", {"depth": 83, "shortcut": "B", "block": "bottleneck"}, 869_530, 856_496, 182, 128,
-                       0.1, 1e-4, False, (91, 136), 0.1, 5, MANY),
-    "resnet110": Preset("cifar_resnet", {"depth": 164, "shortcut": "B", "block": "bottleneck"}, 1_704_154, 1_679_024, 182,
-                        128, 0.1, 1e-4, False, (91, 136), 0.1, 5, MANY),
-    "vgg16": Preset("vgg", {"depth": 16}, 14_728_266, 14_715_584, 300, 256, 0.05, 5e-4, False,
-                    tuple(range(30, 300, 30)), 0.5, 10, MANY, retrain_epochs=150),
-    "densenet22": Preset("densenet22", {}, 71_686, 69_684, 300, 64, 0.1, 1e-4, True, (150, 225), 0.1, 10, DENSE),
-    "wrn16_8": Preset("wide_resnet", {"depth": 16, "width": 8}, 10_961_370, 10_954_160, 200, 128, 0.1, 5e-4, True,
-                      (60, 120, 160), 0.2, 5, (*DENSE, 98)),
-    "resnet18": Preset("torchvision", {"name": "resnet18"}, 11_689_512, 11_678_912, 90, 256, 0.1, 1e-4, False, (30, 60, 80),
-                       0.1, 5, IMAGENET, classes=1000),
-    "resnet101": Preset("torchvision", {"name": "resnet101"}, 44_549_160, 44_442_816, 90, 256, 0.1, 1e-4, False,
-                        (30, 60, 80), 0.1, 5, IMAGENET[:16], classes=1000),
-    "deeplabv3_resnet50": Preset("torchvision_segmentation", {"name": "deeplabv3_resnet50", "aux": True}, 39_638_869,
-                                 39_582_144, 45, 16, 0.02, 1e-4, False, (), 0.1, 0, VOC, classes=21, schedule="poly"),
+    "resnet20": Preset(
+        "cifar_resnet",
+        {"depth": 20, "shortcut": "B"},
+        272_474,
+        270_896,
+        182,
+        128,
+        0.1,
+        1e-4,
+        False,
+        (91, 136),
+        0.1,
+        5,
+        RESNET20,
+    ),
+    "resnet56": Preset(
+        "cifar_resnet",
+        {"depth": 83, "shortcut": "B", "block": "bottleneck"},
+        869_530,
+        856_496,
+        182,
+        128,
+        0.1,
+        1e-4,
+        False,
+        (91, 136),
+        0.1,
+        5,
+        MANY,
+    ),
+    "resnet110": Preset(
+        "cifar_resnet",
+        {"depth": 164, "shortcut": "B", "block": "bottleneck"},
+        1_704_154,
+        1_679_024,
+        182,
+        128,
+        0.1,
+        1e-4,
+        False,
+        (91, 136),
+        0.1,
+        5,
+        MANY,
+    ),
+    "vgg16": Preset(
+        "vgg",
+        {"depth": 16},
+        14_728_266,
+        14_715_584,
+        300,
+        256,
+        0.05,
+        5e-4,
+        False,
+        tuple(range(30, 300, 30)),
+        0.5,
+        10,
+        MANY,
+        retrain_epochs=150,
+    ),
+    "densenet22": Preset(
+        "densenet22", {}, 71_686, 69_684, 300, 64, 0.1, 1e-4, True, (150, 225), 0.1, 10, DENSE
+    ),
+    "wrn16_8": Preset(
+        "wide_resnet",
+        {"depth": 16, "width": 8},
+        10_961_370,
+        10_954_160,
+        200,
+        128,
+        0.1,
+        5e-4,
+        True,
+        (60, 120, 160),
+        0.2,
+        5,
+        (*DENSE, 98),
+    ),
+    "resnet18": Preset(
+        "torchvision",
+        {"name": "resnet18"},
+        11_689_512,
+        11_678_912,
+        90,
+        256,
+        0.1,
+        1e-4,
+        False,
+        (30, 60, 80),
+        0.1,
+        5,
+        IMAGENET,
+        classes=1000,
+    ),
+    "resnet101": Preset(
+        "torchvision",
+        {"name": "resnet101"},
+        44_549_160,
+        44_442_816,
+        90,
+        256,
+        0.1,
+        1e-4,
+        False,
+        (30, 60, 80),
+        0.1,
+        5,
+        IMAGENET[:16],
+        classes=1000,
+    ),
+    "deeplabv3_resnet50": Preset(
+        "torchvision_segmentation",
+        {"name": "deeplabv3_resnet50", "aux": True},
+        39_638_869,
+        39_582_144,
+        45,
+        16,
+        0.02,
+        1e-4,
+        False,
+        (),
+        0.1,
+        0,
+        VOC,
+        classes=21,
+        schedule="poly",
+    ),
 }
-"""By name. ResNet-56 and ResNet-110 as in the paper's code: 9 and 18 bottlenecks a stage, so depths 83 and 164."""
+"""By name. ResNet-56 and ResNet-110 as in the paper's code: 9 and 18 bottlenecks a stage, so depths
+83 and 164.
+"""
 
 
 def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job with a `preset`, and what the preset says where the job does not say otherwise; the job is not changed.
+    """A job with a `preset`, and what the preset says where the job does not say otherwise; the job
+    is not changed.
 
-    Filled in are `model` (architecture, kwargs and `train`, key by key; only `train`, and only where it is given, for an
-    uploaded model; no kwargs for another architecture), `targets`, `retrain` (key by key where it has the preset's mode
-    or none, left alone otherwise) and `batchnorm`; the last two not with `when: before_training`. Expanding twice is
-    expanding once. Raises `ValueError` for an unknown name or a scale outside (0, 1].
+    Filled in are `model` (architecture, kwargs and `train`, key by key; only `train`, and only
+    where it is given, for an uploaded model; no kwargs for another architecture), `targets`,
+    `retrain` (key by key where it has the preset's mode or none, left alone otherwise) and
+    `batchnorm`; the last two not with `when: before_training`. Expanding twice is expanding once.
+    Raises `ValueError` for an unknown name or a scale outside (0, 1].
 
-    >>> job = expand_preset({"type": "prune", "preset": "resnet20", "epochs_scale": 0.1, "dataset": {"builtin": "digits"}})
-    >>> job["model"]["kwargs"], job["model"]["train"]["epochs"], job["retrain"], job["targets"]["sparsity"][0]
+    >>> job = expand_preset(
+    ...     {
+    ...         "type": "prune",
+    ...         "preset": "resnet20",
+    ...         "epochs_scale": 0.1,
+    ...         "dataset": {"builtin": "digits"},
+    ...     }
+    ... )
+    >>> (
+    ...     job["model"]["kwargs"],
+    ...     job["model"]["train"]["epochs"],
+    ...     job["retrain"],
+    ...     job["targets"]["sparsity"][0],
+    ... )
     ({'depth': 20, 'shortcut': 'B'}, 18, {'mode': 'lr_rewind'}, 0.150874)
     >>> expand_preset({"preset": "resnet21"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -143,14 +377,20 @@ def _fill_model(job: dict[str, Any], preset: Preset, train: dict[str, Any]) -> N
         return  # what is no object is refused where the job is read
     uploaded = model.get("id") is not None
     if not uploaded and model.get("architecture") in (None, preset.architecture):
-        model = {**model, "architecture": preset.architecture, "kwargs": _merged(dict(preset.kwargs), model.get("kwargs"))}
+        model = {
+            **model,
+            "architecture": preset.architecture,
+            "kwargs": _merged(dict(preset.kwargs), model.get("kwargs")),
+        }
     if not uploaded or model.get("train") is not None:
         model = {**model, "train": _merged(train, model.get("train"))}
     job["model"] = model
 
 
 def _fill_retrain(job: dict[str, Any], preset: Preset, scale: float) -> None:
-    """Learning-rate rewinding; the first part of a schedule is that part as a schedule of its own."""
+    """Learning-rate rewinding; the first part of a schedule is that part as a schedule of its
+    own.
+    """
     schedule = preset.training(preset.retrain_epochs or preset.epochs, scale)
     trains = isinstance(job["model"], dict) and job["model"].get("train") is not None
     if preset.retrain_epochs is not None:
@@ -163,7 +403,9 @@ def _fill_retrain(job: dict[str, Any], preset: Preset, scale: float) -> None:
 
 
 def _merged(filled: dict[str, Any], given: Any) -> Any:
-    """What was given on top of what is filled in; what is no object stays, to be refused where the job is read."""
+    """What was given on top of what is filled in; what is no object stays, to be refused where the
+    job is read.
+    """
     return given if given is not None and not isinstance(given, dict) else filled | (given or {})
 
 
@@ -171,4 +413,8 @@ def _plain(value: Any) -> Any:
     """A copy, documents as what was set of them."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else copy.deepcopy(value)
+    return (
+        list(value)
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else copy.deepcopy(value)
+    )

@@ -38,8 +38,8 @@ class Targets(Document):
 class Distill(Document):
     """Knowledge distillation from the dense network (Hinton et al., 2015).
 
-    loss = (1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), z the logits of the network, t those of
-    the dense network as given, T the temperature.
+    loss = (1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), z the logits of
+    the network, t those of the dense network as given, T the temperature.
     """
 
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -49,20 +49,26 @@ class Distill(Document):
 class Retrain(Training):
     """What follows every pruning round.
 
-    `none`: nothing. `fine_tune`: train on with this schedule. `weight_rewind`: the surviving weights return to those of
-    `rewind_epoch` and the schedule resumes there. `lr_rewind`: the weights stay, the schedule resumes at `rewind_epoch`.
-    Where the job trains the dense network itself (`model.train`), both rewindings replay that schedule with its penalty.
-    `gradual`: the rounds to a target share one run of this schedule. Round i = 0 ... R - 1 prunes before epoch floor(i
-    prune_epochs / R) (default of `prune_epochs`: three quarters of `epochs`) and trains up to the next; the last trains to
-    the end. The learning rate and the order of the images go on as in one training; the optimiser's momentum starts anew
-    after each pruning. With the schedule `cubic` this is gradual magnitude pruning (GMP).
+    `none`: nothing. `fine_tune`: train on with this schedule. `weight_rewind`: the surviving
+    weights return to those of `rewind_epoch` and the schedule resumes there. `lr_rewind`: the
+    weights stay, the schedule resumes at `rewind_epoch`. Where the job trains the dense network
+    itself (`model.train`), both rewindings replay that schedule with its penalty. `gradual`: the
+    rounds to a target share one run of this schedule. Round i = 0 ... R - 1 prunes before epoch
+    floor(i prune_epochs / R) (default of `prune_epochs`: three quarters of `epochs`) and trains up
+    to the next; the last trains to the end. The learning rate and the order of the images go on as
+    in one training; the optimiser's momentum starts anew after each pruning. With the schedule
+    `cubic` this is gradual magnitude pruning (GMP).
     """
 
     mode: Literal["none", "fine_tune", "weight_rewind", "lr_rewind", "gradual"] = "fine_tune"
     rewind_epoch: Annotated[int, Field(ge=0)] = 0
     prune_epochs: Annotated[int, Field(ge=1)] | None = None
-    distill: Annotated[Distill | bool, AfterValidator(lambda value: Distill() if value is True else value)] = False
-    """`true`, or the constants: learn from the dense network's outputs too; the dense control does so as well."""
+    distill: Annotated[
+        Distill | bool, AfterValidator(lambda value: Distill() if value is True else value)
+    ] = False
+    """`true`, or the constants: learn from the dense network's outputs too; the dense control does
+    so as well.
+    """
 
     @property
     def distillation(self) -> Distill | None:
@@ -84,9 +90,13 @@ class Retrain(Training):
         if self.mode != "gradual" and self.prune_epochs is not None:
             raise ValueError(f"prune_epochs has no effect with mode {self.mode!r}")
         if self.rewind_epoch >= self.epochs:
-            raise ValueError(f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs")
+            raise ValueError(
+                f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs"
+            )
         if self.pruning_epochs > self.epochs:
-            raise ValueError(f"prune_epochs {self.prune_epochs} is more than the {self.epochs} epochs")
+            raise ValueError(
+                f"prune_epochs {self.prune_epochs} is more than the {self.epochs} epochs"
+            )
         return self
 
 
@@ -95,7 +105,9 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Limit(Document):
-    """At most so many images of each split, balanced over the classes unless `stratify` is false or they have masks."""
+    """At most so many images of each split, balanced over the classes unless `stratify` is false or
+    they have masks.
+    """
 
     train: Count | Fraction | None = None
     test: Count | Fraction | None = None
@@ -104,7 +116,11 @@ class Limit(Document):
     def of(self, split: Literal["train", "test"], images: int) -> int:
         """How many images of a split of so many.
 
-        >>> Limit(train=500).of("train", 300), Limit(train=0.25).of("train", 300), Limit().of("test", 300)
+        >>> (
+        ...     Limit(train=500).of("train", 300),
+        ...     Limit(train=0.25).of("train", 300),
+        ...     Limit().of("test", 300),
+        ... )
         (300, 75, 300)
         """
         asked = self.train if split == "train" else self.test
@@ -119,26 +135,34 @@ class Gates(Document):
     max_error_increase: Annotated[float, Field(ge=0, le=1)] | None = None
     """Largest test error above that of the dense control."""
     max_delta_excess_error: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Largest excess error under the shifts of the evaluation `robustness` above that of the dense control."""
+    """Largest excess error under the shifts of the evaluation `robustness` above that of the dense
+    control.
+    """
 
 
 class Shifts(Document):
     """What is known of the data that the network will meet, beyond the test images.
 
-    `unexpected`: they may shift in ways nobody can name. `partly_modelled`: some shifts are trained on (`corrupt`), others
-    may come. `modelled`: what comes is like the training data, corruptions and all. The recommendation follows the
-    guideline of Lost in Pruning for each.
+    `unexpected`: they may shift in ways nobody can name. `partly_modelled`: some shifts are trained
+    on (`corrupt`), others may come. `modelled`: what comes is like the training data, corruptions
+    and all. The recommendation follows the guideline of Lost in Pruning for each.
     """
 
     knowledge: Literal["unexpected", "partly_modelled", "modelled"]
 
 
 class Recipe(Document):
-    """The science of a job: which criterion, how much, in which steps, retrained how, evaluated on what."""
+    """The science of a job: which criterion, how much, in which steps, retrained how, evaluated on
+    what.
+    """
 
-    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(name="magnitude")
+    criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(
+        name="magnitude"
+    )
     allocation: Method | None = None
-    """How the budget is divided over the layers; `null`: as the criterion's paper does, mostly `global`."""
+    """How the budget is divided over the layers; `null`: as the criterion's paper does, mostly
+    `global`.
+    """
     granularity: Method | None = None
     """What is removed together; `null`: what the criterion scores, single weights or channels."""
     sparsifier: Method | None = None
@@ -154,8 +178,10 @@ class Recipe(Document):
     """Train the network first; without it the weights are taken as they come."""
     retrain: Retrain = Retrain()
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
-    """After pruning, before retraining: `reestimate` takes BatchNorm's statistics anew from training images and keeps them
-    where they lower the loss on other training images; `keep` leaves them."""
+    """After pruning, before retraining: `reestimate` takes BatchNorm's statistics anew from
+    training images and keeps them where they lower the loss on other training images; `keep` leaves
+    them.
+    """
     evaluations: tuple[Method, ...] | None = None
     """`null`: every registered evaluation that the data allow, at its quick setting."""
     limit: Limit = Limit()
@@ -174,32 +200,58 @@ class Recipe(Document):
         names = [method.name for method in self.evaluations or ()]
         if len(set(names)) != len(names):
             raise ValueError("evaluations: an evaluation is listed twice")
-        if self.gates.max_delta_excess_error is not None and self.evaluations is not None and "robustness" not in names:
-            raise ValueError("gates: max_delta_excess_error is read from the evaluation 'robustness', which is not listed")
+        if (
+            self.gates.max_delta_excess_error is not None
+            and self.evaluations is not None
+            and "robustness" not in names
+        ):
+            raise ValueError(
+                "gates: max_delta_excess_error is read from the evaluation 'robustness', which "
+                "is not listed"
+            )
         if self.when == "before_training":
             if self.train is None:
-                raise ValueError("when: 'before_training' prunes at initialisation and needs model.train")
+                raise ValueError(
+                    "when: 'before_training' prunes at initialisation and needs model.train"
+                )
             if self.retrain.mode != "none" and "retrain" in self.model_fields_set:
-                raise ValueError("retrain: with when 'before_training' the pruned network is trained by model.train; "
-                                 "leave retrain out")
+                raise ValueError(
+                    "retrain: with when 'before_training' the pruned network is trained by "
+                    "model.train; "
+                    "leave retrain out"
+                )
             if "batchnorm" in self.model_fields_set:
-                raise ValueError("batchnorm: has no effect with when 'before_training': BatchNorm is trained afterwards")
+                raise ValueError(
+                    "batchnorm: has no effect with when 'before_training': BatchNorm is trained "
+                    "afterwards"
+                )
         elif self.train is not None and self.retrain.mode in ("weight_rewind", "lr_rewind"):
             ignored = self.retrain.model_fields_set - {"mode", "distill"}
             if ignored:
-                raise ValueError(f"retrain: {', '.join(sorted(ignored))} come from model.train when the job trains "
-                                 f"the network and the mode is {self.retrain.mode!r}")
-        if self.retrain.mode == "gradual" and len(self.targets.sparsity) > 1 and not self.independent:
-            raise ValueError("retrain: a gradual run ends at one target; set independent, or list one sparsity")
+                raise ValueError(
+                    f"retrain: {', '.join(sorted(ignored))} come from model.train when the job "
+                    "trains "
+                    f"the network and the mode is {self.retrain.mode!r}"
+                )
+        if (
+            self.retrain.mode == "gradual"
+            and len(self.targets.sparsity) > 1
+            and not self.independent
+        ):
+            raise ValueError(
+                "retrain: a gradual run ends at one target; set independent, or list one sparsity"
+            )
         return self
 
     def digest(self) -> str:
         """SHA-256 of the recipe with every default written in, as canonical JSON (hex).
 
-        Two ways to write one recipe have one digest: a criterion or a list of one; what has no effect before training; no
-        penalty or one of zero; no corruptions.
+        Two ways to write one recipe have one digest: a criterion or a list of one; what has no
+        effect before training; no penalty or one of zero; no corruptions.
         """
-        document = self.model_dump(mode="json") | {"criterion": [one.model_dump(mode="json") for one in self.criteria]}
+        document = self.model_dump(mode="json") | {
+            "criterion": [one.model_dump(mode="json") for one in self.criteria]
+        }
         if self.when == "before_training":
             del document["retrain"], document["batchnorm"]
         elif self.retrain.mode == "gradual":
@@ -213,4 +265,6 @@ class Recipe(Document):
                 del document[training]["corrupt"]
         if self.train is not None and not self.train.l1:
             del document["train"]["penalty"]
-        return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()

@@ -1,4 +1,6 @@
-"""What was found: the report of a pruning job. Every number measured on samples carries its interval."""
+"""What was found: the report of a pruning job. Every number measured on samples carries its
+interval.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Curve(Document):
     x_names: tuple[str, ...] | None = None
     """What the points are, where `x` only numbers them: drawn as bars."""
     drawn: Literal["points", "line", "band"] | None = None
-    """Markers alone, a line alone, or a line in its band of intervals; `null`: markers with their intervals on a line."""
+    """Markers alone, a line alone, or a line in its band of intervals; `null`: markers with their
+    intervals on a line.
+    """
 
     @model_validator(mode="after")
     def _named(self) -> Curve:
@@ -46,7 +50,9 @@ class Picture(Document):
 
 
 class Section(Document):
-    """The result of one evaluation: named scalars and named curves; a new evaluation changes no schema."""
+    """The result of one evaluation: named scalars and named curves; a new evaluation changes no
+    schema.
+    """
 
     title: str
     version: int
@@ -58,7 +64,9 @@ class Section(Document):
 
 
 class Failure(Document):
-    """An evaluation, or one criterion of several, that could not be completed; the checkpoints survive it."""
+    """An evaluation, or one criterion of several, that could not be completed; the checkpoints
+    survive it.
+    """
 
     name: str
     code: str
@@ -89,19 +97,25 @@ class Network(Evaluated):
     """A network of the report: what it loses and what it costs."""
 
     sparsity: float
-    """Fraction of the prunable weights that are zero; of the network as given and of the control, without any pruning."""
+    """Fraction of the prunable weights that are zero; of the network as given and of the control,
+    without any pruning.
+    """
     density: float
     prune_ratio: float
     """Fraction of all parameters (biases and BatchNorm included) that are zero by pruning."""
     parameters: int
     """Parameters that remain: all of them less the pruned ones."""
     flops: int
-    """Multiply-adds of one forward pass times two, pruned weights not counted (what a sparse kernel would need)."""
+    """Multiply-adds of one forward pass times two, pruned weights not counted (what a sparse kernel
+    would need).
+    """
     size_bytes: dict[str, int]
     """File size by format: `sparse`, `dense`, `masks`, `sparse_gzip`, `dense_gzip`."""
     latency_ms: tuple[Latency, ...]
     retrain_epochs: int = 0
-    """Epochs of retraining received in all: a late checkpoint of a cascade has had those of every round before it."""
+    """Epochs of retraining received in all: a late checkpoint of a cascade has had those of every
+    round before it.
+    """
 
 
 class Layer(Document):
@@ -123,7 +137,9 @@ class Increase(Document):
 
 
 class BatchNorm(Document):
-    """What re-estimating BatchNorm's statistics right after pruning did to the loss on other training images."""
+    """What re-estimating BatchNorm's statistics right after pruning did to the loss on other
+    training images.
+    """
 
     loss_before: float
     """Mean cross-entropy with the statistics of before."""
@@ -147,10 +163,14 @@ class Checkpoint(Network):
     retrained: Evaluated | None
     """After retraining; `null` where the recipe does not retrain."""
     batchnorm: BatchNorm | None = None
-    """`null` where nothing was re-estimated: there is no BatchNorm, or the recipe keeps it or prunes before training."""
+    """`null` where nothing was re-estimated: there is no BatchNorm, or the recipe keeps it or
+    prunes before training.
+    """
     error_increase: Increase
     val_error_increase: Estimate
-    """Error on the validation split minus that of the dense control, paired: what the recommendation reads."""
+    """Error on the validation split minus that of the dense control, paired: what the
+    recommendation reads.
+    """
     layers: tuple[Layer, ...]
     warnings: tuple[str, ...] = ()
 
@@ -170,7 +190,9 @@ class Round(Document):
 
 
 class ShiftAdvice(Document):
-    """What the guideline of Lost in Pruning says for what is known of shifts; potentials are of validation images."""
+    """What the guideline of Lost in Pruning says for what is known of shifts; potentials are of
+    validation images.
+    """
 
     knowledge: Literal["unexpected", "partly_modelled", "modelled"]
     guideline: str
@@ -255,7 +277,9 @@ class Report(Document):
     baseline: Network
     """The network as given (or as trained by the job), before any pruning."""
     control: Network
-    """The dense network retrained with the same data and budget as one round: what retrained checkpoints compare with."""
+    """The dense network retrained with the same data and budget as one round: what retrained
+    checkpoints compare with.
+    """
     checkpoints: tuple[Checkpoint, ...]
     rounds: tuple[Round, ...]
     sections: dict[str, Section]
@@ -264,4 +288,6 @@ class Report(Document):
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     partial: bool = False
-    usage: Annotated[dict[str, float], Field(description="Seconds by stage, of the attempt that finished it.")] = {}
+    usage: Annotated[
+        dict[str, float], Field(description="Seconds by stage, of the attempt that finished it.")
+    ] = {}

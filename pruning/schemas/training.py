@@ -17,13 +17,20 @@ class Optimizer(Document):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-4
     nesterov: bool = False
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
 
     @model_validator(mode="after")
     def _no_ignored_field(self) -> Optimizer:
-        foreign = {"sgd": {"betas"}, "adamw": {"momentum", "nesterov"}}[self.name] & self.model_fields_set
+        foreign = {"sgd": {"betas"}, "adamw": {"momentum", "nesterov"}}[
+            self.name
+        ] & self.model_fields_set
         if any(getattr(self, field) != type(self).model_fields[field].default for field in foreign):
-            raise ValueError(f"{', '.join(sorted(foreign))} has no effect with the optimizer {self.name!r}")
+            raise ValueError(
+                f"{', '.join(sorted(foreign))} has no effect with the optimizer {self.name!r}"
+            )
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum > 0")
         return self
@@ -32,8 +39,9 @@ class Optimizer(Document):
 class LrSchedule(Document):
     """The factor on the learning rate over a training of `epochs`.
 
-    `constant`: 1. `cosine`: (1 + cos(pi t / T)) / 2. `linear`: 1 - t / T. `poly`: (1 - t / T)^0.9. `step`: gamma to the
-    number of milestones passed (in epochs). A warm-up of `warmup_epochs` multiplies each by t / warmup_epochs first.
+    `constant`: 1. `cosine`: (1 + cos(pi t / T)) / 2. `linear`: 1 - t / T. `poly`: (1 - t / T)^0.9.
+    `step`: gamma to the number of milestones passed (in epochs). A warm-up of `warmup_epochs`
+    multiplies each by t / warmup_epochs first.
     """
 
     name: Literal["constant", "cosine", "linear", "poly", "step"] = "constant"
@@ -53,31 +61,70 @@ class LrSchedule(Document):
 
 
 CORRUPTIONS = (
-    "brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost", "gaussian_blur", "gaussian_noise",
-    "glass_blur", "impulse_noise", "jpeg_compression", "motion_blur", "pixelate", "saturate", "shot_noise", "snow",
-    "spatter", "speckle_noise", "zoom_blur")
+    "brightness",
+    "contrast",
+    "defocus_blur",
+    "elastic_transform",
+    "fog",
+    "frost",
+    "gaussian_blur",
+    "gaussian_noise",
+    "glass_blur",
+    "impulse_noise",
+    "jpeg_compression",
+    "motion_blur",
+    "pixelate",
+    "saturate",
+    "shot_noise",
+    "snow",
+    "spatter",
+    "speckle_noise",
+    "zoom_blur",
+)
 """The standard names of Hendrycks and Dietterich."""
-MIX1 = ("contrast", "elastic_transform", "gaussian_blur", "impulse_noise", "motion_blur", "pixelate", "shot_noise", "snow",
-        "zoom_blur")
+MIX1 = (
+    "contrast",
+    "elastic_transform",
+    "gaussian_blur",
+    "impulse_noise",
+    "motion_blur",
+    "pixelate",
+    "shot_noise",
+    "snow",
+    "zoom_blur",
+)
 """What Lost in Pruning trains on in its robust runs; it tests on the other ten, Mix2."""
 
 
 class Corrupt(Document):
-    """Train on corrupted images: every fetch of an image draws one of `names` and one of `severities`, 0 for none.
+    """Train on corrupted images: every fetch of an image draws one of `names` and one of
+    `severities`, 0 for none.
 
-    Both are uniform and drawn anew in every epoch. By default the paper's Mix1 and severities 0 to 5. Source: Liebenwein,
-    Baykal, Carter, Gifford and Rus, Lost in Pruning, MLSys 2021, robust training.
+    Both are uniform and drawn anew in every epoch. By default the paper's Mix1 and severities 0 to
+    5. Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in Pruning, MLSys 2021, robust
+    training.
     """
 
     names: Annotated[tuple[str, ...], Field(min_length=1)] = MIX1
-    severities: Annotated[tuple[Annotated[int, Field(ge=0, le=5)], ...], Field(min_length=1)] = (0, 1, 2, 3, 4, 5)
+    severities: Annotated[tuple[Annotated[int, Field(ge=0, le=5)], ...], Field(min_length=1)] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Corrupt:
         unknown = sorted(set(self.names) - set(CORRUPTIONS))
         if unknown:
-            raise ValueError(f"names: no corruption is called {unknown[0]!r}; known: {', '.join(CORRUPTIONS)}")
-        if len(set(self.names)) < len(self.names) or len(set(self.severities)) < len(self.severities):
+            raise ValueError(
+                f"names: no corruption is called {unknown[0]!r}; known: {', '.join(CORRUPTIONS)}"
+            )
+        if len(set(self.names)) < len(self.names) or len(set(self.severities)) < len(
+            self.severities
+        ):
             raise ValueError("names and severities are each listed once")
         return self
 
@@ -90,7 +137,9 @@ class Training(Document):
     optimizer: Optimizer = Optimizer()
     lr_schedule: LrSchedule = LrSchedule()
     augment: Literal["auto", "none", "crop", "crop_flip"] = "auto"
-    """`auto`: random crop (4 pixels of padding) and flip for colour images of 24 pixels and more, nothing otherwise."""
+    """`auto`: random crop (4 pixels of padding) and flip for colour images of 24 pixels and more,
+    nothing otherwise.
+    """
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: training steps under autocast. Reported errors are measured in fp32 either way."""
     corrupt: Corrupt | None = None
@@ -100,17 +149,21 @@ class Training(Document):
     def _schedule_inside(self) -> Training:
         last = max(self.lr_schedule.milestones, default=0.0)
         if last >= self.epochs or self.lr_schedule.warmup_epochs > self.epochs:
-            raise ValueError(f"lr_schedule: a milestone or warm-up beyond the {self.epochs} epochs has no effect")
+            raise ValueError(
+                f"lr_schedule: a milestone or warm-up beyond the {self.epochs} epochs has no effect"
+            )
         return self
 
 
 class Penalty(Document):
-    """What is added to the training loss: l1 sum |w| over the weights of every Linear and Conv2d that may be pruned.
+    """What is added to the training loss: l1 sum |w| over the weights of every Linear and Conv2d
+    that may be pruned.
 
-    Those are the weights that train and are not in the job's `exclude`; biases and BatchNorm are not penalised. The term is
-    minimised by a proximal step after every update, w <- sign(w) max(|w| - t, 0) with t = l1 lr / (1 - momentum): SGD with
-    momentum moves a weight by lr / (1 - momentum) times a constant gradient, so that the networks at which the training
-    rests are those of the penalised loss (Parikh and Boyd, Proximal Algorithms, 2014, section 4.2). Unlike a subgradient
+    Those are the weights that train and are not in the job's `exclude`; biases and BatchNorm are
+    not penalised. The term is minimised by a proximal step after every update, w <- sign(w) max(|w|
+    - t, 0) with t = l1 lr / (1 - momentum): SGD with momentum moves a weight by lr / (1 - momentum)
+    times a constant gradient, so that the networks at which the training rests are those of the
+    penalised loss (Parikh and Boyd, Proximal Algorithms, 2014, section 4.2). Unlike a subgradient
     step, which passes zero by, it leaves exact zeros: the trained network is sparse.
     """
 
@@ -120,8 +173,9 @@ class Penalty(Document):
 class Train(Training):
     """Train the dense network first; the weights at `rewind_epoch` are kept for weight rewinding.
 
-    Whatever replays this schedule replays all of it, the penalty too: weight and learning-rate rewinding, and the training
-    that follows with `before_training`. Fine-tuning and gradual runs follow `retrain`, without a penalty.
+    Whatever replays this schedule replays all of it, the penalty too: weight and learning-rate
+    rewinding, and the training that follows with `before_training`. Fine-tuning and gradual runs
+    follow `retrain`, without a penalty.
     """
 
     optimizer: Optimizer = Optimizer(lr=0.1)
@@ -137,12 +191,17 @@ class Train(Training):
     @model_validator(mode="after")
     def _one_step_for_all(self) -> Train:
         if self.l1 and self.optimizer.name != "sgd":
-            raise ValueError(f"penalty: l1 needs the optimizer 'sgd'; {self.optimizer.name!r} takes a step of another size "
-                             "for every weight, and one threshold would not minimise the penalised loss")
+            raise ValueError(
+                f"penalty: l1 needs the optimizer 'sgd'; {self.optimizer.name!r} takes a step of "
+                "another size "
+                "for every weight, and one threshold would not minimise the penalised loss"
+            )
         return self
 
     @model_validator(mode="after")
     def _rewind_inside(self) -> Train:
         if self.rewind_epoch >= self.epochs:
-            raise ValueError(f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs")
+            raise ValueError(
+                f"rewind_epoch {self.rewind_epoch} must lie before the last of {self.epochs} epochs"
+            )
         return self

@@ -17,7 +17,9 @@ class TopK:
     """The highest scores of a layer remain, their weights unchanged.
 
     >>> import torch
-    >>> sparse = TopK().sparsify(torch.tensor([3.0, -4.0]), torch.tensor([3.0, 4.0]), 1, torch.Generator())
+    >>> sparse = TopK().sparsify(
+    ...     torch.tensor([3.0, -4.0]), torch.tensor([3.0, 4.0]), 1, torch.Generator()
+    ... )
     >>> sparse.mask, sparse.weight
     (tensor([False,  True]), tensor([ 0., -4.]))
     """

@@ -1,7 +1,8 @@
 """Sampling after what would be drawn anyway has been set aside.
 
-Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural networks, ICLR 2020, and the
-code released with Lost in Pruning (PFPNetTop); how the budget is divided between the two parts is derived here.
+Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural
+networks, ICLR 2020, and the code released with Lost in Pruning (PFPNetTop); how the budget is
+divided between the two parts is derived here.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from pruning.sparsifiers import sparsifiers
-from pruning.sparsifiers._signed_rows import Division, SignedRows, compute_reweighting_factors, reweight
+from pruning.sparsifiers._signed_rows import (
+    Division,
+    SignedRows,
+    compute_reweighting_factors,
+    reweight,
+)
 from pruning.types import Sparse
 
 
 @sparsifiers.register("top_sample")
 @dataclass(frozen=True)
 class TopSample:
-    """The most probable weights or channels stay as they are, the others are drawn and reweighted: right on average.
+    """The most probable weights or channels stay as they are, the others are drawn and reweighted:
+    right on average.
 
-    Less varies than where all are drawn. Three draws of these let one expect 1.8 distinct ones, four more than 2: the first,
-    with p = 4 / 6 above a third, stays, and one draw of the other two stands for their sum.
+    Less varies than where all are drawn. Three draws of these let one expect 1.8 distinct ones,
+    four more than 2: the first, with p = 4 / 6 above a third, stays, and one draw of the other two
+    stands for their sum.
 
     >>> import torch
     >>> weight, score = torch.tensor([[4.0, 1.0, 1.0]]), torch.tensor([[4.0, 1.0, 1.0]])
@@ -35,10 +43,12 @@ class TopSample:
     division: Division = "sipp"
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
-        """Those with p_j >= 1 / N as they are, N draws that let one expect a side's share m; the others w_j N_j / (M q_j).
+        """Those with p_j >= 1 / N as they are, N draws that let one expect a side's share m; the
+        others w_j N_j / (M q_j).
 
-        With K set aside, at most m - 1, q_j = p_j / (1 - sum of theirs), and M draws let one expect m - K distinct. E[w] is
-        the weight where p_j > 0 and m > 0. About `keep` remain. Raises `ParameterError` for scores below 0 or of filters.
+        With K set aside, at most m - 1, q_j = p_j / (1 - sum of theirs), and M draws let one expect
+        m - K distinct. E[w] is the weight where p_j > 0 and m > 0. About `keep` remain. Raises
+        `ParameterError` for scores below 0 or of filters.
         """
         sides = SignedRows.of(weight, score)
         law = sides.top_law(sides.counts(keep, self.division))

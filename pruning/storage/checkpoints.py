@@ -1,9 +1,11 @@
-"""Sparse checkpoints: safetensors that hold a bitmask and the remaining values of every pruned tensor.
+"""Sparse checkpoints: safetensors that hold a bitmask and the remaining values of every pruned
+tensor.
 
-`<name>.bitmask` (uint8): the mask over the flattened tensor in row-major order, eight to a byte, most significant bit
-first. `<name>.values` (1-D): the remaining weights in that order. Other tensors as they are. The metadata entry
-`secateur` is JSON: `{"format": "sparse", "version": 1, "tensors": {name: {"shape": [...], "dtype": "float32"}}, ...}`.
-One metadata entry only: the order of several is not defined, and equal networks shall give equal files.
+`<name>.bitmask` (uint8): the mask over the flattened tensor in row-major order, eight to a byte,
+most significant bit first. `<name>.values` (1-D): the remaining weights in that order. Other
+tensors as they are. The metadata entry `secateur` is JSON: `{"format": "sparse", "version": 1,
+"tensors": {name: {"shape": [...], "dtype": "float32"}}, ...}`. One metadata entry only: the order
+of several is not defined, and equal networks shall give equal files.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ VERSION = 1
 def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: Any) -> None:
     """Write a state dict, the masked tensors as bitmask and values; `info` goes into the metadata.
 
-    Raises `CheckpointError` when a weight outside its mask is not zero: the file would not read back exactly.
+    Raises `CheckpointError` when a weight outside its mask is not zero: the file would not read
+    back exactly.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -52,29 +55,50 @@ def read_sparse(path: Path) -> dict[str, Tensor]:
     """The dense state dict of a sparse checkpoint, zeros where it was pruned; exact."""
     state, described = _read(path, "sparse")
     for name, one in described.items():
-        mask, values = _unpack(name, state.pop(f"{name}.bitmask", None), one.shape), state.pop(f"{name}.values", None)
+        mask, values = (
+            _unpack(name, state.pop(f"{name}.bitmask", None), one.shape),
+            state.pop(f"{name}.values", None),
+        )
         if values is None or values.shape != (int(mask.sum()),) or _dtype(values) != one.dtype:
             found = "no" if values is None else f"{_dtype(values)} {tuple(values.shape)}"
-            raise CheckpointError(f"{name}: {int(mask.sum())} bits are set for {one.dtype}, but there are {found} values")
+            raise CheckpointError(
+                f"{name}: {int(mask.sum())} bits are set for {one.dtype}, but there are {found} "
+                "values"
+            )
         state[name] = torch.zeros(one.shape, dtype=values.dtype).masked_scatter_(mask, values)
     return state
 
 
 def write_dense(path: Path, state: Mapping[str, Tensor], **info: Any) -> None:
     """Write a plain state dict with its zeros; it loads anywhere."""
-    _write(path, {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, "dense", {}, info)
+    _write(
+        path,
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        "dense",
+        {},
+        info,
+    )
 
 
 def write_masks(path: Path, masks: Masks, **info: Any) -> None:
     """Write the bitmasks alone."""
     shapes = {name: {"shape": list(mask.shape)} for name, mask in masks.items()}
-    _write(path, {f"{name}.bitmask": _pack(mask.cpu()) for name, mask in masks.items()}, "masks", shapes, info)
+    _write(
+        path,
+        {f"{name}.bitmask": _pack(mask.cpu()) for name, mask in masks.items()},
+        "masks",
+        shapes,
+        info,
+    )
 
 
 def read_masks(path: Path) -> Masks:
     """The masks of a `masks` or `sparse` file."""
     tensors, described = _read(path, None)
-    return {name: _unpack(name, tensors.get(f"{name}.bitmask"), one.shape) for name, one in described.items()}
+    return {
+        name: _unpack(name, tensors.get(f"{name}.bitmask"), one.shape)
+        for name, one in described.items()
+    }
 
 
 WRITERS: dict[str, Callable[..., None]] = {
@@ -85,15 +109,25 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 
 def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors aside, flush to disk, rename: the file is whole or absent. Tied tensors are written each."""
+    """Write safetensors aside, flush to disk, rename: the file is whole or absent. Tied tensors are
+    written each.
+    """
     aside = path.with_name(f".{path.name}.part")
     seen: dict[int, str] = {}
     try:
-        save_file({name: tensor if seen.setdefault(tensor.data_ptr(), name) == name else tensor.clone()
-                   for name, tensor in tensors.items()}, aside, metadata=metadata)
+        save_file(
+            {
+                name: tensor if seen.setdefault(tensor.data_ptr(), name) == name else tensor.clone()
+                for name, tensor in tensors.items()
+            },
+            aside,
+            metadata=metadata,
+        )
     except SafetensorError as error:
         aside.unlink(missing_ok=True)
-        number = next((n for n in (errno.ENOSPC, errno.EDQUOT) if f"os error {n})" in str(error)), None)
+        number = next(
+            (n for n in (errno.ENOSPC, errno.EDQUOT) if f"os error {n})" in str(error)), None
+        )
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from None
@@ -102,8 +136,13 @@ def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     aside.replace(path)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], format: str, described: dict[str, Any],
-           info: dict[str, Any]) -> None:
+def _write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    format: str,
+    described: dict[str, Any],
+    info: dict[str, Any],
+) -> None:
     meta = {"format": format, "version": VERSION, "tensors": described, **info}
     save_durably(tensors, path, {"secateur": json.dumps(meta, sort_keys=True)})
 
@@ -127,12 +166,16 @@ def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, 
     except (SafetensorError, ValidationError, KeyError, OSError) as error:
         raise CheckpointError(f"{path.name}: not a checkpoint of this service ({error})") from None
     if meta.format != (format or meta.format) or meta.version != VERSION:
-        raise CheckpointError(f"{path.name}: format {meta.format} {meta.version}, expected {format} {VERSION}")
+        raise CheckpointError(
+            f"{path.name}: format {meta.format} {meta.version}, expected {format} {VERSION}"
+        )
     return tensors, meta.tensors
 
 
 def _describe(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
-    return {name: {"shape": list(state[name].shape), "dtype": _dtype(state[name])} for name in masks}
+    return {
+        name: {"shape": list(state[name].shape), "dtype": _dtype(state[name])} for name in masks
+    }
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -9,14 +9,20 @@ MAX_HEADER_BYTES = 16 * 2**20
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file with these first nine bytes claims to be safetensors: the length of its header, then `{`.
+    """Whether a file with these first nine bytes claims to be safetensors: the length of its
+    header, then `{`.
 
-    Ask this before anything else: the length may look like another format's mark. 640 bytes of header are 80 02, a pickle.
+    Ask this before anything else: the length may look like another format's mark. 640 bytes of
+    header are 80 02, a pickle.
 
     >>> is_safetensors(bytes([0x80, 0x02, 0, 0, 0, 0, 0, 0]) + b"{")
     True
     """
-    return len(head) >= 9 and struct.unpack("<Q", head[:8])[0] <= MAX_HEADER_BYTES and head[8:9] == b"{"
+    return (
+        len(head) >= 9
+        and struct.unpack("<Q", head[:8])[0] <= MAX_HEADER_BYTES
+        and head[8:9] == b"{"
+    )
 
 
 def is_pickle(head: bytes) -> bool:

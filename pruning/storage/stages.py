@@ -16,13 +16,19 @@ State = dict[str, Tensor]
 
 
 class Stages:
-    """A folder of stage files, each tensors and a JSON note, named by the recipe's digest and the stage.
+    """A folder of stage files, each tensors and a JSON note, named by the recipe's digest and the
+    stage.
 
     `on_saved(name, path)` and `on_dropped(name)` tell whoever keeps copies elsewhere.
     """
 
-    def __init__(self, folder: Path, digest: str, on_saved: Callable[[str, Path], None] = lambda name, path: None,
-                 on_dropped: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        digest: str,
+        on_saved: Callable[[str, Path], None] = lambda name, path: None,
+        on_dropped: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self.folder = folder
         self._prefix = digest[:16]
         self._on_saved, self._on_dropped = on_saved, on_dropped
@@ -52,8 +58,11 @@ class Stages:
     def save(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
         """Finish a stage: the file is whole before anyone sees it."""
         path = self.path(name)
-        save_durably({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path,
-                     {"note": json.dumps(dict(note))})
+        save_durably(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+            path,
+            {"note": json.dumps(dict(note))},
+        )
         self._on_saved(path.name, path)
 
     def drop(self, name: str) -> None:
@@ -65,7 +74,9 @@ class Stages:
 
 
 class PartialTraining:
-    """The state inside a training as a stage of its own, dropped when the stage it belongs to is finished."""
+    """The state inside a training as a stage of its own, dropped when the stage it belongs to is
+    finished.
+    """
 
     def __init__(self, stages: Stages, name: str) -> None:
         self._stages, self._name = stages, f"{name}.partial"

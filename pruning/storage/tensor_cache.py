@@ -1,4 +1,6 @@
-"""Tensors that are dear to make, kept on disk by content for later jobs; the folder's size is bounded."""
+"""Tensors that are dear to make, kept on disk by content for later jobs; the folder's size is
+bounded.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ SUFFIX = ".safetensors"
 
 
 def hash_content(tensor: Tensor, *others: str | int) -> str:
-    """SHA-256 of a tensor's type, shape and bytes and of what else goes into making what is kept (hex).
+    """SHA-256 of a tensor's type, shape and bytes and of what else goes into making what is kept
+    (hex).
 
     >>> import torch
     >>> hash_content(torch.zeros(2), "fog", 3) == hash_content(torch.zeros(2), "fog", 3)
@@ -34,14 +37,17 @@ def hash_content(tensor: Tensor, *others: str | int) -> str:
 class TensorCache:
     """A folder of tensors by key; those not used for longest go where it grows beyond its limit.
 
-    Several processes may share it: a file appears whole or not at all, and one that is damaged or gone is made again.
+    Several processes may share it: a file appears whole or not at all, and one that is damaged or
+    gone is made again.
     """
 
     folder: Path
     limit_bytes: int
 
     def get(self, key: str, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor kept under the key, on the CPU, or else made and kept. A disk that fails costs time, not the job."""
+        """The tensor kept under the key, on the CPU, or else made and kept. A disk that fails costs
+        time, not the job.
+        """
         path = self.folder / f"{key}{SUFFIX}"
         with suppress(OSError, SafetensorError, KeyError):
             found = load_file(path)["tensor"]

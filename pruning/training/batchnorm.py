@@ -1,4 +1,6 @@
-"""BatchNorm after pruning: its running statistics belong to the network before, and are taken anew where that helps."""
+"""BatchNorm after pruning: its running statistics belong to the network before, and are taken anew
+where that helps.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +22,35 @@ JUDGES = 1000
 
 
 def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[str, float] | None:
-    """Re-estimate the running mean and variance of every BatchNorm in place, and keep them where the loss falls.
+    """Re-estimate the running mean and variance of every BatchNorm in place, and keep them where
+    the loss falls.
 
-    mean = (1/B) sum_b m_b, var = (1/B) sum_b v_b, m_b and v_b the mean and the unbiased variance of batch b: at most 20
-    batches of up to 128 training images, equal in size up to one image, without augmentation (with masks smaller ones, of
-    two images at least). The mean loss of up to 1,000
-    other training images decides (of two images, one does both). Nothing else changes: weights, modes and `momentum`. Layers
-    in eval mode or with frozen weights take part, as their statistics too are of activations that pruning moved; layers that
-    a pass does not reach, and those without running statistics, do not. Kept statistics stand for B batches
-    (`num_batches_tracked`). Returns `before` and `after`, the mean losses, and `kept`, 1 or 0; None for a network without
-    running statistics, and for a single image.
+    mean = (1/B) sum_b m_b, var = (1/B) sum_b v_b, m_b and v_b the mean and the unbiased variance of
+    batch b: at most 20 batches of up to 128 training images, equal in size up to one image, without
+    augmentation (with masks smaller ones, of two images at least). The mean loss of up to 1,000
+    other training images decides (of two images, one does both). Nothing else changes: weights,
+    modes and `momentum`. Layers in eval mode or with frozen weights take part, as their statistics
+    too are of activations that pruning moved; layers that a pass does not reach, and those without
+    running statistics, do not. Kept statistics stand for B batches (`num_batches_tracked`). Returns
+    `before` and `after`, the mean losses, and `kept`, 1 or 0; None for a network without running
+    statistics, and for a single image.
     """
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats
-              and module.running_mean is not None and module.num_batches_tracked is not None]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and module.running_mean is not None
+        and module.num_batches_tracked is not None
+    ]
     if not layers or len(data.fit) < 2:
         return None
-    order = torch.randperm(len(data.fit), generator=generator(seed, "batchnorm", number)).to(data.fit.labels.device)
+    order = torch.randperm(len(data.fit), generator=generator(seed, "batchnorm", number)).to(
+        data.fit.labels.device
+    )
     judges = max(1, min(JUDGES, len(order) // 3))
     batch = max(2, data.at_once(BATCH))
-    sample = order[:min(batch * BATCHES, max(2, len(order) - judges))]
+    sample = order[: min(batch * BATCHES, max(2, len(order) - judges))]
     parts = max(1, len(sample) // batch) if data.segmentation else math.ceil(len(sample) / batch)
     judged = data.fit[order[-judges:]]
     saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
@@ -53,7 +65,9 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
     return {"before": before, "after": after, "kept": float(kept)}
 
 
-def _estimate_(model: nn.Module, layers: Sequence[_BatchNorm], data: Data, batches: Sequence[Tensor]) -> None:
+def _estimate_(
+    model: nn.Module, layers: Sequence[_BatchNorm], data: Data, batches: Sequence[Tensor]
+) -> None:
     """Averages over the batches, given by their indices; only BatchNorm is in training mode."""
     momenta = [layer.momentum for layer in layers]
     with evaluate_mode(model), torch.no_grad():
@@ -75,5 +89,11 @@ def _loss(model: nn.Module, data: Data, split: Split) -> float:
     with evaluate_mode(model), torch.no_grad():
         for inputs, labels in data.batches(split, BATCH):
             losses = losses_of(model(inputs).float(), labels)
-            total += torch.nan_to_num(losses, nan=torch.inf).clamp_max(torch.finfo(torch.float32).max).double().sum().cpu()
+            total += (
+                torch.nan_to_num(losses, nan=torch.inf)
+                .clamp_max(torch.finfo(torch.float32).max)
+                .double()
+                .sum()
+                .cpu()
+            )
     return float(total) / len(split)

@@ -43,7 +43,9 @@ class Controls:
     saver: Saver | None = None
     every_steps: int = 200
     every_s: float = 30.0
-    """A state is kept after so many steps or seconds, whichever comes first; when does not change the result."""
+    """A state is kept after so many steps or seconds, whichever comes first; when does not change
+    the result.
+    """
     advance: Callable[[int], None] = field(default=lambda images: None)
     """Called with the number of images trained on since the last call."""
     at_epoch: Callable[[int], None] = field(default=lambda epoch: None)
@@ -61,10 +63,14 @@ class Teacher:
     def __post_init__(self) -> None:
         self.network.eval()
 
-    def loss(self, outputs: Tensor | tuple[Tensor, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        """(1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), the mean over the batch.
+    def loss(
+        self, outputs: Tensor | tuple[Tensor, Tensor], inputs: Tensor, labels: Tensor
+    ) -> Tensor:
+        """(1 - alpha) CE(z, y) + alpha T^2 KL(softmax(t / T) || softmax(z / T)), the mean over the
+        batch.
 
-        CE is the loss of a training without a teacher; with masks, means are over pixels that are not ignored.
+        CE is the loss of a training without a teacher; with masks, means are over pixels that are
+        not ignored.
         """
         alpha, temperature = self.distill.alpha, self.distill.temperature
         with torch.no_grad():
@@ -89,30 +95,48 @@ def learning_rate_factor(schedule: LrSchedule, epoch: float, epochs: int) -> flo
     if schedule.name == "poly":
         return float(warmup * (1 - progress) ** POLY)
     if schedule.name == "step":
-        return warmup * schedule.gamma ** sum(epoch >= milestone for milestone in schedule.milestones)
+        return warmup * schedule.gamma ** sum(
+            epoch >= milestone for milestone in schedule.milestones
+        )
     return warmup
 
 
-def train_(model: nn.Module, data: Data, training: Training, *, seed: int, name: str, masks: Masks | None = None,
-           exclude: Collection[str] = (), start_epoch: int = 0, stop_epoch: int | None = None,
-           teacher: Teacher | None = None, controls: Controls | None = None) -> None:
-    """Train the model in place on `data.fit` from `start_epoch` to `stop_epoch` of the schedule, pruned weights at zero.
+def train_(
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    *,
+    seed: int,
+    name: str,
+    masks: Masks | None = None,
+    exclude: Collection[str] = (),
+    start_epoch: int = 0,
+    stop_epoch: int | None = None,
+    teacher: Teacher | None = None,
+    controls: Controls | None = None,
+) -> None:
+    """Train the model in place on `data.fit` from `start_epoch` to `stop_epoch` of the schedule,
+    pruned weights at zero.
 
-    Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean cross-entropy (see
-    `pruning.measurement.objective` for masks), or on the teacher's loss; the order of the images, their corruption and augmentation, and
-    what the network itself draws (dropout), are derived from (seed, name, epoch, step), so the result depends on no global
-    state. After every update follow the proximal step of the schedule's `Penalty`, if it has
-    one, on the prunable weights but `exclude`, and the masks. With `controls.saver` the state is kept every
+    Without `stop_epoch` to the schedule's end; the optimiser starts anew. SGD or AdamW on the mean
+    cross-entropy (see `pruning.measurement.objective` for masks), or on the teacher's loss; the
+    order of the images, their corruption and augmentation, and what the network itself draws
+    (dropout), are derived from (seed, name, epoch, step), so the result depends on no global state.
+    After every update follow the proximal step of the schedule's `Penalty`, if it has one, on the
+    prunable weights but `exclude`, and the masks. With `controls.saver` the state is kept every
     `controls.every_steps` steps and a later call goes on from there, to the same bytes on the same
     device and thread count. Raises `DivergenceError` when the loss is no number, `ParameterError`
     where a batch of one image leaves BatchNorm without a variance.
     """
-    _Run(model, data, training, seed, name, masks or {}, exclude, teacher, controls or Controls()).go(
-        start_epoch, training.epochs if stop_epoch is None else stop_epoch)
+    _Run(
+        model, data, training, seed, name, masks or {}, exclude, teacher, controls or Controls()
+    ).go(start_epoch, training.epochs if stop_epoch is None else stop_epoch)
 
 
 def count_steps_per_epoch(images: int, batch_size: int) -> int:
-    """Updates in one epoch; a last batch of a single image is left out (BatchNorm has no variance there)."""
+    """Updates in one epoch; a last batch of a single image is left out (BatchNorm has no variance
+    there).
+    """
     full, rest = divmod(images, batch_size)
     return max(1, full + (rest > 1))
 
@@ -120,18 +144,42 @@ def count_steps_per_epoch(images: int, batch_size: int) -> int:
 class _Run:
     """One training: the state that must survive an interruption, and the loop."""
 
-    def __init__(self, model: nn.Module, data: Data, training: Training, seed: int, name: str, masks: Masks,
-                 exclude: Collection[str], teacher: Teacher | None, controls: Controls) -> None:
-        self.model, self.data, self.training, self.masks, self.controls = model, data, training, masks, controls
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        training: Training,
+        seed: int,
+        name: str,
+        masks: Masks,
+        exclude: Collection[str],
+        teacher: Teacher | None,
+        controls: Controls,
+    ) -> None:
+        self.model, self.data, self.training, self.masks, self.controls = (
+            model,
+            data,
+            training,
+            masks,
+            controls,
+        )
         self.teacher = teacher
         self.l1 = training.l1 if isinstance(training, Train) else 0.0
-        self.penalised = [weight for name, weight in find_prunable(model).items() if name not in exclude] if self.l1 else []
+        self.penalised = (
+            [weight for name, weight in find_prunable(model).items() if name not in exclude]
+            if self.l1
+            else []
+        )
         self.seed, self.name, self.images = seed, name, data.fit.images
         self.device = next(model.parameters()).device
         self.mode = resolve_augment(training.augment, data.shape)
         self.micro_batch = training.batch_size
         self.steps = count_steps_per_epoch(len(data.fit), training.batch_size)
-        self.layout = torch.channels_last if any(p.dim() == 4 for p in model.parameters()) else torch.contiguous_format
+        self.layout = (
+            torch.channels_last
+            if any(p.dim() == 4 for p in model.parameters())
+            else torch.contiguous_format
+        )
 
     def go(self, start_epoch: int, stop_epoch: int) -> None:
         self.model.to(memory_format=self.layout).train()  # type: ignore[call-overload]
@@ -144,14 +192,23 @@ class _Run:
         while epoch < stop_epoch:
             if step == 0:
                 self.controls.at_epoch(epoch)
-            self.images = corrupt_epoch(self.data.fit.images, self.training.corrupt, self.seed, self.name, epoch)
-            order = torch.randperm(len(self.data.fit), generator=generator(self.seed, self.name, "order", epoch))
+            self.images = corrupt_epoch(
+                self.data.fit.images, self.training.corrupt, self.seed, self.name, epoch
+            )
+            order = torch.randperm(
+                len(self.data.fit), generator=generator(self.seed, self.name, "order", epoch)
+            )
             while step < self.steps:
-                batch = order[step * self.training.batch_size: (step + 1) * self.training.batch_size]
+                batch = order[
+                    step * self.training.batch_size : (step + 1) * self.training.batch_size
+                ]
                 losses += self._step(batch, epoch, step)
                 self.controls.advance(len(batch))
                 step, unsaved = step + 1, unsaved + 1
-                due = unsaved >= self.controls.every_steps or time.monotonic() - saved_at >= self.controls.every_s
+                due = (
+                    unsaved >= self.controls.every_steps
+                    or time.monotonic() - saved_at >= self.controls.every_s
+                )
                 if due and self.controls.saver is not None:
                     self._check(losses, epoch, step)
                     self._save(epoch, step)
@@ -162,13 +219,20 @@ class _Run:
         self.model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
     def _step(self, index: Tensor, epoch: int, step: int) -> Tensor:
-        factor = learning_rate_factor(self.training.lr_schedule, epoch + step / self.steps, self.training.epochs)
+        factor = learning_rate_factor(
+            self.training.lr_schedule, epoch + step / self.steps, self.training.epochs
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.optimizer.lr * factor
         while True:
             try:
-                with seeded(generator(self.seed, self.name, "network", epoch, step).initial_seed(), self.device):
-                    loss = self._gradients(index, generator(self.seed, self.name, "augment", epoch, step))
+                with seeded(
+                    generator(self.seed, self.name, "network", epoch, step).initial_seed(),
+                    self.device,
+                ):
+                    loss = self._gradients(
+                        index, generator(self.seed, self.name, "augment", epoch, step)
+                    )
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
@@ -177,8 +241,11 @@ class _Run:
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
-                raise ParameterError("batch_size: BatchNorm has no variance over the one value of a channel that a batch of "
-                                     "one image leaves; train on two images or more at a time") from None
+                raise ParameterError(
+                    "batch_size: BatchNorm has no variance over the one value of a channel that "
+                    "a batch of "
+                    "one image leaves; train on two images or more at a time"
+                ) from None
         self.optimizer.step()
         if self.l1:
             spec = self.training.optimizer
@@ -189,18 +256,28 @@ class _Run:
 
     def _gradients(self, index: Tensor, rng: torch.Generator) -> Tensor:
         index = index.to(self.data.fit.labels.device)
-        batch = augment_split(Split(self.images[index], self.data.fit.labels[index]), self.mode, rng)
+        batch = augment_split(
+            Split(self.images[index], self.data.fit.labels[index]), self.mode, rng
+        )
         images, labels = batch.images, batch.labels
         self.optimizer.zero_grad(set_to_none=True)
         total, whole = torch.zeros((), device=self.device), weigh_batch(labels).clamp_min(1)
         for start in range(0, len(labels), self.micro_batch):
             part = slice(start, start + self.micro_batch)
-            inputs = self.data.normalize(images[part]).to(memory_format=self.layout) \
-                if images.dim() == 4 else self.data.normalize(images[part])
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
+            inputs = (
+                self.data.normalize(images[part]).to(memory_format=self.layout)
+                if images.dim() == 4
+                else self.data.normalize(images[part])
+            )
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"
+            ):
                 outputs = self.model(inputs)
-                loss = training_loss(outputs, labels[part]) if self.teacher is None \
+                loss = (
+                    training_loss(outputs, labels[part])
+                    if self.teacher is None
                     else self.teacher.loss(outputs, inputs, labels[part])
+                )
                 loss = loss * (weigh_batch(labels[part]) / whole)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -216,52 +293,77 @@ class _Run:
         self._say_micro_batch()
 
     def _say_micro_batch(self) -> None:
-        self.controls.warn(f"out of memory: gradients are accumulated over micro-batches of {self.micro_batch}; "
-                           "BatchNorm sees these instead of the whole batch")
+        self.controls.warn(
+            f"out of memory: gradients are accumulated over micro-batches of {self.micro_batch}; "
+            "BatchNorm sees these instead of the whole batch"
+        )
 
     def _check(self, losses: Tensor, epoch: int, step: int) -> None:
         if not torch.isfinite(losses):
-            raise DivergenceError(f"the loss is {float(losses)} in epoch {epoch}, step {step}: the training diverged; "
-                                  "a smaller learning rate may help")
+            raise DivergenceError(
+                f"the loss is {float(losses)} in epoch {epoch}, step {step}: the training "
+                "diverged; "
+                "a smaller learning rate may help"
+            )
 
     def _check_weights(self) -> None:
-        """The loss is that before the update: only the weights tell whether the last update was one too many."""
+        """The loss is that before the update: only the weights tell whether the last update was one
+        too many.
+        """
         for name, value in self.model.state_dict().items():
             if not torch.isfinite(value).all():
-                raise DivergenceError(f"{name} is no longer finite after the last step: the training diverged; "
-                                      "a smaller learning rate may help")
+                raise DivergenceError(
+                    f"{name} is no longer finite after the last step: the training diverged; "
+                    "a smaller learning rate may help"
+                )
 
     def _save(self, epoch: int, step: int) -> None:
         assert self.controls.saver is not None
         tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
-        self.controls.saver.save(tensors, {"epoch": epoch, "step": step, "micro_batch": self.micro_batch})
+            tensors |= {
+                f"optimizer.{index}.{key}": value
+                for key, value in state.items()
+                if value is not None
+            }
+        self.controls.saver.save(
+            tensors, {"epoch": epoch, "step": step, "micro_batch": self.micro_batch}
+        )
 
     def _restore(self, start_epoch: int) -> tuple[int, int]:
         saved = self.controls.saver.load() if self.controls.saver is not None else None
         if saved is None:
             return start_epoch, 0
         tensors, meta = saved
-        self.model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
-                                    if key.startswith("model.")})
+        self.model.load_state_dict(
+            {
+                key.removeprefix("model."): value
+                for key, value in tensors.items()
+                if key.startswith("model.")
+            }
+        )
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, part = key.split(".", 2)
                 state.setdefault(int(index), {})[part] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
         self.micro_batch = int(meta["micro_batch"])
         if self.micro_batch < self.training.batch_size:
             self._say_micro_batch()
         epoch, step = int(meta["epoch"]), int(meta["step"])
         images, batch = len(self.data.fit), self.training.batch_size
-        self.controls.advance((epoch - start_epoch) * min(self.steps * batch, images) + min(step * batch, images))
+        self.controls.advance(
+            (epoch - start_epoch) * min(self.steps * batch, images) + min(step * batch, images)
+        )
         return epoch, step
 
 
 def shrink_(weights: Sequence[Tensor], threshold: float) -> None:
-    """The proximal step of threshold times the L1 norm: w <- sign(w) max(|w| - threshold, 0), zeros positive.
+    """The proximal step of threshold times the L1 norm: w <- sign(w) max(|w| - threshold, 0), zeros
+    positive.
 
     >>> weight = torch.tensor([2.0, 0.5, -0.5, -2.0])
     >>> shrink_([weight], 0.5)
@@ -277,10 +379,19 @@ def make_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
     """The optimiser of a training over all parameters that train."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if spec.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay,
-                           nesterov=spec.nesterov)
+        return torch.optim.AdamW(
+            parameters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=spec.lr,
+        momentum=spec.momentum,
+        weight_decay=spec.weight_decay,
+        nesterov=spec.nesterov,
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(
+        error, torch.OutOfMemoryError
+    ) or "DefaultCPUAllocator: can't allocate memory" in str(error)

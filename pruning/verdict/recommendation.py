@@ -31,57 +31,91 @@ class References:
 
     def warning(self) -> str:
         """What to tell a user whose retraining harms."""
-        return ("retraining alone raised the error of the dense network from "
-                f"{q.percent(self.given.error.value, 2)} to {q.percent(self.control.error.value, 2)}: what is compared with "
-                "the control looks better than it is; change the retraining (a smaller learning rate, more "
-                "epochs, other augmentation)")
+        return (
+            "retraining alone raised the error of the dense network from "
+            f"{q.percent(self.given.error.value, 2)} to "
+            f"{q.percent(self.control.error.value, 2)}: what is compared with "
+            "the control looks better than it is; change the retraining (a smaller learning "
+            "rate, more "
+            "epochs, other augmentation)"
+        )
 
 
-def recommend(checkpoints: Sequence[Checkpoint], gates: Gates, references: References) -> Recommendation:
+def recommend(
+    checkpoints: Sequence[Checkpoint], gates: Gates, references: References
+) -> Recommendation:
     """The sparsest checkpoint whose validation error is within the margin of the dense control's.
 
-    The margin is the gate `max_error_increase` where one is set, else 0.5 pp. Only the validation split is read, so the
-    test error of the choice is unbiased by it; the reason says where it speaks against the choice. A checkpoint that does
-    no better than guessing is never recommended.
+    The margin is the gate `max_error_increase` where one is set, else 0.5 pp. Only the validation
+    split is read, so the test error of the choice is unbiased by it; the reason says where it
+    speaks against the choice. A checkpoint that does no better than guessing is never recommended.
     """
     margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
-    within = [c for c in checkpoints
-              if c.val_error_increase.value <= margin and not is_guessing(c.val_error, references.chance)]
+    within = [
+        c
+        for c in checkpoints
+        if c.val_error_increase.value <= margin and not is_guessing(c.val_error, references.chance)
+    ]
     if within:
         best = max(within, key=lambda c: (c.sparsity, -c.val_error.value))
-        return Recommendation(checkpoint=best.id, sparsity=best.sparsity, margin=margin,
-                              reason=_reason(best, margin, references))
+        return Recommendation(
+            checkpoint=best.id,
+            sparsity=best.sparsity,
+            margin=margin,
+            reason=_reason(best, margin, references),
+        )
     if not checkpoints:
-        return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason="No checkpoint was finished.")
+        return Recommendation(
+            checkpoint=None, sparsity=None, margin=margin, reason="No checkpoint was finished."
+        )
     nearest = min((c.val_error_increase for c in checkpoints), key=lambda gap: gap.value)
-    reason = " ".join([f"No checkpoint stays within {q.percentage_points(margin)} of the dense control's validation error and above "
-                       "guessing; ship the dense network, prune less, or retrain longer.", *_limits(nearest, margin)])
+    reason = " ".join(
+        [
+            f"No checkpoint stays within {q.percentage_points(margin)} of the dense control's "
+            "validation error and above "
+            "guessing; ship the dense network, prune less, or retrain longer.",
+            *_limits(nearest, margin),
+        ]
+    )
     return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=reason)
 
 
 def is_proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
-    """Whether the test images prove a loss against the control beyond the margin: the whole interval lies above it."""
+    """Whether the test images prove a loss against the control beyond the margin: the whole
+    interval lies above it.
+    """
     low = checkpoint.error_increase.control.low
     return low is not None and low > margin
 
 
-
-
 def _reason(best: Checkpoint, margin: float, references: References) -> str:
-    gap, test, given = best.val_error_increase, best.error_increase.control, best.error_increase.given
+    gap, test, given = (
+        best.val_error_increase,
+        best.error_increase.control,
+        best.error_increase.given,
+    )
     beyond = is_proven_beyond(best, margin)
     sentences = [
-        f"{'Sparsest within the margin on the validation images is' if beyond else 'Ship'} {best.id}: "
-        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on {q.count_of(gap.n or 0, 'validation image')} "
-        f"its error is {_apart(gap, 'the dense control')}, within the margin of {q.percentage_points(margin)}.",
+        f"{'Sparsest within the margin on the validation images is' if beyond else 'Ship'} "
+        f"{best.id}: "
+        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on "
+        f"{q.count_of(gap.n or 0, 'validation image')} "
+        f"its error is {_apart(gap, 'the dense control')}, within the margin of "
+        f"{q.percentage_points(margin)}.",
         *_limits(gap, margin),
         f"{'Beware: on the test images' if beyond else 'On the test images, which did not enter the choice,'} its error is "
         f"{q.percent(best.error.value, 2)}, {_apart(test, 'the control')}"
-        f"{', beyond the margin' if beyond else ''}; it is {_apart(given, 'the given network')}."]
+        f"{', beyond the margin' if beyond else ''}; it is {_apart(given, 'the given network')}.",
+    ]
     if references.retraining_harms:
         sentences.append(f"Beware: {references.warning()}.")
-    return " ".join([*sentences, "Intervals hold at 95 %. Errors are nominal: nothing here speaks for data "
-                     "that differ from the test images."])
+    return " ".join(
+        [
+            *sentences,
+            "Intervals hold at 95 %. Errors are nominal: nothing here speaks for data "
+            "that differ from the test images.",
+        ]
+    )
 
 
 def _limits(gap: Estimate, margin: float) -> list[str]:
@@ -89,7 +123,14 @@ def _limits(gap: Estimate, margin: float) -> list[str]:
     if not gap.n or gap.low is None or gap.high is None or margin == 0:
         return []
     coarse = (gap.high - gap.low) / 2 > margin or 1 / gap.n > margin
-    return [f"{q.count_of(gap.n, 'validation image')} cannot tell a difference of {q.percentage_points(margin)}."] if coarse else []
+    return (
+        [
+            f"{q.count_of(gap.n, 'validation image')} cannot tell a difference of "
+            f"{q.percentage_points(margin)}."
+        ]
+        if coarse
+        else []
+    )
 
 
 def _apart(difference: Estimate, reference: str) -> str:

@@ -12,8 +12,12 @@ from secateur.cli.console import complain, print_json
 from secateur.cli.outcomes import USAGE, document_of, exit_code
 from secateur.errors import SecateurError
 
-app = typer.Typer(name="secateur", help="Prune networks, and know what is lost.", no_args_is_help=True,
-                  pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="secateur",
+    help="Prune networks, and know what is lost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 app.add_typer(uploads.models, name="models")
 app.add_typer(uploads.datasets, name="datasets")
 app.add_typer(jobs.app, name="jobs")

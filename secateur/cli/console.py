@@ -14,7 +14,9 @@ from rich.text import Text
 out = Console(markup=False, highlight=False, emoji=False)
 err = Console(stderr=True, markup=False, highlight=False, emoji=False)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else.")
+]
 
 
 def print_json(document: Any) -> None:
@@ -60,7 +62,9 @@ def show(document: Mapping[str, Any], as_json: bool) -> None:
 
 
 def parse_option(name: str, text: str | None, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
-    """The value of an option that holds JSON; raises `typer.BadParameter` for anything but a `kind`."""
+    """The value of an option that holds JSON; raises `typer.BadParameter` for anything but a
+    `kind`.
+    """
     if text is None:
         return None
     try:

@@ -15,9 +15,22 @@ from secateur.client import Client
 
 app = typer.Typer(help="Submit jobs and steer them.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop watching after so long.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0, metavar="SECONDS", help="Stop watching after so long.")
+]
 JOB = ("id", "type", "status", "stage", "attempt", "created_at", "finished_at")
-MEMBER = ("id", "status", "role", "depth", "width", "fraction", "seed", "density", "stage", "finished_at")
+MEMBER = (
+    "id",
+    "status",
+    "role",
+    "depth",
+    "width",
+    "fraction",
+    "seed",
+    "density",
+    "stage",
+    "finished_at",
+)
 if TYPE_CHECKING:
     Mode = str
 else:
@@ -26,23 +39,45 @@ else:
 
 @app.command()
 def submit(
-    spec: Annotated[str | None, typer.Argument(metavar="SPEC.json|-", help="The job as JSON, `-` for stdin.")] = None,
+    spec: Annotated[
+        str | None, typer.Argument(metavar="SPEC.json|-", help="The job as JSON, `-` for stdin.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="ID", help="An uploaded model.")] = None,
-    dataset: Annotated[str | None, typer.Option(metavar="ID|builtin:NAME", help="A dataset.")] = None,
-    sparsity: Annotated[list[float] | None, typer.Option(help="A target; repeat for several.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="What to prune by; repeat to compare.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of retraining after each round.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="ID|builtin:NAME", help="A dataset.")
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="A target; repeat for several.")
+    ] = None,
+    criterion: Annotated[
+        list[str] | None, typer.Option(help="What to prune by; repeat to compare.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of retraining after each round.")
+    ] = None,
     retrain: Annotated[Mode | None, typer.Option(help="How to retrain.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of everything random.")] = None,
-    validate_only: Annotated[bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")] = False,
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Check and estimate, store nothing.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Then watch it to its end.")] = False,
     timeout: Timeout = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="Submitting twice with one key starts one job.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submitting twice with one key starts one job.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Submit a job, or with a file a family of them; flags override the file."""
-    document = override(read_spec(spec), model=model, dataset=dataset, sparsity=sparsity or (),
-                        criterion=criterion or (), epochs=epochs, retrain=retrain, seed=seed)
+    document = override(
+        read_spec(spec),
+        model=model,
+        dataset=dataset,
+        sparsity=sparsity or (),
+        criterion=criterion or (),
+        epochs=epochs,
+        retrain=retrain,
+        seed=seed,
+    )
     if watch and validate_only:
         raise typer.BadParameter("--validate-only starts no job to --watch")
     with Client() as client:
@@ -79,7 +114,9 @@ def _watch(client: Client, job_id: str, timeout_s: float | None, as_json: bool) 
 def list_all(
     status: Annotated[str | None, typer.Option(help="Only jobs of this status.")] = None,
     label: Annotated[str | None, typer.Option(help="Only jobs with this label.")] = None,
-    parent: Annotated[str | None, typer.Option(metavar="ID|none", help="Only a family's members, or no family's.")] = None,
+    parent: Annotated[
+        str | None, typer.Option(metavar="ID|none", help="Only a family's members, or no family's.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +128,13 @@ def list_all(
         print_json({"data": rows})
     else:
         columns = MEMBER if parent not in (None, "none") else JOB
-        print_table(columns, ([_cell((row | (row.get("member") or {})).get(column)) for column in columns] for row in rows))
+        print_table(
+            columns,
+            (
+                [_cell((row | (row.get("member") or {})).get(column)) for column in columns]
+                for row in rows
+            ),
+        )
 
 
 def _cell(value: object) -> object:

@@ -1,17 +1,28 @@
-"""Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 the job failed, 4 cancelled or timed out, 5 connection or key."""
+"""Exit codes: 0 ok, 1 a gate failed, 2 usage, 3 the job failed, 4 cancelled or timed out, 5
+connection or key.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from secateur.errors import ApiError, AuthError, InvalidIdentifier, JobCancelled, JobFailed, WaitTimeout
+from secateur.errors import (
+    ApiError,
+    AuthError,
+    InvalidIdentifier,
+    JobCancelled,
+    JobFailed,
+    WaitTimeout,
+)
 from secateur.wire import Job, Results
 
 OK, GATE, USAGE, FAILED, CANCELLED, CONNECTION = range(6)
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code of an error: what the caller can mend is 2, what the service or the way to it cannot do is 5."""
+    """The exit code of an error: what the caller can mend is 2, what the service or the way to it
+    cannot do is 5.
+    """
     match error:
         case JobFailed():
             return FAILED
@@ -30,8 +41,12 @@ def document_of(error: Exception) -> dict[str, Any]:
     """The error as JSON-ready fields."""
     if isinstance(error, ApiError):
         return error.document()
-    names = {JobFailed: "job_failed", JobCancelled: "job_cancelled", WaitTimeout: "timed_out",
-             InvalidIdentifier: "invalid_identifier"}
+    names = {
+        JobFailed: "job_failed",
+        JobCancelled: "job_cancelled",
+        WaitTimeout: "timed_out",
+        InvalidIdentifier: "invalid_identifier",
+    }
     code = names.get(type(error), "file" if isinstance(error, OSError) else "connection")
     return {"code": code, "detail": str(error)}
 

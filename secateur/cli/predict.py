@@ -13,37 +13,77 @@ from secateur.client import Client
 
 app = typer.Typer()
 SHARES = ("density", "sparsity", "unpruned_error")
-COLUMNS = ("depth", "width", "unpruned_error", "density", "sparsity", "parameters", "error", "remark")
+COLUMNS = (
+    "depth",
+    "width",
+    "unpruned_error",
+    "density",
+    "sparsity",
+    "parameters",
+    "error",
+    "remark",
+)
 
 
 @app.command()
 def predict(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
-    density: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A kept fraction; repeat for several.")] = None,
-    max_error: Annotated[float | None, typer.Option(min=0, max=1, help="The error that is tolerated.")] = None,
-    criterion: Annotated[str | None, typer.Option(help="Of a job with several, whose law is asked.")] = None,
+    density: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="A kept fraction; repeat for several.")
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The error that is tolerated.")
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="Of a job with several, whose law is asked.")
+    ] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=1, help="Of the bands.")] = 0.9,
-    depth: Annotated[float | None, typer.Option(help="Of a family: only networks of this depth.")] = None,
-    width: Annotated[float | None, typer.Option(help="Of a family: only networks of this width.")] = None,
+    depth: Annotated[
+        float | None, typer.Option(help="Of a family: only networks of this depth.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Of a family: only networks of this width.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a finished job's law for the error of densities, or for the smallest density at an error."""
+    """Ask a finished job's law for the error of densities, or for the smallest density at an
+    error.
+    """
     if bool(density) == (max_error is not None):
         raise typer.BadParameter("give either --density, once or several times, or --max-error")
     with Client() as client:
-        found = client.jobs.predict(job_id, densities=density or None, max_error=max_error, criterion=criterion,
-                                    confidence=confidence, depth=depth, width=width)
+        found = client.jobs.predict(
+            job_id,
+            densities=density or None,
+            max_error=max_error,
+            criterion=criterion,
+            confidence=confidence,
+            depth=depth,
+            width=width,
+        )
     if as_json:
         print_json(found)
         return
     rows: list[dict[str, Any]] = found.get("predictions", [])
-    columns = [name for name in COLUMNS if name == "error" or any(row.get(name) not in (None, "") for row in rows)]
-    print_table([f"error [{100 * confidence:g} % band]" if name == "error" else name.replace("_", " ") for name in columns],
-                ([_cell(name, row) for name in columns] for row in rows))
+    columns = [
+        name
+        for name in COLUMNS
+        if name == "error" or any(row.get(name) not in (None, "") for row in rows)
+    ]
+    print_table(
+        [
+            f"error [{100 * confidence:g} % band]" if name == "error" else name.replace("_", " ")
+            for name in columns
+        ],
+        ([_cell(name, row) for name in columns] for row in rows),
+    )
     law = found.get("law") or {}
     if law.get("sigma") is not None:
-        tell(f"one run scatters by {percent(law['sigma'])} of its error about the law (standard deviation), beside the "
-             "sampling of its test images")
+        tell(
+            f"one run scatters by {percent(law['sigma'])} of its error about the law (standard "
+            "deviation), beside the "
+            "sampling of its test images"
+        )
     for warning in law.get("warnings", ()):
         tell(f"warning: {warning}")
 

@@ -26,7 +26,9 @@ FileFormat = Literal["sparse", "dense", "masks", "arch"]
 
 @app.command()
 def results(job_id: JobId, as_json: Json = False) -> None:
-    """Show what each checkpoint loses and weighs, which one to ship, and whether the gates passed; a family's answers."""
+    """Show what each checkpoint loses and weighs, which one to ship, and whether the gates passed;
+    a family's answers.
+    """
     with Client() as client:
         found = client.jobs.results(job_id)
     if as_json:
@@ -41,9 +43,15 @@ def results(job_id: JobId, as_json: Json = False) -> None:
 @app.command()
 def download(
     job_id: JobId,
-    checkpoint: Annotated[str, typer.Option(metavar="CID|recommended|all", help="Which of them.")] = "recommended",
-    format: Annotated[FileFormat, typer.Option(help="Packed, plain, masks alone, or the JSON that rebuilds it.")] = "sparse",
-    directory: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to; made if missing.")] = Path("."),
+    checkpoint: Annotated[
+        str, typer.Option(metavar="CID|recommended|all", help="Which of them.")
+    ] = "recommended",
+    format: Annotated[
+        FileFormat, typer.Option(help="Packed, plain, masks alone, or the JSON that rebuilds it.")
+    ] = "sparse",
+    directory: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where to; made if missing.")
+    ] = Path("."),
     as_json: Json = False,
 ) -> None:
     """Download checkpoints, each checked against its SHA-256."""
@@ -54,11 +62,21 @@ def download(
         directory.mkdir(parents=True, exist_ok=True)
         for each in chosen:
             ending, owner = "json" if format == "arch" else "safetensors", each.job or job_id
-            target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", f"{owner}-{each.id}-{format}.{ending}")
+            target = directory / re.sub(
+                r"[^A-Za-z0-9._-]", "_", f"{owner}-{each.id}-{format}.{ending}"
+            )
             digest = each.sha256.get(format)
             client.jobs.download(owner, each.id, target, format=format, sha256=digest)
-            files.append({"job": owner, "checkpoint": each.id, "format": format, "path": str(target), "sha256": digest,
-                          "size_bytes": target.stat().st_size})
+            files.append(
+                {
+                    "job": owner,
+                    "checkpoint": each.id,
+                    "format": format,
+                    "path": str(target),
+                    "sha256": digest,
+                    "size_bytes": target.stat().st_size,
+                }
+            )
             if not as_json:
                 tell(str(target))
     if as_json:
@@ -69,7 +87,9 @@ def download(
 def report(
     job_id: JobId,
     format: Annotated[ReportFormat, typer.Option(help="html is one self-contained file.")] = "md",
-    file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: stdout.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: stdout.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch the report of a job."""
@@ -82,7 +102,11 @@ def report(
         else:
             tell(str(file))
     elif as_json:
-        print_json(json.loads(content) if format == "json" else {"format": format, "content": content.decode()})
+        print_json(
+            json.loads(content)
+            if format == "json"
+            else {"format": format, "content": content.decode()}
+        )
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
@@ -97,7 +121,11 @@ def _choose(found: Results, which: str) -> list[CheckpointResult]:
     if wanted is None:
         raise typer.BadParameter(f"no checkpoint is recommended; there are: {ids}")
     owner = (found.recommendation or {}).get("job") if which == "recommended" else None
-    chosen = [each for each in found.checkpoints if each.id == wanted and (owner is None or each.job in (None, owner))]
+    chosen = [
+        each
+        for each in found.checkpoints
+        if each.id == wanted and (owner is None or each.job in (None, owner))
+    ]
     if not chosen:
         raise typer.BadParameter(f"no checkpoint {wanted!r}; there are: {ids}")
     return chosen
@@ -113,14 +141,36 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _print(found: Results) -> None:
-    reported = {each.get("id"): each for each in (found.report or {}).get("checkpoints", ()) if isinstance(each, dict)}
+    reported = {
+        each.get("id"): each
+        for each in (found.report or {}).get("checkpoints", ())
+        if isinstance(each, dict)
+    }
     print_table(
-        ("checkpoint", "criterion", "requested", "sparsity", "error [95 %]", "over control [95 %]", "sizes"),
-        ((each.id, _name(each.criterion), percent(each.requested_sparsity), percent(each.sparsity),
-          interval(each.error.model_dump() if each.error else None),
-          interval((reported.get(each.id, {}).get("error_increase") or {}).get("control"), sign=True),
-          ", ".join(f"{name} {decimal(size)}" for name, size in each.size_bytes.items()))
-         for each in found.checkpoints),
+        (
+            "checkpoint",
+            "criterion",
+            "requested",
+            "sparsity",
+            "error [95 %]",
+            "over control [95 %]",
+            "sizes",
+        ),
+        (
+            (
+                each.id,
+                _name(each.criterion),
+                percent(each.requested_sparsity),
+                percent(each.sparsity),
+                interval(each.error.model_dump() if each.error else None),
+                interval(
+                    (reported.get(each.id, {}).get("error_increase") or {}).get("control"),
+                    sign=True,
+                ),
+                ", ".join(f"{name} {decimal(size)}" for name, size in each.size_bytes.items()),
+            )
+            for each in found.checkpoints
+        ),
     )
     _print_verdict(found)
 
@@ -128,22 +178,53 @@ def _print(found: Results) -> None:
 def _print_family(found: Results) -> None:
     """Its answers, predicted beside measured, and how many of its members they rest on."""
     report = found.report or {}
-    print_table(("tolerated", "depth", "width", "density", "parameters", "predicted [band]", "measured [95 %]", "", "job"),
-                (_answer(each) for each in report.get("answers", ())))
+    print_table(
+        (
+            "tolerated",
+            "depth",
+            "width",
+            "density",
+            "parameters",
+            "predicted [band]",
+            "measured [95 %]",
+            "",
+            "job",
+        ),
+        (_answer(each) for each in report.get("answers", ())),
+    )
     members = report.get("members", ())
-    tell(f"{sum(each.get('status') == 'succeeded' for each in members)} of {len(members)} members measured")
+    tell(
+        f"{sum(each.get('status') == 'succeeded' for each in members)} of {len(members)} members "
+        "measured"
+    )
     for failure in report.get("failures", ()):
         tell(f"failed: {failure.get('name')}: {failure.get('message')}")
     _print_verdict(found)
 
 
 def _answer(row: dict[str, Any]) -> tuple[Any, ...]:
-    kept = row.get("parameters") if row.get("measured_parameters") is None else row["measured_parameters"]
+    kept = (
+        row.get("parameters")
+        if row.get("measured_parameters") is None
+        else row["measured_parameters"]
+    )
     parameters = "" if kept is None else f"{round(kept)} of {row.get('unpruned_parameters')}"
-    said = {True: "inside the band", False: "outside the band", None: row.get("status") or "not trained"}
-    return (percent(row.get("max_error")), row.get("depth"), row.get("width"), percent(row.get("density")), parameters,
-            interval(row.get("predicted")), interval(row.get("measured")),
-            row.get("refused") or said[row.get("within_band")], row.get("job"))
+    said = {
+        True: "inside the band",
+        False: "outside the band",
+        None: row.get("status") or "not trained",
+    }
+    return (
+        percent(row.get("max_error")),
+        row.get("depth"),
+        row.get("width"),
+        percent(row.get("density")),
+        parameters,
+        interval(row.get("predicted")),
+        interval(row.get("measured")),
+        row.get("refused") or said[row.get("within_band")],
+        row.get("job"),
+    )
 
 
 def _print_verdict(found: Results) -> None:

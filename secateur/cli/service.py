@@ -24,8 +24,12 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    data_dir: Annotated[Path, typer.Option(help="Where models, jobs and results are kept.")] = Path("secateur-data"),
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Jobs at a time, each in a worker of its own.")] = 1,
+    data_dir: Annotated[Path, typer.Option(help="Where models, jobs and results are kept.")] = Path(
+        "secateur-data"
+    ),
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Jobs at a time, each in a worker of its own.")
+    ] = 1,
 ) -> NoReturn:
     """Run the whole service here: API, workers and queue in one process tree."""
     raise typer.Exit(_server("tasks.embedded", "serve")(host, port, data_dir, workers))
@@ -66,12 +70,16 @@ def version(as_json: Json = False) -> None:
     if as_json:
         print_json({"client": VERSION, "server": server})
     else:
-        print_table(("", "version"), [("client", VERSION), ("server", server and server.get("version", server))])
+        print_table(
+            ("", "version"),
+            [("client", VERSION), ("server", server and server.get("version", server))],
+        )
 
 
 @app.command()
 def methods(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. criteria.")] = None, as_json: Json = False
+    kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. criteria.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List the criteria, architectures, evaluations and other methods that the service knows."""
     with Client() as client:
@@ -83,8 +91,13 @@ def methods(
     if as_json:
         print_json(catalogue)
         return
-    print_table(("kind", "name", "summary"), (
-        (group, entry.get("name"), entry.get("summary"))
-        for group, entries in catalogue.items() if isinstance(entries, list)
-        for entry in entries if isinstance(entry, dict)
-    ))
+    print_table(
+        ("kind", "name", "summary"),
+        (
+            (group, entry.get("name"), entry.get("summary"))
+            for group, entries in catalogue.items()
+            if isinstance(entries, list)
+            for entry in entries
+            if isinstance(entry, dict)
+        ),
+    )

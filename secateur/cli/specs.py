@@ -11,7 +11,9 @@ import typer
 
 
 def read_spec(source: str | None) -> dict[str, Any]:
-    """The spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a JSON object."""
+    """The spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a JSON
+    object.
+    """
     if source is None:
         return {}
     try:
@@ -39,20 +41,34 @@ def override(
     retrain: str | None,
     seed: int | None,
 ) -> dict[str, Any]:
-    """The spec with the flags written over it; what a flag does not speak of stays. A family takes `--dataset` alone."""
+    """The spec with the flags written over it; what a flag does not speak of stays. A family takes
+    `--dataset` alone.
+    """
     spec = {"type": "prune"} | spec
     family = spec["type"] == "family"
-    given = {"--model": model, "--sparsity": sparsity or None, "--criterion": criterion or None, "--epochs": epochs,
-             "--retrain": retrain, "--seed": seed}
+    given = {
+        "--model": model,
+        "--sparsity": sparsity or None,
+        "--criterion": criterion or None,
+        "--epochs": epochs,
+        "--retrain": retrain,
+        "--seed": seed,
+    }
     if family and (meant := [flag for flag, value in given.items() if value is not None]):
-        raise typer.BadParameter(f"{', '.join(meant)}: of a family, only --dataset can be given beside the file")
+        raise typer.BadParameter(
+            f"{', '.join(meant)}: of a family, only --dataset can be given beside the file"
+        )
     if model is not None:
         spec["model"] = {"id": model}
     if dataset is not None:
         kind, _, name = dataset.rpartition(":")
         if kind not in ("", "builtin"):
             raise typer.BadParameter(f"--dataset {dataset}: give an id or builtin:NAME")
-        kept = {key: value for key, value in _object(spec, "dataset").items() if key not in ("id", "builtin")}
+        kept = {
+            key: value
+            for key, value in _object(spec, "dataset").items()
+            if key not in ("id", "builtin")
+        }
         spec["dataset"] = {kind or "id": name} | kept
     if sparsity:
         spec["targets"] = {"sparsity": list(sparsity)}
@@ -67,12 +83,23 @@ def override(
         spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
     if seed is not None:
         spec["seed"] = seed
-    needed = (("model", "dataset", "members") if family else ("dataset",) if spec.get("preset") is not None
-              else ("model", "dataset", "targets"))
+    needed = (
+        ("model", "dataset", "members")
+        if family
+        else ("dataset",)
+        if spec.get("preset") is not None
+        else ("model", "dataset", "targets")
+    )
     missing = [name for name in needed if name not in spec]
     if missing:
-        raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give "
-                                 + ("them in the file" if family else "a spec file, or --model, --dataset and --sparsity"))
+        raise typer.BadParameter(
+            f"the job lacks {', '.join(missing)}: give "
+            + (
+                "them in the file"
+                if family
+                else "a spec file, or --model, --dataset and --sparsity"
+            )
+        )
     return spec
 
 

@@ -19,33 +19,51 @@ File = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True
 Identifier = Annotated[str, typer.Argument(metavar="ID")]
 Name = Annotated[str | None, typer.Option(help="A name to recognise it by.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many.")]
-Normalize = Annotated[str | None, typer.Option(metavar="JSON", help='For instance {"mean": [0.5], "std": [0.25]}.')]
+Normalize = Annotated[
+    str | None, typer.Option(metavar="JSON", help='For instance {"mean": [0.5], "std": [0.25]}.')
+]
 
 
 @models.command("upload")
 def upload_model(
     file: File,
-    architecture: Annotated[str, typer.Option(help="Its registered name; see `secateur methods architectures`.")],
-    kwargs: Annotated[str | None, typer.Option(metavar="JSON", help="Arguments of the architecture.")] = None,
+    architecture: Annotated[
+        str, typer.Option(help="Its registered name; see `secateur methods architectures`.")
+    ],
+    kwargs: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Arguments of the architecture.")
+    ] = None,
     name: Name = None,
     normalize: Normalize = None,
-    classes: Annotated[str | None, typer.Option(metavar="JSON", help="Class names, in the order of outputs.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Class names, in the order of outputs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Upload a state dict (safetensors)."""
     with Client() as client:
         model = client.models.upload(
-            file, architecture, name=name, kwargs=parse_option("--kwargs", kwargs, dict),
-            normalize=parse_option("--normalize", normalize, dict), classes=parse_option("--classes", classes, list),
+            file,
+            architecture,
+            name=name,
+            kwargs=parse_option("--kwargs", kwargs, dict),
+            normalize=parse_option("--normalize", normalize, dict),
+            classes=parse_option("--classes", classes, list),
         )
     show(model.document(), as_json)
 
 
 @datasets.command("upload")
-def upload_dataset(file: File, name: Name = None, normalize: Normalize = None, as_json: Json = False) -> None:
-    """Upload a dataset: a zip in ImageFolder layout or of images/ and masks/, npz or safetensors."""
+def upload_dataset(
+    file: File, name: Name = None, normalize: Normalize = None, as_json: Json = False
+) -> None:
+    """Upload a dataset: a zip in ImageFolder layout or of images/ and masks/, npz or
+    safetensors.
+    """
     with Client() as client:
-        dataset = client.datasets.upload(file, name=name, normalize=parse_option("--normalize", normalize, dict))
+        dataset = client.datasets.upload(
+            file, name=name, normalize=parse_option("--normalize", normalize, dict)
+        )
     show(dataset.document(), as_json)
 
 
@@ -58,7 +76,10 @@ def _shared(app: typer.Typer, kind: str) -> None:
     @app.command("list", help=f"List the {kind}.")
     def list_all(limit: Limit = 100, as_json: Json = False) -> None:
         with Client() as client:
-            rows = [each.document() for each in islice(resource(client).list(limit=min(limit, 100)), limit)]
+            rows = [
+                each.document()
+                for each in islice(resource(client).list(limit=min(limit, 100)), limit)
+            ]
         if as_json:
             print_json({"data": rows})
         else:

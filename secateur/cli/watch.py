@@ -18,16 +18,27 @@ class Display:
     """Events as lines on stderr and, on a terminal, a bar with stage and remaining time."""
 
     def __init__(self) -> None:
-        self._bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
-                             TextColumn("{task.fields[eta]}", markup=False), console=err, transient=True,
-                             disable=not err.is_terminal)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[eta]}", markup=False),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
         self._task = self._bar.add_task("waiting", total=None, eta="")
 
     def __enter__(self) -> Display:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def show(self, event: Event) -> None:
@@ -35,19 +46,28 @@ class Display:
         data = event.data
         match event.type:
             case "progress":
-                self._bar.update(self._task, completed=_number(data.get("done")) or 0.0,
-                                 total=_number(data.get("total")), eta=_remaining(data.get("eta_s")))
+                self._bar.update(
+                    self._task,
+                    completed=_number(data.get("done")) or 0.0,
+                    total=_number(data.get("total")),
+                    eta=_remaining(data.get("eta_s")),
+                )
             case "stage":
                 self._bar.update(self._task, description=str(data.get("name") or data.get("stage")))
                 say(f"stage {data.get('name') or data.get('stage')}")
             case "status":
                 say(f"status {data.get('status')}")
             case "checkpoint":
-                say(f"checkpoint {data.get('id')}: sparsity {_share(data.get('sparsity'))}, "
-                    f"error {_share(data.get('error'))}")
+                say(
+                    f"checkpoint {data.get('id')}: sparsity {_share(data.get('sparsity'))}, "
+                    f"error {_share(data.get('error'))}"
+                )
             case "member":
-                say(f"{data.get('role')} {data.get('job')} (depth {_plain(data.get('depth'))}, width "
-                    f"{_plain(data.get('width'))}) {data.get('status')}")
+                say(
+                    f"{data.get('role')} {data.get('job')} (depth {_plain(data.get('depth'))}, "
+                    "width "
+                    f"{_plain(data.get('width'))}) {data.get('status')}"
+                )
             case "warning":
                 say(f"warning: {data.get('message')}")
             case "attempt":
@@ -55,7 +75,9 @@ class Display:
 
 
 def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, dict[str, Any]]:
-    """Show the job until it ends; returns exit code and document. Ctrl-C and a timeout leave the job running."""
+    """Show the job until it ends; returns exit code and document. Ctrl-C and a timeout leave the
+    job running.
+    """
     try:
         with Display() as display:
             for event in client.jobs.events(job_id, timeout_s=timeout_s):
@@ -64,22 +86,35 @@ def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, di
         results = client.jobs.results(job_id) if job.status == "succeeded" else None
     except (KeyboardInterrupt, WaitTimeout) as error:
         outcome = "timed_out" if isinstance(error, WaitTimeout) else "interrupted"
-        say(f"Stopped watching ({outcome.replace('_', ' ')}); job {job_id} goes on. "
-            f"Watch it again: secateur jobs watch {job_id}")
-        return CANCELLED, {"job": {"id": job_id}, "recommendation": None, "gates": [], "stopped": outcome}
+        say(
+            f"Stopped watching ({outcome.replace('_', ' ')}); job {job_id} goes on. "
+            f"Watch it again: secateur jobs watch {job_id}"
+        )
+        return CANCELLED, {
+            "job": {"id": job_id},
+            "recommendation": None,
+            "gates": [],
+            "stopped": outcome,
+        }
     if job.error is not None:
         complain(f"{job.error.code}: {job.error.message}")
     gates = results.gates if results else ()
     for gate in gates:
         say(gate_line(gate))
-    document = {"job": job.document(), "recommendation": results.recommendation if results else None,
-                "gates": list(gates)}
+    document = {
+        "job": job.document(),
+        "recommendation": results.recommendation if results else None,
+        "gates": list(gates),
+    }
     return job_code(job, results), document
 
 
 def gate_line(gate: dict[str, Any]) -> str:
     """One gate in one line."""
-    return f"gate {gate.get('name')} {'missed' if gate.get('passed') is False else 'passed'}: {gate.get('message')}"
+    return (
+        f"gate {gate.get('name')} {'missed' if gate.get('passed') is False else 'passed'}: "
+        f"{gate.get('message')}"
+    )
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:

@@ -24,21 +24,30 @@ def download(
     format: CheckpointFormat = "sparse",
     sha256: str | None = None,
 ) -> Flow[Path]:
-    """Download a checkpoint to the file `target`, checked against its ETag and, where given, against `sha256`.
+    """Download a checkpoint to the file `target`, checked against its ETag and, where given,
+    against `sha256`.
 
-    The bytes go to a temporary file beside the target, which takes its name once they are checked; `ChecksumMismatch`
-    leaves nothing behind.
+    The bytes go to a temporary file beside the target, which takes its name once they are checked;
+    `ChecksumMismatch` leaves nothing behind.
     """
-    request = Request("GET", route("v1", "jobs", job_id, "checkpoints", checkpoint_id), params={"format": format},
-                      headers={"Accept-Encoding": "identity"})
+    request = Request(
+        "GET",
+        route("v1", "jobs", job_id, "checkpoints", checkpoint_id),
+        params={"format": format},
+        headers={"Accept-Encoding": "identity"},
+    )
     return (yield from retrying(request, lambda: _fetch(request, Path(target), sha256)))
 
 
 def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
     reply = yield from opened(request)
-    announced = {digest.lower() for digest in (sha256, _digest_of(reply.headers.get("etag"))) if digest}
+    announced = {
+        digest.lower() for digest in (sha256, _digest_of(reply.headers.get("etag"))) if digest
+    }
     if not announced:
-        raise ChecksumMismatch(f"{target.name}: the service named no SHA-256 to check the bytes against")
+        raise ChecksumMismatch(
+            f"{target.name}: the service named no SHA-256 to check the bytes against"
+        )
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with partial.open("xb") as file:
@@ -52,8 +61,10 @@ def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
         if size < int(reply.headers.get("content-length", 0)):
             raise Broken(f"{target.name}: the connection ended after {size} bytes")
         if announced != {received.hexdigest()}:
-            raise ChecksumMismatch(f"{target.name}: received {received.hexdigest()}, "
-                                   f"announced {' and '.join(sorted(announced))}")
+            raise ChecksumMismatch(
+                f"{target.name}: received {received.hexdigest()}, "
+                f"announced {' and '.join(sorted(announced))}"
+            )
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

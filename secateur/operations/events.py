@@ -43,7 +43,10 @@ class SseDecoder:
     """Server-sent events from bytes as they arrive; comments and unknown fields are skipped.
 
     >>> decoder = SseDecoder()
-    >>> decoder.feed(b': heartbeat\\n\\nevent: stage\\nid: 4\\nda'), decoder.feed(b'ta: {"seq": 4}\\r\\n\\r\\n')
+    >>> (
+    ...     decoder.feed(b": heartbeat\\n\\nevent: stage\\nid: 4\\nda"),
+    ...     decoder.feed(b'ta: {"seq": 4}\\r\\n\\r\\n'),
+    ... )
     ([], [{'seq': 4}])
     """
 
@@ -84,13 +87,18 @@ class _Place:
 
 
 def follow(
-    job_id: str, *, after: int = 0, timeout_s: float | None = None, reconnects: int = 10, interval_s: float = 1.0
+    job_id: str,
+    *,
+    after: int = 0,
+    timeout_s: float | None = None,
+    reconnects: int = 10,
+    interval_s: float = 1.0,
 ) -> Stream[Event]:
     """Every event past `after` until the job ends, as it happens.
 
-    A cut connection is resumed behind the last row seen; more than `reconnects` failures in a row raise
-    `ConnectionFailed`. Where the service does not stream, it is polled every `interval_s`, and so it is shortly before
-    the end of `timeout_s`, when `WaitTimeout` is raised.
+    A cut connection is resumed behind the last row seen; more than `reconnects` failures in a row
+    raise `ConnectionFailed`. Where the service does not stream, it is polled every `interval_s`,
+    and so it is shortly before the end of `timeout_s`, when `WaitTimeout` is raised.
     """
     policy: Policy = yield AskPolicy()
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
@@ -102,7 +110,11 @@ def follow(
                 streams = yield from _stream(place, deadline)
             else:
                 yield from _poll(place)
-            if (yield from exchange(Request("GET", route("v1", "jobs", job_id)))).parse(Job).terminal:
+            if (
+                (yield from exchange(Request("GET", route("v1", "jobs", job_id))))
+                .parse(Job)
+                .terminal
+            ):
                 place.hurry = True
                 while place.hurry:
                     yield from _poll(place)
@@ -113,7 +125,9 @@ def follow(
             trouble = str(error)
         failures = 0 if place.alive else failures + 1
         if failures > reconnects:
-            raise ConnectionFailed(f"lost the events of {job_id}, {failures} times in a row: {trouble}")
+            raise ConnectionFailed(
+                f"lost the events of {job_id}, {failures} times in a row: {trouble}"
+            )
         remaining = deadline - time.monotonic()
         if timeout_s is not None and remaining <= 0:
             raise WaitTimeout(job_id, timeout_s)
@@ -122,13 +136,17 @@ def follow(
 
 
 def _stream(place: _Place, deadline: float) -> Generator[Command | Emit[Event], Any, bool]:
-    """Read the stream until it ends, reports the end of the job or nears the deadline; false where there is none."""
+    """Read the stream until it ends, reports the end of the job or nears the deadline; false where
+    there is none.
+    """
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     if place.seen:
         headers["Last-Event-ID"] = str(place.seen)
     params = {"after": place.seen} if place.seen else {}
     try:
-        reply = yield from opened(Request("GET", place.where, params=params, headers=headers, timeout_s=SILENCE_S))
+        reply = yield from opened(
+            Request("GET", place.where, params=params, headers=headers, timeout_s=SILENCE_S)
+        )
     except ApiError as error:
         if error.status != 406:
             raise
@@ -152,7 +170,9 @@ def _stream(place: _Place, deadline: float) -> Generator[Command | Emit[Event], 
 
 def _poll(place: _Place) -> Stream[Event]:
     """Fetch the next rows."""
-    request = Request("GET", place.where, params={"after": place.seen}, headers={"Accept": "application/json"})
+    request = Request(
+        "GET", place.where, params={"after": place.seen}, headers={"Accept": "application/json"}
+    )
     rows = (yield from exchange(request)).parse(Rows)
     place.alive, place.hurry = True, rows.has_more
     for event in place.new(rows.data):

@@ -19,9 +19,13 @@ ReportFormat = Literal["json", "html", "md", "junit"]
 
 
 def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
-    """Submit a job; the Idempotency-Key (made up unless given) lets a retried request start no second one."""
+    """Submit a job; the Idempotency-Key (made up unless given) lets a retried request start no
+    second one.
+    """
     headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-    return (yield from call(Request("POST", "/v1/jobs", json=_document(spec), headers=headers))).parse(Job)
+    return (
+        yield from call(Request("POST", "/v1/jobs", json=_document(spec), headers=headers))
+    ).parse(Job)
 
 
 def validate(spec: Spec) -> Flow[dict[str, Any]]:
@@ -36,10 +40,21 @@ def get(job_id: str) -> Flow[Job]:
     return (yield from call(Request("GET", route("v1", "jobs", job_id)))).parse(Job)
 
 
-def listing(*, status: str | None = None, label: str | None = None, parent: str | None = None,
-            limit: int | None = None) -> Stream[Job]:
-    """Every job that matches, fetched `limit` at a time; `parent`: of that family, or `none` for jobs of no family."""
-    return (yield from pages("/v1/jobs", Job, {"status": status, "label": label, "parent": parent, "limit": limit}))
+def listing(
+    *,
+    status: str | None = None,
+    label: str | None = None,
+    parent: str | None = None,
+    limit: int | None = None,
+) -> Stream[Job]:
+    """Every job that matches, fetched `limit` at a time; `parent`: of that family, or `none` for
+    jobs of no family.
+    """
+    return (
+        yield from pages(
+            "/v1/jobs", Job, {"status": status, "label": label, "parent": parent, "limit": limit}
+        )
+    )
 
 
 def members(job_id: str, *, status: str | None = None, limit: int | None = 100) -> Stream[Job]:
@@ -75,13 +90,17 @@ def retry(job_id: str) -> Flow[Job]:
 
 
 def _steer(job_id: str, verb: str) -> Flow[Job]:
-    return (yield from call(Request("POST", route("v1", "jobs", job_id, verb), retry="unsent"))).parse(Job)
+    return (
+        yield from call(Request("POST", route("v1", "jobs", job_id, verb), retry="unsent"))
+    ).parse(Job)
 
 
 def wait(
     job_id: str, *, timeout_s: float | None = None, interval_s: float = 2.0, check: bool = True
 ) -> Flow[Job]:
-    """Poll until the job ends; raises `WaitTimeout`, and with `check` `JobFailed` or `JobCancelled`."""
+    """Poll until the job ends; raises `WaitTimeout`, and with `check` `JobFailed` or
+    `JobCancelled`.
+    """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while not (job := (yield from get(job_id))).terminal:
         remaining = interval_s if deadline is None else deadline - time.monotonic()
@@ -96,7 +115,9 @@ def wait(
 
 
 def results(job_id: str) -> Flow[Results]:
-    """Checkpoints, report, recommendation and gates; raises `ApiError` 409 `job_not_finished` before the end."""
+    """Checkpoints, report, recommendation and gates; raises `ApiError` 409 `job_not_finished`
+    before the end.
+    """
     return (yield from call(Request("GET", route("v1", "jobs", job_id, "results")))).parse(Results)
 
 
@@ -106,17 +127,33 @@ def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
     return (yield from call(request)).content
 
 
-def predict(job_id: str, *, densities: Sequence[float] | None = None, max_error: float | None = None,
-            criterion: str | None = None, confidence: float = 0.9, depth: float | None = None,
-            width: float | None = None) -> Flow[dict[str, Any]]:
-    """What the job's scaling law says: errors at `densities`, or the smallest density for `max_error`, with bands.
+def predict(
+    job_id: str,
+    *,
+    densities: Sequence[float] | None = None,
+    max_error: float | None = None,
+    criterion: str | None = None,
+    confidence: float = 0.9,
+    depth: float | None = None,
+    width: float | None = None,
+) -> Flow[dict[str, Any]]:
+    """What the job's scaling law says: errors at `densities`, or the smallest density for
+    `max_error`, with bands.
 
     A family's law is asked of all its networks, or of those of that `depth` and `width`.
     """
-    asked = {"densities": None if densities is None else list(densities), "max_error": max_error, "criterion": criterion,
-             "confidence": confidence, "depth": depth, "width": width}
+    asked = {
+        "densities": None if densities is None else list(densities),
+        "max_error": max_error,
+        "criterion": criterion,
+        "confidence": confidence,
+        "depth": depth,
+        "width": width,
+    }
     question = {name: value for name, value in asked.items() if value is not None}
-    found: dict[str, Any] = (yield from call(Request("POST", route("v1", "jobs", job_id, "predict"), json=question))).json()
+    found: dict[str, Any] = (
+        yield from call(Request("POST", route("v1", "jobs", job_id, "predict"), json=question))
+    ).json()
     return found
 
 

@@ -13,7 +13,9 @@ def health() -> Flow[dict[str, Any]]:
 
 
 def ready() -> Flow[dict[str, Any]]:
-    """Whether database, artifact store and broker are there; raises `ApiError` 503 with the reason; not retried."""
+    """Whether database, artifact store and broker are there; raises `ApiError` 503 with the reason;
+    not retried.
+    """
     return (yield from _document("/readyz", probe=True))
 
 
@@ -23,7 +25,9 @@ def version(*, probe: bool = False) -> Flow[dict[str, Any]]:
 
 
 def methods() -> Flow[dict[str, Any]]:
-    """The catalogue: registered criteria, allocations, architectures and so on, with their parameters."""
+    """The catalogue: registered criteria, allocations, architectures and so on, with their
+    parameters.
+    """
     return (yield from _document("/v1/methods"))
 
 

@@ -38,7 +38,9 @@ def upload_model(
 def upload_dataset(
     file: str | PathLike[str], *, name: str | None = None, normalize: Normalize | None = None
 ) -> Flow[Dataset]:
-    """Upload a dataset (zip in ImageFolder layout or of images/ and masks/, npz or safetensors), streamed from disk."""
+    """Upload a dataset (zip in ImageFolder layout or of images/ and masks/, npz or safetensors),
+    streamed from disk.
+    """
     return (yield from _upload("datasets", Dataset, Path(file), {}, name, normalize))
 
 
@@ -73,12 +75,19 @@ def delete_dataset(dataset_id: str) -> Flow[None]:
 
 
 def _upload(
-    kind: str, answer: type[A], file: Path, form: dict[str, str], name: str | None, normalize: Normalize | None
+    kind: str,
+    answer: type[A],
+    file: Path,
+    form: dict[str, str],
+    name: str | None,
+    normalize: Normalize | None,
 ) -> Flow[A]:
     if name is not None:
         form["name"] = name
     if normalize is not None:
         form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
     form["sha256"] = yield Digest(file)
-    request = Request("POST", route("v1", kind), form=form, file=file, retry="unsent", timeout_s=UPLOAD_TIMEOUT_S)
+    request = Request(
+        "POST", route("v1", kind), form=form, file=file, retry="unsent", timeout_s=UPLOAD_TIMEOUT_S
+    )
     return (yield from call(request)).parse(answer)

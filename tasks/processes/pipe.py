@@ -29,7 +29,9 @@ class Pipe:
         self.send("stage", stage=stage, name=name)
 
     def progress(self, done: float, total: float) -> None:
-        """Work done; at most two messages a second. Where it is as much as before, only a sign of life."""
+        """Work done; at most two messages a second. Where it is as much as before, only a sign of
+        life.
+        """
         now, further = time.monotonic(), done != self._done
         if now - self._progress_at >= PROGRESS_S or (further and done >= total):
             self._progress_at, self._done = now, done

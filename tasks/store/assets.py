@@ -39,10 +39,14 @@ def get(session: Session, kind: type[A], project: str, id: str) -> A:
     return row
 
 
-def page(session: Session, kind: type[A], project: str, *, limit: int, cursor: str | None) -> Page[A]:
+def page(
+    session: Session, kind: type[A], project: str, *, limit: int, cursor: str | None
+) -> Page[A]:
     """One page of this project's models or datasets."""
     query = select(kind).where(kind.project == project)
-    return paginate(session, query, kind.id, scope=f"{kind.__tablename__}/{project}", limit=limit, cursor=cursor)
+    return paginate(
+        session, query, kind.id, scope=f"{kind.__tablename__}/{project}", limit=limit, cursor=cursor
+    )
 
 
 def remove(session: Session, row: Model | Dataset) -> str:
@@ -57,16 +61,27 @@ def remove(session: Session, row: Model | Dataset) -> str:
     return row.artifact
 
 
-def add_key(session: Session, *, id: str, project: str, name: str, secret: str, scopes: list[str]) -> ApiKey:
+def add_key(
+    session: Session, *, id: str, project: str, name: str, secret: str, scopes: list[str]
+) -> ApiKey:
     """Keep a key by the digest of its secret."""
-    key = ApiKey(id=id, project=project, name=name, sha256=digest(secret), scopes=scopes, created_at=clock(session))
+    key = ApiKey(
+        id=id,
+        project=project,
+        name=name,
+        sha256=digest(secret),
+        scopes=scopes,
+        created_at=clock(session),
+    )
     session.add(key)
     session.flush()
     return key
 
 
 def find_key(session: Session, secret: str) -> ApiKey | None:
-    """The key with this secret; found by its digest, so that the comparison leaks nothing of the secret."""
+    """The key with this secret; found by its digest, so that the comparison leaks nothing of the
+    secret.
+    """
     return session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(secret)))
 
 
@@ -84,8 +99,11 @@ def publish_catalogue(session: Session, document: dict[str, Any]) -> None:
     """Replace the catalogue."""
     body = json.dumps(document, sort_keys=True)
     row = {"document": body, "sha256": digest(body), "published_at": clock(session)}
-    session.execute(insert_into(session, Catalogue).values(id=1, **row)
-                    .on_conflict_do_update(index_elements=["id"], set_=row))
+    session.execute(
+        insert_into(session, Catalogue)
+        .values(id=1, **row)
+        .on_conflict_do_update(index_elements=["id"], set_=row)
+    )
 
 
 def read_catalogue(session: Session) -> tuple[dict[str, Any], str] | None:

@@ -1,7 +1,7 @@
 """Jobs as workers see them: claim with a fence, heartbeat, save, settle; and the reaper's sweep.
 
-Every write of a worker names the fence it claimed with. A worker whose lease was taken over holds an old fence: its
-writes touch no row, it learns so (`Lost`) and stops.
+Every write of a worker names the fence it claimed with. A worker whose lease was taken over holds
+an old fence: its writes touch no row, it learns so (`Lost`) and stops.
 """
 
 from __future__ import annotations
@@ -50,9 +50,17 @@ class SavedFile:
     size_bytes: int
 
 
-def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_attempts: int,
-          gone: Callable[[str], bool] = lambda owner: False) -> Claim | None:
-    """Take the job if it is queued and due, or running under a stale lease; None leaves it to others.
+def claim(
+    session: Session,
+    job_id: str,
+    owner: str,
+    lease_s: float,
+    *,
+    max_attempts: int,
+    gone: Callable[[str], bool] = lambda owner: False,
+) -> Claim | None:
+    """Take the job if it is queued and due, or running under a stale lease; None leaves it to
+    others.
 
     `gone(owner)` says whether an owner on this host has died, which makes its lease stale at once.
     """
@@ -70,9 +78,17 @@ def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_atte
     if job.status != "queued" or job.available_at > clock(session):
         return None
     taken = session.execute(
-        update(Job).where(Job.id == job_id, Job.status == "queued", Job.fence == job.fence)
-        .values(fence=job.fence + 1, owner=owner, lease_until=db_now() + lease_s, progress_at=db_now(), publishes=0)
-        .execution_options(synchronize_session=False))
+        update(Job)
+        .where(Job.id == job_id, Job.status == "queued", Job.fence == job.fence)
+        .values(
+            fence=job.fence + 1,
+            owner=owner,
+            lease_until=db_now() + lease_s,
+            progress_at=db_now(),
+            publishes=0,
+        )
+        .execution_options(synchronize_session=False)
+    )
     if taken.rowcount != 1:  # type: ignore[attr-defined]
         return None
     session.refresh(job)
@@ -83,12 +99,23 @@ def claim(session: Session, job_id: str, owner: str, lease_s: float, *, max_atte
         set_status(session, job, "running", attempt=job.attempt)
     session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     session.flush()
-    return Claim(job.id, job.fence, job.project, job.spec, job.model_id, job.rewind_model_id, job.dataset_id,
-                 job.attempt, job.deadline_at)
+    return Claim(
+        job.id,
+        job.fence,
+        job.project,
+        job.spec,
+        job.model_id,
+        job.rewind_model_id,
+        job.dataset_id,
+        job.attempt,
+        job.deadline_at,
+    )
 
 
 def heartbeat(session: Session, claim: Claim, lease_s: float) -> str:
-    """Extend the lease and return the job's status (`running`, `cancelling`, `pausing`); `LostError` when it is gone."""
+    """Extend the lease and return the job's status (`running`, `cancelling`, `pausing`);
+    `LostError` when it is gone.
+    """
     job = held(session, claim)
     job.lease_until = clock(session) + lease_s
     return job.status
@@ -110,8 +137,15 @@ def held(session: Session, claim: Claim) -> Job:
     return job
 
 
-def progress(session: Session, claim: Claim, *, stage: str | None = None, done: float | None = None,
-             total: float | None = None, eta_s: float | None = None) -> None:
+def progress(
+    session: Session,
+    claim: Claim,
+    *,
+    stage: str | None = None,
+    done: float | None = None,
+    total: float | None = None,
+    eta_s: float | None = None,
+) -> None:
     """Record where the job is."""
     job = held(session, claim)
     job.progress_at = job.updated_at = clock(session)
@@ -131,14 +165,24 @@ def note(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> Non
 def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> str | None:
     """Point the stage `name` at its file and return the artifact it replaces.
 
-    Saved work is progress: the attempts start again. The same bytes once more are not: an attempt that redoes what the
-    one before had done, and dies where that died, gets no further.
+    Saved work is progress: the attempts start again. The same bytes once more are not: an attempt
+    that redoes what the one before had done, and dies where that died, gets no further.
     """
     job = held(session, claim)
     before = session.get(StageFile, (job.id, name))
-    replaced, before_sha256 = (before.artifact, before.sha256) if before is not None else (None, None)
-    session.merge(StageFile(job_id=job.id, name=name, artifact=file.artifact, sha256=file.sha256,
-                            size_bytes=file.size_bytes, fence=claim.fence))
+    replaced, before_sha256 = (
+        (before.artifact, before.sha256) if before is not None else (None, None)
+    )
+    session.merge(
+        StageFile(
+            job_id=job.id,
+            name=name,
+            artifact=file.artifact,
+            sha256=file.sha256,
+            size_bytes=file.size_bytes,
+            fence=claim.fence,
+        )
+    )
     if before_sha256 != file.sha256:
         job.progress_at = clock(session)
         job.attempt = 1
@@ -155,16 +199,35 @@ def drop_stage(session: Session, claim: Claim, name: str) -> str | None:
     return row.artifact
 
 
-def save_result(session: Session, claim: Claim, checkpoint: str, format: str, file: SavedFile) -> None:
+def save_result(
+    session: Session, claim: Claim, checkpoint: str, format: str, file: SavedFile
+) -> None:
     """Make a file downloadable; a resumed job that writes it again replaces it."""
     held(session, claim)
-    session.merge(ResultFile(job_id=claim.job_id, checkpoint=checkpoint, format=format, artifact=file.artifact,
-                             sha256=file.sha256, size_bytes=file.size_bytes, fence=claim.fence))
+    session.merge(
+        ResultFile(
+            job_id=claim.job_id,
+            checkpoint=checkpoint,
+            format=format,
+            artifact=file.artifact,
+            sha256=file.sha256,
+            size_bytes=file.size_bytes,
+            fence=claim.fence,
+        )
+    )
 
 
-def settle(session: Session, claim: Claim, status: str, *, summary: dict[str, Any] | None = None,
-           error: dict[str, Any] | None = None) -> None:
-    """End the job: one fenced write of status, results and error. A success needs its stages no more."""
+def settle(
+    session: Session,
+    claim: Claim,
+    status: str,
+    *,
+    summary: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> None:
+    """End the job: one fenced write of status, results and error. A success needs its stages no
+    more.
+    """
     job = held(session, claim)
     if job.status == "cancelling":  # asked for while the last files were stored
         status, error = "cancelled", None
@@ -176,9 +239,15 @@ def settle(session: Session, claim: Claim, status: str, *, summary: dict[str, An
 
 
 def hand_back(session: Session, claim: Claim) -> None:
-    """Give the job back unharmed (the worker stops, or a pause was asked for); counts as no attempt."""
+    """Give the job back unharmed (the worker stops, or a pause was asked for); counts as no
+    attempt.
+    """
     job = held(session, claim)
-    _let_go(session, job, {"running": "queued", "pausing": "paused", "cancelling": "cancelled"}[job.status])
+    _let_go(
+        session,
+        job,
+        {"running": "queued", "pausing": "paused", "cancelling": "cancelled"}[job.status],
+    )
 
 
 def crash(session: Session, claim: Claim, reason: str, *, max_attempts: int) -> None:
@@ -186,16 +255,25 @@ def crash(session: Session, claim: Claim, reason: str, *, max_attempts: int) -> 
     release(session, held(session, claim), max_attempts=max_attempts, reason=reason)
 
 
-def release(session: Session, job: Job, *, max_attempts: int, reason: str = "the worker was lost") -> None:
-    """Take the job from an owner that died: queue it again after a pause, settle what was asked for, or fail it."""
+def release(
+    session: Session, job: Job, *, max_attempts: int, reason: str = "the worker was lost"
+) -> None:
+    """Take the job from an owner that died: queue it again after a pause, settle what was asked
+    for, or fail it.
+    """
     if job.status != "running":
         _let_go(session, job, {"pausing": "paused", "cancelling": "cancelled"}[job.status])
         return
     job.attempt += 1
     add_event(session, job, "attempt", {"attempt": job.attempt, "reason": reason})
     if job.attempt > max_attempts:
-        job.error = {"code": "worker_lost", "stage": job.stage, "retryable": True, "attempt": max_attempts,
-                     "message": f"{max_attempts} attempts ended without progress; the last: {reason}"}
+        job.error = {
+            "code": "worker_lost",
+            "stage": job.stage,
+            "retryable": True,
+            "attempt": max_attempts,
+            "message": f"{max_attempts} attempts ended without progress; the last: {reason}",
+        }
         _end(session, job, "failed")
         return
     _let_go(session, job, "queued", delay_s=min(30.0, 0.5 * 2.0 ** (job.attempt - 2)))
@@ -220,32 +298,52 @@ def _end(session: Session, job: Job, status: str) -> None:
 
 
 def _stale(session: Session, job: Job, gone: Callable[[str], bool]) -> bool:
-    return job.lease_until is None or job.lease_until < clock(session) or (job.owner is not None and gone(job.owner))
+    return (
+        job.lease_until is None
+        or job.lease_until < clock(session)
+        or (job.owner is not None and gone(job.owner))
+    )
 
 
 def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -> int:
-    """The reaper: free jobs with a stale lease, end those past their deadline, publish again what nobody claimed.
+    """The reaper: free jobs with a stale lease, end those past their deadline, publish again what
+    nobody claimed.
 
     Returns the number of jobs touched.
     """
     touched = 0
     at = clock(session)
-    unclaimed = and_(Job.status == "queued", Job.available_at < at, or_(
-        Job.published_at.is_(None), Job.published_at < at - REPUBLISH_S))
+    unclaimed = and_(
+        Job.status == "queued",
+        Job.available_at < at,
+        or_(Job.published_at.is_(None), Job.published_at < at - REPUBLISH_S),
+    )
     overdue = and_(Job.status.in_(("queued", "paused")), Job.deadline_at < at)
-    candidates = select(Job.id).where(or_(Job.status.in_(HELD), overdue, unclaimed)).order_by(Job.id)
-    for id in session.scalars(candidates).all():  # in this order: two sweeps at once do not lock each other out
+    candidates = (
+        select(Job.id).where(or_(Job.status.in_(HELD), overdue, unclaimed)).order_by(Job.id)
+    )
+    for id in session.scalars(
+        candidates
+    ).all():  # in this order: two sweeps at once do not lock each other out
         job = locked(session, id)
         if job is None:
             continue
         waiting = parked(job)
         if job.status in HELD and not waiting and _stale(session, job, gone):
             release(session, job, max_attempts=max_attempts)
-        elif (waiting or job.status in ("queued", "paused")) and job.deadline_at is not None and job.deadline_at < at:
+        elif (
+            (waiting or job.status in ("queued", "paused"))
+            and job.deadline_at is not None
+            and job.deadline_at < at
+        ):
             job.error = deadline_error(job.stage, job.attempt)
             _end(session, job, "failed")
         elif (job.status == "queued" and job.available_at < at and _due_again(job, at)) or (
-                waiting and job.updated_at < at - REPUBLISH_S and _due_again(job, at) and idle(session, job)):
+            waiting
+            and job.updated_at < at - REPUBLISH_S
+            and _due_again(job, at)
+            and idle(session, job)
+        ):
             enqueue(session, job, at)
         else:
             continue
@@ -254,14 +352,23 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
 
 
 def _due_again(job: Job, at: float) -> bool:
-    """Each republication waits twice as long as the one before (up to an hour): a long queue floods no broker."""
-    return job.published_at is None or at - job.published_at > min(3600.0, REPUBLISH_S * 2.0 ** (job.publishes - 1))
+    """Each republication waits twice as long as the one before (up to an hour): a long queue floods
+    no broker.
+    """
+    return job.published_at is None or at - job.published_at > min(
+        3600.0, REPUBLISH_S * 2.0 ** (job.publishes - 1)
+    )
 
 
 def deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
     """The error of a job that ran past its deadline."""
-    return {"code": "deadline_exceeded", "message": "the job did not end within its deadline_s", "stage": stage,
-            "retryable": False, "attempt": attempt}
+    return {
+        "code": "deadline_exceeded",
+        "message": "the job did not end within its deadline_s",
+        "stage": stage,
+        "retryable": False,
+        "attempt": attempt,
+    }
 
 
 def due_messages(session: Session, limit: int = 100) -> list[Outbox]:
@@ -272,13 +379,21 @@ def due_messages(session: Session, limit: int = 100) -> list[Outbox]:
 
 def published(session: Session, message: Outbox) -> None:
     """The message has reached the broker: remove it and remember when."""
-    session.execute(update(Job).where(Job.id == message.job_id).values(
-        published_at=db_now(), publishes=Job.publishes + 1))
+    session.execute(
+        update(Job)
+        .where(Job.id == message.job_id)
+        .values(published_at=db_now(), publishes=Job.publishes + 1)
+    )
     session.execute(delete(Outbox).where(Outbox.id == message.id))
 
 
-def lead(session: Session, role: str, owner: str, lease_s: float,
-         gone: Callable[[str], bool] = lambda owner: False) -> bool:
+def lead(
+    session: Session,
+    role: str,
+    owner: str,
+    lease_s: float,
+    gone: Callable[[str], bool] = lambda owner: False,
+) -> bool:
     """Whether `owner` holds `role` for the next `lease_s` seconds: one process at a time does.
 
     A leader that `gone` knows to have died is replaced at once.
@@ -286,9 +401,14 @@ def lead(session: Session, role: str, owner: str, lease_s: float,
     leader = session.scalar(select(Leader.owner).where(Leader.role == role))
     if leader is not None and leader != owner and gone(leader):
         session.execute(delete(Leader).where(Leader.role == role, Leader.owner == leader))
-    taken = session.execute(update(Leader).where(and_(Leader.role == role, or_(
-        Leader.owner == owner, Leader.lease_until < db_now()))).values(owner=owner, lease_until=db_now() + lease_s))
+    taken = session.execute(
+        update(Leader)
+        .where(and_(Leader.role == role, or_(Leader.owner == owner, Leader.lease_until < db_now())))
+        .values(owner=owner, lease_until=db_now() + lease_s)
+    )
     if taken.rowcount == 1:  # type: ignore[attr-defined]
         return True
-    first = insert_into(session, Leader).values(role=role, owner=owner, lease_until=clock(session) + lease_s)
+    first = insert_into(session, Leader).values(
+        role=role, owner=owner, lease_until=clock(session) + lease_s
+    )
     return session.scalar(first.on_conflict_do_nothing().returning(Leader.role)) is not None

@@ -45,7 +45,9 @@ _last_id_us = 0
 
 
 def new_id(prefix: str) -> str:
-    """An id such as `job_...`: 56 bits of microseconds, then 72 random bits; those of one process sort by creation."""
+    """An id such as `job_...`: 56 bits of microseconds, then 72 random bits; those of one process
+    sort by creation.
+    """
     global _last_id_us
     with _id_lock:
         _last_id_us = max(_last_id_us + 1, time.time_ns() // 1000)
@@ -54,30 +56,43 @@ def new_id(prefix: str) -> str:
 
 
 def insert_into(session: Session, table: type[Base]) -> Any:
-    """The `INSERT` of this database, which knows `ON CONFLICT`: two processes may write the same row at once."""
+    """The `INSERT` of this database, which knows `ON CONFLICT`: two processes may write the same
+    row at once.
+    """
     return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
 
 
 class Store:
-    """The database. `with store.write() as session:` is one transaction; it commits on leaving, unless it raises."""
+    """The database. `with store.write() as session:` is one transaction; it commits on leaving,
+    unless it raises.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         parsed = make_url(url)
-        place = os.path.abspath(parsed.database or "") if parsed.get_backend_name() == "sqlite" else \
-            f"{parsed.host}:{parsed.port}/{parsed.database}"
+        place = (
+            os.path.abspath(parsed.database or "")
+            if parsed.get_backend_name() == "sqlite"
+            else f"{parsed.host}:{parsed.port}/{parsed.database}"
+        )
         self.identity = hashlib.sha256(place.encode()).hexdigest()[:8]
-        """Tells this database from others in the names of files that lie beside those of other services."""
+        """Tells this database from others in the names of files that lie beside those of other
+        services.
+        """
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(parsed, pool_pre_ping=True, **_options(parsed.get_backend_name()))
+        self.engine = create_engine(
+            parsed, pool_pre_ping=True, **_options(parsed.get_backend_name())
+        )
         if parsed.get_backend_name() == "sqlite":
             _configure_sqlite(self.engine)
 
     def create_tables(self) -> None:
-        """Create what is missing, columns of later versions too; safe when several processes start together."""
+        """Create what is missing, columns of later versions too; safe when several processes start
+        together.
+        """
         with self.engine.connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(7310938)"))
@@ -90,8 +105,10 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction that may write; on SQLite it takes the write lock at once."""
-        with self.engine.connect().execution_options(write=True) as connection, \
-                Session(connection, expire_on_commit=False) as session:
+        with (
+            self.engine.connect().execution_options(write=True) as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
             yield session
             session.commit()
 
@@ -112,7 +129,9 @@ class Store:
 
 
 def _create(connection: Connection) -> None:
-    """The tables that are not there, and the columns that those of an earlier version lack: each has a default."""
+    """The tables that are not there, and the columns that those of an earlier version lack: each
+    has a default.
+    """
     before = inspect(connection)
     for table in Base.metadata.sorted_tables:
         if not before.has_table(table.name):
@@ -136,7 +155,12 @@ def _configure_sqlite(engine: Engine) -> None:
     def connect(dbapi_connection: Any, _: Any) -> None:
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "busy_timeout=30000",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

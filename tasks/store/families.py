@@ -1,9 +1,11 @@
-"""Families and their members' jobs: start members, wait for them, and let them follow what is asked of the family.
+"""Families and their members' jobs: start members, wait for them, and let them follow what is asked
+of the family.
 
-A family is a job of its own whose turns are short. Between them it is parked: running, without lease, and woken through the
-outbox by every member that ends. Members are ordinary jobs, younger than their family: a transaction that locks several of
-these rows locks them in the order of their ids. Who lets a member run again locks its family first, so that no family ends
-as succeeded beside it.
+A family is a job of its own whose turns are short. Between them it is parked: running, without
+lease, and woken through the outbox by every member that ends. Members are ordinary jobs, younger
+than their family: a transaction that locks several of these rows locks them in the order of their
+ids. Who lets a member run again locks its family first, so that no family ends as succeeded beside
+it.
 """
 
 from __future__ import annotations
@@ -24,36 +26,63 @@ from tasks.store.tables import FamilyMember, Job, JobLabel
 
 def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
     """The members and their jobs, in the order of their creation."""
-    query = select(FamilyMember, Job).join(Job, Job.id == FamilyMember.job_id).where(FamilyMember.family_id == family_id)
+    query = (
+        select(FamilyMember, Job)
+        .join(Job, Job.id == FamilyMember.job_id)
+        .where(FamilyMember.family_id == family_id)
+    )
     return [(member, job) for member, job in session.execute(query.order_by(Job.id))]
 
 
 def start(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Create the jobs of members that have none yet, `{key, member, spec, units}` each; returns the new jobs' ids.
+    """Create the jobs of members that have none yet, `{key, member, spec, units}` each; returns the
+    new jobs' ids.
 
-    `LostError` when the family is not this claim's any more; nothing is started for one that is to pause or to end.
+    `LostError` when the family is not this claim's any more; nothing is started for one that is to
+    pause or to end.
     """
     family = held(session, claim)
     if family.status != "running":
         return []
-    known = set(session.scalars(select(FamilyMember.key).where(FamilyMember.family_id == family.id)))
-    labels = {row.key: row.value for row in session.scalars(select(JobLabel).where(JobLabel.job_id == family.id))}
+    known = set(
+        session.scalars(select(FamilyMember.key).where(FamilyMember.family_id == family.id))
+    )
+    labels = {
+        row.key: row.value
+        for row in session.scalars(select(JobLabel).where(JobLabel.job_id == family.id))
+    }
     made = []
     for one in wanted:
         if one["key"] in known:
             continue
-        job, _ = jobs.create(session, jobs.NewJob(
-            project=family.project, spec=one["spec"], model_id=None, rewind_model_id=None, dataset_id=family.dataset_id,
-            priority=family.priority, deadline_s=None, labels=labels, progress_total=one["units"]))
-        session.add(FamilyMember(job_id=job.id, family_id=family.id, key=one["key"], member=one["member"]))
-        jobs.add_event(session, family, "member", {"job": job.id, "status": job.status, **one["member"]})
+        job, _ = jobs.create(
+            session,
+            jobs.NewJob(
+                project=family.project,
+                spec=one["spec"],
+                model_id=None,
+                rewind_model_id=None,
+                dataset_id=family.dataset_id,
+                priority=family.priority,
+                deadline_s=None,
+                labels=labels,
+                progress_total=one["units"],
+            ),
+        )
+        session.add(
+            FamilyMember(job_id=job.id, family_id=family.id, key=one["key"], member=one["member"])
+        )
+        jobs.add_event(
+            session, family, "member", {"job": job.id, "status": job.status, **one["member"]}
+        )
         made.append(job.id)
     session.flush()
     return made
 
 
 def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
-    """Let go of the family until a member ends; at once due again where one has that was still live as the turn saw it.
+    """Let go of the family until a member ends; at once due again where one has that was still live
+    as the turn saw it.
 
     `seen`: the status of every member's job, by id, that the turn knew.
     """
@@ -70,12 +99,17 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
         jobs.enqueue(session, family, family.updated_at)
 
 
-def finish(session: Session, claim: Claim, seen: Mapping[str, str], summary: dict[str, Any] | None) -> None:
-    """End the family as succeeded; let go of it instead where a member is live, or ended otherwise than the turn saw."""
+def finish(
+    session: Session, claim: Claim, seen: Mapping[str, str], summary: dict[str, Any] | None
+) -> None:
+    """End the family as succeeded; let go of it instead where a member is live, or ended otherwise
+    than the turn saw.
+    """
     family = held(session, claim)
     now = {job.id: job.status for _, job in members(session, family.id)}
     if family.status != "cancelling" and any(
-            status not in jobs.TERMINAL or seen.get(id) != status for id, status in now.items()):
+        status not in jobs.TERMINAL or seen.get(id) != status for id, status in now.items()
+    ):
         park(session, claim, seen)
     else:
         _note(session, family, seen)
@@ -83,28 +117,39 @@ def finish(session: Session, claim: Claim, seen: Mapping[str, str], summary: dic
 
 
 def _note(session: Session, family: Job, seen: Mapping[str, str]) -> bool:
-    """Keep what the turn saw, with an event for every member that has ended; whether it saw all that have."""
+    """Keep what the turn saw, with an event for every member that has ended; whether it saw all
+    that have.
+    """
     complete, news = True, False
     for row, job in members(session, family.id):
         before, row.seen = row.seen, job.status if seen.get(job.id) == job.status else None
         complete &= job.status not in jobs.TERMINAL or row.seen is not None
         if row.seen in jobs.TERMINAL and row.seen != before:
-            jobs.add_event(session, family, "member", {"job": job.id, "status": row.seen, **row.member})
+            jobs.add_event(
+                session, family, "member", {"job": job.id, "status": row.seen, **row.member}
+            )
             news = True
     if news:
         grown = progress(session, [family.id])[family.id]
-        jobs.add_event(session, family, "progress", {"done": grown.done, "total": grown.total, "eta_s": None})
+        jobs.add_event(
+            session, family, "progress", {"done": grown.done, "total": grown.total, "eta_s": None}
+        )
     return complete
 
 
 def follow(session: Session, project: str, family_id: str, verb: str) -> int:
-    """Ask every member for what was asked of the family; those for whom it is impossible stay as they are.
+    """Ask every member for what was asked of the family; those for whom it is impossible stay as
+    they are.
 
-    Returns how many are under way to it now. In the transaction that asked the family: no turn comes between the two.
+    Returns how many are under way to it now. In the transaction that asked the family: no turn
+    comes between the two.
     """
     under_way = 0
-    for id in session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == family_id)
-                              .order_by(FamilyMember.job_id)).all():
+    for id in session.scalars(
+        select(FamilyMember.job_id)
+        .where(FamilyMember.family_id == family_id)
+        .order_by(FamilyMember.job_id)
+    ).all():
         before = session.get(Job, id)
         status = None if before is None else before.status
         try:
@@ -118,16 +163,22 @@ def follow(session: Session, project: str, family_id: str, verb: str) -> int:
 def cancel_stragglers(session: Session) -> int:
     """Cancel the live members of families that were cancelled, or failed; returns how many.
 
-    Whoever cancelled the family may have died before it could tell them, and a deadline tells nobody. A member that was
-    asked to run again afterwards is let be.
+    Whoever cancelled the family may have died before it could tell them, and a deadline tells
+    nobody. A member that was asked to run again afterwards is let be.
     """
     family, member = aliased(Job), aliased(Job)
-    query = (select(member.project, member.id).join(FamilyMember, FamilyMember.job_id == member.id)
-             .join(family, family.id == FamilyMember.family_id)
-             .where(family.status.in_(("cancelled", "failed")),
-                    member.status.in_(("queued", "running", "pausing", "paused")),
-                    or_(FamilyMember.asked_at.is_(None), FamilyMember.asked_at <= family.finished_at))
-             .order_by(member.id).with_for_update(key_share=True, of=family))  # none is retried meanwhile
+    query = (
+        select(member.project, member.id)
+        .join(FamilyMember, FamilyMember.job_id == member.id)
+        .join(family, family.id == FamilyMember.family_id)
+        .where(
+            family.status.in_(("cancelled", "failed")),
+            member.status.in_(("queued", "running", "pausing", "paused")),
+            or_(FamilyMember.asked_at.is_(None), FamilyMember.asked_at <= family.finished_at),
+        )
+        .order_by(member.id)
+        .with_for_update(key_share=True, of=family)
+    )  # none is retried meanwhile
     moved = 0
     for project, id in session.execute(query).all():
         with suppress(TransitionError):  # it has just ended
@@ -137,7 +188,9 @@ def cancel_stragglers(session: Session) -> int:
 
 
 class Grown(NamedTuple):
-    """How far a family's members are: their work done and in all, and how many have ended, are paused, and are there."""
+    """How far a family's members are: their work done and in all, and how many have ended, are
+    paused, and are there.
+    """
 
     done: float
     total: float
@@ -150,14 +203,28 @@ def progress(session: Session, ids: Sequence[str]) -> dict[str, Grown]:
     """How far the members are, by family that has any."""
     ended = func.sum(Job.status.in_(jobs.TERMINAL).cast(Integer))
     paused = func.sum((Job.status == "paused").cast(Integer))
-    query = (select(FamilyMember.family_id, func.sum(Job.progress_done), func.sum(Job.progress_total), ended, paused,
-                    func.count())
-             .join(Job, Job.id == FamilyMember.job_id).where(FamilyMember.family_id.in_(ids))
-             .group_by(FamilyMember.family_id))
-    return {id: Grown(float(done), float(total), int(over), int(waiting), int(count))
-            for id, done, total, over, waiting, count in session.execute(query)}
+    query = (
+        select(
+            FamilyMember.family_id,
+            func.sum(Job.progress_done),
+            func.sum(Job.progress_total),
+            ended,
+            paused,
+            func.count(),
+        )
+        .join(Job, Job.id == FamilyMember.job_id)
+        .where(FamilyMember.family_id.in_(ids))
+        .group_by(FamilyMember.family_id)
+    )
+    return {
+        id: Grown(float(done), float(total), int(over), int(waiting), int(count))
+        for id, done, total, over, waiting, count in session.execute(query)
+    }
 
 
 def belonging(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
     """Of the jobs that are members of a family: which."""
-    return {row.job_id: row for row in session.scalars(select(FamilyMember).where(FamilyMember.job_id.in_(ids)))}
+    return {
+        row.job_id: row
+        for row in session.scalars(select(FamilyMember).where(FamilyMember.job_id.in_(ids)))
+    }

@@ -50,30 +50,57 @@ class NewJob:
     """Datasets of shifted images beside the job's own."""
 
 
-def create(session: Session, new: NewJob, *, idempotency_key: str | None = None,
-           request_sha256: str = "") -> tuple[Job, bool]:
-    """Insert job and outbox row in one transaction; with a known idempotency key return the first job instead.
+def create(
+    session: Session, new: NewJob, *, idempotency_key: str | None = None, request_sha256: str = ""
+) -> tuple[Job, bool]:
+    """Insert job and outbox row in one transaction; with a known idempotency key return the first
+    job instead.
 
-    Returns the job and whether it was created now. Raises `IdempotencyError` when the key came with another request.
+    Returns the job and whether it was created now. Raises `IdempotencyError` when the key came with
+    another request.
     """
     if idempotency_key is not None:
         known = session.get(Idempotency, (new.project, idempotency_key))
         if known is not None:
             if known.request_sha256 != request_sha256:
-                raise IdempotencyError(f"the Idempotency-Key {idempotency_key!r} was used with another request")
+                raise IdempotencyError(
+                    f"the Idempotency-Key {idempotency_key!r} was used with another request"
+                )
             return get(session, new.project, known.job_id), False
     at = clock(session)
-    job = Job(id=new_id("job"), project=new.project, status="queued", spec=new.spec, model_id=new.model_id,
-              rewind_model_id=new.rewind_model_id, dataset_id=new.dataset_id, priority=new.priority, available_at=at,
-              progress_total=new.progress_total, created_at=at, updated_at=at,
-              deadline_at=None if new.deadline_s is None else at + new.deadline_s)
+    job = Job(
+        id=new_id("job"),
+        project=new.project,
+        status="queued",
+        spec=new.spec,
+        model_id=new.model_id,
+        rewind_model_id=new.rewind_model_id,
+        dataset_id=new.dataset_id,
+        priority=new.priority,
+        available_at=at,
+        progress_total=new.progress_total,
+        created_at=at,
+        updated_at=at,
+        deadline_at=None if new.deadline_s is None else at + new.deadline_s,
+    )
     session.add(job)
     session.flush()
-    session.add_all(JobShift(job_id=job.id, dataset_id=dataset_id) for dataset_id in sorted(new.shifted_ids))
-    session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in new.labels.items())
+    session.add_all(
+        JobShift(job_id=job.id, dataset_id=dataset_id) for dataset_id in sorted(new.shifted_ids)
+    )
+    session.add_all(
+        JobLabel(job_id=job.id, key=key, value=value) for key, value in new.labels.items()
+    )
     if idempotency_key is not None:
-        session.add(Idempotency(project=new.project, key=idempotency_key, request_sha256=request_sha256,
-                                job_id=job.id, created_at=at))
+        session.add(
+            Idempotency(
+                project=new.project,
+                key=idempotency_key,
+                request_sha256=request_sha256,
+                job_id=job.id,
+                created_at=at,
+            )
+        )
     add_event(session, job, "status", {"status": "queued"})
     enqueue(session, job, at)
     session.flush()
@@ -89,17 +116,28 @@ def get(session: Session, project: str, id: str) -> Job:
 
 
 def locked(session: Session, id: str) -> Job | None:
-    """The job, its row locked until the transaction ends (SQLite locks the database when a write begins).
+    """The job, its row locked until the transaction ends (SQLite locks the database when a write
+    begins).
 
-    Rows that refer to it, as a member's message to its family does, may be written by others meanwhile.
+    Rows that refer to it, as a member's message to its family does, may be written by others
+    meanwhile.
     """
     return session.get(Job, id, with_for_update={"key_share": True}, populate_existing=True)
 
 
-def page(session: Session, project: str, *, limit: int, cursor: str | None, status: str | None = None,
-         label: tuple[str, str] | None = None, parent: str | None = None,
-         kind: str | None = None) -> Page[Job]:
-    """One page of this project's jobs, newest first; of a family's members, or of nobody's with `parent` NOBODY.
+def page(
+    session: Session,
+    project: str,
+    *,
+    limit: int,
+    cursor: str | None,
+    status: str | None = None,
+    label: tuple[str, str] | None = None,
+    parent: str | None = None,
+    kind: str | None = None,
+) -> Page[Job]:
+    """One page of this project's jobs, newest first; of a family's members, or of nobody's with
+    `parent` NOBODY.
 
     `kind` is the `type` of their specs.
     """
@@ -107,26 +145,35 @@ def page(session: Session, project: str, *, limit: int, cursor: str | None, stat
     if status is not None:
         query = query.where(Job.status == status)
     if label is not None:
-        query = query.where(Job.id.in_(select(JobLabel.job_id).where(
-            JobLabel.key == label[0], JobLabel.value == label[1])))
+        query = query.where(
+            Job.id.in_(
+                select(JobLabel.job_id).where(JobLabel.key == label[0], JobLabel.value == label[1])
+            )
+        )
     if kind is not None:
         query = query.where(Job.spec["type"].as_string() == kind)
     if parent == NOBODY:
         query = query.where(Job.id.not_in(select(FamilyMember.job_id)))
     elif parent is not None:
-        query = query.where(Job.id.in_(select(FamilyMember.job_id).where(FamilyMember.family_id == parent)))
+        query = query.where(
+            Job.id.in_(select(FamilyMember.job_id).where(FamilyMember.family_id == parent))
+        )
     scope = f"jobs/{project}/{status or ''}/{'='.join(label) if label else ''}/{parent or ''}/{kind or ''}"
     return paginate(session, query, Job.id, scope=scope, limit=limit, cursor=cursor)
 
 
 def request(session: Session, project: str, id: str, verb: str) -> Job:
-    """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises `TransitionError`.
+    """`cancel`, `pause`, `resume` or `retry`; repeating one is harmless, an impossible one raises
+    `TransitionError`.
 
-    A member that is retried after its family has succeeded has the family run again, which reports anew once it has ended.
-    Such a family can be retried itself while a member of it has not succeeded.
+    A member that is retried after its family has succeeded has the family run again, which reports
+    anew once it has ended. Such a family can be retried itself while a member of it has not
+    succeeded.
     """
     get(session, project, id)
-    family = family_of(session, id) if verb == "retry" else None  # older than its member: locked before it
+    family = (
+        family_of(session, id) if verb == "retry" else None
+    )  # older than its member: locked before it
     job = locked(session, id)
     if job is None:
         raise NotFoundError("job", id)
@@ -138,11 +185,16 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
     if target == job.status:
         return job
     if parked(job):  # nobody holds it who would have to let go first
-        target, job.owner = {"cancelling": "cancelled", "pausing": "paused"}.get(target, target), None
+        target, job.owner = (
+            {"cancelling": "cancelled", "pausing": "paused"}.get(target, target),
+            None,
+        )
     at = clock(session)
     if target == "queued":
         _run_again(session, job, verb, at)
-        session.execute(update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at, seen=None))
+        session.execute(
+            update(FamilyMember).where(FamilyMember.job_id == id).values(asked_at=at, seen=None)
+        )
         if family is not None and family.status == "succeeded":
             _run_again(session, family, verb, at)
             set_status(session, family, "queued")
@@ -161,8 +213,14 @@ def _run_again(session: Session, job: Job, verb: str, at: float) -> None:
 
 
 _TRANSITIONS: dict[str, dict[str, str]] = {
-    "cancel": {"queued": "cancelled", "paused": "cancelled", "running": "cancelling", "pausing": "cancelling",
-               "cancelling": "cancelling", "cancelled": "cancelled"},
+    "cancel": {
+        "queued": "cancelled",
+        "paused": "cancelled",
+        "running": "cancelling",
+        "pausing": "cancelling",
+        "cancelling": "cancelling",
+        "cancelled": "cancelled",
+    },
     "pause": {"running": "pausing", "queued": "paused", "pausing": "pausing", "paused": "paused"},
     "resume": {"paused": "queued", "queued": "queued", "running": "running"},
     "retry": {"failed": "queued", "cancelled": "queued", "queued": "queued", "running": "running"},
@@ -170,19 +228,26 @@ _TRANSITIONS: dict[str, dict[str, str]] = {
 
 
 def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
-    """Change the status and write it into the history; a family hears when one of its members has ended."""
+    """Change the status and write it into the history; a family hears when one of its members has
+    ended.
+    """
     job.status = status
     job.updated_at = clock(session)
     add_event(session, job, "status", {"status": status, **data})
     if status in TERMINAL:
-        family = session.scalar(select(Job).join(FamilyMember, FamilyMember.family_id == Job.id)
-                                .where(FamilyMember.job_id == job.id, Job.status == "running"))
+        family = session.scalar(
+            select(Job)
+            .join(FamilyMember, FamilyMember.family_id == Job.id)
+            .where(FamilyMember.job_id == job.id, Job.status == "running")
+        )
         if family is not None:
             enqueue(session, family, job.updated_at)
 
 
 def is_family(job: Job) -> bool:
-    """Whether the job is a family; its spec was validated when it came, and is asked whatever it holds now."""
+    """Whether the job is a family; its spec was validated when it came, and is asked whatever it
+    holds now.
+    """
     return isinstance(job.spec, dict) and job.spec.get("type") == "family"
 
 
@@ -199,33 +264,44 @@ def family_of(session: Session, id: str) -> Job | None:
 
 def _incomplete(session: Session, family: Job) -> bool:
     """Whether the family has succeeded without one of its members."""
-    short = select(Job.id).join(FamilyMember, FamilyMember.job_id == Job.id).where(
-        FamilyMember.family_id == family.id, Job.status != "succeeded")
+    short = (
+        select(Job.id)
+        .join(FamilyMember, FamilyMember.job_id == Job.id)
+        .where(FamilyMember.family_id == family.id, Job.status != "succeeded")
+    )
     return family.status == "succeeded" and session.scalar(short.limit(1)) is not None
 
 
 def awaits(session: Session, family: Job) -> bool:
-    """Whether a parked family has a turn to take: a member has ended and no turn has seen it, or nobody is left to wake it.
+    """Whether a parked family has a turn to take: a member has ended and no turn has seen it, or
+    nobody is left to wake it.
 
     However many of its messages are on their way, one turn is taken for all that have ended.
     """
-    rows = session.execute(select(Job.status, FamilyMember.seen).join(FamilyMember, FamilyMember.job_id == Job.id)
-                           .where(FamilyMember.family_id == family.id)).all()
+    rows = session.execute(
+        select(Job.status, FamilyMember.seen)
+        .join(FamilyMember, FamilyMember.job_id == Job.id)
+        .where(FamilyMember.family_id == family.id)
+    ).all()
     ended = [status != seen for status, seen in rows if status in TERMINAL]
     return any(ended) or len(ended) == len(rows)
 
 
 def idle(session: Session, family: Job) -> bool:
     """Whether no member of the family is live, so that nobody will wake it."""
-    live = select(Job.id).join(FamilyMember, FamilyMember.job_id == Job.id).where(
-        FamilyMember.family_id == family.id, Job.status.not_in(TERMINAL))
+    live = (
+        select(Job.id)
+        .join(FamilyMember, FamilyMember.job_id == Job.id)
+        .where(FamilyMember.family_id == family.id, Job.status.not_in(TERMINAL))
+    )
     return session.scalar(live.limit(1)) is None
 
 
 def enqueue(session: Session, job: Job, due_at: float) -> None:
     """Leave a message in the outbox; one that is waiting already becomes due no later than that.
 
-    A family's turns are short, and its members wait for what they decide: they go before jobs of the same priority.
+    A family's turns are short, and its members wait for what they decide: they go before jobs of
+    the same priority.
     """
     waiting = session.scalar(select(Outbox).where(Outbox.job_id == job.id).limit(1))
     if waiting is None:
@@ -243,7 +319,12 @@ def add_event(session: Session, job: Job, type: str, data: dict[str, Any]) -> No
 
 def events(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
     """The rows of the history with `seq > after`, in order."""
-    query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
+    query = (
+        select(Event)
+        .where(Event.job_id == job_id, Event.seq > after)
+        .order_by(Event.seq)
+        .limit(limit)
+    )
     return list(session.scalars(query))
 
 
@@ -264,7 +345,8 @@ def stage_files(session: Session, job_id: str) -> list[StageFile]:
 
 
 def remove(session: Session, project: str, id: str) -> list[str]:
-    """Delete a job that has ended, its history and its rows, a family's members too; returns the ids of what went.
+    """Delete a job that has ended, its history and its rows, a family's members too; returns the
+    ids of what went.
 
     `InUseError` while it is live, or one of its members, or the family that it belongs to.
     """
@@ -272,11 +354,22 @@ def remove(session: Session, project: str, id: str) -> list[str]:
     family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
     members = session.scalars(select(FamilyMember.job_id).where(FamilyMember.family_id == id)).all()
     users = [id, *members, *([family] if family is not None else [])]
-    live = session.scalar(select(Job.id).where(Job.id.in_(users), Job.status.not_in(TERMINAL)).limit(1))
+    live = session.scalar(
+        select(Job.id).where(Job.id.in_(users), Job.status.not_in(TERMINAL)).limit(1)
+    )
     if live is not None:
         raise InUseError("job", id, live)
     gone = [*members, id]
-    for table in (JobLabel, JobShift, Event, StageFile, ResultFile, Outbox, Idempotency, FamilyMember):
+    for table in (
+        JobLabel,
+        JobShift,
+        Event,
+        StageFile,
+        ResultFile,
+        Outbox,
+        Idempotency,
+        FamilyMember,
+    ):
         session.execute(delete(table).where(table.job_id.in_(gone)))
     session.execute(delete(Job).where(Job.id.in_(members)))
     session.delete(job)

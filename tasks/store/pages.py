@@ -25,9 +25,18 @@ class Page(Generic[T]):
     next_cursor: str | None
 
 
-def paginate(session: Session, query: Select[Any], id_column: Any, *, scope: str, limit: int,
-             cursor: str | None) -> Page[T]:
-    """The rows of `query` after `cursor`, newest first; `scope` ties a cursor to its list, project and filters."""
+def paginate(
+    session: Session,
+    query: Select[Any],
+    id_column: Any,
+    *,
+    scope: str,
+    limit: int,
+    cursor: str | None,
+) -> Page[T]:
+    """The rows of `query` after `cursor`, newest first; `scope` ties a cursor to its list, project
+    and filters.
+    """
     if cursor is not None:
         query = query.where(id_column < _decode(cursor, scope))
     rows = list(session.scalars(query.order_by(id_column.desc()).limit(limit + 1)))
@@ -44,7 +53,9 @@ def _decode(cursor: str, scope: str) -> str:
         found = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error):
         raise CursorError("not a cursor of this service") from None
-    if not (isinstance(found, list) and len(found) == 2 and all(isinstance(part, str) for part in found)):
+    if not (
+        isinstance(found, list) and len(found) == 2 and all(isinstance(part, str) for part in found)
+    ):
         raise CursorError("not a cursor of this service")
     if found[0] != scope:
         raise CursorError("this cursor belongs to another list or other filters")

@@ -1,17 +1,35 @@
-"""The tables. Times are seconds since the epoch by the database's clock; ids sort by time of creation."""
+"""The tables. Times are seconds since the epoch by the database's clock; ids sort by time of
+creation.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
     """Base of every table."""
 
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, float: Float(53), int: BigInteger, str: String(255)}
+    type_annotation_map = {
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        float: Float(53),
+        int: BigInteger,
+        str: String(255),
+    }
 
 
 class ApiKey(Base):
@@ -57,7 +75,9 @@ class Dataset(Base):
     classes: Mapped[list[Any]]
     shape: Mapped[list[Any]]
     counts: Mapped[dict[str, Any]]
-    task: Mapped[str] = mapped_column(String(16), default="classification", server_default="classification")
+    task: Mapped[str] = mapped_column(
+        String(16), default="classification", server_default="classification"
+    )
     notes: Mapped[list[Any]] = mapped_column(JSON, default=list, server_default="[]")
     normalize: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     artifact: Mapped[str]
@@ -65,7 +85,9 @@ class Dataset(Base):
 
 
 class Job(Base):
-    """A job: the truth about its state. `fence` counts claims; only the holder of the newest fence may write."""
+    """A job: the truth about its state. `fence` counts claims; only the holder of the newest fence
+    may write.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -117,7 +139,9 @@ class JobShift(Base):
 
 
 class FamilyMember(Base):
-    """The job of one member of a family: `key` tells it apart there, `member` says which network it is."""
+    """The job of one member of a family: `key` tells it apart there, `member` says which network it
+    is.
+    """
 
     __tablename__ = "family_members"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -155,7 +179,9 @@ class StageFile(Base):
 
 
 class ResultFile(Base):
-    """A file a client may download: a checkpoint in one format, or the report (`checkpoint` = "report")."""
+    """A file a client may download: a checkpoint in one format, or the report (`checkpoint` =
+    "report").
+    """
 
     __tablename__ = "result_files"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -168,12 +194,15 @@ class ResultFile(Base):
 
 
 class Outbox(Base):
-    """A message still to be published: the id of a job, not before `due_at`. Its own id never comes again."""
+    """A message still to be published: the id of a job, not before `due_at`. Its own id never comes
+    again.
+    """
 
     __tablename__ = "outbox"
     __table_args__ = {"sqlite_autoincrement": True}
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"),
-                                    primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     priority: Mapped[int]
     due_at: Mapped[float] = mapped_column(index=True)

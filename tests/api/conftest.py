@@ -20,23 +20,38 @@ from tests.support import api_world
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., api_world.World]]:
+def build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., api_world.World]]:
     """Make a world with these settings: no broker, an imitated helper unless `real`."""
+
     def relay(store: Any, settings: Any, stop: threading.Event, wake: threading.Event) -> None:
         stop.wait()
 
     monkeypatch.setattr(tasks.relay, "relay_forever", relay)
     monkeypatch.setattr(tasks.queue, "ping_broker", lambda settings: None)
     with ExitStack() as stack:
-        def make(*, client: tuple[str, int] = ("127.0.0.1", 50_000), host: str = "127.0.0.1", real: bool = False,
-                 catalogue: bool = True, **settings: Any) -> api_world.World:
+
+        def make(
+            *,
+            client: tuple[str, int] = ("127.0.0.1", 50_000),
+            host: str = "127.0.0.1",
+            real: bool = False,
+            catalogue: bool = True,
+            **settings: Any,
+        ) -> api_world.World:
             helper = api_world.Helper()
             if not real:
                 monkeypatch.setattr(tasks.helper, "run_helper", helper)
             (tmp_path / "work").mkdir(exist_ok=True)
-            app = create_app(ApiSettings(
-                database_url=f"sqlite:///{tmp_path}/db.sqlite", artifact_url=f"file:{tmp_path}/artifacts",
-                work_dir=tmp_path / "work", **settings))
+            app = create_app(
+                ApiSettings(
+                    database_url=f"sqlite:///{tmp_path}/db.sqlite",
+                    artifact_url=f"file:{tmp_path}/artifacts",
+                    work_dir=tmp_path / "work",
+                    **settings,
+                )
+            )
             opened = stack.enter_context(TestClient(app, base_url=f"http://{host}", client=client))
             world = api_world.World(opened, helper, tmp_path)
             if catalogue:

@@ -31,32 +31,61 @@ BODIES: list[tuple[dict[str, Any], str, str]] = [
     (changed(**{"a/b~c": 1}), "invalid_request", "/a~1b~0c"),
     (changed(criterion=5), "invalid_request", "/criterion"),
     (changed(criterion={"name": "Magnitude!"}), "invalid_request", "/criterion/name"),
-    (changed(criterion=[{"name": "magnitude"}, {"nom": "x"}]), "invalid_request", "/criterion/1/name"),
+    (
+        changed(criterion=[{"name": "magnitude"}, {"nom": "x"}]),
+        "invalid_request",
+        "/criterion/1/name",
+    ),
     (changed(when="before_training", retrain={"mode": "fine_tune"}), "invalid_request", "/retrain"),
     (changed(retrain={"mode": "none", "epochs": 2}), "invalid_request", "/retrain"),
-    (changed(model={"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"}, retrain={"mode": "weight_rewind"}),
-     "invalid_request", "/retrain"),
+    (
+        changed(model={"id": "mdl_06apt1c3nvg28o2e8b5hkq9s40"}, retrain={"mode": "weight_rewind"}),
+        "invalid_request",
+        "/retrain",
+    ),
     (changed(criterion={"name": "magnitud"}), "unknown_criterion", "/criterion/name"),
-    (changed(criterion=[{"name": "magnitude"}, {"name": "magnitud"}]), "unknown_criterion", "/criterion/1/name"),
+    (
+        changed(criterion=[{"name": "magnitude"}, {"name": "magnitud"}]),
+        "unknown_criterion",
+        "/criterion/1/name",
+    ),
     (changed(allocation={"name": "globl"}), "unknown_allocation", "/allocation/name"),
     (changed(sparsifier={"name": "topk"}), "unknown_sparsifier", "/sparsifier/name"),
     (changed(schedule={"name": "geometrc"}), "unknown_schedule", "/schedule/name"),
     (changed(evaluations=[{"name": "accurcy"}]), "unknown_evaluation", "/evaluations/0/name"),
     (changed(dataset={"builtin": "digit"}), "unknown_dataset", "/dataset/builtin"),
-    (changed(model={"architecture": "mpl", "train": {}}), "unknown_architecture", "/model/architecture"),
-    (changed(model={"architecture": "mlp", "kwargs": {"hidden": ["a"]}, "train": {}}), "invalid_parameter",
-     "/model/kwargs/hidden/0"),
-    (changed(criterion={"name": "magnitude", "params": {"p": 0}}), "invalid_parameter", "/criterion/params/p"),
-    (changed(criterion={"name": "magnitude", "params": {"q": 1}}), "invalid_parameter", "/criterion/params/q"),
-    (changed(schedule={"name": "geometric", "params": {"fraction": "x"}}), "invalid_parameter",
-     "/schedule/params/fraction"),
+    (
+        changed(model={"architecture": "mpl", "train": {}}),
+        "unknown_architecture",
+        "/model/architecture",
+    ),
+    (
+        changed(model={"architecture": "mlp", "kwargs": {"hidden": ["a"]}, "train": {}}),
+        "invalid_parameter",
+        "/model/kwargs/hidden/0",
+    ),
+    (
+        changed(criterion={"name": "magnitude", "params": {"p": 0}}),
+        "invalid_parameter",
+        "/criterion/params/p",
+    ),
+    (
+        changed(criterion={"name": "magnitude", "params": {"q": 1}}),
+        "invalid_parameter",
+        "/criterion/params/q",
+    ),
+    (
+        changed(schedule={"name": "geometric", "params": {"fraction": "x"}}),
+        "invalid_parameter",
+        "/schedule/params/fraction",
+    ),
 ]
 
 
-
-
 @pytest.mark.parametrize(("body", "code", "pointer"), BODIES)
-def test_a_body_with_a_fault_is_a_422_that_points_at_it(world: World, body: Any, code: str, pointer: str) -> None:
+def test_a_body_with_a_fault_is_a_422_that_points_at_it(
+    world: World, body: Any, code: str, pointer: str
+) -> None:
     fault(world.client.post("/v1/jobs", json=body), 422, code, pointer)
     with world.services.store.read() as session:
         assert session.query(Job).count() == 0
@@ -64,13 +93,20 @@ def test_a_body_with_a_fault_is_a_422_that_points_at_it(world: World, body: Any,
 
 
 def test_the_nearest_name_is_offered(world: World) -> None:
-    body = fault(world.client.post("/v1/jobs", json=changed(criterion={"name": "magnitud"})), 422, "unknown_criterion")
+    body = fault(
+        world.client.post("/v1/jobs", json=changed(criterion={"name": "magnitud"})),
+        422,
+        "unknown_criterion",
+    )
     assert body["detail"] == "unknown criterion 'magnitud'; did you mean 'magnitude'?"
 
 
 def test_one_fault_is_reported_once(world: World) -> None:
-    body = fault(world.client.post("/v1/jobs", json=changed(criterion={"name": "magnitude", "p": 1})), 422,
-                 "invalid_request")
+    body = fault(
+        world.client.post("/v1/jobs", json=changed(criterion={"name": "magnitude", "p": 1})),
+        422,
+        "invalid_request",
+    )
     assert [item["pointer"] for item in body["errors"]] == ["/criterion/p"]
 
 
@@ -81,42 +117,75 @@ def test_several_faults_are_reported_together(world: World) -> None:
 
 
 def test_an_argument_that_the_data_supply_may_be_missing(world: World) -> None:
-    assert world.client.post("/v1/jobs", json=changed(model={"architecture": "odd", "train": {}})).status_code == 202
+    assert (
+        world.client.post(
+            "/v1/jobs", json=changed(model={"architecture": "odd", "train": {}})
+        ).status_code
+        == 202
+    )
 
 
-TEXTS = [b"", b"{", b"[" * 100_000, json.dumps(SPEC).replace("0.5", "NaN").encode(),
-         json.dumps(SPEC).replace("0.5", "1e999").encode(), b"\xff\xfe{", b'{"type": "\\ud800"}',
-         b'{"labels": {"a\\u0000": "b"}}', b'{"a": ' * 40 + b"1" + b"}" * 40, b'{"seed": ' + b"9" * 5000 + b"}",
-         b'{"type": "prune", "type": "prune"}', b'{"labels": {"a": "b", "\\u0061": "b"}}']
+TEXTS = [
+    b"",
+    b"{",
+    b"[" * 100_000,
+    json.dumps(SPEC).replace("0.5", "NaN").encode(),
+    json.dumps(SPEC).replace("0.5", "1e999").encode(),
+    b"\xff\xfe{",
+    b'{"type": "\\ud800"}',
+    b'{"labels": {"a\\u0000": "b"}}',
+    b'{"a": ' * 40 + b"1" + b"}" * 40,
+    b'{"seed": ' + b"9" * 5000 + b"}",
+    b'{"type": "prune", "type": "prune"}',
+    b'{"labels": {"a": "b", "\\u0061": "b"}}',
+]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_what_is_not_json_is_a_400(world: World, text: bytes) -> None:
-    response = world.client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    response = world.client.post(
+        "/v1/jobs", content=text, headers={"Content-Type": "application/json"}
+    )
     fault(response, 400, "invalid_json")
 
 
 def test_a_key_given_twice_is_named(world: World) -> None:
     text = json.dumps(SPEC).replace('"type"', '"seed": 1, "seed": 2, "type"')
-    response = world.client.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
-    assert fault(response, 400, "invalid_json")["detail"] == "the body has the key 'seed' twice in one object"
+    response = world.client.post(
+        "/v1/jobs", content=text, headers={"Content-Type": "application/json"}
+    )
+    assert (
+        fault(response, 400, "invalid_json")["detail"]
+        == "the body has the key 'seed' twice in one object"
+    )
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, "a"])
 def test_a_bad_item_does_not_make_its_list_too_short(world: World, value: object) -> None:
-    body = fault(world.client.post("/v1/jobs", json=changed(targets={"sparsity": [value]})), 422, "invalid_request")
+    body = fault(
+        world.client.post("/v1/jobs", json=changed(targets={"sparsity": [value]})),
+        422,
+        "invalid_request",
+    )
     assert [item["pointer"] for item in body["errors"]] == ["/targets/sparsity/0"]
 
 
 def test_another_content_type_is_a_415(world: World) -> None:
-    fault(world.client.post("/v1/jobs", content=b"{}", headers={"Content-Type": "text/plain"}), 415,
-          "unsupported_media_type")
+    fault(
+        world.client.post("/v1/jobs", content=b"{}", headers={"Content-Type": "text/plain"}),
+        415,
+        "unsupported_media_type",
+    )
     fault(world.client.post("/v1/jobs", data={"type": "prune"}), 415, "unsupported_media_type")
 
 
 def test_a_body_of_20_mb_is_refused_by_its_length_and_while_it_streams(world: World) -> None:
     headers = {"Content-Type": "application/json"}
-    fault(world.client.post("/v1/jobs", content=b" " * 20_000_000, headers=headers), 413, "payload_too_large")
+    fault(
+        world.client.post("/v1/jobs", content=b" " * 20_000_000, headers=headers),
+        413,
+        "payload_too_large",
+    )
     sent = []
 
     def stream() -> Iterator[bytes]:
@@ -124,46 +193,76 @@ def test_a_body_of_20_mb_is_refused_by_its_length_and_while_it_streams(world: Wo
             sent.append(1)
             yield b" " * 1_000_000
 
-    fault(world.client.post("/v1/jobs", content=stream(), headers=headers), 413, "payload_too_large")
+    fault(
+        world.client.post("/v1/jobs", content=stream(), headers=headers), 413, "payload_too_large"
+    )
 
 
 def test_ids_of_nothing_are_a_404_that_points(world: World) -> None:
     nothing = "06apt1c3nvg28o2e8b5hkq9s40"
-    fault(world.client.post("/v1/jobs", json=changed(model={"id": f"mdl_{nothing}"})), 404, "not_found", "/model/id")
-    fault(world.client.post("/v1/jobs", json=changed(dataset={"id": f"dst_{nothing}"})), 404, "not_found",
-          "/dataset/id")
-    rewind = changed(model={"id": world.model()}, retrain={
-        "mode": "weight_rewind", "rewind": {"model": {"id": f"mdl_{nothing}"}}})
+    fault(
+        world.client.post("/v1/jobs", json=changed(model={"id": f"mdl_{nothing}"})),
+        404,
+        "not_found",
+        "/model/id",
+    )
+    fault(
+        world.client.post("/v1/jobs", json=changed(dataset={"id": f"dst_{nothing}"})),
+        404,
+        "not_found",
+        "/dataset/id",
+    )
+    rewind = changed(
+        model={"id": world.model()},
+        retrain={"mode": "weight_rewind", "rewind": {"model": {"id": f"mdl_{nothing}"}}},
+    )
     fault(world.client.post("/v1/jobs", json=rewind), 404, "not_found", "/retrain/rewind/model/id")
 
 
 def test_model_and_data_must_have_the_same_classes(world: World) -> None:
-    spec = changed(model={"id": world.model(classes=["cat", "cow"])}, dataset={"id": world.dataset()})
+    spec = changed(
+        model={"id": world.model(classes=["cat", "cow"])}, dataset={"id": world.dataset()}
+    )
     body = fault(world.client.post("/v1/jobs", json=spec), 422, "class_mismatch", "/dataset/id")
     assert "'cow', 'dog'" in body["detail"]
 
 
 def test_weights_rewind_to_the_same_network_only(world: World) -> None:
-    spec = changed(model={"id": world.model()}, retrain={
-        "mode": "weight_rewind", "rewind": {"model": {"id": world.model(kwargs={"hidden": [3]})}}})
-    fault(world.client.post("/v1/jobs", json=spec), 422, "rewind_mismatch", "/retrain/rewind/model/id")
+    spec = changed(
+        model={"id": world.model()},
+        retrain={
+            "mode": "weight_rewind",
+            "rewind": {"model": {"id": world.model(kwargs={"hidden": [3]})}},
+        },
+    )
+    fault(
+        world.client.post("/v1/jobs", json=spec), 422, "rewind_mismatch", "/retrain/rewind/model/id"
+    )
 
 
 def test_what_the_helper_refuses_is_a_422_with_its_code(world: World) -> None:
-    world.helper.error = tasks.helper.HelperError("impossible_budget", "cannot keep 0 of 9", "/targets/sparsity/1")
+    world.helper.error = tasks.helper.HelperError(
+        "impossible_budget", "cannot keep 0 of 9", "/targets/sparsity/1"
+    )
     fault(world.client.post("/v1/jobs", json=SPEC), 422, "impossible_budget", "/targets/sparsity/1")
-    world.helper.error = tasks.helper.HelperError("invalid_parameter", "depth 7 is not 6n + 2", "depth")
+    world.helper.error = tasks.helper.HelperError(
+        "invalid_parameter", "depth 7 is not 6n + 2", "depth"
+    )
     fault(world.client.post("/v1/jobs", json=SPEC), 422, "invalid_parameter", "/model/kwargs/depth")
     world.helper.error = None
     assert world.client.post("/v1/jobs", json=SPEC).status_code == 202
 
 
 def test_a_fault_of_the_helper_is_none_of_the_request(world: World) -> None:
-    world.helper.error = tasks.helper.HelperError("helper_crashed", "ended with SIGSEGV at /opt/x.so")
+    world.helper.error = tasks.helper.HelperError(
+        "helper_crashed", "ended with SIGSEGV at /opt/x.so"
+    )
     response = world.client.post("/v1/jobs", json=SPEC)
     assert fault(response, 500, "helper_crashed")["errors"] == []
     assert "SIGSEGV" not in response.text
-    world.helper.error = tasks.helper.HelperError("helper_timeout", "reading this took more than 1 s")
+    world.helper.error = tasks.helper.HelperError(
+        "helper_timeout", "reading this took more than 1 s"
+    )
     response = world.client.post("/v1/jobs", json=SPEC)
     assert fault(response, 503, "helper_timeout")["detail"] == "reading this took more than 1 s"
     assert response.headers["retry-after"]
@@ -207,11 +306,21 @@ def test_a_database_without_space_is_a_507(world: World, monkeypatch: pytest.Mon
             yield session
 
     monkeypatch.setattr(world.services.store, "write", full)
-    fault(world.client.post("/v1/jobs", json=changed(labels={f"k{n}": "x" * 255 for n in range(16)},
-                                                     exclude=["y" * 1000] * 100)), 507, "disk_full")
+    fault(
+        world.client.post(
+            "/v1/jobs",
+            json=changed(
+                labels={f"k{n}": "x" * 255 for n in range(16)}, exclude=["y" * 1000] * 100
+            ),
+        ),
+        507,
+        "disk_full",
+    )
 
 
-def test_a_database_that_is_away_is_a_503(build: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_away_is_a_503(
+    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sqlalchemy.exc import OperationalError
 
     world = build()

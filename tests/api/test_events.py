@@ -16,7 +16,9 @@ from tests.support.api_world import World, fault
 def parse(text: str) -> list[dict[str, Any]]:
     found = []
     for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        fields = dict(
+            line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")
+        )
         if fields:
             row = json.loads(fields["data"])
             assert (fields["id"], fields["event"]) == (str(row["seq"]), row["type"])
@@ -25,7 +27,9 @@ def parse(text: str) -> list[dict[str, Any]]:
 
 
 def stream(world: World, id: str, **headers: str) -> list[dict[str, Any]]:
-    response = world.client.get(f"/v1/jobs/{id}/events", headers={"Accept": "text/event-stream", **headers})
+    response = world.client.get(
+        f"/v1/jobs/{id}/events", headers={"Accept": "text/event-stream", **headers}
+    )
     assert response.headers["content-type"].startswith("text/event-stream")
     return parse(response.text)
 
@@ -36,7 +40,12 @@ def test_rows_in_order_and_in_pages(world: World) -> None:
         world.move(id, status)
     page = world.client.get(f"/v1/jobs/{id}/events?limit=3").json()
     assert [row["seq"] for row in page["data"]] == [1, 2, 3]
-    assert page["data"][1] == {"seq": 2, "at": page["data"][1]["at"], "type": "status", "data": {"status": "running"}}
+    assert page["data"][1] == {
+        "seq": 2,
+        "at": page["data"][1]["at"],
+        "type": "status",
+        "data": {"status": "running"},
+    }
     assert page["data"][1]["at"].endswith("Z")
     assert page["has_more"]
     rest = world.client.get(f"/v1/jobs/{id}/events?after=3").json()
@@ -53,8 +62,13 @@ def test_a_stream_ends_after_the_terminal_event_and_resumes(world: World) -> Non
     assert rows == world.client.get(f"/v1/jobs/{id}/events").json()["data"]
     assert [row["seq"] for row in stream(world, id, **{"Last-Event-ID": "2"})] == [3]
     assert stream(world, id, **{"Last-Event-ID": "3"}) == []
-    fault(world.client.get(f"/v1/jobs/{id}/events", headers={"Accept": "text/event-stream", "Last-Event-ID": "x"}),
-          422, "invalid_parameter")
+    fault(
+        world.client.get(
+            f"/v1/jobs/{id}/events", headers={"Accept": "text/event-stream", "Last-Event-ID": "x"}
+        ),
+        422,
+        "invalid_parameter",
+    )
 
 
 def test_a_stream_of_many_rows_is_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +80,9 @@ def test_a_stream_of_many_rows_is_whole(world: World, monkeypatch: pytest.Monkey
     assert [row["seq"] for row in stream(world, id)] == list(range(1, 10))
 
 
-def test_a_stream_follows_a_live_job_with_heartbeats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_follows_a_live_job_with_heartbeats(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(events, "POLL_S", 0.1)
     id = world.job("running")
@@ -75,7 +91,9 @@ def test_a_stream_follows_a_live_job_with_heartbeats(world: World, monkeypatch: 
         time.sleep(0.8)
         world.move(id, "succeeded")
 
-    world.client.get(f"/v1/jobs/{id}/events")  # what the first request of a client takes is no part of the stream
+    world.client.get(
+        f"/v1/jobs/{id}/events"
+    )  # what the first request of a client takes is no part of the stream
     thread = threading.Thread(target=finish)
     thread.start()
     response = world.client.get(f"/v1/jobs/{id}/events", headers={"Accept": "text/event-stream"})
@@ -102,5 +120,11 @@ def test_a_stream_ends_when_the_server_stops_or_the_job_is_deleted(world: World)
 
 
 def test_an_unknown_job_has_no_stream(world: World) -> None:
-    fault(world.client.get("/v1/jobs/job_06apt1c3nvg28o2e8b5hkq9s40/events", headers={"Accept": "text/event-stream"}),
-          404, "not_found")
+    fault(
+        world.client.get(
+            "/v1/jobs/job_06apt1c3nvg28o2e8b5hkq9s40/events",
+            headers={"Accept": "text/event-stream"},
+        ),
+        404,
+        "not_found",
+    )

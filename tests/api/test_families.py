@@ -1,4 +1,6 @@
-"""Families on the wire: submitted, refused, steered with their members, deleted; their results and the law's answers."""
+"""Families on the wire: submitted, refused, steered with their members, deleted; their results and
+the law's answers.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,13 @@ from tests.support import family_world
 from tests.support.api_world import ADMIN, ESTIMATE, World, fault
 
 SPEC: dict[str, Any] = {
-    "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2}}, "dataset": {"builtin": "digits"},
-    "members": {"depths": [1, 2], "widths": [8, 16]}, "keep": 0.5, "floor_density": 0.1}
+    "type": "family",
+    "model": {"architecture": "mlp", "train": {"epochs": 2}},
+    "dataset": {"builtin": "digits"},
+    "members": {"depths": [1, 2], "widths": [8, 16]},
+    "keep": 0.5,
+    "floor_density": 0.1,
+}
 
 
 def submit(world: World, **changes: Any) -> str:
@@ -30,8 +37,15 @@ def submit(world: World, **changes: Any) -> str:
 
 def turn(world: World, id: str, *roles: str) -> list[str]:
     """The family's members after a turn that started these."""
-    wanted = [{"key": f"{role}-{index}", "member": {"role": role, "depth": 1.0, "width": float(index)}, "units": 8.0,
-               "spec": {"type": "prune", "dataset": {"builtin": "digits"}}} for index, role in enumerate(roles)]
+    wanted = [
+        {
+            "key": f"{role}-{index}",
+            "member": {"role": role, "depth": 1.0, "width": float(index)},
+            "units": 8.0,
+            "spec": {"type": "prune", "dataset": {"builtin": "digits"}},
+        }
+        for index, role in enumerate(roles)
+    ]
     with world.services.store.write() as session:
         mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert mine is not None
@@ -59,7 +73,12 @@ def test_a_family_is_accepted(world: World) -> None:
     assert job["spec"] == {**SPEC, "labels": {"team": "a"}}
     assert job["links"]["members"] == f"/v1/jobs?parent={job['id']}"
     assert (job["parent"], job["member"], job["links"]["parent"]) == (None, None, None)
-    assert job["progress"] == {"done": 0.0, "total": ESTIMATE["units"], "eta_s": None, "members": None}
+    assert job["progress"] == {
+        "done": 0.0,
+        "total": ESTIMATE["units"],
+        "eta_s": None,
+        "members": None,
+    }
     assert count(world, Outbox) == 1
     assert world.client.get(job["links"]["members"]).json()["data"] == []
     ((verb, asked),) = world.helper.asked
@@ -67,69 +86,146 @@ def test_a_family_is_accepted(world: World) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
-    ({"type": "famly"}, "/type", "unknown_type"), ({"type": []}, "/type", "unknown_type"),
-    ({"type": {"a": 1}}, "/type", "unknown_type"), ({"type": None}, "/type", "unknown_type"),
-    ({"floor_density": 1e-20}, "/floor_density", "value_error"), ({"floor_density": 0.6}, "/floor_density", "value_error"),
-    ({"floor_density": 0}, "/floor_density", "greater_than"), ({"floor_density": 1}, "/floor_density", "less_than"),
-    ({"keep": 1}, "/keep", "less_than_equal"), ({"keep": "half"}, "/keep", "float_parsing"),
+    ({"type": "famly"}, "/type", "unknown_type"),
+    ({"type": []}, "/type", "unknown_type"),
+    ({"type": {"a": 1}}, "/type", "unknown_type"),
+    ({"type": None}, "/type", "unknown_type"),
+    ({"floor_density": 1e-20}, "/floor_density", "value_error"),
+    ({"floor_density": 0.6}, "/floor_density", "value_error"),
+    ({"floor_density": 0}, "/floor_density", "greater_than"),
+    ({"floor_density": 1}, "/floor_density", "less_than"),
+    ({"keep": 1}, "/keep", "less_than_equal"),
+    ({"keep": "half"}, "/keep", "float_parsing"),
     ({"members": {"depths": [1, 1], "widths": [8]}}, "/members/depths", "value_error"),
     ({"members": {"depths": [1], "widths": [8, 8.0]}}, "/members/widths", "value_error"),
     ({"members": {"depths": [1], "widths": [8], "seeds": [3, 3]}}, "/members/seeds", "value_error"),
-    ({"members": {"depths": [1], "widths": [8], "fractions": [0.5, 0.5]}}, "/members/fractions", "value_error"),
-    ({"members": {"depths": [1], "widths": [8], "fractions": [1.5]}}, "/members/fractions/0", "less_than_equal"),
+    (
+        {"members": {"depths": [1], "widths": [8], "fractions": [0.5, 0.5]}},
+        "/members/fractions",
+        "value_error",
+    ),
+    (
+        {"members": {"depths": [1], "widths": [8], "fractions": [1.5]}},
+        "/members/fractions/0",
+        "less_than_equal",
+    ),
     ({"members": {"depths": [1.5], "widths": [8]}}, "/members/depths/0", "int_from_float"),
     ({"members": {"depths": [], "widths": [8]}}, "/members/depths", "too_short"),
     ({"members": {"widths": [8]}}, "/members/depths", "missing"),
-    ({"members": {"depths": list(range(1, 31)), "widths": list(range(1, 21))}}, "/members", "value_error"),
+    (
+        {"members": {"depths": list(range(1, 31)), "widths": list(range(1, 21))}},
+        "/members",
+        "value_error",
+    ),
     ({"candidates": {"depths": [2, 2], "widths": [8]}}, "/candidates/depths", "value_error"),
-    ({"max_error": [0.1, 0.1]}, "/max_error", "value_error"), ({"max_error": [0]}, "/max_error/0", "greater_than"),
-    ({"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}}}, "/model",
-     "value_error"),
+    ({"max_error": [0.1, 0.1]}, "/max_error", "value_error"),
+    ({"max_error": [0]}, "/max_error/0", "greater_than"),
+    (
+        {
+            "method": "synflow",
+            "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}},
+        },
+        "/model",
+        "value_error",
+    ),
     ({"method": "magnitude"}, "/method", "literal_error"),
-    ({"dataset": {"builtin": "digits", "shifted": [{"name": "night", "id": "dst_00000000"}]}}, "/dataset", "value_error"),
-    ({"dataset": {"builtin": "digits", "limit": {"train": 10, "stratify": True}}}, "/dataset", "value_error"),
+    (
+        {"dataset": {"builtin": "digits", "shifted": [{"name": "night", "id": "dst_00000000"}]}},
+        "/dataset",
+        "value_error",
+    ),
+    (
+        {"dataset": {"builtin": "digits", "limit": {"train": 10, "stratify": True}}},
+        "/dataset",
+        "value_error",
+    ),
     ({"model": {"architecture": "mlp"}}, "/model/train", "missing"),
     ({"model": {"id": "mdl_00000000"}}, "/model/id", "extra_forbidden"),
     ({"adaptive": {"band": 0}}, "/adaptive/band", "greater_than"),
     ({"confidence": 0.5}, "/confidence", "greater_than"),
-    *(({name: value}, f"/{name}", "extra_forbidden") for name, value in {
-        "targets": {"sparsity": [0.5]}, "criterion": {"name": "magnitude"}, "evaluations": [], "preset": "resnet20",
-        "what": 1}.items())]
+    *(
+        ({name: value}, f"/{name}", "extra_forbidden")
+        for name, value in {
+            "targets": {"sparsity": [0.5]},
+            "criterion": {"name": "magnitude"},
+            "evaluations": [],
+            "preset": "resnet20",
+            "what": 1,
+        }.items()
+    ),
+]
 
 
 @pytest.mark.parametrize(("change", "pointer", "code"), BAD)
 def test_bad_families_are_refused_where_they_are_wrong(
-        world: World, change: dict[str, Any], pointer: str, code: str) -> None:
-    body = fault(world.client.post("/v1/jobs", json={**SPEC, **change}), 422,
-                 "unknown_type" if pointer == "/type" else "invalid_request", pointer)
-    assert (pointer, code) in [(item["pointer"], item["code"]) for item in body["errors"]], body["errors"]
+    world: World, change: dict[str, Any], pointer: str, code: str
+) -> None:
+    body = fault(
+        world.client.post("/v1/jobs", json={**SPEC, **change}),
+        422,
+        "unknown_type" if pointer == "/type" else "invalid_request",
+        pointer,
+    )
+    assert (pointer, code) in [(item["pointer"], item["code"]) for item in body["errors"]], body[
+        "errors"
+    ]
     assert world.helper.asked == []
     assert count(world, Job) == 0
 
 
 def test_messages_of_refusals_name_the_limits(world: World) -> None:
     def said(**change: Any) -> str:
-        return str(world.client.post("/v1/jobs", json={**SPEC, **change}).json()["errors"][0]["message"])
+        return str(
+            world.client.post("/v1/jobs", json={**SPEC, **change}).json()["errors"][0]["message"]
+        )
 
-    assert "600 members; at most 512" in said(members={"depths": list(range(1, 31)), "widths": list(range(1, 21))})
+    assert "600 members; at most 512" in said(
+        members={"depths": list(range(1, 31)), "widths": list(range(1, 21))}
+    )
     assert "from 1 to 64" in said(keep=0.99, floor_density=0.01)
     assert "there are 'prune', 'family'" in said(type="famly")
 
 
 def test_the_catalogue_and_the_store_are_asked(world: World) -> None:
     train = {"epochs": 1}
-    fault(world.client.post("/v1/jobs", json={**SPEC, "model": {"architecture": "mpl", "train": train}}), 422,
-          "unknown_architecture", "/model/architecture")
-    fault(world.client.post("/v1/jobs", json={**SPEC, "model": {"architecture": "mlp", "kwargs": {"hiden": 1},
-                                                               "train": train}}), 422, "invalid_parameter",
-          "/model/kwargs/hiden")
-    fault(world.client.post("/v1/jobs", json={**SPEC, "dataset": {"builtin": "digit"}}), 422, "unknown_dataset",
-          "/dataset/builtin")
+    fault(
+        world.client.post(
+            "/v1/jobs", json={**SPEC, "model": {"architecture": "mpl", "train": train}}
+        ),
+        422,
+        "unknown_architecture",
+        "/model/architecture",
+    )
+    fault(
+        world.client.post(
+            "/v1/jobs",
+            json={**SPEC, "model": {"architecture": "mlp", "kwargs": {"hiden": 1}, "train": train}},
+        ),
+        422,
+        "invalid_parameter",
+        "/model/kwargs/hiden",
+    )
+    fault(
+        world.client.post("/v1/jobs", json={**SPEC, "dataset": {"builtin": "digit"}}),
+        422,
+        "unknown_dataset",
+        "/dataset/builtin",
+    )
     theirs = world.dataset("other")
     for id in (theirs, "dst_00000000"):
-        fault(world.client.post("/v1/jobs", json={**SPEC, "dataset": {"id": id}}), 404, "not_found", "/dataset/id")
+        fault(
+            world.client.post("/v1/jobs", json={**SPEC, "dataset": {"id": id}}),
+            404,
+            "not_found",
+            "/dataset/id",
+        )
     empty = world.dataset(counts={"test": 2})
-    fault(world.client.post("/v1/jobs", json={**SPEC, "dataset": {"id": empty}}), 422, "no_training_images", "/dataset/id")
+    fault(
+        world.client.post("/v1/jobs", json={**SPEC, "dataset": {"id": empty}}),
+        422,
+        "no_training_images",
+        "/dataset/id",
+    )
     assert count(world, Job) == 0
     mine = world.dataset()
     family = submit(world, dataset={"id": mine})
@@ -158,9 +254,19 @@ def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> No
     answer = world.client.post("/v1/jobs?validate_only=true", json=SPEC)
     assert answer.status_code == 200
     body = answer.json()
-    assert (body["valid"], body["estimate"], body["spec"], body["foreseen"]) == (True, ESTIMATE, SPEC, [])
+    assert (body["valid"], body["estimate"], body["spec"], body["foreseen"]) == (
+        True,
+        ESTIMATE,
+        SPEC,
+        [],
+    )
     assert body["recipe"]["method"] == "imp"
-    assert body["recipe"]["members"] == {"depths": [1, 2], "widths": [8.0, 16.0], "fractions": [1.0], "seeds": [0]}
+    assert body["recipe"]["members"] == {
+        "depths": [1, 2],
+        "widths": [8.0, 16.0],
+        "fractions": [1.0],
+        "seeds": [0],
+    }
     assert count(world, Job) == 0
 
 
@@ -212,7 +318,11 @@ def test_what_is_asked_of_a_family_its_members_are_asked_too(world: World) -> No
 
     assert ask("pause") == (200, ["paused", "paused", "paused", "succeeded"])
     assert ask("pause") == (200, ["paused", "paused", "paused", "succeeded"])
-    assert world.client.get(f"/v1/jobs/{id}").json()["progress"]["members"] == {"ended": 1, "paused": 2, "total": 3}
+    assert world.client.get(f"/v1/jobs/{id}").json()["progress"]["members"] == {
+        "ended": 1,
+        "paused": 2,
+        "total": 3,
+    }
     assert ask("resume", one) == (202, ["paused", "queued", "paused", "succeeded"])
     assert ask("resume") == (202, ["queued", "queued", "queued", "succeeded"])
     turn(world, id)
@@ -248,9 +358,14 @@ def test_a_family_that_succeeded_runs_again_for_a_member_that_did_not(world: Wor
     assert ask(two) == (202, ["queued", "succeeded", "queued"])
     shown = world.client.get(f"/v1/jobs/{id}").json()
     assert (shown["terminal"], shown["finished_at"]) == (False, None)
-    assert world.client.get(f"/v1/jobs/{id}/report?format=json").status_code == 200  # the last one, until the next
-    told = [event["data"]["status"] for event in world.client.get(f"/v1/jobs/{id}/events").json()["data"]
-            if event["type"] == "status"]
+    assert (
+        world.client.get(f"/v1/jobs/{id}/report?format=json").status_code == 200
+    )  # the last one, until the next
+    told = [
+        event["data"]["status"]
+        for event in world.client.get(f"/v1/jobs/{id}/events").json()["data"]
+        if event["type"] == "status"
+    ]
     assert told[-1] == "queued"
     assert ask(two) == (200, ["queued", "succeeded", "queued"])
     for job, status in ((two, "cancelled"), (id, "succeeded")):
@@ -292,22 +407,37 @@ def test_results_have_the_checkpoints_of_the_answers(world: World) -> None:
     id = submit(world)
     member, answer, failed = turn(world, id, "member", "answer", "answer")
     fault(world.client.get(f"/v1/jobs/{id}/results"), 409, "job_not_finished")
-    checkpoint = {"id": "magnitude-0.9", "criterion": {"name": "magnitude", "params": {}}, "requested_sparsity": 0.9,
-                  "sparsity": 0.9, "density": 0.1, "error": {"value": 0.1, "low": 0.08, "high": 0.12, "n": 100},
-                  "partial": False}
+    checkpoint = {
+        "id": "magnitude-0.9",
+        "criterion": {"name": "magnitude", "params": {}},
+        "requested_sparsity": 0.9,
+        "sparsity": 0.9,
+        "density": 0.1,
+        "error": {"value": 0.1, "low": 0.08, "high": 0.12, "n": 100},
+        "partial": False,
+    }
     for job in (member, answer):
         world.result(job, "report", "json", json.dumps({"checkpoints": [checkpoint]}).encode())
         world.result(job, "magnitude-0.9", "sparse", job.encode())
         world.move(job, "succeeded")
     world.move(failed, "failed")
-    report = {"type": "family", "recommendation": {"job": answer, "checkpoint": "magnitude-0.9", "reason": "x"}, "gates": []}
+    report = {
+        "type": "family",
+        "recommendation": {"job": answer, "checkpoint": "magnitude-0.9", "reason": "x"},
+        "gates": [],
+    }
     world.result(id, "report", "json", json.dumps(report).encode())
     world.move(id, "succeeded")
     body = world.client.get(f"/v1/jobs/{id}/results").json()
     assert body["report"] == report
     assert body["recommendation"] == report["recommendation"]
     (found,) = body["checkpoints"]
-    assert (found["job"], found["id"], found["error"]["value"], found["partial"]) == (answer, "magnitude-0.9", 0.1, False)
+    assert (found["job"], found["id"], found["error"]["value"], found["partial"]) == (
+        answer,
+        "magnitude-0.9",
+        0.1,
+        False,
+    )
     assert world.client.get(found["links"]["sparse"]).content == answer.encode()
     assert world.client.get(f"/v1/jobs/{id}/report?format=json").json() == report
 
@@ -345,14 +475,23 @@ def test_every_network_is_told_at_every_density(world: World, reported: str) -> 
     rows = body["predictions"]
     networks = [(float(depth), float(width)) for depth in (1, 2, 3) for width in (8, 16, 32)]
     assert sorted((row["depth"], row["width"], row["density"]) for row in rows) == sorted(
-        (*one, density) for one in networks for density in (0.5, 0.1))
+        (*one, density) for one in networks for density in (0.5, 0.1)
+    )
     for row in rows:
         assert row["error"]["low"] < row["error"]["value"] < row["error"]["high"]
         assert row["sparsity"] == pytest.approx(1 - row["density"])
-        size = next(one for one in simulated().candidates if (one.depth, one.width) == (row["depth"], row["width"]))
+        size = next(
+            one
+            for one in simulated().candidates
+            if (one.depth, one.width) == (row["depth"], row["width"])
+        )
         assert row["unpruned_error"] == size.unpruned_error
-        assert row["parameters"] == pytest.approx(size.parameters - (1 - row["density"]) * size.prunable)
-    one = predict(world, reported, densities=[0.5], depth=2, width=16, confidence=0.6).json()["predictions"]
+        assert row["parameters"] == pytest.approx(
+            size.parameters - (1 - row["density"]) * size.prunable
+        )
+    one = predict(world, reported, densities=[0.5], depth=2, width=16, confidence=0.6).json()[
+        "predictions"
+    ]
     (wide,) = [row for row in rows if (row["depth"], row["width"], row["density"]) == (2, 16, 0.5)]
     assert one[0]["error"]["value"] == wide["error"]["value"]
     assert one[0]["error"]["high"] < wide["error"]["high"]
@@ -365,16 +504,28 @@ def test_one_depth_or_one_width(world: World, reported: str) -> None:
     assert {(row["depth"], row["width"]) for row in rows} == {(1, 8), (2, 8), (3, 8)}
 
 
-@pytest.mark.parametrize(("question", "pointer"), [
-    ({"depth": 9}, "/depth"), ({"width": 9}, "/width"), ({"depth": 2, "width": 9}, "/width"),
-    ({"depth": 9, "width": 8}, "/depth")])
-def test_a_network_that_is_not_there(world: World, reported: str, question: dict[str, Any], pointer: str) -> None:
+@pytest.mark.parametrize(
+    ("question", "pointer"),
+    [
+        ({"depth": 9}, "/depth"),
+        ({"width": 9}, "/width"),
+        ({"depth": 2, "width": 9}, "/width"),
+        ({"depth": 9, "width": 8}, "/depth"),
+    ],
+)
+def test_a_network_that_is_not_there(
+    world: World, reported: str, question: dict[str, Any], pointer: str
+) -> None:
     for asked in ({"densities": [0.5]}, {"max_error": 0.12}):
-        body = fault(predict(world, reported, **asked, **question), 422, "invalid_parameter", pointer)
+        body = fault(
+            predict(world, reported, **asked, **question), 422, "invalid_parameter", pointer
+        )
         assert "1 x 8, 1 x 16" in body["errors"][0]["message"]
 
 
-def test_an_error_gets_the_networks_with_the_fewest_parameters_first(world: World, reported: str) -> None:
+def test_an_error_gets_the_networks_with_the_fewest_parameters_first(
+    world: World, reported: str
+) -> None:
     rows = predict(world, reported, max_error=0.12).json()["predictions"]
     assert len(rows) > 1
     assert [row["parameters"] for row in rows] == sorted(row["parameters"] for row in rows)
@@ -389,7 +540,12 @@ def test_an_error_gets_the_networks_with_the_fewest_parameters_first(world: Worl
 def test_what_a_family_cannot_tell_is_said_by_name(world: World, reported: str) -> None:
     body = fault(predict(world, reported, max_error=0.001), 422, "unreachable", "/max_error")
     assert "0.00" in body["errors"][0]["message"]
-    fault(predict(world, reported, max_error=0.12, criterion="magnitude"), 422, "unknown_criterion", "/criterion")
+    fault(
+        predict(world, reported, max_error=0.12, criterion="magnitude"),
+        422,
+        "unknown_criterion",
+        "/criterion",
+    )
     for odd in ({"depth": 0}, {"width": -1}, {"depth": "deep"}):
         assert predict(world, reported, densities=[0.5], **odd).status_code == 422
 
@@ -397,14 +553,20 @@ def test_what_a_family_cannot_tell_is_said_by_name(world: World, reported: str) 
 def test_depth_is_no_question_to_a_single_network(world: World) -> None:
     id = world.job("succeeded")
     world.result(id, "report", "json", b'{"sections": {}}')
-    body = fault(predict(world, id, densities=[0.5], depth=2, width=8), 422, "invalid_parameter", "/depth")
+    body = fault(
+        predict(world, id, densities=[0.5], depth=2, width=8), 422, "invalid_parameter", "/depth"
+    )
     assert "/width" in [item["pointer"] for item in body["errors"]]
 
 
 def test_a_family_without_a_law_says_why(world: World) -> None:
     early = family_world.reported(turns=0)
     assert early.law is None
-    body = fault(predict(world, ended(world, early.model_dump_json()), densities=[0.5]), 409, "no_scaling_law")
+    body = fault(
+        predict(world, ended(world, early.model_dump_json()), densities=[0.5]),
+        409,
+        "no_scaling_law",
+    )
     assert "no member has measured anything yet" in body["detail"]
     fault(predict(world, ended(world, None), densities=[0.5]), 409, "no_scaling_law")
     fault(predict(world, submit(world), densities=[0.5]), 409, "job_not_finished")
@@ -412,7 +574,12 @@ def test_a_family_without_a_law_says_why(world: World) -> None:
 
 def test_a_law_without_networks_says_so(world: World) -> None:
     bare = simulated().model_copy(update={"candidates": ()})
-    body = fault(predict(world, ended(world, bare.model_dump_json()), densities=[0.5]), 422, "invalid_parameter", "")
+    body = fault(
+        predict(world, ended(world, bare.model_dump_json()), densities=[0.5]),
+        422,
+        "invalid_parameter",
+        "",
+    )
     assert "no candidate was run" in body["detail"]
 
 
@@ -437,9 +604,16 @@ def test_keys_and_projects(build: Callable[..., World]) -> None:
         assert jobs.get(session, "default", id).status == "running"
     world.result(id, "report", "json", simulated().model_dump_json().encode())
     world.move(id, "succeeded")
-    fault(client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}, headers=other), 404, "not_found")
+    fault(
+        client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}, headers=other),
+        404,
+        "not_found",
+    )
     fault(client.get(f"/v1/jobs/{id}/results", headers=other), 404, "not_found")
-    assert client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}, headers=reader).status_code == 200
+    assert (
+        client.post(f"/v1/jobs/{id}/predict", json={"max_error": 0.12}, headers=reader).status_code
+        == 200
+    )
 
 
 def test_a_familys_report_and_law_are_there_while_members_run(world: World) -> None:
@@ -450,7 +624,9 @@ def test_a_familys_report_and_law_are_there_while_members_run(world: World) -> N
     world.result(id, "report", "json", simulated().model_dump_json().encode())
     assert look(world, id) == ["running"]
     assert world.client.get(f"/v1/jobs/{id}/report?format=json").json()["type"] == "family"
-    assert len(predict(world, id, densities=[0.5]).json()["predictions"]) == len(simulated().candidates)
+    assert len(predict(world, id, densities=[0.5]).json()["predictions"]) == len(
+        simulated().candidates
+    )
     fault(world.client.get(f"/v1/jobs/{id}/report?format=html"), 409, "job_not_finished")
     fault(world.client.get(f"/v1/jobs/{id}/results"), 409, "job_not_finished")
     single = world.job("running")
@@ -461,5 +637,7 @@ def test_a_familys_report_and_law_are_there_while_members_run(world: World) -> N
 def test_jobs_are_listed_by_type(world: World) -> None:
     single, family = world.job(), submit(world)
     for kind, wanted in (("family", family), ("prune", single)):
-        assert [one["id"] for one in world.client.get(f"/v1/jobs?type={kind}").json()["data"]] == [wanted]
+        assert [one["id"] for one in world.client.get(f"/v1/jobs?type={kind}").json()["data"]] == [
+            wanted
+        ]
     fault(world.client.get("/v1/jobs?type=other"), 422, "invalid_parameter")

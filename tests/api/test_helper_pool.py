@@ -40,7 +40,9 @@ def network(path: Path, classes: int = 2) -> bytes:
     widths = (16, 5, classes)
     state = {}
     for index in (1, 2):
-        state[f"fc{index}.weight"] = torch.rand(widths[index], widths[index - 1], generator=generator)
+        state[f"fc{index}.weight"] = torch.rand(
+            widths[index], widths[index - 1], generator=generator
+        )
         state[f"fc{index}.bias"] = torch.zeros(widths[index])
     save_file(state, path)
     return path.read_bytes()
@@ -53,35 +55,52 @@ def images(path: Path, size: int = 4) -> bytes:
     import numpy as np
 
     shape = (1, size, size)
-    np.savez(path, train_x=np.zeros((20, *shape), "uint8"), train_y=np.arange(20) % 2,
-             test_x=np.zeros((6, *shape), "uint8"), test_y=np.arange(6) % 2)
+    np.savez(
+        path,
+        train_x=np.zeros((20, *shape), "uint8"),
+        train_y=np.arange(20) % 2,
+        test_x=np.zeros((6, *shape), "uint8"),
+        test_y=np.arange(6) % 2,
+    )
     return path.read_bytes()
 
 
 def test_upload_and_estimate(real: World, tmp_path: Path) -> None:
     weights = network(tmp_path / "net.safetensors")
-    made = real.client.post("/v1/models", files={"file": ("net.safetensors", weights)},
-                            data={"architecture": "mlp", "kwargs": KWARGS})
+    made = real.client.post(
+        "/v1/models",
+        files={"file": ("net.safetensors", weights)},
+        data={"architecture": "mlp", "kwargs": KWARGS},
+    )
     assert made.status_code == 201, made.text
     model = made.json()
     assert (model["parameters"], model["prunable"]) == (16 * 5 + 5 + 5 * 2 + 2, 90)
     assert model["kwargs"]["activation"] == "relu"
     archive = images(tmp_path / "data.npz")
-    made = real.client.post("/v1/datasets", files={"file": ("data.npz", archive)},
-                            data={"normalize": '{"mean": [0.5], "std": [0.5]}'})
+    made = real.client.post(
+        "/v1/datasets",
+        files={"file": ("data.npz", archive)},
+        data={"normalize": '{"mean": [0.5], "std": [0.5]}'},
+    )
     assert made.status_code == 201, made.text
     dataset = made.json()
     assert dataset["shape"] == [1, 4, 4]
     assert dataset["sha256"] == hashlib.sha256(archive).hexdigest()
-    spec = {"type": "prune", "model": {"id": model["id"]}, "dataset": {"id": dataset["id"]},
-            "targets": {"sparsity": [0.5, 0.9]}}
+    spec = {
+        "type": "prune",
+        "model": {"id": model["id"]},
+        "dataset": {"id": dataset["id"]},
+        "targets": {"sparsity": [0.5, 0.9]},
+    }
     found = real.client.post("/v1/jobs?validate_only=true", json=spec)
     assert found.status_code == 200, found.text
     assert found.json()["estimate"]["rounds"] == 2
     job = real.client.post("/v1/jobs", json=spec)
     assert job.status_code == 202
     assert job.json()["progress"]["total"] == found.json()["estimate"]["units"] > 0
-    other = real.client.post("/v1/datasets", files={"file": ("data.npz", images(tmp_path / "o.npz", size=5))}).json()
+    other = real.client.post(
+        "/v1/datasets", files={"file": ("data.npz", images(tmp_path / "o.npz", size=5))}
+    ).json()
     response = real.client.post("/v1/jobs", json={**spec, "dataset": {"id": other["id"]}})
     assert response.status_code == 422, response.text
     response = real.client.post("/v1/jobs", json={**spec, "exclude": ["fc9.weight"]})
@@ -91,22 +110,40 @@ def test_upload_and_estimate(real: World, tmp_path: Path) -> None:
 def test_files_that_are_not_what_they_claim_leave_nothing(real: World, tmp_path: Path) -> None:
     good = network(tmp_path / "net.safetensors")
     form = {"architecture": "mlp", "kwargs": KWARGS}
-    bad = {"pickle": pickle.dumps({"fc1.weight": [0.0]}), "truncated": good[:-40], "empty": b"",
-           "wrong shapes": network(tmp_path / "wide.safetensors", classes=3)}
+    bad = {
+        "pickle": pickle.dumps({"fc1.weight": [0.0]}),
+        "truncated": good[:-40],
+        "empty": b"",
+        "wrong shapes": network(tmp_path / "wide.safetensors", classes=3),
+    }
     for name, content in bad.items():
-        response = real.client.post("/v1/models", files={"file": ("net.safetensors", content)}, data=form)
+        response = real.client.post(
+            "/v1/models", files={"file": ("net.safetensors", content)}, data=form
+        )
         assert response.status_code == 422, (name, response.text)
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../x.png", b"x")
     for content in (path.read_bytes(), b"not a zip"):
-        assert real.client.post("/v1/datasets", files={"file": ("set.zip", content)}).status_code == 422
+        assert (
+            real.client.post("/v1/datasets", files={"file": ("set.zip", content)}).status_code
+            == 422
+        )
     assert real.files() == []
-    assert real.client.get("/v1/models").json()["data"] == real.client.get("/v1/datasets").json()["data"] == []
+    assert (
+        real.client.get("/v1/models").json()["data"]
+        == real.client.get("/v1/datasets").json()["data"]
+        == []
+    )
 
 
 def test_presets_by_the_real_catalogue(real: World) -> None:
-    job = {"type": "prune", "preset": "resnet20", "epochs_scale": 0.05, "dataset": {"builtin": "digits"}}
+    job = {
+        "type": "prune",
+        "preset": "resnet20",
+        "epochs_scale": 0.05,
+        "dataset": {"builtin": "digits"},
+    }
     found = real.client.post("/v1/jobs?validate_only=true", json=job)
     assert found.status_code == 200, found.text
     assert found.json()["estimate"]["rounds"] == 23
@@ -117,13 +154,22 @@ def test_presets_by_the_real_catalogue(real: World) -> None:
 
 
 def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -> None:
-    spec = {"type": "prune", "model": {"architecture": "mlp", "train": {}}, "dataset": {"builtin": "digits"},
-            "targets": {"sparsity": [0.5]}}
+    spec = {
+        "type": "prune",
+        "model": {"architecture": "mlp", "train": {}},
+        "dataset": {"builtin": "digits"},
+        "targets": {"sparsity": [0.5]},
+    }
     response = real.client.post("/v1/jobs", json={**spec, "criterion": {"name": "magnitud"}})
     fault(response, 422, "unknown_criterion", "/criterion/name")
-    response = real.client.post("/v1/jobs", json={**spec, "criterion": {"name": "magnitude", "params": {"q": 1}}})
+    response = real.client.post(
+        "/v1/jobs", json={**spec, "criterion": {"name": "magnitude", "params": {"q": 1}}}
+    )
     fault(response, 422, "invalid_parameter", "/criterion/params/q")
-    asked = [{"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": ["fog", "fogg"]}}]
+    asked = [
+        {"name": "accuracy"},
+        {"name": "robustness", "params": {"corruptions": ["fog", "fogg"]}},
+    ]
     response = real.client.post("/v1/jobs", json={**spec, "evaluations": asked})
     body = fault(response, 422, "invalid_parameter", "/evaluations/1/params/corruptions/1")
     assert "'fogg' is not one of" in body["detail"]
@@ -132,8 +178,14 @@ def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -
 
 
 def test_a_family_by_the_real_catalogue(real: World) -> None:
-    spec = {"type": "family", "model": {"architecture": "mlp", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
-            "members": {"depths": [1, 2], "widths": [4, 8]}, "keep": 0.7, "floor_density": 0.1}
+    spec = {
+        "type": "family",
+        "model": {"architecture": "mlp", "train": {"epochs": 1}},
+        "dataset": {"builtin": "digits"},
+        "members": {"depths": [1, 2], "widths": [4, 8]},
+        "keep": 0.7,
+        "floor_density": 0.1,
+    }
     found = real.client.post("/v1/jobs?validate_only=true", json=spec)
     assert found.status_code == 200, found.text
     assert found.json()["estimate"]["rounds"] == 24
@@ -142,9 +194,20 @@ def test_a_family_by_the_real_catalogue(real: World) -> None:
     assert made.json()["progress"]["total"] == found.json()["estimate"]["units"] > 0
     train = {"epochs": 1}
     for change, pointer, said in (
-            ({"model": {"architecture": "lenet_300_100", "train": train}}, "/model/architecture", "those that do: "),
-            ({"model": {"architecture": "vgg", "train": train}, "members": {"depths": [11], "widths": [1]}}, "/dataset",
-             "32 x 32")):
+        (
+            {"model": {"architecture": "lenet_300_100", "train": train}},
+            "/model/architecture",
+            "those that do: ",
+        ),
+        (
+            {
+                "model": {"architecture": "vgg", "train": train},
+                "members": {"depths": [11], "widths": [1]},
+            },
+            "/dataset",
+            "32 x 32",
+        ),
+    ):
         body = real.client.post("/v1/jobs", json={**spec, **change})
         assert body.status_code == 422, body.text
         assert [item["pointer"] for item in body.json()["errors"]] == [pointer]

@@ -33,13 +33,33 @@ def test_a_job_is_stored_with_its_message_before_the_answer(world: World) -> Non
     assert response.headers["retry-after"] == "2"
     assert job["status"] == "queued"
     assert not job["terminal"]
-    assert job["progress"] == {"done": 0.0, "total": ESTIMATE["units"], "eta_s": None, "members": None}
+    assert job["progress"] == {
+        "done": 0.0,
+        "total": ESTIMATE["units"],
+        "eta_s": None,
+        "members": None,
+    }
     assert job["spec"] == {**SPEC, "labels": {"team": "a"}}
     assert job["created_at"].endswith("Z")
     assert count(world, Outbox) == 1
     assert world.services.wake.is_set()
-    assert set(job) == {"id", "type", "status", "stage", "terminal", "progress", "attempt", "created_at", "started_at",
-                        "finished_at", "parent", "member", "spec", "error", "links"}
+    assert set(job) == {
+        "id",
+        "type",
+        "status",
+        "stage",
+        "terminal",
+        "progress",
+        "attempt",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "parent",
+        "member",
+        "spec",
+        "error",
+        "links",
+    }
 
 
 def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> None:
@@ -54,8 +74,14 @@ def test_validate_only_stores_nothing_and_writes_defaults_in(world: World) -> No
 
 
 def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> None:
-    job = {"type": "prune", "preset": "densenet22", "epochs_scale": 0.1, "dataset": {"builtin": "digits"}, "seed": 3,
-           "model": {"architecture": "mlp"}}
+    job = {
+        "type": "prune",
+        "preset": "densenet22",
+        "epochs_scale": 0.1,
+        "dataset": {"builtin": "digits"},
+        "seed": 3,
+        "model": {"architecture": "mlp"},
+    }
     found = world.client.post("/v1/jobs?validate_only=true", json=job)
     assert found.status_code == 200, found.text
     spec = found.json()["spec"]
@@ -70,13 +96,24 @@ def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> N
 
 
 def test_an_unknown_preset_is_answered_with_the_list(world: World) -> None:
-    response = world.client.post("/v1/jobs", json={"type": "prune", "preset": "resnet21", "dataset": {"builtin": "digits"}})
+    response = world.client.post(
+        "/v1/jobs", json={"type": "prune", "preset": "resnet21", "dataset": {"builtin": "digits"}}
+    )
     fault(response, 422, "invalid_request", "/preset")
-    assert "known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8" in response.json()["detail"]
+    assert (
+        "known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8"
+        in response.json()["detail"]
+    )
 
 
 def test_an_estimate_is_asked_for_once(world: World) -> None:
-    for fields in ({"labels": {"n": "1"}}, {"labels": {"n": "2"}}, {"seed": 7}, {"device": "cpu"}, {"priority": 9}):
+    for fields in (
+        {"labels": {"n": "1"}},
+        {"labels": {"n": "2"}},
+        {"seed": 7},
+        {"device": "cpu"},
+        {"priority": 9},
+    ):
         assert world.client.post("/v1/jobs", json={**SPEC, **fields}).status_code == 202
     assert [verb for verb, _ in world.helper.asked] == ["estimate"]
     world.client.post("/v1/jobs", json={**SPEC, "targets": {"sparsity": [0.7]}})
@@ -92,7 +129,9 @@ def until(true: Callable[[], object]) -> None:
 
 
 def estimate(world: World, sparsity: float = 0.5) -> Response:
-    return world.client.post("/v1/jobs?validate_only=true", json={**SPEC, "targets": {"sparsity": [sparsity]}})
+    return world.client.post(
+        "/v1/jobs?validate_only=true", json={**SPEC, "targets": {"sparsity": [sparsity]}}
+    )
 
 
 def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
@@ -100,7 +139,11 @@ def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
     with ThreadPoolExecutor(48) as pool:
         answers = [pool.submit(estimate, world) for _ in range(48)]
         until(lambda: world.helper.asked)
-        assert world.client.get("/healthz").status_code == world.client.get("/v1/jobs").status_code == 200
+        assert (
+            world.client.get("/healthz").status_code
+            == world.client.get("/v1/jobs").status_code
+            == 200
+        )
         world.helper.gate.set()
         assert {answer.result().status_code for answer in answers} == {200}
     assert len(world.helper.asked) == 1
@@ -114,14 +157,20 @@ def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
     assert len(world.helper.asked) == 2
 
 
-def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(build: Callable[..., World]) -> None:
+def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
+    build: Callable[..., World],
+) -> None:
     world = build(helpers=2, helper_wait_s=0.3)
     world.helper.gate = threading.Event()
     with ThreadPoolExecutor(48) as pool:
         first = [pool.submit(estimate, world, 0.1 + n / 10) for n in range(2)]
         until(lambda: len(world.helper.asked) == 2)
         rest = [pool.submit(estimate, world, 0.5 + n / 100) for n in range(46)]
-        assert world.client.get("/healthz").status_code == world.client.get("/v1/jobs").status_code == 200
+        assert (
+            world.client.get("/healthz").status_code
+            == world.client.get("/v1/jobs").status_code
+            == 200
+        )
         refused = [answer.result() for answer in rest]  # while both helpers are still at work
         for response in refused:
             fault(response, 503, "busy")
@@ -158,10 +207,18 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
     spec = {**SPEC, "model": {"id": model}, "dataset": {"id": dataset}}
     assert world.client.post("/v1/jobs", json=spec).status_code == 202
     _, payload = world.helper.asked[0]
-    assert payload["model"] == {"architecture": "mlp", "kwargs": {"hidden": [4]}, "normalize": None,
-                                "classes": ["dog", "cat"]}
-    assert payload["dataset"] == {"shape": [3, 8, 8], "classes": ["cat", "dog"], "counts": {"train": 4, "test": 2},
-                                  "task": "classification"}
+    assert payload["model"] == {
+        "architecture": "mlp",
+        "kwargs": {"hidden": [4]},
+        "normalize": None,
+        "classes": ["dog", "cat"],
+    }
+    assert payload["dataset"] == {
+        "shape": [3, 8, 8],
+        "classes": ["cat", "dog"],
+        "counts": {"train": 4, "test": 2},
+        "task": "classification",
+    }
     assert payload["spec"] == spec
 
 
@@ -191,11 +248,20 @@ def test_a_shifted_set_of_nobody_is_pointed_at(world: World) -> None:
     assert fault(answer, 404, "not_found")["errors"][0]["pointer"] == "/dataset/shifted/1/id"
 
 
-@pytest.mark.parametrize("sets", [
-    [{"name": "nominal", "id": "dst_00000000"}], [{"name": "Night watch", "id": "dst_00000000"}], [{"id": "dst_00000000"}],
-    [{"name": "a", "id": "dst_00000000"}, {"name": "a", "id": "dst_00000001"}], [{"name": "a", "id": "mdl 1"}]])
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [{"name": "nominal", "id": "dst_00000000"}],
+        [{"name": "Night watch", "id": "dst_00000000"}],
+        [{"id": "dst_00000000"}],
+        [{"name": "a", "id": "dst_00000000"}, {"name": "a", "id": "dst_00000001"}],
+        [{"name": "a", "id": "mdl 1"}],
+    ],
+)
 def test_odd_shifted_sets_are_refused(world: World, sets: list[dict[str, str]]) -> None:
-    answer = world.client.post("/v1/jobs", json={**SPEC, "dataset": {"builtin": "digits", "shifted": sets}})
+    answer = world.client.post(
+        "/v1/jobs", json={**SPEC, "dataset": {"builtin": "digits", "shifted": sets}}
+    )
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"].startswith("/dataset")
 
@@ -233,7 +299,9 @@ def test_one_new_key_in_many_simultaneous_requests_makes_one_job(world: World) -
     assert count(world, Job) == count(world, Outbox) == 1
 
 
-def test_a_key_that_another_transaction_took_is_replayed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_another_transaction_took_is_replayed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PostgreSQL lets two transactions insert at once; the second meets the unique key."""
     from sqlalchemy.exc import IntegrityError
 
@@ -246,13 +314,18 @@ def test_a_key_that_another_transaction_took_is_replayed(world: World, monkeypat
         return create(session, new, **kw)
 
     monkeypatch.setattr(jobs, "create", racing)
-    assert world.client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k"}).status_code == 202
+    assert (
+        world.client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": "k"}).status_code
+        == 202
+    )
     assert calls == ["k", "k"]
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ä"])
 def test_an_odd_idempotency_key_is_refused(world: World, key: str) -> None:
-    response = world.client.post("/v1/jobs", json=SPEC, headers={"Idempotency-Key": key.encode("latin-1")})
+    response = world.client.post(
+        "/v1/jobs", json=SPEC, headers={"Idempotency-Key": key.encode("latin-1")}
+    )
     fault(response, 422, "invalid_parameter")
     assert count(world, Job) == 0
 
@@ -265,7 +338,9 @@ def test_prefer_wait_answers_when_the_job_ends(world: World) -> None:
 
     thread = threading.Thread(target=finish)
     thread.start()
-    response = world.client.post("/v1/jobs", json=SPEC, headers={"Prefer": "respond-async, wait=50"})
+    response = world.client.post(
+        "/v1/jobs", json=SPEC, headers={"Prefer": "respond-async, wait=50"}
+    )
     thread.join()
     assert response.status_code == 202
     assert response.headers["preference-applied"] == "wait=50"
@@ -289,7 +364,13 @@ def test_a_failed_job_is_shown_with_200_and_an_etag(world: World) -> None:
     with world.services.store.write() as session:
         job = jobs.locked(session, id)
         assert job is not None
-        job.error = {"code": "worker_lost", "message": "gone", "stage": "prune", "retryable": True, "attempt": 5}
+        job.error = {
+            "code": "worker_lost",
+            "message": "gone",
+            "stage": "prune",
+            "retryable": True,
+            "attempt": 5,
+        }
         jobs.set_status(session, job, "failed")
     then = world.client.get(f"/v1/jobs/{id}", headers={"If-None-Match": first.headers["etag"]})
     assert then.status_code == 200
@@ -303,10 +384,14 @@ def test_lists_are_pages_with_filters(world: World) -> None:
     first = world.client.get("/v1/jobs?limit=2").json()
     assert [job["id"] for job in first["data"]] == [ids[4], ids[3]]
     assert first["has_more"]
-    rest = world.client.get("/v1/jobs", params={"limit": 100, "cursor": first["next_cursor"]}).json()
+    rest = world.client.get(
+        "/v1/jobs", params={"limit": 100, "cursor": first["next_cursor"]}
+    ).json()
     assert [job["id"] for job in rest["data"]] == [ids[2], ids[1], ids[0]]
     assert (rest["has_more"], rest["next_cursor"]) == (False, None)
-    assert [job["id"] for job in world.client.get("/v1/jobs?status=running").json()["data"]] == [ids[0]]
+    assert [job["id"] for job in world.client.get("/v1/jobs?status=running").json()["data"]] == [
+        ids[0]
+    ]
     labelled = world.client.get("/v1/jobs", params={"label": "team=a=b"}).json()["data"]
     assert [job["id"] for job in labelled] == [ids[3], ids[1]]
 
@@ -315,7 +400,9 @@ def test_lists_are_pages_with_filters(world: World) -> None:
 def test_a_job_whose_spec_is_corrupt_is_shown_with_the_others(world: World, spec: str) -> None:
     good, bad = world.job(), world.job()
     with world.services.store.write() as session:
-        session.execute(text("UPDATE jobs SET spec = :spec WHERE id = :id"), {"spec": spec, "id": bad})
+        session.execute(
+            text("UPDATE jobs SET spec = :spec WHERE id = :id"), {"spec": spec, "id": bad}
+        )
     assert [job["id"] for job in world.client.get("/v1/jobs").json()["data"]] == [bad, good]
     assert isinstance(world.client.get(f"/v1/jobs/{bad}").json()["type"], str)
     assert world.client.post(f"/v1/jobs/{bad}/cancel").json()["status"] == "cancelled"
@@ -323,7 +410,9 @@ def test_a_job_whose_spec_is_corrupt_is_shown_with_the_others(world: World, spec
 
 @pytest.mark.parametrize("key", ["", "a=b", "x" * 64])
 def test_a_label_that_no_filter_finds_is_refused(world: World, key: str) -> None:
-    fault(world.client.post("/v1/jobs", json={**SPEC, "labels": {key: "v"}}), 422, "invalid_request")
+    fault(
+        world.client.post("/v1/jobs", json={**SPEC, "labels": {key: "v"}}), 422, "invalid_request"
+    )
 
 
 @pytest.mark.parametrize("query", ["limit=101", "limit=0", "status=odd", "label=team"])
@@ -344,13 +433,23 @@ def test_a_cursor_from_elsewhere_is_refused(world: World) -> None:
 
 
 STEPS = [
-    ("queued", "cancel", 200, "cancelled"), ("running", "cancel", 202, "cancelling"),
-    ("cancelling", "cancel", 200, "cancelling"), ("cancelled", "cancel", 200, "cancelled"),
+    ("queued", "cancel", 200, "cancelled"),
+    ("running", "cancel", 202, "cancelling"),
+    ("cancelling", "cancel", 200, "cancelling"),
+    ("cancelled", "cancel", 200, "cancelled"),
     ("paused", "cancel", 200, "cancelled"),
-    ("running", "pause", 202, "pausing"), ("queued", "pause", 200, "paused"), ("paused", "pause", 200, "paused"),
-    ("paused", "resume", 202, "queued"), ("running", "resume", 200, "running"), ("queued", "resume", 200, "queued"),
-    ("failed", "retry", 202, "queued"), ("cancelled", "retry", 202, "queued"), ("running", "retry", 200, "running"),
-    ("succeeded", "cancel", 409, ""), ("failed", "pause", 409, ""), ("succeeded", "retry", 409, ""),
+    ("running", "pause", 202, "pausing"),
+    ("queued", "pause", 200, "paused"),
+    ("paused", "pause", 200, "paused"),
+    ("paused", "resume", 202, "queued"),
+    ("running", "resume", 200, "running"),
+    ("queued", "resume", 200, "queued"),
+    ("failed", "retry", 202, "queued"),
+    ("cancelled", "retry", 202, "queued"),
+    ("running", "retry", 200, "running"),
+    ("succeeded", "cancel", 409, ""),
+    ("failed", "pause", 409, ""),
+    ("succeeded", "retry", 409, ""),
     ("cancelled", "resume", 409, ""),
 ]
 

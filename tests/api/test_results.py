@@ -13,10 +13,20 @@ from tests.support.api_world import World, fault
 CONTENT = bytes(range(256)) * 20
 ERROR = {"value": 0.1, "low": 0.08, "high": 0.12, "n": 1000}
 REPORT: dict[str, Any] = {
-    "schema_version": 1, "recommendation": {"checkpoint": "magnitude-0.5", "reason": "Within the margin."},
+    "schema_version": 1,
+    "recommendation": {"checkpoint": "magnitude-0.5", "reason": "Within the margin."},
     "gates": [{"name": "max_error_increase", "passed": True}],
-    "checkpoints": [{"id": "magnitude-0.5", "criterion": {"name": "magnitude", "params": {}}, "partial": False,
-                     "requested_sparsity": 0.5, "sparsity": 0.5003, "density": 0.4997, "error": ERROR}],
+    "checkpoints": [
+        {
+            "id": "magnitude-0.5",
+            "criterion": {"name": "magnitude", "params": {}},
+            "partial": False,
+            "requested_sparsity": 0.5,
+            "sparsity": 0.5003,
+            "density": 0.4997,
+            "error": ERROR,
+        }
+    ],
 }
 
 
@@ -39,13 +49,20 @@ def test_results(world: World, job: str) -> None:
     assert body["job"]["id"] == job
     assert body["recommendation"] == REPORT["recommendation"]
     assert body["gates"] == REPORT["gates"]
-    checkpoint, = body["checkpoints"]
+    (checkpoint,) = body["checkpoints"]
     files = {format: format.encode() + CONTENT for format in ("dense", "sparse")}
     assert checkpoint == {
-        **REPORT["checkpoints"][0], "job": job, "formats": ["dense", "sparse"],
+        **REPORT["checkpoints"][0],
+        "job": job,
+        "formats": ["dense", "sparse"],
         "size_bytes": {format: len(content) for format, content in files.items()},
-        "sha256": {format: hashlib.sha256(content).hexdigest() for format, content in files.items()},
-        "links": {format: f"/v1/jobs/{job}/checkpoints/magnitude-0.5?format={format}" for format in files}}
+        "sha256": {
+            format: hashlib.sha256(content).hexdigest() for format, content in files.items()
+        },
+        "links": {
+            format: f"/v1/jobs/{job}/checkpoints/magnitude-0.5?format={format}" for format in files
+        },
+    }
     for format, content in files.items():
         assert world.client.get(checkpoint["links"][format]).content == content
 
@@ -71,15 +88,21 @@ def test_a_job_that_failed_shows_what_it_finished(world: World) -> None:
     fault(world.client.get(f"/v1/jobs/{id}/report"), 404, "no_report")
 
 
-@pytest.mark.parametrize(("query", "accept", "media", "content"), [
-    ("?format=html", "*/*", "text/html", b"as html"), ("?format=md", "application/json", "text/markdown", b"as md"),
-    ("?format=junit", "*/*", "application/xml", b"as junit"), ("", "text/html", "text/html", b"as html"),
-    ("", "text/html,application/xhtml+xml,*/*;q=0.8", "text/html", b"as html"),
-    ("", "text/html;q=0.5, text/markdown", "text/markdown", b"as md"),
-    ("", "*/*", "application/json", json.dumps(REPORT).encode()),
-])
-def test_reports_by_format_and_accept(world: World, job: str, query: str, accept: str, media: str,
-                                      content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("query", "accept", "media", "content"),
+    [
+        ("?format=html", "*/*", "text/html", b"as html"),
+        ("?format=md", "application/json", "text/markdown", b"as md"),
+        ("?format=junit", "*/*", "application/xml", b"as junit"),
+        ("", "text/html", "text/html", b"as html"),
+        ("", "text/html,application/xhtml+xml,*/*;q=0.8", "text/html", b"as html"),
+        ("", "text/html;q=0.5, text/markdown", "text/markdown", b"as md"),
+        ("", "*/*", "application/json", json.dumps(REPORT).encode()),
+    ],
+)
+def test_reports_by_format_and_accept(
+    world: World, job: str, query: str, accept: str, media: str, content: bytes
+) -> None:
     response = world.client.get(f"/v1/jobs/{job}/report{query}", headers={"Accept": accept})
     assert response.status_code == 200
     assert response.headers["content-type"].partition(";")[0] == media
@@ -88,8 +111,16 @@ def test_reports_by_format_and_accept(world: World, job: str, query: str, accept
 
 def test_other_formats_are_not_acceptable(world: World, job: str) -> None:
     fault(world.client.get(f"/v1/jobs/{job}/report?format=pdf"), 406, "not_acceptable")
-    fault(world.client.get(f"/v1/jobs/{job}/report", headers={"Accept": "image/png"}), 406, "not_acceptable")
-    fault(world.client.get(f"/v1/jobs/{job}/report", headers={"Accept": "text/html;q=0"}), 406, "not_acceptable")
+    fault(
+        world.client.get(f"/v1/jobs/{job}/report", headers={"Accept": "image/png"}),
+        406,
+        "not_acceptable",
+    )
+    fault(
+        world.client.get(f"/v1/jobs/{job}/report", headers={"Accept": "text/html;q=0"}),
+        406,
+        "not_acceptable",
+    )
 
 
 def test_the_html_report_runs_no_script(world: World, job: str) -> None:
@@ -115,17 +146,26 @@ def test_a_checkpoint_comes_with_its_digest_and_a_name(world: World, job: str, u
     assert response.headers["etag"] == ETAG
     assert response.headers["accept-ranges"] == "bytes"
     assert response.headers["content-length"] == str(len(WHOLE))
-    assert response.headers["content-disposition"] == \
-        f'attachment; filename="{job}-magnitude-0.5.dense.safetensors"'
+    assert (
+        response.headers["content-disposition"]
+        == f'attachment; filename="{job}-magnitude-0.5.dense.safetensors"'
+    )
     head = world.client.head(url)
     assert (head.status_code, head.content) == (200, b"")
     for name in ("etag", "content-length", "content-disposition", "content-type"):
         assert head.headers[name] == response.headers[name]
 
 
-@pytest.mark.parametrize(("range_", "start", "end"), [
-    ("bytes=0-9", 0, 10), ("bytes=5-", 5, len(WHOLE)), ("bytes=-7", len(WHOLE) - 7, len(WHOLE)),
-    ("bytes=100-99999999", 100, len(WHOLE)), ("bytes=-99999999", 0, len(WHOLE))])
+@pytest.mark.parametrize(
+    ("range_", "start", "end"),
+    [
+        ("bytes=0-9", 0, 10),
+        ("bytes=5-", 5, len(WHOLE)),
+        ("bytes=-7", len(WHOLE) - 7, len(WHOLE)),
+        ("bytes=100-99999999", 100, len(WHOLE)),
+        ("bytes=-99999999", 0, len(WHOLE)),
+    ],
+)
 def test_ranges(world: World, url: str, range_: str, start: int, end: int) -> None:
     response = world.client.get(url, headers={"Range": range_})
     assert (response.status_code, response.content) == (206, WHOLE[start:end])

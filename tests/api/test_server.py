@@ -26,14 +26,24 @@ Start = Callable[..., subprocess.Popen[str]]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start `run(host, port)` on the test's folder; its broker is away."""
     processes = []
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")} | {
-        "SECATEUR_DATABASE_URL": f"sqlite:///{tmp_path}/new/db.sqlite", "SECATEUR_WORK_DIR": str(tmp_path / "work"),
-        "SECATEUR_ARTIFACT_URL": f"file:{tmp_path}/artifacts", "SECATEUR_BROKER_URL": "redis+socket:///nowhere/s"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")
+    } | {
+        "SECATEUR_DATABASE_URL": f"sqlite:///{tmp_path}/new/db.sqlite",
+        "SECATEUR_WORK_DIR": str(tmp_path / "work"),
+        "SECATEUR_ARTIFACT_URL": f"file:{tmp_path}/artifacts",
+        "SECATEUR_BROKER_URL": "redis+socket:///nowhere/s",
+    }
 
     def begin(host: str = "127.0.0.1", port: int = 0, **settings: str) -> subprocess.Popen[str]:
         code = f"import sys; from api.main import run; sys.exit(run({host!r}, {port}))"
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                                   env={**environment, **settings})
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**environment, **settings},
+        )
         processes.append(process)
         return process
 
@@ -80,16 +90,23 @@ def test_a_port_in_use_is_a_clear_error(start: Start) -> None:
     assert text == f"secateur api: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-def test_open_streams_and_an_absent_broker_do_not_hold_the_server(start: Start, tmp_path: Path) -> None:
+def test_open_streams_and_an_absent_broker_do_not_hold_the_server(
+    start: Start, tmp_path: Path
+) -> None:
     process = start()
     _, url = listening(process)
     store = Store(f"sqlite:///{tmp_path}/new/db.sqlite")
     with store.write() as session:
         assets.publish_catalogue(session, CATALOGUE)
         job, _ = jobs.create(session, jobs.NewJob("default", SPEC, None, None, None, 4, None, {}))
-    assert httpx2.get(f"{url}/readyz", timeout=20).json()["detail"].startswith("the broker does not answer")
-    with httpx2.stream("GET", f"{url}/v1/jobs/{job.id}/events", headers={"Accept": "text/event-stream"},
-                       timeout=30) as stream:
+    assert (
+        httpx2.get(f"{url}/readyz", timeout=20)
+        .json()["detail"]
+        .startswith("the broker does not answer")
+    )
+    with httpx2.stream(
+        "GET", f"{url}/v1/jobs/{job.id}/events", headers={"Accept": "text/event-stream"}, timeout=30
+    ) as stream:
         lines = stream.iter_lines()
         assert next(lines) == "id: 1"
         with store.write() as session:
@@ -113,18 +130,28 @@ def test_an_upload_takes_constant_memory(start: Start) -> None:
 
     def resident() -> int:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+        return (
+            int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+            * 1024
+        )
 
     def body() -> Iterator[bytes]:
-        yield (b'--XX\r\nContent-Disposition: form-data; name="sha256"\r\n\r\n' + b"0" * 64
-               + b'\r\n--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n')
+        yield (
+            b'--XX\r\nContent-Disposition: form-data; name="sha256"\r\n\r\n'
+            + b"0" * 64
+            + b'\r\n--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        )
         for _ in range(150):
             yield b"x" * 10**6
         yield b"\r\n--XX--\r\n"
 
     before = resident()
-    response = httpx2.post(f"{url}/v1/models", content=body(), timeout=120,
-                           headers={"Content-Type": "multipart/form-data; boundary=XX"})
+    response = httpx2.post(
+        f"{url}/v1/models",
+        content=body(),
+        timeout=120,
+        headers={"Content-Type": "multipart/form-data; boundary=XX"},
+    )
     assert (response.status_code, response.json()["code"]) == (422, "checksum_mismatch")
     assert resident() - before < 40 * 10**6
 
@@ -134,9 +161,12 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
     _, url = listening(process)
     address = url.removeprefix("http://")
     with socket.create_connection(tuple(address.split(":"))) as client:
-        client.sendall(f"POST /v1/models HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000000\r\n".encode()
-                       + b"Content-Type: multipart/form-data; boundary=XX\r\n\r\n"
-                       + b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"x" * 2_000_000)
+        client.sendall(
+            f"POST /v1/models HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5000000\r\n".encode()
+            + b"Content-Type: multipart/form-data; boundary=XX\r\n\r\n"
+            + b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            + b"x" * 2_000_000
+        )
         until = time.monotonic() + 10
         while not (found := list((tmp_path / "work").glob("*"))) and time.monotonic() < until:
             time.sleep(0.02)
@@ -152,8 +182,12 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
 def test_a_refused_body_ends_the_upload(start: Start) -> None:
     """20 MB of JSON: the answer comes although the client is still sending."""
     _, url = listening(start())
-    status = httpx2.post(f"{url}/v1/jobs", content=b" " * 20_000_000, timeout=30,
-                         headers={"Content-Type": "application/json"}).status_code
+    status = httpx2.post(
+        f"{url}/v1/jobs",
+        content=b" " * 20_000_000,
+        timeout=30,
+        headers={"Content-Type": "application/json"},
+    ).status_code
     assert status == 413
     assert httpx2.get(f"{url}/v1/jobs").json()["data"] == []
 
@@ -162,7 +196,10 @@ def exchange(url: str, head: list[str], body: bytes) -> bytes:
     """Send all of a request before reading anything, as simple clients do; what comes back."""
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as sock:
-        sock.sendall("\r\n".join([*head, f"Host: {host}:{port}", "Connection: close", "", ""]).encode() + body)
+        sock.sendall(
+            "\r\n".join([*head, f"Host: {host}:{port}", "Connection: close", "", ""]).encode()
+            + body
+        )
         answer = b""
         while part := sock.recv(65536):
             answer += part
@@ -173,7 +210,9 @@ def test_a_refusal_reaches_a_client_that_sends_everything_first(start: Start) ->
     _, url = listening(start(SECATEUR_API_KEY="secret"))
     body = b'{"type": "' + b"a" * 20_000_000 + b'"}'
     common = ["Content-Type: application/json", f"Content-Length: {len(body)}"]
-    answer = exchange(url, ["POST /v1/jobs HTTP/1.1", "Authorization: Bearer secret", *common], body)
+    answer = exchange(
+        url, ["POST /v1/jobs HTTP/1.1", "Authorization: Bearer secret", *common], body
+    )
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"payload_too_large" in answer
     assert exchange(url, ["POST /v1/jobs HTTP/1.1", *common], body).startswith(b"HTTP/1.1 401")
@@ -182,6 +221,15 @@ def test_a_refusal_reaches_a_client_that_sends_everything_first(start: Start) ->
 
 def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends(start: Start) -> None:
     _, url = listening(start(SECATEUR_API_KEY="secret"))
-    answer = exchange(url, ["POST /v1/jobs HTTP/1.1", "Authorization: Bearer secret", "Expect: 100-continue",
-                            "Content-Type: application/json", "Content-Length: 20000000"], b"")
+    answer = exchange(
+        url,
+        [
+            "POST /v1/jobs HTTP/1.1",
+            "Authorization: Bearer secret",
+            "Expect: 100-continue",
+            "Content-Type: application/json",
+            "Content-Length: 20000000",
+        ],
+        b"",
+    )
     assert answer.startswith(b"HTTP/1.1 413")

@@ -23,7 +23,11 @@ from tests.support.api_world import ADMIN, CATALOGUE, World, fault
 def test_health_and_version(world: World) -> None:
     assert world.client.get("/healthz").json() == {"status": "ok"}
     assert world.client.get("/readyz").json() == {"status": "ready"}
-    assert world.client.get("/version").json() == {"name": "secateur", "version": "0.1.0", "api": "v1"}
+    assert world.client.get("/version").json() == {
+        "name": "secateur",
+        "version": "0.1.0",
+        "api": "v1",
+    }
 
 
 def test_head_answers_as_get_without_a_body(build: Callable[..., World]) -> None:
@@ -31,10 +35,14 @@ def test_head_answers_as_get_without_a_body(build: Callable[..., World]) -> None
     for path, status in (("/healthz", 200), ("/readyz", 503)):
         response = world.client.head(path)
         assert (response.status_code, response.content) == (status, b"")
-        assert response.headers["content-length"] == world.client.get(path).headers["content-length"]
+        assert (
+            response.headers["content-length"] == world.client.get(path).headers["content-length"]
+        )
     world.publish()
     assert world.client.head("/readyz").status_code == 200
-    assert all("head" not in operations for operations in openapi.describe(create_app())["paths"].values())
+    assert all(
+        "head" not in operations for operations in openapi.describe(create_app())["paths"].values()
+    )
 
 
 def test_health_needs_no_thread(world: World) -> None:
@@ -56,7 +64,9 @@ def test_health_needs_no_thread(world: World) -> None:
         gate.set()
 
 
-def test_readiness_names_what_is_away(build: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_names_what_is_away(
+    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = build(catalogue=False)
 
     def away(*_: object) -> None:
@@ -64,8 +74,11 @@ def test_readiness_names_what_is_away(build: Callable[..., World], monkeypatch: 
 
     body = fault(world.client.get("/readyz"), 503, "not_ready")
     assert body["detail"] == "no worker has published its catalogue yet"
-    for target, name in ((tasks.queue, "broker"), (type(world.services.artifacts), "artifact store"),
-                         (world.services.store, "database")):
+    for target, name in (
+        (tasks.queue, "broker"),
+        (type(world.services.artifacts), "artifact store"),
+        (world.services.store, "database"),
+    ):
         monkeypatch.setattr(target, "ping_broker" if name == "broker" else "ping", away)
         response = world.client.get("/readyz")
         body = fault(response, 503, "not_ready")
@@ -79,7 +92,9 @@ def test_metrics_count_requests_by_route(world: World) -> None:
     world.client.get("/no/such/path")
     world.client.request("BREW", "/healthz")
     text = world.client.get("/metrics").text
-    assert 'secateur_http_requests_total{method="GET",route="/v1/jobs/{id}",status="200"} 1.0' in text
+    assert (
+        'secateur_http_requests_total{method="GET",route="/v1/jobs/{id}",status="200"} 1.0' in text
+    )
     assert 'route="unmatched",status="404"' in text
     assert 'method="other"' in text
     assert "BREW" not in text
@@ -91,7 +106,10 @@ def test_metrics_are_for_this_machine_and_administrators(build: Callable[..., Wo
     world = build(client=("192.0.2.7", 1), api_key=ADMIN)
     fault(world.client.get("/metrics"), 401, "unauthorized")
     fault(world.client.get("/metrics", headers=world.key("write")), 403, "forbidden")
-    assert world.client.get("/metrics", headers={"Authorization": f"Bearer {ADMIN}"}).status_code == 200
+    assert (
+        world.client.get("/metrics", headers={"Authorization": f"Bearer {ADMIN}"}).status_code
+        == 200
+    )
 
 
 def test_the_catalogue(world: World) -> None:
@@ -111,7 +129,12 @@ def test_the_dashboard_is_served_with_a_policy(world: World) -> None:
     for file in files:
         assert file.status_code == 200
         policy = file.headers["content-security-policy"]
-        for rule in ("default-src 'self'", "script-src 'self'", "style-src 'self'", "img-src 'self' data: blob:"):
+        for rule in (
+            "default-src 'self'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' data: blob:",
+        ):
             assert rule in policy.split("; ")
         assert file.headers["x-content-type-options"] == "nosniff"
     assert files[1].headers["content-type"].startswith("text/javascript")
@@ -120,7 +143,9 @@ def test_the_dashboard_is_served_with_a_policy(world: World) -> None:
 
 
 def test_the_committed_description_is_current() -> None:
-    assert openapi.COPY.read_text(encoding="utf-8") == openapi.text(create_app()), "run: python -m api.openapi"
+    assert openapi.COPY.read_text(encoding="utf-8") == openapi.text(create_app()), (
+        "run: python -m api.openapi"
+    )
 
 
 def test_the_description_is_complete() -> None:
@@ -132,7 +157,11 @@ def test_the_description_is_complete() -> None:
             ids.append(operation["operationId"])
             assert operation["summary"]
             assert operation["tags"]
-            problems = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
+            problems = {
+                status: answer
+                for status, answer in operation["responses"].items()
+                if int(status) >= 400
+            }
             if path.startswith("/v1"):
                 assert {"401", "403"} <= set(problems)
             for status, answer in problems.items():
@@ -156,8 +185,16 @@ def test_the_examples_in_docstrings(module: str) -> None:
 
 
 def test_the_api_imports_neither_torch_nor_the_numeric_libraries() -> None:
-    code = ("import sys, api.main; api.main.create_app(); "
-            "print([m for m in ('torch', 'torchvision', 'numpy', 'scipy', 'sklearn', 'matplotlib') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[2])
+    code = (
+        "import sys, api.main; api.main.create_app(); "
+        "print([m for m in ('torch', 'torchvision', 'numpy', 'scipy', 'sklearn', 'matplotlib') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.stdout.strip() == "[]"

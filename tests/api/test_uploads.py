@@ -27,24 +27,43 @@ MODEL = {"architecture": "mlp"}
 
 
 def test_a_model_is_checked_then_kept(world: World) -> None:
-    form = {**MODEL, "kwargs": '{"hidden": [4]}', "name": "mine", "sha256": hashlib.sha256(WEIGHTS).hexdigest().upper(),
-            "normalize": '{"mean": [0, 0, 0], "std": [1, 1, 0.5]}', "classes": '["cat", "dog"]'}
+    form = {
+        **MODEL,
+        "kwargs": '{"hidden": [4]}',
+        "name": "mine",
+        "sha256": hashlib.sha256(WEIGHTS).hexdigest().upper(),
+        "normalize": '{"mean": [0, 0, 0], "std": [1, 1, 0.5]}',
+        "classes": '["cat", "dog"]',
+    }
     response = world.client.post("/v1/models", files=FILE, data=form)
     assert response.status_code == 201, response.text
     body = response.json()
     assert response.headers["location"] == f"/v1/models/{body['id']}"
     assert body == {
-        "id": body["id"], "state": "ready", "sha256": hashlib.sha256(WEIGHTS).hexdigest(), "name": "mine",
-        "size_bytes": len(WEIGHTS), "architecture": "mlp", "parameters": 100, "prunable": 90,
-        "kwargs": {"hidden": [4], "classes": 2}, "normalize": {"mean": [0, 0, 0], "std": [1, 1, 0.5]},
-        "classes": ["cat", "dog"], "created_at": body["created_at"]}
+        "id": body["id"],
+        "state": "ready",
+        "sha256": hashlib.sha256(WEIGHTS).hexdigest(),
+        "name": "mine",
+        "size_bytes": len(WEIGHTS),
+        "architecture": "mlp",
+        "parameters": 100,
+        "prunable": 90,
+        "kwargs": {"hidden": [4], "classes": 2},
+        "normalize": {"mean": [0, 0, 0], "std": [1, 1, 0.5]},
+        "classes": ["cat", "dog"],
+        "created_at": body["created_at"],
+    }
     verb, payload = world.helper.asked[0]
     assert verb == "model"
     assert payload["filename"] == "net.safetensors"
     assert world.files() == [f"artifacts/models/{body['id']}/state.safetensors"]
     assert (world.folder / world.files()[0]).read_bytes() == WEIGHTS
     assert world.client.get(f"/v1/models/{body['id']}").json() == body
-    assert world.client.get("/v1/models").json() == {"data": [body], "has_more": False, "next_cursor": None}
+    assert world.client.get("/v1/models").json() == {
+        "data": [body],
+        "has_more": False,
+        "next_cursor": None,
+    }
     assert world.client.delete(f"/v1/models/{body['id']}").status_code == 204
     assert world.files() == []
     fault(world.client.get(f"/v1/models/{body['id']}"), 404, "not_found")
@@ -52,14 +71,25 @@ def test_a_model_is_checked_then_kept(world: World) -> None:
 
 def test_a_dataset_is_decoded_then_kept(world: World) -> None:
     form = {"normalize": '{"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}'}
-    response = world.client.post("/v1/datasets", files={"file": ("a/b\\set.zip", b"zip")}, data=form)
+    response = world.client.post(
+        "/v1/datasets", files={"file": ("a/b\\set.zip", b"zip")}, data=form
+    )
     assert response.status_code == 201, response.text
     body = response.json()
     assert body == {
-        "id": body["id"], "state": "ready", "name": "set.zip", "sha256": hashlib.sha256(b"zip").hexdigest(),
-        "size_bytes": 3, "classes": ["cat", "dog"], "shape": [3, 8, 8], "counts": {"train": 4, "test": 2},
-        "task": "classification", "notes": [],
-        "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]}, "created_at": body["created_at"]}
+        "id": body["id"],
+        "state": "ready",
+        "name": "set.zip",
+        "sha256": hashlib.sha256(b"zip").hexdigest(),
+        "size_bytes": 3,
+        "classes": ["cat", "dog"],
+        "shape": [3, 8, 8],
+        "counts": {"train": 4, "test": 2},
+        "task": "classification",
+        "notes": [],
+        "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
+        "created_at": body["created_at"],
+    }
     assert world.helper.asked[0][1]["max_values"] == world.services.settings.max_pixels
     assert world.files() == [f"artifacts/datasets/{body['id']}/data.safetensors"]
     assert (world.folder / world.files()[0]).read_bytes() == b"tensors"
@@ -104,15 +134,20 @@ FORMS: list[tuple[dict[str, str], str, str]] = [
 
 
 @pytest.mark.parametrize(("form", "code", "pointer"), FORMS)
-def test_a_form_with_a_fault_leaves_nothing(world: World, form: dict[str, str], code: str, pointer: str) -> None:
+def test_a_form_with_a_fault_leaves_nothing(
+    world: World, form: dict[str, str], code: str, pointer: str
+) -> None:
     fault(world.client.post("/v1/models", files=FILE, data=form), 422, code, pointer)
     assert world.files() == []
     assert world.client.get("/v1/models").json()["data"] == []
 
 
 def test_constants_of_another_number_of_channels_are_refused(world: World) -> None:
-    response = world.client.post("/v1/datasets", files={"file": ("d.zip", b"zip")},
-                                 data={"normalize": '{"mean": [0], "std": [1]}'})
+    response = world.client.post(
+        "/v1/datasets",
+        files={"file": ("d.zip", b"zip")},
+        data={"normalize": '{"mean": [0], "std": [1]}'},
+    )
     fault(response, 422, "wrong_length", "/normalize/mean")
     assert world.files() == []
 
@@ -124,7 +159,9 @@ def test_what_the_helper_refuses_leaves_nothing(world: World) -> None:
     assert world.files() == []
 
 
-def test_a_row_that_cannot_be_written_takes_the_file_with_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_cannot_be_written_takes_the_file_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(session: Session, row: Any) -> Any:
         raise RuntimeError("no")
 
@@ -135,8 +172,9 @@ def test_a_row_that_cannot_be_written_takes_the_file_with_it(world: World, monke
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("place", ["receive", "close", "helper", "put"])
-def test_a_full_disk_is_a_507_and_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch, number: int,
-                                                 place: str) -> None:
+def test_a_full_disk_is_a_507_and_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int, place: str
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(number, os.strerror(number), "/srv/secret")
 
@@ -158,23 +196,34 @@ def test_a_full_disk_is_a_507_and_leaves_nothing(world: World, monkeypatch: pyte
         assert "secret" not in response.text
     assert world.files() == []
     assert list((world.folder / "work").iterdir()) == []
-    assert world.client.get("/v1/models").json()["data"] == world.client.get("/v1/datasets").json()["data"] == []
+    assert (
+        world.client.get("/v1/models").json()["data"]
+        == world.client.get("/v1/datasets").json()["data"]
+        == []
+    )
 
 
-def test_upload_folders_of_processes_that_are_gone_are_removed_at_the_start(build: Callable[..., World],
-                                                                            tmp_path: Path) -> None:
+def test_upload_folders_of_processes_that_are_gone_are_removed_at_the_start(
+    build: Callable[..., World], tmp_path: Path
+) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    names = {"gone": f"secateur-upload-{gone.pid}-a", "alive": f"secateur-upload-{os.getppid()}-b",
-             "before": f"secateur-upload-{os.getpid()}-c", "mine": f"secateur-upload-{os.getpid()}-d",
-             "unnamed": "secateur-upload-x", "job": f"secateur-{gone.pid}-e"}
+    names = {
+        "gone": f"secateur-upload-{gone.pid}-a",
+        "alive": f"secateur-upload-{os.getppid()}-b",
+        "before": f"secateur-upload-{os.getpid()}-c",
+        "mine": f"secateur-upload-{os.getpid()}-d",
+        "unnamed": "secateur-upload-x",
+        "job": f"secateur-{gone.pid}-e",
+    }
     for name in names.values():
         (tmp_path / "work" / name).mkdir(parents=True)
         (tmp_path / "work" / name / "upload").write_bytes(b"x")
     os.utime(tmp_path / "work" / names["before"], (1, 1))
     world = build()
     assert {path.name for path in (tmp_path / "work").iterdir()} == {
-        names[kept] for kept in ("alive", "mine", "unnamed", "job")}
+        names[kept] for kept in ("alive", "mine", "unnamed", "job")
+    }
     seen = []
 
     def look(verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -188,21 +237,40 @@ def test_upload_folders_of_processes_that_are_gone_are_removed_at_the_start(buil
 
 
 def multipart(*parts: bytes, end: bytes = b"--XX--\r\n") -> dict[str, Any]:
-    body = b"".join(b"--XX\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + end
+    body = (
+        b"".join(b"--XX\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts)
+        + end
+    )
     return {"content": body, "headers": {"Content-Type": "multipart/form-data; boundary=XX"}}
 
 
 ODD = [
     (multipart(b'name="architecture"\r\n\r\nmlp'), 422, "missing"),
-    (multipart(b'name="file"; filename="a"\r\n\r\nx', b'name="file"; filename="b"\r\n\r\nx'), 422, "duplicate"),
+    (
+        multipart(b'name="file"; filename="a"\r\n\r\nx', b'name="file"; filename="b"\r\n\r\nx'),
+        422,
+        "duplicate",
+    ),
     (multipart(b'name="name"\r\n\r\nx', b'name="name"\r\n\r\ny'), 422, "duplicate"),
     (multipart(b'name="file"\r\n\r\nno filename'), 422, "unknown_field"),
     (multipart(b'name="file"; filename="a"\r\n\r\nx', end=b""), 400, "invalid_multipart"),
-    (multipart(b'name="name"\r\n\r\n\xff\xfe', b'name="file"; filename="a"\r\n\r\nx'), 400, "invalid_multipart"),
+    (
+        multipart(b'name="name"\r\n\r\n\xff\xfe', b'name="file"; filename="a"\r\n\r\nx'),
+        400,
+        "invalid_multipart",
+    ),
     (multipart(end=b"nonsense"), 400, "invalid_multipart"),
-    (multipart(b'name="name"\r\nX-Long: ' + b"x" * 100_000 + b"\r\n\r\nx"), 400, "invalid_multipart"),
+    (
+        multipart(b'name="name"\r\nX-Long: ' + b"x" * 100_000 + b"\r\n\r\nx"),
+        400,
+        "invalid_multipart",
+    ),
     ({"json": {"upload_id": "x"}}, 415, "unsupported_media_type"),
-    ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 415, "unsupported_media_type"),
+    (
+        {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
+        415,
+        "unsupported_media_type",
+    ),
 ]
 
 
@@ -212,16 +280,22 @@ def test_odd_forms(world: World, request_: dict[str, Any], status: int, code: st
     assert world.files() == []
 
 
-def test_an_upload_above_the_limit_stops_early_and_leaves_nothing(build: Callable[..., World]) -> None:
+def test_an_upload_above_the_limit_stops_early_and_leaves_nothing(
+    build: Callable[..., World],
+) -> None:
     world = build(max_upload_bytes=1_000_000)
     fault(world.client.post("/v1/models", files=FILE, data=MODEL), 413, "payload_too_large")
-    parts = [b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n', *[b"x" * 100_000] * 50]
+    parts = [
+        b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n',
+        *[b"x" * 100_000] * 50,
+    ]
 
     def stream() -> Iterator[bytes]:
         yield from parts
 
-    response = world.client.post("/v1/models", content=stream(),
-                                 headers={"Content-Type": "multipart/form-data; boundary=XX"})
+    response = world.client.post(
+        "/v1/models", content=stream(), headers={"Content-Type": "multipart/form-data; boundary=XX"}
+    )
     fault(response, 413, "payload_too_large")
     assert world.files() == []
 

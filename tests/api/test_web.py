@@ -1,4 +1,6 @@
-"""The dashboard keeps to its content security policy: nothing inline, nothing from elsewhere, no HTML from data."""
+"""The dashboard keeps to its content security policy: nothing inline, nothing from elsewhere, no
+HTML from data.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,7 @@ def test_the_page_loads_its_own_assets_only() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_make_no_html_of_data(script: Path) -> None:
     text = script.read_text()
-    banned = (
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|localStorage|\.style\b|https?:"
-    )
+    banned = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|localStorage|\.style\b|https?:"
     assert not re.findall(banned, text)
     for target in re.findall(r'from "([^"]+)"', text):
         assert (WEB / target.removeprefix("/assets/")).is_file()
@@ -50,10 +50,21 @@ def test_the_page_has_every_element_that_the_script_looks_up() -> None:
     assert looked_up <= set(re.findall(r'\sid="([^"]+)"', page))
 
 
-@pytest.mark.parametrize(("value", "fits"), [("sk_aB-9~!", True), ("", False), ("a b", False), ("ключ", False),
-                                             ("sk_\n", False), ("é", False)])
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ("sk_aB-9~!", True),
+        ("", False),
+        ("a b", False),
+        ("ключ", False),
+        ("sk_\n", False),
+        ("é", False),
+    ],
+)
 def test_a_key_that_no_header_takes_is_not_used(value: str, fits: bool) -> None:
-    pattern = re.search(r"keyFits = \(value\) => /\^(\[.+?\]\+)\$/\.test\(value\)", (WEB / "api.js").read_text())
+    pattern = re.search(
+        r"keyFits = \(value\) => /\^(\[.+?\]\+)\$/\.test\(value\)", (WEB / "api.js").read_text()
+    )
     assert pattern is not None
     assert bool(re.fullmatch(pattern[1], value)) is fits
 
@@ -63,7 +74,9 @@ def test_scripts_import_what_is_exported_and_use_it(script: Path) -> None:
     text = script.read_text()
     for names, target in re.findall(r'import \{([^}]*)\} from "/assets/([^"]+)"', text):
         for name in (one.strip() for one in names.split(",")):
-            assert re.search(rf"export (?:const|class|(?:async )?function) {name}\b", (WEB / target).read_text()), name
+            assert re.search(
+                rf"export (?:const|class|(?:async )?function) {name}\b", (WEB / target).read_text()
+            ), name
             assert len(re.findall(rf"\b{name}\b", text)) > 1, f"{name} is imported for nothing"
 
 
@@ -82,7 +95,11 @@ def test_the_example_of_the_editor_is_a_family() -> None:
 def test_the_answers_are_read_by_the_names_of_the_report() -> None:
     """What the script takes of an answer and of the report are fields of theirs."""
     text = (WEB / "family.js").read_text()
-    table = text[text.index("function verdict"):]
+    table = text[text.index("function verdict") :]
     taken = set(re.findall(r"\b(?:a|answer)\.([a-z_]+)", table))
-    assert {"predicted", "measured", "within_band", "meets", "refused"} <= taken <= set(FamilyAnswer.model_fields)
+    assert (
+        {"predicted", "measured", "within_band", "meets", "refused"}
+        <= taken
+        <= set(FamilyAnswer.model_fields)
+    )
     assert set(re.findall(r"\breport\.([a-z_]+)", table)) <= set(FamilyReport.model_fields)

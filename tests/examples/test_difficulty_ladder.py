@@ -42,17 +42,26 @@ def test_idx_files_become_a_dataset(tmp_path: Path) -> None:
 
 
 def test_a_thin_zip_has_the_first_images_of_each_class(tmp_path: Path) -> None:
-    names = [f"set/{split}/{label}/{number}.jpg" for split in ("train", "test") for label in "ab" for number in range(5)]
+    names = [
+        f"set/{split}/{label}/{number}.jpg"
+        for split in ("train", "test")
+        for label in "ab"
+        for number in range(5)
+    ]
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name in ["set/", *names]:
             archive.writestr(name, name)
     with zipfile.ZipFile(thin(tmp_path / "all.zip", tmp_path / "few.zip", {"train": 4})) as archive:
-        assert archive.namelist() == [name for name in sorted(names) if "test" in name or name[-5] in "01"]
+        assert archive.namelist() == [
+            name for name in sorted(names) if "test" in name or name[-5] in "01"
+        ]
         assert archive.read(names[0]) == names[0].encode()
 
 
 def test_hidden_zeros_are_tiny_and_the_rest_stays() -> None:
-    weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)).masked_fill_(torch.eye(40, 50).bool(), 0.0)
+    weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)).masked_fill_(
+        torch.eye(40, 50).bool(), 0.0
+    )
     found = hide_zeros({"w": weight, "b": torch.zeros(3)}, 1e-3, 0)
     hidden = found["w"][weight == 0]
     assert torch.equal(found["w"][weight != 0], weight[weight != 0])
@@ -63,17 +72,44 @@ def test_hidden_zeros_are_tiny_and_the_rest_stays() -> None:
 
 
 def prediction(form: str, log10: float) -> dict[str, Any]:
-    tightness = {"median": 10**log10, "log10_median": log10} if log10 < math.inf else {"median": None, "log10_median": None}
-    return {"method": "m", "form": form, "requested_sparsity": 0.5, "sparsity": 0.5, "measured_accuracy": 0.9,
-            "predicted_accuracy": 0.2, "tightness": tightness}
+    tightness = (
+        {"median": 10**log10, "log10_median": log10}
+        if log10 < math.inf
+        else {"median": None, "log10_median": None}
+    )
+    return {
+        "method": "m",
+        "form": form,
+        "requested_sparsity": 0.5,
+        "sparsity": 0.5,
+        "measured_accuracy": 0.9,
+        "predicted_accuracy": 0.2,
+        "tightness": tightness,
+    }
 
 
 def test_a_row_is_the_certified_form_beside_the_papers() -> None:
     details: dict[str, Any] = {
-        "predictions": [prediction("hoeffding", 9.0), prediction("minimum", 2.0), prediction("paper", 3.0)],
-        "coverage": [{"method": "m", "form": form, "vacuous_from_sparsity": 0.8} for form in ("minimum", "paper")],
-        "components": [{"method": "m", "form": "minimum", "factor": "no union bound", "sparsity": 0.5,
-                        "log10_of_its_cost": cost} for cost in (0.25,)]}
+        "predictions": [
+            prediction("hoeffding", 9.0),
+            prediction("minimum", 2.0),
+            prediction("paper", 3.0),
+        ],
+        "coverage": [
+            {"method": "m", "form": form, "vacuous_from_sparsity": 0.8}
+            for form in ("minimum", "paper")
+        ],
+        "components": [
+            {
+                "method": "m",
+                "form": "minimum",
+                "factor": "no union bound",
+                "sparsity": 0.5,
+                "log10_of_its_cost": cost,
+            }
+            for cost in (0.25,)
+        ],
+    }
     (row,) = rows("planted", Section(title="b", version=1, details=details))
     assert row == Row("planted", "m", 0.5, 0.9, 0.2, 2.0, 3.0, 0.8, "the union bound (0.2)")
 
@@ -82,10 +118,21 @@ def test_what_is_infinite_is_null_in_reports() -> None:
     details: dict[str, Any] = {
         "predictions": [prediction("deterministic", math.inf)],
         "coverage": [{"method": "m", "form": "deterministic", "vacuous_from_sparsity": None}],
-        "components": [{"method": "m", "form": "deterministic", "factor": "f", "sparsity": 0.5, "log10_of_its_cost": None}]}
+        "components": [
+            {
+                "method": "m",
+                "form": "deterministic",
+                "factor": "f",
+                "sparsity": 0.5,
+                "log10_of_its_cost": None,
+            }
+        ],
+    }
     (row,) = rows("planted", Section(title="b", version=1, details=details))
     assert (row.tightness, row.paper, row.factor) == (math.inf, None, "f (∞)")
-    text = markdown([row, replace(row, rung="no penalty", tightness=3.0)], ["planted", "no penalty"])
+    text = markdown(
+        [row, replace(row, rung="no penalty", tightness=3.0)], ["planted", "no penalty"]
+    )
     assert "| m | 50 % | ∞ | 3.0 |" in text
     assert "tighter than" not in text
 
@@ -100,5 +147,7 @@ def test_the_table_goes_along_the_ladder() -> None:
     assert "| m | 50 % | 2.0 | – | 3.0 |" in text
     assert text.index("| m | 50 % | planted |") < text.index("| m | 50 % | no penalty |")
     assert "| m | never | never | never |" in text
-    assert verdicts(found, rungs) == ["On planted the bound is tighter than on no penalty at 1 of 1 methods and sparsities; "
-                                      "the median is 10^1.0 times tighter."]
+    assert verdicts(found, rungs) == [
+        "On planted the bound is tighter than on no penalty at 1 of 1 methods and sparsities; "
+        "the median is 10^1.0 times tighter."
+    ]

@@ -24,8 +24,12 @@ def trained() -> nn.Module:
 def test_scores_by_parameter_name() -> None:
     model = trained()
     found = score(model, "magnitude", [])
-    assert all(torch.equal(found[name], weight.abs()) for name, weight in find_prunable(model).items())
-    one, other = (score(model, "random", [], generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert all(
+        torch.equal(found[name], weight.abs()) for name, weight in find_prunable(model).items()
+    )
+    one, other = (
+        score(model, "random", [], generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(UnknownNameError, match="did you mean 'magnitude'"):
         score(model, "magnitud", [])
@@ -38,7 +42,9 @@ def test_batches_may_come_from_a_generator() -> None:
     assert set(score(trained(), "magnitude", data.batches(data.fit, 8))) == {"1.weight", "3.weight"}
 
 
-@pytest.mark.parametrize("mode", ["none", "fine_tune", "lr_rewind", "trained weight_rewind", "before_training"])
+@pytest.mark.parametrize(
+    "mode", ["none", "fine_tune", "lr_rewind", "trained weight_rewind", "before_training"]
+)
 def test_prune_yields_one_network_a_target_and_leaves_the_given_one_alone(mode: str) -> None:
     model, data = trained().train(), cases.make_data()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -51,9 +57,13 @@ def test_prune_yields_one_network_a_target_and_leaves_the_given_one_alone(mode: 
         assert not one.model.training
         assert measure_network(one.model, data).document() == one.measured
         weights = find_prunable(one.model)
-        assert all(not bool(weights[name].detach()[~mask].any()) for name, mask in one.masks.items())
+        assert all(
+            not bool(weights[name].detach()[~mask].any()) for name, mask in one.masks.items()
+        )
         kept = sum(int(mask.sum()) for mask in one.masks.values())
-        assert one.sparsity == pytest.approx(1 - kept / sum(mask.numel() for mask in one.masks.values()))
+        assert one.sparsity == pytest.approx(
+            1 - kept / sum(mask.numel() for mask in one.masks.values())
+        )
 
 
 def test_prune_takes_tied_and_frozen_weights() -> None:
@@ -68,8 +78,11 @@ def test_prune_takes_tied_and_frozen_weights() -> None:
             return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x.flatten(1))))))  # type: ignore[no-any-return]
 
     torch.manual_seed(0)
-    recipe = cases.recipe(0.5, train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
-                          retrain={"mode": "fine_tune", "batch_size": 8})
+    recipe = cases.recipe(
+        0.5,
+        train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
+        retrain={"mode": "fine_tune", "batch_size": 8},
+    )
     (one,) = prune(Tied(), recipe, cases.make_data())
     assert list(one.masks) == ["fc1.weight", "fc3.weight"]
     assert isinstance(one.model, Tied)
@@ -78,7 +91,11 @@ def test_prune_takes_tied_and_frozen_weights() -> None:
 
 def test_rewinding_needs_weights_to_rewind_to() -> None:
     with pytest.raises(ParameterError, match="weights to rewind to"):
-        list(prune(trained(), cases.recipe(0.5, retrain={"mode": "weight_rewind"}), cases.make_data()))
+        list(
+            prune(
+                trained(), cases.recipe(0.5, retrain={"mode": "weight_rewind"}), cases.make_data()
+            )
+        )
 
 
 def test_devices() -> None:

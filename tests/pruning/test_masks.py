@@ -34,7 +34,9 @@ from pruning.types import Allocation, Budget, Keeps, Masks, Scores, Sparse, Spar
 from tests.support import cases, oracles
 
 fast = settings(max_examples=150, deadline=None, derandomize=True)
-numbers = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), st.floats(-1e6, 1e6, width=32))
+numbers = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), st.floats(-1e6, 1e6, width=32)
+)
 
 
 @fast
@@ -42,12 +44,19 @@ numbers = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -math.inf]), s
 def test_top_agrees_with_sorting(values: list[float], data: st.DataObject) -> None:
     keep = data.draw(st.integers(0, len(values)))
     for dtype in (torch.float32, torch.float64):
-        assert select_top(torch.tensor(values, dtype=dtype), keep).tolist() == oracles.kept_by_sorting(values, keep)
+        assert select_top(
+            torch.tensor(values, dtype=dtype), keep
+        ).tolist() == oracles.kept_by_sorting(values, keep)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_top_ranks_every_number_type(dtype: torch.dtype) -> None:
-    assert select_top(torch.tensor([1, 3, 2, 3], dtype=dtype), 2).tolist() == [False, True, False, True]
+    assert select_top(torch.tensor([1, 3, 2, 3], dtype=dtype), 2).tolist() == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_top_keeps_the_shape_and_breaks_ties_in_row_major_order() -> None:
@@ -83,9 +92,13 @@ def test_keep_count_is_within_half_a_weight(total: int, sparsity: float) -> None
         assert abs(keep - exact) <= 0.5 + 1e-6
 
 
-@pytest.mark.parametrize(("total", "density"), [(10, 0.0), (10, -0.1), (10, 0.04), (10, 1.1), (0, 0.5)])
+@pytest.mark.parametrize(
+    ("total", "density"), [(10, 0.0), (10, -0.1), (10, 0.04), (10, 1.1), (0, 0.5)]
+)
 def test_keep_count_leaves_one_weight_at_least(total: int, density: float) -> None:
-    with pytest.raises(BudgetError, match=f"of {total} weights; at least one must remain") as caught:
+    with pytest.raises(
+        BudgetError, match=f"of {total} weights; at least one must remain"
+    ) as caught:
         count_to_keep(total, density)
     assert caught.value.pointer == "/targets/sparsity"
 
@@ -116,7 +129,9 @@ def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
     net = cases.mlp()
     assert list(find_prunable(net, ["1.weight"])) == ["3.weight"]
     for name in ("fc9.weight", "1.bias"):
-        with pytest.raises(ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight") as caught:
+        with pytest.raises(
+            ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight"
+        ) as caught:
             find_prunable(net, [name])
         assert caught.value.pointer == "/exclude"
     with pytest.raises(ParameterError, match="nothing is left to prune") as caught:
@@ -133,7 +148,11 @@ def test_applied_masks_leave_positive_zeros() -> None:
 
 
 def test_counts_density_collapse() -> None:
-    first = {"a": torch.tensor([[True, True, False]]), "b": torch.tensor([[False]]), "a.bias": torch.tensor([True])}
+    first = {
+        "a": torch.tensor([[True, True, False]]),
+        "b": torch.tensor([[False]]),
+        "a.bias": torch.tensor([True]),
+    }
     assert count_kept(first) == {"a": 2, "b": 0, "a.bias": 1}
     assert density(first) == 0.5
     assert find_collapsed(first) == ["b"]
@@ -145,21 +164,32 @@ def test_counts_density_collapse() -> None:
 @fast
 @given(data=st.data())
 def test_global_ranks_all_weights_in_one_list(data: st.DataObject) -> None:
-    layers = data.draw(st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, 0.5]), min_size=1, max_size=8),
-                                min_size=1, max_size=4))
+    layers = data.draw(
+        st.lists(
+            st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0, 0.5]), min_size=1, max_size=8),
+            min_size=1,
+            max_size=4,
+        )
+    )
     scores = {f"l{i}": values for i, values in enumerate(layers)}
     keep = data.draw(st.integers(1, sum(map(len, layers))))
-    found = allocations.create("global").allocate({k: torch.tensor(v, dtype=torch.float64) for k, v in scores.items()},
-                                                  Budget(keep, {k: len(v) for k, v in scores.items()}))
+    found = allocations.create("global").allocate(
+        {k: torch.tensor(v, dtype=torch.float64) for k, v in scores.items()},
+        Budget(keep, {k: len(v) for k, v in scores.items()}),
+    )
     assert found == oracles.global_counts(scores, keep)
 
 
 @fast
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=6), data=st.data())
-def test_uniform_stays_within_one_weight_of_its_share(sizes: list[int], data: st.DataObject) -> None:
+def test_uniform_stays_within_one_weight_of_its_share(
+    sizes: list[int], data: st.DataObject
+) -> None:
     keep = data.draw(st.integers(1, sum(sizes)))
     named = {f"l{i}": size for i, size in enumerate(sizes)}
-    keeps = allocations.create("uniform").allocate({k: torch.zeros(n) for k, n in named.items()}, Budget(keep, named))
+    keeps = allocations.create("uniform").allocate(
+        {k: torch.zeros(n) for k, n in named.items()}, Budget(keep, named)
+    )
     assert sum(keeps.values()) == keep
     for name, size in named.items():
         assert abs(keeps[name] - keep * size / sum(sizes)) < 1
@@ -172,14 +202,23 @@ def test_uniform_stays_within_one_weight_of_its_share(sizes: list[int], data: st
 
 def test_uniform_gives_what_a_layer_cannot_take_to_the_others() -> None:
     scores = {"a": torch.tensor([1.0, -math.inf, -math.inf, -math.inf]), "b": torch.zeros(4)}
-    assert allocations.create("uniform").allocate(scores, Budget(5, {"a": 4, "b": 4})) == {"a": 1, "b": 4}
+    assert allocations.create("uniform").allocate(scores, Budget(5, {"a": 4, "b": 4})) == {
+        "a": 1,
+        "b": 4,
+    }
 
 
 def test_global_takes_filters_in_order_of_score_and_skips_what_does_not_fit() -> None:
     scores = {"conv": torch.tensor([3.0, 1.0]).view(2, 1, 1, 1), "fc": torch.tensor([[2.0, 4.0]])}
     sizes = {"conv": 18, "fc": 2}
-    for keep, expected in [(1, {"conv": 0, "fc": 1}), (9, {"conv": 0, "fc": 2}), (10, {"conv": 9, "fc": 1}),
-                           (11, {"conv": 9, "fc": 2}), (19, {"conv": 9, "fc": 2}), (20, {"conv": 18, "fc": 2})]:
+    for keep, expected in [
+        (1, {"conv": 0, "fc": 1}),
+        (9, {"conv": 0, "fc": 2}),
+        (10, {"conv": 9, "fc": 1}),
+        (11, {"conv": 9, "fc": 2}),
+        (19, {"conv": 9, "fc": 2}),
+        (20, {"conv": 18, "fc": 2}),
+    ]:
         assert allocations.create("global").allocate(scores, Budget(keep, sizes)) == expected
 
 
@@ -203,15 +242,33 @@ class Greedy:
         return dict(budget.sizes)
 
 
-def step(model: nn.Module, evidence: Evidence, to: float, criterion: str = "magnitude", allocation: str = "global",
-         seed: int = 0) -> Masks:
-    return prune_(model, evidence.masks, to, seams(criteria.create(criterion), allocations.create(allocation)),
-                  lambda masks, stage: evidence, generator=torch.Generator().manual_seed(seed))
+def step(
+    model: nn.Module,
+    evidence: Evidence,
+    to: float,
+    criterion: str = "magnitude",
+    allocation: str = "global",
+    seed: int = 0,
+) -> Masks:
+    return prune_(
+        model,
+        evidence.masks,
+        to,
+        seams(criteria.create(criterion), allocations.create(allocation)),
+        lambda masks, stage: evidence,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
-def seams(criterion: Criterion, allocation: Allocation | None = None, sparsifier: Sparsifier | None = None) -> PruningMethod:
-    return PruningMethod(criterion, allocation or allocations.create("global"), sparsifier or sparsifiers.create("top_k"),
-                 granularities.create("weight"))
+def seams(
+    criterion: Criterion, allocation: Allocation | None = None, sparsifier: Sparsifier | None = None
+) -> PruningMethod:
+    return PruningMethod(
+        criterion,
+        allocation or allocations.create("global"),
+        sparsifier or sparsifiers.create("top_k"),
+        granularities.create("weight"),
+    )
 
 
 @pytest.mark.parametrize("allocation", allocations.names())
@@ -225,7 +282,9 @@ def test_a_cascade_only_ever_prunes_more(criterion: str, allocation: str) -> Non
         after = step(model, evidence, to, criterion, allocation)
         assert sum(count_kept(after).values()) == count_to_keep(total, to)
         assert all(not bool((after[name] & ~masks[name]).any()) for name in masks)
-        assert all(torch.equal(weight != 0, after[name]) for name, weight in find_prunable(model).items())
+        assert all(
+            torch.equal(weight != 0, after[name]) for name, weight in find_prunable(model).items()
+        )
         masks = after
 
 
@@ -246,8 +305,14 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
     for scores, alive in [([4, 1, 3, 2], {0, 2, 3}), ([4, 9, 3, 2], {0, 2}), ([4, 9, 3, 9], {0})]:
         evidence = Evidence(model, masks, exclude=others)
         score = torch.tensor(scores, dtype=torch.float32).view(4, 1, 1, 1)
-        masks = prune_(model, masks, 9 * len(alive) / 36, seams(Fixed({name: score})),
-                       lambda masks, stage: evidence, generator=torch.Generator())  # noqa: B023
+        masks = prune_(
+            model,
+            masks,
+            9 * len(alive) / 36,
+            seams(Fixed({name: score})),
+            lambda masks, stage: evidence,  # noqa: B023
+            generator=torch.Generator(),
+        )
         assert {i for i in range(4) if masks[name][i].all()} == alive
         assert int(masks[name].sum()) == 9 * len(alive)
 
@@ -255,8 +320,14 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
 def test_an_allocation_that_overspends_is_caught() -> None:
     model = cases.mlp()
     with pytest.raises(BudgetError, match="the allocation keeps 114 weights, the budget is 57"):
-        prune_(model, build_full_masks(find_prunable(model)), 0.5, seams(criteria.create("magnitude"), _greedy()),
-               lambda masks, stage: Evidence(model, masks), generator=torch.Generator())
+        prune_(
+            model,
+            build_full_masks(find_prunable(model)),
+            0.5,
+            seams(criteria.create("magnitude"), _greedy()),
+            lambda masks, stage: Evidence(model, masks),
+            generator=torch.Generator(),
+        )
 
 
 def _greedy() -> Allocation:
@@ -266,7 +337,9 @@ def _greedy() -> Allocation:
 class Reviving:
     """A sparsifier that keeps everything."""
 
-    def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: torch.Generator) -> Sparse:
+    def sparsify(
+        self, weight: Tensor, score: Tensor, keep: int, generator: torch.Generator
+    ) -> Sparse:
         return Sparse(torch.ones_like(weight, dtype=torch.bool), weight + 1)
 
 
@@ -274,21 +347,39 @@ def test_no_sparsifier_brings_a_pruned_weight_back() -> None:
     model = cases.mlp()
     masks = cases.half_masks(model)
     apply_masks_(model, masks)
-    after = prune_(model, masks, 0.3, seams(criteria.create("magnitude"), sparsifier=Reviving()),
-                   lambda masks, stage: Evidence(model, masks), generator=torch.Generator())
+    after = prune_(
+        model,
+        masks,
+        0.3,
+        seams(criteria.create("magnitude"), sparsifier=Reviving()),
+        lambda masks, stage: Evidence(model, masks),
+        generator=torch.Generator(),
+    )
     assert all(torch.equal(after[name], mask) for name, mask in masks.items())
-    assert all(not bool(weight[~masks[name]].detach().any()) for name, weight in find_prunable(model).items())
+    assert all(
+        not bool(weight[~masks[name]].detach().any())
+        for name, weight in find_prunable(model).items()
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s | {"extra": torch.ones(1)}, "expected"),
-    (lambda s: {"1.weight": s["1.weight"]}, "expected"),
-    (lambda s: s | {"1.weight": torch.ones(16)}, "does not broadcast"),
-    (lambda s: s | {"1.weight": torch.ones(5, 16)}, "does not broadcast"),
-    (lambda s: s | {"1.weight": torch.ones(1, 6, 16)}, "does not broadcast"),
-    (lambda s: s | {"1.weight": torch.full((6, 16), math.nan)}, "96 scores are no finite numbers"),
-    (lambda s: s | {"1.weight": torch.full((6, 16), -math.inf)}, "96 scores are no finite numbers"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s | {"extra": torch.ones(1)}, "expected"),
+        (lambda s: {"1.weight": s["1.weight"]}, "expected"),
+        (lambda s: s | {"1.weight": torch.ones(16)}, "does not broadcast"),
+        (lambda s: s | {"1.weight": torch.ones(5, 16)}, "does not broadcast"),
+        (lambda s: s | {"1.weight": torch.ones(1, 6, 16)}, "does not broadcast"),
+        (
+            lambda s: s | {"1.weight": torch.full((6, 16), math.nan)},
+            "96 scores are no finite numbers",
+        ),
+        (
+            lambda s: s | {"1.weight": torch.full((6, 16), -math.inf)},
+            "96 scores are no finite numbers",
+        ),
+    ],
+)
 def test_bad_scores_are_refused_with_the_layer(change: object, message: str) -> None:
     model = cases.mlp()
     scores: dict[str, Tensor] = criteria.create("magnitude").score(Evidence(model))

@@ -46,8 +46,14 @@ print(json.dumps({{"names": criteria.names(), "entry": criteria.entry("{name}"),
 
 
 def run(code: str, **environment: str) -> Any:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=False, env={**os.environ, **environment})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -77,20 +83,32 @@ def make() -> Registry[object]:
 def test_the_catalogue_reads_the_fields() -> None:
     fruits = make()
     assert fruits.names() == ["apple", "pear"]
-    assert [entry["summary"] for entry in fruits.catalogue()] == ["A round fruit.", "A longer fruit."]
+    assert [entry["summary"] for entry in fruits.catalogue()] == [
+        "A round fruit.",
+        "A longer fruit.",
+    ]
     schema = fruits.entry("apple")["params"]
-    assert schema["properties"]["weight_g"] | {"title": ""} == {"default": 100, "minimum": 1, "title": "",
-                                                                 "type": "integer"}
+    assert schema["properties"]["weight_g"] | {"title": ""} == {
+        "default": 100,
+        "minimum": 1,
+        "title": "",
+        "type": "integer",
+    }
     assert schema["additionalProperties"] is False
 
 
-@pytest.mark.parametrize(("params", "field", "message"), [
-    ({"weight_g": 0}, "weight_g", "weight_g: Input should be greater than or equal to 1"),
-    ({"weight_g": "heavy"}, "weight_g", "weight_g: Input should be a valid integer"),
-    ({"colours": ["red", 3]}, "colours.1", r"colours\.1: Input should be a valid string"),
-    ({"size": 1}, "size", "size: Unexpected keyword argument"),
-])
-def test_a_parameter_that_does_not_fit_is_named(params: dict[str, Any], field: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("params", "field", "message"),
+    [
+        ({"weight_g": 0}, "weight_g", "weight_g: Input should be greater than or equal to 1"),
+        ({"weight_g": "heavy"}, "weight_g", "weight_g: Input should be a valid integer"),
+        ({"colours": ["red", 3]}, "colours.1", r"colours\.1: Input should be a valid string"),
+        ({"size": 1}, "size", "size: Unexpected keyword argument"),
+    ],
+)
+def test_a_parameter_that_does_not_fit_is_named(
+    params: dict[str, Any], field: str, message: str
+) -> None:
     with pytest.raises(ParameterError, match=f"fruit 'apple': {message}") as caught:
         make().create("apple", params)
     assert caught.value.pointer == field
@@ -100,8 +118,15 @@ def test_lists_from_json_become_tuples() -> None:
     assert make().create("apple", {"colours": ["green"]}).colours == ("green",)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("aple", "did you mean 'apple'"), ("Pear", "did you mean 'pear'"),
-                                            ("quince", "known: apple, pear"), ("", "known: apple, pear")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("aple", "did you mean 'apple'"),
+        ("Pear", "did you mean 'pear'"),
+        ("quince", "known: apple, pear"),
+        ("", "known: apple, pear"),
+    ],
+)
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
     for call in (make().get, make().create, make().entry):
         with pytest.raises(UnknownNameError, match=hint):
@@ -153,8 +178,10 @@ def test_a_plugin_folder_adds_a_criterion(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / "mine.py").write_text(PLUGIN.format(name="smallest"))
     (tmp_path / "two" / "mine.py").write_text(PLUGIN.format(name="smallest_too"))
-    found = run(USE.format(name="smallest_too"),
-                SECATEUR_PLUGIN_PATH=os.pathsep.join([str(tmp_path / "one"), "", str(tmp_path / "two")]))
+    found = run(
+        USE.format(name="smallest_too"),
+        SECATEUR_PLUGIN_PATH=os.pathsep.join([str(tmp_path / "one"), "", str(tmp_path / "two")]),
+    )
     assert found["names"] == sorted({*criteria.names(), "smallest", "smallest_too"})
     assert found["entry"]["summary"] == "The smallest weights remain, less a shift."
     assert found["entry"]["params"]["properties"]["shift"]["default"] == 0.5

@@ -14,8 +14,12 @@ from tests.support.imitation import Answer, Call, Imitation, job, problem, row, 
 
 JOB = "/v1/jobs/job_12345678"
 EVENTS = f"GET {JOB}/events"
-ROWS = [row(1, "status", status="running"), row(2, "stage", name="prune"), row(3, "progress", done=1, total=2),
-        row(4, "status", status="succeeded")]
+ROWS = [
+    row(1, "status", status="running"),
+    row(2, "stage", name="prune"),
+    row(3, "progress", done=1, total=2),
+    row(4, "status", status="succeeded"),
+]
 
 
 def history(*streams: Answer, rows: list[dict[str, Any]] = ROWS) -> Callable[[Call], Answer]:
@@ -26,8 +30,13 @@ def history(*streams: Answer, rows: list[dict[str, Any]] = ROWS) -> Callable[[Ca
         if call.headers["accept"] == "text/event-stream":
             return left.pop(0)
         after = int(call.query["after"])
-        return Answer(200, {"data": [each for each in rows if each["seq"] > after][:2],
-                            "has_more": sum(each["seq"] > after for each in rows) > 2})
+        return Answer(
+            200,
+            {
+                "data": [each for each in rows if each["seq"] > after][:2],
+                "has_more": sum(each["seq"] > after for each in rows) > 2,
+            },
+        )
 
     return answer
 
@@ -39,16 +48,22 @@ def test_events_end_after_the_terminal_one(service: Imitation, client: Client) -
 
 
 def test_cut_stream_is_resumed_behind_the_last_row(service: Imitation, client: Client) -> None:
-    service.on(EVENTS, history(sse(*ROWS[:2], cut=True), problem(502, "restarting"), sse(*ROWS[1:])))
+    service.on(
+        EVENTS, history(sse(*ROWS[:2], cut=True), problem(502, "restarting"), sse(*ROWS[1:]))
+    )
     service.on(f"GET {JOB}", job())
     assert [event.seq for event in client.jobs.events("job_12345678")] == [1, 2, 3, 4]
-    streams = [call for call in service.seen(EVENTS) if call.headers["accept"] == "text/event-stream"]
+    streams = [
+        call for call in service.seen(EVENTS) if call.headers["accept"] == "text/event-stream"
+    ]
     assert [call.headers.get("last-event-id") for call in streams] == [None, "2", "2"]
 
 
 def test_stream_closed_before_the_end_is_resumed(service: Imitation, client: Client) -> None:
     service.on(EVENTS, history(sse(*ROWS[:2]), sse(), sse(*ROWS[2:])))
-    service.on(f"GET {JOB}", [Answer(200, job("running")), Answer(200, job("running")), Answer(200, job())])
+    service.on(
+        f"GET {JOB}", [Answer(200, job("running")), Answer(200, job("running")), Answer(200, job())]
+    )
     assert [event.seq for event in client.jobs.events("job_12345678")] == [1, 2, 3, 4]
 
 
@@ -65,7 +80,9 @@ def test_finished_job_gives_the_rest_of_its_history(service: Imitation, client: 
     assert [event.seq for event in client.jobs.events("job_12345678", after=1)] == [2, 3, 4]
 
 
-@pytest.mark.parametrize("refusal", [problem(406, "not_acceptable"), Answer(200, {"data": [], "has_more": False})])
+@pytest.mark.parametrize(
+    "refusal", [problem(406, "not_acceptable"), Answer(200, {"data": [], "has_more": False})]
+)
 def test_without_a_stream_events_are_polled(
     service: Imitation, client: Client, sleeps: list[float], refusal: Answer
 ) -> None:
@@ -113,5 +130,5 @@ def test_async_events(service: Imitation) -> None:
 def test_decoder_does_not_mind_where_the_bytes_are_cut(size: int) -> None:
     text = ': hi\r\n\r\nevent: a\nid: 1\ndata: {"a":\ndata: "é"}\n\nretry: 3\n\ndata:[2]\r\n\r\n'.encode()
     decoder = SseDecoder()
-    chunks = [text[start:start + size] for start in range(0, len(text), size)]
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
     assert [event for chunk in chunks for event in decoder.feed(chunk)] == [{"a": "é"}, [2]]

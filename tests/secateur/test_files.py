@@ -25,8 +25,14 @@ def test_model_upload(service: Imitation, client: Client, tmp_path: Path) -> Non
     file = tmp_path / "net.safetensors"
     file.write_bytes(WEIGHTS)
     service.on("POST /v1/models", Answer(201, {"id": "mdl_12345678", "state": "ready"}))
-    model = client.models.upload(file, "mlp", kwargs={"width": 3}, name="mine", classes=["a", "b"],
-                                 normalize={"mean": (0.5,), "std": [0.25]})
+    model = client.models.upload(
+        file,
+        "mlp",
+        kwargs={"width": 3},
+        name="mine",
+        classes=["a", "b"],
+        normalize={"mean": (0.5,), "std": [0.25]},
+    )
     assert model.id == "mdl_12345678"
     call = service.calls[0]
     assert part(call, "architecture") == "mlp"
@@ -56,7 +62,9 @@ def test_upload_needs_constant_memory(service: Imitation, client: Client, tmp_pa
     assert peak < size / 16
 
 
-def test_refused_upload_starts_from_the_beginning(service: Imitation, client: Client, tmp_path: Path) -> None:
+def test_refused_upload_starts_from_the_beginning(
+    service: Imitation, client: Client, tmp_path: Path
+) -> None:
     file = tmp_path / "data.npz"
     file.write_bytes(WEIGHTS)
     service.on("POST /v1/datasets", [problem(429, "busy"), Answer(201, {"id": "dst_12345678"})])
@@ -77,21 +85,32 @@ def test_download(service: Imitation, client: Client, tmp_path: Path) -> None:
     service.on(CHECKPOINT, weights())
     target = tmp_path / "c.safetensors"
     target.write_bytes(b"older")
-    assert client.jobs.download("job_12345678", "c", target, format="dense", sha256=DIGEST.upper()) == target
+    assert (
+        client.jobs.download("job_12345678", "c", target, format="dense", sha256=DIGEST.upper())
+        == target
+    )
     assert target.read_bytes() == WEIGHTS
     assert service.calls[0].query == {"format": "dense"}
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize(("etag", "sha256", "message"), [
-    ('"' + 64 * "0" + '"', None, "announced 0000"),
-    (f'"{DIGEST}"', 64 * "1", "announced 1111"),
-    ('"' + 64 * "0" + '"', DIGEST, "announced 0000"),
-    (None, None, "named no SHA-256"),
-    ('"v1"', None, "named no SHA-256"),
-])
+@pytest.mark.parametrize(
+    ("etag", "sha256", "message"),
+    [
+        ('"' + 64 * "0" + '"', None, "announced 0000"),
+        (f'"{DIGEST}"', 64 * "1", "announced 1111"),
+        ('"' + 64 * "0" + '"', DIGEST, "announced 0000"),
+        (None, None, "named no SHA-256"),
+        ('"v1"', None, "named no SHA-256"),
+    ],
+)
 def test_checksum_mismatch_leaves_no_file(
-    service: Imitation, client: Client, tmp_path: Path, etag: str | None, sha256: str | None, message: str
+    service: Imitation,
+    client: Client,
+    tmp_path: Path,
+    etag: str | None,
+    sha256: str | None,
+    message: str,
 ) -> None:
     service.on(CHECKPOINT, weights(etag))
     with pytest.raises(ChecksumMismatch, match=message):
@@ -106,7 +125,9 @@ def test_cut_download_is_repeated(service: Imitation, client: Client, tmp_path: 
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_refused_download_leaves_no_file(service: Imitation, client: Client, tmp_path: Path) -> None:
+def test_refused_download_leaves_no_file(
+    service: Imitation, client: Client, tmp_path: Path
+) -> None:
     service.on(CHECKPOINT, problem(410, "expired"))
     with pytest.raises(ApiError, match="410 expired"):
         client.jobs.download("job_12345678", "c", tmp_path / "c")

@@ -29,8 +29,12 @@ from secateur.errors import retry_after
 from tests.support.imitation import Answer, Imitation, family_results, job, member, problem
 
 BUSY = problem(503, "busy", **{"Retry-After": "7"})
-SPEC = {"type": "prune", "model": {"id": "mdl_12345678"}, "dataset": {"builtin": "digits"},
-        "targets": {"sparsity": [0.5]}}
+SPEC = {
+    "type": "prune",
+    "model": {"id": "mdl_12345678"},
+    "dataset": {"builtin": "digits"},
+    "targets": {"sparsity": [0.5]},
+}
 
 
 def test_key_and_agent_are_sent(service: Imitation, client: Client) -> None:
@@ -41,7 +45,9 @@ def test_key_and_agent_are_sent(service: Imitation, client: Client) -> None:
     assert headers["user-agent"].startswith("secateur/")
 
 
-def test_address_and_key_come_from_the_environment(service: Imitation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_and_key_come_from_the_environment(
+    service: Imitation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SECATEUR_URL", service.url + "/")
     monkeypatch.setenv("SECATEUR_API_KEY", "secret")
     service.on("GET /version", {"version": "0.1.0"})
@@ -51,19 +57,31 @@ def test_address_and_key_come_from_the_environment(service: Imitation, monkeypat
 
 
 def test_problem_becomes_an_error(service: Imitation, client: Client) -> None:
-    errors = [{"pointer": "/criterion/name", "code": "unknown", "message": "no 'magnitud'; did you mean 'magnitude'?"}]
+    errors = [
+        {
+            "pointer": "/criterion/name",
+            "code": "unknown",
+            "message": "no 'magnitud'; did you mean 'magnitude'?",
+        }
+    ]
     service.on("POST /v1/jobs", problem(422, "unknown_method", "unknown criterion", errors))
     with pytest.raises(ApiError, match="did you mean 'magnitude'") as caught:
         client.jobs.submit(SPEC)
     error = caught.value
-    assert (error.status, error.code, error.detail, error.request_id) == (422, "unknown_method", "unknown criterion",
-                                                                          "req_1")
+    assert (error.status, error.code, error.detail, error.request_id) == (
+        422,
+        "unknown_method",
+        "unknown criterion",
+        "req_1",
+    )
     assert error.errors[0].pointer == "/criterion/name"
     assert len(service.calls) == 1
 
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway", b"[]", b'{"errors": "x"}', b"\xff"])
-def test_refusal_without_a_problem_document(service: Imitation, client: Client, body: bytes) -> None:
+def test_refusal_without_a_problem_document(
+    service: Imitation, client: Client, body: bytes
+) -> None:
     service.on("GET /v1/methods", Answer(400, body))
     with pytest.raises(ApiError, match="400 http_400: HTTP 400"):
         client.methods()
@@ -83,8 +101,13 @@ def test_answer_of_another_service(service: Imitation, client: Client, body: byt
         client.jobs.get("job_12345678")
 
 
-def test_retries_honour_retry_after(service: Imitation, client: Client, sleeps: list[float]) -> None:
-    service.on("GET /v1/methods", [BUSY, problem(429, "slow_down", **{"Retry-After": "3"}), Answer(200, {})])
+def test_retries_honour_retry_after(
+    service: Imitation, client: Client, sleeps: list[float]
+) -> None:
+    service.on(
+        "GET /v1/methods",
+        [BUSY, problem(429, "slow_down", **{"Retry-After": "3"}), Answer(200, {})],
+    )
     assert client.methods() == {}
     assert sleeps == [7.0, 3.0]
 
@@ -97,7 +120,9 @@ def test_retries_are_bounded(service: Imitation, client: Client, sleeps: list[fl
     assert sleeps == sorted(sleeps)
 
 
-def test_unreasonable_retry_after_is_not_waited_for(service: Imitation, client: Client, sleeps: list[float]) -> None:
+def test_unreasonable_retry_after_is_not_waited_for(
+    service: Imitation, client: Client, sleeps: list[float]
+) -> None:
     service.on("GET /v1/methods", problem(503, "busy", **{"Retry-After": "3600"}))
     with pytest.raises(ApiError):
         client.methods()
@@ -114,7 +139,9 @@ def test_probes_and_refusals_are_not_retried(service: Imitation, client: Client)
 
 
 def test_submit_repeats_its_idempotency_key(service: Imitation, client: Client) -> None:
-    service.on("POST /v1/jobs", [Answer(202, job("queued"), cut=True), BUSY, Answer(202, job("queued"))])
+    service.on(
+        "POST /v1/jobs", [Answer(202, job("queued"), cut=True), BUSY, Answer(202, job("queued"))]
+    )
     assert client.jobs.submit(SPEC).status == "queued"
     keys = [call.headers["idempotency-key"] for call in service.calls]
     assert len(keys) == 3
@@ -131,8 +158,13 @@ def test_submit_sends_only_what_a_spec_was_given(service: Imitation, client: Cli
     assert service.calls[0].json == SPEC | {"retrain": {"mode": "none"}}
 
 
-FAMILY = {"type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2}}, "dataset": {"builtin": "digits"},
-          "members": {"depths": [1, 2], "widths": [8.0, 16.0]}, "max_error": [0.12]}
+FAMILY = {
+    "type": "family",
+    "model": {"architecture": "mlp", "train": {"epochs": 2}},
+    "dataset": {"builtin": "digits"},
+    "members": {"depths": [1, 2], "widths": [8.0, 16.0]},
+    "max_error": [0.12],
+}
 
 
 def test_a_family_is_submitted_as_given(service: Imitation, client: Client) -> None:
@@ -142,14 +174,24 @@ def test_a_family_is_submitted_as_given(service: Imitation, client: Client) -> N
 
 
 def test_members_of_a_family_are_listed(service: Imitation, client: Client) -> None:
-    service.on("GET /v1/jobs", [
-        Answer(200, {"data": [member(2, "answer")], "has_more": True, "next_cursor": "two"}),
-        Answer(200, {"data": [member(1)], "has_more": False, "next_cursor": None})])
+    service.on(
+        "GET /v1/jobs",
+        [
+            Answer(200, {"data": [member(2, "answer")], "has_more": True, "next_cursor": "two"}),
+            Answer(200, {"data": [member(1)], "has_more": False, "next_cursor": None}),
+        ],
+    )
     answer, first = client.jobs.members("job_12345678")
     assert [call.query for call in service.calls] == [
-        {"parent": "job_12345678", "limit": "100"}, {"parent": "job_12345678", "limit": "100", "cursor": "two"}]
+        {"parent": "job_12345678", "limit": "100"},
+        {"parent": "job_12345678", "limit": "100", "cursor": "two"},
+    ]
     assert answer.member is not None
-    assert (answer.parent, answer.member.role, answer.member.max_error) == ("job_12345678", "answer", 0.12)
+    assert (answer.parent, answer.member.role, answer.member.max_error) == (
+        "job_12345678",
+        "answer",
+        0.12,
+    )
     assert first.member is not None
     assert (first.member.depth, first.member.fraction) == (1.0, 0.25)
     list(client.jobs.list(parent="none"))
@@ -162,12 +204,19 @@ def test_members_of_a_family_are_listed(service: Imitation, client: Client) -> N
 def test_a_family_is_asked_for_one_network(service: Imitation, client: Client) -> None:
     service.on("POST /v1/jobs/job_12345678/predict", {"predictions": []})
     client.jobs.predict("job_12345678", densities=(0.1, 0.05), depth=2, width=16)
-    assert service.calls[0].json == {"densities": [0.1, 0.05], "confidence": 0.9, "depth": 2, "width": 16}
+    assert service.calls[0].json == {
+        "densities": [0.1, 0.05],
+        "confidence": 0.9,
+        "depth": 2,
+        "width": 16,
+    }
     client.jobs.predict("job_12345678", max_error=0.2, criterion="snip")
     assert service.calls[1].json == {"max_error": 0.2, "criterion": "snip", "confidence": 0.9}
 
 
-def test_results_of_a_family_name_the_job_of_every_checkpoint(service: Imitation, client: Client) -> None:
+def test_results_of_a_family_name_the_job_of_every_checkpoint(
+    service: Imitation, client: Client
+) -> None:
     counts = {"ended": 1, "paused": 1, "total": 4}
     running = job("running", type="family", progress={"done": 3, "total": 9, "members": counts})
     service.on("GET /v1/jobs/job_12345678", running)
@@ -177,7 +226,11 @@ def test_results_of_a_family_name_the_job_of_every_checkpoint(service: Imitation
     assert (progress.members.ended, progress.members.paused, progress.members.total) == (1, 1, 4)
     service.on("GET /v1/jobs/job_12345678/results", family_results())
     found = client.jobs.results("job_12345678")
-    assert (found.of_family, found.recommended, found.checkpoints[0].job) == (True, "magnitude-0.888", "job_00000002")
+    assert (found.of_family, found.recommended, found.checkpoints[0].job) == (
+        True,
+        "magnitude-0.888",
+        "job_00000002",
+    )
 
 
 def test_validate_asks_for_an_estimate(service: Imitation, client: Client) -> None:
@@ -186,8 +239,12 @@ def test_validate_asks_for_an_estimate(service: Imitation, client: Client) -> No
     assert service.calls[0].query == {"validate_only": "true"}
 
 
-@pytest.mark.parametrize(("verb", "calls"), [("cancel", 4), ("pause", 1), ("resume", 1), ("retry", 1)])
-def test_only_repeatable_steps_are_repeated(service: Imitation, client: Client, verb: str, calls: int) -> None:
+@pytest.mark.parametrize(
+    ("verb", "calls"), [("cancel", 4), ("pause", 1), ("resume", 1), ("retry", 1)]
+)
+def test_only_repeatable_steps_are_repeated(
+    service: Imitation, client: Client, verb: str, calls: int
+) -> None:
     service.on(f"POST /v1/jobs/job_12345678/{verb}", Answer(202, job("running"), cut=True))
     with pytest.raises(ConnectionFailed):
         getattr(client.jobs, verb)("job_12345678")
@@ -198,8 +255,10 @@ def test_unreachable_service(sleeps: list[float]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        with Client(url, sleep=sleeps.append, policy=Policy(retries=2)) as client, \
-                pytest.raises(ConnectionFailed, match=rf"{url}.*\(3 attempts\)"):
+        with (
+            Client(url, sleep=sleeps.append, policy=Policy(retries=2)) as client,
+            pytest.raises(ConnectionFailed, match=rf"{url}.*\(3 attempts\)"),
+        ):
             client.jobs.resume("job_12345678")
     assert len(sleeps) == 2
 
@@ -223,21 +282,35 @@ def test_identifier_is_quoted(service: Imitation, client: Client) -> None:
 
 
 def test_pages_follow_the_cursor(service: Imitation, client: Client) -> None:
-    service.on("GET /v1/jobs", [
-        Answer(200, {"data": [job(id="job_1"), job(id="job_2")], "has_more": True, "next_cursor": "two"}),
-        Answer(200, {"data": [job(id="job_3")], "has_more": False, "next_cursor": None}),
-    ])
+    service.on(
+        "GET /v1/jobs",
+        [
+            Answer(
+                200,
+                {
+                    "data": [job(id="job_1"), job(id="job_2")],
+                    "has_more": True,
+                    "next_cursor": "two",
+                },
+            ),
+            Answer(200, {"data": [job(id="job_3")], "has_more": False, "next_cursor": None}),
+        ],
+    )
     listing = client.jobs.list(status="succeeded", limit=2)
     assert next(listing).id == "job_1"
     assert len(service.calls) == 1
     assert [each.id for each in listing] == ["job_2", "job_3"]
     assert [call.query for call in service.calls] == [
-        {"status": "succeeded", "limit": "2"}, {"status": "succeeded", "limit": "2", "cursor": "two"},
+        {"status": "succeeded", "limit": "2"},
+        {"status": "succeeded", "limit": "2", "cursor": "two"},
     ]
 
 
 def test_wait(service: Imitation, client: Client, sleeps: list[float]) -> None:
-    service.on("GET /v1/jobs/job_12345678", [Answer(200, job("running")), Answer(200, job("odd")), Answer(200, job())])
+    service.on(
+        "GET /v1/jobs/job_12345678",
+        [Answer(200, job("running")), Answer(200, job("odd")), Answer(200, job())],
+    )
     assert client.jobs.wait("job_12345678", interval_s=2).status == "succeeded"
     assert sleeps == [2, 2]
 

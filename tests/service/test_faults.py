@@ -16,7 +16,11 @@ pytestmark = pytest.mark.xdist_group("faults")
 
 SPEC = {
     "type": "prune",
-    "model": {"architecture": "cifar_resnet", "kwargs": {"depth": 8, "width": 0.5}, "train": {"epochs": 2}},
+    "model": {
+        "architecture": "cifar_resnet",
+        "kwargs": {"depth": 8, "width": 0.5},
+        "train": {"epochs": 2},
+    },
     "dataset": {"builtin": "digits", "limit": {"train": 700, "test": 150}},
     "targets": {"sparsity": [0.5, 0.9]},
     "retrain": {"mode": "fine_tune", "epochs": 4, "batch_size": 16},
@@ -39,8 +43,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
 
 
 def in_round(running: Running, job_id: str, number: int) -> bool:
-    """Whether the job is in the middle of retraining the round: some of its steps are saved, not all."""
-    saved = [path.name for path in (running.folder / "data" / "work").glob("*/stages/*") if not path.name.startswith(".")]
+    """Whether the job is in the middle of retraining the round: some of its steps are saved, not
+    all.
+    """
+    saved = [
+        path.name
+        for path in (running.folder / "data" / "work").glob("*/stages/*")
+        if not path.name.startswith(".")
+    ]
     return any(f"round-0-{number:03d}.partial" in name for name in saved)
 
 
@@ -57,7 +67,9 @@ def finished(running: Running, job_id: str, undisturbed: dict[str, dict[str, str
 
 
 @pytest.mark.slow
-def test_job_process_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+def test_job_process_killed(
+    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+) -> None:
     running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
@@ -72,7 +84,9 @@ PATIENT = OFTEN | {"SECATEUR_LEASE_S": "3600", "SECATEUR_REAPER_S": "3600"}
 
 
 @pytest.mark.slow
-def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+def test_worker_killed(
+    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+) -> None:
     running = fresh(**PATIENT).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
@@ -85,7 +99,9 @@ def test_worker_killed(fresh: Callable[..., Running], undisturbed: dict[str, dic
 
 
 @pytest.mark.slow
-def test_whole_tree_killed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+def test_whole_tree_killed(
+    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+) -> None:
     running = fresh(**PATIENT).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 2), "the second round retrains")
@@ -104,7 +120,9 @@ def test_parent_killed_takes_its_children_along(fresh: Callable[..., Running]) -
 
 
 @pytest.mark.slow
-def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+def test_four_kills_in_one_job(
+    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+) -> None:
     running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     for number in (1, 1, 2, 2):
@@ -118,8 +136,9 @@ def test_four_kills_in_one_job(fresh: Callable[..., Running], undisturbed: dict[
 
 
 @pytest.mark.slow
-def test_ctrl_c_hands_back_and_the_next_start_goes_on(fresh: Callable[..., Running],
-                                                      undisturbed: dict[str, dict[str, str]]) -> None:
+def test_ctrl_c_hands_back_and_the_next_start_goes_on(
+    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+) -> None:
     running = fresh(**OFTEN).start()
     job = running.client.jobs.submit(SPEC)
     until(lambda: in_round(running, job.id, 1), "the first round retrains")
@@ -133,7 +152,9 @@ def test_ctrl_c_hands_back_and_the_next_start_goes_on(fresh: Callable[..., Runni
 
 
 @pytest.mark.slow
-def test_broker_killed_and_flushed(fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]) -> None:
+def test_broker_killed_and_flushed(
+    fresh: Callable[..., Running], undisturbed: dict[str, dict[str, str]]
+) -> None:
     running = fresh().start()
     for pid in running.tree():
         if "valkey" in Path(f"/proc/{pid}/cmdline").read_text():

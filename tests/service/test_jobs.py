@@ -27,8 +27,13 @@ from tests.support.running import Running
 pytestmark = pytest.mark.xdist_group("serve")
 TRAIN = {"epochs": 4, "rewind_epoch": 1}
 SMALL = {"builtin": "digits", "limit": {"train": 600, "test": 200}}
-BASE = {"type": "prune", "model": {"architecture": "mlp", "train": TRAIN}, "dataset": SMALL,
-        "targets": {"sparsity": [0.8, 0.5]}, "evaluations": [{"name": "accuracy"}]}
+BASE = {
+    "type": "prune",
+    "model": {"architecture": "mlp", "train": TRAIN},
+    "dataset": SMALL,
+    "targets": {"sparsity": [0.8, 0.5]},
+    "evaluations": [{"name": "accuracy"}],
+}
 
 
 def run(service: Running, spec: dict[str, object]) -> Report:
@@ -37,20 +42,57 @@ def run(service: Running, spec: dict[str, object]) -> Report:
     return service.client.jobs.results(job.id).parsed_report()
 
 
-@pytest.mark.parametrize("change", [
-    {"retrain": {"mode": "none"}, "independent": True, "schedule": {"name": "cubic", "params": {"rounds": 2}},
-     "exclude": ["fc3.weight"]},
-    pytest.param({"retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"}, "allocation": {"name": "uniform"}},
-                 marks=pytest.mark.slow),
-    {"retrain": {"mode": "weight_rewind"}, "schedule": {"name": "geometric", "params": {"fraction": 0.4}}},
-    pytest.param({"retrain": {"mode": "lr_rewind"}, "schedule": {"name": "linear", "params": {"rounds": 2}}},
-                 marks=pytest.mark.slow),
-    pytest.param({"independent": True, "retrain": {"mode": "gradual", "epochs": 3},
-                  "schedule": {"name": "cubic", "params": {"rounds": 2}}}, marks=pytest.mark.slow),
-    pytest.param({"retrain": {"mode": "fine_tune", "distill": True}, "criterion": {"name": "lamp"},
-                  "granularity": {"name": "block"}}, marks=pytest.mark.slow),
-    {"when": "before_training", "criterion": {"name": "synflow", "params": {"rounds": 5}}, "allocation": {"name": "erk"}},
-], ids=lambda change: "-".join(change))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {
+            "retrain": {"mode": "none"},
+            "independent": True,
+            "schedule": {"name": "cubic", "params": {"rounds": 2}},
+            "exclude": ["fc3.weight"],
+        },
+        pytest.param(
+            {
+                "retrain": {"mode": "fine_tune", "epochs": 2, "precision": "bf16"},
+                "allocation": {"name": "uniform"},
+            },
+            marks=pytest.mark.slow,
+        ),
+        {
+            "retrain": {"mode": "weight_rewind"},
+            "schedule": {"name": "geometric", "params": {"fraction": 0.4}},
+        },
+        pytest.param(
+            {
+                "retrain": {"mode": "lr_rewind"},
+                "schedule": {"name": "linear", "params": {"rounds": 2}},
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
+                "independent": True,
+                "retrain": {"mode": "gradual", "epochs": 3},
+                "schedule": {"name": "cubic", "params": {"rounds": 2}},
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
+                "retrain": {"mode": "fine_tune", "distill": True},
+                "criterion": {"name": "lamp"},
+                "granularity": {"name": "block"},
+            },
+            marks=pytest.mark.slow,
+        ),
+        {
+            "when": "before_training",
+            "criterion": {"name": "synflow", "params": {"rounds": 5}},
+            "allocation": {"name": "erk"},
+        },
+    ],
+    ids=lambda change: "-".join(change),
+)
 def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:
     report = run(service, BASE | change)
     assert [c.requested_sparsity for c in report.checkpoints] == [0.5, 0.8]
@@ -64,11 +106,20 @@ def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None
     assert report.sections["accuracy"].curves
 
 
-def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running, tmp_path: Path) -> None:
-    architecture = {"architecture": "cifar_resnet", "kwargs": {"depth": 8, "width": 0.5},
-                    "train": {"epochs": 3, "batch_size": 32}}
-    spec = BASE | {"model": architecture, "criterion": {"name": "filter_norm"}, "targets": {"sparsity": [0.4]},
-                   "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 32}}
+def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
+    service: Running, tmp_path: Path
+) -> None:
+    architecture = {
+        "architecture": "cifar_resnet",
+        "kwargs": {"depth": 8, "width": 0.5},
+        "train": {"epochs": 3, "batch_size": 32},
+    }
+    spec = BASE | {
+        "model": architecture,
+        "criterion": {"name": "filter_norm"},
+        "targets": {"sparsity": [0.4]},
+        "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 32},
+    }
     job = service.client.jobs.submit(spec)
     service.client.jobs.wait(job.id, timeout_s=250, interval_s=0.2)
     results = service.client.jobs.results(job.id)
@@ -76,47 +127,102 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(service: Running
     found = report.checkpoints[0]
     assert 0.4 <= found.sparsity < 0.6
     for format in ("arch", "dense", "sparse", "masks"):
-        service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format,
-                                     sha256=checkpoint.sha256[format])
+        service.client.jobs.download(
+            job.id,
+            checkpoint.id,
+            tmp_path / format,
+            format=format,
+            sha256=checkpoint.sha256[format],
+        )
     assert (tmp_path / "dense").stat().st_size < 0.8 * report.baseline.size_bytes["dense"]
-    data = prepare(datasets.create("digits").load(), limit=Limit(train=600, test=200), seed=0, normalize=None)
+    data = prepare(
+        datasets.create("digits").load(), limit=Limit(train=600, test=200), seed=0, normalize=None
+    )
     for state in (load_file(tmp_path / "dense"), read_sparse(tmp_path / "sparse")):
         small = load_compact(tmp_path / "arch", state)
-        assert sum(p.numel() for p in small.parameters()) == found.parameters < report.baseline.parameters
+        assert (
+            sum(p.numel() for p in small.parameters())
+            == found.parameters
+            < report.baseline.parameters
+        )
         assert measure_network(small, data).document().error == found.error
     assert count_flops(small, data.shape) == found.flops
     assert {layer.name: layer.kept for layer in found.layers} == {
-        name: parameter.numel() for name, parameter in small.named_parameters()}
+        name: parameter.numel() for name, parameter in small.named_parameters()
+    }
 
 
 @pytest.mark.slow
 def test_several_criteria_are_compared_with_what_they_predicted(service: Running) -> None:
-    criteria = [{"name": "magnitude"}, {"name": "random"}, {"name": "obd"}, {"name": "snip"},
-                *({"name": name, "params": {"pi": pi}} for name in ("lm", "qm") for pi in (1, 4))]
-    report = run(service, BASE | {"criterion": criteria, "targets": {"sparsity": [0.8]}, "batchnorm": "keep",
-                                  "evaluations": [{"name": name} for name in ("accuracy", "comparison", "loss_model")]})
+    criteria = [
+        {"name": "magnitude"},
+        {"name": "random"},
+        {"name": "obd"},
+        {"name": "snip"},
+        *({"name": name, "params": {"pi": pi}} for name in ("lm", "qm") for pi in (1, 4)),
+    ]
+    report = run(
+        service,
+        BASE
+        | {
+            "criterion": criteria,
+            "targets": {"sparsity": [0.8]},
+            "batchnorm": "keep",
+            "evaluations": [{"name": name} for name in ("accuracy", "comparison", "loss_model")],
+        },
+    )
     labels = ["magnitude", "random", "obd", "snip", "lm-pi1", "lm-pi4", "qm-pi1", "qm-pi4"]
     assert [c.id for c in report.checkpoints] == [f"{label}-0.8" for label in labels]
     assert report.failures == ()
     section = report.sections["loss_model"]
-    assert {f"true/{label}" for label in labels} | {"predicted/qm-pi4", "measured/qm-pi4"} <= set(section.curves)
+    assert {f"true/{label}" for label in labels} | {"predicted/qm-pi4", "measured/qm-pi4"} <= set(
+        section.curves
+    )
     assert len(report.sections["comparison"].details) >= 1
     warned = [warning for warning in report.warnings if "not to be trusted" in warning]
     assert {warning.split(":")[0] for warning in warned} == {"lm-pi1", "qm-pi1"}
 
 
-@pytest.mark.parametrize(("change", "code", "place"), [
-    ({"granularity": {"name": "n_m"}, "targets": {"sparsity": [0.9]}}, "impossible_budget", "/targets/sparsity"),
-    ({"granularity": {"name": "n_m"}, "allocation": {"name": "erk"}, "targets": {"sparsity": [0.5]}},
-     "invalid_parameter", "/allocation"),
-    ({"criterion": {"name": "filter_norm"}, "targets": {"sparsity": [0.9999]}}, "impossible_budget", "/targets/sparsity"),
-    ({"criterion": {"name": "qm", "params": {"curvature": "hessian"}}}, "invalid_parameter", "/criterion/params/curvature"),
-    ({"criterion": {"name": "lm", "params": {"lambda": -1}}}, "invalid_parameter", "/criterion/params/lambda"),
-    ({"granularity": {"name": "blok"}}, "unknown_granularity", "/granularity/name"),
-    ({"retrain": {"mode": "gradual", "epochs": 2}}, "value_error", "/retrain"),
-], ids=str)
-def test_what_cannot_be_pruned_so_is_told_at_once(service: Running, change: dict[str, object], code: str,
-                                                  place: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "code", "place"),
+    [
+        (
+            {"granularity": {"name": "n_m"}, "targets": {"sparsity": [0.9]}},
+            "impossible_budget",
+            "/targets/sparsity",
+        ),
+        (
+            {
+                "granularity": {"name": "n_m"},
+                "allocation": {"name": "erk"},
+                "targets": {"sparsity": [0.5]},
+            },
+            "invalid_parameter",
+            "/allocation",
+        ),
+        (
+            {"criterion": {"name": "filter_norm"}, "targets": {"sparsity": [0.9999]}},
+            "impossible_budget",
+            "/targets/sparsity",
+        ),
+        (
+            {"criterion": {"name": "qm", "params": {"curvature": "hessian"}}},
+            "invalid_parameter",
+            "/criterion/params/curvature",
+        ),
+        (
+            {"criterion": {"name": "lm", "params": {"lambda": -1}}},
+            "invalid_parameter",
+            "/criterion/params/lambda",
+        ),
+        ({"granularity": {"name": "blok"}}, "unknown_granularity", "/granularity/name"),
+        ({"retrain": {"mode": "gradual", "epochs": 2}}, "value_error", "/retrain"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_pruned_so_is_told_at_once(
+    service: Running, change: dict[str, object], code: str, place: str
+) -> None:
     with pytest.raises(ApiError) as refused:
         service.client.jobs.submit(BASE | change)
     problem = refused.value
@@ -126,32 +232,59 @@ def test_what_cannot_be_pruned_so_is_told_at_once(service: Running, change: dict
 
 def test_uploaded_model_and_dataset_come_back_exactly(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
-    np.savez(tmp_path / "digits.npz", train_x=digits.images["train"], train_y=digits.labels["train"],
-             test_x=digits.images["test"], test_y=digits.labels["test"])
+    np.savez(
+        tmp_path / "digits.npz",
+        train_x=digits.images["train"],
+        train_y=digits.labels["train"],
+        test_x=digits.images["test"],
+        test_y=digits.labels["test"],
+    )
     torch.manual_seed(0)
     net = load_model("lenet_300_100", height=8, width=8)
     save_file(net.state_dict(), tmp_path / "net.safetensors")
-    dataset = service.client.datasets.upload(tmp_path / "digits.npz", normalize={"mean": [0.3], "std": [0.4]})
-    model = service.client.models.upload(tmp_path / "net.safetensors", "lenet_300_100", kwargs={"height": 8, "width": 8})
-    job = service.client.jobs.submit({
-        "type": "prune", "model": {"id": model.id, "train": {"epochs": 5}}, "dataset": {"id": dataset.id},
-        "targets": {"sparsity": [0.9]}, "retrain": {"epochs": 2}, "device": "cpu"})
+    dataset = service.client.datasets.upload(
+        tmp_path / "digits.npz", normalize={"mean": [0.3], "std": [0.4]}
+    )
+    model = service.client.models.upload(
+        tmp_path / "net.safetensors", "lenet_300_100", kwargs={"height": 8, "width": 8}
+    )
+    job = service.client.jobs.submit(
+        {
+            "type": "prune",
+            "model": {"id": model.id, "train": {"epochs": 5}},
+            "dataset": {"id": dataset.id},
+            "targets": {"sparsity": [0.9]},
+            "retrain": {"epochs": 2},
+            "device": "cpu",
+        }
+    )
     service.client.jobs.wait(job.id, timeout_s=150, interval_s=0.2)
     report = service.client.jobs.results(job.id).parsed_report()
     data = prepare(digits, limit=Limit(), seed=0, normalize={"mean": [0.3], "std": [0.4]})
     for format, read in (("sparse", read_sparse), ("dense", load_file)):
-        path = service.client.jobs.download(job.id, "magnitude-0.9", tmp_path / format, format=format)
-        again = measure_network(load_model("lenet_300_100", read(path), height=8, width=8), data).document()
+        path = service.client.jobs.download(
+            job.id, "magnitude-0.9", tmp_path / format, format=format
+        )
+        again = measure_network(
+            load_model("lenet_300_100", read(path), height=8, width=8), data
+        ).document()
         assert again.error == report.checkpoints[0].error
     html = service.client.jobs.report(job.id, format="html").decode()
     assert "magnitude-0.9" in html
 
 
 def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running) -> None:
-    report = run(service, BASE | {
-        "dataset": {"builtin": "digits", "limit": {"train": 600}}, "model": {"architecture": "mlp", "train": {"epochs": 3}},
-        "targets": {"sparsity": [0.98]}, "schedule": {"name": "geometric", "params": {"fraction": 0.3}},
-        "evaluations": [{"name": "scaling_law"}]})
+    report = run(
+        service,
+        BASE
+        | {
+            "dataset": {"builtin": "digits", "limit": {"train": 600}},
+            "model": {"architecture": "mlp", "train": {"epochs": 3}},
+            "targets": {"sparsity": [0.98]},
+            "schedule": {"name": "geometric", "params": {"fraction": 0.3}},
+            "evaluations": [{"name": "scaling_law"}],
+        },
+    )
     assert report.failures == ()
     (law,) = report.sections["scaling_law"].details["laws"]
     assert law["points"] == len(report.rounds) >= 10
@@ -160,7 +293,9 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
     (found,) = answer["predictions"]
     assert 0.02 < found["density"] < 1
     assert found["error"]["value"] == pytest.approx(target)
-    measured = {round(one.density, 3): (one.retrained or one.pruned).error.value for one in report.rounds}
+    measured = {
+        round(one.density, 3): (one.retrained or one.pruned).error.value for one in report.rounds
+    }
     nearest = min(measured, key=lambda density: abs(density - found["density"]))
     assert measured[nearest] == pytest.approx(target, rel=0.6)
     with pytest.raises(ApiError, match="unreachable"):
@@ -172,18 +307,39 @@ def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -
     x, y = digits.images["test"], digits.labels["test"]
     np.savez(tmp_path / "night.npz", test_x=x // 3, test_y=y)
     np.savez(tmp_path / "zeros.npz", test_x=255 - x[y == 0], test_y=y[y == 0])
-    night, zeros = (service.client.datasets.upload(tmp_path / f"{name}.npz").id for name in ("night", "zeros"))
-    report = run(service, BASE | {
-        "dataset": {**SMALL, "shifted": [{"name": "night", "id": night}, {"name": "inverted-zeros", "id": zeros}]},
-        "evaluations": [{"name": name, "params": {"corruptions": ["fog"]}} for name in ("robustness", "prune_potential")],
-        "shifts": {"knowledge": "partly_modelled"}})
+    night, zeros = (
+        service.client.datasets.upload(tmp_path / f"{name}.npz").id for name in ("night", "zeros")
+    )
+    report = run(
+        service,
+        BASE
+        | {
+            "dataset": {
+                **SMALL,
+                "shifted": [
+                    {"name": "night", "id": night},
+                    {"name": "inverted-zeros", "id": zeros},
+                ],
+            },
+            "evaluations": [
+                {"name": name, "params": {"corruptions": ["fog"]}}
+                for name in ("robustness", "prune_potential")
+            ],
+            "shifts": {"knowledge": "partly_modelled"},
+        },
+    )
     assert report.failures == ()
-    rows = {(row["network"], row["shift"]): row["error"] for row in report.sections["robustness"].details["errors_by_shift"]}
+    rows = {
+        (row["network"], row["shift"]): row["error"]
+        for row in report.sections["robustness"].details["errors_by_shift"]
+    }
     assert rows["control", "night"]["n"] == len(y) - len(y) // 2
     assert rows["control", "inverted-zeros"]["n"] == -(-int((y == 0).sum()) // 2)
     assert rows["control", "inverted-zeros"]["value"] > rows["control", "nominal"]["value"]
     potentials = report.sections["prune_potential"].details["potential_by_distribution"]
-    assert {row["group"] for row in potentials if row["distribution"] in ("night", "inverted-zeros")} == {"shifted set"}
+    assert {
+        row["group"] for row in potentials if row["distribution"] in ("night", "inverted-zeros")
+    } == {"shifted set"}
     assert "inverted-zeros" in service.client.jobs.report(report.job_id, format="html").decode()
 
 
@@ -191,14 +347,18 @@ def test_a_shifted_set_that_does_not_fit_is_told_at_once(service: Running, tmp_p
     np.savez(tmp_path / "wide.npz", test_x=np.zeros((4, 8, 9), np.uint8), test_y=np.arange(4))
     wide = service.client.datasets.upload(tmp_path / "wide.npz").id
     with pytest.raises(ApiError, match="9x8 pixels") as caught:
-        service.client.jobs.submit(BASE | {"dataset": {**SMALL, "shifted": [{"name": "wide", "id": wide}]}})
+        service.client.jobs.submit(
+            BASE | {"dataset": {**SMALL, "shifted": [{"name": "wide", "id": wide}]}}
+        )
     assert [fault.pointer for fault in caught.value.errors] == ["/dataset/shifted/0/id"]
 
 
 def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(load_model("mlp", height=8, width=8).state_dict(), tmp_path / "net.safetensors")
-    model = service.client.models.upload(tmp_path / "net.safetensors", "mlp", kwargs={"height": 8, "width": 8})
+    model = service.client.models.upload(
+        tmp_path / "net.safetensors", "mlp", kwargs={"height": 8, "width": 8}
+    )
     job = service.client.jobs.submit(BASE | {"model": {"id": model.id}})
     with pytest.raises(JobFailed, match="chance"):
         service.client.jobs.wait(job.id, timeout_s=60, interval_s=0.2)
@@ -207,9 +367,14 @@ def test_a_network_at_chance_stops_the_job(service: Running, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_cancel_keeps_what_is_finished(service: Running) -> None:
-    job = service.client.jobs.submit(BASE | {
-        "targets": {"sparsity": [0.5, 0.6]}, "schedule": {"name": "linear", "params": {"rounds": 1}},
-        "retrain": {"epochs": 60, "batch_size": 8}})
+    job = service.client.jobs.submit(
+        BASE
+        | {
+            "targets": {"sparsity": [0.5, 0.6]},
+            "schedule": {"name": "linear", "params": {"rounds": 1}},
+            "retrain": {"epochs": 60, "batch_size": 8},
+        }
+    )
     for event in service.client.jobs.events(job.id):
         if event.type == "checkpoint":
             break
@@ -239,8 +404,14 @@ def test_two_clients_follow_one_job(service: Running) -> None:
 
 def test_command_line_end_to_end(service: Running, tmp_path: Path) -> None:
     def cli(*arguments: str, expect: int = 0) -> dict[str, object]:
-        done = subprocess.run([sys.executable, "-m", "secateur.cli", *arguments, "--json"], capture_output=True, text=True,
-                              timeout=200, check=False, env={"SECATEUR_URL": service.url, "PATH": "/usr/bin:/bin"})
+        done = subprocess.run(
+            [sys.executable, "-m", "secateur.cli", *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+            env={"SECATEUR_URL": service.url, "PATH": "/usr/bin:/bin"},
+        )
         assert done.returncode == expect, done.stderr
         return json.loads(done.stdout)
 

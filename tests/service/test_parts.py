@@ -1,4 +1,6 @@
-"""API and workers apart, on PostgreSQL, S3 and a broker of their own: the same code by three settings."""
+"""API and workers apart, on PostgreSQL, S3 and a broker of their own: the same code by three
+settings.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,52 @@ pytestmark = pytest.mark.xdist_group("faults")
 
 
 @pytest.mark.slow
-def test_two_workers_on_postgresql_and_s3(postgresql: Postgresql, s3: Bucket, valkey: Valkey, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")} | FAST | {
-        "SECATEUR_DATABASE_URL": postgresql.new_database(), "SECATEUR_BROKER_URL": valkey.url,
-        "SECATEUR_ARTIFACT_URL": s3.url, "SECATEUR_S3_ENDPOINT": s3.endpoint, "SECATEUR_WORK_DIR": str(tmp_path)}
+def test_two_workers_on_postgresql_and_s3(
+    postgresql: Postgresql, s3: Bucket, valkey: Valkey, tmp_path: Path
+) -> None:
+    environment = (
+        {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")}
+        | FAST
+        | {
+            "SECATEUR_DATABASE_URL": postgresql.new_database(),
+            "SECATEUR_BROKER_URL": valkey.url,
+            "SECATEUR_ARTIFACT_URL": s3.url,
+            "SECATEUR_S3_ENDPOINT": s3.endpoint,
+            "SECATEUR_WORK_DIR": str(tmp_path),
+        }
+    )
     digits = datasets.create("digits").load()
-    np.savez(tmp_path / "digits.npz", train_x=digits.images["train"], train_y=digits.labels["train"],
-             test_x=digits.images["test"], test_y=digits.labels["test"])
+    np.savez(
+        tmp_path / "digits.npz",
+        train_x=digits.images["train"],
+        train_y=digits.labels["train"],
+        test_x=digits.images["test"],
+        test_y=digits.labels["test"],
+    )
     port = free_port()
     with ExitStack() as stack:
         stack.enter_context(part(environment, tmp_path / "api.log", "api", "--port", str(port)))
-        workers = {name: stack.enter_context(part(environment, tmp_path / f"{name}.log", "worker"))
-                   for name in ("first", "second")}
+        workers = {
+            name: stack.enter_context(part(environment, tmp_path / f"{name}.log", "worker"))
+            for name in ("first", "second")
+        }
         client = stack.enter_context(Client(f"http://127.0.0.1:{port}"))
         until(lambda: ready(client), "api and worker are ready")
         dataset = client.datasets.upload(tmp_path / "digits.npz")
-        job = client.jobs.submit({
-            "type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 3}}, "dataset": {"id": dataset.id},
-            "targets": {"sparsity": [0.5, 0.9]}, "retrain": {"epochs": 8, "batch_size": 8},
-            "evaluations": [{"name": "accuracy"}]})
-        until(lambda: list(tmp_path.glob("secateur-*-job*/stages/*round-0-001.partial*")), "the first round retrains")
+        job = client.jobs.submit(
+            {
+                "type": "prune",
+                "model": {"architecture": "mlp", "train": {"epochs": 3}},
+                "dataset": {"id": dataset.id},
+                "targets": {"sparsity": [0.5, 0.9]},
+                "retrain": {"epochs": 8, "batch_size": 8},
+                "evaluations": [{"name": "accuracy"}],
+            }
+        )
+        until(
+            lambda: list(tmp_path.glob("secateur-*-job*/stages/*round-0-001.partial*")),
+            "the first round retrains",
+        )
         holder = next(name for name in workers if job.id in (tmp_path / f"{name}.log").read_text())
         workers[holder].send_signal(signal.SIGTERM)
         assert workers[holder].wait(60) == 0

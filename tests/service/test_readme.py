@@ -23,7 +23,9 @@ DATA = ROOT.parent / "shared" / "data"
 
 def session(name: str = "session") -> str:
     """The block that follows the mark in the README."""
-    found = re.search(rf"<!-- {name}:[^\n]*-->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    found = re.search(
+        rf"<!-- {name}:[^\n]*-->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     assert found is not None
     return found[1]
 
@@ -34,10 +36,21 @@ def session(name: str = "session") -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: Path) -> None:
     running = fresh(SECATEUR_CHECKPOINT_STEPS="200").start()
-    environment = os.environ | {"URL": running.url, "DATA": str(DATA), "OUT": str(tmp_path), "TRAIN_IMAGES": "2000",
-                                "TEST_IMAGES": "2000"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", session()], env=environment, capture_output=True, text=True,
-                          timeout=1200, check=False)
+    environment = os.environ | {
+        "URL": running.url,
+        "DATA": str(DATA),
+        "OUT": str(tmp_path),
+        "TRAIN_IMAGES": "2000",
+        "TEST_IMAGES": "2000",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", session()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(" succeeded")
 
@@ -52,7 +65,10 @@ def test_session_with_curl_on_resnet20(fresh: Callable[..., Running], tmp_path: 
     errors = [checkpoint["pruned"]["error"]["value"] for checkpoint in report["checkpoints"]]
     assert errors == sorted(errors)
 
-    sparse, dense = tmp_path / "magnitude-0.95.sparse.safetensors", tmp_path / "magnitude-0.95.dense.safetensors"
+    sparse, dense = (
+        tmp_path / "magnitude-0.95.sparse.safetensors",
+        tmp_path / "magnitude-0.95.dense.safetensors",
+    )
     assert sparse.stat().st_size <= 0.11 * (DATA / "resnet20-cifar10.safetensors").stat().st_size
     rebuilt, plain = read_sparse(sparse), load_file(dense)
     assert rebuilt.keys() == plain.keys()

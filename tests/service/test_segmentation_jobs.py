@@ -1,4 +1,6 @@
-"""Semantic segmentation over HTTP on a real worker: a dataset in VOC's format, a network of torchvision's, the report."""
+"""Semantic segmentation over HTTP on a real worker: a dataset in VOC's format, a network of
+torchvision's, the report.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,32 @@ CLASSES = 4
 
 
 def spec(dataset: str, name: str, epochs: int, **changes: Any) -> dict[str, Any]:
-    training = {"epochs": epochs, "batch_size": 4, "optimizer": {"lr": 0.02}, "lr_schedule": {"name": "poly"}}
-    return {"type": "prune", "dataset": {"id": dataset}, "targets": {"sparsity": [0.5]},
-            "model": {"architecture": "torchvision_segmentation", "kwargs": {"name": name} | changes.pop("kwargs", {}),
-                      "train": training},
-            "retrain": {"mode": "lr_rewind"}, "evaluations": [{"name": "accuracy"}, {"name": "robustness", "params": {
-                "corruptions": ["contrast"]}}]} | changes
+    training = {
+        "epochs": epochs,
+        "batch_size": 4,
+        "optimizer": {"lr": 0.02},
+        "lr_schedule": {"name": "poly"},
+    }
+    return {
+        "type": "prune",
+        "dataset": {"id": dataset},
+        "targets": {"sparsity": [0.5]},
+        "model": {
+            "architecture": "torchvision_segmentation",
+            "kwargs": {"name": name} | changes.pop("kwargs", {}),
+            "train": training,
+        },
+        "retrain": {"mode": "lr_rewind"},
+        "evaluations": [
+            {"name": "accuracy"},
+            {"name": "robustness", "params": {"corruptions": ["contrast"]}},
+        ],
+    } | changes
 
 
-def send(service: Running, folder: Path, layout: str, counts: dict[str, int], side: int) -> tuple[str, Path]:
+def send(
+    service: Running, folder: Path, layout: str, counts: dict[str, int], side: int
+) -> tuple[str, Path]:
     path = upload(pairs(layout, counts, CLASSES, side), folder)
     found = service.client.datasets.upload(path, name="scenes")
     assert (found.task, len(found.classes)) == ("segmentation", CLASSES)
@@ -38,11 +57,22 @@ def send(service: Running, folder: Path, layout: str, counts: dict[str, int], si
     return found.id, path
 
 
-@pytest.mark.parametrize(("name", "kwargs", "side", "epochs"), [
-    pytest.param("lraspp_mobilenet_v3_large", {}, 48, 3, marks=pytest.mark.slow),
-    pytest.param("deeplabv3_resnet50", {"aux": True}, 64, 1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_a_segmentation_job_from_upload_to_checkpoint(service: Running, tmp_path: Path, name: str, kwargs: dict[str, Any],
-                                                      side: int, epochs: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "kwargs", "side", "epochs"),
+    [
+        pytest.param("lraspp_mobilenet_v3_large", {}, 48, 3, marks=pytest.mark.slow),
+        pytest.param(
+            "deeplabv3_resnet50",
+            {"aux": True},
+            64,
+            1,
+            marks=[pytest.mark.slow, pytest.mark.timeout(900)],
+        ),
+    ],
+)
+def test_a_segmentation_job_from_upload_to_checkpoint(
+    service: Running, tmp_path: Path, name: str, kwargs: dict[str, Any], side: int, epochs: int
+) -> None:
     """The reported error, 1 - IoU, is that of the downloaded checkpoint in a fresh network."""
     id, path = send(service, tmp_path, "images/{split}", {"train": 9, "val": 2, "test": 3}, side)
     job = service.client.jobs.submit(spec(id, name, epochs, kwargs=kwargs))
@@ -59,11 +89,17 @@ def test_a_segmentation_job_from_upload_to_checkpoint(service: Running, tmp_path
     section = report.sections["accuracy"]
     assert section.curves["mean_iou/magnitude"].y[0].value < 1
     assert any("1 - its mean IoU" in note for note in section.notes)
-    assert any(layer.reason == "used in training alone" for layer in found.layers) == bool(kwargs.get("aux"))
-    data = prepare(uploads.read_dataset(path, path.name, MOST), limit=Limit(), seed=0, normalize=None)
+    assert any(layer.reason == "used in training alone" for layer in found.layers) == bool(
+        kwargs.get("aux")
+    )
+    data = prepare(
+        uploads.read_dataset(path, path.name, MOST), limit=Limit(), seed=0, normalize=None
+    )
     for format, read in (("dense", load_file), ("sparse", read_sparse)):
         file = service.client.jobs.download(job.id, checkpoint.id, tmp_path / format, format=format)
-        model = load_model("torchvision_segmentation", read(file), name=name, classes=CLASSES, **kwargs)
+        model = load_model(
+            "torchvision_segmentation", read(file), name=name, classes=CLASSES, **kwargs
+        )
         measured = measure_network(model, data).document()
         assert measured.error.value == pytest.approx(found.error.value, abs=1e-6)
         assert measured.val_error.value == pytest.approx(found.val_error.value, abs=1e-6)
@@ -71,20 +107,34 @@ def test_a_segmentation_job_from_upload_to_checkpoint(service: Running, tmp_path
     assert "mean IoU" in (page if isinstance(page, str) else page.decode())
 
 
-def test_without_splits_the_report_says_what_was_set_aside(service: Running, tmp_path: Path) -> None:
+def test_without_splits_the_report_says_what_was_set_aside(
+    service: Running, tmp_path: Path
+) -> None:
     id, _ = send(service, tmp_path, "images", {"": 10}, 32)
     view = service.client.datasets.get(id)
     assert view.counts == {"train": 8, "val": 0, "test": 2}
     assert any("2 of 10 images" in note for note in view.notes)
 
 
-@pytest.mark.parametrize(("change", "place", "message"), [
-    ({"model": {"architecture": "torchvision", "kwargs": {"name": "resnet18"}, "train": {}}}, "/dataset",
-     "the network is made for classification"),
-    ({"evaluations": [{"name": "accuracy"}, {"name": "bounds"}]}, "/evaluations/1", "names? one class an image"),
-    ({"kwargs": {"aux": True}}, "/model/kwargs/aux", "no auxiliary head")])
-def test_what_does_not_fit_is_told_at_once(service: Running, tmp_path: Path, change: dict[str, Any], place: str,
-                                           message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "place", "message"),
+    [
+        (
+            {"model": {"architecture": "torchvision", "kwargs": {"name": "resnet18"}, "train": {}}},
+            "/dataset",
+            "the network is made for classification",
+        ),
+        (
+            {"evaluations": [{"name": "accuracy"}, {"name": "bounds"}]},
+            "/evaluations/1",
+            "names? one class an image",
+        ),
+        ({"kwargs": {"aux": True}}, "/model/kwargs/aux", "no auxiliary head"),
+    ],
+)
+def test_what_does_not_fit_is_told_at_once(
+    service: Running, tmp_path: Path, change: dict[str, Any], place: str, message: str
+) -> None:
     id, _ = send(service, tmp_path, "{split}/images", {"train": 4, "test": 1}, 32)
     with pytest.raises(ApiError, match=message) as refused:
         service.client.jobs.submit(spec(id, "lraspp_mobilenet_v3_large", 1, **change))

@@ -15,14 +15,24 @@ from tests.support.running import Running
 
 pytestmark = pytest.mark.xdist_group("serve")
 ROOT = Path(__file__).parents[2]
-DIGITS = {"type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 2}},
-          "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
-          "targets": {"sparsity": [0.5]}, "retrain": {"mode": "none"}, "evaluations": [{"name": "accuracy"}]}
+DIGITS = {
+    "type": "prune",
+    "model": {"architecture": "mlp", "train": {"epochs": 2}},
+    "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
+    "targets": {"sparsity": [0.5]},
+    "retrain": {"mode": "none"},
+    "evaluations": [{"name": "accuracy"}],
+}
 
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "secateur.cli", "serve", *arguments], capture_output=True, text=True,
-                          timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "secateur.cli", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
@@ -58,7 +68,9 @@ def test_a_key_closes_the_service(fresh: Callable[..., Running]) -> None:
 
 @pytest.mark.slow
 def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) -> None:
-    """The file that CONTRIBUTING shows, in a plugin folder: it is listed, validated, and runs in a job."""
+    """The file that CONTRIBUTING shows, in a plugin folder: it is listed, validated, and runs in a
+    job.
+    """
     from secateur import ApiError
 
     found = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
@@ -67,16 +79,24 @@ def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) 
     plugins.mkdir()
     (plugins / "inverse.py").write_text(found[1])
     running = fresh(SECATEUR_PLUGIN_PATH=str(plugins)).start()
-    entry = next(entry for entry in running.client.methods()["criteria"] if entry["name"] == "inverse")
+    entry = next(
+        entry for entry in running.client.methods()["criteria"] if entry["name"] == "inverse"
+    )
     assert entry["params"]["properties"]["power"]["exclusiveMinimum"] == 0
     with pytest.raises(ApiError) as refused:
-        running.client.jobs.submit(DIGITS | {"criterion": {"name": "inverse", "params": {"power": -1}}})
+        running.client.jobs.submit(
+            DIGITS | {"criterion": {"name": "inverse", "params": {"power": -1}}}
+        )
     assert refused.value.errors[0].pointer == "/criterion/params/power"
     both = [{"name": "inverse", "params": {"power": 2}}, {"name": "magnitude"}]
     job = running.client.jobs.submit(DIGITS | {"criterion": both})
     running.client.jobs.wait(job.id, timeout_s=120, interval_s=0.2)
     results = running.client.jobs.results(job.id)
-    errors = {checkpoint.id: checkpoint.error.value for checkpoint in results.checkpoints if checkpoint.error is not None}
+    errors = {
+        checkpoint.id: checkpoint.error.value
+        for checkpoint in results.checkpoints
+        if checkpoint.error is not None
+    }
     assert errors["inverse-0.5"] > errors["magnitude-0.5"]
 
 
@@ -87,4 +107,8 @@ def test_methods_over_http_are_those_registered(service: Running) -> None:
     catalogue = service.client.methods()
     assert [entry["name"] for entry in catalogue["criteria"]] == criteria.names()
     assert [entry["name"] for entry in catalogue["schedules"]] == schedules.names()
-    assert all(entry["summary"] and entry["params"]["type"] == "object" for kind in catalogue.values() for entry in kind)
+    assert all(
+        entry["summary"] and entry["params"]["type"] == "object"
+        for kind in catalogue.values()
+        for entry in kind
+    )

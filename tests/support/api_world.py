@@ -18,10 +18,20 @@ from tasks.store.tables import Dataset, Model, ResultFile
 
 ADMIN = "bootstrap-secret"
 SPEC: dict[str, Any] = {
-    "type": "prune", "model": {"architecture": "mlp", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
+    "type": "prune",
+    "model": {"architecture": "mlp", "train": {"epochs": 1}},
+    "dataset": {"builtin": "digits"},
     "targets": {"sparsity": [0.5, 0.9]},
 }
-ESTIMATE = {"rounds": 2, "steps": 20, "flops": 1e9, "memory_bytes": 10**6, "units": 42.0, "evaluations": {}, "warnings": []}
+ESTIMATE = {
+    "rounds": 2,
+    "steps": 20,
+    "flops": 1e9,
+    "memory_bytes": 10**6,
+    "units": 42.0,
+    "evaluations": {},
+    "warnings": [],
+}
 
 
 def schema(**properties: Any) -> dict[str, Any]:
@@ -34,11 +44,16 @@ def entry(name: str, **properties: Any) -> dict[str, Any]:
 
 CATALOGUE: dict[str, Any] = {
     "criteria": [entry("magnitude", p={"type": "integer", "minimum": 1}), entry("random")],
-    "allocations": [entry("global"), entry("uniform")], "sparsifiers": [entry("top_k")],
+    "allocations": [entry("global"), entry("uniform")],
+    "sparsifiers": [entry("top_k")],
     "schedules": [entry("targets_only"), entry("geometric", fraction={"type": "number"})],
-    "evaluations": [entry("accuracy")], "datasets": [entry("digits")], "corruptions": [],
-    "architectures": [entry("mlp", hidden={"type": "array", "items": {"type": "integer"}}),
-                      {**entry("odd"), "params": {**schema(size={"type": "integer"}), "required": ["size"]}}],
+    "evaluations": [entry("accuracy")],
+    "datasets": [entry("digits")],
+    "corruptions": [],
+    "architectures": [
+        entry("mlp", hidden={"type": "array", "items": {"type": "integer"}}),
+        {**entry("odd"), "params": {**schema(size={"type": "integer"}), "required": ["size"]}},
+    ],
 }
 
 
@@ -61,12 +76,22 @@ class Helper:
             raise self.error
         if verb == "model":
             assert Path(payload["path"]).is_file()
-            return {"parameters": 100, "prunable": 90, "kwargs": {**payload["kwargs"], "classes": 2}, "outputs": 2,
-                    "channels": 3}
+            return {
+                "parameters": 100,
+                "prunable": 90,
+                "kwargs": {**payload["kwargs"], "classes": 2},
+                "outputs": 2,
+                "channels": 3,
+            }
         if verb == "dataset":
             Path(payload["output"]).write_bytes(b"tensors")
-            return {"classes": ["cat", "dog"], "shape": [3, 8, 8], "counts": {"train": 4, "test": 2},
-                    "task": "classification", "notes": []}
+            return {
+                "classes": ["cat", "dog"],
+                "shape": [3, 8, 8],
+                "counts": {"train": 4, "test": 2},
+                "task": "classification",
+                "notes": [],
+            }
         return dict(ESTIMATE)
 
 
@@ -91,36 +116,86 @@ class World:
         """The header of a new key."""
         secret = new_id("key")
         with self.services.store.write() as session:
-            assets.add_key(session, id=new_id("key"), project=project, name="k", secret=secret, scopes=list(scopes))
+            assets.add_key(
+                session,
+                id=new_id("key"),
+                project=project,
+                name="k",
+                secret=secret,
+                scopes=list(scopes),
+            )
         return {"Authorization": f"Bearer {secret}"}
 
     def model(self, project: str = "default", **fields: Any) -> str:
         id = new_id("mdl")
-        row = {"name": "m", "architecture": "mlp", "kwargs": {}, "normalize": None, "classes": None, "sha256": "0" * 64,
-               "size_bytes": 7, "parameters": 100, "prunable": 90, **fields}
+        row = {
+            "name": "m",
+            "architecture": "mlp",
+            "kwargs": {},
+            "normalize": None,
+            "classes": None,
+            "sha256": "0" * 64,
+            "size_bytes": 7,
+            "parameters": 100,
+            "prunable": 90,
+            **fields,
+        }
         self.services.artifacts.put(f"models/{id}/state.safetensors", self._file(b"weights"))
         with self.services.store.write() as session:
-            assets.add(session, Model(id=id, project=project, artifact=f"models/{id}/state.safetensors", **row))
+            assets.add(
+                session,
+                Model(id=id, project=project, artifact=f"models/{id}/state.safetensors", **row),
+            )
         return id
 
-    def dataset(self, project: str = "default", classes: tuple[str, ...] = ("cat", "dog"),
-                counts: dict[str, int] | None = None) -> str:
+    def dataset(
+        self,
+        project: str = "default",
+        classes: tuple[str, ...] = ("cat", "dog"),
+        counts: dict[str, int] | None = None,
+    ) -> str:
         id = new_id("dst")
         self.services.artifacts.put(f"datasets/{id}/data.safetensors", self._file(b"images"))
         with self.services.store.write() as session:
-            assets.add(session, Dataset(
-                id=id, project=project, name="d", sha256="1" * 64, size_bytes=6, classes=list(classes),
-                shape=[3, 8, 8], counts=counts or {"train": 4, "test": 2}, normalize=None,
-                artifact=f"datasets/{id}/data.safetensors"))
+            assets.add(
+                session,
+                Dataset(
+                    id=id,
+                    project=project,
+                    name="d",
+                    sha256="1" * 64,
+                    size_bytes=6,
+                    classes=list(classes),
+                    shape=[3, 8, 8],
+                    counts=counts or {"train": 4, "test": 2},
+                    normalize=None,
+                    artifact=f"datasets/{id}/data.safetensors",
+                ),
+            )
         return id
 
     def job(self, status: str = "queued", project: str = "default", **new: Any) -> str:
         """A job in the store, brought to `status`."""
         time.sleep(0.002)  # ids sort by the millisecond
-        fields = {"model_id": None, "rewind_model_id": None, "dataset_id": None, "labels": {}, **new}
+        fields = {
+            "model_id": None,
+            "rewind_model_id": None,
+            "dataset_id": None,
+            "labels": {},
+            **new,
+        }
         with self.services.store.write() as session:
-            job, _ = jobs.create(session, jobs.NewJob(project=project, spec=SPEC, priority=4, deadline_s=None,
-                                                      progress_total=10.0, **fields))
+            job, _ = jobs.create(
+                session,
+                jobs.NewJob(
+                    project=project,
+                    spec=SPEC,
+                    priority=4,
+                    deadline_s=None,
+                    progress_total=10.0,
+                    **fields,
+                ),
+            )
         if status != "queued":
             self.move(job.id, status)
         return job.id
@@ -140,14 +215,28 @@ class World:
         path = self._file(content)
         self.services.artifacts.put(key, path)
         with self.services.store.write() as session:
-            session.add(ResultFile(job_id=job_id, checkpoint=checkpoint, format=format, artifact=key,
-                                   sha256=sha256_of(path), size_bytes=len(content), fence=1))
+            session.add(
+                ResultFile(
+                    job_id=job_id,
+                    checkpoint=checkpoint,
+                    format=format,
+                    artifact=key,
+                    sha256=sha256_of(path),
+                    size_bytes=len(content),
+                    fence=1,
+                )
+            )
         return hashlib.sha256(content).hexdigest()
 
     def files(self) -> list[str]:
         """Everything in the artifact store and the upload folder."""
         roots = (self.folder / "artifacts", self.folder / "work")
-        return sorted(str(path.relative_to(self.folder)) for root in roots for path in root.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(self.folder))
+            for root in roots
+            for path in root.rglob("*")
+            if path.is_file()
+        )
 
     def _file(self, content: bytes) -> Path:
         path = self.folder / "source"
@@ -160,7 +249,16 @@ def fault(response: Any, status: int, code: str, pointer: str | None = None) -> 
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
-    assert set(body) == {"type", "title", "status", "detail", "instance", "code", "errors", "request_id"}
+    assert set(body) == {
+        "type",
+        "title",
+        "status",
+        "detail",
+        "instance",
+        "code",
+        "errors",
+        "request_id",
+    }
     assert body["status"] == status
     assert body["code"] == code, body
     assert body["request_id"] == response.headers["x-request-id"]

@@ -12,12 +12,25 @@ from torch import Generator, Tensor
 import pruning.sparsifiers._signed_rows
 
 SAMPLERS: dict[str, dict[str, Any]] = {
-    f"{name} {variant}": {"name": name, "params": {"variant": variant}} for name, variant in (
-        ("sipp", "randomized"), ("sipp", "hybrid"), ("pfp", "randomized"), ("pfp", "top"), ("mussay", "importance"),
-        ("corenet", "corenet"), ("corenet", "plus_plus"))}
+    f"{name} {variant}": {"name": name, "params": {"variant": variant}}
+    for name, variant in (
+        ("sipp", "randomized"),
+        ("sipp", "hybrid"),
+        ("pfp", "randomized"),
+        ("pfp", "top"),
+        ("mussay", "importance"),
+        ("corenet", "corenet"),
+        ("corenet", "plus_plus"),
+    )
+}
 DETERMINISTIC: dict[str, dict[str, Any]] = {
     "mussay top_k": {"name": "mussay", "params": {"variant": "top_k"}},
-    **{name: {"name": name} for name in ("magnitude", "sipp", "pfp", "filter_norm", "wanda", "random", "taylor")}}
+    **{
+        name: {"name": name}
+        for name in ("magnitude", "sipp", "pfp", "filter_norm", "wanda", "random", "taylor")
+    },
+}
+
 
 def seeded(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
@@ -26,11 +39,15 @@ def seeded(seed: int = 0) -> Generator:
 @pytest.fixture(autouse=True)
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not depend on what is drawn is worked out once."""
+
     def once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         known: dict[Any, Tensor] = {}
 
         def found(*args: Any) -> Tensor:
-            key = tuple((one.shape, one.numpy().tobytes()) if isinstance(one, Tensor) else one for one in args)
+            key = tuple(
+                (one.shape, one.numpy().tobytes()) if isinstance(one, Tensor) else one
+                for one in args
+            )
             if key not in known:
                 known[key] = function(*args)
             return known[key].clone()
@@ -38,5 +55,8 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     for name in ("spent", "draws_for"):
-        monkeypatch.setattr(pruning.sparsifiers._signed_rows, name, once(getattr(pruning.sparsifiers._signed_rows, name)))
-
+        monkeypatch.setattr(
+            pruning.sparsifiers._signed_rows,
+            name,
+            once(getattr(pruning.sparsifiers._signed_rows, name)),
+        )

@@ -1,4 +1,6 @@
-"""One table of awkward networks, and the tiny data and recipes on which pipelines run in a blink."""
+"""One table of awkward networks, and the tiny data and recipes on which pipelines run in a
+blink.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +60,23 @@ def _mixed_modes() -> nn.Module:
 
 
 AWKWARD: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
-    "plain": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (1, 2, 2)),
-    "grouped": (lambda: _conv(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.ReLU(), features=24), (4, 2, 2)),
-    "depthwise": (lambda: _conv(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU(), features=16), (4, 2, 2)),
+    "plain": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)),
+        (1, 2, 2),
+    ),
+    "grouped": (
+        lambda: _conv(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.ReLU(), features=24),
+        (4, 2, 2),
+    ),
+    "depthwise": (
+        lambda: _conv(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU(), features=16),
+        (4, 2, 2),
+    ),
     "pointwise": (lambda: _conv(nn.Conv2d(3, 5, 1, bias=False), nn.ReLU(), features=20), (3, 2, 2)),
-    "strided": (lambda: _conv(nn.Conv2d(1, 3, 3, stride=2, padding=1, dilation=1), features=12), (1, 4, 4)),
+    "strided": (
+        lambda: _conv(nn.Conv2d(1, 3, 3, stride=2, padding=1, dilation=1), features=12),
+        (1, 4, 4),
+    ),
     "tied": (Tied, (1, 2, 2)),
     "frozen": (_frozen, (1, 2, 2)),
     "one_weight": (lambda: _conv(nn.Conv2d(1, 1, 1, bias=False), features=4), (1, 2, 2)),
@@ -84,13 +98,24 @@ def awkward(name: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
 
 def half_masks(model: nn.Module) -> Masks:
     """Masks that prune every second weight."""
-    return {name: (torch.arange(weight.numel()) % 2 == 0).reshape(weight.shape)
-            for name, weight in find_prunable(model).items()}
+    return {
+        name: (torch.arange(weight.numel()) % 2 == 0).reshape(weight.shape)
+        for name, weight in find_prunable(model).items()
+    }
 
 
-def make_data(*, fit: int = 40, val: int = 10, test: int = 30, classes: int = 3,
-              shape: tuple[int, int, int] = (1, 4, 4), seed: int = 0) -> Data:
-    """Random images in which each class is bright in its own rows, so that a tiny network learns them."""
+def make_data(
+    *,
+    fit: int = 40,
+    val: int = 10,
+    test: int = 30,
+    classes: int = 3,
+    shape: tuple[int, int, int] = (1, 4, 4),
+    seed: int = 0,
+) -> Data:
+    """Random images in which each class is bright in its own rows, so that a tiny network learns
+    them.
+    """
     rng = torch.Generator().manual_seed(seed)
 
     def split(n: int) -> Split:
@@ -100,22 +125,36 @@ def make_data(*, fit: int = 40, val: int = 10, test: int = 30, classes: int = 3,
             images[index, :, label % shape[1]] += 100
         return Split(images.to(torch.uint8), labels)
 
-    return Data(split(fit), split(val), split(test), tuple("abcdefgh"[:classes]), (0.4,) * shape[0], (0.25,) * shape[0])
+    return Data(
+        split(fit),
+        split(val),
+        split(test),
+        tuple("abcdefgh"[:classes]),
+        (0.4,) * shape[0],
+        (0.25,) * shape[0],
+    )
 
 
 def mlp(seed: int = 0, hidden: int = 6, classes: int = 3, inputs: int = 16) -> nn.Module:
     """A seeded two-layer network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+        )
 
 
 def conv_net(seed: int = 0, classes: int = 3, channels: int = 1, features: int = 64) -> nn.Module:
     """A seeded convolution with BatchNorm and a classifier."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-                             nn.Flatten(), nn.Linear(features, classes))
+        return nn.Sequential(
+            nn.Conv2d(channels, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(features, classes),
+        )
 
 
 def recipe(*sparsity: float, **fields: Any) -> Recipe:

@@ -1,4 +1,6 @@
-"""A family without training: sizes of small perceptrons, and members whose errors follow a joint law with noise."""
+"""A family without training: sizes of small perceptrons, and members whose errors follow a joint
+law with noise.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +25,47 @@ INPUTS, CLASSES, IMAGES, TEST = 64, 10, 1000, 2000
 def spec(**changes: Any) -> FamilySpec:
     """Nine perceptrons at two fractions of the images."""
     fields: dict[str, Any] = {
-        "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2}}, "dataset": {"builtin": "digits"},
-        "members": {"depths": [1, 2, 3], "widths": [8, 16, 32], "fractions": [0.25, 1.0]}, "keep": 0.7,
-        "floor_density": 0.02, "max_error": [0.12]}
+        "type": "family",
+        "model": {"architecture": "mlp", "train": {"epochs": 2}},
+        "dataset": {"builtin": "digits"},
+        "members": {"depths": [1, 2, 3], "widths": [8, 16, 32], "fractions": [0.25, 1.0]},
+        "keep": 0.7,
+        "floor_density": 0.02,
+        "max_error": [0.12],
+    }
     return FamilySpec.model_validate(fields | changes)
 
 
 def sizes(family: FamilySpec) -> tuple[Size, ...]:
-    """Perceptrons of `depth` hidden layers of `width` units, counted by hand: weights are prunable, biases are not."""
+    """Perceptrons of `depth` hidden layers of `width` units, counted by hand: weights are prunable,
+    biases are not.
+    """
     grids = [family.members, *([family.candidates] if family.candidates is not None else [])]
-    wanted = sorted({(float(d), float(w)) for grid in grids for d in grid.depths for w in grid.widths})
+    wanted = sorted(
+        {(float(d), float(w)) for grid in grids for d in grid.depths for w in grid.widths}
+    )
     found = []
     for depth, width in wanted:
         units = int(width)
         weights = INPUTS * units + (int(depth) - 1) * units**2 + units * CLASSES
-        found.append(Size(depth=depth, width=width, kwargs={"hidden": [units] * int(depth)}, prunable=weights,
-                          parameters=weights + int(depth) * units + CLASSES, flops=2 * weights))
+        found.append(
+            Size(
+                depth=depth,
+                width=width,
+                kwargs={"hidden": [units] * int(depth)},
+                prunable=weights,
+                parameters=weights + int(depth) * units + CLASSES,
+                flops=2 * weights,
+            )
+        )
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class World:
-    """What the members of a family would measure: a joint law, with relative noise of its errors and unpruned errors."""
+    """What the members of a family would measure: a joint law, with relative noise of its errors
+    and unpruned errors.
+    """
 
     seed: int = 0
     noise: float = 0.03
@@ -59,44 +80,97 @@ class World:
         """The unpruned error without noise."""
         return float(0.05 * (size.parameters / 3000) ** -0.3 * fraction**-0.3)
 
-    def run(self, family: FamilySpec, member: Member, job: str, status: MemberStatus = "succeeded") -> Run:
-        """The member's job once it has ended; its noise is that of the seed, the job and nothing else."""
+    def run(
+        self, family: FamilySpec, member: Member, job: str, status: MemberStatus = "succeeded"
+    ) -> Run:
+        """The member's job once it has ended; its noise is that of the seed, the job and nothing
+        else.
+        """
         if status != "succeeded":
-            return Run(job=job, member=member, status=status, error="out of memory" if status == "failed" else "")
-        (size,) = [one for one in sizes(family) if (one.depth, one.width) == (member.depth, member.width)]
+            return Run(
+                job=job,
+                member=member,
+                status=status,
+                error="out of memory" if status == "failed" else "",
+            )
+        (size,) = [
+            one for one in sizes(family) if (one.depth, one.width) == (member.depth, member.width)
+        ]
         random = np.random.default_rng([self.seed, *job.encode()])
-        unpruned = self.unpruned(size, member.fraction) * float(np.exp(self.unpruned_noise * random.standard_normal()))
-        kept = member_densities(family, member.rounds) if member.role == "member" else (member.density,)
+        unpruned = self.unpruned(size, member.fraction) * float(
+            np.exp(self.unpruned_noise * random.standard_normal())
+        )
+        kept = (
+            member_densities(family, member.rounds)
+            if member.role == "member"
+            else (member.density,)
+        )
         invariant = member.depth**self.phi * member.width**self.psi * np.array(kept)
         law = evaluate_pruned_error(invariant, unpruned, self.gamma, self.p, self.plateau)
-        errors = np.minimum(law * np.exp(self.noise * random.standard_normal(len(kept))), self.plateau)
+        errors = np.minimum(
+            law * np.exp(self.noise * random.standard_normal(len(kept))), self.plateau
+        )
         last, half = float(errors[-1]), 1.96 * float(np.sqrt(errors[-1] * (1 - errors[-1]) / TEST))
-        return Run(job=job, member=member, status="succeeded", curve=MemberCurve(
-            unpruned_error=unpruned, densities=kept, errors=tuple(float(one) for one in errors),
-            images=int(IMAGES * member.fraction), test_images=TEST, classes=CLASSES, parameters=size.parameters,
-            prunable=size.prunable, final={
-                "id": f"magnitude-{1 - kept[-1]:.4g}", "density": kept[-1],
-                "parameters": round(size.parameters - size.prunable * (1 - kept[-1])),
-                "error": {"value": last, "low": max(last - half, 0.0), "high": min(last + half, 1.0), "n": TEST}}))
+        return Run(
+            job=job,
+            member=member,
+            status="succeeded",
+            curve=MemberCurve(
+                unpruned_error=unpruned,
+                densities=kept,
+                errors=tuple(float(one) for one in errors),
+                images=int(IMAGES * member.fraction),
+                test_images=TEST,
+                classes=CLASSES,
+                parameters=size.parameters,
+                prunable=size.prunable,
+                final={
+                    "id": f"magnitude-{1 - kept[-1]:.4g}",
+                    "density": kept[-1],
+                    "parameters": round(size.parameters - size.prunable * (1 - kept[-1])),
+                    "error": {
+                        "value": last,
+                        "low": max(last - half, 0.0),
+                        "high": min(last + half, 1.0),
+                        "n": TEST,
+                    },
+                },
+            ),
+        )
 
 
-def live(family: FamilySpec, world: World | None = None, *, turns: int = 100,
-         ends: Callable[[Member], MemberStatus] = lambda member: "succeeded") -> State:
+def live(
+    family: FamilySpec,
+    world: World | None = None,
+    *,
+    turns: int = 100,
+    ends: Callable[[Member], MemberStatus] = lambda member: "succeeded",
+) -> State:
     """The family after so many turns, or its end; `ends` tells how a member's job ends."""
     world, runs, found = world or World(), [], sizes(family)
     state = take_turn(family, found, runs)
     for _ in range(turns):
         if state.finished:
             break
-        runs += [world.run(family, one, f"job_{len(runs) + i + 1:08d}", ends(one)) for i, one in enumerate(state.start)]
+        runs += [
+            world.run(family, one, f"job_{len(runs) + i + 1:08d}", ends(one))
+            for i, one in enumerate(state.start)
+        ]
         state = take_turn(family, found, runs)
     return state
 
 
-def reported(family: FamilySpec | None = None, world: World | None = None, **how: Any) -> FamilyReport:
+def reported(
+    family: FamilySpec | None = None, world: World | None = None, **how: Any
+) -> FamilyReport:
     """The report of a family that has lived, as `live` says."""
     family = family or spec()
-    return build_report(live(family, world, **how), FAMILY, family.model_dump(mode="json", exclude_unset=True), "digits")
+    return build_report(
+        live(family, world, **how),
+        FAMILY,
+        family.model_dump(mode="json", exclude_unset=True),
+        "digits",
+    )
 
 
 def jobs(state: State) -> Sequence[str]:

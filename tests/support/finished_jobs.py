@@ -13,12 +13,23 @@ from tests.support.pipelines import CPU, Listener, pretrained
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 
+
 def finished(recipe: Recipe, folder: Path) -> tuple[Results, list[tuple[str, str, Path]]]:
     files: list[tuple[str, str, Path]] = []
-    pipeline = Pipeline(recipe, Networks(cases.mlp, None if recipe.train else pretrained()[0]), cases.make_data(),
-                        Stages(folder / "stages", recipe.digest()), Listener(), CPU)
-    results = Results(pipeline, ORIGIN, folder / "files", lambda cid, format, path: files.append((cid, format, path)))
+    pipeline = Pipeline(
+        recipe,
+        Networks(cases.mlp, None if recipe.train else pretrained()[0]),
+        cases.make_data(),
+        Stages(folder / "stages", recipe.digest()),
+        Listener(),
+        CPU,
+    )
+    results = Results(
+        pipeline,
+        ORIGIN,
+        folder / "files",
+        lambda cid, format, path: files.append((cid, format, path)),
+    )
     pipeline.target_done = results.export
     pipeline.run()
     return results, files
-

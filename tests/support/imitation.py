@@ -43,10 +43,22 @@ class Answer:
     cut: bool = False
 
 
-def problem(status: int, code: str, detail: str = "", errors: list[dict[str, str]] | None = None,
-            **headers: str) -> Answer:
-    document = {"type": "about:blank", "title": code.replace("_", " "), "status": status, "code": code,
-                "detail": detail, "errors": errors or [], "request_id": "req_1"}
+def problem(
+    status: int,
+    code: str,
+    detail: str = "",
+    errors: list[dict[str, str]] | None = None,
+    **headers: str,
+) -> Answer:
+    document = {
+        "type": "about:blank",
+        "title": code.replace("_", " "),
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "errors": errors or [],
+        "request_id": "req_1",
+    }
     return Answer(status, document, {"Content-Type": "application/problem+json", **headers})
 
 
@@ -62,56 +74,139 @@ def row(seq: int, type: str, **data: Any) -> dict[str, Any]:
 
 
 def job(status: str = "succeeded", **more: Any) -> dict[str, Any]:
-    return {"id": "job_12345678", "status": status, "stage": None,
-            "terminal": status in ("succeeded", "failed", "cancelled"), "progress": None, "attempt": 1,
-            "created_at": "2026-01-01T00:00:00Z", "spec": {}, "error": None, "links": {}, **more}
+    return {
+        "id": "job_12345678",
+        "status": status,
+        "stage": None,
+        "terminal": status in ("succeeded", "failed", "cancelled"),
+        "progress": None,
+        "attempt": 1,
+        "created_at": "2026-01-01T00:00:00Z",
+        "spec": {},
+        "error": None,
+        "links": {},
+        **more,
+    }
 
 
-def results(*, passed: bool = True, status: str = "succeeded", sha256: str | None = None) -> dict[str, Any]:
+def results(
+    *, passed: bool = True, status: str = "succeeded", sha256: str | None = None
+) -> dict[str, Any]:
     digest = sha256 or hashlib.sha256(WEIGHTS).hexdigest()
     increase = {"value": 0.013, "low": 0.001, "high": 0.025, "n": 360}
     checkpoint = {
-        "id": "magnitude-0.8", "criterion": {"name": "magnitude", "params": {}}, "requested_sparsity": 0.8,
-        "sparsity": 0.8001, "density": 0.1999, "error": {"value": 0.05, "low": 0.03, "high": 0.07, "n": 360},
-        "size_bytes": {"sparse": 7000, "dense": 30000}, "sha256": {"sparse": digest},
-        "formats": ["sparse", "dense", "masks"], "links": {"sparse": "/v1/jobs/job_12345678/checkpoints/x"},
+        "id": "magnitude-0.8",
+        "criterion": {"name": "magnitude", "params": {}},
+        "requested_sparsity": 0.8,
+        "sparsity": 0.8001,
+        "density": 0.1999,
+        "error": {"value": 0.05, "low": 0.03, "high": 0.07, "n": 360},
+        "size_bytes": {"sparse": 7000, "dense": 30000},
+        "sha256": {"sparse": digest},
+        "formats": ["sparse", "dense", "masks"],
+        "links": {"sparse": "/v1/jobs/job_12345678/checkpoints/x"},
     }
-    gate = {"name": "max_error_increase", "limit": 0.01, "checkpoint": "magnitude-0.8", "measured": increase,
-            "passed": passed, "message": "increase 0.013, limit 0.01"}
+    gate = {
+        "name": "max_error_increase",
+        "limit": 0.01,
+        "checkpoint": "magnitude-0.8",
+        "measured": increase,
+        "passed": passed,
+        "message": "increase 0.013, limit 0.01",
+    }
     return {
-        "job": job(status), "checkpoints": [checkpoint], "gates": [gate],
-        "report": {"checkpoints": [{"id": "magnitude-0.8",
-                                    "error_increase": {"given": increase, "control": increase}}]},
-        "recommendation": {"checkpoint": "magnitude-0.8", "sparsity": 0.8, "margin": 0.01, "reason": "Within margin."},
+        "job": job(status),
+        "checkpoints": [checkpoint],
+        "gates": [gate],
+        "report": {
+            "checkpoints": [
+                {"id": "magnitude-0.8", "error_increase": {"given": increase, "control": increase}}
+            ]
+        },
+        "recommendation": {
+            "checkpoint": "magnitude-0.8",
+            "sparsity": 0.8,
+            "margin": 0.01,
+            "reason": "Within margin.",
+        },
     }
 
 
 def member(number: int, role: str = "member", **more: Any) -> dict[str, Any]:
-    which = {"role": role, "depth": 1.0, "width": 8.0, "fraction": 0.25, "seed": 0, "rounds": 10, "density": 0.0282,
-             "max_error": 0.12 if role == "answer" else None}
+    which = {
+        "role": role,
+        "depth": 1.0,
+        "width": 8.0,
+        "fraction": 0.25,
+        "seed": 0,
+        "rounds": 10,
+        "density": 0.0282,
+        "max_error": 0.12 if role == "answer" else None,
+    }
     return job(id=f"job_0000000{number}", type="prune", parent="job_12345678", member=which, **more)
 
 
 def family_results(status: str = "succeeded", **answer: Any) -> dict[str, Any]:
     digest, trained = hashlib.sha256(WEIGHTS).hexdigest(), "job_00000002"
-    found = {"max_error": 0.12, "depth": 3.0, "width": 8.0, "density": 0.112, "rounds": 10, "parameters": 114.6,
-             "unpruned_parameters": 754, "predicted": {"value": 0.12, "low": 0.1145, "high": 0.1262, "n": 180},
-             "extrapolated": False, "notes": [], "refused": "", "job": trained, "status": "succeeded",
-             "measured": {"value": 0.1208, "low": 0.1147, "high": 0.1268, "n": 2000}, "measured_parameters": 114,
-             "within_band": True, "meets": False, "checkpoint": "magnitude-0.888", **answer}
-    refused = {"max_error": 0.01, "refused": "no network gets there", "job": None, "status": None, "within_band": None}
-    members = [{"job": "job_00000001", "status": "succeeded"}, {"job": "job_00000003", "status": "failed"}]
-    checkpoint = results()["checkpoints"][0] | {"id": "magnitude-0.888", "job": trained, "sha256": {"sparse": digest}}
+    found = {
+        "max_error": 0.12,
+        "depth": 3.0,
+        "width": 8.0,
+        "density": 0.112,
+        "rounds": 10,
+        "parameters": 114.6,
+        "unpruned_parameters": 754,
+        "predicted": {"value": 0.12, "low": 0.1145, "high": 0.1262, "n": 180},
+        "extrapolated": False,
+        "notes": [],
+        "refused": "",
+        "job": trained,
+        "status": "succeeded",
+        "measured": {"value": 0.1208, "low": 0.1147, "high": 0.1268, "n": 2000},
+        "measured_parameters": 114,
+        "within_band": True,
+        "meets": False,
+        "checkpoint": "magnitude-0.888",
+        **answer,
+    }
+    refused = {
+        "max_error": 0.01,
+        "refused": "no network gets there",
+        "job": None,
+        "status": None,
+        "within_band": None,
+    }
+    members = [
+        {"job": "job_00000001", "status": "succeeded"},
+        {"job": "job_00000003", "status": "failed"},
+    ]
+    checkpoint = results()["checkpoints"][0] | {
+        "id": "magnitude-0.888",
+        "job": trained,
+        "sha256": {"sparse": digest},
+    }
     return {
-        "job": job(status, type="family"), "gates": [], "checkpoints": [checkpoint],
-        "report": {"type": "family", "members": members, "answers": [found, refused],
-                   "failures": [{"name": "depth2", "code": "member_failed", "message": "out of memory"}]},
-        "recommendation": {"job": trained, "checkpoint": "magnitude-0.888", "reason": "Few enough."},
+        "job": job(status, type="family"),
+        "gates": [],
+        "checkpoints": [checkpoint],
+        "report": {
+            "type": "family",
+            "members": members,
+            "answers": [found, refused],
+            "failures": [{"name": "depth2", "code": "member_failed", "message": "out of memory"}],
+        },
+        "recommendation": {
+            "job": trained,
+            "checkpoint": "magnitude-0.888",
+            "reason": "Few enough.",
+        },
     }
 
 
 class Imitation:
-    """Answers by route: a handler, one answer for ever, or a list of answers used up in turn (the last one stays)."""
+    """Answers by route: a handler, one answer for ever, or a list of answers used up in turn (the
+    last one stays).
+    """
 
     def __init__(self) -> None:
         self.routes: dict[str, Handler | Answer | list[Answer]] = {}
@@ -128,7 +223,9 @@ class Imitation:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -148,18 +245,31 @@ class Imitation:
         size = int(door.headers.get("Content-Length", 0))
         kept, digest = bytearray(), hashlib.sha256()
         for chunk in _chunks(door, size):
-            kept += chunk[:max(0, 100_000 - len(kept))]
+            kept += chunk[: max(0, 100_000 - len(kept))]
             digest.update(chunk)
-        call = Call(door.command, parts.path, {name: values[-1] for name, values in parse_qs(parts.query).items()},
-                    {name.lower(): value for name, value in door.headers.items()}, bytes(kept), size,
-                    digest.hexdigest())
+        call = Call(
+            door.command,
+            parts.path,
+            {name: values[-1] for name, values in parse_qs(parts.query).items()},
+            {name.lower(): value for name, value in door.headers.items()},
+            bytes(kept),
+            size,
+            digest.hexdigest(),
+        )
         self.calls.append(call)
-        plan = self.routes.get(f"{call.method} {call.path}", problem(404, "not_found", f"no {call.path}"))
+        plan = self.routes.get(
+            f"{call.method} {call.path}", problem(404, "not_found", f"no {call.path}")
+        )
         if isinstance(plan, list):
             plan = plan.pop(0) if len(plan) > 1 else plan[0]
         answer = plan if isinstance(plan, Answer) else plan(call)
-        body = answer.body if isinstance(answer.body, bytes) else \
-            b"" if answer.body is None else json.dumps(answer.body).encode()
+        body = (
+            answer.body
+            if isinstance(answer.body, bytes)
+            else b""
+            if answer.body is None
+            else json.dumps(answer.body).encode()
+        )
         door.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", **answer.headers}.items():
             door.send_header(name, value)

@@ -1,4 +1,6 @@
-"""A worker's surroundings, short ways to bring jobs about, and a plugin that makes trouble at a chosen point."""
+"""A worker's surroundings, short ways to bring jobs about, and a plugin that makes trouble at a
+chosen point.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,21 @@ from tasks.store.tables import Dataset, Event, Job, Outbox, ResultFile, StageFil
 from tests.support.servers import until
 
 SPEC: dict[str, Any] = {
-    "type": "prune", "model": {"architecture": "mlp", "kwargs": {"hidden": [32]},
-                               "train": {"epochs": 3, "batch_size": 32}},
+    "type": "prune",
+    "model": {
+        "architecture": "mlp",
+        "kwargs": {"hidden": [32]},
+        "train": {"epochs": 3, "batch_size": 32},
+    },
     "dataset": {"builtin": "digits", "limit": {"train": 300, "test": 100}},
-    "targets": {"sparsity": [0.5, 0.9]}, "retrain": {"epochs": 1, "batch_size": 32}, "evaluations": [],
+    "targets": {"sparsity": [0.5, 0.9]},
+    "retrain": {"epochs": 1, "batch_size": 32},
+    "evaluations": [],
 }
 FORMATS = {"sparse", "dense", "masks"}
 REPORTS = {"json", "html", "md", "junit"}
 
-PLUGIN = '''
+PLUGIN = """
 import json, os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +119,14 @@ class PoisonNet:
         net = dense_net(64, (4,), self.classes, "relu")
         net.register_forward_pre_hook(lambda module, inputs: act("exit") if module.training else None)
         return net
-'''
+"""
 
 
 @dataclass
 class Chaos:
-    """The plugin's folder; `plan` says what happens at which save, counted over all attempts of the test."""
+    """The plugin's folder; `plan` says what happens at which save, counted over all attempts of the
+    test.
+    """
 
     folder: Path
 
@@ -168,17 +178,28 @@ class World:
     threads: list[threading.Thread] = field(default_factory=list)
 
     def runner(self, artifacts: Artifacts | None = None, **changes: Any) -> Runner:
-        return Runner(self.store, artifacts or self.artifacts, self.settings.model_copy(update=changes))
+        return Runner(
+            self.store, artifacts or self.artifacts, self.settings.model_copy(update=changes)
+        )
 
-    def submit(self, spec: dict[str, Any] | None = None, *, builtin: bool = False, **changes: Any) -> str:
-        """The standard job with these fields changed; on the digits as an uploaded dataset (which spares an import)."""
+    def submit(
+        self, spec: dict[str, Any] | None = None, *, builtin: bool = False, **changes: Any
+    ) -> str:
+        """The standard job with these fields changed; on the digits as an uploaded dataset (which
+        spares an import).
+        """
         spec = {**SPEC, **(spec or {}), **changes}
         dataset_id = None
         if not builtin:
             dataset_id = self.dataset()
             spec["dataset"] = {"id": dataset_id, "limit": spec["dataset"]["limit"]}
-        return create(self.store, spec=spec, dataset_id=dataset_id, model_id=spec["model"].get("id"),
-                      deadline_s=spec.get("deadline_s")).id
+        return create(
+            self.store,
+            spec=spec,
+            dataset_id=dataset_id,
+            model_id=spec["model"].get("id"),
+            deadline_s=spec.get("deadline_s"),
+        ).id
 
     def dataset(self) -> str:
         id = new_id("dst")
@@ -192,10 +213,14 @@ class World:
         id = new_id("dst")
         path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
         rng = np.random.default_rng(0)
-        arrays = Arrays({"train": rng.integers(0, 255, (300, 1, 8, 8), np.uint8),
-                         "test": rng.integers(0, 255, (100, 1, 8, 8), np.uint8)},
-                        {"train": np.arange(300) % 10, "test": rng.permutation(np.arange(100) % 10)},
-                        tuple(map(str, range(10))))
+        arrays = Arrays(
+            {
+                "train": rng.integers(0, 255, (300, 1, 8, 8), np.uint8),
+                "test": rng.integers(0, 255, (100, 1, 8, 8), np.uint8),
+            },
+            {"train": np.arange(300) % 10, "test": rng.permutation(np.arange(100) % 10)},
+            tuple(map(str, range(10))),
+        )
         arrays.save(path)
         return self._add_dataset(id, path, arrays)
 
@@ -203,10 +228,21 @@ class World:
         key = f"datasets/{id}/data.safetensors"
         self.artifacts.put(key, path)
         with self.store.write() as session:
-            assets.add(session, Dataset(
-                id=id, project="default", name="digits", sha256=sha256_of(path), size_bytes=path.stat().st_size,
-                classes=list(arrays.classes), shape=list(arrays.shape), counts=arrays.counts, normalize=None,
-                artifact=key))
+            assets.add(
+                session,
+                Dataset(
+                    id=id,
+                    project="default",
+                    name="digits",
+                    sha256=sha256_of(path),
+                    size_bytes=path.stat().st_size,
+                    classes=list(arrays.classes),
+                    shape=list(arrays.shape),
+                    counts=arrays.counts,
+                    normalize=None,
+                    artifact=key,
+                ),
+            )
         path.unlink()
         return id
 
@@ -242,18 +278,29 @@ class World:
         assert not thread.is_alive(), "the supervisor goes on"
 
     def checkpoints(self, id: str) -> dict[tuple[str, str], str]:
-        """SHA-256 of the stored bytes of every checkpoint file, the database's own checked against them."""
+        """SHA-256 of the stored bytes of every checkpoint file, the database's own checked against
+        them.
+        """
         with self.store.read() as session:
             rows = jobs.result_files(session, id)
         for row in rows:
             content = b"".join(self.artifacts.stream(row.artifact))
-            assert (hashlib.sha256(content).hexdigest(), len(content)) == (row.sha256, row.size_bytes)
-        return {(row.checkpoint, row.format): row.sha256 for row in rows if row.checkpoint != "report"}
+            assert (hashlib.sha256(content).hexdigest(), len(content)) == (
+                row.sha256,
+                row.size_bytes,
+            )
+        return {
+            (row.checkpoint, row.format): row.sha256 for row in rows if row.checkpoint != "report"
+        }
 
     def report(self, id: str) -> dict[str, Any]:
         """The JSON report; the other formats are there too."""
         with self.store.read() as session:
-            rows = {row.format: row for row in jobs.result_files(session, id) if row.checkpoint == "report"}
+            rows = {
+                row.format: row
+                for row in jobs.result_files(session, id)
+                if row.checkpoint == "report"
+            }
         assert set(rows) == REPORTS
         return dict(json.loads(b"".join(self.artifacts.stream(rows["json"].artifact))))
 
@@ -287,34 +334,74 @@ class World:
         """Every artifact below the prefix."""
         if isinstance(self.artifacts, LocalArtifacts):
             root = self.artifacts.root
-            return {str(path.relative_to(root)) for path in (root / prefix).rglob("*") if path.is_file()}
+            return {
+                str(path.relative_to(root)) for path in (root / prefix).rglob("*") if path.is_file()
+            }
         import obstore
 
         assert isinstance(self.artifacts, S3Artifacts)
-        return {item["path"] for batch in obstore.list(self.artifacts._store, prefix=prefix) for item in batch}
+        return {
+            item["path"]
+            for batch in obstore.list(self.artifacts._store, prefix=prefix)
+            for item in batch
+        }
 
 
 def make_world(store: Store, artifacts: Artifacts, folder: Path) -> World:
     """A worker's surroundings in a folder."""
     (folder / "work").mkdir()
-    return World(store, artifacts, Settings(
-        work_dir=folder / "work", cache_dir=folder / "cache",
-        checkpoint_steps=2, threads=1, heartbeat_s=0.1, lease_s=60.0, stuck_s=300.0))
+    return World(
+        store,
+        artifacts,
+        Settings(
+            work_dir=folder / "work",
+            cache_dir=folder / "cache",
+            checkpoint_steps=2,
+            threads=1,
+            heartbeat_s=0.1,
+            lease_s=60.0,
+            stuck_s=300.0,
+        ),
+    )
 
 
-def create(store: Store, project: str = "default", *, key: str | None = None, request: str = "", **fields: Any) -> Job:
+def create(
+    store: Store,
+    project: str = "default",
+    *,
+    key: str | None = None,
+    request: str = "",
+    **fields: Any,
+) -> Job:
     """A job in the store."""
-    values = {"spec": {}, "model_id": None, "rewind_model_id": None, "dataset_id": None, "priority": 4,
-              "deadline_s": None, "labels": {}, **fields}
+    values = {
+        "spec": {},
+        "model_id": None,
+        "rewind_model_id": None,
+        "dataset_id": None,
+        "priority": 4,
+        "deadline_s": None,
+        "labels": {},
+        **fields,
+    }
     with store.write() as session:
         new = jobs.NewJob(project=project, **values)
         return jobs.create(session, new, idempotency_key=key, request_sha256=request)[0]
 
 
-def claim(store: Store, id: str, owner: str = "me", *, lease_s: float = 60.0, max_attempts: int = 5,
-          gone: bool = False) -> claims.Claim | None:
+def claim(
+    store: Store,
+    id: str,
+    owner: str = "me",
+    *,
+    lease_s: float = 60.0,
+    max_attempts: int = 5,
+    gone: bool = False,
+) -> claims.Claim | None:
     with store.write() as session:
-        return claims.claim(session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone)
+        return claims.claim(
+            session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone
+        )
 
 
 def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> claims.Claim:
@@ -358,7 +445,9 @@ def statuses(store: Store, id: str) -> list[str]:
 
 
 def gapless(store: Store, id: str) -> bool:
-    return [event.seq for event in history(store, id)] == list(range(1, read_job(store, id).event_seq + 1))
+    return [event.seq for event in history(store, id)] == list(
+        range(1, read_job(store, id).event_seq + 1)
+    )
 
 
 def messages(store: Store, id: str) -> list[Outbox]:
@@ -381,8 +470,11 @@ def processes(id: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"-{id}-".encode() in (entry / "cmdline").read_bytes() \
-                    and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            if (
+                entry.name.isdigit()
+                and f"-{id}-".encode() in (entry / "cmdline").read_bytes()
+                and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+            ):
                 found.append(int(entry.name))
         except OSError:
             continue

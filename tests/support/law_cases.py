@@ -1,4 +1,6 @@
-"""Curves for the scaling laws: simulated families with a known truth, and published ones where they are at hand."""
+"""Curves for the scaling laws: simulated families with a known truth, and published ones where they
+are at hand.
+"""
 
 from __future__ import annotations
 
@@ -55,20 +57,34 @@ class Published:
 
 @cache
 def rewound(network: str) -> Published:
-    """Iterative pruning of one network of Renda et al. with the schedule resumed after a tenth of training."""
+    """Iterative pruning of one network of Renda et al. with the schedule resumed after a tenth of
+    training.
+    """
     epochs = "81.0" if network == "resnet50" else "170.0"
     found = defaultdict(list)
     for row in rows("imp-renda2020.csv"):
-        if (row["network"], row["is_iterative"], row["retrain_method"], row["retrain_time"]) == (network, "True", "lottery",
-                                                                                                 epochs):
+        if (row["network"], row["is_iterative"], row["retrain_method"], row["retrain_time"]) == (
+            network,
+            "True",
+            "lottery",
+            epochs,
+        ):
             found[round(float(row["density"]), 4)].append(1 - float(row["test_acc"]))
-    unpruned = [1 - float(row["test_acc"]) for row in rows("imp-renda2020-unpruned.csv") if row["network"] == network]
+    unpruned = [
+        1 - float(row["test_acc"])
+        for row in rows("imp-renda2020-unpruned.csv")
+        if row["network"] == network
+    ]
     density = sorted(found, reverse=True)
-    return Published(np.array(density), np.array([np.mean(found[d]) for d in density]), float(np.mean(unpruned)))
+    return Published(
+        np.array(density), np.array([np.mean(found[d]) for d in density]), float(np.mean(unpruned))
+    )
 
 
 def risen() -> list[Published]:
-    """The iteratively pruned curves of Renda et al., however retrained, whose error reaches 1.5 times the unpruned one."""
+    """The iteratively pruned curves of Renda et al., however retrained, whose error reaches 1.5
+    times the unpruned one.
+    """
     found: dict[tuple[str, ...], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows("imp-renda2020.csv"):
         if row["is_iterative"] == "True" and row["network"] != "resnet50":
@@ -77,22 +93,34 @@ def risen() -> list[Published]:
     curves = []
     for (network, *_), points in found.items():
         density = np.array(sorted(points, reverse=True))
-        curves.append(Published(density, np.array([np.mean(points[d]) for d in density]), rewound(network).unpruned))
+        curves.append(
+            Published(
+                density, np.array([np.mean(points[d]) for d in density]), rewound(network).unpruned
+            )
+        )
     return [one for one in curves if one.error.max() >= 1.5 * one.unpruned]
 
 
 def resnets() -> dict[str, Floats]:
     """ResNet-20 and ResNet-56 as the arguments of a joint fit."""
     curves = {network: rewound(network) for network in DEPTHS}
-    return {"depth": np.concatenate([np.full(len(one.density), float(DEPTHS[name])) for name, one in curves.items()]),
-            "density": np.concatenate([one.density for one in curves.values()]),
-            "error": np.concatenate([one.error for one in curves.values()]),
-            "unpruned_error": np.concatenate([np.full(len(one.density), one.unpruned) for one in curves.values()])}
+    return {
+        "depth": np.concatenate(
+            [np.full(len(one.density), float(DEPTHS[name])) for name, one in curves.items()]
+        ),
+        "density": np.concatenate([one.density for one in curves.values()]),
+        "error": np.concatenate([one.error for one in curves.values()]),
+        "unpruned_error": np.concatenate(
+            [np.full(len(one.density), one.unpruned) for one in curves.values()]
+        ),
+    }
 
 
 @dataclass(frozen=True)
 class Family:
-    """Depths 8, 14, 26 x widths 1/2, 1, 2, ten densities each: without and with noise on every error, unpruned ones too."""
+    """Depths 8, 14, 26 x widths 1/2, 1, 2, ten densities each: without and with noise on every
+    error, unpruned ones too.
+    """
 
     depth: Floats
     width: Floats
@@ -104,8 +132,15 @@ class Family:
 
     def fit(self, chosen: Any = slice(None), **options: Any) -> JointLaw:
         """The joint law of some of the points."""
-        return fit_joint_law(self.depth[chosen], self.width[chosen], self.density[chosen], self.error[chosen],
-                             self.seen[chosen], classes=10, **options)
+        return fit_joint_law(
+            self.depth[chosen],
+            self.width[chosen],
+            self.density[chosen],
+            self.error[chosen],
+            self.seen[chosen],
+            classes=10,
+            **options,
+        )
 
 
 LAW = {"gamma": 0.7, "p": 0.03, "plateau": 0.9}
@@ -118,7 +153,9 @@ def unpruned_of(depth: Any, width: Any) -> Any:
 
 
 def family(seed: int, noise: float = 0.03, apart: float = 0.0, images: int | None = None) -> Family:
-    """A family with relative noise, networks that are `apart` from the law as a whole, and errors on so many images."""
+    """A family with relative noise, networks that are `apart` from the law as a whole, and errors
+    on so many images.
+    """
     rng = np.random.default_rng(seed)
     networks = [(depth, width) for depth in (8.0, 14.0, 26.0) for width in (0.5, 1.0, 2.0)]
     density = 0.8 ** np.arange(1, 21, 2)
@@ -130,13 +167,20 @@ def family(seed: int, noise: float = 0.03, apart: float = 0.0, images: int | Non
     seen = unpruned * np.repeat(1 + noise * rng.standard_normal(len(networks)), len(density))
     if images is not None:
         error = rng.binomial(images, np.minimum(error, 0.9)) / images
-        seen = np.repeat(rng.binomial(images, seen[::len(density)]), len(density)) / images
+        seen = np.repeat(rng.binomial(images, seen[:: len(density)]), len(density)) / images
     return Family(depth, width, d, unpruned, true, np.minimum(error, 0.98), seen)
 
 
-def single(number: int, n: int = 14, noise: float = 0.03, dense_noise: float = 0.03, **options: Any) -> DensityLaw:
+def single(
+    number: int, n: int = 14, noise: float = 0.03, dense_noise: float = 0.03, **options: Any
+) -> DensityLaw:
     """The law of the golden network from `n` noisy points."""
     rng = np.random.default_rng(number)
     density = 0.8 ** np.arange(1, n + 1)
-    return fit_density_law(density, truth(density) * (1 + noise * rng.standard_normal(n)),
-                           TRUTH["unpruned"] * (1 + dense_noise * rng.standard_normal()), classes=10, **options)
+    return fit_density_law(
+        density,
+        truth(density) * (1 + noise * rng.standard_normal(n)),
+        TRUTH["unpruned"] * (1 + dense_noise * rng.standard_normal()),
+        classes=10,
+        **options,
+    )

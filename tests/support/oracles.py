@@ -18,11 +18,15 @@ def kept_by_sorting(scores: Sequence[float], keep: int) -> list[bool]:
 
 def binomial_tail(errors: int, n: int, rate: float) -> float:
     """P(X >= errors) for X ~ Binomial(n, rate)."""
-    return math.fsum(math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(errors, n + 1))
+    return math.fsum(
+        math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(errors, n + 1)
+    )
 
 
 def clopper_pearson(errors: int, n: int, confidence: float) -> tuple[float, float]:
-    """Both limits by bisection: P(X >= errors | low) = P(X <= errors | high) = (1 - confidence) / 2."""
+    """Both limits by bisection: P(X >= errors | low) = P(X <= errors | high) = (1 - confidence) /
+    2.
+    """
     tail = (1 - confidence) / 2
     low = 0.0 if errors == 0 else bisect(lambda p: binomial_tail(errors, n, p) - tail)
     high = 1.0 if errors == n else bisect(lambda p: tail - (1 - binomial_tail(errors + 1, n, p)))
@@ -62,8 +66,12 @@ def cross_entropy(logits: Sequence[float], label: int) -> float:
 
 def global_counts(scores: dict[str, list[float]], keep: int) -> dict[str, int]:
     """Rank all weights of all layers in one list and count the best of each layer."""
-    flat = [(-value, position, name) for position, (name, value) in enumerate(
-        (name, value) for name, values in scores.items() for value in values)]
+    flat = [
+        (-value, position, name)
+        for position, (name, value) in enumerate(
+            (name, value) for name, values in scores.items() for value in values
+        )
+    ]
     best = sorted(flat)[:keep]
     return {name: sum(1 for *_, owner in best if owner == name) for name in scores}
 
@@ -82,7 +90,9 @@ def augmented(image: Tensor, top: int, left: int, flip: bool, padding: int) -> T
     return out
 
 
-def lr_factor(name: str, t: float, total: float, milestones: Sequence[float], gamma: float, warmup: float) -> float:
+def lr_factor(
+    name: str, t: float, total: float, milestones: Sequence[float], gamma: float, warmup: float
+) -> float:
     """The documented factor on the learning rate, case by case."""
     if name == "constant":
         factor = 1.0

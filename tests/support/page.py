@@ -33,4 +33,9 @@ class Page(HTMLParser):
         self.text.append(data)
 
     def all(self, name: str) -> list[str]:
-        return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
+        return [
+            value or ""
+            for _, attributes in self.tags
+            for key, value in attributes.items()
+            if key == name
+        ]

@@ -29,11 +29,15 @@ MODES: dict[str, dict[str, Any]] = {
     "trained lr_rewind": {"retrain": {"mode": "lr_rewind"}, "train": TRAIN},
     "trained weight_rewind": {"retrain": {"mode": "weight_rewind"}, "train": TRAIN},
     "trained fine_tune": {"retrain": {"mode": "fine_tune", **OPTIMIZER}, "train": TRAIN},
-    "l1 weight_rewind": {"retrain": {"mode": "weight_rewind"}, "train": TRAIN | {"penalty": {"l1": 0.02}}},
+    "l1 weight_rewind": {
+        "retrain": {"mode": "weight_rewind"},
+        "train": TRAIN | {"penalty": {"l1": 0.02}},
+    },
     "before_training": {"when": "before_training", "train": TRAIN},
     "gradual": {"retrain": {"mode": "gradual", "epochs": 6, **OPTIMIZER}},
     "distilled": {"retrain": {"mode": "fine_tune", "epochs": 2, "distill": True, **OPTIMIZER}},
 }
+
 
 class Listener:
     """Remembers what it is told."""
@@ -78,17 +82,35 @@ def pretrained() -> tuple[State, State]:
         if epoch == 1:
             early.update({key: value.clone() for key, value in model.state_dict().items()})
 
-    train_(model, cases.make_data(), Training(epochs=4, batch_size=8, optimizer=Optimizer(lr=0.05)), seed=9,
-           name="given", controls=Controls(at_epoch=keep))
+    train_(
+        model,
+        cases.make_data(),
+        Training(epochs=4, batch_size=8, optimizer=Optimizer(lr=0.05)),
+        seed=9,
+        name="given",
+        controls=Controls(at_epoch=keep),
+    )
     return dict(model.state_dict()), early
 
 
-def make(recipe: Recipe, folder: Path, on_saved: Callable[[str, Path], None] = lambda name, path: None) -> Counting:
+def make(
+    recipe: Recipe, folder: Path, on_saved: Callable[[str, Path], None] = lambda name, path: None
+) -> Counting:
     given, early = pretrained()
-    networks = Networks(cases.mlp, None if recipe.train is not None else given,
-                        early if recipe.retrain.mode == "weight_rewind" and recipe.train is None else None)
-    return Counting(recipe, networks, cases.make_data(), Stages(folder, recipe.digest(), on_saved), Listener(), CPU,
-                    checkpoint_steps=4)
+    networks = Networks(
+        cases.mlp,
+        None if recipe.train is not None else given,
+        early if recipe.retrain.mode == "weight_rewind" and recipe.train is None else None,
+    )
+    return Counting(
+        recipe,
+        networks,
+        cases.make_data(),
+        Stages(folder, recipe.digest(), on_saved),
+        Listener(),
+        CPU,
+        checkpoint_steps=4,
+    )
 
 
 def run(recipe: Recipe, folder: Path, **fields: Any) -> Counting:
@@ -110,5 +132,6 @@ def tensors(pipeline: Pipeline, *, partial: bool = False) -> dict[str, State]:
 
 
 def part(state: State, prefix: str) -> State:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }

@@ -22,14 +22,25 @@ def difference(value: float, half: float = 0.009) -> Estimate:
 
 
 def evaluated(error: float) -> Evaluated:
-    return Evaluated(error=estimate(error), loss=Estimate(value=3 * error, n=TEST), val_error=estimate(error + 0.004))
+    return Evaluated(
+        error=estimate(error),
+        loss=Estimate(value=3 * error, n=TEST),
+        val_error=estimate(error + 0.004),
+    )
 
 
 def costs(sparsity: float, latency: tuple[r.Latency, ...] | None = None) -> dict[str, Any]:
     density = 1 - sparsity
     if latency is None:
         latency = (
-            r.Latency(device="cpu", threads=2, batch=1, p50=2.05 - 0.01 * sparsity, p95=2.6, against_given=1.01),
+            r.Latency(
+                device="cpu",
+                threads=2,
+                batch=1,
+                p50=2.05 - 0.01 * sparsity,
+                p95=2.6,
+                against_given=1.01,
+            ),
             r.Latency(device="cpu", threads=2, batch=128, p50=118.4 + sparsity, p95=130.0),
         )
     return {
@@ -69,10 +80,15 @@ def layers(sparsity: float) -> tuple[Layer, ...]:
         )
         for i, (name, shape) in enumerate(shapes.items())
     )
-    return (*pruned, Layer(name="bn1.weight", shape=(16,), total=16, kept=16, reason="normalisation"))
+    return (
+        *pruned,
+        Layer(name="bn1.weight", shape=(16,), total=16, kept=16, reason="normalisation"),
+    )
 
 
-def checkpoint(criterion: Method, sparsity: float, final: float, before: float | None, **changes: Any) -> Checkpoint:
+def checkpoint(
+    criterion: Method, sparsity: float, final: float, before: float | None, **changes: Any
+) -> Checkpoint:
     fields: dict[str, Any] = {
         **dict(evaluated(final)),
         **costs(sparsity - 0.0001),
@@ -82,7 +98,9 @@ def checkpoint(criterion: Method, sparsity: float, final: float, before: float |
         "requested_sparsity": sparsity,
         "pruned": evaluated(final if before is None else before),
         "retrained": None if before is None else evaluated(final),
-        "error_increase": r.Increase(given=difference(final - 0.082), control=difference(final - 0.071)),
+        "error_increase": r.Increase(
+            given=difference(final - 0.082), control=difference(final - 0.071)
+        ),
         "val_error_increase": difference(final - 0.07),
         "layers": layers(sparsity),
     }
@@ -90,15 +108,25 @@ def checkpoint(criterion: Method, sparsity: float, final: float, before: float |
 
 
 def realistic(**changes: Any) -> Report:
-    """Two criteria at three sparsities, with rounds between, sections, a gate, a failure and a warning."""
+    """Two criteria at three sparsities, with rounds between, sections, a gate, a failure and a
+    warning.
+    """
     magnitude, snip = Method(name="magnitude", params={"p": 1}), Method(name="snip")
     errors = {0.5: (0.069, 0.078, 0.15), 0.8: (0.074, 0.091, 0.42), 0.95: (0.118, 0.152, 0.83)}
     checkpoints = tuple(
-        checkpoint(c, s, e[i], e[2]) for i, c in enumerate((magnitude, snip)) for s, e in errors.items()
+        checkpoint(c, s, e[i], e[2])
+        for i, c in enumerate((magnitude, snip))
+        for s, e in errors.items()
     )
     between = tuple(
         r.Round(
-            criterion=c, round=i, sparsity=s, density=1 - s, target=False, pruned=evaluated(0.3), retrained=evaluated(e)
+            criterion=c,
+            round=i,
+            sparsity=s,
+            density=1 - s,
+            target=False,
+            pruned=evaluated(0.3),
+            retrained=evaluated(e),
         )
         for c, e in ((magnitude, 0.072), (snip, 0.083))
         for i, s in enumerate((0.65, 0.72))
@@ -122,7 +150,13 @@ def realistic(**changes: Any) -> Report:
             normalize={"mean": (0.5,), "std": (0.25,)},
         ),
         "data": r.DataInfo(
-            name="digits", sha256="cd" * 32, classes=tuple("0123456789"), shape=(1, 8, 8), fit=1200, val=133, test=TEST
+            name="digits",
+            sha256="cd" * 32,
+            classes=tuple("0123456789"),
+            shape=(1, 8, 8),
+            fit=1200,
+            val=133,
+            test=TEST,
         ),
         "environment": r.Environment(
             device="cpu",
@@ -181,7 +215,8 @@ def realistic(**changes: Any) -> Report:
             checkpoint="magnitude-0.8",
             sparsity=0.7999,
             margin=0.01,
-            reason="Of the checkpoints within 1 percentage point of the dense control on the validation split, "
+            reason="Of the checkpoints within 1 percentage point of the dense control on the "
+            "validation split, "
             "magnitude at 80 % is the sparsest.",
         ),
         "gates": (
@@ -194,7 +229,9 @@ def realistic(**changes: Any) -> Report:
                 message="0.3 percentage points above the control, 1 allowed",
             ),
         ),
-        "failures": (r.Failure(name="scaling_law", code="too_few_points", message="3 points, 5 are needed"),),
+        "failures": (
+            r.Failure(name="scaling_law", code="too_few_points", message="3 points, 5 are needed"),
+        ),
         "warnings": ("The test split holds fewer than 2,000 images: intervals are wide.",),
         "usage": {"baseline": 2.5, "prune": 0.8, "retrain": 94.0, "evaluate": 31.5},
     }
@@ -210,7 +247,12 @@ def hostile() -> Report:
         scalars={HOSTILE: Estimate(value=0.1)},
         notes=(HOSTILE,),
         curves={
-            HOSTILE: r.Curve(x=(1, 2), y=(Estimate(value=1), Estimate(value=2)), x_label=HOSTILE, y_label="$\\frac{")
+            HOSTILE: r.Curve(
+                x=(1, 2),
+                y=(Estimate(value=1), Estimate(value=2)),
+                x_label=HOSTILE,
+                y_label="$\\frac{",
+            )
         },
         details={HOSTILE: [{HOSTILE: HOSTILE}], "plain": HOSTILE},
     )
@@ -219,7 +261,9 @@ def hostile() -> Report:
         job_id=HOSTILE,
         spec={"labels": {HOSTILE: HOSTILE}},
         recipe_digest=HOSTILE,
-        model=base.model.model_copy(update={"architecture": HOSTILE, "sha256": HOSTILE, "kwargs": {HOSTILE: HOSTILE}}),
+        model=base.model.model_copy(
+            update={"architecture": HOSTILE, "sha256": HOSTILE, "kwargs": {HOSTILE: HOSTILE}}
+        ),
         data=base.data.model_copy(update={"name": HOSTILE, "classes": (HOSTILE, "_b")}),
         checkpoints=(
             checkpoint(
@@ -236,7 +280,9 @@ def hostile() -> Report:
         sections={HOSTILE: section},
         warnings=(HOSTILE,),
         usage={HOSTILE: 1.0},
-        recommendation=r.Recommendation(checkpoint=HOSTILE, sparsity=0.5, margin=0.0, reason=HOSTILE),
+        recommendation=r.Recommendation(
+            checkpoint=HOSTILE, sparsity=0.5, margin=0.0, reason=HOSTILE
+        ),
         gates=(
             r.GateResult(
                 name="max_error_increase",
@@ -262,7 +308,9 @@ def empty() -> Report:
         warnings=(),
         usage={},
         partial=True,
-        recommendation=r.Recommendation(checkpoint=None, sparsity=None, margin=0.01, reason="Nothing was finished."),
+        recommendation=r.Recommendation(
+            checkpoint=None, sparsity=None, margin=0.01, reason="Nothing was finished."
+        ),
     )
 
 
@@ -286,5 +334,7 @@ def unretrained() -> Report:
         checkpoints=(only,),
         rounds=(),
         sections={},
-        recommendation=r.Recommendation(checkpoint=only.id, sparsity=0.5, margin=0.01, reason="The only one."),
+        recommendation=r.Recommendation(
+            checkpoint=only.id, sparsity=0.5, margin=0.01, reason="The only one."
+        ),
     )

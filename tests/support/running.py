@@ -18,8 +18,14 @@ from secateur import Client, SecateurError
 
 T = TypeVar("T")
 PATIENCE_S = 150.0
-FAST = {"SECATEUR_LEASE_S": "6", "SECATEUR_HEARTBEAT_S": "0.5", "SECATEUR_REAPER_S": "0.5", "SECATEUR_RELAY_S": "0.1",
-        "SECATEUR_CHECKPOINT_STEPS": "25", "SECATEUR_THREADS": "1"}
+FAST = {
+    "SECATEUR_LEASE_S": "6",
+    "SECATEUR_HEARTBEAT_S": "0.5",
+    "SECATEUR_REAPER_S": "0.5",
+    "SECATEUR_RELAY_S": "0.1",
+    "SECATEUR_CHECKPOINT_STEPS": "25",
+    "SECATEUR_THREADS": "1",
+}
 OFTEN = {"SECATEUR_CHECKPOINT_STEPS": "3"}
 """Saved so often that a job is sure to die between two saves of one training."""
 
@@ -55,12 +61,30 @@ class Running:
         """Start and wait until it is ready."""
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SECATEUR_")} | FAST | self.settings
+        environment = (
+            {k: v for k, v in os.environ.items() if not k.startswith("SECATEUR_")}
+            | FAST
+            | self.settings
+        )
         with (folder / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "secateur.cli", "serve", "--port", str(self.port),
-                 "--data-dir", str(folder / "data"), "--workers", str(self.count)],
-                stdout=log, stderr=log, env=environment, start_new_session=True)
+                [
+                    sys.executable,
+                    "-m",
+                    "secateur.cli",
+                    "serve",
+                    "--port",
+                    str(self.port),
+                    "--data-dir",
+                    str(folder / "data"),
+                    "--workers",
+                    str(self.count),
+                ],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
         until(self._ready, f"ready: {(folder / 'serve.log').read_text()}")
         return self
 
@@ -103,7 +127,9 @@ class Running:
         parents = dict(_parents())
         found = [self.process.pid]
         for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid and child not in found]
+            found += [
+                child for child, parent in parents.items() if parent == pid and child not in found
+            ]
         return found
 
     def worker(self) -> int | None:
@@ -131,9 +157,15 @@ class Running:
         found: dict[str, dict[str, str]] = {}
         for checkpoint in self.client.jobs.results(job_id).checkpoints:
             for format in ("sparse", "dense", "masks"):
-                path = self.client.jobs.download(job_id, checkpoint.id, self.folder / "download", format=format)
-                found.setdefault(checkpoint.id, {})[format] = hashlib.sha256(path.read_bytes()).hexdigest()
-            assert found[checkpoint.id] == {f: checkpoint.sha256[f] for f in ("sparse", "dense", "masks")}
+                path = self.client.jobs.download(
+                    job_id, checkpoint.id, self.folder / "download", format=format
+                )
+                found.setdefault(checkpoint.id, {})[format] = hashlib.sha256(
+                    path.read_bytes()
+                ).hexdigest()
+            assert found[checkpoint.id] == {
+                f: checkpoint.sha256[f] for f in ("sparse", "dense", "masks")
+            }
         return found
 
 
@@ -170,10 +202,20 @@ def _environment(pid: int) -> str:
 
 
 @contextmanager
-def part(environment: dict[str, str], log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def part(
+    environment: dict[str, str], log: Path, *arguments: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """`secateur ARGUMENTS` until the block ends."""
-    with log.open("wb") as file, subprocess.Popen([sys.executable, "-m", "secateur.cli", *arguments], env=environment,
-                                                  stdout=file, stderr=file, start_new_session=True) as process:
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", "secateur.cli", *arguments],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             yield process
         finally:

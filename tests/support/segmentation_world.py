@@ -1,4 +1,6 @@
-"""A tiny dataset in the format of VOC: JPEGs of differing sizes, palette masks with borders of 255."""
+"""A tiny dataset in the format of VOC: JPEGs of differing sizes, palette masks with borders of
+255.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def png(pixels: Array, palette: bool = False) -> bytes:
     image = Image.fromarray(pixels)
     if palette:
         image = Image.frombytes("P", image.size, pixels.tobytes())
-        image.putpalette([value for index in range(256) for value in (index, 255 - index, 37 * index % 256)])
+        image.putpalette(
+            [value for index in range(256) for value in (index, 255 - index, 37 * index % 256)]
+        )
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
@@ -31,23 +35,34 @@ def jpeg(pixels: Array) -> bytes:
 
 
 def scene(seed: int, classes: int, side: int) -> tuple[Array, Array]:
-    """An image (H, W, 3) with rectangles in the colours of their classes, and its mask (H, W), borders 255 wide 1."""
+    """An image (H, W, 3) with rectangles in the colours of their classes, and its mask (H, W),
+    borders 255 wide 1.
+    """
     rng = np.random.default_rng(seed)
     rows, columns = rng.integers(side * 3 // 4, side + 1, 2)
     image = np.full((rows, columns, 3), 96) + rng.integers(-12, 13, (rows, columns, 3))
     mask = np.zeros((rows, columns), np.uint8)
     for label in rng.permutation(np.arange(1, classes))[:3]:
         top, left = rng.integers(0, rows // 2), rng.integers(0, columns // 2)
-        bottom, right = top + rng.integers(rows // 4, rows // 2), left + rng.integers(columns // 4, columns // 2)
+        bottom, right = (
+            top + rng.integers(rows // 4, rows // 2),
+            left + rng.integers(columns // 4, columns // 2),
+        )
         mask[top:bottom, left:right] = 255
-        mask[top + 1:bottom - 1, left + 1:right - 1] = label
+        mask[top + 1 : bottom - 1, left + 1 : right - 1] = label
         colour = np.array([90 * label % 256, 200 - 60 * label % 200, 40 + 70 * label % 200])
-        image[top:bottom, left:right] = colour + rng.integers(-12, 13, (bottom - top, right - left, 3))
+        image[top:bottom, left:right] = colour + rng.integers(
+            -12, 13, (bottom - top, right - left, 3)
+        )
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-def pairs(layout: str, counts: dict[str, int], classes: int = 4, side: int = 48) -> dict[str, bytes]:
-    """The files by path; `layout` is that of the images, with `{split}` where that goes. The last class is in each first."""
+def pairs(
+    layout: str, counts: dict[str, int], classes: int = 4, side: int = 48
+) -> dict[str, bytes]:
+    """The files by path; `layout` is that of the images, with `{split}` where that goes. The last
+    class is in each first.
+    """
     files = {}
     for number, (split, count) in enumerate(counts.items()):
         at = layout.format(split=split)

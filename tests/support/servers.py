@@ -1,4 +1,6 @@
-"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation. A test skips where its server is missing."""
+"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation. A test skips where its server
+is missing.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLI
 
 
 def tied() -> list[str]:
-    """Words before a command that end it together with the test process, where there is a tool for it."""
+    """Words before a command that end it together with the test process, where there is a tool for
+    it.
+    """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
@@ -70,8 +74,12 @@ class Valkey:
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*tied(), *server_command(self.folder / "data", self.socket)],
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*tied(), *server_command(self.folder / "data", self.socket)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         until(self.answers, "Valkey")
 
     def answers(self) -> bool:
@@ -96,7 +104,9 @@ class Valkey:
 
 @contextmanager
 def valkey_server() -> Iterator[Valkey]:
-    """A server of one's own; its socket lies in a short path, which the kernel limits to some 100 letters."""
+    """A server of one's own; its socket lies in a short path, which the kernel limits to some 100
+    letters.
+    """
     try:
         server_binary()
     except FileNotFoundError as error:
@@ -150,7 +160,10 @@ class Postgresql:
 
 def _postgresql_programs() -> Path | None:
     """The folder of initdb and postgres: the newest of Debian's, else what is on the PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda path: int(path.parts[-3].split(".")[0]),
+    )
     on_path = shutil.which("initdb")
     if found:
         return found[-1].parent
@@ -188,13 +201,49 @@ def postgresql() -> Iterator[Postgresql]:
         data.mkdir(mode=0o700)
         if owner:
             os.chown(data, owner["user"], owner["group"])  # type: ignore[arg-type]
-        subprocess.run([programs / "initdb", "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync",
-                        "--no-locale"], check=True, capture_output=True, cwd=root, **owner)  # type: ignore[call-overload]
+        subprocess.run(
+            [
+                programs / "initdb",
+                "-D",
+                data,
+                "-U",
+                "tester",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-sync",
+                "--no-locale",
+            ],
+            check=True,
+            capture_output=True,
+            cwd=root,
+            **owner,
+        )  # type: ignore[call-overload]
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(
-                [*tied(), str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(server.port),
-                 "-k", "", "-c", "fsync=off", "-c", "max_connections=200"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root, **owner)  # type: ignore[call-overload]
+                [
+                    *tied(),
+                    str(programs / "postgres"),
+                    "-D",
+                    str(data),
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    str(server.port),
+                    "-k",
+                    "",
+                    "-c",
+                    "fsync=off",
+                    "-c",
+                    "max_connections=200",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=root,
+                **owner,
+            )  # type: ignore[call-overload]
         until(lambda: process.poll() is not None or server.answers(), "PostgreSQL")
         assert process.poll() is None, (root / "log").read_text()
         yield server

@@ -12,6 +12,7 @@ from pruning.schemas.training import Optimizer
 State = dict[str, Tensor]
 SGD = Optimizer(lr=0.05, momentum=0.9)
 
+
 class Memory:
     """A saver that keeps every state it is given and hands out the one it is told."""
 
@@ -22,7 +23,12 @@ class Memory:
         return self.start
 
     def save(self, tensors: State, meta: dict[str, Any]) -> None:
-        self.saved.append(({key: value.detach().clone().contiguous() for key, value in tensors.items()}, dict(meta)))
+        self.saved.append(
+            (
+                {key: value.detach().clone().contiguous() for key, value in tensors.items()},
+                dict(meta),
+            )
+        )
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -33,7 +39,9 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 class Cramped(nn.Module):
     """A network in whose memory only so many images fit."""
 
-    def __init__(self, inner: nn.Module, most: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+    def __init__(
+        self, inner: nn.Module, most: int, error: type[Exception] = torch.OutOfMemoryError
+    ) -> None:
         super().__init__()
         self.inner, self.most, self.error = inner, most, error
 
@@ -41,4 +49,3 @@ class Cramped(nn.Module):
         if len(x) > self.most:
             raise self.error("DefaultCPUAllocator: can't allocate memory")
         return self.inner(x)
-

@@ -21,10 +21,19 @@ from tests.support.pipelines import CPU, Listener, pretrained
 
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 
-def finished(recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp, data: Data | None = None) -> Results:
+
+def finished(
+    recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp, data: Data | None = None
+) -> Results:
     state = None if recipe.train else pretrained()[0]
-    pipeline = Pipeline(recipe, Networks(net, state), data or cases.make_data(), Stages(folder / "stages", recipe.digest()),
-                        Listener(), CPU)
+    pipeline = Pipeline(
+        recipe,
+        Networks(net, state),
+        data or cases.make_data(),
+        Stages(folder / "stages", recipe.digest()),
+        Listener(),
+        CPU,
+    )
     pipeline.run()
     return Results(pipeline, ORIGIN, folder / "files")
 
@@ -40,6 +49,13 @@ def evaluated(results: Results) -> dict[str, Section]:
 
 def trial_of(results: Results, **fields: Any) -> JobRecord:
     pipeline = results.pipeline
-    return JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
-                 pipeline.done, pipeline.recipe, **fields)
-
+    return JobRecord(
+        pipeline.data,
+        pipeline.dense,
+        pipeline.control,
+        pipeline.given_measured,
+        pipeline.control_measured,
+        pipeline.done,
+        pipeline.recipe,
+        **fields,
+    )

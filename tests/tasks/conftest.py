@@ -1,4 +1,6 @@
-"""Fixtures: the database on SQLite and PostgreSQL, the artifacts in a folder and in S3, and a worker's surroundings."""
+"""Fixtures: the database on SQLite and PostgreSQL, the artifacts in a folder and in S3, and a
+worker's surroundings.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,11 @@ def postgresql_url(postgresql: Postgresql) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store on either database."""
-    url = f"sqlite:///{tmp_path}/db.sqlite" if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
+    url = (
+        f"sqlite:///{tmp_path}/db.sqlite"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgresql_url")
+    )
     store = Store(url)
     store.create_tables()
     with store.write() as session:

@@ -60,9 +60,21 @@ def test_ranges(artifacts: Artifacts, tmp_path: Path) -> None:
     content = bytes(range(256)) * (CHUNK // 128)
     artifacts.put("k", file(tmp_path, content))
     size = len(content)
-    windows = ((0, 1), (0, size), (5, 10), (size - 1, 1), (CHUNK - 1, 2), (7, CHUNK), (size - 3, 100), (3, 0))
+    windows = (
+        (0, 1),
+        (0, size),
+        (5, 10),
+        (size - 1, 1),
+        (CHUNK - 1, 2),
+        (7, CHUNK),
+        (size - 3, 100),
+        (3, 0),
+    )
     for start, length in windows:
-        assert read(artifacts, "k", start, length) == content[start: start + length], (start, length)
+        assert read(artifacts, "k", start, length) == content[start : start + length], (
+            start,
+            length,
+        )
     assert read(artifacts, "k", 100) == content[100:]
     assert read(artifacts, "k", size) == b""
     assert max(map(len, artifacts.stream("k"))) < len(content)
@@ -84,7 +96,9 @@ def test_a_missing_key_says_so(artifacts: Artifacts, tmp_path: Path) -> None:
     assert read(artifacts, "jobs/a/x") == b"1"
 
 
-def test_deleting_takes_what_is_below_and_no_neighbour(artifacts: Artifacts, tmp_path: Path) -> None:
+def test_deleting_takes_what_is_below_and_no_neighbour(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
     keys = ["jobs/a/1/x", "jobs/a/2/deep/y", "jobs/ab/x", "jobs/b", "models/a"]
     for key in keys:
         artifacts.put(key, file(tmp_path, key.encode()))
@@ -107,7 +121,9 @@ def test_listing_is_by_folder(artifacts: Artifacts, tmp_path: Path) -> None:
     assert list(artifacts.keys("jobs/nothing")) == []
 
 
-def test_puts_of_one_key_at_once_leave_one_of_them_whole(artifacts: Artifacts, tmp_path: Path) -> None:
+def test_puts_of_one_key_at_once_leave_one_of_them_whole(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
     contents = [bytes([n]) * (CHUNK // 2 + n) for n in range(6)]
     sources = [file(tmp_path, content, f"s{n}") for n, content in enumerate(contents)]
     assert together([lambda path=path: artifacts.put("k", path) for path in sources]) == [None] * 6  # type: ignore[misc]
@@ -164,8 +180,13 @@ def everything(folder: LocalArtifacts) -> list[Path]:
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "..", "a/../.."])
 def test_keys_cannot_leave_the_folder(folder: LocalArtifacts, tmp_path: Path, key: str) -> None:
     (tmp_path / "x").write_bytes(b"outside")
-    calls: list[Any] = [lambda: folder.put(key, tmp_path / "x"), lambda: folder.fetch(key, tmp_path / "y"),
-                        lambda: folder.size(key), lambda: list(folder.stream(key)), lambda: folder.delete(key)]
+    calls: list[Any] = [
+        lambda: folder.put(key, tmp_path / "x"),
+        lambda: folder.fetch(key, tmp_path / "y"),
+        lambda: folder.size(key),
+        lambda: list(folder.stream(key)),
+        lambda: folder.delete(key),
+    ]
     for call in calls:
         with pytest.raises(ValueError, match="leaves the artifact folder"):
             call()
@@ -189,8 +210,9 @@ def test_no_key_means_the_whole_store(folder: LocalArtifacts, tmp_path: Path, ke
 
 
 @pytest.mark.parametrize("when", ["copy", "fsync"])
-def test_a_full_disk_leaves_no_part_of_a_file(folder: LocalArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                              when: str) -> None:
+def test_a_full_disk_leaves_no_part_of_a_file(
+    folder: LocalArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     folder.put("k", file(tmp_path, b"before"))
 
     def full(*args: Any) -> None:
@@ -219,7 +241,8 @@ def test_an_interrupted_copy_leaves_no_part_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("why", [errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOENT])
 def test_fetching_copies_where_it_cannot_link(
-        folder: LocalArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int) -> None:
+    folder: LocalArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
     # ENOENT: the file was replaced between looking it up and linking it
     folder.put("k", file(tmp_path, b"content"))
 

@@ -92,7 +92,8 @@ def test_urgent_jobs_come_first(lite: Store, valkey: Valkey) -> None:
 
 
 def test_a_crash_between_publishing_and_removing_is_harmless(
-        lite: Store, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    lite: Store, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = create(lite).id
     app = make_app(settings(valkey))
 
@@ -168,8 +169,9 @@ def test_the_relay_outlives_an_absent_broker(lite: Store, own_valkey: Valkey) ->
     assert not thread.is_alive()
 
 
-def test_the_relay_outlives_an_absent_database(lite: Store, valkey: Valkey, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_relay_outlives_an_absent_database(
+    lite: Store, valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sqlalchemy.exc import OperationalError as DatabaseError
 
     stop, wake, asked = threading.Event(), threading.Event(), threading.Event()

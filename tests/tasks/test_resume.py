@@ -1,4 +1,6 @@
-"""`kill -9` of the job process and of the worker at chosen points: the bytes are those of an undisturbed run."""
+"""`kill -9` of the job process and of the worker at chosen points: the bytes are those of an
+undisturbed run.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,13 @@ Runner(Store(settings.database_url), open_artifacts(settings.artifact_url), sett
 @pytest.mark.slow
 def test_five_kills_of_the_job_process(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
     id = world.submit()
-    plan = {"at_1": "kill", "before_5": "kill", "at_11": "kill", "before_16": "kill", "at_24": "kill"}
+    plan = {
+        "at_1": "kill",
+        "before_5": "kill",
+        "at_11": "kill",
+        "before_16": "kill",
+        "at_24": "kill",
+    }
     chaos.plan(**plan)
     world.settle_all(id, runner=world.runner(max_attempts=2))
     world.assert_succeeded_once(id)
@@ -46,9 +54,13 @@ def test_five_kills_of_the_job_process(world: World, chaos: Chaos, undisturbed: 
 def test_kill_of_the_worker(world: World, chaos: Chaos, undisturbed: Bytes, tmp_path: Path) -> None:
     id = world.submit()
     chaos.plan(at_13="gate")
-    settings = {"SECATEUR_DATABASE_URL": world.store.url, "SECATEUR_ARTIFACT_URL": f"file:{tmp_path}/artifacts",
-                "SECATEUR_WORK_DIR": str(world.settings.work_dir), "SECATEUR_CHECKPOINT_STEPS": "2",
-                "SECATEUR_THREADS": "1"}
+    settings = {
+        "SECATEUR_DATABASE_URL": world.store.url,
+        "SECATEUR_ARTIFACT_URL": f"file:{tmp_path}/artifacts",
+        "SECATEUR_WORK_DIR": str(world.settings.work_dir),
+        "SECATEUR_CHECKPOINT_STEPS": "2",
+        "SECATEUR_THREADS": "1",
+    }
     worker = subprocess.Popen([sys.executable, "-c", WORKER, id], env={**os.environ, **settings})
     try:
         chaos.await_reached()
@@ -56,7 +68,10 @@ def test_kill_of_the_worker(world: World, chaos: Chaos, undisturbed: Bytes, tmp_
         assert not world.runner().run(id)  # the owner lives and its lease is fresh
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-        until(lambda: not Path(f"/proc/{job_process}").exists() or processes(id) == [], "the job process to end itself")
+        until(
+            lambda: not Path(f"/proc/{job_process}").exists() or processes(id) == [],
+            "the job process to end itself",
+        )
     finally:
         worker.kill()
         worker.wait()
@@ -70,10 +85,15 @@ def test_kill_of_the_worker(world: World, chaos: Chaos, undisturbed: Bytes, tmp_
     assert world.checkpoints(id) == undisturbed
 
 
-def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(world: World, tmp_path: Path) -> None:
+def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(
+    world: World, tmp_path: Path
+) -> None:
     with world.store.write() as session:
         spec: dict[str, object] = {}
-        made = [jobs.create(session, jobs.NewJob("default", spec, None, None, None, 4, None, {}))[0] for _ in range(2)]
+        made = [
+            jobs.create(session, jobs.NewJob("default", spec, None, None, None, 4, None, {}))[0]
+            for _ in range(2)
+        ]
     held, dead = made
     with world.store.write() as session:
         claim = claims.claim(session, held.id, owners.owner(), 3600, max_attempts=5)
@@ -83,10 +103,19 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(world: Wor
     settings = world.settings.model_copy(update={"work_dir": tmp_path / "swept"})
     mine = workspace.make(world.store, settings, claim)
     ours = f"secateur-{world.store.identity}"
-    for name in (f"{ours}-{held.id}-0-abc", f"{ours}-{dead.id}-7-abc", f"{ours}-job_00000000-1-abc"):
+    for name in (
+        f"{ours}-{held.id}-0-abc",
+        f"{ours}-{dead.id}-7-abc",
+        f"{ours}-job_00000000-1-abc",
+    ):
         (tmp_path / "swept" / name).mkdir()
     kept = {mine}
-    for name in ("secateur-01234567-job_00000000-1-abc", f"{ours}-odd", "secateur-job_bad", "thesis"):
+    for name in (
+        "secateur-01234567-job_00000000-1-abc",
+        f"{ours}-odd",
+        "secateur-job_bad",
+        "thesis",
+    ):
         kept.add(tmp_path / "swept" / name)
         (tmp_path / "swept" / name).mkdir()
     workspace.sweep(world.store, settings)

@@ -1,4 +1,6 @@
-"""Jobs in real job processes: success, requests of the user, failures of the job, of its inputs and of the store."""
+"""Jobs in real job processes: success, requests of the user, failures of the job, of its inputs and
+of the store.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,14 @@ from tests.support.job_world import (
 from tests.support.servers import Bucket, Postgresql, until
 
 Bytes = dict[tuple[str, str], str]
-POISON: dict[str, Any] = {"model": {"architecture": "mlp", "kwargs": {"hidden": [8]},
-                                    "train": {"epochs": 2, "batch_size": 32}}, "retrain": {"mode": "none"}}
+POISON: dict[str, Any] = {
+    "model": {
+        "architecture": "mlp",
+        "kwargs": {"hidden": [8]},
+        "train": {"epochs": 2, "batch_size": 32},
+    },
+    "retrain": {"mode": "none"},
+}
 
 
 def failed(world: World, id: str, code: str) -> dict[str, Any]:
@@ -76,8 +84,9 @@ def test_a_job_succeeds_with_everything_a_user_downloads(world: World) -> None:
     assert not world.runner().run(id)
 
 
-def test_a_job_runs_on_postgresql_and_s3(tmp_path: Path, postgresql: Postgresql, s3: Bucket, chaos: Chaos,
-                                         undisturbed: Bytes) -> None:
+def test_a_job_runs_on_postgresql_and_s3(
+    tmp_path: Path, postgresql: Postgresql, s3: Bucket, chaos: Chaos, undisturbed: Bytes
+) -> None:
     store = Store(postgresql.new_database())
     store.create_tables()
     try:
@@ -106,7 +115,9 @@ def test_cancelling_keeps_what_is_finished(world: World, chaos: Chaos, undisturb
     assert kept == {key: sha256 for key, sha256 in undisturbed.items() if key[0] == "magnitude-0.5"}
     report = world.report(id)
     assert report["partial"]
-    assert [(one["id"], one["partial"]) for one in report["checkpoints"]] == [("magnitude-0.5", True)]
+    assert [(one["id"], one["partial"]) for one in report["checkpoints"]] == [
+        ("magnitude-0.5", True)
+    ]
     assert job.summary is not None
     assert messages(world.store, id) == []
     world.assert_tidy(id)
@@ -130,12 +141,22 @@ def test_pause_and_resume(world: World, chaos: Chaos, undisturbed: Bytes) -> Non
     world.request(id, "resume")
     assert world.runner().run(id)
     world.assert_succeeded_once(id)
-    assert statuses(world.store, id) == ["queued", "running", "pausing", "paused", "queued", "running", "succeeded"]
+    assert statuses(world.store, id) == [
+        "queued",
+        "running",
+        "pausing",
+        "paused",
+        "queued",
+        "running",
+        "succeeded",
+    ]
     assert world.checkpoints(id) == undisturbed
     assert world.job(id).attempt == 1
 
 
-def test_a_worker_that_stops_hands_the_job_back(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+def test_a_worker_that_stops_hands_the_job_back(
+    world: World, chaos: Chaos, undisturbed: Bytes
+) -> None:
     id = world.submit()
     chaos.plan(at_4="gate")
     with world.running(id) as runner:
@@ -159,7 +180,10 @@ def test_a_stolen_job_is_let_go(world: World, chaos: Chaos) -> None:
         chaos.await_reached()
         assert processes(id) != []
         with world.store.write() as session:
-            assert claims.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True) is None
+            assert (
+                claims.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True)
+                is None
+            )
             job = session.get(Job, id)
             assert job is not None
             job.available_at = 0.0
@@ -184,15 +208,21 @@ def test_a_stuck_process_counts_as_crashed(world: World, chaos: Chaos, undisturb
         runner.settings.stuck_s = 0.2
     job = world.job(id)
     assert (job.status, job.attempt) == ("queued", 2)
-    assert "silent" in next(event.data["reason"] for event in history(world.store, id) if event.type == "attempt")
+    assert "silent" in next(
+        event.data["reason"] for event in history(world.store, id) if event.type == "attempt"
+    )
     world.assert_tidy(id)
     world.settle_all(id)
     world.assert_succeeded_once(id)
     assert world.checkpoints(id) == undisturbed
 
 
-@pytest.mark.parametrize(("how", "attempts", "reason"), [("exit", 2, "exit status 7"), ("abort", 1, "SIGABRT")])
-def test_poison_fails_after_some_attempts(world: World, chaos: Chaos, how: str, attempts: int, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "attempts", "reason"), [("exit", 2, "exit status 7"), ("abort", 1, "SIGABRT")]
+)
+def test_poison_fails_after_some_attempts(
+    world: World, chaos: Chaos, how: str, attempts: int, reason: str
+) -> None:
     id = world.submit(POISON, criterion={"name": "poison", "params": {"how": how}})
     world.settle_all(id, runner=world.runner(max_attempts=attempts))
     error = failed(world, id, "worker_lost")
@@ -206,7 +236,9 @@ def test_poison_in_the_first_training_fails_too(world: World, chaos: Chaos) -> N
     id = world.submit(POISON, model={"architecture": "poison_net", "train": {"epochs": 1}})
     world.settle_all(id, runner=world.runner(max_attempts=2), tries=4)
     failed(world, id, "worker_lost")
-    assert statuses(world.store, id).count("running") == 2  # each saves the weights to rewind to, the same bytes
+    assert (
+        statuses(world.store, id).count("running") == 2
+    )  # each saves the weights to rewind to, the same bytes
 
 
 def test_a_plugin_that_raises_fails_once(world: World, chaos: Chaos) -> None:
@@ -245,10 +277,15 @@ def test_a_deadline_ends_a_running_job(world: World, chaos: Chaos) -> None:
 
 
 def test_a_full_artifact_store_fails_the_job_and_a_retry_goes_on(
-        world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+    world: World, chaos: Chaos, undisturbed: Bytes
+) -> None:
     id = world.submit()
-    store = Flaky(world.artifacts, lambda key: OSError(errno.ENOSPC, "No space left on device")
-                  if "dense.safetensors" in key else None)
+    store = Flaky(
+        world.artifacts,
+        lambda key: (
+            OSError(errno.ENOSPC, "No space left on device") if "dense.safetensors" in key else None
+        ),
+    )
     world.runner(store).run(id)  # type: ignore[arg-type]
     error = failed(world, id, "storage_failed")
     assert "No space left" in error["message"]
@@ -262,7 +299,9 @@ def test_a_full_artifact_store_fails_the_job_and_a_retry_goes_on(
 
 
 def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Path) -> None:
-    """A report is replaced with every checkpoint: link(2) answers ENOENT for the one that has just lost its name."""
+    """A report is replaced with every checkpoint: link(2) answers ENOENT for the one that has just
+    lost its name.
+    """
     path, done = tmp_path / "report", threading.Event()
     path.write_text("first")
 
@@ -284,7 +323,9 @@ def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Pa
         supervise._link(tmp_path / "missing", tmp_path / "target")
 
 
-def test_damaged_and_missing_stages_are_computed_again(world: World, chaos: Chaos, undisturbed: Bytes) -> None:
+def test_damaged_and_missing_stages_are_computed_again(
+    world: World, chaos: Chaos, undisturbed: Bytes
+) -> None:
     id = world.submit()
     chaos.plan(at_9="kill")
     world.runner().run(id)
@@ -336,7 +377,9 @@ def test_a_missing_work_folder_is_made(world: World, tmp_path: Path) -> None:
     assert list((tmp_path / "not" / "yet").iterdir()) == []
 
 
-def test_a_process_that_cannot_start_counts_as_a_crash(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_counts_as_a_crash(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = world.submit()
 
     def refuse(*args: Any, **options: Any) -> None:
@@ -373,7 +416,8 @@ def test_every_signal_has_a_name() -> None:
 
 
 def test_a_running_job_is_run_once_and_knows_no_secrets(
-        world: World, chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: World, chaos: Chaos, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SECATEUR_API_KEY", "sesame")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sesame")
     id = world.submit()
@@ -402,7 +446,9 @@ def test_a_settled_job_is_left_alone_by_a_late_claim(world: World) -> None:
     assert world.job(id).status == "cancelled"
 
 
-def test_the_reaper_sweeps_and_outlives_an_absent_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reaper_sweeps_and_outlives_an_absent_database(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = create(world.store).id
     claimed(world.store, id, "other-host/boot/1/1", lease_s=-1.0)
     asked, real = threading.Event(), claims.sweep

@@ -13,15 +13,17 @@ TAN_22 = 13573
 def detect_edges(levels: Tensor, low: int, high: int) -> Tensor:
     """Canny's edges of maps (N, H, W) of whole levels, int32: bool.
 
-    Gradients by Sobel with the edges continued, their size |gx| + |gy|; local maxima along the gradient above `low` that
-    touch one another all the way to one above `high`.
+    Gradients by Sobel with the edges continued, their size |gx| + |gy|; local maxima along the
+    gradient above `low` that touch one another all the way to one above `high`.
 
     >>> step = torch.tensor([[0, 0, 200, 200]] * 2, dtype=torch.int32)[None]
     >>> detect_edges(step, 50, 150).int().tolist()
     [[[0, 1, 0, 0], [0, 1, 0, 0]]]
     """
     height, width = levels.shape[-2:]
-    wide = F.pad(levels[:, None].to(torch.float32), [1, 1, 1, 1], mode="replicate")[:, 0].to(torch.int32)
+    wide = F.pad(levels[:, None].to(torch.float32), [1, 1, 1, 1], mode="replicate")[:, 0].to(
+        torch.int32
+    )
     sums = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
     gx = sums[:, :, 2:] - sums[:, :, :-2]
     sums = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
@@ -30,7 +32,7 @@ def detect_edges(levels: Tensor, low: int, high: int) -> Tensor:
     around = F.pad(size, [1, 1, 1, 1])
 
     def beside(down: int, across: int) -> Tensor:
-        return around[:, 1 + down:1 + down + height, 1 + across:1 + across + width]
+        return around[:, 1 + down : 1 + down + height, 1 + across : 1 + across + width]
 
     flat, steep = gx.abs() * TAN_22, gy.abs() << 15
     across = (size > beside(0, -1)) & (size >= beside(0, 1))
@@ -38,7 +40,9 @@ def detect_edges(levels: Tensor, low: int, high: int) -> Tensor:
     falling = (size > beside(-1, -1)) & (size > beside(1, 1))
     rising = (size > beside(-1, 1)) & (size > beside(1, -1))
     slanted = torch.where((gx ^ gy) < 0, rising, falling)
-    largest = torch.where(steep < flat, across, torch.where(steep > flat + (gx.abs() << 16), down, slanted))
+    largest = torch.where(
+        steep < flat, across, torch.where(steep > flat + (gx.abs() << 16), down, slanted)
+    )
     weak = largest & (size > low)
     found = weak & (size > high)
     while True:
@@ -55,7 +59,8 @@ def detect_edges(levels: Tensor, low: int, high: int) -> Tensor:
 
 
 def measure_distances(marks: Tensor, farthest: int) -> Tensor:
-    """The Euclidean distance of each place of (N, H, W) from the nearest mark, in pixels, at most `farthest`: float32.
+    """The Euclidean distance of each place of (N, H, W) from the nearest mark, in pixels, at most
+    `farthest`: float32.
 
     First along rows, then d^2 = min over k of k^2 + (row distance k rows away)^2.
 
@@ -67,7 +72,12 @@ def measure_distances(marks: Tensor, farthest: int) -> Tensor:
     place = torch.arange(width, device=marks.device)
     before = torch.where(marks, place, -farthest).cummax(2).values
     behind = torch.where(marks, place, width + farthest).flip(2).cummin(2).values.flip(2)
-    along = torch.minimum(place - before, behind - place).clamp_(max=farthest).to(torch.float32).square_()
+    along = (
+        torch.minimum(place - before, behind - place)
+        .clamp_(max=farthest)
+        .to(torch.float32)
+        .square_()
+    )
     found = along.clone()
     for k in range(1, min(farthest, height)):
         if k * k >= found.max():

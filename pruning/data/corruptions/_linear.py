@@ -1,8 +1,9 @@
 """Blurs and zooms as small matrices, summed without rounding.
 
-A filter along an axis, its borders included, is a square matrix, and a batch is filtered by one matrix product. Weights are
-multiples of 2^-18 that sum to 1, so that sums of two of them times a number of 16 bits are exact in float64: the order of
-summation, which a library chooses by batch size and device, changes nothing.
+A filter along an axis, its borders included, is a square matrix, and a batch is filtered by one
+matrix product. Weights are multiples of 2^-18 that sum to 1, so that sums of two of them times a
+number of 16 bits are exact in float64: the order of summation, which a library chooses by batch
+size and device, changes nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ BITS = 18
 
 
 def index_beyond(length: int, before: int, after: int, border: Border) -> NDArray[np.int64]:
-    """The index within a line of each place from `before` places in front of it to `after` behind it.
+    """The index within a line of each place from `before` places in front of it to `after` behind
+    it.
 
-    >>> index_beyond(3, 2, 2, "mirror").tolist(), index_beyond(3, 2, 2, "reflect").tolist(), index_beyond(1, 1, 1, "mirror").tolist()
+    >>> (
+    ...     index_beyond(3, 2, 2, "mirror").tolist(),
+    ...     index_beyond(3, 2, 2, "reflect").tolist(),
+    ...     index_beyond(1, 1, 1, "mirror").tolist(),
+    ... )
     ([2, 1, 0, 1, 2, 1, 0], [1, 0, 0, 1, 2, 2, 1], [0, 0, 0])
     """
     places: NDArray[np.int64] = np.arange(-before, length + after)
@@ -38,7 +44,8 @@ def index_beyond(length: int, before: int, after: int, border: Border) -> NDArra
 
 
 def round_weights(weights: NDArray[np.float64], bits: int = BITS) -> NDArray[np.float64]:
-    """Weights (..., K) that sum to about 1, as multiples of 2^-bits; the largest takes what is left of their sum.
+    """Weights (..., K) that sum to about 1, as multiples of 2^-bits; the largest takes what is left
+    of their sum.
 
     >>> round_weights(np.array([1.0, 1.0, 1.0]) / 3, bits=2).tolist()
     [0.5, 0.25, 0.25]
@@ -52,26 +59,31 @@ def round_weights(weights: NDArray[np.float64], bits: int = BITS) -> NDArray[np.
 
 @lru_cache(maxsize=64)
 def build_smoothing(length: int, sigma: float, truncate: float, border: Border) -> Tensor:
-    """A Gaussian along a line, w_k ~ exp(-k^2 / (2 sigma^2)), |k| <= floor(truncate sigma + 1/2): float64 (L, L)."""
+    """A Gaussian along a line, w_k ~ exp(-k^2 / (2 sigma^2)), |k| <= floor(truncate sigma + 1/2):
+    float64 (L, L).
+    """
     radius = int(truncate * sigma + 0.5)
     places = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (places / sigma) ** 2) if radius else np.ones(1)
     weights = round_weights(weights / weights.sum())
     matrix, index = np.zeros((length, length)), index_beyond(length, radius, radius, border)
     for k, weight in enumerate(weights):
-        np.add.at(matrix, (np.arange(length), index[k:k + length]), weight)
+        np.add.at(matrix, (np.arange(length), index[k : k + length]), weight)
     return torch.from_numpy(matrix)
 
 
 def measure_enlargement(length: int, factor: float) -> tuple[int, int]:
-    """How many of a line's places are enlarged by a factor of at least 1, and to how many: ceil(L / f), round(that f)."""
+    """How many of a line's places are enlarged by a factor of at least 1, and to how many: ceil(L /
+    f), round(that f).
+    """
     crop = math.ceil(length / factor)
     return crop, round(crop * factor)
 
 
 @lru_cache(maxsize=256)
 def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
-    """The middle `crop` of a line's places become `enlarged` ones, of which the middle L remain: float64 (L, L).
+    """The middle `crop` of a line's places become `enlarged` ones, of which the middle L remain:
+    float64 (L, L).
 
     Interpolation is linear, the first place on the first and the last on the last.
 
@@ -91,7 +103,9 @@ def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
 
 
 def apply_separable(levels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """R X C^T for every image X (..., H, W) whose values have at most 16 significant bits: float64, exact."""
+    """R X C^T for every image X (..., H, W) whose values have at most 16 significant bits: float64,
+    exact.
+    """
     rows, columns = rows.to(levels.device), columns.to(levels.device)
     *_, height, width = levels.shape
     across = levels.to(torch.float64).reshape(-1, width) @ columns.T

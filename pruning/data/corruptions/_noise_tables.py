@@ -1,7 +1,9 @@
-"""Noise of single values as a law on grey levels: 256 rows P(new level | old level), drawn by Walker's alias method.
+"""Noise of single values as a law on grey levels: 256 rows P(new level | old level), drawn by
+Walker's alias method.
 
-A noise that treats every value by itself knows only 256 inputs and 256 outputs, so the whole noise is a matrix. It is
-computed once in float64 and drawn with one 32-bit word and one look-up a value, exactly to 2^-24.
+A noise that treats every value by itself knows only 256 inputs and 256 outputs, so the whole noise
+is a matrix. It is computed once in float64 and drawn with one 32-bit word and one look-up a value,
+exactly to 2^-24.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ LEVELS: Floats = np.arange(256.0)
 
 
 def build_table(survival: Callable[[Floats, Floats], Floats]) -> Floats:
-    """P(new | old), (256, 256), from survival(x, y) = P(X >= y | x) at intensities x (256, 1), y (1, 255) in [0, 1].
+    """P(new | old), (256, 256), from survival(x, y) = P(X >= y | x) at intensities x (256, 1), y
+    (1, 255) in [0, 1].
 
     The new level is floor(255 X), X clipped to [0, 1]: it is at least j where X >= j / 255.
 
@@ -34,9 +37,11 @@ def build_table(survival: Callable[[Floats, Floats], Floats]) -> Floats:
 
 
 def build_alias_table(probabilities: Floats) -> Tensor:
-    """Walker's table of every row as int32 (256 * 256,): threshold x 2^8 + alias at row * 256 + column.
+    """Walker's table of every row as int32 (256 * 256,): threshold x 2^8 + alias at row * 256 +
+    column.
 
-    A uniform column j is kept where a uniform 16-bit number is below its threshold, and is its alias otherwise.
+    A uniform column j is kept where a uniform 16-bit number is below its threshold, and is its
+    alias otherwise.
     """
     left, rows = probabilities * 256.0, np.arange(256)
     threshold, alias = np.full((256, 256), 1 << 16), np.tile(np.arange(256), (256, 1))

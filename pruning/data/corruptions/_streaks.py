@@ -31,10 +31,14 @@ def build_trail(radius: int, sigma: float) -> NDArray[np.float64]:
     return round_weights(weights / weights.sum(), 16)
 
 
-def apply_streaks(images: Tensor, degrees: NDArray[np.float64], radius: int, sigma: float) -> Tensor:
-    """y(p) = sum_i k_i x(p + s_i), s_i = i (cos, sin) rounded to pixels, the edges continued: float32 levels, exact.
+def apply_streaks(
+    images: Tensor, degrees: NDArray[np.float64], radius: int, sigma: float
+) -> Tensor:
+    """y(p) = sum_i k_i x(p + s_i), s_i = i (cos, sin) rounded to pixels, the edges continued:
+    float32 levels, exact.
 
-    Images are taken in the order of their angles, so that those with the same shift lie side by side.
+    Images are taken in the order of their angles, so that those with the same shift lie side by
+    side.
 
     >>> point = torch.zeros(1, 1, 1, 4, dtype=torch.uint8)
     >>> point[..., 3] = 100
@@ -45,15 +49,23 @@ def apply_streaks(images: Tensor, degrees: NDArray[np.float64], radius: int, sig
     order = np.argsort(degrees, kind="stable")
     direction = np.deg2rad(degrees[order])
     steps = np.arange(2 * radius + 1)[:, None]
-    down, across = (np.ceil(steps * part - 0.5).astype(np.int64) for part in (np.sin(direction), np.cos(direction)))
+    down, across = (
+        np.ceil(steps * part - 0.5).astype(np.int64)
+        for part in (np.sin(direction), np.cos(direction))
+    )
     top, left = -min(down.min(), 0), -min(across.min(), 0)
     places = torch.from_numpy(order).to(images.device)
-    wide = F.pad(images.index_select(0, places).to(torch.float32),
-                 [int(n) for n in (left, max(across.max(), 0), top, max(down.max(), 0))], mode="replicate")
+    wide = F.pad(
+        images.index_select(0, places).to(torch.float32),
+        [int(n) for n in (left, max(across.max(), 0), top, max(down.max(), 0))],
+        mode="replicate",
+    )
     found = torch.zeros(images.shape, dtype=torch.float32, device=images.device)
     for weight, dy, dx in zip(build_trail(radius, sigma), down, across, strict=True):
         cuts = np.nonzero((np.diff(dy) != 0) | (np.diff(dx) != 0))[0] + 1
         for begin, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
             y, x = int(dy[begin] + top), int(dx[begin] + left)
-            found[begin:end].add_(wide[begin:end, :, y:y + height, x:x + width], alpha=float(weight))
+            found[begin:end].add_(
+                wide[begin:end, :, y : y + height, x : x + width], alpha=float(weight)
+            )
     return torch.empty_like(found).index_copy_(0, places, found)

@@ -1,8 +1,9 @@
 """Light and colour: brightness, contrast, saturation.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
-In HSV, V = max(R, G, B), S = (V - min) / V. With hue and S kept, colours scale with V; with hue and V kept, V - x scales
-with S: no conversion is needed. A grey image is one whose three channels are equal.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019. In HSV, V = max(R, G, B), S = (V - min) / V. With hue and S kept, colours
+scale with V; with hue and V kept, V - x scales with S: no conversion is needed. A grey image is one
+whose three channels are equal.
 """
 
 from __future__ import annotations
@@ -55,8 +56,17 @@ class Contrast:
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Alike for every image."""
         pixels = images.shape[-2] * images.shape[-1]
-        mean = images.flatten(2).sum(2, dtype=torch.int64).to(torch.float64).div_(pixels)[:, :, None, None]
-        return round_to_grey_levels((images.to(torch.float32) * strength[0]).add_((mean * (1.0 - strength[0])).to(torch.float32)))
+        mean = (
+            images.flatten(2)
+            .sum(2, dtype=torch.int64)
+            .to(torch.float64)
+            .div_(pixels)[:, :, None, None]
+        )
+        return round_to_grey_levels(
+            (images.to(torch.float32) * strength[0]).add_(
+                (mean * (1.0 - strength[0])).to(torch.float32)
+            )
+        )
 
 
 @corruptions.register("saturate")
@@ -64,8 +74,8 @@ class Contrast:
 class Saturate:
     """S' = clip(a S + b) in HSV: x' = V - (V - x) S' / S.
 
-    Grey pixels count as red: R = V, G = B = V (1 - S'). Grey images have no colour to change and are left alone. Constants:
-    a, b.
+    Grey pixels count as red: R = V, G = B = V (1 - S'). Grey images have no colour to change and
+    are left alone. Constants: a, b.
 
     >>> pink = torch.tensor([200, 100, 100], dtype=torch.uint8).view(1, 3, 1, 1)
     >>> Saturate().apply(pink, (1.5, 0), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()

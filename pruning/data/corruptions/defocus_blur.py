@@ -1,6 +1,7 @@
 """Defocus blur: every point becomes a disk.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from pruning.data.keyed_random import Draws
 
 @lru_cache(maxsize=16)
 def build_disk(radius: float, sigma: float) -> NDArray[np.float64]:
-    """The kernel: a disk of `radius` pixels, sum 1, its edge softened by a Gaussian of 3 x 3 pixels (5 x 5 beyond radius 8).
+    """The kernel: a disk of `radius` pixels, sum 1, its edge softened by a Gaussian of 3 x 3 pixels
+    (5 x 5 beyond radius 8).
 
-    Empty margins are cut off; weights are multiples of 2^-16, so that sums of grey levels are exact in float32.
+    Empty margins are cut off; weights are multiples of 2^-16, so that sums of grey levels are exact
+    in float32.
 
     >>> build_disk(0.3, 0.4).round(3).tolist()
     [[0.002, 0.037, 0.002], [0.037, 0.845, 0.037], [0.002, 0.037, 0.002]]
@@ -39,18 +42,23 @@ def build_disk(radius: float, sigma: float) -> NDArray[np.float64]:
         inside = correlate1d(inside, soft / soft.sum(), axis=axis, mode="mirror")
     kernel = round_weights(inside.ravel(), 16).reshape(inside.shape)
     margin = int(np.nonzero(kernel.any(0))[0][0])
-    return kernel[margin:len(kernel) - margin, margin:len(kernel) - margin]
+    return kernel[margin : len(kernel) - margin, margin : len(kernel) - margin]
 
 
 def filter_images(images: Tensor, kernel: NDArray[np.float64]) -> Tensor:
-    """Every image correlated with a kernel of odd size, mirrored beyond its edges: float32 levels, exact."""
+    """Every image correlated with a kernel of odd size, mirrored beyond its edges: float32 levels,
+    exact.
+    """
     height, width = images.shape[-2:]
     reach = len(kernel) // 2
-    rows, columns = (torch.from_numpy(index_beyond(n, reach, reach, "mirror")).to(images.device) for n in (height, width))
+    rows, columns = (
+        torch.from_numpy(index_beyond(n, reach, reach, "mirror")).to(images.device)
+        for n in (height, width)
+    )
     wide = images.index_select(2, rows).index_select(3, columns).to(torch.float32)
     found = torch.zeros(images.shape, dtype=torch.float32, device=images.device)
     for y, x in np.argwhere(kernel):
-        found.add_(wide[:, :, y:y + height, x:x + width], alpha=float(kernel[y, x]))
+        found.add_(wide[:, :, y : y + height, x : x + width], alpha=float(kernel[y, x]))
     return found
 
 

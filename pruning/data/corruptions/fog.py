@@ -1,6 +1,7 @@
 """Fog: fractal clouds before the scene.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -21,15 +22,28 @@ from pruning.data.keyed_random import Draws
 class Fog:
     """(x + c p) max(x) / (max(x) + c), p the corner of a plasma map in [0, 1] of the given decay.
 
-    The map is 32 or 256 pixels wide, or the next power of 2 for a larger image. Constants: c, decay, width of the map.
+    The map is 32 or 256 pixels wide, or the next power of 2 for a larger image. Constants: c,
+    decay, width of the map.
 
     >>> dark = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     >>> Fog().apply(dark, (1, 2, 32), Draws.keyed(0, indices=torch.arange(1))).max().item()
     0
     """
 
-    cifar: ClassVar[Table] = (0.2, 3, 32), (0.5, 3, 32), (0.75, 2.5, 32), (1, 2, 32), (1.5, 1.75, 32)
-    imagenet: ClassVar[Table] = (1.5, 2, 256), (2, 2, 256), (2.5, 1.7, 256), (2.5, 1.5, 256), (3, 1.4, 256)
+    cifar: ClassVar[Table] = (
+        (0.2, 3, 32),
+        (0.5, 3, 32),
+        (0.75, 2.5, 32),
+        (1, 2, 32),
+        (1.5, 1.75, 32),
+    )
+    imagenet: ClassVar[Table] = (
+        (1.5, 2, 256),
+        (2, 2, 256),
+        (2.5, 1.7, 256),
+        (2.5, 1.5, 256),
+        (3, 1.4, 256),
+    )
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image in clouds of its own."""
@@ -38,4 +52,6 @@ class Fog:
         side = max(side, 1 << (max(height, width) - 1).bit_length())
         clouds = draw_plasma(side, decay, draws)[:, None, :height, :width]
         brightest = images.flatten(1).amax(1).to(torch.float32)[:, None, None, None]
-        return round_to_grey_levels((clouds * density).add(images).mul_(brightest / (brightest + density)))
+        return round_to_grey_levels(
+            (clouds * density).add(images).mul_(brightest / (brightest + density))
+        )

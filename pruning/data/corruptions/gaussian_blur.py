@@ -1,6 +1,7 @@
 """Gaussian blur.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pruning.data.keyed_random import Draws
 
 
 def blur_images(images: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of `sigma` pixels cut at 4 sigma, edges continued by their nearest pixel: uint8 as the images.
+    """A Gaussian of `sigma` pixels cut at 4 sigma, edges continued by their nearest pixel: uint8 as
+    the images.
 
     >>> import torch
     >>> point = torch.zeros(1, 1, 1, 5, dtype=torch.uint8)
@@ -25,7 +27,13 @@ def blur_images(images: Tensor, sigma: float) -> Tensor:
     [0, 10, 78, 10, 0]
     """
     height, width = images.shape[-2:]
-    return round_to_grey_levels(apply_separable(images, build_smoothing(height, sigma, 4.0, "nearest"), build_smoothing(width, sigma, 4.0, "nearest")))
+    return round_to_grey_levels(
+        apply_separable(
+            images,
+            build_smoothing(height, sigma, 4.0, "nearest"),
+            build_smoothing(width, sigma, 4.0, "nearest"),
+        )
+    )
 
 
 @corruptions.register("gaussian_blur")

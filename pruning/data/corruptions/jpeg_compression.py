@@ -1,6 +1,7 @@
 """JPEG compression.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ def _compressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 @corruptions.register("jpeg_compression")
 @dataclass(frozen=True)
 class JpegCompression:
-    """Written as JPEG of a quality and read again, by Pillow on the CPU, an image a thread of torch's at a time.
+    """Written as JPEG of a quality and read again, by Pillow on the CPU, an image a thread of
+    torch's at a time.
 
     Colour is stored at half the resolution, grey images as such.
 
     >>> grey = torch.full((1, 1, 8, 8), 77, dtype=torch.uint8)
-    >>> JpegCompression().apply(grey, (80,), Draws.keyed(0, indices=torch.arange(1))).unique().tolist()
+    >>> JpegCompression().apply(
+    ...     grey, (80,), Draws.keyed(0, indices=torch.arange(1))
+    ... ).unique().tolist()
     [77]
     """
 
@@ -53,5 +57,7 @@ class JpegCompression:
         else:
             with ThreadPoolExecutor(threads) as pool:
                 found = list(pool.map(lambda one: _compressed(one, quality), pixels))
-        read = torch.from_numpy(np.stack(found)).view(len(found), *images.shape[-2:], images.shape[1])
+        read = torch.from_numpy(np.stack(found)).view(
+            len(found), *images.shape[-2:], images.shape[1]
+        )
         return read.permute(0, 3, 1, 2).contiguous().to(images.device)

@@ -1,7 +1,7 @@
 """Motion blur: the camera moves while the shutter is open.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019;
-the kernel is that of the usual packages, which do without ImageMagick.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019; the kernel is that of the usual packages, which do without ImageMagick.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pruning.data.keyed_random import Draws
 @corruptions.register("motion_blur")
 @dataclass(frozen=True)
 class MotionBlur:
-    """sum_i k_i x(p + s_i) along an angle U(-45, 45) degrees; k_i ~ exp(-i^2 / (2 sigma^2)), i = 0 ... 2 radius pixels.
+    """sum_i k_i x(p + s_i) along an angle U(-45, 45) degrees; k_i ~ exp(-i^2 / (2 sigma^2)), i = 0
+    ... 2 radius pixels.
 
     >>> import torch
     >>> grey = torch.full((1, 1, 3, 3), 90, dtype=torch.uint8)
@@ -32,4 +33,6 @@ class MotionBlur:
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image along its own angle."""
-        return round_to_grey_levels(apply_streaks(images, draw_angles(-45.0, 45.0, draws), int(strength[0]), strength[1]))
+        return round_to_grey_levels(
+            apply_streaks(images, draw_angles(-45.0, 45.0, draws), int(strength[0]), strength[1])
+        )

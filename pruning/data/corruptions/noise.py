@@ -1,7 +1,8 @@
 """Noise of single values: Gaussian, shot, impulse and speckle noise.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
-Intensities x are in [0, 1]; constants are theirs. Channels are drawn independently.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019. Intensities x are in [0, 1]; constants are theirs. Channels are drawn
+independently.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from scipy.special import ndtr, pdtrc
 from torch import Tensor
 
 from pruning.data.corruptions import Strength, Table, corruptions
-from pruning.data.corruptions._noise_tables import Floats, build_alias_table, build_table, draw_levels
+from pruning.data.corruptions._noise_tables import (
+    Floats,
+    build_alias_table,
+    build_table,
+    draw_levels,
+)
 from pruning.data.keyed_random import Draws
 
 
@@ -37,7 +43,9 @@ def survive_impulse(amount: float) -> Floats:
 
 def survive_speckle(sigma: float) -> Floats:
     """P(x + sigma x N(0, 1) >= y) = Phi((x - y) / (sigma x)); black stays black."""
-    return build_table(lambda x, y: np.where(x > 0.0, ndtr((x - y) / (sigma * np.where(x > 0.0, x, 1.0))), 0.0))
+    return build_table(
+        lambda x, y: np.where(x > 0.0, ndtr((x - y) / (sigma * np.where(x > 0.0, x, 1.0))), 0.0)
+    )
 
 
 @cache
@@ -52,7 +60,9 @@ class GaussianNoise:
 
     >>> import torch
     >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
-    >>> noisy = GaussianNoise().apply(grey, (0.04,), Draws.keyed(0, indices=torch.arange(1))).double()
+    >>> noisy = (
+    ...     GaussianNoise().apply(grey, (0.04,), Draws.keyed(0, indices=torch.arange(1))).double()
+    ... )
     >>> round(noisy.std().item())
     10
     """

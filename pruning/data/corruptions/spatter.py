@@ -1,8 +1,8 @@
 """Spatter: drops of water or mud on the lens.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019,
-and the released code, whose water is shaded by a relief of the distance to its edges. Distances are Euclidean here, where
-the usual chamfer distance is up to 2 % off.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019, and the released code, whose water is shaded by a relief of the distance
+to its edges. Distances are Euclidean here, where the usual chamfer distance is up to 2 % off.
 """
 
 from __future__ import annotations
@@ -27,24 +27,34 @@ MEAN = ((1.0, 1.0, 1.0),) * 3
 def smooth_fields(field: Tensor, sigma: float) -> Tensor:
     """A Gaussian of `sigma` pixels cut at 4 sigma over fields (N, H, W): float64."""
     height, width = field.shape[-2:]
-    return apply_separable(field, build_smoothing(height, sigma, 4.0, "nearest"), build_smoothing(width, sigma, 4.0, "nearest"))
+    return apply_separable(
+        field,
+        build_smoothing(height, sigma, 4.0, "nearest"),
+        build_smoothing(width, sigma, 4.0, "nearest"),
+    )
 
 
 def correlate_fields(field: Tensor, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Fields (N, H, W) correlated with a 3 x 3 kernel, mirrored beyond their edges, summed in one order."""
+    """Fields (N, H, W) correlated with a 3 x 3 kernel, mirrored beyond their edges, summed in one
+    order.
+    """
     height, width = field.shape[-2:]
-    rows, columns = (torch.from_numpy(index_beyond(n, 1, 1, "mirror")).to(field.device) for n in (height, width))
+    rows, columns = (
+        torch.from_numpy(index_beyond(n, 1, 1, "mirror")).to(field.device) for n in (height, width)
+    )
     wide = field.index_select(1, rows).index_select(2, columns)
     found = torch.zeros_like(field)
     for y, line in enumerate(kernel):
         for x, weight in enumerate(line):
             if weight:
-                found += wide[:, y:y + height, x:x + width] * weight
+                found += wide[:, y : y + height, x : x + width] * weight
     return found
 
 
 def equalise_levels(levels: Tensor, most: int) -> Tensor:
-    """Whole levels 0 ... most of each image (N, H, W) spread over 0 ... 255 by rank; a single level stays as it is."""
+    """Whole levels 0 ... most of each image (N, H, W) spread over 0 ... 255 by rank; a single level
+    stays as it is.
+    """
     number, width = len(levels), most + 1
     flat = levels.flatten(1).to(torch.int64)
     row = torch.arange(number, device=levels.device)[:, None] * width
@@ -53,12 +63,16 @@ def equalise_levels(levels: Tensor, most: int) -> Tensor:
     below = counts.gather(1, first)
     rest = flat.shape[1] - below
     spread = ((counts.cumsum(1) - below).clamp_(min=0) * (255.0 / rest.clamp(min=1))).round_()
-    table = torch.where(rest > 0, spread, torch.arange(width, device=levels.device)).to(torch.float32)
+    table = torch.where(rest > 0, spread, torch.arange(width, device=levels.device)).to(
+        torch.float32
+    )
     return table.gather(1, flat).view(levels.shape)
 
 
 def shade_water(liquid: Tensor) -> Tensor:
-    """Drops shaded by their relief, the brightest point 1; `liquid` in [0, 1], 0 where dry: float32 (N, H, W)."""
+    """Drops shaded by their relief, the brightest point 1; `liquid` in [0, 1], 0 where dry: float32
+    (N, H, W).
+    """
     levels = (liquid * 255.0).clamp_(0.0, 255.0).floor_().to(torch.float32)
     away = measure_distances(detect_edges(levels.to(torch.int32), 50, 150), FARTHEST)
     away = correlate_fields(away, MEAN).div_(9.0).add_(2.0**-10).floor_()
@@ -70,33 +84,53 @@ def shade_water(liquid: Tensor) -> Tensor:
 @corruptions.register("spatter")
 @dataclass(frozen=True)
 class Spatter:
-    """Water, x + m (175, 238, 238) / 255, or mud, x (1 - m) + m (63, 42, 20) / 255, m a map of drops.
+    """Water, x + m (175, 238, 238) / 255, or mud, x (1 - m) + m (63, 42, 20) / 255, m a map of
+    drops.
 
-    Drops are where N(loc, scale), smoothed by sigma pixels, is above the threshold. Water: m is shaded and at most
-    `intensity`; mud: the drops smoothed by `intensity` pixels, 0 below 0.8. Constants: loc, scale, sigma, threshold,
-    intensity, mud. Grey images get the luma of the colour.
+    Drops are where N(loc, scale), smoothed by sigma pixels, is above the threshold. Water: m is
+    shaded and at most `intensity`; mud: the drops smoothed by `intensity` pixels, 0 below 0.8.
+    Constants: loc, scale, sigma, threshold, intensity, mud. Grey images get the luma of the colour.
 
     >>> grey = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
-    >>> mud = Spatter().apply(grey, (0.65, 0.1, 0.5, 0.68, 0.6, 1), Draws.keyed(0, indices=torch.arange(1)))
+    >>> mud = Spatter().apply(
+    ...     grey, (0.65, 0.1, 0.5, 0.68, 0.6, 1), Draws.keyed(0, indices=torch.arange(1))
+    ... )
     >>> mud.amin((0, 2, 3)).tolist(), mud.max().item()
     ([63, 42, 20], 77)
     """
 
-    cifar: ClassVar[Table] = ((0.62, 0.1, 0.7, 0.7, 0.5, 0), (0.65, 0.1, 0.8, 0.7, 0.5, 0), (0.65, 0.3, 1, 0.69, 0.5, 0),
-                              (0.65, 0.1, 0.7, 0.69, 0.6, 1), (0.65, 0.1, 0.5, 0.68, 0.6, 1))
-    imagenet: ClassVar[Table] = ((0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0),
-                                 (0.65, 0.3, 1, 0.65, 1.5, 1), (0.67, 0.4, 1, 0.65, 1.5, 1))
+    cifar: ClassVar[Table] = (
+        (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+        (0.65, 0.1, 0.8, 0.7, 0.5, 0),
+        (0.65, 0.3, 1, 0.69, 0.5, 0),
+        (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+        (0.65, 0.1, 0.5, 0.68, 0.6, 1),
+    )
+    imagenet: ClassVar[Table] = (
+        (0.65, 0.3, 4, 0.69, 0.6, 0),
+        (0.65, 0.3, 3, 0.68, 0.6, 0),
+        (0.65, 0.3, 2, 0.68, 0.5, 0),
+        (0.65, 0.3, 1, 0.65, 1.5, 1),
+        (0.67, 0.4, 1, 0.65, 1.5, 1),
+    )
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
         """Each image under drops of its own."""
         loc, scale, sigma, threshold, intensity, muddy = strength
         liquid = smooth_fields(draws.normal(*images.shape[-2:]), sigma).mul_(scale).add_(loc)
-        levels, colour = images.to(torch.float32), torch.tensor(MUD if muddy else WATER, device=images.device)
+        levels, colour = (
+            images.to(torch.float32),
+            torch.tensor(MUD if muddy else WATER, device=images.device),
+        )
         if images.shape[1] == 1:
             colour = (colour * torch.tensor(LUMA, device=images.device)).sum(0, keepdim=True)
         if muddy:
-            drops = smooth_fields((liquid > threshold).to(torch.float32), intensity).to(torch.float32)
+            drops = smooth_fields((liquid > threshold).to(torch.float32), intensity).to(
+                torch.float32
+            )
             drops = drops.mul_(drops >= 0.8)[:, None]
-            return round_to_grey_levels(levels.mul_(1.0 - drops).add_(drops * colour[:, None, None]))
+            return round_to_grey_levels(
+                levels.mul_(1.0 - drops).add_(drops * colour[:, None, None])
+            )
         drops = shade_water(liquid.mul_(liquid >= threshold)).mul_(intensity)[:, None]
         return round_to_grey_levels(levels.add_(drops * colour[:, None, None]))

@@ -1,6 +1,7 @@
 """Zoom blur: the camera moves towards the scene.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from pruning.data.keyed_random import Draws
 @corruptions.register("zoom_blur")
 @dataclass(frozen=True)
 class ZoomBlur:
-    """(x + sum of x enlarged by f) / (n + 1) over the n factors f from 1 to below `stop` in steps of `step`.
+    """(x + sum of x enlarged by f) / (n + 1) over the n factors f from 1 to below `stop` in steps
+    of `step`.
 
     Each enlarges the middle of the image, with linear interpolation.
 
     >>> point = torch.tensor([0, 0, 100, 0], dtype=torch.uint8).view(1, 1, 1, 4)
-    >>> ZoomBlur().apply(point, (2.5, 1.0), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> ZoomBlur().apply(
+    ...     point, (2.5, 1.0), Draws.keyed(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [0, 11, 88, 33]
     """
 
@@ -38,9 +42,17 @@ class ZoomBlur:
         height, width = images.shape[-2:]
         stop, step = strength
         factors = np.arange(1.0, stop, step).tolist()
-        alike = Counter((measure_enlargement(height, factor), measure_enlargement(width, factor)) for factor in factors)
+        alike = Counter(
+            (measure_enlargement(height, factor), measure_enlargement(width, factor))
+            for factor in factors
+        )
         levels = images.to(torch.float64)
         total = levels.clone()
         for (down, across), times in alike.items():
-            total.add_(apply_separable(levels, build_zooming(height, *down), build_zooming(width, *across)), alpha=times)
+            total.add_(
+                apply_separable(
+                    levels, build_zooming(height, *down), build_zooming(width, *across)
+                ),
+                alpha=times,
+            )
         return round_to_grey_levels(total.div_(len(factors) + 1))

@@ -1,4 +1,6 @@
-"""Allocations against naive loops: by layer, with filters of unequal cost, and with layers that are pruned in part."""
+"""Allocations against naive loops: by layer, with filters of unequal cost, and with layers that are
+pruned in part.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,35 @@ from tests.support import cases, oracles
 
 fast = settings(max_examples=80, deadline=None, derandomize=True)
 
-RESNET = {"conv1": (16, 3, 3, 3), "conv2": (16, 16, 3, 3), "conv3": (32, 16, 3, 3), "conv4": (64, 64, 3, 3), "fc": (10, 64)}
+RESNET = {
+    "conv1": (16, 3, 3, 3),
+    "conv2": (16, 16, 3, 3),
+    "conv3": (32, 16, 3, 3),
+    "conv4": (64, 64, 3, 3),
+    "fc": (10, 64),
+}
 
 
-def random_scores(shapes: dict[str, tuple[int, ...]], seed: int = 0, filters: bool = False) -> Scores:
+def random_scores(
+    shapes: dict[str, tuple[int, ...]], seed: int = 0, filters: bool = False
+) -> Scores:
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.rand((shape[0], *[1] * (len(shape) - 1)) if filters else shape, generator=rng)
-            for name, shape in shapes.items()}
+    return {
+        name: torch.rand((shape[0], *[1] * (len(shape) - 1)) if filters else shape, generator=rng)
+        for name, shape in shapes.items()
+    }
 
 
 def budget_of(shapes: dict[str, tuple[int, ...]], keep: int) -> Budget:
     return Budget(keep, {name: math.prod(shape) for name, shape in shapes.items()}, shapes)
 
 
-def allocate(name: str, keep: int, shapes: dict[str, tuple[int, ...]] = RESNET, scores: Scores | None = None) -> Keeps:
-    return allocations.create(name).allocate(scores or random_scores(shapes), budget_of(shapes, keep))
+def allocate(
+    name: str, keep: int, shapes: dict[str, tuple[int, ...]] = RESNET, scores: Scores | None = None
+) -> Keeps:
+    return allocations.create(name).allocate(
+        scores or random_scores(shapes), budget_of(shapes, keep)
+    )
 
 
 def densities(keeps: Keeps, shapes: dict[str, tuple[int, ...]] = RESNET) -> dict[str, float]:
@@ -47,7 +63,9 @@ def densities(keeps: Keeps, shapes: dict[str, tuple[int, ...]] = RESNET) -> dict
 
 
 def erk(shapes: dict[str, tuple[int, ...]], density: float) -> dict[str, float]:
-    """One layer after another becomes dense, the one with the largest raw density first, until eps suits the others."""
+    """One layer after another becomes dense, the one with the largest raw density first, until eps
+    suits the others.
+    """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
     dense: set[str] = set()
@@ -74,9 +92,17 @@ def test_erk_is_its_naive_loop(density: float) -> None:
 
 
 @fast
-@given(shapes=st.lists(st.one_of(st.tuples(*[st.integers(1, 12)] * 2), st.tuples(*[st.integers(1, 6)] * 4)),
-                       min_size=1, max_size=6), density=st.floats(0.02, 0.999))
-def test_erk_is_its_naive_loop_on_any_network(shapes: list[tuple[int, ...]], density: float) -> None:
+@given(
+    shapes=st.lists(
+        st.one_of(st.tuples(*[st.integers(1, 12)] * 2), st.tuples(*[st.integers(1, 6)] * 4)),
+        min_size=1,
+        max_size=6,
+    ),
+    density=st.floats(0.02, 0.999),
+)
+def test_erk_is_its_naive_loop_on_any_network(
+    shapes: list[tuple[int, ...]], density: float
+) -> None:
     named = {f"layer{index}": shape for index, shape in enumerate(shapes)}
     total = sum(math.prod(shape) for shape in shapes)
     keep = min(total - 1, round(density * total))
@@ -102,8 +128,14 @@ def test_erk_gives_what_a_pruned_layer_cannot_take_to_the_others() -> None:
 
 
 def test_erk_of_filters_keeps_them_whole() -> None:
-    keeps = allocations.create("erk").allocate(random_scores(RESNET, filters=True), budget_of(RESNET, 20_000))
-    assert 20_000 - max(math.prod(shape[1:]) for shape in RESNET.values()) < sum(keeps.values()) <= 20_000
+    keeps = allocations.create("erk").allocate(
+        random_scores(RESNET, filters=True), budget_of(RESNET, 20_000)
+    )
+    assert (
+        20_000 - max(math.prod(shape[1:]) for shape in RESNET.values())
+        < sum(keeps.values())
+        <= 20_000
+    )
     assert all(keep % math.prod(RESNET[name][1:]) == 0 for name, keep in keeps.items())
 
 
@@ -135,13 +167,17 @@ def test_uniform_plus_without_convolutions_keeps_no_layer_dense() -> None:
     assert allocate("uniform_plus", 30, {"a": (10, 20), "b": (10, 10)}) == {"a": 10, "b": 20}
     assert allocate("uniform_plus", 10, {"a": (10, 20), "b": (7, 5)}) == {"a": 3, "b": 7}
     scores = {"a": torch.rand(200), "b": torch.rand(100)}
-    assert allocations.create("uniform_plus").allocate(scores, Budget(30, {"a": 200, "b": 100})) == {"a": 10, "b": 20}
+    assert allocations.create("uniform_plus").allocate(
+        scores, Budget(30, {"a": 200, "b": 100})
+    ) == {"a": 10, "b": 20}
 
 
 def test_uniform_plus_takes_first_and_last_from_the_network_not_from_what_competes() -> None:
     shapes = {"stem": (4, 1, 3, 3), "a": (10, 10, 1, 1), "b": (10, 10), "head": (10, 10)}
     scores = {name: torch.rand(shapes[name]) for name in ("a", "b")}
-    found = allocations.create("uniform_plus").allocate(scores, Budget(20, {"a": 100, "b": 100}, shapes))
+    found = allocations.create("uniform_plus").allocate(
+        scores, Budget(20, {"a": 100, "b": 100}, shapes)
+    )
     assert found == {"a": 10, "b": 10}
 
 
@@ -153,9 +189,14 @@ def test_uniform_plus_scales_the_two_down_where_they_do_not_fit() -> None:
         assert sum(keeps.values()) == keep
         assert (keeps["conv1"] == 432) == (keep >= 563)
         if before is not None:
-            assert all(keeps[name] >= before[name] - 1 for name in keeps), "a larger budget keeps more of every layer"
+            assert all(keeps[name] >= before[name] - 1 for name in keeps), (
+                "a larger budget keeps more of every layer"
+            )
         before = keeps
-    assert {name: allocate("uniform_plus", 283)[name] for name in ("conv1", "fc")} == {"conv1": 216, "fc": 64}
+    assert {name: allocate("uniform_plus", 283)[name] for name in ("conv1", "fc")} == {
+        "conv1": 216,
+        "fc": 64,
+    }
 
 
 @pytest.mark.parametrize("name", ["uniform_plus", "erk", "uniform"])
@@ -175,8 +216,13 @@ def test_a_pruned_layer_gets_no_more_than_remains(name: str) -> None:
 
 
 @fast
-@given(layers=st.lists(st.tuples(st.floats(0.01, 100), st.integers(0, 50)), min_size=1, max_size=6), part=st.floats(0, 1.2))
-def test_proportional_shares_fill_up_to_one_water_line(layers: list[tuple[float, int]], part: float) -> None:
+@given(
+    layers=st.lists(st.tuples(st.floats(0.01, 100), st.integers(0, 50)), min_size=1, max_size=6),
+    part=st.floats(0, 1.2),
+)
+def test_proportional_shares_fill_up_to_one_water_line(
+    layers: list[tuple[float, int]], part: float
+) -> None:
     weights = {str(index): weight for index, (weight, _) in enumerate(layers)}
     limits = {str(index): limit for index, (_, limit) in enumerate(layers)}
     total = part * sum(limits.values())
@@ -196,8 +242,13 @@ def test_proportional_shares_fill_up_to_one_water_line(layers: list[tuple[float,
 
 def greedy(scores: Scores, sizes: dict[str, int], keep: int) -> Keeps:
     """Unit by unit in descending order, each taken where it still fits."""
-    units = [(-value, place, name) for place, (name, value) in enumerate(
-        (name, value) for name, score in scores.items() for value in score.flatten().tolist()) if value > -math.inf]
+    units = [
+        (-value, place, name)
+        for place, (name, value) in enumerate(
+            (name, value) for name, score in scores.items() for value in score.flatten().tolist()
+        )
+        if value > -math.inf
+    ]
     keeps = dict.fromkeys(scores, 0)
     for *_, name in sorted(units):
         cost = sizes[name] // scores[name].numel()
@@ -208,16 +259,28 @@ def greedy(scores: Scores, sizes: dict[str, int], keep: int) -> Keeps:
 
 
 @fast
-@given(units=st.lists(st.tuples(st.integers(1, 8), st.sampled_from([1, 2, 3, 9, 16])), min_size=1, max_size=5),
-       seed=st.integers(0, 2**31), part=st.floats(0, 1))
-def test_global_skips_what_does_not_fit_and_goes_on(units: list[tuple[int, int]], seed: int, part: float) -> None:
+@given(
+    units=st.lists(
+        st.tuples(st.integers(1, 8), st.sampled_from([1, 2, 3, 9, 16])), min_size=1, max_size=5
+    ),
+    seed=st.integers(0, 2**31),
+    part=st.floats(0, 1),
+)
+def test_global_skips_what_does_not_fit_and_goes_on(
+    units: list[tuple[int, int]], seed: int, part: float
+) -> None:
     rng = torch.Generator().manual_seed(seed)
     scores: Scores = {}
     for index, (count, _) in enumerate(units):
         score = torch.randint(0, 5, (count, 1, 1, 1), generator=rng).double()
-        scores[str(index)] = score.masked_fill(torch.rand(score.shape, generator=rng) < 0.2, -math.inf)
+        scores[str(index)] = score.masked_fill(
+            torch.rand(score.shape, generator=rng) < 0.2, -math.inf
+        )
     sizes = {str(index): count * cost for index, (count, cost) in enumerate(units)}
-    alive = sum(int((score > -math.inf).sum()) * sizes[name] // score.numel() for name, score in scores.items())
+    alive = sum(
+        int((score > -math.inf).sum()) * sizes[name] // score.numel()
+        for name, score in scores.items()
+    )
     keep = int(part * alive)
     if alive:
         assert Global().allocate(scores, Budget(keep, sizes)) == greedy(scores, sizes, keep)
@@ -242,11 +305,23 @@ def test_one_ranking_is_global_counts_spent_layer_by_layer(density: float, filte
         shape = (weight.shape[0], *[1] * (weight.dim() - 1)) if filters else weight.shape
         dead = torch.rand(shape, generator=rng) < 0.2
         masks[name] &= ~dead
-        scores[name] = torch.randint(0, 4, shape, generator=rng).double().masked_fill(dead, -math.inf)
+        scores[name] = (
+            torch.randint(0, 4, shape, generator=rng).double().masked_fill(dead, -math.inf)
+        )
 
     def selection(allocation: Global | Plain) -> Selection:
         detached: dict[str, Tensor] = {name: weight.detach() for name, weight in weights.items()}
-        return Selection(model, detached, scores, masks, density, allocation, TopK(), torch.Generator(), lambda: (4, 2, 2))
+        return Selection(
+            model,
+            detached,
+            scores,
+            masks,
+            density,
+            allocation,
+            TopK(),
+            torch.Generator(),
+            lambda: (4, 2, 2),
+        )
 
     fast_, slow = Weight().select(selection(Global())), Weight().select(selection(Plain()))
     assert all(torch.equal(fast_.masks[name], mask) for name, mask in slow.masks.items())
@@ -255,7 +330,9 @@ def test_one_ranking_is_global_counts_spent_layer_by_layer(density: float, filte
 def test_global_ranks_weights_as_one_list() -> None:
     scores = {"a": torch.tensor([1.0, 3.0, 3.0]), "b": torch.tensor([[3.0], [2.0]])}
     for keep in range(1, 6):
-        expected = oracles.global_counts({name: score.flatten().tolist() for name, score in scores.items()}, keep)
+        expected = oracles.global_counts(
+            {name: score.flatten().tolist() for name, score in scores.items()}, keep
+        )
         assert Global().allocate(scores, Budget(keep, {"a": 3, "b": 2})) == expected
     assert Global().masks(scores, Budget(3, {"a": 3, "b": 2}))["b"].tolist() == [[True], [False]]
     with pytest.raises(BudgetError, match="nothing is left to keep"):

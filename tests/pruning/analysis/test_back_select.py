@@ -1,4 +1,6 @@
-"""BackSelect against the loop of the paper's code, and the pixels and confidences that follow from it by hand."""
+"""BackSelect against the loop of the paper's code, and the pixels and confidences that follow from
+it by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from torch import Tensor, nn
 
 import pruning.analysis.back_select
 import pruning.evaluations.informative_features
-from pruning.analysis.back_select import find_informative_pixels, number_blocks, optimise_for_inference, select_backwards
+from pruning.analysis.back_select import (
+    find_informative_pixels,
+    number_blocks,
+    optimise_for_inference,
+    select_backwards,
+)
 from pruning.analysis.shifts import draw_sample, name_networks
 from pruning.evaluations import evaluations
 from pruning.evaluations.informative_features import InformativeFeatures
@@ -34,22 +41,27 @@ def naive(model: nn.Module, image: Tensor, target: int, block: int) -> list[int]
             if number in order:
                 continue
             masked = current.clone()
-            masked[:, top:top + block, left:left + block] = 0
+            masked[:, top : top + block, left : left + block] = 0
             with torch.no_grad():
                 confidence = float(model(masked[None]).double().softmax(1)[0, target])
             if confidence > surest:
                 best, surest = number, confidence
         order.append(best)
         top, left = corners[best]
-        current[:, top:top + block, left:left + block] = 0
+        current[:, top : top + block, left : left + block] = 0
     return order
 
 
 def convolutional(channels: int, height: int, width: int, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
-                            nn.Linear(4 * height * width, 3))
+        net = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * height * width, 3),
+        )
         net(torch.randn(16, channels, height, width))  # statistics
     return net.double().eval()
 
@@ -65,11 +77,16 @@ def test_the_order_is_that_of_the_naive_loop(shape: tuple[int, int, int], block:
         assert net.training
         assert torch.equal(image, before)
         assert found.tolist() == naive(net.eval(), image, target, block)
-        assert sorted(found.tolist()) == list(range(int(number_blocks(*shape[1:], block).max()) + 1))
+        assert sorted(found.tolist()) == list(
+            range(int(number_blocks(*shape[1:], block).max()) + 1)
+        )
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, image = convolutional(1, 5, 5), torch.randn(1, 5, 5, generator=torch.Generator(), dtype=torch.float64)
+    net, image = (
+        convolutional(1, 5, 5),
+        torch.randn(1, 5, 5, generator=torch.Generator(), dtype=torch.float64),
+    )
     whole = select_backwards(net, image, 2)
     monkeypatch.setattr(pruning.analysis.back_select, "BATCH", 7)
     assert torch.equal(select_backwards(net, image, 2), whole)
@@ -95,16 +112,28 @@ def test_of_equals_the_first_goes(batch: int, monkeypatch: pytest.MonkeyPatch) -
     weights = torch.tensor([1.0, 0, 2, 0, 1, 2, 0, 2, 1])
     assert select_backwards(Sums(weights), ones, 0).tolist() == [1, 3, 6, 0, 4, 8, 2, 5, 7]
     assert select_backwards(Sums(weights), ones, 1).tolist() == [2, 5, 7, 0, 4, 8, 1, 3, 6]
-    assert select_backwards(Sums(torch.full((9,), 1e30)), ones, 0).tolist() == list(range(9)), "as sure as can be"
-    assert select_backwards(Sums(torch.full((9,), float("inf"))), ones, 0).tolist() == list(range(9)), "no number at all"
+    assert select_backwards(Sums(torch.full((9,), 1e30)), ones, 0).tolist() == list(range(9)), (
+        "as sure as can be"
+    )
+    assert select_backwards(Sums(torch.full((9,), float("inf"))), ones, 0).tolist() == list(
+        range(9)
+    ), "no number at all"
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.29, 0.3, 0.5, 0.7, 1.0])
-@pytest.mark.parametrize(("height", "width", "block"), [(10, 10, 1), (5, 7, 2), (4, 4, 4), (32, 32, 1)])
-def test_informative_are_as_many_whole_blocks_as_fit_the_share(share: float, height: int, width: int, block: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "block"), [(10, 10, 1), (5, 7, 2), (4, 4, 4), (32, 32, 1)]
+)
+def test_informative_are_as_many_whole_blocks_as_fit_the_share(
+    share: float, height: int, width: int, block: int
+) -> None:
     numbers = number_blocks(height, width, block)
     order = torch.randperm(int(numbers.max()) + 1, generator=torch.Generator().manual_seed(3))
-    kept, room, wanted = find_informative_pixels(order, numbers, share), round(share * height * width, 6), set()
+    kept, room, wanted = (
+        find_informative_pixels(order, numbers, share),
+        round(share * height * width, 6),
+        set(),
+    )
     for number in reversed(order.tolist()):
         size = int((numbers == number).sum())
         if wanted and size > room:
@@ -139,8 +168,16 @@ class Branching(nn.Module):
         return self.fc(self.norm(x).flatten(1)) if float(x.sum()) < 1e9 else self.fc(x.flatten(1))
 
 
-@pytest.mark.parametrize("net", [Viewing, Branching, lambda: cases.mlp(inputs=90, hidden=4),
-                                 lambda: convolutional(3, 6, 5).float(), lambda: load_model("cifar_resnet", depth=8)])
+@pytest.mark.parametrize(
+    "net",
+    [
+        Viewing,
+        Branching,
+        lambda: cases.mlp(inputs=90, hidden=4),
+        lambda: convolutional(3, 6, 5).float(),
+        lambda: load_model("cifar_resnet", depth=8),
+    ],
+)
 def test_fast_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -155,10 +192,14 @@ def test_fast_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
     quick = optimise_for_inference(model, images[0])
     assert model.training
     assert not quick.training
-    assert all(torch.equal(value, before[key][0]) and value.stride() == before[key][1]
-               for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, before[key][0]) and value.stride() == before[key][1]
+        for key, value in model.state_dict().items()
+    )
     with torch.no_grad():
-        torch.testing.assert_close(quick(images).softmax(1), model.eval()(images).softmax(1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            quick(images).softmax(1), model.eval()(images).softmax(1), rtol=0, atol=1e-5
+        )
     assert len(select_backwards(quick, images[0], 1, 3)) == 4
 
 
@@ -167,9 +208,11 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What would be drawn."""
     found: dict[str, Any] = {}
     for name in ("draw_grid", "draw_heatmap"):
+
         def draw(*args: Any, name: str = name, **fields: Any) -> Picture:
             found[name] = args
             return Picture(caption="", png="")
+
         monkeypatch.setattr(pruning.evaluations.informative_features, name, draw)
     return found
 
@@ -177,7 +220,9 @@ def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_the_heatmap_by_hand(tmp_path: Path, drawings: dict[str, Any]) -> None:
     trial = trial_of(finished(cases.recipe(0.5, 0.9, retrain={"mode": "none"}), tmp_path))
     section = InformativeFeatures(images=3, share=0.3, block=1).evaluate(trial)
-    every = [one for one in name_networks(trial) if one.name != "control"]  # not retrained: one dense network
+    every = [
+        one for one in name_networks(trial) if one.name != "control"
+    ]  # not retrained: one dense network
     split = draw_sample(trial, 3)
     inputs, matrix = trial.data.normalize(split.images), []
     for one in every:
@@ -188,10 +233,22 @@ def test_the_heatmap_by_hand(tmp_path: Path, drawings: dict[str, Any]) -> None:
             mask[order[-4:]] = 1  # 0.3 of 16
             seen.append(image * mask.reshape(4, 4))
         with torch.no_grad():
-            matrix.append([sum(float(other.load()(image[None]).softmax(1)[0, label])
-                               for image, label in zip(seen, split.labels, strict=True)) / 3 for other in every])
+            matrix.append(
+                [
+                    sum(
+                        float(other.load()(image[None]).softmax(1)[0, label])
+                        for image, label in zip(seen, split.labels, strict=True)
+                    )
+                    / 3
+                    for other in every
+                ]
+            )
     rows = section.details["confidence_on_informative_pixels"]
-    assert [row["pixels_of"] for row in rows] == [one.name for one in every] == ["given", "magnitude-0.5", "magnitude-0.9"]
+    assert (
+        [row["pixels_of"] for row in rows]
+        == [one.name for one in every]
+        == ["given", "magnitude-0.5", "magnitude-0.9"]
+    )
     for row, wanted in zip(rows, matrix, strict=True):
         assert [row[f"confidence {one.name}"] for one in every] == pytest.approx(wanted, abs=1e-6)
     assert drawings["draw_heatmap"][0] == [pytest.approx(row, abs=1e-6) for row in matrix]
@@ -201,7 +258,9 @@ def test_the_heatmap_by_hand(tmp_path: Path, drawings: dict[str, Any]) -> None:
     json.dumps(section.model_dump(mode="json"), allow_nan=False)
 
 
-def test_of_many_checkpoints_the_ends_and_what_lies_between(tmp_path: Path, drawings: dict[str, Any]) -> None:
+def test_of_many_checkpoints_the_ends_and_what_lies_between(
+    tmp_path: Path, drawings: dict[str, Any]
+) -> None:
     targets = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     trial = trial_of(finished(cases.recipe(*targets, retrain={"mode": "none"}), tmp_path))
     for most in range(3, 9):
@@ -211,10 +270,17 @@ def test_of_many_checkpoints_the_ends_and_what_lies_between(tmp_path: Path, draw
         assert (names[0], names[1], names[-1]) == ("given", "magnitude-0.2", "magnitude-0.7")
 
 
-def test_the_block_is_the_smallest_that_fits_the_work(tmp_path: Path, drawings: dict[str, Any],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_is_the_smallest_that_fits_the_work(
+    tmp_path: Path, drawings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = trial_of(finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path))
-    for work, block in ((2 * 114 * 136, 1), (2 * 114 * 136 - 1, 2), (2 * 114 * 10, 2), (2 * 114 * 10 - 1, 4), (1, 4)):
+    for work, block in (
+        (2 * 114 * 136, 1),
+        (2 * 114 * 136 - 1, 2),
+        (2 * 114 * 10, 2),
+        (2 * 114 * 10 - 1, 4),
+        (1, 4),
+    ):
         monkeypatch.setattr(pruning.evaluations.informative_features, "WORK", work)
         section = evaluations.create("informative_features", {"images": 1}).evaluate(trial)
         assert any(f"blocks of {block} x {block} pixels" in note for note in section.notes)

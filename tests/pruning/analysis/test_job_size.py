@@ -29,10 +29,17 @@ from tests.support.shifted_sets import dark
 from tests.support.trials import finished, trial_of
 
 ALL: dict[str, dict[str, Any]] = {
-    "accuracy": {}, "comparison": {}, "loss_model": {}, "approximation": {"images": 20}, "certificate": {},
-    "bounds": {"images": 7, "sparsities": [0.2, 0.6]}, "robustness": {"corruptions": ["fog", "contrast"], "images": 25},
-    "prune_potential": {"corruptions": [], "noise": [0.1]}, "noise_similarity": {"images": 10, "draws": 2},
-    "informative_features": {"images": 2, "block": 2}}
+    "accuracy": {},
+    "comparison": {},
+    "loss_model": {},
+    "approximation": {"images": 20},
+    "certificate": {},
+    "bounds": {"images": 7, "sparsities": [0.2, 0.6]},
+    "robustness": {"corruptions": ["fog", "contrast"], "images": 25},
+    "prune_potential": {"corruptions": [], "noise": [0.1]},
+    "noise_similarity": {"images": 10, "draws": 2},
+    "informative_features": {"images": 2, "block": 2},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,32 +47,55 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = Picture(caption="", png="")
     for module in (pruning.evaluations.robustness, pruning.evaluations.informative_features):
         monkeypatch.setattr(module, "draw_grid", lambda *args, **fields: blank)
-    monkeypatch.setattr(pruning.evaluations.informative_features, "draw_heatmap", lambda *args: blank)
+    monkeypatch.setattr(
+        pruning.evaluations.informative_features, "draw_heatmap", lambda *args: blank
+    )
 
 
 def scale_of(results: Results) -> JobSize:
     pipeline = results.pipeline
     data = pipeline.data
-    return JobSize(pipeline.recipe, data.sizes, data.shape, count_flops(pipeline.dense(), data.shape) // 2,
-                 {name: (len(one.val), len(one.test)) for name, one in data.shifted.items()}, data.segmentation)
+    return JobSize(
+        pipeline.recipe,
+        data.sizes,
+        data.shape,
+        count_flops(pipeline.dense(), data.shape) // 2,
+        {name: (len(one.val), len(one.test)) for name, one in data.shifted.items()},
+        data.segmentation,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_an_evaluation_tells_of_as_many_images_as_it_said(name: str, tmp_path: Path) -> None:
-    recipe = cases.recipe(0.4, 0.8, criterion=({"name": "sipp"}, {"name": "sipp", "params": {"variant": "randomized"}}))
-    results = finished(recipe, tmp_path, data=replace(cases.make_data(), shifted={"night": dark(cases.make_data())}))
+    recipe = cases.recipe(
+        0.4,
+        0.8,
+        criterion=({"name": "sipp"}, {"name": "sipp", "params": {"variant": "randomized"}}),
+    )
+    results = finished(
+        recipe,
+        tmp_path,
+        data=replace(cases.make_data(), shifted={"night": dark(cases.make_data())}),
+    )
     evaluation, told = evaluations.create(name, ALL[name]), list[int]()
     scale = scale_of(results)
     evaluation.evaluate(trial_of(results, advance=told.append))
     units = evaluation.units(scale) if isinstance(evaluation, EstimatesUnits) else 0
-    making = 2 * 25 * CORRUPTING * math.prod(scale.shape) // scale.macs if name == "robustness" else 0
+    making = (
+        2 * 25 * CORRUPTING * math.prod(scale.shape) // scale.macs if name == "robustness" else 0
+    )
     assert sum(told) == units - making
 
 
-def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(tmp_path: Path) -> None:
+def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(
+    tmp_path: Path,
+) -> None:
     recipe = cases.recipe(0.5).model_copy(update={"shifts": Shifts(knowledge="partly_modelled")})
     results = finished(recipe, tmp_path)
-    evaluation, told = evaluations.create("prune_potential", {"corruptions": [], "noise": [0.1]}), list[int]()
+    evaluation, told = (
+        evaluations.create("prune_potential", {"corruptions": [], "noise": [0.1]}),
+        list[int](),
+    )
     evaluation.evaluate(trial_of(results, advance=told.append))
     assert isinstance(evaluation, EstimatesUnits)
     assert sum(told) == evaluation.units(scale_of(results)) == (30 + 10) * 2 * 3
@@ -76,29 +106,51 @@ def test_by_default_all_but_those_that_take_long_are_counted(tmp_path: Path) -> 
     assert set(evaluations.names()) - set(found) == {"noise_similarity", "informative_features"}
     assert found["accuracy"] == 0 < found["certificate"]
     asked: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
-    assert set(estimate_evaluation_units(replace(scale_of(finished(cases.recipe(0.5), tmp_path / "b")), recipe=asked))) == {
-        "noise_similarity"}
+    assert set(
+        estimate_evaluation_units(
+            replace(scale_of(finished(cases.recipe(0.5), tmp_path / "b")), recipe=asked)
+        )
+    ) == {"noise_similarity"}
 
 
 def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
     scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), segmentation=True)
-    assert set(estimate_evaluation_units(scale)) == {"accuracy", "comparison", "robustness", "prune_potential"}
+    assert set(estimate_evaluation_units(scale)) == {
+        "accuracy",
+        "comparison",
+        "robustness",
+        "prune_potential",
+    }
 
 
 def test_robustness_without_a_shift_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    asked = cases.recipe(0.5, evaluations=({"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": []}}))
+    asked = cases.recipe(
+        0.5,
+        evaluations=({"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": []}}),
+    )
     scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), recipe=asked)
     with pytest.raises(ParameterError, match="no shift to look at") as refused:
         estimate_evaluation_units(scale)
     assert refused.value.pointer == "/evaluations/1/params"
-    assert estimate_evaluation_units(replace(scale, shifted={"night": (3, 4)}))["robustness"] == (30 + 4) * 3
+    assert (
+        estimate_evaluation_units(replace(scale, shifted={"night": (3, 4)}))["robustness"]
+        == (30 + 4) * 3
+    )
 
 
 def test_the_estimate_holds_them() -> None:
-    fields: dict[str, Any] = {"prunable": [(100,)], "forward_flops": 7, "parameters": 110, "activations": 13, "classes": 3}
+    fields: dict[str, Any] = {
+        "prunable": [(100,)],
+        "forward_flops": 7,
+        "parameters": 110,
+        "activations": 13,
+        "classes": 3,
+    }
     counts = {"train": 50, "test": 30, "val": 0}
     without = estimate_costs(cases.recipe(0.5), counts, **fields)
-    found = estimate_costs(cases.recipe(0.5), counts, **fields, evaluations={"robustness": 1000, "accuracy": 0})
+    found = estimate_costs(
+        cases.recipe(0.5), counts, **fields, evaluations={"robustness": 1000, "accuracy": 0}
+    )
     assert found["evaluations"] == {"robustness": 1000, "accuracy": 0}
     assert (found["units"], found["flops"]) == (without["units"] + 1000, without["flops"] + 7000)
 

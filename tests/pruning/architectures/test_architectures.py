@@ -1,4 +1,6 @@
-"""The convolutional families: what they compute, and that all that prunes, removes and bounds understands them."""
+"""The convolutional families: what they compute, and that all that prunes, removes and bounds
+understands them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,13 @@ from pruning.evidence.evidence import Evidence
 from pruning.granularities import granularities
 from pruning.graphs.tracing import fold_batchnorm
 from pruning.library import bound
-from pruning.masks import apply_masks_, build_full_masks, density, find_prunable, select_weight_masks
+from pruning.masks import (
+    apply_masks_,
+    build_full_masks,
+    density,
+    find_prunable,
+    select_weight_masks,
+)
 from pruning.networks.layers import record_uses
 from pruning.networks.loading import check_fits, load_model, resolve
 from pruning.pipeline.ledger import Silent
@@ -65,21 +73,30 @@ class Case:
 CASES = {
     "vgg": Case("vgg", {"depth": 11, "width": 0.04}, 32, groups=8),
     "densenet": Case("densenet22", {"growth": 2}, groups=1 + 9 + 9 + 2),
-    "densenet_basic": Case("densenet22", {"growth": 2, "block": "basic", "compression": 1}, groups=1 + 18 + 2),
+    "densenet_basic": Case(
+        "densenet22", {"growth": 2, "block": "basic", "compression": 1}, groups=1 + 18 + 2
+    ),
     "densenet_odd": Case("densenet22", {"growth": 3, "compression": 0.3}, 7, groups=1 + 9 + 9 + 2),
     # of a wide ResNet the stem, where the first stage has its width, is in the sum of that stage
     "wide_resnet": Case("wide_resnet", {"depth": 16, "width": 0.25}, groups=1 + 3 + 6),
     "wide_resnet_1": Case("wide_resnet", {"depth": 10, "width": 1}, groups=3 + 3),
-    "bottleneck_a": Case("cifar_resnet", {"depth": 20, "width": 0.25, "block": "bottleneck"}, groups=4 + 12),
-    "bottleneck_b": Case("cifar_resnet", {"depth": 20, "width": 0.25, "block": "bottleneck", "shortcut": "B"},
-                         groups=4 + 12),
+    "bottleneck_a": Case(
+        "cifar_resnet", {"depth": 20, "width": 0.25, "block": "bottleneck"}, groups=4 + 12
+    ),
+    "bottleneck_b": Case(
+        "cifar_resnet",
+        {"depth": 20, "width": 0.25, "block": "bottleneck", "shortcut": "B"},
+        groups=4 + 12,
+    ),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 one_of_each = pytest.mark.parametrize("case", ["vgg", "densenet", "wide_resnet", "bottleneck_b"])
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """The network, seeded, in eval mode with BatchNorm that does something and lets something through."""
+    """The network, seeded, in eval mode with BatchNorm that does something and lets something
+    through.
+    """
     case = CASES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,43 +105,69 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
                     if tensor.dim():
-                        tensor.data.normal_(0, 0.3) if key in ("bias", "running_mean") else tensor.data.uniform_(0.5, 1.5)
+                        tensor.data.normal_(0, 0.3) if key in (
+                            "bias",
+                            "running_mean",
+                        ) else tensor.data.uniform_(0.5, 1.5)
         return model.to(dtype)
 
 
 def images(name: str, n: int = 6, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(n, *CASES[name].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        n, *CASES[name].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    ).to(dtype)
 
 
-def pruned(model: nn.Module, name: str, granularity: str, target: float = 0.5, masks: Masks | None = None) -> Masks:
+def pruned(
+    model: nn.Module, name: str, granularity: str, target: float = 0.5, masks: Masks | None = None
+) -> Masks:
     """Masks of a network pruned in place, by its weights' size."""
     criterion = "filter_norm" if granularity == "channel" else "magnitude"
-    recipe = cases.recipe(1 - target, criterion={"name": criterion}, granularity={"name": granularity})
-    return prune_(model, masks or build_full_masks(find_prunable(model)), target, PruningMethod.of(recipe, recipe.criteria[0]),
-                  lambda masks, stage: Evidence(model, masks, shape=CASES[name].shape), generator=torch.Generator())
+    recipe = cases.recipe(
+        1 - target, criterion={"name": criterion}, granularity={"name": granularity}
+    )
+    return prune_(
+        model,
+        masks or build_full_masks(find_prunable(model)),
+        target,
+        PruningMethod.of(recipe, recipe.criteria[0]),
+        lambda masks, stage: Evidence(model, masks, shape=CASES[name].shape),
+        generator=torch.Generator(),
+    )
 
 
 # what they compute
 
 
-@pytest.mark.parametrize(("architecture", "kwargs", "layers"), [
-    ("vgg", {"depth": 11, "width": 0.05}, 9), ("vgg", {"depth": 13, "width": 0.05}, 11),
-    ("vgg", {"depth": 16, "width": 0.05}, 14), ("vgg", {"depth": 19, "width": 0.05}, 17),
-    ("densenet22", {"growth": 1}, 22), ("densenet22", {"growth": 1, "block": "basic"}, 22),
-    ("wide_resnet", {"depth": 10, "width": 0.1}, 11), ("wide_resnet", {"depth": 22, "width": 0.1}, 23),
-    ("cifar_resnet", {"depth": 20, "width": 0.1, "block": "bottleneck"}, 20),
-    ("cifar_resnet", {"depth": 29, "width": 0.1, "block": "bottleneck", "shortcut": "B"}, 32)])
+@pytest.mark.parametrize(
+    ("architecture", "kwargs", "layers"),
+    [
+        ("vgg", {"depth": 11, "width": 0.05}, 9),
+        ("vgg", {"depth": 13, "width": 0.05}, 11),
+        ("vgg", {"depth": 16, "width": 0.05}, 14),
+        ("vgg", {"depth": 19, "width": 0.05}, 17),
+        ("densenet22", {"growth": 1}, 22),
+        ("densenet22", {"growth": 1, "block": "basic"}, 22),
+        ("wide_resnet", {"depth": 10, "width": 0.1}, 11),
+        ("wide_resnet", {"depth": 22, "width": 0.1}, 23),
+        ("cifar_resnet", {"depth": 20, "width": 0.1, "block": "bottleneck"}, 20),
+        ("cifar_resnet", {"depth": 29, "width": 0.1, "block": "bottleneck", "shortcut": "B"}, 32),
+    ],
+)
 def test_depth_counts_layers(architecture: str, kwargs: dict[str, Any], layers: int) -> None:
-    """VGG's depth counts the three linear layers of the original. A wide ResNet's, 6n + 4, is that of 6n convolutions, the
-    stem and three shortcuts; with the classifier these are 6n + 5."""
+    """VGG's depth counts the three linear layers of the original. A wide ResNet's, 6n + 4, is that
+    of 6n convolutions, the stem and three shortcuts; with the classifier these are 6n + 5.
+    """
     model = load_model(architecture, **kwargs)
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) == layers
 
 
 def normed(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     """BatchNorm with its running statistics, by its definition."""
-    mean, var, weight, bias = (state[f"{name}.{part}"][None, :, None, None]
-                               for part in ("running_mean", "running_var", "weight", "bias"))
+    mean, var, weight, bias = (
+        state[f"{name}.{part}"][None, :, None, None]
+        for part in ("running_mean", "running_var", "weight", "bias")
+    )
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
 
@@ -156,9 +199,14 @@ def dense_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
                 out = normed(s, f"{at}.bn2", F.conv2d(out, s[f"{at}.conv1.weight"])).relu()
             found.append(F.conv2d(out, s[f"{at}.conv{1 + bottleneck}.weight"], padding=1))
         if stage < 3:
-            out = F.conv2d(normed(s, f"trans{stage}.bn1", torch.cat(found, 1)).relu(), s[f"trans{stage}.conv1.weight"])
+            out = F.conv2d(
+                normed(s, f"trans{stage}.bn1", torch.cat(found, 1)).relu(),
+                s[f"trans{stage}.conv1.weight"],
+            )
             found = [out.unflatten(3, (-1, 2)).mean(4).unflatten(2, (-1, 2)).mean(3)]
-    return normed(s, "bn", torch.cat(found, 1)).relu().mean((2, 3)) @ s["fc.weight"].T + s["fc.bias"]
+    return (
+        normed(s, "bn", torch.cat(found, 1)).relu().mean((2, 3)) @ s["fc.weight"].T + s["fc.bias"]
+    )
 
 
 def vgg_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -180,17 +228,25 @@ def bottleneck_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
             at = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
             out = normed(s, f"{at}.bn1", F.conv2d(x, s[f"{at}.conv1.weight"])).relu()
-            out = normed(s, f"{at}.bn2", F.conv2d(out, s[f"{at}.conv2.weight"], stride=stride, padding=1)).relu()
+            out = normed(
+                s, f"{at}.bn2", F.conv2d(out, s[f"{at}.conv2.weight"], stride=stride, padding=1)
+            ).relu()
             out = normed(s, f"{at}.bn3", F.conv2d(out, s[f"{at}.conv3.weight"]))
             if block == 0:
-                x = normed(s, f"{at}.shortcut.1", F.conv2d(x, s[f"{at}.shortcut.0.weight"], stride=stride))
+                x = normed(
+                    s, f"{at}.shortcut.1", F.conv2d(x, s[f"{at}.shortcut.0.weight"], stride=stride)
+                )
             x = (out + x).relu()
     return x.mean((2, 3)) @ s["linear.weight"].T + s["linear.bias"]
 
 
 ORACLES: dict[str, Callable[[dict[str, Tensor], Tensor], Tensor]] = {
-    "vgg": vgg_oracle, "densenet": dense_oracle, "densenet_basic": dense_oracle, "wide_resnet": wide_oracle,
-    "bottleneck_b": bottleneck_oracle}
+    "vgg": vgg_oracle,
+    "densenet": dense_oracle,
+    "densenet_basic": dense_oracle,
+    "wide_resnet": wide_oracle,
+    "bottleneck_b": bottleneck_oracle,
+}
 
 
 @pytest.mark.parametrize("case", ORACLES)
@@ -198,29 +254,49 @@ def test_the_network_is_the_one_of_the_paper(case: str) -> None:
     model = build(case)
     with torch.no_grad():
         assert float(model(images(case)).std(0).min()) > 0.01
-        torch.testing.assert_close(model(images(case)), ORACLES[case](model.state_dict(), images(case)),
-                                   rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            model(images(case)),
+            ORACLES[case](model.state_dict(), images(case)),
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 def test_parameter_free_shortcuts_go_around_bottlenecks() -> None:
-    """Stage 1 widens without losing pixels, stages 2 and 3 take every second one; new channels are zero on both sides."""
+    """Stage 1 widens without losing pixels, stages 2 and 3 take every second one; new channels are
+    zero on both sides.
+    """
     model = build("bottleneck_a")
     x = images("bottleneck_a")[:, :1].expand(-1, 16, -1, -1)
     assert torch.equal(model.layer1[0].shortcut(x[:, :4]), F.pad(x[:, :4], (0, 0, 0, 0, 6, 6)))
     assert torch.equal(model.layer2[0].shortcut(x), F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8)))
 
 
-@pytest.mark.parametrize(("architecture", "kwargs", "message"), [
-    ("wide_resnet", {"depth": 18}, r"depth 18 is not 6n \+ 4"), ("wide_resnet", {"depth": 4}, "greater than or equal to 10"),
-    ("cifar_resnet", {"depth": 56, "block": "bottleneck"}, None),
-    ("cifar_resnet", {"depth": 110, "block": "bottleneck"}, None),
-    ("cifar_resnet", {"depth": 26, "block": "bottleneck"}, r"depth 26 is not 9n \+ 2"),
-    ("cifar_resnet", {"depth": 83}, r"depth 83 is not 6n \+ 2"),
-    ("vgg", {"depth": 12}, "depth: Input should be 11, 13, 16 or 19"), ("vgg", {"smallest": 8}, "smallest: Unexpected"),
-    ("densenet22", {"compression": 1.5}, "compression: Input should be less than or equal to 1"),
-    ("densenet22", {"block": "wide"}, "block: Input should be 'bottleneck' or 'basic'")])
-def test_what_is_no_member_of_the_family_is_refused(architecture: str, kwargs: dict[str, Any], message: str | None) -> None:
-    if message is None:  # also depths of real networks, but smaller than those that the paper's code calls so
+@pytest.mark.parametrize(
+    ("architecture", "kwargs", "message"),
+    [
+        ("wide_resnet", {"depth": 18}, r"depth 18 is not 6n \+ 4"),
+        ("wide_resnet", {"depth": 4}, "greater than or equal to 10"),
+        ("cifar_resnet", {"depth": 56, "block": "bottleneck"}, None),
+        ("cifar_resnet", {"depth": 110, "block": "bottleneck"}, None),
+        ("cifar_resnet", {"depth": 26, "block": "bottleneck"}, r"depth 26 is not 9n \+ 2"),
+        ("cifar_resnet", {"depth": 83}, r"depth 83 is not 6n \+ 2"),
+        ("vgg", {"depth": 12}, "depth: Input should be 11, 13, 16 or 19"),
+        ("vgg", {"smallest": 8}, "smallest: Unexpected"),
+        (
+            "densenet22",
+            {"compression": 1.5},
+            "compression: Input should be less than or equal to 1",
+        ),
+        ("densenet22", {"block": "wide"}, "block: Input should be 'bottleneck' or 'basic'"),
+    ],
+)
+def test_what_is_no_member_of_the_family_is_refused(
+    architecture: str, kwargs: dict[str, Any], message: str | None
+) -> None:
+    if (
+        message is None
+    ):  # also depths of real networks, but smaller than those that the paper's code calls so
         resolve(architecture, kwargs)
         return
     with pytest.raises(ParameterError, match=message):
@@ -229,7 +305,9 @@ def test_what_is_no_member_of_the_family_is_refused(architecture: str, kwargs: d
 
 @pytest.mark.parametrize("size", [(31, 32), (32, 31), (8, 8)])
 def test_vgg_refuses_small_images(size: tuple[int, int]) -> None:
-    with pytest.raises(DataError, match=rf"at least 32 x 32 pixels, these have {size[0]} x {size[1]}"):
+    with pytest.raises(
+        DataError, match=rf"at least 32 x 32 pixels, these have {size[0]} x {size[1]}"
+    ):
         load_model("vgg", depth=11, width=0.05)(torch.zeros(1, 3, *size))
     with pytest.raises(DataError, match=r"at least 32 x 32 pixels, the dataset's have") as caught:
         check_fits(Vgg(classes=2), (3, *size), "ab")
@@ -242,7 +320,9 @@ def test_vgg_takes_larger_images(size: tuple[int, int]) -> None:
     assert load_model("vgg", depth=11, width=0.05)(torch.zeros(2, 3, *size)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("architecture", [DenseNet22(growth=1, classes=4), WideResNet(depth=10, width=0.1, classes=4)])
+@pytest.mark.parametrize(
+    "architecture", [DenseNet22(growth=1, classes=4), WideResNet(depth=10, width=0.1, classes=4)]
+)
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 9)])
 def test_the_others_take_images_of_any_size(architecture: Any, size: tuple[int, int]) -> None:
     assert architecture.build().eval()(torch.zeros(2, 3, *size)).shape == (2, 4)
@@ -267,26 +347,40 @@ def test_every_group_of_channels_can_be_removed(case: str) -> None:
     graph = ChannelGraph.of(model, CASES[case].shape, find_prunable(model))
     assert len(graph.removable) == CASES[case].groups
     assert {group.reason for group in graph.groups if group.reason} == {
-        "they are the network's outputs", "they are the image's channels"}
+        "they are the network's outputs",
+        "they are the image's channels",
+    }
     assert not graph.left_dense(model, find_prunable(model))
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance", "targets"), [
-    (torch.float32, 1e-5, (0.4,)), (torch.float64, 1e-11, (0.5, 0.2))], ids=["float32", "float64"])
-def test_the_smaller_network_computes_what_the_masked_one_does(case: str, dtype: torch.dtype, tolerance: float,
-                                                               targets: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "targets"),
+    [(torch.float32, 1e-5, (0.4,)), (torch.float64, 1e-11, (0.5, 0.2))],
+    ids=["float32", "float64"],
+)
+def test_the_smaller_network_computes_what_the_masked_one_does(
+    case: str, dtype: torch.dtype, tolerance: float, targets: tuple[float, ...]
+) -> None:
     model = build(case, dtype)
     masks: Masks | None = None
     for target in targets:
         masks = pruned(model, case, "channel", target, masks)
         small = build_compact(model, masks, CASES[case].shape)
         with torch.no_grad():
-            torch.testing.assert_close(small(images(case, dtype=dtype)), model(images(case, dtype=dtype)), rtol=tolerance,
-                                       atol=tolerance)
-        remaining = {name: int(masks[name].sum()) if name in masks else parameter.numel()
-                     for name, parameter in model.named_parameters()}
-        assert {name: parameter.numel() for name, parameter in small.named_parameters()} == remaining
+            torch.testing.assert_close(
+                small(images(case, dtype=dtype)),
+                model(images(case, dtype=dtype)),
+                rtol=tolerance,
+                atol=tolerance,
+            )
+        remaining = {
+            name: int(masks[name].sum()) if name in masks else parameter.numel()
+            for name, parameter in model.named_parameters()
+        }
+        assert {
+            name: parameter.numel() for name, parameter in small.named_parameters()
+        } == remaining
         assert density(select_weight_masks(masks)) <= target
 
 
@@ -298,13 +392,17 @@ def test_the_file_rebuilds_the_smaller_network(case: str, tmp_path: Path) -> Non
     write_arch(tmp_path / "arch.json", small, CASES[case].architecture, CASES[case].parameters)
     save_file(small.state_dict(), tmp_path / "state.safetensors")
     again = load_compact(tmp_path / "arch.json", tmp_path / "state.safetensors")
-    assert torch.equal(again(images(case, dtype=torch.float32)), small(images(case, dtype=torch.float32)))
+    assert torch.equal(
+        again(images(case, dtype=torch.float32)), small(images(case, dtype=torch.float32))
+    )
     assert type(again) is type(model)
 
 
 @one_of_each
 def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
-    """With BatchNorm in train mode, momentum and weight decay; and its weights go back into the full one."""
+    """With BatchNorm in train mode, momentum and weight decay; and its weights go back into the
+    full one.
+    """
     model = build(case)
     masks = pruned(model, case, "channel", 0.4)
     small = build_compact(model, masks, CASES[case].shape)
@@ -324,7 +422,9 @@ def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
     for name, parameter in other.named_parameters():
         torch.testing.assert_close(parameter, trained[name], rtol=1e-7, atol=1e-8)
     with torch.no_grad():
-        torch.testing.assert_close(build_compact(other, masks, CASES[case].shape)(images(case)), small(images(case)))
+        torch.testing.assert_close(
+            build_compact(other, masks, CASES[case].shape)(images(case)), small(images(case))
+        )
 
 
 # bounds
@@ -332,7 +432,9 @@ def test_a_smaller_network_trains_as_the_masked_one_does(case: str) -> None:
 
 @every_case
 def test_batchnorm_is_folded_where_it_follows_one_convolution_alone(case: str) -> None:
-    """In front of a convolution it stays, unless what it reads comes from one convolution and goes nowhere else."""
+    """In front of a convolution it stays, unless what it reads comes from one convolution and goes
+    nowhere else.
+    """
     model = build(case)
     flat = fold_batchnorm(model)
     with torch.no_grad():
@@ -353,14 +455,21 @@ def test_batchnorm_is_folded_where_it_follows_one_convolution_alone(case: str) -
 def test_errors_of_layers_are_carried_to_the_logits(case: str) -> None:
     model, x, size = fold_batchnorm(build(case)), images(case, 3), 0.1
     generator = torch.Generator().manual_seed(0)
-    weights = {name: weight.detach() + size * weight.detach().abs().mean() * torch.randn(
-        weight.shape, generator=generator, dtype=weight.dtype) for name, weight in find_prunable(model).items()}
+    weights = {
+        name: weight.detach()
+        + size
+        * weight.detach().abs().mean()
+        * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+        for name, weight in find_prunable(model).items()
+    }
     with torch.no_grad(), record_uses(model, list(weights)) as uses:
         expected = model(x)
     errors = {}
     with torch.no_grad():
         for name, (use,) in uses.items():
-            with_others = torch.func.functional_call(use.layer, {"weight": weights[name]}, (use.inputs,))
+            with_others = torch.func.functional_call(
+                use.layer, {"weight": weights[name]}, (use.inputs,)
+            )
             errors[name] = (with_others - use.layer(use.inputs)).abs()
         moved = (torch.func.functional_call(model, weights, (x,)) - expected).abs()
         carried = Carrier(model).carry(x, weights, errors)
@@ -383,15 +492,21 @@ def test_no_bound_is_broken(case: str) -> None:
 def test_criteria_score_every_layer(case: str, name: str) -> None:
     model = build(case, torch.float32)
     batches = [(images(case, 4, torch.float32), torch.arange(4) % 3)]
-    scores = criteria.create(name).score(Evidence(model, batches=batches, generator=torch.Generator().manual_seed(0)))
+    scores = criteria.create(name).score(
+        Evidence(model, batches=batches, generator=torch.Generator().manual_seed(0))
+    )
     assert set(scores) == set(find_prunable(model))
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
 
 
 @every_case
 def test_coresets_of_neurons_need_batchnorm_behind_the_layer(case: str) -> None:
-    """The theorem of Mussay et al. is on neurons: BatchNorm before a convolution is folded into none of its neurons."""
-    evidence = Evidence(build(case, torch.float32), batches=[(images(case, 4, torch.float32), torch.arange(4) % 3)])
+    """The theorem of Mussay et al. is on neurons: BatchNorm before a convolution is folded into
+    none of its neurons.
+    """
+    evidence = Evidence(
+        build(case, torch.float32), batches=[(images(case, 4, torch.float32), torch.arange(4) % 3)]
+    )
     if case.startswith(("densenet", "wide")):
         with pytest.raises(StructureError, match="bn1 does not follow a layer directly"):
             criteria.create("mussay").score(evidence)
@@ -418,19 +533,45 @@ def test_networks_learn(case: str) -> None:
     assert loss() < min(before, math.log(3)) - 0.1
 
 
-@pytest.mark.parametrize(("case", "criterion"), [("vgg", "sipp"), ("densenet", "filter_norm"), ("wide_resnet", "sipp")])
-def test_a_whole_job_with_approximation_and_bounds(case: str, criterion: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "criterion"), [("vgg", "sipp"), ("densenet", "filter_norm"), ("wide_resnet", "sipp")]
+)
+def test_a_whole_job_with_approximation_and_bounds(
+    case: str, criterion: str, tmp_path: Path
+) -> None:
     data = cases.make_data(shape=CASES[case].shape, fit=30, val=6, test=24)
-    recipe = cases.recipe(0.3, 0.6, criterion={"name": criterion},
-                          train={"epochs": 8, "batch_size": 6, "optimizer": {"lr": 0.03}},
-                          retrain={"batch_size": 6, "optimizer": {"lr": 0.01}})
-    pipeline = Pipeline(recipe, Networks(lambda: build(case, torch.float32)), data, Stages(tmp_path, recipe.digest()),
-                        Silent(), torch.device("cpu"))
+    recipe = cases.recipe(
+        0.3,
+        0.6,
+        criterion={"name": criterion},
+        train={"epochs": 8, "batch_size": 6, "optimizer": {"lr": 0.03}},
+        retrain={"batch_size": 6, "optimizer": {"lr": 0.01}},
+    )
+    pipeline = Pipeline(
+        recipe,
+        Networks(lambda: build(case, torch.float32)),
+        data,
+        Stages(tmp_path, recipe.digest()),
+        Silent(),
+        torch.device("cpu"),
+    )
     pipeline.run()
     assert [one.target for one in pipeline.done] == [0.3, 0.6]
-    trial = JobRecord(pipeline.data, pipeline.dense, pipeline.control, pipeline.given_measured, pipeline.control_measured,
-                  pipeline.done, pipeline.recipe)
-    for name, params in (("approximation", {}), ("bounds", {"images": 4, "trials": 1, "sparsities": [0.3]})):
+    trial = JobRecord(
+        pipeline.data,
+        pipeline.dense,
+        pipeline.control,
+        pipeline.given_measured,
+        pipeline.control_measured,
+        pipeline.done,
+        pipeline.recipe,
+    )
+    for name, params in (
+        ("approximation", {}),
+        ("bounds", {"images": 4, "trials": 1, "sparsities": [0.3]}),
+    ):
         section = evaluations.create(name, params).evaluate(trial)
         assert section.curves
-        assert not any("cannot be" in note or "no bounds here" in note for note in section.notes), section.notes
+        assert not any("cannot be" in note or "no bounds here" in note for note in section.notes), (
+            section.notes
+        )

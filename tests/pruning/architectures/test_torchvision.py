@@ -1,4 +1,6 @@
-"""torchvision's networks: which are taken, that what prunes understands them, and that nothing slow is imported for it."""
+"""torchvision's networks: which are taken, that what prunes understands them, and that nothing slow
+is imported for it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from pruning.architectures.torchvision_segmentation import WITHOUT_AUX
 from pruning.channels.compaction import build_compact, load_compact, write_arch
 from pruning.errors import DataError, ParameterError, UnknownNameError
 from pruning.evidence.evidence import Evidence
-from pruning.masks import build_full_masks, count_parameters, explain_dense, find_prunable, list_layer_shapes
+from pruning.masks import (
+    build_full_masks,
+    count_parameters,
+    explain_dense,
+    find_prunable,
+    list_layer_shapes,
+)
 from pruning.measurement.costs import count_flops
 from pruning.networks.loading import check_fits, load_model, resolve
 from pruning.networks.modes import evaluate_mode
@@ -39,24 +47,55 @@ def test_the_names_are_torchvisions_own() -> None:
     taken = {name for name in models.list_models(models) if not name.startswith(tuple(LEFT_OUT))}
     assert set(NAMES) == taken
     assert set(SEGMENTERS) == set(models.list_models(models.segmentation))
-    assert all(any(name.startswith(start) for name in models.list_models(models)) for start in LEFT_OUT)
+    assert all(
+        any(name.startswith(start) for name in models.list_models(models)) for start in LEFT_OUT
+    )
 
 
 def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
     assert torchvision_shim.is_mismatched(None, None, "0.28.0+cu130")
-    for pair in [("13.0", None, "0.28.0+cu130"), (None, "7.0", "0.28.0+cu130"), (None, None, "0.28.0+cpu"),
-                 (None, None, "0.28.0"), (None, None, None)]:
+    for pair in [
+        ("13.0", None, "0.28.0+cu130"),
+        (None, "7.0", "0.28.0+cu130"),
+        (None, None, "0.28.0+cpu"),
+        (None, None, "0.28.0"),
+        (None, None, None),
+    ]:
         assert not torchvision_shim.is_mismatched(*pair), pair
     declared = torchvision_shim.LIBRARY is not None
-    assert declared == torchvision_shim.is_mismatched(torch.version.cuda, torch.version.hip, torchvision_shim._installed())
+    assert declared == torchvision_shim.is_mismatched(
+        torch.version.cuda, torch.version.hip, torchvision_shim._installed()
+    )
 
 
-@pytest.mark.parametrize("name", [
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
-    "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnet101", "resnext50_32x4d", "shufflenet_v2_x0_5",
-    "squeezenet1_0", "squeezenet1_1", "vgg11", "vgg11_bn", "wide_resnet50_2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alexnet",
+        "convnext_tiny",
+        "densenet121",
+        "efficientnet_b0",
+        "efficientnet_v2_s",
+        "googlenet",
+        "inception_v3",
+        "mnasnet0_5",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "resnet18",
+        "resnet101",
+        "resnext50_32x4d",
+        "shufflenet_v2_x0_5",
+        "squeezenet1_0",
+        "squeezenet1_1",
+        "vgg11",
+        "vgg11_bn",
+        "wide_resnet50_2",
+    ],
+)
 def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
-    """One of each family, without numbers: the largest parts of all of them are layers that can be pruned."""
+    """One of each family, without numbers: the largest parts of all of them are layers that can be
+    pruned.
+    """
     model, side = outline("torchvision", name=name, classes=7), SMALLEST[name]
     assert model(torch.zeros(2, 3, side, side, device="meta")).shape == (2, 7)
     if side > 1:
@@ -70,7 +109,9 @@ def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_classifier_runs(name: str) -> None:
     side = SMALLEST[name]
-    assert outline("torchvision", name=name, classes=3)(torch.zeros(1, 3, side, side, device="meta")).shape == (1, 3)
+    assert outline("torchvision", name=name, classes=3)(
+        torch.zeros(1, 3, side, side, device="meta")
+    ).shape == (1, 3)
 
 
 def test_what_is_not_taken_says_why() -> None:
@@ -88,15 +129,22 @@ def test_what_is_not_taken_says_why() -> None:
 
 
 def test_images_and_task_must_fit() -> None:
-    vgg, deeplab = resolve("torchvision", {"name": "vgg11"}), resolve("torchvision_segmentation", {}, classes=4)
+    vgg, deeplab = (
+        resolve("torchvision", {"name": "vgg11"}),
+        resolve("torchvision_segmentation", {}, classes=4),
+    )
     assert deeplab.outputs == 4
     with pytest.raises(DataError, match="images of 3 channels, the dataset's have 1"):
         check_fits(vgg, (1, 64, 64), list("0123456789"))
     with pytest.raises(DataError, match="at least 32 x 32"):
         check_fits(vgg, (3, 31, 64), list("0123456789"))
-    with pytest.raises(DataError, match="made for segmentation, the dataset's labels are for classification"):
+    with pytest.raises(
+        DataError, match="made for segmentation, the dataset's labels are for classification"
+    ):
         check_fits(deeplab, (3, 64, 64), list("0123"))
-    with pytest.raises(DataError, match="made for classification, the dataset's labels are for segmentation"):
+    with pytest.raises(
+        DataError, match="made for classification, the dataset's labels are for segmentation"
+    ):
         check_fits(vgg, (3, 64, 64), list("0123456789"), "segmentation")
     check_fits(deeplab, (3, 64, 64), list("0123"), "segmentation")
 
@@ -113,7 +161,12 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
         return
     torch.manual_seed(0)
     own = resolve("torchvision_segmentation", {"name": name, "aux": aux, "classes": 5}).build()
-    theirs = create_torchvision(name, weights_backbone=None, num_classes=5, **({} if name in WITHOUT_AUX else {"aux_loss": aux}))
+    theirs = create_torchvision(
+        name,
+        weights_backbone=None,
+        num_classes=5,
+        **({} if name in WITHOUT_AUX else {"aux_loss": aux}),
+    )
     theirs.load_state_dict(own.state_dict())
     images = torch.rand(2, 3, 40, 33)
     with evaluate_mode(own), evaluate_mode(theirs), torch.no_grad():
@@ -128,24 +181,43 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
 def test_what_serves_training_alone_is_not_pruned_and_does_not_count() -> None:
     plain = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large")
     helped = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True)
-    assert count_parameters(helped) == count_parameters(plain) < sum(p.numel() for p in helped.parameters())
+    assert (
+        count_parameters(helped)
+        == count_parameters(plain)
+        < sum(p.numel() for p in helped.parameters())
+    )
     assert list(find_prunable(helped)) == list(find_prunable(plain))
     assert list(list_layer_shapes(helped)) == list(list_layer_shapes(plain))
     assert explain_dense(helped, "aux_classifier.0.weight", ()) == "used in training alone"
     assert count_flops(helped, (3, 64, 64)) == count_flops(plain, (3, 64, 64))
 
 
-@pytest.mark.parametrize(("architecture", "kwargs", "side"), [
-    ("torchvision", {"name": "resnet18"}, 16), ("torchvision", {"name": "mobilenet_v2"}, 32),
-    ("torchvision_segmentation", {"name": "lraspp_mobilenet_v3_large"}, 32),
-    ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large", "aux": True}, 32)])
-def test_channels_can_be_removed(architecture: str, kwargs: dict[str, object], side: int, tmp_path: Path) -> None:
-    """Removed as a whole, what remains computes the same; with an auxiliary head what it reads stays, so that it goes on."""
+@pytest.mark.parametrize(
+    ("architecture", "kwargs", "side"),
+    [
+        ("torchvision", {"name": "resnet18"}, 16),
+        ("torchvision", {"name": "mobilenet_v2"}, 32),
+        ("torchvision_segmentation", {"name": "lraspp_mobilenet_v3_large"}, 32),
+        ("torchvision_segmentation", {"name": "deeplabv3_mobilenet_v3_large", "aux": True}, 32),
+    ],
+)
+def test_channels_can_be_removed(
+    architecture: str, kwargs: dict[str, object], side: int, tmp_path: Path
+) -> None:
+    """Removed as a whole, what remains computes the same; with an auxiliary head what it reads
+    stays, so that it goes on.
+    """
     torch.manual_seed(0)
     model = load_model(architecture, classes=4, **kwargs)
     recipe = cases.recipe(0.5, criterion={"name": "filter_norm"})
-    masks = prune_(model, build_full_masks(find_prunable(model)), 0.6, PruningMethod.of(recipe, recipe.criteria[0]),
-                   lambda masks, stage: Evidence(model, masks, shape=(3, side, side)), generator=torch.Generator())
+    masks = prune_(
+        model,
+        build_full_masks(find_prunable(model)),
+        0.6,
+        PruningMethod.of(recipe, recipe.criteria[0]),
+        lambda masks, stage: Evidence(model, masks, shape=(3, side, side)),
+        generator=torch.Generator(),
+    )
     small = build_compact(model, masks, (3, side, side))
     assert count_parameters(small) < 0.75 * count_parameters(model)
     images = torch.rand(2, 3, side, side)
@@ -161,10 +233,15 @@ def test_channels_can_be_removed(architecture: str, kwargs: dict[str, object], s
 
 
 def test_the_catalogue_needs_no_torchvision() -> None:
-    code = ("import sys, json; from pruning.architectures import architectures; found = architectures.catalogue(); "
-            "assert 'torchvision' not in sys.modules; "
-            "print(json.dumps({one['name']: one['params']['properties'].get('name') for one in found}))")
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        "import sys, json; from pruning.architectures import architectures; found = "
+        "architectures.catalogue(); "
+        "assert 'torchvision' not in sys.modules; "
+        "print(json.dumps({one['name']: one['params']['properties'].get('name') for one in found}))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     found = json.loads(answer.stdout.splitlines()[-1])
     assert found["torchvision"]["enum"] == NAMES
     assert found["torchvision_segmentation"]["enum"] == list(SEGMENTERS)

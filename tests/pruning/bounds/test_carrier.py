@@ -1,4 +1,6 @@
-"""BatchNorm folded, and errors of layers carried to the logits: never less than what networks with other weights do."""
+"""BatchNorm folded, and errors of layers carried to the logits: never less than what networks with
+other weights do.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def other(model: nn.Module, size: float) -> nn.Module:
-    """The network with other weights: noise of that size relative to each, some zero, some of another sign."""
+    """The network with other weights: noise of that size relative to each, some zero, some of
+    another sign.
+    """
     found = copy.deepcopy(model)
     with torch.no_grad():
         for weight in find_prunable(found).values():
@@ -54,7 +58,9 @@ def other(model: nn.Module, size: float) -> nn.Module:
     return found
 
 
-def own_errors(model: nn.Module, changed: nn.Module, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def own_errors(
+    model: nn.Module, changed: nn.Module, x: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The other network's weights, and what each alone changes in its layer."""
     weights = {name: weight.detach() for name, weight in find_prunable(changed).items()}
     with torch.no_grad(), record_uses(model, list(weights)) as uses:
@@ -73,7 +79,9 @@ def carried(model: nn.Module, x: Tensor, size: float = 0.3) -> tuple[Tensor, Ten
     changed = other(model, size)
     weights, errors = own_errors(model, changed, x)
     with torch.no_grad():
-        return Carrier(model).carry(x.clone(), weights, errors), (changed(x.clone()) - model(x.clone())).abs()
+        return Carrier(model).carry(x.clone(), weights, errors), (
+            changed(x.clone()) - model(x.clone())
+        ).abs()
 
 
 def plain(between: Any, end: Callable[[Tensor], Tensor] = lambda h: h.mean((2, 3))) -> nn.Module:
@@ -84,13 +92,17 @@ def plain(between: Any, end: Callable[[Tensor], Tensor] = lambda h: h.mean((2, 3
 
 
 def padded(mode: str) -> nn.Module:
-    return Net(lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))),
-               a=nn.Conv2d(2, 4, 3, padding=1, padding_mode=mode),
-               b=nn.Conv2d(4, 4, (3, 1), padding=(2, 1), padding_mode=mode))
+    return Net(
+        lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))),
+        a=nn.Conv2d(2, 4, 3, padding=1, padding_mode=mode),
+        b=nn.Conv2d(4, 4, (3, 1), padding=(2, 1), padding_mode=mode),
+    )
 
 
 def convolution(**fields: Any) -> nn.Module:
-    return Net(lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))), b=nn.Conv2d(4, 4, 3, **fields))
+    return Net(
+        lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))), b=nn.Conv2d(4, 4, 3, **fields)
+    )
 
 
 def joined(net: Any, x: Tensor) -> Tensor:
@@ -103,7 +115,10 @@ def flowing(net: Any, x: Tensor) -> Tensor:
     h = h.sub(net.b(h)) + 3.0
     h = 1.0 - torch.sub(h, net.c(h))
     h += net.d(h)
-    return net.fc(h.permute(0, 2, 3, 1).reshape(h.shape[0], -1, h.size(1)).transpose(1, 2).contiguous().sum(2) - 2)
+    return net.fc(
+        h.permute(0, 2, 3, 1).reshape(h.shape[0], -1, h.size(1)).transpose(1, 2).contiguous().sum(2)
+        - 2
+    )
 
 
 def three() -> dict[str, nn.Module]:
@@ -116,35 +131,92 @@ def normed(net: Any, x: Tensor) -> Tensor:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    **{name: (lambda f=f: plain(f)) for name, f in {
-        "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": F.softplus, "gelu": F.gelu,
-        "silu": F.silu, "leaky_relu": F.leaky_relu, "relu6": F.relu6, "steep leaky_relu": lambda h: F.leaky_relu(h, -3.0),
-        "named leaky_relu": lambda h: F.leaky_relu(h, negative_slope=4.0), "method": lambda h: h.sigmoid().tanh().relu(),
-        "max_pool": lambda h: F.max_pool2d(h, 3, 2, padding=1), "avg_pool": lambda h: F.avg_pool2d(h, 2, 1, padding=1),
-        "adaptive": lambda h: F.adaptive_avg_pool2d(h, 3), "pad": lambda h: F.pad(h, (1, 0, 2, 1)),
-        "negative pad": lambda h: F.pad(h, (1, 1, 1, 1), value=-5.0),
-        "positional pad": lambda h: F.pad(h, (1, 1), "constant", 7.0),
-        "reflected pad": lambda h: F.pad(h, (1, 1, 1, 1), "reflect"), "dropout": lambda h: F.dropout(h, 0.5, False),
-        "by name": lambda h: F.dropout(input=F.relu(input=h), training=False),
-        "constant": lambda h: h + torch.arange(4.0).double().reshape(4, 1, 1),
-    }.items()},
-    **{type(module).__name__ + repr(module)[-12:]: (lambda module=module: plain(module)) for module in (
-        nn.ReLU(inplace=True), nn.Tanh(), nn.Sigmoid(), nn.Softplus(beta=3.0), nn.GELU(), nn.GELU(approximate="tanh"),
-        nn.SiLU(), nn.LeakyReLU(2.5), nn.Hardtanh(), nn.MaxPool2d(2), nn.AvgPool2d(3, 1), nn.AdaptiveAvgPool2d(2),
-        nn.Dropout(), nn.ReLU6())},
+    **{
+        name: (lambda f=f: plain(f))
+        for name, f in {
+            "relu": torch.relu,
+            "tanh": torch.tanh,
+            "sigmoid": torch.sigmoid,
+            "softplus": F.softplus,
+            "gelu": F.gelu,
+            "silu": F.silu,
+            "leaky_relu": F.leaky_relu,
+            "relu6": F.relu6,
+            "steep leaky_relu": lambda h: F.leaky_relu(h, -3.0),
+            "named leaky_relu": lambda h: F.leaky_relu(h, negative_slope=4.0),
+            "method": lambda h: h.sigmoid().tanh().relu(),
+            "max_pool": lambda h: F.max_pool2d(h, 3, 2, padding=1),
+            "avg_pool": lambda h: F.avg_pool2d(h, 2, 1, padding=1),
+            "adaptive": lambda h: F.adaptive_avg_pool2d(h, 3),
+            "pad": lambda h: F.pad(h, (1, 0, 2, 1)),
+            "negative pad": lambda h: F.pad(h, (1, 1, 1, 1), value=-5.0),
+            "positional pad": lambda h: F.pad(h, (1, 1), "constant", 7.0),
+            "reflected pad": lambda h: F.pad(h, (1, 1, 1, 1), "reflect"),
+            "dropout": lambda h: F.dropout(h, 0.5, False),
+            "by name": lambda h: F.dropout(input=F.relu(input=h), training=False),
+            "constant": lambda h: h + torch.arange(4.0).double().reshape(4, 1, 1),
+        }.items()
+    },
+    **{
+        type(module).__name__ + repr(module)[-12:]: (lambda module=module: plain(module))
+        for module in (
+            nn.ReLU(inplace=True),
+            nn.Tanh(),
+            nn.Sigmoid(),
+            nn.Softplus(beta=3.0),
+            nn.GELU(),
+            nn.GELU(approximate="tanh"),
+            nn.SiLU(),
+            nn.LeakyReLU(2.5),
+            nn.Hardtanh(),
+            nn.MaxPool2d(2),
+            nn.AvgPool2d(3, 1),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Dropout(),
+            nn.ReLU6(),
+        )
+    },
     "flatten": lambda: plain(torch.relu, lambda h: torch.flatten(F.adaptive_avg_pool2d(h, 1), 1)),
-    "modules": lambda: Net(lambda net, x: net.end(net.b(net.a(x).relu())), end=nn.Sequential(
-        nn.MaxPool2d(3, 2, 1), nn.Flatten(2), nn.Unflatten(2, (3, 3)), nn.Flatten(), nn.Linear(36, 3), nn.Identity())),
-    **{mode: (lambda mode=mode: padded(mode)) for mode in ("reflect", "circular", "replicate", "zeros")},
-    "grouped": lambda: convolution(groups=2), "depthwise": lambda: convolution(groups=4, padding="same"),
-    "strided": lambda: convolution(stride=2), "dilated": lambda: convolution(dilation=2, padding=2),
-    "cat": lambda: Net(joined, wide=nn.Linear(10, 3)), "sums": lambda: Net(flowing, **three()),
-    "cat with a constant": lambda: Net(lambda net, x: net.fc(
-        torch.cat([net.b(net.a(x))[:, :3], torch.full((5, 1, 6, 6), -100.0).double()], 1).mean((2, 3)))),
+    "modules": lambda: Net(
+        lambda net, x: net.end(net.b(net.a(x).relu())),
+        end=nn.Sequential(
+            nn.MaxPool2d(3, 2, 1),
+            nn.Flatten(2),
+            nn.Unflatten(2, (3, 3)),
+            nn.Flatten(),
+            nn.Linear(36, 3),
+            nn.Identity(),
+        ),
+    ),
+    **{
+        mode: (lambda mode=mode: padded(mode))
+        for mode in ("reflect", "circular", "replicate", "zeros")
+    },
+    "grouped": lambda: convolution(groups=2),
+    "depthwise": lambda: convolution(groups=4, padding="same"),
+    "strided": lambda: convolution(stride=2),
+    "dilated": lambda: convolution(dilation=2, padding=2),
+    "cat": lambda: Net(joined, wide=nn.Linear(10, 3)),
+    "sums": lambda: Net(flowing, **three()),
+    "cat with a constant": lambda: Net(
+        lambda net, x: net.fc(
+            torch.cat([net.b(net.a(x))[:, :3], torch.full((5, 1, 6, 6), -100.0).double()], 1).mean(
+                (2, 3)
+            )
+        )
+    ),
     "batchnorm": lambda: Net(normed, norm=nn.BatchNorm2d(4), flat=nn.BatchNorm1d(4, affine=False)),
-    **{f"shortcut {kind}": (lambda kind=kind: CifarResNet(depth=8, width=0.25, shortcut=kind, channels=2, classes=3).build())
-       for kind in "AB"},
-    "tokens": lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2), nn.Flatten(), nn.Linear(24, 3)),
+    **{
+        f"shortcut {kind}": (
+            lambda kind=kind: CifarResNet(
+                depth=8, width=0.25, shortcut=kind, channels=2, classes=3
+            ).build()
+        )
+        for kind in "AB"
+    },
+    "tokens": lambda: nn.Sequential(
+        nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2), nn.Flatten(), nn.Linear(24, 3)
+    ),
 }
 
 
@@ -156,7 +228,9 @@ def test_logits_are_never_further_off_than_what_is_carried(name: str) -> None:
         model = randomised(NETWORKS[name]())
         model = fold_batchnorm(model) if fold else model
         for scale, size in ((1.0, 1.0), (100.0, 0.1)):
-            bound, error = carried(model, scale * torch.randn(5, 2, 6, 6, dtype=torch.float64), size)
+            bound, error = carried(
+                model, scale * torch.randn(5, 2, 6, 6, dtype=torch.float64), size
+            )
             assert bool((error <= bound * (1 + 1e-9) + 1e-9 * error.amax()).all())
             some = some or bool((error > 0).any())
     assert some
@@ -164,8 +238,16 @@ def test_logits_are_never_further_off_than_what_is_carried(name: str) -> None:
 
 def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does() -> None:
     """All inequalities are equalities there: nothing is carried twice."""
-    model = Net(lambda net, x: net.fc((net.b(net.a(x)) + F.avg_pool2d(net.a2(x), 3, 1, 1)).mean((2, 3))),
-                a2=nn.Conv2d(2, 4, 3, padding=1)).double().eval()
+    model = (
+        Net(
+            lambda net, x: net.fc(
+                (net.b(net.a(x)) + F.avg_pool2d(net.a2(x), 3, 1, 1)).mean((2, 3))
+            ),
+            a2=nn.Conv2d(2, 4, 3, padding=1),
+        )
+        .double()
+        .eval()
+    )
     for parameter in model.parameters():
         parameter.data.abs_()
     changed = copy.deepcopy(model)
@@ -174,24 +256,53 @@ def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does(
     x = torch.rand(5, 2, 6, 6, dtype=torch.float64)
     weights, errors = own_errors(model, changed, x)
     with torch.no_grad():
-        torch.testing.assert_close(Carrier(model).carry(x, weights, errors), model(x) - changed(x), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            Carrier(model).carry(x, weights, errors), model(x) - changed(x), rtol=1e-10, atol=1e-12
+        )
 
 
-@pytest.mark.parametrize("between", [nn.LeakyReLU(-3.0), nn.LeakyReLU(3.0), lambda h: F.leaky_relu(h, 3.0),
-                                     lambda h: F.leaky_relu(h, negative_slope=-3.0)])
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.LeakyReLU(-3.0),
+        nn.LeakyReLU(3.0),
+        lambda h: F.leaky_relu(h, 3.0),
+        lambda h: F.leaky_relu(h, negative_slope=-3.0),
+    ],
+)
 def test_where_a_leaky_relu_is_steeper_below_zero_errors_grow_by_that(between: Any) -> None:
-    model = Net(lambda net, x: net.b(net.between(net.a(x))) if isinstance(between, nn.Module) else net.b(between(net.a(x))),
-                a=nn.Linear(1, 1), b=nn.Linear(1, 1), **({"between": between} if isinstance(between, nn.Module) else {}))
+    model = Net(
+        lambda net, x: (
+            net.b(net.between(net.a(x)))
+            if isinstance(between, nn.Module)
+            else net.b(between(net.a(x)))
+        ),
+        a=nn.Linear(1, 1),
+        b=nn.Linear(1, 1),
+        **({"between": between} if isinstance(between, nn.Module) else {}),
+    )
     errors = {"a.weight": torch.tensor([[0.5]])}
     found = Carrier(model).carry(-torch.ones(1, 1), {"b.weight": torch.tensor([[-2.0]])}, errors)
     assert float(found) == pytest.approx(3 * 2 * 0.5)
 
 
-@pytest.mark.parametrize(("function", "kind"), [
-    (F.gelu, nn.GELU), (lambda z: F.gelu(z, approximate="tanh"), nn.GELU), (F.silu, nn.SiLU), (torch.sigmoid, nn.Sigmoid),
-    (F.softplus, nn.Softplus), (torch.tanh, nn.Tanh), (F.relu6, nn.ReLU6), (F.hardtanh, nn.Hardtanh),
-    (F.leaky_relu, nn.LeakyReLU)])
-def test_no_slope_is_larger_than_the_constant(function: Callable[[Tensor], Tensor], kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (F.gelu, nn.GELU),
+        (lambda z: F.gelu(z, approximate="tanh"), nn.GELU),
+        (F.silu, nn.SiLU),
+        (torch.sigmoid, nn.Sigmoid),
+        (F.softplus, nn.Softplus),
+        (torch.tanh, nn.Tanh),
+        (F.relu6, nn.ReLU6),
+        (F.hardtanh, nn.Hardtanh),
+        (F.leaky_relu, nn.LeakyReLU),
+    ],
+)
+def test_no_slope_is_larger_than_the_constant(
+    function: Callable[[Tensor], Tensor], kind: Any
+) -> None:
     z = torch.linspace(-12, 12, 1_000_001, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(function(z).sum(), z)
     assert LIPSCHITZ[kind] * 0.999 <= float(slope.abs().max()) <= LIPSCHITZ[kind]
@@ -212,8 +323,12 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a scaled sum": lambda net, x: net.fc(torch.add(net.a(x), net.a2(x), alpha=-2).mean((2, 3))),
     "a functional layer": lambda net, x: F.linear(net.a(x).mean((2, 3)), net.fc.weight),
     "parts": lambda net, x: net.fc(torch.cat(torch.chunk(net.a(x), 2, 1), 1).mean((2, 3))),
-    "parts by a method": lambda net, x: net.fc(torch.cat([net.a(x).split(2, 1)[0], net.a2(x)[:, :2]], 1).mean((2, 3))),
-    "indices": lambda net, x: net.fc((F.max_pool2d(net.a(x), 2, return_indices=True)[0]).mean((2, 3))),
+    "parts by a method": lambda net, x: net.fc(
+        torch.cat([net.a(x).split(2, 1)[0], net.a2(x)[:, :2]], 1).mean((2, 3))
+    ),
+    "indices": lambda net, x: net.fc(
+        (F.max_pool2d(net.a(x), 2, return_indices=True)[0]).mean((2, 3))
+    ),
     "a number": lambda net, x: net.fc(net.a(x).mean((2, 3)) + net.a2(x).sum().item()),
     "attention": lambda net, x: net.fc(net.attention(h := net.a(x).flatten(2).mT, h, h)[0].mean(1)),
     "an average that is not running": lambda net, x: net.fc(net.norm(net.a(x)).mean((2, 3))),
@@ -229,8 +344,17 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule_is_a_named_error(name: str) -> None:
-    model = Net(REFUSED[name], a2=nn.Conv2d(2, 4, 3, padding=1), attention=nn.MultiheadAttention(4, 1, batch_first=True),
-                norm=nn.BatchNorm2d(4, track_running_stats=False), layer_norm=nn.LayerNorm(4)).double().eval()
+    model = (
+        Net(
+            REFUSED[name],
+            a2=nn.Conv2d(2, 4, 3, padding=1),
+            attention=nn.MultiheadAttention(4, 1, batch_first=True),
+            norm=nn.BatchNorm2d(4, track_running_stats=False),
+            layer_norm=nn.LayerNorm(4),
+        )
+        .double()
+        .eval()
+    )
     weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
     with pytest.raises(StructureError):
         Carrier(model).carry(torch.randn(5, 2, 6, 6, dtype=torch.float64), weights, {})
@@ -241,16 +365,51 @@ def test_what_has_no_rule_is_a_named_error(name: str) -> None:
 
 FOLDABLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "conv": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (2, 4, 4), 0),
-    "no bias": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()), (2, 4, 4), 0),
-    "not affine": (lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)), (2, 4, 4), 0),
-    "linear": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2, bias=False),
-                                     nn.BatchNorm1d(2, affine=False)), (5,), 0),
+    "no bias": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()
+        ),
+        (2, 4, 4),
+        0,
+    ),
+    "not affine": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)),
+        (2, 4, 4),
+        0,
+    ),
+    "linear": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 4),
+            nn.BatchNorm1d(4),
+            nn.ReLU(),
+            nn.Linear(4, 2, bias=False),
+            nn.BatchNorm1d(2, affine=False),
+        ),
+        (5,),
+        0,
+    ),
     "tokens": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3)), (3, 5), 1),
     "before": (lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), (2, 4, 4), 1),
-    "after an activation": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)), (2, 4, 4), 1),
-    "no statistics": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)), (2, 4, 4), 1),
-    "twice": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)), (2, 4, 4), 1),
-    "resnet": (lambda: CifarResNet(depth=8, width=0.25, shortcut="B", channels=2).build(), (2, 8, 8), 0),
+    "after an activation": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)),
+        (2, 4, 4),
+        1,
+    ),
+    "no statistics": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
+        (2, 4, 4),
+        1,
+    ),
+    "twice": (
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)),
+        (2, 4, 4),
+        1,
+    ),
+    "resnet": (
+        lambda: CifarResNet(depth=8, width=0.25, shortcut="B", channels=2).build(),
+        (2, 8, 8),
+        0,
+    ),
 }
 
 
@@ -272,7 +431,9 @@ def test_a_folded_network_answers_as_before(name: str) -> None:
 
 
 class Shared(nn.Module):
-    """A convolution called twice, its weight's other name, one BatchNorm after both calls and one after one."""
+    """A convolution called twice, its weight's other name, one BatchNorm after both calls and one
+    after one.
+    """
 
     def __init__(self) -> None:
         super().__init__()

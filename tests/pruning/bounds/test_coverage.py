@@ -1,4 +1,6 @@
-"""Bounds of whole networks against networks drawn anew: what is certified fails no more often than it says."""
+"""Bounds of whole networks against networks drawn anew: what is certified fails no more often than
+it says.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,20 @@ DELTA = 0.05
 SHAPE = (1, 4, 4)
 
 
-
-
 class Residual(nn.Module):
     """Convolutions with BatchNorm, a residual addition, a grouped one, and a flattening."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.one, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.BatchNorm2d(6)
-        self.inner, self.grouped = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.Conv2d(6, 6, 3, stride=2, groups=2)
+        self.stem, self.one, self.norm = (
+            nn.Conv2d(1, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.BatchNorm2d(6),
+        )
+        self.inner, self.grouped = (
+            nn.Conv2d(6, 6, 3, padding=1, bias=False),
+            nn.Conv2d(6, 6, 3, stride=2, groups=2),
+        )
         self.fc = nn.Linear(6, 3)
         for norm in (self.one, self.norm):
             for values in (norm.weight.data, norm.running_var):
@@ -54,7 +61,9 @@ class Padded(ChannelMap):
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3)
+    )
 
 
 def flat() -> nn.Module:
@@ -66,7 +75,11 @@ def flat() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
-    "mlp": (mlp, False), "negative inputs": (mlp, True), "residual": (Residual, True), "flat": (flat, False)}
+    "mlp": (mlp, False),
+    "negative inputs": (mlp, True),
+    "residual": (Residual, True),
+    "flat": (flat, False),
+}
 
 
 class Remembering:
@@ -83,10 +96,16 @@ class Remembering:
 
 def images(count: int, signed: bool, seed: int = 0) -> Tensor:
     rng = seeded(seed)
-    return torch.randn(count, *SHAPE, generator=rng) if signed else torch.rand(count, *SHAPE, generator=rng)
+    return (
+        torch.randn(count, *SHAPE, generator=rng)
+        if signed
+        else torch.rand(count, *SHAPE, generator=rng)
+    )
 
 
-def study(network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, **fields: Any) -> Study:
+def study(
+    network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, **fields: Any
+) -> Study:
     torch.manual_seed(7)
     build, negative = NETWORKS[network] if isinstance(network, str) else (lambda: network, True)
     model = build()
@@ -95,16 +114,23 @@ def study(network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, 
             module.weight.data.mul_(scale)
     asked = cases.recipe(0.5, criterion=method, **fields)
     x = images(40, negative, 1)
-    found = Study(model, PruningMethod.of(asked, asked.criteria[0]), [(x, torch.arange(40) % 3)], SHAPE, seeded(), ())
+    found = Study(
+        model,
+        PruningMethod.of(asked, asked.criteria[0]),
+        [(x, torch.arange(40) % 3)],
+        SHAPE,
+        seeded(),
+        (),
+    )
     if found.sampled:
         allocation = Remembering(found.seams.allocation)
         found.seams = dataclasses.replace(found.seams, allocation=allocation)
     return found
 
 
-
-
-def outcomes(of: Study, seeds: int, signed: bool, sparsity: float = 0.5, delta: float = DELTA) -> list[Outcome]:
+def outcomes(
+    of: Study, seeds: int, signed: bool, sparsity: float = 0.5, delta: float = DELTA
+) -> list[Outcome]:
     """Of networks drawn anew, components left out."""
     pruned = [of.prune(sparsity, 1 + seed, seeded(seed)) for seed in range(seeds)]
     return of.outcomes(pruned, images(3, signed, 2), delta)
@@ -125,7 +151,9 @@ def certified(found: list[Outcome]) -> list[str]:
 
 @pytest.mark.parametrize("method", SAMPLERS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(network: str, method: str) -> None:
+def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(
+    network: str, method: str
+) -> None:
     scale = {"mlp": 10.0, "negative inputs": 1.0, "residual": 100.0, "flat": 1.0}[network]
     found = outcomes(study(network, SAMPLERS[method], scale), 4, NETWORKS[network][1])
     ball = ["ball", "ball bernstein"] if method.startswith("mussay") else []
@@ -136,10 +164,14 @@ def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(network: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "scale", "method"), [
-    *(("negative inputs", 1.0, method) for method in SAMPLERS),
-    *(("residual", 10.0, method) for method in ("pfp top", "corenet corenet")),
-    ("flat", 100.0, "mussay importance")])
+@pytest.mark.parametrize(
+    ("network", "scale", "method"),
+    [
+        *(("negative inputs", 1.0, method) for method in SAMPLERS),
+        *(("residual", 10.0, method) for method in ("pfp top", "corenet corenet")),
+        ("flat", 100.0, "mussay importance"),
+    ],
+)
 def test_four_hundred_draws_are_covered(network: str, scale: float, method: str) -> None:
     few = {"name": "amplified", "params": {"repeats": 10, "division": "proportional"}}
     fields = {"sparsifier": few} if "plus_plus" in method else {}
@@ -154,26 +186,45 @@ def one_sum() -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("method", ["sipp randomized", "corenet corenet",
-                                    pytest.param("corenet plus_plus", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "sipp randomized",
+        "corenet corenet",
+        pytest.param("corenet plus_plus", marks=pytest.mark.slow),
+    ],
+)
 def test_one_sum_of_a_sampler_is_covered_and_a_twentieth_of_its_bound_is_not(method: str) -> None:
-    """With one output and one input the union is over two forms, two sides: the bound of the whole study has power."""
+    """With one output and one input the union is over two forms, two sides: the bound of the whole
+    study has power.
+    """
     of = study(one_sum(), SAMPLERS[method])
     pruned = [of.prune(0.6, 1 + seed, seeded(seed)) for seed in range(200)]
     found = of.outcomes(pruned, images(1, False, 2), 0.1)
     for form in ("hoeffding", "bernstein", "minimum"):
-        errors, bounds = (torch.cat([one[key].flatten() for one in found]) for key in ("error", form))
+        errors, bounds = (
+            torch.cat([one[key].flatten() for one in found]) for key in ("error", form)
+        )
         assert covers(int((errors > bounds * (1 + 1e-9)).sum()), 200, 0.1)
         if "plus_plus" not in method:  # the union over its repeats is wide
             assert not covers(int((errors > bounds / 20).sum()), 200, 0.1)
 
 
-@pytest.mark.parametrize("method", [pytest.param(name, marks=pytest.mark.slow) if name in ("wanda", "random", "taylor")
-                                    else name for name in DETERMINISTIC])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("wanda", "random", "taylor")
+        else name
+        for name in DETERMINISTIC
+    ],
+)
 @pytest.mark.parametrize("network", [*NETWORKS, "tiny"])
 def test_what_is_not_drawn_is_never_further_off(network: str, method: str) -> None:
     """Sides of a single weight too, in the tiny one."""
-    tiny = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    tiny = nn.Sequential(
+        nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
     of = study(tiny if network == "tiny" else network, DETERMINISTIC[method], 10.0)
     pruned = [of.prune(sparsity, 1, seeded()) for sparsity in (0.05, 0.2, 0.5, 0.6)]
     found = of.outcomes(pruned, images(5, True, 2), DELTA)
@@ -184,7 +235,9 @@ def test_what_is_not_drawn_is_never_further_off(network: str, method: str) -> No
 
 
 def test_a_removed_channel_that_a_shortcut_carries_on_is_missed_there() -> None:
-    """Channel 2 goes; what it carried into channel 3 of the sum goes too, though no weight of that sum's layer changes."""
+    """Channel 2 goes; what it carried into channel 3 of the sum goes too, though no weight of that
+    sum's layer changes.
+    """
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -227,8 +280,12 @@ def mlp_of(scale: float) -> nn.Module:
 
 
 @pytest.mark.parametrize(("scale", "holds"), [(1.0, True), (10.0, True), (100.0, False)])
-def test_the_papers_form_of_mussay_fails_when_outgoing_weights_are_scaled(scale: float, holds: bool) -> None:
-    """It grows with the square root of what errors grow with, so it is not certified; the other forms hold."""
+def test_the_papers_form_of_mussay_fails_when_outgoing_weights_are_scaled(
+    scale: float, holds: bool
+) -> None:
+    """It grows with the square root of what errors grow with, so it is not certified; the other
+    forms hold.
+    """
     found = outcomes(study(mlp_of(scale), SAMPLERS["mussay importance"]), 60, True, 0.6)
     assert covers(broken(found, "paper"), 60, DELTA) == holds
     assert "paper" not in CERTIFIED
@@ -267,7 +324,10 @@ class Joined(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.each, self.fc = nn.ModuleList(nn.Conv2d(1, 4, 3, padding=1) for _ in range(4)), nn.Linear(16, 3)
+        self.each, self.fc = (
+            nn.ModuleList(nn.Conv2d(1, 4, 3, padding=1) for _ in range(4)),
+            nn.Linear(16, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(torch.cat([F.relu(one(x)) for one in self.each], 1).mean((2, 3)))

@@ -1,4 +1,6 @@
-"""The papers' forms, against slow evaluations of them by hand, and each factor replaced by what it is."""
+"""The papers' forms, against slow evaluations of them by hand, and each factor replaced by what it
+is.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def shared(p: Tensor) -> Tensor:
 
 
 def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -> PrunedLayer:
-    """Single weights of a linear layer; rows: positive weights of three outputs, then negative ones."""
+    """Single weights of a linear layer; rows: positive weights of three outputs, then negative
+    ones.
+    """
     layer = nn.Linear(IN, OUT).double()
     w = torch.randn(OUT, IN, generator=seeded(1), dtype=torch.float64)
     x = uniform(2, IN, seed=2)
@@ -44,7 +48,22 @@ def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -
     seen = extract_patches(layer, x)
     law = DrawLaw(shared(scores), m)
     sums = sum_edges(layer, w, seen, law.probabilities)
-    return PrunedLayer("w", layer, w, scores, ~gone, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, True)
+    return PrunedLayer(
+        "w",
+        layer,
+        w,
+        scores,
+        ~gone,
+        law,
+        law.probabilities,
+        sums,
+        seen,
+        LOG,
+        LOG + 1,
+        DELTA,
+        not prune,
+        True,
+    )
 
 
 def channels(draws: int = 5, prune: bool = False) -> PrunedLayer:
@@ -53,21 +72,46 @@ def channels(draws: int = 5, prune: bool = False) -> PrunedLayer:
     w = torch.randn(layer.weight.shape, generator=seeded(1), dtype=torch.float64)
     x = torch.randn(2, 4, 3, 3, generator=seeded(2), dtype=torch.float64)
     scores, m = uniform(1, 4, seed=3), torch.tensor([draws])
-    seen, kept = extract_patches(layer, x), torch.tensor([[True, False, True, False]]) if prune else torch.ones(1, 4).bool()
+    seen, kept = (
+        extract_patches(layer, x),
+        torch.tensor([[True, False, True, False]]) if prune else torch.ones(1, 4).bool(),
+    )
     law = DrawLaw(shared(scores), m)
     sums = sum_channels(layer, w, seen, law.probabilities)
-    return PrunedLayer("w", layer, w, scores, kept, law, law.probabilities, sums, seen, LOG, LOG + 1, DELTA, not prune, False)
+    return PrunedLayer(
+        "w",
+        layer,
+        w,
+        scores,
+        kept,
+        law,
+        law.probabilities,
+        sums,
+        seen,
+        LOG,
+        LOG + 1,
+        DELTA,
+        not prune,
+        False,
+    )
 
 
 def by_hand(layer: PrunedLayer, epsilon: Any, constant: float) -> Tensor:
-    """sum over sides of epsilon(S, m) sum_j |v_j|, with C sum_(j pruned) s_j for a side that is not drawn: one number at a
-    time."""
+    """sum over sides of epsilon(S, m) sum_j |v_j|, with C sum_(j pruned) s_j for a side that is not
+    drawn: one number at a time.
+    """
     found = torch.zeros_like(layer.sums.value[0])
     for side, n, i, p in itertools.product(*map(range, layer.sums.value.shape)):
         row = side * OUT + i if layer.by_weight else side
         m, s = int(layer.law.draws[row]), layer.scores[row]
         size = float(layer.sums.size[side, n, i, p])
-        part = constant * float(s[~layer.kept[row]].sum()) if m < 0 else 1.0 if m == 0 else epsilon(float(s.sum()), m)
+        part = (
+            constant * float(s[~layer.kept[row]].sum())
+            if m < 0
+            else 1.0
+            if m == 0
+            else epsilon(float(s.sum()), m)
+        )
         found[n, i, p] += part * size if size > 0 else 0.0
     return found
 
@@ -86,21 +130,33 @@ def exact_inverse(u: float) -> float:
 
 def test_numbers_worked_by_hand() -> None:
     c = sipp.coefficient(1, 1) * torch.tensor([1.75, 1.75]).double()
-    assert [round(float(one), 5) for one in sipp.epsilon(c, torch.tensor([100, 10_000]))] == [2.29334, 0.15131]
+    assert [round(float(one), 5) for one in sipp.epsilon(c, torch.tensor([100, 10_000]))] == [
+        2.29334,
+        0.15131,
+    ]
     assert float(corenet.propagate([0.01] * 3, [2.0, 3.0, 1.5])) == pytest.approx(0.15226, abs=5e-6)
     assert 2 * sum(0.01 * math.prod([2.0, 3.0, 1.5][start:]) for start in range(3)) >= 0.15226
-    assert float(mussay.hoeffding(7.0, 10, math.log(2 * 2 / 0.05))) == pytest.approx(6.553, abs=5e-4)
+    assert float(mussay.hoeffding(7.0, 10, math.log(2 * 2 / 0.05))) == pytest.approx(
+        6.553, abs=5e-4
+    )
     lenet = corenet.Constants.of([784, 300, 100, 10], 0.1)
     assert (round(lenet.k, 2), round(lenet.kappa, 1), lenet.sample_size) == (11.72, 192.1, 189)
     assert 8 * lenet.k * lenet.log == pytest.approx(974.9, abs=0.05)
     assert lenet.kappa**3 == pytest.approx(7.1e6, rel=0.01)
-    assert corenet.count_draws(1.0, 0.5 / 6 / lenet.kappa**3, lenet) == pytest.approx(7e18, rel=0.02)
-    incoming, outgoing = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]])
+    assert corenet.count_draws(1.0, 0.5 / 6 / lenet.kappa**3, lenet) == pytest.approx(
+        7e18, rel=0.02
+    )
+    incoming, outgoing = (
+        torch.tensor([[3.0, 4.0], [0.0, 1.0]]),
+        torch.tensor([[1.0, -2.0], [0.5, 0.25]]),
+    )
     assert mussay.bound_importance(incoming, outgoing, "relu", 1.0).tolist() == [5, 2]
 
 
 def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
-    """d = 20, n = 300, k = 10, m = 2000: Bernstein's is tighter than Hoeffding's and above what is seen."""
+    """d = 20, n = 300, k = 10, m = 2000: Bernstein's is tighter than Hoeffding's and above what is
+    seen.
+    """
     rng = seeded(0)
     w1 = torch.randn(300, 21, generator=rng).double() / 21**0.5
     w2 = torch.randn(10, 300, generator=rng).double() / 300**0.5
@@ -110,8 +166,16 @@ def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
     t, p, log = float(s.sum()), s / s.sum(), math.log(2 * 10 / 0.05)
     a = (w1 @ x).relu()
     variation = float((w2.abs() * a).sum(1).max())
-    wide, tight = float(mussay.hoeffding(t, 2000, log)), float(mussay.bernstein(t, variation, 2000, log))
-    counts = torch.stack([torch.multinomial(p, 2000, True, generator=rng).bincount(minlength=300) for _ in range(200)])
+    wide, tight = (
+        float(mussay.hoeffding(t, 2000, log)),
+        float(mussay.bernstein(t, variation, 2000, log)),
+    )
+    counts = torch.stack(
+        [
+            torch.multinomial(p, 2000, True, generator=rng).bincount(minlength=300)
+            for _ in range(200)
+        ]
+    )
     errors = ((counts / (2000 * p)) * a @ w2.T - w2 @ a).abs().amax(1)
     assert float(errors.quantile(0.95)) < tight < wide
 
@@ -129,7 +193,11 @@ def test_errors_invert_numbers_of_draws(epsilon: float) -> None:
 
 def test_the_relative_recursion_is_infinite_beyond_one() -> None:
     assert float(corenet.propagate([0.5], [2.0])) == 1
-    for errors, growth in (([0.5 + 1e-9], [2.0]), ([0.6, 0.0], [2.0, 0.1]), ([0.1, 0.1], [3.0, 30.0])):
+    for errors, growth in (
+        ([0.5 + 1e-9], [2.0]),
+        ([0.6, 0.0], [2.0, 0.1]),
+        ([0.1, 0.1], [3.0, 30.0]),
+    ):
         assert float(corenet.propagate(errors, growth)) == math.inf
     each = corenet.propagate([0.1, 0.1], [torch.tensor([1.0, 20.0]), torch.tensor([1.0, 1.0])])
     assert each.tolist() == [pytest.approx(0.21), math.inf]
@@ -146,8 +214,10 @@ def test_certified_forms_are_the_inequalities_side_by_side() -> None:
     alone = torch.zeros_like(wide)
     for side, n, i in itertools.product(range(2), range(2), range(OUT)):
         m = int(layer.law.draws[side * OUT + i])
-        z, low, high, var = (float(one[side, n, i, 0]) for one in (layer.sums.value, layer.sums.low, layer.sums.high,
-                                                                  layer.sums.variance))
+        z, low, high, var = (
+            float(one[side, n, i, 0])
+            for one in (layer.sums.value, layer.sums.low, layer.sums.high, layer.sums.variance)
+        )
         if m == 0:
             for sums in (wide, tight, alone):
                 sums[n, i] += abs(z)
@@ -159,8 +229,14 @@ def test_certified_forms_are_the_inequalities_side_by_side() -> None:
     close(found["hoeffding"], wide)
     close(found["bernstein"], tight)
     close(found["hoeffding with no union bound"], alone)
-    assert bool((found["minimum"] >= torch.minimum(wide, tight)).all()), "delta is divided over the forms"
-    assert set(bound_certified_forms(layer, False)) == {"hoeffding", "bernstein", "minimum"} <= set(CERTIFIED)
+    assert bool((found["minimum"] >= torch.minimum(wide, tight)).all()), (
+        "delta is divided over the forms"
+    )
+    assert (
+        set(bound_certified_forms(layer, False))
+        == {"hoeffding", "bernstein", "minimum"}
+        <= set(CERTIFIED)
+    )
 
 
 @pytest.mark.parametrize("make", [weights, channels])
@@ -169,7 +245,10 @@ def test_the_deterministic_form_is_the_share_that_is_pruned_of_the_largest_term(
     found = bound_certified_forms(layer, True)
     assert set(found) == {"deterministic"}
     lost = (layer.scores * ~layer.kept).sum(1) / layer.scores.sum(1)
-    expected = (layer.sums.reach * (lost.reshape(2, 1, OUT, 1) if make is weights else lost.reshape(1, 1, 1, 1))).sum(0)
+    expected = (
+        layer.sums.reach
+        * (lost.reshape(2, 1, OUT, 1) if make is weights else lost.reshape(1, 1, 1, 1))
+    ).sum(0)
     close(found["deterministic"], expected)
 
 
@@ -184,9 +263,14 @@ def test_sipps_form_and_its_factors(scaled: bool) -> None:
 
     found = sipp.bound_errors(layer, alpha, DELTA, c, scaled=scaled)
     close(found.error, by_hand(layer, epsilon(), fixed))
-    close(found.swaps["no union bound"], by_hand(layer, epsilon(factor * 2 * c * math.log(2 / DELTA) / alpha), fixed))
-    close(found.swaps["the sensitivity sum as it is here"],
-          by_hand(layer, lambda s, m: exact_inverse(alpha / (3 * m)) / 2, fixed))
+    close(
+        found.swaps["no union bound"],
+        by_hand(layer, epsilon(factor * 2 * c * math.log(2 / DELTA) / alpha), fixed),
+    )
+    close(
+        found.swaps["the sensitivity sum as it is here"],
+        by_hand(layer, lambda s, m: exact_inverse(alpha / (3 * m)) / 2, fixed),
+    )
     assert found.assumption is not None
 
 
@@ -194,7 +278,9 @@ def test_sipps_form_and_its_factors(scaled: bool) -> None:
 def test_sipp_and_pfp_without_draws(make: Any) -> None:
     layer = make((-1,) * 6, prune=True) if make is weights else make(-1, prune=True)
     size = (layer.weight.flatten(1)[None, :, :, None] * layer.patches).abs()
-    kept = layer.kept[:OUT] if make is weights else layer.kept.repeat_interleave(4, 1).expand(OUT, -1)
+    kept = (
+        layer.kept[:OUT] if make is weights else layer.kept.repeat_interleave(4, 1).expand(OUT, -1)
+    )
     gone = (size * ~kept[None, :, :, None]).sum(2)
     if make is weights:
         found: Paper = sipp.bound_errors(layer, 7.0, DELTA, 3.0, scaled=False)
@@ -215,8 +301,14 @@ def test_pfps_form_and_its_factors() -> None:
 
     found = pfp.bound_errors(layer, alpha, DELTA, c)
     close(found.error, by_hand(layer, epsilon(), c * 4 / alpha))
-    close(found.swaps["no union bound"], by_hand(layer, epsilon(2 * c * math.log(2 / DELTA) / alpha), 0.0))
-    close(found.swaps["the sensitivity sum as it is here"], by_hand(layer, lambda s, m: exact_inverse(3 * alpha / m), 0.0))
+    close(
+        found.swaps["no union bound"],
+        by_hand(layer, epsilon(2 * c * math.log(2 / DELTA) / alpha), 0.0),
+    )
+    close(
+        found.swaps["the sensitivity sum as it is here"],
+        by_hand(layer, lambda s, m: exact_inverse(3 * alpha / m), 0.0),
+    )
     e = exact_inverse(3 * float(layer.scores.sum()) / 5)
     assert 3 * (6 + 2 * e) * float(layer.scores.sum()) / e**2 == pytest.approx(5)
 
@@ -232,12 +324,24 @@ def test_corenets_form_and_its_factors() -> None:
     fixed = constants.k / factor
     close(found.error, by_hand(layer, epsilon(), fixed))
     close(found.swaps["no union bound"], by_hand(layer, epsilon(log=math.log(2 / 0.1)), fixed))
-    close(found.swaps["Bernstein for the constant 8"],
-          by_hand(layer, lambda s, m: exact_inverse(s / factor * constants.k * constants.log / (3 * m)), fixed))
-    close(found.swaps["the sensitivity sum as it is here"],
-          by_hand(layer, lambda s, m: math.sqrt(8 * constants.k * constants.log / m), fixed))
-    tau = corenet.bound_relative_error([layer], corenet.Growth(constants, {"w": 3.0}, {"w": factor}))
-    assert {name: float(torch.as_tensor(one).amax()) for name, one in tau.items()} == dict.fromkeys(tau, math.inf)
+    close(
+        found.swaps["Bernstein for the constant 8"],
+        by_hand(
+            layer,
+            lambda s, m: exact_inverse(s / factor * constants.k * constants.log / (3 * m)),
+            fixed,
+        ),
+    )
+    close(
+        found.swaps["the sensitivity sum as it is here"],
+        by_hand(layer, lambda s, m: math.sqrt(8 * constants.k * constants.log / m), fixed),
+    )
+    tau = corenet.bound_relative_error(
+        [layer], corenet.Growth(constants, {"w": 3.0}, {"w": factor})
+    )
+    assert {name: float(torch.as_tensor(one).amax()) for name, one in tau.items()} == dict.fromkeys(
+        tau, math.inf
+    )
 
 
 def test_mussays_form_and_its_factors() -> None:
@@ -245,10 +349,15 @@ def test_mussays_form_and_its_factors() -> None:
     norms, radius = uniform(4, seed=8) + 2, torch.tensor([1.5, 2.0]).double()
     found = mussay.bound_errors(layer, norms, radius, "relu", dimension, c)
     w, p = layer.weight.abs().sum((2, 3)), layer.law.probabilities[0]
-    assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), "within the ball"
+    assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), (
+        "within the ball"
+    )
 
     def t(values: Tensor, output: int | None = None) -> float:
-        return max(float((w[:, j].max() if output is None else w[output, j]) * values[j] / p[j]) for j in range(4))
+        return max(
+            float((w[:, j].max() if output is None else w[output, j]) * values[j] / p[j])
+            for j in range(4)
+        )
 
     def paper(total: float, d: int = dimension) -> float:
         return math.sqrt(c * total * (d * math.log(max(total, math.e)) + math.log(1 / DELTA)) / 5)
@@ -257,37 +366,60 @@ def test_mussays_form_and_its_factors() -> None:
     whole = torch.ones_like(layer.sums.value[0])
     close(found.error, paper(ball) * whole)
     close(found.forms["ball"], ball * math.sqrt(2 * LOG / 5) * whole)
-    close(found.forms["ball bernstein"], (2 * ball * layer.sums.size[0] * LOG / 5).sqrt() + 4 * ball * LOG / 15)
+    close(
+        found.forms["ball bernstein"],
+        (2 * ball * layer.sums.size[0] * LOG / 5).sqrt() + 4 * ball * LOG / 15,
+    )
     close(found.swaps["no union over the ball"], paper(ball, 0) * whole)
     for n in range(2):
         close(found.swaps["the norm of each input"][n], paper(t(radius[n] * norms)) * whole[n])
         reads = layer.patches[n].abs().amax((0, 2)).reshape(4, 4).amax(1)
         close(found.swaps["activations as they are"][n], paper(t(reads)) * whole[n])
     for i in range(OUT):
-        close(found.swaps["outgoing weights of each output"][:, i], paper(t(2.0 * norms, i)) * whole[:, i])
+        close(
+            found.swaps["outgoing weights of each output"][:, i],
+            paper(t(2.0 * norms, i)) * whole[:, i],
+        )
 
 
 def test_an_activation_beyond_what_the_ball_allows_widens_it() -> None:
-    """A layer without the activation before it: tanh lets nothing be above 1, what is read is 50."""
+    """A layer without the activation before it: tanh lets nothing be above 1, what is read is
+    50.
+    """
     layer = channels()
     big = PrunedLayer(**{**layer.__dict__, "patches": 100 * layer.patches})
-    found = mussay.bound_errors(big, torch.ones(4).double(), torch.ones(2).double(), "tanh", 5, 1.0).forms["ball"]
+    found = mussay.bound_errors(
+        big, torch.ones(4).double(), torch.ones(2).double(), "tanh", 5, 1.0
+    ).forms["ball"]
     most = big.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1)
     t = float((layer.weight.abs().sum((2, 3)).amax(0) * most / layer.law.probabilities[0]).max())
     assert float(found[0, 0, 0]) == pytest.approx(t * math.sqrt(2 * LOG / 5))
 
 
 def test_of_single_weights_mussay_says_nothing() -> None:
-    found = mussay.bound_errors(weights(), torch.ones(IN).double(), torch.ones(2).double(), "relu", 5, 1.0)
+    found = mussay.bound_errors(
+        weights(), torch.ones(IN).double(), torch.ones(2).double(), "relu", 5, 1.0
+    )
     assert found == Paper(None)
 
 
 @pytest.mark.parametrize("name", mussay.LARGEST)
 def test_no_activation_is_larger_than_the_largest(name: str) -> None:
     functions: dict[str, Any] = {
-        "identity": lambda z: z, "binary_step": lambda z: (z >= 0).double(), "gaussian": lambda z: (-z * z).exp(),
-        "sin": torch.sin, "sigmoid": torch.sigmoid, "tanh": torch.tanh, **{one: getattr(nn.functional, one) for one in (
-            "relu", "softplus", "leaky_relu", "gelu", "silu")}}
+        "identity": lambda z: z,
+        "binary_step": lambda z: (z >= 0).double(),
+        "gaussian": lambda z: (-z * z).exp(),
+        "sin": torch.sin,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        **{
+            one: getattr(nn.functional, one)
+            for one in ("relu", "softplus", "leaky_relu", "gelu", "silu")
+        },
+    }
     for radius in (0.0, 0.01, 0.3, 1.0, 3.0, 30.0):
         z = torch.linspace(-radius, radius, 10_001).double()
-        assert float(functions[name](z).abs().max()) <= float(mussay.LARGEST[name](torch.tensor(radius).double())) + 1e-12
+        assert (
+            float(functions[name](z).abs().max())
+            <= float(mussay.LARGEST[name](torch.tensor(radius).double())) + 1e-12
+        )

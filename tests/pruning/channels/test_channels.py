@@ -16,11 +16,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.allocations import allocations
-from pruning.channels.compaction import build_compact, describe_widths, expand_, load_compact, rebuild_
+from pruning.channels.compaction import (
+    build_compact,
+    describe_widths,
+    expand_,
+    load_compact,
+    rebuild_,
+)
 from pruning.channels.graph import ChannelGraph
-from pruning.errors import BudgetError, CheckpointError, ModelError, ParameterError, ScoreError, StructureError
+from pruning.errors import (
+    BudgetError,
+    CheckpointError,
+    ModelError,
+    ParameterError,
+    ScoreError,
+    StructureError,
+)
 from pruning.granularities.channel import Channel
-from pruning.masks import apply_masks_, build_full_masks, density, find_prunable, select_weight_masks
+from pruning.masks import (
+    apply_masks_,
+    build_full_masks,
+    density,
+    find_prunable,
+    select_weight_masks,
+)
 from pruning.networks.loading import load_model
 from pruning.sparsifiers import sparsifiers
 from pruning.types import Budget, Keeps, Masks, Scores, Selected, Selection
@@ -34,7 +53,11 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.twice, self.head = nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 5, 1), nn.Linear(5 * 16, 3)
+        self.stem, self.twice, self.head = (
+            nn.Conv2d(2, 5, 3, padding=1),
+            nn.Conv2d(5, 5, 1),
+            nn.Linear(5 * 16, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
@@ -75,7 +98,11 @@ class Shuffled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.second = nn.Conv2d(2, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1)
+        self.first, self.norm, self.second = (
+            nn.Conv2d(2, 6, 1),
+            nn.BatchNorm2d(6),
+            nn.Conv2d(6, 5, 1),
+        )
         self.head = nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,22 +126,65 @@ def conv(*layers: nn.Module, features: int) -> nn.Module:
 
 
 def activated(activation: nn.Module, affine: bool) -> nn.Module:
-    return conv(nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6, affine=affine), activation,
-                nn.Conv2d(6, 5, 3, bias=False), nn.BatchNorm2d(5, affine=affine), activation, features=20)
+    return conv(
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.BatchNorm2d(6, affine=affine),
+        activation,
+        nn.Conv2d(6, 5, 3, bias=False),
+        nn.BatchNorm2d(5, affine=affine),
+        activation,
+        features=20,
+    )
 
 
 NETS: dict[str, tuple[Build, tuple[int, int, int]]] = {
-    "resnet_a": (lambda: load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3), (2, 8, 8)),
-    "resnet_b": (lambda: load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3, shortcut="B"), (2, 8, 8)),
+    "resnet_a": (
+        lambda: load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3),
+        (2, 8, 8),
+    ),
+    "resnet_b": (
+        lambda: load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3, shortcut="B"),
+        (2, 8, 8),
+    ),
     "lenet": (lambda: load_model("lenet_300_100", classes=3), (1, 28, 28)),
-    "mlp": (lambda: load_model("mlp", hidden=[9, 7], channels=2, height=4, width=4, classes=3), (2, 4, 4)),
+    "mlp": (
+        lambda: load_model("mlp", hidden=[9, 7], channels=2, height=4, width=4, classes=3),
+        (2, 4, 4),
+    ),
     "conv_net": (lambda: cases.conv_net(), (1, 4, 4)),
-    "grouped": (lambda: conv(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=2), nn.ReLU(),
-                             nn.Conv2d(12, 6, 1, groups=3), features=24), (2, 4, 4)),
-    "whole_groups": (lambda: conv(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(8, 4, 1, groups=4),
-                                  features=16), (2, 4, 4)),
-    "separable": (lambda: conv(nn.Conv2d(2, 6, 1), nn.BatchNorm2d(6), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6, bias=False),
-                               nn.BatchNorm2d(6), nn.ReLU6(), nn.Conv2d(6, 5, 1), features=20), (2, 4, 4)),
+    "grouped": (
+        lambda: conv(
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, groups=2),
+            nn.ReLU(),
+            nn.Conv2d(12, 6, 1, groups=3),
+            features=24,
+        ),
+        (2, 4, 4),
+    ),
+    "whole_groups": (
+        lambda: conv(
+            nn.Conv2d(2, 4, 1),
+            nn.Conv2d(4, 8, 3, groups=4),
+            nn.Conv2d(8, 4, 1, groups=4),
+            features=16,
+        ),
+        (2, 4, 4),
+    ),
+    "separable": (
+        lambda: conv(
+            nn.Conv2d(2, 6, 1),
+            nn.BatchNorm2d(6),
+            nn.ReLU6(),
+            nn.Conv2d(6, 6, 3, groups=6, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU6(),
+            nn.Conv2d(6, 5, 1),
+            features=20,
+        ),
+        (2, 4, 4),
+    ),
     "concatenated": (Concatenated, (2, 4, 4)),
     "residual": (Residual, (2, 4, 4)),
     "gated": (Gated, (2, 4, 4)),
@@ -139,25 +209,50 @@ def build(net: str) -> tuple[nn.Module, tuple[int, int, int]]:
 
 
 def images(shape: tuple[int, int, int], n: int = 6, seed: int = 0) -> Tensor:
-    return torch.randn(n, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        n, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def noise(model: nn.Module, seed: int = 0, exclude: tuple[str, ...] = ()) -> Scores:
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(weight.shape, generator=rng) for name, weight in find_prunable(model, exclude).items()}
+    return {
+        name: torch.rand(weight.shape, generator=rng)
+        for name, weight in find_prunable(model, exclude).items()
+    }
 
 
-def select(model: nn.Module, shape: tuple[int, int, int], target: float, *, masks: Masks | None = None,
-           scores: Scores | None = None, allocation: Any = "global", normalize: bool = True,
-           exclude: tuple[str, ...] = ()) -> Selected:
+def select(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    target: float,
+    *,
+    masks: Masks | None = None,
+    scores: Scores | None = None,
+    allocation: Any = "global",
+    normalize: bool = True,
+    exclude: tuple[str, ...] = (),
+) -> Selected:
     weights = {name: weight.detach() for name, weight in find_prunable(model, exclude).items()}
     chosen = allocations.create(allocation) if isinstance(allocation, str) else allocation
-    return Channel(normalize).select(Selection(
-        model, weights, scores or noise(model, exclude=exclude), masks or build_full_masks(weights), target, chosen,
-        sparsifiers.create("top_k"), torch.Generator(), lambda: shape))
+    return Channel(normalize).select(
+        Selection(
+            model,
+            weights,
+            scores or noise(model, exclude=exclude),
+            masks or build_full_masks(weights),
+            target,
+            chosen,
+            sparsifiers.create("top_k"),
+            torch.Generator(),
+            lambda: shape,
+        )
+    )
 
 
-def pruned(net: str, target: float = 0.5, **options: Any) -> tuple[nn.Module, Masks, tuple[int, int, int]]:
+def pruned(
+    net: str, target: float = 0.5, **options: Any
+) -> tuple[nn.Module, Masks, tuple[int, int, int]]:
     model, shape = build(net)
     masks = select(model, shape, target, **options).masks
     apply_masks_(model, masks)
@@ -181,17 +276,22 @@ def test_the_smaller_network_computes_the_same(net: str, allocation: str) -> Non
     small = build_compact(model, masks, shape)
     with torch.no_grad():
         torch.testing.assert_close(small(x), model(x), rtol=1e-10, atol=1e-10)
-    remaining = {name: int(masks[name].sum()) if name in masks else parameter.numel()
-                 for name, parameter in model.named_parameters()}
+    remaining = {
+        name: int(masks[name].sum()) if name in masks else parameter.numel()
+        for name, parameter in model.named_parameters()
+    }
     assert {name: parameter.numel() for name, parameter in small.named_parameters()} == remaining
     assert sum(remaining.values()) < sum(parameter.numel() for parameter in model.parameters())
     assert {name for name, mask in masks.items() if not mask.all()} >= {
-        name for name, mask in masks.items() if mask.dim() == 1}
+        name for name, mask in masks.items() if mask.dim() == 1
+    }
 
 
 @every_net
 def test_removed_channels_leave_nothing_behind(net: str) -> None:
-    """A removed row has a masked bias and BatchNorm; the masks of a layer's weight are the product of rows and columns."""
+    """A removed row has a masked bias and BatchNorm; the masks of a layer's weight are the product
+    of rows and columns.
+    """
     model, masks, _ = pruned(net)
     for name, mask in select_weight_masks(masks).items():
         layer = model.get_submodule(name.rpartition(".")[0])
@@ -201,12 +301,16 @@ def test_removed_channels_leave_nothing_behind(net: str) -> None:
         assert torch.equal(by_group.all(3), rows[:, :, None] & columns[:, None])
         bias = name.replace("weight", "bias")
         if getattr(layer, "bias", None) is not None:
-            assert torch.equal(masks.get(bias, torch.ones(len(mask), dtype=torch.bool)), rows.flatten())
+            assert torch.equal(
+                masks.get(bias, torch.ones(len(mask), dtype=torch.bool)), rows.flatten()
+            )
 
 
 @every_net
 def test_a_retrained_smaller_network_goes_back_into_the_full_one(net: str) -> None:
-    """Two steps with momentum and weight decay, with BatchNorm in train mode, equal masked training of the full network."""
+    """Two steps with momentum and weight decay, with BatchNorm in train mode, equal masked training
+    of the full network.
+    """
     model, masks, shape = pruned(net)
     small, other = build_compact(model, masks, shape), build(net)[0]
     for network in (model, small):
@@ -242,7 +346,9 @@ def test_of_batchnorm_the_statistics_of_remaining_channels_go_back() -> None:
     small[1].running_mean.fill_(7.0)
     small[1].num_batches_tracked.fill_(5)
     expand_(model, masks, small, shape)
-    assert torch.equal(model[1].running_mean, torch.where(keep, torch.tensor(7.0, dtype=torch.float64), before))
+    assert torch.equal(
+        model[1].running_mean, torch.where(keep, torch.tensor(7.0, dtype=torch.float64), before)
+    )
     assert int(model[1].num_batches_tracked) == 5
 
 
@@ -258,7 +364,9 @@ def test_masks_that_remove_no_channel_change_nothing() -> None:
 @pytest.mark.parametrize("left", ["fc1.weight", "fc1.bias", "fc2.weight", None])
 def test_a_channel_goes_only_when_all_of_it_is_masked(left: str | None) -> None:
     """With a sigmoid, a masked row and bias still give 0.5 times the column."""
-    model = load_model("mlp", hidden=[3], channels=1, height=2, width=2, classes=2, activation="sigmoid").double()
+    model = load_model(
+        "mlp", hidden=[3], channels=1, height=2, width=2, classes=2, activation="sigmoid"
+    ).double()
     whole = build_full_masks(dict(model.named_parameters()))
     masks = copy.deepcopy(whole)
     masks["fc1.weight"][1], masks["fc1.bias"][1], masks["fc2.weight"][:, 1] = False, False, False
@@ -267,7 +375,9 @@ def test_a_channel_goes_only_when_all_of_it_is_masked(left: str | None) -> None:
     apply_masks_(model, masks)
     assert widths(model, masks, (1, 2, 2)) == {"fc1": 2 if left is None else 3}
     with torch.no_grad():
-        torch.testing.assert_close(build_compact(model, masks, (1, 2, 2))(images((1, 2, 2))), model(images((1, 2, 2))))
+        torch.testing.assert_close(
+            build_compact(model, masks, (1, 2, 2))(images((1, 2, 2))), model(images((1, 2, 2)))
+        )
 
 
 def test_modes_and_frozen_parameters_survive() -> None:
@@ -278,7 +388,9 @@ def test_modes_and_frozen_parameters_survive() -> None:
     masks = select(model, shape, 0.5).masks
     small = build_compact(model, masks, shape)
     assert oracles.module_modes(small) == oracles.module_modes(model)
-    assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in small.parameters()] == [
+        p.requires_grad for p in model.parameters()
+    ]
 
 
 def test_a_model_in_half_precision_is_cut_as_it_is() -> None:
@@ -294,13 +406,18 @@ def test_a_model_in_half_precision_is_cut_as_it_is() -> None:
 @every_net
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 def test_density_is_reached_as_nearly_as_channels_allow(net: str, allocation: str) -> None:
-    """At or below the target; one channel more, wherever it is among those removed, would not all fit below it."""
+    """At or below the target; one channel more, wherever it is among those removed, would not all
+    fit below it.
+    """
     model, shape = build(net)
     for target in (0.85, 0.5):
         masks = select(model, shape, target, allocation=allocation).masks
         assert density(masks) <= target
         graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
-        keep, total = graph.kept(model, masks), sum(mask.numel() for mask in select_weight_masks(masks).values())
+        keep, total = (
+            graph.kept(model, masks),
+            sum(mask.numel() for mask in select_weight_masks(masks).values()),
+        )
         worth = []
         for group in graph.removable:
             assert keep[group.span].any()
@@ -308,9 +425,13 @@ def test_density_is_reached_as_nearly_as_channels_allow(net: str, allocation: st
                 if not keep[channel]:
                     more = keep.clone()
                     more[channel] = True
-                    grown = build_full_masks(find_prunable(model)) | graph.masks(model, graph.closed(more))
+                    grown = build_full_masks(find_prunable(model)) | graph.masks(
+                        model, graph.closed(more)
+                    )
                     worth.append(density(grown) - density(masks))
-        several = 1 if allocation == "global" else 2  # one channel more may come as two here for one there
+        several = (
+            1 if allocation == "global" else 2
+        )  # one channel more may come as two here for one there
         assert target - density(masks) <= several * max(worth) + 1 / total
 
 
@@ -320,29 +441,44 @@ def test_three_rounds_are_nested(net: str, allocation: str) -> None:
     model, shape = build(net)
     masks = build_full_masks(find_prunable(model))
     for step, target in enumerate((0.7, 0.45, 0.3)):
-        scores = {name: score.masked_fill(~masks[name], -math.inf) for name, score in noise(model, seed=step).items()}
-        after = select(model, shape, target, masks=masks, scores=scores, allocation=allocation).masks
+        scores = {
+            name: score.masked_fill(~masks[name], -math.inf)
+            for name, score in noise(model, seed=step).items()
+        }
+        after = select(
+            model, shape, target, masks=masks, scores=scores, allocation=allocation
+        ).masks
         assert density(after) <= target
         assert set(after) >= set(masks)
         assert not any((after[name] & ~masks[name]).any() for name in masks)
         apply_masks_(model, after)
         with torch.no_grad():
-            torch.testing.assert_close(build_compact(model, after, shape)(images(shape)), model(images(shape)),
-                                       rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(
+                build_compact(model, after, shape)(images(shape)),
+                model(images(shape)),
+                rtol=1e-10,
+                atol=1e-10,
+            )
         masks = after
 
 
 @pytest.mark.parametrize("target", [0.4, 0.01])
 def test_what_is_removed_stays_removed_though_the_rest_scores_below_zero(target: float) -> None:
     model, masks, shape = pruned("resnet_b", 0.7)
-    scores = {name: (score - 2).masked_fill(~masks[name], -math.inf) for name, score in noise(model, seed=1).items()}
+    scores = {
+        name: (score - 2).masked_fill(~masks[name], -math.inf)
+        for name, score in noise(model, seed=1).items()
+    }
     after = select(model, shape, target, masks=masks, scores=scores).masks
     before, kept = widths(model, masks, shape), widths(model, after, shape)
     assert density(after) <= target
     assert all(0 < kept[name] <= before[name] for name in kept)
     apply_masks_(model, after)
     remaining = {name: int(after[name].sum()) for name in select_weight_masks(after)}
-    assert {name: weight.numel() for name, weight in find_prunable(build_compact(model, after, shape)).items()} == remaining
+    assert {
+        name: weight.numel()
+        for name, weight in find_prunable(build_compact(model, after, shape)).items()
+    } == remaining
 
 
 def test_a_network_that_is_sparse_enough_stays_as_it_is() -> None:
@@ -359,11 +495,15 @@ def test_uniform_keeps_the_same_fraction_of_every_group(target: float) -> None:
     kept = widths(model, masks, shape)
     fractions = [kept[group.name] / group.size for group in graph.removable]
     overall = sum(kept.values()) / sum(group.size for group in graph.removable)
-    assert all(abs(kept[group.name] - overall * group.size) <= 1 for group in graph.removable), fractions
+    assert all(abs(kept[group.name] - overall * group.size) <= 1 for group in graph.removable), (
+        fractions
+    )
 
 
 def test_global_compares_groups_by_importance_relative_to_their_mean() -> None:
-    """Of the groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small; unnormalised, the first loses all but one."""
+    """Of the groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small; unnormalised, the
+    first loses all but one.
+    """
     model = load_model("mlp", hidden=[4, 4], channels=1, height=2, width=2, classes=2).double()
     scores = {name: torch.ones_like(weight) for name, weight in find_prunable(model).items()}
     scores["fc1.weight"][3], scores["fc2.weight"][3] = 5, 5
@@ -377,19 +517,34 @@ def test_global_compares_groups_by_importance_relative_to_their_mean() -> None:
 
 
 def test_importance_is_the_mean_over_the_layers_that_write_a_channel() -> None:
-    """stem (5, 2, 3, 3) and twice (5, 5, 1, 1) are coupled: i is worth (sum of stem's filter + sum of twice's) / 2."""
+    """stem (5, 2, 3, 3) and twice (5, 5, 1, 1) are coupled: i is worth (sum of stem's filter + sum
+    of twice's) / 2.
+    """
     model, shape = build("residual")
     scores = noise(model)
     found = _importance(model, shape, scores)
-    expected = (scores["stem.weight"].double().flatten(1).sum(1) + scores["twice.weight"].double().flatten(1).sum(1)) / 2
+    expected = (
+        scores["stem.weight"].double().flatten(1).sum(1)
+        + scores["twice.weight"].double().flatten(1).sum(1)
+    ) / 2
     torch.testing.assert_close(found["stem"], expected)
-    filters = {name: torch.rand(len(weight), *[1] * (weight.dim() - 1)) for name, weight in find_prunable(model).items()}
-    torch.testing.assert_close(_importance(model, shape, filters)["stem"],
-                               (filters["stem.weight"] + filters["twice.weight"]).double().flatten() / 2)
-    inputs = {name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2)) for name, weight in find_prunable(model).items()}
+    filters = {
+        name: torch.rand(len(weight), *[1] * (weight.dim() - 1))
+        for name, weight in find_prunable(model).items()
+    }
+    torch.testing.assert_close(
+        _importance(model, shape, filters)["stem"],
+        (filters["stem.weight"] + filters["twice.weight"]).double().flatten() / 2,
+    )
+    inputs = {
+        name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2))
+        for name, weight in find_prunable(model).items()
+    }
     head = inputs["head.weight"].reshape(5, 16).mean(1)  # each channel is spread over 16 inputs
-    torch.testing.assert_close(_importance(model, shape, inputs)["stem"],
-                               (inputs["twice.weight"].flatten() + head).double() / 2)
+    torch.testing.assert_close(
+        _importance(model, shape, inputs)["stem"],
+        (inputs["twice.weight"].flatten() + head).double() / 2,
+    )
 
 
 def test_what_is_removed_has_no_importance() -> None:
@@ -400,42 +555,81 @@ def test_what_is_removed_has_no_importance() -> None:
     assert torch.equal(_importance(model, shape, negative, masks)["stem"] > -math.inf, keep)
 
 
-def _importance(model: nn.Module, shape: tuple[int, int, int], scores: Scores, masks: Masks | None = None) -> Scores:
+def _importance(
+    model: nn.Module, shape: tuple[int, int, int], scores: Scores, masks: Masks | None = None
+) -> Scores:
     graph = ChannelGraph.of(model, shape, find_prunable(model))
     masks = masks or build_full_masks(find_prunable(model))
-    selection = Selection(model, find_prunable(model), scores, masks, 0.5, allocations.create("global"),
-                          sparsifiers.create("top_k"), torch.Generator(), lambda: shape)
+    selection = Selection(
+        model,
+        find_prunable(model),
+        scores,
+        masks,
+        0.5,
+        allocations.create("global"),
+        sparsifiers.create("top_k"),
+        torch.Generator(),
+        lambda: shape,
+    )
     return Channel(normalize=False).importance(graph, selection, graph.kept(model, masks))
 
 
 def test_scores_of_input_channels_repeat_for_every_group() -> None:
     model, shape = build("grouped")
-    inputs = {name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2)) for name, weight in find_prunable(model).items()}
+    inputs = {
+        name: torch.rand(1, *weight.shape[1:2], *[1] * (weight.dim() - 2))
+        for name, weight in find_prunable(model).items()
+    }
     graph = ChannelGraph.of(model, shape, find_prunable(model))
-    assert [group.size for group in graph.removable] == [4, 2, 2]  # 8 in 2 groups, 12 in 2 and in 3, 6 in 3
-    torch.testing.assert_close(_importance(model, shape, inputs)["0"], inputs["2.weight"].double().flatten())
+    assert [group.size for group in graph.removable] == [
+        4,
+        2,
+        2,
+    ]  # 8 in 2 groups, 12 in 2 and in 3, 6 in 3
+    torch.testing.assert_close(
+        _importance(model, shape, inputs)["0"], inputs["2.weight"].double().flatten()
+    )
 
 
 def test_scores_that_tell_no_channels_apart_are_refused() -> None:
     model, shape = build("conv_net")
-    with pytest.raises(ScoreError, match="scores none of the layers to which the channels of 0 belong"):
-        select(model, shape, 0.5, scores={name: torch.ones([1] * weight.dim()) for name, weight in find_prunable(model).items()})
+    with pytest.raises(
+        ScoreError, match="scores none of the layers to which the channels of 0 belong"
+    ):
+        select(
+            model,
+            shape,
+            0.5,
+            scores={
+                name: torch.ones([1] * weight.dim())
+                for name, weight in find_prunable(model).items()
+            },
+        )
 
 
 def test_scores_of_zero_and_below_are_ranked() -> None:
     model, shape = build("conv_net")
-    for scores in ({name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()},
-                   {name: -score for name, score in noise(model).items()}):
+    for scores in (
+        {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()},
+        {name: -score for name, score in noise(model).items()},
+    ):
         masks = select(model, shape, 0.5, scores=scores).masks
         assert 0 < density(masks) <= 0.5
     low = {name: -torch.ones_like(weight) for name, weight in find_prunable(model).items()}
     low["0.weight"][2] *= 0.5
-    assert select(model, shape, 0.3, scores=low).masks["0.weight"].flatten(1).any(1).tolist() == [False, False, True, False]
+    assert select(model, shape, 0.3, scores=low).masks["0.weight"].flatten(1).any(1).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_density_below_one_channel_of_each_group_is_refused() -> None:
     model, shape = build("mlp")  # 32 x 9, 9 x 7, 7 x 3; with one channel each 32 + 1 + 3
-    with pytest.raises(BudgetError, match=r"density 0\.01 cannot be had .* with one of each group it is 0\.09677"):
+    with pytest.raises(
+        BudgetError, match=r"density 0\.01 cannot be had .* with one of each group it is 0\.09677"
+    ):
         select(model, shape, 0.01)
     assert density(select(model, shape, 36 / 372).masks) == 36 / 372
 
@@ -443,8 +637,12 @@ def test_a_density_below_one_channel_of_each_group_is_refused() -> None:
 @pytest.mark.parametrize("case", ["depthwise", "tied", "frozen", "one_weight"])
 def test_networks_without_removable_channels_are_refused_with_the_reason(case: str) -> None:
     model, _ = cases.awkward(case)
-    reason = {"depthwise": "image's channels", "tied": "shares a parameter", "frozen": "is frozen",
-              "one_weight": "only one"}[case]
+    reason = {
+        "depthwise": "image's channels",
+        "tied": "shares a parameter",
+        "frozen": "is frozen",
+        "one_weight": "only one",
+    }[case]
     with pytest.raises(BudgetError, match=rf"it is 1 \(.* layers are left dense; .*{reason}"):
         select(model, cases.AWKWARD[case][1], 0.5)
 
@@ -460,8 +658,10 @@ def test_excluded_layers_are_left_untouched() -> None:
         assert torch.equal(small.get_parameter(name), model.get_parameter(name))
     kept = widths(model, selected.masks, shape)
     assert set(kept) == {"layer1.0.conv1", "layer3.0.conv1", "layer2.0.conv2"}
-    assert selected.left_dense == {"conv1.weight": "its inputs must stay, for they are the image's channels; so must its "
-                                                   "outputs, for layer2.0.conv1 is excluded"}
+    assert selected.left_dense == {
+        "conv1.weight": "its inputs must stay, for they are the image's channels; so must its "
+        "outputs, for layer2.0.conv1 is excluded"
+    }
 
 
 def test_layers_without_a_side_to_prune_are_named() -> None:
@@ -470,7 +670,9 @@ def test_layers_without_a_side_to_prune_are_named() -> None:
     assert selected.left_dense == {}
     graph = ChannelGraph.of(model, shape, {"fc1.weight", "fc3.weight"})
     assert graph.left_dense(model, ["fc1.weight"]) == {
-        "fc1.weight": "its inputs must stay, for they are the image's channels; so must its outputs, for fc2 is excluded"}
+        "fc1.weight": "its inputs must stay, for they are the image's channels; so must its outputs, "
+        "for fc2 is excluded"
+    }
 
 
 def test_a_frozen_bias_keeps_only_what_its_layer_writes() -> None:
@@ -512,15 +714,41 @@ def test_selection_is_deterministic_and_changes_nothing(net: str) -> None:
 # the structure
 
 
-@pytest.mark.parametrize(("net", "groups"), [
-    ("resnet_a", {"conv1": 8, "layer1.0.conv1": 8, "layer2.0.conv1": 16, "layer2.0.conv2": 16, "layer3.0.conv1": 32,
-                  "layer3.0.conv2": 32}),
-    ("resnet_b", {"conv1": 8, "layer1.0.conv1": 8, "layer2.0.conv1": 16, "layer2.0.conv2": 16, "layer3.0.conv1": 32,
-                  "layer3.0.conv2": 32}),
-    ("lenet", {"fc1": 300, "fc2": 100}), ("grouped", {"0": 4, "2": 2, "4": 2}), ("whole_groups", {"0": 4}),
-    ("separable", {"0": 6, "6": 5}), ("concatenated", {"a": 3, "b": 4, "mix": 4}), ("residual", {"stem": 5}),
-    ("gated", {"conv": 6, "down": 3}), ("softplus_flat", {"0": 6, "3": 5}),
-])
+@pytest.mark.parametrize(
+    ("net", "groups"),
+    [
+        (
+            "resnet_a",
+            {
+                "conv1": 8,
+                "layer1.0.conv1": 8,
+                "layer2.0.conv1": 16,
+                "layer2.0.conv2": 16,
+                "layer3.0.conv1": 32,
+                "layer3.0.conv2": 32,
+            },
+        ),
+        (
+            "resnet_b",
+            {
+                "conv1": 8,
+                "layer1.0.conv1": 8,
+                "layer2.0.conv1": 16,
+                "layer2.0.conv2": 16,
+                "layer3.0.conv1": 32,
+                "layer3.0.conv2": 32,
+            },
+        ),
+        ("lenet", {"fc1": 300, "fc2": 100}),
+        ("grouped", {"0": 4, "2": 2, "4": 2}),
+        ("whole_groups", {"0": 4}),
+        ("separable", {"0": 6, "6": 5}),
+        ("concatenated", {"a": 3, "b": 4, "mix": 4}),
+        ("residual", {"stem": 5}),
+        ("gated", {"conv": 6, "down": 3}),
+        ("softplus_flat", {"0": 6, "3": 5}),
+    ],
+)
 def test_groups_are_the_widths_of_the_network(net: str, groups: dict[str, int]) -> None:
     model, shape = build(net)
     graph = ChannelGraph.of(model, shape, find_prunable(model))
@@ -543,11 +771,17 @@ def test_selection_keeps_the_weights_of_channels_that_carry_values() -> None:
 
 
 def test_shortcuts_carry_values_through_removed_channels() -> None:
-    """1 of the first stage passes unweighted through 1 + 4 of the second into 1 + 4 + 8 of the third: it stays with both."""
+    """1 of the first stage passes unweighted through 1 + 4 of the second into 1 + 4 + 8 of the
+    third: it stays with both.
+    """
     model, shape = build("resnet_a")
     graph = ChannelGraph.of(model, shape, find_prunable(model))
     start = {group.name: group.start for group in graph.groups}
-    first, second, third = start["conv1"] + 1, start["layer2.0.conv2"] + 5, start["layer3.0.conv2"] + 13
+    first, second, third = (
+        start["conv1"] + 1,
+        start["layer2.0.conv2"] + 5,
+        start["layer3.0.conv2"] + 13,
+    )
     keep = torch.ones(graph.size, dtype=torch.bool)
     keep[second] = False
     assert bool(graph.closed(keep).all())
@@ -559,18 +793,24 @@ def test_shortcuts_carry_values_through_removed_channels() -> None:
     apply_masks_(model, masks)
     x = images(shape)
     with torch.no_grad():
-        torch.testing.assert_close(build_compact(model, masks, shape)(x), model(x), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            build_compact(model, masks, shape)(x), model(x), rtol=1e-10, atol=1e-10
+        )
 
 
 def test_what_changes_the_function_is_not_removable() -> None:
     normalized = conv(nn.Conv2d(1, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 3, 1), features=12)
     graph = ChannelGraph.of(normalized, (1, 2, 2), find_prunable(normalized))
     assert {group.name: group.reason for group in graph.groups if group.name in ("0", "2")} == {
-        "0": "a GroupNorm uses them", "2": None}
+        "0": "a GroupNorm uses them",
+        "2": None,
+    }
     shared = conv(nn.Conv2d(1, 4, 1), nn.Softmax(1), nn.Conv2d(4, 3, 1), features=12)
     graph = ChannelGraph.of(shared, (1, 2, 2), find_prunable(shared))
     assert {group.name: group.reason for group in graph.groups if group.name in ("0", "2")} == {
-        "0": "removing some would change what remains", "2": None}
+        "0": "removing some would change what remains",
+        "2": None,
+    }
     model = Shuffled()
     graph = ChannelGraph.of(model, (2, 2, 2), find_prunable(model))
     assert [group.name for group in graph.removable] == ["second"]
@@ -603,7 +843,13 @@ def test_a_network_that_cannot_be_traced_is_refused(broken: str) -> None:
 
 
 def document(model: nn.Module, **kwargs: Any) -> dict[str, Any]:
-    return {"format": "arch", "version": 1, "architecture": "cifar_resnet", "kwargs": kwargs, "modules": describe_widths(model)}
+    return {
+        "format": "arch",
+        "version": 1,
+        "architecture": "cifar_resnet",
+        "kwargs": kwargs,
+        "modules": describe_widths(model),
+    }
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
@@ -639,20 +885,38 @@ def test_a_description_of_the_full_network_cuts_nothing() -> None:
     model, _ = build("resnet_a")
     before = model.state_dict()
     after = rebuild_(model, describe_widths(model)).state_dict()
-    assert all(after[name] is not None and torch.equal(after[name], value) for name, value in before.items())
+    assert all(
+        after[name] is not None and torch.equal(after[name], value)
+        for name, value in before.items()
+    )
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "missing layer": (lambda d: d["modules"].pop("linear"), "another network: it lists .* layers.*linear"),
-    "unknown layer": (lambda d: d["modules"].update(extra=d["modules"]["linear"]), "another network.*extra"),
+    "missing layer": (
+        lambda d: d["modules"].pop("linear"),
+        "another network: it lists .* layers.*linear",
+    ),
+    "unknown layer": (
+        lambda d: d["modules"].update(extra=d["modules"]["linear"]),
+        "another network.*extra",
+    ),
     "too wide": (lambda d: d["modules"]["conv1"].update(outputs=1000), "conv1: .* is no part of"),
-    "too many inputs": (lambda d: d["modules"]["conv1"].update(inputs=3), "conv1: .* is no part of"),
+    "too many inputs": (
+        lambda d: d["modules"]["conv1"].update(inputs=3),
+        "conv1: .* is no part of",
+    ),
     "no width": (lambda d: d["modules"]["conv1"].update(outputs=0), "conv1"),
     "no number": (lambda d: d["modules"]["conv1"].update(outputs="many"), "conv1"),
     "groups": (lambda d: d["modules"]["conv1"].update(groups=2), "conv1: .* is no part of"),
     "uneven norm": (lambda d: d["modules"]["bn1"].update(inputs=1), "bn1: .* is no part of"),
-    "other kind": (lambda d: d["modules"].update(conv1={"type": "map", "inputs": 1, "sources": [0]}), "conv1: .* no part"),
-    "source": (lambda d: d["modules"]["layer2.0.shortcut"].update(sources=[99]), r"layer2\.0\.shortcut: .* is no part of"),
+    "other kind": (
+        lambda d: d["modules"].update(conv1={"type": "map", "inputs": 1, "sources": [0]}),
+        "conv1: .* no part",
+    ),
+    "source": (
+        lambda d: d["modules"]["layer2.0.shortcut"].update(sources=[99]),
+        r"layer2\.0\.shortcut: .* is no part of",
+    ),
     "below": (lambda d: d["modules"]["layer2.0.shortcut"].update(sources=[-2]), "shortcut"),
     "version": (lambda d: d.update(version=2), "version"),
     "format": (lambda d: d.update(format="sparse"), "format"),

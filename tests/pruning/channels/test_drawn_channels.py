@@ -1,4 +1,6 @@
-"""Channels that are drawn: what reads them is right on average, and the network is cut where none was drawn."""
+"""Channels that are drawn: what reads them is right on average, and the network is cut where none
+was drawn.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def example() -> nn.Module:
 
 
 class Block(nn.Module):
-    """A residual addition between convolutions with BatchNorm, a depthwise one behind, then a flattening."""
+    """A residual addition between convolutions with BatchNorm, a depthwise one behind, then a
+    flattening.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,13 +65,32 @@ def block() -> nn.Module:
     return net
 
 
-def selection(model: nn.Module, kept: float, sparsifier: Sparsifier, seed: int = 0, beta: float = 1.0,
-              shape: tuple[int, int, int] = (1, 4, 4)) -> Selected:
+def selection(
+    model: nn.Module,
+    kept: float,
+    sparsifier: Sparsifier,
+    seed: int = 0,
+    beta: float = 1.0,
+    shape: tuple[int, int, int] = (1, 4, 4),
+) -> Selected:
     evidence = Evidence(model, shape=shape)
-    seams = PruningMethod.of(cases.recipe(0.5), cases.recipe(criterion={"name": "mussay"}).criteria[0])
+    seams = PruningMethod.of(
+        cases.recipe(0.5), cases.recipe(criterion={"name": "mussay"}).criteria[0]
+    )
     scores = mask_scores(evidence, Mussay(beta=beta).score(evidence))
-    return Channel().select(Selection(model, evidence.weights, scores, evidence.masks, kept, seams.allocation, sparsifier,
-                                      seeded(seed), lambda: shape))
+    return Channel().select(
+        Selection(
+            model,
+            evidence.weights,
+            scores,
+            evidence.masks,
+            kept,
+            seams.allocation,
+            sparsifier,
+            seeded(seed),
+            lambda: shape,
+        )
+    )
 
 
 def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +100,25 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     assert importance["1"].tolist() == [5.0, 2.0]
     law = DrawLaw(torch.tensor([[5 / 7, 2 / 7]], dtype=torch.float64), torch.tensor([10]))
     times = torch.tensor([[7.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
-    monkeypatch.setattr(SignedRows, "law", lambda self, counts: DrawLaw(
-        torch.cat([law.probabilities, 0 * law.probabilities]), torch.tensor([10, -1])))
-    monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator: times)
-    drawn = DrawnChannels.of(graph, importance, torch.ones(graph.size, dtype=torch.bool), Sample(), seeded())
-    found = drawn.reweighted(net, {name: weight.detach() for name, weight in find_prunable(net).items()})
-    torch.testing.assert_close(found["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64))
+    monkeypatch.setattr(
+        SignedRows,
+        "law",
+        lambda self, counts: DrawLaw(
+            torch.cat([law.probabilities, 0 * law.probabilities]), torch.tensor([10, -1])
+        ),
+    )
+    monkeypatch.setattr(
+        "pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator: times
+    )
+    drawn = DrawnChannels.of(
+        graph, importance, torch.ones(graph.size, dtype=torch.bool), Sample(), seeded()
+    )
+    found = drawn.reweighted(
+        net, {name: weight.detach() for name, weight in find_prunable(net).items()}
+    )
+    torch.testing.assert_close(
+        found["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64)
+    )
     assert torch.equal(found["1.weight"], net[1].weight)
     laws = drawn.laws(net, find_prunable(net))
     assert list(laws) == ["3.weight"]
@@ -92,25 +128,35 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
 def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
-    """Of every layer that sums over channels, behind BatchNorm, an addition and a flattening, on the dense one's inputs."""
+    """Of every layer that sums over channels, behind BatchNorm, an addition and a flattening, on
+    the dense one's inputs.
+    """
     net, images = block(), torch.rand(3, 1, 4, 4, generator=seeded(), dtype=torch.float64)
     weights = {name: weight.detach() for name, weight in find_prunable(net).items()}
     graph = ChannelGraph.of(net, (1, 4, 4), weights)
     keep = torch.ones(graph.size, dtype=torch.bool)
     for group in graph.removable:
-        keep[group.start + group.size // 2:group.span.stop] = False
-    importance = {group.name: torch.rand(group.size, generator=seeded(group.start), dtype=torch.float64) + 0.1
-                  for group in graph.removable}
+        keep[group.start + group.size // 2 : group.span.stop] = False
+    importance = {
+        group.name: torch.rand(group.size, generator=seeded(group.start), dtype=torch.float64) + 0.1
+        for group in graph.removable
+    }
     seen: dict[str, Tensor] = {}
-    hooks = [net.get_submodule(name[:-7]).register_forward_hook(
-        lambda module, inputs, output, name=name: seen.__setitem__(name, inputs[0])) for name in weights]
+    hooks = [
+        net.get_submodule(name[:-7]).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.__setitem__(name, inputs[0])
+        )
+        for name in weights
+    ]
     with torch.no_grad():
         net(images)
     for hook in hooks:
         hook.remove()
     found: dict[str, list[Tensor]] = {name: [] for name in weights}
     for seed in range(200):
-        drawn = DrawnChannels.of(graph, importance, keep, sparsifier, seeded(seed)).reweighted(net, weights)
+        drawn = DrawnChannels.of(graph, importance, keep, sparsifier, seeded(seed)).reweighted(
+            net, weights
+        )
         for name, weight in drawn.items():
             found[name].append(weight)
     for name, weight in weights.items():
@@ -140,21 +186,37 @@ def test_channels_are_cut_where_they_were_not_drawn() -> None:
         assert 0.2 < density(found.masks) < 0.8
     law = selection(net, 0.5, Sample()).laws["head.weight"]
     assert law.probabilities.shape == (1, 24)
-    assert law.probabilities[0].reshape(6, 4).std(1).max() == 0, "a channel's inputs have its probability"
-    assert set(selection(net, 0.5, Sample()).laws) == {"inner.weight", "outer.weight", "head.weight"}
+    assert law.probabilities[0].reshape(6, 4).std(1).max() == 0, (
+        "a channel's inputs have its probability"
+    )
+    assert set(selection(net, 0.5, Sample()).laws) == {
+        "inner.weight",
+        "outer.weight",
+        "head.weight",
+    }
 
 
 @pytest.mark.parametrize("name", ["mussay", "pfp"])
 @pytest.mark.parametrize("variant", [0, 1, 2])
 def test_rounds_are_nested(name: str, variant: int) -> None:
     net = block()
-    choices = {"mussay": ("importance", "uniform", "top_k"), "pfp": ("deterministic", "randomized", "top")}[name]
+    choices = {
+        "mussay": ("importance", "uniform", "top_k"),
+        "pfp": ("deterministic", "randomized", "top"),
+    }[name]
     recipe = cases.recipe(0.5, criterion={"name": name, "params": {"variant": choices[variant]}})
     seams = PruningMethod.of(recipe, recipe.criteria[0])
     batches = [(torch.rand(9, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(9))]
     masks = build_full_masks(find_prunable(net))
     for target in (0.7, 0.5):
-        after = prune_(net, masks, target, seams, lambda masks, stage: Evidence(net, masks, batches), generator=seeded())
+        after = prune_(
+            net,
+            masks,
+            target,
+            seams,
+            lambda masks, stage: Evidence(net, masks, batches),
+            generator=seeded(),
+        )
         assert not any(bool((after[key] & ~masks[key]).any()) for key in masks)
         masks = after
     assert bool(torch.isfinite(net(batches[0][0])).all())
@@ -171,10 +233,17 @@ def test_budgets_at_the_edges() -> None:
         net.head.weight.zero_()
         net.inner.weight.zero_()
     dead = selection(net, 0.5, Sample())
-    assert bool(dead.masks["stem.weight"].any()), "where nothing can be drawn, the first channel stays"
+    assert bool(dead.masks["stem.weight"].any()), (
+        "where nothing can be drawn, the first channel stays"
+    )
     one = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 3))
     with pytest.raises(BudgetError, match="there is only one"):
         selection(one, 0.5, Sample())
     with pytest.raises(ParameterError, match="none below 0"):
-        DrawnChannels.of(ChannelGraph.of(block(), (1, 4, 4), list(find_prunable(block()))),
-                 {"stem": -torch.ones(6), "inner": -torch.ones(5)}, torch.ones(99, dtype=torch.bool), Sample(), seeded())
+        DrawnChannels.of(
+            ChannelGraph.of(block(), (1, 4, 4), list(find_prunable(block()))),
+            {"stem": -torch.ones(6), "inner": -torch.ones(5)},
+            torch.ones(99, dtype=torch.bool),
+            Sample(),
+            seeded(),
+        )

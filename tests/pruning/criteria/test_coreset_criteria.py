@@ -36,8 +36,19 @@ def seeded(seed: int = 0) -> Generator:
 def conv_net(activation: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), activation, nn.Conv2d(4, 3, 2), activation, nn.Flatten(),
-                            nn.Linear(3, 2)).double().eval()
+        net = (
+            nn.Sequential(
+                nn.Conv2d(2, 4, 3),
+                nn.BatchNorm2d(4),
+                activation,
+                nn.Conv2d(4, 3, 2),
+                activation,
+                nn.Flatten(),
+                nn.Linear(3, 2),
+            )
+            .double()
+            .eval()
+        )
         for tensor in [*net[1].parameters(), net[1].running_mean, net[1].running_var]:
             tensor.data.uniform_(0.5, 1.5)
     return net
@@ -46,11 +57,21 @@ def conv_net(activation: nn.Module) -> nn.Module:
 # neurons
 
 
-@pytest.mark.parametrize(("activation", "sup"), [
-    (nn.ReLU(), lambda r: r), (nn.Tanh(), math.tanh), (nn.Sigmoid(), lambda r: 1 / (1 + math.exp(-r))),
-    (nn.Softplus(), lambda r: math.log1p(math.exp(r))), (nn.LeakyReLU(), lambda r: r), (nn.Identity(), lambda r: r)])
+@pytest.mark.parametrize(
+    ("activation", "sup"),
+    [
+        (nn.ReLU(), lambda r: r),
+        (nn.Tanh(), math.tanh),
+        (nn.Sigmoid(), lambda r: 1 / (1 + math.exp(-r))),
+        (nn.Softplus(), lambda r: math.log1p(math.exp(r))),
+        (nn.LeakyReLU(), lambda r: r),
+        (nn.Identity(), lambda r: r),
+    ],
+)
 @pytest.mark.parametrize("beta", [1.0, 0.5])
-def test_importance_is_the_most_a_channel_can_give(activation: nn.Module, sup: object, beta: float) -> None:
+def test_importance_is_the_most_a_channel_can_give(
+    activation: nn.Module, sup: object, beta: float
+) -> None:
     net = conv_net(activation)
     score = Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"]
     assert score.shape == (1, 4, 1, 1)
@@ -65,28 +86,40 @@ def test_importance_is_the_most_a_channel_can_give(activation: nn.Module, sup: o
         assert float(score[0, j, 0, 0]) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.GELU(), nn.SiLU()])
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.GELU(), nn.SiLU()]
+)
 def test_no_input_of_the_ball_gives_more(activation: nn.Module) -> None:
     net = conv_net(activation)
     score = Mussay(beta=3.0).score(Evidence(net, shape=(2, 4, 4)))["3.weight"].flatten()
     x = torch.randn(500, 2, 3, 3, generator=seeded(), dtype=torch.float64)
-    x = x / x.flatten(1).norm(dim=1)[:, None, None, None] * math.sqrt(8)  # with the one for the bias, 3
+    x = (
+        x / x.flatten(1).norm(dim=1)[:, None, None, None] * math.sqrt(8)
+    )  # with the one for the bias, 3
     each = net[:3](x).abs()[:, :, 0, 0] * net[3].weight.abs().sum((2, 3)).amax(0)
     assert bool((each <= score + 1e-9).all())
 
 
 def test_a_flattened_channel_counts_all_its_inputs() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).double()
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
+    ).double()
     score = Mussay().score(Evidence(net, shape=(1, 4, 4)))["3.weight"]
     largest = net[3].weight.abs().reshape(2, 2, 4).sum(2).amax(0)
     expected = (largest * net[0].weight.flatten(1).norm(dim=1)).repeat_interleave(4)
     torch.testing.assert_close(score[0], expected.detach())
     top = Mussay(variant="top_k").score(Evidence(net, shape=(1, 4, 4)))["3.weight"]
-    torch.testing.assert_close(top[0], net[0].weight.flatten(1).norm(dim=1).repeat_interleave(4).detach())
+    torch.testing.assert_close(
+        top[0], net[0].weight.flatten(1).norm(dim=1).repeat_interleave(4).detach()
+    )
 
 
 def test_a_residual_channel_is_all_that_writes_it() -> None:
-    net = load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3, shortcut="A").double().eval()
+    net = (
+        load_model("cifar_resnet", depth=8, width=0.5, channels=2, classes=3, shortcut="A")
+        .double()
+        .eval()
+    )
     graph = ChannelGraph.of(net, (2, 8, 8), list(find_prunable(net)))
     points = ChannelNorms.of(net, graph, torch.zeros(1, 2, 8, 8, dtype=torch.float64))
 
@@ -96,22 +129,44 @@ def test_a_residual_channel_is_all_that_writes_it() -> None:
         return layer.weight.flatten(1).norm(dim=1) * scale
 
     first = [folded("conv1", "bn1"), folded("layer1.0.conv2", "layer1.0.bn2")]
-    torch.testing.assert_close(points.norms[graph.outputs["conv1"]], torch.stack(first).norm(dim=0).detach())
+    torch.testing.assert_close(
+        points.norms[graph.outputs["conv1"]], torch.stack(first).norm(dim=0).detach()
+    )
     second = folded("layer2.0.conv2", "layer2.0.bn2")
     carried = torch.zeros(16, dtype=torch.float64)
     carried[4:12] = torch.stack(first).norm(dim=0)
-    torch.testing.assert_close(points.norms[graph.outputs["layer2.0.conv2"]], torch.hypot(second, carried).detach())
+    torch.testing.assert_close(
+        points.norms[graph.outputs["layer2.0.conv2"]], torch.hypot(second, carried).detach()
+    )
 
 
 def test_what_cannot_be_told_is_refused() -> None:
-    mixed = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
-    with pytest.raises(ParameterError, match="activations are relu, tanh; choose the one to go by: relu, identity, sigmoid"):
+    mixed = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)
+    )
+    with pytest.raises(
+        ParameterError,
+        match="activations are relu, tanh; choose the one to go by: relu, identity, sigmoid",
+    ):
         Mussay().score(Evidence(mixed, shape=(1, 2, 2)))
-    assert set(Mussay(activation="tanh").score(Evidence(mixed, shape=(1, 2, 2)))) == set(find_prunable(mixed))
+    assert set(Mussay(activation="tanh").score(Evidence(mixed, shape=(1, 2, 2)))) == set(
+        find_prunable(mixed)
+    )
     with pytest.raises(ParameterError, match="activations are elu"):
-        Mussay().score(Evidence(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ELU(), nn.Linear(3, 2)), shape=(1, 2, 2)))
-    loose = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.Flatten(),
-                          nn.Linear(8, 2))
+        Mussay().score(
+            Evidence(
+                nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ELU(), nn.Linear(3, 2)),
+                shape=(1, 2, 2),
+            )
+        )
+    loose = nn.Sequential(
+        nn.Conv2d(1, 3, 1),
+        nn.ReLU(),
+        nn.BatchNorm2d(3),
+        nn.Conv2d(3, 2, 1),
+        nn.Flatten(),
+        nn.Linear(8, 2),
+    )
     with pytest.raises(StructureError, match="2 does not follow a layer directly"):
         Mussay().score(Evidence(loose, shape=(1, 2, 2)))
     with pytest.raises(EvidenceError):
@@ -120,13 +175,17 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 def test_beta_does_not_matter_for_relu() -> None:
     net = conv_net(nn.ReLU())
-    one, other = (Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"] for beta in (1.0, 45.0))
+    one, other = (
+        Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"] for beta in (1.0, 45.0)
+    )
     torch.testing.assert_close(one / one.sum(), other / other.sum())
 
 
 def test_the_baselines_are_biased() -> None:
     """Half of the neurons as they are: where all give the same, half of it remains."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False)).double()
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 2, bias=False)
+    ).double()
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for variant in ("importance", "uniform", "top_k"):
         recipe = cases.recipe(0.5, criterion={"name": "mussay", "params": {"variant": variant}})
@@ -134,8 +193,16 @@ def test_the_baselines_are_biased() -> None:
         for seed in range(12):
             for parameter in net.parameters():
                 nn.init.ones_(parameter)
-            prune_(net, build_full_masks(find_prunable(net)), 0.5, seams, generator=seeded(seed),
-                   evidence=lambda masks, stage, seed=seed: Evidence(net, masks, shape=(1, 2, 2), generator=seeded(seed)))
+            prune_(
+                net,
+                build_full_masks(find_prunable(net)),
+                0.5,
+                seams,
+                generator=seeded(seed),
+                evidence=lambda masks, stage, seed=seed: Evidence(
+                    net, masks, shape=(1, 2, 2), generator=seeded(seed)
+                ),
+            )
             found.append(float(net(x).detach()[0, 0]))
         assert found == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
 
@@ -144,7 +211,9 @@ def test_the_baselines_are_biased() -> None:
 
 
 def mlp(*, depth: int = 1, width: int = 6) -> nn.Module:
-    return load_model("mlp", hidden=[width] * depth, channels=1, height=2, width=2, classes=3).double()
+    return load_model(
+        "mlp", hidden=[width] * depth, channels=1, height=2, width=2, classes=3
+    ).double()
 
 
 def images(n: int = 9) -> list[tuple[Tensor, Tensor]]:
@@ -156,12 +225,19 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
     evidence = Evidence(net, batches=given)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
-    edges, score = compute_sensitivities(net, names, given, "max"), CoreNet(depth=True).score(evidence)
+    edges, score = (
+        compute_sensitivities(net, names, given, "max"),
+        CoreNet(depth=True).score(evidence),
+    )
     grown = []
     for name in names:
-        layer, total, count = net.get_submodule(name[:-7]), torch.zeros(99).double(), torch.zeros(99)
+        layer, total, count = (
+            net.get_submodule(name[:-7]),
+            torch.zeros(99).double(),
+            torch.zeros(99),
+        )
         x = given[0][0].flatten(1)
-        for other in names[:names.index(name)]:
+        for other in names[: names.index(name)]:
             x = F.relu(net.get_submodule(other[:-7])(x))
         for row in x:
             for i in range(len(layer.weight)):
@@ -170,7 +246,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
                 count[i] += 1
         grown.append(float((total / count.clamp_min(1)).max()) + constants.kappa)
     for place, name in enumerate(names):
-        torch.testing.assert_close(score[name], edges[name] * math.prod(grown[place:-1])**2)
+        torch.testing.assert_close(score[name], edges[name] * math.prod(grown[place:-1]) ** 2)
     alike = CoreNet(depth=False).score(evidence)
     assert all(torch.equal(alike[name], edges[name]) for name in names)
 
@@ -188,7 +264,8 @@ def test_points_without_a_limit_do_not_count() -> None:
 def test_deep_networks_have_finite_scores() -> None:
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(90)))
     scores = CoreNet(depth=True).score(
-        Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))]))
+        Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))])
+    )
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
     assert float(scores["1.weight"].sum()) > float(scores["90.weight"].sum())
 
@@ -196,8 +273,12 @@ def test_deep_networks_have_finite_scores() -> None:
 def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
     net = mlp(depth=2)
     with torch.no_grad():
-        net.get_parameter("fc3.weight")[:, 2] = 0  # so the second layer's third neuron is not needed
-        net.get_parameter("fc2.weight")[[0, 1, 3, 4, 5], 1] = 0  # so, with it, neither is the first layer's second
+        net.get_parameter("fc3.weight")[:, 2] = (
+            0  # so the second layer's third neuron is not needed
+        )
+        net.get_parameter("fc2.weight")[[0, 1, 3, 4, 5], 1] = (
+            0  # so, with it, neither is the first layer's second
+        )
         net.get_parameter("fc1.bias").fill_(0.5)
     evidence = Evidence(net, batches=images())
     plain, plus = CoreNet(depth=False).score(evidence), CoreNet("plus", depth=False).score(evidence)
@@ -215,14 +296,25 @@ def test_prunes_in_proportion(variant: str) -> None:
     net = mlp(width=30)
     recipe = cases.recipe(0.5, criterion={"name": "corenet", "params": {"variant": variant}})
     seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (type(seams.allocation).__name__, getattr(seams.sparsifier, "division", "")) == ("Proportional", "proportional")
+    assert (type(seams.allocation).__name__, getattr(seams.sparsifier, "division", "")) == (
+        "Proportional",
+        "proportional",
+    )
     given = [*images(30), *images(30)]
-    masks = prune_(net, build_full_masks(find_prunable(net)), 0.5, seams, lambda masks, stage: Evidence(net, masks, given),
-                   generator=seeded())
+    masks = prune_(
+        net,
+        build_full_masks(find_prunable(net)),
+        0.5,
+        seams,
+        lambda masks, stage: Evidence(net, masks, given),
+        generator=seeded(),
+    )
     assert density(masks) == pytest.approx(0.5, abs=0.15)
     assert all(bool(mask.any()) for mask in masks.values())
     with pytest.raises(EvidenceError):
-        prune_(net, masks, 0.3, seams, lambda masks, stage: Evidence(net, masks), generator=seeded())
+        prune_(
+            net, masks, 0.3, seams, lambda masks, stage: Evidence(net, masks), generator=seeded()
+        )
 
 
 def test_the_images_that_judge_draws_are_not_scored() -> None:
@@ -230,7 +322,10 @@ def test_the_images_that_judge_draws_are_not_scored() -> None:
     batch[-3:] = 0.0
     batch[-1, 0, 0, 0] = 1.0  # alone, it would have all of every sum
     evidence = Evidence(net, batches=[(batch, labels)])
-    plus, amplified = (CoreNet(variant, depth=False).score(evidence)["fc1.weight"] for variant in ("plus", "plus_plus"))
+    plus, amplified = (
+        CoreNet(variant, depth=False).score(evidence)["fc1.weight"]
+        for variant in ("plus", "plus_plus")
+    )
     assert not torch.equal(plus, amplified)
 
 
@@ -238,22 +333,41 @@ def test_shares_are_proportional_with_one_for_each_side() -> None:
     scores = {"a": torch.full((2, 10), 10.0), "b": torch.full((2, 10), 1.0)}
     signs = {name: torch.ones(2, 10) for name in scores}
     signs["b"][:, 5:] = -1
-    found = allocations.create("proportional").allocate(scores, Budget(17, {"a": 20, "b": 20}, {}, signs))
-    assert found == {"a": 12, "b": 5}  # 2 and 4 for the sides, and 10 / 11 and 1 / 11 of the other 11
-    assert allocations.create("proportional").allocate(scores, Budget(3, {"a": 20, "b": 20}, {}, signs)) == {"a": 1, "b": 2}
-    with pytest.raises(ParameterError, match="proportional divides by sensitivities, and a has scores below 0"):
-        allocations.create("proportional").allocate({"a": torch.tensor([-1.0])}, Budget(1, {"a": 1}))
+    found = allocations.create("proportional").allocate(
+        scores, Budget(17, {"a": 20, "b": 20}, {}, signs)
+    )
+    assert found == {
+        "a": 12,
+        "b": 5,
+    }  # 2 and 4 for the sides, and 10 / 11 and 1 / 11 of the other 11
+    assert allocations.create("proportional").allocate(
+        scores, Budget(3, {"a": 20, "b": 20}, {}, signs)
+    ) == {"a": 1, "b": 2}
+    with pytest.raises(
+        ParameterError, match="proportional divides by sensitivities, and a has scores below 0"
+    ):
+        allocations.create("proportional").allocate(
+            {"a": torch.tensor([-1.0])}, Budget(1, {"a": 1})
+        )
     score = torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])
     unseen = Sample(division="proportional").sparsify(torch.ones(2, 3), score, 6, seeded())
     assert unseen.mask.tolist() == [[True, False, False], [True, True, True]]
 
 
 def test_hybrid_sipp_hands_its_constants_on() -> None:
-    recipe = cases.recipe(0.5, criterion={"name": "sipp", "params": {"variant": "hybrid", "c": 2.0, "delta": 1e-3}})
+    recipe = cases.recipe(
+        0.5, criterion={"name": "sipp", "params": {"variant": "hybrid", "c": 2.0, "delta": 1e-3}}
+    )
     seams = PruningMethod.of(recipe, recipe.criteria[0])
     assert (getattr(seams.sparsifier, "c", 0), getattr(seams.sparsifier, "delta", 0)) == (2.0, 1e-3)
     net = mlp(width=40)
-    masks = prune_(net, build_full_masks(find_prunable(net)), 0.5, seams, lambda masks, stage: Evidence(net, masks, images()),
-                   generator=seeded())
+    masks = prune_(
+        net,
+        build_full_masks(find_prunable(net)),
+        0.5,
+        seams,
+        lambda masks, stage: Evidence(net, masks, images()),
+        generator=seeded(),
+    )
     assert density(masks) == pytest.approx(0.5, abs=0.1)
     assert SiPP("hybrid").allocation == "bound_optimal"

@@ -1,4 +1,6 @@
-"""SynFlow against enumerated paths; SNIP, GraSP and Taylor against explicit gradients and Hessians."""
+"""SynFlow against enumerated paths; SNIP, GraSP and Taylor against explicit gradients and
+Hessians.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def whole(batches: Batches) -> tuple[Tensor, Tensor]:
 
 
 def paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
-    """For every weight, the sum over all paths from inputs to outputs through it of the product of |w|."""
+    """For every weight, the sum over all paths from inputs to outputs through it of the product of
+    |w|.
+    """
     found = [[[0.0] * len(row) for row in weight] for weight in weights]
     widths = [len(weights[0][0]), *(len(weight) for weight in weights)]
     for units in itertools.product(*(range(width) for width in widths)):
@@ -78,7 +82,9 @@ def test_synflow_is_the_sum_over_all_paths(dtype: torch.dtype, pruned: bool) -> 
     found = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
     for (name, score), wanted in zip(found.items(), expected, strict=True):
         assert score.dtype == torch.float64
-        torch.testing.assert_close(score, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            score, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0
+        )
         assert not score[~masks[name]].any()
 
 
@@ -86,15 +92,28 @@ def test_synflow_is_the_sum_over_all_paths(dtype: torch.dtype, pruned: bool) -> 
 def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
     rng = torch.Generator().manual_seed(0)
     norm = nn.BatchNorm2d(6)
-    convs = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False), norm,
-             nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False)]
+    convs = [
+        nn.Conv2d(2, 4, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False),
+        norm,
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6, 5, bias=False),
+        nn.ReLU(),
+        nn.Linear(5, 3, bias=False),
+    ]
     for model in (chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
         for parameter in find_prunable(model).values():
             nn.init.normal_(parameter, generator=rng)
         norm.running_var.uniform_(0.5, 2, generator=rng)  # type: ignore[union-attr]
         masks = masked(model) if pruned else build_full_masks(find_prunable(model))
         shape = (1, 1, 4) if model[0].__class__ is nn.Flatten else (2, 5, 5)
-        sums = [float(score.sum()) for score in SynFlow().score(Evidence(model, masks, shape=shape)).values()]
+        sums = [
+            float(score.sum())
+            for score in SynFlow().score(Evidence(model, masks, shape=shape)).values()
+        ]
         assert all(total == pytest.approx(sums[0], rel=1e-12) for total in sums)
         assert sums[0] > 0
 
@@ -106,7 +125,9 @@ def test_synflow_conserves_what_enters_and_leaves_a_unit() -> None:
 
 
 def test_synflow_takes_every_entry_of_the_state_by_its_absolute_value() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).train()
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)
+    ).train()
     rng = torch.Generator().manual_seed(0)
     for value in model.state_dict().values():
         if value.is_floating_point():
@@ -118,7 +139,9 @@ def test_synflow_takes_every_entry_of_the_state_by_its_absolute_value() -> None:
     positive(torch.ones(1, 1, 3, 3, dtype=torch.float64)).sum().backward()
     found = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
     for name, weight in find_prunable(positive).items():
-        torch.testing.assert_close(found[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            found[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0
+        )
     assert (model.get_buffer("1.num_batches_tracked"), model[1].training) == (0, True)
 
 
@@ -139,11 +162,16 @@ def test_synflow_scores_beyond_float32() -> None:
     model = chain(2, 2, 2, dtype=torch.float32)
     for weight in find_prunable(model).values():
         weight.data.fill_(-1e30)
-    assert all(bool((score > 1e60).all()) for score in SynFlow().score(Evidence(model, shape=(1, 1, 2))).values())
+    assert all(
+        bool((score > 1e60).all())
+        for score in SynFlow().score(Evidence(model, shape=(1, 1, 2))).values()
+    )
 
 
 def test_synflow_says_when_float64_is_not_enough() -> None:
-    model = nn.Sequential(*(module for module in chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU)))
+    model = nn.Sequential(
+        *(module for module in chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU))
+    )
     weights = list(find_prunable(model).values())
     for weight in weights:
         weight.data.fill_(1e150)
@@ -169,15 +197,23 @@ def test_synflow_stages() -> None:
     assert densities == pytest.approx([0.01 ** (i / 100) for i in range(1, 101)], rel=1e-12)
     assert densities[-1] == 0.01
     assert SynFlow(rounds=2).stage_densities(0.4, 0.1) == pytest.approx([0.2, 0.1])
-    assert SynFlow(rounds=3, stages="linear").stage_densities(0.4, 0.1) == pytest.approx([0.3, 0.2, 0.1])
+    assert SynFlow(rounds=3, stages="linear").stage_densities(0.4, 0.1) == pytest.approx(
+        [0.3, 0.2, 0.1]
+    )
     assert SynFlow(rounds=1).stage_densities(0.4, 0.1) == [0.1]
 
 
 def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
     masks = build_full_masks(find_prunable(model))
     seams = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
-    return prune_(model, masks, keep / sum(mask.numel() for mask in masks.values()), seams,
-                  lambda masks, stage: Evidence(model, masks, shape=shape), generator=torch.Generator())
+    return prune_(
+        model,
+        masks,
+        keep / sum(mask.numel() for mask in masks.values()),
+        seams,
+        lambda masks, stage: Evidence(model, masks, shape=shape),
+        generator=torch.Generator(),
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -198,7 +234,9 @@ def test_synflow_prunes_by_count_where_everything_ties() -> None:
 # SNIP
 
 
-@pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "mixed_modes"])
+@pytest.mark.parametrize(
+    "case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "mixed_modes"]
+)
 def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
     model, batches = double(case)
     inputs, labels = whole(batches)
@@ -206,7 +244,10 @@ def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
     model.eval()
 
     def loss(*factors: Tensor) -> Tensor:
-        state = {name: weight.detach() * factor for (name, weight), factor in zip(weights.items(), factors, strict=True)}
+        state = {
+            name: weight.detach() * factor
+            for (name, weight), factor in zip(weights.items(), factors, strict=True)
+        }
         return F.cross_entropy(torch.func.functional_call(model, state, (inputs,)), labels)
 
     ones = tuple(torch.ones_like(weight).detach() for weight in weights.values())
@@ -223,25 +264,38 @@ def test_snip_ranks_a_trained_network_whose_gradient_is_tiny() -> None:
     layer.weight.data.copy_(torch.tensor([[44.0], [-44.0]]))
     found = SNIP().score(Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([0]))]))["weight"]
     assert torch.isfinite(found).all()
-    zero = SNIP().score(Evidence(nn.Linear(1, 2, bias=False), batches=[(torch.zeros(1, 1), torch.tensor([0]))]))["weight"]
+    zero = SNIP().score(
+        Evidence(nn.Linear(1, 2, bias=False), batches=[(torch.zeros(1, 1), torch.tensor([0]))])
+    )["weight"]
     assert zero.tolist() == [[0], [0]]
 
 
 # GraSP
 
 
-def flat_hessian(model: nn.Module, inputs: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Gradient and Hessian of the mean loss of logits / T with respect to all prunable weights in one vector."""
+def flat_hessian(
+    model: nn.Module, inputs: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Gradient and Hessian of the mean loss of logits / T with respect to all prunable weights in
+    one vector.
+    """
     weights = find_prunable(model)
     sizes = [weight.numel() for weight in weights.values()]
 
     def loss(vector: Tensor) -> Tensor:
         parts = vector.split(sizes)
-        state = {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
-        return F.cross_entropy(torch.func.functional_call(model, state, (inputs,)) / temperature, labels)
+        state = {
+            name: part.view_as(weight)
+            for (name, weight), part in zip(weights.items(), parts, strict=True)
+        }
+        return F.cross_entropy(
+            torch.func.functional_call(model, state, (inputs,)) / temperature, labels
+        )
 
     point = torch.cat([weight.detach().flatten() for weight in weights.values()])
-    return torch.autograd.functional.jacobian(loss, point), torch.autograd.functional.hessian(loss, point)
+    return torch.autograd.functional.jacobian(loss, point), torch.autograd.functional.hessian(
+        loss, point
+    )
 
 
 def smooth(case: str) -> tuple[nn.Module, Batches]:
@@ -256,7 +310,9 @@ def smooth(case: str) -> tuple[nn.Module, Batches]:
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 200.0])
 @pytest.mark.parametrize("case", ["plain", "grouped", "tied"])
-def test_grasp_is_the_hessian_times_the_gradient(case: str, temperature: float, pruned: bool) -> None:
+def test_grasp_is_the_hessian_times_the_gradient(
+    case: str, temperature: float, pruned: bool
+) -> None:
     model, batches = smooth(case)
     masks = masked(model) if pruned else build_full_masks(find_prunable(model))
     gradient, hessian = flat_hessian(model, *whole(batches), temperature)
@@ -264,16 +320,31 @@ def test_grasp_is_the_hessian_times_the_gradient(case: str, temperature: float, 
     weight = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()])
     expected = weight * (hessian @ (gradient * alive))
     expected /= expected.abs().sum() + 1e-10
-    for given in (batches, [whole(batches)], [(x[i:i + 1], y[i:i + 1]) for x, y in batches for i in range(len(y))]):
+    for given in (
+        batches,
+        [whole(batches)],
+        [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))],
+    ):
         found = GraSP(temperature=temperature).score(Evidence(model, masks, given))
-        torch.testing.assert_close(torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(
+            torch.cat([score.flatten() for score in found.values()]),
+            expected,
+            rtol=1e-8,
+            atol=1e-12,
+        )
 
 
 def normalised() -> tuple[nn.Module, Tensor, Tensor]:
     """A smooth network with BatchNorm and dropout, and one batch."""
     rng = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 3, 2, bias=False), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Dropout(),
-                          nn.Linear(12, 3)).double()
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2, bias=False),
+        nn.BatchNorm2d(3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(12, 3),
+    ).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter, generator=rng)
     return model, torch.randn(7, 1, 3, 3, generator=rng, dtype=torch.float64), torch.arange(7) % 3
@@ -283,27 +354,42 @@ def normalised() -> tuple[nn.Module, Tensor, Tensor]:
 def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) -> None:
     model, inputs, labels = normalised()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = GraSP(temperature=2.0, batchnorm=statistics).score(Evidence(model, batches=[(inputs, labels)]))
+    found = GraSP(temperature=2.0, batchnorm=statistics).score(
+        Evidence(model, batches=[(inputs, labels)])
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     model.eval()
     model[1].train(statistics == "batch")
     gradient, hessian = flat_hessian(model, inputs, labels, 2.0)
-    expected = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()]) * (hessian @ gradient)
+    expected = torch.cat(
+        [weight.detach().flatten() for weight in find_prunable(model).values()]
+    ) * (hessian @ gradient)
     expected /= expected.abs().sum() + 1e-10
-    torch.testing.assert_close(torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12
+    )
 
 
 def test_grasp_of_single_images() -> None:
-    """An image that would be a batch of its own joins the batch before; a single one has no statistics."""
+    """An image that would be a batch of its own joins the batch before; a single one has no
+    statistics.
+    """
     model, inputs, labels = normalised()
-    joined = GraSP().score(Evidence(model, batches=[(inputs[:4], labels[:4]), (inputs[4:], labels[4:])]))
+    joined = GraSP().score(
+        Evidence(model, batches=[(inputs[:4], labels[:4]), (inputs[4:], labels[4:])])
+    )
     parts = [(inputs[:4], labels[:4]), (inputs[4:6], labels[4:6]), (inputs[6:], labels[6:])]
-    assert all(torch.equal(score, joined[name]) for name, score in GraSP().score(Evidence(model, batches=parts)).items())
+    assert all(
+        torch.equal(score, joined[name])
+        for name, score in GraSP().score(Evidence(model, batches=parts)).items()
+    )
     flat = nn.Sequential(nn.Flatten(), nn.Linear(9, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)).double()
     one = [(inputs[:1], labels[:1])]
     for name, score in GraSP().score(Evidence(flat, batches=one)).items():
-        assert torch.equal(score, GraSP(batchnorm="running").score(Evidence(flat, batches=one))[name])
+        assert torch.equal(
+            score, GraSP(batchnorm="running").score(Evidence(flat, batches=one))[name]
+        )
 
 
 def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
@@ -324,10 +410,16 @@ def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
 
 def test_grasp_scores_zero_where_the_loss_is_linear() -> None:
     model, batches = double("one_weight")
-    found = GraSP().score(Evidence(model, batches=batches, loss=lambda outputs, labels: outputs.sum()))
+    found = GraSP().score(
+        Evidence(model, batches=batches, loss=lambda outputs, labels: outputs.sum())
+    )
     assert all(torch.isfinite(score).all() for score in found.values())
     layer = nn.Linear(2, 3, bias=False)
-    found = GraSP().score(Evidence(layer, batches=[(torch.ones(4, 2), torch.arange(4) % 3)], loss=lambda z, y: z.sum()))
+    found = GraSP().score(
+        Evidence(
+            layer, batches=[(torch.ones(4, 2), torch.arange(4) % 3)], loss=lambda z, y: z.sum()
+        )
+    )
     assert not found["weight"].any()
 
 
@@ -340,20 +432,26 @@ def test_taylor_averages_squares_over_mini_batches() -> None:
     weights = find_prunable(model)
     expected: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for inputs, labels in batches:
-        gradients = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(weights.values()))
+        gradients = torch.autograd.grad(
+            F.cross_entropy(model(inputs), labels), list(weights.values())
+        )
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             expected[name] += (gradient * weight).detach() ** 2 / len(batches)
     found = Taylor().score(Evidence(model, batches=batches))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=0)
     once = Taylor().score(Evidence(model, batches=[whole(batches)]))
-    assert any(not torch.allclose(once[name], found[name]) for name in found), "one batch is another estimate"
+    assert any(not torch.allclose(once[name], found[name]) for name in found), (
+        "one batch is another estimate"
+    )
 
 
 def test_taylor_tells_tiny_gradients_apart() -> None:
     layer = nn.Linear(1, 2, bias=False)
     layer.weight.data.copy_(torch.tensor([[1e-20], [2e-20]]))
-    found = Taylor().score(Evidence(layer, batches=[(torch.full((1, 1), 1e-10), torch.tensor([0]))]))["weight"]
+    found = Taylor().score(
+        Evidence(layer, batches=[(torch.full((1, 1), 1e-10), torch.tensor([0]))])
+    )["weight"]
     assert 0 < float(found[0]) < float(found[1])
 
 

@@ -1,4 +1,6 @@
-"""LM, QM and OBD: scores, predictions, stages and parameters, against formulas written out in float64."""
+"""LM, QM and OBD: scores, predictions, stages and parameters, against formulas written out in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,19 @@ def evidence(masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_e
     """A convolutional network in float64, with BatchNorm, and two batches of unequal size."""
     model = cases.conv_net(seed=4, classes=classes).double()
     rng = torch.Generator().manual_seed(1)
-    batches = [(torch.randn(n, 1, 4, 4, dtype=torch.float64, generator=rng), torch.arange(n) % classes) for n in (6, 3)]
+    batches = [
+        (torch.randn(n, 1, 4, 4, dtype=torch.float64, generator=rng), torch.arange(n) % classes)
+        for n in (6, 3)
+    ]
     if masks is not None:
         apply_masks_(model, masks)
     return Evidence(model, masks, batches, torch.Generator().manual_seed(2), loss=loss)
 
 
 def by_hand(found: Evidence) -> tuple[Scores, Scores]:
-    """g and the exact D, one image and one class at a time: D = (1/n) sum_i sum_j p_ij (d log p_ij / d theta)^2."""
+    """g and the exact D, one image and one class at a time: D = (1/n) sum_i sum_j p_ij (d log p_ij
+    / d theta)^2.
+    """
     names = list(found.weights)
     weights = [found.model.get_parameter(name) for name in names]
     images, labels = (torch.cat(parts) for parts in zip(*found.batches, strict=True))
@@ -54,7 +61,9 @@ def by_hand(found: Evidence) -> tuple[Scores, Scores]:
     for image in images:
         logs = found.model(image[None])[0].log_softmax(0)
         for log in logs:
-            for name, gradient in zip(names, torch.autograd.grad(log, weights, retain_graph=True), strict=True):
+            for name, gradient in zip(
+                names, torch.autograd.grad(log, weights, retain_graph=True), strict=True
+            ):
                 d[name] += log.detach().exp() * gradient.square() / len(images)
     return g, d
 
@@ -67,7 +76,9 @@ def saliency(name: str, g: Tensor, d: Tensor, w: Tensor) -> Tensor:
 @pytest.mark.parametrize("half", [False, True], ids=["dense", "half pruned"])
 @pytest.mark.parametrize("weight_of_penalty", [0.0, 0.3])
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_are_the_saliencies_of_the_paper(name: str, weight_of_penalty: float, half: bool) -> None:
+def test_scores_are_the_saliencies_of_the_paper(
+    name: str, weight_of_penalty: float, half: bool
+) -> None:
     masks = cases.half_masks(cases.conv_net().double()) if half else None
     found = evidence(masks)
     g, d = by_hand(found)
@@ -85,7 +96,9 @@ def test_the_absolute_value_is_of_the_sum() -> None:
     for key in scores:
         assert torch.all(scores[key] <= lm[key] + obd[key] + 1e-12)
         assert torch.all(scores[key] >= (lm[key] - obd[key]).abs() - 1e-12)
-        assert torch.any(scores[key] < (lm[key] + obd[key]) * 0.9), "no weight at which the terms oppose each other"
+        assert torch.any(scores[key] < (lm[key] + obd[key]) * 0.9), (
+            "no weight at which the terms oppose each other"
+        )
 
 
 def test_obd_is_qm_without_a_gradient() -> None:
@@ -102,12 +115,22 @@ def test_an_endless_penalty_is_magnitude(name: str) -> None:
     masks: list[Masks] = []
     for method in (Method(name="magnitude"), Method(name=name, params={"lambda": 1e14, "pi": 1})):
         found = evidence()
-        masks.append(prune_(found.model, build_full_masks(find_prunable(model)), 0.37, PruningMethod.of(cases.recipe(0.5), method),
-                            lambda masks, stage, found=found: found, generator=torch.Generator()))  # type: ignore[misc]
+        masks.append(
+            prune_(
+                found.model,
+                build_full_masks(find_prunable(model)),
+                0.37,
+                PruningMethod.of(cases.recipe(0.5), method),
+                lambda masks, stage, found=found: found,
+                generator=torch.Generator(),
+            )
+        )  # type: ignore[misc]
     assert all(torch.equal(masks[0][key], masks[1][key]) for key in masks[0])
     none = criteria.create(name, {"lambda": 0}).score(evidence())
-    order = [torch.cat([s.flatten() for s in scores.values()]).argsort() for scores in
-             (none, criteria.create("magnitude").score(evidence()))]
+    order = [
+        torch.cat([s.flatten() for s in scores.values()]).argsort()
+        for scores in (none, criteria.create("magnitude").score(evidence()))
+    ]
     assert not torch.equal(*order)
 
 
@@ -117,9 +140,13 @@ def test_prediction_adds_the_signed_changes_of_this_stage_alone(name: str) -> No
     found = evidence(before)
     g, d = by_hand(found)
     rng = torch.Generator().manual_seed(3)
-    after = {key: mask & (torch.rand(mask.shape, generator=rng) < 0.6) for key, mask in before.items()}
-    expected = sum(float(saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
-                   for key, w in found.weights.items())
+    after = {
+        key: mask & (torch.rand(mask.shape, generator=rng) < 0.6) for key, mask in before.items()
+    }
+    expected = sum(
+        float(saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
+        for key, w in found.weights.items()
+    )
     criterion = criteria.create(name, {"lambda": 5.0})
     assert isinstance(criterion, PredictsLossChange)
     assert criterion.predict(found, after) == pytest.approx(expected, rel=1e-10)
@@ -127,7 +154,9 @@ def test_prediction_adds_the_signed_changes_of_this_stage_alone(name: str) -> No
 
 
 def test_qm_predicts_a_quadratic_form() -> None:
-    """A linear network with a squared loss has a quadratic one, and a diagonal one where inputs do not overlap."""
+    """A linear network with a squared loss has a quadratic one, and a diagonal one where inputs do
+    not overlap.
+    """
 
     def half_square(outputs: Tensor, labels: Tensor) -> Tensor:
         return outputs.sum(1).square().mean() / 2 - outputs.sum(1).mean()
@@ -141,18 +170,24 @@ def test_qm_predicts_a_quadratic_form() -> None:
     predicted = QM(curvature="ggn").predict(found, masks)
     before = half_square(layer(images), torch.zeros(6)).item()
     apply_masks_(layer, masks)
-    assert predicted == pytest.approx(half_square(layer(images), torch.zeros(6)).item() - before, abs=1e-12)
+    assert predicted == pytest.approx(
+        half_square(layer(images), torch.zeros(6)).item() - before, abs=1e-12
+    )
     assert predicted != pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_predictions_hold_close_to_the_point(name: str) -> None:
-    """Of small weights removed, LM and QM err in the second order; OBD, which leaves out the gradient, in the first."""
+    """Of small weights removed, LM and QM err in the second order; OBD, which leaves out the
+    gradient, in the first.
+    """
     errors = {}
     for scale in (1e-2, 1e-3):
         found = evidence()
         found.model[4].weight.data[:, :8] *= scale
-        masks = {key: torch.ones_like(weight, dtype=torch.bool) for key, weight in found.weights.items()}
+        masks = {
+            key: torch.ones_like(weight, dtype=torch.bool) for key, weight in found.weights.items()
+        }
         masks["4.weight"][:, :8] = False
         predicted = criteria.create(name).predict(found, masks)  # type: ignore[attr-defined]
         before = float(found.losses().mean())
@@ -164,19 +199,27 @@ def test_predictions_hold_close_to_the_point(name: str) -> None:
 
 def test_curvature_as_asked() -> None:
     found = evidence()
-    for kind, criterion in itertools.product(("ggn", "empirical_fisher", "mc_fisher"), ("qm", "obd")):
+    for kind, criterion in itertools.product(
+        ("ggn", "empirical_fisher", "mc_fisher"), ("qm", "obd")
+    ):
         scores = criteria.create(criterion, {"curvature": kind, "lambda": 0}).score(found)
         d = found.curvature(kind)  # type: ignore[arg-type]
         for key, w in found.weights.items():
-            assert torch.equal(scores[key], saliency(criterion, found.gradient[key], d[key], w).abs())
-    assert not torch.allclose(found.curvature("ggn")["4.weight"], found.curvature("empirical_fisher")["4.weight"])
+            assert torch.equal(
+                scores[key], saliency(criterion, found.gradient[key], d[key], w).abs()
+            )
+    assert not torch.allclose(
+        found.curvature("ggn")["4.weight"], found.curvature("empirical_fisher")["4.weight"]
+    )
 
 
 @pytest.mark.parametrize("name", ["qm", "obd"])
 def test_above_twenty_classes_the_default_is_sampled(name: str) -> None:
     for classes, kind in ((20, "ggn"), (21, "mc_fisher")):
-        default, named = (criteria.create(name, params).score(evidence(classes=classes))
-                          for params in ({}, {"curvature": kind}))
+        default, named = (
+            criteria.create(name, params).score(evidence(classes=classes))
+            for params in ({}, {"curvature": kind})
+        )
         assert all(torch.equal(default[key], named[key]) for key in default)
 
 
@@ -185,7 +228,9 @@ def test_above_twenty_classes_the_default_is_sampled(name: str) -> None:
 
 @fast
 @given(start=st.floats(0.01, 1.0), part=st.floats(1e-4, 0.999), pi=st.integers(1, 200))
-def test_exponential_stages_remove_a_constant_fraction_of_what_remains(start: float, part: float, pi: int) -> None:
+def test_exponential_stages_remove_a_constant_fraction_of_what_remains(
+    start: float, part: float, pi: int
+) -> None:
     target = start * part
     densities = [start, *Locality(pi=pi).stage_densities(start, target)]
     assert densities[-1] == target
@@ -195,7 +240,9 @@ def test_exponential_stages_remove_a_constant_fraction_of_what_remains(start: fl
     assert max(fractions) - min(fractions) < 1e-9
     if start == 1.0:
         r = 1 - target ** (1 / pi)
-        assert densities[1:] == pytest.approx([1 - (1 - (1 - r) ** i) for i in range(1, pi + 1)], rel=1e-9)
+        assert densities[1:] == pytest.approx(
+            [1 - (1 - (1 - r) ** i) for i in range(1, pi + 1)], rel=1e-9
+        )
 
 
 @fast
@@ -205,7 +252,9 @@ def test_linear_stages_remove_a_constant_number(start: float, part: float, pi: i
     densities = [start, *Locality(pi=pi, stages="linear").stage_densities(start, target)]
     assert len(densities) == pi + 1
     assert densities[-1] == target
-    assert densities == pytest.approx([start - (start - target) * i / pi for i in range(pi + 1)], rel=1e-9)
+    assert densities == pytest.approx(
+        [start - (start - target) * i / pi for i in range(pi + 1)], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("stages", ["exponential", "linear"])
@@ -217,16 +266,25 @@ def test_masks_of_the_stages_are_nested_and_counted(name: str, stages: str) -> N
     def at(masks: Masks, stage: int) -> Evidence:
         assert stage == len(seen)
         seen.append(masks)
-        assert all(not bool(found.model.get_parameter(key).detach()[~mask].any()) for key, mask in masks.items())
+        assert all(
+            not bool(found.model.get_parameter(key).detach()[~mask].any())
+            for key, mask in masks.items()
+        )
         return Evidence(found.model, masks, found.batches)
 
-    seams = PruningMethod.of(cases.recipe(0.5), Method(name=name, params={"pi": 5, "stages": stages}))
+    seams = PruningMethod.of(
+        cases.recipe(0.5), Method(name=name, params={"pi": 5, "stages": stages})
+    )
     assert isinstance(seams.criterion, ScoresInStages)
-    last = prune_(found.model, build_full_masks(found.weights), 0.2, seams, at, generator=torch.Generator())
+    last = prune_(
+        found.model, build_full_masks(found.weights), 0.2, seams, at, generator=torch.Generator()
+    )
     seen.append(last)
     total = sum(mask.numel() for mask in last.values())
     expected = [1.0, *seams.criterion.stage_densities(1.0, 0.2)]
-    assert [sum(count_kept(masks).values()) for masks in seen] == [total - round((1 - d) * total) for d in expected]
+    assert [sum(count_kept(masks).values()) for masks in seen] == [
+        total - round((1 - d) * total) for d in expected
+    ]
     for before, after in itertools.pairwise(seen):
         assert all(not bool((after[key] & ~before[key]).any()) for key in after)
 
@@ -234,18 +292,32 @@ def test_masks_of_the_stages_are_nested_and_counted(name: str, stages: str) -> N
 @pytest.mark.parametrize("stages", ["exponential", "linear"])
 def test_more_stages_than_weights(stages: str) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
-    batches = [(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0]))]
-    masks = prune_(model, build_full_masks(find_prunable(model)), 0.25, PruningMethod.of(cases.recipe(0.5), Method(
-        name="qm", params={"pi": 40, "stages": stages})), lambda masks, stage: Evidence(model, masks, batches),
-        generator=torch.Generator())
+    batches = [
+        (torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0]))
+    ]
+    masks = prune_(
+        model,
+        build_full_masks(find_prunable(model)),
+        0.25,
+        PruningMethod.of(cases.recipe(0.5), Method(name="qm", params={"pi": 40, "stages": stages})),
+        lambda masks, stage: Evidence(model, masks, batches),
+        generator=torch.Generator(),
+    )
     assert density(masks) == 0.25
 
 
 def test_later_stages_see_the_masked_point() -> None:
     """Two stages are a stage, then a stage of the network that it left."""
+
     def pruned(model: nn.Module, masks: Masks, target: float, pi: int) -> Masks:
-        return prune_(model, masks, target, PruningMethod.of(cases.recipe(0.5), Method(name="qm", params={"pi": pi})),
-                      lambda masks, stage: Evidence(model, masks, evidence().batches), generator=torch.Generator())
+        return prune_(
+            model,
+            masks,
+            target,
+            PruningMethod.of(cases.recipe(0.5), Method(name="qm", params={"pi": pi})),
+            lambda masks, stage: Evidence(model, masks, evidence().batches),
+            generator=torch.Generator(),
+        )
 
     both, steps = evidence().model, evidence().model
     first = pruned(steps, build_full_masks(find_prunable(steps)), 0.5, 1)
@@ -253,7 +325,10 @@ def test_later_stages_see_the_masked_point() -> None:
     found = pruned(both, build_full_masks(find_prunable(both)), 0.25, 2)
     assert all(torch.equal(found[key], second[key]) for key in found)
     once = evidence().model
-    assert any(not torch.equal(mask, found[key]) for key, mask in pruned(once, build_full_masks(find_prunable(once)), 0.25, 1).items())
+    assert any(
+        not torch.equal(mask, found[key])
+        for key, mask in pruned(once, build_full_masks(find_prunable(once)), 0.25, 1).items()
+    )
 
 
 # parameters
@@ -272,8 +347,16 @@ def test_parameters(name: str) -> None:
     assert properties["lambda"]["default"] == 1e-3
     assert properties["pi"]["default"] == 14
     assert ("curvature" in properties) == (name != "lm")
-    for bad in ({"lambda": -1}, {"lambda_": 0.1}, {"pi": 0}, {"pi": 10_001}, {"images": 0}, {"stages": "cubic"},
-                {"lambda": float("inf")}, {"lambda": float("nan")}):
+    for bad in (
+        {"lambda": -1},
+        {"lambda_": 0.1},
+        {"pi": 0},
+        {"pi": 10_001},
+        {"images": 0},
+        {"stages": "cubic"},
+        {"lambda": float("inf")},
+        {"lambda": float("nan")},
+    ):
         with pytest.raises(ParameterError):
             criteria.create(name, bad)
 
@@ -281,7 +364,11 @@ def test_parameters(name: str) -> None:
 def test_units_of_work() -> None:
     assert LM(images=100).units(10) == 300
     assert QM(images=100).units(10) == OBD(images=100).units(10) == 3600
-    assert QM(images=100).units(100) == CurvedLocality(images=100, curvature="empirical_fisher").units(10) == 1200
+    assert (
+        QM(images=100).units(100)
+        == CurvedLocality(images=100, curvature="empirical_fisher").units(10)
+        == 1200
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -291,7 +378,11 @@ def test_through_the_library(name: str) -> None:
     expected = criteria.create(name, {"lambda": 0.1}).score(found)
     assert all(torch.equal(scores[key], expected[key]) for key in expected)
     few = score(found.model, name, found.batches, images=7)
-    again = Evidence(found.model, batches=[found.batches[0], tuple(part[:1] for part in found.batches[1])])  # type: ignore[list-item]
-    assert all(torch.equal(few[key], value) for key, value in criteria.create(name).score(again).items())
+    again = Evidence(
+        found.model, batches=[found.batches[0], tuple(part[:1] for part in found.batches[1])]
+    )  # type: ignore[list-item]
+    assert all(
+        torch.equal(few[key], value) for key, value in criteria.create(name).score(again).items()
+    )
     with pytest.raises(EvidenceError, match="needs data"):
         score(found.model, name, [])

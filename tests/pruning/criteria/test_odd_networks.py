@@ -10,7 +10,14 @@ from pruning.criteria import criteria
 from pruning.errors import EvidenceError, ParameterError, ScoreError
 from pruning.evidence.evidence import Evidence
 from pruning.library import prune
-from pruning.masks import build_full_masks, count_kept, count_to_keep, density, find_prunable, list_layer_shapes
+from pruning.masks import (
+    build_full_masks,
+    count_kept,
+    count_to_keep,
+    density,
+    find_prunable,
+    list_layer_shapes,
+)
 from pruning.networks.loading import load_model
 from pruning.rounds.costs import estimate_costs
 from pruning.rounds.method import PruningMethod
@@ -47,7 +54,11 @@ class Mixing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.head = nn.Linear(16, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3)
+        self.first, self.norm, self.head = (
+            nn.Linear(16, 6),
+            nn.BatchNorm1d(6, track_running_stats=False),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.norm(self.first(x.flatten(1)))))  # type: ignore[no-any-return]
@@ -55,7 +66,10 @@ class Mixing(nn.Module):
 
 def evidence(model: nn.Module) -> Evidence:
     rng = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(6, 1, 4, 4, generator=rng), torch.randint(3, (6,), generator=rng)) for _ in range(2)]
+    batches = [
+        (torch.randn(6, 1, 4, 4, generator=rng), torch.randint(3, (6,), generator=rng))
+        for _ in range(2)
+    ]
     return Evidence(model, batches=batches, generator=rng)
 
 
@@ -76,7 +90,9 @@ def test_what_does_not_scores_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wanda", "thinet", "qm", "exact_obs"])
 def test_a_weight_used_without_a_call_of_its_layer_is_refused(name: str) -> None:
-    with pytest.raises(EvidenceError, match=r"attend\.out_proj\.weight is used without a call of its layer"):
+    with pytest.raises(
+        EvidenceError, match=r"attend\.out_proj\.weight is used without a call of its layer"
+    ):
         scored(name, Attention())
 
 
@@ -98,18 +114,38 @@ def test_thinet_refuses_activations_that_are_no_numbers() -> None:
         scored("thinet", model)
 
 
-@pytest.mark.parametrize("exclude", [(), ("linear.weight",), ("conv1.weight",), ("conv1.weight", "linear.weight")], ids=str)
+@pytest.mark.parametrize(
+    "exclude",
+    [(), ("linear.weight",), ("conv1.weight",), ("conv1.weight", "linear.weight")],
+    ids=str,
+)
 @pytest.mark.parametrize("granularity", ["weight", "block"])
-def test_uniform_plus_knows_the_stem_and_the_head_that_are_excluded(exclude: tuple[str, ...], granularity: str) -> None:
+def test_uniform_plus_knows_the_stem_and_the_head_that_are_excluded(
+    exclude: tuple[str, ...], granularity: str
+) -> None:
     model = load_model("cifar_resnet", depth=8)
     assert list(list_layer_shapes(model)) == list(find_prunable(model))
     masks = build_full_masks(find_prunable(model, exclude))
-    recipe = cases.recipe(0.9, criterion={"name": "magnitude"}, allocation={"name": "uniform_plus"}, exclude=exclude,
-                          granularity={"name": granularity})
-    after = prune_(model, masks, 0.1, PruningMethod.of(recipe, recipe.criteria[0]),
-                   lambda masks, stage: Evidence(model, masks, exclude=exclude), generator=torch.Generator())
-    middle = [density({name: mask}) for name, mask in after.items()
-              if name not in ("conv1.weight", "linear.weight", "layer1.0.conv1.weight")]
+    recipe = cases.recipe(
+        0.9,
+        criterion={"name": "magnitude"},
+        allocation={"name": "uniform_plus"},
+        exclude=exclude,
+        granularity={"name": granularity},
+    )
+    after = prune_(
+        model,
+        masks,
+        0.1,
+        PruningMethod.of(recipe, recipe.criteria[0]),
+        lambda masks, stage: Evidence(model, masks, exclude=exclude),
+        generator=torch.Generator(),
+    )
+    middle = [
+        density({name: mask})
+        for name, mask in after.items()
+        if name not in ("conv1.weight", "linear.weight", "layer1.0.conv1.weight")
+    ]
     assert max(middle) - min(middle) < 0.01
     assert min(middle) > 0.08
     if "conv1.weight" in after and granularity == "weight":
@@ -121,33 +157,64 @@ def test_uniform_plus_knows_the_stem_and_the_head_that_are_excluded(exclude: tup
 @pytest.mark.parametrize("allocation", ["global", "uniform", "uniform_plus", "erk"])
 @pytest.mark.parametrize("name", ["filter_norm", "thinet", "taylor_filter"])
 def test_rounds_finer_than_a_filter_go_on(name: str, allocation: str) -> None:
-    """Whole filters leave fewer weights than asked for: the next round may find its target reached."""
+    """Whole filters leave fewer weights than asked for: the next round may find its target
+    reached.
+    """
     model = load_model("mlp", hidden=[12, 6], channels=1, height=4, width=4, classes=3)
-    recipe = cases.recipe(0.8, criterion={"name": name}, granularity={"name": "weight"}, allocation={"name": allocation})
+    recipe = cases.recipe(
+        0.8,
+        criterion={"name": name},
+        granularity={"name": "weight"},
+        allocation={"name": allocation},
+    )
     masks = build_full_masks(find_prunable(model))
     rng = torch.Generator().manual_seed(0)
     batches = [(torch.randn(8, 1, 4, 4, generator=rng), torch.arange(8) % 3)]
     for step in range(1, 31):
         target = 1 - 0.8 * step / 30
-        masks = prune_(model, masks, target, PruningMethod.of(recipe, recipe.criteria[0]),
-                       lambda masks, stage: Evidence(model, masks, batches), generator=rng)
+        masks = prune_(
+            model,
+            masks,
+            target,
+            PruningMethod.of(recipe, recipe.criteria[0]),
+            lambda masks, stage: Evidence(model, masks, batches),
+            generator=rng,
+        )
         assert sum(count_kept(masks).values()) <= count_to_keep(282, target)
 
 
 def test_a_chain_without_biases_loses_its_channels() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
-    recipe = cases.recipe(0.5, criterion={"name": "filter_norm"}, retrain={"mode": "none"},
-                          train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}})
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)
+    )
+    recipe = cases.recipe(
+        0.5,
+        criterion={"name": "filter_norm"},
+        retrain={"mode": "none"},
+        train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
+    )
     (found,) = prune(model, recipe, cases.make_data())
     assert [tuple(parameter.shape) for parameter in found.model.parameters()] == [(4, 16), (3, 4)]
 
 
-@pytest.mark.parametrize("second", [{"name": "lm"}, {"name": "lm", "params": {"lambda": 1e-3, "pi": 14}}], ids=str)
+@pytest.mark.parametrize(
+    "second", [{"name": "lm"}, {"name": "lm", "params": {"lambda": 1e-3, "pi": 14}}], ids=str
+)
 def test_one_setting_is_not_listed_twice(second: dict[str, object]) -> None:
     recipe: Recipe = cases.recipe(0.5, criterion=[{"name": "lm"}, {"name": "magnitude"}, second])
     counts = {"train": 100, "test": 50}
-    with pytest.raises(ParameterError, match="lm is listed twice with the same parameters") as refused:
-        estimate_costs(recipe, counts, prunable=[(100,)], forward_flops=1, parameters=1, activations=1, classes=3)
+    with pytest.raises(
+        ParameterError, match="lm is listed twice with the same parameters"
+    ) as refused:
+        estimate_costs(
+            recipe,
+            counts,
+            prunable=[(100,)],
+            forward_flops=1,
+            parameters=1,
+            activations=1,
+            classes=3,
+        )
     assert refused.value.pointer == "/criterion"
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(ParameterError, match="lm is listed twice"):

@@ -1,7 +1,9 @@
-"""The table of a public ResNet-20 on JPEG-recompressed CIFAR-10: what removing weights by each model does to the loss.
+"""The table of a public ResNet-20 on JPEG-recompressed CIFAR-10: what removing weights by each
+model does to the loss.
 
-300 calibration images, the first 30 training files of every class, at every stage; the change of the loss is that of the
-mean over the same 300 images, the accuracy that on the first 500 test files of every class.
+300 calibration images, the first 30 training files of every class, at every stage; the change of
+the loss is that of the mean over the same 300 images, the accuracy that on the first 500 test files
+of every class.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ Images = tuple[Tensor, Tensor]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(not (DATA / "cifar10-jpeg.zip").exists(), reason="../shared/data is not here"),
+    pytest.mark.skipif(
+        not (DATA / "cifar10-jpeg.zip").exists(), reason="../shared/data is not here"
+    ),
 ]
 
 ONE_SHOT = {  # sparsity: the change of the loss by MP, LM, QM, OBD
@@ -43,20 +47,39 @@ ONE_SHOT = {  # sparsity: the change of the loss by MP, LM, QM, OBD
 }
 SEVEN_STAGES = {0.7: ("7.00", "10.2", "1.55"), 0.9: ("10.9", "12.6", "7.25")}  # LM, QM, OBD
 ILL_CONDITIONED = ("lm", "qm")
-"""From the third stage on, rounding decides which of nearly equal weights go, and later stages amplify that: at sparsity 0.7
-QM gives 5.24 or 10.19 in float32, by the order of the images, and 9.22 in float64; LM 7.00 and 7.48. OBD is stable."""
+"""From the third stage on, rounding decides which of nearly equal weights go, and later stages
+amplify that: at sparsity 0.7 QM gives 5.24 or 10.19 in float32, by the order of the images, and
+9.22 in float64; LM 7.00 and 7.48. OBD is stable.
+"""
 PENALISED = {"lm": "6.00", "qm": "13.5", "obd": "1.17"}  # lambda = 1e-2, sparsity 0.7, one shot
-ACCURACY = {"magnitude": 77.8, "lm": 47.4, "qm": 46.0, "obd": 66.3}  # per cent, sparsity 0.5, one shot
+ACCURACY = {
+    "magnitude": 77.8,
+    "lm": 47.4,
+    "qm": 46.0,
+    "obd": 66.3,
+}  # per cent, sparsity 0.5, one shot
 
 
 def read(split: str, count: int) -> Images:
     """The first so many files of every class, sorted by name; normalised."""
     with zipfile.ZipFile(DATA / "cifar10-jpeg.zip") as archive:
-        names = sorted(name for name in archive.namelist() if name.startswith(f"{split}/") and name.endswith(".jpg"))
+        names = sorted(
+            name
+            for name in archive.namelist()
+            if name.startswith(f"{split}/") and name.endswith(".jpg")
+        )
         classes = sorted({name.split("/")[1] for name in names})
-        chosen = [(name, label) for label, cls in enumerate(classes)
-                  for name in [name for name in names if name.split("/")[1] == cls][:count]]
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name, _ in chosen])
+        chosen = [
+            (name, label)
+            for label, cls in enumerate(classes)
+            for name in [name for name in names if name.split("/")[1] == cls][:count]
+        ]
+        pixels = np.stack(
+            [
+                np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
+                for name, _ in chosen
+            ]
+        )
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (images - mean) / std, torch.tensor([label for _, label in chosen])
@@ -71,24 +94,38 @@ class Bench:
     test: Images
     dense: Evidence
 
-    def prune(self, name: str, sparsity: float, **params: object) -> tuple[nn.Module, list[StageLoss | None]]:
+    def prune(
+        self, name: str, sparsity: float, **params: object
+    ) -> tuple[nn.Module, list[StageLoss | None]]:
         """The network pruned by one criterion, every stage on the same images."""
         model, stages = copy.deepcopy(self.net), []
         seams = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
-        prune_(model, build_full_masks(find_prunable(model)), 1 - sparsity, seams,
-               lambda masks, stage: Evidence(model, masks, [self.calibration]) if stage else self.dense,
-               generator=torch.Generator(), on_stage=stages.append)
+        prune_(
+            model,
+            build_full_masks(find_prunable(model)),
+            1 - sparsity,
+            seams,
+            lambda masks, stage: (
+                Evidence(model, masks, [self.calibration]) if stage else self.dense
+            ),
+            generator=torch.Generator(),
+            on_stage=stages.append,
+        )
         return model, stages
 
     def change(self, model: nn.Module) -> float:
         """The change of the mean loss on the calibration images."""
-        return float(Evidence(model, batches=[self.calibration]).losses().mean() - self.dense.losses().mean())
+        return float(
+            Evidence(model, batches=[self.calibration]).losses().mean() - self.dense.losses().mean()
+        )
 
     def accuracy(self, model: nn.Module) -> float:
         """Per cent of the test images."""
         with torch.no_grad():
-            right = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(*(torch.split(part, 100) for part in self.test),
-                                                                               strict=True))
+            right = sum(
+                int((model(x).argmax(1) == y).sum())
+                for x, y in zip(*(torch.split(part, 100) for part in self.test), strict=True)
+            )
         return 100 * right / len(self.test[1])
 
 
@@ -100,7 +137,9 @@ def bench() -> Bench:
 
 
 def printed(text: str, value: float) -> bool:
-    """Whether a value agrees with a printed one, up to half its last digit and 0.5 % for other arithmetic."""
+    """Whether a value agrees with a printed one, up to half its last digit and 0.5 % for other
+    arithmetic.
+    """
     digits = len(text.partition(".")[2])
     return abs(value - float(text)) <= 0.5 * 10.0**-digits + 5e-3 * abs(value)
 
@@ -113,7 +152,9 @@ def test_the_network_is_the_one_of_the_table(bench: Bench) -> None:
 @pytest.mark.parametrize("sparsity", ONE_SHOT)
 def test_one_shot(bench: Bench, sparsity: float) -> None:
     for name, text in zip(("magnitude", "lm", "qm", "obd"), ONE_SHOT[sparsity], strict=True):
-        model, _ = bench.prune(name, sparsity, **({} if name == "magnitude" else {"pi": 1, "lambda": 0}))
+        model, _ = bench.prune(
+            name, sparsity, **({} if name == "magnitude" else {"pi": 1, "lambda": 0})
+        )
         assert printed(text, bench.change(model)), (name, text, bench.change(model))
         if sparsity == 0.5:
             assert bench.accuracy(model) == pytest.approx(ACCURACY[name], abs=0.15)
@@ -127,7 +168,9 @@ def test_one_shot_with_a_penalty(bench: Bench) -> None:
             assert bench.accuracy(model) == pytest.approx(57.4, abs=0.15)
 
 
-@pytest.mark.parametrize(("name", "sparsity"), [(name, sparsity) for sparsity in SEVEN_STAGES for name in PENALISED])
+@pytest.mark.parametrize(
+    ("name", "sparsity"), [(name, sparsity) for sparsity in SEVEN_STAGES for name in PENALISED]
+)
 def test_seven_exponential_stages(bench: Bench, name: str, sparsity: float) -> None:
     model, stages = bench.prune(name, sparsity, **{"pi": 7, "lambda": 0})
     text = SEVEN_STAGES[sparsity][list(PENALISED).index(name)]

@@ -33,14 +33,24 @@ def net(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, (3, 2), stride=(2, 1), groups=2, dilation=(1, 2)),
-            nn.ReLU(), nn.Conv2d(6, 3, 1, padding="same", padding_mode="reflect", bias=False), nn.Flatten(),
-            nn.Linear(24, 3)).double()
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, (3, 2), stride=(2, 1), groups=2, dilation=(1, 2)),
+            nn.ReLU(),
+            nn.Conv2d(6, 3, 1, padding="same", padding_mode="reflect", bias=False),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        ).double()
 
 
-def batches(sizes: Sequence[int] = (5, 2), shape: tuple[int, int, int] = (2, 6, 6)) -> list[tuple[Tensor, Tensor]]:
+def batches(
+    sizes: Sequence[int] = (5, 2), shape: tuple[int, int, int] = (2, 6, 6)
+) -> list[tuple[Tensor, Tensor]]:
     rng = torch.Generator().manual_seed(0)
-    return [(torch.randn(n, *shape, generator=rng, dtype=torch.float64), torch.arange(n) % 3) for n in sizes]
+    return [
+        (torch.randn(n, *shape, generator=rng, dtype=torch.float64), torch.arange(n) % 3)
+        for n in sizes
+    ]
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -62,21 +72,32 @@ def test_taylor_is_the_mean_square_of_the_change_per_mini_batch() -> None:
             squares = []
             for inputs, labels in given:
                 factor = torch.ones((), dtype=torch.float64, requires_grad=True)
-                scaled = torch.where(torch.arange(len(weight)).reshape(-1, *[1] * (weight.dim() - 1)) == row,
-                                     weight.detach() * factor, weight.detach())
+                scaled = torch.where(
+                    torch.arange(len(weight)).reshape(-1, *[1] * (weight.dim() - 1)) == row,
+                    weight.detach() * factor,
+                    weight.detach(),
+                )
                 outputs = torch.func.functional_call(model, {name: scaled}, (inputs,))
-                squares.append(float(torch.autograd.grad(F.cross_entropy(outputs, labels), factor)[0]) ** 2)
-            assert float(scores[name].flatten()[row]) == pytest.approx(sum(squares) / len(squares), rel=1e-9, abs=1e-15)
+                squares.append(
+                    float(torch.autograd.grad(F.cross_entropy(outputs, labels), factor)[0]) ** 2
+                )
+            assert float(scores[name].flatten()[row]) == pytest.approx(
+                sum(squares) / len(squares), rel=1e-9, abs=1e-15
+            )
 
 
 def greedy(contributions: Tensor) -> list[float]:
-    """The order of removal by trying every channel, of explicit contributions (samples, channels)."""
+    """The order of removal by trying every channel, of explicit contributions (samples,
+    channels).
+    """
     samples, channels = contributions.shape
     at_once, removed, place = math.ceil(math.sqrt(channels)), [], [0.0] * channels
     while len(removed) < channels:
         tried = []
         for c in set(range(channels)) - set(removed):
-            lost = [math.fsum(float(contributions[j, t]) for t in [*removed, c]) for j in range(samples)]
+            lost = [
+                math.fsum(float(contributions[j, t]) for t in [*removed, c]) for j in range(samples)
+            ]
             tried.append((math.fsum(value**2 for value in lost), c))
         for _, c in sorted(tried)[:at_once]:
             removed.append(c)
@@ -86,22 +107,36 @@ def greedy(contributions: Tensor) -> list[float]:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 9, 10, 17])
 def test_order_is_the_greedy_search(channels: int) -> None:
-    x = torch.randn(7, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(channels)) + 0.3
+    x = (
+        torch.randn(
+            7, channels, dtype=torch.float64, generator=torch.Generator().manual_seed(channels)
+        )
+        + 0.3
+    )
     assert order_channels(x.T @ x).tolist() == pytest.approx(greedy(x))
 
 
 def test_channels_that_cancel_go_together() -> None:
-    """Without 2 and -2 nothing is missed, so that -2 follows 2 although 1 is smaller; large ones stay longest."""
+    """Without 2 and -2 nothing is missed, so that -2 follows 2 although 1 is smaller; large ones
+    stay longest.
+    """
     x = torch.tensor([[10.0, 2.0, -2.1, 3.0, 30.0]], dtype=torch.float64)
     assert order_channels(x.T @ x).tolist() == pytest.approx(greedy(x))
     alone = torch.tensor([[4.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
     assert order_channels(alone.T @ alone).tolist() == [1.0, 0.25, 0.5, 0.75]
 
 
-@pytest.mark.parametrize("layer", [
-    nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, (3, 2), stride=(2, 1), groups=2, dilation=(1, 2)),
-    nn.Conv2d(4, 6, 2, padding="same", padding_mode="reflect", groups=2), nn.Conv2d(4, 4, 3, groups=4, stride=3),
-    nn.Linear(5, 6)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 1), groups=2, dilation=(1, 2)),
+        nn.Conv2d(4, 6, 2, padding="same", padding_mode="reflect", groups=2),
+        nn.Conv2d(4, 4, 3, groups=4, stride=3),
+        nn.Linear(5, 6),
+    ],
+    ids=str,
+)
 def test_windows_hold_what_makes_one_output(layer: nn.Conv2d | nn.Linear) -> None:
     layer = layer.double()
     inputs = torch.randn(3, 4, 5, 5, dtype=torch.float64)
@@ -117,17 +152,26 @@ def test_windows_hold_what_makes_one_output(layer: nn.Conv2d | nn.Linear) -> Non
             seen = sample_windows(layer, inputs, torch.arange(3), place, group)
             kernel = layer.weight[filter].reshape(layer.weight.shape[1], -1)
             assert layer.bias is not None
-            torch.testing.assert_close((seen * kernel).sum((1, 2)) + layer.bias[filter],
-                                       outputs[:, filter].flatten(1)[:, position])
+            torch.testing.assert_close(
+                (seen * kernel).sum((1, 2)) + layer.bias[filter],
+                outputs[:, filter].flatten(1)[:, position],
+            )
 
 
-def explicit(model: nn.Module, given: list[tuple[Tensor, Tensor]], samples: int, seed: int) -> dict[str, list[float]]:
-    """ThiNet from every input channel's own convolution, at the outputs that the same draws choose."""
+def explicit(
+    model: nn.Module, given: list[tuple[Tensor, Tensor]], samples: int, seed: int
+) -> dict[str, list[float]]:
+    """ThiNet from every input channel's own convolution, at the outputs that the same draws
+    choose.
+    """
     rng = torch.Generator().manual_seed(seed)
     images = torch.cat([x for x, _ in given])
     count = min(samples, len(images))
     chosen = torch.randperm(len(images), generator=rng)[:count].sort().values
-    draws = {name: torch.rand(3, count, generator=rng, dtype=torch.float64) for name in find_prunable(model)}
+    draws = {
+        name: torch.rand(3, count, generator=rng, dtype=torch.float64)
+        for name in find_prunable(model)
+    }
     found = {}
     x = images
     for number, module in enumerate(model):
@@ -140,7 +184,11 @@ def explicit(model: nn.Module, given: list[tuple[Tensor, Tensor]], samples: int,
                 alone = torch.zeros_like(x)
                 for group in range(groups):
                     alone[:, group * width + c] = x[:, group * width + c]
-                parts.append((module(alone) - bias).flatten(2) if x.dim() > 2 else (module(alone) - bias)[..., None])
+                parts.append(
+                    (module(alone) - bias).flatten(2)
+                    if x.dim() > 2
+                    else (module(alone) - bias)[..., None]
+                )
             rows = []
             for j, image in enumerate(chosen.tolist()):
                 filter = int(draws[name][1, j] * parts[0].shape[1])
@@ -151,23 +199,34 @@ def explicit(model: nn.Module, given: list[tuple[Tensor, Tensor]], samples: int,
     return found
 
 
-@pytest.mark.parametrize(("samples", "sizes"), [(100, (5, 2)), (6, (5, 2, 9)), (1, (3,)), (40, (25, 30))])
-def test_thinet_is_the_greedy_search_on_sampled_outputs(samples: int, sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("samples", "sizes"), [(100, (5, 2)), (6, (5, 2, 9)), (1, (3,)), (40, (25, 30))]
+)
+def test_thinet_is_the_greedy_search_on_sampled_outputs(
+    samples: int, sizes: tuple[int, ...]
+) -> None:
     model, given = net(), batches(sizes)
-    scores = ThiNet(samples).score(Evidence(model, batches=given, generator=torch.Generator().manual_seed(3)))
+    scores = ThiNet(samples).score(
+        Evidence(model, batches=given, generator=torch.Generator().manual_seed(3))
+    )
     with torch.no_grad():
         expected = explicit(model, given, samples, 3)
     for name, weight in find_prunable(model).items():
         assert scores[name].shape == (1, weight.shape[1], *[1] * (weight.dim() - 2))
         assert scores[name].flatten().tolist() == pytest.approx(expected[name]), name
         assert scores[name].flatten().sort().values.tolist() == pytest.approx(
-            [(place + 1) / weight.shape[1] for place in range(weight.shape[1])])
+            [(place + 1) / weight.shape[1] for place in range(weight.shape[1])]
+        )
 
 
 def test_thinet_depends_on_the_draws() -> None:
     given = batches((40,))
-    first, second = (ThiNet(5).score(Evidence(net(), batches=given, generator=torch.Generator().manual_seed(seed)))
-                     for seed in (0, 1))
+    first, second = (
+        ThiNet(5).score(
+            Evidence(net(), batches=given, generator=torch.Generator().manual_seed(seed))
+        )
+        for seed in (0, 1)
+    )
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
@@ -195,15 +254,29 @@ def test_data_are_needed(name: str) -> None:
 
 def test_they_say_what_they_cost() -> None:
     assert (choose_calibration(ThiNet(), 10).images, count_units(ThiNet(), 10, 5000)) == (100, 100)
-    assert (choose_calibration(TaylorFilter(), 10).images, count_units(TaylorFilter(), 10, 5000)) == (1000, 3000)
-    assert (FilterNorm.allocation, TaylorFilter.allocation, ThiNet.allocation) == ("uniform", "global", "uniform")
+    assert (
+        choose_calibration(TaylorFilter(), 10).images,
+        count_units(TaylorFilter(), 10, 5000),
+    ) == (1000, 3000)
+    assert (FilterNorm.allocation, TaylorFilter.allocation, ThiNet.allocation) == (
+        "uniform",
+        "global",
+        "uniform",
+    )
     assert all(criteria.get(name).granularity == "channel" for name in STRUCTURED)  # type: ignore[attr-defined]
 
 
-def step(model: nn.Module, masks: Masks, target: float, name: str, given: list[tuple[Tensor, Tensor]]) -> Masks:
-    return prune_(model, masks, target, PruningMethod.of(cases.recipe(0.5), Method(name=name)),
-                  lambda masks, stage: Evidence(model, masks, given, torch.Generator().manual_seed(0)),
-                  generator=torch.Generator())
+def step(
+    model: nn.Module, masks: Masks, target: float, name: str, given: list[tuple[Tensor, Tensor]]
+) -> Masks:
+    return prune_(
+        model,
+        masks,
+        target,
+        PruningMethod.of(cases.recipe(0.5), Method(name=name)),
+        lambda masks, stage: Evidence(model, masks, given, torch.Generator().manual_seed(0)),
+        generator=torch.Generator(),
+    )
 
 
 @pytest.mark.parametrize("name", STRUCTURED)
@@ -227,7 +300,9 @@ def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, ha
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     with torch.no_grad():
         for inputs, _ in given:
-            torch.testing.assert_close(small.eval()(inputs), model.eval()(inputs), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                small.eval()(inputs), model.eval()(inputs), rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("name", STRUCTURED)

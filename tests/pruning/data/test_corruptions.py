@@ -1,4 +1,6 @@
-"""The corruptions against one image at a time in NumPy, SciPy and Pillow, with the same random numbers and with others."""
+"""The corruptions against one image at a time in NumPy, SciPy and Pillow, with the same random
+numbers and with others.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,22 @@ from torch import Tensor
 from pruning.data import corrupted
 from pruning.data.corruptions import choose_table, corruptions
 from pruning.data.corruptions._edges import detect_edges, measure_distances
-from pruning.data.corruptions._linear import apply_separable, build_smoothing, build_zooming, index_beyond
+from pruning.data.corruptions._linear import (
+    apply_separable,
+    build_smoothing,
+    build_zooming,
+    index_beyond,
+)
 from pruning.data.corruptions._plasma import draw_plasma
 from pruning.data.corruptions._streaks import draw_angles
 from pruning.data.corruptions.frost import SIDE, draw_sheets
 from pruning.data.corruptions.glass_blur import find_fronts, shuffle_pixels
-from pruning.data.corruptions.noise import survive_gaussian, survive_impulse, survive_shot, survive_speckle
+from pruning.data.corruptions.noise import (
+    survive_gaussian,
+    survive_impulse,
+    survive_shot,
+    survive_speckle,
+)
 from pruning.data.corruptions.spatter import shade_water
 from pruning.data.keyed_random import Draws, hash_
 from pruning.errors import DataError, ParameterError, UnknownNameError
@@ -27,13 +39,44 @@ from pruning.library import corrupt
 from tests.support import corruption_oracles as oracles
 from tests.support import corruption_tables as tables
 
-STANDARD = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
-            "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
-            "speckle_noise", "gaussian_blur", "spatter", "saturate")
-DETERMINISTIC = ("brightness", "contrast", "defocus_blur", "gaussian_blur", "jpeg_compression", "pixelate", "saturate",
-                 "zoom_blur")
+STANDARD = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+    "speckle_noise",
+    "gaussian_blur",
+    "spatter",
+    "saturate",
+)
+DETERMINISTIC = (
+    "brightness",
+    "contrast",
+    "defocus_blur",
+    "gaussian_blur",
+    "jpeg_compression",
+    "pixelate",
+    "saturate",
+    "zoom_blur",
+)
 RANDOM = tuple(name for name in STANDARD if name not in DETERMINISTIC)
-NOISE = {"gaussian_noise": survive_gaussian, "shot_noise": survive_shot, "impulse_noise": survive_impulse, "speckle_noise": survive_speckle}
+NOISE = {
+    "gaussian_noise": survive_gaussian,
+    "shot_noise": survive_shot,
+    "impulse_noise": survive_impulse,
+    "speckle_noise": survive_speckle,
+}
 SHAPES = ((3, 32, 32), (1, 33, 47), (3, 47, 33), (3, 96, 80))
 
 
@@ -74,7 +117,9 @@ class Scripted:
 
 
 def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> list[Scripted]:
-    """For every image, the numbers that ours draws, in the order in which the oracle asks for them."""
+    """For every image, the numbers that ours draws, in the order in which the oracle asks for
+    them.
+    """
     _, height, width = shape
     if name == "motion_blur":
         return [Scripted(angle / 45) for angle in draw_angles(-45, 45, draws)]
@@ -86,18 +131,30 @@ def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> l
         return [Scripted(one) for one in draws.normal(height, width).double().numpy()]
     if name == "frost":
         sheet = draws.integers(5).numpy()
-        corner = np.stack([draws.integers(SIDE, stream=1).numpy(), draws.integers(SIDE, stream=2).numpy()], 1)
+        corner = np.stack(
+            [draws.integers(SIDE, stream=1).numpy(), draws.integers(SIDE, stream=2).numpy()], 1
+        )
         return [Scripted(one, at) for one, at in zip(sheet, corner, strict=True)]
     if name == "elastic_transform":
         jitter = draws.signed(3, 2).double().numpy()[:, :, ::-1]
-        down, across = (draws.signed(height, width, stream=stream).double().numpy() for stream in (1, 2))
+        down, across = (
+            draws.signed(height, width, stream=stream).double().numpy() for stream in (1, 2)
+        )
         return [Scripted(*one) for one in zip(jitter, down, across, strict=True)]
     if name == "glass_blur":
         _, shift, times = constant
         passes = []
         for time in range(times):
             words = draws.words(height, width, stream=time).numpy()
-            passes.append(np.stack([(half & 0xFFFF) * 2 * shift // (1 << 16) - shift for half in (words >> 16, words)], -1))
+            passes.append(
+                np.stack(
+                    [
+                        (half & 0xFFFF) * 2 * shift // (1 << 16) - shift
+                        for half in (words >> 16, words)
+                    ],
+                    -1,
+                )
+            )
         return [Scripted(*one) for one in zip(*passes, strict=True)]
     assert name == "fog"
     side = max(constant[2], 1 << (max(height, width) - 1).bit_length())
@@ -106,7 +163,11 @@ def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> l
         parts, step = [], side
         while step >= 2:
             half = step // 2
-            parts += [field[half::step, half::step], field[::step, half::step], field[half::step, ::step]]
+            parts += [
+                field[half::step, half::step],
+                field[::step, half::step],
+                field[half::step, ::step],
+            ]
             step = half
         found.append(Scripted(*parts))
     return found
@@ -117,28 +178,46 @@ def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> l
 
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_deterministic_corruptions_are_within_one_level_of_their_definitions(name: str, constants: str) -> None:
+def test_deterministic_corruptions_are_within_one_level_of_their_definitions(
+    name: str, constants: str
+) -> None:
     for shape in SHAPES:
         images = pictures(2, *shape)
         for severity in range(1, 6):
             ours = hwc(corrupt(images, name, severity, constants=constants)).astype(int)
-            theirs = np.stack([oracles.corrupted(one, name, severity, constants) for one in hwc(images)]).astype(int)
-            assert np.abs(ours - theirs).max() <= (0 if name in ("jpeg_compression", "pixelate") else 1), (shape, severity)
-            assert (ours != theirs).mean() < 0.3, "SciPy's float64 may lose a level where ours is exact"
+            theirs = np.stack(
+                [oracles.corrupted(one, name, severity, constants) for one in hwc(images)]
+            ).astype(int)
+            assert np.abs(ours - theirs).max() <= (
+                0 if name in ("jpeg_compression", "pixelate") else 1
+            ), (shape, severity)
+            assert (ours != theirs).mean() < 0.3, (
+                "SciPy's float64 may lose a level where ours is exact"
+            )
 
 
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", [name for name in RANDOM if name not in NOISE])
-def test_random_corruptions_are_their_definitions_given_the_same_numbers(name: str, constants: str) -> None:
+def test_random_corruptions_are_their_definitions_given_the_same_numbers(
+    name: str, constants: str
+) -> None:
     ice = draw_sheets(torch.device("cpu")).numpy()
     for shape in ((3, 32, 32), (1, 33, 47)):
         images = pictures(3, *shape)
         for severity in range(1, 6):
-            constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][severity - 1]
+            constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][
+                severity - 1
+            ]
             draws = Draws.keyed(5, name, severity, indices=torch.arange(3))
             ours = hwc(corrupt(images, name, severity, seed=5, constants=constants)).astype(int)
-            theirs = np.stack([oracles.corrupted(one, name, severity, constants, script, ice)
-                               for one, script in zip(hwc(images), scripts(name, draws, shape, constant), strict=True)])
+            theirs = np.stack(
+                [
+                    oracles.corrupted(one, name, severity, constants, script, ice)
+                    for one, script in zip(
+                        hwc(images), scripts(name, draws, shape, constant), strict=True
+                    )
+                ]
+            )
             assert (np.abs(ours - theirs) > 1).mean() < 0.002, (shape, severity)
             assert (ours != theirs).mean() < 0.1, (shape, severity)
 
@@ -146,7 +225,9 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(name: s
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants: str) -> None:
-    """What is drawn against the law by chi-square, and the law against a simulation; the least p of 120 tests."""
+    """What is drawn against the law by chi-square, and the law against a simulation; the least p of
+    120 tests.
+    """
     rng, least = np.random.default_rng(1), []
     for severity in range(1, 6):
         constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][severity - 1]
@@ -156,11 +237,15 @@ def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants
         for level in (0, 1, 40, 128, 250, 255):
             flat = torch.full((1, 1, 160, 160), level, dtype=torch.uint8)
             ours = corrupt(flat, name, severity, constants=constants).numpy()
-            theirs = oracles.corrupted(flat[0, 0, :, :, None].numpy(), name, severity, constants, rng)
+            theirs = oracles.corrupted(
+                flat[0, 0, :, :, None].numpy(), name, severity, constants, rng
+            )
             for found in (ours, theirs):
                 counts = np.bincount(found.ravel(), minlength=256)
                 assert not counts[law[level] <= 0].any()
-                bins = np.cumsum(law[level] * found.size) // 40  # at least 40 expected in all but the last
+                bins = (
+                    np.cumsum(law[level] * found.size) // 40
+                )  # at least 40 expected in all but the last
                 seen = np.bincount(bins.astype(int), counts)
                 expected = np.bincount(bins.astype(int), law[level] * found.size)
                 kept = expected > 5
@@ -173,14 +258,19 @@ def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants
 
 
 def statistics(found: np.ndarray, clean: np.ndarray) -> dict[str, np.ndarray]:
-    """What describes each corrupted image: mean and size of the change, its correlation with its neighbours, its top."""
+    """What describes each corrupted image: mean and size of the change, its correlation with its
+    neighbours, its top.
+    """
     change = found.astype(float) - clean
     near = change - change.mean((1, 2), keepdims=True)
     size = (near**2).mean((1, 2, 3)) + 1e-9
-    return {"mean": change.mean((1, 2, 3)), "size": (change**2).mean((1, 2, 3)),
-            "most": np.quantile(change, 0.95, (1, 2, 3)),
-            "across": (near[:, :, 1:] * near[:, :, :-1]).mean((1, 2, 3)) / size,
-            "down": (near[:, 1:] * near[:, :-1]).mean((1, 2, 3)) / size}
+    return {
+        "mean": change.mean((1, 2, 3)),
+        "size": (change**2).mean((1, 2, 3)),
+        "most": np.quantile(change, 0.95, (1, 2, 3)),
+        "across": (near[:, :, 1:] * near[:, :, :-1]).mean((1, 2, 3)) / size,
+        "down": (near[:, 1:] * near[:, :-1]).mean((1, 2, 3)) / size,
+    }
 
 
 TOLERANCES = {"mean": 0.05, "most": 1.0, "across": 0.01, "down": 0.01}
@@ -188,11 +278,22 @@ TOLERANCES = {"mean": 0.05, "most": 1.0, "across": 0.01, "down": 0.01}
 
 
 def same_distribution(name: str, severity: int, constants: str, number: int) -> None:
-    one, ice, rng = pictures(1, 3, 32, 32), draw_sheets(torch.device("cpu")).numpy(), np.random.default_rng(2)
+    one, ice, rng = (
+        pictures(1, 3, 32, 32),
+        draw_sheets(torch.device("cpu")).numpy(),
+        np.random.default_rng(2),
+    )
     images = one.expand(number, -1, -1, -1)
     ours = statistics(hwc(corrupt(images, name, severity, seed=9, constants=constants)), hwc(one))
-    theirs = statistics(np.stack([oracles.corrupted(hwc(one)[0], name, severity, constants, rng, ice)
-                                  for _ in range(number)]), hwc(one))
+    theirs = statistics(
+        np.stack(
+            [
+                oracles.corrupted(hwc(one)[0], name, severity, constants, rng, ice)
+                for _ in range(number)
+            ]
+        ),
+        hwc(one),
+    )
     for key, values in ours.items():
         apart = TOLERANCES.get(key, 0.01 * values.mean() + 0.2)
         for shift, side in ((apart, "greater"), (-apart, "less")):
@@ -208,7 +309,9 @@ def test_random_corruptions_have_the_distribution_of_their_definitions(name: str
 @pytest.mark.slow
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", RANDOM)
-def test_random_corruptions_have_the_distribution_of_their_definitions_at_every_severity(name: str, constants: str) -> None:
+def test_random_corruptions_have_the_distribution_of_their_definitions_at_every_severity(
+    name: str, constants: str
+) -> None:
     for severity in range(1, 6):
         same_distribution(name, severity, constants, 500)
 
@@ -228,7 +331,9 @@ def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyP
         order = torch.randperm(21, generator=torch.Generator().manual_seed(0))
         assert torch.equal(corrupt(images[order], name, 4, indices=order), whole[order])
         for i in (0, 7, 20):
-            assert torch.equal(corrupt(images[i:i + 1], name, 4, indices=torch.tensor([i])), whole[i:i + 1])
+            assert torch.equal(
+                corrupt(images[i : i + 1], name, 4, indices=torch.tensor([i])), whole[i : i + 1]
+            )
         with monkeypatch.context() as patch:
             patch.setitem(corrupted.VALUES, "cpu", 4 * images[0].numel())
             assert torch.equal(corrupt(images, name, 4), whole)
@@ -242,12 +347,22 @@ def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyP
 def test_other_seeds_indices_and_severities_are_other_draws(name: str) -> None:
     images = pictures(1, 3, 32, 32).expand(2, -1, -1, -1)
     far = torch.tensor([3, 3 + (1 << 32)])
-    found = [corrupt(images, name, 3), corrupt(images, name, 3, seed=1), corrupt(images, name, 3, indices=far),
-             corrupt(images, name, 4)]
+    found = [
+        corrupt(images, name, 3),
+        corrupt(images, name, 3, seed=1),
+        corrupt(images, name, 3, indices=far),
+        corrupt(images, name, 4),
+    ]
     distinct = {one.numpy().tobytes() for pair in found for one in pair}
-    assert len(distinct) >= (5 if name == "motion_blur" else 7), "of 7; near angles may be the same shifts in whole pixels"
-    draws = {Draws.keyed(seed, other, severity, indices=far).words(1)[0].item()
-             for seed in (0, 1, -1) for other in ("fog", "snow") for severity in (1, 2)}
+    assert len(distinct) >= (5 if name == "motion_blur" else 7), (
+        "of 7; near angles may be the same shifts in whole pixels"
+    )
+    draws = {
+        Draws.keyed(seed, other, severity, indices=far).words(1)[0].item()
+        for seed in (0, 1, -1)
+        for other in ("fog", "snow")
+        for severity in (1, 2)
+    }
     assert len(draws) == 12
 
 
@@ -261,8 +376,12 @@ def unsigned_hash(x: int) -> int:
 
 def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
     given = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 0xFFFFFFFF]
-    words = torch.tensor([one - (1 << 32) if one >> 31 else one for one in given], dtype=torch.int32)
-    assert [word & 0xFFFFFFFF for word in hash_(words).tolist()] == [unsigned_hash(one) for one in given]
+    words = torch.tensor(
+        [one - (1 << 32) if one >> 31 else one for one in given], dtype=torch.int32
+    )
+    assert [word & 0xFFFFFFFF for word in hash_(words).tolist()] == [
+        unsigned_hash(one) for one in given
+    ]
     draws = Draws.keyed(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
     first, second = ([key & 0xFFFFFFFF for key in column] for column in draws.keys.T.tolist())
     for stream in (0, 1, 5):
@@ -270,8 +389,12 @@ def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
         for row, k1, k2 in zip(found, first, second, strict=True):
             for position, word in enumerate(row):
                 place = unsigned_hash(unsigned_hash(position) ^ (stream * 0x9E3779B9) % (1 << 32))
-                assert word & 0xFFFFFFFF == unsigned_hash((unsigned_hash(place ^ k1) + k2) % (1 << 32))
-    assert Draws.keyed(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [[-143189812, 295269214]]
+                assert word & 0xFFFFFFFF == unsigned_hash(
+                    (unsigned_hash(place ^ k1) + k2) % (1 << 32)
+                )
+    assert Draws.keyed(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [
+        [-143189812, 295269214]
+    ]
 
 
 def test_words_are_uniform_and_independent() -> None:
@@ -285,18 +408,39 @@ def test_words_are_uniform_and_independent() -> None:
     assert abs(bits.mean((0, 1)) - 0.5).max() < 5 * 0.5 / math.sqrt(800_000)
     limit = 5 / math.sqrt(values.size)
     centred = (values - 0.5) * math.sqrt(12)
-    other = Draws.keyed(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32) / 2**32
-    stream = Draws.keyed(0, "test", indices=torch.arange(400)).words(5000, stream=1).numpy().view(np.uint32) / 2**32
-    for shifted in (np.roll(centred, 1, 0), np.roll(centred, 1, 1), np.roll(centred, 32, 1), np.roll(centred, 1024, 1),
-                    np.roll(centred, (1, 1), (0, 1)), (other - 0.5) * math.sqrt(12), (stream - 0.5) * math.sqrt(12)):
+    other = (
+        Draws.keyed(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
+        / 2**32
+    )
+    stream = (
+        Draws.keyed(0, "test", indices=torch.arange(400))
+        .words(5000, stream=1)
+        .numpy()
+        .view(np.uint32)
+        / 2**32
+    )
+    for shifted in (
+        np.roll(centred, 1, 0),
+        np.roll(centred, 1, 1),
+        np.roll(centred, 32, 1),
+        np.roll(centred, 1024, 1),
+        np.roll(centred, (1, 1), (0, 1)),
+        (other - 0.5) * math.sqrt(12),
+        (stream - 0.5) * math.sqrt(12),
+    ):
         assert abs((centred * shifted).mean()) < limit
-    pairs = np.bincount(((values[:, :-1] * 16).astype(int) * 16 + (values[:, 1:] * 16).astype(int)).ravel(), minlength=256)
+    pairs = np.bincount(
+        ((values[:, :-1] * 16).astype(int) * 16 + (values[:, 1:] * 16).astype(int)).ravel(),
+        minlength=256,
+    )
     assert stats.chisquare(pairs).pvalue > 1e-3
     assert len(np.unique(words)) > words.size - 3 * words.size**2 / 2**33
 
 
 def test_normal_numbers_are_normal() -> None:
-    found = Draws.keyed(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
+    found = (
+        Draws.keyed(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
+    )
     assert stats.kstest(found.ravel(), "norm").pvalue > 1e-3
     assert abs(found.mean()) < 5e-3
     assert found.var() == pytest.approx(1.0, abs=7e-3)
@@ -326,20 +470,27 @@ def test_the_constants_are_those_of_the_paper() -> None:
     assert sorted(STANDARD) == corruptions.names()
     for name in STANDARD:
         method = corruptions.get(name)
-        for ours, theirs in ((method.cifar, tables.CIFAR[name]), (method.imagenet, tables.IMAGENET[name])):
+        for ours, theirs in (
+            (method.cifar, tables.CIFAR[name]),
+            (method.imagenet, tables.IMAGENET[name]),
+        ):
             rows = [row if isinstance(row, tuple) else (row,) for row in theirs]
             assert len(ours) == len(rows) == 5
             for mine, published in zip(ours, rows, strict=True):
-                assert mine[:2 if name == "frost" else None] == pytest.approx(published)
+                assert mine[: 2 if name == "frost" else None] == pytest.approx(published)
 
 
 def test_auto_takes_the_constants_for_small_images_to_64_pixels() -> None:
     contrast = corruptions.get("contrast")
-    assert [choose_table(contrast, "auto", *size)[0] for size in ((8, 8), (64, 500), (65, 64), (65, 65), (224, 300))] == [
-        (0.75,), (0.75,), (0.75,), (0.4,), (0.4,)]
+    assert [
+        choose_table(contrast, "auto", *size)[0]
+        for size in ((8, 8), (64, 500), (65, 64), (65, 65), (224, 300))
+    ] == [(0.75,), (0.75,), (0.75,), (0.4,), (0.4,)]
     for side, constants in ((64, "cifar"), (65, "imagenet")):
         images = pictures(1, 3, side, side)
-        assert torch.equal(corrupt(images, "fog", 2), corrupt(images, "fog", 2, constants=constants))
+        assert torch.equal(
+            corrupt(images, "fog", 2), corrupt(images, "fog", 2, constants=constants)
+        )
 
 
 @pytest.mark.parametrize("border", ["nearest", "mirror", "reflect"])
@@ -353,16 +504,31 @@ def test_lines_continue_as_scipy_continues_them(border: Any) -> None:
 @pytest.mark.parametrize("sigma", [0.05, 0.4, 1.0, 6.0])
 def test_smoothing_is_scipys_and_sums_exactly(sigma: float) -> None:
     levels = pictures(1, 1, 33, 47)[0, 0]
-    ours = apply_separable(levels, build_smoothing(33, sigma, 4.0, "nearest"), build_smoothing(47, sigma, 4.0, "nearest")).numpy()
-    assert np.abs(ours - ndimage.gaussian_filter(levels.double().numpy(), sigma, mode="nearest")).max() < 0.01
-    flat = apply_separable(torch.full((5, 5), 255), build_smoothing(5, sigma, 4.0, "nearest"), build_smoothing(5, sigma, 4.0, "nearest"))
+    ours = apply_separable(
+        levels,
+        build_smoothing(33, sigma, 4.0, "nearest"),
+        build_smoothing(47, sigma, 4.0, "nearest"),
+    ).numpy()
+    assert (
+        np.abs(ours - ndimage.gaussian_filter(levels.double().numpy(), sigma, mode="nearest")).max()
+        < 0.01
+    )
+    flat = apply_separable(
+        torch.full((5, 5), 255),
+        build_smoothing(5, sigma, 4.0, "nearest"),
+        build_smoothing(5, sigma, 4.0, "nearest"),
+    )
     assert (flat == 255).all()
     assert (build_zooming(33, 30, 35).sum(1) == 1).all()
 
 
-@pytest.mark.parametrize(("height", "width", "shift"), [(32, 32, 1), (13, 9, 2), (9, 21, 4), (3, 3, 1), (2, 9, 1), (1, 1, 1),
-                                                       (4, 40, 2), (40, 5, 2)])
-def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(height: int, width: int, shift: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "shift"),
+    [(32, 32, 1), (13, 9, 2), (9, 21, 4), (3, 3, 1), (2, 9, 1), (1, 1, 1), (4, 40, 2), (40, 5, 2)],
+)
+def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
+    height: int, width: int, shift: int
+) -> None:
     draws = Draws.keyed(0, "glass", indices=torch.arange(4))
     images = torch.arange(4 * height * width).view(4, 1, height, width)
     ours = shuffle_pixels(images, shift, 2, draws)
@@ -372,23 +538,38 @@ def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(height: int, width:
             for y in range(height - shift, shift, -1):
                 for x in range(width - shift, shift, -1):
                     word = int(words[y, x]) & 0xFFFFFFFF
-                    dy, dx = (word >> 16) * 2 * shift // 65536 - shift, (word & 0xFFFF) * 2 * shift // 65536 - shift
-                    expected[y, x], expected[y + dy, x + dx] = int(expected[y + dy, x + dx]), int(expected[y, x])
+                    dy, dx = (
+                        (word >> 16) * 2 * shift // 65536 - shift,
+                        (word & 0xFFFF) * 2 * shift // 65536 - shift,
+                    )
+                    expected[y, x], expected[y + dy, x + dx] = (
+                        int(expected[y + dy, x + dx]),
+                        int(expected[y, x]),
+                    )
         assert (ours[n, 0].numpy() == expected).all()
-    visited = [pixel for rows, columns in find_fronts(height, width, shift)
-               for pixel in zip(rows.tolist(), columns.tolist(), strict=True)]
-    assert len(visited) == len(set(visited)) == max(height - 2 * shift, 0) * max(width - 2 * shift, 0)
+    visited = [
+        pixel
+        for rows, columns in find_fronts(height, width, shift)
+        for pixel in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    assert (
+        len(visited) == len(set(visited)) == max(height - 2 * shift, 0) * max(width - 2 * shift, 0)
+    )
 
 
 @pytest.mark.parametrize(("side", "decay"), [(32, 1.75), (32, 3.0), (64, 2.0)])
 def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: float) -> None:
-    ours = draw_plasma(side, decay, Draws.keyed(0, "plasma", indices=torch.arange(300))).double().numpy()
+    ours = (
+        draw_plasma(side, decay, Draws.keyed(0, "plasma", indices=torch.arange(300)))
+        .double()
+        .numpy()
+    )
     rng = np.random.default_rng(0)
     theirs = np.stack([oracles.clouds(side, decay, rng) for _ in range(300)])
     assert (ours.min((1, 2)) == 0).all()
     assert (ours.max((1, 2)) == 1).all()
     for lag in (1, 4, side // 2):
-        rough = [((one - np.roll(one, lag, 1))**2).mean((1, 2)) for one in (ours, theirs)]
+        rough = [((one - np.roll(one, lag, 1)) ** 2).mean((1, 2)) for one in (ours, theirs)]
         assert stats.ks_2samp(*rough, method="asymp").pvalue > 1e-4
     assert stats.ks_2samp(ours.mean((1, 2)), theirs.mean((1, 2)), method="asymp").pvalue > 1e-4
 
@@ -406,7 +587,9 @@ def test_edges_and_distances_are_those_of_one_map_at_a_time() -> None:
     away = measure_distances(ours, 20).numpy()
     assert (away[0] == 20).all()
     for found, marked in zip(away[1:], ours[1:].numpy(), strict=True):
-        assert found == pytest.approx(np.minimum(ndimage.distance_transform_edt(~marked), 20), abs=1e-5)
+        assert found == pytest.approx(
+            np.minimum(ndimage.distance_transform_edt(~marked), 20), abs=1e-5
+        )
     dry = torch.zeros(1, 8, 8, dtype=torch.float64)
     assert not shade_water(dry).any(), "no drops: the image stays as it is"
 
@@ -433,8 +616,18 @@ def test_frost_is_synthesised_and_never_ends() -> None:
 
 
 @pytest.mark.parametrize("name", STANDARD)
-@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 1, 1, 1), (1, 3, 2, 2), (2, 3, 1, 5), (1, 1, 6, 3), (2, 3, 33, 47),
-                                   (0, 3, 32, 32)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 3, 1, 1),
+        (2, 1, 1, 1),
+        (1, 3, 2, 2),
+        (2, 3, 1, 5),
+        (1, 1, 6, 3),
+        (2, 3, 33, 47),
+        (0, 3, 32, 32),
+    ],
+)
 def test_tiny_empty_and_odd_images_are_corrupted(name: str, shape: tuple[int, ...]) -> None:
     images = torch.full(shape, 90, dtype=torch.uint8)
     for constants in ("cifar", "imagenet"):
@@ -463,9 +656,14 @@ def test_what_does_not_fit_is_told() -> None:
     for severity in (0, 6, -1, 2.0, True, "3", None):
         with pytest.raises(ParameterError, match=r"severity is an integer from 1 to 5, not"):
             corrupt(images, "fog", severity)  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match=r"unknown corruption 'gausian_noise'; did you mean 'gaussian_noise'\?"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"unknown corruption 'gausian_noise'; did you mean 'gaussian_noise'\?",
+    ):
         corrupt(images, "gausian_noise", 1)
-    with pytest.raises(ParameterError, match=r"constants are 'auto', 'cifar', 'imagenet', not 'mnist'"):
+    with pytest.raises(
+        ParameterError, match=r"constants are 'auto', 'cifar', 'imagenet', not 'mnist'"
+    ):
         corrupt(images, "fog", 1, constants="mnist")
     with pytest.raises(DataError, match=r"uint8 levels 0 to 255, not float32"):
         corrupt(images.float(), "fog", 1)
@@ -495,7 +693,10 @@ def test_a_cuda_device_gives_the_same_numbers(name: str) -> None:
     images = pictures(5, 3, 33, 47)
     for severity in (1, 5):
         for constants in ("cifar", "imagenet"):
-            cpu, cuda = (corrupt(images.to(device), name, severity, constants=constants) for device in ("cpu", "cuda"))
+            cpu, cuda = (
+                corrupt(images.to(device), name, severity, constants=constants)
+                for device in ("cpu", "cuda")
+            )
             assert cuda.device.type == "cuda"
             apart = (cpu.int() - cuda.cpu().int()).abs()
             assert (apart > (1 if name == "elastic_transform" else 0)).double().mean() == 0

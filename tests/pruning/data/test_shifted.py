@@ -1,4 +1,6 @@
-"""Shifted sets that the user supplies: checked, split, numbered alike, and looked at beside corruptions and noise."""
+"""Shifted sets that the user supplies: checked, split, numbered alike, and looked at beside
+corruptions and noise.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,28 @@ from tests.support.shifted_sets import dark
 from tests.support.trials import evaluated, finished, trial_of
 
 
-def arrays(classes: tuple[str, ...] = ("a", "b", "c"), test: int = 12, val: int = 0, shape: tuple[int, ...] = (1, 4, 4),
-           seed: int = 0) -> Arrays:
+def arrays(
+    classes: tuple[str, ...] = ("a", "b", "c"),
+    test: int = 12,
+    val: int = 0,
+    shape: tuple[int, ...] = (1, 4, 4),
+    seed: int = 0,
+) -> Arrays:
     rng = np.random.default_rng(seed)
-    found = {split: rng.integers(0, 256, (n, *shape), dtype=np.uint8) for split, n in (("test", test), ("val", val)) if n}
-    return Arrays(found, {split: np.arange(len(images)) % len(classes) for split, images in found.items()}, classes)
+    found = {
+        split: rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+        for split, n in (("test", test), ("val", val))
+        if n
+    }
+    return Arrays(
+        found,
+        {split: np.arange(len(images)) % len(classes) for split, images in found.items()},
+        classes,
+    )
 
 
 def data_with(**sets: ShiftedSplits) -> Data:
     return replace(cases.make_data(), shifted=sets)
-
-
 
 
 def test_labels_are_numbered_as_those_of_the_data() -> None:
@@ -51,38 +64,71 @@ def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> N
     assert (len(found.val), len(found.test)) == (6, 7)
     assert found.val.labels.bincount().tolist() == [2, 2, 2], "balanced over the classes"
     both = torch.cat([found.val.images, found.test.images]).flatten(1).tolist()
-    assert sorted(both) == sorted(source.images["test"].reshape(13, -1).tolist()), "every image on one side"
+    assert sorted(both) == sorted(source.images["test"].reshape(13, -1).tolist()), (
+        "every image on one side"
+    )
     assert torch.equal(found.test.images, again.test.images)
     other = split_shifted("night", source, cases.make_data(), seed=4)
     assert not torch.equal(found.test.images, other.test.images)
 
 
-@pytest.mark.parametrize(("source", "message"), [
-    (arrays(("a", "d")), "classes that the dataset has not: 'd'; the dataset has 'a', 'b', 'c'"),
-    (arrays(shape=(1, 4, 5)), "images of 5x4 pixels and 1 channel, the dataset of 4x4 pixels and 1 channel"),
-    (arrays(shape=(3, 4, 4)), "3 channels"),
-    (arrays(test=1), "has 1 image")])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            arrays(("a", "d")),
+            "classes that the dataset has not: 'd'; the dataset has 'a', 'b', 'c'",
+        ),
+        (
+            arrays(shape=(1, 4, 5)),
+            "images of 5x4 pixels and 1 channel, the dataset of 4x4 pixels and 1 channel",
+        ),
+        (arrays(shape=(3, 4, 4)), "3 channels"),
+        (arrays(test=1), "has 1 image"),
+    ],
+)
 def test_what_does_not_fit_is_refused_by_name(source: Arrays, message: str) -> None:
     data = cases.make_data()
     with pytest.raises(DataError, match=message) as caught:
         split_shifted("night", source, data, seed=0)
     assert "'night'" in str(caught.value)
     with pytest.raises(DataError, match=message) as caught:
-        check_alike("night", source.shape, source.classes, source.counts, data.shape, data.classes, pointer="/here")
+        check_alike(
+            "night",
+            source.shape,
+            source.classes,
+            source.counts,
+            data.shape,
+            data.classes,
+            pointer="/here",
+        )
     assert caught.value.pointer == "/here"
 
 
 def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> None:
-    data = data_with(night=dark(cases.make_data()), one=ShiftedSplits(*[dark(cases.make_data(), 1).test] * 2))
-    recipe = cases.recipe(0.5, 0.9, evaluations=({"name": "robustness", "params": {"corruptions": ["fog"]}},))
+    data = data_with(
+        night=dark(cases.make_data()), one=ShiftedSplits(*[dark(cases.make_data(), 1).test] * 2)
+    )
+    recipe = cases.recipe(
+        0.5, 0.9, evaluations=({"name": "robustness", "params": {"corruptions": ["fog"]}},)
+    )
     results = finished(recipe, tmp_path, data=data)
     section = evaluated(results)["robustness"]
     trial = trial_of(results)
-    rows = {(row["network"], row["shift"]): row["error"] for row in section.details["errors_by_shift"]}
+    rows = {
+        (row["network"], row["shift"]): row["error"] for row in section.details["errors_by_shift"]
+    }
     for name, images in (("night", 9), ("one", 1)):
         split = data.shifted[name].test
-        for network, load in (("control", trial.control), (trial.rounds[0].id, trial.rounds[0].network)):
-            missed = int((compute_logits(load(), data.normalize(split.images)).argmax(1) != split.labels).sum())
+        for network, load in (
+            ("control", trial.control),
+            (trial.rounds[0].id, trial.rounds[0].network),
+        ):
+            missed = int(
+                (
+                    compute_logits(load(), data.normalize(split.images)).argmax(1) != split.labels
+                ).sum()
+            )
             assert rows[network, name] == binomial_interval(missed, images).model_dump()
     for id in (one.id for one in trial.rounds):
         (row,) = [row for row in section.details["excess_error"] if row["checkpoint"] == id]
@@ -99,25 +145,46 @@ def test_a_shifted_set_alone_is_shift_enough(tmp_path: Path) -> None:
 
 
 def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_its_validation_images(
-        tmp_path: Path) -> None:
+    tmp_path: Path,
+) -> None:
     """Reported on `test`, decided on `val`: either is made by hand, and they differ."""
     sets = dark(cases.make_data(), 30)
-    recipe = cases.recipe(0.5, 0.9).model_copy(update={"shifts": Shifts(knowledge="partly_modelled")})
+    recipe = cases.recipe(0.5, 0.9).model_copy(
+        update={"shifts": Shifts(knowledge="partly_modelled")}
+    )
     trial = trial_of(finished(recipe, tmp_path))
-    named = compute_logits(trial.control(), trial.data.normalize(sets.val.images)).argmax(1)  # the control makes no mistake on val
+    named = compute_logits(trial.control(), trial.data.normalize(sets.val.images)).argmax(
+        1
+    )  # the control makes no mistake on val
     shuffled = replace(sets, val=replace(sets.val, labels=named))
     trial = replace(trial, data=replace(trial.data, shifted={"night": shuffled}))
     section = PrunePotential(corruptions=(), noise=(), margin=0.0).evaluate(trial)
 
     def by_hand(split: Split) -> float:
-        errors = [float((compute_logits(load(), trial.data.normalize(split.images)).argmax(1) != split.labels).double().mean())
-                  for load in (trial.control, *(one.network for one in trial.rounds))]
+        errors = [
+            float(
+                (
+                    compute_logits(load(), trial.data.normalize(split.images)).argmax(1)
+                    != split.labels
+                )
+                .double()
+                .mean()
+            )
+            for load in (trial.control, *(one.network for one in trial.rounds))
+        ]
         parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
-        within = [compute_prune_ratio(one, parameters) for one, error in zip(trial.rounds, errors[1:], strict=True)
-                  if error <= errors[0]]
+        within = [
+            compute_prune_ratio(one, parameters)
+            for one, error in zip(trial.rounds, errors[1:], strict=True)
+            if error <= errors[0]
+        ]
         return max(within, default=0.0)
 
-    (row,) = [row for row in section.details["potential_by_distribution"] if row["distribution"] == "night"]
+    (row,) = [
+        row
+        for row in section.details["potential_by_distribution"]
+        if row["distribution"] == "night"
+    ]
     (decides,) = [row for row in section.details[VALIDATION] if row["distribution"] == "night"]
     assert (row["group"], row["potential"]["n"]) == ("shifted set", 30)
     assert row["potential"]["value"] == pytest.approx(by_hand(shuffled.test))
@@ -128,7 +195,9 @@ def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_
 
 def test_agreement_is_promised_on_a_shifted_set(tmp_path: Path) -> None:
     data = data_with(night=dark(cases.make_data()))
-    section = Certificate(noise=()).evaluate(trial_of(finished(cases.recipe(0.5), tmp_path, data=data)))
+    section = Certificate(noise=()).evaluate(
+        trial_of(finished(cases.recipe(0.5), tmp_path, data=data))
+    )
     (row,) = section.details["limits_under_shift"]
     assert (row["distribution"], row["images"]) == ("night", 9)
     assert row["accuracy"] >= row["dense_accuracy"] - row["disagreement"]
@@ -136,7 +205,9 @@ def test_agreement_is_promised_on_a_shifted_set(tmp_path: Path) -> None:
 
 
 def test_the_sample_of_a_shifted_set_is_its_own(tmp_path: Path) -> None:
-    trial = trial_of(finished(cases.recipe(0.5), tmp_path, data=data_with(night=dark(cases.make_data()))))
+    trial = trial_of(
+        finished(cases.recipe(0.5), tmp_path, data=data_with(night=dark(cases.make_data())))
+    )
     found = draw_sample(trial, 4, "night")
     assert len(found) == 4
     pool = trial.data.shifted["night"].test.images.flatten(1).tolist()
@@ -144,8 +215,12 @@ def test_the_sample_of_a_shifted_set_is_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stored_as", "said"), [("JPEG", True), (None, False)])
-def test_jpeg_compression_of_jpeg_files_is_told(tmp_path: Path, stored_as: str | None, said: bool) -> None:
+def test_jpeg_compression_of_jpeg_files_is_told(
+    tmp_path: Path, stored_as: str | None, said: bool
+) -> None:
     data = replace(cases.make_data(), stored_as=stored_as)
     results = finished(cases.recipe(0.5), tmp_path, data=data)
     section = Robustness(corruptions=("jpeg_compression", "fog")).evaluate(trial_of(results))
-    assert any("The images of this dataset are JPEG files" in note for note in section.notes) == said
+    assert (
+        any("The images of this dataset are JPEG files" in note for note in section.notes) == said
+    )

@@ -22,9 +22,16 @@ from pruning.seeding import generator
 from tests.support import cases, oracles
 
 
-def arrays(train: int = 60, test: int = 30, val: int = 0, classes: int = 3, shape: tuple[int, int, int] = (1, 2, 2),
-           weights: tuple[int, ...] | None = None) -> Arrays:
+def arrays(
+    train: int = 60,
+    test: int = 30,
+    val: int = 0,
+    classes: int = 3,
+    shape: tuple[int, int, int] = (1, 2, 2),
+    weights: tuple[int, ...] | None = None,
+) -> Arrays:
     """Every image holds its own number, so that splits can be told apart."""
+
     def labels(n: int) -> Any:
         cycle = np.concatenate([np.full(k, i) for i, k in enumerate(weights or (1,) * classes)])
         return np.resize(cycle, n).astype(np.int64)
@@ -35,8 +42,11 @@ def arrays(train: int = 60, test: int = 30, val: int = 0, classes: int = 3, shap
         return out
 
     sizes = {"train": train, "test": test} | ({"val": val} if val else {})
-    return Arrays({k: images(n, 10_000 * i) for i, (k, n) in enumerate(sizes.items())},
-                  {k: labels(n) for k, n in sizes.items()}, tuple("abcdefgh"[:classes]))
+    return Arrays(
+        {k: images(n, 10_000 * i) for i, (k, n) in enumerate(sizes.items())},
+        {k: labels(n) for k, n in sizes.items()},
+        tuple("abcdefgh"[:classes]),
+    )
 
 
 def ids(data: Data, split: str) -> list[int]:
@@ -51,12 +61,24 @@ def prepared(given: Arrays, seed: int = 0, **fields: Any) -> Data:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(train=st.integers(12, 90), test=st.integers(3, 40), val=st.integers(0, 5), seed=st.integers(0, 3),
-       limit_train=st.one_of(st.none(), st.integers(2, 90)), limit_test=st.one_of(st.none(), st.integers(1, 40)),
-       stratify=st.booleans())
+@given(
+    train=st.integers(12, 90),
+    test=st.integers(3, 40),
+    val=st.integers(0, 5),
+    seed=st.integers(0, 3),
+    limit_train=st.one_of(st.none(), st.integers(2, 90)),
+    limit_test=st.one_of(st.none(), st.integers(1, 40)),
+    stratify=st.booleans(),
+)
 def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
-        train: int, test: int, val: int, seed: int, limit_train: int | None, limit_test: int | None,
-        stratify: bool) -> None:
+    train: int,
+    test: int,
+    val: int,
+    seed: int,
+    limit_train: int | None,
+    limit_test: int | None,
+    stratify: bool,
+) -> None:
     given = arrays(train, test, val)
     limit = {"train": limit_train, "test": limit_test, "stratify": stratify}
     data, again = prepared(given, seed, **limit), prepared(given, seed, **limit)
@@ -67,7 +89,11 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
     planned = count_split_images(cases.recipe(limit=Limit(**limit)), counts)  # type: ignore[arg-type]
     assert planned == {"fit": len(data.fit), "val": len(data.val), "test": len(data.test)}
     if stratify and not val:  # classes come equally often, so each draw is balanced to one image
-        for split in (torch.cat([data.fit.labels, data.val.labels]), data.test.labels, data.val.labels):
+        for split in (
+            torch.cat([data.fit.labels, data.val.labels]),
+            data.test.labels,
+            data.val.labels,
+        ):
             per_class = torch.bincount(split, minlength=3)
             whole = len(split) in (train, test)
             assert whole or int(per_class.max() - per_class.min()) <= 1
@@ -76,10 +102,17 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
 def test_a_limit_is_balanced_even_where_the_dataset_is_not() -> None:
     given = arrays(train=100, weights=(8, 1, 1))
     data = prepared(given, train=20)
-    assert torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist() == [7, 7, 6] or \
-        sorted(torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist()) == [6, 7, 7]
+    assert torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist() == [
+        7,
+        7,
+        6,
+    ] or sorted(torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist()) == [6, 7, 7]
     exhausted = prepared(given, train=40)
-    assert torch.bincount(torch.cat([exhausted.fit.labels, exhausted.val.labels])).tolist() == [20, 10, 10]
+    assert torch.bincount(torch.cat([exhausted.fit.labels, exhausted.val.labels])).tolist() == [
+        20,
+        10,
+        10,
+    ]
 
 
 def test_without_stratify_the_draw_is_a_plain_one() -> None:
@@ -105,7 +138,9 @@ def test_images_keep_their_labels_and_order() -> None:
     data = prepared(given, train=30)
     for split in ("fit", "val"):
         assert ids(data, split) == sorted(ids(data, split))
-        assert getattr(data, split).labels.tolist() == [given.labels["train"][i] for i in ids(data, split)]
+        assert getattr(data, split).labels.tolist() == [
+            given.labels["train"][i] for i in ids(data, split)
+        ]
 
 
 def test_labels_follow_the_models_order_of_classes() -> None:
@@ -119,7 +154,9 @@ def test_labels_follow_the_models_order_of_classes() -> None:
     assert ids(data, "val") == ids(prepared(given), "val"), "renumbering must not redraw the split"
 
 
-@pytest.mark.parametrize("classes", [["a", "b"], ["a", "b", "x"], ["a", "b", "c", "d"], ["a", "b", "c", "a"]])
+@pytest.mark.parametrize(
+    "classes", [["a", "b"], ["a", "b", "x"], ["a", "b", "c", "d"], ["a", "b", "c", "a"]]
+)
 def test_other_classes_than_the_models_are_refused(classes: list[str]) -> None:
     with pytest.raises(DataError, match="are not those of the dataset"):
         prepared(arrays(), classes=classes)
@@ -129,8 +166,12 @@ def test_normalisation_by_hand() -> None:
     data = cases.make_data(shape=(3, 2, 2))
     data = Data(data.fit, data.val, data.test, data.classes, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     found = data.normalize(data.fit.images)
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (data.mean, data.std))
-    torch.testing.assert_close(found.double(), (data.fit.images.double() / 255 - mean) / std, atol=1e-6, rtol=1e-6)
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (data.mean, data.std)
+    )
+    torch.testing.assert_close(
+        found.double(), (data.fit.images.double() / 255 - mean) / std, atol=1e-6, rtol=1e-6
+    )
     assert found.dtype == torch.float32
     assert data.fit.images.dtype == torch.uint8
     batches = list(data.batches(data.fit, 16))
@@ -141,8 +182,11 @@ def test_normalisation_by_hand() -> None:
 def test_moments_are_those_of_the_whole_train_split() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2500, 3, 2, 2), dtype=np.uint8)  # more than one chunk
-    given = Arrays({"train": images, "test": images[:3]}, {"train": np.arange(2500) % 3, "test": np.arange(3)},
-                   ("a", "b", "c"))
+    given = Arrays(
+        {"train": images, "test": images[:3]},
+        {"train": np.arange(2500) % 3, "test": np.arange(3)},
+        ("a", "b", "c"),
+    )
     for fields in ({}, {"train": 30}, {"train": 30, "seed": 5}):
         data = prepared(given, normalize=None, **fields)  # type: ignore[arg-type]
         assert data.mean == pytest.approx((images / 255).mean((0, 2, 3)).tolist(), abs=1e-12)
@@ -151,12 +195,16 @@ def test_moments_are_those_of_the_whole_train_split() -> None:
 
 def test_images_of_one_grey_do_not_divide_by_zero() -> None:
     given = arrays()
-    flat = Arrays({k: np.full_like(v, 7) for k, v in given.images.items()}, given.labels, given.classes)
+    flat = Arrays(
+        {k: np.full_like(v, 7) for k, v in given.images.items()}, given.labels, given.classes
+    )
     data = prepared(flat, normalize=None)
     assert torch.isfinite(data.normalize(data.fit.images)).all()
 
 
-@pytest.mark.parametrize("normalize", [{"mean": [0.5] * 3, "std": [0.5] * 3}, {"mean": [0.5], "std": []}])
+@pytest.mark.parametrize(
+    "normalize", [{"mean": [0.5] * 3, "std": [0.5] * 3}, {"mean": [0.5], "std": []}]
+)
 def test_constants_of_other_channels_are_refused(normalize: dict[str, list[float]]) -> None:
     with pytest.raises(DataError, match="the images have 1"):
         prepared(arrays(), normalize=normalize)
@@ -177,14 +225,24 @@ def test_one_training_image_cannot_be_split(size: int) -> None:
 @pytest.mark.parametrize("mode", ["crop", "crop_flip"])
 @pytest.mark.parametrize("shape", [(3, 6, 5), (1, 2, 2)])
 def test_augmentation_pixel_by_pixel(mode: str, shape: tuple[int, int, int]) -> None:
-    images = torch.randint(1, 256, (24, *shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images = torch.randint(1, 256, (24, *shape), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
     before = images.clone()
     found = augment(images, mode, generator(0, "augment"))
     rng = generator(0, "augment")
     offsets = torch.randint(0, 2 * PADDING + 1, (2, 24, 1), generator=rng).squeeze(2)
-    flips = (torch.rand(24, 1, generator=rng) < 0.5).squeeze(1) if mode == "crop_flip" else torch.zeros(24)
-    expected = torch.stack([oracles.augmented(image, int(top), int(left), bool(flip), PADDING)
-                            for image, top, left, flip in zip(images, *offsets, flips, strict=True)])
+    flips = (
+        (torch.rand(24, 1, generator=rng) < 0.5).squeeze(1)
+        if mode == "crop_flip"
+        else torch.zeros(24)
+    )
+    expected = torch.stack(
+        [
+            oracles.augmented(image, int(top), int(left), bool(flip), PADDING)
+            for image, top, left, flip in zip(images, *offsets, flips, strict=True)
+        ]
+    )
     assert torch.equal(found, expected)
     assert found.dtype == torch.uint8
     assert torch.equal(images, before)
@@ -196,8 +254,15 @@ def test_no_augmentation_is_none() -> None:
     assert augment(images, "none", torch.Generator()) is images
 
 
-@pytest.mark.parametrize(("shape", "mode"), [((3, 32, 32), "crop_flip"), ((3, 24, 24), "crop_flip"),
-                                             ((3, 23, 32), "none"), ((1, 32, 32), "none")])
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    [
+        ((3, 32, 32), "crop_flip"),
+        ((3, 24, 24), "crop_flip"),
+        ((3, 23, 32), "none"),
+        ((1, 32, 32), "none"),
+    ],
+)
 def test_auto_flips_only_larger_colour_images(shape: tuple[int, int, int], mode: str) -> None:
     assert resolve_augment("auto", shape) == mode
     assert resolve_augment("crop", shape) == "crop"
@@ -210,13 +275,23 @@ def test_decoded_arrays_survive_their_file(tmp_path: Path) -> None:
     given = arrays(val=4)
     given.save(tmp_path / "data")
     found = Arrays.load(tmp_path / "data")
-    assert (found.classes, found.counts, found.shape) == (given.classes, {"train": 60, "val": 4, "test": 30}, (1, 2, 2))
-    assert all((found.images[k] == given.images[k]).all() and (found.labels[k] == given.labels[k]).all()
-               for k in given.images)
+    assert (found.classes, found.counts, found.shape) == (
+        given.classes,
+        {"train": 60, "val": 4, "test": 30},
+        (1, 2, 2),
+    )
+    assert all(
+        (found.images[k] == given.images[k]).all() and (found.labels[k] == given.labels[k]).all()
+        for k in given.images
+    )
 
 
-@pytest.mark.parametrize("metadata", [None, {"secateur": "no json"}, {"other": "{}"}, {"secateur": "{}"}])
-def test_another_file_is_no_decoded_dataset(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+@pytest.mark.parametrize(
+    "metadata", [None, {"secateur": "no json"}, {"other": "{}"}, {"secateur": "{}"}]
+)
+def test_another_file_is_no_decoded_dataset(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
     save_file({"train_x": np.zeros(1)}, tmp_path / "data", metadata=metadata)
     with pytest.raises(DataError, match="not a decoded dataset"):
         Arrays.load(tmp_path / "data")

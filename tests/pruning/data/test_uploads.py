@@ -43,8 +43,17 @@ def encoded(pixels: Array, format: str = "PNG", **options: Any) -> bytes:
 
 
 def folder(mode: str = "RGB", **changes: bytes | None) -> dict[str, bytes]:
-    """Two classes, two images each in train, one in test; `changes` by path with `__` for `/`, None removes."""
-    names = ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "test/a/1.png", "test/b/1.png"]
+    """Two classes, two images each in train, one in test; `changes` by path with `__` for `/`, None
+    removes.
+    """
+    names = [
+        "train/a/1.png",
+        "train/a/2.png",
+        "train/b/1.png",
+        "train/b/2.png",
+        "test/a/1.png",
+        "test/b/1.png",
+    ]
     files = {name: encoded(picture(seed, mode=mode)) for seed, name in enumerate(names)}
     for key, value in changes.items():
         name = key.replace("__", "/").replace("_dot_", ".")
@@ -65,8 +74,11 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
 def arrays(**changes: Any) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     found: dict[str, Any] = {
-        "train_x": rng.integers(0, 256, (4, 1, 2, 2), dtype=np.uint8), "train_y": np.array([0, 1, 0, 1]),
-        "test_x": rng.integers(0, 256, (2, 1, 2, 2), dtype=np.uint8), "test_y": np.array([0, 1])}
+        "train_x": rng.integers(0, 256, (4, 1, 2, 2), dtype=np.uint8),
+        "train_y": np.array([0, 1, 0, 1]),
+        "test_x": rng.integers(0, 256, (2, 1, 2, 2), dtype=np.uint8),
+        "test_y": np.array([0, 1]),
+    }
     return {key: value for key, value in (found | changes).items() if value is not None}
 
 
@@ -87,7 +99,12 @@ def read(content: bytes, tmp_path: Path, most: int = MOST) -> Arrays:
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_folder_of_images(tmp_path: Path, compression: int) -> None:
-    extra = {"train/": b"", "train/a/": b"", "__MACOSX/train/a/._1.png": b"x", "train/a/.DS_Store": b"x"}
+    extra = {
+        "train/": b"",
+        "train/a/": b"",
+        "__MACOSX/train/a/._1.png": b"x",
+        "train/a/.DS_Store": b"x",
+    }
     found = read(zipped(folder() | extra, compression), tmp_path)
     assert found.classes == ("a", "b")
     assert found.counts == {"train": 4, "val": 0, "test": 2}
@@ -103,7 +120,9 @@ def test_grey_images_stay_grey(tmp_path: Path) -> None:
     assert (found.images["train"][2, 0] == picture(2, mode="L")).all()
 
 
-@pytest.mark.parametrize("odd", ["train__a__1_dot_png", "train__b__2_dot_png", "test__a__1_dot_png"])
+@pytest.mark.parametrize(
+    "odd", ["train__a__1_dot_png", "train__b__2_dot_png", "test__a__1_dot_png"]
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_one_colour_image_makes_the_dataset_colour(tmp_path: Path, mode: str, odd: str) -> None:
     """Colour must not be lost because the first image happens to be grey, as in ImageNet."""
@@ -111,12 +130,20 @@ def test_one_colour_image_makes_the_dataset_colour(tmp_path: Path, mode: str, od
     found = read(zipped(folder(mode, **{odd: encoded(picture(99, mode=other))})), tmp_path)
     assert found.shape == (3, 4, 4)
     name = odd.replace("__", "/").replace("_dot_", ".")
-    order = {"train": ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png"],
-             "test": ["test/a/1.png", "test/b/1.png"]}
+    order = {
+        "train": ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png"],
+        "test": ["test/a/1.png", "test/b/1.png"],
+    }
     for split, names in order.items():
         for image, path in zip(found.images[split], names, strict=True):
-            seed = ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "test/a/1.png",
-                    "test/b/1.png"].index(path)
+            seed = [
+                "train/a/1.png",
+                "train/a/2.png",
+                "train/b/1.png",
+                "train/b/2.png",
+                "test/a/1.png",
+                "test/b/1.png",
+            ].index(path)
             pixels = picture(99, mode=other) if path == name else picture(seed, mode=mode)
             expected = np.stack([pixels] * 3) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
             assert (image == expected).all()
@@ -130,14 +157,24 @@ def test_arrays_of_every_layout(tmp_path: Path, layout: str, compressed: bool) -
     train, test = (rng.integers(0, 256, (n, channels, 5, 4), dtype=np.uint8) for n in (4, 2))
 
     def laid_out(images: Array) -> Array:
-        return images[:, 0] if layout == "NHW" else images if layout == "NCHW" else images.transpose(0, 2, 3, 1)
+        return (
+            images[:, 0]
+            if layout == "NHW"
+            else images
+            if layout == "NCHW"
+            else images.transpose(0, 2, 3, 1)
+        )
 
-    content = arrays(train_x=laid_out(train), test_x=laid_out(test), train_y=np.array([0, 1, 1, 0], np.uint8))
+    content = arrays(
+        train_x=laid_out(train), test_x=laid_out(test), train_y=np.array([0, 1, 1, 0], np.uint8)
+    )
     found = read(npz(content, compressed), tmp_path)
     assert (found.images["train"] == train).all()
     assert (found.images["test"] == test).all()
     assert found.labels["train"].dtype == np.int64
-    also = read(save_numpy({key: np.ascontiguousarray(value) for key, value in content.items()}), tmp_path)
+    also = read(
+        save_numpy({key: np.ascontiguousarray(value) for key, value in content.items()}), tmp_path
+    )
     assert (also.images["train"] == train).all()
     assert (also.labels["train"] == found.labels["train"]).all()
 
@@ -148,7 +185,9 @@ def test_a_val_split_may_miss_a_class(tmp_path: Path) -> None:
 
 
 def test_a_shifted_set_has_test_images_alone_and_of_any_class(tmp_path: Path) -> None:
-    found = read(zipped({"test/b/1.png": encoded(picture(0)), "test/b/2.png": encoded(picture(1))}), tmp_path)
+    found = read(
+        zipped({"test/b/1.png": encoded(picture(0)), "test/b/2.png": encoded(picture(1))}), tmp_path
+    )
     assert (found.classes, found.counts) == (("b",), {"train": 0, "val": 0, "test": 2})
     assert found.shape == (3, 4, 4)
     found = read(npz(arrays(train_x=None, train_y=None)), tmp_path)
@@ -158,7 +197,10 @@ def test_a_shifted_set_has_test_images_alone_and_of_any_class(tmp_path: Path) ->
 
 
 def test_classes_may_be_called_masks(tmp_path: Path) -> None:
-    named = {name.replace("/a/", "/masks/").replace("/b/", "/no_masks/"): content for name, content in folder().items()}
+    named = {
+        name.replace("/a/", "/masks/").replace("/b/", "/no_masks/"): content
+        for name, content in folder().items()
+    }
     assert read(zipped(named), tmp_path).classes == ("masks", "no_masks")
 
 
@@ -169,8 +211,10 @@ def test_an_empty_val_is_none(tmp_path: Path) -> None:
 
 def test_it_is_known_where_all_images_are_jpeg_files(tmp_path: Path) -> None:
     def stored_as(**changes: bytes) -> str | None:
-        read(zipped({**{name.replace(".png", ".jpg"): JPEG for name in folder()}, **changes}), tmp_path).save(
-            tmp_path / "kept")
+        read(
+            zipped({**{name.replace(".png", ".jpg"): JPEG for name in folder()}, **changes}),
+            tmp_path,
+        ).save(tmp_path / "kept")
         return Arrays.load(tmp_path / "kept").stored_as
 
     assert stored_as() == "JPEG"
@@ -187,10 +231,10 @@ def test_it_is_known_where_all_images_are_jpeg_files(tmp_path: Path) -> None:
 def test_a_header_of_an_unlucky_length_is_still_read(tmp_path: Path, length: int) -> None:
     content = save_numpy(arrays())
     (before,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8:8 + before])
+    header = json.loads(content[8 : 8 + before])
     header["__metadata__"] = {"pad": ""}
     header["__metadata__"]["pad"] = "x" * (length - len(json.dumps(header)))
-    unlucky = struct.pack("<Q", length) + json.dumps(header).encode() + content[8 + before:]
+    unlucky = struct.pack("<Q", length) + json.dumps(header).encode() + content[8 + before :]
     assert read(unlucky, tmp_path).counts["train"] == 4
 
 
@@ -217,9 +261,11 @@ def encrypted() -> bytes:
 
 def damaged(compression: int) -> bytes:
     """An entry whose compressed bytes are broken."""
-    content = bytearray(zipped({key: value + bytes(200) for key, value in folder().items()}, compression))
+    content = bytearray(
+        zipped({key: value + bytes(200) for key, value in folder().items()}, compression)
+    )
     start = content.index(b"1.png") + 5
-    content[start:start + 40] = b"\xff" * 40
+    content[start : start + 40] = b"\xff" * 40
     return bytes(content)
 
 
@@ -229,7 +275,7 @@ def with_method(method: int) -> bytes:
     for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
         at = -1
         while (at := content.find(signature, at + 1)) >= 0:
-            content[at + offset:at + offset + 2] = struct.pack("<H", method)
+            content[at + offset : at + offset + 2] = struct.pack("<H", method)
     return bytes(content)
 
 
@@ -242,8 +288,12 @@ def huge_npy(shape: str) -> bytes:
 
 
 def bf16() -> bytes:
-    return save_torch({name: torch.zeros(2, 1, 2, 2, dtype=torch.bfloat16)
-                       for name in ("train_x", "train_y", "test_x", "test_y")})
+    return save_torch(
+        {
+            name: torch.zeros(2, 1, 2, 2, dtype=torch.bfloat16)
+            for name in ("train_x", "train_y", "test_x", "test_y")
+        }
+    )
 
 
 JPEG = encoded(picture(0, (64, 64)), "JPEG")
@@ -254,53 +304,137 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
     "empty zip": (lambda: zipped({}), DataError, "holds no images"),
     "only folders": (lambda: zipped({"train/": b"", "test/": b""}), DataError, "holds no images"),
     "half a zip": (lambda: zipped(folder())[:200], DataError, "not a readable zip"),
-    "bomb": (lambda: zipped({**folder(), "train/a/z.png": bytes(5 * 10**6)}), DataError, "at most 200 times"),
-    "large bomb": (lambda: zipped({**folder(), "train/a/z.png": bytes(MOST + 1)}, zipfile.ZIP_STORED), DataError,
-                   "the zip expands to"),
+    "bomb": (
+        lambda: zipped({**folder(), "train/a/z.png": bytes(5 * 10**6)}),
+        DataError,
+        "at most 200 times",
+    ),
+    "large bomb": (
+        lambda: zipped({**folder(), "train/a/z.png": bytes(MOST + 1)}, zipfile.ZIP_STORED),
+        DataError,
+        "the zip expands to",
+    ),
     "parent": (lambda: zip_with("../x.png"), UnsafeFormatError, "leaves its folder"),
     "inner parent": (lambda: zip_with("train/../../x.png"), UnsafeFormatError, "leaves its folder"),
-    "backslash parent": (lambda: zip_with("train\\..\\..\\x.png"), UnsafeFormatError, "leaves its folder"),
+    "backslash parent": (
+        lambda: zip_with("train\\..\\..\\x.png"),
+        UnsafeFormatError,
+        "leaves its folder",
+    ),
     "absolute": (lambda: zip_with("/etc/passwd"), UnsafeFormatError, "leaves its folder"),
     "drive": (lambda: zip_with("C:/x.png"), UnsafeFormatError, "leaves its folder"),
-    "symlink": (lambda: zip_with("train/a/3.png", b"/etc/passwd", 0o777 | stat.S_IFLNK), UnsafeFormatError, "link"),
-    "device": (lambda: zip_with("train/a/3.png", b"", 0o666 | stat.S_IFCHR), UnsafeFormatError, "device"),
+    "symlink": (
+        lambda: zip_with("train/a/3.png", b"/etc/passwd", 0o777 | stat.S_IFLNK),
+        UnsafeFormatError,
+        "link",
+    ),
+    "device": (
+        lambda: zip_with("train/a/3.png", b"", 0o666 | stat.S_IFCHR),
+        UnsafeFormatError,
+        "device",
+    ),
     "encrypted": (encrypted, DataError, "encrypted"),
     "broken deflate": (lambda: damaged(zipfile.ZIP_DEFLATED), DataError, "not a readable image"),
     "broken bzip2": (lambda: damaged(zipfile.ZIP_BZIP2), DataError, "not a readable image"),
     "broken lzma": (lambda: damaged(zipfile.ZIP_LZMA), DataError, "not a readable image"),
     "broken checksum": (lambda: damaged(zipfile.ZIP_STORED), DataError, "not a readable image"),
     "unknown compression": (lambda: with_method(97), DataError, "not a readable image"),
-    "class missing from test": (lambda: zipped(folder(test__b__1_dot_png=None)), DataError,
-                                "class 'b' has no image in test"),
-    "class only in test": (lambda: zipped(folder(test__c__1_dot_png=encoded(picture(0)))), DataError,
-                           "class 'c' is in test but not in train"),
-    "no test": (lambda: zipped(folder(test__a__1_dot_png=None, test__b__1_dot_png=None)), DataError, "no test images"),
-    "labels of val alone": (lambda: npz(arrays(val_y=np.array([0]))), DataError, "expected train_x"),
-    "one class": (lambda: zipped(folder(train__b__1_dot_png=None, train__b__2_dot_png=None, test__b__1_dot_png=None)),
-                  DataError, "has 1 class"),
-    "one image": (lambda: zipped({"train/a/1.png": encoded(picture(0))}), DataError, "no test images"),
-    "too deep": (lambda: zipped({"data/train/a/1.png": encoded(picture(0))}), DataError, "does not fit the layout"),
-    "another file": (lambda: zipped(folder(train__a__readme_dot_txt=b"hi")), DataError, "does not fit the layout"),
-    "truncated jpeg": (lambda: zipped(folder(train__a__3_dot_jpg=JPEG[:len(JPEG) // 2])), DataError,
-                       "train/a/3.jpg: not a readable image"),
-    "no image": (lambda: zipped(folder(train__a__3_dot_jpg=b"<html></html>")), DataError, "not a readable image"),
-    "empty image": (lambda: zipped(folder(train__a__3_dot_jpg=b"")), DataError, "not a readable image"),
-    "postscript": (lambda: zipped(folder(train__a__3_dot_jpg=encoded(picture(0), "EPS"))), DataError,
-                   "not a readable image"),
-    "gif": (lambda: zipped(folder(train__a__3_dot_png=encoded(picture(0, mode="L"), "GIF"))), DataError,
-            "not a readable image"),
+    "class missing from test": (
+        lambda: zipped(folder(test__b__1_dot_png=None)),
+        DataError,
+        "class 'b' has no image in test",
+    ),
+    "class only in test": (
+        lambda: zipped(folder(test__c__1_dot_png=encoded(picture(0)))),
+        DataError,
+        "class 'c' is in test but not in train",
+    ),
+    "no test": (
+        lambda: zipped(folder(test__a__1_dot_png=None, test__b__1_dot_png=None)),
+        DataError,
+        "no test images",
+    ),
+    "labels of val alone": (
+        lambda: npz(arrays(val_y=np.array([0]))),
+        DataError,
+        "expected train_x",
+    ),
+    "one class": (
+        lambda: zipped(
+            folder(train__b__1_dot_png=None, train__b__2_dot_png=None, test__b__1_dot_png=None)
+        ),
+        DataError,
+        "has 1 class",
+    ),
+    "one image": (
+        lambda: zipped({"train/a/1.png": encoded(picture(0))}),
+        DataError,
+        "no test images",
+    ),
+    "too deep": (
+        lambda: zipped({"data/train/a/1.png": encoded(picture(0))}),
+        DataError,
+        "does not fit the layout",
+    ),
+    "another file": (
+        lambda: zipped(folder(train__a__readme_dot_txt=b"hi")),
+        DataError,
+        "does not fit the layout",
+    ),
+    "truncated jpeg": (
+        lambda: zipped(folder(train__a__3_dot_jpg=JPEG[: len(JPEG) // 2])),
+        DataError,
+        "train/a/3.jpg: not a readable image",
+    ),
+    "no image": (
+        lambda: zipped(folder(train__a__3_dot_jpg=b"<html></html>")),
+        DataError,
+        "not a readable image",
+    ),
+    "empty image": (
+        lambda: zipped(folder(train__a__3_dot_jpg=b"")),
+        DataError,
+        "not a readable image",
+    ),
+    "postscript": (
+        lambda: zipped(folder(train__a__3_dot_jpg=encoded(picture(0), "EPS"))),
+        DataError,
+        "not a readable image",
+    ),
+    "gif": (
+        lambda: zipped(folder(train__a__3_dot_png=encoded(picture(0, mode="L"), "GIF"))),
+        DataError,
+        "not a readable image",
+    ),
     "16 bits": (lambda: zipped(folder(train__a__3_dot_png=PNG16)), DataError, "8 bits"),
-    "mixed sizes": (lambda: zipped(folder(train__a__3_dot_png=encoded(picture(0, (4, 5))))), DataError,
-                    "5x4 pixels beside 4x4"),
-    "sizes differ by split": (lambda: zipped(folder(test__a__1_dot_png=encoded(picture(0, (5, 4))),
-                                                    test__b__1_dot_png=encoded(picture(0, (5, 4))))), DataError,
-                              "test: images of shape"),
+    "mixed sizes": (
+        lambda: zipped(folder(train__a__3_dot_png=encoded(picture(0, (4, 5))))),
+        DataError,
+        "5x4 pixels beside 4x4",
+    ),
+    "sizes differ by split": (
+        lambda: zipped(
+            folder(
+                test__a__1_dot_png=encoded(picture(0, (5, 4))),
+                test__b__1_dot_png=encoded(picture(0, (5, 4))),
+            )
+        ),
+        DataError,
+        "test: images of shape",
+    ),
     "pickle": (lambda: pickle.dumps({"train_x": 1}), UnsafeFormatError, "pickle"),
     "old pickle": (lambda: pickle.dumps({"train_x": 1}, protocol=2), UnsafeFormatError, "pickle"),
     "oldest pickle": (lambda: pickle.dumps({"train_x": 1}, protocol=0), DataError, "neither a zip"),
-    "torch file": (lambda: zipped({"archive/data.pkl": b"x", "archive/version": b"3"}), DataError, "layout"),
-    "objects": (lambda: npz(arrays(train_x=np.array([{}, {}, {}, {}], dtype=object))), UnsafeFormatError,
-                "Python objects"),
+    "torch file": (
+        lambda: zipped({"archive/data.pkl": b"x", "archive/version": b"3"}),
+        DataError,
+        "layout",
+    ),
+    "objects": (
+        lambda: npz(arrays(train_x=np.array([{}, {}, {}, {}], dtype=object))),
+        UnsafeFormatError,
+        "Python objects",
+    ),
     "huge array": (lambda: huge_npy("(4, 1, 1000000, 10000000)"), DataError, "train_x"),
     "overflowing array": (lambda: huge_npy("(4294967296, 4294967296, 1)"), DataError, "train_x"),
     "negative array": (lambda: huge_npy("(-1, 2, 2)"), DataError, "train_x"),
@@ -309,25 +443,89 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], type[Exception], str]] = {
     "no array": (lambda: zipped({"train_x.npy": b"x" * 100}), DataError, "train_x"),
     "truncated safetensors": (lambda: save_numpy(arrays())[:-3], DataError, "neither a zip"),
     "safetensors of bfloat16": (bf16, DataError, "neither a zip"),
-    "array missing": (lambda: npz(arrays(test_y=None)), DataError, "expected train_x, train_y, test_x, test_y"),
+    "array missing": (
+        lambda: npz(arrays(test_y=None)),
+        DataError,
+        "expected train_x, train_y, test_x, test_y",
+    ),
     "array too many": (lambda: npz(arrays(extra=np.zeros(1))), DataError, "expected train_x"),
-    "val images without labels": (lambda: npz(arrays(val_x=np.zeros((1, 1, 2, 2), np.uint8))), DataError, "val_y"),
-    "float images": (lambda: npz(arrays(train_x=np.zeros((4, 1, 2, 2)))), DataError, "must be uint8"),
-    "five channels": (lambda: npz(arrays(train_x=np.zeros((4, 5, 2, 2), np.uint8))), DataError, "1 or 3 channels"),
+    "val images without labels": (
+        lambda: npz(arrays(val_x=np.zeros((1, 1, 2, 2), np.uint8))),
+        DataError,
+        "val_y",
+    ),
+    "float images": (
+        lambda: npz(arrays(train_x=np.zeros((4, 1, 2, 2)))),
+        DataError,
+        "must be uint8",
+    ),
+    "five channels": (
+        lambda: npz(arrays(train_x=np.zeros((4, 5, 2, 2), np.uint8))),
+        DataError,
+        "1 or 3 channels",
+    ),
     "flat images": (lambda: npz(arrays(train_x=np.zeros((4, 4), np.uint8))), DataError, "expected"),
-    "images without pixels": (lambda: npz(arrays(train_x=np.zeros((4, 1, 0, 2), np.uint8),
-                                                 test_x=np.zeros((2, 1, 0, 2), np.uint8))), DataError, "no pixels"),
-    "no images": (lambda: npz(arrays(train_x=np.zeros((0, 1, 2, 2), np.uint8), train_y=np.zeros(0, np.int64))),
-                  DataError, "no train images"),
-    "other shapes in test": (lambda: npz(arrays(test_x=np.zeros((2, 1, 3, 2), np.uint8))), DataError, "beside"),
-    "too few labels": (lambda: npz(arrays(train_y=np.array([0, 1]))), DataError, "4 images but labels of shape"),
-    "labels as columns": (lambda: npz(arrays(train_y=np.array([[0], [1], [0], [1]]))), DataError, "whole numbers"),
-    "float labels": (lambda: npz(arrays(train_y=np.array([0.0, 1.0, 0.0, 1.0]))), DataError, "whole numbers"),
-    "bool labels": (lambda: npz(arrays(train_y=np.array([True, False, True, False]))), DataError, "whole numbers"),
-    "negative labels": (lambda: npz(arrays(train_y=np.array([0, 1, -1, 1]))), DataError, "labels from -1"),
-    "gap in the labels": (lambda: npz(arrays(train_y=np.array([0, 3, 0, 3]))), DataError, "class '1' has no image"),
-    "huge labels": (lambda: npz(arrays(train_y=np.array([0, 1, 0, 2**63], np.uint64))), DataError, "largest label"),
-    "one label": (lambda: npz(arrays(train_y=np.zeros(4, int), test_y=np.zeros(2, int))), DataError, "has 1 class"),
+    "images without pixels": (
+        lambda: npz(
+            arrays(
+                train_x=np.zeros((4, 1, 0, 2), np.uint8), test_x=np.zeros((2, 1, 0, 2), np.uint8)
+            )
+        ),
+        DataError,
+        "no pixels",
+    ),
+    "no images": (
+        lambda: npz(
+            arrays(train_x=np.zeros((0, 1, 2, 2), np.uint8), train_y=np.zeros(0, np.int64))
+        ),
+        DataError,
+        "no train images",
+    ),
+    "other shapes in test": (
+        lambda: npz(arrays(test_x=np.zeros((2, 1, 3, 2), np.uint8))),
+        DataError,
+        "beside",
+    ),
+    "too few labels": (
+        lambda: npz(arrays(train_y=np.array([0, 1]))),
+        DataError,
+        "4 images but labels of shape",
+    ),
+    "labels as columns": (
+        lambda: npz(arrays(train_y=np.array([[0], [1], [0], [1]]))),
+        DataError,
+        "whole numbers",
+    ),
+    "float labels": (
+        lambda: npz(arrays(train_y=np.array([0.0, 1.0, 0.0, 1.0]))),
+        DataError,
+        "whole numbers",
+    ),
+    "bool labels": (
+        lambda: npz(arrays(train_y=np.array([True, False, True, False]))),
+        DataError,
+        "whole numbers",
+    ),
+    "negative labels": (
+        lambda: npz(arrays(train_y=np.array([0, 1, -1, 1]))),
+        DataError,
+        "labels from -1",
+    ),
+    "gap in the labels": (
+        lambda: npz(arrays(train_y=np.array([0, 3, 0, 3]))),
+        DataError,
+        "class '1' has no image",
+    ),
+    "huge labels": (
+        lambda: npz(arrays(train_y=np.array([0, 1, 0, 2**63], np.uint64))),
+        DataError,
+        "largest label",
+    ),
+    "one label": (
+        lambda: npz(arrays(train_y=np.zeros(4, int), test_y=np.zeros(2, int))),
+        DataError,
+        "has 1 class",
+    ),
 }
 
 
@@ -341,34 +539,56 @@ def test_hostile_files_are_refused(tmp_path: Path, case: str) -> None:
 def test_too_many_values_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
     flat = encoded(np.zeros((100, 100, 3), np.uint8))
     assert len(flat) < 1000
-    files = {f"{split}/{label}/{i}.png": flat for split in ("train", "test") for label in "ab" for i in range(2)}
+    files = {
+        f"{split}/{label}/{i}.png": flat
+        for split in ("train", "test")
+        for label in "ab"
+        for i in range(2)
+    }
     assert read(zipped(files), tmp_path, most=240_000).shape == (3, 100, 100)
     with pytest.raises(DataError, match="decode to more than"):
         read(zipped(files), tmp_path, most=119_999)
-    with pytest.raises(DataError, match="decode to more than"):  # the limit is that of the dataset, not of a split
+    with pytest.raises(
+        DataError, match="decode to more than"
+    ):  # the limit is that of the dataset, not of a split
         read(zipped(files), tmp_path, most=239_999)
 
 
-def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 15)
     with pytest.raises(DataError, match="4x4 pixels; at most 15"):
         read(zipped(folder()), tmp_path)
 
 
-@pytest.mark.parametrize(("name", "limit", "message"), [("MAX_ENTRIES", 5, "6 entries; at most 5"),
-                                                        ("MAX_ENTRY_BYTES", 10, "bytes; at most 10")])
-def test_limits_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int,
-                           message: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "limit", "message"),
+    [("MAX_ENTRIES", 5, "6 entries; at most 5"), ("MAX_ENTRY_BYTES", 10, "bytes; at most 10")],
+)
+def test_limits_of_the_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, message: str
+) -> None:
     monkeypatch.setattr(uploads if hasattr(uploads, name) else image_files, name, limit)
     with pytest.raises(DataError, match=message):
         read(zipped(folder()), tmp_path)
 
 
-SEEDS = {"zip": zipped(folder(train__a__3_dot_jpg=encoded(picture(0), "JPEG"), train__a__4_dot_bmp=encoded(
-    picture(1), "BMP"), train__a__5_dot_tif=encoded(picture(1), "TIFF"), train__a__6_dot_webp=encoded(
-    picture(1), "WEBP"), train__a__7_dot_ppm=encoded(picture(1), "PPM")), zipfile.ZIP_STORED),
+SEEDS = {
+    "zip": zipped(
+        folder(
+            train__a__3_dot_jpg=encoded(picture(0), "JPEG"),
+            train__a__4_dot_bmp=encoded(picture(1), "BMP"),
+            train__a__5_dot_tif=encoded(picture(1), "TIFF"),
+            train__a__6_dot_webp=encoded(picture(1), "WEBP"),
+            train__a__7_dot_ppm=encoded(picture(1), "PPM"),
+        ),
+        zipfile.ZIP_STORED,
+    ),
     "deflated": zipped(folder()),
-    "npz": npz(arrays()), "safetensors": save_numpy(arrays())}
+    "npz": npz(arrays()),
+    "safetensors": save_numpy(arrays()),
+}
 
 
 @pytest.mark.parametrize("files", [folder(), {"images/train/a.png": b""}])
@@ -379,17 +599,26 @@ def test_an_entry_without_a_name_is_refused(tmp_path: Path, files: dict[str, byt
 
 @pytest.mark.filterwarnings("ignore")  # decoders warn of what they find in broken files
 @pytest.mark.parametrize("kind", SEEDS)
-@settings(max_examples=250, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
-       cut=st.one_of(st.none(), st.floats(0, 1)))
-def test_damaged_files_never_fail_otherwise(tmp_path: Path, kind: str, edits: list[tuple[float, int]],
-                                            cut: float | None) -> None:
+@settings(
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    edits=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6
+    ),
+    cut=st.one_of(st.none(), st.floats(0, 1)),
+)
+def test_damaged_files_never_fail_otherwise(
+    tmp_path: Path, kind: str, edits: list[tuple[float, int]], cut: float | None
+) -> None:
     content = bytearray(SEEDS[kind])
     for position, value in edits:
         content[int(position * len(content))] = value
     if cut is not None:
-        del content[int(cut * len(content)):]
+        del content[int(cut * len(content)) :]
     with contextlib.suppress(DataError, UnsafeFormatError):
         read(bytes(content), tmp_path)
 

@@ -31,29 +31,47 @@ TRAINED: dict[str, Any] = {"train": {"epochs": 20, "batch_size": 8, "optimizer":
 ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
 METHODS = SAMPLERS | DETERMINISTIC
 QUICK = ("corenet corenet", "mussay importance", "magnitude", "sipp")
-EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK)]
+EVERY = [
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name not in QUICK),
+]
 __all__ = ["remembered"]
 
 
 def finished(recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp) -> Results:
-    pipeline = Pipeline(recipe, Networks(net, None if recipe.train else pretrained()[0]), cases.make_data(),
-                        Stages(folder / "stages", recipe.digest()), Listener(), CPU)
+    pipeline = Pipeline(
+        recipe,
+        Networks(net, None if recipe.train else pretrained()[0]),
+        cases.make_data(),
+        Stages(folder / "stages", recipe.digest()),
+        Listener(),
+        CPU,
+    )
     results = Results(pipeline, ORIGIN, folder / "files")
     pipeline.target_done = results.export
     pipeline.run()
     return results
 
 
-def asked(*sparsity: float, mode: str = "none", params: dict[str, Any] | None = None, **fields: Any) -> Recipe:
-    return cases.recipe(*sparsity, evaluations=({"name": "bounds", "params": {"images": 12, **(params or {})}},),
-                        **MODES[mode], **fields)
+def asked(
+    *sparsity: float, mode: str = "none", params: dict[str, Any] | None = None, **fields: Any
+) -> Recipe:
+    return cases.recipe(
+        *sparsity,
+        evaluations=({"name": "bounds", "params": {"images": 12, **(params or {})}},),
+        **MODES[mode],
+        **fields,
+    )
 
 
 def evaluated(results: Results) -> Section:
     sections, failures = results.evaluate()
     assert failures == []
     section = sections["bounds"]
-    assert Section.model_validate_json(json.dumps(section.model_dump(mode="json"), allow_nan=False)) == section
+    assert (
+        Section.model_validate_json(json.dumps(section.model_dump(mode="json"), allow_nan=False))
+        == section
+    )
     return section
 
 
@@ -62,22 +80,38 @@ def methods_of(section: Section) -> list[str]:
 
 
 def test_by_default_the_methods_of_the_job_that_a_paper_bounds(tmp_path: Path) -> None:
-    criterion = ({"name": "magnitude"}, {"name": "sipp", "params": {"variant": "randomized"}}, {"name": "corenet"})
-    section = evaluated(finished(asked(0.5, 0.8, criterion=criterion, params={"trials": 1}), tmp_path))
+    criterion = (
+        {"name": "magnitude"},
+        {"name": "sipp", "params": {"variant": "randomized"}},
+        {"name": "corenet"},
+    )
+    section = evaluated(
+        finished(asked(0.5, 0.8, criterion=criterion, params={"trials": 1}), tmp_path)
+    )
     assert methods_of(section) == ["sipp", "corenet"]
     rows = section.details["predictions"]
     assert {row["requested_sparsity"] for row in rows} == {*GRID, 0.5, 0.8}
-    assert {row["form"] for row in rows if row["method"] == "sipp"} == {"hoeffding", "bernstein", "minimum", "paper"}
+    assert {row["form"] for row in rows if row["method"] == "sipp"} == {
+        "hoeffding",
+        "bernstein",
+        "minimum",
+        "paper",
+    }
     assert "paper relative" in {row["form"] for row in rows if row["method"] == "corenet"}
     for row in rows:
         assert row["predicted_accuracy"] <= row["optimistic_accuracy"]
         assert row["certified"] == (row["form"] in ("hoeffding", "bernstein", "minimum"))
         if row["certified"]:
             assert row["trials_with_violation"] == 0
-            assert row["predicted_accuracy"] <= row["measured_accuracy"] <= row["optimistic_accuracy"]
+            assert (
+                row["predicted_accuracy"] <= row["measured_accuracy"] <= row["optimistic_accuracy"]
+            )
             assert row["tightness"] is None or row["tightness"]["median"] >= 1
     assert {row["trials"] for row in section.details["coverage"]} == {len(GRID) + 2}
-    assert all(key.split("/")[0] in ("predicted", "distance", "tightness", "components") for key in section.curves)
+    assert all(
+        key.split("/")[0] in ("predicted", "distance", "tightness", "components")
+        for key in section.curves
+    )
     assert any("Certified are" in note for note in section.notes)
 
 
@@ -86,8 +120,12 @@ def test_otherwise_all_of_them_and_they_cannot_fail(tmp_path: Path) -> None:
     assert methods_of(section) == ["magnitude"]
     assert {row["form"] for row in section.details["predictions"]} == {"deterministic"}
     (row,) = section.details["coverage"]
-    assert (row["trials"], row["failure_probability"], row["trials_with_violation"], row["holds"]) == (
-        len(GRID) + 1, 0.0, 0, True)
+    assert (
+        row["trials"],
+        row["failure_probability"],
+        row["trials_with_violation"],
+        row["holds"],
+    ) == (len(GRID) + 1, 0.0, 0, True)
 
 
 @pytest.mark.parametrize("mode", ["before_training", "fine_tune"])
@@ -96,17 +134,23 @@ def test_the_network_as_given_is_bounded(tmp_path: Path, mode: str) -> None:
     section = evaluated(results)
     data = results.pipeline.data
     model = results.pipeline.dense().double()
-    row = next(row for row in section.details["predictions"] if row["requested_sparsity"] == GRID[0])
+    row = next(
+        row for row in section.details["predictions"] if row["requested_sparsity"] == GRID[0]
+    )
     with torch.no_grad():
         right = model(data.normalize(data.test.images).double()).argmax(1) == data.test.labels
-    assert row["measured_accuracy"] == float(right.double().mean()), "nothing is pruned at so little"
+    assert row["measured_accuracy"] == float(right.double().mean()), (
+        "nothing is pruned at so little"
+    )
     assert row["trials_with_violation"] == 0
 
 
 def test_methods_asked_for_have_their_own_allocation_and_sparsifier(tmp_path: Path) -> None:
     wanted = [SAMPLERS["pfp top"], SAMPLERS["mussay importance"], {"name": "wanda"}]
     params = {"methods": wanted, "sparsities": [0.2], "trials": 2, "delta": 0.1}
-    section = evaluated(finished(asked(0.5, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12)))
+    section = evaluated(
+        finished(asked(0.5, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
+    )
     assert methods_of(section) == ["pfp", "mussay", "wanda"]
     rows = {(row["method"], row["form"]): row for row in section.details["coverage"]}
     assert rows["pfp", "minimum"]["trials"] == 2
@@ -125,10 +169,15 @@ def test_channels_that_leave_the_network_are_bounded_at_full_size(tmp_path: Path
 
 
 def test_a_criterion_that_moves_weights_is_named(tmp_path: Path) -> None:
-    recipe = asked(0.5, params={"methods": [{"name": "obs"}, {"name": "magnitude"}], "sparsities": [0.2]})
+    recipe = asked(
+        0.5, params={"methods": [{"name": "obs"}, {"name": "magnitude"}], "sparsities": [0.2]}
+    )
     section = evaluated(finished(recipe, tmp_path))
     assert methods_of(section) == ["magnitude"]
-    assert any("obs has no bounds here: a criterion that moves the weights" in note for note in section.notes)
+    assert any(
+        "obs has no bounds here: a criterion that moves the weights" in note
+        for note in section.notes
+    )
     only = asked(0.5, params={"methods": [{"name": "obs"}]})
     sections, failures = finished(only, tmp_path / "only").evaluate()
     assert (sections, failures[0].code) == ({}, "invalid_parameter")
@@ -142,14 +191,18 @@ def test_a_job_without_a_bounded_method_is_left_alone(tmp_path: Path) -> None:
 
 def test_sparsities_that_cannot_be_had_are_noted(tmp_path: Path) -> None:
     params = {"methods": [{"name": "pfp"}], "sparsities": [0.1, 0.99]}
-    section = evaluated(finished(asked(0.3, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12)))
+    section = evaluated(
+        finished(asked(0.3, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
+    )
     assert {row["requested_sparsity"] for row in section.details["predictions"]} == {0.1}
     assert any(note.startswith("pfp: nothing at a sparsity of 99 %: ") for note in section.notes)
 
 
 def test_a_second_evaluation_gives_the_same(tmp_path: Path) -> None:
     recipe = asked(0.5, criterion=SAMPLERS["corenet corenet"])
-    assert evaluated(finished(recipe, tmp_path / "a")) == evaluated(finished(recipe, tmp_path / "b"))
+    assert evaluated(finished(recipe, tmp_path / "a")) == evaluated(
+        finished(recipe, tmp_path / "b")
+    )
 
 
 # odd ones
@@ -157,13 +210,22 @@ def test_a_second_evaluation_gives_the_same(tmp_path: Path) -> None:
 
 def study(net: nn.Module, method: dict[str, Any], x: Tensor, **fields: Any) -> Study:
     recipe = cases.recipe(0.5, criterion=method, **fields)
-    return Study(net, PruningMethod.of(recipe, recipe.criteria[0]), [(x, torch.zeros(len(x)).long())],
-                 (x.shape[1], x.shape[2], x.shape[3]), seeded())
+    return Study(
+        net,
+        PruningMethod.of(recipe, recipe.criteria[0]),
+        [(x, torch.zeros(len(x)).long())],
+        (x.shape[1], x.shape[2], x.shape[3]),
+        seeded(),
+    )
 
 
 def sound(of: Study, sparsities: tuple[float, ...], x: Tensor) -> None:
     """Numbers, and what is certified holds."""
-    pruned = [of.prune(sparsity, trial, seeded(trial)) for sparsity in sparsities for trial in range(2 if of.sampled else 1)]
+    pruned = [
+        of.prune(sparsity, trial, seeded(trial))
+        for sparsity in sparsities
+        for trial in range(2 if of.sampled else 1)
+    ]
     outcomes = of.outcomes(pruned, x, 0.05)
     report = summarise_outcomes(outcomes, of.answers(x), torch.arange(len(x)) % 2, 0.05)
     json.dumps([one.document() for one in report.predictions], allow_nan=False)
@@ -179,7 +241,9 @@ def nets(hidden: int = 8) -> dict[str, nn.Module]:
     torch.manual_seed(1)
     dead = cases.mlp(hidden=hidden)
     dead[1].bias.data.fill_(-100)
-    balanced = nn.Sequential(nn.Flatten(), nn.Linear(16, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, 3, bias=False))
+    balanced = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, 3, bias=False)
+    )
     balanced[1].weight.data = torch.tensor([1.0, -1.0]).repeat(hidden, 8)
     one_sided, zero = cases.mlp(hidden=hidden), cases.mlp(hidden=hidden)
     for index in (1, 3):
@@ -188,9 +252,18 @@ def nets(hidden: int = 8) -> dict[str, nn.Module]:
         parameter.data.zero_()
     tiny = cases.mlp(hidden=hidden)
     tiny[1].weight.data.mul_(1e-30)
-    return {"dead": dead, "balanced": balanced, "one sided": one_sided, "zero": zero, "tiny": tiny,
-            "one layer": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), "one neuron": cases.mlp(hidden=1),
-            "narrow": nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 1), nn.ReLU(), nn.Linear(1, 3))}
+    return {
+        "dead": dead,
+        "balanced": balanced,
+        "one sided": one_sided,
+        "zero": zero,
+        "tiny": tiny,
+        "one layer": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+        "one neuron": cases.mlp(hidden=1),
+        "narrow": nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 1), nn.ReLU(), nn.Linear(1, 3)
+        ),
+    }
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -234,7 +307,14 @@ def test_what_cannot_be_bounded_is_named() -> None:
     x = torch.rand(4, 1, 2, 2)
     with pytest.raises(StructureError, match="used 2 times"):
         sound(study(cases.Tied(), {"name": "magnitude"}, x), (0.3,), x)
-    tokens = nn.Sequential(nn.Flatten(1, 2), nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    tokens = nn.Sequential(
+        nn.Flatten(1, 2),
+        nn.Linear(2, 2),
+        nn.BatchNorm1d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
     tokens[2].running_mean.copy_(torch.tensor([3.0, -1.0]))
     with pytest.raises(StructureError, match="normalises no channels"):
         study(tokens, {"name": "magnitude"}, x)
@@ -253,12 +333,32 @@ def test_awkward_networks(name: str, method: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("method", ["pfp top", "mussay importance", "corenet corenet", "pfp", "filter_norm", "sipp"])
+@pytest.mark.parametrize(
+    "method", ["pfp top", "mussay importance", "corenet corenet", "pfp", "filter_norm", "sipp"]
+)
 def test_channels_of_layers_that_are_grouped_or_have_one_output(method: str) -> None:
-    for net in (nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.ReLU(),
-                              nn.Conv2d(8, 8, 1, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)),
-                nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1), nn.ReLU(),
-                              nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))):
+    for net in (
+        nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, groups=2),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 1, groups=8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(128, 3),
+        ),
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 1, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(1, 4, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 3),
+        ),
+    ):
         x = torch.randn(3, 1, 4, 4, generator=seeded())
         sound(study(net, METHODS[method], x), (0.1, 0.3), x)
         if method not in SAMPLERS:
@@ -268,7 +368,12 @@ def test_channels_of_layers_that_are_grouped_or_have_one_output(method: str) -> 
 @pytest.mark.parametrize("variant", ["top_k", "uniform"])
 def test_mussays_neurons_taken_weight_by_weight(variant: str) -> None:
     x = torch.rand(3, 1, 4, 4, generator=seeded())
-    of = study(cases.mlp(), {"name": "mussay", "params": {"variant": variant}}, x, granularity={"name": "weight"})
+    of = study(
+        cases.mlp(),
+        {"name": "mussay", "params": {"variant": variant}},
+        x,
+        granularity={"name": "weight"},
+    )
     (found,) = of.outcomes([of.prune(0.3, 0, seeded())], x, 0.05)
     assert [form for form in found.forms if " with " not in form] == ["deterministic"]
     sound(of, (0.3,), x)

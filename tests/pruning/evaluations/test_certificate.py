@@ -21,17 +21,27 @@ SEEDS, IMAGES, DELTA = 400, 120, 0.1
 def test_the_upper_limit_is_where_so_few_errors_become_unlikely(delta: float) -> None:
     for n in (1, 7, 40):
         for errors in range(n):
-            assert float(binom.cdf(errors, n, upper_limit(errors, n, delta))) == pytest.approx(delta, rel=1e-6)
+            assert float(binom.cdf(errors, n, upper_limit(errors, n, delta))) == pytest.approx(
+                delta, rel=1e-6
+            )
         assert upper_limit(n, n, delta) == 1
 
 
 def drawn(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Four networks and a dense one on images of three kinds: what each gets wrong, and where it answers otherwise."""
+    """Four networks and a dense one on images of three kinds: what each gets wrong, and where it
+    answers otherwise.
+    """
     kind = torch.rand(IMAGES, generator=torch.Generator().manual_seed(seed))
     dense = kind < 0.1
     wrong = torch.stack([kind < 0.1, kind < 0.15, (kind < 0.05) | (kind > 0.9), kind < 0.3])
-    differs = torch.stack([kind < 0.0, (kind >= 0.1) & (kind < 0.15), ((kind >= 0.05) & (kind < 0.1)) | (kind > 0.9),
-                           (kind >= 0.08) & (kind < 0.3)])
+    differs = torch.stack(
+        [
+            kind < 0.0,
+            (kind >= 0.1) & (kind < 0.15),
+            ((kind >= 0.05) & (kind < 0.1)) | (kind > 0.9),
+            (kind >= 0.08) & (kind < 0.3),
+        ]
+    )
     return wrong, dense, differs
 
 
@@ -44,15 +54,23 @@ def violations(delta: float) -> dict[str, int]:
     found = dict.fromkeys(("labelled", "disagreement", "agreement"), 0)
     for seed in range(SEEDS):
         each = limit_errors(*drawn(seed), delta)
-        found["labelled"] += any(one.labelled > true for one, true in zip(each, ACCURACY, strict=True))
-        found["agreement"] += any(one.agreement > true for one, true in zip(each, ACCURACY, strict=True))
-        found["disagreement"] += any(one.disagreement < true for one, true in zip(each, DIFFERS, strict=True))
+        found["labelled"] += any(
+            one.labelled > true for one, true in zip(each, ACCURACY, strict=True)
+        )
+        found["agreement"] += any(
+            one.agreement > true for one, true in zip(each, ACCURACY, strict=True)
+        )
+        found["disagreement"] += any(
+            one.disagreement < true for one, true in zip(each, DIFFERS, strict=True)
+        )
     return found
 
 
 def test_all_limits_of_a_kind_hold_together_as_often_as_promised() -> None:
     for kind, failed in violations(DELTA).items():
-        assert binomtest(failed, SEEDS, DELTA, alternative="greater").pvalue > 0.01, f"{kind}: {failed} of {SEEDS}"
+        assert binomtest(failed, SEEDS, DELTA, alternative="greater").pvalue > 0.01, (
+            f"{kind}: {failed} of {SEEDS}"
+        )
 
 
 def test_the_check_can_fail() -> None:
@@ -67,13 +85,22 @@ def test_more_looks_cost() -> None:
     among = limit_errors(wrong, dense, differs, DELTA)[0]
     assert among.labelled < alone.labelled
     assert among.disagreement > alone.disagreement
-    assert limit_errors(torch.ones(1, 5).bool(), torch.ones(5).bool(), torch.ones(1, 5).bool(), DELTA)[0].agreement == 0
+    assert (
+        limit_errors(torch.ones(1, 5).bool(), torch.ones(5).bool(), torch.ones(1, 5).bool(), DELTA)[
+            0
+        ].agreement
+        == 0
+    )
 
 
 @pytest.mark.parametrize("against", ["given", "control"])
 def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against: str) -> None:
-    recipe = cases.recipe(0.3, 0.8, retrain={"mode": "fine_tune", "epochs": 1, "batch_size": 8},
-                          evaluations=({"name": "certificate", "params": {"delta": 0.2, "against": against}},))
+    recipe = cases.recipe(
+        0.3,
+        0.8,
+        retrain={"mode": "fine_tune", "epochs": 1, "batch_size": 8},
+        evaluations=({"name": "certificate", "params": {"delta": 0.2, "against": against}},),
+    )
     results, _ = finished(recipe, tmp_path)
     sections, failures = results.evaluate()
     assert failures == []
@@ -87,28 +114,49 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
         assert row["checkpoint"] == one.id
         assert row["disagreement"] == pytest.approx(differs / 30)
         assert row["disagreement_at_most"] == pytest.approx(upper_limit(differs, 30, 0.05))
-        assert row["accuracy_at_least_labelled"] == pytest.approx(1 - upper_limit(int(one.measured.wrong.sum()), 30, 0.1))
+        assert row["accuracy_at_least_labelled"] == pytest.approx(
+            1 - upper_limit(int(one.measured.wrong.sum()), 30, 0.1)
+        )
         assert row["accuracy_at_least_agreement"] == pytest.approx(
-            max(0.0, 1 - upper_limit(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"]))
-    assert set(section.curves) == {f"{kind}/magnitude" for kind in ("labelled", "agreement", "disagreement")} | {
-        "shifted/magnitude/noise 0.2"}
+            max(0.0, 1 - upper_limit(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"])
+        )
+    assert set(section.curves) == {
+        f"{kind}/magnitude" for kind in ("labelled", "agreement", "disagreement")
+    } | {"shifted/magnitude/noise 0.2"}
     for row in section.details["limits_under_shift"]:
         assert row["accuracy"] >= row["dense_accuracy"] - row["disagreement"]
-        assert row["disagreement_at_most"] == pytest.approx(upper_limit(round(30 * row["disagreement"]), 30, 0.05))
-        assert row["accuracy_at_least_agreement"] == pytest.approx(max(
-            0.0, 1 - upper_limit(round(30 * (1 - row["dense_accuracy"])), 30, 0.1) - row["disagreement_at_most"]))
-    assert section.notes[0].startswith("With probability 80 % over the draw of 30 test images, the limits of one kind hold")
+        assert row["disagreement_at_most"] == pytest.approx(
+            upper_limit(round(30 * row["disagreement"]), 30, 0.05)
+        )
+        assert row["accuracy_at_least_agreement"] == pytest.approx(
+            max(
+                0.0,
+                1
+                - upper_limit(round(30 * (1 - row["dense_accuracy"])), 30, 0.1)
+                - row["disagreement_at_most"],
+            )
+        )
+    assert section.notes[0].startswith(
+        "With probability 80 % over the draw of 30 test images, the limits of one kind hold"
+    )
 
 
 def test_the_certificate_shows_what_a_priori_bounds_promise(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.001, 0.5, criterion={"name": "sipp"}, evaluations=(
-        {"name": "certificate", "params": {"noise": []}}, {"name": "bounds"}))
+    recipe = cases.recipe(
+        0.001,
+        0.5,
+        criterion={"name": "sipp"},
+        evaluations=({"name": "certificate", "params": {"noise": []}}, {"name": "bounds"}),
+    )
     results, _ = finished(recipe, tmp_path)
     sections, failures = results.evaluate()
     assert failures == []
     assert list(sections) == ["certificate", "bounds"]
-    predicted = {row["requested_sparsity"]: row["predicted_accuracy"]
-                 for row in sections["bounds"].details["predictions"] if row["form"] == "deterministic"}
+    predicted = {
+        row["requested_sparsity"]: row["predicted_accuracy"]
+        for row in sections["bounds"].details["predictions"]
+        if row["form"] == "deterministic"
+    }
     rows = sections["certificate"].details["limits"]
     assert [row["accuracy_at_least_a_priori"] for row in rows] == [predicted[0.001], predicted[0.5]]
     assert "a_priori/sipp" in sections["certificate"].curves

@@ -1,4 +1,6 @@
-"""Loss changes, rank correlation and its bootstrap, the paper's findings, and the comparison of criteria."""
+"""Loss changes, rank correlation and its bootstrap, the paper's findings, and the comparison of
+criteria.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,18 @@ from torch import Tensor
 
 from pruning.analysis.applicability import applies_to
 from pruning.analysis.job_record import JobRecord, RoundRecord
-from pruning.analysis.loss_changes import compare_first_rounds, list_stage_points, loss_change_since_start, mean_loss_change
-from pruning.analysis.loss_findings import ANSWERS, compare_gradient, compare_locality, compare_with_magnitude
+from pruning.analysis.loss_changes import (
+    compare_first_rounds,
+    list_stage_points,
+    loss_change_since_start,
+    mean_loss_change,
+)
+from pruning.analysis.loss_findings import (
+    ANSWERS,
+    compare_gradient,
+    compare_locality,
+    compare_with_magnitude,
+)
 from pruning.evaluations.comparison import Comparison
 from pruning.evaluations.loss_model import LossModelling
 from pruning.measurement.intervals import binomial_interval, difference_interval
@@ -47,7 +59,11 @@ def wrong(errors: int, n: int = 100) -> Tensor:
 
 
 def measured(errors: int, val_errors: int | None = None) -> Measured:
-    return Measured(wrong(errors), torch.full((100,), errors / 10), wrong(errors if val_errors is None else val_errors))
+    return Measured(
+        wrong(errors),
+        torch.full((100,), errors / 10),
+        wrong(errors if val_errors is None else val_errors),
+    )
 
 
 def around(mean: float, seed: int = 0, spread: float = 0.1) -> Tensor:
@@ -56,22 +72,52 @@ def around(mean: float, seed: int = 0, spread: float = 0.1) -> Tensor:
     return (mean + spread * (noise - noise.mean())).float()
 
 
-def make_round(label: str, target: float = 0.8, *, name: str | None = None, params: dict[str, Any] | None = None,
-               before: Tensor | float = 0.2, after: Tensor | float = 0.5, pruned: int = 40, retrained: int | None = 20,
-               val: int | None = None, number: int = 1, stages: tuple[StageLoss, ...] = (),
-               requested: bool = True) -> RoundRecord:
-    losses = (before if isinstance(before, Tensor) else around(before),
-              after if isinstance(after, Tensor) else around(after, seed=1))
+def make_round(
+    label: str,
+    target: float = 0.8,
+    *,
+    name: str | None = None,
+    params: dict[str, Any] | None = None,
+    before: Tensor | float = 0.2,
+    after: Tensor | float = 0.5,
+    pruned: int = 40,
+    retrained: int | None = 20,
+    val: int | None = None,
+    number: int = 1,
+    stages: tuple[StageLoss, ...] = (),
+    requested: bool = True,
+) -> RoundRecord:
+    losses = (
+        before if isinstance(before, Tensor) else around(before),
+        after if isinstance(after, Tensor) else around(after, seed=1),
+    )
     return RoundRecord(
-        criterion=Method(name=name or label.partition("-")[0], params=params or {}), label=label, round=number,
-        sparsity=target, density=1 - target, target=target if requested else None, retrain_epochs=1, masks=dict,
-        network=cases.mlp, pruned=measured(pruned, val), retrained=None if retrained is None else measured(retrained, val),
-        stages=stages, losses=lambda: losses)
+        criterion=Method(name=name or label.partition("-")[0], params=params or {}),
+        label=label,
+        round=number,
+        sparsity=target,
+        density=1 - target,
+        target=target if requested else None,
+        retrain_epochs=1,
+        masks=dict,
+        network=cases.mlp,
+        pruned=measured(pruned, val),
+        retrained=None if retrained is None else measured(retrained, val),
+        stages=stages,
+        losses=lambda: losses,
+    )
 
 
 def make_trial(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRecord:
-    return JobRecord(cases.make_data(), cases.mlp, cases.mlp, measured(control), measured(control), rounds,
-                 cases.recipe(seed=seed))
+    return JobRecord(
+        cases.make_data(),
+        cases.mlp,
+        cases.mlp,
+        measured(control),
+        measured(control),
+        rounds,
+        cases.recipe(seed=seed),
+    )
 
 
 def said(section: Section, text: str) -> str:
@@ -89,7 +135,9 @@ def said(section: Section, text: str) -> str:
 def test_spearman_is_scipys_with_and_without_ties(seed: int, values: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     x, y = torch.randint(values, (2, 9), generator=rng).double()
-    assert float(compute_spearman(x[None], y[None])) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+    assert float(compute_spearman(x[None], y[None])) == pytest.approx(
+        spearmanr(x, y).statistic, abs=1e-12
+    )
     smaller = [1 + sum(b < a for b in x) + (sum(b == a for b in x) - 1) / 2 for a in x]
     assert rank_from_smallest(x).tolist() == pytest.approx([float(rank) for rank in smaller])
 
@@ -99,22 +147,32 @@ def test_pooled_ranks_are_taken_within_each_target() -> None:
     x, y = torch.rand(2, 3, 7, generator=rng, dtype=torch.float64)
     shifted = x + torch.tensor([[0.0], [10.0], [-5.0]])  # between targets everything may differ
     a, b = (torch.cat([rank_from_smallest(row) - 4 for row in values]) for values in (x, y))
-    assert float(compute_spearman(shifted, y)) == pytest.approx(float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()))
+    assert float(compute_spearman(shifted, y)) == pytest.approx(
+        float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+    )
 
 
 def test_infinite_values_rank_last_and_constants_have_no_correlation() -> None:
-    assert rank_from_smallest(torch.tensor([math.inf, 1.0, math.inf, 0.0])).tolist() == [3.5, 2.0, 3.5, 1.0]
+    assert rank_from_smallest(torch.tensor([math.inf, 1.0, math.inf, 0.0])).tolist() == [
+        3.5,
+        2.0,
+        3.5,
+        1.0,
+    ]
     assert estimate_spearman(torch.ones(1, 5), torch.rand(1, 5), generator(0, "x")) is None
 
 
 def test_monotone_data_exclude_zero_and_too_few_have_no_interval() -> None:
     x = torch.arange(8.0)[None]
-    up, down = estimate_spearman(x, x.exp(), generator(0, "x")), estimate_spearman(x, -x, generator(0, "x"))
+    up, down = (
+        estimate_spearman(x, x.exp(), generator(0, "x")),
+        estimate_spearman(x, -x, generator(0, "x")),
+    )
     assert up is not None
     assert (up.value, up.low, up.high, up.n) == (1.0, 1.0, 1.0, 8)
     assert down is not None
     assert (down.value, down.low, down.high) == (-1.0, -1.0, -1.0)
-    few = estimate_spearman(x[:, :FEWEST - 1], x[:, :FEWEST - 1], generator(0, "x"))
+    few = estimate_spearman(x[:, : FEWEST - 1], x[:, : FEWEST - 1], generator(0, "x"))
     assert few is not None
     assert (few.value, few.low, few.high) == (1.0, None, None)
 
@@ -136,11 +194,15 @@ def test_the_bootstrap_is_seeded_and_its_quantiles_are_those_of_a_plain_loop() -
     assert found is not None
     drawn = torch.randint(9, (2000, 9), generator=generator(5, "a"))
     plain = [spearmanr(x[0, row], y[0, row]).statistic for row in drawn]
-    assert [found.low, found.high] == pytest.approx(torch.tensor(plain).quantile(torch.tensor([0.025, 0.975]).double()))
+    assert [found.low, found.high] == pytest.approx(
+        torch.tensor(plain).quantile(torch.tensor([0.025, 0.975]).double())
+    )
 
 
 def test_of_independent_rankings_the_evidence_is_wrong_one_time_in_twenty() -> None:
-    """Interval without 0 and permutation test together; the bootstrap alone errs for few individuals."""
+    """Interval without 0 and permutation test together; the bootstrap alone errs for few
+    individuals.
+    """
     rng = torch.Generator().manual_seed(0)
     for n in (4, 5, 8, 13):
         false = 0
@@ -150,14 +212,19 @@ def test_of_independent_rankings_the_evidence_is_wrong_one_time_in_twenty() -> N
             assert found is not None
             assert found.low is not None
             assert found.high is not None
-            false += not found.low <= 0 <= found.high and permutation_p_value(x, y, rng, permutations=500) <= 0.05
+            false += (
+                not found.low <= 0 <= found.high
+                and permutation_p_value(x, y, rng, permutations=500) <= 0.05
+            )
         assert binomtest(false, 150, 0.05, alternative="greater").pvalue > 0.001, n
 
 
 def test_the_permutation_test_counts_the_orders_that_are_as_good() -> None:
     x = torch.arange(5.0)[None]
     assert permutation_p_value(x, x, generator(0, "p")) == pytest.approx(2 / 120, abs=0.005)
-    assert permutation_p_value(x, torch.tensor([[0.0, 1.0, 2.0, 4.0, 3.0]]), generator(0, "p")) == pytest.approx(10 / 120, abs=0.01)
+    assert permutation_p_value(
+        x, torch.tensor([[0.0, 1.0, 2.0, 4.0, 3.0]]), generator(0, "p")
+    ) == pytest.approx(10 / 120, abs=0.01)
 
 
 # loss changes
@@ -181,11 +248,15 @@ def test_changes_and_differences_by_hand() -> None:
 
 
 def test_an_interval_of_large_losses_is_not_lost_to_cancellation() -> None:
-    found = mean_loss_change(make_round("a", before=torch.zeros(100), after=1e7 + (torch.arange(100) % 2).float()))
+    found = mean_loss_change(
+        make_round("a", before=torch.zeros(100), after=1e7 + (torch.arange(100) % 2).float())
+    )
     assert found is not None
     assert found.estimate is not None
     assert found.estimate.low is not None
-    assert found.estimate.value - found.estimate.low == pytest.approx(norm.ppf(0.975) * math.sqrt(0.25 / 99), rel=1e-6)
+    assert found.estimate.value - found.estimate.low == pytest.approx(
+        norm.ppf(0.975) * math.sqrt(0.25 / 99), rel=1e-6
+    )
 
 
 def test_since_start_compares_with_the_network_before_the_first_round() -> None:
@@ -208,8 +279,11 @@ def test_an_overflow_is_no_number() -> None:
     assert found is not None
     assert (found.estimate, found.overflowed, found.magnitude) == (None, 2, math.inf)
     assert found.document() == "overflow on 2 images"
-    stages = (StageLoss(0.3, 0.1, 0.2, 0.4, 9), StageLoss(0.5, math.inf, 0.4, 1e35, 9),
-              StageLoss(0.6, 0.1, math.nan, 1.0, 9))
+    stages = (
+        StageLoss(0.3, 0.1, 0.2, 0.4, 9),
+        StageLoss(0.5, math.inf, 0.4, 1e35, 9),
+        StageLoss(0.6, 0.1, math.nan, 1.0, 9),
+    )
     points = list_stage_points(stages)
     assert [point.predicted_sum for point in points] == [0.1, None, None]
     assert [point.measured_sum for point in points] == [0.2, None, None]
@@ -220,7 +294,9 @@ def test_an_overflow_is_no_number() -> None:
 
 
 def test_cumulative_curves_by_hand() -> None:
-    one = make_round("qm", 0.5, stages=(StageLoss(0.3, 0.10, 0.20, 0.25, 9), StageLoss(0.5, 0.20, 0.26, 0.66, 9)))
+    one = make_round(
+        "qm", 0.5, stages=(StageLoss(0.3, 0.10, 0.20, 0.25, 9), StageLoss(0.5, 0.20, 0.26, 0.66, 9))
+    )
     two = make_round("qm", 0.8, number=2, stages=(StageLoss(0.8, -0.10, 0.30, 0.50, 9),))
     section = LossModelling().evaluate(make_trial(one, two))
     assert section.curves["predicted/qm"].x == section.curves["measured/qm"].x == (0.3, 0.5, 0.8)
@@ -228,64 +304,129 @@ def test_cumulative_curves_by_hand() -> None:
     assert [y.value for y in section.curves["measured/qm"].y] == pytest.approx([0.05, 0.45, 0.20])
     assert section.curves["true/qm"].x == (0.5, 0.8)
     rows = section.details["loss_change_by_round"]
-    assert [row["predicted_over_measured_factor"] for row in rows] == pytest.approx([0.3 / 0.45, -0.5])
+    assert [row["predicted_over_measured_factor"] for row in rows] == pytest.approx(
+        [0.3 / 0.45, -0.5]
+    )
     by_stage = section.details["prediction_by_stage"]
-    assert [row["predicted_minus_measured_nats"] for row in by_stage] == pytest.approx([0.05, -0.2, -0.3])
+    assert [row["predicted_minus_measured_nats"] for row in by_stage] == pytest.approx(
+        [0.05, -0.2, -0.3]
+    )
     assert "qm −0.5× to 0.67×" in said(section, "Predicted over measured")
     assert "no forecast" in said(section, "no forecast")
 
 
 def test_targets_that_start_anew_have_curves_of_their_own() -> None:
-    rounds = [make_round("lm", target, number=i + 1, stages=(StageLoss(0.3, 0.1, 0, 1, 9), StageLoss(target, 0.1, 0, 1, 9)))
-              for i, target in enumerate((0.5, 0.8))]
+    rounds = [
+        make_round(
+            "lm",
+            target,
+            number=i + 1,
+            stages=(StageLoss(0.3, 0.1, 0, 1, 9), StageLoss(target, 0.1, 0, 1, 9)),
+        )
+        for i, target in enumerate((0.5, 0.8))
+    ]
     curves = LossModelling().evaluate(make_trial(*rounds)).curves
-    assert [key for key in curves if key.startswith("predicted")] == ["predicted/lm/0.5", "predicted/lm/0.8"]
+    assert [key for key in curves if key.startswith("predicted")] == [
+        "predicted/lm/0.5",
+        "predicted/lm/0.8",
+    ]
 
 
-def criteria_at(targets: tuple[float, ...], errors: list[int], after: list[float], pruned: list[int] | None = None,
-                **fields: Any) -> JobRecord:
-    return make_trial(*(make_round(f"c{i}", target, name="random", after=loss + 0.01 * target, retrained=error,
-                                   pruned=(pruned or errors)[i], number=k + 1, **fields)
-                        for i, (error, loss) in enumerate(zip(errors, after, strict=True))
-                        for k, target in enumerate(targets)))
+def criteria_at(
+    targets: tuple[float, ...],
+    errors: list[int],
+    after: list[float],
+    pruned: list[int] | None = None,
+    **fields: Any,
+) -> JobRecord:
+    return make_trial(
+        *(
+            make_round(
+                f"c{i}",
+                target,
+                name="random",
+                after=loss + 0.01 * target,
+                retrained=error,
+                pruned=(pruned or errors)[i],
+                number=k + 1,
+                **fields,
+            )
+            for i, (error, loss) in enumerate(zip(errors, after, strict=True))
+            for k, target in enumerate(targets)
+        )
+    )
 
 
-@pytest.mark.parametrize(("errors", "after", "verdict"), [
-    ([1, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6], "a smaller |loss change| went with lower error after retraining"),
-    ([6, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6], "a smaller |loss change| went with higher error after retraining"),
-    ([3, 1, 6, 2, 5, 4], [1.0, 2, 3, 4, 5, 6], "no evidence of an order"),
-    ([1, 2, 3, 4], [1.0, 2, 3, 4], "no evidence: 8 % of random orders are as good"),
-    ([5, 5, 5, 5], [1.0, 2, 3, 4], "no evidence: a ranking is constant"),
-])
-def test_verdicts_of_the_rank_correlation(errors: list[int], after: list[float], verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("errors", "after", "verdict"),
+    [
+        (
+            [1, 2, 3, 4, 5, 6],
+            [1.0, 2, 3, 4, 5, 6],
+            "a smaller |loss change| went with lower error after retraining",
+        ),
+        (
+            [6, 5, 4, 3, 2, 1],
+            [1.0, 2, 3, 4, 5, 6],
+            "a smaller |loss change| went with higher error after retraining",
+        ),
+        ([3, 1, 6, 2, 5, 4], [1.0, 2, 3, 4, 5, 6], "no evidence of an order"),
+        ([1, 2, 3, 4], [1.0, 2, 3, 4], "no evidence: 8 % of random orders are as good"),
+        ([5, 5, 5, 5], [1.0, 2, 3, 4], "no evidence: a ranking is constant"),
+    ],
+)
+def test_verdicts_of_the_rank_correlation(
+    errors: list[int], after: list[float], verdict: str
+) -> None:
     section = LossModelling().evaluate(criteria_at((0.8,), errors, after))
     assert said(section, "after retraining at 80 %").endswith(f"; {verdict}.")
     row = section.details["rank_correlation"][0]
     assert row["verdict"] == verdict
     if row["spearman"] is not None:
         assert row["spearman"]["value"] == pytest.approx(spearmanr(errors, after).statistic)
-        assert section.scalars["spearman/error_after_retraining/0.8"].value == row["spearman"]["value"]
+        assert (
+            section.scalars["spearman/error_after_retraining/0.8"].value == row["spearman"]["value"]
+        )
     outcome = said(section, "does not order the errors")
-    expected = "no, the loss preserved better went with lower error" if "went with lower" in verdict else \
-        "yes, the loss preserved better even went with higher error" if "higher" in verdict else "no evidence either way"
+    expected = (
+        "no, the loss preserved better went with lower error"
+        if "went with lower" in verdict
+        else "yes, the loss preserved better even went with higher error"
+        if "higher" in verdict
+        else "no evidence either way"
+    )
     assert f"Seen here: {expected} (Spearman's rho" in outcome
 
 
 def test_targets_are_correlated_alone_pooled_and_against_the_error_before_retraining() -> None:
-    section = LossModelling().evaluate(criteria_at((0.5, 0.8), [6, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]))
+    section = LossModelling().evaluate(
+        criteria_at((0.5, 0.8), [6, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6])
+    )
     assert {key: value.value for key, value in section.scalars.items()} == {
         **{f"spearman/error_after_retraining/{at}": -1.0 for at in ("0.5", "0.8", "pooled")},
-        **{f"spearman/error_right_after_pruning/{at}": 1.0 for at in ("0.5", "0.8", "pooled")}}
+        **{f"spearman/error_right_after_pruning/{at}": 1.0 for at in ("0.5", "0.8", "pooled")},
+    }
     assert "pooled: 1.00 [1.00, 1.00]" in said(section, "For contrast")
 
 
 def test_a_ruined_network_that_loses_no_more_ranks_last() -> None:
-    """In a cascade the correlation takes the loss after pruning, not the change of the last round."""
+    """In a cascade the correlation takes the loss after pruning, not the change of the last
+    round.
+    """
     rounds = []
     for i, loss in enumerate([1.0, 2, 3, 4, 5, 6]):
-        rounds += [make_round(f"c{i}", 0.5, name="random", after=loss, retrained=i + 1),
-                   make_round(f"c{i}", 0.8, name="random", before=loss, after=loss + (6 - loss) / 10, number=2,
-                              retrained=i + 1)]
+        rounds += [
+            make_round(f"c{i}", 0.5, name="random", after=loss, retrained=i + 1),
+            make_round(
+                f"c{i}",
+                0.8,
+                name="random",
+                before=loss,
+                after=loss + (6 - loss) / 10,
+                number=2,
+                retrained=i + 1,
+            ),
+        ]
     section = LossModelling().evaluate(make_trial(*rounds))
     assert section.scalars["spearman/error_after_retraining/0.8"].value == 1.0
     assert "relative to the network it started from" in said(section, "Every round's change")
@@ -322,15 +463,23 @@ def test_without_retraining_or_with_few_criteria_there_is_no_correlation() -> No
 # findings
 
 
-def pair(name: str, apart: dict[str, Any], same: dict[str, Any] | None = None, target: float = 0.8,
-         **fields: Any) -> RoundRecord:
+def pair(
+    name: str,
+    apart: dict[str, Any],
+    same: dict[str, Any] | None = None,
+    target: float = 0.8,
+    **fields: Any,
+) -> RoundRecord:
     label = "-".join([name, *(f"{key}{value}" for key, value in apart.items())])
     return make_round(label, target, name=name, params=apart | (same or {}), **fields)
 
 
 def test_locality_is_seen_not_seen_or_without_evidence() -> None:
     def outcome(shift: float, parameter: str = "pi") -> str:
-        few, more = pair("qm", {parameter: 1}, after=1.0), pair("qm", {parameter: 14}, after=1.0 + shift)
+        few, more = (
+            pair("qm", {parameter: 1}, after=1.0),
+            pair("qm", {parameter: 14}, after=1.0 + shift),
+        )
         (finding,) = compare_locality([more, few])
         (only,) = finding.pairs
         assert only.first.criterion.params == {parameter: 14}
@@ -362,8 +511,12 @@ def test_only_pairs_that_differ_in_one_parameter_are_compared() -> None:
 
 
 def test_both_directions_are_said() -> None:
-    rounds = [pair("lm", {"pi": 1}, target=0.5, after=1.0), pair("lm", {"pi": 14}, target=0.5, after=1.2),
-              pair("lm", {"pi": 1}, after=1.0), pair("lm", {"pi": 14}, after=0.3)]
+    rounds = [
+        pair("lm", {"pi": 1}, target=0.5, after=1.0),
+        pair("lm", {"pi": 14}, target=0.5, after=1.2),
+        pair("lm", {"pi": 1}, after=1.0),
+        pair("lm", {"pi": 14}, after=0.3),
+    ]
     (finding,) = compare_locality(rounds)
     assert finding.outcome == "both"
     assert "the opposite at others. Of 2 comparisons, 1 for and 1 against" in finding.sentence()
@@ -371,8 +524,12 @@ def test_both_directions_are_said() -> None:
 
 
 def test_magnitude_and_the_gradient() -> None:
-    rounds = [make_round("magnitude", after=1.0), pair("qm", {"pi": 1}, after=0.6), pair("obd", {"pi": 1}, after=0.9),
-              pair("obd", {"pi": 14}, after=0.2)]
+    rounds = [
+        make_round("magnitude", after=1.0),
+        pair("qm", {"pi": 1}, after=0.6),
+        pair("obd", {"pi": 1}, after=0.9),
+        pair("obd", {"pi": 14}, after=0.2),
+    ]
     found = {one.statement: one for one in compare_with_magnitude(rounds)}
     assert [one.outcome for one in found.values()] == ["seen"] * 3
     (finding,) = compare_gradient(rounds)
@@ -380,8 +537,12 @@ def test_magnitude_and_the_gradient() -> None:
     assert finding.outcome == "seen"
     section = LossModelling().evaluate(make_trial(*rounds))
     assert set(section.details) >= {"locality", "against_magnitude", "gradient"}
-    assert "Seen here: yes. Of 1 comparison, 1 for and 0 against" in said(section, "dropping the gradient")
-    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target; with obd-pi1 lower" in said(section, "magnitude's")
+    assert "Seen here: yes. Of 1 comparison, 1 for and 0 against" in said(
+        section, "dropping the gradient"
+    )
+    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target; with obd-pi1 lower" in said(
+        section, "magnitude's"
+    )
     assert "of twenty" in said(section, "stands at 95 %")
     row = section.details["gradient"][0]
     assert row["loss_difference_first_less_second_nats"]["value"] == pytest.approx(-0.3, abs=1e-6)
@@ -391,9 +552,11 @@ def test_magnitude_and_the_gradient() -> None:
 
 
 def test_the_table_of_the_comparison_by_hand() -> None:
-    trial = make_trial(make_round("a", name="random", after=0.5, pruned=40, retrained=30, val=3),
-                       make_round("b", name="magnitude", after=0.3, pruned=50, retrained=12, val=5),
-                       make_round("c", name="synflow", after=0.9, pruned=40, retrained=30, val=9))
+    trial = make_trial(
+        make_round("a", name="random", after=0.5, pruned=40, retrained=30, val=3),
+        make_round("b", name="magnitude", after=0.3, pruned=50, retrained=12, val=5),
+        make_round("c", name="synflow", after=0.9, pruned=40, retrained=30, val=9),
+    )
     section = Comparison().evaluate(trial)
     rows = section.details["criteria"]
     assert [row["criterion"] for row in rows] == ["b", "a", "c"]
@@ -407,19 +570,29 @@ def test_the_table_of_the_comparison_by_hand() -> None:
     z = float(norm.ppf(1 - 0.05 / 4))  # two others
     others = {row["other"]: row for row in section.details["best_against_others"]}
     assert set(others) == {"b", "c"}, "the best is that of the validation images"
-    assert others["b"]["error_difference_other_less_best"] == pytest.approx(difference_interval(0, 18, 100, z).model_dump())
+    assert others["b"]["error_difference_other_less_best"] == pytest.approx(
+        difference_interval(0, 18, 100, z).model_dump()
+    )
     assert others["b"]["beyond_noise"] is True
     assert others["c"]["beyond_noise"] is False
     sentence = said(section, "At 80 %")
     assert "a is best on the validation images" in sentence
-    assert "worse beyond noise: none; better beyond noise: b; not to be told apart from it: c" in sentence
+    assert (
+        "worse beyond noise: none; better beyond noise: b; not to be told apart from it: c"
+        in sentence
+    )
 
 
 def test_without_retraining_the_comparison_ranks_what_was_pruned() -> None:
-    trial = make_trial(make_round("a", name="random", pruned=40, retrained=None),
-                       make_round("b", name="magnitude", pruned=20, retrained=None))
+    trial = make_trial(
+        make_round("a", name="random", pruned=40, retrained=None),
+        make_round("b", name="magnitude", pruned=20, retrained=None),
+    )
     rows = Comparison().evaluate(trial).details["criteria"]
-    assert [(row["criterion"], row["rank_right_after_pruning"]) for row in rows] == [("b", 1.0), ("a", 2.0)]
+    assert [(row["criterion"], row["rank_right_after_pruning"]) for row in rows] == [
+        ("b", 1.0),
+        ("a", 2.0),
+    ]
     assert "error_after_retraining" not in rows[0]
 
 
@@ -429,26 +602,49 @@ def test_one_criterion_is_no_comparison() -> None:
     assert not applies_to(LossModelling(), alone)
     assert "nothing to compare" in said(Comparison().evaluate(alone), "One criterion")
     assert LossModelling().evaluate(alone).curves
-    assert applies_to(LossModelling(), make_trial(make_round("qm", stages=(StageLoss(0.8, 0.1, 0.1, 0.2, 9),))))
+    assert applies_to(
+        LossModelling(), make_trial(make_round("qm", stages=(StageLoss(0.8, 0.1, 0.1, 0.2, 9),)))
+    )
     assert applies_to(Comparison(), make_trial(make_round("a"), make_round("b")))
 
 
 @pytest.mark.parametrize("listed", [False, True])
 def test_in_a_job_they_run_where_they_apply_or_are_asked_for(tmp_path: Path, listed: bool) -> None:
-    evaluations = tuple({"name": name} for name in ("accuracy", "comparison", "loss_model")) if listed else None
-    for criterion, names in ((({"name": "magnitude"},), {"accuracy"}),
-                             (({"name": "magnitude"}, {"name": "qm", "params": {"pi": 2, "images": 20}}),
-                              {"accuracy", "comparison", "loss_model"})):
-        recipe = cases.recipe(0.5, 0.8, criterion=criterion, evaluations=evaluations, **MODES["fine_tune"])
+    evaluations = (
+        tuple({"name": name} for name in ("accuracy", "comparison", "loss_model"))
+        if listed
+        else None
+    )
+    for criterion, names in (
+        (({"name": "magnitude"},), {"accuracy"}),
+        (
+            ({"name": "magnitude"}, {"name": "qm", "params": {"pi": 2, "images": 20}}),
+            {"accuracy", "comparison", "loss_model"},
+        ),
+    ):
+        recipe = cases.recipe(
+            0.5, 0.8, criterion=criterion, evaluations=evaluations, **MODES["fine_tune"]
+        )
         folder = tmp_path / str(len(criterion))
-        pipeline = Pipeline(recipe, Networks(cases.mlp, pretrained()[0]), cases.make_data(),
-                            Stages(folder / "stages", recipe.digest()), Listener(), CPU)
-        results = Results(pipeline, Origin("job_0", {}, "mlp", {}, None, "random", ""), folder / "files")
+        pipeline = Pipeline(
+            recipe,
+            Networks(cases.mlp, pretrained()[0]),
+            cases.make_data(),
+            Stages(folder / "stages", recipe.digest()),
+            Listener(),
+            CPU,
+        )
+        results = Results(
+            pipeline, Origin("job_0", {}, "mlp", {}, None, "random", ""), folder / "files"
+        )
         pipeline.target_done = results.export
         pipeline.run()
         sections, failures = results.evaluate()
         assert failures == []
         assert set(sections) & {"accuracy", "comparison", "loss_model"} == (
-            {"accuracy", "comparison", "loss_model"} if listed else names)
-    assert {"true/magnitude", "true/qm", "predicted/qm", "measured/qm"} <= set(sections["loss_model"].curves)
+            {"accuracy", "comparison", "loss_model"} if listed else names
+        )
+    assert {"true/magnitude", "true/qm", "predicted/qm", "measured/qm"} <= set(
+        sections["loss_model"].curves
+    )
     assert len(sections["loss_model"].curves["predicted/qm"].x) == 4

@@ -1,4 +1,6 @@
-"""The evaluation `scaling_law`: it says of a job's points what the laws themselves say, and refuses by name."""
+"""The evaluation `scaling_law`: it says of a job's points what the laws themselves say, and refuses
+by name.
+"""
 
 from __future__ import annotations
 
@@ -36,24 +38,52 @@ def measured(error: float) -> Measured:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
-    return trial_of(finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path_factory.mktemp("law")))
+    return trial_of(
+        finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path_factory.mktemp("law"))
+    )
 
 
-def trial(template: JobRecord, errors: Sequence[float], unpruned: float = 0.08, densities: Sequence[float] = DENSITIES,
-          label: str = "magnitude", **recipe: Any) -> JobRecord:
+def trial(
+    template: JobRecord,
+    errors: Sequence[float],
+    unpruned: float = 0.08,
+    densities: Sequence[float] = DENSITIES,
+    label: str = "magnitude",
+    **recipe: Any,
+) -> JobRecord:
     """A job of ten classes whose rounds have these errors."""
     classes = tuple("abcdefghij")
-    test = Split(torch.zeros(1, 1, 4, 4, dtype=torch.uint8).expand(IMAGES, 1, 4, 4), torch.zeros(IMAGES).long())
+    test = Split(
+        torch.zeros(1, 1, 4, 4, dtype=torch.uint8).expand(IMAGES, 1, 4, 4),
+        torch.zeros(IMAGES).long(),
+    )
     data: Data = replace(template.data, test=test, classes=classes)
-    rounds = [replace(template.rounds[0], label=label, sparsity=1 - density, density=density, pruned=measured(error),
-                      retrained=None) for density, error in zip(densities, errors, strict=True)]
-    return replace(template, data=data, rounds=rounds, control_measured=measured(unpruned),
-                   recipe=template.recipe.model_copy(update=recipe))
+    rounds = [
+        replace(
+            template.rounds[0],
+            label=label,
+            sparsity=1 - density,
+            density=density,
+            pruned=measured(error),
+            retrained=None,
+        )
+        for density, error in zip(densities, errors, strict=True)
+    ]
+    return replace(
+        template,
+        data=data,
+        rounds=rounds,
+        control_measured=measured(unpruned),
+        recipe=template.recipe.model_copy(update=recipe),
+    )
 
 
 def law_errors(noise: float = 0.0, seed: int = 0) -> list[float]:
     truth = evaluate_pruned_error(np.array(DENSITIES), 0.08, 0.6, 0.003, 0.9)
-    return [float(one) for one in truth * (1 + noise * np.random.default_rng(seed).normal(size=len(truth)))]
+    return [
+        float(one)
+        for one in truth * (1 + noise * np.random.default_rng(seed).normal(size=len(truth)))
+    ]
 
 
 def test_it_says_what_the_law_says(template: JobRecord) -> None:
@@ -69,10 +99,16 @@ def test_it_says_what_the_law_says(template: JobRecord) -> None:
     assert [row["density"] for row in rows] == pytest.approx([0.07, 0.01, 0.005])
     assert [row["extrapolated"] for row in rows] == [False, True, True]
     assert rows[0]["error"] == pytest.approx(law.predict(0.07).model_dump())
-    assert set(section.curves) >= {"law/magnitude/law", "law/magnitude/measured", "law/magnitude/answers"}
+    assert set(section.curves) >= {
+        "law/magnitude/law",
+        "law/magnitude/measured",
+        "law/magnitude/answers",
+    }
     band = section.curves["law/magnitude/law"]
     assert band.drawn == "band"
-    assert all(y.low is not None and y.high is not None and y.low <= y.value <= y.high for y in band.y)
+    assert all(
+        y.low is not None and y.high is not None and y.low <= y.value <= y.high for y in band.y
+    )
     assert any("Back-test" in note for note in section.notes)
     json.dumps(section.model_dump(mode="json"), allow_nan=False)
 
@@ -81,7 +117,9 @@ def test_what_was_found_survives_the_report(template: JobRecord) -> None:
     section = ScalingLaw().evaluate(trial(template, law_errors(0.02)))
     again = Section.model_validate_json(section.model_dump_json())
     law = DensityLaw.model_validate(again.details[RAW]["magnitude"]["law"])
-    assert law.predict(0.07) == DensityLaw.model_validate(section.details[RAW]["magnitude"]["law"]).predict(0.07)
+    assert law.predict(0.07) == DensityLaw.model_validate(
+        section.details[RAW]["magnitude"]["law"]
+    ).predict(0.07)
 
 
 def test_an_error_below_the_unpruned_one_is_no_answer(template: JobRecord) -> None:
@@ -93,10 +131,14 @@ def test_an_error_below_the_unpruned_one_is_no_answer(template: JobRecord) -> No
     assert guessing["remark"] == "any density will do: guessing is good enough"
 
 
-def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(template: JobRecord) -> None:
+def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(
+    template: JobRecord,
+) -> None:
     """The law lies a little above it at density 1."""
     errors = evaluate_pruned_error(np.array(DENSITIES), 0.24, 1.0, 0.2, 0.9)
-    section = ScalingLaw(max_error=(0.245,)).evaluate(trial(template, [float(one) for one in errors], unpruned=0.24))
+    section = ScalingLaw(max_error=(0.245,)).evaluate(
+        trial(template, [float(one) for one in errors], unpruned=0.24)
+    )
     (row,) = section.details["answers"]
     assert (row["density"], row["error"]["value"]) == (1.0, 0.24)
     assert row["remark"] == "only the network without pruning, with its measured error"
@@ -106,7 +148,11 @@ def test_rounds_that_end_untrained_are_no_points(template: JobRecord) -> None:
     early = trial(template, law_errors(0.02))
     targets = [replace(one, target=one.sparsity) for one in early.rounds[:5]]
     between = [replace(one, target=None) for one in early.rounds[5:]]
-    early = replace(early, rounds=[*targets, *between], recipe=early.recipe.model_copy(update={"when": "before_training"}))
+    early = replace(
+        early,
+        rounds=[*targets, *between],
+        recipe=early.recipe.model_copy(update={"when": "before_training"}),
+    )
     (row,) = ScalingLaw().evaluate(early).details["laws"]
     assert row["points"] == 5
 
@@ -114,19 +160,26 @@ def test_rounds_that_end_untrained_are_no_points(template: JobRecord) -> None:
 def test_where_little_was_lost_nothing_is_extrapolated(template: JobRecord) -> None:
     some = law_errors()[:4]
     section = ScalingLaw().evaluate(trial(template, some, densities=DENSITIES[:4]))
-    assert max(section.curves["law/magnitude/law"].x) == pytest.approx(0.8), "drawn to the sparsest round"
+    assert max(section.curves["law/magnitude/law"].x) == pytest.approx(0.8), (
+        "drawn to the sparsest round"
+    )
     sparser = [row for row in section.details["forecasts"] if row["density"] < 0.2]
     assert [row["error"] for row in sparser] == [None, None]
     assert all(row["remark"].startswith("insufficient_points") for row in sparser)
 
 
-@pytest.mark.parametrize(("errors", "densities", "code"), [
-    ([0.09, 0.1], [0.5, 0.2], "insufficient_points"),
-    ([0.08] * 4, [0.5, 0.2, 0.1, 0.05], "invalid_curve"),
-    ([0.07, 0.075, 0.08, 0.078], [0.5, 0.2, 0.1, 0.05], "insufficient_points"),
-    ([0.09, 0.1, 0.12, 0.0], [0.5, 0.2, 0.1, 0.05], "invalid_curve")])
-def test_what_no_law_is_of_is_refused_by_name(template: JobRecord, errors: list[float], densities: list[float],
-                                              code: str) -> None:
+@pytest.mark.parametrize(
+    ("errors", "densities", "code"),
+    [
+        ([0.09, 0.1], [0.5, 0.2], "insufficient_points"),
+        ([0.08] * 4, [0.5, 0.2, 0.1, 0.05], "invalid_curve"),
+        ([0.07, 0.075, 0.08, 0.078], [0.5, 0.2, 0.1, 0.05], "insufficient_points"),
+        ([0.09, 0.1, 0.12, 0.0], [0.5, 0.2, 0.1, 0.05], "invalid_curve"),
+    ],
+)
+def test_what_no_law_is_of_is_refused_by_name(
+    template: JobRecord, errors: list[float], densities: list[float], code: str
+) -> None:
     section = ScalingLaw().evaluate(trial(template, errors, densities=densities))
     assert not section.curves
     assert section.notes[0].startswith(f"magnitude: no law ({code}): ")
@@ -139,16 +192,23 @@ def test_asked_for_by_name_it_fails_where_no_criterion_has_a_law(template: JobRe
 
 
 def test_each_criterion_has_its_own_law(template: JobRecord) -> None:
-    one, other = trial(template, law_errors(0.02)), trial(template, law_errors(0.02, 1), label="random")
+    one, other = (
+        trial(template, law_errors(0.02)),
+        trial(template, law_errors(0.02, 1), label="random"),
+    )
     short = trial(template, [0.09, 0.1], densities=[0.5, 0.2], label="snip")
-    section = ScalingLaw().evaluate(replace(one, rounds=[*one.rounds, *other.rounds, *short.rounds]))
+    section = ScalingLaw().evaluate(
+        replace(one, rounds=[*one.rounds, *other.rounds, *short.rounds])
+    )
     assert set(section.details[RAW]) == {"magnitude", "random"}
     assert any(note.startswith("snip: no law (insufficient_points)") for note in section.notes)
 
 
 def test_by_default_it_runs_where_there_are_points_enough_to_try(template: JobRecord) -> None:
     assert applies_to(ScalingLaw(), trial(template, law_errors()))
-    assert not applies_to(ScalingLaw(), trial(template, [0.09, 0.1, 0.12], densities=[0.5, 0.2, 0.1]))
+    assert not applies_to(
+        ScalingLaw(), trial(template, [0.09, 0.1, 0.12], densities=[0.5, 0.2, 0.1])
+    )
 
 
 def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: JobRecord) -> None:
@@ -163,6 +223,6 @@ def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: JobRe
 
 def test_scattered_points_break_no_contender() -> None:
     """Errors without any order, on which a challenger's parameter has no say."""
-    errors = [.205, .076, .169, .149, .077, .283, .24, .061, .117, .445, .107, .211]
+    errors = [0.205, 0.076, 0.169, 0.149, 0.077, 0.283, 0.24, 0.061, 0.117, 0.445, 0.107, 0.211]
     found, laws = compare_density_laws(0.8 ** np.arange(1, 13), errors, 0.12, classes=2)
     assert set(laws) | set(found.refused) == {"pruning", "power", "broken"}

@@ -1,4 +1,6 @@
-"""Gradients of single images and the diagonal of the curvature, against explicit Jacobians in float64."""
+"""Gradients of single images and the diagonal of the curvature, against explicit Jacobians in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.errors import EvidenceError, ScoreError
-from pruning.evidence.curvature import Curvature, choose_curvature, compute_diagonal, fisher_vectors, ggn_vectors
+from pruning.evidence.curvature import (
+    Curvature,
+    choose_curvature,
+    compute_diagonal,
+    fisher_vectors,
+    ggn_vectors,
+)
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.gradients import Footprint, compute_image_gradients, compute_products, multiply_use
+from pruning.evidence.gradients import (
+    Footprint,
+    compute_image_gradients,
+    compute_products,
+    multiply_use,
+)
 from pruning.masks import find_prunable
 from pruning.networks.layers import extract_patches
 
@@ -37,10 +50,16 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.head, self.idle = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(8, CLASSES), nn.Linear(3, 3)
+        self.conv, self.head, self.idle = (
+            nn.Conv2d(2, 2, 3, padding=1),
+            nn.Linear(8, CLASSES),
+            nn.Linear(3, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.conv(F.max_pool2d(torch.tanh(self.conv(x)), 2))).flatten(1))
+        return self.head(
+            torch.tanh(self.conv(F.max_pool2d(torch.tanh(self.conv(x)), 2))).flatten(1)
+        )
 
 
 class Tokens(nn.Module):
@@ -56,12 +75,18 @@ class Tokens(nn.Module):
 
 
 class Residual(nn.Module):
-    """A block that adds in place, with BatchNorm in eval mode, and a branch whose output is not used."""
+    """A block that adds in place, with BatchNorm in eval mode, and a branch whose output is not
+    used.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
-        self.branch, self.lost, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 1, 1), nn.Linear(48, CLASSES)
+        self.branch, self.lost, self.head = (
+            nn.Conv2d(3, 3, 3, padding=1),
+            nn.Conv2d(3, 1, 1),
+            nn.Linear(48, CLASSES),
+        )
         self.norm.running_var.fill_(1.7)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,13 +108,27 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "depthwise": lambda: sequence(nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.Tanh(), features=32),
     "multiplied depthwise": lambda: sequence(nn.Conv2d(2, 6, 3, groups=2), nn.Tanh(), features=24),
     "pointwise": lambda: sequence(nn.Conv2d(2, 3, 1, bias=False), nn.Tanh(), features=48),
-    "strided": lambda: sequence(nn.Conv2d(2, 3, 3, stride=(2, 1), padding=(1, 0)), nn.Tanh(), features=12),
+    "strided": lambda: sequence(
+        nn.Conv2d(2, 3, 3, stride=(2, 1), padding=(1, 0)), nn.Tanh(), features=12
+    ),
     "dilated": lambda: sequence(nn.Conv2d(2, 3, 2, dilation=(2, 3)), nn.Tanh(), features=6),
-    "circular": lambda: sequence(nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="circular"), nn.Tanh(), features=72),
-    "reflected": lambda: sequence(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Tanh(), features=48),
-    "inplace": lambda: sequence(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 3, 2), nn.ReLU(inplace=True),
-                                features=3),
-    "tied": Tied, "twice": Twice, "tokens": Tokens, "residual": Residual,
+    "circular": lambda: sequence(
+        nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="circular"), nn.Tanh(), features=72
+    ),
+    "reflected": lambda: sequence(
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Tanh(), features=48
+    ),
+    "inplace": lambda: sequence(
+        nn.Conv2d(2, 3, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(3, 3, 2),
+        nn.ReLU(inplace=True),
+        features=3,
+    ),
+    "tied": Tied,
+    "twice": Twice,
+    "tokens": Tokens,
+    "residual": Residual,
 }
 
 
@@ -98,7 +137,11 @@ def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = NETWORKS[name]().double().train()
-        return model, torch.randn(IMAGES, 2, 4, 4, dtype=torch.float64), torch.arange(IMAGES) % CLASSES
+        return (
+            model,
+            torch.randn(IMAGES, 2, 4, 4, dtype=torch.float64),
+            torch.arange(IMAGES) % CLASSES,
+        )
 
 
 def jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
@@ -109,7 +152,10 @@ def jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
     rows = []
     for image in images:
         logits = model(image[None])[0]
-        found = [torch.autograd.grad(logit, weight, retain_graph=True, allow_unused=True)[0] for logit in logits]
+        found = [
+            torch.autograd.grad(logit, weight, retain_graph=True, allow_unused=True)[0]
+            for logit in logits
+        ]
         rows.append(torch.stack([torch.zeros_like(weight) if g is None else g for g in found]))
     for module, training in zip(model.modules(), modes, strict=True):
         module.training = training
@@ -119,13 +165,17 @@ def jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     """Equal up to rounding, by the largest entry."""
     assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= tolerance * max(1.0, float(expected.abs().max()))
+    assert float((found - expected).abs().max()) <= tolerance * max(
+        1.0, float(expected.abs().max())
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_products_are_rows_of_the_jacobian(name: str) -> None:
     model, images, _ = network(name)
-    given = torch.randn(3, IMAGES, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    given = torch.randn(
+        3, IMAGES, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     names = list(find_prunable(model))
     found = dict(compute_products(model, names, images, lambda logits: given))
     assert list(found) == names
@@ -143,10 +193,15 @@ def test_gradients_of_single_images(name: str) -> None:
         found = {key: torch.cat([part[key] for part in parts]) for key in names}
         model.eval()
         for index in range(IMAGES):
-            loss = F.cross_entropy(model(images[index:index + 1]), labels[index:index + 1])
-            expected = torch.autograd.grad(loss, [model.get_parameter(key) for key in names], allow_unused=True)
+            loss = F.cross_entropy(model(images[index : index + 1]), labels[index : index + 1])
+            expected = torch.autograd.grad(
+                loss, [model.get_parameter(key) for key in names], allow_unused=True
+            )
             for key, gradient in zip(names, expected, strict=True):
-                close(found[key][index], torch.zeros_like(found[key][index]) if gradient is None else gradient)
+                close(
+                    found[key][index],
+                    torch.zeros_like(found[key][index]) if gradient is None else gradient,
+                )
 
 
 def test_gradients_of_another_loss() -> None:
@@ -155,10 +210,12 @@ def test_gradients_of_another_loss() -> None:
     def smooth(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=0.2)
 
-    found = next(compute_image_gradients(model, ["0.weight"], [(images, labels)], smooth))["0.weight"]
+    found = next(compute_image_gradients(model, ["0.weight"], [(images, labels)], smooth))[
+        "0.weight"
+    ]
     model.eval()
     for index in range(IMAGES):
-        loss = smooth(model(images[index:index + 1]), labels[index:index + 1])
+        loss = smooth(model(images[index : index + 1]), labels[index : index + 1])
         close(found[index], torch.autograd.grad(loss, model[0].weight)[0])
 
 
@@ -172,7 +229,14 @@ def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
             return x @ self.layer.weight.T
 
     with pytest.raises(EvidenceError, match=r"layer\.weight is used without a call of its layer"):
-        list(compute_products(Hidden(), ["layer.weight", "idle.weight"], torch.ones(1, 3), lambda logits: logits[None]))
+        list(
+            compute_products(
+                Hidden(),
+                ["layer.weight", "idle.weight"],
+                torch.ones(1, 3),
+                lambda logits: logits[None],
+            )
+        )
 
 
 def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +263,9 @@ def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
     model, images, labels = network("twice")
     names = list(find_prunable(model))
     assert Footprint.of(model, names, images).vectors(1) == 1
-    found = compute_diagonal(model, names, [(images, labels)], "ggn", torch.Generator(), size_bytes=1)
+    found = compute_diagonal(
+        model, names, [(images, labels)], "ggn", torch.Generator(), size_bytes=1
+    )
     for name in names:
         close(found[name], exact(model, images, name))
 
@@ -212,14 +278,19 @@ def exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
     for module, training in zip(model.modules(), modes, strict=True):
         module.training = training
     middle = torch.stack([torch.diag(one) - torch.outer(one, one) for one in p])
-    return torch.stack([(row.T @ m @ row).diag() for row, m in zip(rows, middle, strict=True)]).mean(0).view_as(
-        model.get_parameter(name))
+    return (
+        torch.stack([(row.T @ m @ row).diag() for row, m in zip(rows, middle, strict=True)])
+        .mean(0)
+        .view_as(model.get_parameter(name))
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ggn_is_the_diagonal_of_the_gauss_newton_matrix(name: str) -> None:
     model, images, labels = network(name)
-    found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature("ggn")
+    found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature(
+        "ggn"
+    )
     assert list(found) == list(find_prunable(model))
     for key in found:
         close(found[key], exact(model, images, key))
@@ -229,13 +300,15 @@ def test_ggn_is_the_diagonal_of_the_gauss_newton_matrix(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_empirical_fisher_is_the_mean_square_of_single_gradients(name: str) -> None:
     model, images, labels = network(name)
-    found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature("empirical_fisher")
+    found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature(
+        "empirical_fisher"
+    )
     model.eval()
     for key in found:
         total = torch.zeros_like(found[key])
         for index in range(IMAGES):
-            loss = F.cross_entropy(model(images[index:index + 1]), labels[index:index + 1])
-            gradient, = torch.autograd.grad(loss, model.get_parameter(key), allow_unused=True)
+            loss = F.cross_entropy(model(images[index : index + 1]), labels[index : index + 1])
+            (gradient,) = torch.autograd.grad(loss, model.get_parameter(key), allow_unused=True)
             total += 0 if gradient is None else gradient.square() / IMAGES
         close(found[key], total)
 
@@ -245,8 +318,17 @@ def test_sampled_fisher_is_unbiased(name: str) -> None:
     model, images, labels = network(name)
     names = list(find_prunable(model))
     seeds = (torch.Generator().manual_seed(seed) for seed in range(400))
-    draws = [torch.cat([value.flatten() for value in
-                        compute_diagonal(model, names, [(images, labels)], "mc_fisher", seed).values()]) for seed in seeds]
+    draws = [
+        torch.cat(
+            [
+                value.flatten()
+                for value in compute_diagonal(
+                    model, names, [(images, labels)], "mc_fisher", seed
+                ).values()
+            ]
+        )
+        for seed in seeds
+    ]
     truth = torch.cat([exact(model, images, key).flatten() for key in names])
     found = torch.stack(draws)
     errors = (found.mean(0) - truth) / (found.std(0) / len(draws) ** 0.5 + 1e-15)
@@ -256,23 +338,36 @@ def test_sampled_fisher_is_unbiased(name: str) -> None:
 
 
 def test_labels_are_drawn_as_the_softmax_says() -> None:
-    logits = torch.tensor([[0.0, -torch.inf, 1.0, 2.0]], dtype=torch.float64).clamp_min(-1e4).repeat(40_000, 1)
+    logits = (
+        torch.tensor([[0.0, -torch.inf, 1.0, 2.0]], dtype=torch.float64)
+        .clamp_min(-1e4)
+        .repeat(40_000, 1)
+    )
     p = logits[0].softmax(0)
-    vectors = fisher_vectors(torch.rand(40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), logits)[0]
+    vectors = fisher_vectors(
+        torch.rand(40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), logits
+    )[0]
     shares = ((p - vectors) > 0.5).double().mean(0)
     assert float(shares[1]) == 0.0
     assert torch.allclose(shares, p, atol=4 * 0.5 / 40_000**0.5)
     first_and_last = torch.tensor([[-1e4, 0.0, 1.0, 2.0, -1e4]] * 2, dtype=torch.float64)
     edges = fisher_vectors(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), first_and_last)[0]
-    assert (first_and_last.softmax(1) - edges).argmax(1).tolist() == [1, 3], "a class of probability zero was drawn"
+    assert (first_and_last.softmax(1) - edges).argmax(1).tolist() == [1, 3], (
+        "a class of probability zero was drawn"
+    )
 
 
 def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> None:
     model, images, labels = network("conv and linear")
     names = list(find_prunable(model))
     cut = [[(images, labels)], [(images[:1], labels[:1]), (images[1:], labels[1:])]]
-    found = [compute_diagonal(model, names, batches, "mc_fisher", torch.Generator().manual_seed(5), size_bytes=size)
-             for size in (1, 2**24) for batches in cut]
+    found = [
+        compute_diagonal(
+            model, names, batches, "mc_fisher", torch.Generator().manual_seed(5), size_bytes=size
+        )
+        for size in (1, 2**24)
+        for batches in cut
+    ]
     for other in found[1:]:
         for key in names:
             close(other[key], found[0][key])
@@ -281,11 +376,17 @@ def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> No
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 40])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 2000.0])
 def test_vectors_factor_the_curvature_of_the_softmax(classes: int, scale: float) -> None:
-    logits = scale * torch.randn(6, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(classes))
+    logits = scale * torch.randn(
+        6, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(classes)
+    )
     vectors = ggn_vectors(logits)
     assert vectors.shape == (classes - 1, 6, classes)
     p = logits.softmax(1)
-    close(torch.einsum("knc,knd->ncd", vectors, vectors), torch.diag_embed(p) - p[:, :, None] * p[:, None, :], 1e-15)
+    close(
+        torch.einsum("knc,knd->ncd", vectors, vectors),
+        torch.diag_embed(p) - p[:, :, None] * p[:, None, :],
+        1e-15,
+    )
 
 
 def test_a_confident_network_keeps_its_precision_in_float32() -> None:
@@ -297,12 +398,21 @@ def test_a_confident_network_keeps_its_precision_in_float32() -> None:
 
 
 def test_default_curvature_by_the_number_of_classes() -> None:
-    assert [choose_curvature(classes) for classes in (1, 20, 21, 1000)] == ["ggn", "ggn", "mc_fisher", "mc_fisher"]
+    assert [choose_curvature(classes) for classes in (1, 20, 21, 1000)] == [
+        "ggn",
+        "ggn",
+        "mc_fisher",
+        "mc_fisher",
+    ]
     for classes, kind in ((20, "ggn"), (21, "mc_fisher")):
         model = nn.Linear(3, classes).double()
         batches = [(torch.randn(4, 3, dtype=torch.float64), torch.arange(4))]
-        default, named = (Evidence(model, batches=batches, generator=torch.Generator().manual_seed(9)).curvature(asked)
-                          for asked in (None, kind))
+        default, named = (
+            Evidence(model, batches=batches, generator=torch.Generator().manual_seed(9)).curvature(
+                asked
+            )
+            for asked in (None, kind)
+        )
         assert torch.equal(default["weight"], named["weight"])
 
 
@@ -317,7 +427,11 @@ def test_each_kind_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_curvature_of_another_loss_is_refused() -> None:
     model, images, labels = network("conv and linear")
-    evidence = Evidence(model, batches=[(images, labels)], loss=lambda logits, y: (logits.sum(1) - y).square().mean())
+    evidence = Evidence(
+        model,
+        batches=[(images, labels)],
+        loss=lambda logits, y: (logits.sum(1) - y).square().mean(),
+    )
     for kind in ("ggn", "mc_fisher"):
         with pytest.raises(EvidenceError, match=f"{kind} is known for softmax cross-entropy only"):
             evidence.curvature(kind)

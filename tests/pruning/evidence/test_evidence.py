@@ -17,7 +17,9 @@ def double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     return model.double(), [(x.double(), y) for x, y in batches]
 
 
-@pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "flat_batchnorm"])
+@pytest.mark.parametrize(
+    "case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "flat_batchnorm"]
+)
 def test_gradient_agrees_with_finite_differences(case: str) -> None:
     model, batches = double(case)
     if case == "flat_batchnorm":
@@ -26,14 +28,16 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     model.eval()
     for name, gradient in found.items():
-        expected = oracles.finite_differences(lambda: F.cross_entropy(model(inputs), labels), model.get_parameter(name))
+        expected = oracles.finite_differences(
+            lambda: F.cross_entropy(model(inputs), labels), model.get_parameter(name)
+        )
         torch.testing.assert_close(gradient, expected, atol=1e-7, rtol=1e-5)
 
 
 def test_gradient_is_the_mean_over_single_images() -> None:
     model, batches = double("plain")
     found = Evidence(model, batches=batches).gradient
-    images = [(x[i:i + 1], y[i:i + 1]) for x, y in batches for i in range(len(y))]
+    images = [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))]
     assert len(images) == 7
     for name, gradient in found.items():
         total = torch.zeros_like(gradient)

@@ -1,4 +1,6 @@
-"""Optimal brain surgeon: the shared algebra, the blocks of the empirical Fisher, and the layers' Hessians."""
+"""Optimal brain surgeon: the shared algebra, the blocks of the empirical Fisher, and the layers'
+Hessians.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,10 @@ def half(case: str) -> Masks:
 def random_masks(masks: Masks, fraction: float = 0.6, seed: int = 5) -> Masks:
     """Nested in the masks."""
     generator = rng(seed)
-    return {name: mask & (torch.rand(mask.shape, generator=generator) < fraction) for name, mask in masks.items()}
+    return {
+        name: mask & (torch.rand(mask.shape, generator=generator) < fraction)
+        for name, mask in masks.items()
+    }
 
 
 # the algebra
@@ -101,22 +106,30 @@ def kept(size: int, gone: list[int]) -> Tensor:
     return keep
 
 
-@pytest.mark.parametrize("gone", [list(q) for n in range(6) for q in itertools.combinations(range(5), n)])
+@pytest.mark.parametrize(
+    "gone", [list(q) for n in range(6) for q in itertools.combinations(range(5), n)]
+)
 def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
     h, theta = positive(5), vector(5)
     found = solve_removal(h, theta, kept(5, gone))
     expected = brute_move(h, theta, gone) if gone else torch.zeros(5, dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(found[gone], -theta[gone])
-    assert float(0.5 * found @ h @ found) == pytest.approx(brute_cost(h, theta, gone) if gone else 0.0, rel=1e-10)
+    assert float(0.5 * found @ h @ found) == pytest.approx(
+        brute_cost(h, theta, gone) if gone else 0.0, rel=1e-10
+    )
 
 
 def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper() -> None:
     h, theta, gone = positive(7), vector(7), [1, 2, 5]
     found = solve_removal(h, theta, kept(7, gone))
     constraints = torch.eye(7, dtype=torch.float64)[gone]  # the stationary point of the Lagrangian
-    system = torch.cat([torch.cat([h, constraints.T], 1),
-                        torch.cat([constraints, torch.zeros(3, 3, dtype=torch.float64)], 1)])
+    system = torch.cat(
+        [
+            torch.cat([h, constraints.T], 1),
+            torch.cat([constraints, torch.zeros(3, 3, dtype=torch.float64)], 1),
+        ]
+    )
     right = torch.cat([torch.zeros(7, dtype=torch.float64), -theta[gone]])
     torch.testing.assert_close(found, torch.linalg.solve(system, right)[:7], rtol=1e-10, atol=1e-12)
     least = float(found @ h @ found)
@@ -130,7 +143,9 @@ def test_one_weight_is_the_textbook_formula() -> None:
     whole = torch.linalg.inv(h)
     for q in range(6):
         found = solve_removal(h, theta, kept(6, [q]))
-        torch.testing.assert_close(found, -theta[q] / whole[q, q] * whole[:, q], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            found, -theta[q] / whole[q, q] * whole[:, q], rtol=1e-10, atol=1e-12
+        )
         assert brute_cost(h, theta, [q]) == pytest.approx(float(theta[q] ** 2 / (2 * whole[q, q])))
 
 
@@ -139,8 +154,12 @@ def test_removal_takes_batches_and_broadcasts_one_curvature() -> None:
     theta = torch.stack([vector(4, seed) for seed in range(2)])
     keep = torch.tensor([[True, False, True, False], [False, False, False, True]])
     for index in range(2):
-        torch.testing.assert_close(solve_removal(h, theta, keep)[index], solve_removal(h[index], theta[index], keep[index]))
-        torch.testing.assert_close(solve_removal(h[0], theta, keep)[index], solve_removal(h[0], theta[index], keep[index]))
+        torch.testing.assert_close(
+            solve_removal(h, theta, keep)[index], solve_removal(h[index], theta[index], keep[index])
+        )
+        torch.testing.assert_close(
+            solve_removal(h[0], theta, keep)[index], solve_removal(h[0], theta[index], keep[index])
+        )
 
 
 def test_what_is_not_positive_definite_is_refused_by_name() -> None:
@@ -151,7 +170,9 @@ def test_what_is_not_positive_definite_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (7, 10), (100, 9), (3, 1000)])
-def test_chunks_cover_everything_within_bounds(count: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_cover_everything_within_bounds(
+    count: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", 20)
     parts = list(split_matrices(count, size))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
@@ -161,7 +182,9 @@ def test_chunks_cover_everything_within_bounds(count: int, size: int, monkeypatc
 
 
 def naive_order(h: Tensor, w: Tensor, alive: list[int]) -> list[tuple[int, float]]:
-    """One row, one weight at a time: at every step the cost of each candidate by a solve of its own."""
+    """One row, one weight at a time: at every step the cost of each candidate by a solve of its
+    own.
+    """
     w, alive, order = w.clone(), list(alive), []
     while alive:
         whole = torch.linalg.inv(h[alive][:, alive])
@@ -177,13 +200,18 @@ def naive_order(h: Tensor, w: Tensor, alive: list[int]) -> list[tuple[int, float
 
 @pytest.mark.parametrize(("size", "panel"), [(1, 32), (2, 1), (9, 1), (9, 4), (9, 32), (75, 32)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, masked: bool,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_removal_agrees_with_one_row_at_a_time(
+    size: int, panel: int, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pruning.evidence.quadratic_models, "PANEL", panel)
     rows = 4
     h = torch.stack([positive(size, seed, rank=max(1, size // 2)) for seed in range(rows)])
     theta = torch.stack([vector(size, 10 + seed) for seed in range(rows)])
-    alive = torch.rand(rows, size, generator=rng(2)) < 0.6 if masked else torch.ones(rows, size, dtype=torch.bool)
+    alive = (
+        torch.rand(rows, size, generator=rng(2)) < 0.6
+        if masked
+        else torch.ones(rows, size, dtype=torch.bool)
+    )
     if masked:
         alive[1], alive[2] = False, True
     before = theta.clone(), alive.clone()
@@ -195,7 +223,9 @@ def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, m
         living = [p for p in found[row].argsort(stable=True).tolist() if alive[row, p]]
         assert living == [p for p, _ in expected]
         raised = list(itertools.accumulate((cost for _, cost in expected), max))
-        torch.testing.assert_close(found[row, living], torch.tensor(raised, dtype=torch.float64), rtol=1e-7, atol=0)
+        torch.testing.assert_close(
+            found[row, living], torch.tensor(raised, dtype=torch.float64), rtol=1e-7, atol=0
+        )
         costs = found[row, living].tolist()
         assert all(earlier < later for earlier, later in itertools.pairwise([-1.0, *costs]))
         assert not found[row][~alive[row]].any()
@@ -203,13 +233,17 @@ def test_order_of_removal_agrees_with_one_row_at_a_time(size: int, panel: int, m
 
 def test_costs_grow_along_the_order_even_where_removals_cost_nothing() -> None:
     eye = torch.eye(5, dtype=torch.float64)[None]
-    found = compute_removal_costs(eye, torch.zeros(1, 5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool))
+    found = compute_removal_costs(
+        eye, torch.zeros(1, 5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool)
+    )
     assert len(set(found.flatten().tolist())) == 5
     assert found.max() < 1e-300
 
 
 def test_costs_of_all_removals_add_up_to_the_whole() -> None:
-    """Without a raise, the increments of a row sum to 1/2 w^T H w: everything is gone in the end."""
+    """Without a raise, the increments of a row sum to 1/2 w^T H w: everything is gone in the
+    end.
+    """
     h, theta = positive(6), vector(6)
     order = naive_order(h, theta, list(range(6)))
     assert sum(cost for _, cost in order) == pytest.approx(float(0.5 * theta @ h @ theta))
@@ -222,8 +256,13 @@ def layer_inputs(model: nn.Module, name: str, batches: Any) -> list[tuple[nn.Mod
     """Every call of the layers that own the weight, with its inputs."""
     weight = model.get_parameter(name)
     calls: list[tuple[nn.Module, Tensor]] = []
-    hooks = [module.register_forward_hook(lambda module, inputs, output: calls.append((module, inputs[0].detach())))
-             for module in model.modules() if getattr(module, "weight", None) is weight]
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output: calls.append((module, inputs[0].detach()))
+        )
+        for module in model.modules()
+        if getattr(module, "weight", None) is weight
+    ]
     model.eval()
     with torch.no_grad():
         for inputs, _ in batches:
@@ -234,20 +273,34 @@ def layer_inputs(model: nn.Module, name: str, batches: Any) -> list[tuple[nn.Mod
 
 
 def outputs_of_row(layer: nn.Module, inputs: Tensor, row: int, w: Tensor) -> Tensor:
-    """What one row of the weight contributes to the layer's output: all images and positions, without the bias."""
+    """What one row of the weight contributes to the layer's output: all images and positions,
+    without the bias.
+    """
     weight = torch.zeros_like(layer.weight.detach())  # type: ignore[union-attr,operator]
-    weight = torch.cat([weight[:row], w.reshape(1, *weight.shape[1:]), weight[row + 1:]])
-    out = torch.func.functional_call(layer, {"weight": weight, **({"bias": torch.zeros(len(weight), dtype=w.dtype)}
-                                                                  if layer.bias is not None else {})}, (inputs,))
+    weight = torch.cat([weight[:row], w.reshape(1, *weight.shape[1:]), weight[row + 1 :]])
+    out = torch.func.functional_call(
+        layer,
+        {
+            "weight": weight,
+            **({"bias": torch.zeros(len(weight), dtype=w.dtype)} if layer.bias is not None else {}),
+        },
+        (inputs,),
+    )
     return out.movedim(-1 if isinstance(layer, nn.Linear) else 1, 0)[row].flatten()
 
 
 def jacobian_of_row(evidence: Evidence, name: str, row: int) -> Tensor:
-    """d outputs / d one row of the weight, (everything, K), by calling the layer, linear as it is, with unit weights."""
+    """d outputs / d one row of the weight, (everything, K), by calling the layer, linear as it is,
+    with unit weights.
+    """
     units = torch.eye(evidence.weights[name][row].numel(), dtype=torch.float64)
     with torch.no_grad():
-        return torch.cat([torch.stack([outputs_of_row(layer, inputs, row, unit) for unit in units], 1)
-                          for layer, inputs in layer_inputs(evidence.model, name, evidence.batches)])
+        return torch.cat(
+            [
+                torch.stack([outputs_of_row(layer, inputs, row, unit) for unit in units], 1)
+                for layer, inputs in layer_inputs(evidence.model, name, evidence.batches)
+            ]
+        )
 
 
 def images_of(evidence: Evidence) -> int:
@@ -263,14 +316,21 @@ CONVOLUTIONS = {
 
 
 def convolution(name: str) -> Evidence:
-    model = nn.Sequential(CONVOLUTIONS[name], nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                          nn.Linear(CONVOLUTIONS[name].out_channels, 3)).double()
+    model = nn.Sequential(
+        CONVOLUTIONS[name],
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(CONVOLUTIONS[name].out_channels, 3),
+    ).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for layer in (model[0], model[4]):
             layer.reset_parameters()  # type: ignore[operator]
     images = torch.randn(8, 2, 5, 5, generator=rng(), dtype=torch.float64)
-    return Evidence(model, batches=[(images[:5], torch.arange(5) % 3), (images[5:], torch.arange(3) % 3)])
+    return Evidence(
+        model, batches=[(images[:5], torch.arange(5) % 3), (images[5:], torch.arange(3) % 3)]
+    )
 
 
 EVERYTHING = [case for case in cases.AWKWARD if case not in ("mixed_modes", "flat_batchnorm")]
@@ -282,7 +342,9 @@ def evidence_of(case: str, masks: Masks | None = None) -> Evidence:
 
 @pytest.mark.parametrize("elements", [1, 2**23])
 @pytest.mark.parametrize("case", [*EVERYTHING, "mixed_modes", *CONVOLUTIONS])
-def test_hessians_are_those_of_the_layers_outputs(case: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hessians_are_those_of_the_layers_outputs(
+    case: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pruning.evidence.layer_hessians, "ELEMENTS", elements)
     evidence = evidence_of(case)
     found = compute_layer_hessians(evidence)
@@ -291,14 +353,19 @@ def test_hessians_are_those_of_the_layers_outputs(case: str, elements: int, monk
         for row in range(len(weight)):
             jacobian = jacobian_of_row(evidence, name, row)
             group = row * len(found[name]) // len(weight)
-            torch.testing.assert_close(found[name][group], 2 / images_of(evidence) * jacobian.T @ jacobian)
+            torch.testing.assert_close(
+                found[name][group], 2 / images_of(evidence) * jacobian.T @ jacobian
+            )
 
 
 def test_hessians_of_a_sequence_sum_over_its_positions() -> None:
     layer = nn.Linear(2, 1).double()
     words = torch.randn(3, 4, 2, generator=rng(), dtype=torch.float64)
     expected = 2 / 3 * words.flatten(0, 1).T @ words.flatten(0, 1)
-    torch.testing.assert_close(compute_layer_hessians(Evidence(layer, batches=[(words, torch.zeros(3))]))["weight"][0], expected)
+    torch.testing.assert_close(
+        compute_layer_hessians(Evidence(layer, batches=[(words, torch.zeros(3))]))["weight"][0],
+        expected,
+    )
 
 
 def test_hessians_of_float32_models_are_accumulated_in_float64() -> None:
@@ -340,11 +407,23 @@ def test_what_cannot_be_known_of_a_layer_is_refused_by_name() -> None:
     with pytest.raises(EvidenceError, match=r"layer.weight is used without a call of its layer"):
         OBS().score(Evidence(Hidden(True), batches=BATCH))
     with pytest.raises(EvidenceError, match="matrices of two shapes"):
-        compute_layer_hessians(Evidence(TwoShapes(), batches=[(torch.ones(2, 2, 2, 2), torch.tensor([0, 1]))]))
+        compute_layer_hessians(
+            Evidence(TwoShapes(), batches=[(torch.ones(2, 2, 2, 2), torch.tensor([0, 1]))])
+        )
     with pytest.raises(ScoreError, match=r"weight: the inputs of its layer are no finite numbers"):
-        compute_layer_hessians(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]))
-    with pytest.raises(ScoreError, match=r"weight: the gradients of the loss are no finite numbers"):
-        OBS().score(Evidence(nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.nan]]), torch.tensor([0]))]))
+        compute_layer_hessians(
+            Evidence(
+                nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]
+            )
+        )
+    with pytest.raises(
+        ScoreError, match=r"weight: the gradients of the loss are no finite numbers"
+    ):
+        OBS().score(
+            Evidence(
+                nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.nan]]), torch.tensor([0]))]
+            )
+        )
 
 
 def test_a_layer_that_is_never_called_goes_first() -> None:
@@ -356,7 +435,9 @@ def test_layers_of_too_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pruning.evidence.layer_hessians, "INPUTS", 3)
     with pytest.raises(OutOfMemoryError, match=r"1\.weight: 4 inputs make a Hessian"):
         ExactOBS().score(double("plain"))
-    compute_layer_hessians(Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))]))
+    compute_layer_hessians(
+        Evidence(nn.Linear(3, 2), batches=[(torch.ones(2, 3), torch.tensor([0, 1]))])
+    )
 
 
 # exact_obs
@@ -375,8 +456,9 @@ def damped(h: Tensor, damping: float) -> Tensor:
 @pytest.mark.parametrize("elements", [1, 2**23])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("case", [*EVERYTHING, *CONVOLUTIONS])
-def test_scores_follow_the_removal_of_one_row_at_a_time(case: str, masked: bool, elements: int,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_follow_the_removal_of_one_row_at_a_time(
+    case: str, masked: bool, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
     evidence = evidence_of(case)
     if masked:
@@ -399,7 +481,9 @@ def test_scores_follow_the_removal_of_one_row_at_a_time(case: str, masked: bool,
 
 @pytest.mark.parametrize("case", [*EVERYTHING, *CONVOLUTIONS])
 @pytest.mark.parametrize("fraction", [0.2, 0.6])
-def test_compensated_rows_are_the_least_squares_optimum_on_their_support(case: str, fraction: float) -> None:
+def test_compensated_rows_are_the_least_squares_optimum_on_their_support(
+    case: str, fraction: float
+) -> None:
     evidence = evidence_of(case)
     masks = random_masks(evidence.masks, fraction)
     found = ExactOBS(damping=1e-12).compensate(evidence, masks)
@@ -411,15 +495,22 @@ def test_compensated_rows_are_the_least_squares_optimum_on_their_support(case: s
             best = torch.linalg.lstsq(jacobian[:, keep], target, driver="gelsd").solution
             least = float((jacobian[:, keep] @ best - target).norm())
             now = float((jacobian @ found[name][row].flatten() - target).norm())
-            plain = float((jacobian @ weight[row].flatten().masked_fill(~keep, 0.0) - target).norm())
+            plain = float(
+                (jacobian @ weight[row].flatten().masked_fill(~keep, 0.0) - target).norm()
+            )
             assert least - 1e-9 <= now <= least + 1e-5 * float(target.norm()) + 1e-9
             assert now <= plain + 1e-9
 
 
-@pytest.mark.parametrize("case", ["plain", "grouped", "depthwise", "strided", "pointwise", "tied", *CONVOLUTIONS])
+@pytest.mark.parametrize(
+    "case", ["plain", "grouped", "depthwise", "strided", "pointwise", "tied", *CONVOLUTIONS]
+)
 def test_compensation_lowers_the_error_of_the_outputs(case: str) -> None:
     evidence = evidence_of(case)
-    masks = {name: select_top(score, score.numel() // 2) for name, score in ExactOBS().score(evidence).items()}
+    masks = {
+        name: select_top(score, score.numel() // 2)
+        for name, score in ExactOBS().score(evidence).items()
+    }
     found = ExactOBS().compensate(evidence, masks)
     for name, weight in evidence.weights.items():
         errors = [0.0, 0.0]
@@ -442,7 +533,7 @@ def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
     for row in range(3):
         w = evidence.weights["weight"][row].clone()
         alive = list(range(8))
-        for p, _ in naive_order(h, w, alive)[:int((~masks["weight"][row]).sum())]:
+        for p, _ in naive_order(h, w, alive)[: int((~masks["weight"][row]).sum())]:
             whole, i = torch.linalg.inv(h[alive][:, alive]), alive.index(p)
             w[alive] -= w[p] / whole[i, i] * whole[:, i]
             w[p] = 0.0
@@ -452,11 +543,16 @@ def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
 
 
 def test_greedy_removal_is_near_the_best_subset() -> None:
-    """Never better than the best of all subsets, and exact for one weight; OBS is greedy, not optimal."""
+    """Never better than the best of all subsets, and exact for one weight; OBS is greedy, not
+    optimal.
+    """
     layer = nn.Linear(6, 1, bias=False).double()
     images = torch.randn(40, 6, generator=rng(3), dtype=torch.float64)
     evidence = Evidence(layer, batches=[(images, torch.zeros(40))])
-    h, w = damped(compute_layer_hessians(evidence)["weight"][0], 1e-6), evidence.weights["weight"][0]
+    h, w = (
+        damped(compute_layer_hessians(evidence)["weight"][0], 1e-6),
+        evidence.weights["weight"][0],
+    )
     order = ExactOBS().score(evidence)["weight"][0].argsort().tolist()
     for removed in range(1, 6):
         best = min(brute_cost(h, w, list(q)) for q in itertools.combinations(range(6), removed))
@@ -487,9 +583,13 @@ def test_all_dead_inputs_give_finite_scores() -> None:
 
 def test_one_input_is_half_w_squared_h() -> None:
     layer = nn.Linear(1, 2, bias=False).double()
-    evidence = Evidence(layer, batches=[(torch.tensor([[1.0], [3.0]], dtype=torch.float64), torch.zeros(2))])
+    evidence = Evidence(
+        layer, batches=[(torch.tensor([[1.0], [3.0]], dtype=torch.float64), torch.zeros(2))]
+    )
     h = 2 / 2 * (1 + 9) * (1 + 1e-6)
-    torch.testing.assert_close(ExactOBS().score(evidence)["weight"], evidence.weights["weight"].square() * h / 2)
+    torch.testing.assert_close(
+        ExactOBS().score(evidence)["weight"], evidence.weights["weight"].square() * h / 2
+    )
 
 
 def test_float32_models_are_scored_as_float64_ones_and_keep_their_type() -> None:
@@ -497,7 +597,10 @@ def test_float32_models_are_scored_as_float64_ones_and_keep_their_type() -> None
     evidence, other = Evidence(model, batches=batches), double("grouped")
     scores, expected = ExactOBS(damping=1e-3).score(evidence), ExactOBS(damping=1e-3).score(other)
     masks = random_masks(evidence.masks)
-    weights, precise = ExactOBS(damping=1e-3).compensate(evidence, masks), ExactOBS(damping=1e-3).compensate(other, masks)
+    weights, precise = (
+        ExactOBS(damping=1e-3).compensate(evidence, masks),
+        ExactOBS(damping=1e-3).compensate(other, masks),
+    )
     for name in scores:
         assert scores[name].dtype == torch.float64
         assert weights[name].dtype == torch.float32
@@ -510,7 +613,7 @@ def test_float32_models_are_scored_as_float64_ones_and_keep_their_type() -> None
 
 def groups_by_hand(evidence: Evidence, groups: int) -> list[Scores]:
     """The gradient of the mean loss of each group by one backward pass for each image."""
-    images = [(x[i:i + 1], y[i:i + 1]) for x, y in evidence.batches for i in range(len(y))]
+    images = [(x[i : i + 1], y[i : i + 1]) for x, y in evidence.batches for i in range(len(y))]
     m = min(groups, len(images))
     model = evidence.model.eval()
     found = []
@@ -532,12 +635,24 @@ def groups_by_hand(evidence: Evidence, groups: int) -> list[Scores]:
 def fisher_by_hand(evidence: Evidence, name: str, groups: int, damping: float, size: int) -> Tensor:
     """All N x N of it, zero between blocks."""
     gradients = torch.stack([found[name].flatten() for found in groups_by_hand(evidence, groups)])
-    fisher = gradients.T @ gradients / len(gradients) + damping * torch.eye(gradients.shape[1], dtype=torch.float64)
+    fisher = gradients.T @ gradients / len(gradients) + damping * torch.eye(
+        gradients.shape[1], dtype=torch.float64
+    )
     block = torch.arange(gradients.shape[1]) // size
     return fisher * (block[:, None] == block[None, :])
 
 
-NETWORKS = ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "one_weight", "zero_weights", "flat_batchnorm"]
+NETWORKS = [
+    "plain",
+    "grouped",
+    "depthwise",
+    "strided",
+    "tied",
+    "frozen",
+    "one_weight",
+    "zero_weights",
+    "flat_batchnorm",
+]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 6, 7, 250])
@@ -547,15 +662,20 @@ def test_group_gradients_are_the_means_over_groups_of_images(groups: int) -> Non
     expected = groups_by_hand(evidence, groups)
     for name in evidence.weights:
         assert found[name].shape == (min(groups, 7), evidence.weights[name].numel())
-        torch.testing.assert_close(found[name], torch.stack([one[name].flatten() for one in expected]))
+        torch.testing.assert_close(
+            found[name], torch.stack([one[name].flatten() for one in expected])
+        )
         assert not found[name][:, ~evidence.masks[name].flatten()].any()
 
 
 @pytest.mark.parametrize("case", NETWORKS)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("size", "elements"), [(1, 2**23), (3, 2**23), (3, 1), (7, 40), (500, 2**23)])
-def test_obs_agrees_with_the_explicit_fisher(case: str, masked: bool, size: int, elements: int,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "elements"), [(1, 2**23), (3, 2**23), (3, 1), (7, 40), (500, 2**23)]
+)
+def test_obs_agrees_with_the_explicit_fisher(
+    case: str, masked: bool, size: int, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pruning.evidence.quadratic_models, "ELEMENTS", elements)
     evidence = double(case, half(case) if masked else None)
     criterion = OBS(block_size=size, damping=1e-3, gradients=4)
@@ -565,7 +685,9 @@ def test_obs_agrees_with_the_explicit_fisher(case: str, masked: bool, size: int,
     for name, weight in evidence.weights.items():
         fisher = fisher_by_hand(evidence, name, 4, 1e-3, size)
         whole, theta = torch.linalg.inv(fisher), weight.flatten()
-        torch.testing.assert_close(scores[name].flatten(), theta.square() / (2 * whole.diagonal()), rtol=1e-8, atol=1e-15)
+        torch.testing.assert_close(
+            scores[name].flatten(), theta.square() / (2 * whole.diagonal()), rtol=1e-8, atol=1e-15
+        )
         gone = (evidence.masks[name] & ~masks[name]).flatten().nonzero().flatten().tolist()
         move = brute_move(fisher, theta, gone) if gone else torch.zeros_like(theta)
         torch.testing.assert_close(weights[name].flatten(), theta + move, rtol=1e-8, atol=1e-11)
@@ -611,7 +733,9 @@ def test_float32_models_keep_their_type_and_agree() -> None:
     assert compute_group_gradients(evidence, 250)["1.weight"].dtype == torch.float32
     for name, weight in criterion.compensate(evidence, masks).items():
         assert weight.dtype == torch.float32
-        torch.testing.assert_close(weight.double(), criterion.compensate(other, masks)[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            weight.double(), criterion.compensate(other, masks)[name], rtol=1e-3, atol=1e-5
+        )
     for name, score in criterion.score(evidence).items():
         assert score.dtype == torch.float64
         torch.testing.assert_close(score, criterion.score(other)[name], rtol=1e-3, atol=1e-8)
@@ -619,7 +743,9 @@ def test_float32_models_keep_their_type_and_agree() -> None:
 
 def test_a_fisher_lost_to_rounding_is_refused_by_name() -> None:
     layer = nn.Linear(4, 3)
-    evidence = Evidence(layer, batches=[(1e12 * torch.randn(5, 4, generator=rng()), torch.arange(5) % 3)])
+    evidence = Evidence(
+        layer, batches=[(1e12 * torch.randn(5, 4, generator=rng()), torch.arange(5) % 3)]
+    )
     with pytest.raises(ScoreError, match="more damping"):
         OBS(damping=1e-12).score(evidence)
 
@@ -673,26 +799,45 @@ def trained() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     return model, batches
 
 
-def rounds(name: str, params: dict[str, Any],
-           *targets: float) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
+def rounds(
+    name: str, params: dict[str, Any], *targets: float
+) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
     model, batches = trained()
     masks, stages, seen = build_full_masks(find_prunable(model)), [], []
     for target in targets:
+
         def evidence(masks: Masks, stage: int) -> Evidence:
             for key, mask in masks.items():
-                assert not model.get_parameter(key)[~mask].detach().any(), "a masked weight came back"
+                assert not model.get_parameter(key)[~mask].detach().any(), (
+                    "a masked weight came back"
+                )
             seen.append(masks)
             return Evidence(model, masks, batches)
 
-        masks = prune_(model, masks, target, PruningMethod.of(cases.recipe(0.5), Method(name=name, params=params)), evidence,
-                       generator=rng(), on_stage=stages.append)
+        masks = prune_(
+            model,
+            masks,
+            target,
+            PruningMethod.of(cases.recipe(0.5), Method(name=name, params=params)),
+            evidence,
+            generator=rng(),
+            on_stage=stages.append,
+        )
     return model, masks, stages, seen
 
 
-@pytest.mark.parametrize(("name", "params", "stages"), [
-    ("obs", {"pi": 2}, 4), ("obs", {"pi": 2, "block_size": 5}, 4), ("obs", {"pi": 1, "update": False}, 2),
-    ("exact_obs", {}, 2)])
-def test_rounds_are_deterministic_and_leave_masked_weights_zero(name: str, params: dict[str, Any], stages: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "params", "stages"),
+    [
+        ("obs", {"pi": 2}, 4),
+        ("obs", {"pi": 2, "block_size": 5}, 4),
+        ("obs", {"pi": 1, "update": False}, 2),
+        ("exact_obs", {}, 2),
+    ],
+)
+def test_rounds_are_deterministic_and_leave_masked_weights_zero(
+    name: str, params: dict[str, Any], stages: int
+) -> None:
     first, masks, losses, seen = rounds(name, params, 0.6, 0.3)
     second, again, *_ = rounds(name, params, 0.6, 0.3)
     assert len(losses) == len(seen) == stages
@@ -705,7 +850,10 @@ def test_rounds_are_deterministic_and_leave_masked_weights_zero(name: str, param
         assert torch.equal(first.get_parameter(key), second.get_parameter(key))
         assert not first.get_parameter(key)[~mask].detach().any()
     if name == "obs":
-        assert all(stage is not None and stage.predicted >= 0 and math.isfinite(stage.predicted) for stage in losses)
+        assert all(
+            stage is not None and stage.predicted >= 0 and math.isfinite(stage.predicted)
+            for stage in losses
+        )
 
 
 def test_four_stages_at_a_point_that_moves() -> None:
@@ -742,5 +890,9 @@ def test_awkward_networks_get_finite_scores_weights_and_predictions(name: str, c
 
 
 def test_the_error_of_layers_is_not_comparable_so_the_default_is_uniform() -> None:
-    assert PruningMethod.of(cases.recipe(0.5), Method(name="exact_obs")).allocation == \
-        PruningMethod.of(cases.recipe(0.5, allocation={"name": "uniform"}), Method(name="magnitude")).allocation
+    assert (
+        PruningMethod.of(cases.recipe(0.5), Method(name="exact_obs")).allocation
+        == PruningMethod.of(
+            cases.recipe(0.5, allocation={"name": "uniform"}), Method(name="magnitude")
+        ).allocation
+    )

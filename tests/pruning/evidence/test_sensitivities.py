@@ -1,4 +1,6 @@
-"""Sensitivities of edges against the definition, one image, one output and one position at a time."""
+"""Sensitivities of edges against the definition, one image, one output and one position at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from tests.support import cases
 
 
 def split(inputs: Tensor) -> list[Tensor]:
-    """The points that an image becomes; whether it is one or two is asked of all images that the layer sees together."""
+    """The points that an image becomes; whether it is one or two is asked of all images that the
+    layer sees together.
+    """
     return [inputs.clamp_min(0.0), (-inputs).clamp_min(0.0)]
 
 
@@ -33,7 +37,14 @@ def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
         columns = seen[i // (len(weight) // count_groups(use.layer))]
         for p in range(columns.shape[-1]):
             for j, w in enumerate(row):
-                z = sum((abs(float(v)) * float(a) for v, a in zip(row, columns[:, p], strict=True) if v * w > 0), 0.0)
+                z = sum(
+                    (
+                        abs(float(v)) * float(a)
+                        for v, a in zip(row, columns[:, p], strict=True)
+                        if v * w > 0
+                    ),
+                    0.0,
+                )
                 if z > 2.0**-23 and float(w) != 0:
                     found[i, j, p] = abs(float(w)) * float(columns[j, p]) / z
     return found
@@ -51,7 +62,9 @@ def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Posi
                 for image in use.inputs:
                     for point in split(image):
                         one = parts(use, weight.detach(), point)
-                        worst = torch.maximum(worst, one.mean(-1) if positions == "mean" else one.amax(-1))
+                        worst = torch.maximum(
+                            worst, one.mean(-1) if positions == "mean" else one.amax(-1)
+                        )
         found[name] = worst.reshape(weight.shape)
     return found
 
@@ -70,9 +83,13 @@ def test_sensitivities_are_those_of_the_definition(case: str, positions: Positio
 
 
 @pytest.mark.parametrize("positions", ["mean", "max"])
-def test_memory_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, positions: Positions) -> None:
+def test_memory_and_batches_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch, positions: Positions
+) -> None:
     model = cases.conv_net().double()
-    inputs = torch.randn(9, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = torch.randn(
+        9, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     names, labels = list(find_prunable(model)), torch.zeros(9)
     whole = compute_sensitivities(model, names, [(inputs, labels)], positions)
     largest = 0
@@ -85,7 +102,9 @@ def test_memory_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, posit
     monkeypatch.setattr(module, "BYTES", 1)
     monkeypatch.setattr(module, "CACHE", 1)
     monkeypatch.setattr(module, "extract_patches", watched)
-    single = compute_sensitivities(model, names, [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])], positions)
+    single = compute_sensitivities(
+        model, names, [(inputs[:4], labels[:4]), (inputs[4:], labels[4:])], positions
+    )
     assert largest == 1, "with no memory to spare, one image at a time"
     for name in names:
         torch.testing.assert_close(single[name], whole[name], rtol=1e-12, atol=0)
@@ -93,17 +112,27 @@ def test_memory_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch, posit
 
 @pytest.mark.parametrize("positions", ["mean", "max"])
 def test_sensitivities_do_not_depend_on_the_scale_of_a_filter(positions: Positions) -> None:
-    model, batches = cases.conv_net().double(), [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))]
+    model, batches = (
+        cases.conv_net().double(),
+        [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))],
+    )
     before = compute_sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
     with torch.no_grad():
-        model.get_parameter("0.weight").mul_(torch.tensor([1.0, 3.0, 0.5, 100.0], dtype=torch.float64)[:, None, None, None])
+        model.get_parameter("0.weight").mul_(
+            torch.tensor([1.0, 3.0, 0.5, 100.0], dtype=torch.float64)[:, None, None, None]
+        )
     after = compute_sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
     torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
 
 
 def test_the_parts_of_a_side_sum_to_one_at_least() -> None:
-    """Each image's parts sum to one where the side receives anything, and the maximum over images is no less."""
-    model, batches = cases.mlp().double(), [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))]
+    """Each image's parts sum to one where the side receives anything, and the maximum over images
+    is no less.
+    """
+    model, batches = (
+        cases.mlp().double(),
+        [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))],
+    )
     found = compute_sensitivities(model, ["1.weight"], batches, "mean")["1.weight"]
     for side in (model.get_parameter("1.weight") > 0, model.get_parameter("1.weight") < 0):
         sums = (found * side).sum(1)
@@ -114,30 +143,47 @@ def test_sums_of_nothing_give_nothing() -> None:
     model = nn.Linear(3, 2)
     nn.init.ones_(model.weight)
     for value in (0.0, 2.0**-23 / 3):
-        found = compute_sensitivities(model, ["weight"], [(torch.full((2, 3), value), torch.zeros(2))], "max")
+        found = compute_sensitivities(
+            model, ["weight"], [(torch.full((2, 3), value), torch.zeros(2))], "max"
+        )
         assert not found["weight"].any()
-    found = compute_sensitivities(model, ["weight"], [(torch.full((2, 3), 2.0**-22), torch.zeros(2))], "max")
+    found = compute_sensitivities(
+        model, ["weight"], [(torch.full((2, 3), 2.0**-22), torch.zeros(2))], "max"
+    )
     torch.testing.assert_close(found["weight"], torch.full((2, 3), 1 / 3))
 
 
 def test_inputs_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(EvidenceError, match=r"weight: the inputs of its layer are no finite numbers"):
-        compute_sensitivities(nn.Linear(1, 1), ["weight"], [(torch.tensor([[math.nan]]), torch.zeros(1))], "mean")
+    with pytest.raises(
+        EvidenceError, match=r"weight: the inputs of its layer are no finite numbers"
+    ):
+        compute_sensitivities(
+            nn.Linear(1, 1), ["weight"], [(torch.tensor([[math.nan]]), torch.zeros(1))], "mean"
+        )
 
 
 def test_sample_sizes_of_the_released_code() -> None:
     lenet = load_model("lenet_300_100", channels=1, height=28, width=28, classes=10)
-    assert sample_size(lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28), 1e-16, 3.0) == 152
+    assert (
+        sample_size(lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28), 1e-16, 3.0) == 152
+    )
     resnet = load_model("cifar_resnet", depth=20)
-    assert sample_size(resnet, list(find_prunable(resnet)), torch.zeros(1, 3, 32, 32), 1e-16, 3.0) == 183
+    assert (
+        sample_size(resnet, list(find_prunable(resnet)), torch.zeros(1, 3, 32, 32), 1e-16, 3.0)
+        == 183
+    )
 
 
 def test_sipp_takes_the_first_images_of_its_sample() -> None:
     model = cases.mlp().double()
-    inputs = torch.randn(400, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs = torch.randn(
+        400, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     given = [(inputs[:300], torch.zeros(300)), (inputs[300:], torch.zeros(100))]
     size = sample_size(model, list(find_prunable(model)), inputs[:1], 1e-16, 3.0)
     assert size == math.ceil(3 * math.log(8 * 6 * 9 / 1e-16)) < SiPP().calibration(3).images < 300
     found = SiPP().score(Evidence(model, batches=given))
-    expected = compute_sensitivities(model, list(find_prunable(model)), [(inputs[:size], torch.zeros(size))], "mean")
+    expected = compute_sensitivities(
+        model, list(find_prunable(model)), [(inputs[:size], torch.zeros(size))], "mean"
+    )
     assert all(torch.equal(found[name], expected[name]) for name in expected)

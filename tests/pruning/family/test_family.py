@@ -1,4 +1,6 @@
-"""Families as pure functions of what their members measured: what is run, what is fitted, what is answered."""
+"""Families as pure functions of what their members measured: what is run, what is fitted, what is
+answered.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,30 @@ from pydantic import ValidationError
 from pruning.errors import DataError, ParameterError
 from pruning.family import design
 from pruning.family.answers import SAME, find_smallest_run
-from pruning.family.measurements import fit_family_law, fit_unpruned_plane, gather_measurements, predict_other_half
-from pruning.family.members import Member, build_member_job, list_members, member_densities, read_member_curve
+from pruning.family.measurements import (
+    fit_family_law,
+    fit_unpruned_plane,
+    gather_measurements,
+    predict_other_half,
+)
+from pruning.family.members import (
+    Member,
+    build_member_job,
+    list_members,
+    member_densities,
+    read_member_curve,
+)
 from pruning.family.report import build_report
 from pruning.family.sections import build_sections
 from pruning.family.sizes import build_sizes
 from pruning.family.turn import take_turn
 from pruning.laws.answers import forecast_errors
-from pruning.laws.family_queries import answer_error, forecast_networks, list_family_candidates, read_family_law
+from pruning.laws.family_queries import (
+    answer_error,
+    forecast_networks,
+    list_family_candidates,
+    read_family_law,
+)
 from pruning.rounds.plan import plan_rounds
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyReport
@@ -29,9 +47,13 @@ from tests.support import family_world as world
 
 
 def test_every_member_is_a_job_of_iterative_magnitude_pruning_with_weight_rewinding() -> None:
-    family = world.spec(keep=0.8, floor_density=0.1, members={"depths": [2], "widths": [8], "fractions": [0.5]},
-                        model={"architecture": "mlp", "train": {"epochs": 4, "rewind_epoch": 1}},
-                        dataset={"builtin": "digits", "limit": {"train": 1000, "test": 300}})
+    family = world.spec(
+        keep=0.8,
+        floor_density=0.1,
+        members={"depths": [2], "widths": [8], "fractions": [0.5]},
+        model={"architecture": "mlp", "train": {"epochs": 4, "rewind_epoch": 1}},
+        dataset={"builtin": "digits", "limit": {"train": 1000, "test": 300}},
+    )
     (member,) = list_members(family)
     assert member.rounds == family.rounds == math.floor(math.log(0.1) / math.log(0.8))
     job = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8, 8]}))
@@ -55,22 +77,47 @@ def test_synflow_prunes_at_initialisation_each_density_by_itself() -> None:
     assert all(one.restart and one.target is not None for one in planned)
 
 
-@pytest.mark.parametrize(("limit", "fraction", "wanted"), [
-    ({}, 1.0, None), ({}, 0.25, 0.25), ({"train": 0.5}, 0.25, 0.125), ({"train": 0.5}, 1.0, 0.5),
-    ({"train": 800}, 0.25, 200), ({"train": 3}, 0.1, 1)])
-def test_fractions_are_of_the_limit(limit: dict[str, Any], fraction: float, wanted: float | None) -> None:
+@pytest.mark.parametrize(
+    ("limit", "fraction", "wanted"),
+    [
+        ({}, 1.0, None),
+        ({}, 0.25, 0.25),
+        ({"train": 0.5}, 0.25, 0.125),
+        ({"train": 0.5}, 1.0, 0.5),
+        ({"train": 800}, 0.25, 200),
+        ({"train": 3}, 0.1, 1),
+    ],
+)
+def test_fractions_are_of_the_limit(
+    limit: dict[str, Any], fraction: float, wanted: float | None
+) -> None:
     family = world.spec(dataset={"builtin": "digits", "limit": limit})
     assert family.limit(fraction).train == wanted
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"floor_density": 0.9, "keep": 0.8}, "0 rounds"), ({"keep": 0.99, "floor_density": 0.01}, "458 rounds"),
-    ({"members": {"depths": [1, 1], "widths": [8]}}, "listed twice"), ({"max_error": [0.1, 0.1]}, "listed twice"),
-    ({"members": {"depths": list(range(1, 31)), "widths": list(range(1, 31))}}, "900 members"),
-    ({"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}}}, "rewind_epoch"),
-    ({"dataset": {"builtin": "digits", "limit": {"stratify": True}}}, "stratify"),
-    ({"dataset": {"builtin": "digits", "shifted": [{"name": "x", "id": "dst_00000000"}]}}, "shifted"),
-    ({"what": 1}, "what")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"floor_density": 0.9, "keep": 0.8}, "0 rounds"),
+        ({"keep": 0.99, "floor_density": 0.01}, "458 rounds"),
+        ({"members": {"depths": [1, 1], "widths": [8]}}, "listed twice"),
+        ({"max_error": [0.1, 0.1]}, "listed twice"),
+        ({"members": {"depths": list(range(1, 31)), "widths": list(range(1, 31))}}, "900 members"),
+        (
+            {
+                "method": "synflow",
+                "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}},
+            },
+            "rewind_epoch",
+        ),
+        ({"dataset": {"builtin": "digits", "limit": {"stratify": True}}}, "stratify"),
+        (
+            {"dataset": {"builtin": "digits", "shifted": [{"name": "x", "id": "dst_00000000"}]}},
+            "shifted",
+        ),
+        ({"what": 1}, "what"),
+    ],
+)
 def test_odd_families_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         world.spec(**change)
@@ -82,19 +129,55 @@ def test_sizes_are_those_of_the_networks() -> None:
     assert sorted(found, key=str) == sorted(world.sizes(family), key=str)
 
 
-@pytest.mark.parametrize(("change", "pointer", "error"), [
-    ({"model": {"architecture": "lenet_300_100", "train": {"epochs": 1}}}, "/model/architecture", ParameterError),
-    ({"model": {"architecture": "cifar_resnet", "train": {"epochs": 1}}, "members": {"depths": [9], "widths": [1]}},
-     "/members/depths", ParameterError),
-    ({"members": {"depths": [1], "widths": [8.5]}}, "/members/widths", ParameterError),
-    ({"candidates": {"depths": [1], "widths": [8.5]}}, "/candidates/widths", ParameterError),
-    ({"model": {"architecture": "mlp", "kwargs": {"width": -1}, "train": {"epochs": 1}}}, "/model/kwargs", ParameterError),
-    ({"model": {"architecture": "mlp", "kwargs": {"width": 8}, "train": {"epochs": 1}},
-      "members": {"depths": [1], "widths": [8.5]}}, "/members/widths", ParameterError),
-    ({"model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}}}, "/model/kwargs", ParameterError),
-    ({"model": {"architecture": "vgg", "train": {"epochs": 1}}, "members": {"depths": [11], "widths": [0.125]}}, "/dataset",
-     DataError)])
-def test_networks_that_cannot_be_built_are_refused(change: dict[str, Any], pointer: str, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("change", "pointer", "error"),
+    [
+        (
+            {"model": {"architecture": "lenet_300_100", "train": {"epochs": 1}}},
+            "/model/architecture",
+            ParameterError,
+        ),
+        (
+            {
+                "model": {"architecture": "cifar_resnet", "train": {"epochs": 1}},
+                "members": {"depths": [9], "widths": [1]},
+            },
+            "/members/depths",
+            ParameterError,
+        ),
+        ({"members": {"depths": [1], "widths": [8.5]}}, "/members/widths", ParameterError),
+        ({"candidates": {"depths": [1], "widths": [8.5]}}, "/candidates/widths", ParameterError),
+        (
+            {"model": {"architecture": "mlp", "kwargs": {"width": -1}, "train": {"epochs": 1}}},
+            "/model/kwargs",
+            ParameterError,
+        ),
+        (
+            {
+                "model": {"architecture": "mlp", "kwargs": {"width": 8}, "train": {"epochs": 1}},
+                "members": {"depths": [1], "widths": [8.5]},
+            },
+            "/members/widths",
+            ParameterError,
+        ),
+        (
+            {"model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}}},
+            "/model/kwargs",
+            ParameterError,
+        ),
+        (
+            {
+                "model": {"architecture": "vgg", "train": {"epochs": 1}},
+                "members": {"depths": [11], "widths": [0.125]},
+            },
+            "/dataset",
+            DataError,
+        ),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(
+    change: dict[str, Any], pointer: str, error: type[Exception]
+) -> None:
     with pytest.raises(error) as caught:
         build_sizes(world.spec(**change), (1, 8, 8), [str(i) for i in range(10)], "classification")
     assert caught.value.pointer == pointer  # type: ignore[attr-defined]
@@ -106,18 +189,31 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
 
     criterion = {"name": "magnitude", "params": {}}
     report: dict[str, Any] = {
-        "baseline": network(0.2), "control": {**network(0.1), "retrain_epochs": 3},
+        "baseline": network(0.2),
+        "control": {**network(0.1), "retrain_epochs": 3},
         "data": {"fit": 90, "test": 50, "classes": ["a", "b"]},
         "model": {"parameters": 20, "prunable": 15},
         "checkpoints": [{"id": "c", "density": 0.25, "parameters": 9, **network(0.3)}],
-        "rounds": [{"criterion": criterion, "density": 0.25, "pruned": network(0.5), "retrained": network(0.3)},
-                   {"criterion": criterion, "density": 0.5, "pruned": network(0.2), "retrained": None}]}
+        "rounds": [
+            {
+                "criterion": criterion,
+                "density": 0.25,
+                "pruned": network(0.5),
+                "retrained": network(0.3),
+            },
+            {"criterion": criterion, "density": 0.5, "pruned": network(0.2), "retrained": None},
+        ],
+    }
     found = read_member_curve(report)
     assert found is not None
     assert found.unpruned_error == pytest.approx(0.15)
     assert (found.densities, found.errors) == ((0.5, 0.25), (0.2, 0.3))
-    assert (found.images, found.test_images, found.classes, found.final) == (90, 50, 2, {
-        "id": "c", "error": {"value": 0.3}, "parameters": 9, "density": 0.25})
+    assert (found.images, found.test_images, found.classes, found.final) == (
+        90,
+        50,
+        2,
+        {"id": "c", "error": {"value": 0.3}, "parameters": 9, "density": 0.25},
+    )
     report["control"]["retrain_epochs"] = 0
     again = read_member_curve(report)
     assert again is not None
@@ -147,7 +243,9 @@ def test_a_family_starts_every_member_fits_one_law_and_trains_its_answer() -> No
 
 
 def test_the_answer_is_the_best_of_a_brute_force_over_the_truth() -> None:
-    """With little noise, the closed form finds the network and density that a search through the true law finds."""
+    """With little noise, the closed form finds the network and density that a search through the
+    true law finds.
+    """
     truth, family = world.World(noise=1e-4, unpruned_noise=1e-4), world.spec(confirm=False)
     end = world.live(family, truth)
     best: tuple[float, float, float] | None = None
@@ -156,7 +254,9 @@ def test_the_answer_is_the_best_of_a_brute_force_over_the_truth() -> None:
         for density in np.geomspace(0.005, 1, 20_000):
             invariant = size.depth**truth.phi * size.width**truth.psi * density
             r = (truth.plateau / unpruned) ** (1 / truth.gamma)
-            error = unpruned * ((invariant**2 + (truth.p * r) ** 2) / (invariant**2 + truth.p**2)) ** (truth.gamma / 2)
+            error = unpruned * (
+                (invariant**2 + (truth.p * r) ** 2) / (invariant**2 + truth.p**2)
+            ) ** (truth.gamma / 2)
             remaining = size.parameters - (1 - density) * size.prunable
             if error <= 0.12 and (best is None or remaining < best[0]):
                 best = remaining, size.depth, size.width
@@ -179,8 +279,13 @@ def test_seeds_are_trials_of_one_network() -> None:
 
 def test_members_that_fail_are_left_out_and_named() -> None:
     def ends(member: Member) -> Any:
-        return "failed" if (member.depth, member.fraction) == (3, 0.25) else \
-            "cancelled" if (member.depth, member.width) == (1, 8) else "succeeded"
+        return (
+            "failed"
+            if (member.depth, member.fraction) == (3, 0.25)
+            else "cancelled"
+            if (member.depth, member.width) == (1, 8)
+            else "succeeded"
+        )
 
     report = world.reported(ends=ends)
     assert report.law is not None
@@ -209,13 +314,22 @@ def test_candidates_that_were_not_run_have_the_error_of_the_dense_law() -> None:
     family = world.spec(candidates={"depths": [2, 4], "widths": [16, 24]})
     state = world.live(family)
     assert state.dense is not None
-    assert {(one.depth, one.width) for one in state.candidates} == {(2, 16), (2, 24), (4, 16), (4, 24)}
+    assert {(one.depth, one.width) for one in state.candidates} == {
+        (2, 16),
+        (2, 24),
+        (4, 16),
+        (4, 24),
+    }
     known = {(one.depth, one.width): one for one in state.candidates}
     assert known[2, 16].unpruned_sd is None
     assert known[4, 24].unpruned_sd is not None
     assert known[4, 24].unpruned_sd > state.dense.sigma  # beyond the sizes that were run
     assert known[4, 24].unpruned_error == pytest.approx(
-        world.World().unpruned(next(s for s in world.sizes(family) if (s.depth, s.width) == (4, 24)), 1.0), rel=0.25)
+        world.World().unpruned(
+            next(s for s in world.sizes(family) if (s.depth, s.width) == (4, 24)), 1.0
+        ),
+        rel=0.25,
+    )
     assert any("were not run" in one for one in state.remarks)
 
 
@@ -228,14 +342,20 @@ def test_half_of_the_networks_predicts_the_other_half() -> None:
     assert set(sides[0].fitted) | set(sides[1].fitted) == set(state.points.networks)
     assert set(sides[0].fitted) & set(sides[1].fitted) == set()
     assert set(sides[0].networks) == set(sides[1].fitted)
-    assert not {one[:2] for one in sides[0].fitted} & {one[:2] for one in sides[1].fitted}, "sizes are unseen"
+    assert not {one[:2] for one in sides[0].fitted} & {one[:2] for one in sides[1].fitted}, (
+        "sizes are unseen"
+    )
     for half in sides:
         assert float(np.abs(half.deviation).mean()) < 0.05
         assert half.phi == pytest.approx(0.8, abs=0.1)
 
 
 def test_halves_share_sizes_where_they_would_not_tell_of_them() -> None:
-    state = world.live(world.spec(members={"depths": [1, 2], "widths": [8, 16], "fractions": [0.25, 1.0]}, confirm=False))
+    state = world.live(
+        world.spec(
+            members={"depths": [1, 2], "widths": [8, 16], "fractions": [0.25, 1.0]}, confirm=False
+        )
+    )
     assert state.points is not None
     sides, why = predict_other_half(state.points)
     assert len(sides) == 2
@@ -245,14 +365,30 @@ def test_halves_share_sizes_where_they_would_not_tell_of_them() -> None:
 
 
 def test_halves_see_an_invariant_that_does_not_hold() -> None:
-    """Where networks shift at random, no exponents of one half predict the other: the check can fail."""
+    """Where networks shift at random, no exponents of one half predict the other: the check can
+    fail.
+    """
     family = world.spec(confirm=False)
     state = world.live(family)
     rng = np.random.default_rng(1)
-    shift = {key: float(np.exp(rng.normal(0, 0.5))) for key in {run.member.network for run in state.runs}}
-    odd = [run.model_copy(update={"curve": run.curve.model_copy(update={
-        "errors": tuple(min(0.89, one * shift[run.member.network]) for one in run.curve.errors)})})
-        for run in state.runs if run.curve is not None]
+    shift = {
+        key: float(np.exp(rng.normal(0, 0.5))) for key in {run.member.network for run in state.runs}
+    }
+    odd = [
+        run.model_copy(
+            update={
+                "curve": run.curve.model_copy(
+                    update={
+                        "errors": tuple(
+                            min(0.89, one * shift[run.member.network]) for one in run.curve.errors
+                        )
+                    }
+                )
+            }
+        )
+        for run in state.runs
+        if run.curve is not None
+    ]
     points = gather_measurements(odd)
     assert points is not None
     assert max(float(np.abs(half.deviation).mean()) for half in predict_other_half(points)[0]) > 0.2
@@ -275,7 +411,9 @@ def test_errors_that_no_curve_has_are_left_out() -> None:
     run = state.runs[0]
     assert run.curve is not None
     errors = (0.0, 0.999, *run.curve.errors[2:])
-    points = gather_measurements([run.model_copy(update={"curve": run.curve.model_copy(update={"errors": errors})})])
+    points = gather_measurements(
+        [run.model_copy(update={"curve": run.curve.model_copy(update={"errors": errors})})]
+    )
     assert points is not None
     assert len(points) == len(errors) - 2
     assert "2 points are left out" in points.warnings[0]
@@ -286,8 +424,16 @@ def test_a_member_that_learned_nothing_costs_the_others_no_law(unpruned: float) 
     state = world.live(world.spec(confirm=False))
     runs = list(state.runs)
     assert runs[0].curve is not None
-    runs[0] = runs[0].model_copy(update={"curve": runs[0].curve.model_copy(update={
-        "unpruned_error": unpruned, "errors": (max(unpruned, 0.1),) * len(runs[0].curve.errors)})})
+    runs[0] = runs[0].model_copy(
+        update={
+            "curve": runs[0].curve.model_copy(
+                update={
+                    "unpruned_error": unpruned,
+                    "errors": (max(unpruned, 0.1),) * len(runs[0].curve.errors),
+                }
+            )
+        }
+    )
     end = take_turn(state.spec, state.sizes, runs)
     assert end.refusal is None
     assert end.dense is not None
@@ -301,7 +447,9 @@ def test_a_member_that_learned_nothing_costs_the_others_no_law(unpruned: float) 
 
 
 def test_the_deviation_of_the_report_is_that_of_the_points() -> None:
-    """Few test images have little weight in sigma; what is called the standard deviation weighs every point alike."""
+    """Few test images have little weight in sigma; what is called the standard deviation weighs
+    every point alike.
+    """
     state = world.live(world.spec(confirm=False))
     assert state.points is not None
     assert state.law is not None
@@ -332,26 +480,46 @@ def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_li
     family = world.spec(max_error=[0.11])
     state = world.live(family)
     (answer,) = state.answers
-    kept = [(round(run.curve.parameters - (1 - density) * run.curve.prunable), run.job, error)
-            for run in state.runs if run.curve is not None
-            for density, error in zip(run.curve.densities, run.curve.errors, strict=True) if error <= 0.11]
+    kept = [
+        (round(run.curve.parameters - (1 - density) * run.curve.prunable), run.job, error)
+        for run in state.runs
+        if run.curve is not None
+        for density, error in zip(run.curve.densities, run.curve.errors, strict=True)
+        if error <= 0.11
+    ]
     found = answer.smallest_run
     assert found is not None
     assert (found.parameters, found.job, found.error) == min(kept)
     assert (found.job, found.parameters) == (answer.job, answer.measured_parameters)
-    assert "Of all that was run" not in build_sections(state)["answers"].notes[0]  # it is the answer itself
-    found = find_smallest_run(family, [run for run in state.runs if run.member.role == "member"], 0.11)
+    assert (
+        "Of all that was run" not in build_sections(state)["answers"].notes[0]
+    )  # it is the answer itself
+    found = find_smallest_run(
+        family, [run for run in state.runs if run.member.role == "member"], 0.11
+    )
     assert found is not None
     member = next(run.member for run in state.runs if run.job == found.job)
-    planned = plan_rounds(JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]})).recipe())
-    again = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]}) | {"targets": {"sparsity": [found.sparsity]}})
+    planned = plan_rounds(
+        JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]})).recipe()
+    )
+    again = JobSpec.model_validate(
+        build_member_job(family, member, {"hidden": [8]})
+        | {"targets": {"sparsity": [found.sparsity]}}
+    )
     shorter = plan_rounds(again.recipe())
     assert shorter[-1].density == pytest.approx(found.density, rel=0.01)
-    assert [one.density for one in shorter[:-1]] == [one.density for one in planned[:len(shorter) - 1]]
-    assert (shorter[-1].density, len(shorter)) == (pytest.approx(planned[len(shorter) - 1].density), round(
-        math.log(found.density) / math.log(family.keep)))
+    assert [one.density for one in shorter[:-1]] == [
+        one.density for one in planned[: len(shorter) - 1]
+    ]
+    assert (shorter[-1].density, len(shorter)) == (
+        pytest.approx(planned[len(shorter) - 1].density),
+        round(math.log(found.density) / math.log(family.keep)),
+    )
     other = replace(state, answers=(answer.model_copy(update={"smallest_run": found}),))
-    assert f"The spec of job {found.job}, with {found.sparsity} as target" in build_sections(other)["answers"].notes[0]
+    assert (
+        f"The spec of job {found.job}, with {found.sparsity} as target"
+        in build_sections(other)["answers"].notes[0]
+    )
     assert find_smallest_run(family, state.runs, min(one[2] for one in kept) / 2) is None
 
 
@@ -370,15 +538,27 @@ def test_where_no_answer_keeps_to_its_error_a_network_that_did_is_named() -> Non
 def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
     state = world.live(world.spec(confirm=False), world.World(unpruned_noise=0.0))
     assert state.points is not None
-    errors = {key: 0.06 * key[0] ** -0.1 * key[1] ** -0.2 * key[2] ** -0.3 for key in state.points.networks}
-    exact = [run.model_copy(update={"curve": run.curve.model_copy(update={"unpruned_error": errors[run.member.network]})})
-             for run in state.runs if run.curve is not None]
+    errors = {
+        key: 0.06 * key[0] ** -0.1 * key[1] ** -0.2 * key[2] ** -0.3
+        for key in state.points.networks
+    }
+    exact = [
+        run.model_copy(
+            update={
+                "curve": run.curve.model_copy(update={"unpruned_error": errors[run.member.network]})
+            }
+        )
+        for run in state.runs
+        if run.curve is not None
+    ]
     points = gather_measurements(exact)
     assert points is not None
     found = fit_unpruned_plane(points)
     assert found.at((5, 64, 0.5)) == pytest.approx(0.06 * 5**-0.1 * 64**-0.2 * 0.5**-0.3)
     assert found.deviation == pytest.approx(0, abs=1e-9)
-    three = gather_measurements([run for run in exact if run.member.network in {(1, 8, 1.0), (2, 8, 1.0), (1, 16, 1.0)}])
+    three = gather_measurements(
+        [run for run in exact if run.member.network in {(1, 8, 1.0), (2, 8, 1.0), (1, 16, 1.0)}]
+    )
     assert three is not None
     assert fit_unpruned_plane(three).deviation is None
 
@@ -402,28 +582,48 @@ def test_an_adaptive_family_stops_early_and_is_as_good_as_it_says() -> None:
     assert everything.points is not None
     points = everything.points
     told = state.law.curve(points.depth, points.width, points.density, points.unpruned)
-    assert float(np.abs(told / points.error - 1).mean()) < 0.04  # of which 0.024 are the noise of the points
+    assert (
+        float(np.abs(told / points.error - 1).mean()) < 0.04
+    )  # of which 0.024 are the noise of the points
 
 
 def test_the_first_design_is_the_smallest_from_which_sizes_can_be_told() -> None:
     start = take_turn(adaptive(), world.sizes(adaptive()), []).start
-    assert [(one.depth, one.width, one.fraction) for one in start] == [(1, 8, 1), (3, 8, 1), (1, 32, 1)]
+    assert [(one.depth, one.width, one.fraction) for one in start] == [
+        (1, 8, 1),
+        (3, 8, 1),
+        (1, 32, 1),
+    ]
     one_depth = world.spec(members={"depths": [2], "widths": [8, 16, 32]}, adaptive={})
-    assert {(one.depth, one.width) for one in take_turn(one_depth, world.sizes(one_depth), []).start} == {(2, 8), (2, 32)}
+    assert {
+        (one.depth, one.width) for one in take_turn(one_depth, world.sizes(one_depth), []).start
+    } == {(2, 8), (2, 32)}
 
 
-@pytest.mark.parametrize(("grid", "corner"), [
-    ({"depths": [1, 2, 3, 4, 5, 6], "widths": [8, 32, 128]}, (1, 128)),
-    ({"depths": [1, 8], "widths": [8, 9, 10, 11, 12, 13, 14, 16]}, (8, 8))])
-def test_an_adaptive_family_is_not_blind_to_depth_or_width(grid: dict[str, Any], corner: tuple[int, int]) -> None:
-    """Where a corner of the first design fails, the band is not taken for narrow before another member tells of its axis."""
+@pytest.mark.parametrize(
+    ("grid", "corner"),
+    [
+        ({"depths": [1, 2, 3, 4, 5, 6], "widths": [8, 32, 128]}, (1, 128)),
+        ({"depths": [1, 8], "widths": [8, 9, 10, 11, 12, 13, 14, 16]}, (8, 8)),
+    ],
+)
+def test_an_adaptive_family_is_not_blind_to_depth_or_width(
+    grid: dict[str, Any], corner: tuple[int, int]
+) -> None:
+    """Where a corner of the first design fails, the band is not taken for narrow before another
+    member tells of its axis.
+    """
     family = world.spec(members=grid, adaptive={"band": 0.08}, confirm=False)
-    end = world.live(family, ends=lambda one: "failed" if (one.depth, one.width) == corner else "succeeded")
+    end = world.live(
+        family, ends=lambda one: "failed" if (one.depth, one.width) == corner else "succeeded"
+    )
     assert end.finished
     assert end.band is not None
     assert end.points is not None
     assert all(len({one[i] for one in end.points.networks}) > 1 for i in (0, 1))
-    never = world.live(family, ends=lambda one: "succeeded" if one.width == min(grid["widths"]) else "failed")
+    never = world.live(
+        family, ends=lambda one: "succeeded" if one.width == min(grid["widths"]) else "failed"
+    )
     assert never.finished
 
 
@@ -433,18 +633,28 @@ def test_never_more_than_asked_for_at_once_or_in_all() -> None:
     runs = [world.World().run(family, one, f"job_{i:08d}") for i, one in enumerate(state.start)]
     state = take_turn(family, world.sizes(family), runs)
     assert len(state.start) == 3
-    under_way = [world.World().run(family, one, f"job_9{i:07d}").model_copy(update={"status": "running", "curve": None})
-                 for i, one in enumerate(state.start)]
+    under_way = [
+        world.World()
+        .run(family, one, f"job_9{i:07d}")
+        .model_copy(update={"status": "running", "curve": None})
+        for i, one in enumerate(state.start)
+    ]
     assert not take_turn(family, world.sizes(family), [*runs, *under_way]).start
     assert len(world.live(family).runs) == 8
 
 
 @pytest.mark.slow
 def test_the_next_member_is_the_best_of_all_by_refits() -> None:
-    """The expected fall of variance, told by the delta method, is what fits to simulated points of the member give."""
+    """The expected fall of variance, told by the delta method, is what fits to simulated points of
+    the member give.
+    """
     family = adaptive()
     every = list_members(family)
-    here = [one for one in every if one.fraction == 1.0 and (one.depth, one.width) in {(1, 8), (3, 8), (1, 32), (2, 16)}]
+    here = [
+        one
+        for one in every
+        if one.fraction == 1.0 and (one.depth, one.width) in {(1, 8), (3, 8), (1, 32), (2, 16)}
+    ]
     runs = [world.World().run(family, one, f"job_{i:08d}") for i, one in enumerate(here)]
     points = gather_measurements(runs)
     assert points is not None
@@ -458,18 +668,46 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
     for with_candidate in (False, True):
         values = []
         for _ in range(120):
-            again = [run.model_copy(update={"curve": run.curve.model_copy(update={
-                "errors": tuple(np.minimum(0.9, error[points.of(lambda one, run=run: one == run.member.network)]
-                                           * np.exp(law.fit.noise * rng.standard_normal(family.rounds))))})})
-                for run in runs if run.curve is not None]
+            again = [
+                run.model_copy(
+                    update={
+                        "curve": run.curve.model_copy(
+                            update={
+                                "errors": tuple(
+                                    np.minimum(
+                                        0.9,
+                                        error[
+                                            points.of(
+                                                lambda one, run=run: one == run.member.network
+                                            )
+                                        ]
+                                        * np.exp(
+                                            law.fit.noise * rng.standard_normal(family.rounds)
+                                        ),
+                                    )
+                                )
+                            }
+                        )
+                    }
+                )
+                for run in runs
+                if run.curve is not None
+            ]
             if with_candidate:
                 extra = world.World().run(family, candidate, "job_extra000")
                 assert extra.curve is not None
                 unpruned = found.unpruned[candidate.network]
                 clean = law.curve(3, 32, np.array(extra.curve.densities), unpruned)
                 noisy = clean * np.exp(law.fit.noise * rng.standard_normal(family.rounds))
-                again.append(extra.model_copy(update={"curve": extra.curve.model_copy(update={
-                    "unpruned_error": unpruned, "errors": tuple(noisy)})}))
+                again.append(
+                    extra.model_copy(
+                        update={
+                            "curve": extra.curve.model_copy(
+                                update={"unpruned_error": unpruned, "errors": tuple(noisy)}
+                            )
+                        }
+                    )
+                )
             drawn = gather_measurements(again)
             assert drawn is not None
             values.append(np.log(fit_family_law(drawn, refits=0).curve(*found.grid)))
@@ -490,9 +728,13 @@ def test_work_is_weighed_against_what_it_tells() -> None:
     found = design.build_design(family, state.law, state.points, every)
     work = {(one.depth, one.width): float(one.flops) for one in world.sizes(family)}
     (best,) = design.choose_next_members(family, found, left, [], work, 1)
-    (dear,) = design.choose_next_members(family, found, left, [], {**work, (best.depth, best.width): 1e12}, 1)
+    (dear,) = design.choose_next_members(
+        family, found, left, [], {**work, (best.depth, best.width): 1e12}, 1
+    )
     assert (dear.depth, dear.width) != (best.depth, best.width)
-    (after,) = design.choose_next_members(family, found, [one for one in left if one.key != best.key], [best], work, 1)
+    (after,) = design.choose_next_members(
+        family, found, [one for one in left if one.key != best.key], [best], work, 1
+    )
     two = design.choose_next_members(family, found, left, [], work, 2)
     assert [one.key for one in two] == [best.key, after.key]
     assert {one.rounds for one in two} <= {family.rounds, family.rounds // 2}
@@ -502,7 +744,9 @@ def test_work_is_weighed_against_what_it_tells() -> None:
 
 
 def test_the_report_answers_as_its_law_does() -> None:
-    report = FamilyReport.model_validate_json(world.reported().model_dump_json()).model_dump(mode="json")
+    report = FamilyReport.model_validate_json(world.reported().model_dump_json()).model_dump(
+        mode="json"
+    )
     law = read_family_law(report)
     assert law is not None
     networks = list_family_candidates(report, None, None)
@@ -512,7 +756,10 @@ def test_the_report_answers_as_its_law_does() -> None:
     assert [row["error"]["value"] for row in rows] == [one.value for one in told]  # type: ignore[union-attr]
     found = answer_error(law, networks, 0.12, 0.9)
     assert [one["parameters"] for one in found] == sorted(one["parameters"] for one in found)
-    assert (found[0]["depth"], found[0]["width"]) == (report["answers"][0]["depth"], report["answers"][0]["width"])
+    assert (found[0]["depth"], found[0]["width"]) == (
+        report["answers"][0]["depth"],
+        report["answers"][0]["width"],
+    )
     assert found[0]["density"] == pytest.approx(report["answers"][0]["density"], rel=SAME)
     with pytest.raises(ParameterError, match="no network of depth 7") as caught:
         list_family_candidates(report, 7, None)
@@ -524,7 +771,9 @@ def test_the_report_answers_as_its_law_does() -> None:
 
 @pytest.mark.slow
 def test_another_seed_widens_the_band_of_an_answer() -> None:
-    """Curves that move as a whole with the seed: the band covers them, and would not without what a seed does."""
+    """Curves that move as a whole with the seed: the band covers them, and would not without what a
+    seed does.
+    """
     family, shift = world.spec(confirm=False), 0.05
     inside, narrow = 0, 0
     for seed in range(30):
@@ -538,7 +787,9 @@ def test_another_seed_widens_the_band_of_an_answer() -> None:
         truth = 0.12 * math.exp(shift * float(np.random.default_rng([7, seed]).standard_normal()))
         inside += best.error.low <= truth <= best.error.high
         assert state.law is not None
-        bare = forecast_errors(state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), [best.density], 0.9)[0].error
+        bare = forecast_errors(
+            state.law, best.candidate.model_copy(update={"seed_sd": 0.0}), [best.density], 0.9
+        )[0].error
         assert bare.low is not None
         assert bare.high is not None
         narrow += bare.low <= truth <= bare.high
@@ -550,8 +801,12 @@ def test_many_trials_tell_what_a_seed_does() -> None:
     few = world.live(world.spec(confirm=False))
     assert few.points is not None
     assert few.points.seed_sd == 0.034
-    many = world.live(world.spec(confirm=False, members={"depths": [1, 2, 3], "widths": [8, 16, 32], "seeds": [0, 1, 2]}),
-                      world.World(unpruned_noise=0.2))
+    many = world.live(
+        world.spec(
+            confirm=False, members={"depths": [1, 2, 3], "widths": [8, 16, 32], "seeds": [0, 1, 2]}
+        ),
+        world.World(unpruned_noise=0.2),
+    )
     assert many.points is not None
     assert many.points.seed_sd == pytest.approx(0.2, rel=0.4)
     assert many.points.trials_of((1, 8, 1.0)) == 3
@@ -567,17 +822,29 @@ def test_an_answer_sparser_than_its_network_was_pruned_says_so() -> None:
     assert any("was pruned to density" in one for one in answer.notes)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"members": {"depths": [1, 2], "widths": [8, 16]}, "keep": 0.5, "floor_density": 0.4}, "too few for a law"),
-    ({"adaptive": {"max_members": 2}}, "needs 3 networks"),
-    ({"candidates": {"depths": list(range(1, 20)), "widths": list(range(1, 20))}}, "at most 128")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"members": {"depths": [1, 2], "widths": [8, 16]}, "keep": 0.5, "floor_density": 0.4},
+            "too few for a law",
+        ),
+        ({"adaptive": {"max_members": 2}}, "needs 3 networks"),
+        (
+            {"candidates": {"depths": list(range(1, 20)), "widths": list(range(1, 20))}},
+            "at most 128",
+        ),
+    ],
+)
 def test_families_that_can_have_no_law_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         world.spec(**change)
 
 
 def test_a_network_that_only_gains_by_pruning_costs_the_family_no_law() -> None:
-    """Its unpruned error is above every error that was measured after pruning, its own among them."""
+    """Its unpruned error is above every error that was measured after pruning, its own among
+    them.
+    """
     state = world.live(world.spec(confirm=False))
     lifted = []
     for run in state.runs:
@@ -585,8 +852,18 @@ def test_a_network_that_only_gains_by_pruning_costs_the_family_no_law() -> None:
         worst = run.member.network == (1, 8, 0.25)
         errors = tuple(0.45 + 0.2 * one for one in run.curve.errors)
         unpruned = 0.72 if worst else 0.45 + 0.2 * run.curve.unpruned_error
-        lifted.append(run.model_copy(update={"curve": run.curve.model_copy(update={
-            "errors": tuple(0.68 for _ in errors) if worst else errors, "unpruned_error": unpruned})}))
+        lifted.append(
+            run.model_copy(
+                update={
+                    "curve": run.curve.model_copy(
+                        update={
+                            "errors": tuple(0.68 for _ in errors) if worst else errors,
+                            "unpruned_error": unpruned,
+                        }
+                    )
+                }
+            )
+        )
     points = gather_measurements(lifted)
     assert points is not None
     assert points.error.max() < 0.72
@@ -598,8 +875,16 @@ def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
     state = world.live(family)
     (answer,) = state.answers
     extra = [run for run in state.runs if run.member.key != state.runs[0].member.key]
-    again = take_turn(family, world.sizes(family), [
-        *extra, world.World(seed=5, unpruned_noise=0.3).run(family, state.runs[0].member, "job_90000000")])
+    again = take_turn(
+        family,
+        world.sizes(family),
+        [
+            *extra,
+            world.World(seed=5, unpruned_noise=0.3).run(
+                family, state.runs[0].member, "job_90000000"
+            ),
+        ],
+    )
     assert [one.max_error for one in again.answers] == [answer.max_error]
     assert again.answers[0].measured == answer.measured
 
@@ -610,15 +895,20 @@ def test_many_densities_are_told_as_one_by_one() -> None:
     assert law is not None
     networks = list_family_candidates(report, None, None)
     kept = [0.9, 0.3, 0.05]
-    assert forecast_networks(law, networks, kept, 0.9) == [forecast_networks(law, [one], [d], 0.9)[0] for one in networks for d in kept]
+    assert forecast_networks(law, networks, kept, 0.9) == [
+        forecast_networks(law, [one], [d], 0.9)[0] for one in networks for d in kept
+    ]
     with pytest.raises(ParameterError, match="at most 10000 together"):
         forecast_networks(law, networks, [0.5] * 2000, 0.9)
 
 
 def test_what_is_refused_at_one_density_is_told_at_the_others() -> None:
     """No error rises to 1.5 times the unpruned one: the law is for measured densities alone."""
-    report = world.reported(world.spec(floor_density=0.45, members={"depths": [3, 4], "widths": [32, 64]},
-                                       confirm=False)).model_dump(mode="json")
+    report = world.reported(
+        world.spec(
+            floor_density=0.45, members={"depths": [3, 4], "widths": [32, 64]}, confirm=False
+        )
+    ).model_dump(mode="json")
     law = read_family_law(report)
     assert law is not None
     inside, beyond = forecast_networks(law, list_family_candidates(report, 3, 32), [0.7, 0.01], 0.9)

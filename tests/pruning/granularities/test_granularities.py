@@ -27,30 +27,64 @@ from tests.support import cases
 
 def net(stem: int = 4) -> nn.Sequential:
     """A convolution of `stem` input channels, another, and a head."""
-    return nn.Sequential(nn.Conv2d(stem, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 2, groups=2), nn.ReLU(),
-                         nn.Flatten(), nn.Linear(36, 8))
+    return nn.Sequential(
+        nn.Conv2d(stem, 8, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 2, groups=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36, 8),
+    )
 
 
 def random_scores(model: nn.Module, seed: int = 0, high: int = 1000) -> Scores:
     """Whole numbers, so that sums are exact and ties occur."""
     rng = torch.Generator().manual_seed(seed)
-    return {name: torch.randint(1, high, weight.shape, generator=rng).double() for name, weight in find_prunable(model).items()}
+    return {
+        name: torch.randint(1, high, weight.shape, generator=rng).double()
+        for name, weight in find_prunable(model).items()
+    }
 
 
-def select(granularity: Granularity, model: nn.Module, target: float, scores: Scores, masks: Masks | None = None,
-           allocation: str = "global") -> tuple[Masks, dict[str, str]]:
+def select(
+    granularity: Granularity,
+    model: nn.Module,
+    target: float,
+    scores: Scores,
+    masks: Masks | None = None,
+    allocation: str = "global",
+) -> tuple[Masks, dict[str, str]]:
     weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
     masks = masks or build_full_masks(weights)
-    alive = {name: score.masked_fill(~masks[name], -math.inf) if score.shape == masks[name].shape else score
-             for name, score in scores.items()}
-    found = granularity.select(Selection(model, weights, alive, masks, target, allocations.create(allocation), TopK(),
-                                         torch.Generator(), lambda: (4, 4, 4)))
-    assert all(not (found.masks[name] & ~masks[name]).any() for name in masks), "masks are not nested"
+    alive = {
+        name: score.masked_fill(~masks[name], -math.inf)
+        if score.shape == masks[name].shape
+        else score
+        for name, score in scores.items()
+    }
+    found = granularity.select(
+        Selection(
+            model,
+            weights,
+            alive,
+            masks,
+            target,
+            allocations.create(allocation),
+            TopK(),
+            torch.Generator(),
+            lambda: (4, 4, 4),
+        )
+    )
+    assert all(not (found.masks[name] & ~masks[name]).any() for name in masks), (
+        "masks are not nested"
+    )
     return found.masks, dict(found.left_dense)
 
 
 def entries(weight: Tensor, row: int, column: int) -> tuple[int, ...]:
-    """The index into the weight of an entry of its matrix: kernel row, kernel column, then input channel."""
+    """The index into the weight of an entry of its matrix: kernel row, kernel column, then input
+    channel.
+    """
     if weight.dim() == 2:
         return row, column
     _, channels, _, width = weight.shape
@@ -60,7 +94,10 @@ def entries(weight: Tensor, row: int, column: int) -> tuple[int, ...]:
 
 def matrix_of(value: Tensor) -> list[list[float]]:
     """The matrix with the input channel fastest, entry by entry."""
-    return [[value[entries(value, row, column)].item() for column in range(value[0].numel())] for row in range(len(value))]
+    return [
+        [value[entries(value, row, column)].item() for column in range(value[0].numel())]
+        for row in range(len(value))
+    ]
 
 
 def test_the_matrix_has_the_input_channel_fastest() -> None:
@@ -72,7 +109,9 @@ def test_the_matrix_has_the_input_channel_fastest() -> None:
 # blocks
 
 
-def blocks_of(matrix: list[list[float]], rows: int, columns: int) -> dict[tuple[int, int], list[tuple[int, int]]]:
+def blocks_of(
+    matrix: list[list[float]], rows: int, columns: int
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """The members of every block."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for row, column in itertools.product(range(len(matrix)), range(len(matrix[0]))):
@@ -81,13 +120,21 @@ def blocks_of(matrix: list[list[float]], rows: int, columns: int) -> dict[tuple[
 
 
 def best_blocks(scores: Scores, masks: Masks, rows: int, columns: int, keep: int) -> Masks:
-    """Blocks of the whole network in the order of their sums, as long as the weights that remain are at most `keep`."""
+    """Blocks of the whole network in the order of their sums, as long as the weights that remain
+    are at most `keep`.
+    """
     ranked: list[tuple[float, int, str, list[tuple[int, ...]]]] = []
     for name, score in scores.items():
         for members in blocks_of(matrix_of(score), rows, columns).values():
-            alive = [index for index in (entries(score, *member) for member in members) if masks[name][index]]
+            alive = [
+                index
+                for index in (entries(score, *member) for member in members)
+                if masks[name][index]
+            ]
             if alive:
-                ranked.append((-sum(float(score[index]) for index in alive), len(ranked), name, alive))
+                ranked.append(
+                    (-sum(float(score[index]) for index in alive), len(ranked), name, alive)
+                )
     found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     for *_, name, alive in sorted(ranked, key=lambda entry: entry[:2]):
         keep -= len(alive)
@@ -117,7 +164,10 @@ def test_blocks_are_those_of_brute_force(rows: int, columns: int, target: float,
 def test_blocks_pruned_in_part_cost_what_remains_of_them(target: float) -> None:
     model = net()
     rng = torch.Generator().manual_seed(1)
-    before = {name: torch.rand(weight.shape, generator=rng) < 0.5 for name, weight in find_prunable(model).items()}
+    before = {
+        name: torch.rand(weight.shape, generator=rng) < 0.5
+        for name, weight in find_prunable(model).items()
+    }
     scores = random_scores(model)
     masks, _ = select(Block(2, 2), model, target, scores, before)
     total = sum(mask.numel() for mask in masks.values())
@@ -133,9 +183,14 @@ def test_layers_that_do_not_divide_stay_dense_and_the_others_make_up_for_them() 
     assert masks["0.weight"].all()
     total = sum(mask.numel() for mask in masks.values())
     assert 0.5 - 4 / total < density(masks) <= 0.5
-    with pytest.raises(BudgetError, match=r"density 0\.37 cannot be had with blocks of 1 x 4: .* one block it is 0\.38"):
+    with pytest.raises(
+        BudgetError,
+        match=r"density 0\.37 cannot be had with blocks of 1 x 4: .* one block it is 0\.38",
+    ):
         select(Block(), model, 0.37, random_scores(model))
-    with pytest.raises(BudgetError, match=r"no layer can be pruned: 0\.weight: its matrix of 8 x 27"):
+    with pytest.raises(
+        BudgetError, match=r"no layer can be pruned: 0\.weight: its matrix of 8 x 27"
+    ):
         select(Block(columns=1024), model, 0.5, random_scores(model))
 
 
@@ -157,8 +212,10 @@ def test_allocations_divide_blocks(allocation: str) -> None:
 
 def test_a_target_that_is_reached_already_removes_nothing() -> None:
     model = net()
-    before = {name: (torch.arange(mask.numel()) % 4 == 0).view_as(mask)
-              for name, mask in build_full_masks(find_prunable(model)).items()}
+    before = {
+        name: (torch.arange(mask.numel()) % 4 == 0).view_as(mask)
+        for name, mask in build_full_masks(find_prunable(model)).items()
+    }
     for allocation in ("global", "uniform"):
         masks, _ = select(Block(), model, 0.3, random_scores(model), before, allocation)
         assert all(torch.equal(masks[name], before[name]) for name in before)
@@ -169,13 +226,26 @@ def test_a_target_that_is_reached_already_removes_nothing() -> None:
 @pytest.mark.parametrize("granularity", [Block(), NM()])
 def test_scores_of_filters_count_for_each_of_their_weights(granularity: Granularity) -> None:
     model = net()
-    filters = {name: torch.rand(weight.shape[0], *[1] * (weight.dim() - 1), dtype=torch.float64,
-                                generator=torch.Generator().manual_seed(3)) for name, weight in find_prunable(model).items()}
-    spread = {name: score.expand_as(find_prunable(model)[name]).clone() for name, score in filters.items()}
-    partly = {name: (torch.arange(mask.numel()) % 7 != 0).view_as(mask)
-              for name, mask in build_full_masks(find_prunable(model)).items()}
+    filters = {
+        name: torch.rand(
+            weight.shape[0],
+            *[1] * (weight.dim() - 1),
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(3),
+        )
+        for name, weight in find_prunable(model).items()
+    }
+    spread = {
+        name: score.expand_as(find_prunable(model)[name]).clone() for name, score in filters.items()
+    }
+    partly = {
+        name: (torch.arange(mask.numel()) % 7 != 0).view_as(mask)
+        for name, mask in build_full_masks(find_prunable(model)).items()
+    }
     for before in (None, partly):
-        first, second = (select(granularity, model, 0.6, scores, before)[0] for scores in (filters, spread))
+        first, second = (
+            select(granularity, model, 0.6, scores, before)[0] for scores in (filters, spread)
+        )
         assert all(torch.equal(first[name], second[name]) for name in first)
         assert 0.59 < density(first) <= 0.6
 
@@ -184,18 +254,26 @@ def test_scores_of_filters_count_for_each_of_their_weights(granularity: Granular
 
 
 def best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Masks:
-    """The n best of every m, then the best of the others in the whole network, in the order of the matrices."""
+    """The n best of every m, then the best of the others in the whole network, in the order of the
+    matrices.
+    """
     found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     others: list[tuple[float, int, str, tuple[int, ...]]] = []
     for name, score in scores.items():
         for members in blocks_of(matrix_of(score), 1, m).values():
-            alive = [index for index in (entries(score, *member) for member in members) if masks[name][index]]
+            alive = [
+                index
+                for index in (entries(score, *member) for member in members)
+                if masks[name][index]
+            ]
             ranked = sorted(alive, key=lambda index, score=score: -float(score[index]))  # type: ignore[misc]
             for index in ranked[:n]:
                 found[name][index] = True
                 keep -= 1
-            others += [(-float(score[index]), 0, name, index) for index in alive if index not in ranked[:n]]
-    for *_, name, index in sorted(others, key=lambda entry: entry[0])[:max(0, keep)]:
+            others += [
+                (-float(score[index]), 0, name, index) for index in alive if index not in ranked[:n]
+            ]
+    for *_, name, index in sorted(others, key=lambda entry: entry[0])[: max(0, keep)]:
         found[name][index] = True
     return found
 
@@ -204,13 +282,17 @@ def best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Mask
 @pytest.mark.parametrize("target", [None, 0.8, 0.9])
 @pytest.mark.parametrize("high", [4, 1000])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_n_of_m_are_those_of_brute_force(n: int, m: int, target: float | None, high: int, pruned: bool) -> None:
+def test_n_of_m_are_those_of_brute_force(
+    n: int, m: int, target: float | None, high: int, pruned: bool
+) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(12, 4, 1), nn.Flatten(), nn.Linear(24, 3))
     scores = random_scores(model, high=high)
     before = build_full_masks(find_prunable(model))
     if pruned:
         rng = torch.Generator().manual_seed(2)
-        before = {name: torch.rand(mask.shape, generator=rng) < 0.9 for name, mask in before.items()}
+        before = {
+            name: torch.rand(mask.shape, generator=rng) < 0.9 for name, mask in before.items()
+        }
     target = n / m if target is None else target
     masks, left_dense = select(NM(n, m), model, target, scores, before)
     assert left_dense == {}
@@ -218,7 +300,9 @@ def test_n_of_m_are_those_of_brute_force(n: int, m: int, target: float | None, h
     keep = min(total - round((1 - target) * total), sum(count_kept(before).values()))
     expected = best_n_of_m(scores, before, n, m, keep)
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
-    assert sum(count_kept(masks).values()) == max(keep, sum(count_kept(best_n_of_m(scores, before, n, m, 0)).values()))
+    assert sum(count_kept(masks).values()) == max(
+        keep, sum(count_kept(best_n_of_m(scores, before, n, m, 0)).values())
+    )
     if target == n / m and not pruned:
         for mask in masks.values():
             assert (flatten(mask).reshape(-1, m).sum(1) == n).all()
@@ -230,13 +314,21 @@ def test_two_of_four_with_a_stem_that_does_not_divide_is_a_little_denser_than_ha
     masks, left_dense = select(NM(), model, 0.5, random_scores(model))
     assert left_dense == {"0.weight": "its matrix of 8 x 27 weights does not divide into 1 x 4"}
     assert masks["0.weight"].all()
-    assert all((flatten(masks[name]).reshape(-1, 4).sum(1) == 2).all() for name in ("2.weight", "5.weight"))
+    assert all(
+        (flatten(masks[name]).reshape(-1, 4).sum(1) == 2).all() for name in ("2.weight", "5.weight")
+    )
     least = density(masks)
     assert least == pytest.approx((216 + 0.5 * (64 + 288)) / 568)
     again, _ = select(NM(), model, 0.6, random_scores(model))
-    assert all(torch.equal(again[name], masks[name]) for name in masks), "between 0.5 and the least, the least"
-    assert density(select(NM(), model, 0.8, random_scores(model))[0]) == pytest.approx(0.8, abs=1 / 568)
-    with pytest.raises(BudgetError, match=r"density 0\.1 cannot be had with 2:4: the least is 0\.690"):
+    assert all(torch.equal(again[name], masks[name]) for name in masks), (
+        "between 0.5 and the least, the least"
+    )
+    assert density(select(NM(), model, 0.8, random_scores(model))[0]) == pytest.approx(
+        0.8, abs=1 / 568
+    )
+    with pytest.raises(
+        BudgetError, match=r"density 0\.1 cannot be had with 2:4: the least is 0\.690"
+    ):
         select(NM(), model, 0.1, random_scores(model))
     with pytest.raises(BudgetError, match=r"density 0\.49 cannot be had"):
         select(NM(), net(), 0.49, random_scores(net()))
@@ -248,11 +340,19 @@ def test_n_m_is_reached_in_rounds_and_stages(criterion: str) -> None:
         torch.manual_seed(0)
         model = net()
     masks = build_full_masks(find_prunable(model))
-    batches = [(torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6))]
+    batches = [
+        (torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6))
+    ]
     recipe = cases.recipe(0.5, granularity={"name": "n_m"})
     for target in (0.8, 0.6, 0.5):
-        masks = prune_(model, masks, target, PruningMethod.of(recipe, Method(name=criterion)),
-                       lambda masks, stage: Evidence(model, masks, batches), generator=torch.Generator())
+        masks = prune_(
+            model,
+            masks,
+            target,
+            PruningMethod.of(recipe, Method(name=criterion)),
+            lambda masks, stage: Evidence(model, masks, batches),
+            generator=torch.Generator(),
+        )
     assert all((flatten(mask).reshape(-1, 4).sum(1) == 2).all() for mask in masks.values())
     assert all(not weight[~masks[name]].any() for name, weight in find_prunable(model).items())
 
@@ -270,7 +370,9 @@ def test_n_is_less_than_m() -> None:
 class Doubling:
     """A sparsifier of another kind."""
 
-    def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: torch.Generator) -> Sparse:
+    def sparsify(
+        self, weight: Tensor, score: Tensor, keep: int, generator: torch.Generator
+    ) -> Sparse:
         raise AssertionError("not asked")
 
 
@@ -279,8 +381,19 @@ def test_only_top_k_keeps_blocks_and_patterns(granularity: Granularity) -> None:
     model = net()
     weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
     with pytest.raises(ParameterError, match="the sparsifier must be top_k") as caught:
-        granularity.select(Selection(model, weights, random_scores(model), build_full_masks(weights), 0.5,
-                                     allocations.create("global"), Doubling(), torch.Generator(), lambda: (4, 4, 4)))
+        granularity.select(
+            Selection(
+                model,
+                weights,
+                random_scores(model),
+                build_full_masks(weights),
+                0.5,
+                allocations.create("global"),
+                Doubling(),
+                torch.Generator(),
+                lambda: (4, 4, 4),
+            )
+        )
     assert caught.value.pointer == "/sparsifier"
 
 

@@ -1,4 +1,6 @@
-"""Windows against whole passes in float64, on small networks drawn at random and on those that take care."""
+"""Windows against whole passes in float64, on small networks drawn at random and on those that take
+care.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         found = self.conv2(self.relu(self.norm(self.conv1(x))))
-        found += F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 1, 1))
+        found += F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 1, 1))
         return self.relu(found)
 
 
@@ -40,7 +42,10 @@ class Joined(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.left, self.right = nn.Conv2d(channels, 2, 1), nn.Conv2d(channels, 3, (5, 3), padding=(2, 1))
+        self.left, self.right = (
+            nn.Conv2d(channels, 2, 1),
+            nn.Conv2d(channels, 3, (5, 3), padding=(2, 1)),
+        )
         self.register_buffer("chosen", torch.tensor([4, 0, 2, 1]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,17 +77,44 @@ def drawn(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module
 
     while len(layers) < rng.randint(2, 6):
         width = nn.Sequential(*layers).eval()(torch.zeros(1, channels, *size)).shape[1]
-        layers.append(rng.choice([
-            lambda c: nn.Conv2d(c, 2 * c, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 2, 3]), rng.choice([0, 1, 2]),
-                                rng.choice([1, 1, 2]), rng.choice([1, c])),
-            lambda c: nn.Conv2d(c, 3, (rng.choice([1, 3]), rng.choice([2, 4])), padding="same"),
-            lambda c: nn.Conv2d(c, c, 3, padding=1, padding_mode="reflect"),
-            lambda c: nn.MaxPool2d(rng.choice([2, 3]), rng.choice([1, 2]), rng.choice([0, 1]), ceil_mode=rng.random() < 0.5),
-            lambda c: nn.AvgPool2d(rng.choice([2, 3]), rng.choice([1, 2]), rng.choice([0, 1]),
-                                   ceil_mode=rng.random() < 0.3, count_include_pad=rng.random() < 0.7),
-            lambda c: nn.BatchNorm2d(c), lambda c: nn.Sequential(nn.GELU(), nn.Identity(), nn.Dropout2d()),
-            lambda c: Residual(c, rng.choice([1, 2, 3]), rng.random() < 0.5), Joined, Gated,
-            lambda c: nn.InstanceNorm2d(c)])(width))
+        layers.append(
+            rng.choice(
+                [
+                    lambda c: nn.Conv2d(
+                        c,
+                        2 * c,
+                        rng.choice([1, 2, 3, 5]),
+                        rng.choice([1, 1, 2, 3]),
+                        rng.choice([0, 1, 2]),
+                        rng.choice([1, 1, 2]),
+                        rng.choice([1, c]),
+                    ),
+                    lambda c: nn.Conv2d(
+                        c, 3, (rng.choice([1, 3]), rng.choice([2, 4])), padding="same"
+                    ),
+                    lambda c: nn.Conv2d(c, c, 3, padding=1, padding_mode="reflect"),
+                    lambda c: nn.MaxPool2d(
+                        rng.choice([2, 3]),
+                        rng.choice([1, 2]),
+                        rng.choice([0, 1]),
+                        ceil_mode=rng.random() < 0.5,
+                    ),
+                    lambda c: nn.AvgPool2d(
+                        rng.choice([2, 3]),
+                        rng.choice([1, 2]),
+                        rng.choice([0, 1]),
+                        ceil_mode=rng.random() < 0.3,
+                        count_include_pad=rng.random() < 0.7,
+                    ),
+                    lambda c: nn.BatchNorm2d(c),
+                    lambda c: nn.Sequential(nn.GELU(), nn.Identity(), nn.Dropout2d()),
+                    lambda c: Residual(c, rng.choice([1, 2, 3]), rng.random() < 0.5),
+                    Joined,
+                    Gated,
+                    lambda c: nn.InstanceNorm2d(c),
+                ]
+            )(width)
+        )
         if not fits():
             layers.pop()
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.LazyLinear(3))
@@ -98,7 +130,9 @@ def drawn(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module
 @pytest.mark.filterwarnings("ignore:Lazy modules", "ignore:Using padding='same'")
 @pytest.mark.parametrize("whole", [0.5, 0.8, 1.5])
 @pytest.mark.parametrize("seed", range(40))
-def test_windows_are_the_whole_pass(seed: int, whole: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_are_the_whole_pass(
+    seed: int, whole: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pruning.graphs.windowed, "WHOLE", whole)
     rng, channels = random.Random(seed), seed % 3 + 1
     size = rng.randint(7, 17), rng.randint(7, 17)
@@ -109,21 +143,29 @@ def test_windows_are_the_whole_pass(seed: int, whole: float, monkeypatch: pytest
         last = net.to(memory_format=torch.channels_last) if seed % 2 else net  # type: ignore[call-overload]
         windows = Windows(last)
         with torch.no_grad():
-            torch.testing.assert_close(windows.settle(image), net(image[None]), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(
+                windows.settle(image), net(image[None]), rtol=1e-9, atol=1e-9
+            )
             for _ in range(6):
                 side = rng.randint(1, 4)
-                top, left = rng.choice([0, size[0] - side, rng.randint(0, size[0] - side)]), rng.choice(
-                    [0, size[1] - side, rng.randint(0, size[1] - side)])
+                top, left = (
+                    rng.choice([0, size[0] - side, rng.randint(0, size[0] - side)]),
+                    rng.choice([0, size[1] - side, rng.randint(0, size[1] - side)]),
+                )
                 values = torch.randn(rng.randint(1, 3), channels, side, side, dtype=torch.float64)
                 images = image.repeat(len(values), 1, 1, 1)
-                images[:, :, top:top + side, left:left + side] = values
+                images[:, :, top : top + side, left : left + side] = values
                 found = windows.answer(values, (top, top + side, left, left + side))
                 torch.testing.assert_close(found, net(images), rtol=1e-9, atol=1e-9)
 
 
 NETWORKS: list[Callable[[], nn.Module]] = [
-    lambda: load_model("cifar_resnet", depth=20), lambda: load_model("cifar_resnet", depth=8, shortcut="B"),
-    lambda: load_model("densenet22"), lambda: load_model("wide_resnet"), lambda: load_model("vgg", depth=11)]
+    lambda: load_model("cifar_resnet", depth=20),
+    lambda: load_model("cifar_resnet", depth=8, shortcut="B"),
+    lambda: load_model("densenet22"),
+    lambda: load_model("wide_resnet"),
+    lambda: load_model("vgg", depth=11),
+]
 
 
 @pytest.mark.parametrize("build", NETWORKS)
@@ -136,18 +178,27 @@ def test_networks_answer_in_windows_as_they_do_whole(build: Callable[[], nn.Modu
             windows.settle(image)
             for top, left in (0, 0), (14, 9), (30, 30):
                 images = image.repeat(2, 1, 1, 1)
-                images[0, :, top:top + 2, left:left + 2] = 0
+                images[0, :, top : top + 2, left : left + 2] = 0
                 images[1, :, top, left] = 0
-                found = windows.answer(images[:, :, top:top + 2, left:left + 2], (top, top + 2, left, left + 2))
+                found = windows.answer(
+                    images[:, :, top : top + 2, left : left + 2], (top, top + 2, left, left + 2)
+                )
                 torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-4)
 
 
 def test_layers_see_no_more_than_their_windows() -> None:
-    net, seen = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, 2, 1), nn.Conv2d(2, 1, 3)), []
+    net, seen = (
+        nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, 2, 1), nn.Conv2d(2, 1, 3)),
+        [],
+    )
     windows, plain = Windows(net), F.conv2d
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         windows.settle(torch.ones(1, 20, 20))
-        patch.setattr(F, "conv2d", lambda maps, *others: seen.append(tuple(maps.shape)) or plain(maps, *others))
+        patch.setattr(
+            F,
+            "conv2d",
+            lambda maps, *others: seen.append(tuple(maps.shape)) or plain(maps, *others),
+        )
         windows.answer(torch.zeros(4, 1, 2, 2), (8, 10, 0, 2))
     assert seen == [(4, 1, 6, 5), (4, 2, 7, 5), (4, 2, 7, 4)], "a block at the left edge"
 
@@ -181,7 +232,9 @@ def test_what_overwrites_what_it_uses_again_is_refused(how: str) -> None:
 
 
 class Sums(nn.Module):
-    """Sums to whose size the first operand does not always belong, and one operand that is used again."""
+    """Sums to whose size the first operand does not always belong, and one operand that is used
+    again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +243,12 @@ class Sums(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = self.one(x) + self.more(x)
         again = self.more(x)
-        return self.relu(self.more(x) + x) + self.relu(wide) + self.relu(again) * again + F.relu(self.more(x) + 1)
+        return (
+            self.relu(self.more(x) + x)
+            + self.relu(wide)
+            + self.relu(again) * again
+            + F.relu(self.more(x) + 1)
+        )
 
 
 def test_what_is_lean_answers_alike_again_and_again() -> None:
@@ -202,7 +260,13 @@ def test_what_is_lean_answers_alike_again_and_again() -> None:
             torch.testing.assert_close(found(image), wanted, rtol=0, atol=0)
             assert torch.equal(image, before)
     refuse_overwritten(found)
-    assert sum(node.name.startswith("relu") and node.target is torch.relu_ for node in found.graph.nodes) == 3
+    assert (
+        sum(
+            node.name.startswith("relu") and node.target is torch.relu_
+            for node in found.graph.nodes
+        )
+        == 3
+    )
 
 
 def test_what_is_new_may_be_overwritten() -> None:
@@ -216,11 +280,19 @@ def test_a_window_in_a_box_apart_from_its_own_is_the_reference() -> None:
 
 @pytest.mark.parametrize("near", [1, 3, 16])
 @pytest.mark.parametrize("block", [1, 2, 5])
-def test_how_many_are_tried_at_once_changes_nothing(block: int, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_are_tried_at_once_changes_nothing(
+    block: int, near: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU(), nn.Flatten(),
-                            nn.Linear(48, 3)).double()
+        net = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(48, 3),
+        ).double()
         image = torch.randn(2, 9, 8, dtype=torch.float64)
     image[:, 3:6, 2:5] = 0
     monkeypatch.setattr(pruning.analysis.back_select, "NEAR", near)
@@ -231,7 +303,11 @@ def test_how_many_are_tried_at_once_changes_nothing(block: int, near: int, monke
 
 def test_of_blocks_that_hide_nothing_the_first_goes() -> None:
     net, image = load_model("cifar_resnet", depth=8), torch.zeros(3, 32, 32)
-    assert select_backwards(optimise_for_inference(net, image), image, 0, 2, steps=3).tolist() == [0, 1, 2]
+    assert select_backwards(optimise_for_inference(net, image), image, 0, 2, steps=3).tolist() == [
+        0,
+        1,
+        2,
+    ]
     image[:, 16:] = 1
     order = select_backwards(optimise_for_inference(net, image), image, 0, 8).tolist()
     still = [one for one in order if one < 8]

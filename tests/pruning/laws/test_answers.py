@@ -10,11 +10,20 @@ from pruning.laws.answers import Answers, Candidate, find_smallest
 from tests.support.law_cases import family, unpruned_of
 
 
-def candidates(depths: tuple[float, ...] = (8, 14, 20, 26),
-               widths: tuple[float, ...] = (0.5, 1, 1.41, 2)) -> list[Candidate]:
-    return [Candidate(depth=depth, width=width, unpruned_error=unpruned_of(depth, width),
-                      parameters=round(10_000 * depth * width**2) + 500, prunable=round(10_000 * depth * width**2))
-            for depth in depths for width in widths]
+def candidates(
+    depths: tuple[float, ...] = (8, 14, 20, 26), widths: tuple[float, ...] = (0.5, 1, 1.41, 2)
+) -> list[Candidate]:
+    return [
+        Candidate(
+            depth=depth,
+            width=width,
+            unpruned_error=unpruned_of(depth, width),
+            parameters=round(10_000 * depth * width**2) + 500,
+            prunable=round(10_000 * depth * width**2),
+        )
+        for depth in depths
+        for width in widths
+    ]
 
 
 def test_the_closed_form_agrees_with_enumeration() -> None:
@@ -29,8 +38,12 @@ def test_the_closed_form_agrees_with_enumeration() -> None:
     best = min(left, key=lambda one: left[one])
     assert answer.best.candidate == best
     assert answer.best.parameters == pytest.approx(left[best], rel=1e-3)
-    assert {one.candidate for one in (answer.best, *answer.others)} | {one for one, _ in answer.refused} == set(candidates())
-    assert [one.parameters for one in answer.others] == sorted(one.parameters for one in answer.others)
+    assert {one.candidate for one in (answer.best, *answer.others)} | {
+        one for one, _ in answer.refused
+    } == set(candidates())
+    assert [one.parameters for one in answer.others] == sorted(
+        one.parameters for one in answer.others
+    )
     assert answer.best.error.value == pytest.approx(error, rel=1e-9)
     assert answer.best.error.low < error < answer.best.error.high  # type: ignore[operator]
     assert 0.8**answer.best.rounds <= answer.best.density < 0.8 ** (answer.best.rounds - 1)
@@ -39,7 +52,9 @@ def test_the_closed_form_agrees_with_enumeration() -> None:
 
 def test_a_larger_network_pruned_harder_beats_the_smallest_that_suffices() -> None:
     answer = find_smallest(family(0).fit(), 0.16, candidates())
-    dense = min((one for one in candidates() if one.unpruned_error <= 0.16), key=lambda one: one.parameters)
+    dense = min(
+        (one for one in candidates() if one.unpruned_error <= 0.16), key=lambda one: one.parameters
+    )
     assert answer.best.candidate.parameters > dense.parameters
     assert answer.best.parameters < dense.parameters
 
@@ -53,17 +68,23 @@ def test_no_answer() -> None:
     with pytest.raises(ParameterError, match="none"):
         find_smallest(one.fit(), 0.1, [])
     with pytest.raises(ParameterError, match="20 of 10 parameters"):
-        find_smallest(one.fit(), 0.1, [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})])
+        find_smallest(
+            one.fit(), 0.1, [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})]
+        )
 
 
 def test_answers_stay_near_what_was_measured() -> None:
-    """The sparsest density was 0.8^19: half as many rounds again are the end, and a weight must be left."""
+    """The sparsest density was 0.8^19: half as many rounds again are the end, and a weight must be
+    left.
+    """
     law = family(0).fit()
     (one,) = candidates((20,), (1,))
     answer = find_smallest(law, 0.85, [one]).best
     assert law.density_for(0.85, one.depth, one.width, one.unpruned_error) < 0.8 ** (1.5 * 19)
     assert answer.density == pytest.approx(0.8 ** (1.5 * 19))
-    assert answer.error.value == pytest.approx(float(law.curve(20, 1, answer.density, one.unpruned_error)))
+    assert answer.error.value == pytest.approx(
+        float(law.curve(20, 1, answer.density, one.unpruned_error))
+    )
     assert answer.error.value < 0.85
     assert answer.extrapolated
     assert "held here, at a smaller error" in answer.notes[-1]
@@ -76,8 +97,11 @@ def test_a_network_above_the_plateau_is_refused_alone() -> None:
     strange = candidates()[0].model_copy(update={"unpruned_error": 0.85})
     answer = find_smallest(law, 0.16, [strange, *candidates()])
     assert answer.best == find_smallest(law, 0.16, candidates()).best
-    assert [(one, "above the plateau of the law, 0.8" in why) for one, why in answer.refused if one == strange] == [
-        (strange, True)]
+    assert [
+        (one, "above the plateau of the law, 0.8" in why)
+        for one, why in answer.refused
+        if one == strange
+    ] == [(strange, True)]
 
 
 def test_an_error_that_anything_has() -> None:

@@ -1,4 +1,6 @@
-"""The other laws: the broken power law, the sparse and the dense scaling law, and which of them to trust."""
+"""The other laws: the broken power law, the sparse and the dense scaling law, and which of them to
+trust.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,32 @@ from tests.support.law_cases import Floats, published, rewound, rows, single, tr
 D = 0.8 ** np.arange(1.0, 20.0)
 
 
-@pytest.mark.parametrize(("form", "thetas", "features"), [
-    (BrokenForm(), ([-3.0, -4.0, 0.4, -2.0, -1.0, 1.2], [-9.0, -1.0, 0.0, -3.0, 0.5, 2.0]), 1),
-    (SparseForm(), ([0.2, 0.8, 0.7, 0.4, -1.3, 0.9, 1.5], [-2.0, 1.5, 0.1, 0.2, -0.5, 0.3, -1.0]), 3),
-    (DenseForm(), ([0.66, -2.8, 0.53, -5.0, 3.0, -0.1], [1.1, -1.0, 0.8, -0.5, 0.0, -0.01]), 2),
-])
-def test_gradients_agree_with_finite_differences(form: Any, thetas: tuple[list[float], ...], features: int) -> None:
+@pytest.mark.parametrize(
+    ("form", "thetas", "features"),
+    [
+        (BrokenForm(), ([-3.0, -4.0, 0.4, -2.0, -1.0, 1.2], [-9.0, -1.0, 0.0, -3.0, 0.5, 2.0]), 1),
+        (
+            SparseForm(),
+            ([0.2, 0.8, 0.7, 0.4, -1.3, 0.9, 1.5], [-2.0, 1.5, 0.1, 0.2, -0.5, 0.3, -1.0]),
+            3,
+        ),
+        (DenseForm(), ([0.66, -2.8, 0.53, -5.0, 3.0, -0.1], [1.1, -1.0, 0.8, -0.5, 0.0, -0.01]), 2),
+    ],
+)
+def test_gradients_agree_with_finite_differences(
+    form: Any, thetas: tuple[list[float], ...], features: int
+) -> None:
     x = np.log(np.random.default_rng(0).uniform(0.05, 1.0, (features, 5)))
     for theta in thetas:
         _, gradient = form.evaluate(np.array([theta]), x, np.zeros(5))
         for i in range(5):
-            numeric = approx_fprime(np.array(theta), lambda t, i=i: float(  # type: ignore[misc]
-                form.evaluate(t[None], x, np.zeros(5))[0][0, i]), 1e-7)
+            numeric = approx_fprime(
+                np.array(theta),
+                lambda t, i=i: float(  # type: ignore[misc]
+                    form.evaluate(t[None], x, np.zeros(5))[0][0, i]
+                ),
+                1e-7,
+            )
             np.testing.assert_allclose(gradient[0, :-1, i], numeric, atol=3e-6)
         assert not gradient[0, -1].any()
 
@@ -50,7 +66,9 @@ def test_a_broken_power_law_is_recovered() -> None:
 def test_a_power_law_has_neither_break_nor_plateau() -> None:
     law = fit_broken_law(D, 0.08 + 0.002 * D**-0.9, 0.082, breaks=0)
     assert (law.transitions, law.plateau, len(law.fit.free)) == ((), None, 3)
-    assert [float(np.exp(law.fit.theta[0])), law.fit.theta[2]] == pytest.approx([0.08, 0.9], rel=1e-4)
+    assert [float(np.exp(law.fit.theta[0])), law.fit.theta[2]] == pytest.approx(
+        [0.08, 0.9], rel=1e-4
+    )
 
 
 def test_the_pruning_law_wins_where_it_is_true() -> None:
@@ -95,7 +113,12 @@ def test_on_published_curves_held_out_densities_are_predicted(network: str) -> N
 
 def vit_grid() -> tuple[Floats, Floats, Floats, Floats]:
     grid = vit()
-    return (1 - grid["sparsity"], 12 * 12 * 768**2 * grid["scale"] / 1e6, grid["total_examples"] / 1e9, grid["val-loss"])
+    return (
+        1 - grid["sparsity"],
+        12 * 12 * 768**2 * grid["scale"] / 1e6,
+        grid["total_examples"] / 1e9,
+        grid["val-loss"],
+    )
 
 
 def huber(deviation: Floats, delta: float) -> float:
@@ -107,7 +130,15 @@ def huber(deviation: Floats, delta: float) -> float:
 def test_the_published_vision_transformers() -> None:
     grid = vit_grid()
     law = fit_sparse_law(*grid)
-    printed = {"a": "1.3049", "b": ".8210", "c": "2.0751", "e": ".3922", "f": ".2782", "g": ".8898", "h": "4.5167"}
+    printed = {
+        "a": "1.3049",
+        "b": ".8210",
+        "c": "2.0751",
+        "e": ".3922",
+        "f": ".2782",
+        "g": ".8898",
+        "h": "4.5167",
+    }
     for name, text in printed.items():
         assert law.coefficients[name] == pytest.approx(float(text), abs=1e-4), name
     assert huber(law.curve(*grid[:3]) - grid[3], 0.01) == pytest.approx(4.929e-4, abs=5.1e-8)
@@ -120,9 +151,15 @@ def test_the_published_vision_transformers() -> None:
 @published
 def test_the_published_t5_fit_is_beaten_by_its_own_objective() -> None:
     """The printed coefficients have the printed objective, 7.60e-6, and are not its minimum."""
-    table = {name: np.array([float(row[name]) for row in rows("frantar2023_t5.csv")])
-             for name in ("sparsity", "scale", "steps", "val-loss")}
-    d, m, steps = 1 - table["sparsity"], 24 * 12 * 768**2 * table["scale"] / 1e6, table["steps"] / 1e5
+    table = {
+        name: np.array([float(row[name]) for row in rows("frantar2023_t5.csv")])
+        for name in ("sparsity", "scale", "steps", "val-loss")
+    }
+    d, m, steps = (
+        1 - table["sparsity"],
+        24 * 12 * 768**2 * table["scale"] / 1e6,
+        table["steps"] / 1e5,
+    )
     loss = (0.5678 * d**0.7216 + 1.5227) * (d * m) ** -0.2451 + 0.6336 * steps**-0.2027 + 0.6507
     assert huber(np.log(loss / table["val-loss"]), 0.001) == pytest.approx(7.60e-6, abs=1e-8)
     law = fit_sparse_law(d, m, steps, table["val-loss"], huber=0.001, on="log_loss")
@@ -130,10 +167,18 @@ def test_the_published_t5_fit_is_beaten_by_its_own_objective() -> None:
 
 
 def sparse(noise: float = 0.0, seed: int = 0) -> SparseLaw:
-    d, m, data = (one.ravel() for one in np.meshgrid([1.0, 0.5, 0.25, 0.1], [1.0, 4.0, 16.0], [1.0, 3.0, 9.0]))
+    d, m, data = (
+        one.ravel() for one in np.meshgrid([1.0, 0.5, 0.25, 0.1], [1.0, 4.0, 16.0], [1.0, 3.0, 9.0])
+    )
     loss = (1.3 * d**0.3 + 2.0) * (d * m) ** -0.4 + 0.9 * data**-0.5 + 1.0
-    return fit_sparse_law(d, m, data, loss * (1 + noise * np.random.default_rng(seed).standard_normal(len(d))), huber=None,
-                          on="relative")
+    return fit_sparse_law(
+        d,
+        m,
+        data,
+        loss * (1 + noise * np.random.default_rng(seed).standard_normal(len(d))),
+        huber=None,
+        on="relative",
+    )
 
 
 def test_the_density_of_a_loss() -> None:
@@ -152,13 +197,19 @@ def dense_grid(noise: float = 0.0, seed: int = 0) -> tuple[Floats, Floats, Float
     m, n = (one.ravel() for one in np.meshgrid(4.0 ** np.arange(-6, 1), 2.0 ** np.arange(-5.0, 1)))
     x = n**-0.66 + 0.0587 * m**-0.53 + 7.14e-14
     error = 0.9 * x / np.hypot(x, 19.77)
-    return m * 1e6, n * 5e4, error * (1 + noise * np.random.default_rng(seed).standard_normal(len(m)))
+    return (
+        m * 1e6,
+        n * 5e4,
+        error * (1 + noise * np.random.default_rng(seed).standard_normal(len(m))),
+    )
 
 
 def test_the_published_dense_constants_are_recovered() -> None:
     law = fit_dense_law(*dense_grid(), classes=10)
     found = law.coefficients
-    assert [found[name] for name in ("alpha", "b", "beta", "eta")] == pytest.approx([0.66, 0.0587, 0.53, 19.77], rel=1e-3)
+    assert [found[name] for name in ("alpha", "b", "beta", "eta")] == pytest.approx(
+        [0.66, 0.0587, 0.53, 19.77], rel=1e-3
+    )
     assert found["c"] < 1e-3
     assert law.fit.residual_sd < 1e-6
     assert law.plateau == pytest.approx(0.9)
@@ -180,16 +231,26 @@ def test_noisy_dense_networks() -> None:
 @pytest.mark.parametrize("seeds", [8, pytest.param(100, marks=pytest.mark.slow)])
 def test_bands_of_the_dense_law_cover(seeds: int) -> None:
     m, n, true = dense_grid()
-    held = [band.low <= one <= band.high  # type: ignore[operator, union-attr]
-            for seed in range(seeds)
-            for band, one in zip(fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10).predict(m, n), true,  # type: ignore[arg-type]
-                                 strict=True)]
+    held = [
+        band.low <= one <= band.high  # type: ignore[operator, union-attr]
+        for seed in range(seeds)
+        for band, one in zip(
+            fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10).predict(m, n),
+            true,  # type: ignore[arg-type]
+            strict=True,
+        )
+    ]
     assert 0.82 <= float(np.mean(held)) <= 0.96
 
 
-@pytest.mark.parametrize(("law", "cls"), [
-    (lambda: fit_broken_law(D, truth(D), 0.08), BrokenLaw), (lambda: sparse(0.01), SparseLaw),
-    (lambda: fit_dense_law(*dense_grid(0.03), classes=10), DenseLaw)])
+@pytest.mark.parametrize(
+    ("law", "cls"),
+    [
+        (lambda: fit_broken_law(D, truth(D), 0.08), BrokenLaw),
+        (lambda: sparse(0.01), SparseLaw),
+        (lambda: fit_dense_law(*dense_grid(0.03), classes=10), DenseLaw),
+    ],
+)
 def test_they_survive_json(law: Any, cls: Any) -> None:
     made = law()
     again = read_law(made.model_dump_json())
@@ -209,28 +270,63 @@ def test_what_is_not_a_law_is_refused(text: str) -> None:
         read_law(text)
 
 
-@pytest.mark.parametrize(("call", "refusal", "message"), [
-    (lambda: fit_broken_law(D[:4], truth(D[:4]), 0.08), InsufficientPointsError, "5 points for 6 free parameters.* 7 more"),
-    (lambda: fit_broken_law(D, truth(D), 0.08, breaks=2), ParameterError, "breaks: 2; 0 or 1"),  # type: ignore[arg-type]
-    (lambda: fit_broken_law([0.5, 0.0], [0.1, 0.2], 0.08), CurveError, "density 0"),
-    (lambda: fit_broken_law(D, truth(D), 0.08).predict(1.5), ParameterError, "density"),
-    (lambda: fit_sparse_law([0.5, 0.2], [1, 1], [1, 2], [3, 4]), InsufficientPointsError, "2 amounts of data"),
-    (lambda: fit_sparse_law([0.5, 0.2], 1, 1, [3, 4]), InsufficientPointsError, "2 points for 5 free parameters"),
-    (lambda: fit_sparse_law([0.5, 0.0], 1, 1, [3, 4]), CurveError, "above 0"),
-    (lambda: fit_sparse_law([0.5, 0.1], 1, 1, [3, np.nan]), CurveError, "finite"),
-    (lambda: fit_sparse_law([0.5, 0.1], [1, 2, 3], 1, [3, 4]), CurveError, "as many of each"),
-    (lambda: fit_sparse_law([0.5], 1, 1, [3], on="both"), ParameterError, "on: 'both'"),  # type: ignore[arg-type]
-    (lambda: fit_sparse_law([0.5], 1, 1, [3], huber=-1.0), ParameterError, "huber: -1"),
-    (lambda: sparse().predict(0.0, 1, 1), ParameterError, "density: above 0"),
-    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.0], classes=10), CurveError, "an error of 0"),
-    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.95], classes=10), CurveError, "at or above chance, 0.9"),
-    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.1], classes=10), CurveError, "all errors are equal"),
-    (lambda: fit_dense_law([1, 1], 1, [0.1, 0.2], classes=10), InsufficientPointsError, "as many parameters"),
-    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.2], classes=10), InsufficientPointsError, "2 points for 3 free parameters"),
-    (lambda: fit_dense_law([1, 2], 1, [0.1, 0.2], classes=1), ParameterError, "classes: 1"),
-    (lambda: fit_dense_law([1, 2], [1, 2, 3], [0.1, 0.2], classes=10), CurveError, "as many of each"),
-    (lambda: single(0).density_for(1.5), ParameterError, "error"),
-])
+@pytest.mark.parametrize(
+    ("call", "refusal", "message"),
+    [
+        (
+            lambda: fit_broken_law(D[:4], truth(D[:4]), 0.08),
+            InsufficientPointsError,
+            "5 points for 6 free parameters.* 7 more",
+        ),
+        (lambda: fit_broken_law(D, truth(D), 0.08, breaks=2), ParameterError, "breaks: 2; 0 or 1"),  # type: ignore[arg-type]
+        (lambda: fit_broken_law([0.5, 0.0], [0.1, 0.2], 0.08), CurveError, "density 0"),
+        (lambda: fit_broken_law(D, truth(D), 0.08).predict(1.5), ParameterError, "density"),
+        (
+            lambda: fit_sparse_law([0.5, 0.2], [1, 1], [1, 2], [3, 4]),
+            InsufficientPointsError,
+            "2 amounts of data",
+        ),
+        (
+            lambda: fit_sparse_law([0.5, 0.2], 1, 1, [3, 4]),
+            InsufficientPointsError,
+            "2 points for 5 free parameters",
+        ),
+        (lambda: fit_sparse_law([0.5, 0.0], 1, 1, [3, 4]), CurveError, "above 0"),
+        (lambda: fit_sparse_law([0.5, 0.1], 1, 1, [3, np.nan]), CurveError, "finite"),
+        (lambda: fit_sparse_law([0.5, 0.1], [1, 2, 3], 1, [3, 4]), CurveError, "as many of each"),
+        (lambda: fit_sparse_law([0.5], 1, 1, [3], on="both"), ParameterError, "on: 'both'"),  # type: ignore[arg-type]
+        (lambda: fit_sparse_law([0.5], 1, 1, [3], huber=-1.0), ParameterError, "huber: -1"),
+        (lambda: sparse().predict(0.0, 1, 1), ParameterError, "density: above 0"),
+        (lambda: fit_dense_law([1, 2], 1, [0.1, 0.0], classes=10), CurveError, "an error of 0"),
+        (
+            lambda: fit_dense_law([1, 2], 1, [0.1, 0.95], classes=10),
+            CurveError,
+            "at or above chance, 0.9",
+        ),
+        (
+            lambda: fit_dense_law([1, 2], 1, [0.1, 0.1], classes=10),
+            CurveError,
+            "all errors are equal",
+        ),
+        (
+            lambda: fit_dense_law([1, 1], 1, [0.1, 0.2], classes=10),
+            InsufficientPointsError,
+            "as many parameters",
+        ),
+        (
+            lambda: fit_dense_law([1, 2], 1, [0.1, 0.2], classes=10),
+            InsufficientPointsError,
+            "2 points for 3 free parameters",
+        ),
+        (lambda: fit_dense_law([1, 2], 1, [0.1, 0.2], classes=1), ParameterError, "classes: 1"),
+        (
+            lambda: fit_dense_law([1, 2], [1, 2, 3], [0.1, 0.2], classes=10),
+            CurveError,
+            "as many of each",
+        ),
+        (lambda: single(0).density_for(1.5), ParameterError, "error"),
+    ],
+)
 def test_refusals(call: Any, refusal: type[Exception], message: str) -> None:
     with pytest.raises(refusal, match=message):
         call()

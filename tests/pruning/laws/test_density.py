@@ -19,52 +19,90 @@ from tests.support.oracles import bisect
 
 D = 0.8 ** np.arange(0.0, 21.0)
 GOLDEN = [  # unpruned, gamma, p, plateau: error at the densities
-    ((0.08, 0.6, 0.003, 0.9), ("0.08068209", "0.08253299", "0.12004141", "0.42632449", "0.87200666", "0.899997")),
-    ((0.24, 1, 0.01, 0.999), ("0.24019582", "0.24074592", "0.25867142", "0.7264988", "0.99432897", "0.99899953")),
-    ((0.05, 0.3, 6e-6, 0.9), ("0.05006285", "0.05023739", "0.05479329", "0.09737734", "0.19395156", "0.73732176")),
+    (
+        (0.08, 0.6, 0.003, 0.9),
+        ("0.08068209", "0.08253299", "0.12004141", "0.42632449", "0.87200666", "0.899997"),
+    ),
+    (
+        (0.24, 1, 0.01, 0.999),
+        ("0.24019582", "0.24074592", "0.25867142", "0.7264988", "0.99432897", "0.99899953"),
+    ),
+    (
+        (0.05, 0.3, 6e-6, 0.9),
+        ("0.05006285", "0.05023739", "0.05479329", "0.09737734", "0.19395156", "0.73732176"),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("law", "printed"), GOLDEN)
 def test_golden_values(law: tuple[float, ...], printed: tuple[str, ...]) -> None:
     for density, text in zip((1, 0.512, 0.1, 0.01, 0.001, 1e-5), printed, strict=True):
-        assert float(evaluate_pruned_error(density, *law)) == pytest.approx(float(text), abs=0.51 * 10.0 ** -len(text.split(".")[1]))
+        assert float(evaluate_pruned_error(density, *law)) == pytest.approx(
+            float(text), abs=0.51 * 10.0 ** -len(text.split(".")[1])
+        )
 
 
 @pytest.mark.parametrize(("law", "_printed"), GOLDEN)
-def test_the_real_form_is_the_modulus_of_the_paper(law: tuple[float, ...], _printed: object) -> None:
+def test_the_real_form_is_the_modulus_of_the_paper(
+    law: tuple[float, ...], _printed: object
+) -> None:
     unpruned, gamma, p, plateau = law
     d = np.geomspace(1e-6, 1, 50)
-    paper = unpruned * np.abs((d - 1j * p * (plateau / unpruned) ** (1 / gamma)) / (d - 1j * p)) ** gamma
+    paper = (
+        unpruned
+        * np.abs((d - 1j * p * (plateau / unpruned) ** (1 / gamma)) / (d - 1j * p)) ** gamma
+    )
     np.testing.assert_allclose(evaluate_pruned_error(d, *law), paper, rtol=1e-12)
 
 
 def test_the_inverse_of_the_golden_network() -> None:
-    assert float(invert_pruned_error(0.16, 0.08, 0.6, 0.003, 0.9)) == pytest.approx(0.056147081, abs=5.1e-10)
+    assert float(invert_pruned_error(0.16, 0.08, 0.6, 0.003, 0.9)) == pytest.approx(
+        0.056147081, abs=5.1e-10
+    )
 
 
 @pytest.mark.parametrize(("law", "_printed"), GOLDEN)
 def test_the_inverse_agrees_with_bisection(law: tuple[float, ...], _printed: object) -> None:
     for error in np.linspace(law[0], law[3], 23)[1:-1]:
         if error > evaluate_pruned_error(1.0, *law):
-            by_search = bisect(lambda d, error=error: error - float(evaluate_pruned_error(max(d, 1e-300), *law)))  # type: ignore[misc]
+            by_search = bisect(
+                lambda d, error=error: error - float(evaluate_pruned_error(max(d, 1e-300), *law))
+            )  # type: ignore[misc]
             assert float(invert_pruned_error(error, *law)) == pytest.approx(by_search, rel=1e-9)
 
 
 def test_the_inverse_outside_the_law() -> None:
-    assert invert_pruned_error([0.05, 0.08, 0.9, 0.95], 0.08, 0.6, 0.003, 0.9).tolist() == [np.inf, np.inf, 0.0, 0.0]
-    steep = float(invert_pruned_error(0.3, 0.08, 0.02, 1e-8, 0.9))  # r = 11.25^50: its square is beyond a float
-    assert float(evaluate_pruned_error(steep, 0.08, 0.02, 1e-8, 0.9)) == pytest.approx(0.3, rel=1e-9)
+    assert invert_pruned_error([0.05, 0.08, 0.9, 0.95], 0.08, 0.6, 0.003, 0.9).tolist() == [
+        np.inf,
+        np.inf,
+        0.0,
+        0.0,
+    ]
+    steep = float(
+        invert_pruned_error(0.3, 0.08, 0.02, 1e-8, 0.9)
+    )  # r = 11.25^50: its square is beyond a float
+    assert float(evaluate_pruned_error(steep, 0.08, 0.02, 1e-8, 0.9)) == pytest.approx(
+        0.3, rel=1e-9
+    )
 
 
 def test_the_gradient_agrees_with_finite_differences() -> None:
     rng, form = np.random.default_rng(0), PruningForm()
     features, unpruned = np.log(rng.uniform(0.01, 3, (3, 6))), np.log(rng.uniform(0.02, 0.2, 6))
-    for theta in ([-0.5, -3.0, -0.1, 0.7, 1.5], [1.0, -6.0, -0.4, -0.3, 0.0], [-2.0, -1.0, -0.05, 0.0, 2.0]):
+    for theta in (
+        [-0.5, -3.0, -0.1, 0.7, 1.5],
+        [1.0, -6.0, -0.4, -0.3, 0.0],
+        [-2.0, -1.0, -0.05, 0.0, 2.0],
+    ):
         _, gradient = form.evaluate(np.array([theta]), features, unpruned)
         for i in range(6):
-            numeric = approx_fprime(np.array([*theta, *unpruned]), lambda x, i=i: float(  # type: ignore[misc]
-                form.evaluate(x[None, :5], features, x[5:])[0][0, i]), 1e-7)
+            numeric = approx_fprime(
+                np.array([*theta, *unpruned]),
+                lambda x, i=i: float(  # type: ignore[misc]
+                    form.evaluate(x[None, :5], features, x[5:])[0][0, i]
+                ),
+                1e-7,
+            )
             np.testing.assert_allclose(gradient[0, :5, i], numeric[:5], atol=2e-6)
             assert gradient[0, 5, i] == pytest.approx(numeric[5 + i], abs=2e-6)
 
@@ -97,21 +135,37 @@ def test_noisy_points_give_what_scipy_gives() -> None:
     rng = np.random.default_rng(3)
     errors = truth(D) * (1 + 0.03 * rng.standard_normal(len(D)))
     law = fit_density_law(D, errors, 0.08, classes=10)
-    theirs, covariance = curve_fit(lambda d, g, p: evaluate_pruned_error(d, 0.08, np.exp(g), np.exp(p), 0.9), D, errors,
-                                   p0=np.log([0.5, 0.01]), sigma=errors, xtol=1e-14, ftol=1e-14)
+    theirs, covariance = curve_fit(
+        lambda d, g, p: evaluate_pruned_error(d, 0.08, np.exp(g), np.exp(p), 0.9),
+        D,
+        errors,
+        p0=np.log([0.5, 0.01]),
+        sigma=errors,
+        xtol=1e-14,
+        ftol=1e-14,
+    )
     np.testing.assert_allclose(law.fit.theta[:2], theirs, rtol=1e-5)
-    np.testing.assert_allclose(np.array(law.covariance) * (law.sigma / law.fit.noise) ** 2, covariance, rtol=1e-3)
+    np.testing.assert_allclose(
+        np.array(law.covariance) * (law.sigma / law.fit.noise) ** 2, covariance, rtol=1e-3
+    )
 
 
 def test_many_problems_at_once_end_where_one_does() -> None:
     rng, form = np.random.default_rng(1), PruningForm()
     errors = np.log(truth(D)[None] * (1 + 0.1 * rng.standard_normal((20, len(D)))))
     features, unpruned = np.stack([np.log(D), 0 * D, 0 * D]), np.full(len(D), np.log(0.08))
-    box = Box(np.array([np.log(0.02), np.log(1e-8), np.log(0.9), 0, 0]), np.array([np.log(20), 0, np.log(0.9), 0, 0]))
+    box = Box(
+        np.array([np.log(0.02), np.log(1e-8), np.log(0.9), 0, 0]),
+        np.array([np.log(20), 0, np.log(0.9), 0, 0]),
+    )
     start = np.array([[0.0, -4.0, np.log(0.9), 0, 0]])
-    many, _ = minimise(form, np.repeat(start, 20, 0), box, Rows(features, unpruned, errors, np.ones(len(D))))
+    many, _ = minimise(
+        form, np.repeat(start, 20, 0), box, Rows(features, unpruned, errors, np.ones(len(D)))
+    )
     for one, error in zip(many, errors, strict=True):
-        alone = minimise_from_starts(form, start, box, Rows(features, unpruned, error, np.ones(len(D))))
+        alone = minimise_from_starts(
+            form, start, box, Rows(features, unpruned, error, np.ones(len(D)))
+        )
         np.testing.assert_allclose(one, alone, atol=1e-5)
 
 
@@ -138,20 +192,29 @@ def test_scalars_and_lists() -> None:
 
 def test_a_run_is_less_certain_than_the_curve_and_confidence_widens() -> None:
     law = single(0)
-    bands = [law.predict(0.1, of=of, confidence=confidence) for of in ("mean", "run") for confidence in (0.5, 0.8)]
+    bands = [
+        law.predict(0.1, of=of, confidence=confidence)
+        for of in ("mean", "run")
+        for confidence in (0.5, 0.8)
+    ]
     widths = [(band.high or 0) - (band.low or 0) for band in bands]
     assert widths[0] < widths[1] < widths[3]
     assert widths[2] < widths[3]
 
 
 def coverage(of: str, seeds: range, **options: object) -> float:
-    """The fraction of bands about the golden curve that hold it, or a new noisy run of it; within the fitted densities."""
+    """The fraction of bands about the golden curve that hold it, or a new noisy run of it; within
+    the fitted densities.
+    """
     found = []
     for seed in seeds:
         law, rng = single(seed, **options), np.random.default_rng(seed + 10_000)  # type: ignore[arg-type]
         densities = np.geomspace(law.fit_range[0], 1, 15)
         target = truth(densities) * (1 + (0.03 * rng.standard_normal(15) if of == "run" else 0.0))
-        found += [band.low <= one <= band.high for band, one in zip(law.predict(densities, of=of), target, strict=True)]  # type: ignore[arg-type, operator]
+        found += [
+            band.low <= one <= band.high
+            for band, one in zip(law.predict(densities, of=of), target, strict=True)
+        ]  # type: ignore[arg-type, operator]
     return float(np.mean(found))
 
 
@@ -172,7 +235,9 @@ def test_bands_of_a_run_cover_a_run() -> None:
 
 def test_few_points_have_no_conformal_band() -> None:
     law = single(0, n=6)
-    assert law.forecasts(0.4, of="run")[0].notes == ("too few points for a conformal band: Student's t",)
+    assert law.forecasts(0.4, of="run")[0].notes == (
+        "too few points for a conformal band: Student's t",
+    )
     assert single(0, n=9).forecasts(0.4, of="run")[0].notes == ()
 
 
@@ -184,7 +249,9 @@ def test_extrapolation_is_back_tested_widened_and_marked() -> None:
     assert law.back_test is not None
     assert len(law.back_test.points) == 4
     assert law.back_test.mean_absolute > 0
-    sd = law.model_copy(update={"back_test": law.back_test.model_copy(update={"root_mean_square": 0.0})})
+    sd = law.model_copy(
+        update={"back_test": law.back_test.model_copy(update={"root_mean_square": 0.0})}
+    )
     inside = 0.8**14
     assert law.predict(inside) == sd.predict(inside)
     far, near = law.predict(0.01), law.predict(0.04)
@@ -197,7 +264,10 @@ def test_extrapolation_is_refused_where_the_error_did_not_rise() -> None:
     law = fit_density_law(density, truth(density), 0.08, classes=10)
     assert any("not extrapolated" in one for one in law.warnings)
     assert law.predict(0.3).value > 0.08
-    with pytest.raises(InsufficientPointsError, match=r"about 4 more points, each with 0.8 of the density before .to 0\.1"):
+    with pytest.raises(
+        InsufficientPointsError,
+        match=r"about 4 more points, each with 0.8 of the density before .to 0\.1",
+    ):
         law.predict(0.1)
     with pytest.raises(InsufficientPointsError, match=r"reaches 1\.5 times"):
         law.density_for(0.3)
@@ -205,7 +275,9 @@ def test_extrapolation_is_refused_where_the_error_did_not_rise() -> None:
 
 def test_errors_that_no_density_reaches() -> None:
     law = fit_density_law(D, truth(D), 0.08, classes=10)
-    with pytest.raises(UnreachableError, match=r"error 0.07 is below .* the closest is 0.08, .* \(density 1\)") as caught:
+    with pytest.raises(
+        UnreachableError, match=r"error 0.07 is below .* the closest is 0.08, .* \(density 1\)"
+    ) as caught:
         law.density_for(0.07)
     assert caught.value.code == "unreachable"
     assert law.density_for([0.08, 0.0806, 0.9, 0.95]).tolist() == [1.0, 1.0, 0.0, 0.0]
@@ -215,56 +287,130 @@ GOOD = (0.5, 0.2, 0.1, 0.05, 0.02)
 RISING = (0.081, 0.09, 0.12, 0.18, 0.3)
 
 
-@pytest.mark.parametrize(("density", "error", "unpruned", "options", "refusal", "message"), [
-    ((0.5, 0.1), (0.09, 0.2), 0.08, {}, InsufficientPointsError, "2 points for 2 free parameters.* 2 more would do"),
-    ((0.5,), (0.09,), 0.08, {}, InsufficientPointsError, "3 more would do"),
-    (GOOD, (0.1,) * 5, 0.08, {}, CurveError, "all errors are equal, 0.1"),
-    (GOOD, (0.07, 0.071, 0.07, 0.072, 0.073), 0.08, {}, InsufficientPointsError, "no error is above the unpruned one"),
-    (GOOD, (*RISING[:4], 1.5), 0.08, {}, CurveError, "error 1.5 at point 4 is above chance, 1"),
-    (GOOD, (*RISING[:4], 0.95), 0.08, {"classes": 2}, CurveError, "above chance, 0.5"),
-    (GOOD, RISING, 0.6, {"classes": 2}, CurveError, "unpruned_error 0.6 at point 0 is above chance"),
-    ((0.5, 0.2, 0.1, 0.05, 0.0), RISING, 0.08, {}, CurveError, "density 0 at point 4: a density is above 0 and at most 1"),
-    ((5.0, *GOOD[1:]), RISING, 0.08, {}, CurveError, "density 5 at point 0"),
-    (GOOD, (float("nan"), *RISING[1:]), 0.08, {}, CurveError, "error is nan at point 0"),
-    ((float("inf"), *GOOD[1:]), RISING, 0.08, {}, CurveError, "density is inf at point 0"),
-    (GOOD, (0.0, *RISING[1:]), 0.08, {}, CurveError, "error 0 at point 0.*more images"),
-    (GOOD, RISING, 0.0, {}, CurveError, "unpruned_error 0 at point 0"),
-    (GOOD, RISING[:4], 0.08, {}, CurveError, "as many of each or one for all"),
-    ((), (), 0.08, {}, CurveError, "at least one"),
-    (GOOD, ("a",) * 5, 0.08, {}, CurveError, "numbers"),
-    (GOOD, RISING, (0.08, 0.08, 0.08, 0.08, 0.09), {}, ParameterError, "2 values for one network"),
-    (GOOD, RISING, 0.08, {"classes": 1}, ParameterError, "classes: 1; at least 2"),
-    (GOOD, RISING, 0.08, {"refits": 5}, ParameterError, "at least 20"),
-    (GOOD, RISING, 0.08, {"unpruned_sd": -1.0}, ParameterError, "unpruned_sd"),
-    (GOOD, RISING, 0.08, {"plateau": 0.95, "classes": 10}, ParameterError, "at most chance, 0.9"),
-    (GOOD, RISING, 0.08, {"images": 0}, ParameterError, "images: 0"),
-    (GOOD, RISING, 0.08, {"trial": [1, 2]}, CurveError, "trial: 2 labels of 5 points"),
-])
-def test_refusals(density: tuple[float, ...], error: tuple[float, ...], unpruned: float, options: dict[str, object],
-                  refusal: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(
+    ("density", "error", "unpruned", "options", "refusal", "message"),
+    [
+        (
+            (0.5, 0.1),
+            (0.09, 0.2),
+            0.08,
+            {},
+            InsufficientPointsError,
+            "2 points for 2 free parameters.* 2 more would do",
+        ),
+        ((0.5,), (0.09,), 0.08, {}, InsufficientPointsError, "3 more would do"),
+        (GOOD, (0.1,) * 5, 0.08, {}, CurveError, "all errors are equal, 0.1"),
+        (
+            GOOD,
+            (0.07, 0.071, 0.07, 0.072, 0.073),
+            0.08,
+            {},
+            InsufficientPointsError,
+            "no error is above the unpruned one",
+        ),
+        (GOOD, (*RISING[:4], 1.5), 0.08, {}, CurveError, "error 1.5 at point 4 is above chance, 1"),
+        (GOOD, (*RISING[:4], 0.95), 0.08, {"classes": 2}, CurveError, "above chance, 0.5"),
+        (
+            GOOD,
+            RISING,
+            0.6,
+            {"classes": 2},
+            CurveError,
+            "unpruned_error 0.6 at point 0 is above chance",
+        ),
+        (
+            (0.5, 0.2, 0.1, 0.05, 0.0),
+            RISING,
+            0.08,
+            {},
+            CurveError,
+            "density 0 at point 4: a density is above 0 and at most 1",
+        ),
+        ((5.0, *GOOD[1:]), RISING, 0.08, {}, CurveError, "density 5 at point 0"),
+        (GOOD, (float("nan"), *RISING[1:]), 0.08, {}, CurveError, "error is nan at point 0"),
+        ((float("inf"), *GOOD[1:]), RISING, 0.08, {}, CurveError, "density is inf at point 0"),
+        (GOOD, (0.0, *RISING[1:]), 0.08, {}, CurveError, "error 0 at point 0.*more images"),
+        (GOOD, RISING, 0.0, {}, CurveError, "unpruned_error 0 at point 0"),
+        (GOOD, RISING[:4], 0.08, {}, CurveError, "as many of each or one for all"),
+        ((), (), 0.08, {}, CurveError, "at least one"),
+        (GOOD, ("a",) * 5, 0.08, {}, CurveError, "numbers"),
+        (
+            GOOD,
+            RISING,
+            (0.08, 0.08, 0.08, 0.08, 0.09),
+            {},
+            ParameterError,
+            "2 values for one network",
+        ),
+        (GOOD, RISING, 0.08, {"classes": 1}, ParameterError, "classes: 1; at least 2"),
+        (GOOD, RISING, 0.08, {"refits": 5}, ParameterError, "at least 20"),
+        (GOOD, RISING, 0.08, {"unpruned_sd": -1.0}, ParameterError, "unpruned_sd"),
+        (
+            GOOD,
+            RISING,
+            0.08,
+            {"plateau": 0.95, "classes": 10},
+            ParameterError,
+            "at most chance, 0.9",
+        ),
+        (GOOD, RISING, 0.08, {"images": 0}, ParameterError, "images: 0"),
+        (GOOD, RISING, 0.08, {"trial": [1, 2]}, CurveError, "trial: 2 labels of 5 points"),
+    ],
+)
+def test_refusals(
+    density: tuple[float, ...],
+    error: tuple[float, ...],
+    unpruned: float,
+    options: dict[str, object],
+    refusal: type[Exception],
+    message: str,
+) -> None:
     with pytest.raises(refusal, match=message):
         fit_density_law(density, error, unpruned, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("error", "options", "warning"), [
-    ((0.075, *RISING[1:]), {}, "1 of 5 errors are below the unpruned error, by up to 6.2%"),
-    ((0.10, 0.085, *RISING[2:]), {}, "not monotone: it falls by 15.0% from density 0.5 to 0.2"),
-    ((0.081, 0.09, 0.12, 0.4, 0.51), {"classes": 2}, "1 of 5 errors are above chance, 0.5, by up to 2.0%"),
-    ((0.081, 0.09, 0.12, 0.4, 0.5), {"classes": 2, "plateau": 0.5}, "1 of 5 errors are at chance"),
-    ((0.081, 0.09, 0.12, 0.3, 0.48), {"classes": 2}, "too few to tell the plateau: it is taken to be chance, 0.5"),
-    ((0.081, 0.2, 0.12, 0.5, 0.3), {}, "does not describe these points: they scatter by"),
-    ((0.081, 0.082, 0.083, 0.085, 0.087), {}, "no error reaches 1.5 times"),
-])
+@pytest.mark.parametrize(
+    ("error", "options", "warning"),
+    [
+        ((0.075, *RISING[1:]), {}, "1 of 5 errors are below the unpruned error, by up to 6.2%"),
+        ((0.10, 0.085, *RISING[2:]), {}, "not monotone: it falls by 15.0% from density 0.5 to 0.2"),
+        (
+            (0.081, 0.09, 0.12, 0.4, 0.51),
+            {"classes": 2},
+            "1 of 5 errors are above chance, 0.5, by up to 2.0%",
+        ),
+        (
+            (0.081, 0.09, 0.12, 0.4, 0.5),
+            {"classes": 2, "plateau": 0.5},
+            "1 of 5 errors are at chance",
+        ),
+        (
+            (0.081, 0.09, 0.12, 0.3, 0.48),
+            {"classes": 2},
+            "too few to tell the plateau: it is taken to be chance, 0.5",
+        ),
+        ((0.081, 0.2, 0.12, 0.5, 0.3), {}, "does not describe these points: they scatter by"),
+        ((0.081, 0.082, 0.083, 0.085, 0.087), {}, "no error reaches 1.5 times"),
+    ],
+)
 def test_warnings(error: tuple[float, ...], options: dict[str, object], warning: str) -> None:
     law = fit_density_law(GOOD, error, 0.08, **options)  # type: ignore[arg-type]
     assert any(warning in one for one in law.warnings), law.warnings
 
 
-@pytest.mark.parametrize("ask", [
-    lambda law: law.predict(0.0), lambda law: law.predict(1.1), lambda law: law.predict(float("nan")),
-    lambda law: law.predict(0.1, confidence=1.0), lambda law: law.predict(0.1, of="both"),
-    lambda law: law.density_for(0.0), lambda law: law.density_for(float("nan")), lambda law: law.density_for(2.0),
-])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda law: law.predict(0.0),
+        lambda law: law.predict(1.1),
+        lambda law: law.predict(float("nan")),
+        lambda law: law.predict(0.1, confidence=1.0),
+        lambda law: law.predict(0.1, of="both"),
+        lambda law: law.density_for(0.0),
+        lambda law: law.density_for(float("nan")),
+        lambda law: law.density_for(2.0),
+    ],
+)
 def test_questions_without_an_answer(ask: object) -> None:
     with pytest.raises(ParameterError):
         ask(single(0))  # type: ignore[operator]
@@ -279,7 +425,9 @@ def test_trials_are_averaged_and_resampled() -> None:
     assert law.fit.theta == pytest.approx(mean.fit.theta, abs=1e-6)
     assert law.refits is not None
     assert law.refits.of == "points and trials"
-    own = fit_density_law(density, error, np.tile([0.078, 0.08, 0.082], 12), classes=10, trial=list(trial), refits=50)
+    own = fit_density_law(
+        density, error, np.tile([0.078, 0.08, 0.082], 12), classes=10, trial=list(trial), refits=50
+    )
     assert own.unpruned_error == pytest.approx(0.08)
     with pytest.raises(CurveError, match="the same trial twice"):
         fit_density_law(density, error, 0.08, trial=["a"] * 36)
@@ -288,13 +436,21 @@ def test_trials_are_averaged_and_resampled() -> None:
 def test_errors_on_few_images_weigh_less() -> None:
     density = 0.8 ** np.arange(1.0, 13.0)
     law = fit_density_law(density, truth(density), 0.08, images=500)
-    few, many = (fit_density_law(density, truth(density) * np.where(density == density[0], 1.3, 1.0), 0.08, images=n)
-                 for n in (100, 10**9))
-    assert few.sigma < many.sigma  # the outlier is at the smallest error, which few images tell least of
+    few, many = (
+        fit_density_law(
+            density, truth(density) * np.where(density == density[0], 1.3, 1.0), 0.08, images=n
+        )
+        for n in (100, 10**9)
+    )
+    assert (
+        few.sigma < many.sigma
+    )  # the outlier is at the smallest error, which few images tell least of
     assert law.p == pytest.approx(TRUTH["p"], rel=0.2)
 
 
 def test_the_laws_need_no_torch() -> None:
-    code = ("import sys, pruning.laws.density, pruning.laws.joint; "
-            "sys.exit('torch' in sys.modules or 'pruning.library' in sys.modules)")
+    code = (
+        "import sys, pruning.laws.density, pruning.laws.joint; "
+        "sys.exit('torch' in sys.modules or 'pruning.library' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

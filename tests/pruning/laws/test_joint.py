@@ -14,7 +14,18 @@ from pruning.laws.density import fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
 from pruning.schemas.report import Estimate
-from tests.support.law_cases import LAW, PHI, PSI, Family, family, published, resnets, rewound, risen, unpruned_of
+from tests.support.law_cases import (
+    LAW,
+    PHI,
+    PSI,
+    Family,
+    family,
+    published,
+    resnets,
+    rewound,
+    risen,
+    unpruned_of,
+)
 
 
 def exact() -> Family:
@@ -23,8 +34,12 @@ def exact() -> Family:
 
 def test_the_constants_of_exact_points_are_recovered() -> None:
     law = exact().fit(refits=0)
-    assert (law.gamma, law.p, law.phi, law.psi, law.plateau) == pytest.approx((0.7, 0.03, PHI, PSI, 0.9), rel=1e-6)
-    assert law.transitions(14, 1, 0.1) == pytest.approx((0.03 / 14**PHI * 9 ** (1 / 0.7), 0.03 / 14**PHI), rel=1e-6)
+    assert (law.gamma, law.p, law.phi, law.psi, law.plateau) == pytest.approx(
+        (0.7, 0.03, PHI, PSI, 0.9), rel=1e-6
+    )
+    assert law.transitions(14, 1, 0.1) == pytest.approx(
+        (0.03 / 14**PHI * 9 ** (1 / 0.7), 0.03 / 14**PHI), rel=1e-6
+    )
     assert law.fit_range["depth"] == (8, 26)
     assert law.fit_range["density"] == (pytest.approx(0.8**19), 0.8)
 
@@ -51,7 +66,12 @@ def test_half_of_a_family_predicts_the_other_half() -> None:
     law = one.fit(half)
     rest = ~half & (one.density > 0.8**18)
     bands = law.predict(one.depth[rest], one.width[rest], one.density[rest], one.seen[rest])
-    assert np.mean([abs(band.value / true - 1) for band, true in zip(bands, one.true[rest], strict=True)]) < 0.04
+    assert (
+        np.mean(
+            [abs(band.value / true - 1) for band, true in zip(bands, one.true[rest], strict=True)]
+        )
+        < 0.04
+    )
 
 
 def test_it_survives_json() -> None:
@@ -63,24 +83,35 @@ def test_it_survives_json() -> None:
 
 def test_a_family_of_one_network_is_the_single_law() -> None:
     density = 0.8 ** np.arange(1.0, 15.0)
-    error = evaluate_pruned_error(density, 0.08, 0.6, 0.003, 0.9) * (1 + 0.03 * np.random.default_rng(0).standard_normal(14))
-    joint, one = fit_joint_law(20, 1, density, error, 0.08, classes=10), fit_density_law(density, error, 0.08, classes=10)
+    error = evaluate_pruned_error(density, 0.08, 0.6, 0.003, 0.9) * (
+        1 + 0.03 * np.random.default_rng(0).standard_normal(14)
+    )
+    joint, one = (
+        fit_joint_law(20, 1, density, error, 0.08, classes=10),
+        fit_density_law(density, error, 0.08, classes=10),
+    )
     assert joint.predict(20, 1, 0.1, 0.08) == one.predict(0.1)
     assert (joint.phi, joint.psi) == (0.0, 0.0)
 
 
-def coverage(seeds: range, *, apart: float = 0.0, images: int | None = None, **options: object) -> tuple[float, float]:
+def coverage(
+    seeds: range, *, apart: float = 0.0, images: int | None = None, **options: object
+) -> tuple[float, float]:
     """How often 90 % bands hold the true error: of the fitted networks, and of one between them."""
     fitted, fresh = [], []
     for seed in seeds:
         one, rng = family(seed, apart=apart, images=images), np.random.default_rng(seed + 10_000)
         law = one.fit(images=images, **options)
         bands = law.predict(one.depth, one.width, one.density, one.seen)
-        fitted += [band.low <= true <= band.high for band, true in zip(bands, one.true, strict=True)]
+        fitted += [
+            band.low <= true <= band.high for band, true in zip(bands, one.true, strict=True)
+        ]
         unpruned, density = unpruned_of(20, 1.41), 0.8 ** np.arange(1.0, 17.0)
         true = evaluate_pruned_error(20**PHI * 1.41**PSI * density, unpruned, **LAW)
         seen = unpruned * (1 + 0.03 * rng.standard_normal())
-        bands = law.predict(20, 1.41, density, seen if images is None else rng.binomial(images, seen) / images)
+        bands = law.predict(
+            20, 1.41, density, seen if images is None else rng.binomial(images, seen) / images
+        )
         fresh += [band.low <= one <= band.high for band, one in zip(bands, true, strict=True)]
     return float(np.mean(fitted)), float(np.mean(fresh))
 
@@ -93,8 +124,10 @@ def test_bands_cover_the_truth(options: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"refits": 0}, {"refits": 50}, {"refits": 0, "images": 1000},
-                                     {"refits": 50, "images": 1000}])
+@pytest.mark.parametrize(
+    "options",
+    [{"refits": 0}, {"refits": 50}, {"refits": 0, "images": 1000}, {"refits": 50, "images": 1000}],
+)
 def test_bands_cover_the_truth_in_200_seeds(options: dict[str, object]) -> None:
     fitted, fresh = coverage(range(200), **options)
     assert 0.84 <= fitted <= 0.95
@@ -105,7 +138,9 @@ def test_unpruned_errors_of_few_images_are_uncertain() -> None:
     one = family(0, images=1000)
     fit = one.fit(images=1000, refits=0).fit
     u = one.seen[::10]
-    assert fit.unpruned_sds == pytest.approx(fit.noise * np.sqrt(1 + (1 - u) / (1000 * u) / SEED_SD**2))
+    assert fit.unpruned_sds == pytest.approx(
+        fit.noise * np.sqrt(1 + (1 - u) / (1000 * u) / SEED_SD**2)
+    )
     assert fit.unpruned_sd == pytest.approx(np.sqrt(np.mean(np.square(fit.unpruned_sds))))
     assert one.fit(images=1000, unpruned_sd=0.02).fit.unpruned_sds == (0.02,) * 9
     assert one.fit().fit.unpruned_sds == (one.fit().fit.noise,) * 9
@@ -116,39 +151,61 @@ def test_a_stored_law_of_an_earlier_version_still_tells() -> None:
     document = law.model_dump(mode="json")
     del document["fit"]["unpruned_sds"]
     for of in ("mean", "run"):
-        assert JointLaw.model_validate(document).predict(14, 1, [0.3, 0.1], family(0).seen[40], of=of) == law.predict(
-            14, 1, [0.3, 0.1], family(0).seen[40], of=of)
+        assert JointLaw.model_validate(document).predict(
+            14, 1, [0.3, 0.1], family(0).seen[40], of=of
+        ) == law.predict(14, 1, [0.3, 0.1], family(0).seen[40], of=of)
 
 
-@pytest.mark.parametrize(("networks", "new"), [(((8, 0.5), (26, 0.5), (8, 2), (26, 2), (14, 2)), (14, 1)),
-                                               (((8, 1), (14, 1), (26, 1)), (20, 1))])
+@pytest.mark.parametrize(
+    ("networks", "new"),
+    [
+        (((8, 0.5), (26, 0.5), (8, 2), (26, 2), (14, 2)), (14, 1)),
+        (((8, 1), (14, 1), (26, 1)), (20, 1)),
+    ],
+)
 @pytest.mark.parametrize("apart", [0.0, 0.2])
-def test_one_more_network_among_few_that_lie_apart(networks: tuple[tuple[float, float], ...], new: tuple[float, float],
-                                                   apart: float) -> None:
-    """Too few for a conformal band: how far each lies from the law of the others is in the band of one that was not run."""
+def test_one_more_network_among_few_that_lie_apart(
+    networks: tuple[tuple[float, float], ...], new: tuple[float, float], apart: float
+) -> None:
+    """Too few for a conformal band: how far each lies from the law of the others is in the band of
+    one that was not run.
+    """
     density, hits = 0.7 ** np.arange(1.0, 11.0), []
     for seed in range(15):
         rng = np.random.default_rng(seed)
 
-        def curve(depth: float, width: float, rng: np.random.Generator = rng) -> tuple[float, np.ndarray]:
+        def curve(
+            depth: float, width: float, rng: np.random.Generator = rng
+        ) -> tuple[float, np.ndarray]:
             unpruned = unpruned_of(depth, width)
             m = depth**PHI * width**PSI * density * np.exp(apart * rng.standard_normal())
             noise = np.exp(0.03 * rng.standard_normal(11))
-            return unpruned * noise[0], np.minimum(0.98, evaluate_pruned_error(m, unpruned, **LAW) * noise[1:])
+            return unpruned * noise[0], np.minimum(
+                0.98, evaluate_pruned_error(m, unpruned, **LAW) * noise[1:]
+            )
 
-        fitted = [(depth, width, d, e, unpruned, k) for k, (depth, width) in enumerate(networks)
-                  for unpruned, errors in [curve(depth, width)] for d, e in zip(density, errors, strict=True)]
+        fitted = [
+            (depth, width, d, e, unpruned, k)
+            for k, (depth, width) in enumerate(networks)
+            for unpruned, errors in [curve(depth, width)]
+            for d, e in zip(density, errors, strict=True)
+        ]
         *columns, network = zip(*fitted, strict=True)
         law = fit_joint_law(*columns, classes=10, network=network)
         unpruned, errors = curve(*new)
         runs, curves = (law.predict(*new, density, unpruned, of=of) for of in ("run", "mean"))
         hits += [one.low <= error <= one.high for one, error in zip(runs, errors, strict=True)]
-        assert all(run.low <= mean.low and mean.high <= run.high for run, mean in zip(runs, curves, strict=True))
+        assert all(
+            run.low <= mean.low and mean.high <= run.high
+            for run, mean in zip(runs, curves, strict=True)
+        )
     assert np.mean(hits) >= 0.84
 
 
 def test_networks_that_are_apart_are_resampled_whole() -> None:
-    """With networks 3 % off the law each, resampled networks still cover where points taken one by one do not know."""
+    """With networks 3 % off the law each, resampled networks still cover where points taken one by
+    one do not know.
+    """
     points, networks = (coverage(range(10), apart=0.03, refits=refits)[0] for refits in (0, 50))
     assert points < networks
     assert networks >= 0.86
@@ -167,9 +224,15 @@ def test_what_is_resampled_is_said() -> None:
 
 def test_trials_belong_to_their_network() -> None:
     one, other = family(0), family(1)
-    law = fit_joint_law(*(np.concatenate([getattr(part, name) for part in (one, other)])
-                          for name in ("depth", "width", "density", "error", "seen")), classes=10,
-                        trial=[0] * 90 + [1] * 90, refits=30)
+    law = fit_joint_law(
+        *(
+            np.concatenate([getattr(part, name) for part in (one, other)])
+            for name in ("depth", "width", "density", "error", "seen")
+        ),
+        classes=10,
+        trial=[0] * 90 + [1] * 90,
+        refits=30,
+    )
     assert len(law.networks) == 9
     assert law.refits is not None
     assert law.refits.of == "networks and trials"
@@ -178,7 +241,9 @@ def test_trials_belong_to_their_network() -> None:
 
 def test_other_sizes() -> None:
     law = family(0).fit()
-    (inside,), (outside,) = (law.forecasts(depth, 1, 0.5, unpruned_of(depth, 1)) for depth in (20, 50))
+    (inside,), (outside,) = (
+        law.forecasts(depth, 1, 0.5, unpruned_of(depth, 1)) for depth in (20, 50)
+    )
     assert not inside.extrapolated
     assert outside.extrapolated
     assert "beyond the sizes" in outside.notes[-1]
@@ -186,9 +251,14 @@ def test_other_sizes() -> None:
     assert widths[1] > widths[0]
     one = family(0)
     few = one.fit((one.depth < 20) & (one.width == 1))
-    with pytest.raises(InsufficientPointsError, match=r"fitted networks: 2, too few .*; 1 more would do"):
+    with pytest.raises(
+        InsufficientPointsError, match=r"fitted networks: 2, too few .*; 1 more would do"
+    ):
         few.predict(50, 1, 0.5, 0.1)
-    with pytest.raises(InsufficientPointsError, match=r"all fitted networks have width 1, .*1 more, of another width"):
+    with pytest.raises(
+        InsufficientPointsError,
+        match=r"all fitted networks have width 1, .*1 more, of another width",
+    ):
         one.fit(one.width == 1).predict(14, 2, 0.5, 0.1)
 
 
@@ -215,7 +285,9 @@ def test_exponents_that_cannot_be_told_apart() -> None:
     one = exact()
     line = np.isin(one.depth * one.width, [4, 14, 52])  # 8 x 1/2, 14 x 1, 26 x 2
     odd = replace(one, depth=np.where(one.width == 0.5, 4.0, np.where(one.width == 1, 8.0, 16.0)))
-    with pytest.raises(InsufficientPointsError, match=r"vary together.*1 more network, with another depth"):
+    with pytest.raises(
+        InsufficientPointsError, match=r"vary together.*1 more network, with another depth"
+    ):
         odd.fit()
     assert one.fit(line).phi == pytest.approx(PHI, rel=1e-3)
 
@@ -230,7 +302,9 @@ def test_networks_that_contradict_themselves() -> None:
 
 
 @published
-@pytest.mark.parametrize(("network", "classes"), [("resnet20", 10), ("resnet56", 10), ("resnet50", 1000)])
+@pytest.mark.parametrize(
+    ("network", "classes"), [("resnet20", 10), ("resnet56", 10), ("resnet50", 1000)]
+)
 def test_published_curves_are_fitted(network: str, classes: int) -> None:
     curve = rewound(network)
     law = fit_density_law(curve.density, curve.error, curve.unpruned, classes=classes)
@@ -250,14 +324,20 @@ def test_published_resnets_share_a_law() -> None:
 
 @published
 def test_published_densities_that_were_held_out() -> None:
-    """30 random splits of the 27 points of ResNet-20 and ResNet-56; a band is refused only for a sparsest point held out."""
+    """30 random splits of the 27 points of ResNet-20 and ResNet-56; a band is refused only for a
+    sparsest point held out.
+    """
     given, rng = resnets(), np.random.default_rng(0)
     missed, held, refused = [], [], 0
     for _ in range(30):
         fitted = np.ones(27, bool)
         fitted[rng.choice(27, 7, replace=False)] = False
-        law = fit_joint_law(width=1, classes=10, **{name: values[fitted] for name, values in given.items()})
-        for depth, density, error, unpruned in zip(*(values[~fitted] for values in given.values()), strict=True):
+        law = fit_joint_law(
+            width=1, classes=10, **{name: values[fitted] for name, values in given.items()}
+        )
+        for depth, density, error, unpruned in zip(
+            *(values[~fitted] for values in given.values()), strict=True
+        ):
             missed.append(abs(float(law.curve(depth, 1, density, unpruned)) / error - 1))
             try:
                 (forecast,) = law.forecasts(depth, 1, density, unpruned, of="run")
@@ -274,14 +354,20 @@ def test_published_densities_that_were_held_out() -> None:
 
 @published
 def test_published_curves_beyond_what_was_fitted() -> None:
-    """Fitted once the error has risen to 1.5 times the unpruned one: the next three rounds are mostly in their bands."""
+    """Fitted once the error has risen to 1.5 times the unpruned one: the next three rounds are
+    mostly in their bands.
+    """
     held, missed = [], []
     for curve in risen():
         for end in range(5, len(curve.density)):
             if curve.error[:end].max() < 1.5 * curve.unpruned:
                 continue
-            law = fit_density_law(curve.density[:end], curve.error[:end], curve.unpruned, classes=10)
-            for density, error in zip(curve.density[end:end + 3], curve.error[end:end + 3], strict=True):
+            law = fit_density_law(
+                curve.density[:end], curve.error[:end], curve.unpruned, classes=10
+            )
+            for density, error in zip(
+                curve.density[end : end + 3], curve.error[end : end + 3], strict=True
+            ):
                 (forecast,) = law.forecasts(density, of="run")
                 assert forecast.extrapolated
                 held.append(forecast.error.low <= error <= forecast.error.high)  # type: ignore[operator]

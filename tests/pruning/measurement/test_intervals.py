@@ -16,7 +16,9 @@ from tests.support import oracles
 def test_binomial_agrees_with_bisection_of_the_tail_sums(n: int, confidence: float) -> None:
     for errors in range(n + 1):
         found = binomial_interval(errors, n, confidence)
-        assert (found.low, found.high) == pytest.approx(oracles.clopper_pearson(errors, n, confidence), abs=1e-10)
+        assert (found.low, found.high) == pytest.approx(
+            oracles.clopper_pearson(errors, n, confidence), abs=1e-10
+        )
         assert found.low is not None
         assert found.high is not None
         assert 0 <= found.low <= found.value <= found.high <= 1
@@ -33,15 +35,22 @@ def test_binomial_is_symmetric() -> None:
 def test_binomial_covers_at_least_as_often_as_it_says(n: int) -> None:
     intervals = [binomial_interval(k, n) for k in range(n + 1)]
     for rate in np.linspace(0.001, 0.999, 333).tolist():
-        covered = math.fsum(math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
-                            for k, one in enumerate(intervals) if one.low <= rate <= one.high)  # type: ignore[operator]
+        covered = math.fsum(
+            math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
+            for k, one in enumerate(intervals)
+            if one.low <= rate <= one.high
+        )  # type: ignore[operator]
         assert covered >= 0.95 - 1e-9
 
 
-@pytest.mark.parametrize(("b", "c", "n"), [(0.02, 0.01, 400), (0.1, 0.1, 200), (0.3, 0.05, 100), (0.01, 0.01, 1000)])
+@pytest.mark.parametrize(
+    ("b", "c", "n"), [(0.02, 0.01, 400), (0.1, 0.1, 200), (0.3, 0.05, 100), (0.01, 0.01, 1000)]
+)
 def test_paired_difference_covers_about_as_often_as_it_says(b: float, c: float, n: int) -> None:
     rng = np.random.default_rng(0)
-    draws, times = np.unique(rng.multinomial(n, [b, c, 1 - b - c], size=20_000)[:, :2], axis=0, return_counts=True)
+    draws, times = np.unique(
+        rng.multinomial(n, [b, c, 1 - b - c], size=20_000)[:, :2], axis=0, return_counts=True
+    )
     hits = 0
     for (first, second), count in zip(draws.tolist(), times.tolist(), strict=True):
         found = difference_interval(first, second, n)
@@ -53,7 +62,10 @@ def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
     for n in (1, 2, 10, 50):
         for first in range(n + 1):
             for second in range(n + 1 - first):
-                one, other = difference_interval(first, second, n), difference_interval(second, first, n)
+                one, other = (
+                    difference_interval(first, second, n),
+                    difference_interval(second, first, n),
+                )
                 assert one.value == (first - second) / n == -other.value
                 assert (one.low, one.high) == pytest.approx((-other.high, -other.low))  # type: ignore[operator]
                 assert -1 <= one.low <= one.value <= one.high <= 1  # type: ignore[operator]

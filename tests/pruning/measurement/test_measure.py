@@ -27,11 +27,13 @@ def test_errors_and_losses_image_by_image() -> None:
     assert seen == [EVAL_BATCH, 5, 7]
     for split, wrong in ((data.test, found.wrong), (data.val, found.val_wrong)):
         for index in range(len(split)):
-            logits = model(data.normalize(split.images[index:index + 1]))[0].tolist()
+            logits = model(data.normalize(split.images[index : index + 1]))[0].tolist()
             label = int(split.labels[index])
             assert bool(wrong[index]) == (max(range(3), key=lambda c: logits[c]) != label)
             if split is data.test:
-                assert float(found.losses[index]) == pytest.approx(oracles.cross_entropy(logits, label), abs=1e-5)
+                assert float(found.losses[index]) == pytest.approx(
+                    oracles.cross_entropy(logits, label), abs=1e-5
+                )
     document = found.document()
     assert document.error == binomial_interval(int(found.wrong.sum()), EVAL_BATCH + 5)
     assert document.val_error == binomial_interval(int(found.val_wrong.sum()), 7)
@@ -67,7 +69,10 @@ def test_one_test_image() -> None:
 def test_measurements_survive_a_stage_file() -> None:
     found = measure_network(cases.mlp(), cases.make_data())
     again = Measured.restore(found.tensors("x") | {"y": torch.zeros(1)}, "x")
-    assert all(torch.equal(getattr(found, part), getattr(again, part)) for part in ("wrong", "losses", "val_wrong"))
+    assert all(
+        torch.equal(getattr(found, part), getattr(again, part))
+        for part in ("wrong", "losses", "val_wrong")
+    )
 
 
 def test_increase_is_the_difference_of_errors() -> None:
@@ -90,7 +95,10 @@ def test_dense_flops_are_those_of_torch(case: str) -> None:
     for module, mode in zip(model.modules(), modes, strict=True):
         module.training = mode
     assert count_flops(model, shape) == counter.get_total_flops()
-    assert count_flops(model, shape, build_full_masks(find_prunable(model))) == counter.get_total_flops()
+    assert (
+        count_flops(model, shape, build_full_masks(find_prunable(model)))
+        == counter.get_total_flops()
+    )
     assert oracles.module_modes(model) == modes
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -141,7 +149,9 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
         write(tmp_path / format, model.state_dict(), masks, note="x")
         assert found[format] == (tmp_path / format).stat().st_size
     assert abs(found["dense_gzip"] - len(gzip.compress((tmp_path / "dense").read_bytes(), 6))) <= 32
-    assert abs(found["sparse_gzip"] - len(gzip.compress((tmp_path / "sparse").read_bytes(), 6))) <= 32
+    assert (
+        abs(found["sparse_gzip"] - len(gzip.compress((tmp_path / "sparse").read_bytes(), 6))) <= 32
+    )
     assert set(found) == {*WRITERS, "dense_gzip", "sparse_gzip"}
 
 

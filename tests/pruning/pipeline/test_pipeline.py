@@ -1,4 +1,6 @@
-"""Whole jobs on a tiny network: every mode, every interruption, every promise about what a round starts from."""
+"""Whole jobs on a tiny network: every mode, every interruption, every promise about what a round
+starts from.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,6 @@ class InterruptionError(Exception):
     """The process dies here."""
 
 
-
-
-
-
-
-
-
-
 def same(first: dict[str, State], second: dict[str, State]) -> None:
     assert set(first) == set(second)
     for stage in first:
@@ -58,20 +52,39 @@ def same(first: dict[str, State], second: dict[str, State]) -> None:
             assert torch.equal(first[stage][key], second[stage][key]), f"{stage}: {key}"
 
 
-
-
-GRID = [pytest.param(mode, schedule, independent, id=f"{mode}-{schedule}-{'independent' if independent else 'cascade'}")
-        for mode, schedule, independent in itertools.product(MODES, schedules.names(), (False, True))
-        if independent or mode != "gradual"]
+GRID = [
+    pytest.param(
+        mode,
+        schedule,
+        independent,
+        id=f"{mode}-{schedule}-{'independent' if independent else 'cascade'}",
+    )
+    for mode, schedule, independent in itertools.product(MODES, schedules.names(), (False, True))
+    if independent or mode != "gradual"
+]
 
 
 def gridded(mode: str, schedule: str, independent: bool) -> Recipe:
-    params = {"rounds": 2} if schedule in ("linear", "cubic") else {"fraction": 0.4} if schedule == "geometric" else {}
-    return cases.recipe(0.5, 0.8, schedule={"name": schedule, "params": params}, independent=independent, **MODES[mode])
+    params = (
+        {"rounds": 2}
+        if schedule in ("linear", "cubic")
+        else {"fraction": 0.4}
+        if schedule == "geometric"
+        else {}
+    )
+    return cases.recipe(
+        0.5,
+        0.8,
+        schedule={"name": schedule, "params": params},
+        independent=independent,
+        **MODES[mode],
+    )
 
 
 @pytest.mark.parametrize(("mode", "schedule", "independent"), GRID)
-def test_a_job_keeps_its_promises(tmp_path: Path, mode: str, schedule: str, independent: bool) -> None:
+def test_a_job_keeps_its_promises(
+    tmp_path: Path, mode: str, schedule: str, independent: bool
+) -> None:
     recipe = gridded(mode, schedule, independent)
     targets: list[float] = []
     pipeline = make(recipe, tmp_path / "whole")
@@ -80,7 +93,9 @@ def test_a_job_keeps_its_promises(tmp_path: Path, mode: str, schedule: str, inde
 
     planned = plan_rounds(recipe)
     assert targets == [0.5, 0.8]
-    assert [(one.round, one.target) for one in pipeline.done] == [(one.number, one.target) for one in planned]
+    assert [(one.round, one.target) for one in pipeline.done] == [
+        (one.number, one.target) for one in planned
+    ]
     previous: dict[str, Tensor] = {}
     for one, plan in zip(pipeline.done, planned, strict=True):
         masks, weights = one.masks(), find_prunable(one.network())
@@ -188,14 +203,23 @@ def test_weight_rewinding_starts_from_the_kept_weights(tmp_path: Path) -> None:
 
     train_(dense, data, recipe.train, seed=0, name="train", controls=Controls(at_epoch=keep))
     assert part(stages["dense"], "rewind.").keys() == kept.keys()
-    assert all(torch.equal(value, kept[key]) for key, value in part(stages["dense"], "rewind.").items())
+    assert all(
+        torch.equal(value, kept[key]) for key, value in part(stages["dense"], "rewind.").items()
+    )
     assert not torch.equal(kept["1.weight"], part(stages["dense"], "model.")["1.weight"])
-    for stage, name in (("control", "retrain-1"), ("round-0-001", "retrain-1"), ("round-0-002", "retrain-2")):
+    for stage, name in (
+        ("control", "retrain-1"),
+        ("round-0-001", "retrain-1"),
+        ("round-0-002", "retrain-2"),
+    ):
         model, masks = cases.mlp(), part(stages[stage], "mask.")
         model.load_state_dict(kept)
         apply_masks_(model, masks)
         train_(model, data, recipe.train, seed=0, name=name, masks=masks, start_epoch=1)
-        assert all(torch.equal(value, model.state_dict()[key]) for key, value in part(stages[stage], "model.").items())
+        assert all(
+            torch.equal(value, model.state_dict()[key])
+            for key, value in part(stages[stage], "model.").items()
+        )
 
 
 def test_given_rewind_weights_are_used(tmp_path: Path) -> None:
@@ -212,13 +236,20 @@ def test_given_rewind_weights_are_used(tmp_path: Path) -> None:
 def test_rewinding_without_weights_to_rewind_to_is_refused(tmp_path: Path) -> None:
     recipe = gridded("weight_rewind", "targets_only", False)
     with pytest.raises(ParameterError, match="weights to rewind to"):
-        Pipeline(recipe, Networks(cases.mlp, pretrained()[0]), cases.make_data(), Stages(tmp_path, recipe.digest()),
-                 Listener(), CPU)
+        Pipeline(
+            recipe,
+            Networks(cases.mlp, pretrained()[0]),
+            cases.make_data(),
+            Stages(tmp_path, recipe.digest()),
+            Listener(),
+            CPU,
+        )
 
 
 @pytest.mark.parametrize("mode", ["lr_rewind", "trained lr_rewind"])
 def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
-        tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedule = {"name": "linear"}
     fields = MODES[mode]
     key = "train" if "train" in fields else "retrain"
@@ -230,7 +261,10 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
         optimizer = build(model, spec)
         weights = next(model.parameters())
         optimizer.register_step_pre_hook(
-            lambda *_: seen.append((optimizer.param_groups[0]["lr"], float(weights.detach().double().sum()))))
+            lambda *_: seen.append(
+                (optimizer.param_groups[0]["lr"], float(weights.detach().double().sum()))
+            )
+        )
         return optimizer
 
     monkeypatch.setattr(pruning.training.loop, "make_optimizer", listening)
@@ -241,13 +275,20 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
     if key == "train":
         assert rates[:15] == pytest.approx(expected)
         rates, seen = rates[15:], seen[15:]
-    assert rates == pytest.approx(expected[5:] * 3)  # control and two rounds, each from epoch 1 to 3
+    assert rates == pytest.approx(
+        expected[5:] * 3
+    )  # control and two rounds, each from epoch 1 to 3
     dense = part(stages["dense"], "model.")["1.weight"]
     first = part(stages["round-0-001"], "mask.")["1.weight"]
     second = part(stages["round-0-002"], "mask.")["1.weight"]
     after = part(stages["round-0-001"], "model.")["1.weight"]
     assert [seen[0][1], seen[10][1], seen[20][1]] == pytest.approx(
-        [float(dense.double().sum()), float((dense * first).double().sum()), float((after * second).double().sum())])
+        [
+            float(dense.double().sum()),
+            float((dense * first).double().sum()),
+            float((after * second).double().sum()),
+        ]
+    )
 
 
 def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> None:
@@ -263,12 +304,17 @@ def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> No
     for name, one in zip(names, pipeline.done, strict=True):
         masks = part(stages[name], "mask.")
         kept = torch.cat([masks["1.weight"].flatten(), masks["3.weight"].flatten()])
-        assert float(weights[kept].min()) >= float(weights[~kept].max()), "magnitude of the initialisation decides"
+        assert float(weights[kept].min()) >= float(weights[~kept].max()), (
+            "magnitude of the initialisation decides"
+        )
         untrained = part(stages[name], "untrained.")
         for key in ("1.weight", "3.weight"):
             assert torch.equal(untrained[key], initial[key] * masks[key])
         if one.target is None:
-            assert all(torch.equal(value, untrained[key]) for key, value in part(stages[name], "model.").items())
+            assert all(
+                torch.equal(value, untrained[key])
+                for key, value in part(stages[name], "model.").items()
+            )
         else:
             model = cases.mlp()
             model.load_state_dict(untrained)
@@ -289,29 +335,45 @@ def test_the_control_is_the_dense_network_where_nothing_is_retrained(tmp_path: P
 def test_fine_tuning_goes_on_from_the_round_before(tmp_path: Path) -> None:
     recipe = gridded("fine_tune", "targets_only", False)
     stages = tensors(run(recipe, tmp_path))
-    for name, before, number in (("control", "dense", 1), ("round-0-001", "dense", 1),
-                                 ("round-0-002", "round-0-001", 2)):
+    for name, before, number in (
+        ("control", "dense", 1),
+        ("round-0-001", "dense", 1),
+        ("round-0-002", "round-0-001", 2),
+    ):
         model, masks = cases.mlp(), part(stages[name], "mask.")
         model.load_state_dict(part(stages[before], "model."))
         apply_masks_(model, masks)
-        train_(model, cases.make_data(), recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks)
+        train_(
+            model, cases.make_data(), recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks
+        )
         found = part(stages[name], "model.")
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())
 
 
 def ranked(weights: State, masks: State, keep: int) -> State:
     """Of the weights that remain the `keep` largest of all layers together, by sorting."""
-    alive = [(-abs(value), name, index) for name in masks
-             for index, (value, kept) in enumerate(zip(weights[name].flatten().tolist(), masks[name].flatten().tolist(),
-                                                       strict=True)) if kept]
+    alive = [
+        (-abs(value), name, index)
+        for name in masks
+        for index, (value, kept) in enumerate(
+            zip(weights[name].flatten().tolist(), masks[name].flatten().tolist(), strict=True)
+        )
+        if kept
+    ]
     chosen = {(name, index) for _, name, index in sorted(alive)[:keep]}
-    return {name: torch.tensor([(name, index) in chosen for index in range(mask.numel())]).reshape(mask.shape)
-            for name, mask in masks.items()}
+    return {
+        name: torch.tensor([(name, index) in chosen for index in range(mask.numel())]).reshape(
+            mask.shape
+        )
+        for name, mask in masks.items()
+    }
 
 
 @pytest.mark.parametrize("mode", ["weight_rewind", "lr_rewind"])
 def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode: str) -> None:
-    """Train; prune the 20 % smallest of what remains, of all layers; rewind the weights or the learning rate; repeat."""
+    """Train; prune the 20 % smallest of what remains, of all layers; rewind the weights or the
+    learning rate; repeat.
+    """
     schedule: dict[str, Any] = {"schedule": {"name": "geometric", "params": {"fraction": 0.2}}}
     train = TRAIN | {"lr_schedule": {"name": "cosine"}}
     recipe = cases.recipe(0.36, 0.7, retrain={"mode": mode}, train=train, **schedule)
@@ -325,7 +387,10 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
             rewind.update({key: value.clone() for key, value in model.state_dict().items()})
 
     train_(model, data, recipe.train, seed=0, name="train", controls=Controls(at_epoch=keep))
-    masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in find_prunable(model).items()}
+    masks = {
+        name: torch.ones_like(weight, dtype=torch.bool)
+        for name, weight in find_prunable(model).items()
+    }
     total = remain = sum(mask.numel() for mask in masks.values())
     assert total == 114
     survivors = []
@@ -337,63 +402,121 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
         if mode == "weight_rewind":
             model.load_state_dict(rewind)
         apply_masks_(model, masks)
-        train_(model, data, recipe.train, seed=0, name=f"retrain-{number}", masks=masks, start_epoch=1)
+        train_(
+            model, data, recipe.train, seed=0, name=f"retrain-{number}", masks=masks, start_epoch=1
+        )
         name, wanted = f"round-0-{number:03d}", model.state_dict()
-        assert all(torch.equal(mask, masks[key]) for key, mask in part(stages[name], "mask.").items()), name
-        assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()), name
+        assert all(
+            torch.equal(mask, masks[key]) for key, mask in part(stages[name], "mask.").items()
+        ), name
+        assert all(
+            torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
+        ), name
     assert [one.target for one in pipeline.done] == [None, 0.36, None, None, None, 0.7]
-    assert pipeline.done[-1].retrain_epochs == (2 if mode == "weight_rewind" else 6 * 2), "since the weights were rewound"
+    assert pipeline.done[-1].retrain_epochs == (2 if mode == "weight_rewind" else 6 * 2), (
+        "since the weights were rewound"
+    )
     for before, after in survivors[:-1]:
         assert abs((before - after) - 0.2 * before) <= 1
-    assert 0 < survivors[-1][0] - survivors[-1][1] < 0.2 * survivors[-1][0], "the last of a stretch ends at the target"
+    assert 0 < survivors[-1][0] - survivors[-1][1] < 0.2 * survivors[-1][0], (
+        "the last of a stretch ends at the target"
+    )
     assert all(after < before for before, after in survivors)
 
 
 # gradual pruning
 
 
-GRADUAL: dict[str, Any] = {"mode": "gradual", "epochs": 5, "prune_epochs": 4, "batch_size": 8,
-                           "lr_schedule": {"name": "cosine", "warmup_epochs": 1}}
+GRADUAL: dict[str, Any] = {
+    "mode": "gradual",
+    "epochs": 5,
+    "prune_epochs": 4,
+    "batch_size": 8,
+    "lr_schedule": {"name": "cosine", "warmup_epochs": 1},
+}
 
 
 def test_gradual_rounds_and_the_control_share_one_schedule(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, 0.8, independent=True, schedule={"name": "cubic", "params": {"rounds": 3, "initial": 0.1}},
-                          retrain=GRADUAL | {"optimizer": {"lr": 0.05}})
+    recipe = cases.recipe(
+        0.5,
+        0.8,
+        independent=True,
+        schedule={"name": "cubic", "params": {"rounds": 3, "initial": 0.1}},
+        retrain=GRADUAL | {"optimizer": {"lr": 0.05}},
+    )
     pipeline = run(recipe, tmp_path)
     stages, data = tensors(pipeline), cases.make_data()
     spans = [(0, 1), (1, 2), (2, 5)]
     assert [one.epochs for one in plan_rounds(recipe)] == spans * 2
     for number, (start, stop) in enumerate(spans * 2, 1):
-        name, before = f"round-0-{number:03d}", "dense" if start == 0 else f"round-0-{number - 1:03d}"
+        name, before = (
+            f"round-0-{number:03d}",
+            "dense" if start == 0 else f"round-0-{number - 1:03d}",
+        )
         model, masks = cases.mlp(), part(stages[name], "mask.")
         model.load_state_dict(part(stages[before], "model."))
         apply_masks_(model, masks)
-        train_(model, data, recipe.retrain, seed=0, name="retrain-1", masks=masks, start_epoch=start, stop_epoch=stop)
+        train_(
+            model,
+            data,
+            recipe.retrain,
+            seed=0,
+            name="retrain-1",
+            masks=masks,
+            start_epoch=start,
+            stop_epoch=stop,
+        )
         wanted = model.state_dict()
-        assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()), name
+        assert all(
+            torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
+        ), name
     control = pipeline.dense()
     train_(control, data, recipe.retrain, seed=0, name="retrain-1")
     wanted = control.state_dict()
-    assert all(torch.equal(value, wanted[key]) for key, value in part(stages["control"], "model.").items())
+    assert all(
+        torch.equal(value, wanted[key]) for key, value in part(stages["control"], "model.").items()
+    )
     assert [one.retrain_epochs for one in pipeline.done] == [1, 2, 5] * 2
     assert pipeline.costs.retrain_epochs == 5
 
 
 def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_path: Path) -> None:
-    """Weights of black pixels are zero and have no gradient: to prune them by and by changes no byte of the training."""
+    """Weights of black pixels are zero and have no gradient: to prune them by and by changes no
+    byte of the training.
+    """
     data = cases.make_data()
-    black = {name: Split(split.images.clone(), split.labels) for name in ("fit", "val", "test")
-             for split in [getattr(data, name)]}
+    black = {
+        name: Split(split.images.clone(), split.labels)
+        for name in ("fit", "val", "test")
+        for split in [getattr(data, name)]
+    }
     for split in black.values():
         split.images[:, :, 3] = 0
     data = replace(data, mean=(0.0,), **black)
     model = cases.mlp()
     masks = {"1.weight": torch.arange(16).lt(12).expand(6, 16)}
-    train_(model, data, Training(epochs=4, batch_size=8, optimizer=Optimizer(lr=0.05)), seed=9, name="given", masks=masks)
-    recipe = cases.recipe(0.25, exclude=("3.weight",), schedule={"name": "linear", "params": {"rounds": 4}},
-                          retrain=GRADUAL | {"optimizer": {"lr": 0.05, "momentum": 0, "weight_decay": 0}})
-    pipeline = Pipeline(recipe, Networks(cases.mlp, dict(model.state_dict())), data, Stages(tmp_path, recipe.digest()),
-                        Listener(), CPU)
+    train_(
+        model,
+        data,
+        Training(epochs=4, batch_size=8, optimizer=Optimizer(lr=0.05)),
+        seed=9,
+        name="given",
+        masks=masks,
+    )
+    recipe = cases.recipe(
+        0.25,
+        exclude=("3.weight",),
+        schedule={"name": "linear", "params": {"rounds": 4}},
+        retrain=GRADUAL | {"optimizer": {"lr": 0.05, "momentum": 0, "weight_decay": 0}},
+    )
+    pipeline = Pipeline(
+        recipe,
+        Networks(cases.mlp, dict(model.state_dict())),
+        data,
+        Stages(tmp_path, recipe.digest()),
+        Listener(),
+        CPU,
+    )
     pipeline.run()
     assert [one.density for one in pipeline.done] == [1 - 6 / 96, 1 - 12 / 96, 1 - 18 / 96, 0.75]
     assert torch.equal(pipeline.done[-1].masks()["1.weight"], masks["1.weight"])
@@ -406,7 +529,9 @@ def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_pa
 
 
 def test_more_rounds_than_pruning_epochs_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, schedule={"name": "linear", "params": {"rounds": 5}}, retrain=GRADUAL)
+    recipe = cases.recipe(
+        0.5, schedule={"name": "linear", "params": {"rounds": 5}}, retrain=GRADUAL
+    )
     with pytest.raises(ParameterError, match="5 rounds do not fit into 4 epochs of pruning"):
         make(recipe, tmp_path)
 
@@ -429,15 +554,27 @@ def test_a_network_at_chance_is_a_baseline_mismatch_each_time(tmp_path: Path) ->
     model = cases.mlp()
     nn.init.zeros_(model[3].weight)  # type: ignore[index, arg-type]
     for _ in range(2):
-        pipeline = Pipeline(recipe, Networks(cases.mlp, dict(model.state_dict())), cases.make_data(),
-                            Stages(tmp_path, recipe.digest()), Listener(), CPU)
-        with pytest.raises(BaselineMismatchError, match=r"wrong on 66\.7% of the test images, no better than chance"):
+        pipeline = Pipeline(
+            recipe,
+            Networks(cases.mlp, dict(model.state_dict())),
+            cases.make_data(),
+            Stages(tmp_path, recipe.digest()),
+            Listener(),
+            CPU,
+        )
+        with pytest.raises(
+            BaselineMismatchError,
+            match=r"wrong on 66\.7% of the test images, no better than chance",
+        ):
             pipeline.run()
         assert pipeline.done == []
 
 
 def test_a_network_better_than_chance_goes_on(tmp_path: Path) -> None:
-    assert run(gridded("none", "targets_only", False), tmp_path).given_measured.document().error.value < 0.5
+    assert (
+        run(gridded("none", "targets_only", False), tmp_path).given_measured.document().error.value
+        < 0.5
+    )
 
 
 def test_excluded_weights_stay_dense(tmp_path: Path) -> None:
@@ -457,8 +594,14 @@ def test_a_collapsed_layer_is_told_also_after_a_rerun(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, retrain={"mode": "none"})
     for _ in range(2):
         listener = Listener()
-        pipeline = Pipeline(recipe, Networks(cases.mlp, small), cases.make_data(), Stages(tmp_path, recipe.digest()),
-                            listener, CPU)
+        pipeline = Pipeline(
+            recipe,
+            Networks(cases.mlp, small),
+            cases.make_data(),
+            Stages(tmp_path, recipe.digest()),
+            listener,
+            CPU,
+        )
         pipeline.run()
         told = [message for message in listener.warnings if "collapse" in message]
         assert told == ["magnitude, round 1: layer collapse: nothing remains of 3.weight"]
@@ -466,12 +609,18 @@ def test_a_collapsed_layer_is_told_also_after_a_rerun(tmp_path: Path) -> None:
 
 
 def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, criterion=({"name": "magnitude"}, {"name": "random"}), **MODES["fine_tune"])
+    recipe = cases.recipe(
+        0.5, criterion=({"name": "magnitude"}, {"name": "random"}), **MODES["fine_tune"]
+    )
     pipeline = run(recipe, tmp_path / "both")
     assert [(one.label, one.round) for one in pipeline.done] == [("magnitude", 1), ("random", 1)]
-    alone = run(cases.recipe(0.5, criterion={"name": "random"}, **MODES["fine_tune"]), tmp_path / "alone")
+    alone = run(
+        cases.recipe(0.5, criterion={"name": "random"}, **MODES["fine_tune"]), tmp_path / "alone"
+    )
     both, single = tensors(pipeline)["round-1-001"], tensors(alone)["round-0-001"]
-    assert all(torch.equal(both[key], single[key]) for key in both), "a criterion's result depends on its company"
+    assert all(torch.equal(both[key], single[key]) for key in both), (
+        "a criterion's result depends on its company"
+    )
 
 
 def test_labels_are_unique() -> None:
@@ -483,7 +632,9 @@ def test_labels_are_unique() -> None:
 
 def test_seeds_change_what_is_random_and_nothing_else_does(tmp_path: Path) -> None:
     def masks(seed: int, folder: str) -> State:
-        recipe = cases.recipe(0.5, criterion={"name": "random"}, retrain={"mode": "none"}, seed=seed)
+        recipe = cases.recipe(
+            0.5, criterion={"name": "random"}, retrain={"mode": "none"}, seed=seed
+        )
         return run(recipe, tmp_path / folder).done[0].masks()
 
     torch.manual_seed(1)
@@ -501,8 +652,18 @@ def test_the_initialisation_follows_the_seed(tmp_path: Path) -> None:
 
     def fresh(seed: int) -> Tensor:
         recipe = cases.recipe(0.5, train=TRAIN, retrain={"mode": "none"}, seed=seed)
-        return Pipeline(recipe, Networks(build), cases.make_data(), Stages(tmp_path, recipe.digest()), Listener(),
-                        CPU)._fresh().get_parameter("1.weight")
+        return (
+            Pipeline(
+                recipe,
+                Networks(build),
+                cases.make_data(),
+                Stages(tmp_path, recipe.digest()),
+                Listener(),
+                CPU,
+            )
+            ._fresh()
+            .get_parameter("1.weight")
+        )
 
     assert torch.equal(fresh(0), fresh(0))
     assert not torch.equal(fresh(0), fresh(1))
@@ -526,39 +687,64 @@ def test_a_criterion_that_cannot_go_on_leaves_the_others(tmp_path: Path) -> None
     recipe = cases.recipe(0.5, 0.95, criterion=criteria, retrain={"mode": "none"})
     for _ in range(2):  # a resumed job too
         pipeline = run(recipe, tmp_path)
-        assert [one.id for one in pipeline.done if one.target] == ["filter_norm-0.5", "magnitude-0.5", "magnitude-0.95"]
+        assert [one.id for one in pipeline.done if one.target] == [
+            "filter_norm-0.5",
+            "magnitude-0.5",
+            "magnitude-0.95",
+        ]
         (failure,) = pipeline.failures
         assert (failure.name, failure.code) == ("filter_norm", "impossible_budget")
-        assert failure.message.startswith("filter_norm, round 2: density 0.05 cannot be had by removing channels")
-        assert pipeline.ledger.warnings[1:] == [f"{failure.message}; the criterion ends here, the others go on"]
+        assert failure.message.startswith(
+            "filter_norm, round 2: density 0.05 cannot be had by removing channels"
+        )
+        assert pipeline.ledger.warnings[1:] == [
+            f"{failure.message}; the criterion ends here, the others go on"
+        ]
 
 
 def test_scores_that_cannot_be_drawn_by_end_their_criterion_alone(tmp_path: Path) -> None:
     """GraSP's scores are of either sign, and sampling takes sensitivities."""
-    recipe = cases.recipe(0.5, criterion=[{"name": "grasp"}, {"name": "magnitude"}], sparsifier={"name": "sample"},
-                          allocation={"name": "uniform"}, retrain={"mode": "none"})
+    recipe = cases.recipe(
+        0.5,
+        criterion=[{"name": "grasp"}, {"name": "magnitude"}],
+        sparsifier={"name": "sample"},
+        allocation={"name": "uniform"},
+        retrain={"mode": "none"},
+    )
     pipeline = run(recipe, tmp_path)
     assert [one.id for one in pipeline.done] == ["magnitude-0.5"]
-    assert [(failure.name, failure.code) for failure in pipeline.failures] == [("grasp", "invalid_parameter")]
+    assert [(failure.name, failure.code) for failure in pipeline.failures] == [
+        ("grasp", "invalid_parameter")
+    ]
 
 
 def test_a_job_of_which_every_criterion_fails_fails(tmp_path: Path) -> None:
     criteria = [{"name": "filter_norm"}, {"name": "filter_norm", "params": {"p": 2}}]
     for given in (criteria, criteria[:1]):
         recipe = cases.recipe(0.5, 0.95, criterion=given, retrain={"mode": "none"})
-        with pytest.raises(BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be had"):
+        with pytest.raises(
+            BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be had"
+        ):
             run(recipe, tmp_path / str(len(given)))
 
 
 @pytest.mark.parametrize(("name", "told"), [("obs", True), ("magnitude", False)])
 def test_what_rewinding_undoes_is_told(tmp_path: Path, name: str, told: bool) -> None:
-    pipeline = run(cases.recipe(0.5, criterion={"name": name}, **MODES["trained weight_rewind"]), tmp_path)
-    assert any("rewinding the weights undoes" in warning for warning in pipeline.ledger.warnings) == told
+    pipeline = run(
+        cases.recipe(0.5, criterion={"name": name}, **MODES["trained weight_rewind"]), tmp_path
+    )
+    assert (
+        any("rewinding the weights undoes" in warning for warning in pipeline.ledger.warnings)
+        == told
+    )
 
 
 def test_a_round_that_removes_nothing_is_told(tmp_path: Path) -> None:
     """Of six hidden units three remain for every target from 0.5 to 2 / 3."""
-    pipeline = run(cases.recipe(0.45, 0.5, criterion={"name": "filter_norm"}, retrain={"mode": "none"}), tmp_path)
+    pipeline = run(
+        cases.recipe(0.45, 0.5, criterion={"name": "filter_norm"}, retrain={"mode": "none"}),
+        tmp_path,
+    )
     assert [one.density for one in pipeline.done] == [0.5, 0.5]
     (told,) = pipeline.ledger.warnings[1:]
     assert told.startswith("filter_norm, round 2: nothing was removed: the density is 0.5 already")

@@ -33,7 +33,8 @@ def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: s
     report = results.report(sections, failures)
     assert failures == []
     assert [(cid, format) for cid, format, _ in files] == [
-        (cid, format) for cid in ("magnitude-0.5", "magnitude-0.8") for format in WRITERS]
+        (cid, format) for cid in ("magnitude-0.5", "magnitude-0.8") for format in WRITERS
+    ]
     assert Report.model_validate_json(report.model_dump_json()) == report
     data = cases.make_data()
     for checkpoint in report.checkpoints:
@@ -43,7 +44,9 @@ def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: s
         assert all(torch.equal(value, dense[name]) for name, value in sparse.items())
         model = cases.mlp()
         model.load_state_dict(sparse)
-        assert measure_network(model, data).document() == (checkpoint.retrained or checkpoint.pruned)
+        assert measure_network(model, data).document() == (
+            checkpoint.retrained or checkpoint.pruned
+        )
         assert checkpoint.error == (checkpoint.retrained or checkpoint.pruned).error
         assert count_kept(masks) == {"1.weight": checkpoint.layers[0].kept}
         assert list(masks) == ["1.weight"]
@@ -52,8 +55,16 @@ def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: s
         assert checkpoint.sparsity == 1 - checkpoint.layers[0].kept / 96
         assert checkpoint.flops == 2 * (checkpoint.layers[0].kept + 18)
         assert {format: path.stat().st_size for format, path in paths.items()} == {
-            format: size for format, size in checkpoint.size_bytes.items() if not format.endswith("_gzip")}
-        assert [layer.reason for layer in checkpoint.layers] == [None, "bias", "excluded by the recipe", "bias"]
+            format: size
+            for format, size in checkpoint.size_bytes.items()
+            if not format.endswith("_gzip")
+        }
+        assert [layer.reason for layer in checkpoint.layers] == [
+            None,
+            "bias",
+            "excluded by the recipe",
+            "bias",
+        ]
     assert report.baseline.parameters == 123
     assert report.baseline.sparsity == 0
     assert (report.control.error == report.baseline.error) or mode == "fine_tune"
@@ -63,10 +74,16 @@ def test_files_hold_the_very_weights_that_were_evaluated(tmp_path: Path, mode: s
 
 @pytest.mark.parametrize("mode", ["fine_tune", "lr_rewind"])
 def test_a_network_trained_with_l1_says_how_sparse_it_is(tmp_path: Path, mode: str) -> None:
-    """Fine-tuning has no penalty, rewinding replays it; excluded weights are neither penalised nor counted."""
+    """Fine-tuning has no penalty, rewinding replays it; excluded weights are neither penalised nor
+    counted.
+    """
     train = {"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}, "penalty": {"l1": 0.03}}
-    retrain = {"mode": mode} | ({"epochs": 4, "optimizer": {"lr": 0.05}} if mode == "fine_tune" else {})
-    results, _ = finished(cases.recipe(0.9, train=train, retrain=retrain, exclude=("3.weight",)), tmp_path)
+    retrain = {"mode": mode} | (
+        {"epochs": 4, "optimizer": {"lr": 0.05}} if mode == "fine_tune" else {}
+    )
+    results, _ = finished(
+        cases.recipe(0.9, train=train, retrain=retrain, exclude=("3.weight",)), tmp_path
+    )
     report, dense = results.report(), results.pipeline.dense()
     weight = dense.get_parameter("1.weight")
     assert report.baseline.sparsity == int((weight == 0).sum()) / 96 > 0.1
@@ -82,9 +99,15 @@ def test_increases_are_paired_with_given_and_control(tmp_path: Path) -> None:
     (checkpoint,) = results.report().checkpoints
     (done,) = pipeline.done
     assert done.retrained is not None
-    assert checkpoint.error_increase.given == estimate_increase(done.retrained.wrong, pipeline.given_measured.wrong)
-    assert checkpoint.error_increase.control == estimate_increase(done.retrained.wrong, pipeline.control_measured.wrong)
-    assert checkpoint.val_error_increase == estimate_increase(done.retrained.val_wrong, pipeline.control_measured.val_wrong)
+    assert checkpoint.error_increase.given == estimate_increase(
+        done.retrained.wrong, pipeline.given_measured.wrong
+    )
+    assert checkpoint.error_increase.control == estimate_increase(
+        done.retrained.wrong, pipeline.control_measured.wrong
+    )
+    assert checkpoint.val_error_increase == estimate_increase(
+        done.retrained.val_wrong, pipeline.control_measured.val_wrong
+    )
 
 
 def test_a_rerun_gives_the_same_report_without_work(tmp_path: Path) -> None:
@@ -106,10 +129,16 @@ def test_two_runs_give_the_same_files(tmp_path: Path) -> None:
     assert [path.read_bytes() for *_, path in one] == [path.read_bytes() for *_, path in other]
 
 
-@pytest.mark.parametrize(("error", "code"), [(EvidenceError("no corruptions"), "missing_evidence"),
-                                             (ZeroDivisionError("oops"), "evaluation_failed")])
-def test_an_evaluation_that_fails_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception,
-                                                      code: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (EvidenceError("no corruptions"), "missing_evidence"),
+        (ZeroDivisionError("oops"), "evaluation_failed"),
+    ],
+)
+def test_an_evaluation_that_fails_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
     def fail(self: Accuracy, trial: Any) -> None:
         raise error
 
@@ -127,11 +156,15 @@ def test_an_evaluation_that_fails_costs_no_checkpoint(tmp_path: Path, monkeypatc
     assert report.partial
     assert report.checkpoints[0].partial
     assert all(path.exists() for *_, path in files)
-    assert list(results.evaluate()[0]) == ["accuracy"], "a failure is not kept as if it were an answer"
+    assert list(results.evaluate()[0]) == ["accuracy"], (
+        "a failure is not kept as if it were an answer"
+    )
 
 
 def test_an_unknown_evaluation_is_a_failure_too(tmp_path: Path) -> None:
-    results, _ = finished(cases.recipe(0.5, retrain={"mode": "none"}, evaluations=({"name": "acuracy"},)), tmp_path)
+    results, _ = finished(
+        cases.recipe(0.5, retrain={"mode": "none"}, evaluations=({"name": "acuracy"},)), tmp_path
+    )
     _, (failure,) = results.evaluate()
     assert failure.code == "unknown_name"
     assert "did you mean 'accuracy'" in failure.message
@@ -147,20 +180,28 @@ def test_a_report_before_any_target_is_whole(tmp_path: Path) -> None:
 
 
 def test_accuracy_by_hand(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 2}}, **MODES["before_training"])
+    recipe = cases.recipe(
+        0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 2}}, **MODES["before_training"]
+    )
     results, _ = finished(recipe, tmp_path)
     section = results.evaluate()[0]["accuracy"]
     done = results.pipeline.done
     targets = [one for one in done if one.target is not None]
     assert section.curves["error/magnitude"].x == tuple(one.sparsity for one in targets)
-    assert section.curves["error_before_retraining/magnitude"].x == tuple(one.sparsity for one in done)
+    assert section.curves["error_before_retraining/magnitude"].x == tuple(
+        one.sparsity for one in done
+    )
     for curve, one in zip(section.curves["error/magnitude"].y, targets, strict=True):
         assert curve == one.measured.document().error
     labels = cases.make_data().test.labels
     for one in targets:
         row = section.details["error_by_class"][f"magnitude-{one.target:g}"]
         for index, name in enumerate("abc"):
-            wrong = [bool(w) for w, label in zip(one.measured.wrong, labels, strict=True) if label == index]
+            wrong = [
+                bool(w)
+                for w, label in zip(one.measured.wrong, labels, strict=True)
+                if label == index
+            ]
             assert row[name]["value"] == sum(wrong) / len(wrong)
     json.dumps(section.details)
 
@@ -170,41 +211,59 @@ def test_layers_of_awkward_networks_are_all_listed() -> None:
         model, _ = cases.awkward(name)
         found = describe_layers(model, cases.half_masks(model), ())
         assert [layer.name for layer in found] == [key for key, _ in model.named_parameters()]
-        assert all((layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in found)
+        assert all(
+            (layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in found
+        )
         assert sum(layer.total for layer in found) == sum(p.numel() for p in model.parameters())
 
 
 # recommendation and gates
 
 
-def checkpoint(sparsity: float, val: float, test: float = 0.0, cid: str | None = None) -> Checkpoint:
+def checkpoint(
+    sparsity: float, val: float, test: float = 0.0, cid: str | None = None
+) -> Checkpoint:
     def around(value: float) -> Estimate:
         return Estimate(value=value, low=value - 0.01, high=value + 0.01, n=100)
 
     return Checkpoint.model_construct(
-        id=cid or f"magnitude-{sparsity}", sparsity=sparsity, error=around(0.1 + test), val_error=around(0.1 + val),
-        val_error_increase=around(val), error_increase=Increase(given=around(0), control=around(test)))
+        id=cid or f"magnitude-{sparsity}",
+        sparsity=sparsity,
+        error=around(0.1 + test),
+        val_error=around(0.1 + val),
+        val_error_increase=around(val),
+        error_increase=Increase(given=around(0), control=around(test)),
+    )
 
 
 def references(control_over_given: float = 0.0, classes: int = 10) -> References:
     network = Network.model_construct(error=Estimate(value=0.1, low=0.08, high=0.12, n=100))
-    gap = Estimate(value=control_over_given, low=control_over_given - 0.01, high=control_over_given + 0.01, n=100)
+    gap = Estimate(
+        value=control_over_given,
+        low=control_over_given - 0.01,
+        high=control_over_given + 0.01,
+        n=100,
+    )
     return References(network, network, gap, 1 - 1 / classes)
 
 
-@pytest.mark.parametrize(("checkpoints", "gate", "chosen"), [
-    ([], None, None),
-    ([(0.5, 0.0), (0.9, DEFAULT_MARGIN)], None, 0.9),
-    ([(0.5, 0.0), (0.9, DEFAULT_MARGIN + 1e-6)], None, 0.5),
-    ([(0.5, 0.02), (0.9, -0.02)], None, 0.9),  # a sparser one may be better again
-    ([(0.5, 0.01), (0.9, 0.02)], None, None),
-    ([(0.5, 0.01), (0.9, 0.02)], 0.01, 0.5),
-    ([(0.5, 0.01), (0.9, 0.02)], 0.5, 0.9),
-    ([(0.5, 0.0), (0.9, 0.001)], 0.0, 0.5),
-    ([(0.5, -0.001)], 0.0, 0.5),
-])
-def test_the_sparsest_within_the_margin_is_recommended(checkpoints: list[tuple[float, float]], gate: float | None,
-                                                       chosen: float | None) -> None:
+@pytest.mark.parametrize(
+    ("checkpoints", "gate", "chosen"),
+    [
+        ([], None, None),
+        ([(0.5, 0.0), (0.9, DEFAULT_MARGIN)], None, 0.9),
+        ([(0.5, 0.0), (0.9, DEFAULT_MARGIN + 1e-6)], None, 0.5),
+        ([(0.5, 0.02), (0.9, -0.02)], None, 0.9),  # a sparser one may be better again
+        ([(0.5, 0.01), (0.9, 0.02)], None, None),
+        ([(0.5, 0.01), (0.9, 0.02)], 0.01, 0.5),
+        ([(0.5, 0.01), (0.9, 0.02)], 0.5, 0.9),
+        ([(0.5, 0.0), (0.9, 0.001)], 0.0, 0.5),
+        ([(0.5, -0.001)], 0.0, 0.5),
+    ],
+)
+def test_the_sparsest_within_the_margin_is_recommended(
+    checkpoints: list[tuple[float, float]], gate: float | None, chosen: float | None
+) -> None:
     given = [checkpoint(sparsity, val, test=0.3) for sparsity, val in checkpoints]
     found = recommend(given, Gates(max_error_increase=gate), references())
     assert found.sparsity == chosen
@@ -214,9 +273,14 @@ def test_the_sparsest_within_the_margin_is_recommended(checkpoints: list[tuple[f
 
 
 def test_a_network_that_guesses_is_not_recommended() -> None:
-    """Where retraining destroys the control too, being as bad as the control is no reason to ship."""
+    """Where retraining destroys the control too, being as bad as the control is no reason to
+    ship.
+    """
     given = [checkpoint(0.5, 0.75)]
-    assert recommend(given, Gates(max_error_increase=1.0), references(classes=10)).checkpoint == "magnitude-0.5"
+    assert (
+        recommend(given, Gates(max_error_increase=1.0), references(classes=10)).checkpoint
+        == "magnitude-0.5"
+    )
     assert recommend(given, Gates(max_error_increase=1.0), references(classes=7)).checkpoint is None
 
 
@@ -228,32 +292,45 @@ def test_retraining_that_harms_the_dense_network_is_said() -> None:
 
 def test_a_loss_proven_on_the_test_images_is_no_plain_ship() -> None:
     """The choice stays that of the validation images; the reason says what the test images say."""
-    proven, open_ = (recommend([checkpoint(0.5, 0.001, test)], Gates(), references()) for test in (0.043, 0.0149))
+    proven, open_ = (
+        recommend([checkpoint(0.5, 0.001, test)], Gates(), references()) for test in (0.043, 0.0149)
+    )
     assert proven.checkpoint == open_.checkpoint == "magnitude-0.5"
     assert not proven.reason.startswith("Ship")
-    assert ("Beware: on the test images its error is 14.30 %, 4.30 pp above that of the control [+3.30, +5.30], beyond the "
-            "margin") in proven.reason
-    assert open_.reason.startswith("Ship magnitude-0.5: 50.0 % of the prunable weights are pruned, and on 100 validation "
-                                   "images its error is 0.10 pp above that of the dense control [−0.90, +1.10], within "
-                                   "the margin of 0.50 pp.")
+    assert (
+        "Beware: on the test images its error is 14.30 %, 4.30 pp above that of the control "
+        "[+3.30, +5.30], beyond the "
+        "margin"
+    ) in proven.reason
+    assert open_.reason.startswith(
+        "Ship magnitude-0.5: 50.0 % of the prunable weights are pruned, and on 100 validation "
+        "images its error is 0.10 pp above that of the dense control [−0.90, +1.10], within "
+        "the margin of 0.50 pp."
+    )
     assert "Beware" not in open_.reason
     assert is_proven_beyond(checkpoint(0.5, 0, 0.043), DEFAULT_MARGIN)
     assert not is_proven_beyond(checkpoint(0.5, 0, 0.0149), DEFAULT_MARGIN)
 
 
-@pytest.mark.parametrize(("val", "half", "n", "margin", "said"), [
-    (0.0, 0.01, 10_000, 0.005, True),
-    (0.0, 0.004, 10_000, 0.005, False),
-    (0.0, 0.001, 100, 0.005, True),  # one image is more than the margin
-    (0.0, 0.01, 100, 0.0, False),  # no number of images tells a difference of nothing
-    (0.2, 0.01, 100, 0.005, True),  # nothing is recommended
-])
-def test_too_few_validation_images_for_the_margin_are_said(val: float, half: float, n: int, margin: float,
-                                                           said: bool) -> None:
+@pytest.mark.parametrize(
+    ("val", "half", "n", "margin", "said"),
+    [
+        (0.0, 0.01, 10_000, 0.005, True),
+        (0.0, 0.004, 10_000, 0.005, False),
+        (0.0, 0.001, 100, 0.005, True),  # one image is more than the margin
+        (0.0, 0.01, 100, 0.0, False),  # no number of images tells a difference of nothing
+        (0.2, 0.01, 100, 0.005, True),  # nothing is recommended
+    ],
+)
+def test_too_few_validation_images_for_the_margin_are_said(
+    val: float, half: float, n: int, margin: float, said: bool
+) -> None:
     gap = Estimate(value=val, low=val - half, high=val + half, n=n)
     given = checkpoint(0.5, val).model_copy(update={"val_error_increase": gap})
     reason = recommend([given], Gates(max_error_increase=margin), references()).reason
-    assert (f"{n:,} validation images cannot tell a difference of {100 * margin:.2f} pp." in reason) is said
+    assert (
+        f"{n:,} validation images cannot tell a difference of {100 * margin:.2f} pp." in reason
+    ) is said
 
 
 def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
@@ -261,8 +338,10 @@ def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
     assert recommend(given, Gates(), references()).checkpoint == "b"
 
 
-@pytest.mark.parametrize(("test", "gate", "passed"), [(0.0, 0.0, True), (0.01, 0.01, True), (0.011, 0.01, False),
-                                                      (-0.1, 0.0, True)])
+@pytest.mark.parametrize(
+    ("test", "gate", "passed"),
+    [(0.0, 0.0, True), (0.01, 0.01, True), (0.011, 0.01, False), (-0.1, 0.0, True)],
+)
 def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> None:
     gates = Gates(max_error_increase=gate)
     given = [checkpoint(0.5, 0.0, test=test)]
@@ -281,42 +360,68 @@ def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> Non
     assert check_gates(given, recommend(given, Gates(), references()), Gates()) == ()
 
 
-@pytest.mark.parametrize(("delta", "gate", "passed"), [(0.02, 0.02, True), (0.021, 0.02, False), (-0.1, 0.0, True)])
-def test_a_gate_on_delta_excess_error_reads_the_robustness_section(delta: float, gate: float, passed: bool) -> None:
+@pytest.mark.parametrize(
+    ("delta", "gate", "passed"), [(0.02, 0.02, True), (0.021, 0.02, False), (-0.1, 0.0, True)]
+)
+def test_a_gate_on_delta_excess_error_reads_the_robustness_section(
+    delta: float, gate: float, passed: bool
+) -> None:
     measured = Estimate(value=delta, low=delta - 0.01, high=delta + 0.01, n=100)
-    rows = [{"checkpoint": name, "delta_excess_error": value.model_dump()} for name, value in (
-        ("magnitude-0.4", Estimate(value=0.9)), ("magnitude-0.5", measured))]
+    rows = [
+        {"checkpoint": name, "delta_excess_error": value.model_dump()}
+        for name, value in (("magnitude-0.4", Estimate(value=0.9)), ("magnitude-0.5", measured))
+    ]
     section = Section(title="Error under shift", version=1, details={"excess_error": rows})
-    given, gates = [checkpoint(0.4, 0.0), checkpoint(0.5, 0.0)], Gates(max_error_increase=0.01, max_delta_excess_error=gate)
+    given, gates = (
+        [checkpoint(0.4, 0.0), checkpoint(0.5, 0.0)],
+        Gates(max_error_increase=0.01, max_delta_excess_error=gate),
+    )
     found = recommend(given, gates, references())
     nominal, shifted = check_gates(given, found, gates, section)
     assert nominal.passed
-    assert (shifted.name, shifted.passed, shifted.measured) == ("max_delta_excess_error", passed, measured)
+    assert (shifted.name, shifted.passed, shifted.measured) == (
+        "max_delta_excess_error",
+        passed,
+        measured,
+    )
     assert shifted.message.startswith("magnitude-0.5: excess error under shift ")
     _, missing = check_gates(given, found, gates)
-    assert (missing.passed, missing.message) == (False, "magnitude-0.5: excess error under shift was not measured")
+    assert (missing.passed, missing.message) == (
+        False,
+        "magnitude-0.5: excess error under shift was not measured",
+    )
 
 
 def test_a_job_is_held_against_its_delta_excess_error(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.3, evaluations=({"name": "robustness", "params": {"corruptions": ["fog"]}},),
-                          gates=Gates(max_error_increase=1.0, max_delta_excess_error=1.0))
+    recipe = cases.recipe(
+        0.3,
+        evaluations=({"name": "robustness", "params": {"corruptions": ["fog"]}},),
+        gates=Gates(max_error_increase=1.0, max_delta_excess_error=1.0),
+    )
     results, _ = finished(recipe, tmp_path)
     report = results.report(*results.evaluate())
     (row,) = report.sections["robustness"].details["excess_error"]
-    assert report.recommendation.checkpoint is None or report.gates[1].measured == Estimate.model_validate(
-        row["delta_excess_error"])
+    assert report.recommendation.checkpoint is None or report.gates[
+        1
+    ].measured == Estimate.model_validate(row["delta_excess_error"])
     assert [gate.name for gate in report.gates] == ["max_error_increase", "max_delta_excess_error"]
 
 
 def test_a_partial_report_holds_no_gate_that_waits_for_an_evaluation(tmp_path: Path) -> None:
     gates = Gates(max_error_increase=1.0, max_delta_excess_error=1.0)
-    results, _ = finished(cases.recipe(0.3, gates=gates, evaluations=({"name": "robustness"},)), tmp_path)
+    results, _ = finished(
+        cases.recipe(0.3, gates=gates, evaluations=({"name": "robustness"},)), tmp_path
+    )
     assert [gate.name for gate in results.report(partial=True).gates] == ["max_error_increase"]
 
 
 def test_ids_are_unique_and_fit_in_a_url(tmp_path: Path) -> None:
-    recipe = cases.recipe(0.5, 0.5000001, retrain={"mode": "none"},
-                          criterion=({"name": "magnitude"}, {"name": "random"}))
+    recipe = cases.recipe(
+        0.5,
+        0.5000001,
+        retrain={"mode": "none"},
+        criterion=({"name": "magnitude"}, {"name": "random"}),
+    )
     results, _ = finished(recipe, tmp_path)
     ids = [one.id for one in results.pipeline.done]
     assert ids == ["magnitude-0.5", "magnitude-0.5000001", "random-0.5", "random-0.5000001"]

@@ -19,7 +19,12 @@ from pruning.errors import EvidenceError, ParameterError
 from pruning.evaluations import evaluations
 from pruning.library import bound, load_model, score
 from pruning.measurement.intervals import bounded_mean_interval
-from pruning.measurement.iou import compute_constant_errors, compute_image_errors, compute_whole_ious, count_overlaps
+from pruning.measurement.iou import (
+    compute_constant_errors,
+    compute_image_errors,
+    compute_whole_ious,
+    count_overlaps,
+)
 from pruning.measurement.measure import Measured, estimate_error, estimate_increase, measure_network
 from pruning.measurement.objective import (
     choose_loss,
@@ -49,8 +54,15 @@ class Tiny(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(dropout),
-            nn.Conv2d(12, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, CLASSES, 1))
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(12, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Conv2d(12, CLASSES, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)  # type: ignore[no-any-return]
@@ -72,8 +84,13 @@ def random(n: int = 3, side: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    path = upload(pairs("images/{split}", {"train": 20, "test": 6}, CLASSES, side=24), tmp_path_factory.mktemp("data"))
-    return prepare(uploads.read_dataset(path, "upload.zip", MOST), limit=Limit(), seed=0, normalize=None)
+    path = upload(
+        pairs("images/{split}", {"train": 20, "test": 6}, CLASSES, side=24),
+        tmp_path_factory.mktemp("data"),
+    )
+    return prepare(
+        uploads.read_dataset(path, "upload.zip", MOST), limit=Limit(), seed=0, normalize=None
+    )
 
 
 # loss and error
@@ -95,12 +112,17 @@ def test_the_loss_is_the_mean_over_pixels_that_are_not_ignored() -> None:
     slow = slow_losses(logits, masks)
     every = list(itertools.chain.from_iterable(slow))
     assert float(mean_loss(logits, masks)) == pytest.approx(sum(every) / len(every), rel=1e-5)
-    assert float(mean_loss(logits, masks)) == pytest.approx(float(F.cross_entropy(logits, masks.long(), ignore_index=255)))
-    assert compute_losses(logits, masks).tolist() == pytest.approx([sum(one) / len(one) for one in slow], rel=1e-5)
+    assert float(mean_loss(logits, masks)) == pytest.approx(
+        float(F.cross_entropy(logits, masks.long(), ignore_index=255))
+    )
+    assert compute_losses(logits, masks).tolist() == pytest.approx(
+        [sum(one) / len(one) for one in slow], rel=1e-5
+    )
     assert int(weigh_batch(masks)) == len(every)
     other, _ = random(seed=1)
     assert float(training_loss((logits, other), masks)) == pytest.approx(
-        float(mean_loss(logits, masks) + 0.5 * mean_loss(other, masks)))
+        float(mean_loss(logits, masks) + 0.5 * mean_loss(other, masks))
+    )
 
 
 def test_images_of_nothing_but_ignored_pixels_contribute_nothing() -> None:
@@ -122,7 +144,9 @@ def test_images_of_nothing_but_ignored_pixels_contribute_nothing() -> None:
 def slow_error(answer: list[int], truth: list[int]) -> float:
     known = [(a, t) for a, t in zip(answer, truth, strict=True) if t != 255]
     present = {a for a, _ in known} | {t for _, t in known}
-    shares = [sum(a == t == c for a, t in known) / sum(c in (a, t) for a, t in known) for c in present]
+    shares = [
+        sum(a == t == c for a, t in known) / sum(c in (a, t) for a, t in known) for c in present
+    ]
     return 1 - sum(shares) / len(shares) if shares else 0.0
 
 
@@ -131,7 +155,10 @@ def test_the_error_is_one_less_the_mean_iou_of_the_image() -> None:
     masks[3] = 2  # one class alone
     logits[3, 2] = 99
     answers = logits.argmax(1)
-    slow = [slow_error(a.flatten().tolist(), t.flatten().tolist()) for a, t in zip(answers, masks, strict=True)]
+    slow = [
+        slow_error(a.flatten().tolist(), t.flatten().tolist())
+        for a, t in zip(answers, masks, strict=True)
+    ]
     found = compute_errors(logits, masks)
     assert found.tolist() == pytest.approx(slow)
     assert found[3] == 0
@@ -140,7 +167,10 @@ def test_the_error_is_one_less_the_mean_iou_of_the_image() -> None:
     assert compute_image_errors(regions).tolist() == pytest.approx(slow)
     whole, each = compute_whole_ious(regions, torch.Generator().manual_seed(0))
     a, t = answers.flatten(), masks.flatten()
-    wanted = [float(((a == c) & (t == c)).sum() / (((a == c) | (t == c)) & (t != 255)).sum()) for c in range(CLASSES)]
+    wanted = [
+        float(((a == c) & (t == c)).sum() / (((a == c) | (t == c)) & (t != 255)).sum())
+        for c in range(CLASSES)
+    ]
     assert [one.value for one in each if one is not None] == pytest.approx(wanted)
     assert whole.value == pytest.approx(sum(wanted) / CLASSES)
     assert whole.low is not None
@@ -160,14 +190,21 @@ def test_a_constant_answer_is_what_chance_is() -> None:
 
 
 def test_intervals_of_errors_between_0_and_1_cover() -> None:
-    """Student's interval of a mean in [0, 1] covers about as often as it says, for a skewed distribution too."""
+    """Student's interval of a mean in [0, 1] covers about as often as it says, for a skewed
+    distribution too.
+    """
     rng = np.random.default_rng(0)
     covered, many = 0, 2000
     for sample in rng.beta(2, 5, (many, 20)):
         found = bounded_mean_interval(sample.sum(), (sample**2).sum(), 20)
         covered += found.low <= 2 / 7 <= found.high  # type: ignore[operator]
     assert 0.935 < covered / many < 0.965
-    assert bounded_mean_interval(0.2, 0.04, 1).model_dump() == {"value": 0.2, "low": 0.0, "high": 1.0, "n": 1}
+    assert bounded_mean_interval(0.2, 0.04, 1).model_dump() == {
+        "value": 0.2,
+        "low": 0.0,
+        "high": 1.0,
+        "n": 1,
+    }
     near = bounded_mean_interval(1.9, 0.9**2 + 1, 2)
     assert near.high == 1.0
     one, two = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([0.25, 0.0, 0.75])
@@ -182,35 +219,54 @@ def test_a_teacher_is_followed_pixel_by_pixel() -> None:
     wanted, _ = random(seed=1)
     known = masks != 255
     rows, target = logits.movedim(1, -1)[known], wanted.movedim(1, -1)[known]
-    kl = F.kl_div(rows.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
+    kl = F.kl_div(
+        rows.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True
+    )
     assert float(distillation_loss(logits, wanted, masks)) == pytest.approx(float(kl), rel=1e-5)
     model = tiny()
     images = torch.rand(3, 3, 6, 7)
     teacher = Teacher(tiny(1), Distill(alpha=0.25, temperature=2.0))
     with torch.no_grad():
         expected = 0.75 * mean_loss(model(images), masks) + 0.25 * 4 * distillation_loss(
-            model(images) / 2, teacher.network(images) / 2, masks)
-        assert float(teacher.loss(model(images), images, masks)) == pytest.approx(float(expected), rel=1e-5)
+            model(images) / 2, teacher.network(images) / 2, masks
+        )
+        assert float(teacher.loss(model(images), images, masks)) == pytest.approx(
+            float(expected), rel=1e-5
+        )
 
 
 # training
 
 
-def trained(data: Data, model: nn.Module | None = None, controls: Controls | None = None, **changes: Any) -> nn.Module:
+def trained(
+    data: Data, model: nn.Module | None = None, controls: Controls | None = None, **changes: Any
+) -> nn.Module:
     model = model or tiny()
-    train_(model, data, Training(**({"epochs": 2, "batch_size": 4, "augment": "crop_flip"} | changes)), seed=0, name="train",
-           controls=controls)
+    train_(
+        model,
+        data,
+        Training(**({"epochs": 2, "batch_size": 4, "augment": "crop_flip"} | changes)),
+        seed=0,
+        name="train",
+        controls=controls,
+    )
     return model
 
 
 def test_the_poly_schedule() -> None:
     poly = LrSchedule(name="poly")
-    assert [learning_rate_factor(poly, epoch, 45) for epoch in (0, 22.5, 45)] == pytest.approx([1.0, 0.5**0.9, 0.0])
-    assert learning_rate_factor(LrSchedule(name="poly", warmup_epochs=2), 1, 10) == pytest.approx(0.5 * 0.9**0.9)
+    assert [learning_rate_factor(poly, epoch, 45) for epoch in (0, 22.5, 45)] == pytest.approx(
+        [1.0, 0.5**0.9, 0.0]
+    )
+    assert learning_rate_factor(LrSchedule(name="poly", warmup_epochs=2), 1, 10) == pytest.approx(
+        0.5 * 0.9**0.9
+    )
 
 
 def test_training_learns_and_is_measured(data: Data) -> None:
-    model = trained(data, epochs=10, optimizer=Optimizer(lr=0.05), lr_schedule=LrSchedule(name="poly"))
+    model = trained(
+        data, epochs=10, optimizer=Optimizer(lr=0.05), lr_schedule=LrSchedule(name="poly")
+    )
     found = measure_network(model, data)
     answers = []
     for split, expected in ((data.test, found.wrong), (data.val, found.val_wrong)):
@@ -222,7 +278,9 @@ def test_training_learns_and_is_measured(data: Data) -> None:
             answers.append(logits)
         assert expected.tolist() == pytest.approx(slow)
     tests = len(data.test)
-    assert found.losses.tolist() == pytest.approx(compute_losses(torch.cat(answers[:tests]), data.test.labels).tolist(), rel=1e-4)
+    assert found.losses.tolist() == pytest.approx(
+        compute_losses(torch.cat(answers[:tests]), data.test.labels).tolist(), rel=1e-4
+    )
     assert found.overlaps is not None
     assert found.overlaps.shape == (tests, 2, CLASSES)
     assert float(found.wrong.mean()) < 0.7 * guessing_error(data.test, CLASSES)
@@ -232,12 +290,16 @@ def test_training_learns_and_is_measured(data: Data) -> None:
 
 
 def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without BatchNorm the gradients of parts are those of the whole, however many pixels each has."""
+    """Without BatchNorm the gradients of parts are those of the whole, however many pixels each
+    has.
+    """
     from pruning.training import loop as module
 
     labels = data.fit.labels.clone()
     labels[::3, :20] = 255
-    uneven = Data(Split(data.fit.images, labels), data.val, data.test, data.classes, data.mean, data.std)
+    uneven = Data(
+        Split(data.fit.images, labels), data.val, data.test, data.classes, data.mean, data.std
+    )
     ends = []
     for size in (8, 3):
         torch.manual_seed(0)
@@ -271,18 +333,29 @@ def test_dropout_follows_the_seed_and_survives_an_interruption(data: Data) -> No
     trained(data, tiny(dropout=0.5), Controls(saver=saver, every_steps=1))
     resumed = trained(data, tiny(7, dropout=0.5), Controls(saver=saver, every_steps=1))
     for other in (second, resumed):
-        assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
+        )
 
 
 def test_one_image_at_a_time_is_refused_where_batchnorm_sees_one_value(data: Data) -> None:
-    model = load_model("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", classes=CLASSES)
-    with pytest.raises(ParameterError, match=r"batch_size: BatchNorm has no variance .* two images or more"):
+    model = load_model(
+        "torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", classes=CLASSES
+    )
+    with pytest.raises(
+        ParameterError, match=r"batch_size: BatchNorm has no variance .* two images or more"
+    ):
         trained(data, model, batch_size=1, epochs=1)
-    trained(data, batch_size=1, epochs=1)  # a network without global pooling has many values of every channel
+    trained(
+        data, batch_size=1, epochs=1
+    )  # a network without global pooling has many values of every channel
 
 
 def test_the_auxiliary_head_learns_in_training_alone(data: Data) -> None:
-    model = load_model("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True, classes=CLASSES)
+    model = load_model(
+        "torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True, classes=CLASSES
+    )
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trained(data, model, epochs=1, batch_size=8)
     moved = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
@@ -293,8 +366,13 @@ def test_the_auxiliary_head_learns_in_training_alone(data: Data) -> None:
 # whole jobs
 
 
-def run(data: Data, folder: Path, criteria: list[str], wanted: list[dict[str, Any]] | None, **changes: Any) -> (
-        tuple[Report, list[str]]):
+def run(
+    data: Data,
+    folder: Path,
+    criteria: list[str],
+    wanted: list[dict[str, Any]] | None,
+    **changes: Any,
+) -> tuple[Report, list[str]]:
     warnings: list[str] = []
 
     class Watcher:
@@ -305,13 +383,34 @@ def run(data: Data, folder: Path, criteria: list[str], wanted: list[dict[str, An
         def warn(self, message: str) -> None:
             warnings.append(message)
 
-    recipe = Recipe(**({
-        "criterion": [{"name": name} for name in criteria], "targets": Targets(sparsity=(0.5,)), "evaluations": wanted,
-        "train": {"epochs": 8, "batch_size": 4, "optimizer": {"lr": 0.05}, "lr_schedule": {"name": "poly"}},
-        "retrain": {"mode": "fine_tune", "batch_size": 4}} | changes))
-    pipeline = Pipeline(recipe, Networks(Tiny), data, Stages(folder / "stages", recipe.digest()), Watcher(),
-                        torch.device("cpu"))
-    results = Results(pipeline, Origin("job_1", {}, "tiny", {}, None, "scenes", ""), folder / "files")
+    recipe = Recipe(
+        **(
+            {
+                "criterion": [{"name": name} for name in criteria],
+                "targets": Targets(sparsity=(0.5,)),
+                "evaluations": wanted,
+                "train": {
+                    "epochs": 8,
+                    "batch_size": 4,
+                    "optimizer": {"lr": 0.05},
+                    "lr_schedule": {"name": "poly"},
+                },
+                "retrain": {"mode": "fine_tune", "batch_size": 4},
+            }
+            | changes
+        )
+    )
+    pipeline = Pipeline(
+        recipe,
+        Networks(Tiny),
+        data,
+        Stages(folder / "stages", recipe.digest()),
+        Watcher(),
+        torch.device("cpu"),
+    )
+    results = Results(
+        pipeline, Origin("job_1", {}, "tiny", {}, None, "scenes", ""), folder / "files"
+    )
     pipeline.target_done = results.export
     pipeline.run()
     return results.report(*results.evaluate()), warnings
@@ -322,11 +421,18 @@ WORKING = ["magnitude", "random", "lamp", "filter_norm", "synflow", "snip", "tay
 
 def test_a_job_of_every_kind_of_criterion(data: Data, tmp_path: Path) -> None:
     """Those that need answers of images say so; the others prune, retrain and are compared."""
-    report, _ = run(data, tmp_path, [*WORKING, "obd", "obs"], [{"name": "accuracy"}, {"name": "comparison"}])
+    report, _ = run(
+        data, tmp_path, [*WORKING, "obd", "obs"], [{"name": "accuracy"}, {"name": "comparison"}]
+    )
     assert [one.criterion.name for one in report.checkpoints] == WORKING
-    assert {failure.name: failure.code for failure in report.failures} == {"obd": "missing_evidence",
-                                                                          "obs": "missing_evidence"}
-    assert all("for segmentation take a criterion of weights" in failure.message for failure in report.failures)
+    assert {failure.name: failure.code for failure in report.failures} == {
+        "obd": "missing_evidence",
+        "obs": "missing_evidence",
+    }
+    assert all(
+        "for segmentation take a criterion of weights" in failure.message
+        for failure in report.failures
+    )
     section = report.sections["accuracy"]
     assert section.scalars["mean_iou/given"].value > 0.3
     assert set(section.details["iou_by_class"][0]) == {"network", "class", "iou"}
@@ -334,7 +440,10 @@ def test_a_job_of_every_kind_of_criterion(data: Data, tmp_path: Path) -> None:
     best = next(one for one in report.checkpoints if one.criterion.name == "magnitude")
     assert best.error == section.curves["error/magnitude"].y[0]
     assert best.error.n == len(data.test)
-    assert abs(best.error_increase.control.value - (best.error.value - report.control.error.value)) < 1e-9
+    assert (
+        abs(best.error_increase.control.value - (best.error.value - report.control.error.value))
+        < 1e-9
+    )
     assert report.sections["comparison"].details["criteria"]
 
 
@@ -345,32 +454,58 @@ def test_only_what_knows_pixels_runs_by_itself(data: Data, tmp_path: Path) -> No
     robust = report.sections["robustness"]
     assert any("Student's" in note for note in robust.notes)
     assert not any("exact" in note for note in [*robust.notes, *report.sections["accuracy"].notes])
-    rows = [row for row in robust.details["errors_by_shift"] if row["shift"] == "nominal" and row["network"] == "given"]
+    rows = [
+        row
+        for row in robust.details["errors_by_shift"]
+        if row["shift"] == "nominal" and row["network"] == "given"
+    ]
     assert rows[0]["error"]["value"] == pytest.approx(report.baseline.error.value)
 
 
 def test_the_others_are_refused_where_they_are_asked_for(data: Data, tmp_path: Path) -> None:
-    others = ["approximation", "bounds", "certificate", "informative_features", "loss_model", "scaling_law"]
-    asked = [{"name": name} for name in others] + [{"name": "noise_similarity", "params": {"draws": 2, "levels": [0, 0.3]}}]
+    others = [
+        "approximation",
+        "bounds",
+        "certificate",
+        "informative_features",
+        "loss_model",
+        "scaling_law",
+    ]
+    asked = [{"name": name} for name in others] + [
+        {"name": "noise_similarity", "params": {"draws": 2, "levels": [0, 0.3]}}
+    ]
     report, _ = run(data, tmp_path, ["magnitude"], asked, retrain={"mode": "none"})
     assert {failure.name for failure in report.failures} == set(others)
-    assert all(failure.code == "invalid_parameter" and "for segmentation there are accuracy" in failure.message
-               for failure in report.failures)
+    assert all(
+        failure.code == "invalid_parameter"
+        and "for segmentation there are accuracy" in failure.message
+        for failure in report.failures
+    )
     similar = report.sections["noise_similarity"]
     assert similar.curves["matching/control"].y[0].value == 1.0  # the same network, pixel by pixel
     assert similar.curves["softmax_distance/control"].y[1].value == 0.0
-    known = {name for name in evaluations.names() if getattr(evaluations.get(name), "of_pixels", False)}
+    known = {
+        name for name in evaluations.names() if getattr(evaluations.get(name), "of_pixels", False)
+    }
     assert known == set(evaluations.names()) - set(others)
 
 
 def test_noise_similarity_is_of_pixels_that_are_not_ignored(data: Data, tmp_path: Path) -> None:
-    report, _ = run(data, tmp_path, ["magnitude"], [{"name": "noise_similarity", "params": {"draws": 2, "levels": [0]}}],
-                    train=None, retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 4})
+    report, _ = run(
+        data,
+        tmp_path,
+        ["magnitude"],
+        [{"name": "noise_similarity", "params": {"draws": 2, "levels": [0]}}],
+        train=None,
+        retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 4},
+    )
     found = report.sections["noise_similarity"].curves["matching/magnitude-0.5"].y[0].value
     assert 0 < found < 1
 
 
-def test_a_network_no_better_than_one_class_everywhere_is_warned_of(data: Data, tmp_path: Path) -> None:
+def test_a_network_no_better_than_one_class_everywhere_is_warned_of(
+    data: Data, tmp_path: Path
+) -> None:
     report, warnings = run(data, tmp_path, ["magnitude"], [], train=None, retrain={"mode": "none"})
     assert any("no lower than that of calling every pixel '0'" in warning for warning in warnings)
     assert report.recommendation.checkpoint is None

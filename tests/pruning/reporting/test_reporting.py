@@ -1,4 +1,6 @@
-"""Reports as HTML, Markdown and JUnit: complete, escaped, self-contained, the same bytes every time."""
+"""Reports as HTML, Markdown and JUnit: complete, escaped, self-contained, the same bytes every
+time.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,8 @@ from tests.support import reports
 from tests.support.page import Page
 
 EVERY = (reports.realistic, reports.hostile, reports.empty, reports.unretrained)
+
+
 @pytest.mark.parametrize("render", RENDERERS.values(), ids=RENDERERS)
 @pytest.mark.parametrize("make", EVERY)
 def test_same_bytes_every_time(make: Callable[[], Report], render: Callable[[Report], str]) -> None:
@@ -36,13 +40,28 @@ def test_same_bytes_every_time(make: Callable[[], Report], render: Callable[[Rep
 def test_html_loads_and_runs_nothing(make: Callable[[], Report]) -> None:
     page = Page(to_html(make()))
     assert page.open == []
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
-    assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
+    assert not {tag for tag, _ in page.tags} & {
+        "script",
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+    }
+    assert not [
+        attributes
+        for _, attributes in page.tags
+        if any(name.startswith("on") for name in attributes)
+    ]
     targets = page.all("href") + page.all("src") + page.all("xlink:href")
     assert [target for target in targets if not target.startswith("#")] == []
     assert {target[1:] for target in targets} <= set(page.all("id"))
     assert "@import" not in "".join(page.text)
-    assert not re.search(r"url\((?!#)", "".join(page.text + page.all("style") + page.all("clip-path")))
+    assert not re.search(
+        r"url\((?!#)", "".join(page.text + page.all("style") + page.all("clip-path"))
+    )
     assert any("default-src 'none'" in content for content in page.all("content"))
 
 
@@ -51,9 +70,17 @@ def test_html_is_accessible(make: Callable[[], Report]) -> None:
     page = Page(to_html(make()))
     identifiers = page.all("id")
     assert len(identifiers) == len(set(identifiers))
-    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in page.tags if tag == "th")
-    assert all(attributes.get("aria-label") for _, attributes in page.tags if attributes.get("role") == "img")
-    assert all(attributes.get("aria-hidden") == "true" for tag, attributes in page.tags if tag == "svg")
+    assert all(
+        attributes.get("scope") in ("row", "col") for tag, attributes in page.tags if tag == "th"
+    )
+    assert all(
+        attributes.get("aria-label")
+        for _, attributes in page.tags
+        if attributes.get("role") == "img"
+    )
+    assert all(
+        attributes.get("aria-hidden") == "true" for tag, attributes in page.tags if tag == "svg"
+    )
     assert [tag for tag, _ in page.tags].count("h1") == 1
 
 
@@ -70,7 +97,10 @@ def test_every_checkpoint_in_every_table() -> None:
     for checkpoint in report.checkpoints:
         assert checkpoint.id in page
         assert escape(checkpoint.id) in comment
-        for text in (q.percent_with_interval(checkpoint.error), q.points_with_interval(checkpoint.error_increase.control)):
+        for text in (
+            q.percent_with_interval(checkpoint.error),
+            q.points_with_interval(checkpoint.error_increase.control),
+        ):
             assert text in page
             assert text in comment
         for size in checkpoint.size_bytes.values():
@@ -85,7 +115,10 @@ def test_every_checkpoint_in_every_table() -> None:
 
 def test_plots_show_every_criterion_with_its_own_colour_and_marker() -> None:
     after, before = plot_accuracy(reports.realistic())
-    assert (after.title, before.title) == ("Accuracy after retraining", "Accuracy right after pruning, before retraining")
+    assert (after.title, before.title) == (
+        "Accuracy after retraining",
+        "Accuracy right after pruning, before retraining",
+    )
     assert {"magnitude", "snip"} <= {entry.label for entry in after.legend}
     assert "snip: 92.2 % at 49.99 %" in after.description
     assert "snip: 85.0 % at 49.99 %" in before.description
@@ -94,8 +127,11 @@ def test_plots_show_every_criterion_with_its_own_colour_and_marker() -> None:
 def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
     """No two share colour, marker and line, and none is left out."""
     methods = [Method(name="qm", params={"pi": i}) for i in range(13)]
-    checkpoints = tuple(reports.checkpoint(one, s, 0.1, 0.2, id=f"qm-pi{i}-{s!r}")
-                        for i, one in enumerate(methods) for s in (0.5, 0.9))
+    checkpoints = tuple(
+        reports.checkpoint(one, s, 0.1, 0.2, id=f"qm-pi{i}-{s!r}")
+        for i, one in enumerate(methods)
+        for s in (0.5, 0.9)
+    )
     report = reports.realistic(checkpoints=checkpoints, rounds=())
     for plot in plot_accuracy(report):
         assert [entry.label for entry in plot.legend[2:]] == [f"qm-pi{i}" for i in range(13)]
@@ -113,17 +149,25 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
 def test_labels_are_those_of_the_checkpoints() -> None:
     report = reports.realistic()
     assert s.list_labels(report) == ["magnitude", "snip"]
-    one = reports.checkpoint(Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95")
+    one = reports.checkpoint(
+        Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95"
+    )
     between = report.rounds[0].model_copy(update={"criterion": one.criterion})
     known = reports.realistic(checkpoints=(one,), rounds=(between,))
     assert s.list_labels(known) == ["qm-pi14"]
-    assert s.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], "no checkpoint names it yet"
+    assert s.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], (
+        "no checkpoint names it yet"
+    )
 
 
 def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
     report = reports.realistic()
-    first = report.checkpoints[0].model_copy(update={"batchnorm": BatchNorm(loss_before=2.31, loss_after=0.523, kept=True)})
-    last = report.checkpoints[1].model_copy(update={"batchnorm": BatchNorm(loss_before=0.5, loss_after=0.612, kept=False)})
+    first = report.checkpoints[0].model_copy(
+        update={"batchnorm": BatchNorm(loss_before=2.31, loss_after=0.523, kept=True)}
+    )
+    last = report.checkpoints[1].model_copy(
+        update={"batchnorm": BatchNorm(loss_before=0.5, loss_after=0.612, kept=False)}
+    )
     told = reports.realistic(checkpoints=(first, last, *report.checkpoints[2:]))
     for text in ("".join(Page(to_html(told)).text), to_markdown(told).replace("\\", "")):
         assert "BatchNorm re-estimated" in text
@@ -134,28 +178,67 @@ def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
 
 
 def test_records_become_tables_with_units_and_intervals() -> None:
-    change, error = Estimate(value=0.13716, low=0.128, high=0.1462), Estimate(value=0.1, low=0.05, high=0.2)
-    found = build_table([
-        {"target_sparsity": 0.95, "criterion": "qm", "loss_change_nats": change.model_dump(),
-         "error_after_retraining": error.model_dump(), "rank": 4.5, "seen": True},
-        {"target_sparsity": 0.8, "criterion": "lm", "loss_change_nats": "overflow on 3 images", "rank": 12.0,
-         "images": 2000}])
+    change, error = (
+        Estimate(value=0.13716, low=0.128, high=0.1462),
+        Estimate(value=0.1, low=0.05, high=0.2),
+    )
+    found = build_table(
+        [
+            {
+                "target_sparsity": 0.95,
+                "criterion": "qm",
+                "loss_change_nats": change.model_dump(),
+                "error_after_retraining": error.model_dump(),
+                "rank": 4.5,
+                "seen": True,
+            },
+            {
+                "target_sparsity": 0.8,
+                "criterion": "lm",
+                "loss_change_nats": "overflow on 3 images",
+                "rank": 12.0,
+                "images": 2000,
+            },
+        ]
+    )
     assert found is not None
-    assert found.head == ["target sparsity", "criterion", "loss change (nats)", "error after retraining", "rank", "seen",
-                          "images"]
-    assert found.rows == [["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
-                          ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"]]
+    assert found.head == [
+        "target sparsity",
+        "criterion",
+        "loss change (nats)",
+        "error after retraining",
+        "rank",
+        "seen",
+        "images",
+    ]
+    assert found.rows == [
+        ["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
+        ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"],
+    ]
     assert found.numeric == {0, 2, 3, 4, 6}
-    by_class = build_table({"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class")
+    by_class = build_table(
+        {"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class"
+    )
     assert by_class is not None
     assert (by_class.head, by_class.rows) == (["", "cat"], [["a-0.5", "50.00 %"]])
-    for value in ({"iid": "checked"}, [], {}, [{"a": [1]}], [{"a": {"b": 1}}], "x", 3, {"a": {}},
-                  {"value": 1.0, "low": None, "high": None, "n": 3}):
+    for value in (
+        {"iid": "checked"},
+        [],
+        {},
+        [{"a": [1]}],
+        [{"a": {"b": 1}}],
+        "x",
+        3,
+        {"a": {}},
+        {"value": 1.0, "low": None, "high": None, "n": 3},
+    ):
         assert build_table(value) is None
 
 
 def test_long_tables_are_cut_and_say_so() -> None:
-    section = Section(title="t", version=1, details={"rows": [{"number": i} for i in range(ROWS + 7)]})
+    section = Section(
+        title="t", version=1, details={"rows": [{"number": i} for i in range(ROWS + 7)]}
+    )
     report = reports.realistic(sections={"t": section})
     for text in ("".join(Page(to_html(report)).text), to_markdown(report)):
         assert "7 more rows are in the JSON report" in text
@@ -168,13 +251,23 @@ def test_a_section_of_tables_alone_opens_the_first() -> None:
     assert page.count("<details open>") == 1
     assert "<details open><summary>criteria" in page
     with_curves = section.model_copy(update={"scalars": {"x": Estimate(value=1.0)}})
-    assert "<details open>" not in to_html(reports.realistic(sections={"t": with_curves}, checkpoints=(), rounds=()))
+    assert "<details open>" not in to_html(
+        reports.realistic(sections={"t": with_curves}, checkpoints=(), rounds=())
+    )
 
 
 def test_accuracy_is_not_drawn_twice() -> None:
-    curve = Curve(x=(0.5, 0.8), y=(Estimate(value=0.1), Estimate(value=0.2)), x_label="sparsity", y_label="test error")
-    curves = {"error/a": curve, "error_before_retraining/a": curve,
-              "increase/a": curve.model_copy(update={"y_label": "more"})}
+    curve = Curve(
+        x=(0.5, 0.8),
+        y=(Estimate(value=0.1), Estimate(value=0.2)),
+        x_label="sparsity",
+        y_label="test error",
+    )
+    curves = {
+        "error/a": curve,
+        "error_before_retraining/a": curve,
+        "increase/a": curve.model_copy(update={"y_label": "more"}),
+    }
     section = Section(title="Accuracy", version=1, curves=curves)
     assert len(plot_section("s", section)) == 2
     page = to_html(reports.realistic(sections={"accuracy": section}))
@@ -185,7 +278,9 @@ def test_accuracy_is_not_drawn_twice() -> None:
 
 def test_many_curves_are_split_over_plots_and_odd_ones_drawn() -> None:
     one = Curve(x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y")
-    curves = {f"_{i} $": one for i in range(20)} | {"none": one.model_copy(update={"x": (), "y": ()})}
+    curves = {f"_{i} $": one for i in range(20)} | {
+        "none": one.model_copy(update={"x": (), "y": ()})
+    }
     plots = plot_section("s", Section(title="t", version=1, curves=curves))
     assert [len(plot.legend) for plot in plots] == [16, 4]
     assert plot_section("s", Section(title="t", version=1)) == ()
@@ -205,7 +300,8 @@ def test_partial_is_marked() -> None:
     assert "**Partial.**" in to_markdown(reports.empty())
     assert "Partial" not in to_html(reports.realistic()) + to_markdown(reports.realistic())
     one = reports.realistic(
-        partial=True, checkpoints=(reports.checkpoint(Method(name="snip"), 0.5, 0.1, 0.2, partial=True),)
+        partial=True,
+        checkpoints=(reports.checkpoint(Method(name="snip"), 0.5, 0.1, 0.2, partial=True),),
     )
     assert '<span class="tag warn">partial</span>' in to_html(one)
 
@@ -247,8 +343,12 @@ def test_markdown_fits_a_comment() -> None:
 
 @pytest.mark.parametrize(
     ("make", "tests", "failures", "errors"),
-    [(reports.realistic, 3, 0, 1), (reports.hostile, 3, 1, 1), (reports.empty, 1, 0, 1),
-     (lambda: reports.realistic(gates=(), failures=()), 1, 0, 0)],
+    [
+        (reports.realistic, 3, 0, 1),
+        (reports.hostile, 3, 1, 1),
+        (reports.empty, 1, 0, 1),
+        (lambda: reports.realistic(gates=(), failures=()), 1, 0, 0),
+    ],
 )
 def test_junit_counts(make: Callable[[], Report], tests: int, failures: int, errors: int) -> None:
     suite = ET.fromstring(to_junit(make()))
@@ -258,11 +358,16 @@ def test_junit_counts(make: Callable[[], Report], tests: int, failures: int, err
     assert len(suite.findall("testcase")) == tests
     assert len(suite.findall("testcase/failure")) == failures
     assert len(suite.findall("testcase/error")) == errors
-    assert all(element.attrib["message"] for element in [*suite.iter("failure"), *suite.iter("error")])
+    assert all(
+        element.attrib["message"] for element in [*suite.iter("failure"), *suite.iter("error")]
+    )
 
 
 def test_importing_the_package_loads_no_renderer() -> None:
-    code = "import sys, pruning.reporting; print(sorted({'matplotlib', 'jinja2', 'torch'} & set(sys.modules)))"
+    code = (
+        "import sys, pruning.reporting; print(sorted({'matplotlib', 'jinja2', 'torch'} & "
+        "set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -285,13 +390,25 @@ def test_rendering_needs_neither_pyplot_nor_torch() -> None:
         (lambda: q.file_size(999_600), "1.00 MB"),
         (lambda: q.factor(1e4), "10000×"),
         (lambda: q.duration(59.9), "59.9 s"),
-        (lambda: q.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)), "1.50 ms [1.00 ms, 2.00 ms]"),
+        (
+            lambda: q.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)),
+            "1.50 ms [1.00 ms, 2.00 ms]",
+        ),
         (lambda: q.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
-        (lambda: q.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)), "0.000 [−0.020, +0.020]"),
-        (lambda: q.by_name("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
-         "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]"),
-        (lambda: q.by_name("spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)),
-         "−0.15 [−1.00, 0.50]"),
+        (
+            lambda: q.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)),
+            "0.000 [−0.020, +0.020]",
+        ),
+        (
+            lambda: q.by_name("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
+            "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]",
+        ),
+        (
+            lambda: q.by_name(
+                "spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)
+            ),
+            "−0.15 [−1.00, 0.50]",
+        ),
         (lambda: q.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
         (lambda: q.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
     ],

@@ -10,7 +10,16 @@ from pruning.reporting import to_html, to_junit, to_markdown
 from pruning.reporting.markdown import escape
 from pruning.reporting.plots import plot_accuracy, plot_section
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import BatchNorm, Checkpoint, Curve, Estimate, Increase, Recommendation, Report, Section
+from pruning.schemas.report import (
+    BatchNorm,
+    Checkpoint,
+    Curve,
+    Estimate,
+    Increase,
+    Recommendation,
+    Report,
+    Section,
+)
 from tests.support import reports
 
 CHANNELS, ZEROS = "Whole channels were removed", "multiply by zero"
@@ -30,8 +39,12 @@ def without_channels(sparsity: float, **changes: object) -> Checkpoint:
 @pytest.mark.parametrize(("low", "tone"), [(0.014, "open"), (0.01, "good"), (-0.004, "good")])
 def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> None:
     best = reports.checkpoint(Method(name="magnitude"), 0.8, 0.1, 0.2)
-    proven = Increase(given=reports.difference(0.01), control=Estimate(value=0.043, low=low, high=0.071, n=1797))
-    report = reports.realistic(checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=())
+    proven = Increase(
+        given=reports.difference(0.01), control=Estimate(value=0.043, low=low, high=0.071, n=1797)
+    )
+    report = reports.realistic(
+        checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=()
+    )
     assert s.describe_verdict(report).tone == tone
     page, comment = both(report)
     assert f'class="verdict {tone}"' in page
@@ -45,7 +58,9 @@ def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> 
 
 def test_what_is_said_of_zeros_and_of_channels_depends_on_what_was_done() -> None:
     zeros = reports.realistic()
-    channels = reports.realistic(checkpoints=(without_channels(0.5), without_channels(0.8)), rounds=())
+    channels = reports.realistic(
+        checkpoints=(without_channels(0.5), without_channels(0.8)), rounds=()
+    )
     mixed = reports.realistic(checkpoints=(*zeros.checkpoints, without_channels(0.5)))
     for render in (to_html, to_markdown):
         assert ZEROS in render(zeros)
@@ -67,7 +82,11 @@ def test_the_file_is_compared_with_that_of_the_given_network() -> None:
     size = best.size_bytes["dense"]
     assert fact.value == q.file_size(size)
     assert fact.detail == f"{q.percent(size / 1_110_480)} of the given network's 1.11 MB"
-    (zeros,) = [fact for fact in s.describe_verdict(reports.realistic()).facts if fact.label == "Sparse file"]
+    (zeros,) = [
+        fact
+        for fact in s.describe_verdict(reports.realistic()).facts
+        if fact.label == "Sparse file"
+    ]
     assert "of the given network's 1.11 MB" in zeros.detail
 
 
@@ -83,8 +102,12 @@ def test_differences_of_errors_are_percentage_points_everywhere() -> None:
     for text in (*both(report), to_junit(report)):
         assert "1.00 pp" in text
         assert "1.00 %" not in text
-    curve = Curve(x=(0.5, 0.8), y=(reports.difference(-0.0124), reports.difference(0.03)), x_label="sparsity",
-                  y_label="test error above the dense control's")
+    curve = Curve(
+        x=(0.5, 0.8),
+        y=(reports.difference(-0.0124), reports.difference(0.03)),
+        x_label="sparsity",
+        y_label="test error above the dense control's",
+    )
     section = Section(title="Accuracy", version=1, curves={"increase/a": curve})
     (plot,) = plot_section("s", section)
     assert plot.y_label == "test error above the dense control's (pp)"
@@ -97,9 +120,18 @@ def test_differences_of_errors_are_percentage_points_everywhere() -> None:
 
 def test_one_large_criterion_does_not_flatten_the_others() -> None:
     def plot(*values: float) -> tuple[str, str]:
-        curves = {name: Curve(x=(0.5, 0.8, 0.9), y=tuple(Estimate(value=scale * v) for v in values), x_label="sparsity",
-                              y_label="loss change (nats)") for name, scale in (("a", 1.0), ("b", 1.2))}
-        curves["random"] = curves["a"].model_copy(update={"y": tuple(Estimate(value=v) for v in (0.4, 90.0, 1000.0))})
+        curves = {
+            name: Curve(
+                x=(0.5, 0.8, 0.9),
+                y=tuple(Estimate(value=scale * v) for v in values),
+                x_label="sparsity",
+                y_label="loss change (nats)",
+            )
+            for name, scale in (("a", 1.0), ("b", 1.2))
+        }
+        curves["random"] = curves["a"].model_copy(
+            update={"y": tuple(Estimate(value=v) for v in (0.4, 90.0, 1000.0))}
+        )
         (found,) = plot_section("s", Section(title="t", version=1, curves=curves))
         return found.y_label, found.svg
 
@@ -114,11 +146,17 @@ def test_a_layer_collapse_is_warned_of_once() -> None:
     gone = "layer collapse: nothing remains of fc.weight"
     one = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
     others = ("snip, round 2: something else", "magnitude, round 3: " + gone)
-    report = reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others))
+    report = reports.realistic(
+        checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others)
+    )
     assert s.list_warnings(report) == others
     page, comment = both(report)
-    assert page.count(gone) == comment.count(gone) == 2, "that of the criterion without a checkpoint stays"
-    assert "Warnings" not in to_html(reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}",)))
+    assert page.count(gone) == comment.count(gone) == 2, (
+        "that of the criterion without a checkpoint stays"
+    )
+    assert "Warnings" not in to_html(
+        reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}",))
+    )
 
 
 def test_markdown_explains_batchnorm_as_the_page_does() -> None:

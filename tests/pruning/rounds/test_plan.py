@@ -25,7 +25,13 @@ REAL = PruningMethod.of
 TRAIN = {"epochs": 3, "rewind_epoch": 1, "batch_size": 8}
 IMAGES = {"fit": 40, "val": 10, "test": 30}
 COUNTS = {"train": 50, "test": 30}
-MANY: dict[str, Any] = {"prunable": [(10**6,)], "forward_flops": 1, "parameters": 1, "activations": 1, "classes": 3}
+MANY: dict[str, Any] = {
+    "prunable": [(10**6,)],
+    "forward_flops": 1,
+    "parameters": 1,
+    "activations": 1,
+    "classes": 3,
+}
 
 
 def recipes() -> list[Recipe]:
@@ -33,22 +39,36 @@ def recipes() -> list[Recipe]:
     found = []
     for name, independent in itertools.product(schedules.names(), (False, True)):
         common: dict[str, Any] = {"schedule": {"name": name}, "independent": independent}
-        found.append(cases.recipe(0.5, 0.8, when="before_training", train=TRAIN, retrain={"mode": "none"}, **common))
+        found.append(
+            cases.recipe(
+                0.5, 0.8, when="before_training", train=TRAIN, retrain={"mode": "none"}, **common
+            )
+        )
         found.append(cases.recipe(0.5, 0.8, retrain={"mode": "none"}, **common))
         found.append(cases.recipe(0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2}, **common))
-        found += [cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN, **common)
-                  for mode in ("weight_rewind", "lr_rewind")]
+        found += [
+            cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN, **common)
+            for mode in ("weight_rewind", "lr_rewind")
+        ]
         if independent:
-            found.append(cases.recipe(0.5, 0.8, retrain={"mode": "gradual", "epochs": 20}, **common))
+            found.append(
+                cases.recipe(0.5, 0.8, retrain={"mode": "gradual", "epochs": 20}, **common)
+            )
     return found
 
 
 @pytest.mark.parametrize(
-    "recipe", recipes(), ids=lambda r: f"{r.schedule.name}-{r.independent}-{r.when}-{r.retrain.mode}")
+    "recipe",
+    recipes(),
+    ids=lambda r: f"{r.schedule.name}-{r.independent}-{r.when}-{r.retrain.mode}",
+)
 def test_rounds_end_exactly_at_the_targets(recipe: Recipe) -> None:
     planned = plan_rounds(recipe)
     assert [one.number for one in planned] == list(range(1, len(planned) + 1))
-    assert [(one.target, one.sparsity) for one in planned if one.target is not None] == [(0.5, 0.5), (0.8, 0.8)]
+    assert [(one.target, one.sparsity) for one in planned if one.target is not None] == [
+        (0.5, 0.5),
+        (0.8, 0.8),
+    ]
     assert all(one.density == pytest.approx(1 - one.sparsity, abs=1e-15) for one in planned)
     starts = [one.number for one in planned if one.restart]
     first = next(one.number for one in planned if one.target == 0.5)
@@ -65,14 +85,22 @@ def test_rounds_end_exactly_at_the_targets(recipe: Recipe) -> None:
 
 
 def test_targets_are_planned_densest_first_with_stretches_between() -> None:
-    planned = plan_rounds(cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}))
+    planned = plan_rounds(
+        cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}})
+    )
     assert [round(one.density, 10) for one in planned] == [0.75, 0.5, 0.3, 0.1]
-    independent = plan_rounds(cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}, independent=True))
+    independent = plan_rounds(
+        cases.recipe(
+            0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}, independent=True
+        )
+    )
     assert [round(one.density, 10) for one in independent] == [0.75, 0.5, 0.55, 0.1]
 
 
 def test_targets_closer_than_the_rounds_give_one_checkpoint_each() -> None:
-    planned = plan_rounds(cases.recipe(0.5, 0.5 + 1e-15, schedule={"name": "cubic", "params": {"rounds": 1000}}))
+    planned = plan_rounds(
+        cases.recipe(0.5, 0.5 + 1e-15, schedule={"name": "cubic", "params": {"rounds": 1000}})
+    )
     assert len([one for one in planned if one.target is not None]) == 2
 
 
@@ -83,17 +111,30 @@ def test_unknown_schedules_and_parameters() -> None:
         plan_rounds(cases.recipe(schedule={"name": "linear", "params": {"rounds": 0}}))
 
 
-@pytest.mark.parametrize(("fields", "dense", "control", "each"), [
-    ({"retrain": {"mode": "none"}}, 40, 0, 40),
-    ({"retrain": {"mode": "fine_tune", "epochs": 2}}, 40, 240 + 40, 40 + 240 + 40),
-    ({"retrain": {"mode": "fine_tune", "epochs": 2, "distill": True}}, 40, 320 + 40, 40 + 320 + 40),
-    ({"retrain": {"mode": "lr_rewind", "epochs": 5, "rewind_epoch": 3}}, 40, 280, 320),
-    ({"retrain": {"mode": "weight_rewind"}, "train": TRAIN}, 360 + 40, 280, 320),
-    ({"retrain": {"mode": "weight_rewind", "distill": True}, "train": TRAIN}, 360 + 40, 360, 400),
-    ({"retrain": {"mode": "fine_tune"}, "train": TRAIN}, 400, 160, 200),
-    ({"retrain": {"mode": "gradual", "epochs": 2}, "independent": True}, 40, 280, 320),
-    ({"when": "before_training", "train": TRAIN}, 400, 0, 40 + 360 + 40),
-])
+@pytest.mark.parametrize(
+    ("fields", "dense", "control", "each"),
+    [
+        ({"retrain": {"mode": "none"}}, 40, 0, 40),
+        ({"retrain": {"mode": "fine_tune", "epochs": 2}}, 40, 240 + 40, 40 + 240 + 40),
+        (
+            {"retrain": {"mode": "fine_tune", "epochs": 2, "distill": True}},
+            40,
+            320 + 40,
+            40 + 320 + 40,
+        ),
+        ({"retrain": {"mode": "lr_rewind", "epochs": 5, "rewind_epoch": 3}}, 40, 280, 320),
+        ({"retrain": {"mode": "weight_rewind"}, "train": TRAIN}, 360 + 40, 280, 320),
+        (
+            {"retrain": {"mode": "weight_rewind", "distill": True}, "train": TRAIN},
+            360 + 40,
+            360,
+            400,
+        ),
+        ({"retrain": {"mode": "fine_tune"}, "train": TRAIN}, 400, 160, 200),
+        ({"retrain": {"mode": "gradual", "epochs": 2}, "independent": True}, 40, 280, 320),
+        ({"when": "before_training", "train": TRAIN}, 400, 0, 40 + 360 + 40),
+    ],
+)
 def test_costs_by_hand(fields: dict[str, Any], dense: int, control: int, each: int) -> None:
     recipe = cases.recipe(0.5, 0.8, **fields)
     costs = Costs(recipe, IMAGES, 3)
@@ -126,22 +167,40 @@ class Stagewise(Magnitude):
         return 7 * classes
 
 
-def test_scoring_costs_what_the_criterion_says_at_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_costs_what_the_criterion_says_at_every_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": "none"})
     without = Costs(recipe, IMAGES, 3).total
-    monkeypatch.setattr("pruning.rounds.method.PruningMethod.of", lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()))
+    monkeypatch.setattr(
+        "pruning.rounds.method.PruningMethod.of",
+        lambda recipe, method: replace(REAL(recipe, method), criterion=Stagewise()),
+    )
     assert Costs(recipe, IMAGES, 3).total == without + 2 * 2 * 21
     fewer = IMAGES | {"fit": 20}
-    assert Costs(recipe, fewer, 3).pruning(recipe.criteria[0], plan_rounds(recipe)[0]) == (2, 11), "half the images, rounded up"
+    assert Costs(recipe, fewer, 3).pruning(recipe.criteria[0], plan_rounds(recipe)[0]) == (2, 11), (
+        "half the images, rounded up"
+    )
 
 
 def test_an_estimate_by_hand() -> None:
-    recipe = cases.recipe(0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 8}, limit=Limit(test=20))
-    found = estimate_costs(recipe, {"train": 50, "test": 30, "val": 0}, prunable=[(100,)], forward_flops=7, parameters=110,
-                     activations=13, classes=3)
+    recipe = cases.recipe(
+        0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 8}, limit=Limit(test=20)
+    )
+    found = estimate_costs(
+        recipe,
+        {"train": 50, "test": 30, "val": 0},
+        prunable=[(100,)],
+        forward_flops=7,
+        parameters=110,
+        activations=13,
+        classes=3,
+    )
     assert found["images"] == {"fit": 45, "val": 5, "test": 20}
     assert found["rounds"] == found["checkpoints"] == 2
-    assert found["steps"] == 6 * 2 * 3  # five batches of 8 and one of 5; two epochs; control and two rounds
+    assert (
+        found["steps"] == 6 * 2 * 3
+    )  # five batches of 8 and one of 5; two epochs; control and two rounds
     assert found["units"] == Costs(recipe, found["images"], 3).total
     assert found["flops"] == 7 * found["units"]
     assert found["memory_bytes"] >= 4 * (4 * 110 + 13 * 8)
@@ -155,12 +214,18 @@ def test_an_unreachable_target_is_told_before_the_job_runs() -> None:
 
 
 def test_limits_beyond_the_dataset_change_nothing() -> None:
-    assert count_split_images(cases.recipe(limit=Limit(train=999, test=999)), {"train": 50, "val": 7, "test": 30}) == {
-        "fit": 50, "val": 7, "test": 30}
+    assert count_split_images(
+        cases.recipe(limit=Limit(train=999, test=999)), {"train": 50, "val": 7, "test": 30}
+    ) == {"fit": 50, "val": 7, "test": 30}
 
 
 def test_a_job_has_a_bounded_number_of_rounds() -> None:
-    many = cases.recipe(0.5, 0.8, schedule={"name": "linear", "params": {"rounds": 10_000}}, retrain={"mode": "none"})
+    many = cases.recipe(
+        0.5,
+        0.8,
+        schedule={"name": "linear", "params": {"rounds": 10_000}},
+        retrain={"mode": "none"},
+    )
     with pytest.raises(BudgetError, match="at most 2000"):
         estimate_costs(many, COUNTS, **MANY)
 
@@ -174,15 +239,27 @@ def test_a_target_that_removes_nothing_is_refused() -> None:
 def test_steps_of_rewinding_are_those_of_the_replayed_schedule(mode: str) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN)
     found = estimate_costs(recipe, COUNTS, **MANY)
-    assert found["steps"] == 6 * 3 + 6 * 2 * 3  # 45 images in batches of 8; control and two rounds from epoch 1 to 3
+    assert (
+        found["steps"] == 6 * 3 + 6 * 2 * 3
+    )  # 45 images in batches of 8; control and two rounds from epoch 1 to 3
 
 
 def test_distillation_holds_a_second_network() -> None:
-    plain, distilled = (estimate_costs(cases.recipe(0.5, retrain={"distill": distill}), COUNTS, **MANY | {"parameters": 1000})
-                        for distill in (False, True))
+    plain, distilled = (
+        estimate_costs(
+            cases.recipe(0.5, retrain={"distill": distill}), COUNTS, **MANY | {"parameters": 1000}
+        )
+        for distill in (False, True)
+    )
     assert distilled["memory_bytes"] - plain["memory_bytes"] == 4 * 1000
-    assert distilled["units"] - plain["units"] == 2 * 45  # the teacher's forward passes, for the control and one round
-    assert {key for key in plain if plain[key] != distilled[key]} == {"memory_bytes", "units", "flops"}
+    assert (
+        distilled["units"] - plain["units"] == 2 * 45
+    )  # the teacher's forward passes, for the control and one round
+    assert {key for key in plain if plain[key] != distilled[key]} == {
+        "memory_bytes",
+        "units",
+        "flops",
+    }
 
 
 # rounding to whole weights
@@ -191,8 +268,12 @@ def test_distillation_holds_a_second_network() -> None:
 def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
     geometric: dict[str, Any] = {"schedule": {"name": "geometric", "params": {"fraction": 0.2}}}
     imp = {"retrain": {"mode": "weight_rewind"}, "train": TRAIN}
-    with pytest.raises(BudgetError, match=r"round 2 at sparsity 0\.36 .* removes nothing: 3 of 4 weights remain") as caught:
-        estimate_costs(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(4,)]})  # 3.2, 2.56: both are 3
+    with pytest.raises(
+        BudgetError, match=r"round 2 at sparsity 0\.36 .* removes nothing: 3 of 4 weights remain"
+    ) as caught:
+        estimate_costs(
+            cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(4,)]}
+        )  # 3.2, 2.56: both are 3
     assert caught.value.pointer == "/schedule"
     with pytest.raises(BudgetError, match=r"round 1 .* removes nothing: 2 of 2"):
         estimate_costs(cases.recipe(0.5, **geometric, **imp), COUNTS, **MANY | {"prunable": [(2,)]})
@@ -200,12 +281,20 @@ def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
         estimate_costs(cases.recipe(0.5, 0.501), COUNTS, **MANY | {"prunable": [(10,)]})
     assert caught.value.pointer == "/targets/sparsity"
     for prunable in (20, 50, 1000):
-        found = estimate_costs(cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": [(prunable,)]})
+        found = estimate_costs(
+            cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": [(prunable,)]}
+        )
         assert found["rounds"] == 6
 
 
-@pytest.mark.parametrize("fields", [{"retrain": {"mode": "none"}}, {"when": "before_training", "train": TRAIN},
-                                    {"retrain": {"mode": "gradual", "epochs": 20}}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retrain": {"mode": "none"}},
+        {"when": "before_training", "train": TRAIN},
+        {"retrain": {"mode": "gradual", "epochs": 20}},
+    ],
+)
 def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(fields: dict[str, Any]) -> None:
     recipe = cases.recipe(0.5, schedule={"name": "cubic", "params": {"rounds": 10}}, **fields)
     assert estimate_costs(recipe, COUNTS, **MANY | {"prunable": [(20,)]})["rounds"] == 10
@@ -219,23 +308,43 @@ def test_independent_targets_are_counted_from_the_dense_network() -> None:
 # gradual pruning
 
 
-@pytest.mark.parametrize(("epochs", "prune_epochs", "rounds_", "expected"), [
-    (10, 8, 4, [(0, 2), (2, 4), (4, 6), (6, 10)]),
-    (10, None, 4, [(0, 2), (2, 4), (4, 6), (6, 10)]),  # three quarters of 10 are 7.5, rounded to even
-    (10, 10, 4, [(0, 2), (2, 5), (5, 7), (7, 10)]),
-    (100, 40, 8, [(0, 5), (5, 10), (10, 15), (15, 20), (20, 25), (25, 30), (30, 35), (35, 100)]),
-    (3, 3, 3, [(0, 1), (1, 2), (2, 3)]),
-    (1, None, 1, [(0, 1)]),
-])
-def test_gradual_rounds_share_one_schedule(epochs: int, prune_epochs: int | None, rounds_: int,
-                                           expected: list[tuple[int, int]]) -> None:
-    retrain = {"mode": "gradual", "epochs": epochs} | ({} if prune_epochs is None else {"prune_epochs": prune_epochs})
-    recipe = cases.recipe(0.5, schedule={"name": "cubic", "params": {"rounds": rounds_}}, retrain=retrain)
+@pytest.mark.parametrize(
+    ("epochs", "prune_epochs", "rounds_", "expected"),
+    [
+        (10, 8, 4, [(0, 2), (2, 4), (4, 6), (6, 10)]),
+        (
+            10,
+            None,
+            4,
+            [(0, 2), (2, 4), (4, 6), (6, 10)],
+        ),  # three quarters of 10 are 7.5, rounded to even
+        (10, 10, 4, [(0, 2), (2, 5), (5, 7), (7, 10)]),
+        (
+            100,
+            40,
+            8,
+            [(0, 5), (5, 10), (10, 15), (15, 20), (20, 25), (25, 30), (30, 35), (35, 100)],
+        ),
+        (3, 3, 3, [(0, 1), (1, 2), (2, 3)]),
+        (1, None, 1, [(0, 1)]),
+    ],
+)
+def test_gradual_rounds_share_one_schedule(
+    epochs: int, prune_epochs: int | None, rounds_: int, expected: list[tuple[int, int]]
+) -> None:
+    retrain = {"mode": "gradual", "epochs": epochs} | (
+        {} if prune_epochs is None else {"prune_epochs": prune_epochs}
+    )
+    recipe = cases.recipe(
+        0.5, schedule={"name": "cubic", "params": {"rounds": rounds_}}, retrain=retrain
+    )
     planned = plan_rounds(recipe)
     assert [one.epochs for one in planned] == expected
     assert [one.trained_epochs for one in planned] == [stop for _, stop in expected]
     assert find_training_epochs(recipe) == (0, epochs)
-    assert estimate_costs(recipe, COUNTS, **MANY)["steps"] == 2 * epochs  # one batch an epoch, the control alike
+    assert (
+        estimate_costs(recipe, COUNTS, **MANY)["steps"] == 2 * epochs
+    )  # one batch an epoch, the control alike
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -243,8 +352,13 @@ def test_gradual_rounds_share_one_schedule(epochs: int, prune_epochs: int | None
 def test_gradual_epochs_join_to_the_whole_schedule(epochs: int, data: st.DataObject) -> None:
     pruning = data.draw(st.integers(1, epochs))
     number = data.draw(st.integers(1, pruning))
-    recipe = cases.recipe(0.5, 0.9, schedule={"name": "linear", "params": {"rounds": number}}, independent=True,
-                          retrain={"mode": "gradual", "epochs": epochs, "prune_epochs": pruning})
+    recipe = cases.recipe(
+        0.5,
+        0.9,
+        schedule={"name": "linear", "params": {"rounds": number}},
+        independent=True,
+        retrain={"mode": "gradual", "epochs": epochs, "prune_epochs": pruning},
+    )
     planned = plan_rounds(recipe)
     assert len(planned) == 2 * number
     for part in (planned[:number], planned[number:]):
@@ -258,11 +372,24 @@ def test_gradual_epochs_join_to_the_whole_schedule(epochs: int, data: st.DataObj
         assert [one.trained_epochs for one in part] == [stop for _, stop in spans]
 
 
-@pytest.mark.parametrize(("retrain", "place"), [({"epochs": 6, "prune_epochs": 3}, "/retrain/prune_epochs"),
-                                                ({"epochs": 4}, "/retrain/epochs")])
-def test_more_rounds_than_pruning_epochs_are_refused_before_the_job_runs(retrain: dict[str, Any], place: str) -> None:
-    recipe = cases.recipe(0.5, schedule={"name": "linear", "params": {"rounds": 4}}, retrain={"mode": "gradual"} | retrain)
-    with pytest.raises(ParameterError, match="4 rounds do not fit into 3 epochs of pruning") as caught:
+@pytest.mark.parametrize(
+    ("retrain", "place"),
+    [
+        ({"epochs": 6, "prune_epochs": 3}, "/retrain/prune_epochs"),
+        ({"epochs": 4}, "/retrain/epochs"),
+    ],
+)
+def test_more_rounds_than_pruning_epochs_are_refused_before_the_job_runs(
+    retrain: dict[str, Any], place: str
+) -> None:
+    recipe = cases.recipe(
+        0.5,
+        schedule={"name": "linear", "params": {"rounds": 4}},
+        retrain={"mode": "gradual"} | retrain,
+    )
+    with pytest.raises(
+        ParameterError, match="4 rounds do not fit into 3 epochs of pruning"
+    ) as caught:
         estimate_costs(recipe, COUNTS, **MANY)
     assert caught.value.pointer == place
 
@@ -275,7 +402,9 @@ def test_more_rounds_than_pruning_epochs_are_refused_before_the_job_runs(retrain
 def test_the_cubic_is_that_of_the_paper(initial: float, number: int) -> None:
     """s_t = s_f + (s_i - s_f) (1 - t)^3 at t = 1 / R ... 1."""
     expected = [0.8 + (initial - 0.8) * (1 - step / number) ** 3 for step in range(1, number + 1)]
-    found = schedules.create("cubic", {"rounds": number, "initial": initial}).densities(1.0, 1.0 - 0.8)
+    found = schedules.create("cubic", {"rounds": number, "initial": initial}).densities(
+        1.0, 1.0 - 0.8
+    )
     assert [1 - density for density in found] == pytest.approx(expected, abs=1e-12)
     assert found[-1] == 1.0 - 0.8
 
@@ -285,5 +414,7 @@ def test_an_initial_sparsity_belongs_to_the_dense_network() -> None:
     assert other.densities(0.9, 0.2) == plain.densities(0.9, 0.2)
     assert other.densities(1.0, 0.2) != plain.densities(1.0, 0.2)
     assert other.densities(1.0, 0.7) == [0.7], "a target not above it has one round"
-    cascade = plan_rounds(cases.recipe(0.5, 0.9, schedule={"name": "cubic", "params": {"rounds": 2, "initial": 0.2}}))
+    cascade = plan_rounds(
+        cases.recipe(0.5, 0.9, schedule={"name": "cubic", "params": {"rounds": 2, "initial": 0.2}})
+    )
     assert [round(one.sparsity, 10) for one in cascade] == [0.4625, 0.5, 0.85, 0.9]

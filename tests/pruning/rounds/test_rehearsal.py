@@ -27,11 +27,19 @@ def tried(*sparsity: float, **fields: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("what", [CHANNELS, BLOCKS], ids=["channel", "block"])
-@pytest.mark.parametrize("retrain", [{}, {"retrain": {"mode": "weight_rewind"}, "train": TRAIN}],
-                         ids=["fine_tune", "weight_rewind"])
-def test_targets_that_reach_the_same_structure_are_refused(what: dict[str, Any], retrain: dict[str, Any]) -> None:
-    with pytest.raises(BudgetError, match=r"round 2 at sparsity 0\.502 would be retrained but removes nothing: "
-                                          r"\d+ of 2720 weights remain before it and after") as caught:
+@pytest.mark.parametrize(
+    "retrain",
+    [{}, {"retrain": {"mode": "weight_rewind"}, "train": TRAIN}],
+    ids=["fine_tune", "weight_rewind"],
+)
+def test_targets_that_reach_the_same_structure_are_refused(
+    what: dict[str, Any], retrain: dict[str, Any]
+) -> None:
+    with pytest.raises(
+        BudgetError,
+        match=r"round 2 at sparsity 0\.502 would be retrained but removes nothing: "
+        r"\d+ of 2720 weights remain before it and after",
+    ) as caught:
         tried(0.501, 0.502, 0.503, **what, **retrain)
     assert caught.value.pointer == "/targets/sparsity"
 
@@ -44,10 +52,19 @@ def test_rounds_finer_than_a_channel_or_a_block_are_the_schedule_s(what: dict[st
 
 
 @pytest.mark.parametrize("what", [CHANNELS, BLOCKS], ids=["channel", "block"])
-@pytest.mark.parametrize("fields", [
-    {"retrain": {"mode": "none"}}, {"when": "before_training", "train": TRAIN}, {"independent": True},
-    {"retrain": {"mode": "gradual", "epochs": 20}, "independent": True}], ids=lambda fields: "-".join(fields))
-def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(what: dict[str, Any], fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retrain": {"mode": "none"}},
+        {"when": "before_training", "train": TRAIN},
+        {"independent": True},
+        {"retrain": {"mode": "gradual", "epochs": 20}, "independent": True},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(
+    what: dict[str, Any], fields: dict[str, Any]
+) -> None:
     assert tried(0.5, 0.501, **what, **fields) == []
 
 
@@ -56,11 +73,17 @@ def test_rounds_coarse_enough_pass(what: dict[str, Any]) -> None:
     assert tried(0.5, 0.7, schedule={"name": "linear", "params": {"rounds": 3}}, **what) == []
 
 
-def test_of_very_many_rounds_only_those_to_targets_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_rounds_only_those_to_targets_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
     block = granularities.get("block")
     select = block.select
-    monkeypatch.setattr(block, "select", lambda self, selection: asked.append(selection.density) or select(self, selection))
+    monkeypatch.setattr(
+        block,
+        "select",
+        lambda self, selection: asked.append(selection.density) or select(self, selection),
+    )
     schedule = {"name": "linear", "params": {"rounds": ROUNDS}}
     assert tried(0.25, 0.75, schedule=schedule, **BLOCKS) == []
     assert asked == [0.75, 0.25]
@@ -68,5 +91,7 @@ def test_of_very_many_rounds_only_those_to_targets_are_tried(monkeypatch: pytest
 
 def test_rounds_that_remove_something_with_other_scores_pass() -> None:
     """Of coupled channels it depends on which go whether the last small step to 0.9 removes any."""
-    recipe = cases.recipe(0.5, 0.8, 0.9, schedule={"name": "geometric", "params": {"fraction": 0.2}}, **CHANNELS)
+    recipe = cases.recipe(
+        0.5, 0.8, 0.9, schedule={"name": "geometric", "params": {"fraction": 0.2}}, **CHANNELS
+    )
     assert rehearse(load_model("cifar_resnet", depth=20, channels=1), recipe, (1, 8, 8)) == []

@@ -28,125 +28,237 @@ def spec(**changes: Any) -> dict[str, Any]:
 def test_the_least_job_has_every_default() -> None:
     job = JobSpec.model_validate(spec())
     recipe = job.recipe()
-    assert (recipe.criteria[0].name, recipe.sparsifier, recipe.schedule.name) == ("magnitude", None, "targets_only")
+    assert (recipe.criteria[0].name, recipe.sparsifier, recipe.schedule.name) == (
+        "magnitude",
+        None,
+        "targets_only",
+    )
     assert recipe.allocation is recipe.granularity is None
-    assert (recipe.retrain.mode, recipe.retrain.epochs, recipe.retrain.distillation) == ("fine_tune", 1, None)
+    assert (recipe.retrain.mode, recipe.retrain.epochs, recipe.retrain.distillation) == (
+        "fine_tune",
+        1,
+        None,
+    )
     assert (recipe.when, recipe.batchnorm, recipe.seed) == ("after_training", "reestimate", 0)
     assert JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True)) == job
     assert Recipe.model_validate_json(recipe.model_dump_json(exclude_unset=True)) == recipe
 
 
-@pytest.mark.parametrize("changes", [
-    {"retrain": {"mode": "weight_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}},
-    {"retrain": {"mode": "weight_rewind"}, "model": TRAIN},
-    {"retrain": {"mode": "lr_rewind"}, "model": TRAIN},
-    {"retrain": {"mode": "lr_rewind", "epochs": 4, "rewind_epoch": 2}},
-    {"retrain": {"mode": "fine_tune", "epochs": 2, "optimizer": {"name": "adamw", "lr": 1e-3}}, "model": TRAIN},
-    {"retrain": {"mode": "none"}},
-    {"retrain": {"mode": "none"}, "batchnorm": "keep"},
-    {"retrain": {"distill": True}},
-    {"retrain": {"distill": {"alpha": 1, "temperature": 2}}},
-    {"retrain": {"mode": "weight_rewind", "distill": True}, "model": TRAIN},
-    {"retrain": {"mode": "lr_rewind", "distill": {"alpha": 0.9}}, "model": TRAIN},
-    {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 8, "distill": True}},
-    {"retrain": {"mode": "gradual", "epochs": 8}, "targets": {"sparsity": [0.5, 0.9]}, "independent": True},
-    {"retrain": {"mode": "gradual", "epochs": 8}, "model": TRAIN},
-    {"allocation": {"name": "uniform"}, "granularity": {"name": "weight"}},
-    {"model": {"architecture": "mlp", "train": {"penalty": {"l1": 1e-4}}}, "retrain": {"mode": "weight_rewind"}},
-    {"model": {"architecture": "mlp", "train": {"penalty": {"l1": 0}, "optimizer": {"name": "adamw"}}}},
-    {"when": "before_training", "model": {"architecture": "mlp", "train": {"penalty": {"l1": 1e-4}}}},
-    {"when": "before_training", "model": TRAIN},
-    {"when": "before_training", "model": TRAIN, "retrain": {"mode": "none"}},
-    {"model": {"id": "mdl_00000000", "train": {"epochs": 2}}},
-    {"criterion": [{"name": "magnitude"}, {"name": "magnitude", "params": {"p": 2}}]},
-    {"dataset": {"id": "dst_00000000", "limit": {"train": 5, "stratify": False}}},
-    {"targets": {"sparsity": [0.9, 0.5, 0.1]}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"retrain": {"mode": "weight_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}},
+        {"retrain": {"mode": "weight_rewind"}, "model": TRAIN},
+        {"retrain": {"mode": "lr_rewind"}, "model": TRAIN},
+        {"retrain": {"mode": "lr_rewind", "epochs": 4, "rewind_epoch": 2}},
+        {
+            "retrain": {
+                "mode": "fine_tune",
+                "epochs": 2,
+                "optimizer": {"name": "adamw", "lr": 1e-3},
+            },
+            "model": TRAIN,
+        },
+        {"retrain": {"mode": "none"}},
+        {"retrain": {"mode": "none"}, "batchnorm": "keep"},
+        {"retrain": {"distill": True}},
+        {"retrain": {"distill": {"alpha": 1, "temperature": 2}}},
+        {"retrain": {"mode": "weight_rewind", "distill": True}, "model": TRAIN},
+        {"retrain": {"mode": "lr_rewind", "distill": {"alpha": 0.9}}, "model": TRAIN},
+        {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 8, "distill": True}},
+        {
+            "retrain": {"mode": "gradual", "epochs": 8},
+            "targets": {"sparsity": [0.5, 0.9]},
+            "independent": True,
+        },
+        {"retrain": {"mode": "gradual", "epochs": 8}, "model": TRAIN},
+        {"allocation": {"name": "uniform"}, "granularity": {"name": "weight"}},
+        {
+            "model": {"architecture": "mlp", "train": {"penalty": {"l1": 1e-4}}},
+            "retrain": {"mode": "weight_rewind"},
+        },
+        {
+            "model": {
+                "architecture": "mlp",
+                "train": {"penalty": {"l1": 0}, "optimizer": {"name": "adamw"}},
+            }
+        },
+        {
+            "when": "before_training",
+            "model": {"architecture": "mlp", "train": {"penalty": {"l1": 1e-4}}},
+        },
+        {"when": "before_training", "model": TRAIN},
+        {"when": "before_training", "model": TRAIN, "retrain": {"mode": "none"}},
+        {"model": {"id": "mdl_00000000", "train": {"epochs": 2}}},
+        {"criterion": [{"name": "magnitude"}, {"name": "magnitude", "params": {"p": 2}}]},
+        {"dataset": {"id": "dst_00000000", "limit": {"train": 5, "stratify": False}}},
+        {"targets": {"sparsity": [0.9, 0.5, 0.1]}},
+    ],
+)
 def test_sensible_jobs_are_accepted(changes: dict[str, Any]) -> None:
     job = JobSpec.model_validate(spec(**changes))
-    assert JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True)).recipe() == job.recipe()
+    assert (
+        JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True)).recipe()
+        == job.recipe()
+    )
     if job.when == "before_training":
         assert job.recipe().retrain.mode == "none"
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"type": "famly"}, "Input should be 'prune'"),
-    ({"model": None}, "model"),
-    ({"targets": None}, "targets"),
-    ({"colour": "red"}, "Extra inputs are not permitted"),
-    ({"model": {}}, "give either 'id'"),
-    ({"model": MODEL | TRAIN}, "give either 'id'"),
-    ({"model": MODEL | {"kwargs": {"depth": 8}}}, "kwargs come with the uploaded model"),
-    ({"model": {"architecture": "mlp"}}, "needs 'train'"),
-    ({"model": {"id": "../../etc"}}, "String should match"),
-    ({"dataset": {}}, "give either 'id'"),
-    ({"dataset": {"id": "dst_00000000", "builtin": "digits"}}, "give either 'id'"),
-    ({"dataset": DATA | {"limit": {"train": 0}}}, "greater than or equal to 1"),
-    ({"targets": {"sparsity": []}}, "at least 1 item"),
-    ({"targets": {"sparsity": [1.0]}}, "less than 1"),
-    ({"targets": {"sparsity": [0]}}, "greater than 0"),
-    ({"targets": {"sparsity": [-0.1]}}, "greater than 0"),
-    ({"targets": {"sparsity": ["a"]}}, "valid number"),
-    ({"targets": {"sparsity": [float("nan")]}}, "finite number|greater than"),
-    ({"targets": {"sparsity": [0.5, 0.5]}}, "a sparsity is listed twice"),
-    ({"criterion": []}, "at least 1 item"),
-    ({"criterion": {"name": "../x"}}, "String should match"),
-    ({"when": "before_training"}, "needs model.train"),
-    ({"when": "before_training", "model": TRAIN, "retrain": {"mode": "fine_tune"}}, "leave retrain out"),
-    ({"when": "before_training", "model": TRAIN, "retrain": {"mode": "weight_rewind"}}, "leave retrain out"),
-    ({"when": "before_training", "model": TRAIN, "retrain": {"distill": True}}, "leave retrain out"),
-    ({"when": "before_training", "model": TRAIN, "batchnorm": "keep"}, "batchnorm: has no effect"),
-    ({"batchnorm": "refit"}, "Input should be 'reestimate' or 'keep'"),
-    ({"retrain": {"mode": "none", "epochs": 2}}, "epochs has no effect with mode 'none'"),
-    ({"retrain": {"mode": "none", "distill": True}}, "distill has no effect with mode 'none'"),
-    ({"retrain": {"distill": {"alpha": 0}}}, "greater than 0"),
-    ({"retrain": {"distill": {"alpha": 1.1}}}, "less than or equal to 1"),
-    ({"retrain": {"distill": {"temperature": 0}}}, "greater than 0"),
-    ({"retrain": {"distill": {"teacher": "mdl_00000000"}}}, "Extra inputs are not permitted"),
-    ({"retrain": {"prune_epochs": 1}}, "prune_epochs has no effect with mode 'fine_tune'"),
-    ({"retrain": {"mode": "gradual", "prune_epochs": 2}}, "prune_epochs 2 is more than the 1 epochs"),
-    ({"retrain": {"mode": "gradual", "prune_epochs": 0}}, "greater than or equal to 1"),
-    ({"retrain": {"mode": "gradual", "epochs": 3, "rewind_epoch": 1}}, "rewind_epoch has no effect with mode 'gradual'"),
-    ({"retrain": {"mode": "gradual"}, "targets": {"sparsity": [0.5, 0.9]}}, "a gradual run ends at one target"),
-    ({"retrain": {"mode": "fine_tune", "rewind_epoch": 0}, "seed": -1}, "greater than or equal to 0"),
-    ({"retrain": {"mode": "fine_tune", "epochs": 3, "rewind_epoch": 1}}, "rewind_epoch has no effect"),
-    ({"retrain": {"mode": "lr_rewind", "epochs": 3, "rewind_epoch": 3}}, "must lie before the last of 3 epochs"),
-    ({"retrain": {"mode": "weight_rewind"}}, "needs the weights to rewind to"),
-    ({"retrain": {"mode": "lr_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}}, "rewind has no effect"),
-    ({"retrain": {"mode": "weight_rewind", "rewind": {"model": {}}}}, "at least 1 item"),
-    ({"model": TRAIN, "retrain": {"mode": "weight_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}},
-     "leave retrain.rewind out"),
-    ({"model": TRAIN, "retrain": {"mode": "lr_rewind", "epochs": 2}}, "epochs come from model.train"),
-    ({"model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 2}}}, "must lie before the last"),
-    ({"model": MODEL | {"train": {"penalty": {"l1": -1e-4}}}}, "greater than or equal to 0"),
-    ({"model": MODEL | {"train": {"penalty": {"l1": float("inf")}}}}, "finite number"),
-    ({"model": MODEL | {"train": {"penalty": {"l1": float("nan")}}}}, "finite number|greater than"),
-    ({"model": MODEL | {"train": {"penalty": {}}}}, "Field required"),
-    ({"model": MODEL | {"train": {"penalty": {"l2": 1}}}}, "Extra inputs are not permitted"),
-    ({"model": MODEL | {"train": {"penalty": {"l1": 1e-4}, "optimizer": {"name": "adamw"}}}}, "needs the optimizer 'sgd'"),
-    ({"retrain": {"penalty": {"l1": 1e-4}}}, "Extra inputs are not permitted"),
-    ({"retrain": {"optimizer": {"name": "adamw", "momentum": 0.5}}}, "momentum has no effect with the optimizer"),
-    ({"retrain": {"optimizer": {"betas": [0.5, 0.5]}}}, "betas has no effect with the optimizer"),
-    ({"retrain": {"optimizer": {"nesterov": True, "momentum": 0}}}, "nesterov needs momentum"),
-    ({"retrain": {"optimizer": {"lr": 0}}}, "greater than 0"),
-    ({"retrain": {"lr_schedule": {"name": "step"}}}, "needs milestones"),
-    ({"retrain": {"lr_schedule": {"name": "cosine", "milestones": [1]}}}, "milestones and gamma have no effect"),
-    ({"retrain": {"lr_schedule": {"name": "cosine", "gamma": 0.5}}}, "milestones and gamma have no effect"),
-    ({"retrain": {"epochs": 2, "lr_schedule": {"name": "step", "milestones": [2]}}}, "has no effect"),
-    ({"retrain": {"epochs": 2, "lr_schedule": {"warmup_epochs": 3}}}, "has no effect"),
-    ({"evaluations": [{"name": "accuracy"}, {"name": "accuracy"}]}, "listed twice"),
-    ({"retrain": {"lr_schedule": {"name": "step", "milestones": [2, 1]}}}, "milestones must increase"),
-    ({"retrain": {"epochs": 0}}, "greater than or equal to 1"),
-    ({"gates": {"max_error_increase": -0.1}}, "greater than or equal to 0"),
-    ({"gates": {"max_delta_excess_error": 0.1}, "evaluations": [{"name": "accuracy"}]}, "'robustness', which is not listed"),
-    ({"deadline_s": 0}, "greater than 0"),
-    ({"deadline_s": float("inf")}, "finite number"),
-    ({"priority": 10}, "less than or equal to 9"),
-    ({"labels": {"a" * 64: "b"}}, "at most 63"),
-    ({"labels": {"": "b"}}, "match pattern"),
-    ({"labels": {"a=b": "c"}}, "match pattern"),
-])
-def test_what_has_no_effect_or_contradicts_is_refused(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "famly"}, "Input should be 'prune'"),
+        ({"model": None}, "model"),
+        ({"targets": None}, "targets"),
+        ({"colour": "red"}, "Extra inputs are not permitted"),
+        ({"model": {}}, "give either 'id'"),
+        ({"model": MODEL | TRAIN}, "give either 'id'"),
+        ({"model": MODEL | {"kwargs": {"depth": 8}}}, "kwargs come with the uploaded model"),
+        ({"model": {"architecture": "mlp"}}, "needs 'train'"),
+        ({"model": {"id": "../../etc"}}, "String should match"),
+        ({"dataset": {}}, "give either 'id'"),
+        ({"dataset": {"id": "dst_00000000", "builtin": "digits"}}, "give either 'id'"),
+        ({"dataset": DATA | {"limit": {"train": 0}}}, "greater than or equal to 1"),
+        ({"targets": {"sparsity": []}}, "at least 1 item"),
+        ({"targets": {"sparsity": [1.0]}}, "less than 1"),
+        ({"targets": {"sparsity": [0]}}, "greater than 0"),
+        ({"targets": {"sparsity": [-0.1]}}, "greater than 0"),
+        ({"targets": {"sparsity": ["a"]}}, "valid number"),
+        ({"targets": {"sparsity": [float("nan")]}}, "finite number|greater than"),
+        ({"targets": {"sparsity": [0.5, 0.5]}}, "a sparsity is listed twice"),
+        ({"criterion": []}, "at least 1 item"),
+        ({"criterion": {"name": "../x"}}, "String should match"),
+        ({"when": "before_training"}, "needs model.train"),
+        (
+            {"when": "before_training", "model": TRAIN, "retrain": {"mode": "fine_tune"}},
+            "leave retrain out",
+        ),
+        (
+            {"when": "before_training", "model": TRAIN, "retrain": {"mode": "weight_rewind"}},
+            "leave retrain out",
+        ),
+        (
+            {"when": "before_training", "model": TRAIN, "retrain": {"distill": True}},
+            "leave retrain out",
+        ),
+        (
+            {"when": "before_training", "model": TRAIN, "batchnorm": "keep"},
+            "batchnorm: has no effect",
+        ),
+        ({"batchnorm": "refit"}, "Input should be 'reestimate' or 'keep'"),
+        ({"retrain": {"mode": "none", "epochs": 2}}, "epochs has no effect with mode 'none'"),
+        ({"retrain": {"mode": "none", "distill": True}}, "distill has no effect with mode 'none'"),
+        ({"retrain": {"distill": {"alpha": 0}}}, "greater than 0"),
+        ({"retrain": {"distill": {"alpha": 1.1}}}, "less than or equal to 1"),
+        ({"retrain": {"distill": {"temperature": 0}}}, "greater than 0"),
+        ({"retrain": {"distill": {"teacher": "mdl_00000000"}}}, "Extra inputs are not permitted"),
+        ({"retrain": {"prune_epochs": 1}}, "prune_epochs has no effect with mode 'fine_tune'"),
+        (
+            {"retrain": {"mode": "gradual", "prune_epochs": 2}},
+            "prune_epochs 2 is more than the 1 epochs",
+        ),
+        ({"retrain": {"mode": "gradual", "prune_epochs": 0}}, "greater than or equal to 1"),
+        (
+            {"retrain": {"mode": "gradual", "epochs": 3, "rewind_epoch": 1}},
+            "rewind_epoch has no effect with mode 'gradual'",
+        ),
+        (
+            {"retrain": {"mode": "gradual"}, "targets": {"sparsity": [0.5, 0.9]}},
+            "a gradual run ends at one target",
+        ),
+        (
+            {"retrain": {"mode": "fine_tune", "rewind_epoch": 0}, "seed": -1},
+            "greater than or equal to 0",
+        ),
+        (
+            {"retrain": {"mode": "fine_tune", "epochs": 3, "rewind_epoch": 1}},
+            "rewind_epoch has no effect",
+        ),
+        (
+            {"retrain": {"mode": "lr_rewind", "epochs": 3, "rewind_epoch": 3}},
+            "must lie before the last of 3 epochs",
+        ),
+        ({"retrain": {"mode": "weight_rewind"}}, "needs the weights to rewind to"),
+        (
+            {"retrain": {"mode": "lr_rewind", "rewind": {"model": {"id": "mdl_11111111"}}}},
+            "rewind has no effect",
+        ),
+        ({"retrain": {"mode": "weight_rewind", "rewind": {"model": {}}}}, "at least 1 item"),
+        (
+            {
+                "model": TRAIN,
+                "retrain": {"mode": "weight_rewind", "rewind": {"model": {"id": "mdl_11111111"}}},
+            },
+            "leave retrain.rewind out",
+        ),
+        (
+            {"model": TRAIN, "retrain": {"mode": "lr_rewind", "epochs": 2}},
+            "epochs come from model.train",
+        ),
+        (
+            {"model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 2}}},
+            "must lie before the last",
+        ),
+        ({"model": MODEL | {"train": {"penalty": {"l1": -1e-4}}}}, "greater than or equal to 0"),
+        ({"model": MODEL | {"train": {"penalty": {"l1": float("inf")}}}}, "finite number"),
+        (
+            {"model": MODEL | {"train": {"penalty": {"l1": float("nan")}}}},
+            "finite number|greater than",
+        ),
+        ({"model": MODEL | {"train": {"penalty": {}}}}, "Field required"),
+        ({"model": MODEL | {"train": {"penalty": {"l2": 1}}}}, "Extra inputs are not permitted"),
+        (
+            {"model": MODEL | {"train": {"penalty": {"l1": 1e-4}, "optimizer": {"name": "adamw"}}}},
+            "needs the optimizer 'sgd'",
+        ),
+        ({"retrain": {"penalty": {"l1": 1e-4}}}, "Extra inputs are not permitted"),
+        (
+            {"retrain": {"optimizer": {"name": "adamw", "momentum": 0.5}}},
+            "momentum has no effect with the optimizer",
+        ),
+        (
+            {"retrain": {"optimizer": {"betas": [0.5, 0.5]}}},
+            "betas has no effect with the optimizer",
+        ),
+        ({"retrain": {"optimizer": {"nesterov": True, "momentum": 0}}}, "nesterov needs momentum"),
+        ({"retrain": {"optimizer": {"lr": 0}}}, "greater than 0"),
+        ({"retrain": {"lr_schedule": {"name": "step"}}}, "needs milestones"),
+        (
+            {"retrain": {"lr_schedule": {"name": "cosine", "milestones": [1]}}},
+            "milestones and gamma have no effect",
+        ),
+        (
+            {"retrain": {"lr_schedule": {"name": "cosine", "gamma": 0.5}}},
+            "milestones and gamma have no effect",
+        ),
+        (
+            {"retrain": {"epochs": 2, "lr_schedule": {"name": "step", "milestones": [2]}}},
+            "has no effect",
+        ),
+        ({"retrain": {"epochs": 2, "lr_schedule": {"warmup_epochs": 3}}}, "has no effect"),
+        ({"evaluations": [{"name": "accuracy"}, {"name": "accuracy"}]}, "listed twice"),
+        (
+            {"retrain": {"lr_schedule": {"name": "step", "milestones": [2, 1]}}},
+            "milestones must increase",
+        ),
+        ({"retrain": {"epochs": 0}}, "greater than or equal to 1"),
+        ({"gates": {"max_error_increase": -0.1}}, "greater than or equal to 0"),
+        (
+            {"gates": {"max_delta_excess_error": 0.1}, "evaluations": [{"name": "accuracy"}]},
+            "'robustness', which is not listed",
+        ),
+        ({"deadline_s": 0}, "greater than 0"),
+        ({"deadline_s": float("inf")}, "finite number"),
+        ({"priority": 10}, "less than or equal to 9"),
+        ({"labels": {"a" * 64: "b"}}, "at most 63"),
+        ({"labels": {"": "b"}}, "match pattern"),
+        ({"labels": {"a=b": "c"}}, "match pattern"),
+    ],
+)
+def test_what_has_no_effect_or_contradicts_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         JobSpec.model_validate(spec(**changes))
 
@@ -156,38 +268,68 @@ def test_what_has_no_effect_or_contradicts_is_refused(changes: dict[str, Any], m
 
 BASE: dict[str, Any] = {"targets": {"sparsity": [0.5, 0.9]}}
 CHANGES: dict[str, list[dict[str, Any]]] = {
-    "criterion": [{"criterion": {"name": "random"}}, {"criterion": {"name": "magnitude", "params": {"p": 2}}},
-                  {"criterion": [{"name": "magnitude"}, {"name": "random"}]}],
+    "criterion": [
+        {"criterion": {"name": "random"}},
+        {"criterion": {"name": "magnitude", "params": {"p": 2}}},
+        {"criterion": [{"name": "magnitude"}, {"name": "random"}]},
+    ],
     "allocation": [{"allocation": {"name": "uniform"}}, {"allocation": {"name": "global"}}],
     "granularity": [{"granularity": {"name": "weight"}}, {"granularity": {"name": "filter"}}],
     "batchnorm": [{"batchnorm": "keep"}],
     "sparsifier": [{"sparsifier": {"name": "other"}}],
-    "schedule": [{"schedule": {"name": "linear"}}, {"schedule": {"name": "linear", "params": {"rounds": 2}}}],
+    "schedule": [
+        {"schedule": {"name": "linear"}},
+        {"schedule": {"name": "linear", "params": {"rounds": 2}}},
+    ],
     "when": [{"when": "before_training", "train": {}}],
     "independent": [{"independent": True}],
     "targets": [{"targets": {"sparsity": [0.5]}}, {"targets": {"sparsity": [0.5, 0.9000001]}}],
     "exclude": [{"exclude": ["fc1.weight"]}],
-    "train": [{"train": {}}, {"train": {"epochs": 2}}, {"train": {"epochs": 2, "rewind_epoch": 1}},
-              {"train": {"augment": "crop"}}, {"train": {"penalty": {"l1": 1e-4}}}, {"train": {"penalty": {"l1": 2e-4}}}],
-    "retrain": [{"retrain": {"mode": "none"}}, {"retrain": {"epochs": 2}}, {"retrain": {"batch_size": 64}},
-                {"retrain": {"precision": "bf16"}}, {"retrain": {"optimizer": {"lr": 0.02}}},
-                {"retrain": {"optimizer": {"weight_decay": 0}}}, {"retrain": {"lr_schedule": {"name": "cosine"}}},
-                {"retrain": {"lr_schedule": {"warmup_epochs": 0.5}}}, {"retrain": {"distill": True}},
-                {"retrain": {"distill": {"alpha": 0.9}}}, {"retrain": {"distill": {"temperature": 2}}},
-                {"retrain": {"mode": "gradual"}, "independent": True},
-                {"retrain": {"mode": "gradual", "epochs": 8}, "independent": True},
-                {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 5}, "independent": True}],
+    "train": [
+        {"train": {}},
+        {"train": {"epochs": 2}},
+        {"train": {"epochs": 2, "rewind_epoch": 1}},
+        {"train": {"augment": "crop"}},
+        {"train": {"penalty": {"l1": 1e-4}}},
+        {"train": {"penalty": {"l1": 2e-4}}},
+    ],
+    "retrain": [
+        {"retrain": {"mode": "none"}},
+        {"retrain": {"epochs": 2}},
+        {"retrain": {"batch_size": 64}},
+        {"retrain": {"precision": "bf16"}},
+        {"retrain": {"optimizer": {"lr": 0.02}}},
+        {"retrain": {"optimizer": {"weight_decay": 0}}},
+        {"retrain": {"lr_schedule": {"name": "cosine"}}},
+        {"retrain": {"lr_schedule": {"warmup_epochs": 0.5}}},
+        {"retrain": {"distill": True}},
+        {"retrain": {"distill": {"alpha": 0.9}}},
+        {"retrain": {"distill": {"temperature": 2}}},
+        {"retrain": {"mode": "gradual"}, "independent": True},
+        {"retrain": {"mode": "gradual", "epochs": 8}, "independent": True},
+        {"retrain": {"mode": "gradual", "epochs": 8, "prune_epochs": 5}, "independent": True},
+    ],
     "evaluations": [{"evaluations": []}, {"evaluations": [{"name": "accuracy"}]}],
-    "limit": [{"limit": {"train": 10}}, {"limit": {"train": 0.5}}, {"limit": {"test": 10}}, {"limit": {"stratify": False}}],
+    "limit": [
+        {"limit": {"train": 10}},
+        {"limit": {"train": 0.5}},
+        {"limit": {"test": 10}},
+        {"limit": {"stratify": False}},
+    ],
     "gates": [{"gates": {"max_error_increase": 0.01}}, {"gates": {"max_delta_excess_error": 0.01}}],
-    "shifts": [{"shifts": {"knowledge": knowledge}} for knowledge in ("unexpected", "partly_modelled", "modelled")],
+    "shifts": [
+        {"shifts": {"knowledge": knowledge}}
+        for knowledge in ("unexpected", "partly_modelled", "modelled")
+    ],
     "seed": [{"seed": 1}],
 }
 
 
 def test_every_field_changes_the_digest() -> None:
     assert set(CHANGES) == set(Recipe.model_fields), "a new field of the recipe needs a line above"
-    recipes = [Recipe.model_validate(BASE | change) for changes in CHANGES.values() for change in changes]
+    recipes = [
+        Recipe.model_validate(BASE | change) for changes in CHANGES.values() for change in changes
+    ]
     digests = [recipe.digest() for recipe in [Recipe.model_validate(BASE), *recipes]]
     assert len(set(digests)) == len(digests)
 
@@ -195,16 +337,23 @@ def test_every_field_changes_the_digest() -> None:
 def test_defaults_and_order_do_not_change_the_digest() -> None:
     recipe = Recipe.model_validate(BASE)
     assert recipe.digest() == Recipe.model_validate({"targets": {"sparsity": [0.9, 0.5]}}).digest()
-    assert recipe.digest() == Recipe.model_validate(json.loads(recipe.model_dump_json(exclude={"retrain"}))).digest()
+    assert (
+        recipe.digest()
+        == Recipe.model_validate(json.loads(recipe.model_dump_json(exclude={"retrain"}))).digest()
+    )
     one = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"a": 1, "b": 2}}})
     other = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"b": 2, "a": 1}}})
     assert one.digest() == other.digest()
 
 
 def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
-    """It names the stages on disk: where it must change, running jobs start again, and this line says so."""
+    """It names the stages on disk: where it must change, running jobs start again, and this line
+    says so.
+    """
     assert Recipe(targets=Targets(sparsity=(0.5,))).digest() == DIGEST
-    assert Recipe(targets=Targets(sparsity=(0.5,)), train=Train(epochs=2)).digest() == TRAINED_DIGEST
+    assert (
+        Recipe(targets=Targets(sparsity=(0.5,)), train=Train(epochs=2)).digest() == TRAINED_DIGEST
+    )
 
 
 DIGEST = "247f548591674d381a85d049fb63c6349624c4f0f937f28d386d11e182ce3eb7"
@@ -214,25 +363,40 @@ TRAINED_DIGEST = "925ffeb0f84c4b8958ca0812fbda7b0ceaef9e23e1d63944a2c8694671b9f7
 def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
     targets, train = Targets(sparsity=(0.5,)), Train(epochs=2)
     one = Method(name="magnitude")
-    assert Recipe(targets=targets, criterion=one).digest() == Recipe(targets=targets, criterion=(one,)).digest()
-    assert Recipe(targets=targets, train=Train(epochs=2, penalty=Penalty(l1=0))).digest() == \
-        Recipe(targets=targets, train=train).digest()
+    assert (
+        Recipe(targets=targets, criterion=one).digest()
+        == Recipe(targets=targets, criterion=(one,)).digest()
+    )
+    assert (
+        Recipe(targets=targets, train=Train(epochs=2, penalty=Penalty(l1=0))).digest()
+        == Recipe(targets=targets, train=train).digest()
+    )
     early = Recipe(targets=targets, train=train, when="before_training")
-    none = Recipe(targets=targets, train=train, when="before_training", retrain=Retrain(mode="none"))
+    none = Recipe(
+        targets=targets, train=train, when="before_training", retrain=Retrain(mode="none")
+    )
     assert early.digest() == none.digest()
-    digests = {Recipe(targets=targets, retrain=Retrain.model_validate({"distill": distill})).digest()
-               for distill in (True, {}, {"alpha": 0.5}, {"alpha": 0.5, "temperature": 4})}
+    digests = {
+        Recipe(targets=targets, retrain=Retrain.model_validate({"distill": distill})).digest()
+        for distill in (True, {}, {"alpha": 0.5}, {"alpha": 0.5, "temperature": 4})
+    }
     assert len(digests) == 1, "distillation and its defaults written out"
     off = Recipe(targets=targets, retrain=Retrain.model_validate({"distill": False})).digest()
     assert {off} == {Recipe(targets=targets).digest()} != digests
-    gradual = {Recipe(targets=targets, retrain=Retrain.model_validate({"mode": "gradual", "epochs": 8} | more)).digest()
-               for more in ({}, {"prune_epochs": None}, {"prune_epochs": 6})}
+    gradual = {
+        Recipe(
+            targets=targets, retrain=Retrain.model_validate({"mode": "gradual", "epochs": 8} | more)
+        ).digest()
+        for more in ({}, {"prune_epochs": None}, {"prune_epochs": 6})
+    }
     assert len(gradual) == 1, "three quarters of the epochs"
 
 
 def test_a_stored_job_keeps_its_distillation() -> None:
     for distill in (True, {}, {"temperature": 2}):
-        job = JobSpec.model_validate(spec(retrain={"mode": "gradual", "epochs": 4, "distill": distill}))
+        job = JobSpec.model_validate(
+            spec(retrain={"mode": "gradual", "epochs": 4, "distill": distill})
+        )
         again = JobSpec.model_validate_json(job.model_dump_json(exclude_unset=True))
         assert again.recipe().digest() == job.recipe().digest()
         assert again.recipe().retrain.distillation == job.recipe().retrain.distillation is not None
@@ -244,9 +408,21 @@ def test_numbers_that_are_none_are_refused() -> None:
             Estimate(value=value)
 
 
-@pytest.mark.parametrize("module", ["pruning.schemas.job", "pruning.schemas.report", "pruning.schemas.recipe",
-                                    "pruning.errors", "pruning.storage.signatures", "pruning.data.uploads", "pruning.data.builtin",
-                                    "pruning.registry"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pruning.schemas.job",
+        "pruning.schemas.report",
+        "pruning.schemas.recipe",
+        "pruning.errors",
+        "pruning.storage.signatures",
+        "pruning.data.uploads",
+        "pruning.data.builtin",
+        "pruning.registry",
+    ],
+)
 def test_documents_and_uploads_import_without_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'sklearn'}} & set(sys.modules)))"
+    code = (
+        f"import sys, {module}; sys.exit(bool({{'torch', 'scipy', 'sklearn'}} & set(sys.modules)))"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

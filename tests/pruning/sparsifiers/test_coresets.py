@@ -1,4 +1,6 @@
-"""Coresets of weights and neurons: every fixed number of draws is right on average, by enumeration; what is not is told."""
+"""Coresets of weights and neurons: every fixed number of draws is right on average, by enumeration;
+what is not is told.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,20 @@ def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
         p = law.probabilities[row].tolist()
         places = [j for j, value in enumerate(p) if 0 < value < 1] or [0]
         if draws > 0:
-            rows.append([(row, found, math.factorial(draws) * math.prod(
-                (p[j] if 0 < p[j] < 1 else 1)**n / math.factorial(n) for j, n in found.items()))
-                for found in drawn_counts(places, draws)])
+            rows.append(
+                [
+                    (
+                        row,
+                        found,
+                        math.factorial(draws)
+                        * math.prod(
+                            (p[j] if 0 < p[j] < 1 else 1) ** n / math.factorial(n)
+                            for j, n in found.items()
+                        ),
+                    )
+                    for found in drawn_counts(places, draws)
+                ]
+            )
     for outcome in itertools.product(*rows):
         times = torch.zeros_like(law.probabilities)
         for row, found, _ in outcome:
@@ -53,12 +66,19 @@ def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
 
 
 def expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight: Tensor) -> Tensor:
-    """The mean of the weight, over all outcomes of the draws; `sparse`, drawn with seed 0, is one of them."""
+    """The mean of the weight, over all outcomes of the draws; `sparse`, drawn with seed 0, is one
+    of them.
+    """
     assert sparse.law is not None
     law, mean, total = sparse.law, torch.zeros_like(weight), 0.0
-    assert torch.equal(reweight(weight, compute_reweighting_factors(law, seeded()), law).weight, sparse.weight)
+    assert torch.equal(
+        reweight(weight, compute_reweighting_factors(law, seeded()), law).weight, sparse.weight
+    )
     for chance, times in outcomes(law):
-        monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator, times=times: times)
+        monkeypatch.setattr(
+            "pruning.sparsifiers._signed_rows.draw_multiplicities",
+            lambda p, draws, generator, times=times: times,
+        )
         mean += chance * reweight(weight, compute_reweighting_factors(law, seeded()), law).weight
         total += chance
     assert total == pytest.approx(1)
@@ -66,22 +86,39 @@ def expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight: Tensor)
     return mean
 
 
-WEIGHT = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 2.0], [1.0, 2.0, 3.0, 4.0, -1.0, 0.0]], dtype=torch.float64)
-SCORE = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.3], [0.05, 0.1, 0.1, 0.9, 0.3, 0.0]], dtype=torch.float64)
+WEIGHT = torch.tensor(
+    [[3.0, -2.0, 0.5, 1.0, -4.0, 2.0], [1.0, 2.0, 3.0, 4.0, -1.0, 0.0]], dtype=torch.float64
+)
+SCORE = torch.tensor(
+    [[0.6, 0.5, 0.1, 0.8, 0.4, 0.3], [0.05, 0.1, 0.1, 0.9, 0.3, 0.0]], dtype=torch.float64
+)
 
 
-@pytest.mark.parametrize(("sparsifier", "keep"), [
-    (Sample(), 5), (Sample(division="proportional"), 5), (TopSample(), 6), (TopSample(division="proportional"), 7)])
-def test_weights_are_right_on_average(monkeypatch: pytest.MonkeyPatch, sparsifier: Sparsifier, keep: int) -> None:
+@pytest.mark.parametrize(
+    ("sparsifier", "keep"),
+    [
+        (Sample(), 5),
+        (Sample(division="proportional"), 5),
+        (TopSample(), 6),
+        (TopSample(division="proportional"), 7),
+    ],
+)
+def test_weights_are_right_on_average(
+    monkeypatch: pytest.MonkeyPatch, sparsifier: Sparsifier, keep: int
+) -> None:
     sparse = sparsifier.sparsify(WEIGHT, SCORE, keep, seeded())
     assert sparse.law is not None
-    assert bool((sparse.law.draws != 0)[(sparse.law.probabilities > 0).any(1)].all()), "each side is drawn or kept"
+    assert bool((sparse.law.draws != 0)[(sparse.law.probabilities > 0).any(1)].all()), (
+        "each side is drawn or kept"
+    )
     mean = expectation(monkeypatch, sparse, WEIGHT)
     torch.testing.assert_close(mean, WEIGHT, rtol=1e-12, atol=1e-12)
 
 
 def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first filter's sensitivities are alike, and drawn; the second's are not, and its best remain."""
+    """The first filter's sensitivities are alike, and drawn; the second's are not, and its best
+    remain.
+    """
     weight = torch.arange(1.0, 9).double().repeat(2, 1)
     hybrid = Hybrid(c=2.0, delta=0.999)
     alpha = coefficient(1, 1, hybrid.delta, hybrid.c)
@@ -90,8 +127,10 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     counts, law = SignedRows.of(weight, marks).counts(6).tolist(), sparse.law
     assert law is not None
     for row, drawn in ((0, True), (1, False)):
-        lost = hybrid.c * float(marks[row].sort().values[:8 - counts[row]].sum()) / alpha
-        assert drawn == (lost > float(epsilon(marks[row].sum()[None], torch.tensor([counts[row]]))[0]))
+        lost = hybrid.c * float(marks[row].sort().values[: 8 - counts[row]].sum()) / alpha
+        assert drawn == (
+            lost > float(epsilon(marks[row].sum()[None], torch.tensor([counts[row]]))[0])
+        )
         assert drawn == (int(law.draws[row]) > 0)
     mean = expectation(monkeypatch, sparse, weight)
     torch.testing.assert_close(mean[0], weight[0], rtol=1e-12, atol=1e-12)
@@ -105,20 +144,27 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
 @pytest.mark.parametrize("keep", [1, 2, 3, 4])
-def test_channels_are_right_on_average(monkeypatch: pytest.MonkeyPatch, sparsifier: Sparsifier, keep: int) -> None:
-    ones, score = torch.ones(4, dtype=torch.float64), torch.tensor([0.7, 0.05, 0.2, 0.1], dtype=torch.float64)
+def test_channels_are_right_on_average(
+    monkeypatch: pytest.MonkeyPatch, sparsifier: Sparsifier, keep: int
+) -> None:
+    ones, score = (
+        torch.ones(4, dtype=torch.float64),
+        torch.tensor([0.7, 0.05, 0.2, 0.1], dtype=torch.float64),
+    )
     sparse = sparsifier.sparsify(ones, score, keep, seeded())
     mean = expectation(monkeypatch, sparse, ones)
     torch.testing.assert_close(mean, ones, rtol=1e-12, atol=1e-12)
 
 
 def test_stopping_at_a_number_of_distinct_ones_is_biased() -> None:
-    """The rule of Mussay's released code, until 2 of 3 are drawn: all sequences, up to a probability of 1e-30."""
+    """The rule of Mussay's released code, until 2 of 3 are drawn: all sequences, up to a
+    probability of 1e-30.
+    """
     p = [0.7, 0.2, 0.1]
     mean = [0.0, 0.0, 0.0]
     for first, last in itertools.permutations(range(3), 2):
         for repeats in range(1, 200):
-            chance, draws = p[first]**repeats * p[last], repeats + 1
+            chance, draws = p[first] ** repeats * p[last], repeats + 1
             mean[first] += chance * repeats / (draws * p[first])
             mean[last] += chance / (draws * p[last])
     assert max(abs(value - 1) for value in mean) > 0.1
@@ -126,21 +172,35 @@ def test_stopping_at_a_number_of_distinct_ones_is_biased() -> None:
 
 def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
-    view = LayerView(1, lambda: torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64).reshape(1, 1, 3, 1))
+    view = LayerView(
+        1, lambda: torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64).reshape(1, 1, 3, 1)
+    )
     law = Sample().sparsify(weight, weight, 2, seeded()).law
     assert law is not None
     found, mean = list(outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
     for one, other in itertools.product(found, repeat=2):
         queue = iter((one[1], other[1]))
-        monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator, queue=queue: next(queue))
+        monkeypatch.setattr(
+            "pruning.sparsifiers._signed_rows.draw_multiplicities",
+            lambda p, draws, generator, queue=queue: next(queue),
+        )
         sparse = Amplified(repeats=2).sparsify_seeing(weight, weight, 2, seeded(), view)
-        factors = [times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (one[1], other[1])]
-        errors = [abs(float((weight[0] * (factor - 1)) @ view.patches().flatten())) for factor in factors]
-        torch.testing.assert_close(sparse.weight[0], weight[0] * factors[int(errors[1] < errors[0] - 1e-12)])
+        factors = [
+            times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (one[1], other[1])
+        ]
+        errors = [
+            abs(float((weight[0] * (factor - 1)) @ view.patches().flatten())) for factor in factors
+        ]
+        torch.testing.assert_close(
+            sparse.weight[0], weight[0] * factors[int(errors[1] < errors[0] - 1e-12)]
+        )
         mean += one[0] * other[0] * sparse.weight
     assert float((mean - weight).abs().max()) > 0.05
     monkeypatch.undo()
-    assert Amplified(repeats=2).sparsify_seeing(weight, weight, 3, seeded(), view).weight.tolist() == weight.tolist()
+    assert (
+        Amplified(repeats=2).sparsify_seeing(weight, weight, 3, seeded(), view).weight.tolist()
+        == weight.tolist()
+    )
     with pytest.raises(EvidenceError, match="needs data"):
         Amplified().sparsify(weight, weight, 2, seeded())
 

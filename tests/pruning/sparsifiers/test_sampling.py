@@ -1,4 +1,6 @@
-"""Draws, what they stand for, and the budget that bounds divide: against enumeration and a general optimiser."""
+"""Draws, what they stand for, and the budget that bounds divide: against enumeration and a general
+optimiser.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,13 @@ def seeded(seed: int = 0) -> Generator:
 def test_expected_distinct_by_enumeration() -> None:
     p = [0.5, 0.3, 0.2]
     for draws in range(5):
-        expected = sum(math.prod(p[j] for j in found) * len(set(found))
-                       for found in itertools.product(range(3), repeat=draws))
-        assert float(expected_distinct(torch.tensor(p, dtype=torch.float64), draws)) == pytest.approx(expected, abs=1e-12)
+        expected = sum(
+            math.prod(p[j] for j in found) * len(set(found))
+            for found in itertools.product(range(3), repeat=draws)
+        )
+        assert float(
+            expected_distinct(torch.tensor(p, dtype=torch.float64), draws)
+        ) == pytest.approx(expected, abs=1e-12)
     assert expected_distinct(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 5.0])).tolist() == [0, 1]
 
 
@@ -59,12 +65,16 @@ def test_draws_are_the_most() -> None:
     assert bool((expected_distinct(p, found.double() + 1) > distinct)[some].all())
     assert bool((expected_distinct(p, found.double()) > distinct - 1)[some].all())
     thirds = torch.full((1, 3), 1 / 3)
-    assert find_draws(thirds, torch.tensor([1])).tolist() == [1], "one draw gives one, however its probabilities are rounded"
+    assert find_draws(thirds, torch.tensor([1])).tolist() == [1], (
+        "one draw gives one, however its probabilities are rounded"
+    )
 
 
 def test_multiplicities_are_multinomial() -> None:
     p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.0, 0.8]])
-    found = torch.stack([draw_multiplicities(p, torch.tensor([10, 4]), seeded(seed)) for seed in range(3000)])
+    found = torch.stack(
+        [draw_multiplicities(p, torch.tensor([10, 4]), seeded(seed)) for seed in range(3000)]
+    )
     assert found.sum(2).unique(dim=0).tolist() == [[10, 4]]
     for row, draws in ((0, 10), (1, 4)):
         mean, variance = found[:, row].mean(0), found[:, row].var(0)
@@ -81,7 +91,10 @@ def test_multiplicities_are_multinomial() -> None:
 def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
     c = torch.rand(6, generator=seeded(), dtype=torch.float64) * 100
     c[2] = 0
-    weights, limits = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]), torch.tensor([40.0, 10, 20, 30, 5, 50])
+    weights, limits = (
+        torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]),
+        torch.tensor([40.0, 10, 20, 30, 5, 50]),
+    )
     found = spend_budget(c, weights, limits, budget)
     open_ = [0, 1, 3, 4, 5]
     assert float(found.sum()) == pytest.approx(min(budget, 135.0), abs=1e-6)
@@ -93,18 +106,25 @@ def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
 
     if budget < 135:
         start = np.full(5, budget / 5).clip(max=limits[open_].numpy())
-        best = minimize(bound, start, bounds=[(1e-6, float(limits[i])) for i in open_],
-                        options={"maxiter": 500, "ftol": 1e-13},
-                        constraints={"type": "eq", "fun": lambda kept: kept.sum() - budget})
+        best = minimize(
+            bound,
+            start,
+            bounds=[(1e-6, float(limits[i])) for i in open_],
+            options={"maxiter": 500, "ftol": 1e-13},
+            constraints={"type": "eq", "fun": lambda kept: kept.sum() - budget},
+        )
         assert bound(found[open_].numpy()) <= best.fun * (1 + 1e-6)
 
 
 def test_layers_weigh_by_the_mean_over_their_sides() -> None:
-    """Two equal layers, one of two filters and one of four: a side of the larger one counts half as much."""
+    """Two equal layers, one of two filters and one of four: a side of the larger one counts half as
+    much.
+    """
     scores = {"a": torch.ones(2, 10), "b": torch.ones(4, 10)}
     signs = {name: torch.ones_like(score) for name, score in scores.items()}
     keeps = allocations.create("bound_optimal").allocate(
-        scores, Budget(18, {"a": 20, "b": 40}, {}, signs))
+        scores, Budget(18, {"a": 20, "b": 40}, {}, signs)
+    )
     sides = torch.full((6,), 10.0, dtype=torch.float64)
     kept = spend_budget(sides, torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]), sides, 18)
     assert keeps == {"a": round(float(kept[:2].sum())), "b": round(float(kept[2:].sum()))}
@@ -112,19 +132,35 @@ def test_layers_weigh_by_the_mean_over_their_sides() -> None:
 
 
 def test_channels_have_one_error_together() -> None:
-    scores = {"a": torch.rand(12, generator=seeded()) * 50, "b": torch.rand(8, generator=seeded(1)), "c": torch.rand(5) * 0}
+    scores = {
+        "a": torch.rand(12, generator=seeded()) * 50,
+        "b": torch.rand(8, generator=seeded(1)),
+        "c": torch.rand(5) * 0,
+    }
     for keep in (1, 5, 9, 14, 20, 25):
-        found = allocations.create("bound_optimal").allocate(scores, Budget(keep, {"a": 12, "b": 8, "c": 5}))
+        found = allocations.create("bound_optimal").allocate(
+            scores, Budget(keep, {"a": 12, "b": 8, "c": 5})
+        )
         assert sum(found.values()) == keep
         if keep <= 14:
-            fits = [error for error in np.geomspace(1e-3, 1e4, 4000)
-                    if sum(expect_channels(score, error) for score in scores.values()) <= keep]
-            assert all(abs(found[name] - expect_channels(score, fits[0])) <= 1 for name, score in scores.items())
+            fits = [
+                error
+                for error in np.geomspace(1e-3, 1e4, 4000)
+                if sum(expect_channels(score, error) for score in scores.values()) <= keep
+            ]
+            assert all(
+                abs(found[name] - expect_channels(score, fits[0])) <= 1
+                for name, score in scores.items()
+            )
 
 
 def test_scores_below_zero_are_refused() -> None:
-    with pytest.raises(ParameterError, match="bound_optimal divides by sensitivities, and a has scores below 0"):
-        allocations.create("bound_optimal").allocate({"a": torch.tensor([-1.0, 1.0])}, Budget(1, {"a": 2}))
+    with pytest.raises(
+        ParameterError, match="bound_optimal divides by sensitivities, and a has scores below 0"
+    ):
+        allocations.create("bound_optimal").allocate(
+            {"a": torch.tensor([-1.0, 1.0])}, Budget(1, {"a": 2})
+        )
     with pytest.raises(ParameterError, match="none below 0"):
         Sample().sparsify(torch.ones(1, 2), torch.tensor([[-1.0, 1.0]]), 1, seeded())
 
@@ -138,7 +174,10 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0]], dtype=torch.float64)
     p = {1: [0.4, 0, 1 / 15, 8 / 15, 0, 0], -1: [0, 5 / 9, 0, 0, 4 / 9, 0]}
     mean, total = torch.zeros_like(weight), 0.0
-    draws = [int(n) for n in find_draws(torch.tensor([p[1], p[-1]]), SignedRows.of(weight, score).counts(3))]
+    draws = [
+        int(n)
+        for n in find_draws(torch.tensor([p[1], p[-1]]), SignedRows.of(weight, score).counts(3))
+    ]
     assert min(draws) > 0
     for up in itertools.product([0, 2, 3], repeat=draws[0]):
         for down in itertools.product([1, 4], repeat=draws[1]):
@@ -147,7 +186,10 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
                 for j in found:
                     times[row, j] += 1
             chance = math.prod(p[1][j] for j in up) * math.prod(p[-1][j] for j in down)
-            monkeypatch.setattr("pruning.sparsifiers._signed_rows.draw_multiplicities", lambda p, draws, generator, times=times: times)
+            monkeypatch.setattr(
+                "pruning.sparsifiers._signed_rows.draw_multiplicities",
+                lambda p, draws, generator, times=times: times,
+            )
             mean += chance * Sample().sparsify(weight, score, 3, seeded()).weight
             total += chance
     assert total == pytest.approx(1)
@@ -159,7 +201,9 @@ def test_as_many_remain_as_are_expected() -> None:
     score = torch.rand(10, 30, generator=seeded(1), dtype=torch.float64)
     found = [Sample().sparsify(weight, score, 120, seeded(seed)) for seed in range(80)]
     counts = torch.tensor([float(one.mask.sum()) for one in found])
-    assert 120 - 20 <= float(counts.mean()) <= 120 + 3, "no side expects more than its share, or less by one"
+    assert 120 - 20 <= float(counts.mean()) <= 120 + 3, (
+        "no side expects more than its share, or less by one"
+    )
     mean = torch.stack([one.weight for one in found]).mean(0)
     spread = torch.stack([one.weight for one in found]).std(0) / math.sqrt(80)
     assert float(((mean - weight).abs() <= 4.5 * spread + 1e-9).double().mean()) > 0.99
@@ -184,7 +228,9 @@ def test_the_law_tells_how_the_weights_were_drawn() -> None:
     assert law is not None
     assert (law.probabilities.dtype, law.draws.dtype) == (torch.float64, torch.int64)
     assert law.probabilities.shape == (4, 6)
-    torch.testing.assert_close(law.probabilities[0], torch.tensor([0.4, 0, 1 / 15, 8 / 15, 0, 0], dtype=torch.float64))
+    torch.testing.assert_close(
+        law.probabilities[0], torch.tensor([0.4, 0, 1 / 15, 8 / 15, 0, 0], dtype=torch.float64)
+    )
     assert law.probabilities[1].tolist() == [0.25, 0, 0.25, 0.25, 0.25, 0]
     kept = SignedRows.of(weight, score).counts(4) >= SignedRows.of(weight, score).drawable
     assert (law.draws == -1).tolist() == kept.tolist()
@@ -199,11 +245,23 @@ def test_laws_are_handed_on_by_name() -> None:
 
     def laws(sparsifier: str) -> Mapping[str, DrawLaw]:
         scores = {name: weight.abs() for name, weight in weights.items()}
-        chosen = Selection(model, weights, scores, build_full_masks(weights), 0.5, allocations.create("uniform"),
-                           sparsifiers.create(sparsifier), seeded(), lambda: (1, 4, 4))
+        chosen = Selection(
+            model,
+            weights,
+            scores,
+            build_full_masks(weights),
+            0.5,
+            allocations.create("uniform"),
+            sparsifiers.create(sparsifier),
+            seeded(),
+            lambda: (1, 4, 4),
+        )
         return Weight().select(chosen).laws
 
-    assert {name: law.draws.shape for name, law in laws("sample").items()} == {"1.weight": (12,), "3.weight": (6,)}
+    assert {name: law.draws.shape for name, law in laws("sample").items()} == {
+        "1.weight": (12,),
+        "3.weight": (6,),
+    }
     assert laws("top_k") == {}
 
 
@@ -214,13 +272,25 @@ def test_randomized_sipp_prunes_by_its_bound() -> None:
     model = load_model("mlp", hidden=[40, 20], channels=1, height=4, width=4, classes=3).double()
     recipe = cases.recipe(0.7, criterion={"name": "sipp", "params": {"variant": "randomized"}})
     seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (type(seams.allocation).__name__, type(seams.sparsifier).__name__) == ("BoundOptimal", "Sample")
+    assert (type(seams.allocation).__name__, type(seams.sparsifier).__name__) == (
+        "BoundOptimal",
+        "Sample",
+    )
     before = {name: weight.clone() for name, weight in find_prunable(model).items()}
     batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
-    masks = prune_(model, build_full_masks(before), 0.3, seams, lambda masks, stage: Evidence(model, masks, batches),
-                   generator=seeded())
+    masks = prune_(
+        model,
+        build_full_masks(before),
+        0.3,
+        seams,
+        lambda masks, stage: Evidence(model, masks, batches),
+        generator=seeded(),
+    )
     assert density(masks) == pytest.approx(0.3, abs=0.05)
-    grown = [bool((model.get_parameter(name)[mask].abs() > before[name][mask].abs()).any()) for name, mask in masks.items()]
+    grown = [
+        bool((model.get_parameter(name)[mask].abs() > before[name][mask].abs()).any())
+        for name, mask in masks.items()
+    ]
     assert any(grown), "what is drawn stands for what is not"
     assert all(not model.get_parameter(name)[~mask].any() for name, mask in masks.items())
 
@@ -248,8 +318,14 @@ def test_pfp_removes_channels_of_layers_that_can_spare_them() -> None:
     recipe = cases.recipe(0.5, criterion={"name": "pfp"})
     seams = PruningMethod.of(recipe, recipe.criteria[0])
     batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
-    masks = prune_(model, build_full_masks(find_prunable(model)), 0.5, seams, lambda masks, stage: Evidence(model, masks, batches),
-                   generator=seeded())
+    masks = prune_(
+        model,
+        build_full_masks(find_prunable(model)),
+        0.5,
+        seams,
+        lambda masks, stage: Evidence(model, masks, batches),
+        generator=seeded(),
+    )
     kept = masks["fc3.weight"].any(0)
     assert int(kept.sum()) < int(masks["fc2.weight"].any(0).sum())
     assert isinstance(model, nn.Module)

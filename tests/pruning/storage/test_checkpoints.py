@@ -1,4 +1,6 @@
-"""Checkpoint files: exact, equal for equal networks, refused when damaged; and the documented loader."""
+"""Checkpoint files: exact, equal for equal networks, refused when damaged; and the documented
+loader.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,19 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "checkpoints.md"
 
 
-def network(dtype: torch.dtype = torch.float32, kept: float = 0.3,
-            shapes: tuple[tuple[int, ...], ...] = ((3, 5), (2, 2, 3, 3), (1,), (8, 8), (7,))) -> tuple[State, Masks]:
+def network(
+    dtype: torch.dtype = torch.float32,
+    kept: float = 0.3,
+    shapes: tuple[tuple[int, ...], ...] = ((3, 5), (2, 2, 3, 3), (1,), (8, 8), (7,)),
+) -> tuple[State, Masks]:
     """A state dict with pruned tensors of odd sizes, buffers, and kept weights that are zero."""
     rng = torch.Generator().manual_seed(0)
-    state: State = {"bias": torch.randn(3, generator=rng).to(dtype), "steps": torch.tensor(12),
-                                "flags": torch.tensor([True, False]), "table": torch.arange(5, dtype=torch.int32)}
+    state: State = {
+        "bias": torch.randn(3, generator=rng).to(dtype),
+        "steps": torch.tensor(12),
+        "flags": torch.tensor([True, False]),
+        "table": torch.arange(5, dtype=torch.int32),
+    }
     masks: Masks = {}
     for index, shape in enumerate(shapes):
         name = f"layer{index}.weight"
@@ -64,8 +73,10 @@ def exactly(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     for name in first:
         assert first[name].dtype == second[name].dtype
         assert first[name].shape == second[name].shape
-        assert torch.equal(first[name].contiguous().reshape(-1).view(torch.uint8),
-                           second[name].contiguous().reshape(-1).view(torch.uint8)), name
+        assert torch.equal(
+            first[name].contiguous().reshape(-1).view(torch.uint8),
+            second[name].contiguous().reshape(-1).view(torch.uint8),
+        ), name
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
@@ -73,7 +84,9 @@ def exactly(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 def test_sparse_files_read_back_exactly(tmp_path: Path, dtype: torch.dtype, kept: float) -> None:
     state, masks = network(dtype, kept if kept != 1 else 1.1)
     if kept == 0.3:
-        assert any(bool((masks[name] & (state[name] == 0)).any()) for name in masks), "no kept zero in this case"
+        assert any(bool((masks[name] & (state[name] == 0)).any()) for name in masks), (
+            "no kept zero in this case"
+        )
     write_sparse(tmp_path / "sparse", state, masks, note="x")
     exactly(read_sparse(tmp_path / "sparse"), state)
     exactly(read_masks(tmp_path / "sparse"), masks)
@@ -83,12 +96,19 @@ def test_sparse_files_read_back_exactly(tmp_path: Path, dtype: torch.dtype, kept
     exactly(load_file(tmp_path / "dense"), state)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(bits=st.lists(st.booleans(), min_size=1, max_size=40), transpose=st.booleans())
 def test_any_mask_survives(tmp_path: Path, bits: list[bool], transpose: bool) -> None:
     mask = torch.tensor(bits).repeat(2, 1)
     mask = mask.t() if transpose else mask
-    weight = torch.arange(1.0, mask.numel() + 1).reshape(mask.shape[::-1]).t() * mask  # not contiguous
+    weight = (
+        torch.arange(1.0, mask.numel() + 1).reshape(mask.shape[::-1]).t() * mask
+    )  # not contiguous
     write_sparse(tmp_path / "f", {"w": weight}, {"w": mask})
     assert torch.equal(read_sparse(tmp_path / "f")["w"], weight)
     with safe_open(tmp_path / "f", framework="numpy") as file:
@@ -106,14 +126,16 @@ def test_nothing_is_masked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stray", [1e-45, -1.0, float("nan")])
 def test_a_pruned_weight_that_is_not_zero_is_refused(tmp_path: Path, stray: float) -> None:
     with pytest.raises(CheckpointError, match="w: a pruned weight is not zero"):
-        write_sparse(tmp_path / "f", {"w": torch.tensor([1.0, stray])}, {"w": torch.tensor([True, False])})
+        write_sparse(
+            tmp_path / "f", {"w": torch.tensor([1.0, stray])}, {"w": torch.tensor([True, False])}
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_sparse_files_are_small(tmp_path: Path) -> None:
     weight = torch.randn(400, 400, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(400, 400, dtype=torch.bool)
-    mask.view(-1)[: 8000] = True
+    mask.view(-1)[:8000] = True
     for format, write in WRITERS.items():
         write(tmp_path / format, {"w": weight * mask}, {"w": mask})
     sizes = {format: (tmp_path / format).stat().st_size for format in WRITERS}
@@ -149,9 +171,15 @@ def test_equal_networks_give_equal_files_in_any_process(tmp_path: Path) -> None:
     for seed in ("1", "2"):
         folder = tmp_path / seed
         folder.mkdir()
-        subprocess.run([sys.executable, "-c", WRITE, folder], check=True, cwd=ROOT,
-                       env={**os.environ, "PYTHONHASHSEED": seed})
-        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
+        subprocess.run(
+            [sys.executable, "-c", WRITE, folder],
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        digests.append(
+            {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        )
     assert digests[0] == digests[1]
     assert set(digests[0]) == set(WRITERS)
 
@@ -171,18 +199,32 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], 
 DAMAGE: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], object]] = {
     "no bitmask": lambda tensors, meta: tensors.pop("layer0.weight.bitmask"),
     "no values": lambda tensors, meta: tensors.pop("layer0.weight.values"),
-    "too few values": lambda tensors, meta: tensors.update({"layer0.weight.values": torch.zeros(1)}),
-    "too many values": lambda tensors, meta: tensors.update({"layer0.weight.values": torch.zeros(15)}),
+    "too few values": lambda tensors, meta: tensors.update(
+        {"layer0.weight.values": torch.zeros(1)}
+    ),
+    "too many values": lambda tensors, meta: tensors.update(
+        {"layer0.weight.values": torch.zeros(15)}
+    ),
     "values of two dimensions": lambda tensors, meta: tensors.update(
-        {"layer0.weight.values": tensors["layer0.weight.values"][:, None]}),
+        {"layer0.weight.values": tensors["layer0.weight.values"][:, None]}
+    ),
     "values of another type": lambda tensors, meta: tensors.update(
-        {"layer0.weight.values": tensors["layer0.weight.values"].double()}),
-    "short bitmask": lambda tensors, meta: tensors.update({"layer0.weight.bitmask": torch.zeros(1, dtype=torch.uint8)}),
-    "bitmask of another type": lambda tensors, meta: tensors.update({"layer0.weight.bitmask": torch.zeros(2)}),
-    "bits beyond the end": lambda tensors, meta: tensors["layer0.weight.bitmask"][-1].bitwise_or_(1),
+        {"layer0.weight.values": tensors["layer0.weight.values"].double()}
+    ),
+    "short bitmask": lambda tensors, meta: tensors.update(
+        {"layer0.weight.bitmask": torch.zeros(1, dtype=torch.uint8)}
+    ),
+    "bitmask of another type": lambda tensors, meta: tensors.update(
+        {"layer0.weight.bitmask": torch.zeros(2)}
+    ),
+    "bits beyond the end": lambda tensors, meta: tensors["layer0.weight.bitmask"][-1].bitwise_or_(
+        1
+    ),
     "another shape": lambda tensors, meta: meta["tensors"]["layer0.weight"].update(shape=[3, 50]),
     "negative shape": lambda tensors, meta: meta["tensors"]["layer0.weight"].update(shape=[-3, -5]),
-    "overflowing shape": lambda tensors, meta: meta["tensors"]["layer0.weight"].update(shape=[2**32, 2**32]),
+    "overflowing shape": lambda tensors, meta: meta["tensors"]["layer0.weight"].update(
+        shape=[2**32, 2**32]
+    ),
     "shape of text": lambda tensors, meta: meta["tensors"]["layer0.weight"].update(shape="35"),
     "no shape": lambda tensors, meta: meta["tensors"]["layer0.weight"].pop("shape"),
     "tensors is a list": lambda tensors, meta: meta.update(tensors=["layer0.weight"]),
@@ -201,7 +243,9 @@ def test_damaged_sparse_files_are_refused(tmp_path: Path, damage: str) -> None:
         read_sparse(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"x", bytes(100), b"\x80\x04\x95", b"PK\x03\x04" + bytes(40)])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", bytes(100), b"\x80\x04\x95", b"PK\x03\x04" + bytes(40)]
+)
 def test_what_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f").write_bytes(content)
     for read in (read_sparse, read_masks):
@@ -209,9 +253,13 @@ def test_what_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> No
             read(tmp_path / "f")
 
 
-@pytest.mark.parametrize("metadata", [None, {"other": "x"}, {"secateur": "no json"}, {"secateur": "[]"},
-                                      {"secateur": "3"}])
-def test_other_safetensors_files_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"other": "x"}, {"secateur": "no json"}, {"secateur": "[]"}, {"secateur": "3"}],
+)
+def test_other_safetensors_files_are_refused(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
     save_file({"w": torch.ones(2)}, tmp_path / "f", metadata=metadata)
     for read in (read_sparse, read_masks):
         with pytest.raises(CheckpointError, match="not a checkpoint"):
@@ -232,9 +280,17 @@ def test_a_dense_file_is_no_sparse_one(tmp_path: Path) -> None:
         read_sparse(tmp_path / "f")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    edits=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4
+    )
+)
 def test_flipped_bytes_never_fail_otherwise(tmp_path: Path, edits: list[tuple[float, int]]) -> None:
     write_sparse(tmp_path / "f", *network())
     content = bytearray((tmp_path / "f").read_bytes())
@@ -246,7 +302,9 @@ def test_flipped_bytes_never_fail_otherwise(tmp_path: Path, edits: list[tuple[fl
             read(tmp_path / "g")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_durably({"w": torch.ones(1)}, tmp_path / "f", {})
     before = (tmp_path / "f").read_bytes()
 
@@ -285,7 +343,10 @@ def test_the_documented_loader_agrees_exactly(tmp_path: Path) -> None:
 def test_the_documented_loader_needs_no_torch(tmp_path: Path) -> None:
     write_sparse(tmp_path / "f", *network())
     (code,) = [block for block in documented("python") if "def load_sparse" in block]
-    code += "\nimport sys\nload_sparse(sys.argv[1])\nassert not {'torch', 'pruning'} & set(sys.modules)\n"
+    code += (
+        "\nimport sys\nload_sparse(sys.argv[1])\nassert not {'torch', 'pruning'} & "
+        "set(sys.modules)\n"
+    )
     subprocess.run([sys.executable, "-c", code, tmp_path / "f"], check=True, cwd=tmp_path)
 
 
@@ -294,11 +355,19 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.chdir(tmp_path)
     model = load_model("lenet_300_100", height=8, width=8)
-    masks = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in find_prunable(model).items()}
+    masks = {
+        name: torch.zeros_like(weight, dtype=torch.bool)
+        for name, weight in find_prunable(model).items()
+    }
     apply_masks_(model, masks)
     for format, write in WRITERS.items():
-        write(Path(f"magnitude-0.95.{format}.safetensors"), model.state_dict(), masks, architecture="lenet_300_100",
-              kwargs={"height": 8, "width": 8})
+        write(
+            Path(f"magnitude-0.95.{format}.safetensors"),
+            model.state_dict(),
+            masks,
+            architecture="lenet_300_100",
+            kwargs={"height": 8, "width": 8},
+        )
     small = build_compact(model, channel_masks(model), (1, 8, 8))
     write_arch(Path("filter_norm-0.5.arch.json"), small, "lenet_300_100", {"height": 8, "width": 8})
     write_dense(Path("filter_norm-0.5.dense.safetensors"), small.state_dict())
@@ -307,7 +376,10 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
             found: dict[str, Any] = {}
             exec(code, found)
             assert found["model"].fc1.weight.shape == (150, 64)
-            assert all(torch.equal(value, small.state_dict()[name]) for name, value in found["model"].state_dict().items())
+            assert all(
+                torch.equal(value, small.state_dict()[name])
+                for name, value in found["model"].state_dict().items()
+            )
         elif "def load_sparse" not in code:
             namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}
             exec(code, namespace)
@@ -318,27 +390,44 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def channel_masks(model: nn.Module) -> Masks:
     """Masks that remove the first half of the first hidden layer."""
     keep = torch.arange(300) >= 150
-    return {"fc1.weight": keep[:, None].expand(300, 64), "fc1.bias": keep, "fc2.weight": keep.expand(100, 300),
-            "fc3.weight": torch.ones(10, 100, dtype=torch.bool)}
+    return {
+        "fc1.weight": keep[:, None].expand(300, 64),
+        "fc1.bias": keep,
+        "fc2.weight": keep.expand(100, 300),
+        "fc3.weight": torch.ones(10, 100, dtype=torch.bool),
+    }
 
 
 def test_the_documented_metadata_is_what_is_written(tmp_path: Path) -> None:
     example, arch = (json.loads(block) for block in documented("json"))
     (tmp_path / "arch.json").write_text(json.dumps(arch))
-    with pytest.raises(CheckpointError, match="lists 2 layers"):  # it is shortened, but otherwise valid
+    with pytest.raises(
+        CheckpointError, match="lists 2 layers"
+    ):  # it is shortened, but otherwise valid
         load_compact(tmp_path / "arch.json", {})
-    write_sparse(tmp_path / "f", {"fc1.weight": torch.zeros(300, 784)},
-                 {"fc1.weight": torch.zeros(300, 784, dtype=torch.bool)},
-                 **{key: value for key, value in example.items() if key not in ("format", "version", "tensors")})
+    write_sparse(
+        tmp_path / "f",
+        {"fc1.weight": torch.zeros(300, 784)},
+        {"fc1.weight": torch.zeros(300, 784, dtype=torch.bool)},
+        **{
+            key: value
+            for key, value in example.items()
+            if key not in ("format", "version", "tensors")
+        },
+    )
     with safe_open(tmp_path / "f", framework="numpy") as file:
         assert list(file.metadata()) == ["secateur"]
         assert json.loads(file.metadata()["secateur"]) == example
 
 
-def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_oserror_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     monkeypatch.setattr("pruning.storage.checkpoints.save_file", full)
     with pytest.raises(OSError, match="No space left") as failed:

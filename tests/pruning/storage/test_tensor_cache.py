@@ -66,14 +66,23 @@ def test_a_disk_that_fails_costs_no_job(tmp_path: Path) -> None:
 
 def test_a_key_is_of_content_and_of_what_is_made_of_it() -> None:
     images = torch.zeros(2, 3, dtype=torch.uint8)
-    keys = [hash_content(images, "fog", 1), hash_content(images, "fog", 2), hash_content(images + 1, "fog", 1),
-            hash_content(images.reshape(3, 2), "fog", 1), hash_content(images.int(), "fog", 1),
-            hash_content(images, "frost", 1)]
+    keys = [
+        hash_content(images, "fog", 1),
+        hash_content(images, "fog", 2),
+        hash_content(images + 1, "fog", 1),
+        hash_content(images.reshape(3, 2), "fog", 1),
+        hash_content(images.int(), "fog", 1),
+        hash_content(images, "frost", 1),
+    ]
     assert len(set(keys)) == len(keys)
 
 
-def test_a_later_job_does_not_corrupt_the_same_images_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    split = Split(torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
+def test_a_later_job_does_not_corrupt_the_same_images_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    split = Split(
+        torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.zeros(6, dtype=torch.int64)
+    )
     data = Data(split, split, split, ("a", "b"), (0.5,) * 3, (0.25,) * 3)
     calls: list[str] = []
 

@@ -36,9 +36,17 @@ def net(seed: int = 1) -> nn.Sequential:
     """Two convolutions with BatchNorm, the statistics far from those of any data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(),
-                              nn.Conv2d(3, 2, 3, padding=1, bias=False), nn.BatchNorm2d(2, momentum=None), nn.ReLU(),
-                              nn.Flatten(), nn.Dropout(0.5), nn.Linear(32, 3)).eval()
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.Conv2d(3, 2, 3, padding=1, bias=False),
+            nn.BatchNorm2d(2, momentum=None),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(32, 3),
+        ).eval()
         for layer in (model[1], model[4]):
             nn.init.normal_(layer.weight)
             nn.init.normal_(layer.bias)
@@ -65,12 +73,18 @@ def split_by_hand(data: Data, seed: int, number: int) -> tuple[list[Tensor], Ten
     small, larger = divmod(len(sample), number_of_batches)
     sizes = [small + 1] * larger + [small] * (number_of_batches - larger)
     ends = list(itertools.accumulate(sizes))
-    batches = [torch.tensor(sample[end - size:end]) for end, size in zip(ends, sizes, strict=True)]
-    return batches, torch.tensor(order[len(order) - judges:])
+    batches = [
+        torch.tensor(sample[end - size : end]) for end, size in zip(ends, sizes, strict=True)
+    ]
+    return batches, torch.tensor(order[len(order) - judges :])
 
 
-def statistics_by_hand(model: nn.Sequential, images: list[Tensor]) -> tuple[list[tuple[Tensor, Tensor]], ...]:
-    """Mean and unbiased variance of every batch at both layers, in float64; a batch is normalised by its own moments."""
+def statistics_by_hand(
+    model: nn.Sequential, images: list[Tensor]
+) -> tuple[list[tuple[Tensor, Tensor]], ...]:
+    """Mean and unbiased variance of every batch at both layers, in float64; a batch is normalised
+    by its own moments.
+    """
     found: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
     for x in images:
         x = x.double()
@@ -82,7 +96,9 @@ def statistics_by_hand(model: nn.Sequential, images: list[Tensor]) -> tuple[list
             variance = ((values - mean[:, None]) ** 2).sum(1) / n
             found[index].append((mean, variance * n / (n - 1)))
             x = (x - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
-            x = torch.relu(x * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None])
+            x = torch.relu(
+                x * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+            )
     return found
 
 
@@ -92,25 +108,37 @@ def test_the_statistics_are_the_averages_over_the_batches(images: int) -> None:
     before = state(model)
     batches, judges = split_by_hand(data, 4, 2)
     with torch.no_grad():
-        per_batch = statistics_by_hand(model, [data.normalize(data.fit.images[index]) for index in batches])
+        per_batch = statistics_by_hand(
+            model, [data.normalize(data.fit.images[index]) for index in batches]
+        )
         judged = data.normalize(data.fit.images[judges])
         wanted = {"before": float(F.cross_entropy(model(judged), data.fit.labels[judges]))}
     found = reestimate_(model, data, 4, 2)
     assert found is not None
     assert found["kept"] == 1
     for layer, moments in zip((model[1], model[4]), per_batch, strict=True):
-        for buffer, values in (("running_mean", [m for m, _ in moments]), ("running_var", [v for _, v in moments])):
-            torch.testing.assert_close(layer.get_buffer(buffer).double(), torch.stack(values).mean(0), rtol=1e-4, atol=1e-5)
+        for buffer, values in (
+            ("running_mean", [m for m, _ in moments]),
+            ("running_var", [v for _, v in moments]),
+        ):
+            torch.testing.assert_close(
+                layer.get_buffer(buffer).double(), torch.stack(values).mean(0), rtol=1e-4, atol=1e-5
+            )
         assert int(layer.num_batches_tracked) == len(batches)
     with torch.no_grad():
         wanted["after"] = float(F.cross_entropy(model(judged), data.fit.labels[judges]))
     assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
-    assert changed(model, before) == {f"{index}.{name}" for index in (1, 4)
-                                      for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert changed(model, before) == {
+        f"{index}.{name}"
+        for index in (1, 4)
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 class Recording(nn.Module):
-    """Remembers which images it sees, and whether its BatchNorm trains then; an image is its number, in base 256."""
+    """Remembers which images it sees, and whether its BatchNorm trains then; an image is its
+    number, in base 256.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,22 +154,40 @@ class Recording(nn.Module):
 
 def numbered(images: int) -> Data:
     number = torch.arange(images)
-    pixels = torch.stack([number // 256, number % 256, number % 7], 1).to(torch.uint8).view(images, 1, 1, 3)
+    pixels = (
+        torch.stack([number // 256, number % 256, number % 7], 1)
+        .to(torch.uint8)
+        .view(images, 1, 1, 3)
+    )
     split = Split(pixels, number % 2)
     return Data(split, split, split, ("a", "b"), (0.0,), (1.0,))
 
 
-@pytest.mark.parametrize(("images", "sizes", "judges"), [
-    (2, [2], 1), (3, [2], 1), (4, [3], 1), (40, [27], 13), (192, [128], 64), (193, [65, 64], 64),
-    (3000, [125] * 16, 1000), (4000, [128] * 20, 1000)])
-def test_images_that_judge_are_not_those_the_statistics_come_from(images: int, sizes: list[int], judges: int) -> None:
+@pytest.mark.parametrize(
+    ("images", "sizes", "judges"),
+    [
+        (2, [2], 1),
+        (3, [2], 1),
+        (4, [3], 1),
+        (40, [27], 13),
+        (192, [128], 64),
+        (193, [65, 64], 64),
+        (3000, [125] * 16, 1000),
+        (4000, [128] * 20, 1000),
+    ],
+)
+def test_images_that_judge_are_not_those_the_statistics_come_from(
+    images: int, sizes: list[int], judges: int
+) -> None:
     model, data = Recording(), numbered(images)
     reestimate_(model, data, 0, 1)
     trained = [numbers for training, numbers in model.seen if training]
     assert [len(numbers) for numbers in trained] == sizes
     sample = set(itertools.chain.from_iterable(trained))
     assert len(sample) == sum(sizes)
-    looks = list(itertools.chain.from_iterable(numbers for training, numbers in model.seen if not training))
+    looks = list(
+        itertools.chain.from_iterable(numbers for training, numbers in model.seen if not training)
+    )
     assert looks[:judges] == looks[judges:], "judged on the same images before and after"
     assert len(set(looks)) == judges
     assert len(sample & set(looks)) == (1 if images == 2 else 0)
@@ -225,8 +271,15 @@ def test_a_loss_that_is_no_number_is_worse_than_any(broken: float) -> None:
     before = state(hopeless)
     found = reestimate_(hopeless, cases.make_data(), 0, 1)
     assert found is not None
-    assert (found["kept"], found["before"], found["after"]) == (0, *[torch.finfo(torch.float32).max] * 2)
-    assert all(torch.equal(value, before[key]) for key, value in hopeless.state_dict().items() if "bias" not in key)
+    assert (found["kept"], found["before"], found["after"]) == (
+        0,
+        *[torch.finfo(torch.float32).max] * 2,
+    )
+    assert all(
+        torch.equal(value, before[key])
+        for key, value in hopeless.state_dict().items()
+        if "bias" not in key
+    )
 
 
 # what takes part, and what must not change
@@ -237,7 +290,9 @@ def test_networks_without_running_statistics_have_nothing_to_estimate() -> None:
     for tracked in ({"track_running_stats": False}, {}):
         model = nn.Sequential(nn.BatchNorm2d(1, **tracked), nn.Flatten(), nn.Linear(16, 3))
         if not tracked:
-            model[0].track_running_stats = False  # its buffers are there, but no training would move them
+            model[
+                0
+            ].track_running_stats = False  # its buffers are there, but no training would move them
         before = state(model)
         assert reestimate_(model, cases.make_data(), 0, 1) is None
         assert changed(model, before) == set()
@@ -277,7 +332,10 @@ def test_modes_momenta_gradients_and_the_global_generator_stay(modes: str) -> No
         model[1].eval()
         for parameter in model[1].parameters():
             parameter.requires_grad_(False)
-    before, flags = oracles.module_modes(model), [parameter.requires_grad for parameter in model.parameters()]
+    before, flags = (
+        oracles.module_modes(model),
+        [parameter.requires_grad for parameter in model.parameters()],
+    )
     momenta = [layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     weights, random = state(model), torch.get_rng_state()
     found = reestimate_(model, cases.make_data(), 0, 1)
@@ -287,12 +345,18 @@ def test_modes_momenta_gradients_and_the_global_generator_stay(modes: str) -> No
     assert all("running" in key or "num_batches" in key for key in changed(model, weights))
     assert oracles.module_modes(model) == before
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
-    assert [layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)] == momenta == [0.1, None]
+    assert (
+        [layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+        == momenta
+        == [0.1, None]
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
     again = net()
     reestimate_(again, cases.make_data(), 0, 1)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items()
+    )
 
 
 def test_momenta_and_modes_come_back_also_after_an_error() -> None:
@@ -318,21 +382,38 @@ def test_momenta_and_modes_come_back_also_after_an_error() -> None:
 
 def trained() -> State:
     model = cases.conv_net()
-    train_(model, cases.make_data(), Training(epochs=6, batch_size=8, optimizer=Optimizer(lr=0.05)), seed=1, name="given")
+    train_(
+        model,
+        cases.make_data(),
+        Training(epochs=6, batch_size=8, optimizer=Optimizer(lr=0.05)),
+        seed=1,
+        name="given",
+    )
     return dict(model.state_dict())
 
 
 def job(recipe: Recipe, folder: Path) -> Results:
     networks = Networks(cases.conv_net, None if recipe.train is not None else trained())
-    pipeline = Pipeline(recipe, networks, cases.make_data(), Stages(folder / "stages", recipe.digest()), Listener(), CPU)
+    pipeline = Pipeline(
+        recipe,
+        networks,
+        cases.make_data(),
+        Stages(folder / "stages", recipe.digest()),
+        Listener(),
+        CPU,
+    )
     results = Results(pipeline, ORIGIN, folder / "files")
     pipeline.target_done = results.export
     pipeline.run()
     return results
 
 
-@pytest.mark.parametrize("retrain", [{"mode": "none"}, {"mode": "fine_tune", **OPTIMIZER}], ids=["none", "fine_tune"])
-def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(tmp_path: Path, retrain: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "retrain", [{"mode": "none"}, {"mode": "fine_tune", **OPTIMIZER}], ids=["none", "fine_tune"]
+)
+def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(
+    tmp_path: Path, retrain: dict[str, Any]
+) -> None:
     recipe = cases.recipe(0.3, 0.9, retrain=retrain, evaluations=())
     results = job(recipe, tmp_path)
     stages, data, before = tensors(results.pipeline), cases.make_data(), "dense"
@@ -349,19 +430,32 @@ def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(tmp_path
         if done.retrained is not None:
             train_(model, data, recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks)
         wanted = model.state_dict()
-        assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items())
+        assert all(
+            torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
+        )
         for entry in (report.rounds[number - 1], report.checkpoints[number - 1]):
             assert entry.batchnorm is not None
-            assert (entry.batchnorm.loss_before, entry.batchnorm.loss_after) == (found["before"], found["after"])
+            assert (entry.batchnorm.loss_before, entry.batchnorm.loss_after) == (
+                found["before"],
+                found["after"],
+            )
             assert entry.batchnorm.kept is bool(found["kept"])
         before = name
     again = job(recipe, tmp_path)
     assert again.report().checkpoints[0].batchnorm == report.checkpoints[0].batchnorm
 
 
-@pytest.mark.parametrize("fields", [{"batchnorm": "keep", "retrain": {"mode": "none"}},
-                                    {"when": "before_training", "train": TRAIN}], ids=["keep", "before_training"])
-def test_nothing_is_re_estimated_where_the_recipe_says_so(tmp_path: Path, fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"batchnorm": "keep", "retrain": {"mode": "none"}},
+        {"when": "before_training", "train": TRAIN},
+    ],
+    ids=["keep", "before_training"],
+)
+def test_nothing_is_re_estimated_where_the_recipe_says_so(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
     results = job(cases.recipe(0.9, evaluations=(), **fields), tmp_path)
     (done,) = results.pipeline.done
     report = results.report()

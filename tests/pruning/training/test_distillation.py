@@ -1,4 +1,6 @@
-"""Knowledge distillation: the loss against plain Python, the training loop, and whole jobs in every mode."""
+"""Knowledge distillation: the loss against plain Python, the training loop, and whole jobs in every
+mode.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,13 @@ def softmax(logits: list[float], temperature: float) -> list[float]:
     return [power / math.fsum(powers) for power in powers]
 
 
-def plain_loss(student: list[list[float]], teacher: list[list[float]], labels: list[int], alpha: float,
-               temperature: float) -> float:
+def plain_loss(
+    student: list[list[float]],
+    teacher: list[list[float]],
+    labels: list[int],
+    alpha: float,
+    temperature: float,
+) -> float:
     """The documented formula, image by image."""
     total = 0.0
     for z, t, y in zip(student, teacher, labels, strict=True):
@@ -53,7 +60,9 @@ def plain_loss(student: list[list[float]], teacher: list[list[float]], labels: l
 def logits(n: int = 6, classes: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     """Of a student and its teacher, with labels; float64."""
     rng = torch.Generator().manual_seed(0)
-    student, teacher = (3 * torch.randn(n, classes, generator=rng, dtype=torch.float64) for _ in range(2))
+    student, teacher = (
+        3 * torch.randn(n, classes, generator=rng, dtype=torch.float64) for _ in range(2)
+    )
     return student.requires_grad_(), teacher, torch.arange(n) % classes
 
 
@@ -63,40 +72,61 @@ CONSTANTS = [(0.5, 4.0), (0.9, 2.0), (1.0, 1.0), (0.01, 20.0), (1.0, 0.5)]
 @pytest.mark.parametrize(("alpha", "temperature"), CONSTANTS)
 def test_the_loss_is_the_formula(alpha: float, temperature: float) -> None:
     student, teacher, labels = logits()
-    found = Teacher(Given(teacher), Distill(alpha=alpha, temperature=temperature)).loss(student, labels, labels)
+    found = Teacher(Given(teacher), Distill(alpha=alpha, temperature=temperature)).loss(
+        student, labels, labels
+    )
     expected = plain_loss(student.tolist(), teacher.tolist(), labels.tolist(), alpha, temperature)
     assert float(found.detach()) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), CONSTANTS)
 def test_its_gradient_is_that_of_both_terms(alpha: float, temperature: float) -> None:
-    """dL/dz = ((1 - alpha) (softmax(z) - y) + alpha T (softmax(z/T) - softmax(t/T))) / N; none flows to the teacher."""
+    """dL/dz = ((1 - alpha) (softmax(z) - y) + alpha T (softmax(z/T) - softmax(t/T))) / N; none
+    flows to the teacher.
+    """
     student, teacher, labels = logits()
     teacher.requires_grad_()
-    Teacher(Given(teacher), Distill(alpha=alpha, temperature=temperature)).loss(student, labels, labels).backward()
+    Teacher(Given(teacher), Distill(alpha=alpha, temperature=temperature)).loss(
+        student, labels, labels
+    ).backward()
     assert teacher.grad is None
     assert student.grad is not None
-    for row, z, t, y in zip(student.grad.tolist(), student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+    for row, z, t, y in zip(
+        student.grad.tolist(), student.tolist(), teacher.tolist(), labels.tolist(), strict=True
+    ):
         hard = [p - (c == y) for c, p in enumerate(softmax(z, 1.0))]
-        soft = [q - p for p, q in zip(softmax(t, temperature), softmax(z, temperature), strict=True)]
-        expected = [((1 - alpha) * h + alpha * temperature * s) / len(labels) for h, s in zip(hard, soft, strict=True)]
+        soft = [
+            q - p for p, q in zip(softmax(t, temperature), softmax(z, temperature), strict=True)
+        ]
+        expected = [
+            ((1 - alpha) * h + alpha * temperature * s) / len(labels)
+            for h, s in zip(hard, soft, strict=True)
+        ]
         assert row == pytest.approx(expected, rel=1e-10, abs=1e-12)
 
 
 def test_the_square_of_the_temperature_keeps_the_gradient_in_scale() -> None:
-    """For large T the gradient of alpha = 1 tends to (z - mean z - t + mean t) / (C N), whatever T is (Hinton et al.)."""
+    """For large T the gradient of alpha = 1 tends to (z - mean z - t + mean t) / (C N), whatever T
+    is (Hinton et al.).
+    """
     student, teacher, labels = logits()
-    limit = (student - student.mean(1, keepdim=True) - teacher + teacher.mean(1, keepdim=True)).detach() / (4 * 6)
+    limit = (
+        student - student.mean(1, keepdim=True) - teacher + teacher.mean(1, keepdim=True)
+    ).detach() / (4 * 6)
     for temperature in (50.0, 100.0):
         student.grad = None
-        Teacher(Given(teacher), Distill(alpha=1, temperature=temperature)).loss(student, labels, labels).backward()
+        Teacher(Given(teacher), Distill(alpha=1, temperature=temperature)).loss(
+            student, labels, labels
+        ).backward()
         torch.testing.assert_close(student.grad, limit, rtol=0.15, atol=5e-3)
 
 
 def test_alpha_one_reads_no_label_and_a_twin_teaches_nothing() -> None:
     student, teacher, labels = logits()
     only = Teacher(Given(teacher), Distill(alpha=1))
-    assert torch.equal(only.loss(student, labels, labels), only.loss(student, labels, labels.flip(0)))
+    assert torch.equal(
+        only.loss(student, labels, labels), only.loss(student, labels, labels.flip(0))
+    )
     loss = Teacher(Given(student.detach()), Distill(alpha=1)).loss(student, labels, labels)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-15)
@@ -115,7 +145,15 @@ def test_the_loop_is_the_textbook_one() -> None:
     data, training = cases.make_data(fit=11), Training(epochs=2, batch_size=4, optimizer=SGD)
     model, expected, guide = cases.mlp(), cases.mlp(), cases.mlp(1).eval()
     masks = cases.half_masks(model)
-    train_(model, data, training, seed=5, name="t", masks=masks, teacher=teacher(alpha=0.7, temperature=3))
+    train_(
+        model,
+        data,
+        training,
+        seed=5,
+        name="t",
+        masks=masks,
+        teacher=teacher(alpha=0.7, temperature=3),
+    )
     images, labels = data.normalize(data.fit.images), data.fit.labels
     optimizer = torch.optim.SGD(expected.parameters(), lr=SGD.lr, momentum=0.9, weight_decay=1e-4)
     apply_masks_(expected, masks)
@@ -124,7 +162,11 @@ def test_the_loop_is_the_textbook_one() -> None:
         for index in (order[:4], order[4:8], order[8:]):
             optimizer.zero_grad()
             z, t = expected(images[index]), guide(images[index]).detach()
-            soft = (F.softmax(t / 3, 1) * (F.log_softmax(t / 3, 1) - F.log_softmax(z / 3, 1))).sum(1).mean()
+            soft = (
+                (F.softmax(t / 3, 1) * (F.log_softmax(t / 3, 1) - F.log_softmax(z / 3, 1)))
+                .sum(1)
+                .mean()
+            )
             (0.3 * F.cross_entropy(z, labels[index]) + 0.7 * 9 * soft).backward()
             optimizer.step()
             apply_masks_(expected, masks)
@@ -150,36 +192,74 @@ def test_the_teacher_is_in_eval_mode_and_does_not_change() -> None:
 
 @pytest.mark.parametrize("cramped_teacher", [False, True])
 @pytest.mark.parametrize(("most", "micro"), [(5, [4]), (3, [4, 2]), (1, [4, 2, 1])])
-def test_out_of_memory_accumulates_to_the_same_gradients(most: int, micro: list[int], cramped_teacher: bool) -> None:
+def test_out_of_memory_accumulates_to_the_same_gradients(
+    most: int, micro: list[int], cramped_teacher: bool
+) -> None:
     data, training = cases.make_data(fit=22), Training(epochs=2, batch_size=8, optimizer=SGD)
     whole, small, warnings = cases.mlp(), cases.mlp(), list[str]()
     train_(whole, data, training, seed=0, name="t", teacher=teacher())
     if cramped_teacher:
         guide, student = Teacher(Cramped(cases.mlp(1), most), Distill()), small
-        train_(student, data, training, seed=0, name="t", teacher=guide, controls=Controls(warn=warnings.append))
+        train_(
+            student,
+            data,
+            training,
+            seed=0,
+            name="t",
+            teacher=guide,
+            controls=Controls(warn=warnings.append),
+        )
     else:
-        train_(Cramped(small, most), data, training, seed=0, name="t", teacher=teacher(),
-               controls=Controls(warn=warnings.append))
+        train_(
+            Cramped(small, most),
+            data,
+            training,
+            seed=0,
+            name="t",
+            teacher=teacher(),
+            controls=Controls(warn=warnings.append),
+        )
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(small.state_dict()[name], weight, atol=1e-6, rtol=1e-5)
-    assert [int(message.split("micro-batches of ")[1].split(";")[0]) for message in warnings] == micro
+    assert [
+        int(message.split("micro-batches of ")[1].split(";")[0]) for message in warnings
+    ] == micro
 
 
-@pytest.mark.parametrize("fields", [{}, {"precision": "bf16"}, {"optimizer": Optimizer(name="adamw", lr=0.01)}],
-                         ids=["sgd", "bf16", "adamw"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"precision": "bf16"}, {"optimizer": Optimizer(name="adamw", lr=0.01)}],
+    ids=["sgd", "bf16", "adamw"],
+)
 def test_resuming_inside_a_distilled_training_gives_the_same_bytes(fields: dict[str, Any]) -> None:
     data = cases.make_data(fit=14)
     training = Training(**{"epochs": 2, "batch_size": 4, "optimizer": SGD} | fields)
     model, saver = cases.conv_net(), Memory()
     masks = cases.half_masks(model)
     guide = Teacher(cases.conv_net(1), Distill())
-    train_(model, data, training, seed=3, name="t", masks=masks, teacher=guide,
-           controls=Controls(saver=saver, every_steps=1))
+    train_(
+        model,
+        data,
+        training,
+        seed=3,
+        name="t",
+        masks=masks,
+        teacher=guide,
+        controls=Controls(saver=saver, every_steps=1),
+    )
     assert len(saver.saved) == 8
     for state in saver.saved:
         again = cases.conv_net()
-        train_(again, data, training, seed=3, name="t", masks=masks, teacher=Teacher(cases.conv_net(1), Distill()),
-               controls=Controls(saver=Memory(state)))
+        train_(
+            again,
+            data,
+            training,
+            seed=3,
+            name="t",
+            masks=masks,
+            teacher=Teacher(cases.conv_net(1), Distill()),
+            controls=Controls(saver=Memory(state)),
+        )
         assert same(again, model), f"resumed from {state[1]}"
 
 
@@ -191,10 +271,19 @@ def distilled(mode: str, **constants: float) -> dict[str, Any]:
     return fields | {"retrain": fields["retrain"] | {"distill": constants or True}}
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("none", "before_training")])
-def test_every_mode_learns_from_the_dense_network_and_the_control_alike(tmp_path: Path, mode: str) -> None:
-    recipe = cases.recipe(0.5, 0.8, independent=True, schedule={"name": "linear", "params": {"rounds": 2}},
-                          **distilled(mode, alpha=0.8, temperature=2.0))
+@pytest.mark.parametrize(
+    "mode", [mode for mode in MODES if mode not in ("none", "before_training")]
+)
+def test_every_mode_learns_from_the_dense_network_and_the_control_alike(
+    tmp_path: Path, mode: str
+) -> None:
+    recipe = cases.recipe(
+        0.5,
+        0.8,
+        independent=True,
+        schedule={"name": "linear", "params": {"rounds": 2}},
+        **distilled(mode, alpha=0.8, temperature=2.0),
+    )
     stages = tensors(run(recipe, tmp_path))
     dense, data = part(stages["dense"], "model."), cases.make_data()
     replayed = recipe.train is not None and recipe.retrain.mode in ("weight_rewind", "lr_rewind")
@@ -214,18 +303,44 @@ def test_every_mode_learns_from_the_dense_network_and_the_control_alike(tmp_path
         model.load_state_dict(rewind if recipe.retrain.mode == "weight_rewind" else start)
         apply_masks_(model, masks)
         purpose = "retrain-1" if recipe.retrain.mode == "gradual" else f"retrain-{number}"
-        train_(model, data, schedule, seed=0, name=purpose, masks=masks, start_epoch=epochs[0], stop_epoch=epochs[1],
-               teacher=guide)
+        train_(
+            model,
+            data,
+            schedule,
+            seed=0,
+            name=purpose,
+            masks=masks,
+            start_epoch=epochs[0],
+            stop_epoch=epochs[1],
+            teacher=guide,
+        )
         wanted = model.state_dict()
-        assert all(torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()), name
-    plain = tensors(run(cases.recipe(0.5, 0.8, independent=True, schedule={"name": "linear", "params": {"rounds": 2}},
-                                     **MODES[mode]), tmp_path / "plain"))
+        assert all(
+            torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
+        ), name
+    plain = tensors(
+        run(
+            cases.recipe(
+                0.5,
+                0.8,
+                independent=True,
+                schedule={"name": "linear", "params": {"rounds": 2}},
+                **MODES[mode],
+            ),
+            tmp_path / "plain",
+        )
+    )
     assert not torch.equal(plain["control"]["model.1.weight"], stages["control"]["model.1.weight"])
 
 
 def test_the_dense_control_learns_nothing_from_itself(tmp_path: Path) -> None:
     """With alpha = 1 and no weight decay the dense network is already at its teacher."""
-    retrain = {"epochs": 2, "batch_size": 8, "optimizer": {"lr": 0.05, "weight_decay": 0}, "distill": {"alpha": 1}}
+    retrain = {
+        "epochs": 2,
+        "batch_size": 8,
+        "optimizer": {"lr": 0.05, "weight_decay": 0},
+        "distill": {"alpha": 1},
+    }
     pipeline = run(cases.recipe(0.8, retrain=retrain), tmp_path)
     given, _ = pretrained()
     for name, value in pipeline.control().state_dict().items():
@@ -234,8 +349,17 @@ def test_the_dense_control_learns_nothing_from_itself(tmp_path: Path) -> None:
     images = pipeline.data.normalize(pipeline.data.fit.images)
     with torch.no_grad():
         wanted = F.log_softmax(pipeline.dense()(images), 1)
-        distance = {name: float(F.kl_div(F.log_softmax(model(images), 1), wanted, log_target=True, reduction="batchmean"))
-                    for name, model in (("pruned", untrained(pipeline, done.masks())), ("retrained", done.network()))}
+        distance = {
+            name: float(
+                F.kl_div(
+                    F.log_softmax(model(images), 1), wanted, log_target=True, reduction="batchmean"
+                )
+            )
+            for name, model in (
+                ("pruned", untrained(pipeline, done.masks())),
+                ("retrained", done.network()),
+            )
+        }
     assert distance["retrained"] < 0.5 * distance["pruned"]
 
 
@@ -246,7 +370,9 @@ def untrained(pipeline: Any, masks: dict[str, Tensor]) -> nn.Module:
 
 
 def test_a_job_that_trains_learns_from_the_network_it_trained(tmp_path: Path) -> None:
-    """Weight rewinding restarts from early weights; the teacher is the finished dense network, not these."""
+    """Weight rewinding restarts from early weights; the teacher is the finished dense network, not
+    these.
+    """
     recipe = cases.recipe(0.5, retrain={"mode": "weight_rewind", "distill": True}, train=TRAIN)
     pipeline = make(recipe, tmp_path)
     seen: list[Teacher | None] = []

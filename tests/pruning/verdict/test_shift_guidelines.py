@@ -58,7 +58,13 @@ def test_every_image_of_an_epoch_has_a_corruption_of_its_own() -> None:
 def robust(data: Data, corrupt: Corrupt | None) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
-    train_(model, data, Training(epochs=2, batch_size=10, augment="none", corrupt=corrupt), seed=0, name="train")
+    train_(
+        model,
+        data,
+        Training(epochs=2, batch_size=10, augment="none", corrupt=corrupt),
+        seed=0,
+        name="train",
+    )
     return model.state_dict()
 
 
@@ -73,8 +79,17 @@ def test_a_training_on_corrupted_images_sees_them() -> None:
     assert all(torch.equal(always[name], instead[name]) for name in always)
 
 
-@pytest.mark.parametrize("fields", [{"names": []}, {"names": ["smog"]}, {"severities": [6]}, {"severities": []},
-                                    {"names": ["fog", "fog"]}, {"level": 3}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"names": []},
+        {"names": ["smog"]},
+        {"severities": [6]},
+        {"severities": []},
+        {"names": ["fog", "fog"]},
+        {"level": 3},
+    ],
+)
 def test_what_cannot_be_trained_on_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Corrupt(**fields)
@@ -91,13 +106,32 @@ NOMINAL = Recommendation(checkpoint="magnitude-0.8", sparsity=0.8, margin=0.005,
 
 
 def report(tmp_path: Path, knowledge: str | None, **fields: Any) -> Report:
-    recipe = Recipe.model_validate({
-        "targets": {"sparsity": [0.3, 0.8]}, "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 8},
-        "shifts": knowledge and {"knowledge": knowledge},
-        "evaluations": [{"name": "prune_potential",
-                         "params": {"corruptions": ["brightness", "contrast"], "margin": 0.3, "noise": []}}]} | fields)
-    pipeline = Pipeline(recipe, Networks(cases.mlp), cases.make_data(), Stages(tmp_path / "stages", recipe.digest()),
-                        Listener(), CPU)
+    recipe = Recipe.model_validate(
+        {
+            "targets": {"sparsity": [0.3, 0.8]},
+            "retrain": {"mode": "fine_tune", "epochs": 1, "batch_size": 8},
+            "shifts": knowledge and {"knowledge": knowledge},
+            "evaluations": [
+                {
+                    "name": "prune_potential",
+                    "params": {
+                        "corruptions": ["brightness", "contrast"],
+                        "margin": 0.3,
+                        "noise": [],
+                    },
+                }
+            ],
+        }
+        | fields
+    )
+    pipeline = Pipeline(
+        recipe,
+        Networks(cases.mlp),
+        cases.make_data(),
+        Stages(tmp_path / "stages", recipe.digest()),
+        Listener(),
+        CPU,
+    )
     results = Results(pipeline, ORIGIN, tmp_path / "files")
     pipeline.target_done = results.export
     pipeline.run()
@@ -124,8 +158,12 @@ def test_partly_modelled_shifts_allow_what_the_worst_of_them_allows(tmp_path: Pa
     rows = made.sections["prune_potential"].details[VALIDATION]
     worst = min((row for row in rows if row["held_out"]), key=lambda row: row["potential"])
     assert {row["distribution"] for row in rows if not row["held_out"]} == {"nominal"}
-    within = [one for one in made.checkpoints if one.prune_ratio <= worst["potential"] + 1e-9
-              and one.val_error_increase.value <= made.recommendation.margin]
+    within = [
+        one
+        for one in made.checkpoints
+        if one.prune_ratio <= worst["potential"] + 1e-9
+        and one.val_error_increase.value <= made.recommendation.margin
+    ]
     best = max(within, key=lambda one: one.prune_ratio, default=None)
     assert made.recommendation.checkpoint == (best and best.id)
     assert made.recommendation.shifts is not None

@@ -17,22 +17,33 @@ from tasks.processes.helper import estimate
 pytest.importorskip("torch")
 
 SPEC: dict[str, Any] = {
-    "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}},
-    "dataset": {"id": "dst_00000000", "limit": {"train": 400}}, "keep": 0.7, "floor_density": 0.1,
-    "members": {"depths": [1, 2], "widths": [4, 8], "fractions": [0.25, 1], "seeds": [0, 7]}}
+    "type": "family",
+    "model": {"architecture": "mlp", "train": {"epochs": 2, "rewind_epoch": 1}},
+    "dataset": {"id": "dst_00000000", "limit": {"train": 400}},
+    "keep": 0.7,
+    "floor_density": 0.1,
+    "members": {"depths": [1, 2], "widths": [4, 8], "fractions": [0.25, 1], "seeds": [0, 7]},
+}
 
 
 def data(side: int = 8, channels: int = 1, **changes: Any) -> dict[str, Any]:
     """A dataset as the store knows it."""
-    return {"shape": [channels, side, side], "classes": [str(n) for n in range(10)],
-            "counts": {"train": 1000, "test": 200}, "task": "classification", **changes}
+    return {
+        "shape": [channels, side, side],
+        "classes": [str(n) for n in range(10)],
+        "counts": {"train": 1000, "test": 200},
+        "task": "classification",
+        **changes,
+    }
 
 
 def payload(known: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     return {"spec": {**SPEC, **changes}, "model": None, "dataset": known or data(), "shifted": []}
 
 
-def refused(kind: type[SecateurError], pointer: str, known: dict[str, Any] | None = None, **changes: Any) -> str:
+def refused(
+    kind: type[SecateurError], pointer: str, known: dict[str, Any] | None = None, **changes: Any
+) -> str:
     """The message of a refusal that points there."""
     with pytest.raises(kind) as caught:
         estimate_family(payload(known, **changes))
@@ -43,13 +54,27 @@ def refused(kind: type[SecateurError], pointer: str, known: dict[str, Any] | Non
 def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
     """The estimates of all members, each as a job of its own."""
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
-    networks = {(one.depth, one.width): one for one in build_sizes(spec, known["shape"], known["classes"], known["task"])}
-    return [estimate({**question, "spec": build_member_job(spec, one, networks[one.depth, one.width].kwargs)})
-            for one in list_members(spec)]
+    networks = {
+        (one.depth, one.width): one
+        for one in build_sizes(spec, known["shape"], known["classes"], known["task"])
+    }
+    return [
+        estimate(
+            {**question, "spec": build_member_job(spec, one, networks[one.depth, one.width].kwargs)}
+        )
+        for one in list_members(spec)
+    ]
 
 
-@pytest.mark.parametrize("change", [{}, {"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2}}},
-                                    {"exclude": ["fc1.weight"]}, {"dataset": {"id": "dst_00000000"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"method": "synflow", "model": {"architecture": "mlp", "train": {"epochs": 2}}},
+        {"exclude": ["fc1.weight"]},
+        {"dataset": {"id": "dst_00000000"}},
+    ],
+)
 def test_a_family_costs_what_its_members_cost(change: dict[str, Any]) -> None:
     question = payload(**change)
     found, alone = estimate_family(question), singles(question)
@@ -64,9 +89,14 @@ def test_a_family_costs_what_its_members_cost(change: dict[str, Any]) -> None:
 def test_a_members_progress_ends_where_its_estimate_does() -> None:
     question = payload()
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
-    kwargs = {(one.depth, one.width): one.kwargs for one in build_sizes(spec, known["shape"], known["classes"], known["task"])}
+    kwargs = {
+        (one.depth, one.width): one.kwargs
+        for one in build_sizes(spec, known["shape"], known["classes"], known["task"])
+    }
     for one, told in zip(list_members(spec), singles(question), strict=True):
-        assert member_units(build_member_job(spec, one, kwargs[one.depth, one.width]), known) == pytest.approx(told["units"])
+        assert member_units(
+            build_member_job(spec, one, kwargs[one.depth, one.width]), known
+        ) == pytest.approx(told["units"])
 
 
 def test_the_helper_answers_for_a_family_too() -> None:
@@ -76,19 +106,27 @@ def test_the_helper_answers_for_a_family_too() -> None:
     builtin = run_helper("estimate", payload(dataset={"builtin": "digits"}) | {"dataset": None})
     assert builtin["rounds"] == 96
     with pytest.raises(HelperError) as caught:
-        run_helper("estimate", payload(model={"architecture": "densenet22", "train": {"epochs": 1}}))
+        run_helper(
+            "estimate", payload(model={"architecture": "densenet22", "train": {"epochs": 1}})
+        )
     assert (caught.value.code, caught.value.pointer) == ("invalid_parameter", "/model/architecture")
 
 
 def test_candidates_are_built_but_cost_nothing() -> None:
     wide = {"depths": [1, 3], "widths": [4, 64]}
     assert estimate_family(payload(candidates=wide)) == estimate_family(payload())
-    message = refused(ParameterError, "/candidates/widths", candidates={"depths": [1], "widths": [4.5]})
+    message = refused(
+        ParameterError, "/candidates/widths", candidates={"depths": [1], "widths": [4.5]}
+    )
     assert "depth 1, width 4.5" in message
 
 
 def test_an_architecture_without_depth_and_width_is_refused() -> None:
-    message = refused(ParameterError, "/model/architecture", model={"architecture": "lenet_300_100", "train": {"epochs": 1}})
+    message = refused(
+        ParameterError,
+        "/model/architecture",
+        model={"architecture": "lenet_300_100", "train": {"epochs": 1}},
+    )
     assert "takes no depth and width; those that do: cifar_resnet, mlp, vgg" in message
     with pytest.raises(SecateurError, match="unknown architecture"):
         estimate_family(payload(model={"architecture": "cifar_resne", "train": {"epochs": 1}}))
@@ -96,32 +134,66 @@ def test_an_architecture_without_depth_and_width_is_refused() -> None:
 
 def test_sizes_that_an_architecture_does_not_have_are_refused() -> None:
     def resnet(**members: Any) -> str:
-        return refused(ParameterError, "/members/depths", data(32, 3), members={"depths": [8], "widths": [0.25], **members},
-                       model={"architecture": "cifar_resnet", "train": {"epochs": 1}})
+        return refused(
+            ParameterError,
+            "/members/depths",
+            data(32, 3),
+            members={"depths": [8], "widths": [0.25], **members},
+            model={"architecture": "cifar_resnet", "train": {"epochs": 1}},
+        )
 
     assert "depth 9, width 0.25" in resnet(depths=[8, 9])
     assert "6n+2" in resnet(depths=[9]).replace(" ", "")
     assert "depth 12, width 0.25" in refused(
-        ParameterError, "/members/depths", data(32, 3), members={"depths": [12], "widths": [0.25]},
-        model={"architecture": "vgg", "train": {"epochs": 1}})
-    assert "whole number" in refused(ParameterError, "/members/widths", members={"depths": [1], "widths": [2.5]})
+        ParameterError,
+        "/members/depths",
+        data(32, 3),
+        members={"depths": [12], "widths": [0.25]},
+        model={"architecture": "vgg", "train": {"epochs": 1}},
+    )
+    assert "whole number" in refused(
+        ParameterError, "/members/widths", members={"depths": [1], "widths": [2.5]}
+    )
 
 
-@pytest.mark.parametrize(("architecture", "kwargs"), [
-    ("cifar_resnet", {"depth": 8}), ("cifar_resnet", {"width": 1}), ("mlp", {"hidden": [4]}),
-    ("mlp", {"activation": "sine"}), ("mlp", {"hiden": 3})])
-def test_arguments_that_are_the_members_or_nobodys_are_refused(architecture: str, kwargs: dict[str, Any]) -> None:
-    refused(ParameterError, "/model/kwargs", data(32, 3), members={"depths": [8], "widths": [1]},
-            model={"architecture": architecture, "kwargs": kwargs, "train": {"epochs": 1}})
+@pytest.mark.parametrize(
+    ("architecture", "kwargs"),
+    [
+        ("cifar_resnet", {"depth": 8}),
+        ("cifar_resnet", {"width": 1}),
+        ("mlp", {"hidden": [4]}),
+        ("mlp", {"activation": "sine"}),
+        ("mlp", {"hiden": 3}),
+    ],
+)
+def test_arguments_that_are_the_members_or_nobodys_are_refused(
+    architecture: str, kwargs: dict[str, Any]
+) -> None:
+    refused(
+        ParameterError,
+        "/model/kwargs",
+        data(32, 3),
+        members={"depths": [8], "widths": [1]},
+        model={"architecture": architecture, "kwargs": kwargs, "train": {"epochs": 1}},
+    )
 
 
 def test_a_floor_at_which_nothing_is_removed_is_refused() -> None:
-    message = refused(BudgetError, "/floor_density", members={"depths": [1], "widths": [1]}, keep=0.8, floor_density=0.0005)
+    message = refused(
+        BudgetError,
+        "/floor_density",
+        members={"depths": [1], "widths": [1]},
+        keep=0.8,
+        floor_density=0.0005,
+    )
     assert "depth 1, width 1" in message
 
 
 def test_data_that_do_not_fit_are_refused_where_they_are_named() -> None:
-    vgg = {"model": {"architecture": "vgg", "train": {"epochs": 1}}, "members": {"depths": [11], "widths": [0.25]}}
+    vgg = {
+        "model": {"architecture": "vgg", "train": {"epochs": 1}},
+        "members": {"depths": [11], "widths": [0.25]},
+    }
     with pytest.raises(DataError) as caught:
         estimate_family(payload(data(28), **vgg))
     assert "32 x 32" in caught.value.message
@@ -138,19 +210,25 @@ def test_fractions_of_more_images_than_there_are_are_refused() -> None:
     assert "of 1000 training images" in message
     whole = {"depths": [1], "widths": [4]}
     assert estimate_family(payload(dataset=dataset, members=whole)) == estimate_family(
-        payload(dataset={"id": "dst_00000000"}, members=whole))
-    assert estimate_family(payload(dataset={"id": "dst_00000000", "limit": {"train": 1000}})) == estimate_family(
-        payload(dataset={"id": "dst_00000000"}))
+        payload(dataset={"id": "dst_00000000"}, members=whole)
+    )
+    assert estimate_family(
+        payload(dataset={"id": "dst_00000000", "limit": {"train": 1000}})
+    ) == estimate_family(payload(dataset={"id": "dst_00000000"}))
 
 
-@pytest.mark.parametrize(("tolerated", "fine"), [([0.1, 0.95], False), ([0.9], False), ([0.1, 0.89], True), ([], True)])
+@pytest.mark.parametrize(
+    ("tolerated", "fine"), [([0.1, 0.95], False), ([0.9], False), ([0.1, 0.89], True), ([], True)]
+)
 def test_an_error_that_guessing_has_is_refused(tolerated: list[float], fine: bool) -> None:
     if fine:
         assert estimate_family(payload(max_error=tolerated))["rounds"] == 96
         return
     message = refused(ParameterError, "/max_error", max_error=tolerated)
     assert "guessing among 10 classes has an error of 0.9; tolerate less" in message
-    assert "of 0.75" in refused(ParameterError, "/max_error", data(classes=list("abcd")), max_error=[0.75])
+    assert "of 0.75" in refused(
+        ParameterError, "/max_error", data(classes=list("abcd")), max_error=[0.75]
+    )
 
 
 def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
@@ -163,8 +241,11 @@ def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
 
     assert warned(0.03, 1.0) == []  # 12 of 400, 1 for validation
     assert warned(0.005, 0.02, 1.0) == [
-        "fraction 0.005: 1 image is left to train on, of 10 classes: members never see some of them",
-        "fraction 0.02: 7 images are left to train on, of 10 classes: members never see some of them"]
+        "fraction 0.005: 1 image is left to train on, of 10 classes: members never see some of "
+        "them",
+        "fraction 0.02: 7 images are left to train on, of 10 classes: members never see some of "
+        "them",
+    ]
     message = refused(ParameterError, "/members/fractions", members=members(1e-6, 1.0))
     assert "fraction 1e-06: no image is left to train on" in message
     few = {"id": "dst_00000000", "limit": {"train": 1}}
@@ -173,7 +254,9 @@ def test_fractions_that_leave_few_images_are_warned_of_or_refused() -> None:
 
 def test_weights_that_cannot_be_excluded_are_refused() -> None:
     one = {"depths": [1], "widths": [4]}
-    assert "nothing is left" in refused(ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=one)
+    assert "nothing is left" in refused(
+        ParameterError, "/exclude", exclude=["fc1.weight", "fc2.weight"], members=one
+    )
     message = refused(ParameterError, "/exclude", exclude=["fc3.weight"])  # not every member has it
     assert "no prunable weight" in message
 
@@ -181,6 +264,8 @@ def test_weights_that_cannot_be_excluded_are_refused() -> None:
 def test_an_answer_is_a_job_like_the_members() -> None:
     spec = FamilySpec.model_validate(payload()["spec"])
     (size, *_) = build_sizes(spec, [1, 8, 8], [str(n) for n in range(10)], "classification")
-    answer = Member(role="answer", depth=1, width=4, fraction=1.0, seed=8, rounds=3, density=0.2, max_error=0.3)
+    answer = Member(
+        role="answer", depth=1, width=4, fraction=1.0, seed=8, rounds=3, density=0.2, max_error=0.3
+    )
     found = estimate({**payload(), "spec": build_member_job(spec, answer, size.kwargs)})
     assert found["rounds"] == 5

@@ -1,4 +1,6 @@
-"""Families in real job processes: turns that die, turns whose reports cannot be kept, members that end at odd moments."""
+"""Families in real job processes: turns that die, turns whose reports cannot be kept, members that
+end at odd moments.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,13 @@ from tests.support.servers import until
 
 LIMIT = {"train": 200, "test": 100}
 FAMILY: dict[str, Any] = {
-    "type": "family", "model": {"architecture": "mlp", "train": {"epochs": 2, "batch_size": 32}},
-    "members": {"depths": [1, 2], "widths": [4, 8]}, "keep": 0.5, "floor_density": 0.1, "confirm": False}
+    "type": "family",
+    "model": {"architecture": "mlp", "train": {"epochs": 2, "batch_size": 32}},
+    "members": {"depths": [1, 2], "widths": [4, 8]},
+    "keep": 0.5,
+    "floor_density": 0.1,
+    "confirm": False,
+}
 KEYS = {f"depth{depth}.0-width{width}.0-fraction1.0-seed0" for depth in (1, 2) for width in (4, 8)}
 DENSITIES = (0.5, 0.25, 0.125)
 
@@ -60,14 +67,21 @@ def members(world: World, id: str) -> dict[str, str]:
 
 
 def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: Path) -> None:
-    spec = family_world.spec(members={"depths": [1, 2, 3, 4], "widths": [8, 16, 24, 32, 40], "fractions": [0.5, 1.0]})
+    spec = family_world.spec(
+        members={"depths": [1, 2, 3, 4], "widths": [8, 16, 24, 32, 40], "fractions": [0.5, 1.0]}
+    )
     every = members_of(spec)
     assert len(every) == 40
 
     def due(ended: int, spec: FamilySpec = spec, started: int = 40) -> bool:
-        return family_turn._due(tmp_path, spec, [
-            Run(job=f"job_{i:08d}", member=one, status="succeeded" if i < ended else "running")
-            for i, one in enumerate(every[:started])])
+        return family_turn._due(
+            tmp_path,
+            spec,
+            [
+                Run(job=f"job_{i:08d}", member=one, status="succeeded" if i < ended else "running")
+                for i, one in enumerate(every[:started])
+            ],
+        )
 
     assert due(0)
     (tmp_path / "stages").mkdir()
@@ -78,7 +92,9 @@ def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: P
 
 
 def settle(world: World, id: str, status: str = "succeeded") -> None:
-    """End a member's job without running it; what it measured is made up, of its network's size alone."""
+    """End a member's job without running it; what it measured is made up, of its network's size
+    alone.
+    """
     with world.store.write() as session:
         mine = claims.claim(session, id, "worker", 60.0, max_attempts=5)
         assert mine is not None
@@ -86,9 +102,20 @@ def settle(world: World, id: str, status: str = "succeeded") -> None:
         size = 64 * hidden[0] + hidden[0] * hidden[-1] * (len(hidden) - 1) + 10 * hidden[-1]
         unpruned = 0.1 + 20 / size
         errors = [min(0.85, unpruned * (1 + 0.02 / density / len(hidden))) for density in DENSITIES]
-        curve = {"unpruned_error": unpruned, "densities": DENSITIES, "errors": errors, "images": 200, "test_images": 100,
-                 "classes": 10, "parameters": size + sum(hidden) + 10, "prunable": size, "final": None}
-        error = {"code": "out_of_memory", "message": "no memory left"} if status == "failed" else None
+        curve = {
+            "unpruned_error": unpruned,
+            "densities": DENSITIES,
+            "errors": errors,
+            "images": 200,
+            "test_images": 100,
+            "classes": 10,
+            "parameters": size + sum(hidden) + 10,
+            "prunable": size,
+            "final": None,
+        }
+        error = (
+            {"code": "out_of_memory", "message": "no memory left"} if status == "failed" else None
+        )
         claims.settle(session, mine, status, summary={"curve": curve}, error=error)
 
 
@@ -99,7 +126,9 @@ def take(world: World, id: str, **how: Any) -> None:
 
 
 def when(monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[str], bool]) -> list[int]:
-    """After the first message of this kind is dealt with, `act` on the job; where it says so, none after it is heard."""
+    """After the first message of this kind is dealt with, `act` on the job; where it says so, none
+    after it is heard.
+    """
     handle, acted, deaf = supervise.Supervisor._handle, list[int](), set[tuple[str, int]]()
 
     def handled(self: supervise.Supervisor, message: dict[str, Any]) -> None:
@@ -137,13 +166,17 @@ def waits(world: World, id: str) -> None:
 
 
 @pytest.mark.parametrize("message", [pytest.param("saved", marks=pytest.mark.slow), "members"])
-def test_the_first_turn_dies_and_is_taken_again(world: World, monkeypatch: pytest.MonkeyPatch, message: str) -> None:
+def test_the_first_turn_dies_and_is_taken_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
     id = family(world)
     killed = when(monkeypatch, message, kill)
     take(world, id)
     assert killed == [1]
     assert (world.job(id).status, world.job(id).attempt) == ("queued", 2)
-    assert sorted(stages(world.store, id)) == (["reported.json"] if message == "members" else []) + ["sizes.json"]
+    assert sorted(stages(world.store, id)) == (
+        ["reported.json"] if message == "members" else []
+    ) + ["sizes.json"]
     before = members(world, id)
     assert set(before) == (KEYS if message == "members" else set())
     take(world, id)
@@ -158,7 +191,9 @@ def test_the_first_turn_dies_and_is_taken_again(world: World, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_later_turn_dies_and_the_family_comes_to_its_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_turn_dies_and_the_family_comes_to_its_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = family(world)
     take(world, id)
     waits(world, id)
@@ -188,7 +223,8 @@ def test_a_later_turn_dies_and_the_family_comes_to_its_end(world: World, monkeyp
 
 @pytest.mark.slow
 def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
-        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = family(world)
     take(world, id)
     first, *others = members(world, id).values()
@@ -197,7 +233,9 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
 
     def last(_: str) -> bool:
         settle(world, first)
-        for message in messages(world.store, id):  # its word arrives while the family is held, and is lost
+        for message in messages(
+            world.store, id
+        ):  # its word arrives while the family is held, and is lost
             with world.store.write() as session:
                 claims.published(session, message)
         assert not world.runner().run(id)
@@ -213,7 +251,8 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
 
 @pytest.mark.slow
 def test_a_member_that_is_tried_again_during_the_last_turn_is_waited_for(
-        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     id = family(world)
     take(world, id)
     *others, last = members(world, id).values()
@@ -227,7 +266,11 @@ def test_a_member_that_is_tried_again_during_the_last_turn_is_waited_for(
 
     assert when(monkeypatch, "summary", again) == []
     take(world, id)
-    assert (world.job(id).status, world.job(id).owner, world.job(last).status) == ("running", PARKED, "queued")
+    assert (world.job(id).status, world.job(id).owner, world.job(last).status) == (
+        "running",
+        PARKED,
+        "queued",
+    )
     settle(world, last)
     take(world, id)
     assert world.job(id).status == "succeeded"
@@ -271,7 +314,10 @@ def test_a_report_that_cannot_be_stored_fails_the_family_and_a_retry_goes_on(wor
     found = members(world, id)
     for one in list(found.values())[:-1]:
         settle(world, one)
-    full = Flaky(world.artifacts, lambda key: OSError(errno.ENOSPC, "No space left") if "report" in key else None)
+    full = Flaky(
+        world.artifacts,
+        lambda key: OSError(errno.ENOSPC, "No space left") if "report" in key else None,
+    )
     assert world.runner(full).run(id)  # type: ignore[arg-type]
     job = world.job(id)
     assert job.status == "failed"
@@ -303,7 +349,9 @@ def test_a_family_whose_members_all_failed_says_why(world: World) -> None:
     assert job.status == "failed"
     assert job.error is not None
     assert (job.error["code"], job.error["retryable"]) == ("insufficient_points", True)
-    assert "4 of 4 members did not succeed, the first because: no memory left" in job.error["message"]
+    assert (
+        "4 of 4 members did not succeed, the first because: no memory left" in job.error["message"]
+    )
     report = FamilyReport.model_validate(world.report(id))
     assert [one.code for one in report.failures] == ["insufficient_points"] + ["member_failed"] * 4
     world.request(id, "retry")
@@ -319,7 +367,9 @@ def test_a_family_whose_members_all_failed_says_why(world: World) -> None:
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_a_turn_ends_as_soon_as_that_is_asked(world: World, monkeypatch: pytest.MonkeyPatch, verb: str, after: str) -> None:
+def test_a_turn_ends_as_soon_as_that_is_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, verb: str, after: str
+) -> None:
     id = family(world)
 
     def ask(_: str) -> bool:
@@ -348,16 +398,25 @@ def test_a_familys_deadline_passes_during_a_turn(world: World) -> None:
 
 
 def test_a_family_whose_dataset_was_deleted_fails(world: World) -> None:
-    id = create(world.store, spec={**FAMILY, "dataset": {"id": "dst_00000000"}}, dataset_id="dst_00000000").id
+    id = create(
+        world.store, spec={**FAMILY, "dataset": {"id": "dst_00000000"}}, dataset_id="dst_00000000"
+    ).id
     take(world, id)
     job = world.job(id)
     assert job.error is not None
-    assert (job.status, job.error["code"], job.error["retryable"]) == ("failed", "input_deleted", False)
+    assert (job.status, job.error["code"], job.error["retryable"]) == (
+        "failed",
+        "input_deleted",
+        False,
+    )
 
 
 def test_a_family_that_cannot_be_built_fails_and_starts_nothing(world: World) -> None:
-    id = family(world, model={"architecture": "cifar_resnet", "train": {"epochs": 1}},
-                members={"depths": [8, 9], "widths": [0.25]})
+    id = family(
+        world,
+        model={"architecture": "cifar_resnet", "train": {"epochs": 1}},
+        members={"depths": [8, 9], "widths": [0.25]},
+    )
     take(world, id)
     job = world.job(id)
     assert job.error is not None
@@ -366,10 +425,21 @@ def test_a_family_that_cannot_be_built_fails_and_starts_nothing(world: World) ->
 
 
 @pytest.mark.slow
-def test_a_whole_family_is_trained_through_the_death_of_a_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = {"epochs": 20, "batch_size": 16, "optimizer": {"lr": 0.05}}  # enough to be better than chance
-    id = family(world, confirm=True, max_error=[0.7], model={"architecture": "mlp", "train": train},
-                members={"depths": [1, 2], "widths": [8, 16]})
+def test_a_whole_family_is_trained_through_the_death_of_a_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = {
+        "epochs": 20,
+        "batch_size": 16,
+        "optimizer": {"lr": 0.05},
+    }  # enough to be better than chance
+    id = family(
+        world,
+        confirm=True,
+        max_error=[0.7],
+        model={"architecture": "mlp", "train": train},
+        members={"depths": [1, 2], "widths": [8, 16]},
+    )
     killed = when(monkeypatch, "members", kill)
     for _ in range(30):
         if world.job(id).status in jobs.TERMINAL:
@@ -396,7 +466,9 @@ def test_the_reaper_tells_the_members_of_a_family_past_its_deadline(world: World
     with world.store.write() as session:
         mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert mine is not None
-        [one] = families.start(session, mine, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}])
+        [one] = families.start(
+            session, mine, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}]
+        )
         families.park(session, mine, {})
     change(world.store, id, deadline_at=1.0)
     runner = world.runner(reaper_s=0.05)

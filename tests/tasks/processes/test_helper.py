@@ -1,4 +1,6 @@
-"""The helper process: refusals, crashes, limits, environment; and what the long-lived processes import."""
+"""The helper process: refusals, crashes, limits, environment; and what the long-lived processes
+import.
+"""
 
 from __future__ import annotations
 
@@ -35,31 +37,54 @@ def refused(verb: str, payload: dict[str, Any], **options: Any) -> HelperError:
 def test_a_model_that_fits_is_counted(tmp_path: Path) -> None:
     from pruning.library import load_model
 
-    save_file({name: value.numpy() for name, value in load_model("mlp", **MLP).state_dict().items()}, tmp_path / "m")
+    save_file(
+        {name: value.numpy() for name, value in load_model("mlp", **MLP).state_dict().items()},
+        tmp_path / "m",
+    )
     found = run_helper("model", {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP})
-    assert (found["parameters"], found["prunable"], found["outputs"], found["channels"]) == (30, 24, 2, 1)
+    assert (found["parameters"], found["prunable"], found["outputs"], found["channels"]) == (
+        30,
+        24,
+        2,
+        1,
+    )
     assert found["kwargs"] == {**MLP, "activation": "relu"}
 
 
-@pytest.mark.parametrize(("content", "architecture", "kwargs", "code"), [
-    (b"\x80\x04\x95 a pickle", "mlp", MLP, "unsafe_format"), (b"PK\x03\x04 a zip", "mlp", MLP, "unsafe_format"),
-    (b"garbage!" * 9, "mlp", MLP, "invalid_model"), (b"", "mlp", MLP, "invalid_model"),
-    (None, "mlpp", {}, "unknown_name"), (None, "mlp", {"hidden": "x"}, "invalid_parameter"),
-])
+@pytest.mark.parametrize(
+    ("content", "architecture", "kwargs", "code"),
+    [
+        (b"\x80\x04\x95 a pickle", "mlp", MLP, "unsafe_format"),
+        (b"PK\x03\x04 a zip", "mlp", MLP, "unsafe_format"),
+        (b"garbage!" * 9, "mlp", MLP, "invalid_model"),
+        (b"", "mlp", MLP, "invalid_model"),
+        (None, "mlpp", {}, "unknown_name"),
+        (None, "mlp", {"hidden": "x"}, "invalid_parameter"),
+    ],
+)
 def test_a_model_that_does_not_fit_is_refused_with_its_code(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, architecture: str,
-        kwargs: dict[str, Any], code: str) -> None:
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    architecture: str,
+    kwargs: dict[str, Any],
+    code: str,
+) -> None:
     if content is None:
         save_file({"x": np.zeros(1, np.float32)}, tmp_path / "m")
     else:
         (tmp_path / "m").write_bytes(content)
     payload = {"path": str(tmp_path / "m"), "architecture": architecture, "kwargs": kwargs}
-    answer = in_process("model", payload, monkeypatch)  # one process for all would be as slow as the suite
+    answer = in_process(
+        "model", payload, monkeypatch
+    )  # one process for all would be as slow as the suite
     assert answer["error"]["code"] == code
     assert set(answer["error"]) == {"code", "message", "pointer"}
 
 
-def in_process(verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def in_process(
+    verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """The helper's own `main`, called here."""
     import io
 
@@ -67,7 +92,9 @@ def in_process(verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPat
 
     out = io.StringIO()
     monkeypatch.setattr(sys, "argv", ["helper", verb])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"payload": payload, "memory_limit_bytes": None})))
+    monkeypatch.setattr(
+        sys, "stdin", io.StringIO(json.dumps({"payload": payload, "memory_limit_bytes": None}))
+    )
     monkeypatch.setattr(sys, "stdout", out)
     helper.main()
     return dict(json.loads(out.getvalue()))
@@ -75,8 +102,15 @@ def in_process(verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPat
 
 def test_a_refusal_crosses_the_process_boundary(tmp_path: Path) -> None:
     (tmp_path / "d").write_bytes(b"\x80\x04\x95 a pickle")
-    error = refused("dataset", {"path": str(tmp_path / "d"), "filename": "d", "max_values": 10,
-                                "output": str(tmp_path / "o")})
+    error = refused(
+        "dataset",
+        {
+            "path": str(tmp_path / "d"),
+            "filename": "d",
+            "max_values": 10,
+            "output": str(tmp_path / "o"),
+        },
+    )
     assert error.code == "unsafe_format"
     assert "pickle" in error.message
     assert not (tmp_path / "o").exists()
@@ -85,8 +119,15 @@ def test_a_refusal_crosses_the_process_boundary(tmp_path: Path) -> None:
 def test_a_dataset_larger_than_the_memory_allowed_is_refused(tmp_path: Path) -> None:
     images = np.zeros((40, 1, 1024, 1024), np.uint8)
     labels = np.arange(40) % 2
-    np.savez_compressed(tmp_path / "d.npz", train_x=images, train_y=labels, test_x=images[:4], test_y=labels[:4])
-    payload = {"path": str(tmp_path / "d.npz"), "filename": "d.npz", "max_values": 2**40, "output": str(tmp_path / "o")}
+    np.savez_compressed(
+        tmp_path / "d.npz", train_x=images, train_y=labels, test_x=images[:4], test_y=labels[:4]
+    )
+    payload = {
+        "path": str(tmp_path / "d.npz"),
+        "filename": "d.npz",
+        "max_values": 2**40,
+        "output": str(tmp_path / "o"),
+    }
     error = refused("dataset", payload, memory_limit_bytes=250 * 2**20, timeout_s=60.0)
     assert error.code in ("too_large", "helper_crashed", "invalid_dataset")
     assert not (tmp_path / "o").exists()
@@ -94,31 +135,42 @@ def test_a_dataset_larger_than_the_memory_allowed_is_refused(tmp_path: Path) -> 
 
 def test_a_memory_limit_too_small_for_torch_ends_in_an_error_and_no_hang(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"")
-    error = refused("model", {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP},
-                    memory_limit_bytes=100 * 2**20, timeout_s=60.0)
+    error = refused(
+        "model",
+        {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP},
+        memory_limit_bytes=100 * 2**20,
+        timeout_s=60.0,
+    )
     assert error.code in ("too_large", "helper_crashed")
 
 
-@pytest.mark.parametrize(("source", "reason"), [
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
-    ("import os; os.write(2, b'\\xff\\xfe\\n'); os._exit(3)", "exit status 3"),
-    ("print('noise'); raise RuntimeError('broken plugin')", "exit status 1"),
-])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("import os; os.write(2, b'\\xff\\xfe\\n'); os._exit(3)", "exit status 3"),
+        ("print('noise'); raise RuntimeError('broken plugin')", "exit status 1"),
+    ],
+)
 def test_a_crash_is_an_error_and_no_hang(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
     plugin(tmp_path, monkeypatch, source)
     error = refused("catalogue", {}, timeout_s=120.0)
     assert error.code == "helper_crashed"
     assert reason in error.message
 
 
-def test_a_helper_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_helper_that_takes_too_long_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin(tmp_path, monkeypatch, "import time; time.sleep(1000)")
     assert refused("catalogue", {}, timeout_s=0.5).code == "helper_timeout"
 
 
 def test_the_catalogue_is_that_of_the_registries_and_the_environment_holds_no_secrets(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pruning.allocations import allocations
     from pruning.architectures import architectures
     from pruning.criteria import criteria
@@ -128,14 +180,32 @@ def test_the_catalogue_is_that_of_the_registries_and_the_environment_holds_no_se
     from pruning.schedules import schedules
     from pruning.sparsifiers import sparsifiers
 
-    known = {"criteria": criteria, "allocations": allocations, "sparsifiers": sparsifiers, "schedules": schedules,
-             "evaluations": evaluations, "architectures": architectures, "datasets": datasets, "corruptions": corruptions}
+    known = {
+        "criteria": criteria,
+        "allocations": allocations,
+        "sparsifiers": sparsifiers,
+        "schedules": schedules,
+        "evaluations": evaluations,
+        "architectures": architectures,
+        "datasets": datasets,
+        "corruptions": corruptions,
+    }
     expected = {kind: registry.catalogue() for kind, registry in known.items()}
-    secrets = {"SECATEUR_API_KEY": "s", "SECATEUR_DATABASE_URL": "s", "SECATEUR_ARTIFACT_URL": "s",
-               "SECATEUR_BROKER_URL": "s", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ACCESS_KEY_ID": "s", "PGPASSWORD": "s"}
+    secrets = {
+        "SECATEUR_API_KEY": "s",
+        "SECATEUR_DATABASE_URL": "s",
+        "SECATEUR_ARTIFACT_URL": "s",
+        "SECATEUR_BROKER_URL": "s",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_ACCESS_KEY_ID": "s",
+        "PGPASSWORD": "s",
+    }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    plugin(tmp_path, monkeypatch, f'''
+    plugin(
+        tmp_path,
+        monkeypatch,
+        f"""
 import json, os
 from dataclasses import dataclass
 from pruning.criteria import criteria
@@ -147,7 +217,8 @@ class Plugin:
     "One file."
     def score(self, evidence):
         return {{}}
-''')
+""",
+    )
     found = run_helper("catalogue", {})
     added = [entry for entry in found["criteria"] if entry["name"] == "from_a_plugin"]
     assert [entry["summary"] for entry in added] == ["One file."]
@@ -164,28 +235,49 @@ def test_the_environment_of_jobs_is_a_short_list(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SECATEUR_API_KEY", "s")
     monkeypatch.setenv("ANYTHING_ELSE", "s")
     assert set(clean_environment()) <= {*PASSED_ON, *SPIN}
-    assert not [name for name in PASSED_ON if name.startswith("SECATEUR_") and name != "SECATEUR_PLUGIN_PATH"]
+    assert not [
+        name
+        for name in PASSED_ON
+        if name.startswith("SECATEUR_") and name != "SECATEUR_PLUGIN_PATH"
+    ]
 
 
 def test_the_long_lived_processes_import_no_torch() -> None:
-    modules = "tasks.queue, tasks.run_job, tasks.supervise, tasks.worker, tasks.helper, tasks.embedded, tasks.artifacts"
+    modules = (
+        "tasks.queue, tasks.run_job, tasks.supervise, tasks.worker, tasks.helper, "
+        "tasks.embedded, tasks.artifacts"
+    )
     heavy = "{'torch', 'sklearn', 'matplotlib', 'scipy'}"
     script = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_a_huge_network_is_estimated_without_being_built() -> None:
     """160 GB of weights as shapes alone."""
-    spec = {"type": "prune", "model": {"architecture": "mlp", "kwargs": {"hidden": [200_000, 200_000]}, "train": {}},
-            "dataset": {"builtin": "digits"}, "targets": {"sparsity": [0.5]}}
-    found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []},
-                       memory_limit_bytes=8 * 2**30)
+    spec = {
+        "type": "prune",
+        "model": {"architecture": "mlp", "kwargs": {"hidden": [200_000, 200_000]}, "train": {}},
+        "dataset": {"builtin": "digits"},
+        "targets": {"sparsity": [0.5]},
+    }
+    found = run_helper(
+        "estimate",
+        {"spec": spec, "model": None, "dataset": None, "shifted": []},
+        memory_limit_bytes=8 * 2**30,
+    )
     assert found["memory_bytes"] > 16 * 200_000**2
 
 
-def test_an_architecture_may_have_lists_among_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin(tmp_path, monkeypatch, '''
+def test_an_architecture_may_have_lists_among_its_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin(
+        tmp_path,
+        monkeypatch,
+        '''
 from dataclasses import dataclass, field
 from torch import nn
 from pruning.architectures import architectures
@@ -204,14 +296,27 @@ class Listed:
 
     def build(self):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, self.sizes[0]), nn.Linear(self.sizes[0], self.classes))
-''')
-    spec = {"type": "prune", "model": {"architecture": "listed", "train": {"epochs": 1}}, "dataset": {"builtin": "digits"},
-            "targets": {"sparsity": [0.5]}, "evaluations": [{"name": "accuracy"}]}
+''',
+    )
+    spec = {
+        "type": "prune",
+        "model": {"architecture": "listed", "train": {"epochs": 1}},
+        "dataset": {"builtin": "digits"},
+        "targets": {"sparsity": [0.5]},
+        "evaluations": [{"name": "accuracy"}],
+    }
     found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []})
     assert found["flops"] == found["units"] * 2 * (64 * 8 + 8 * 10)
 
 
 def test_the_catalogue_says_which_architectures_have_families() -> None:
     entries = {entry["name"]: entry for entry in run_helper("catalogue", {})["architectures"]}
-    assert {name for name, entry in entries.items() if "family" in entry} == {"cifar_resnet", "mlp", "vgg", "wide_resnet"}
-    assert entries["mlp"]["family"].startswith("In a family: `depth` hidden layers of `width` units")
+    assert {name for name, entry in entries.items() if "family" in entry} == {
+        "cifar_resnet",
+        "mlp",
+        "vgg",
+        "wide_resnet",
+    }
+    assert entries["mlp"]["family"].startswith(
+        "In a family: `depth` hidden layers of `width` units"
+    )

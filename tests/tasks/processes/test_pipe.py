@@ -39,9 +39,15 @@ ALIVE = {"type": "alive"}
 
 
 def test_as_much_as_before_is_a_sign_of_life_and_no_progress(said: Any) -> None:
-    assert said((1, 2.0), (1, 2.0), (1, 2.0), (1, 3.0)) == [progress(2.0), ALIVE, ALIVE, progress(3.0)]
+    assert said((1, 2.0), (1, 2.0), (1, 2.0), (1, 3.0)) == [
+        progress(2.0),
+        ALIVE,
+        ALIVE,
+        progress(3.0),
+    ]
 
 
 def test_at_most_two_messages_a_second_but_the_end_is_told_once(said: Any) -> None:
-    assert said((1, 1.0), (0.1, 2.0), (0.1, 3.0), (0.4, 4.0), (0.1, 10.0), (0.1, 10.0), (0.1, 10.0)) == [
-        progress(1.0), progress(4.0), progress(10.0)]
+    assert said(
+        (1, 1.0), (0.1, 2.0), (0.1, 3.0), (0.4, 4.0), (0.1, 10.0), (0.1, 10.0), (0.1, 10.0)
+    ) == [progress(1.0), progress(4.0), progress(10.0)]

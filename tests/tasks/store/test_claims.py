@@ -1,4 +1,6 @@
-"""Jobs as workers see them, on both databases: claim, fence, lease, attempts, the reaper, the leader."""
+"""Jobs as workers see them, on both databases: claim, fence, lease, attempts, the reaper, the
+leader.
+"""
 
 from __future__ import annotations
 
@@ -123,8 +125,13 @@ def test_an_old_fence_writes_nothing(store: Store, verb: str) -> None:
 
     def look() -> Any:
         job = read_job(store, id)
-        return ({c.name: getattr(job, c.name) for c in job.__table__.columns}, len(history(store, id)),
-                list(stages(store, id)), list(results(store, id)), len(messages(store, id)))
+        return (
+            {c.name: getattr(job, c.name) for c in job.__table__.columns},
+            len(history(store, id)),
+            list(stages(store, id)),
+            list(results(store, id)),
+            len(messages(store, id)),
+        )
 
     def refused() -> None:
         before = look()
@@ -157,7 +164,9 @@ def test_the_holder_beats_and_learns_what_is_asked(store: Store) -> None:
     assert write(store, lambda s: claims.heartbeat(s, mine, 500.0)) == "cancelling"
 
 
-@pytest.mark.parametrize(("asked", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")])
+@pytest.mark.parametrize(
+    ("asked", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")]
+)
 def test_handing_back_counts_no_attempt(store: Store, asked: str | None, after: str) -> None:
     id = create(store).id
     mine = claimed(store, id)
@@ -208,7 +217,11 @@ def test_at_most_so_many_attempts_without_progress(store: Store) -> None:
     job = read_job(store, id)
     assert job.status == "failed"
     assert job.error is not None
-    assert (job.error["code"], job.error["retryable"], job.error["attempt"]) == ("worker_lost", True, 3)
+    assert (job.error["code"], job.error["retryable"], job.error["attempt"]) == (
+        "worker_lost",
+        True,
+        3,
+    )
     assert "it broke" in job.error["message"]
     assert "3 attempts" in job.error["message"]
     assert messages(store, id) == []
@@ -293,7 +306,9 @@ def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: St
 def test_messages_become_due_in_their_order(store: Store) -> None:
     ids = [create(store, priority=n).id for n in (1, 9, 5)]
     with store.write() as session:
-        session.execute(update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0))
+        session.execute(
+            update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0)
+        )
     with store.read() as session:
         assert [message.job_id for message in claims.due_messages(session)] == [ids[0], ids[2]]
         assert len(claims.due_messages(session, 1)) == 1
@@ -301,7 +316,11 @@ def test_messages_become_due_in_their_order(store: Store) -> None:
 
 @pytest.mark.parametrize("status", ["queued", "paused"])
 def test_a_deadline_ends_a_job_that_waits(store: Store, status: str) -> None:
-    late, early, free = create(store, deadline_s=1000.0).id, create(store, deadline_s=1000.0).id, create(store).id
+    late, early, free = (
+        create(store, deadline_s=1000.0).id,
+        create(store, deadline_s=1000.0).id,
+        create(store).id,
+    )
     for id in (late, early, free):
         change(store, id, status=status)
     change(store, late, deadline_at=1.0)
@@ -315,7 +334,9 @@ def test_a_deadline_ends_a_job_that_waits(store: Store, status: str) -> None:
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
 @pytest.mark.parametrize("by", ["sweep", "claim"])
-def test_what_was_asked_of_a_dead_owner_is_done(store: Store, verb: str, after: str, by: str) -> None:
+def test_what_was_asked_of_a_dead_owner_is_done(
+    store: Store, verb: str, after: str, by: str
+) -> None:
     id = create(store).id
     claimed(store, id, "dead")
     write(store, lambda s: jobs.request(s, "default", id, verb))
@@ -360,15 +381,23 @@ def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
 
     def beat(id: str) -> None:
         for done in range(10):
-            write(store, lambda s, done=done: claims.progress(s, mine[id], done=float(done), total=10.0))
+            write(
+                store,
+                lambda s, done=done: claims.progress(s, mine[id], done=float(done), total=10.0),
+            )
             write(store, lambda s: claims.heartbeat(s, mine[id], 60.0))
 
     def take(id: str) -> None:
         for _ in range(5):
             claim(store, id, "other")
 
-    answers = together([*(lambda id=id: beat(id) for id in ids[:3]), *(lambda id=id: take(id) for id in ids),  # type: ignore[misc]
-                        *[lambda: [sweep(store) for _ in range(5)]] * 2])
+    answers = together(
+        [
+            *(lambda id=id: beat(id) for id in ids[:3]),
+            *(lambda id=id: take(id) for id in ids),  # type: ignore[misc]
+            *[lambda: [sweep(store) for _ in range(5)]] * 2,
+        ]
+    )
     assert not [answer for answer in answers if isinstance(answer, Exception)], answers
     for id in ids:
         assert gapless(store, id)
@@ -381,7 +410,9 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
 
     def tell(index: int) -> None:
         for n in range(10):
-            write(store, lambda s, n=n: claims.note(s, mine, "warning", {"message": f"{index}.{n}"}))
+            write(
+                store, lambda s, n=n: claims.note(s, mine, "warning", {"message": f"{index}.{n}"})
+            )
 
     answers = together([lambda index=n: tell(index) for n in range(6)])  # type: ignore[misc]
     assert answers == [None] * 6
@@ -440,7 +471,9 @@ def test_a_settled_job_keeps_its_results_and_its_summary(store: Store) -> None:
     job = read_job(store, id)
     assert (job.status, job.summary, job.error, job.owner) == ("succeeded", {"x": 1}, None, None)
     assert stages(store, id) == {}
-    assert {key: row.artifact for key, row in results(store, id).items()} == {("c", "sparse"): OTHER.artifact}
+    assert {key: row.artifact for key, row in results(store, id).items()} == {
+        ("c", "sparse"): OTHER.artifact
+    }
     assert sweep(store, gone=True) == 0
 
 

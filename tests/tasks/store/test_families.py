@@ -1,4 +1,6 @@
-"""Families in the store, on both databases: members, turns that park and are woken, and what is asked of either."""
+"""Families in the store, on both databases: members, turns that park and are woken, and what is
+asked of either.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,15 @@ def family(store: Store, project: str = "default", **fields: Any) -> str:
 
 
 def wanted(*keys: str) -> list[dict[str, Any]]:
-    return [{"key": key, "member": {"role": "member", "depth": 1.0, "width": float(index)}, "spec": MEMBER, "units": 5.0}
-            for index, key in enumerate(keys)]
+    return [
+        {
+            "key": key,
+            "member": {"role": "member", "depth": 1.0, "width": float(index)},
+            "spec": MEMBER,
+            "units": 5.0,
+        }
+        for index, key in enumerate(keys)
+    ]
 
 
 def turn(store: Store, id: str, *keys: str) -> list[str]:
@@ -94,7 +103,12 @@ def quiet(store: Store, *ids: str) -> None:
 def long_ago(store: Store, id: str, seconds: float) -> None:
     """Let the last turn, and the last message, be so long ago."""
     then = write(store, assets.clock) - seconds
-    change(store, id, updated_at=then, **({"published_at": then} if read_job(store, id).published_at else {}))
+    change(
+        store,
+        id,
+        updated_at=then,
+        **({"published_at": then} if read_job(store, id).published_at else {}),
+    )
 
 
 def due(store: Store, id: str) -> bool:
@@ -119,7 +133,12 @@ def test_no_member_is_made_twice(store: Store) -> None:
     assert gapless(store, id)
     for one in first:
         job = read_job(store, one)
-        assert (job.status, job.priority, job.progress_total, job.deadline_at) == ("queued", 6, 5.0, None)
+        assert (job.status, job.priority, job.progress_total, job.deadline_at) == (
+            "queued",
+            6,
+            5.0,
+            None,
+        )
         assert len(messages(store, one)) == 1
         with store.read() as session:
             assert session.get(JobLabel, (one, "team")) is not None
@@ -136,9 +155,21 @@ def test_its_history_says_how_every_member_ended(store: Store) -> None:
     end(store, one, "succeeded")
     mine = claimed(store, id)
     write(store, lambda s: families.finish(s, mine, looked(store, id), None))
-    told = [(event.data["job"], event.data["status"]) for event in history(store, id) if event.type == "member"]
-    assert told == [(one, "queued"), (two, "queued"), (one, "failed"), (two, "succeeded"), (one, "succeeded")]
-    assert [event.data["total"] for event in history(store, id) if event.type == "progress"] == [10.0] * 3
+    told = [
+        (event.data["job"], event.data["status"])
+        for event in history(store, id)
+        if event.type == "member"
+    ]
+    assert told == [
+        (one, "queued"),
+        (two, "queued"),
+        (one, "failed"),
+        (two, "succeeded"),
+        (one, "succeeded"),
+    ]
+    assert [event.data["total"] for event in history(store, id) if event.type == "progress"] == [
+        10.0
+    ] * 3
     assert gapless(store, id)
 
 
@@ -158,7 +189,10 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
     due_now(store, id)
 
     def refused() -> None:
-        for action in (lambda s: families.start(s, old, wanted("a")), lambda s: families.park(s, old, {})):
+        for action in (
+            lambda s: families.start(s, old, wanted("a")),
+            lambda s: families.park(s, old, {}),
+        ):
             with pytest.raises(claims.LostError):
                 write(store, action)
         assert looked(store, id) == {}
@@ -180,7 +214,9 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_a_family_that_is_to_end_or_to_pause_starts_nothing(store: Store, verb: str, after: str) -> None:
+def test_a_family_that_is_to_end_or_to_pause_starts_nothing(
+    store: Store, verb: str, after: str
+) -> None:
     id = family(store)
     mine = claimed(store, id)
     write(store, lambda s: jobs.request(s, "default", id, verb))
@@ -196,7 +232,13 @@ def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
     id = family(store)
     members = turn(store, id, *"abcdefgh")
     job = read_job(store, id)
-    assert (job.status, job.owner, job.lease_until, job.attempt, job.fence) == ("running", PARKED, None, 1, 1)
+    assert (job.status, job.owner, job.lease_until, job.attempt, job.fence) == (
+        "running",
+        PARKED,
+        None,
+        1,
+        1,
+    )
     assert messages(store, id) == []
     quiet(store, *members)
     for gone in (False, True):
@@ -206,7 +248,9 @@ def test_a_parked_family_waits_and_is_no_stale_job(store: Store) -> None:
     job = read_job(store, id)
     assert (job.status, job.owner, job.attempt, messages(store, id)) == ("running", PARKED, 1, [])
     before = statuses(store, id)
-    for number, member in enumerate(members, 2):  # as many turns as members end, and no news of them
+    for number, member in enumerate(
+        members, 2
+    ):  # as many turns as members end, and no news of them
         end(store, member, "failed")
         mine = claimed(store, id, max_attempts=1)
         assert (mine.fence, mine.attempt, read_job(store, id).status) == (number, 1, "running")
@@ -245,7 +289,9 @@ def test_a_turn_whose_worker_dies_is_taken_again_and_counts(store: Store) -> Non
     assert read_job(store, id).status == "failed"
 
 
-@pytest.mark.parametrize("how", ["succeeded", "failed", "cancelled", "cancelled while queued", "failed by the reaper"])
+@pytest.mark.parametrize(
+    "how", ["succeeded", "failed", "cancelled", "cancelled while queued", "failed by the reaper"]
+)
 def test_every_end_of_a_member_wakes_its_family(store: Store, how: str) -> None:
     id, other = family(store), family(store)
     [one, _] = turn(store, id, "a", "b")
@@ -266,8 +312,12 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
     id = family(store)
     members = turn(store, id, *"abcdef")
     claims = {one: claimed(store, one) for one in members}
-    answers = together([lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded"))  # type: ignore[misc]
-                        for one in members])
+    answers = together(
+        [
+            lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded"))  # type: ignore[misc]
+            for one in members
+        ]
+    )
     assert answers == [None] * 6
     assert due(store, id)
     claimed(store, id)
@@ -276,7 +326,9 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
 
 
 def test_one_turn_is_taken_for_all_members_that_ended_before_it(store: Store) -> None:
-    """Each end sends a message where the one before has left the outbox; those that arrive after the turn find no news."""
+    """Each end sends a message where the one before has left the outbox; those that arrive after
+    the turn find no news.
+    """
     id = family(store)
     *ended, last = turn(store, id, *"abcd")
     for one in ended:
@@ -325,7 +377,9 @@ def test_a_member_that_is_made_and_ends_during_a_turn_is_not_missed(store: Store
 
 
 def last_turn(store: Store) -> tuple[str, str, claims.Claim, dict[str, str]]:
-    """A family, its member that failed, the turn that has seen both members' ends, and what it saw."""
+    """A family, its member that failed, the turn that has seen both members' ends, and what it
+    saw.
+    """
     id = family(store)
     one, two = turn(store, id, "a", "b")
     end(store, one, "succeeded")
@@ -334,7 +388,9 @@ def last_turn(store: Store) -> tuple[str, str, claims.Claim, dict[str, str]]:
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "paused", "succeeded", "cancelled"])
-def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store, status: str) -> None:
+def test_a_family_does_not_end_beside_a_member_that_was_tried_again(
+    store: Store, status: str
+) -> None:
     id, two, mine, seen = last_turn(store)
     request(store, two, "retry")
     if status in jobs.TERMINAL:
@@ -346,7 +402,12 @@ def test_a_family_does_not_end_beside_a_member_that_was_tried_again(store: Store
         request(store, two, "pause")
     write(store, lambda s: families.finish(s, mine, seen, {"x": 1}))
     job = read_job(store, id)
-    assert (job.status, job.owner, job.lease_until, job.finished_at) == ("running", PARKED, None, None)
+    assert (job.status, job.owner, job.lease_until, job.finished_at) == (
+        "running",
+        PARKED,
+        None,
+        None,
+    )
     assert read_job(store, two).status == status
     assert due(store, id) == (status in jobs.TERMINAL)  # else it is woken when the member ends
     if status in jobs.TERMINAL:
@@ -360,13 +421,20 @@ def test_a_family_ends_once_its_last_turn_has_seen_every_member(store: Store) ->
     id, _, mine, seen = last_turn(store)
     write(store, lambda s: families.finish(s, mine, seen, {"x": 1}))
     job = read_job(store, id)
-    assert (job.status, job.summary, job.owner, messages(store, id)) == ("succeeded", {"x": 1}, None, [])
+    assert (job.status, job.summary, job.owner, messages(store, id)) == (
+        "succeeded",
+        {"x": 1},
+        None,
+        [],
+    )
     with pytest.raises(claims.LostError):
         write(store, lambda s: families.finish(s, mine, seen, None))
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
-def test_what_was_asked_of_a_family_holds_while_it_would_end(store: Store, verb: str, after: str) -> None:
+def test_what_was_asked_of_a_family_holds_while_it_would_end(
+    store: Store, verb: str, after: str
+) -> None:
     id = family(store)
     [one] = turn(store, id, "a")
     end(store, one, "failed")
@@ -381,8 +449,14 @@ def test_what_was_asked_of_a_family_holds_while_it_would_end(store: Store, verb:
 def test_a_retry_and_the_end_of_the_family_at_once_lose_no_member(store: Store) -> None:
     for _ in range(5):
         id, two, mine, seen = last_turn(store)
-        answers = together([lambda two=two: request(store, two, "retry"), lambda mine=mine, seen=seen: write(  # type: ignore[misc]
-            store, lambda s: families.finish(s, mine, seen, None))])
+        answers = together(
+            [
+                lambda two=two: request(store, two, "retry"),
+                lambda mine=mine, seen=seen: write(  # type: ignore[misc]
+                    store, lambda s: families.finish(s, mine, seen, None)
+                ),
+            ]
+        )
         assert answers == [None, None]
         assert read_job(store, two).status == "queued"
         assert read_job(store, id).status in ("running", "queued")
@@ -390,7 +464,9 @@ def test_a_retry_and_the_end_of_the_family_at_once_lose_no_member(store: Store) 
 
 
 def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
-    """However they interleave, once all is quiet the last turn has seen every member or another is due."""
+    """However they interleave, once all is quiet the last turn has seen every member or another is
+    due.
+    """
     id = family(store)
     members = turn(store, id, *"abcdefgh")
     claims = {one: claimed(store, one) for one in members}
@@ -407,8 +483,16 @@ def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
         for _ in range(12):
             quiet(store, id)
 
-    answers = together([turns, relay, *(
-        lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded")) for one in members)])  # type: ignore[misc]
+    answers = together(
+        [
+            turns,
+            relay,
+            *(
+                lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded"))
+                for one in members
+            ),
+        ]
+    )  # type: ignore[misc]
     assert not [answer for answer in answers if isinstance(answer, Exception)], answers
     assert read_job(store, id).owner == PARKED
     if set(last.values()) != {"succeeded"} and not due(store, id):
@@ -478,7 +562,11 @@ def test_a_deadline_ends_a_parked_family_and_its_members(store: Store) -> None:
     assert (job.error["code"], job.owner, messages(store, id)) == ("deadline_exceeded", None, [])
     assert write(store, families.cancel_stragglers) == 3
     assert [read_job(store, one).status for one in (queued, running, paused, done)] == [
-        "cancelled", "cancelling", "cancelled", "succeeded"]
+        "cancelled",
+        "cancelling",
+        "cancelled",
+        "succeeded",
+    ]
     assert write(store, families.cancel_stragglers) == 0
     write(store, lambda s: claims.settle(s, mine, "cancelled"))
     assert messages(store, id) == []  # nobody waits
@@ -505,7 +593,11 @@ def test_a_member_that_is_tried_again_by_itself_is_let_be(store: Store) -> None:
     request(store, retried, "retry")
     request(store, resumed, "resume")
     assert write(store, families.cancel_stragglers) == 1
-    assert [read_job(store, one).status for one in (retried, resumed, left)] == ["queued", "queued", "cancelled"]
+    assert [read_job(store, one).status for one in (retried, resumed, left)] == [
+        "queued",
+        "queued",
+        "cancelled",
+    ]
     quiet(store, id)
     end(store, retried, "succeeded")
     assert not due(store, id)
@@ -523,7 +615,9 @@ def succeeded(store: Store, id: str, *ends: str) -> list[str]:
     return found
 
 
-def test_a_member_that_is_tried_again_after_its_family_succeeded_has_it_report_anew(store: Store) -> None:
+def test_a_member_that_is_tried_again_after_its_family_succeeded_has_it_report_anew(
+    store: Store,
+) -> None:
     id = family(store, spec={**SPEC, "deadline_s": 1000.0}, deadline_s=1000.0)
     _, failed, cancelled = succeeded(store, id, "succeeded", "failed", "cancelled while queued")
     change(store, id, deadline_at=5.0)
@@ -546,7 +640,14 @@ def test_a_member_that_is_tried_again_after_its_family_succeeded_has_it_report_a
     write(store, lambda s: families.finish(s, mine, looked(store, id), {"x": 2}))
     job = read_job(store, id)
     assert (job.status, job.summary, job.finished_at is not None) == ("succeeded", {"x": 2}, True)
-    assert statuses(store, id) == ["queued", "running", "succeeded", "queued", "running", "succeeded"]
+    assert statuses(store, id) == [
+        "queued",
+        "running",
+        "succeeded",
+        "queued",
+        "running",
+        "succeeded",
+    ]
     assert gapless(store, id)
     assert write(store, families.cancel_stragglers) == 0
 
@@ -555,11 +656,19 @@ def test_a_family_that_succeeded_without_a_member_is_tried_again_with_it(store: 
     id, whole = family(store), family(store)
     done, failed = succeeded(store, id, "succeeded", "failed")
     request(store, id, "retry")
-    assert [read_job(store, one).status for one in (id, done, failed)] == ["queued", "succeeded", "queued"]
+    assert [read_job(store, one).status for one in (id, done, failed)] == [
+        "queued",
+        "succeeded",
+        "queued",
+    ]
     assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
     turn(store, id)
     request(store, id, "cancel")
-    assert [read_job(store, one).status for one in (id, done, failed)] == ["cancelled", "succeeded", "cancelled"]
+    assert [read_job(store, one).status for one in (id, done, failed)] == [
+        "cancelled",
+        "succeeded",
+        "cancelled",
+    ]
     one, _ = succeeded(store, whole, "succeeded", "succeeded")
     for refused in (whole, one):
         with pytest.raises(TransitionError):
@@ -572,7 +681,9 @@ def test_a_family_that_succeeded_without_a_member_is_tried_again_with_it(store: 
 def test_members_tried_again_at_once_have_their_family_run_again_once(store: Store) -> None:
     id = family(store)
     members = succeeded(store, id, *["failed"] * 5)
-    answers = together([lambda one=one: request(store, one, "retry") for one in (*members, *members)])  # type: ignore[misc]
+    answers = together(
+        [lambda one=one: request(store, one, "retry") for one in (*members, *members)]
+    )  # type: ignore[misc]
     assert answers == [None] * 10
     assert statuses(store, id) == ["queued", "running", "succeeded", "queued"]
     assert len(messages(store, id)) == 1
@@ -580,13 +691,22 @@ def test_members_tried_again_at_once_have_their_family_run_again_once(store: Sto
 
 
 @pytest.mark.parametrize("how", ["crash", "hand back"])
-def test_a_member_that_comes_back_to_the_queue_by_itself_is_cancelled_all_the_same(store: Store, how: str) -> None:
+def test_a_member_that_comes_back_to_the_queue_by_itself_is_cancelled_all_the_same(
+    store: Store, how: str
+) -> None:
     """A worker that crashed, or was stopped, after the family ended asks for nothing."""
     id = family(store)
     [one] = turn(store, id, "a")
     mine = claimed(store, one)
     write(store, lambda s: jobs.request(s, "default", id, "cancel"))
-    write(store, lambda s: claims.hand_back(s, mine) if how == "hand back" else claims.crash(s, mine, "x", max_attempts=5))
+    write(
+        store,
+        lambda s: (
+            claims.hand_back(s, mine)
+            if how == "hand back"
+            else claims.crash(s, mine, "x", max_attempts=5)
+        ),
+    )
     assert read_job(store, one).status == "queued"
     assert write(store, families.cancel_stragglers) == 1
     assert read_job(store, one).status == "cancelled"
@@ -667,8 +787,11 @@ def test_what_is_asked_of_one_member_concerns_no_other(store: Store) -> None:
     id = family(store)
     one, two = turn(store, id, "a", "b")
     request(store, one, "pause")
-    assert (read_job(store, one).status, read_job(store, two).status, read_job(store, id).status) == (
-        "paused", "queued", "running")
+    assert (
+        read_job(store, one).status,
+        read_job(store, two).status,
+        read_job(store, id).status,
+    ) == ("paused", "queued", "running")
     assert not due(store, id)  # it has not ended
     request(store, one, "cancel")
     assert due(store, id)
@@ -728,7 +851,12 @@ def test_lists_by_parent(store: Store) -> None:
         assert pages(limit, parent=jobs.NOBODY) == [alone, id]
         assert pages(limit) == [*members[::-1], alone, id]
         assert pages(limit, parent=id, status="cancelled") == [members[1]]
-        assert pages(limit, parent=alone) == pages(limit, parent=members[0]) == pages(limit, parent="job_nothing") == []
+        assert (
+            pages(limit, parent=alone)
+            == pages(limit, parent=members[0])
+            == pages(limit, parent="job_nothing")
+            == []
+        )
     with store.read() as session:
         assert jobs.page(session, "theirs", limit=5, cursor=None, parent=id).data == []
         cursor = jobs.page(session, "default", limit=2, cursor=None, parent=id).next_cursor
@@ -751,7 +879,9 @@ def test_progress_is_that_of_the_members(store: Store) -> None:
 
 
 def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Postgresql) -> None:
-    """The member's message refers to the family's row: were that locked against references too, they would wait in turn."""
+    """The member's message refers to the family's row: were that locked against references too,
+    they would wait in turn.
+    """
     store = Store(postgresql.new_database())
     try:
         store.create_tables()

@@ -1,4 +1,6 @@
-"""Jobs as clients see them, on both databases: creation, lists, transitions, deletion; and keys, models, catalogue."""
+"""Jobs as clients see them, on both databases: creation, lists, transitions, deletion; and keys,
+models, catalogue.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,75 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from tasks.store import Store, assets, claims, jobs, new_id
-from tasks.store.errors import CursorError, IdempotencyError, InUseError, NotFoundError, TransitionError
-from tasks.store.tables import Dataset, Event, Idempotency, Job, JobLabel, Model, Outbox, ResultFile, StageFile
-from tests.support.job_world import change, claimed, create, gapless, history, messages, read_job, statuses, together
+from tasks.store.errors import (
+    CursorError,
+    IdempotencyError,
+    InUseError,
+    NotFoundError,
+    TransitionError,
+)
+from tasks.store.tables import (
+    Dataset,
+    Event,
+    Idempotency,
+    Job,
+    JobLabel,
+    Model,
+    Outbox,
+    ResultFile,
+    StageFile,
+)
+from tests.support.job_world import (
+    change,
+    claimed,
+    create,
+    gapless,
+    history,
+    messages,
+    read_job,
+    statuses,
+    together,
+)
 
-STATUSES = ("queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled")
+STATUSES = (
+    "queued",
+    "running",
+    "pausing",
+    "paused",
+    "cancelling",
+    "succeeded",
+    "failed",
+    "cancelled",
+)
 
 
 def test_a_job_comes_with_its_message_and_its_first_event(store: Store) -> None:
-    job = create(store, spec={"a": [1, None, "ü"]}, labels={"team": "x"}, priority=7, deadline_s=60.0)
+    job = create(
+        store, spec={"a": [1, None, "ü"]}, labels={"team": "x"}, priority=7, deadline_s=60.0
+    )
     found = read_job(store, job.id)
-    assert (found.status, found.attempt, found.fence, found.spec) == ("queued", 1, 0, {"a": [1, None, "ü"]})
+    assert (found.status, found.attempt, found.fence, found.spec) == (
+        "queued",
+        1,
+        0,
+        {"a": [1, None, "ü"]},
+    )
     assert found.deadline_at == pytest.approx(found.created_at + 60.0)
     [event] = history(store, job.id)
     assert (event.seq, event.type, event.data) == (1, "status", {"status": "queued"})
-    assert [(message.job_id, message.priority) for message in messages(store, job.id)] == [(job.id, 7)]
+    assert [(message.job_id, message.priority) for message in messages(store, job.id)] == [
+        (job.id, 7)
+    ]
 
 
 def test_a_rollback_leaves_neither_job_nor_message(store: Store) -> None:
     def create_and_fail() -> None:
         with store.write() as session:
-            jobs.create(session, jobs.NewJob("default", {}, None, None, None, 4, None, {"a": "b"}), idempotency_key="k")
+            jobs.create(
+                session,
+                jobs.NewJob("default", {}, None, None, None, 4, None, {"a": "b"}),
+                idempotency_key="k",
+            )
             raise RuntimeError("after the insert")
 
     with pytest.raises(RuntimeError, match="after the insert"):
@@ -93,8 +143,12 @@ def test_filters_by_status_and_label(store: Store) -> None:
     two = create(store, labels={"team": "b"}).id
     claimed(store, two)
     with store.read() as session:
+
         def ids(**filters: Any) -> list[str]:
-            return [job.id for job in jobs.page(session, "default", limit=9, cursor=None, **filters).data]
+            return [
+                job.id
+                for job in jobs.page(session, "default", limit=9, cursor=None, **filters).data
+            ]
 
         assert ids(label=("team", "a")) == [one]
         assert ids(label=("a", "team")) == []
@@ -142,8 +196,14 @@ def test_the_same_key_twice_at_once_makes_one_job(store: Store) -> None:
 
 
 ALLOWED = {
-    "cancel": {"queued": "cancelled", "running": "cancelling", "pausing": "cancelling", "paused": "cancelled",
-               "cancelling": "cancelling", "cancelled": "cancelled"},
+    "cancel": {
+        "queued": "cancelled",
+        "running": "cancelling",
+        "pausing": "cancelling",
+        "paused": "cancelled",
+        "cancelling": "cancelling",
+        "cancelled": "cancelled",
+    },
     "pause": {"queued": "paused", "running": "pausing", "pausing": "pausing", "paused": "paused"},
     "resume": {"paused": "queued", "queued": "queued", "running": "running"},
     "retry": {"failed": "queued", "cancelled": "queued", "queued": "queued", "running": "running"},
@@ -246,9 +306,23 @@ def test_the_database_itself_deletes_a_jobs_rows_with_it(store: Store) -> None:
 
 def model(store: Store, project: str = "default") -> str:
     with store.write() as session:
-        return assets.add(session, Model(
-            id=new_id("mdl"), project=project, name="m", architecture="mlp", kwargs={"hidden": [3]}, normalize=None,
-            classes=None, sha256="0" * 64, size_bytes=2**40, parameters=2**40, prunable=1, artifact="models/x")).id
+        return assets.add(
+            session,
+            Model(
+                id=new_id("mdl"),
+                project=project,
+                name="m",
+                architecture="mlp",
+                kwargs={"hidden": [3]},
+                normalize=None,
+                classes=None,
+                sha256="0" * 64,
+                size_bytes=2**40,
+                parameters=2**40,
+                prunable=1,
+                artifact="models/x",
+            ),
+        ).id
 
 
 def test_a_model_in_use_stays(store: Store) -> None:
@@ -268,14 +342,18 @@ def test_a_model_in_use_stays(store: Store) -> None:
         assert assets.get(session, Model, "default", rewound).size_bytes == 2**40
         with pytest.raises(NotFoundError):
             assets.get(session, Model, "other", rewound)
-        assert [row.id for row in assets.page(session, Model, "default", limit=5, cursor=None).data] == [rewound]
+        assert [
+            row.id for row in assets.page(session, Model, "default", limit=5, cursor=None).data
+        ] == [rewound]
 
 
 def test_keys_are_found_by_their_secret_and_not_kept(store: Store) -> None:
     with store.read() as session:
         assert not assets.any_key(session)
     with store.write() as session:
-        assets.add_key(session, id="key_1", project="p", name="n", secret="open sesame", scopes=["read"])
+        assets.add_key(
+            session, id="key_1", project="p", name="n", secret="open sesame", scopes=["read"]
+        )
     with store.read() as session:
         assert assets.any_key(session)
         found = assets.find_key(session, "open sesame")
@@ -290,7 +368,11 @@ def test_the_catalogue_is_replaced_whole(store: Store) -> None:
     with store.read() as session:
         assert assets.read_catalogue(session) is None
     digests = set()
-    for document in ({"criteria": []}, {"criteria": [{"name": "ü"}]}, {"criteria": [{"name": "ü"}]}):
+    for document in (
+        {"criteria": []},
+        {"criteria": [{"name": "ü"}]},
+        {"criteria": [{"name": "ü"}]},
+    ):
         with store.write() as session:
             assets.publish_catalogue(session, document)
         with store.read() as session:
@@ -326,8 +408,10 @@ def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Pa
         connection.exec_driver_sql("ALTER TABLE datasets DROP COLUMN task")
         connection.exec_driver_sql("ALTER TABLE datasets DROP COLUMN notes")
         connection.exec_driver_sql(
-            "INSERT INTO datasets (id, project, name, sha256, size_bytes, classes, shape, counts, artifact, created_at) "
-            "VALUES ('dst_1', 'p', 'n', 's', 1, '[]', '[]', '{}', 'a', 0)")
+            "INSERT INTO datasets (id, project, name, sha256, size_bytes, classes, shape, "
+            "counts, artifact, created_at) "
+            "VALUES ('dst_1', 'p', 'n', 's', 1, '[]', '[]', '{}', 'a', 0)"
+        )
         connection.commit()
     old.create_tables()
     with old.read() as session:
