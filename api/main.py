@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-import tasks.queue
 import tasks.relay
 from api import errors, openapi
 from api.helper_pool import Helpers

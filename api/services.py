@@ -15,7 +15,7 @@ from tasks.artifacts import Artifacts
 from tasks.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Services:
     """The open connections of one application."""
 

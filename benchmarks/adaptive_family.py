@@ -143,7 +143,10 @@ def main() -> int:
     rng = np.random.default_rng(99)
     adaptive = [
         grow(
-            lambda found, left: design.choose_next_members(SPEC, found, left, [], WORK, 1)[0], seed
+            lambda found, left: design.choose_next_members(
+                SPEC, found, left=left, under_way=[], work=WORK, count=1
+            )[0],
+            seed,
         )
         for seed in range(FAMILIES)
     ]

@@ -42,9 +42,17 @@ def main() -> int:
 
     timed = [
         (
-            _seconds(lambda: compute_diagonal(model, names, batches, "ggn", generator(0))),
+            _seconds(
+                lambda: compute_diagonal(
+                    model, names, batches=batches, kind="ggn", generator=generator(0)
+                )
+            ),
             _seconds(passes),
-            _seconds(lambda: compute_diagonal(model, names, batches, "mc_fisher", generator(0))),
+            _seconds(
+                lambda: compute_diagonal(
+                    model, names, batches=batches, kind="mc_fisher", generator=generator(0)
+                )
+            ),
             _seconds(plain),
         )
         for _ in range(REPEATS + 1)

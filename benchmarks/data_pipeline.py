@@ -30,7 +30,7 @@ def main() -> int:
         0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images")
     )
     split = Split(pixels, torch.zeros(IMAGES, dtype=torch.int64))
-    data = Data(split, split, split, ("a", "b"), MEAN, STD)
+    data = Data(fit=split, val=split, test=split, classes=("a", "b"), mean=MEAN, std=STD)
     pictures = [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
     pairs = [(_rate(lambda: _tensors(data)), _rate(lambda: _pillow(pictures))) for _ in range(3)]
     ratios = sorted(ours / theirs for ours, theirs in pairs)

@@ -30,7 +30,14 @@ def main() -> int:
         0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "images")
     )
     split = Split(pixels, torch.randint(0, 10, (IMAGES,), generator=generator(0, "labels")))
-    data = Data(split, split, split, tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
+    data = Data(
+        fit=split,
+        val=split,
+        test=split,
+        classes=tuple("0123456789"),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
     pairs = [(_ours(data), _limit(data)) for _ in range(REPEATS + 1)][1:]
     share = statistics.median(ours / limit for ours, limit in pairs)
     ours, limit = (statistics.median(column) for column in zip(*pairs, strict=True))

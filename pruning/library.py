@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrunedModel:
     """A network pruned to one target."""
 
@@ -136,23 +136,23 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
     device = next(model.parameters()).device
     with tempfile.TemporaryDirectory() as folder:
         pipeline = Pipeline(
-            recipe,
-            Networks(lambda: copy.deepcopy(model).cpu(), state),
-            data.to(device),
-            Stages(Path(folder), recipe.digest()),
-            Silent(),
-            device,
+            recipe=recipe,
+            networks=Networks(lambda: copy.deepcopy(model).cpu(), state),
+            data=data.to(device),
+            stages=Stages(Path(folder), recipe.digest()),
+            watcher=Silent(),
+            device=device,
         )
         pipeline.run()
         for done in pipeline.done:
             if done.target is not None:
                 yield PrunedModel(
-                    done.label,
-                    done.target,
-                    done.sparsity,
-                    done.network(),
-                    done.masks(),
-                    done.measured.document(),
+                    criterion=done.label,
+                    requested_sparsity=done.target,
+                    sparsity=done.sparsity,
+                    model=done.network(),
+                    masks=done.masks(),
+                    measured=done.measured.document(),
                 )
 
 

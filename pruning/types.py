@@ -137,7 +137,7 @@ class LooksAtInputs(Protocol):
         """The layer with `keep` weights left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """What is known when scores become masks."""
 

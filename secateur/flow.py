@@ -25,7 +25,7 @@ A = TypeVar("A", bound=BaseModel)
 BUSY = frozenset({429, 502, 503, 504})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One HTTP request; `file` is streamed from disk as the multipart part `file`, after the fields
     of `form`.

@@ -424,22 +424,22 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
     folder = tmp_path_factory.mktemp("trial")
     pipeline = Pipeline(
-        recipe,
-        Networks(cases.mlp),
-        cases.make_data(),
-        Stages(Path(folder), recipe.digest()),
-        Silent(),
-        torch.device("cpu"),
+        recipe=recipe,
+        networks=Networks(cases.mlp),
+        data=cases.make_data(),
+        stages=Stages(Path(folder), recipe.digest()),
+        watcher=Silent(),
+        device=torch.device("cpu"),
     )
     pipeline.run()
     return JobRecord(
-        pipeline.data,
-        pipeline.dense,
-        pipeline.control,
-        pipeline.given_measured,
-        pipeline.control_measured,
-        pipeline.done,
-        pipeline.recipe,
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=pipeline.done,
+        recipe=pipeline.recipe,
     )
 
 

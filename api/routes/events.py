@@ -50,6 +50,7 @@ LAST_SEQ = 2**62
 def list_events(
     id: Id,
     request: Request,
+    *,
     services: ServicesDep,
     caller: Reader,
     after: Annotated[int, Query(ge=0, le=LAST_SEQ)] = 0,

@@ -139,6 +139,7 @@ async def create_job(
 def list_jobs(
     services: ServicesDep,
     caller: Reader,
+    *,
     status: Status | None = None,
     label: Annotated[str | None, Query(max_length=320, description="key=value")] = None,
     parent: Annotated[

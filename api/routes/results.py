@@ -210,6 +210,7 @@ def _accepted(header: str) -> str | None:
 def get_checkpoint(
     id: Id,
     cid: CheckpointId,
+    *,
     request: Request,
     services: ServicesDep,
     caller: Reader,

@@ -77,7 +77,9 @@ def select_backwards(
                     model, current, numbers, torch.tensor(left, device=image.device), target
                 )
             else:
-                sure = _confidence_nearby(windows, current, numbers, left, target, block)
+                sure = _confidence_nearby(
+                    windows, current, numbers=numbers, left=left, target=target, block=block
+                )
             order.append(left.pop(int(sure.argmax())))
             current = current.masked_fill(numbers == order[-1], 0.0)
     return torch.tensor(order)
@@ -130,7 +132,7 @@ def _windows(model: nn.Module) -> Windows | None:
 
 
 def _confidence_nearby(
-    windows: Windows, image: Tensor, numbers: Tensor, left: list[int], target: int, block: int
+    windows: Windows, image: Tensor, *, numbers: Tensor, left: list[int], target: int, block: int
 ) -> Tensor:
     """As `_confidence`, of blocks that lie together at once, evaluated only where they change
     something.

@@ -51,7 +51,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """One form of the bound at one sparsity, over all trials and inputs."""
 
@@ -132,7 +132,7 @@ class Component:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoundReport:
     """A method's bounds over sparsity."""
 
@@ -199,13 +199,13 @@ def summarise_outcomes(
     held = [share for one in outcomes for share in one.assumption]
     right = (dense.argmax(1) == labels).double().mean()
     return BoundReport(
-        tuple(predictions),
-        tuple(components),
-        errors,
-        sum(held) / len(held) if held else None,
-        delta,
-        len(labels),
-        float(right),
+        predictions=tuple(predictions),
+        components=tuple(components),
+        error=errors,
+        assumption=sum(held) / len(held) if held else None,
+        delta=delta,
+        images=len(labels),
+        dense_accuracy=float(right),
     )
 
 
@@ -233,19 +233,19 @@ def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tens
     drawn = any(bool((law.draws > 0).any()) for one in group for law in one.pruned.laws.values())
     needed = Spread.of(torch.cat(factors))
     return Prediction(
-        form,
-        group[0].pruned.requested,
-        sum(one.pruned.sparsity for one in group) / len(group),
-        _mean(predicted),
-        _mean(optimistic),
-        _mean(measured),
-        Spread.of(torch.cat(bounds)),
-        Spread.of(torch.cat(ratios)),
-        {name: Spread.of(torch.cat(values)) for name, values in layers.items()},
-        sum(bool(torch.cat(one.above[form]).any()) for one in group),
-        len(group),
-        1 / dense.shape[1],
-        _finite(needed.median) if needed and drawn else None,
+        form=form,
+        requested=group[0].pruned.requested,
+        sparsity=sum(one.pruned.sparsity for one in group) / len(group),
+        predicted=_mean(predicted),
+        optimistic=_mean(optimistic),
+        measured=_mean(measured),
+        bound=Spread.of(torch.cat(bounds)),
+        tightness=Spread.of(torch.cat(ratios)),
+        layers={name: Spread.of(torch.cat(values)) for name, values in layers.items()},
+        broken=sum(bool(torch.cat(one.above[form]).any()) for one in group),
+        trials=len(group),
+        chance=1 / dense.shape[1],
+        draws_factor=_finite(needed.median) if needed and drawn else None,
     )
 
 

@@ -45,7 +45,7 @@ ROUNDING = 1e-9
 """What float64 may add to an error, relative to the sum of the sizes of its terms."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """A network pruned once, not retrained."""
 
@@ -57,7 +57,7 @@ class Pruned:
     laws: Mapping[str, DrawLaw]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Outcome:
     """What was bounded and what was measured of one pruned network at N inputs, float64."""
 
@@ -150,16 +150,16 @@ class Study:
         masks = build_full_masks(evidence.weights)
         selected = self.seams.granularity.select(
             Selection(
-                self.model,
-                evidence.weights,
-                self.scores,
-                masks,
-                1.0 - sparsity,
-                self.seams.allocation,
-                self.seams.sparsifier,
-                generator,
-                lambda: evidence.shape,
-                self.views,
+                model=self.model,
+                weights=evidence.weights,
+                scores=self.scores,
+                masks=masks,
+                density=1.0 - sparsity,
+                allocation=self.seams.allocation,
+                sparsifier=self.seams.sparsifier,
+                generator=generator,
+                shape=lambda: evidence.shape,
+                view=self.views,
             )
         )
         weights = {
@@ -167,7 +167,12 @@ class Study:
             for name, weight in evidence.weights.items()
         }
         return Pruned(
-            sparsity, 1.0 - density(selected.masks), trial, weights, selected.masks, selected.laws
+            requested=sparsity,
+            sparsity=1.0 - density(selected.masks),
+            trial=trial,
+            weights=weights,
+            masks=selected.masks,
+            laws=selected.laws,
         )
 
     def outcomes(
@@ -182,7 +187,7 @@ class Study:
 
         `advance` is told how many images a network has been bounded at.
         """
-        found = [Outcome(one) for one in pruned]
+        found = [Outcome(pruned=one) for one in pruned]
         copies = [self._network(one) for one in pruned]
         inputs, self.delta = inputs.cpu().double(), delta
         first = self._seen(inputs[:1])
@@ -329,23 +334,23 @@ class Study:
             )
         log, split = (log + math.log(law.repeats) for log in logs)
         return PrunedLayer(
-            name,
-            layer,
-            weight,
-            scores,
-            kept,
-            law,
-            random,
-            cache[name][1],
-            seen,
-            log,
-            split,
-            self.delta,
-            self.sampled,
-            not self._channels,
-            first,
-            uses,
-            self.prepared,
+            name=name,
+            layer=layer,
+            weight=weight,
+            scores=scores,
+            kept=kept,
+            law=law,
+            open=random,
+            sums=cache[name][1],
+            patches=seen,
+            log=log,
+            log_split=split,
+            delta=self.delta,
+            sampled=self.sampled,
+            by_weight=not self._channels,
+            first=first,
+            seen=uses,
+            prepared=self.prepared,
         )
 
     def _removed(self, drawn: PrunedLayer, masks: Masks, alive: Tensor) -> Tensor:

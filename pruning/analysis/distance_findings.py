@@ -34,7 +34,7 @@ SLIGHT = 0.1
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Correlation:
     """Spearman's rho of one distance from the dense network and the accuracy, over checkpoints."""
 
@@ -102,7 +102,9 @@ def correlate_with_accuracy(
     (-1.0, 'further from the dense network went with lower accuracy')
     """
     if len(pairs) < FEWEST:
-        return Correlation(phase, name, words, len(pairs), None, None)
+        return Correlation(
+            phase=phase, name=name, words=words, checkpoints=len(pairs), rho=None, p=None
+        )
     x, y = torch.tensor(pairs, dtype=torch.float64).T.unsqueeze(1)
     rho = estimate_spearman(x, y, generator(seed, "approximation", phase, name))
     p = (
@@ -110,7 +112,7 @@ def correlate_with_accuracy(
         if rho is None or rho.low is None
         else permutation_p_value(x, y, generator(seed, "permutation", phase, name))
     )
-    return Correlation(phase, name, words, len(pairs), rho, p)
+    return Correlation(phase=phase, name=name, words=words, checkpoints=len(pairs), rho=rho, p=p)
 
 
 @dataclass(frozen=True)

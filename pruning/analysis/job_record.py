@@ -17,7 +17,7 @@ from pruning.storage.tensor_cache import TensorCache
 from pruning.types import Masks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """One prune-and-retrain round of a job, measured."""
 
@@ -73,7 +73,7 @@ NO_SEPARATE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobRecord:
     """Everything an evaluation may look at."""
 

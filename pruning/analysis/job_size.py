@@ -11,7 +11,7 @@ from pruning.schemas.recipe import Recipe
 from pruning.types import Shape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobSize:
     """The size of a job."""
 

@@ -95,7 +95,7 @@ def _difference(first: Tensor, second: Tensor) -> LossChange:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StagePoint:
     """One stage of a round: what the loss model predicted and what was measured, there and since
     the round began.
@@ -139,13 +139,13 @@ def list_stage_points(stages: Sequence[StageLoss]) -> list[StagePoint]:
         predicted_sum, measured_sum = _add(predicted_sum, predicted), _add(measured_sum, measured)
         points.append(
             StagePoint(
-                number,
-                stage.sparsity,
-                predicted,
-                measured,
-                predicted_sum,
-                measured_sum,
-                stage.images,
+                number=number,
+                sparsity=stage.sparsity,
+                predicted=predicted,
+                measured=measured,
+                predicted_sum=predicted_sum,
+                measured_sum=measured_sum,
+                images=stage.images,
             )
         )
     return points

@@ -24,7 +24,7 @@ from pruning.schemas.report import Estimate
 BATCH = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Deviations:
     """Of one network from another, float64 (images,): nan where there is nothing to be relative to,
     inf off the scale.
@@ -99,13 +99,13 @@ def measure_output_distances(
         if name.startswith("layer.")
     }
     return Deviations(
-        layers,
-        whole["logits"],
-        whole["centred"],
-        whole["softmax"],
-        whole["kl"],
-        whole["agrees"],
-        tuple(unmatched),
+        layers=layers,
+        logits=whole["logits"],
+        centred=whole["centred"],
+        softmax=whole["softmax"],
+        kl=whole["kl"],
+        agrees=whole["agrees"],
+        unmatched=tuple(unmatched),
     )
 
 

@@ -127,6 +127,7 @@ def group_by_images(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
 def shift_images(
     data: Data,
     split: Split,
+    *,
     shift: Shift,
     seed: int,
     cache: TensorCache | None = None,
@@ -182,7 +183,14 @@ def errors_under_shifts(
         missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
         if not missing:
             continue
-        inputs = shift_images(trial.data, split, shift, trial.seed, trial.cache, trial.advance)
+        inputs = shift_images(
+            trial.data,
+            split,
+            shift=shift,
+            seed=trial.seed,
+            cache=trial.cache,
+            advance=trial.advance,
+        )
         for one in missing:
             trial.memo[one.name, shift, images, validation] = compute_network_errors(
                 one.load(), trial.data, inputs, split.labels

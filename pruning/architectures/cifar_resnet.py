@@ -142,7 +142,7 @@ class ResNet(nn.Module):
 
 
 @architectures.register("cifar_resnet")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CifarResNet(Scaled):
     """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with
     bottlenecks 9n + 2.

@@ -68,7 +68,7 @@ class Flat:
 
 
 @architectures.register("mlp")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mlp(Flat):
     """Multilayer perceptron on flattened images, layers `fc1`, `fc2`, ...
 

@@ -19,7 +19,7 @@ from pruning.bounds.sums import multiply_patches
 from pruning.networks.layers import as_matrices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Constants:
     """What follows from the widths alone: eta = sum of the widths after the input, eta_max = the
     largest hidden one.
@@ -53,12 +53,12 @@ class Constants:
         k = math.log(eta * largest)
         log = math.log(8 * eta * largest / delta)
         return Constants(
-            len(widths),
-            k,
-            math.sqrt(k) * (1 + math.sqrt(k) * log),
-            math.ceil(log * k),
-            math.log(8 * eta / delta),
-            1 / delta,
+            layers=len(widths),
+            k=k,
+            kappa=math.sqrt(k) * (1 + math.sqrt(k) * log),
+            sample_size=math.ceil(log * k),
+            log=math.log(8 * eta / delta),
+            union=1 / delta,
         )
 
 

@@ -29,7 +29,7 @@ CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic", "ball", "ball
 """Forms that hold with the probability they claim, whatever the weights and the inputs."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrunedLayer:
     """One layer of a pruned network at N inputs."""
 

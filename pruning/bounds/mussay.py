@@ -94,7 +94,7 @@ def bernstein(
 
 
 def bound_errors(
-    layer: PrunedLayer, norms: Tensor, radius: Tensor, activation: str, dimension: int, c: float
+    layer: PrunedLayer, norms: Tensor, *, radius: Tensor, activation: str, dimension: int, c: float
 ) -> Paper:
     """`paper_form` with t over the ball of all inputs at hand, as layers are bounded; without
     draws, what is pruned of t.

@@ -150,10 +150,10 @@ class Mussay:
         return bound_errors(
             layer,
             norms.to(layer.patches),
-            torch.stack([one, *squares]).sum(0).sqrt(),
-            incoming.activation,
-            dimension + 1,
-            self.c,
+            radius=torch.stack([one, *squares]).sum(0).sqrt(),
+            activation=incoming.activation,
+            dimension=dimension + 1,
+            c=self.c,
         )
 
 

@@ -26,7 +26,7 @@ from pruning.types import Masks, Scores
 
 
 @criteria.register("obs")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OBS(Staging):
     """Optimal brain surgeon with the empirical Fisher in blocks (WoodFisher); weights that remain
     are adjusted.

@@ -15,11 +15,11 @@ from pruning.seeding import generator
 def check_alike(
     name: str,
     shape: Sequence[int],
+    *,
     classes: Sequence[str],
     counts: Mapping[str, int],
     own_shape: Sequence[int],
     own_classes: Sequence[str],
-    *,
     pointer: str | None = None,
 ) -> None:
     """Raise `DataError` unless images of this shape and these classes can be shown to a network of
@@ -65,7 +65,14 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
     reads `val`, what is reported reads `test`. Training images of the set are left alone. Raises as
     `check_alike` does.
     """
-    check_alike(name, arrays.shape, arrays.classes, arrays.counts, data.shape, data.classes)
+    check_alike(
+        name,
+        arrays.shape,
+        classes=arrays.classes,
+        counts=arrays.counts,
+        own_shape=data.shape,
+        own_classes=data.classes,
+    )
     order = torch.tensor([data.classes.index(label) for label in arrays.classes])
     found = {
         split: Split(

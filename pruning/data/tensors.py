@@ -55,7 +55,7 @@ class ShiftedSplits:
         return ShiftedSplits(self.val.to(device), self.test.to(device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """The images of a job: `fit` trains, `val` decides, `test` reports."""
 
@@ -177,13 +177,13 @@ def prepare(
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(
-        train,
-        splits["val"],
-        splits["test"],
-        names,
-        mean,
-        std,
-        val_from_train,
+        fit=train,
+        val=splits["val"],
+        test=splits["test"],
+        classes=names,
+        mean=mean,
+        std=std,
+        val_from_train=val_from_train,
         stored_as=arrays.stored_as,
     )
 

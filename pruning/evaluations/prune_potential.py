@@ -50,7 +50,7 @@ NOTES = (
 
 
 @evaluations.register("prune_potential")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrunePotential(ShiftParameters):
     """P(margin) = max PR with error(pruned) <= error(dense control) + margin, by distribution.
 

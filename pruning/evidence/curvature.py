@@ -54,6 +54,7 @@ def choose_curvature(classes: int) -> Curvature:
 def compute_diagonal(
     model: nn.Module,
     names: Collection[str],
+    *,
     batches: Sequence[tuple[Tensor, Tensor]],
     kind: Curvature | None,
     generator: Generator,

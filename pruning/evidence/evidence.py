@@ -121,7 +121,12 @@ class Evidence:
         """
         if kind not in self._curvatures:
             self._curvatures[kind] = compute_diagonal(
-                self.model, list(self.weights), self.batches, kind, self.generator, self.loss
+                self.model,
+                list(self.weights),
+                batches=self.batches,
+                kind=kind,
+                generator=self.generator,
+                loss=self.loss,
             )
         return self._curvatures[kind]
 

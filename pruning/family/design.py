@@ -160,6 +160,7 @@ def build_design(
 def choose_next_members(
     spec: FamilySpec,
     found: Design,
+    *,
     left: Sequence[Member],
     under_way: Sequence[Member],
     work: Mapping[tuple[float, float], float],

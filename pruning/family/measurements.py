@@ -31,7 +31,7 @@ TINY = 1e-6
 """Where a network has all the say in its own fit, it cannot be left out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FamilyMeasurements:
     """Columns, one row a measured density of a member. Members that differ in the seed alone are
     trials of a network.
@@ -96,15 +96,15 @@ class FamilyMeasurements:
         """Some of the rows, by a mask."""
         rows = np.flatnonzero(chosen)
         return FamilyMeasurements(
-            self.depth[rows],
-            self.width[rows],
-            self.density[rows],
-            self.error[rows],
-            self.unpruned[rows],
-            tuple(self.network[i] for i in rows),
-            tuple(self.trial[i] for i in rows),
-            self.classes,
-            self.test_images,
+            depth=self.depth[rows],
+            width=self.width[rows],
+            density=self.density[rows],
+            error=self.error[rows],
+            unpruned=self.unpruned[rows],
+            network=tuple(self.network[i] for i in rows),
+            trial=tuple(self.trial[i] for i in rows),
+            classes=self.classes,
+            test_images=self.test_images,
         )
 
     def of(self, keep: Callable[[NetworkKey], bool]) -> Flags:
@@ -165,16 +165,16 @@ def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
             "chance",
         )
     return FamilyMeasurements(
-        depth,
-        width,
-        density,
-        error,
-        unpruned,
-        tuple(row[5] for row in rows),
-        tuple(row[6] for row in rows),
-        classes,
-        images,
-        warnings,
+        depth=depth,
+        width=width,
+        density=density,
+        error=error,
+        unpruned=unpruned,
+        network=tuple(row[5] for row in rows),
+        trial=tuple(row[6] for row in rows),
+        classes=classes,
+        test_images=images,
+        warnings=warnings,
     )
 
 
@@ -264,7 +264,7 @@ def fit_unpruned_plane(points: FamilyMeasurements) -> Plane:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Half:
     """The law of one half of the networks, and what it says of the other's points."""
 
@@ -345,7 +345,16 @@ def predict_other_half(points: FamilyMeasurements) -> tuple[list[Half], list[str
         predicted = law.curve(
             other.depth, other.width, other.density, np.minimum(other.unpruned, law.plateau)
         )
-        found.append(Half(tuple(half), law.phi, law.psi, other.error, predicted, other.network))
+        found.append(
+            Half(
+                fitted=tuple(half),
+                phi=law.phi,
+                psi=law.psi,
+                measured=other.error,
+                predicted=predicted,
+                networks=other.network,
+            )
+        )
     return found, why
 
 

@@ -25,7 +25,7 @@ from pruning.schemas.family import FamilySpec
 from pruning.schemas.family_report import FamilyAnswer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
     """What is known after a turn."""
 
@@ -61,7 +61,7 @@ def take_turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> S
     points = gather_measurements(own)
     law, refusal = _law(points, own)
     dense, dense_refusal = _dense(own)
-    band, start = _next(spec, sizes, every, own, points, law)
+    band, start = _next(spec, sizes, every=every, own=own, points=points, law=law)
     settled = not start and all(run.ended for run in own)
     asked: list[Answers | str] = []
     rows: list[FamilyAnswer] = []
@@ -97,22 +97,22 @@ def take_turn(spec: FamilySpec, sizes: Sequence[Size], runs: Sequence[Run]) -> S
                 )
     finished = not start and all(run.ended for run in runs)
     return State(
-        spec,
-        every,
-        tuple(runs),
-        tuple(sizes),
-        points,
-        law,
-        refusal,
-        dense,
-        dense_refusal,
-        band,
-        tuple(rows),
-        tuple(asked),
-        tuple(networks),
-        tuple(remarks),
-        start,
-        finished,
+        spec=spec,
+        every=every,
+        runs=tuple(runs),
+        sizes=tuple(sizes),
+        points=points,
+        law=law,
+        refusal=refusal,
+        dense=dense,
+        dense_refusal=dense_refusal,
+        band=band,
+        answers=tuple(rows),
+        asked=tuple(asked),
+        candidates=tuple(networks),
+        remarks=tuple(remarks),
+        start=start,
+        finished=finished,
     )
 
 
@@ -148,6 +148,7 @@ def _images(own: Sequence[Run]) -> int | None:
 def _next(
     spec: FamilySpec,
     sizes: Sequence[Size],
+    *,
     every: Sequence[Member],
     own: Sequence[Run],
     points: FamilyMeasurements | None,
@@ -190,4 +191,6 @@ def _next(
     if found is None:  # no law yet: what is under way may give one, else the cheapest that is left
         cheapest = sorted(left, key=lambda one: work[one.depth, one.width] * one.fraction)
         return band, () if under_way else tuple(cheapest[:places])
-    return band, design.choose_next_members(spec, found, left, under_way, work, places)
+    return band, design.choose_next_members(
+        spec, found, left=left, under_way=under_way, work=work, count=places
+    )

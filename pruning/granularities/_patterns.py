@@ -35,7 +35,7 @@ def unflatten(matrix: Tensor, shape: torch.Size) -> Tensor:
     return matrix.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pattern:
     """The layers of a selection that divide into groups of neighbours, and how many of their
     weights may remain.
@@ -86,12 +86,12 @@ class Pattern:
         dense = sum(int(selection.masks[name].count_nonzero()) for name in left_dense)
         alive = sum(int((matrix > -math.inf).count_nonzero()) for matrix in found.values())
         return Pattern(
-            found,
-            min(count_to_keep(total, selection.density) - dense, alive),
-            alive,
-            dense,
-            total,
-            left_dense,
+            scores=found,
+            keep=min(count_to_keep(total, selection.density) - dense, alive),
+            alive=alive,
+            dense=dense,
+            total=total,
+            left_dense=left_dense,
         )
 
     def density(self, kept: int) -> float:

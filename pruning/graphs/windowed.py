@@ -79,7 +79,7 @@ class Window:
         return self.reference.expand(len(self.values), -1, -1, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """An operation of the graph, with what is to be known of it."""
 
@@ -118,12 +118,12 @@ class Windows:
         last = {operand: node for node in graph.graph.nodes for operand in node.all_input_nodes}
         self._steps = [
             Step(
-                node,
-                _call(node, graph),
-                tuple(node.all_input_nodes),
-                tuple(one for one in node.all_input_nodes if last[one] is node),
-                find_kernel(node, modules.get(node)),
-                is_pointwise(node, modules.get(node)),
+                node=node,
+                call=_call(node, graph),
+                operands=tuple(node.all_input_nodes),
+                spent=tuple(one for one in node.all_input_nodes if last[one] is node),
+                kernel=find_kernel(node, modules.get(node)),
+                pointwise=is_pointwise(node, modules.get(node)),
             )
             for node in graph.graph.nodes
         ]

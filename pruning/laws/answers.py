@@ -106,7 +106,7 @@ def find_smallest(
     found, refused = [], list[tuple[Candidate, str]]()
     for one in candidates:
         try:
-            found.append(_answer(law, error, one, confidence, of, keep))
+            found.append(_answer(law, error, one=one, confidence=confidence, of=of, keep=keep))
         except (UnreachableError, InsufficientPointsError, CurveError) as short:
             refused.append((one, short.message))
     if not found:
@@ -130,7 +130,7 @@ def count_rounds(density: float, keep: float) -> int:
 
 
 def _answer(
-    law: JointLaw, error: float, one: Candidate, confidence: float, of: Of, keep: float
+    law: JointLaw, error: float, *, one: Candidate, confidence: float, of: Of, keep: float
 ) -> Answer:
     density = float(law.density_for(error, one.depth, one.width, one.unpruned_error))
     if density >= 1.0:

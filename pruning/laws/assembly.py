@@ -28,7 +28,7 @@ LOOSE = 0.10
 MANY_REFITS = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """How to fit; the same for every law of pruned networks."""
 
@@ -123,12 +123,12 @@ def assemble_fields(
         ]
     )
     problem = Problem(
-        PruningForm(),
-        Box(lower, upper),
-        np.clip(starts, lower, upper),
-        np.array([np.log(curves.density), *sizes]),
-        curves,
-        options.unpruned_sd,
+        form=PruningForm(),
+        box=Box(lower, upper),
+        starts=np.clip(starts, lower, upper),
+        features=np.array([np.log(curves.density), *sizes]),
+        curves=curves,
+        unpruned_sd=options.unpruned_sd,
     )
     problem.enough()
     found, responses = fit_curves(problem)

@@ -79,6 +79,7 @@ def build_normal_band(sd: Floats, dof: int, confidence: float) -> Band:
 def build_refitted_band(
     form: Form,
     fit: Fit,
+    *,
     refits: Refits,
     query: Query,
     confidence: float,
@@ -113,7 +114,7 @@ def build_refitted_band(
 
 
 def build_conformal_band(
-    form: Form, fit: Fit, folds: Folds, query: Query, noise: Floats, confidence: float
+    form: Form, fit: Fit, *, folds: Folds, query: Query, noise: Floats, confidence: float
 ) -> Band | None:
     """A band of one more run by jackknife+ in relative deviations, or None where there are too few
     folds.

@@ -168,7 +168,12 @@ def fit_broken_law(
     if breaks not in (0, 1):
         raise ParameterError(f"breaks: {breaks}; 0 or 1")
     curves = gather_curves(
-        density, error, unpruned_error, chance=Options(classes, None, None, None, 0, 0).chance
+        density,
+        error,
+        unpruned_error,
+        chance=Options(
+            classes=classes, plateau=None, images=None, unpruned_sd=None, refits=0, seed=0
+        ).chance,
     )
     d = np.append(curves.density, 1.0)
     e = np.append(curves.error, float(np.asarray(unpruned_error)))
@@ -199,11 +204,11 @@ def fit_broken_law(
     if not breaks:  # without a plateau b is the error's scale at density 1
         starts[:, 1] = np.log(e.max() - e.min() * 0.5) + starts[:, 2] * np.log(least)
     problem = Problem(
-        BrokenForm(),
-        Box(lower, upper),
-        np.clip(starts, lower, upper),
-        np.log(d)[None],
-        gather_plain_curves(d, e, curves.warnings),
-        None,
+        form=BrokenForm(),
+        box=Box(lower, upper),
+        starts=np.clip(starts, lower, upper),
+        features=np.log(d)[None],
+        curves=gather_plain_curves(d, e, curves.warnings),
+        unpruned_sd=None,
     )
     return BrokenLaw(**assemble_plain_fields(problem, -np.log(d)))

@@ -28,7 +28,7 @@ SAME = 1e-6
 """Densities of one network that are relatively this near are trials of one point."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curves:
     """Points of one or several networks, averaged over trials. Arrays of a point are (n,), of a
     network (K,).
@@ -99,7 +99,14 @@ def gather_curves(
         ]
     )
     trials: Sequence[Hashable] = trial if trial is not None else [0] * n
-    return _average(columns, list(keys), list(trials), chance, images, told_apart=trial is not None)
+    return _average(
+        columns,
+        list(keys),
+        trials=list(trials),
+        chance=chance,
+        images=images,
+        told_apart=trial is not None,
+    )
 
 
 def _columns(**given: ArrayLike) -> dict[str, Floats]:
@@ -158,6 +165,7 @@ def _check(columns: dict[str, Floats], chance: float) -> None:
 def _average(
     columns: dict[str, Floats],
     keys: list[Hashable],
+    *,
     trials: list[Hashable],
     chance: float,
     images: int | None,
@@ -210,17 +218,17 @@ def _average(
     density = np.array([columns["density"][group[0]] for group in groups])
     trained = (~np.isnan(unpruned_cells)).sum(axis=1)
     return Curves(
-        density,
-        error,
-        of,
-        columns["depth"][firsts],
-        columns["width"][firsts],
-        unpruned,
-        _weight(error, counts, images),
-        cells,
-        unpruned_cells,
-        _weight(unpruned, trained, images),
-        _warnings(density, error, of, unpruned, chance),
+        density=density,
+        error=error,
+        network=of,
+        depth=columns["depth"][firsts],
+        width=columns["width"][firsts],
+        unpruned=unpruned,
+        weight=_weight(error, counts, images),
+        cells=cells,
+        unpruned_cells=unpruned_cells,
+        unpruned_weight=_weight(unpruned, trained, images),
+        warnings=_warnings(density, error, of, unpruned, chance),
     )
 
 

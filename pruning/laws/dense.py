@@ -208,11 +208,11 @@ def fit_dense_law(
     if not several:  # n^-alpha is 1 and c would be the same thing
         lower[3] = upper[3] = starts[:, 3] = np.log(1e-12)
     problem = Problem(
-        DenseForm(),
-        Box(lower, upper),
-        starts,
-        np.log([m / largest[0], n / largest[1]]),
-        gather_plain_curves(np.ones(len(e)), e),
-        None,
+        form=DenseForm(),
+        box=Box(lower, upper),
+        starts=starts,
+        features=np.log([m / largest[0], n / largest[1]]),
+        curves=gather_plain_curves(np.ones(len(e)), e),
+        unpruned_sd=None,
     )
     return DenseLaw(largest=largest, **assemble_plain_fields(problem, np.log(m) + np.log(n)))

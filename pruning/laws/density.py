@@ -142,7 +142,14 @@ def fit_density_law(
     >>> found.low < found.value < found.high
     True
     """
-    options = Options(classes, plateau, images, unpruned_sd, refits, seed)
+    options = Options(
+        classes=classes,
+        plateau=plateau,
+        images=images,
+        unpruned_sd=unpruned_sd,
+        refits=refits,
+        seed=seed,
+    )
     given = np.unique(np.asarray(unpruned_error, float))
     if trial is None and given.size > 1:
         raise ParameterError(

@@ -97,7 +97,12 @@ class PlainLaw(Document):
         low, high = bands.build_normal_band(spread, self.fit.degrees_of_freedom, confidence)
         if of == "run" and self.folds is not None:
             band = bands.build_conformal_band(
-                self.form, self.fit, self.folds, query, np.ones(n), confidence
+                self.form,
+                self.fit,
+                folds=self.folds,
+                query=query,
+                noise=np.ones(n),
+                confidence=confidence,
             )
             if band is not None:
                 low, high = (
@@ -206,15 +211,15 @@ def gather_plain_curves(density: Floats, error: Floats, warnings: tuple[str, ...
     n = len(error)
     one = np.ones(1)
     return Curves(
-        density,
-        error,
-        np.zeros(n, int),
-        one,
-        one,
-        one,
-        np.ones(n),
-        error[:, None],
-        one[:, None],
-        one,
-        warnings,
+        density=density,
+        error=error,
+        network=np.zeros(n, int),
+        depth=one,
+        width=one,
+        unpruned=one,
+        weight=np.ones(n),
+        cells=error[:, None],
+        unpruned_cells=one[:, None],
+        unpruned_weight=one,
+        warnings=warnings,
     )

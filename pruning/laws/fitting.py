@@ -22,7 +22,7 @@ HOLD_OUT = 1 / 3
 """Fraction of every network's points, the sparsest, that the back-test predicts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """A form, where its parameters may be, starts (B, P), and the points."""
 

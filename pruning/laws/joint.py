@@ -208,7 +208,14 @@ def fit_joint_law(
     >>> round(law.phi, 4), law.psi, round(law.density_for(0.14, 56, 1, 0.07), 4)
     (0.7, 0.0, 0.028)
     """
-    options = Options(classes, plateau, images, unpruned_sd, refits or 0, seed)
+    options = Options(
+        classes=classes,
+        plateau=plateau,
+        images=images,
+        unpruned_sd=unpruned_sd,
+        refits=refits or 0,
+        seed=seed,
+    )
     curves = gather_curves(
         density,
         error,

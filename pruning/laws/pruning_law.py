@@ -196,7 +196,12 @@ class PruningLaw(Document):
             bands.build_normal_band(sd, dof, confidence)
             if self.refits is None
             else bands.build_refitted_band(
-                self.form, self.fit, self.refits, query, confidence, unpruned_sd
+                self.form,
+                self.fit,
+                refits=self.refits,
+                query=query,
+                confidence=confidence,
+                unpruned_sd=unpruned_sd,
             )
         )
         if of == "mean":
@@ -214,7 +219,14 @@ class PruningLaw(Document):
         how = np.full(len(value), "too few points for a conformal band: Student's t", object)
         for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
             band = (
-                bands.build_conformal_band(self.form, self.fit, folds, query, noise, confidence)
+                bands.build_conformal_band(
+                    self.form,
+                    self.fit,
+                    folds=folds,
+                    query=query,
+                    noise=noise,
+                    confidence=confidence,
+                )
                 if folds is not None
                 else None
             )

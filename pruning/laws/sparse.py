@@ -220,12 +220,12 @@ def fit_sparse_law(
     starts = np.clip(np.where(logs, np.log(drawn + 1e-6), drawn), lower, upper)
     starts[:, 6] = np.minimum(starts[:, 6] + np.log(value.min()), upper[6])
     problem = Problem(
-        SparseForm(),
-        Box(lower, upper),
-        starts,
-        np.log([d, d * m, amount]),
-        gather_plain_curves(d, value),
-        None,
+        form=SparseForm(),
+        box=Box(lower, upper),
+        starts=starts,
+        features=np.log([d, d * m, amount]),
+        curves=gather_plain_curves(d, value),
+        unpruned_sd=None,
     )
     problem.enough()
     fields = assemble_plain_fields(problem, np.log(d * m))

@@ -96,6 +96,7 @@ def mean_interval(total: float, total_squares: float, n: int, z: float = Z95) ->
 def bounded_mean_interval(
     total: float,
     total_squares: float,
+    *,
     n: int,
     least: float = 0.0,
     most: float = 1.0,

@@ -82,7 +82,7 @@ def estimate_error(wrong: Tensor) -> Estimate:
     if wrong.dtype == torch.bool:
         return binomial_interval(int(wrong.sum()), len(wrong))
     values = wrong.double()
-    return bounded_mean_interval(float(values.sum()), float((values**2).sum()), len(values))
+    return bounded_mean_interval(float(values.sum()), float((values**2).sum()), n=len(values))
 
 
 def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate:
@@ -94,7 +94,9 @@ def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate
             int((first & ~second).sum()), int((second & ~first).sum()), len(first), z
         )
     gaps = first.double() - second.double()
-    return bounded_mean_interval(float(gaps.sum()), float((gaps**2).sum()), len(gaps), -1.0, 1.0, z)
+    return bounded_mean_interval(
+        float(gaps.sum()), float((gaps**2).sum()), n=len(gaps), least=-1.0, most=1.0, z=z
+    )
 
 
 def measure_network(

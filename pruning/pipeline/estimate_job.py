@@ -60,12 +60,12 @@ def estimate_job(
         for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
     }
     scale = JobSize(
-        recipe,
-        count_split_images(recipe, dataset["counts"]),
-        shape,
-        max(1, forward // 2),
-        shifted_sizes,
-        segmentation,
+        recipe=recipe,
+        images=count_split_images(recipe, dataset["counts"]),
+        shape=shape,
+        macs=max(1, forward // 2),
+        shifted=shifted_sizes,
+        segmentation=segmentation,
     )
     costs = estimate_costs(
         recipe,
@@ -100,10 +100,10 @@ def _check_shifted_sets(
         check_alike(
             shifted_set.name,
             known["shape"],
-            known["classes"],
-            known["counts"],
-            shape,
-            dataset["classes"],
+            classes=known["classes"],
+            counts=known["counts"],
+            own_shape=shape,
+            own_classes=dataset["classes"],
             pointer=pointer,
         )
 

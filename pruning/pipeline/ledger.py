@@ -42,7 +42,7 @@ class Silent:
         """Say nothing."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Ledger:
     """Stages with their time and warnings, and progress out of `total` units."""
 

@@ -50,7 +50,7 @@ class Networks:
     """Weights to rewind to, when the job does not train the network itself."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Pipeline:
     """The stages of one job. `target_done` is called whenever a target's network is finished."""
 
@@ -80,7 +80,9 @@ class Pipeline:
         refuse_repeated(self.recipe)
         self.costs = Costs(self.recipe, self.data.sizes, len(self.data.classes))
         self.ledger = Ledger(
-            self.stages, self.watcher, float(self.costs.total + sum(self.evaluations.values()))
+            stages=self.stages,
+            watcher=self.watcher,
+            total=float(self.costs.total + sum(self.evaluations.values())),
         )
 
     def run(self) -> None:

@@ -57,7 +57,7 @@ from pruning.verdict.shift_guidelines import apply_guideline
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """What the report says of where things came from."""
 
@@ -120,16 +120,16 @@ class Results:
         pipeline, recipe = self.pipeline, self.pipeline.recipe
         sections: dict[str, Section] = {}
         trial = JobRecord(
-            pipeline.data,
-            pipeline.dense,
-            pipeline.control,
-            pipeline.given_measured,
-            pipeline.control_measured,
-            pipeline.done,
-            recipe,
-            sections,
-            partial(train_second_network, pipeline),
-            self.cache,
+            data=pipeline.data,
+            dense=pipeline.dense,
+            control=pipeline.control,
+            given_measured=pipeline.given_measured,
+            control_measured=pipeline.control_measured,
+            rounds=pipeline.done,
+            recipe=recipe,
+            sections=sections,
+            separate=partial(train_second_network, pipeline),
+            cache=self.cache,
             advance=pipeline.ledger.advance,
         )
         wanted = recipe.evaluations

@@ -76,15 +76,23 @@ def run_job(folder: Path, job: Mapping[str, Any], watcher: JobWatcher) -> None:
         model["architecture"], model["kwargs"], shape=data.shape, classes=len(data.classes)
     )
     check_fits(architecture, data.shape, data.classes, arrays.task)
-    pipeline = _build_pipeline(folder, job, architecture, data, recipe, watcher, device)
+    pipeline = _build_pipeline(
+        folder,
+        job,
+        architecture=architecture,
+        data=data,
+        recipe=recipe,
+        watcher=watcher,
+        device=device,
+    )
     origin = Origin(
-        job["id"],
-        job["spec"],
-        model["architecture"],
-        read_parameters(architecture),
-        model["sha256"],
-        job["dataset"]["name"],
-        job["dataset"]["sha256"],
+        job_id=job["id"],
+        spec=job["spec"],
+        architecture=model["architecture"],
+        kwargs=read_parameters(architecture),
+        model_sha256=model["sha256"],
+        dataset_name=job["dataset"]["name"],
+        dataset_sha256=job["dataset"]["sha256"],
     )
     results = Results(pipeline, origin, folder / "files", watcher.file)
     if job["cache"]["bytes"]:
@@ -125,6 +133,7 @@ def _load_data(
 def _build_pipeline(
     folder: Path,
     job: Mapping[str, Any],
+    *,
     architecture: Architecture,
     data: Data,
     recipe: Recipe,
@@ -143,22 +152,22 @@ def _build_pipeline(
     with torch.device("meta"):
         multiply_adds = max(1, count_flops(architecture.build(), data.shape) // 2)
     scale = JobSize(
-        recipe,
-        data.sizes,
-        data.shape,
-        multiply_adds,
-        {name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
-        data.segmentation,
+        recipe=recipe,
+        images=data.sizes,
+        shape=data.shape,
+        macs=multiply_adds,
+        shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
+        segmentation=data.segmentation,
     )
     networks = Networks(architecture.build, load_network("model"), load_network("rewind"))
     return Pipeline(
-        recipe,
-        networks,
-        data,
-        stages,
-        watcher,
-        device,
-        job["checkpoint_steps"],
+        recipe=recipe,
+        networks=networks,
+        data=data,
+        stages=stages,
+        watcher=watcher,
+        device=device,
+        checkpoint_steps=job["checkpoint_steps"],
         evaluations=estimate_evaluation_units(scale),
     )
 

@@ -28,7 +28,7 @@ SIGMA = "missed error, standard deviation"
 Outcome = Literal["kept", "not proven", "exceeded", "refused", "failed", "open"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnswerRow:
     """One answer in words."""
 
@@ -88,16 +88,20 @@ def _answer_row(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
         *([answer.refused] if answer.refused else []),
     )
     return AnswerRow(
-        answer,
-        found,
-        describe_network(answer),
-        describe_kept(answer),
-        "–" if answer.predicted is None else q.percent_with_interval(answer.predicted, DIGITS),
-        "–" if answer.measured is None else q.percent_with_interval(answer.measured, DIGITS),
-        band,
-        said,
-        notes,
-        _is_recommended(report, answer),
+        answer=answer,
+        outcome=found,
+        network=describe_network(answer),
+        kept=describe_kept(answer),
+        predicted="–"
+        if answer.predicted is None
+        else q.percent_with_interval(answer.predicted, DIGITS),
+        measured="–"
+        if answer.measured is None
+        else q.percent_with_interval(answer.measured, DIGITS),
+        band=band,
+        verdict=said,
+        remarks=notes,
+        recommended=_is_recommended(report, answer),
     )
 
 

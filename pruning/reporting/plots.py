@@ -49,7 +49,7 @@ SCATTERED = 250
 """Beyond so many points of their own, without a line, only some are drawn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plot:
     """A drawing and the words that belong to it."""
 
@@ -204,14 +204,14 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
         for label, points in series.items()
     )
     return Plot(
-        render_svg(figure, f"accuracy-{key}"),
-        title,
-        "sparsity (axis spaced by compression)",
-        "mean IoU of a test image (%)"
+        svg=render_svg(figure, f"accuracy-{key}"),
+        title=title,
+        x_label="sparsity (axis spaced by compression)",
+        y_label="mean IoU of a test image (%)"
         if report.data.task == "segmentation"
         else "test accuracy (%)",
-        tuple(legend),
-        f"{title}. Given {q.percent(1 - report.baseline.error.value)}, dense control "
+        legend=tuple(legend),
+        description=f"{title}. Given {q.percent(1 - report.baseline.error.value)}, dense control "
         f"{q.percent(1 - report.control.error.value)}. {described}.",
     )
 
@@ -241,12 +241,12 @@ def _bars_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plo
     )
     described = f"{title}: {first.y_label} for {', '.join(names)}: {numbered}."
     return Plot(
-        render_svg(figure, key),
-        title,
-        f"{first.x_label} ({numbered})",
-        first.y_label + added,
-        tuple(legend),
-        described,
+        svg=render_svg(figure, key),
+        title=title,
+        x_label=f"{first.x_label} ({numbered})",
+        y_label=first.y_label + added,
+        legend=tuple(legend),
+        description=described,
     )
 
 
@@ -311,12 +311,12 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."
     return Plot(
-        render_svg(figure, key),
-        title,
-        first.x_label + note,
-        first.y_label + added + key_of_pairs,
-        legend,
-        described,
+        svg=render_svg(figure, key),
+        title=title,
+        x_label=first.x_label + note,
+        y_label=first.y_label + added + key_of_pairs,
+        legend=legend,
+        description=described,
     )
 
 

@@ -12,7 +12,7 @@ READ_UNRETRAINED = frozenset({"approximation"})
 """Evaluations of the networks right after pruning."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlannedRound:
     """One prune-and-retrain round."""
 
@@ -61,14 +61,14 @@ def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
             before = 0 if afresh else planned[-1].trained_epochs
             planned.append(
                 PlannedRound(
-                    len(planned) + 1,
-                    start,
-                    density,
-                    sparsity if final else 1.0 - density,
-                    sparsity if final else None,
-                    restart,
-                    epochs,
-                    before + (epochs[1] - epochs[0] if epochs else 0),
+                    number=len(planned) + 1,
+                    start=start,
+                    density=density,
+                    sparsity=sparsity if final else 1.0 - density,
+                    target=sparsity if final else None,
+                    restart=restart,
+                    epochs=epochs,
+                    trained_epochs=before + (epochs[1] - epochs[0] if epochs else 0),
                 )
             )
             start = density

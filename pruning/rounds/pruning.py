@@ -61,16 +61,16 @@ def prune_(
         scores = mask_scores(found, seams.criterion.score(found))
         selected = seams.granularity.select(
             Selection(
-                model,
-                found.weights,
-                scores,
-                masks,
-                stage,
-                seams.allocation,
-                seams.sparsifier,
-                generator,
-                lambda found=found: found.shape,  # type: ignore[misc]
-                LayerInputs(found),
+                model=model,
+                weights=found.weights,
+                scores=scores,
+                masks=masks,
+                density=stage,
+                allocation=seams.allocation,
+                sparsifier=seams.sparsifier,
+                generator=generator,
+                shape=lambda found=found: found.shape,  # type: ignore[misc]
+                view=LayerInputs(found),
             )
         )
         for name, reason in selected.left_dense.items() if number == 0 else ():

@@ -71,7 +71,13 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
         for seed in range(DRAWS):
             generator = torch.Generator().manual_seed(seed)
             empties, left_dense = _cascade(
-                model, weights, planned, seams, recipe.independent, shape, generator
+                model,
+                weights,
+                planned=planned,
+                seams=seams,
+                independent=recipe.independent,
+                shape=shape,
+                generator=generator,
             )
             found |= left_dense
             refusals = {
@@ -89,6 +95,7 @@ def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
 def _cascade(
     model: nn.Module,
     weights: Scores,
+    *,
     planned: Sequence[PlannedRound],
     seams: PruningMethod,
     independent: bool,
@@ -112,15 +119,15 @@ def _cascade(
         try:
             selected = seams.granularity.select(
                 Selection(
-                    model,
-                    weights,
-                    alive,
-                    masks,
-                    one.density,
-                    seams.allocation,
-                    seams.sparsifier,
-                    generator,
-                    lambda: shape,
+                    model=model,
+                    weights=weights,
+                    scores=alive,
+                    masks=masks,
+                    density=one.density,
+                    allocation=seams.allocation,
+                    sparsifier=seams.sparsifier,
+                    generator=generator,
+                    shape=lambda: shape,
                 )
             )
         except BudgetError as error:

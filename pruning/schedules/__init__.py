@@ -51,4 +51,4 @@ def space_densities(start: float, target: float, number: int, kind: Steps) -> li
     return keep_falling(start, (start * (target / start) ** part for part in parts), target)
 
 
-__all__ = ["Steps", "falling", "schedules", "steps"]
+__all__ = ["Steps", "keep_falling", "schedules", "space_densities"]

@@ -36,7 +36,7 @@ class Saver(Protocol):
         """Keep a state; it replaces the one before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Controls:
     """What surrounds a training: where it saves, how often, and who wants to know."""
 

@@ -43,6 +43,7 @@ def submit(
         str | None, typer.Argument(metavar="SPEC.json|-", help="The job as JSON, `-` for stdin.")
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="ID", help="An uploaded model.")] = None,
+    *,
     dataset: Annotated[
         str | None, typer.Option(metavar="ID|builtin:NAME", help="A dataset.")
     ] = None,

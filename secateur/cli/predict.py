@@ -31,6 +31,7 @@ def predict(
     density: Annotated[
         list[float] | None, typer.Option(min=0, max=1, help="A kept fraction; repeat for several.")
     ] = None,
+    *,
     max_error: Annotated[
         float | None, typer.Option(min=0, max=1, help="The error that is tolerated.")
     ] = None,

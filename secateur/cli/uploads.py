@@ -30,6 +30,7 @@ def upload_model(
     architecture: Annotated[
         str, typer.Option(help="Its registered name; see `secateur methods architectures`.")
     ],
+    *,
     kwargs: Annotated[
         str | None, typer.Option(metavar="JSON", help="Arguments of the architecture.")
     ] = None,

@@ -31,8 +31,8 @@ def download(
     `ChecksumMismatch` leaves nothing behind.
     """
     request = Request(
-        "GET",
-        route("v1", "jobs", job_id, "checkpoints", checkpoint_id),
+        method="GET",
+        path=route("v1", "jobs", job_id, "checkpoints", checkpoint_id),
         params={"format": format},
         headers={"Accept-Encoding": "identity"},
     )

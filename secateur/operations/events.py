@@ -111,7 +111,7 @@ def follow(
             else:
                 yield from _poll(place)
             if (
-                (yield from exchange(Request("GET", route("v1", "jobs", job_id))))
+                (yield from exchange(Request(method="GET", path=route("v1", "jobs", job_id))))
                 .parse(Job)
                 .terminal
             ):
@@ -145,7 +145,9 @@ def _stream(place: _Place, deadline: float) -> Generator[Command | Emit[Event], 
     params = {"after": place.seen} if place.seen else {}
     try:
         reply = yield from opened(
-            Request("GET", place.where, params=params, headers=headers, timeout_s=SILENCE_S)
+            Request(
+                method="GET", path=place.where, params=params, headers=headers, timeout_s=SILENCE_S
+            )
         )
     except ApiError as error:
         if error.status != 406:
@@ -171,7 +173,10 @@ def _stream(place: _Place, deadline: float) -> Generator[Command | Emit[Event], 
 def _poll(place: _Place) -> Stream[Event]:
     """Fetch the next rows."""
     request = Request(
-        "GET", place.where, params={"after": place.seen}, headers={"Accept": "application/json"}
+        method="GET",
+        path=place.where,
+        params={"after": place.seen},
+        headers={"Accept": "application/json"},
     )
     rows = (yield from exchange(request)).parse(Rows)
     place.alive, place.hurry = True, rows.has_more

@@ -24,20 +24,24 @@ def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
     """
     headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
     return (
-        yield from call(Request("POST", "/v1/jobs", json=_document(spec), headers=headers))
+        yield from call(
+            Request(method="POST", path="/v1/jobs", json=_document(spec), headers=headers)
+        )
     ).parse(Job)
 
 
 def validate(spec: Spec) -> Flow[dict[str, Any]]:
     """Check a job without storing it; returns the estimate of rounds, steps, FLOPs and memory."""
-    request = Request("POST", "/v1/jobs", params={"validate_only": "true"}, json=_document(spec))
+    request = Request(
+        method="POST", path="/v1/jobs", params={"validate_only": "true"}, json=_document(spec)
+    )
     estimate: dict[str, Any] = (yield from call(request)).json()
     return estimate
 
 
 def get(job_id: str) -> Flow[Job]:
     """The job as it stands."""
-    return (yield from call(Request("GET", route("v1", "jobs", job_id)))).parse(Job)
+    return (yield from call(Request(method="GET", path=route("v1", "jobs", job_id)))).parse(Job)
 
 
 def listing(
@@ -66,12 +70,14 @@ def members(job_id: str, *, status: str | None = None, limit: int | None = 100) 
 
 def delete(job_id: str) -> Flow[None]:
     """Delete a finished job and its artifacts."""
-    yield from call(Request("DELETE", route("v1", "jobs", job_id)))
+    yield from call(Request(method="DELETE", path=route("v1", "jobs", job_id)))
 
 
 def cancel(job_id: str) -> Flow[Job]:
     """Cancel; repeating it does no harm."""
-    return (yield from call(Request("POST", route("v1", "jobs", job_id, "cancel")))).parse(Job)
+    return (
+        yield from call(Request(method="POST", path=route("v1", "jobs", job_id, "cancel")))
+    ).parse(Job)
 
 
 def pause(job_id: str) -> Flow[Job]:
@@ -91,7 +97,9 @@ def retry(job_id: str) -> Flow[Job]:
 
 def _steer(job_id: str, verb: str) -> Flow[Job]:
     return (
-        yield from call(Request("POST", route("v1", "jobs", job_id, verb), retry="unsent"))
+        yield from call(
+            Request(method="POST", path=route("v1", "jobs", job_id, verb), retry="unsent")
+        )
     ).parse(Job)
 
 
@@ -118,12 +126,16 @@ def results(job_id: str) -> Flow[Results]:
     """Checkpoints, report, recommendation and gates; raises `ApiError` 409 `job_not_finished`
     before the end.
     """
-    return (yield from call(Request("GET", route("v1", "jobs", job_id, "results")))).parse(Results)
+    return (
+        yield from call(Request(method="GET", path=route("v1", "jobs", job_id, "results")))
+    ).parse(Results)
 
 
 def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
     """The report as a file: JSON, self-contained HTML, Markdown or JUnit XML."""
-    request = Request("GET", route("v1", "jobs", job_id, "report"), params={"format": format})
+    request = Request(
+        method="GET", path=route("v1", "jobs", job_id, "report"), params={"format": format}
+    )
     return (yield from call(request)).content
 
 
@@ -152,7 +164,9 @@ def predict(
     }
     question = {name: value for name, value in asked.items() if value is not None}
     found: dict[str, Any] = (
-        yield from call(Request("POST", route("v1", "jobs", job_id, "predict"), json=question))
+        yield from call(
+            Request(method="POST", path=route("v1", "jobs", job_id, "predict"), json=question)
+        )
     ).json()
     return found
 

@@ -15,7 +15,7 @@ def pages(path: str, item: type[A], filters: Mapping[str, str | int | None]) -> 
     """Every item of a listing; the next page is fetched when the last is used up."""
     params = {name: value for name, value in filters.items() if value is not None}
     while True:
-        reply: Reply = yield from call(Request("GET", path, params=params))
+        reply: Reply = yield from call(Request(method="GET", path=path, params=params))
         page = reply.parse(Page)
         for row in page.data:
             yield Emit(decode(item, row))

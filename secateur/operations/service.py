@@ -32,6 +32,6 @@ def methods() -> Flow[dict[str, Any]]:
 
 
 def _document(path: str, *, probe: bool = False) -> Flow[dict[str, Any]]:
-    reply = yield from call(Request("GET", path, retry="never" if probe else "always"))
+    reply = yield from call(Request(method="GET", path=path, retry="never" if probe else "always"))
     document = reply.json()
     return document if isinstance(document, dict) else {"status": document}

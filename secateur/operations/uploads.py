@@ -32,7 +32,11 @@ def upload_model(
         form["kwargs"] = json.dumps(dict(kwargs))
     if classes is not None:
         form["classes"] = json.dumps(list(classes))
-    return (yield from _upload("models", Model, Path(file), form, name, normalize))
+    return (
+        yield from _upload(
+            "models", Model, file=Path(file), form=form, name=name, normalize=normalize
+        )
+    )
 
 
 def upload_dataset(
@@ -41,7 +45,11 @@ def upload_dataset(
     """Upload a dataset (zip in ImageFolder layout or of images/ and masks/, npz or safetensors),
     streamed from disk.
     """
-    return (yield from _upload("datasets", Dataset, Path(file), {}, name, normalize))
+    return (
+        yield from _upload(
+            "datasets", Dataset, file=Path(file), form={}, name=name, normalize=normalize
+        )
+    )
 
 
 def list_models(*, limit: int | None = None) -> Stream[Model]:
@@ -56,27 +64,32 @@ def list_datasets(*, limit: int | None = None) -> Stream[Dataset]:
 
 def get_model(model_id: str) -> Flow[Model]:
     """One uploaded model."""
-    return (yield from call(Request("GET", route("v1", "models", model_id)))).parse(Model)
+    return (yield from call(Request(method="GET", path=route("v1", "models", model_id)))).parse(
+        Model
+    )
 
 
 def get_dataset(dataset_id: str) -> Flow[Dataset]:
     """One uploaded dataset."""
-    return (yield from call(Request("GET", route("v1", "datasets", dataset_id)))).parse(Dataset)
+    return (yield from call(Request(method="GET", path=route("v1", "datasets", dataset_id)))).parse(
+        Dataset
+    )
 
 
 def delete_model(model_id: str) -> Flow[None]:
     """Delete a model; raises `ApiError` 409 while a live job uses it."""
-    yield from call(Request("DELETE", route("v1", "models", model_id)))
+    yield from call(Request(method="DELETE", path=route("v1", "models", model_id)))
 
 
 def delete_dataset(dataset_id: str) -> Flow[None]:
     """Delete a dataset; raises `ApiError` 409 while a live job uses it."""
-    yield from call(Request("DELETE", route("v1", "datasets", dataset_id)))
+    yield from call(Request(method="DELETE", path=route("v1", "datasets", dataset_id)))
 
 
 def _upload(
     kind: str,
     answer: type[A],
+    *,
     file: Path,
     form: dict[str, str],
     name: str | None,
@@ -88,6 +101,11 @@ def _upload(
         form["normalize"] = json.dumps({key: list(values) for key, values in normalize.items()})
     form["sha256"] = yield Digest(file)
     request = Request(
-        "POST", route("v1", kind), form=form, file=file, retry="unsent", timeout_s=UPLOAD_TIMEOUT_S
+        method="POST",
+        path=route("v1", kind),
+        form=form,
+        file=file,
+        retry="unsent",
+        timeout_s=UPLOAD_TIMEOUT_S,
     )
     return (yield from call(request)).parse(answer)

@@ -40,7 +40,7 @@ GRACE_S = 30.0
 USAGE = 2
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Child:
     """A process of the tree; restarted when it ends without having been asked to."""
 
@@ -181,11 +181,11 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
         defaults["SECATEUR_BROKER_URL"] = socket_url(broker)
         children.append(
             Child(
-                "valkey",
-                server_command(data_dir / "valkey", broker),
-                environment,
-                logs / "valkey.log",
-                signal.SIGTERM,
+                name="valkey",
+                command=server_command(data_dir / "valkey", broker),
+                environment=environment,
+                log=logs / "valkey.log",
+                death_signal=signal.SIGTERM,
             )
         )
     for name in sorted(defaults.keys() & environment.keys()):
@@ -197,10 +197,15 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
     theirs = {"SECATEUR_THREADS": str(threads)} | environment if workers > 1 else environment
     for number in range(1, workers + 1):
         name = "worker" if number == 1 else f"worker-{number}"
-        children.append(Child(name, [*cli, "worker"], theirs, logs / f"{name}.log"))
+        children.append(
+            Child(name=name, command=[*cli, "worker"], environment=theirs, log=logs / f"{name}.log")
+        )
     children.append(
         Child(
-            "api", [*cli, "api", "--host", host, "--port", str(port)], environment, logs / "api.log"
+            name="api",
+            command=[*cli, "api", "--host", host, "--port", str(port)],
+            environment=environment,
+            log=logs / "api.log",
         )
     )
     return children

@@ -26,7 +26,7 @@ class LostError(Exception):
     """The lease was lost: another worker holds the job, or it has been settled."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """The right to work on a job, until a newer fence is issued."""
 
@@ -100,15 +100,15 @@ def claim(
     session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     session.flush()
     return Claim(
-        job.id,
-        job.fence,
-        job.project,
-        job.spec,
-        job.model_id,
-        job.rewind_model_id,
-        job.dataset_id,
-        job.attempt,
-        job.deadline_at,
+        job_id=job.id,
+        fence=job.fence,
+        project=job.project,
+        spec=job.spec,
+        model_id=job.model_id,
+        rewind_model_id=job.rewind_model_id,
+        dataset_id=job.dataset_id,
+        attempt=job.attempt,
+        deadline_at=job.deadline_at,
     )
 
 

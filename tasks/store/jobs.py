@@ -33,7 +33,7 @@ MOST_URGENT = 9
 NOBODY = "none"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewJob:
     """What a job starts with."""
 

@@ -98,7 +98,19 @@ def test_open_streams_and_an_absent_broker_do_not_hold_the_server(
     store = Store(f"sqlite:///{tmp_path}/new/db.sqlite")
     with store.write() as session:
         assets.publish_catalogue(session, CATALOGUE)
-        job, _ = jobs.create(session, jobs.NewJob("default", SPEC, None, None, None, 4, None, {}))
+        job, _ = jobs.create(
+            session,
+            jobs.NewJob(
+                project="default",
+                spec=SPEC,
+                model_id=None,
+                rewind_model_id=None,
+                dataset_id=None,
+                priority=4,
+                deadline_s=None,
+                labels={},
+            ),
+        )
     assert (
         httpx2.get(f"{url}/readyz", timeout=20)
         .json()["detail"]

@@ -126,12 +126,12 @@ def make_data(
         return Split(images.to(torch.uint8), labels)
 
     return Data(
-        split(fit),
-        split(val),
-        split(test),
-        tuple("abcdefgh"[:classes]),
-        (0.4,) * shape[0],
-        (0.25,) * shape[0],
+        fit=split(fit),
+        val=split(val),
+        test=split(test),
+        classes=tuple("abcdefgh"[:classes]),
+        mean=(0.4,) * shape[0],
+        std=(0.25,) * shape[0],
     )
 
 

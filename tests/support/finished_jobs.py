@@ -11,18 +11,26 @@ from pruning.storage.stages import Stages
 from tests.support import cases
 from tests.support.pipelines import CPU, Listener, pretrained
 
-ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
+ORIGIN = Origin(
+    job_id="job_00000000",
+    spec={"type": "prune"},
+    architecture="mlp",
+    kwargs={"hidden": [6]},
+    model_sha256=None,
+    dataset_name="random",
+    dataset_sha256="",
+)
 
 
 def finished(recipe: Recipe, folder: Path) -> tuple[Results, list[tuple[str, str, Path]]]:
     files: list[tuple[str, str, Path]] = []
     pipeline = Pipeline(
-        recipe,
-        Networks(cases.mlp, None if recipe.train else pretrained()[0]),
-        cases.make_data(),
-        Stages(folder / "stages", recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=Networks(cases.mlp, None if recipe.train else pretrained()[0]),
+        data=cases.make_data(),
+        stages=Stages(folder / "stages", recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     results = Results(
         pipeline,

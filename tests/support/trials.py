@@ -19,7 +19,15 @@ from pruning.storage.stages import Stages
 from tests.support import cases
 from tests.support.pipelines import CPU, Listener, pretrained
 
-ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
+ORIGIN = Origin(
+    job_id="job_00000000",
+    spec={"type": "prune"},
+    architecture="mlp",
+    kwargs={"hidden": [6]},
+    model_sha256=None,
+    dataset_name="random",
+    dataset_sha256="",
+)
 
 
 def finished(
@@ -27,12 +35,12 @@ def finished(
 ) -> Results:
     state = None if recipe.train else pretrained()[0]
     pipeline = Pipeline(
-        recipe,
-        Networks(net, state),
-        data or cases.make_data(),
-        Stages(folder / "stages", recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=Networks(net, state),
+        data=data or cases.make_data(),
+        stages=Stages(folder / "stages", recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     pipeline.run()
     return Results(pipeline, ORIGIN, folder / "files")
@@ -50,12 +58,12 @@ def evaluated(results: Results) -> dict[str, Section]:
 def trial_of(results: Results, **fields: Any) -> JobRecord:
     pipeline = results.pipeline
     return JobRecord(
-        pipeline.data,
-        pipeline.dense,
-        pipeline.control,
-        pipeline.given_measured,
-        pipeline.control_measured,
-        pipeline.done,
-        pipeline.recipe,
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=pipeline.done,
+        recipe=pipeline.recipe,
         **fields,
     )

@@ -91,7 +91,19 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(
     with world.store.write() as session:
         spec: dict[str, object] = {}
         made = [
-            jobs.create(session, jobs.NewJob("default", spec, None, None, None, 4, None, {}))[0]
+            jobs.create(
+                session,
+                jobs.NewJob(
+                    project="default",
+                    spec=spec,
+                    model_id=None,
+                    rewind_model_id=None,
+                    dataset_id=None,
+                    priority=4,
+                    deadline_s=None,
+                    labels={},
+                ),
+            )[0]
             for _ in range(2)
         ]
     held, dead = made

@@ -78,8 +78,8 @@ __all__ = [
     "Corruption",
     "Strength",
     "Table",
+    "choose_table",
+    "compute_luma",
     "corruptions",
-    "grey_levels",
-    "luma",
-    "table_of",
+    "round_to_grey_levels",
 ]

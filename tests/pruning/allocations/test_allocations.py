@@ -312,15 +312,15 @@ def test_one_ranking_is_global_counts_spent_layer_by_layer(density: float, filte
     def selection(allocation: Global | Plain) -> Selection:
         detached: dict[str, Tensor] = {name: weight.detach() for name, weight in weights.items()}
         return Selection(
-            model,
-            detached,
-            scores,
-            masks,
-            density,
-            allocation,
-            TopK(),
-            torch.Generator(),
-            lambda: (4, 2, 2),
+            model=model,
+            weights=detached,
+            scores=scores,
+            masks=masks,
+            density=density,
+            allocation=allocation,
+            sparsifier=TopK(),
+            generator=torch.Generator(),
+            shape=lambda: (4, 2, 2),
         )
 
     fast_, slow = Weight().select(selection(Global())), Weight().select(selection(Plain()))

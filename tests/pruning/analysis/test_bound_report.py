@@ -40,7 +40,16 @@ def outcome(
 ) -> Outcome:
     """Errors and bounds of that size, in two parts of the images."""
     law = DrawLaw(torch.ones(1, 2) / 2, torch.tensor([3 if drawn else -1]))
-    found = Outcome(Pruned(sparsity, sparsity + 0.01 * trial, trial, {}, {}, {"w": law}))
+    found = Outcome(
+        pruned=Pruned(
+            requested=sparsity,
+            sparsity=sparsity + 0.01 * trial,
+            trial=trial,
+            weights={},
+            masks={},
+            laws={"w": law},
+        )
+    )
     error = scale * size * normal(len(dense), CLASSES, seed=trial).abs() / 3
     forms = {
         "error": error,

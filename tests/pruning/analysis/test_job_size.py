@@ -56,12 +56,12 @@ def scale_of(results: Results) -> JobSize:
     pipeline = results.pipeline
     data = pipeline.data
     return JobSize(
-        pipeline.recipe,
-        data.sizes,
-        data.shape,
-        count_flops(pipeline.dense(), data.shape) // 2,
-        {name: (len(one.val), len(one.test)) for name, one in data.shifted.items()},
-        data.segmentation,
+        recipe=pipeline.recipe,
+        images=data.sizes,
+        shape=data.shape,
+        macs=count_flops(pipeline.dense(), data.shape) // 2,
+        shifted={name: (len(one.val), len(one.test)) for name, one in data.shifted.items()},
+        segmentation=data.segmentation,
     )
 
 
@@ -157,7 +157,7 @@ def test_the_estimate_holds_them() -> None:
 
 def test_a_share_of_the_progress_is_done_however_it_ends(tmp_path: Path) -> None:
     listener = Listener()
-    ledger = Ledger(Stages(tmp_path, "x"), listener, 100.0)
+    ledger = Ledger(stages=Stages(tmp_path, "x"), watcher=listener, total=100.0)
     with ledger.share(30):
         ledger.advance(10)
     with pytest.raises(ZeroDivisionError), ledger.share(20):

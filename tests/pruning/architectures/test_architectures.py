@@ -548,23 +548,23 @@ def test_a_whole_job_with_approximation_and_bounds(
         retrain={"batch_size": 6, "optimizer": {"lr": 0.01}},
     )
     pipeline = Pipeline(
-        recipe,
-        Networks(lambda: build(case, torch.float32)),
-        data,
-        Stages(tmp_path, recipe.digest()),
-        Silent(),
-        torch.device("cpu"),
+        recipe=recipe,
+        networks=Networks(lambda: build(case, torch.float32)),
+        data=data,
+        stages=Stages(tmp_path, recipe.digest()),
+        watcher=Silent(),
+        device=torch.device("cpu"),
     )
     pipeline.run()
     assert [one.target for one in pipeline.done] == [0.3, 0.6]
     trial = JobRecord(
-        pipeline.data,
-        pipeline.dense,
-        pipeline.control,
-        pipeline.given_measured,
-        pipeline.control_measured,
-        pipeline.done,
-        pipeline.recipe,
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=pipeline.done,
+        recipe=pipeline.recipe,
     )
     for name, params in (
         ("approximation", {}),

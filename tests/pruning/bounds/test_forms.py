@@ -49,20 +49,20 @@ def weights(draws: tuple[int, ...] = (4, 0, -1, 2, 7, 3), prune: bool = False) -
     law = DrawLaw(shared(scores), m)
     sums = sum_edges(layer, w, seen, law.probabilities)
     return PrunedLayer(
-        "w",
-        layer,
-        w,
-        scores,
-        ~gone,
-        law,
-        law.probabilities,
-        sums,
-        seen,
-        LOG,
-        LOG + 1,
-        DELTA,
-        not prune,
-        True,
+        name="w",
+        layer=layer,
+        weight=w,
+        scores=scores,
+        kept=~gone,
+        law=law,
+        open=law.probabilities,
+        sums=sums,
+        patches=seen,
+        log=LOG,
+        log_split=LOG + 1,
+        delta=DELTA,
+        sampled=not prune,
+        by_weight=True,
     )
 
 
@@ -79,20 +79,20 @@ def channels(draws: int = 5, prune: bool = False) -> PrunedLayer:
     law = DrawLaw(shared(scores), m)
     sums = sum_channels(layer, w, seen, law.probabilities)
     return PrunedLayer(
-        "w",
-        layer,
-        w,
-        scores,
-        kept,
-        law,
-        law.probabilities,
-        sums,
-        seen,
-        LOG,
-        LOG + 1,
-        DELTA,
-        not prune,
-        False,
+        name="w",
+        layer=layer,
+        weight=w,
+        scores=scores,
+        kept=kept,
+        law=law,
+        open=law.probabilities,
+        sums=sums,
+        patches=seen,
+        log=LOG,
+        log_split=LOG + 1,
+        delta=DELTA,
+        sampled=not prune,
+        by_weight=False,
     )
 
 
@@ -347,7 +347,9 @@ def test_corenets_form_and_its_factors() -> None:
 def test_mussays_form_and_its_factors() -> None:
     layer, dimension, c = channels(), 5, 2.0
     norms, radius = uniform(4, seed=8) + 2, torch.tensor([1.5, 2.0]).double()
-    found = mussay.bound_errors(layer, norms, radius, "relu", dimension, c)
+    found = mussay.bound_errors(
+        layer, norms, radius=radius, activation="relu", dimension=dimension, c=c
+    )
     w, p = layer.weight.abs().sum((2, 3)), layer.law.probabilities[0]
     assert bool((layer.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1) <= 2.0 * norms).all()), (
         "within the ball"
@@ -389,7 +391,12 @@ def test_an_activation_beyond_what_the_ball_allows_widens_it() -> None:
     layer = channels()
     big = PrunedLayer(**{**layer.__dict__, "patches": 100 * layer.patches})
     found = mussay.bound_errors(
-        big, torch.ones(4).double(), torch.ones(2).double(), "tanh", 5, 1.0
+        big,
+        torch.ones(4).double(),
+        radius=torch.ones(2).double(),
+        activation="tanh",
+        dimension=5,
+        c=1.0,
     ).forms["ball"]
     most = big.patches.abs().amax((0, 1, 3)).reshape(4, 4).amax(1)
     t = float((layer.weight.abs().sum((2, 3)).amax(0) * most / layer.law.probabilities[0]).max())
@@ -398,7 +405,12 @@ def test_an_activation_beyond_what_the_ball_allows_widens_it() -> None:
 
 def test_of_single_weights_mussay_says_nothing() -> None:
     found = mussay.bound_errors(
-        weights(), torch.ones(IN).double(), torch.ones(2).double(), "relu", 5, 1.0
+        weights(),
+        torch.ones(IN).double(),
+        radius=torch.ones(2).double(),
+        activation="relu",
+        dimension=5,
+        c=1.0,
     )
     assert found == Paper(None)
 

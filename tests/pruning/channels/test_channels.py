@@ -237,15 +237,15 @@ def select(
     chosen = allocations.create(allocation) if isinstance(allocation, str) else allocation
     return Channel(normalize).select(
         Selection(
-            model,
-            weights,
-            scores or noise(model, exclude=exclude),
-            masks or build_full_masks(weights),
-            target,
-            chosen,
-            sparsifiers.create("top_k"),
-            torch.Generator(),
-            lambda: shape,
+            model=model,
+            weights=weights,
+            scores=scores or noise(model, exclude=exclude),
+            masks=masks or build_full_masks(weights),
+            density=target,
+            allocation=chosen,
+            sparsifier=sparsifiers.create("top_k"),
+            generator=torch.Generator(),
+            shape=lambda: shape,
         )
     )
 
@@ -561,15 +561,15 @@ def _importance(
     graph = ChannelGraph.of(model, shape, find_prunable(model))
     masks = masks or build_full_masks(find_prunable(model))
     selection = Selection(
-        model,
-        find_prunable(model),
-        scores,
-        masks,
-        0.5,
-        allocations.create("global"),
-        sparsifiers.create("top_k"),
-        torch.Generator(),
-        lambda: shape,
+        model=model,
+        weights=find_prunable(model),
+        scores=scores,
+        masks=masks,
+        density=0.5,
+        allocation=allocations.create("global"),
+        sparsifier=sparsifiers.create("top_k"),
+        generator=torch.Generator(),
+        shape=lambda: shape,
     )
     return Channel(normalize=False).importance(graph, selection, graph.kept(model, masks))
 

@@ -80,15 +80,15 @@ def selection(
     scores = mask_scores(evidence, Mussay(beta=beta).score(evidence))
     return Channel().select(
         Selection(
-            model,
-            evidence.weights,
-            scores,
-            evidence.masks,
-            kept,
-            seams.allocation,
-            sparsifier,
-            seeded(seed),
-            lambda: shape,
+            model=model,
+            weights=evidence.weights,
+            scores=scores,
+            masks=evidence.masks,
+            density=kept,
+            allocation=seams.allocation,
+            sparsifier=sparsifier,
+            generator=seeded(seed),
+            shape=lambda: shape,
         )
     )
 

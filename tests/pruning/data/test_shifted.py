@@ -96,10 +96,10 @@ def test_what_does_not_fit_is_refused_by_name(source: Arrays, message: str) -> N
         check_alike(
             "night",
             source.shape,
-            source.classes,
-            source.counts,
-            data.shape,
-            data.classes,
+            classes=source.classes,
+            counts=source.counts,
+            own_shape=data.shape,
+            own_classes=data.classes,
             pointer="/here",
         )
     assert caught.value.pointer == "/here"

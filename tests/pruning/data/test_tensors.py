@@ -164,7 +164,14 @@ def test_other_classes_than_the_models_are_refused(classes: list[str]) -> None:
 
 def test_normalisation_by_hand() -> None:
     data = cases.make_data(shape=(3, 2, 2))
-    data = Data(data.fit, data.val, data.test, data.classes, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    data = Data(
+        fit=data.fit,
+        val=data.val,
+        test=data.test,
+        classes=data.classes,
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.6, 0.7),
+    )
     found = data.normalize(data.fit.images)
     mean, std = (
         torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (data.mean, data.std)

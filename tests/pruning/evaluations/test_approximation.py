@@ -40,18 +40,26 @@ from pruning.storage.stages import Stages
 from tests.support import cases
 from tests.support.pipelines import CPU, MODES, Listener, pretrained
 
-ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
+ORIGIN = Origin(
+    job_id="job_00000000",
+    spec={"type": "prune"},
+    architecture="mlp",
+    kwargs={"hidden": [6]},
+    model_sha256=None,
+    dataset_name="random",
+    dataset_sha256="",
+)
 KINDS = ("accuracy", "layers", "logits", "centred", "softmax", "kl", "agreement")
 
 
 def finished(recipe: Recipe, folder: Path, net: Any = cases.mlp) -> Results:
     pipeline = Pipeline(
-        recipe,
-        Networks(net, None if recipe.train else pretrained()[0]),
-        cases.make_data(),
-        Stages(folder / "stages", recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=Networks(net, None if recipe.train else pretrained()[0]),
+        data=cases.make_data(),
+        stages=Stages(folder / "stages", recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     results = Results(pipeline, ORIGIN, folder / "files")
     pipeline.target_done = results.export
@@ -77,13 +85,13 @@ def evaluated(results: Results) -> Section:
 
 def trial_of(pipeline: Pipeline, *rounds: RoundRecord) -> JobRecord:
     return JobRecord(
-        pipeline.data,
-        pipeline.dense,
-        pipeline.control,
-        pipeline.given_measured,
-        pipeline.control_measured,
-        rounds or pipeline.done,
-        pipeline.recipe,
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=rounds or pipeline.done,
+        recipe=pipeline.recipe,
     )
 
 
@@ -414,13 +422,13 @@ def compared(tmp_path: Path, dense: nn.Module, other: nn.Module, **changes: Any)
     (one,) = pipeline.done
     fields = {**vars(one), "full_size": lambda: other, **changes}
     trial = JobRecord(
-        pipeline.data,
-        lambda: dense,
-        lambda: dense,
-        pipeline.given_measured,
-        pipeline.control_measured,
-        (RoundRecord(**fields),),
-        pipeline.recipe,
+        data=pipeline.data,
+        dense=lambda: dense,
+        control=lambda: dense,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=(RoundRecord(**fields),),
+        recipe=pipeline.recipe,
     )
     section = Approximation().evaluate(trial)
     assert "NaN" not in (text := json.dumps(section.model_dump(mode="json")))

@@ -28,7 +28,15 @@ from tests.support.bound_cases import DETERMINISTIC, SAMPLERS, remembered, seede
 from tests.support.pipelines import CPU, MODES, Listener, pretrained
 
 TRAINED: dict[str, Any] = {"train": {"epochs": 20, "batch_size": 8, "optimizer": {"lr": 0.05}}}
-ORIGIN = Origin("job_00000000", {"type": "prune"}, "mlp", {"hidden": [6]}, None, "random", "")
+ORIGIN = Origin(
+    job_id="job_00000000",
+    spec={"type": "prune"},
+    architecture="mlp",
+    kwargs={"hidden": [6]},
+    model_sha256=None,
+    dataset_name="random",
+    dataset_sha256="",
+)
 METHODS = SAMPLERS | DETERMINISTIC
 QUICK = ("corenet corenet", "mussay importance", "magnitude", "sipp")
 EVERY = [
@@ -40,12 +48,12 @@ __all__ = ["remembered"]
 
 def finished(recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp) -> Results:
     pipeline = Pipeline(
-        recipe,
-        Networks(net, None if recipe.train else pretrained()[0]),
-        cases.make_data(),
-        Stages(folder / "stages", recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=Networks(net, None if recipe.train else pretrained()[0]),
+        data=cases.make_data(),
+        stages=Stages(folder / "stages", recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     results = Results(pipeline, ORIGIN, folder / "files")
     pipeline.target_done = results.export

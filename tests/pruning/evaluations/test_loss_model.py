@@ -110,13 +110,13 @@ def make_round(
 
 def make_trial(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRecord:
     return JobRecord(
-        cases.make_data(),
-        cases.mlp,
-        cases.mlp,
-        measured(control),
-        measured(control),
-        rounds,
-        cases.recipe(seed=seed),
+        data=cases.make_data(),
+        dense=cases.mlp,
+        control=cases.mlp,
+        given_measured=measured(control),
+        control_measured=measured(control),
+        rounds=rounds,
+        recipe=cases.recipe(seed=seed),
     )
 
 
@@ -627,15 +627,25 @@ def test_in_a_job_they_run_where_they_apply_or_are_asked_for(tmp_path: Path, lis
         )
         folder = tmp_path / str(len(criterion))
         pipeline = Pipeline(
-            recipe,
-            Networks(cases.mlp, pretrained()[0]),
-            cases.make_data(),
-            Stages(folder / "stages", recipe.digest()),
-            Listener(),
-            CPU,
+            recipe=recipe,
+            networks=Networks(cases.mlp, pretrained()[0]),
+            data=cases.make_data(),
+            stages=Stages(folder / "stages", recipe.digest()),
+            watcher=Listener(),
+            device=CPU,
         )
         results = Results(
-            pipeline, Origin("job_0", {}, "mlp", {}, None, "random", ""), folder / "files"
+            pipeline,
+            Origin(
+                job_id="job_0",
+                spec={},
+                architecture="mlp",
+                kwargs={},
+                model_sha256=None,
+                dataset_name="random",
+                dataset_sha256="",
+            ),
+            folder / "files",
         )
         pipeline.target_done = results.export
         pipeline.run()

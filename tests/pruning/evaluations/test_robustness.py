@@ -373,10 +373,10 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
     made: list[Shift] = []
     seen: list[int] = []
 
-    def counted(data: Data, split: Any, shift: Shift, *others: Any) -> Tensor:
+    def counted(data: Data, split: Any, *, shift: Shift, **others: Any) -> Tensor:
         made.append(shift)
         seen.append(len(split))
-        return shift_images(data, split, shift, *others)
+        return shift_images(data, split, shift=shift, **others)
 
     monkeypatch.setattr(pruning.analysis.shifts, "shift_images", counted)
     monkeypatch.setattr(pruning.analysis.shift_parameters, "FEWEST", 1)
@@ -404,10 +404,12 @@ def test_noise_is_the_same_for_all_networks_and_batch_sizes(
     parts = errors_under_shifts(trial_of(cascade), shifts, 30)
     assert all(torch.equal(whole[a][b], parts[a][b]) for a in whole for b in whole[a])
     inputs = data.normalize(data.test.images)
-    first, second = (shift_images(data, data.test, Shift(noise=0.3), 4) for _ in range(2))
+    first, second = (
+        shift_images(data, data.test, shift=Shift(noise=0.3), seed=4) for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert 0.29 < float((first - inputs).abs().max()) <= 0.3 + 1e-6
-    assert not torch.equal(first, shift_images(data, data.test, Shift(noise=0.3), 5))
+    assert not torch.equal(first, shift_images(data, data.test, shift=Shift(noise=0.3), seed=5))
 
 
 def test_a_shift_named_twice_counts_once_and_no_two_have_one_name(cascade: Results) -> None:

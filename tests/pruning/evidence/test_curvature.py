@@ -253,7 +253,9 @@ def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatc
     for limit in (8_000, 40_000):
         sizes.clear()
         names = list(find_prunable(model))
-        found = compute_diagonal(model, names, [many], "ggn", torch.Generator(), size_bytes=limit)
+        found = compute_diagonal(
+            model, names, batches=[many], kind="ggn", generator=torch.Generator(), size_bytes=limit
+        )
         assert limit / 4 < max(sizes) <= limit
         for name in names:
             close(found[name], exact(model, images, name))
@@ -264,7 +266,12 @@ def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
     names = list(find_prunable(model))
     assert Footprint.of(model, names, images).vectors(1) == 1
     found = compute_diagonal(
-        model, names, [(images, labels)], "ggn", torch.Generator(), size_bytes=1
+        model,
+        names,
+        batches=[(images, labels)],
+        kind="ggn",
+        generator=torch.Generator(),
+        size_bytes=1,
     )
     for name in names:
         close(found[name], exact(model, images, name))
@@ -323,7 +330,7 @@ def test_sampled_fisher_is_unbiased(name: str) -> None:
             [
                 value.flatten()
                 for value in compute_diagonal(
-                    model, names, [(images, labels)], "mc_fisher", seed
+                    model, names, batches=[(images, labels)], kind="mc_fisher", generator=seed
                 ).values()
             ]
         )
@@ -363,7 +370,12 @@ def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> No
     cut = [[(images, labels)], [(images[:1], labels[:1]), (images[1:], labels[1:])]]
     found = [
         compute_diagonal(
-            model, names, batches, "mc_fisher", torch.Generator().manual_seed(5), size_bytes=size
+            model,
+            names,
+            batches=batches,
+            kind="mc_fisher",
+            generator=torch.Generator().manual_seed(5),
+            size_bytes=size,
         )
         for size in (1, 2**24)
         for batches in cut

@@ -727,15 +727,25 @@ def test_work_is_weighed_against_what_it_tells() -> None:
     left = [one for one in every if one.key not in taken]
     found = design.build_design(family, state.law, state.points, every)
     work = {(one.depth, one.width): float(one.flops) for one in world.sizes(family)}
-    (best,) = design.choose_next_members(family, found, left, [], work, 1)
+    (best,) = design.choose_next_members(family, found, left=left, under_way=[], work=work, count=1)
     (dear,) = design.choose_next_members(
-        family, found, left, [], {**work, (best.depth, best.width): 1e12}, 1
+        family,
+        found,
+        left=left,
+        under_way=[],
+        work={**work, (best.depth, best.width): 1e12},
+        count=1,
     )
     assert (dear.depth, dear.width) != (best.depth, best.width)
     (after,) = design.choose_next_members(
-        family, found, [one for one in left if one.key != best.key], [best], work, 1
+        family,
+        found,
+        left=[one for one in left if one.key != best.key],
+        under_way=[best],
+        work=work,
+        count=1,
     )
-    two = design.choose_next_members(family, found, left, [], work, 2)
+    two = design.choose_next_members(family, found, left=left, under_way=[], work=work, count=2)
     assert [one.key for one in two] == [best.key, after.key]
     assert {one.rounds for one in two} <= {family.rounds, family.rounds // 2}
 

@@ -64,15 +64,15 @@ def select(
     }
     found = granularity.select(
         Selection(
-            model,
-            weights,
-            alive,
-            masks,
-            target,
-            allocations.create(allocation),
-            TopK(),
-            torch.Generator(),
-            lambda: (4, 4, 4),
+            model=model,
+            weights=weights,
+            scores=alive,
+            masks=masks,
+            density=target,
+            allocation=allocations.create(allocation),
+            sparsifier=TopK(),
+            generator=torch.Generator(),
+            shape=lambda: (4, 4, 4),
         )
     )
     assert all(not (found.masks[name] & ~masks[name]).any() for name in masks), (
@@ -383,15 +383,15 @@ def test_only_top_k_keeps_blocks_and_patterns(granularity: Granularity) -> None:
     with pytest.raises(ParameterError, match="the sparsifier must be top_k") as caught:
         granularity.select(
             Selection(
-                model,
-                weights,
-                random_scores(model),
-                build_full_masks(weights),
-                0.5,
-                allocations.create("global"),
-                Doubling(),
-                torch.Generator(),
-                lambda: (4, 4, 4),
+                model=model,
+                weights=weights,
+                scores=random_scores(model),
+                masks=build_full_masks(weights),
+                density=0.5,
+                allocation=allocations.create("global"),
+                sparsifier=Doubling(),
+                generator=torch.Generator(),
+                shape=lambda: (4, 4, 4),
             )
         )
     assert caught.value.pointer == "/sparsifier"

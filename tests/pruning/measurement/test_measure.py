@@ -163,5 +163,8 @@ def test_latency_is_of_every_batch_size() -> None:
 
 def test_splits_of_one_class_are_measured() -> None:
     one = Split(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
-    found = measure_network(cases.mlp(), Data(one, one, one, ("a", "b", "c"), (0.5,), (0.5,)))
+    found = measure_network(
+        cases.mlp(),
+        Data(fit=one, val=one, test=one, classes=("a", "b", "c"), mean=(0.5,), std=(0.5,)),
+    )
     assert found.document().error.value in (0.0, 1.0)

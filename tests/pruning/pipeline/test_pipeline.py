@@ -237,12 +237,12 @@ def test_rewinding_without_weights_to_rewind_to_is_refused(tmp_path: Path) -> No
     recipe = gridded("weight_rewind", "targets_only", False)
     with pytest.raises(ParameterError, match="weights to rewind to"):
         Pipeline(
-            recipe,
-            Networks(cases.mlp, pretrained()[0]),
-            cases.make_data(),
-            Stages(tmp_path, recipe.digest()),
-            Listener(),
-            CPU,
+            recipe=recipe,
+            networks=Networks(cases.mlp, pretrained()[0]),
+            data=cases.make_data(),
+            stages=Stages(tmp_path, recipe.digest()),
+            watcher=Listener(),
+            device=CPU,
         )
 
 
@@ -510,12 +510,12 @@ def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_pa
         retrain=GRADUAL | {"optimizer": {"lr": 0.05, "momentum": 0, "weight_decay": 0}},
     )
     pipeline = Pipeline(
-        recipe,
-        Networks(cases.mlp, dict(model.state_dict())),
-        data,
-        Stages(tmp_path, recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=Networks(cases.mlp, dict(model.state_dict())),
+        data=data,
+        stages=Stages(tmp_path, recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     pipeline.run()
     assert [one.density for one in pipeline.done] == [1 - 6 / 96, 1 - 12 / 96, 1 - 18 / 96, 0.75]
@@ -555,12 +555,12 @@ def test_a_network_at_chance_is_a_baseline_mismatch_each_time(tmp_path: Path) ->
     nn.init.zeros_(model[3].weight)  # type: ignore[index, arg-type]
     for _ in range(2):
         pipeline = Pipeline(
-            recipe,
-            Networks(cases.mlp, dict(model.state_dict())),
-            cases.make_data(),
-            Stages(tmp_path, recipe.digest()),
-            Listener(),
-            CPU,
+            recipe=recipe,
+            networks=Networks(cases.mlp, dict(model.state_dict())),
+            data=cases.make_data(),
+            stages=Stages(tmp_path, recipe.digest()),
+            watcher=Listener(),
+            device=CPU,
         )
         with pytest.raises(
             BaselineMismatchError,
@@ -595,12 +595,12 @@ def test_a_collapsed_layer_is_told_also_after_a_rerun(tmp_path: Path) -> None:
     for _ in range(2):
         listener = Listener()
         pipeline = Pipeline(
-            recipe,
-            Networks(cases.mlp, small),
-            cases.make_data(),
-            Stages(tmp_path, recipe.digest()),
-            listener,
-            CPU,
+            recipe=recipe,
+            networks=Networks(cases.mlp, small),
+            data=cases.make_data(),
+            stages=Stages(tmp_path, recipe.digest()),
+            watcher=listener,
+            device=CPU,
         )
         pipeline.run()
         told = [message for message in listener.warnings if "collapse" in message]
@@ -654,12 +654,12 @@ def test_the_initialisation_follows_the_seed(tmp_path: Path) -> None:
         recipe = cases.recipe(0.5, train=TRAIN, retrain={"mode": "none"}, seed=seed)
         return (
             Pipeline(
-                recipe,
-                Networks(build),
-                cases.make_data(),
-                Stages(tmp_path, recipe.digest()),
-                Listener(),
-                CPU,
+                recipe=recipe,
+                networks=Networks(build),
+                data=cases.make_data(),
+                stages=Stages(tmp_path, recipe.digest()),
+                watcher=Listener(),
+                device=CPU,
             )
             ._fresh()
             .get_parameter("1.weight")

@@ -196,16 +196,16 @@ def test_intervals_of_errors_between_0_and_1_cover() -> None:
     rng = np.random.default_rng(0)
     covered, many = 0, 2000
     for sample in rng.beta(2, 5, (many, 20)):
-        found = bounded_mean_interval(sample.sum(), (sample**2).sum(), 20)
+        found = bounded_mean_interval(sample.sum(), (sample**2).sum(), n=20)
         covered += found.low <= 2 / 7 <= found.high  # type: ignore[operator]
     assert 0.935 < covered / many < 0.965
-    assert bounded_mean_interval(0.2, 0.04, 1).model_dump() == {
+    assert bounded_mean_interval(0.2, 0.04, n=1).model_dump() == {
         "value": 0.2,
         "low": 0.0,
         "high": 1.0,
         "n": 1,
     }
-    near = bounded_mean_interval(1.9, 0.9**2 + 1, 2)
+    near = bounded_mean_interval(1.9, 0.9**2 + 1, n=2)
     assert near.high == 1.0
     one, two = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([0.25, 0.0, 0.75])
     gap = estimate_increase(one, two)
@@ -298,7 +298,12 @@ def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.Mon
     labels = data.fit.labels.clone()
     labels[::3, :20] = 255
     uneven = Data(
-        Split(data.fit.images, labels), data.val, data.test, data.classes, data.mean, data.std
+        fit=Split(data.fit.images, labels),
+        val=data.val,
+        test=data.test,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
     )
     ends = []
     for size in (8, 3):
@@ -401,15 +406,25 @@ def run(
         )
     )
     pipeline = Pipeline(
-        recipe,
-        Networks(Tiny),
-        data,
-        Stages(folder / "stages", recipe.digest()),
-        Watcher(),
-        torch.device("cpu"),
+        recipe=recipe,
+        networks=Networks(Tiny),
+        data=data,
+        stages=Stages(folder / "stages", recipe.digest()),
+        watcher=Watcher(),
+        device=torch.device("cpu"),
     )
     results = Results(
-        pipeline, Origin("job_1", {}, "tiny", {}, None, "scenes", ""), folder / "files"
+        pipeline,
+        Origin(
+            job_id="job_1",
+            spec={},
+            architecture="tiny",
+            kwargs={},
+            model_sha256=None,
+            dataset_name="scenes",
+            dataset_sha256="",
+        ),
+        folder / "files",
     )
     pipeline.target_done = results.export
     pipeline.run()

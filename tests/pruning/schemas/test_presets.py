@@ -351,12 +351,14 @@ def test_a_preset_runs(tmp_path: Path) -> None:
     recipe = job.recipe()
     torch.manual_seed(0)
     pipeline = Pipeline(
-        recipe,
-        Networks(resolve("cifar_resnet", job.model.kwargs, shape=data.shape, classes=3).build),
-        data,
-        Stages(tmp_path, recipe.digest()),
-        Silent(),
-        torch.device("cpu"),
+        recipe=recipe,
+        networks=Networks(
+            resolve("cifar_resnet", job.model.kwargs, shape=data.shape, classes=3).build
+        ),
+        data=data,
+        stages=Stages(tmp_path, recipe.digest()),
+        watcher=Silent(),
+        device=torch.device("cpu"),
     )
     pipeline.run()
     assert [one.target for one in pipeline.done] == [0.15, 0.3]

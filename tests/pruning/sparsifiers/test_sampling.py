@@ -246,15 +246,15 @@ def test_laws_are_handed_on_by_name() -> None:
     def laws(sparsifier: str) -> Mapping[str, DrawLaw]:
         scores = {name: weight.abs() for name, weight in weights.items()}
         chosen = Selection(
-            model,
-            weights,
-            scores,
-            build_full_masks(weights),
-            0.5,
-            allocations.create("uniform"),
-            sparsifiers.create(sparsifier),
-            seeded(),
-            lambda: (1, 4, 4),
+            model=model,
+            weights=weights,
+            scores=scores,
+            masks=build_full_masks(weights),
+            density=0.5,
+            allocation=allocations.create("uniform"),
+            sparsifier=sparsifiers.create(sparsifier),
+            generator=seeded(),
+            shape=lambda: (1, 4, 4),
         )
         return Weight().select(chosen).laws
 

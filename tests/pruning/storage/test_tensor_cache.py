@@ -83,7 +83,9 @@ def test_a_later_job_does_not_corrupt_the_same_images_again(
     split = Split(
         torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8), torch.zeros(6, dtype=torch.int64)
     )
-    data = Data(split, split, split, ("a", "b"), (0.5,) * 3, (0.25,) * 3)
+    data = Data(
+        fit=split, val=split, test=split, classes=("a", "b"), mean=(0.5,) * 3, std=(0.25,) * 3
+    )
     calls: list[str] = []
 
     def counted(images: Tensor, name: str, severity: int, **others: Any) -> Tensor:
@@ -92,10 +94,12 @@ def test_a_later_job_does_not_corrupt_the_same_images_again(
 
     monkeypatch.setattr(shifts, "corrupt", counted)
     fog = Shift("fog", 3)
-    first = shift_images(data, split, fog, 0, TensorCache(tmp_path, 10**6))
-    assert torch.equal(first, shift_images(data, split, fog, 0, TensorCache(tmp_path, 10**6)))
-    assert torch.equal(first, shift_images(data, split, fog, 0))
+    first = shift_images(data, split, shift=fog, seed=0, cache=TensorCache(tmp_path, 10**6))
+    assert torch.equal(
+        first, shift_images(data, split, shift=fog, seed=0, cache=TensorCache(tmp_path, 10**6))
+    )
+    assert torch.equal(first, shift_images(data, split, shift=fog, seed=0))
     assert calls == ["fog 3", "fog 3"], "once for the cache, once without one"
-    shift_images(data, split, fog, 1, TensorCache(tmp_path, 10**6))
-    shift_images(data, split, Shift("fog", 4), 0, TensorCache(tmp_path, 10**6))
+    shift_images(data, split, shift=fog, seed=1, cache=TensorCache(tmp_path, 10**6))
+    shift_images(data, split, shift=Shift("fog", 4), seed=0, cache=TensorCache(tmp_path, 10**6))
     assert calls[2:] == ["fog 3", "fog 4"]

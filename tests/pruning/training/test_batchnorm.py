@@ -160,7 +160,7 @@ def numbered(images: int) -> Data:
         .view(images, 1, 1, 3)
     )
     split = Split(pixels, number % 2)
-    return Data(split, split, split, ("a", "b"), (0.0,), (1.0,))
+    return Data(fit=split, val=split, test=split, classes=("a", "b"), mean=(0.0,), std=(1.0,))
 
 
 @pytest.mark.parametrize(
@@ -395,12 +395,12 @@ def trained() -> State:
 def job(recipe: Recipe, folder: Path) -> Results:
     networks = Networks(cases.conv_net, None if recipe.train is not None else trained())
     pipeline = Pipeline(
-        recipe,
-        networks,
-        cases.make_data(),
-        Stages(folder / "stages", recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=networks,
+        data=cases.make_data(),
+        stages=Stages(folder / "stages", recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     results = Results(pipeline, ORIGIN, folder / "files")
     pipeline.target_done = results.export

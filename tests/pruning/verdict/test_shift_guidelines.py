@@ -70,12 +70,17 @@ def robust(data: Data, corrupt: Corrupt | None) -> dict[str, torch.Tensor]:
 
 def test_a_training_on_corrupted_images_sees_them() -> None:
     split = Split(images(), torch.arange(40) % 3)
-    data = Data(split, split, split, ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+    data = Data(
+        fit=split, val=split, test=split, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.25,) * 3
+    )
     plain, clean = robust(data, None), robust(data, Corrupt(severities=(0,)))
     assert all(torch.equal(plain[name], clean[name]) for name in plain)
     dark = Split(torch.cat([corrupt(images(), "contrast", 5)]), split.labels)
     always = robust(data, Corrupt(names=("contrast",), severities=(5,)))
-    instead = robust(Data(dark, split, split, data.classes, data.mean, data.std), None)
+    instead = robust(
+        Data(fit=dark, val=split, test=split, classes=data.classes, mean=data.mean, std=data.std),
+        None,
+    )
     assert all(torch.equal(always[name], instead[name]) for name in always)
 
 
@@ -125,12 +130,12 @@ def report(tmp_path: Path, knowledge: str | None, **fields: Any) -> Report:
         | fields
     )
     pipeline = Pipeline(
-        recipe,
-        Networks(cases.mlp),
-        cases.make_data(),
-        Stages(tmp_path / "stages", recipe.digest()),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=Networks(cases.mlp),
+        data=cases.make_data(),
+        stages=Stages(tmp_path / "stages", recipe.digest()),
+        watcher=Listener(),
+        device=CPU,
     )
     results = Results(pipeline, ORIGIN, tmp_path / "files")
     pipeline.target_done = results.export

@@ -80,7 +80,16 @@ def test_a_rollback_leaves_neither_job_nor_message(store: Store) -> None:
         with store.write() as session:
             jobs.create(
                 session,
-                jobs.NewJob("default", {}, None, None, None, 4, None, {"a": "b"}),
+                jobs.NewJob(
+                    project="default",
+                    spec={},
+                    model_id=None,
+                    rewind_model_id=None,
+                    dataset_id=None,
+                    priority=4,
+                    deadline_s=None,
+                    labels={"a": "b"},
+                ),
                 idempotency_key="k",
             )
             raise RuntimeError("after the insert")
