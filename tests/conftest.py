@@ -12,3 +12,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     the end.
     """
     items.sort(key=lambda item: "tests/service/" not in item.nodeid)
+
+
+collect_ignore_glob = ["support/plugins/*"]
+"""Methods that tests register in processes of their own; here they would join every registry."""

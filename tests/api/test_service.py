@@ -17,6 +17,7 @@ import pytest
 import tasks.queue
 from api import openapi
 from api.main import create_app
+from secateur.version import VERSION
 from tests.support.api_world import ADMIN, CATALOGUE, World, fault
 
 
@@ -25,7 +26,7 @@ def test_health_and_version(world: World) -> None:
     assert world.client.get("/readyz").json() == {"status": "ready"}
     assert world.client.get("/version").json() == {
         "name": "secateur",
-        "version": "0.1.0",
+        "version": VERSION,
         "api": "v1",
     }
 

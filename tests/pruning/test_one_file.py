@@ -1,0 +1,139 @@
+"""A new method of any kind is one file: a folder of them is all that a job needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruning.schemas.report import Report
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "tests" / "support" / "plugins"
+
+RUN = """
+import json, sys
+from pathlib import Path
+from pruning.pipeline.run_job import run_job
+
+class Watcher:
+    def stage(self, stage, name): pass
+    def progress(self, done, total): pass
+    def warn(self, message): pass
+    def saved(self, name, path): pass
+    def dropped(self, name): pass
+    def file(self, checkpoint, format, path): pass
+    def checkpoint(self, id, sparsity, error): pass
+    def summary(self, summary): pass
+
+folder = Path(sys.argv[1])
+run_job(folder, json.loads((folder / "job.json").read_text()), Watcher())
+"""
+
+CATALOGUE = """
+import json
+from tasks.processes.helper import catalogue
+print(json.dumps({kind: [entry["name"] for entry in entries] for kind, entries in catalogue({}).items()}))
+"""
+
+ADDED = {
+    "criteria": "smallest_last",
+    "allocations": "first_layers",
+    "sparsifiers": "signs_only",
+    "schedules": "halfway",
+    "evaluations": "sign_agreement",
+    "corruptions": "dim",
+    "architectures": "one_layer",
+    "granularities": "columns",
+}
+
+
+def run_python(code: str, *arguments: str) -> str:
+    """What a fresh process with the plug-ins prints."""
+    environment = os.environ | {"SECATEUR_PLUGIN_PATH": str(PLUGINS), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_job_with(folder: Path, spec: dict[str, Any]) -> Report:
+    """The report of a job on the bundled digits, run in a process of its own."""
+    job = {
+        "id": "job_00000000",
+        "spec": {
+            "type": "prune",
+            "model": {
+                "architecture": "one_layer",
+                "train": {"epochs": 2, "corrupt": {"names": ["dim"]}},
+            },
+            "dataset": {"builtin": "digits"},
+            "retrain": {"mode": "none"},
+            "targets": {"sparsity": [0.5]},
+        }
+        | spec,
+        "model": {
+            "architecture": "one_layer",
+            "kwargs": {"channels": 1, "height": 8, "width": 8, "classes": 10},
+            "normalize": None,
+            "classes": None,
+            "sha256": None,
+        },
+        "dataset": {"name": "digits", "sha256": "", "normalize": None},
+        "threads": 1,
+        "cache": {"bytes": 0, "folder": ""},
+        "checkpoint_steps": 1000,
+    }
+    (folder / "stages").mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps(job))
+    run_python(RUN, str(folder))
+    return Report.model_validate_json((folder / "files" / "report.json").read_text())
+
+
+def test_the_catalogue_lists_what_the_folder_adds() -> None:
+    catalogue = json.loads(run_python(CATALOGUE))
+    for kind, name in ADDED.items():
+        assert name in catalogue[kind]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"allocation": {"name": "first_layers"}, "sparsifier": {"name": "signs_only"}},
+        {"granularity": {"name": "columns"}},
+    ],
+    ids=["weights", "columns"],
+)
+def test_a_job_runs_with_one_of_each_kind(tmp_path: Path, method: dict[str, Any]) -> None:
+    report = run_job_with(
+        tmp_path,
+        method
+        | {
+            "criterion": {"name": "smallest_last"},
+            "schedule": {"name": "halfway"},
+            "evaluations": [
+                {"name": "sign_agreement"},
+                {"name": "robustness", "params": {"corruptions": ["dim"], "severities": [5]}},
+            ],
+        },
+    )
+    assert not report.failures
+    (checkpoint,) = report.checkpoints
+    assert checkpoint.round == 2  # the schedule's second
+    assert checkpoint.sparsity >= 0.5
+    sections = report.sections
+    agreement = sections["sign_agreement"].scalars[f"agreement/{checkpoint.id}"]
+    assert agreement.value == 1.0
+    assert any(
+        "dim" in name for name in sections["robustness"].curves | sections["robustness"].scalars
+    )
