@@ -16,7 +16,7 @@ from pruning.analysis.bound_findings import (
     choose_headline_form,
     describe_findings,
     is_within_failure_probability,
-    test_coverage_of_forms,
+    check_coverage_of_forms,
 )
 from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes
 from pruning.analysis.bound_study import Outcome, Pruned
@@ -70,9 +70,9 @@ def outcome(
         }
     }
     found.layers["w"]["error"][0][:3] = 0.0
-    found.above = {name: [torch.zeros(len(dense)).bool()] for name in forms}
+    found.violations = {name: [torch.zeros(len(dense)).bool()] for name in forms}
     if trial == 1:
-        found.above["paper"][0][5] = True
+        found.violations["paper"][0][5] = True
     return found
 
 
@@ -179,10 +179,10 @@ def test_components_are_ratios_of_medians_and_the_largest_is_responsible() -> No
             first[name].flatten().tolist() for name in ("minimum", f"minimum with {one.factor}")
         )
         assert one.log10 == pytest.approx(math.log10(median(bound) / median(other)))
-    most = found.responsible("minimum", 0.5)
+    most = found.find_costliest("minimum", 0.5)
     assert most is not None
     assert (most.factor, most.log10 > 0) == ("no union bound", True)
-    assert found.responsible("hoeffding", 0.5) is None
+    assert found.find_costliest("hoeffding", 0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_form_is_vacuous_from_where_it_stays_so(
         for one, value in zip(found.form("minimum"), predicted, strict=True)
     ]
     changed = BoundReport(**{**found.__dict__, "predictions": tuple(chosen[::-1])})
-    first = changed.vacuous_from("minimum")
+    first = changed.find_vacuous_start("minimum")
     assert (first and first.requested) == (None if start is None else (0.1, 0.5, 0.9)[start])
 
 
@@ -224,7 +224,7 @@ def test_a_form_is_vacuous_from_where_it_stays_so(
 def test_quantiles_may_be_infinite(
     values: list[float], expected: tuple[float, float] | None
 ) -> None:
-    found = Spread.of(torch.tensor(values))
+    found = Spread.from_values(torch.tensor(values))
     assert (
         found and (pytest.approx(found.median), found.p95 and pytest.approx(found.p95))
     ) == expected
@@ -236,12 +236,12 @@ def test_quantiles_may_be_infinite(
 @pytest.mark.slow
 def test_quantiles_are_torchs_of_more_values_than_torch_takes() -> None:
     values = normal(1001)
-    found = Spread.of(values)
+    found = Spread.from_values(values)
     assert found is not None
     assert (found.median, found.p95) == pytest.approx(
         (float(values.quantile(0.5)), float(values.quantile(0.95)))
     )
-    assert Spread.of(torch.zeros(2**24 + 1)) == Spread(0.0, 0.0)
+    assert Spread.from_values(torch.zeros(2**24 + 1)) == Spread(0.0, 0.0)
 
 
 @pytest.mark.parametrize("broken", [math.inf, 1e300, 0.0])
@@ -260,7 +260,7 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
     found = summarise_outcomes(outcomes, dense, labels, DELTA)
     curves = dict(_curves("method", found))
     rows: list[Any] = [one.document() for one in (*found.predictions, *found.components)]
-    rows += test_coverage_of_forms("method", found) + _layer_rows("method", found)
+    rows += check_coverage_of_forms("method", found) + _layer_rows("method", found)
     section = Section(
         title="Bounds",
         version=1,
@@ -289,7 +289,7 @@ def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
     said = describe_findings("method", found)
     assert any(one.startswith("method, minimum: ") for one in said)
     assert any(one.startswith("method, paper: ") for one in said)
-    rows = {row["form"]: row for row in test_coverage_of_forms("method", found)}
+    rows = {row["form"]: row for row in check_coverage_of_forms("method", found)}
     assert {form: row["certified"] for form, row in rows.items()} == {
         "hoeffding": True,
         "minimum": True,

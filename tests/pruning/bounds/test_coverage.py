@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pruning.analysis.bound_study import Outcome, Study
 from pruning.architectures._channel_map import ChannelMap
-from pruning.bounds.forms import CERTIFIED
+from pruning.bounds.forms import CERTIFIED, PrunedLayer
 from pruning.rounds.method import PruningMethod
 from pruning.types import Allocation, Budget, Keeps, Scores
 from tests.support import cases
@@ -120,11 +120,10 @@ def study(
         [(x, torch.arange(40) % 3)],
         SHAPE,
         seeded(),
-        (),
     )
     if found.sampled:
-        allocation = Remembering(found.seams.allocation)
-        found.seams = dataclasses.replace(found.seams, allocation=allocation)
+        allocation = Remembering(found.method.allocation)
+        found.method = dataclasses.replace(found.method, allocation=allocation)
     return found
 
 
@@ -137,7 +136,7 @@ def outcomes(
 
 
 def broken(found: list[Outcome], form: str) -> int:
-    return sum(bool(torch.cat(one.above[form]).any()) for one in found)
+    return sum(bool(torch.cat(one.violations[form]).any()) for one in found)
 
 
 def covers(violations: int, trials: int, delta: float) -> bool:
@@ -293,23 +292,23 @@ def test_the_papers_form_of_mussay_fails_when_outgoing_weights_are_scaled(
         assert broken(found, form) == 0
 
 
-def unions(of: Study) -> list[tuple[float, float, int]]:
-    """Filled with the logarithms that each layer's bounds have, and its repeats."""
-    found: list[tuple[float, float, int]] = []
-    plain = of._drawn
+def record_logarithms(study: Study) -> list[tuple[float, float, int]]:
+    """The logarithms of each layer's bounds, and its repeats: a list that the study fills."""
+    logarithms: list[tuple[float, float, int]] = []
+    describe = study.layers.describe
 
-    def spy(*args: Any) -> Any:
-        drawn = plain(*args)
-        found.append((drawn.log, drawn.log_split, drawn.law.repeats))
-        return drawn
+    def spy(*args: Any) -> PrunedLayer:
+        layer = describe(*args)
+        logarithms.append((layer.log, layer.log_split, layer.law.repeats))
+        return layer
 
-    of._drawn = spy  # type: ignore[method-assign]
-    return found
+    study.layers.describe = spy  # type: ignore[method-assign]
+    return logarithms
 
 
 def test_the_union_runs_over_all_sides_outputs_positions_inputs_and_repeats() -> None:
     of = study("residual", SAMPLERS["corenet plus_plus"])
-    logs = unions(of)
+    logs = record_logarithms(of)
     of.outcomes([of.prune(0.5, 1, seeded())], images(3, True), DELTA)
     terms = 2 * 3 * (6 * 16 + 6 * 16 + 6 + 3)
     assert len(logs) == 4
@@ -338,7 +337,7 @@ def test_a_layer_that_reads_several_groups_has_a_row_and_a_share_of_delta_for_ea
     of = study(Joined(), SAMPLERS["pfp randomized"])
     pruned = of.prune(0.4, 1, seeded())
     assert len(pruned.laws["fc.weight"].draws) == 4
-    logs = unions(of)
+    logs = record_logarithms(of)
     (found,) = of.outcomes([pruned], images(2, True), DELTA)
     assert logs[0][0] == pytest.approx(math.log(2 * 4 * 2 * (4 * 64 + 3) / DELTA))
     assert broken([found], "minimum") == 0

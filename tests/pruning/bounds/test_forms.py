@@ -139,7 +139,7 @@ def test_numbers_worked_by_hand() -> None:
     assert float(mussay.hoeffding(7.0, 10, math.log(2 * 2 / 0.05))) == pytest.approx(
         6.553, abs=5e-4
     )
-    lenet = corenet.Constants.of([784, 300, 100, 10], 0.1)
+    lenet = corenet.Constants.from_widths([784, 300, 100, 10], 0.1)
     assert (round(lenet.k, 2), round(lenet.kappa, 1), lenet.sample_size) == (11.72, 192.1, 189)
     assert 8 * lenet.k * lenet.log == pytest.approx(974.9, abs=0.05)
     assert lenet.kappa**3 == pytest.approx(7.1e6, rel=0.01)
@@ -182,7 +182,7 @@ def test_mussays_inequalities_in_the_example_of_the_notes() -> None:
 
 @pytest.mark.parametrize("epsilon", [0.03, 0.4, 2.0])
 def test_errors_invert_numbers_of_draws(epsilon: float) -> None:
-    s, lenet = 1.75, corenet.Constants.of([784, 300, 100, 10], 0.1)
+    s, lenet = 1.75, corenet.Constants.from_widths([784, 300, 100, 10], 0.1)
     m = corenet.count_draws(s, epsilon, lenet)
     found = corenet.epsilon(torch.tensor([s]), torch.tensor([m]), lenet)
     assert float(found) <= epsilon <= float(found) * (1 + 1 / m) + 1e-9
@@ -315,7 +315,7 @@ def test_pfps_form_and_its_factors() -> None:
 
 def test_corenets_form_and_its_factors() -> None:
     layer = weights()
-    constants, factor = corenet.Constants.of([6, 5, 3], 0.1), 2.5
+    constants, factor = corenet.Constants.from_widths([6, 5, 3], 0.1), 2.5
     found = corenet.bound_errors(layer, corenet.Growth(constants, {"w": 3.0}, {"w": factor}))
 
     def epsilon(k: float = constants.k, log: float = constants.log) -> Any:
