@@ -62,8 +62,8 @@ class Shift:
         return f"noise {float(self.noise)!r}".removesuffix(".0") if self.noise else NOMINAL
 
     def group(self, trained: Collection[str]) -> str:
-        """The kind of shift: `nominal`, `noise`, `shifted set`, `corruption`, or `corruption trained
-        on` for a corruption in `trained`.
+        """`nominal`, `noise`, `shifted set`, `corruption`, or `corruption trained on` for a
+        corruption in `trained`.
         """
         if self.dataset is not None:
             return "shifted set"
