@@ -121,6 +121,7 @@ class Carrier(fx.Interpreter):
 
 def _carry_through_batchnorm(module: _BatchNorm, inputs: ValueWithError) -> ValueWithError:
     """The error of each channel times the size of its scale."""
+    assert module.running_var is not None
     scale = (module.running_var + module.eps).rsqrt()
     if module.weight is not None:
         scale = scale * module.weight.abs()
@@ -167,7 +168,8 @@ def _apply_to_errors(
     if kind is F.pad:
         # what is padded with a number has no error, so the number is left out
         named = _select_part(kwargs, "error") | {"value": None}
-        return F.pad(*_select_part(args[:3], "error"), **named)
+        padded: Tensor = F.pad(*_select_part(args[:3], "error"), **named)
+        return padded
     if kind is torch.cat:
         args, kwargs = _add_zero_errors(args), _add_zero_errors(kwargs)
     errors: Tensor = call(*_select_part(args, "error"), **_select_part(kwargs, "error"))
