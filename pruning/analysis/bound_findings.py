@@ -58,7 +58,7 @@ FACTORS = {
 
 
 def describe_findings(label: str, report: BoundReport) -> list[str]:
-    """One method's bounds in sentences: how useful and how loose they are, and what failed."""
+    """Say in sentences how useful and how loose a method's bounds are, and which of them failed."""
     papers = [form for form in ("paper", "paper relative") if form in report.forms]
     sentences = [
         f"{label}, {form}: {_describe_usefulness(report, form)}{_describe_looseness(report, form)}"
@@ -85,7 +85,7 @@ def _describe_violations(label: str, row: dict[str, Any], delta: float) -> str:
 
 
 def _describe_usefulness(report: BoundReport, form: str) -> str:
-    """The sparsest pruning at which a form promises more than chance, and where it stops to."""
+    """Say up to which sparsity a form promises more than chance."""
     useful = [prediction for prediction in report.form(form) if not prediction.vacuous]
     start = report.find_vacuous_start(form)
     if start is None:
@@ -109,7 +109,7 @@ def _describe_usefulness(report: BoundReport, form: str) -> str:
 
 
 def _describe_looseness(report: BoundReport, form: str) -> str:
-    """How far the form is above the error where it is first vacuous, and what makes it so."""
+    """Say how far a form is above the error where it is first vacuous, and why."""
     prediction: Prediction = report.find_vacuous_start(form) or report.form(form)[-1]
     costliest = report.find_costliest(form, prediction.requested)
     if prediction.tightness is None or prediction.tightness.log10 is None:
@@ -150,8 +150,8 @@ def _format_times(factor: float) -> str:
 
 
 def check_coverage_of_forms(label: str, report: BoundReport) -> list[dict[str, Any]]:
-    """By form, how many prunings had any violation, and whether that is within the failure
-    probability.
+    """Rows of a table by form: the number of prunings with any violation, and whether it is within
+    the failure probability.
     """
     rows = []
     for form in report.forms:

@@ -56,8 +56,8 @@ class InputPart:
     logits: Tensor
     """The logits of the dense network, (N, classes)."""
     sums: dict[str, tuple[Tensor, Sums]] = field(default_factory=dict)
-    """By weight, the probabilities that its sums were last computed for, and those sums: prunings
-    that differ in the draws alone share them.
+    """The probabilities that a layer's sums were last computed for, and those sums, by weight:
+    prunings that differ in the draws alone share them.
     """
 
 
@@ -82,7 +82,7 @@ class LayerDescriber:
     def describe(
         self, name: str, pruned: Pruned, part: InputPart, failure: FailureProbability
     ) -> PrunedLayer:
-        """One layer of a pruned network at a part of the inputs."""
+        """Describe a layer of a pruned network at a part of the inputs."""
         layer, weight = part.uses[name].layer, self.evidence.weights[name]
         scores = self._arrange_scores(name, layer)
         law = pruned.laws.get(name)

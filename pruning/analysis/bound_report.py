@@ -58,7 +58,7 @@ def _drop_infinite(value: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One form of the bound at one sparsity, over all trials and inputs."""
+    """A form of the bound at one sparsity, over all trials and inputs."""
 
     form: str
     requested: float
@@ -83,7 +83,7 @@ class Prediction:
     chance: float
     """The accuracy of guessing, 1 / classes."""
     draws_factor: float | None
-    """How many times the draws the median input would need; None where nothing is drawn."""
+    """The factor of draws that the median input would need; None where nothing is drawn."""
 
     @property
     def certified(self) -> bool:
@@ -240,7 +240,7 @@ def _log10(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """One form of the bound in one trial, beside what was measured.
+    """A form of the bound in one trial, beside the measured errors.
 
     `predicted`, `optimistic` and `measured` are fractions, as in `Prediction`.
     """
@@ -253,14 +253,14 @@ class _Trial:
     tightness: Tensor
     """Bound over error of the logits with an error."""
     draws_factors: Tensor
-    """How many times the draws an input would need, where the dense network is right."""
+    """The factor of draws that each input would need where the dense network is right."""
     layers: dict[str, Tensor]
     """Bound over error of a layer by weight, of the inputs with an error there."""
     broken: bool
 
 
 def _compare_trial(form: str, outcome: Outcome, dense: Tensor, labels: Tensor) -> _Trial:
-    """One form of the bound in one trial, beside what was measured."""
+    """Compare a form of the bound with the measured errors in one trial."""
     bound, error = outcome[form], outcome["error"]
     low, high = dense - bound, dense + bound
     own = torch.nn.functional.one_hot(labels, dense.shape[1]).bool()  # the label's logit
@@ -291,7 +291,7 @@ def _compare_trial(form: str, outcome: Outcome, dense: Tensor, labels: Tensor) -
 
 
 def _predict(form: str, outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor) -> Prediction:
-    """One form of the bound over all trials at one sparsity."""
+    """Summarise a form of the bound over all trials at one sparsity."""
     trials = [_compare_trial(form, outcome, dense, labels) for outcome in outcomes]
     layers: dict[str, list[Tensor]] = {}
     for trial in trials:

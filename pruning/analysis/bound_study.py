@@ -1,4 +1,4 @@
-"""One method's pruned networks beside their bounds: drawn from the dense network, and measured at
+"""The study of a method's bounds: networks are pruned from the dense one, bounded, and measured at
 the same inputs.
 """
 
@@ -63,8 +63,8 @@ class Outcome:
     layers: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
     """The largest error over a layer's outputs by weight and form (`error`: measured), (N,)."""
     violations: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By form, whether a layer's output or a logit of an input is further off than the form says,
-    (N,).
+    """Whether a layer's output or a logit of an input is further off than a form says, (N,), by
+    form.
     """
     assumption: list[float] = field(default_factory=list)
     """The fraction of the outputs at which the paper's assumption holds, by layer and part of the
@@ -246,9 +246,8 @@ class Study:
         what is further off than its bound.
         """
         pruned, criterion = outcome.pruned, self.method.criterion
-        errors: dict[str, dict[str, Tensor]] = {}
-        """By form and weight, the bound of a layer's outputs."""
-        violated: dict[str, Tensor] = {}
+        errors: dict[str, dict[str, Tensor]] = {}  # by form and weight, as the layer's output
+        violated: dict[str, Tensor] = {}  # by form, (N,)
         layers: list[PrunedLayer] = []
         for name, use in part.uses.items():
             layer = self.layers.describe(name, pruned, part, failure)
@@ -301,7 +300,7 @@ class Study:
     def _bound_relatively(
         self, criterion: BoundsRelativeError, layers: Sequence[PrunedLayer], part: InputPart
     ) -> dict[str, Tensor]:
-        """By form, tau |z| of every logit, (N, classes)."""
+        """The bounds tau |z| of every logit by form, (N, classes)."""
         with torch.no_grad():
             size = self.model(part.inputs).abs()
         bounds = {}

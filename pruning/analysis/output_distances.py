@@ -1,5 +1,5 @@
-"""How far one network's outputs are from another's, image by image: of every layer, of the logits,
-of the softmax.
+"""The distances of one network's outputs from another's, image by image: of every layer, the logits
+and the softmax.
 
 Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; these definitions are
 ours.

@@ -31,7 +31,7 @@ CORRUPTIONS_VERSION = 1
 
 @dataclass(frozen=True)
 class Shift:
-    """One distribution of test images.
+    """A distribution of test images.
 
     >>> (
     ...     Shift("fog", 3).name,

@@ -132,7 +132,7 @@ class Growth:
     amplification: Mapping[str, float]
     """The mean of Delta over S by weight, largest of the outputs, without kappa."""
     factors: Mapping[str, float]
-    """By weight, the factor between its sensitivities and the scores."""
+    """The factor between a layer's sensitivities and its scores, by weight."""
 
 
 def bound_errors(layer: PrunedLayer, growth: Growth) -> Paper:

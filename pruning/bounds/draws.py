@@ -1,4 +1,4 @@
-"""Draws with replacement: how many distinct ones to expect, and how many draws give them."""
+"""Draws with replacement: the expected number of distinct terms, and the draws that yield it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def find_draws(probabilities: Tensor, distinct: Tensor) -> Tensor:
     (tensor([2, 1]), tensor([1, 0]))
     """
     limit = distinct.double() + ROUNDING
-    few, many = torch.zeros_like(limit), torch.full_like(limit, MOST)
+    few = torch.zeros_like(limit)
+    many = torch.full_like(limit, MOST)
     while bool((many - few > 1).any()):  # bisection: `few` fits, `many` does not
         middle = ((few + many) / 2).floor()
         fits = expected_distinct(probabilities, middle) <= limit
@@ -48,7 +49,7 @@ def find_draws(probabilities: Tensor, distinct: Tensor) -> Tensor:
 
 
 def draw_multiplicities(probabilities: Tensor, draws: Tensor, generator: Generator) -> Tensor:
-    """How often each term is drawn with replacement in `draws` draws of its row; float64, (R, K).
+    """The number of times each term is drawn in `draws` draws with replacement; float64, (R, K).
 
     `probabilities` (R, K) are nonnegative and need not sum to 1; rows of zeros give zeros.
 

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from pruning.bounds.inputs import Inputs
-from pruning.bounds.sums import Sums, add_errors, bernstein, hoeffding, multiply_patches
+from pruning.bounds.sums import (
+    Sums,
+    add_errors,
+    bernstein,
+    divide_or_zero,
+    hoeffding,
+    multiply_patches,
+)
 from pruning.evidence.evidence import Evidence
 from pruning.networks.layers import Layer, as_matrices
 from pruning.types import DrawLaw
@@ -31,7 +38,7 @@ CERTIFIED = ("hoeffding", "bernstein", "minimum", "deterministic", "ball", "ball
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedLayer:
-    """One layer of a pruned network at N inputs."""
+    """A layer of a pruned network at N inputs."""
 
     name: str
     layer: Layer
@@ -42,7 +49,7 @@ class PrunedLayer:
     kept: Tensor
     """Whether a term remains, bool, shaped as `scores`."""
     law: DrawLaw
-    """How the terms were drawn; for a deterministic sparsifier, probabilities in proportion to the
+    """The law of the draws; for a deterministic sparsifier, probabilities in proportion to the
     scores, and nothing drawn.
     """
     open: Tensor
@@ -159,7 +166,7 @@ class PrunedLayer:
         g_j is the part of weight j in the sum, s_j its sensitivity.
         """
         whole = self.sums.size * self.score_sums
-        return torch.where(whole > 0, self.sums.reach / torch.where(whole > 0, whole, 1.0), 0.0)
+        return divide_or_zero(self.sums.reach, whole)
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,7 @@ class BoundsRelativeError(Protocol):
     """A bounded criterion whose paper bounds the relative error of a chain of layers."""
 
     def relative(self, layers: Sequence[PrunedLayer]) -> Mapping[str, Tensor | float]:
-        """By form, tau with |z' - z| <= tau |z| for every logit z, a number or (N,); infinite where
+        """tau with |z' - z| <= tau |z| for every logit z by form, a number or (N,); infinite where
         the form says nothing.
         """
 

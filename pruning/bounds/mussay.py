@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.bounds.forms import Paper, PrunedLayer
-from pruning.bounds.sums import sum_by_channel
+from pruning.bounds.sums import divide_or_zero, sum_by_channel
 from pruning.networks.layers import as_matrices
 
 Activation = Callable[[Tensor], Tensor]
@@ -162,8 +162,7 @@ def _bound_draw(layer: PrunedLayer, activations: Tensor, *, by_output: bool) -> 
         p = row[None]
         if by_output:
             p = row.reshape(groups, 1, -1).expand(-1, outputs, -1).flatten(0, 1)  # (out, in / G)
-        ranges = torch.where(p > 0, terms / torch.where(p > 0, p, 1.0), 0.0)
-        largest.append(ranges.amax(2))
+        largest.append(divide_or_zero(terms, p).amax(2))
     return torch.stack(largest)[..., None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pruning.bounds.sums import divide_or_zero
 from pruning.networks.layers import Layer, as_matrices, count_groups
 from pruning.types import DrawLaw
 
@@ -15,11 +16,13 @@ def arrange_by_row(score: Tensor, layer: Layer, weight: Tensor, *, channels: boo
     """
     usable = bool((score >= 0).all())
     if channels:
-        by_channel = score.shape[:2] == (1, weight.shape[1]) and score.numel() == weight.shape[1]
-        if usable and by_channel:
+        inputs = weight.shape[1]
+        one_by_channel = score.shape[:2] == (1, inputs) and score.numel() == inputs
+        if usable and one_by_channel:
             return score.flatten().repeat(count_groups(layer))[None].double()
         return _measure_channels(layer, weight)
-    scores = (score.expand_as(weight) if usable else weight.abs()).double().flatten(1)
+    size = score.expand_as(weight) if usable else weight.abs()
+    scores = size.double().flatten(1)
     rows = weight.flatten(1)
     return torch.cat([scores * (rows > 0), scores * (rows < 0)])
 
@@ -35,8 +38,8 @@ def _measure_channels(layer: Layer, weight: Tensor) -> Tensor:
 def certain_law(scores: Tensor) -> DrawLaw:
     """The law of rows from which nothing is drawn: probabilities in proportion to the scores."""
     sums = scores.sum(1, keepdim=True)
-    probabilities = torch.where(sums > 0, scores / torch.where(sums > 0, sums, 1.0), 0.0)
-    return DrawLaw(probabilities, torch.full((len(scores),), -1, device=scores.device))
+    no_draws = torch.full((len(scores),), -1, device=scores.device)
+    return DrawLaw(divide_or_zero(scores, sums), no_draws)
 
 
 def find_columns_read(mask: Tensor, layer: Layer) -> Tensor:

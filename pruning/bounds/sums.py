@@ -62,7 +62,7 @@ def sum_edges(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tens
     p = probabilities.to(weight.dtype).reshape(2, *w.shape)
     sides = torch.stack([w.clamp_min(0.0), w.clamp_max(0.0)])  # (2, G, O, K)
     drawn = p > 0
-    scaled = torch.where(drawn, sides / torch.where(drawn, p, 1.0), 0.0)
+    scaled = divide_or_zero(sides, p)
     value = multiply_patches(sides * drawn, patches)
     second_moment = multiply_patches(sides * scaled, patches.square())
     extremes = [_find_extremes(side, patches) for side in scaled]
@@ -93,8 +93,9 @@ def sum_channels(
     (tensor([0.]), tensor([16.]), tensor([-4.]), tensor([4.]))
     """
     w = as_matrices(layer, weight)
-    channels = probabilities.shape[1] // count_groups(layer)
-    rows = probabilities.to(weight.dtype).reshape(-1, count_groups(layer), 1, channels, 1)
+    groups = count_groups(layer)
+    channels = probabilities.shape[1] // groups
+    rows = probabilities.to(weight.dtype).reshape(-1, groups, 1, channels, 1)
     parts: list[Tensor] = []
     for outputs in _split_outputs(w, patches, patches.shape[-1] * channels):
         # by group g, output o, channel c, weight k of the kernel, input n and position l
@@ -104,7 +105,8 @@ def sum_channels(
         sizes = torch.einsum("gock,ngckl->ngocl", by_channel.abs(), unfolded.abs())
         if first is not None:
             terms = sum_by_channel(terms, first[None, :, None, :, None])
-        parts.append(torch.stack([_sum_row(terms, sizes, p) for p in rows], 1))
+        by_row = [_sum_row(terms, sizes, p) for p in rows]
+        parts.append(torch.stack(by_row, 1))
     value, size, variance, low, high = _join_groups(torch.cat(parts, 4))
     return Sums(value=value, size=size, variance=variance, low=low, high=high)
 
@@ -117,11 +119,13 @@ def first_of_channel(layer: Layer, channels: Tensor) -> Tensor:
     tensor([[0, 0, 2, 2]])
     """
     by_group = channels.reshape(count_groups(layer), -1)
-    places = torch.arange(by_group.shape[1]).expand_as(by_group)
+    groups, inputs = by_group.shape
+    places = torch.arange(inputs).expand_as(by_group)
     # an offset for each group, so that no number is in two of them
-    offsets = (int(channels.max()) + 1) * torch.arange(len(by_group))[:, None]
+    offsets = (int(channels.max()) + 1) * torch.arange(groups)[:, None]
     _, numbers = torch.unique(by_group + offsets, return_inverse=True)
-    first = torch.full((by_group.numel(),), by_group.shape[1])
+    # the smallest place of each number
+    first = torch.full((groups * inputs,), inputs)
     first = first.scatter_reduce(0, numbers.flatten(), places.flatten(), "amin")
     return first[numbers]
 
@@ -135,6 +139,16 @@ def sum_by_channel(terms: Tensor, first: Tensor) -> Tensor:
     tensor([4., 2., 0.])
     """
     return torch.zeros_like(terms).scatter_add_(-2, first.expand_as(terms), terms)
+
+
+def divide_or_zero(values: Tensor, divisors: Tensor) -> Tensor:
+    """Values over divisors, 0 where a divisor is 0; no divisor is negative.
+
+    >>> divide_or_zero(torch.tensor([3.0, 3.0]), torch.tensor([2.0, 0.0]))
+    tensor([1.5000, 0.0000])
+    """
+    usable = divisors > 0
+    return torch.where(usable, values / torch.where(usable, divisors, 1.0), 0.0)
 
 
 def multiply_patches(weights: Tensor, patches: Tensor) -> Tensor:
@@ -181,11 +195,12 @@ def _sum_row(terms: Tensor, sizes: Tensor, p: Tensor) -> Tensor:
     (G, 1, C, 1) draws.
     """
     drawn = p > 0
-    scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
+    scaled = divide_or_zero(terms, p)
     value = (terms * drawn).sum(3)
     size = (sizes * drawn).sum(3)
     variance = ((terms * scaled).sum(3) - value.square()).clamp_min(0.0)
-    low, high = scaled.amin(3).clamp_max(0.0), scaled.amax(3).clamp_min(0.0)
+    low = scaled.amin(3).clamp_max(0.0)
+    high = scaled.amax(3).clamp_min(0.0)
     return torch.stack([value, size, variance, low, high])
 
 
@@ -207,7 +222,8 @@ def _find_extremes(scaled: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
     low = patches.new_zeros(len(patches), *scaled.shape[:2], patches.shape[-1])
     high = low.clone()
     # input by input and few outputs at a time, so that the terms stay in the cache
-    block = max(1, CACHE // (patches.element_size() * patches[0].numel()))
+    bytes_per_output = patches.element_size() * patches[0].numel()
+    block = max(1, CACHE // bytes_per_output)
     for n, inputs in enumerate(patches):
         for start in range(0, scaled.shape[1], block):
             outputs = slice(start, start + block)
@@ -224,7 +240,8 @@ def _split_outputs(weights: Tensor, patches: Tensor, terms: int) -> tuple[Tensor
     inputs, take little memory.
     """
     bytes_per_output = patches.element_size() * len(patches) * len(weights) * terms
-    return torch.split(weights, max(1, BYTES // max(1, bytes_per_output)), 1)
+    outputs = max(1, BYTES // max(1, bytes_per_output))
+    return torch.split(weights, outputs, 1)
 
 
 def _join_groups(values: Tensor) -> Tensor:

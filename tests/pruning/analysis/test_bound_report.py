@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pruning.analysis.bound_findings import (
     check_coverage_of_forms,
@@ -23,12 +23,9 @@ from pruning.analysis.bound_study import Outcome, Pruned
 from pruning.evaluations.bounds import _curves, _layer_rows
 from pruning.schemas.report import Section
 from pruning.types import DrawLaw
+from tests.support.bound_cases import seeded
 
 IMAGES, CLASSES, DELTA = 40, 4, 0.05
-
-
-def seeded(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import binom
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from pruning.bounds.sums import (
     Sums,
@@ -26,12 +26,9 @@ from pruning.bounds.sums import (
 from pruning.networks.layers import Layer, count_groups, extract_patches
 from pruning.sparsifiers._signed_rows import compute_reweighting_factors
 from pruning.types import DrawLaw
+from tests.support.bound_cases import seeded
 
 DELTA = 0.1
-
-
-def seeded(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
