@@ -163,6 +163,7 @@ class LayerDescriber:
 
     @cached_property
     def _graph(self) -> ChannelGraph:
+        """The channels of the dense network, and the layers that read them."""
         evidence = self.evidence
         return ChannelGraph.of(evidence.model, evidence.shape, list(evidence.weights))
 

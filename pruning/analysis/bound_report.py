@@ -229,7 +229,9 @@ def _compare_factors(outcome: Outcome) -> list[Component]:
             continue
         if bound.median > 0 and 0 < replaced.median < math.inf:
             cost = _log10(bound.median / replaced.median)
-            components.append(Component(form, factor, outcome.pruned.requested, cost))
+            components.append(
+                Component(form=form, factor=factor, requested=outcome.pruned.requested, log10=cost)
+            )
     return components
 
 

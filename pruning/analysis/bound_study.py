@@ -115,7 +115,9 @@ class Study:
         calibration = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
         if calibration:
             self._check_folding(dense, calibration[0][0][:1])
-        self.evidence = Evidence(self.model, None, calibration, generator, exclude, shape=shape)
+        self.evidence = Evidence(
+            self.model, batches=calibration, generator=generator, exclude=exclude, shape=shape
+        )
         self.names = list(self.evidence.weights)
         criterion = method.criterion
         self.scores: Scores = mask_scores(self.evidence, criterion.score(self.evidence))
@@ -230,7 +232,7 @@ class Study:
         """The share of delta that each bound has: `outputs` are those of all layers, positions and
         inputs.
         """
-        sides = 2  # weights are drawn by sign; where channels are, by the rows of the law
+        sides = 2  # weights are drawn by sign, channels by the rows of their law
         if self.layers.by_channel:
             rows = [len(law.draws) for network in pruned for law in network.laws.values()]
             sides = max([2, *rows])
@@ -266,7 +268,7 @@ class Study:
                 error = error * alive[None, :, None]
                 outcome.add_layer(name, form, error)
                 wrong = (measured > error + slack).flatten(1).any(1)
-                violated[form] = violated[form] | wrong if form in violated else wrong
+                violated[form] = wrong | violated[form] if form in violated else wrong
                 errors.setdefault(form, {})[name] = use.reshape_as_output(error + removed)
         if isinstance(criterion, BoundsRelativeError) and self.chain:
             for form, bound in self._bound_relatively(criterion, layers, part).items():

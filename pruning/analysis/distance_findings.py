@@ -223,9 +223,8 @@ def _count_signs(changes: Sequence[Change], name: str) -> str:
 
 def _describe_size(changes: Sequence[Change]) -> str:
     """The median change of the error of hidden layers: on many images noise hides little."""
-    values = [
-        estimate.value for change in changes if (estimate := change.errors[HIDDEN]) is not None
-    ]
+    estimates = [change.errors[HIDDEN] for change in changes]
+    values = [estimate.value for estimate in estimates if estimate is not None]
     if not values:
         return ""
     relative_changes = [change.relative for change in changes if change.relative is not None]

@@ -52,8 +52,8 @@ class RoundRecord:
     """Loads the network right after pruning, as it was measured and in the shape of the dense
     network.
 
-    None but for a target that is retrained, where the job prunes before training, and where no
-    evaluation of the recipe reads it.
+    It is kept for a target that is retrained after it, in a job that prunes after training, where
+    an evaluation of the recipe reads it; else None.
     """
     losses: Callable[[], tuple[Tensor, Tensor]] | None = None
     """Loads the losses on each of a sample of training images, right before and right after this
@@ -74,6 +74,7 @@ class RoundRecord:
 NO_SEPARATE = (
     "No independently trained network: the job does not train its network itself (model.train)."
 )
+"""The note of an evaluation for which `JobRecord.separate` has no network."""
 
 
 @dataclass(frozen=True, kw_only=True)
