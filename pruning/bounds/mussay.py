@@ -100,11 +100,11 @@ def bound_errors(
     """`paper_form` with t over the ball of all inputs at hand; without draws, the pruned share of
     t.
 
-    t = max_j max_i |w_ij| phi(beta ||p_j||) / p_j, which is the sum of the importances where
-    neurons are drawn by them. `norms` (in,) are those of the points that write what the layer
-    reads, biases included; `radius` (N,) bounds the inputs of those points, with the 1 for the
-    bias. An activation that is larger at an input at hand than `activation` allows, as one of
-    another kind, counts as it is.
+    t = max_j max_i |w_ij| phi(beta ||p_j||) / q_j, p_j the point and q_j the probability of neuron
+    j; it is the sum of the importances where neurons are drawn by them. `norms` (in,) are the
+    ||p_j|| of the inputs of the layer, biases included; `radius` (N,) bounds the inputs of those
+    neurons, with the 1 for the bias. An activation that is larger at an input at hand than
+    `activation` allows, as one of another kind, counts as it is.
 
     `ball` and `ball bernstein` take t for the range of a draw, and hold for every input of that
     norm. There is no bound for single weights.
@@ -121,9 +121,9 @@ def bound_errors(
 
     def error(sampled: Tensor) -> Tensor:
         """Errors of drawn rows with those of rows without draws, summed over the sides."""
-        error = torch.where(layer.draws == 0, ball, sampled)
-        error = torch.where(layer.draws < 0, undrawn, error)
-        return error.expand_as(layer.sums.value).sum(0) + layer.missing.abs()
+        sides = torch.where(layer.draws == 0, ball, sampled)
+        sides = torch.where(layer.draws < 0, undrawn, sides)
+        return sides.expand_as(layer.sums.value).sum(0) + layer.missing.abs()
 
     def paper(t: Tensor, draws: Tensor = some_draws, dimension: int = dimension) -> Tensor:
         return error(paper_form(t, draws, layer.delta, dimension, c))
@@ -144,8 +144,8 @@ def bound_errors(
 
 
 def _bound_draw(layer: PrunedLayer, activations: Tensor, *, by_output: bool) -> Tensor:
-    """t, the largest |w_ij| a_j / p_j for activations a (N, in): of each output, or of all, (S, N,
-    out or 1, 1).
+    """t, the largest |w_ij| a_j / q_j for activations a (N, in): of each output, or of all outputs,
+    (S, N, out or 1, 1).
     """
     weight = as_matrices(layer.layer, layer.weight).abs()  # (G, O, K)
     groups, outputs = weight.shape[:2]
@@ -159,10 +159,11 @@ def _bound_draw(layer: PrunedLayer, activations: Tensor, *, by_output: bool) -> 
         terms = terms.flatten(1, 2) if by_output else terms.amax(2).flatten(1)[:, None]
     largest = []
     for row in layer.open:
-        p = row[None]
+        probabilities = row[None]
         if by_output:
-            p = row.reshape(groups, 1, -1).expand(-1, outputs, -1).flatten(0, 1)  # (out, in / G)
-        largest.append(divide_or_zero(terms, p).amax(2))
+            by_group = row.reshape(groups, 1, -1).expand(-1, outputs, -1)
+            probabilities = by_group.flatten(0, 1)  # (out, in / G)
+        largest.append(divide_or_zero(terms, probabilities).amax(2))
     return torch.stack(largest)[..., None]
 
 
