@@ -83,16 +83,16 @@ class Prediction:
     chance: float
     """The accuracy of guessing, 1 / classes."""
     draws_factor: float | None
-    """The factor of draws that the median input would need; None where nothing is drawn."""
+    """The factor by which the median input would need more draws; None where nothing is drawn."""
 
     @property
     def certified(self) -> bool:
-        """Whether it holds with the probability it claims, whatever weights and inputs are."""
+        """Whether the form holds with the probability it claims, for all weights and inputs."""
         return self.form in CERTIFIED
 
     @property
     def vacuous(self) -> bool:
-        """Whether it predicts no more than chance."""
+        """Whether the bound predicts no more than chance."""
         return self.predicted <= self.chance
 
     def document(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class _Trial:
     tightness: Tensor
     """Bound over error of the logits with an error."""
     draws_factors: Tensor
-    """The factor of draws that each input would need where the dense network is right."""
+    """The factor by which each input that the dense network has right would need more draws."""
     layers: dict[str, Tensor]
     """Bound over error of a layer by weight, of the inputs with an error there."""
     broken: bool

@@ -120,7 +120,7 @@ def bound_errors(
     undrawn = layer.lost * ball
 
     def error(sampled: Tensor) -> Tensor:
-        """Errors of drawn rows with those of rows without draws, summed over the sides."""
+        """The errors of drawn rows and of rows without draws, summed over the sides."""
         sides = torch.where(layer.draws == 0, ball, sampled)
         sides = torch.where(layer.draws < 0, undrawn, sides)
         return sides.expand_as(layer.sums.value).sum(0) + layer.missing.abs()
