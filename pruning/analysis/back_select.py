@@ -68,7 +68,8 @@ def select_backwards(
     height, width = image.shape[1:]
     numbers = number_blocks(height, width, block).to(image.device)
     count = int(numbers.max()) + 1
-    visible, order = list(range(count)), list[int]()
+    visible = list(range(count))
+    order: list[int] = []
     current = image.clone()
     with torch.inference_mode(), evaluate_mode(model):
         windows = _make_windows(model)

@@ -141,7 +141,8 @@ def bound_errors(layer: PrunedLayer, growth: Growth) -> Paper:
     Assumes that g_j <= K s_j.
     """
     constants, factor = growth.constants, growth.factors[layer.name]
-    sums, m = layer.score_sums / factor, layer.draws.clamp_min(0)
+    sums = layer.score_sums / factor
+    m = layer.draws.clamp_min(0)
     smallest_k = layer.inflation * factor  # max_j g_j / s_j
 
     def error(relative_error: Tensor) -> Tensor:
