@@ -1,1 +1,1 @@
-"""What evaluations compute: differences between networks, shifts, findings of the papers."""
+"""The computations of evaluations: differences between networks, shifts, findings of the papers."""

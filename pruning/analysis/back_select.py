@@ -23,9 +23,11 @@ from pruning.graphs.windowed import Windows
 from pruning.networks.modes import evaluate_mode
 
 BATCH = 256
+"""The number of blocks that are tried at once."""
 NEAR = 16
-"""On a CPU, how many blocks that lie together are tried at once: the fewer, the smaller what has to
-be computed anew.
+"""The number of neighbouring blocks that are tried at once on a CPU.
+
+The fewer there are, the smaller is the part of the network that is computed again.
 """
 
 
@@ -37,14 +39,13 @@ def optimise_for_inference(model: nn.Module, image: Tensor) -> nn.Module:
     after a convolution).
     """
     try:
-        found: nn.Module = simplify(trace(fold_batchnorm(model))).to(
-            memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
+        graph = simplify(trace(fold_batchnorm(model)))
+        optimised: nn.Module = graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
-            found(image[None])
+            optimised(image[None])
     except (StructureError, RuntimeError):
         return copy.deepcopy(model).eval()
-    return found
+    return optimised
 
 
 def select_backwards(
@@ -67,21 +68,23 @@ def select_backwards(
     height, width = image.shape[1:]
     numbers = number_blocks(height, width, block).to(image.device)
     count = int(numbers.max()) + 1
-    left, order = list(range(count)), list[int]()
+    visible = list(range(count))
+    order: list[int] = []
     current = image.clone()
     with torch.inference_mode(), evaluate_mode(model):
-        windows = _windows(model)
+        windows = _make_windows(model)
         for _ in range(count if steps is None else min(steps, count)):
             if windows is None:
-                sure = _confidence(
-                    model, current, numbers, torch.tensor(left, device=image.device), target
+                confidence = _try_blocks(
+                    model, current, numbers=numbers, visible=visible, target=target
                 )
             else:
-                sure = _confidence_nearby(
-                    windows, current, numbers=numbers, left=left, target=target, block=block
+                confidence = _try_blocks_in_windows(
+                    windows, current, numbers=numbers, visible=visible, target=target, block=block
                 )
-            order.append(left.pop(int(sure.argmax())))
-            current = current.masked_fill(numbers == order[-1], 0.0)
+            hidden = visible.pop(int(confidence.argmax()))
+            order.append(hidden)
+            current = current.masked_fill(numbers == hidden, 0.0)
     return torch.tensor(order)
 
 
@@ -92,37 +95,40 @@ def number_blocks(height: int, width: int, block: int) -> Tensor:
     tensor([[0, 0, 1],
             [0, 0, 1]])
     """
-    across = -(-width // block)
-    return (torch.arange(height)[:, None] // block) * across + torch.arange(width)[None] // block
+    blocks_per_row = -(-width // block)
+    rows = torch.arange(height)[:, None] // block
+    columns = torch.arange(width)[None] // block
+    return rows * blocks_per_row + columns
 
 
 def find_informative_pixels(order: Tensor, numbers: Tensor, share: float = 0.1) -> Tensor:
-    """The pixels hidden last, bool (H, W): whole blocks from the end of the order until they are
-    the share of all pixels.
+    """The pixels hidden last, bool (H, W): as many whole blocks from the end of the order as fit
+    into the share of all pixels, at least one.
 
     >>> find_informative_pixels(torch.tensor([1, 3, 2, 0]), number_blocks(2, 2, 1), 0.5)
     tensor([[ True, False],
             [ True, False]])
     """
     sizes = torch.bincount(numbers.flatten(), minlength=len(order))[order]
-    kept = sizes.flip(0).cumsum(0).flip(0) <= max(share * numbers.numel() + 1e-6, float(sizes[-1]))
-    return torch.isin(numbers, order[kept])
+    pixels_from_here_on = sizes.flip(0).cumsum(0).flip(0)
+    limit = max(share * numbers.numel() + 1e-6, float(sizes[-1]))
+    return torch.isin(numbers, order[pixels_from_here_on <= limit])
 
 
-def _confidence(
-    model: nn.Module, image: Tensor, numbers: Tensor, left: Tensor, target: int
+def _try_blocks(
+    model: nn.Module, image: Tensor, *, numbers: Tensor, visible: list[int], target: int
 ) -> Tensor:
-    """The confidence with each of the blocks that are left hidden too, (left,), float64."""
-    found = []
-    for part in torch.split(left, BATCH):
-        hidden = numbers[None] == part[:, None, None]  # (B, H, W)
+    """The confidence with each of the visible blocks hidden too, (visible,), float64."""
+    confidences = []
+    for blocks in torch.split(torch.tensor(visible, device=image.device), BATCH):
+        hidden = numbers[None] == blocks[:, None, None]  # (B, H, W)
         inputs = image[None].masked_fill(hidden[:, None], 0.0).contiguous()
-        found.append(compute_confidence(model(inputs))[:, target])
-    return torch.cat(found)
+        confidences.append(compute_confidence(model(inputs))[:, target])
+    return torch.cat(confidences)
 
 
-def _windows(model: nn.Module) -> Windows | None:
-    """None for a network that cannot be evaluated so, or has nothing to gain by it."""
+def _make_windows(model: nn.Module) -> Windows | None:
+    """The network evaluated in windows; None where that is not possible or saves nothing."""
     if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return None
     try:
@@ -131,51 +137,58 @@ def _windows(model: nn.Module) -> Windows | None:
         return None
 
 
-def _confidence_nearby(
-    windows: Windows, image: Tensor, *, numbers: Tensor, left: list[int], target: int, block: int
+def _try_blocks_in_windows(
+    windows: Windows, image: Tensor, *, numbers: Tensor, visible: list[int], target: int, block: int
 ) -> Tensor:
-    """As `_confidence`, of blocks that lie together at once, evaluated only where they change
-    something.
+    """The confidence with each of the visible blocks hidden too, (visible,), float64; neighbouring
+    blocks are tried at once, and layers evaluated only where hiding changes something.
     """
     height, width = numbers.shape
     rows, columns = -(-height // block), -(-width // block)
-    found = compute_confidence(windows.settle(image))[:, target].repeat(rows * columns)
+    unchanged = compute_confidence(windows.settle(image))[:, target]
+    confidences = unchanged.repeat(rows * columns)
     shown = set(numbers[(image != 0).any(0)].tolist())
-    tried = [one for one in left if one in shown]  # to hide any other changes nothing
-    most = NEAR if image.device.type == "cpu" else BATCH
-    for some, (top, bottom, start, end) in _together(tried, (0, rows, 0, columns), columns, most):
-        box = top * block, min(bottom * block, height), start * block, min(end * block, width)
-        inside, chosen = (slice(*box[:2]), slice(*box[2:])), torch.tensor(some, device=image.device)
-        hidden = numbers[inside] == chosen[:, None, None]
-        values = image[:, *inside].masked_fill(hidden[:, None], 0.0)
-        found[chosen] = compute_confidence(windows.answer(values, box))[:, target]
-    return found[left]
+    tried = [number for number in visible if number in shown]  # hiding zeros changes nothing
+    at_once = NEAR if image.device.type == "cpu" else BATCH
+    for group, blocks in _group_neighbours(tried, (0, rows, 0, columns), columns, at_once):
+        top, left = blocks[0] * block, blocks[2] * block
+        bottom, right = min(blocks[1] * block, height), min(blocks[3] * block, width)
+        chosen = torch.tensor(group, device=image.device)
+        hidden = numbers[top:bottom, left:right] == chosen[:, None, None]
+        values = image[:, top:bottom, left:right].masked_fill(hidden[:, None], 0.0)
+        answers = windows.answer(values, (top, bottom, left, right))
+        confidences[chosen] = compute_confidence(answers)[:, target]
+    return confidences[visible]
 
 
-def _together(
-    left: list[int], box: Box, columns: int, most: int
+def _group_neighbours(
+    numbers: list[int], box: Box, columns: int, most: int
 ) -> Iterator[tuple[list[int], Box]]:
-    """At most so many blocks that lie together, and the box that holds them, in blocks.
+    """Groups of at most `most` neighbouring blocks, each with the box that holds it, in blocks.
 
     Boxes are halves of halves of the whole, so that few shapes recur: for a new one kernels are
     made first.
 
-    >>> list(_together([0, 1, 3, 5, 7], (0, 2, 0, 4), 4, 2))
+    >>> list(_group_neighbours([0, 1, 3, 5, 7], (0, 2, 0, 4), 4, 2))
     [([0], (0, 2, 0, 1)), ([1, 5], (0, 2, 1, 2)), ([3, 7], (0, 2, 2, 4))]
     """
-    top, bottom, start, end = box
-    if len(left) <= most:
-        if left:
-            yield left, box
+    if not numbers:
         return
-    if bottom - top > end - start:
+    if len(numbers) <= most:
+        yield numbers, box
+        return
+    top, bottom, left, right = box
+    first: list[int] = []
+    second: list[int] = []
+    if bottom - top > right - left:
         middle = (top + bottom) // 2
-        first = [one for one in left if one // columns < middle]
-        boxes = (top, middle, start, end), (middle, bottom, start, end)
+        halves = (top, middle, left, right), (middle, bottom, left, right)
+        for number in numbers:
+            (first if number // columns < middle else second).append(number)
     else:
-        middle = (start + end) // 2
-        first = [one for one in left if one % columns < middle]
-        boxes = (top, bottom, start, middle), (top, bottom, middle, end)
-    among = set(first)
-    yield from _together(first, boxes[0], columns, most)
-    yield from _together([one for one in left if one not in among], boxes[1], columns, most)
+        middle = (left + right) // 2
+        halves = (top, bottom, left, middle), (top, bottom, middle, right)
+        for number in numbers:
+            (first if number % columns < middle else second).append(number)
+    yield from _group_neighbours(first, halves[0], columns, most)
+    yield from _group_neighbours(second, halves[1], columns, most)

@@ -1,5 +1,6 @@
-"""What bounds of a method predict, and how far they are from what is measured. Definitions are
-derived here.
+"""The predictions of a method's bounds, and how far they are from what is measured.
+
+The definitions are derived here.
 
 Source of the questions: Gordon, When are approximation bounds useful?, ICLR 2021 submission.
 """
@@ -18,6 +19,7 @@ from pruning.analysis.bound_study import Outcome
 from pruning.bounds.forms import CERTIFIED
 
 WITH = " with "
+"""Stands between a form and the factor that is replaced in it."""
 
 
 @dataclass(frozen=True)
@@ -28,70 +30,73 @@ class Spread:
     p95: float
 
     @staticmethod
-    def of(values: Tensor) -> Spread | None:
-        """Of the values that are numbers, infinite ones too; None where there are none."""
+    def from_values(values: Tensor) -> Spread | None:
+        """The spread of the values that are numbers, infinite ones included; None without any."""
         ordered = values[~torch.isnan(values)].double().sort().values
-        return Spread(_quantile(ordered, 0.5), _quantile(ordered, 0.95)) if len(ordered) else None
+        if len(ordered) == 0:
+            return None
+        return Spread(_interpolate_quantile(ordered, 0.5), _interpolate_quantile(ordered, 0.95))
 
     @property
     def log10(self) -> float | None:
-        """Of the median; None where that is 0 or infinite."""
+        """The logarithm of the median; None where that is 0 or infinite."""
         return math.log10(self.median) if 0 < self.median < math.inf else None
 
     def document(self) -> dict[str, float | None]:
-        """As JSON has it, None for what is infinite."""
+        """The spread as JSON, None for infinite numbers."""
         return {
-            "median": _finite(self.median),
-            "p95": _finite(self.p95),
+            "median": _drop_infinite(self.median),
+            "p95": _drop_infinite(self.p95),
             "log10_median": self.log10,
         }
 
 
-def _finite(value: float) -> float | None:
+def _drop_infinite(value: float) -> float | None:
+    """The number itself; None for one that JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One form of the bound at one sparsity, over all trials and inputs."""
+    """A form of the bound at one sparsity, over all trials and inputs."""
 
     form: str
     requested: float
     sparsity: float
     predicted: float
-    """Fraction of the inputs that the bound says are right: the logit of the label less its bound
-    exceeds all others'.
+    """The fraction of the inputs that the bound says are right: the logit of the label less its
+    bound exceeds every other logit plus its own.
     """
     optimistic: float
-    """Fraction that it does not rule out."""
+    """The fraction that the bound does not rule out."""
     measured: float
-    """Fraction that are right, the mean over trials."""
+    """The fraction that are right, the mean over trials."""
     bound: Spread | None
-    """Of |z' - z| of a logit."""
+    """The bound of |z' - z| of a logit."""
     tightness: Spread | None
-    """Bound over measured error of a logit; errors of 0 left out."""
+    """The bound over the measured error of a logit; errors of 0 are left out."""
     layers: dict[str, Spread | None]
-    """Tightness of the largest error over a layer's outputs, by weight."""
+    """The tightness of the largest error over a layer's outputs, by weight."""
     broken: int
-    """Trials in which anything was further off than the bound says."""
+    """The number of trials in which anything was further off than the bound says."""
     trials: int
     chance: float
-    """1 / classes."""
+    """The accuracy of guessing, 1 / classes."""
     draws_factor: float | None
-    """How many times the draws the median input would need; None where nothing is drawn."""
+    """The factor by which the median input would need more draws; None where nothing is drawn."""
 
     @property
     def certified(self) -> bool:
-        """Whether it holds with the probability it claims, whatever weights and inputs are."""
+        """Whether the form holds with the probability it claims, for all weights and inputs."""
         return self.form in CERTIFIED
 
     @property
     def vacuous(self) -> bool:
-        """Whether it predicts no more than chance."""
+        """Whether the bound predicts no more than chance."""
         return self.predicted <= self.chance
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it, without layers."""
+        """The prediction as JSON, without its layers."""
         return {
             "form": self.form,
             "sparsity": self.sparsity,
@@ -111,23 +116,23 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Component:
-    """What one factor costs a form at one sparsity."""
+    """The cost of one factor in a form at one sparsity."""
 
     form: str
     factor: str
     requested: float
     log10: float
-    """Of the ratio of the median logit bound to that with the factor as it is at the inputs;
+    """log10 of the ratio of the median logit bound to that with the factor as it is at the inputs;
     infinite where the factor alone makes the bound infinite.
     """
 
     def document(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The component as JSON."""
         return {
             "form": self.form,
             "factor": self.factor,
             "sparsity": self.requested,
-            "log10_of_its_cost": _finite(self.log10),
+            "log10_of_its_cost": _drop_infinite(self.log10),
             "alone_makes_it_infinite": self.log10 == math.inf,
         }
 
@@ -139,40 +144,44 @@ class BoundReport:
     predictions: tuple[Prediction, ...]
     components: tuple[Component, ...]
     error: dict[float, Spread | None]
-    """By requested sparsity, the measured |z' - z| of a logit."""
+    """The measured |z' - z| of a logit by requested sparsity."""
     assumption: float | None
-    """Fraction of layers' outputs at which the paper's assumption held; None for methods without.
+    """The fraction of layers' outputs at which the paper's assumption held; None for a method
+    without one.
     """
     delta: float
     images: int
     dense_accuracy: float
 
     def form(self, name: str) -> list[Prediction]:
-        """Its predictions by sparsity."""
-        return sorted(
-            (one for one in self.predictions if one.form == name), key=lambda one: one.requested
-        )
+        """The predictions of one form, by sparsity."""
+        predictions = [prediction for prediction in self.predictions if prediction.form == name]
+        return sorted(predictions, key=lambda prediction: prediction.requested)
 
     @property
     def forms(self) -> list[str]:
-        """Those there are."""
-        return list(dict.fromkeys(one.form for one in self.predictions))
+        """The names of the forms, in the order of the predictions."""
+        return list(dict.fromkeys(prediction.form for prediction in self.predictions))
 
-    def vacuous_from(self, form: str) -> Prediction | None:
-        """The sparsest prediction below which one is not vacuous is followed by it; None where the
-        last one is not.
+    def find_vacuous_start(self, form: str) -> Prediction | None:
+        """The prediction from which on all sparser ones are vacuous; None where the last one is
+        not.
         """
-        found = None
-        for one in reversed(self.form(form)):
-            if not one.vacuous:
+        start = None
+        for prediction in reversed(self.form(form)):
+            if not prediction.vacuous:
                 break
-            found = one
-        return found
+            start = prediction
+        return start
 
-    def responsible(self, form: str, requested: float) -> Component | None:
-        """The factor that costs most there."""
-        mine = [one for one in self.components if (one.form, one.requested) == (form, requested)]
-        return max(mine, key=lambda one: one.log10, default=None)
+    def find_costliest(self, form: str, requested: float) -> Component | None:
+        """The factor that costs a form most at one sparsity; None for a form without factors."""
+        components = [
+            component
+            for component in self.components
+            if component.form == form and component.requested == requested
+        ]
+        return max(components, key=lambda component: component.log10, default=None)
 
 
 def summarise_outcomes(
@@ -182,79 +191,143 @@ def summarise_outcomes(
     `labels` (N,).
     """
     labels = labels.cpu()
-    predictions, components, errors = [], [], {}
-    for requested in dict.fromkeys(one.pruned.requested for one in outcomes):
-        group = [one for one in outcomes if one.pruned.requested == requested]
-        errors[requested] = Spread.of(torch.cat([one["error"].flatten() for one in group]))
-        forms = [form for form in group[0].forms if WITH not in form]
-        predictions += [_prediction(form, group, dense, labels) for form in forms]
-        first = group[0]
-        for name in first.forms:
-            form, _, factor = name.partition(WITH)
-            bound, other = Spread.of(first[form]), Spread.of(first[name])
-            if factor and bound and other and bound.median > 0 and 0 < other.median < math.inf:
-                components.append(
-                    Component(form, factor, requested, _log10(bound.median / other.median))
-                )
-    held = [share for one in outcomes for share in one.assumption]
-    right = (dense.argmax(1) == labels).double().mean()
+    predictions: list[Prediction] = []
+    components: list[Component] = []
+    errors: dict[float, Spread | None] = {}
+    for requested in dict.fromkeys(outcome.pruned.requested for outcome in outcomes):
+        trials = [outcome for outcome in outcomes if outcome.pruned.requested == requested]
+        measured = torch.cat([outcome["error"].flatten() for outcome in trials])
+        errors[requested] = Spread.from_values(measured)
+        forms = [form for form in trials[0].forms if WITH not in form]
+        predictions += [_predict(form, trials, dense, labels) for form in forms]
+        components += _compare_factors(trials[0])
+    assumption_shares = [share for outcome in outcomes for share in outcome.assumption]
+    assumption = None
+    if assumption_shares:
+        assumption = sum(assumption_shares) / len(assumption_shares)
     return BoundReport(
         predictions=tuple(predictions),
         components=tuple(components),
         error=errors,
-        assumption=sum(held) / len(held) if held else None,
+        assumption=assumption,
         delta=delta,
         images=len(labels),
-        dense_accuracy=float(right),
+        dense_accuracy=float((dense.argmax(1) == labels).double().mean()),
     )
+
+
+def _compare_factors(outcome: Outcome) -> list[Component]:
+    """The cost of every factor that was replaced by what it is at the inputs, one at a time."""
+    components = []
+    for name in outcome.forms:
+        form, _, factor = name.partition(WITH)
+        if not factor:
+            continue
+        bound = Spread.from_values(outcome[form])
+        replaced = Spread.from_values(outcome[name])
+        if bound is None or replaced is None:
+            continue
+        if bound.median > 0 and 0 < replaced.median < math.inf:
+            cost = _log10(bound.median / replaced.median)
+            components.append(
+                Component(form=form, factor=factor, requested=outcome.pruned.requested, log10=cost)
+            )
+    return components
 
 
 def _log10(value: float) -> float:
+    """log10, infinite for infinity."""
     return math.log10(value) if value < math.inf else math.inf
 
 
-def _prediction(form: str, group: Sequence[Outcome], dense: Tensor, labels: Tensor) -> Prediction:
-    own = torch.nn.functional.one_hot(labels, dense.shape[1]).bool()
-    predicted, optimistic, measured, bounds, ratios, factors = [], [], [], [], [], []
-    layers: dict[str, list[Tensor]] = {}
-    for one in group:
-        bound, error = one[form], one["error"]
-        low, high = dense - bound, dense + bound
-        predicted.append((low[own] > high.masked_fill(own, -math.inf).amax(1)).double().mean())
-        optimistic.append((high[own] >= low.masked_fill(own, -math.inf).amax(1)).double().mean())
-        measured.append((torch.cat(one.answers).argmax(1) == labels).double().mean())
-        bounds.append(bound.flatten())
-        ratios.append((bound / error).flatten()[error.flatten() > 0])
-        margin = dense[own] - dense.masked_fill(own, -math.inf).amax(1)
-        factors.append(((2 * bound.amax(1) / margin).square())[margin > 0])
-        for name, kept in one.layers.items() if form in next(iter(one.layers.values())) else ():
-            most, true = torch.cat(kept[form]), torch.cat(kept["error"])
-            layers.setdefault(name, []).append((most / true)[true > 0])
-    drawn = any(bool((law.draws > 0).any()) for one in group for law in one.pruned.laws.values())
-    needed = Spread.of(torch.cat(factors))
-    return Prediction(
-        form=form,
-        requested=group[0].pruned.requested,
-        sparsity=sum(one.pruned.sparsity for one in group) / len(group),
-        predicted=_mean(predicted),
-        optimistic=_mean(optimistic),
-        measured=_mean(measured),
-        bound=Spread.of(torch.cat(bounds)),
-        tightness=Spread.of(torch.cat(ratios)),
-        layers={name: Spread.of(torch.cat(values)) for name, values in layers.items()},
-        broken=sum(bool(torch.cat(one.above[form]).any()) for one in group),
-        trials=len(group),
-        chance=1 / dense.shape[1],
-        draws_factor=_finite(needed.median) if needed and drawn else None,
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """A form of the bound in one trial, beside the measured errors.
+
+    `predicted`, `optimistic` and `measured` are fractions, as in `Prediction`.
+    """
+
+    predicted: Tensor
+    optimistic: Tensor
+    measured: Tensor
+    bounds: Tensor
+    """The bound of every logit at every input."""
+    tightness: Tensor
+    """Bound over error of the logits with an error."""
+    draws_factors: Tensor
+    """The factor by which each input that the dense network has right would need more draws."""
+    layers: dict[str, Tensor]
+    """Bound over error of a layer by weight, of the inputs with an error there."""
+    broken: bool
+
+
+def _compare_trial(form: str, outcome: Outcome, dense: Tensor, labels: Tensor) -> _Trial:
+    """Compare a form of the bound with the measured errors in one trial."""
+    bound, error = outcome[form], outcome["error"]
+    low, high = dense - bound, dense + bound
+    own = torch.nn.functional.one_hot(labels, dense.shape[1]).bool()  # the label's logit
+
+    def others(logits: Tensor) -> Tensor:
+        """The largest logit beside that of the label, (N,)."""
+        return logits.masked_fill(own, -math.inf).amax(1)
+
+    # An image is right for certain where twice the largest bound fits into the margin, and the
+    # bound falls with the root of the draws.
+    margin = dense[own] - others(dense)
+    factors = (2 * bound.amax(1) / margin).square()
+    layers = {}
+    if form in next(iter(outcome.layers.values())):
+        for name, by_form in outcome.layers.items():
+            layer_error = torch.cat(by_form["error"])
+            layers[name] = (torch.cat(by_form[form]) / layer_error)[layer_error > 0]
+    return _Trial(
+        predicted=(low[own] > others(high)).double().mean(),
+        optimistic=(high[own] >= others(low)).double().mean(),
+        measured=(torch.cat(outcome.answers).argmax(1) == labels).double().mean(),
+        bounds=bound.flatten(),
+        tightness=(bound / error).flatten()[error.flatten() > 0],
+        draws_factors=factors[margin > 0],
+        layers=layers,
+        broken=bool(torch.cat(outcome.violations[form]).any()),
     )
 
 
-def _quantile(ordered: Tensor, part: float) -> float:
-    """By linear interpolation, of any number of values; infinite where a neighbour is."""
-    place = part * (len(ordered) - 1)
+def _predict(form: str, outcomes: Sequence[Outcome], dense: Tensor, labels: Tensor) -> Prediction:
+    """Summarise a form of the bound over all trials at one sparsity."""
+    trials = [_compare_trial(form, outcome, dense, labels) for outcome in outcomes]
+    layers: dict[str, list[Tensor]] = {}
+    for trial in trials:
+        for name, tightness in trial.layers.items():
+            layers.setdefault(name, []).append(tightness)
+    laws = [law for outcome in outcomes for law in outcome.pruned.laws.values()]
+    drawn = any(bool((law.draws > 0).any()) for law in laws)
+    draws_factor = Spread.from_values(torch.cat([trial.draws_factors for trial in trials]))
+    return Prediction(
+        form=form,
+        requested=outcomes[0].pruned.requested,
+        sparsity=sum(outcome.pruned.sparsity for outcome in outcomes) / len(outcomes),
+        predicted=_mean([trial.predicted for trial in trials]),
+        optimistic=_mean([trial.optimistic for trial in trials]),
+        measured=_mean([trial.measured for trial in trials]),
+        bound=Spread.from_values(torch.cat([trial.bounds for trial in trials])),
+        tightness=Spread.from_values(torch.cat([trial.tightness for trial in trials])),
+        layers={name: Spread.from_values(torch.cat(values)) for name, values in layers.items()},
+        broken=sum(trial.broken for trial in trials),
+        trials=len(trials),
+        chance=1 / dense.shape[1],
+        draws_factor=_drop_infinite(draws_factor.median) if draws_factor and drawn else None,
+    )
+
+
+def _interpolate_quantile(ordered: Tensor, share: float) -> float:
+    """The quantile of any number of ordered values, by linear interpolation; infinite where a
+    neighbour is.
+    """
+    place = share * (len(ordered) - 1)
     low, high = float(ordered[math.floor(place)]), float(ordered[math.ceil(place)])
     return low if low == high else low + (high - low) * (place - math.floor(place))
 
 
 def _mean(values: Sequence[Tensor]) -> float:
+    """The mean of tensors of one number each."""
     return float(torch.stack(list(values)).mean())

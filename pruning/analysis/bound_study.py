@@ -1,4 +1,4 @@
-"""One method's pruned networks beside their bounds: drawn from the dense network, and measured at
+"""The study of a method's bounds: networks are pruned from the dense one, bounded, and measured at
 the same inputs.
 """
 
@@ -8,72 +8,66 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeAlias
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
+from pruning.analysis.bound_layers import (
+    FailureProbability,
+    InputPart,
+    LayerDescriber,
+    Pruned,
+    apply_without_bias,
+    compute_removed_outputs,
+)
 from pruning.bounds.carrier import Carrier
 from pruning.bounds.forms import (
     BoundedCriterion,
-    Preparing,
+    BoundsRelativeError,
+    PreparesBound,
     PrunedLayer,
-    Relative,
     bound_certified_forms,
 )
 from pruning.bounds.inputs import Inputs
-from pruning.bounds.rows import arrange_by_row, certain_law, find_columns_read
-from pruning.bounds.sums import Sums, first_of_channel, multiply_patches, sum_channels, sum_edges
-from pruning.channels.graph import ChannelGraph
 from pruning.errors import EvidenceError, ParameterError, StructureError
 from pruning.evidence.criterion import CompensatesRemoval
 from pruning.evidence.evidence import Batches, Evidence
 from pruning.evidence.layer_inputs import LayerInputs
 from pruning.graphs.tracing import fold_batchnorm, is_chain
 from pruning.masks import apply_masks_, build_full_masks, density
-from pruning.networks.layers import Layer, as_matrices, count_groups, record_uses
+from pruning.networks.layers import record_uses
 from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import mask_scores
-from pruning.types import DrawLaw, Masks, Scores, Selection, Shape
+from pruning.types import Scores, Selection, Shape
 
-Cache: TypeAlias = dict[str, tuple[Tensor, Sums]]
 MEMORY = 256 * 2**20
-"""What is kept at once of the sums of all layers."""
+"""Bytes that the sums of all layers may take at once."""
+BYTES_PER_TERM = 8 * 12
+"""Bytes for each output at each position: about twelve float64 numbers."""
 ROUNDING = 1e-9
-"""What float64 may add to an error, relative to the sum of the sizes of its terms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruned:
-    """A network pruned once, not retrained."""
-
-    requested: float
-    sparsity: float
-    trial: int
-    weights: Mapping[str, Tensor]
-    masks: Masks
-    laws: Mapping[str, DrawLaw]
+"""The rounding of float64 in an error, relative to the sum of the sizes of its terms."""
+ANSWERED_AT_ONCE = 100
+"""Inputs that the dense network answers at once."""
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What was bounded and what was measured of one pruned network at N inputs, float64."""
+    """The bounds and the measured errors of one pruned network at N inputs, float64."""
 
     pruned: Pruned
     logits: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By form (`error`: measured), |z' - z| of every logit, (N, classes)."""
+    """|z' - z| of every logit by form (`error`: measured), (N, classes)."""
     answers: list[Tensor] = field(default_factory=list)
     """The pruned network's logits, (N, classes)."""
     layers: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
-    """By weight and form (`error`: measured), the largest error over a layer's outputs, (N,)."""
-    above: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By form, whether a layer's output or a logit of an input is further off than the form says,
-    (N,).
+    """The largest error over a layer's outputs by weight and form (`error`: measured), (N,)."""
+    violations: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Whether a layer's output or a logit of an input is further off than a form says, (N,), by
+    form.
     """
     assumption: list[float] = field(default_factory=list)
-    """Fraction of the outputs at which the paper's assumption holds, by layer and part of the
+    """The fraction of the outputs at which the paper's assumption holds, by layer and part of the
     inputs.
     """
 
@@ -82,8 +76,17 @@ class Outcome:
 
     @property
     def forms(self) -> list[str]:
-        """Names of the bounds; components are named `<form> with <factor>`."""
+        """The names of the bounds; components are named `<form> with <factor>`."""
         return [name for name in self.logits if name != "error"]
+
+    def add_logits(self, form: str, errors: Tensor) -> None:
+        """Add |z' - z| of every logit at one more part of the inputs, (n, classes)."""
+        self.logits.setdefault(form, []).append(errors)
+
+    def add_layer(self, name: str, form: str, errors: Tensor) -> None:
+        """Add the errors of a layer's outputs at one more part of the inputs, (n, out, L)."""
+        largest = errors.flatten(1).amax(1)
+        self.layers.setdefault(name, {}).setdefault(form, []).append(largest)
 
 
 class Study:
@@ -96,70 +99,82 @@ class Study:
     def __init__(
         self,
         model: nn.Module,
-        seams: PruningMethod,
+        method: PruningMethod,
         batches: Batches,
         shape: Shape,
         generator: Generator,
+        *,
         exclude: Sequence[str] = (),
     ) -> None:
         """`batches` are calibration images, normalised; raises what the criterion raises."""
-        if not Study.takes(seams):
+        if not Study.takes(method):
             raise ParameterError("a criterion that moves the weights that remain has no bound here")
         dense = copy.deepcopy(model).cpu().double().eval()
-        self.model, self.seams = fold_batchnorm(dense), seams
-        given = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
-        for inputs, _ in given[:1]:
-            if not torch.allclose(
-                self.answers(inputs[:1]), dense(inputs[:1]), 1e-6, 1e-6, equal_nan=True
-            ):
-                raise StructureError(
-                    "a BatchNorm cannot be folded into the layer before: it normalises no "
-                    "channels of it"
-                )
-        self.evidence = Evidence(self.model, None, given, generator, exclude, shape=shape)
-        self.names = list(self.evidence.weights)
-        self.scores: Scores = mask_scores(self.evidence, seams.criterion.score(self.evidence))
-        self.chain = is_chain(self.model)
-        self.prepared = (
-            seams.criterion.prepare(self.evidence)
-            if isinstance(seams.criterion, Preparing)
-            else None
+        self.model = fold_batchnorm(dense)
+        self.method = method
+        calibration = [(inputs.cpu().double(), labels.cpu()) for inputs, labels in batches]
+        if calibration:
+            self._check_folding(dense, calibration[0][0][:1])
+        self.evidence = Evidence(
+            self.model, batches=calibration, generator=generator, exclude=exclude, shape=shape
         )
-        self.carrier, self.views = Carrier(self.model), LayerInputs(self.evidence)
+        self.names = list(self.evidence.weights)
+        criterion = method.criterion
+        self.scores: Scores = mask_scores(self.evidence, criterion.score(self.evidence))
+        self.chain = is_chain(self.model)
+        prepared: Any = None
+        if isinstance(criterion, PreparesBound):
+            prepared = criterion.prepare(self.evidence)
+        self.carrier = Carrier(self.model)
+        self.layer_inputs = LayerInputs(self.evidence)
+        self.layers = LayerDescriber(
+            method=method,
+            evidence=self.evidence,
+            scores=self.scores,
+            sampled=self.sampled,
+            prepared=prepared,
+        )
+
+    def _check_folding(self, dense: nn.Module, inputs: Tensor) -> None:
+        """Raise `StructureError` where the folded network answers differently."""
+        folded_answers, answers = self.answers(inputs), dense(inputs)
+        if not torch.allclose(folded_answers, answers, rtol=1e-6, atol=1e-6, equal_nan=True):
+            raise StructureError(
+                "a BatchNorm cannot be folded into the layer before: it normalises no channels of "
+                "it"
+            )
 
     @staticmethod
-    def takes(seams: PruningMethod) -> bool:
+    def takes(method: PruningMethod) -> bool:
         """Whether there are bounds: not for a criterion that moves the weights that remain."""
-        return not isinstance(seams.criterion, CompensatesRemoval)
+        return not isinstance(method.criterion, CompensatesRemoval)
 
     def answers(self, inputs: Tensor) -> Tensor:
         """The dense network's logits, float64."""
+        chunks = torch.split(inputs.cpu().double(), ANSWERED_AT_ONCE)
         with torch.no_grad():
-            return torch.cat(
-                [self.model(chunk) for chunk in torch.split(inputs.cpu().double(), 100)]
-            )
+            return torch.cat([self.model(chunk) for chunk in chunks])
 
     @property
     def sampled(self) -> bool:
         """Whether the sparsifier draws."""
-        return getattr(self.seams.sparsifier, "reweights", False)
+        return getattr(self.method.sparsifier, "reweights", False)
 
     def prune(self, sparsity: float, trial: int, generator: Generator) -> Pruned:
-        """The network pruned in one shot; `BudgetError` for a sparsity that cannot be had."""
+        """The network pruned in one shot; `BudgetError` for a sparsity that cannot be reached."""
         evidence = self.evidence
-        masks = build_full_masks(evidence.weights)
-        selected = self.seams.granularity.select(
+        selected = self.method.granularity.select(
             Selection(
                 model=self.model,
                 weights=evidence.weights,
                 scores=self.scores,
-                masks=masks,
+                masks=build_full_masks(evidence.weights),
                 density=1.0 - sparsity,
-                allocation=self.seams.allocation,
-                sparsifier=self.seams.sparsifier,
+                allocation=self.method.allocation,
+                sparsifier=self.method.sparsifier,
                 generator=generator,
                 shape=lambda: evidence.shape,
-                view=self.views,
+                view=self.layer_inputs,
             )
         )
         weights = {
@@ -185,209 +200,128 @@ class Study:
         """Each network's bounds and errors at the inputs (N, C, H, W), with probability 1 - delta
         for all together.
 
-        `advance` is told how many images a network has been bounded at.
+        `advance` is called with the number of images that a network has been bounded at.
         """
-        found = [Outcome(pruned=one) for one in pruned]
-        copies = [self._network(one) for one in pruned]
-        inputs, self.delta = inputs.cpu().double(), delta
-        first = self._seen(inputs[:1])
-        counts = {
-            name: len(one.layer.weight) * one.patches.shape[-1] for name, one in first.items()
-        }
-        rows = (
-            [len(law.draws) for one in pruned for law in one.laws.values()]
-            if self._channels
-            else []
+        outcomes = [Outcome(pruned=network) for network in pruned]
+        networks = [self._build_network(network) for network in pruned]
+        inputs = inputs.cpu().double()
+        outputs = sum(
+            len(use.layer.weight) * use.patches.shape[-1]
+            for use in self._record_inputs(inputs[:1]).values()
         )
-        every = max([2, *rows]) * len(inputs) * sum(counts.values())
-        logs = math.log(2 * every / delta), math.log(2 * 2 * every / delta)
-        part = max(1, MEMORY // (8 * 12 * max(1, sum(counts.values()))))
-        for chunk in torch.split(inputs, part):
-            seen = self._seen(chunk)
+        failure = self._divide_failure_probability(pruned, len(inputs) * outputs, delta)
+        images_at_once = max(1, MEMORY // (BYTES_PER_TERM * max(1, outputs)))
+        for chunk in torch.split(inputs, images_at_once):
+            uses = self._record_inputs(chunk)
             with torch.no_grad():
-                dense = self.model(chunk)
-            cache: Cache = {}
-            for outcome, network in zip(found, copies, strict=True):
+                part = InputPart(inputs=chunk, uses=uses, logits=self.model(chunk))
+            for outcome, network in zip(outcomes, networks, strict=True):
                 with torch.no_grad():
                     answers = network(chunk)
                 outcome.answers.append(answers)
-                outcome.logits.setdefault("error", []).append((answers - dense).abs())
-                self._bound(outcome, seen, cache, chunk, logs)
+                outcome.add_logits("error", (answers - part.logits).abs())
+                self._bound(outcome, part, failure)
                 if outcome.pruned.trial == 0:
-                    self._depth(outcome, seen, chunk, dense)
+                    self._bound_with_measured_gains(outcome, part)
                 advance(len(chunk))
-        return found
+        return outcomes
 
-    def _bound(
-        self,
-        outcome: Outcome,
-        seen: Mapping[str, Inputs],
-        cache: Cache,
-        chunk: Tensor,
-        logs: tuple[float, float],
-    ) -> None:
-        pruned, criterion = outcome.pruned, self.seams.criterion
-        errors: dict[str, dict[str, Tensor]] = {}
-        above: dict[str, Tensor] = {}
-        every: list[PrunedLayer] = []
-        for name, use in seen.items():
-            drawn = self._drawn(name, seen, pruned, cache, logs)
-            every.append(drawn)
-            forms = bound_certified_forms(drawn, pruned.trial == 0)
-            if isinstance(criterion, BoundedCriterion):
-                paper = criterion.bound(drawn)
-                forms |= (
-                    paper.forms if paper.error is None else {"paper": paper.error, **paper.forms}
-                )
-                if pruned.trial == 0:
-                    forms |= {
-                        f"paper with {factor}": error for factor, error in paper.swaps.items()
-                    }
-                if paper.assumption is not None:
-                    outcome.assumption.append(float(paper.assumption.double().mean()))
-            alive = (
-                pruned.masks[name].flatten(1).any(1)
-                if self._channels
-                else torch.ones(len(drawn.weight)).bool()
-            )
-            true = (
-                _outputs(use.layer, pruned.weights[name] - drawn.weight, use.inputs).abs()
-                * alive[None, :, None]
-            )
-            gone = 0.0 if bool(alive.all()) else self._removed(drawn, pruned.masks, alive)
-            slack = ROUNDING * drawn.sums.size.sum(0)
-            kept = outcome.layers.setdefault(name, {})
-            kept.setdefault("error", []).append(true.flatten(1).amax(1))
+    def _divide_failure_probability(
+        self, pruned: Sequence[Pruned], outputs: int, delta: float
+    ) -> FailureProbability:
+        """The share of delta that each bound has: `outputs` are those of all layers, positions and
+        inputs.
+        """
+        sides = 2  # weights are drawn by sign, channels by the rows of their law
+        if self.layers.by_channel:
+            rows = [len(law.draws) for network in pruned for law in network.laws.values()]
+            sides = max([2, *rows])
+        bounds = sides * outputs
+        return FailureProbability(
+            delta=delta,
+            log=math.log(2 * bounds / delta),
+            log_split=math.log(2 * 2 * bounds / delta),
+        )
+
+    def _bound(self, outcome: Outcome, part: InputPart, failure: FailureProbability) -> None:
+        """Bound every layer at a part of the inputs, carry the bounds to the logits, and record
+        what is further off than its bound.
+        """
+        pruned, criterion = outcome.pruned, self.method.criterion
+        errors: dict[str, dict[str, Tensor]] = {}  # by form and weight, as the layer's output
+        violated: dict[str, Tensor] = {}  # by form, (N,)
+        layers: list[PrunedLayer] = []
+        for name, use in part.uses.items():
+            layer = self.layers.describe(name, pruned, part, failure)
+            layers.append(layer)
+            forms = self._bound_layer(layer, outcome)
+            alive = self.layers.find_alive(layer, pruned.masks)
+            change = pruned.weights[name] - layer.weight
+            measured = apply_without_bias(use.layer, change, use.inputs).abs()
+            measured = measured * alive[None, :, None]
+            removed: Tensor | float = 0.0
+            if not bool(alive.all()):
+                removed = compute_removed_outputs(layer, pruned.masks, alive)
+            slack = ROUNDING * layer.sums.size.sum(0)
+            outcome.add_layer(name, "error", measured)
             for form, error in forms.items():
                 error = error * alive[None, :, None]
-                kept.setdefault(form, []).append(error.flatten(1).amax(1))
-                wrong = (true > error + slack).flatten(1).any(1)
-                above[form] = above[form] | wrong if form in above else wrong
-                errors.setdefault(form, {})[name] = use.shaped(error + gone)
-        if isinstance(criterion, Relative) and self.chain:
-            with torch.no_grad():
-                size = self.model(chunk).abs()
-            for form, tau in criterion.relative(every).items():
-                relative = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
-                outcome.logits.setdefault(form, []).append(
-                    relative.nan_to_num(math.inf, posinf=math.inf)
-                )
-                above[form] = torch.zeros(len(chunk), dtype=torch.bool)
-        for form, each in errors.items():
-            base = errors[
-                form.partition(" with ")[0]
-            ]  # a layer that knows nothing of a factor has it as it is
-            outcome.logits.setdefault(form, []).append(
-                self.carrier.carry(chunk, pruned.weights, base | each)
-            )
-        true = outcome.logits["error"][-1]
-        for form, layers in above.items():
-            wrong = (true > outcome.logits[form][-1] * (1 + ROUNDING) + ROUNDING * true.amax()).any(
-                1
-            )
-            outcome.above.setdefault(form, []).append(layers | wrong)
+                outcome.add_layer(name, form, error)
+                wrong = (measured > error + slack).flatten(1).any(1)
+                violated[form] = wrong | violated[form] if form in violated else wrong
+                errors.setdefault(form, {})[name] = use.reshape_as_output(error + removed)
+        if isinstance(criterion, BoundsRelativeError) and self.chain:
+            for form, bound in self._bound_relatively(criterion, layers, part).items():
+                outcome.add_logits(form, bound)
+                violated[form] = torch.zeros(len(part.inputs), dtype=torch.bool)
+        for form, by_weight in errors.items():
+            # a layer that does not know a factor keeps its bound without that factor
+            base = errors[form.partition(" with ")[0]]
+            bound = self.carrier.carry(part.inputs, pruned.weights, base | by_weight)
+            outcome.add_logits(form, bound)
+        _record_violations(outcome, violated)
 
-    def _drawn(
-        self,
-        name: str,
-        uses: Mapping[str, Inputs],
-        pruned: Pruned,
-        cache: Cache,
-        logs: tuple[float, float],
-    ) -> PrunedLayer:
-        layer, weight, mask = uses[name].layer, self.evidence.weights[name], pruned.masks[name]
-        seen = uses[name].patches
-        scores = arrange_by_row(
-            self.scores[name]
-            if isinstance(self.seams.criterion, BoundedCriterion)
-            else weight.abs(),
-            layer,
-            weight,
-            self._channels,
-        )
-        law = pruned.laws.get(name)
-        if law is None:
-            law = certain_law(scores)
-        kept = (
-            find_columns_read(mask, layer) if self._channels else mask.flatten(1).repeat(2, 1)
-        ).expand_as(law.probabilities)
-        certain = (law.probabilities >= 1) & (law.draws != 0)[:, None] & kept
-        random, first = law.probabilities.masked_fill(certain, 0.0), None
-        if (
-            self._channels and name in pruned.laws
-        ):  # those of the groups that the layer reads, as they were drawn
-            first = self._firsts(name, layer)
-            shares = (
-                random
-                if first is None
-                else random * (first == torch.arange(first.shape[1])).flatten()
-            )
-            scores = shares * (scores * (random > 0)).sum(1, keepdim=True)
-        if name not in cache or not torch.equal(cache[name][0], random):
-            cache[name] = (
-                random,
-                (
-                    sum_channels(layer, weight, seen, random, first)
-                    if self._channels
-                    else sum_edges(layer, weight, seen, random)
-                ),
-            )
-        log, split = (log + math.log(law.repeats) for log in logs)
-        return PrunedLayer(
-            name=name,
-            layer=layer,
-            weight=weight,
-            scores=scores,
-            kept=kept,
-            law=law,
-            open=random,
-            sums=cache[name][1],
-            patches=seen,
-            log=log,
-            log_split=split,
-            delta=self.delta,
-            sampled=self.sampled,
-            by_weight=not self._channels,
-            first=first,
-            seen=uses,
-            prepared=self.prepared,
-        )
-
-    def _removed(self, drawn: PrunedLayer, masks: Masks, alive: Tensor) -> Tensor:
-        """What outputs that are removed were, and no longer give to those they are carried into,
-        (N, out, L).
+    def _bound_layer(self, layer: PrunedLayer, outcome: Outcome) -> dict[str, Tensor]:
+        """Every form of a layer's bound, (N, out, L), and in the first trial its components; the
+        paper's assumption is recorded in the outcome.
         """
-        found = multiply_patches(as_matrices(drawn.layer, drawn.weight)[None], drawn.patches)[0]
-        bias, gone = drawn.layer.bias, masks.get(f"{drawn.name.removesuffix('weight')}bias")
-        if bias is not None and gone is not None:
-            found = found + (bias.detach() * ~gone)[:, None]
-        return found.abs() * ~alive[None, :, None]
+        criterion, first_trial = self.method.criterion, outcome.pruned.trial == 0
+        forms = bound_certified_forms(layer, components=first_trial)
+        if not isinstance(criterion, BoundedCriterion):
+            return forms
+        paper = criterion.bound(layer)
+        if paper.error is not None:
+            forms["paper"] = paper.error
+        forms |= paper.forms
+        if first_trial:
+            forms |= {f"paper with {factor}": error for factor, error in paper.swaps.items()}
+        if paper.assumption is not None:
+            outcome.assumption.append(float(paper.assumption.double().mean()))
+        return forms
 
-    def _firsts(self, name: str, layer: Layer) -> Tensor | None:
-        """Which inputs are one channel, None where each is one of its own."""
-        found = first_of_channel(layer, self._graph.inputs[name.rpartition(".")[0]])
-        return None if bool((found == torch.arange(found.shape[1])).all()) else found
+    def _bound_relatively(
+        self, criterion: BoundsRelativeError, layers: Sequence[PrunedLayer], part: InputPart
+    ) -> dict[str, Tensor]:
+        """The bounds tau |z| of every logit by form, (N, classes)."""
+        with torch.no_grad():
+            size = self.model(part.inputs).abs()
+        bounds = {}
+        for form, tau in criterion.relative(layers).items():
+            bound = size * torch.as_tensor(tau, dtype=size.dtype).reshape(-1, 1)
+            bounds[form] = bound.nan_to_num(math.inf, posinf=math.inf)
+        return bounds
 
-    @cached_property
-    def _graph(self) -> ChannelGraph:
-        return ChannelGraph.of(self.model, self.evidence.shape, self.names)
-
-    def _depth(
-        self, outcome: Outcome, seen: Mapping[str, Inputs], chunk: Tensor, dense: Tensor
-    ) -> None:
-        """Bounds of the logits with the gain of every layer as it is: its largest effect on a logit
+    def _bound_with_measured_gains(self, outcome: Outcome, part: InputPart) -> None:
+        """Bound the logits with the measured gain of every layer: its largest effect on a logit
         over its error.
 
         sum_l max_i epsilon_li max_k |z'_k - z_k| / max_i |error_li|, z' with the weights of layer l
         alone replaced.
         """
-        names = [
-            name
-            for name in seen
-            if bool((outcome.pruned.weights[name] != self.evidence.weights[name]).any())
-        ]
-        found = {
-            form: torch.zeros_like(dense[:, 0])
+        dense_weights, weights = self.evidence.weights, outcome.pruned.weights
+        names = [name for name in part.uses if bool((weights[name] != dense_weights[name]).any())]
+        bounds = {
+            form: torch.zeros_like(part.logits[:, 0])
             for form in outcome.forms
             if " with " not in form and all(form in outcome.layers[name] for name in names)
         }
@@ -395,23 +329,20 @@ class Study:
         for name in names:
             parameter = probe.get_parameter(name)
             with torch.no_grad():
-                parameter.copy_(outcome.pruned.weights[name])
-                effect = (probe(chunk) - dense).abs().amax(1)
-                parameter.copy_(self.evidence.weights[name])
-            errors = {form: each[-1] for form, each in outcome.layers[name].items()}
-            gain = torch.where(errors["error"] > 0, effect / errors["error"].clamp_min(1e-300), 0.0)
-            for form, sum_ in found.items():
-                sum_ += errors[form] * gain
-        for form, sum_ in found.items():
-            outcome.logits.setdefault(f"{form} with gains of layers as they are", []).append(
-                sum_[:, None].expand_as(dense)
-            )
+                parameter.copy_(weights[name])
+                effect = (probe(part.inputs) - part.logits).abs().amax(1)
+                parameter.copy_(dense_weights[name])
+            errors = {form: parts[-1] for form, parts in outcome.layers[name].items()}
+            measured = errors["error"]
+            gain = torch.where(measured > 0, effect / measured.clamp_min(1e-300), 0.0)
+            for form, bound in bounds.items():
+                bound += errors[form] * gain
+        for form, bound in bounds.items():
+            every_logit = bound[:, None].expand_as(part.logits)
+            outcome.add_logits(f"{form} with gains of layers as they are", every_logit)
 
-    @cached_property
-    def _channels(self) -> bool:
-        return self.seams.compacts
-
-    def _network(self, pruned: Pruned) -> nn.Module:
+    def _build_network(self, pruned: Pruned) -> nn.Module:
+        """A copy of the dense network with the weights and the masks of a pruned one."""
         network = copy.deepcopy(self.model)
         with torch.no_grad():
             for name, weight in pruned.weights.items():
@@ -419,7 +350,8 @@ class Study:
         apply_masks_(network, pruned.masks)
         return network
 
-    def _seen(self, inputs: Tensor) -> dict[str, Inputs]:
+    def _record_inputs(self, inputs: Tensor) -> Mapping[str, Inputs]:
+        """The inputs of every layer of the dense network, by weight."""
         with torch.no_grad(), record_uses(self.model, self.names) as uses:
             self.model(inputs)
         for name, calls in uses.items():
@@ -428,16 +360,15 @@ class Study:
                     f"{name} is used {len(calls)} times; bounds are for layers that are used once"
                 )
             if not bool(torch.isfinite(calls[0].inputs).all()):
-                raise EvidenceError(f"{name}: the inputs of its layer are no finite numbers")
+                raise EvidenceError(f"{name}: the inputs of its layer are not finite")
         return {name: Inputs(calls[0]) for name, calls in uses.items()}
 
 
-def _outputs(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
-    """What a weight gives without the bias, (N, out, L)."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(inputs, weight).reshape(len(inputs), -1, len(weight)).transpose(1, 2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.conv2d(
-        padded, weight, None, layer.stride, 0, layer.dilation, count_groups(layer)
-    ).flatten(2)
+def _record_violations(outcome: Outcome, in_layers: Mapping[str, Tensor]) -> None:
+    """Record by form whether an output of a layer (`in_layers`, (N,)) or a logit is further off
+    than the form says, at the part of the inputs that was added last.
+    """
+    measured = outcome.logits["error"][-1]
+    for form, violated in in_layers.items():
+        limit = outcome.logits[form][-1] * (1 + ROUNDING) + ROUNDING * measured.amax()
+        outcome.violations.setdefault(form, []).append(violated | (measured > limit).any(1))

@@ -1,4 +1,4 @@
-"""What an evaluation sees of a job, and what it answers."""
+"""The record of a finished job that evaluations read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pruning.types import Masks
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """One prune-and-retrain round of a job, measured."""
+    """A prune-and-retrain round of a job with its measurements."""
 
     criterion: Method
     label: str
@@ -27,81 +27,89 @@ class RoundRecord:
     sparsity: float
     density: float
     target: float | None
-    """The requested sparsity when this round is a target."""
+    """The requested sparsity where this round is a target."""
     retrain_epochs: int
-    """Epochs of retraining that the weights have had since they were given or rewound."""
+    """The epochs of retraining that the weights have had since they were given or rewound."""
     masks: Callable[[], Masks]
+    """Loads the masks after this round."""
     network: Callable[[], nn.Module]
     """Loads the network as it was measured last (retrained where the recipe retrains)."""
     pruned: Measured
+    """The network right after pruning, measured."""
     retrained: Measured | None
+    """The network after retraining, measured; None where the recipe does not retrain."""
     compacted: bool = False
     """Whether removed channels are gone from the network, not only zero."""
     stages: tuple[StageLoss, ...] = ()
-    """What a loss model predicted at each stage of the pruning, and what came of it."""
-    batchnorm: Mapping[str, float] | None = None
-    """What re-estimating BatchNorm did: see `pruning.training.batchnorm.reestimate_`."""
-    full_size: Callable[[], nn.Module] | None = None
-    """As `network`, in the shape of the dense network: channels that are gone there are zero here.
+    """The change of the loss at each stage of the pruning, as a loss model predicted it and as
+    measured.
     """
+    batchnorm: Mapping[str, float] | None = None
+    """The effect of re-estimating BatchNorm, see `pruning.training.batchnorm.reestimate_`."""
+    full_size: Callable[[], nn.Module] | None = None
+    """Loads the same network in the shape of the dense network: removed channels are zero."""
     unretrained: Callable[[], nn.Module] | None = None
-    """Of a target that was retrained after it, the network as it was measured right after pruning,
-    in the same shape.
+    """Loads the network right after pruning, as it was measured and in the shape of the dense
+    network.
 
-    None where the job prunes before training, and where no evaluation of the recipe reads it.
+    It is kept for a target that is retrained after it, in a job that prunes after training, where
+    an evaluation of the recipe reads it; else None.
     """
     losses: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """Loss on each of a sample of training images, right before and right after this round's
-    pruning.
+    """Loads the losses on each of a sample of training images, right before and right after this
+    round's pruning.
     """
 
     @property
     def id(self) -> str:
-        """Of a target, the checkpoint's id: `magnitude-0.95`, unique within a job, safe in a
-        URL.
-        """
+        """The id of a target's checkpoint: `magnitude-0.95`, unique within a job, safe in a URL."""
         return f"{self.label}-{self.target!r}"
 
     @property
     def measured(self) -> Measured:
-        """The network as it would be shipped."""
+        """The measurements of the network as it would be shipped."""
         return self.retrained or self.pruned
 
 
 NO_SEPARATE = (
     "No independently trained network: the job does not train its network itself (model.train)."
 )
+"""The note of an evaluation for which `JobRecord.separate` has no network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """Everything an evaluation may look at."""
+    """A finished job: everything that an evaluation may read."""
 
     data: Data
     dense: Callable[[], nn.Module]
+    """Loads the dense network as given, or as the job trained it."""
     control: Callable[[], nn.Module]
+    """Loads the dense control: the dense network, retrained as the pruned networks are."""
     given_measured: Measured
+    """The measurements of the network that `dense` loads."""
     control_measured: Measured
+    """The measurements of the dense control."""
     rounds: Sequence[RoundRecord]
     recipe: Recipe
     sections: Mapping[str, Section] = field(default_factory=dict)
-    """Of evaluations that are done already, by name."""
+    """The sections of evaluations that are done already, by name."""
     separate: Callable[[], nn.Module | None] = lambda: None
-    """A second dense network, trained from another seed; None where the job does not train its
-    network.
+    """Trains or loads a second dense network, from another seed; None where the job does not train
+    its network.
     """
     cache: TensorCache | None = None
-    """Where what is dear to make is kept for later jobs."""
+    """The cache of tensors that are expensive to compute, shared with later jobs."""
     memo: dict[Any, Tensor] = field(default_factory=dict)
-    """What one evaluation measured and another may use."""
+    """Measurements of one evaluation that others may use."""
     advance: Callable[[int], None] = lambda images: None
-    """To be told of so many images through a network: a job that is silent for long counts as
-    stuck.
+    """Reports progress: to be called with the number of images that went through a network. A job
+    that is silent for long counts as stuck.
     """
 
     @property
     def seed(self) -> int:
-        """The job's, for what is drawn in an evaluation."""
+        """The job's seed, for the random draws of an evaluation."""
         return self.recipe.seed
 
     @property

@@ -1,4 +1,4 @@
-"""How large a job is, and what its evaluations will cost, before anything is computed."""
+"""The size of a job, from which its cost is estimated before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ class JobSize:
 
     recipe: Recipe
     images: Mapping[str, int]
-    """By split: `fit`, `val`, `test`."""
+    """The number of images by split: `fit`, `val`, `test`."""
     shape: Shape
     macs: int
-    """Multiply-adds of one image through the dense network."""
+    """The multiply-adds of one image through the dense network."""
     shifted: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Validation and test images of each shifted set."""
+    """The numbers of validation and test images of each shifted set."""
     segmentation: bool = False
 
     @property
     def checkpoints(self) -> int:
-        """Targets of every criterion."""
+        """The number of checkpoints: the targets of every criterion."""
         return len(self.recipe.targets.sparsity) * len(self.recipe.criteria)
 
     @property
     def networks(self) -> int:
-        """The network as given, the dense control, and the checkpoints."""
+        """The number of networks: the one given, the dense control, and the checkpoints."""
         return 2 + self.checkpoints
 
     @property
     def values(self) -> int:
-        """Of one image."""
+        """The number of values of one image."""
         return math.prod(self.shape)
 
 
 @runtime_checkable
 class EstimatesUnits(Protocol):
-    """An evaluation that says how much work it is; that of others is not counted."""
+    """An evaluation that estimates its work; the work of others is not counted."""
 
-    def units(self, scale: JobSize) -> int:
-        """About how much, in forward passes of one image."""
+    def units(self, size: JobSize) -> int:
+        """Estimate the work in forward passes of one image."""

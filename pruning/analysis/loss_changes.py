@@ -1,5 +1,5 @@
-"""What pruning did to the loss on training images: the change of one round, and one round against
-another.
+"""The effect of pruning on the loss of training images: the change of one round, and one round
+against another.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import RoundRecord
 from pruning.measurement.intervals import mean_interval
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.report import Estimate
 
 OFF_SCALE = 1e30
-"""A mean loss beyond this holds images on which the network overflows float32, and says nothing as
-a number.
-"""
+"""A larger mean loss is of images on which the network overflows float32, and is no measurement."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,14 @@ class LossChange:
     """
 
     estimate: Estimate | None
-    """With its paired normal 95 % interval; None where the network overflows."""
+    """The change with its paired normal 95 % interval; None where the network overflows."""
     overflowed: int
-    """Images whose loss is beyond float32 before or after."""
+    """The number of images whose loss is beyond float32 before or after."""
 
     def document(self) -> dict[str, Any] | str:
-        """What a table shows."""
+        """The change as a table shows it."""
         if self.estimate is None:
-            return f"overflow on {q.count_of(self.overflowed, 'image')}"
+            return f"overflow on {wording.count_of(self.overflowed, 'image')}"
         return self.estimate.model_dump()
 
     @property
@@ -47,60 +45,61 @@ class LossChange:
         return math.inf if self.estimate is None else abs(self.estimate.value)
 
 
-def mean_loss_change(one: RoundRecord) -> LossChange | None:
+def mean_loss_change(round_record: RoundRecord) -> LossChange | None:
     """Delta L = mean(after - before) over the images; None where the losses were not kept."""
-    if one.losses is None:
+    if round_record.losses is None:
         return None
-    return _difference(*reversed(one.losses()))
+    before, after = round_record.losses()
+    return _estimate_difference(after, before)
 
 
-def loss_change_since_start(rounds: Sequence[RoundRecord], one: RoundRecord) -> LossChange | None:
-    """Mean loss right after a round's pruning less that of the network before the first round of
-    its criterion.
+def loss_change_since_start(
+    rounds: Sequence[RoundRecord], round_record: RoundRecord
+) -> LossChange | None:
+    """The mean loss right after a round's pruning less that before the first round of its
+    criterion.
 
     Every criterion of a job starts from the same network, so these can be compared; in a cascade
     the change of a late round cannot: a network that is ruined already has nothing left to lose.
     """
-    first = min(
-        (other for other in rounds if other.label == one.label), key=lambda other: other.round
-    )
-    if one.losses is None or first.losses is None:
+    of_criterion = [other for other in rounds if other.label == round_record.label]
+    first = min(of_criterion, key=lambda other: other.round)
+    if round_record.losses is None or first.losses is None:
         return None
-    return _difference(one.losses()[1], first.losses()[0])
+    _, after = round_record.losses()
+    before, _ = first.losses()
+    return _estimate_difference(after, before)
 
 
 def compare_first_rounds(first: RoundRecord, second: RoundRecord) -> LossChange | None:
-    """Mean loss after pruning of a first round less that of a second, paired on the same training
-    images.
-    """
+    """The mean loss after pruning of a first round less that of a second, paired by image."""
     if first.losses is None or second.losses is None:
         return None
-    return _difference(first.losses()[1], second.losses()[1])
+    return _estimate_difference(first.losses()[1], second.losses()[1])
 
 
-def _difference(first: Tensor, second: Tensor) -> LossChange:
+def _estimate_difference(first: Tensor, second: Tensor) -> LossChange:
+    """The mean of first - second with its paired interval, both (n,)."""
     limit = torch.finfo(torch.float32).max
     overflowed = int(((first >= limit) | (second >= limit)).sum())
     values = first.double() - second.double()
     centre = float(values.mean())
-    estimate = mean_interval(0.0, float(((values - centre) ** 2).sum()), len(values))
-    low, high = (
-        (None, None)
-        if estimate.low is None or estimate.high is None
-        else (centre + estimate.low, centre + estimate.high)
-    )
-    return LossChange(
-        None if overflowed else Estimate(value=centre, low=low, high=high, n=len(values)),
-        overflowed,
-    )
+    if overflowed:
+        return LossChange(None, overflowed)
+    # The interval is made about 0: a sum of squares about the mean loses fewer digits.
+    about_zero = mean_interval(0.0, float(((values - centre) ** 2).sum()), len(values))
+    low = high = None
+    if about_zero.low is not None and about_zero.high is not None:
+        low, high = centre + about_zero.low, centre + about_zero.high
+    return LossChange(Estimate(value=centre, low=low, high=high, n=len(values)), overflowed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePoint:
-    """One stage of a round: what the loss model predicted and what was measured, there and since
-    the round began.
+    """The change of the loss in one stage of a round, predicted and measured, in the stage and
+    since the round began.
 
-    None where a loss is off the scale; what follows such a stage has no sum either.
+    Numbers are None where a loss is off the scale; the stages after that have no sum either.
     """
 
     number: int
@@ -113,18 +112,17 @@ class StagePoint:
 
     @property
     def factor(self) -> float | None:
-        """Predicted over measured, where the measured change is not zero."""
-        return (
-            self.predicted / self.measured if self.predicted is not None and self.measured else None
-        )
+        """The predicted over the measured change; None where the latter is zero."""
+        if self.predicted is None or not self.measured:
+            return None
+        return self.predicted / self.measured
 
 
 def list_stage_points(stages: Sequence[StageLoss]) -> list[StagePoint]:
     """The stages of one round in order, with running sums.
 
-    >>> for point in list_stage_points(
-    ...     [StageLoss(0.5, 0.2, 1.0, 1.5, 9), StageLoss(0.75, 0.4, 1.4, 1.8, 9)]
-    ... ):
+    >>> stages = [StageLoss(0.5, 0.2, 1.0, 1.5, 9), StageLoss(0.75, 0.4, 1.4, 1.8, 9)]
+    >>> for point in list_stage_points(stages):
     ...     print(point.sparsity, round(point.predicted_sum, 2), round(point.measured_sum, 2))
     0.5 0.2 0.5
     0.75 0.6 0.9
@@ -133,10 +131,11 @@ def list_stage_points(stages: Sequence[StageLoss]) -> list[StagePoint]:
     predicted_sum: float | None = 0.0
     measured_sum: float | None = 0.0
     for number, stage in enumerate(stages, 1):
-        predicted = _on_scale(stage.predicted)
-        before, after = _on_scale(stage.before), _on_scale(stage.after)
+        predicted = _drop_off_scale(stage.predicted)
+        before, after = _drop_off_scale(stage.before), _drop_off_scale(stage.after)
         measured = after - before if before is not None and after is not None else None
-        predicted_sum, measured_sum = _add(predicted_sum, predicted), _add(measured_sum, measured)
+        predicted_sum = _add(predicted_sum, predicted)
+        measured_sum = _add(measured_sum, measured)
         points.append(
             StagePoint(
                 number=number,
@@ -151,9 +150,11 @@ def list_stage_points(stages: Sequence[StageLoss]) -> list[StagePoint]:
     return points
 
 
-def _on_scale(value: float) -> float | None:
-    return value if abs(value) < OFF_SCALE else None  # false for nan too
+def _drop_off_scale(value: float) -> float | None:
+    """The loss itself; None where it is off the scale."""
+    return value if abs(value) < OFF_SCALE else None  # also None for nan
 
 
 def _add(total: float | None, value: float | None) -> float | None:
+    """The sum; None where either is unknown."""
     return None if total is None or value is None else total + value

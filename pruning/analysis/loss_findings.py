@@ -1,5 +1,5 @@
-"""What the loss-modelling paper found about the loss right after pruning, looked for in the
-criteria of one job.
+"""The findings of the loss-modelling paper on the loss right after pruning, tested on the criteria
+of one job.
 
 Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import RoundRecord
 from pruning.analysis.loss_changes import LossChange, compare_first_rounds
 from pruning.criteria import criteria
@@ -24,12 +24,12 @@ LOCALITY = {"pi": "more stages (pi) lower", "lambda_": "a larger lambda lowers"}
 
 
 def read_settings(method: Method) -> dict[str, Any]:
-    """Every parameter of a criterion, defaults written in."""
+    """Every parameter of a criterion, defaults included."""
     return dict(vars(criteria.create(method.name, method.params)))
 
 
 def predicts_loss(method: Method) -> bool:
-    """Whether the criterion predicts what removing weights does to the loss."""
+    """Whether the criterion predicts how removing weights changes the loss."""
     return isinstance(criteria.create(method.name, method.params), PredictsLossChange)
 
 
@@ -43,8 +43,8 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two criteria at one target: loss after pruning of the first less that of the second, on the
-    same training images.
+    """Two criteria at one target: the loss after pruning of the first less that of the second, on
+    the same training images.
     """
 
     first: RoundRecord
@@ -56,15 +56,15 @@ class Pair:
         """`seen` where the first loses less beyond noise, `the opposite` where it loses more, else
         `no evidence`.
         """
-        found = self.change.estimate
-        if found is None:
+        estimate = self.change.estimate
+        if estimate is None:
             return "off the scale"
-        if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        if estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high:
             return "no evidence"
-        return "seen" if found.high < 0 else "the opposite"
+        return "seen" if estimate.high < 0 else "the opposite"
 
     def row(self) -> dict[str, Any]:
-        """The line of a table."""
+        """The pair as a row of a table."""
         return {
             "target_sparsity": self.first.target,
             "first": self.first.label,
@@ -76,7 +76,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Finding:
-    """One statement, the pairs that speak to it, and the outcome in a sentence."""
+    """A finding of the paper, the pairs of criteria that test it, and the outcome."""
 
     statement: str
     pairs: tuple[Pair, ...]
@@ -85,96 +85,111 @@ class Finding:
     def outcome(self) -> str:
         """A key of `ANSWERS`."""
         verdicts = [pair.verdict for pair in self.pairs]
-        seen, opposite = "seen" in verdicts, "the opposite" in verdicts
-        if seen and opposite:
+        if "seen" in verdicts and "the opposite" in verdicts:
             return "both"
-        return "seen" if seen else "the opposite" if opposite else "no evidence"
+        for verdict in ("seen", "the opposite"):
+            if verdict in verdicts:
+                return verdict
+        return "no evidence"
 
     def count(self, verdict: str) -> int:
-        """How many pairs have this verdict."""
+        """The number of pairs with this verdict."""
         return sum(pair.verdict == verdict for pair in self.pairs)
 
     def sentence(self) -> str:
-        """The outcome with how often, and the pair that shows it most."""
-        verdicts = [pair.verdict for pair in self.pairs]
+        """The outcome in a sentence, with the counts and the pair that shows it most."""
         text = (
             f"Paper's finding: {self.statement}. Seen here: {ANSWERS[self.outcome]}. Of "
-            f"{q.count_of(len(self.pairs), 'comparison')}, {verdicts.count('seen')} for and "
-            f"{verdicts.count('the opposite')} against it beyond noise"
+            f"{wording.count_of(len(self.pairs), 'comparison')}, {self.count('seen')} for and "
+            f"{self.count('the opposite')} against it beyond noise"
         )
-        if "off the scale" in verdicts:
-            text += f", {verdicts.count('off the scale')} off the scale (a loss overflows)"
-        wanted = {"no evidence": None, "the opposite": "the opposite"}.get(self.outcome, "seen")
-        shown = [
+        off_scale = self.count("off the scale")
+        if off_scale:
+            text += f", {off_scale} off the scale (a loss overflows)"
+        return f"{text}{self._describe_largest()}."
+
+    def _describe_largest(self) -> str:
+        """The largest difference among the pairs that show the outcome; empty without one."""
+        estimates = [
             (pair, pair.change.estimate)
             for pair in self.pairs
-            if pair.change.estimate is not None and wanted in (None, pair.verdict)
+            if pair.change.estimate is not None and self._shows_outcome(pair)
         ]
-        if shown:
-            pair, found = max(shown, key=lambda one: abs(one[1].value))
-            text += (
-                f"; largest difference: {pair.first.label} less {pair.second.label} at "
-                f"{q.short_percent(pair.first.target or 0.0)}, {format_nats(found)}"
-            )
-        return text + "."
+        if not estimates:
+            return ""
+        pair, estimate = max(estimates, key=lambda of_pair: abs(of_pair[1].value))
+        return (
+            f"; largest difference: {pair.first.label} less {pair.second.label} at "
+            f"{wording.short_percent(pair.first.target or 0.0)}, {format_nats(estimate)}"
+        )
+
+    def _shows_outcome(self, pair: Pair) -> bool:
+        """Whether a pair has the verdict of the outcome: any verdict where there is no evidence,
+        and `seen` where there are both.
+        """
+        if self.outcome == "no evidence":
+            return True
+        return pair.verdict == ("seen" if self.outcome == "both" else self.outcome)
 
 
-def format_nats(found: Estimate) -> str:
+def format_nats(estimate: Estimate) -> str:
     """A difference of losses with its unit."""
-    return (
-        q.by_name("loss difference (nats)", found).replace(" [", " nats [", 1)
-        if found.low is not None
-        else q.by_name("loss difference (nats)", found) + " nats"
-    )
+    text = wording.by_name("loss difference (nats)", estimate)
+    if estimate.low is None:
+        return f"{text} nats"
+    return text.replace(" [", " nats [", 1)  # the unit stands before the interval
 
 
 def compare_locality(targets: Sequence[RoundRecord]) -> list[Finding]:
-    """Of each loss model, more stages against fewer and a larger lambda against a smaller one, all
+    """More stages against fewer, and a larger lambda against a smaller one, by loss model and all
     else equal.
     """
-    found: dict[tuple[str, str], list[Pair]] = {}
-    for one, other in _at_equal_targets(targets):
-        if one.criterion.name != other.criterion.name or not predicts_loss(one.criterion):
+    pairs: dict[tuple[str, str], list[Pair]] = {}
+    for first, second in _pair_at_equal_targets(targets):
+        name = first.criterion.name
+        if second.criterion.name != name or not predicts_loss(first.criterion):
             continue
-        a, b = read_settings(one.criterion), read_settings(other.criterion)
-        apart = [name for name in a if a[name] != b[name]]
-        if len(apart) == 1 and apart[0] in LOCALITY:
-            more, less = (one, other) if a[apart[0]] > b[apart[0]] else (other, one)
-            _add(found, (one.criterion.name, apart[0]), more, less)
+        settings, others = read_settings(first.criterion), read_settings(second.criterion)
+        different = [
+            parameter for parameter in settings if settings[parameter] != others[parameter]
+        ]
+        if len(different) != 1 or different[0] not in LOCALITY:
+            continue
+        (parameter,) = different
+        if settings[parameter] > others[parameter]:
+            _add_pair(pairs, (name, parameter), first, second)
+        else:
+            _add_pair(pairs, (name, parameter), second, first)
     return [
-        Finding(f"{name}: {LOCALITY[parameter]} the loss after pruning", tuple(pairs))
-        for (name, parameter), pairs in found.items()
+        Finding(f"{name}: {LOCALITY[parameter]} the loss after pruning", tuple(of_parameter))
+        for (name, parameter), of_parameter in pairs.items()
     ]
 
 
 def compare_with_magnitude(targets: Sequence[RoundRecord]) -> list[Finding]:
     """Each loss model against magnitude pruning."""
-    found: dict[tuple[str, str], list[Pair]] = {}
-    for one, other in _at_equal_targets(targets, both_ways=True):
-        if predicts_loss(one.criterion) and other.criterion.name == "magnitude":
-            _add(found, (one.label, other.label), one, other)
+    pairs: dict[tuple[str, str], list[Pair]] = {}
+    for first, second in _pair_at_equal_targets(targets, both_ways=True):
+        if predicts_loss(first.criterion) and second.criterion.name == "magnitude":
+            _add_pair(pairs, (first.label, second.label), first, second)
     return [
-        Finding(f"{label} preserves the loss better than {magnitude}", tuple(pairs))
-        for (label, magnitude), pairs in found.items()
+        Finding(f"{label} preserves the loss better than {magnitude}", tuple(of_labels))
+        for (label, magnitude), of_labels in pairs.items()
     ]
 
 
 def compare_gradient(targets: Sequence[RoundRecord]) -> list[Finding]:
     """QM, which keeps the gradient, against OBD, which drops it, at the same parameters."""
-    found: dict[tuple[str, str], list[Pair]] = {}
-    for one, other in _at_equal_targets(targets, both_ways=True):
-        if (one.criterion.name, other.criterion.name) == ("qm", "obd") and _equal(
-            read_settings(one.criterion), read_settings(other.criterion)
-        ):
-            _add(found, ("qm", "obd"), one, other)
-    return [
-        Finding(
-            "dropping the gradient forfeits the gain (QM leaves a lower loss after pruning than "
-            "OBD)",
-            tuple(pairs),
-        )
-        for pairs in found.values()
-    ]
+    pairs: dict[tuple[str, str], list[Pair]] = {}
+    for first, second in _pair_at_equal_targets(targets, both_ways=True):
+        if (first.criterion.name, second.criterion.name) != ("qm", "obd"):
+            continue
+        if _agree(read_settings(first.criterion), read_settings(second.criterion)):
+            _add_pair(pairs, ("qm", "obd"), first, second)
+    statement = (
+        "dropping the gradient forfeits the gain (QM leaves a lower loss after pruning than OBD)"
+    )
+    return [Finding(statement, tuple(of_models)) for of_models in pairs.values()]
 
 
 FINDINGS: Mapping[str, Callable[[Sequence[RoundRecord]], list[Finding]]] = {
@@ -182,52 +197,55 @@ FINDINGS: Mapping[str, Callable[[Sequence[RoundRecord]], list[Finding]]] = {
     "against_magnitude": compare_with_magnitude,
     "gradient": compare_gradient,
 }
+"""The comparisons of each finding, by the name of its table in the report."""
 CAUTION = (
     "Each of these comparisons stands at 95 % by itself: of twenty without a difference, one "
     "is seen by chance."
 )
 
 
-def describe_findings(name: str, found: Sequence[Finding]) -> list[str]:
+def describe_findings(name: str, findings: Sequence[Finding]) -> list[str]:
     """The findings in words; those against magnitude, one for every criterion, in one line."""
     if name != "against_magnitude":
-        return [finding.sentence() for finding in found]
-    lines: dict[str, list[str]] = {}
-    for finding in found:
+        return [finding.sentence() for finding in findings]
+    counts_by_magnitude: dict[str, list[str]] = {}
+    for finding in findings:
         pair = finding.pairs[0]
-        lines.setdefault(pair.second.label, []).append(
+        counts_by_magnitude.setdefault(pair.second.label, []).append(
             f"with {pair.first.label} lower at {finding.count('seen')} and higher at "
-            f"{finding.count('the opposite')} of "
-            f"{q.count_of(len(finding.pairs), 'target')}"
+            f"{finding.count('the opposite')} of {wording.count_of(len(finding.pairs), 'target')}"
         )
     return [
         f"Paper's finding: models of the loss preserve it better than {magnitude}. Seen here: "
-        "the loss right after "
-        f"pruning, against {magnitude}'s and beyond noise, is {'; '.join(counts)}."
-        for magnitude, counts in lines.items()
+        f"the loss right after pruning, against {magnitude}'s and beyond noise, is "
+        f"{'; '.join(counts)}."
+        for magnitude, counts in counts_by_magnitude.items()
     ]
 
 
-def _at_equal_targets(
+def _pair_at_equal_targets(
     targets: Sequence[RoundRecord], both_ways: bool = False
 ) -> Iterator[tuple[RoundRecord, RoundRecord]]:
-    for one, other in combinations(targets, 2):
-        if one.target == other.target and one.label != other.label:
-            yield one, other
+    """Every two criteria at the same target, in the order of the targets or in both orders."""
+    for first, second in combinations(targets, 2):
+        if first.target == second.target and first.label != second.label:
+            yield first, second
             if both_ways:
-                yield other, one
+                yield second, first
 
 
-def _add(
-    found: dict[tuple[str, str], list[Pair]],
+def _add_pair(
+    pairs: dict[tuple[str, str], list[Pair]],
     key: tuple[str, str],
     first: RoundRecord,
     second: RoundRecord,
 ) -> None:
+    """Add a pair under its key, where both rounds kept their losses."""
     change = compare_first_rounds(first, second)
     if change is not None:
-        found.setdefault(key, []).append(Pair(first, second, change))
+        pairs.setdefault(key, []).append(Pair(first, second, change))
 
 
-def _equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return all(a[name] == b[name] for name in a.keys() & b.keys())
+def _agree(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether two criteria agree in all parameters that both have."""
+    return all(settings[name] == others[name] for name in settings.keys() & others.keys())

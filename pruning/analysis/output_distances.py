@@ -1,5 +1,5 @@
-"""How far one network's outputs are from another's, image by image: of every layer, of the logits,
-of the softmax.
+"""The distances of one network's outputs from another's, image by image: of every layer, the logits
+and the softmax.
 
 Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; these definitions are
 ours.
@@ -8,7 +8,7 @@ ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,108 +22,101 @@ from pruning.networks.modes import evaluate_mode
 from pruning.schemas.report import Estimate
 
 BATCH = 64
+"""The number of images that are compared at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deviations:
-    """Of one network from another, float64 (images,): nan where there is nothing to be relative to,
-    inf off the scale.
+    """The distances of one network from another, float64 (images,): nan where there is nothing to
+    be relative to, inf off the scale.
     """
 
     layers: Mapping[str, Tensor]
-    """Relative error of the outputs (before the activation function) of every Linear and Conv2d, in
-    the order of calls.
+    """The relative error of the outputs (before the activation function) of every Linear and Conv2d
+    by module name, in the order of calls.
     """
     logits: Tensor
-    """Relative error of the logits."""
+    """The relative error of the logits."""
     centred: Tensor
-    """Relative error of the logits less their mean over the classes: all of them that the softmax
-    sees.
+    """The relative error of the logits less their mean over the classes; the softmax does not
+    depend on that mean.
     """
     softmax: Tensor
-    """Euclidean distance of the softmax outputs, at most half that of the logits."""
+    """The Euclidean distance of the softmax outputs, at most half that of the logits."""
     kl: Tensor
-    """KL(p || p') in nats, p the softmax output of the network that is compared with."""
+    """KL(p || p') in nats, p the softmax output of the network that is the reference."""
     agrees: Tensor
-    """bool: both name the same class."""
+    """Whether both networks name the same class, bool."""
     unmatched: tuple[str, ...] = ()
-    """Layers that do not have one output for each image."""
+    """The layers that do not have one output for each image."""
 
     @property
     def hidden(self) -> Tensor:
         """The mean over all layers but the last that is called, of those with an error; nan for a
         network of one layer.
         """
-        parts = list(self.layers.values())[:-1]
-        return torch.stack(parts).nanmean(0) if parts else torch.full_like(self.logits, math.nan)
+        errors = list(self.layers.values())[:-1]
+        if not errors:
+            return torch.full_like(self.logits, math.nan)
+        return torch.stack(errors).nanmean(0)
 
 
 def measure_output_distances(
     network: nn.Module, other: nn.Module, batches: Iterable[Tensor]
 ) -> Deviations:
-    """Of `other` from `network`, which have the same layers, on batches of normalised images.
+    """The distances of `other` from `network`, which have the same layers, on batches of normalised
+    images.
 
     e_l(x) = ||a'_l(x) - a_l(x)||_2 / ||a_l(x)||_2, a_l(x) all outputs of layer l for image x (of
-    all its calls), in float64. nan where a_l(x) is zero; inf where a difference is no finite
-    number.
+    all its calls), in float64. nan where a_l(x) is zero; inf where a difference is not finite.
 
     >>> a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
-    >>> _ = (
-    ...     a.weight.data.copy_(torch.eye(2)),
-    ...     b.weight.data.copy_(torch.diag(torch.tensor([1.0, 0.0]))),
-    ... )
-    >>> found = measure_output_distances(a, b, [torch.tensor([[3.0, 4.0], [0.0, 0.0]])])
-    >>> found.logits.tolist(), found.layers[""].tolist(), found.agrees.tolist()
+    >>> _ = a.weight.data.copy_(torch.eye(2))
+    >>> _ = b.weight.data.copy_(torch.diag(torch.tensor([1.0, 0.0])))
+    >>> distances = measure_output_distances(a, b, [torch.tensor([[3.0, 4.0], [0.0, 0.0]])])
+    >>> distances.logits.tolist(), distances.layers[""].tolist(), distances.agrees.tolist()
     ([0.8, nan], [0.8, nan], [False, True])
     """
-    parts: dict[str, list[Tensor]] = {}
+    layers: dict[str, list[Tensor]] = {}
+    answers: dict[str, list[Tensor]] = {}
     unmatched: dict[str, None] = {}
     with torch.no_grad(), evaluate_mode(network), evaluate_mode(other):
         for images in batches:
-            (z, mine), (z_other, theirs) = (_outputs(one, images) for one in (network, other))
-            for name, outputs in mine.items():
-                if all(len(output) == len(images) for output in outputs):
-                    a, b = (
-                        torch.cat([output.flatten(1) for output in some], 1)
-                        for some in (outputs, theirs[name])
-                    )
-                    parts.setdefault(f"layer.{name}", []).append(relative_distance(a, b))
-                else:
+            logits, outputs = _run_recording(network, images)
+            other_logits, other_outputs = _run_recording(other, images)
+            for name, calls in outputs.items():
+                if any(len(output) != len(images) for output in calls):
                     unmatched[name] = None
-            for name, values in _of_logits(z, z_other).items():
-                parts.setdefault(name, []).append(values)
-    whole = {name: torch.cat(values).cpu() for name, values in parts.items()}
-    layers = {
-        name.removeprefix("layer."): values
-        for name, values in whole.items()
-        if name.startswith("layer.")
-    }
+                    continue
+                distance = relative_distance(_join_calls(calls), _join_calls(other_outputs[name]))
+                layers.setdefault(name, []).append(distance)
+            for name, values in _compare_logits(logits, other_logits).items():
+                answers.setdefault(name, []).append(values)
+    by_quantity = {name: torch.cat(parts).cpu() for name, parts in answers.items()}
     return Deviations(
-        layers=layers,
-        logits=whole["logits"],
-        centred=whole["centred"],
-        softmax=whole["softmax"],
-        kl=whole["kl"],
-        agrees=whole["agrees"],
+        layers={name: torch.cat(parts).cpu() for name, parts in layers.items()},
         unmatched=tuple(unmatched),
+        **by_quantity,
     )
 
 
 def relative_distance(a: Tensor, b: Tensor) -> Tensor:
-    """||b - a||_2 / ||a||_2 by row, (n,) in float64; nan where a is zero, inf where anything is not finite.
+    """||b - a||_2 / ||a||_2 by row, (n,) in float64; nan where a is zero, inf where anything is not
+    finite.
 
     >>> a, b = [[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]], [[3.0, 1.0], [1.0, 1.0], [1.0, torch.inf]]
     >>> relative_distance(torch.tensor(a), torch.tensor(b))
     tensor([0.6000,    nan,    inf], dtype=torch.float64)
     """
     a, b = a.double(), b.double()
-    found = (b - a).norm(dim=1) / a.norm(dim=1)
-    return torch.where(found.isfinite(), found, math.inf).masked_fill(~a.any(1), math.nan)
+    distance = (b - a).norm(dim=1) / a.norm(dim=1)
+    on_scale = torch.where(distance.isfinite(), distance, math.inf)
+    return on_scale.masked_fill(~a.any(1), math.nan)
 
 
 def average_finite(values: Tensor) -> Estimate | None:
-    """The mean of what is a number, with its normal 95 % interval cut at 0; None if one is off the
-    scale or none is left.
+    """The mean of the values but nan, with its normal 95 % interval cut at 0; None where a value is
+    infinite or none is left.
 
     >>> (
     ...     average_finite(torch.tensor([0.5, torch.nan, 0.5])),
@@ -131,67 +124,73 @@ def average_finite(values: Tensor) -> Estimate | None:
     ... )
     (Estimate(value=0.5, low=0.5, high=0.5, n=2), None)
     """
-    found = average_paired_change(torch.zeros_like(values), values)
-    return (
-        found
-        if found is None or found.low is None
-        else found.model_copy(update={"low": max(0.0, found.low)})
-    )
+    mean = average_paired_change(torch.zeros_like(values), values)
+    if mean is None or mean.low is None:
+        return mean
+    return mean.model_copy(update={"low": max(0.0, mean.low)})
 
 
 def average_paired_change(before: Tensor, after: Tensor) -> Estimate | None:
-    """The mean of after - before, paired by image, with its normal 95 % interval; None as in
-    `average_finite`.
+    """The mean of after - before but nan, paired by image, with its normal 95 % interval; None
+    where a value is infinite or none is left.
     """
     if bool((before.isinf() | after.isinf()).any()):
         return None
     change = after - before
     change = change[~change.isnan()]
-    return (
-        mean_interval(float(change.sum()), float((change**2).sum()), len(change))
-        if len(change)
-        else None
-    )
+    if len(change) == 0:
+        return None
+    return mean_interval(float(change.sum()), float((change**2).sum()), len(change))
 
 
-def _of_logits(z: Tensor, other: Tensor) -> dict[str, Tensor]:
-    agrees = z.argmax(1) == other.argmax(1)
-    z, other = z.double(), other.double()
-    log_p, log_other = z.log_softmax(1), other.log_softmax(1)
+def _compare_logits(logits: Tensor, other: Tensor) -> dict[str, Tensor]:
+    """The distances of the answers by field of `Deviations`, each (images,)."""
+    agrees = logits.argmax(1) == other.argmax(1)
+    logits, other = logits.double(), other.double()
+    log_p, other_log_p = logits.log_softmax(1), other.log_softmax(1)
     p = log_p.exp()
-    softmax, kl = (log_other.exp() - p).norm(dim=1), (p * (log_p - log_other)).sum(1).clamp_min(0)
+    softmax = (other_log_p.exp() - p).norm(dim=1)
+    kl = (p * (log_p - other_log_p)).sum(1).clamp_min(0)
+    centred = logits - logits.mean(1, keepdim=True)
+    other_centred = other - other.mean(1, keepdim=True)
     return {
-        "logits": relative_distance(z, other),
-        "centred": relative_distance(
-            z - z.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
-        ),
+        "logits": relative_distance(logits, other),
+        "centred": relative_distance(centred, other_centred),
         "softmax": torch.where(softmax.isfinite(), softmax, math.inf),
         "kl": torch.where(kl.isfinite(), kl, math.inf),
         "agrees": agrees,
     }
 
 
-def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, list[Tensor]]]:
+def _join_calls(outputs: Sequence[Tensor]) -> Tensor:
+    """The outputs of all calls of a layer side by side, (images, values)."""
+    return torch.cat([output.flatten(1) for output in outputs], 1)
+
+
+def _run_recording(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, list[Tensor]]]:
     """The logits, and by module name the outputs of every call of a layer."""
-    with _recording(model) as found:
-        return model(images), found
+    with _recording_outputs(model) as outputs:
+        return model(images), outputs
 
 
 @contextmanager
-def _recording(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Outputs are copied: an activation function may work in place."""
-    found: dict[str, list[Tensor]] = {}
+def _recording_outputs(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Record the outputs of layers by module name, in the order of their last calls.
 
-    def note(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
-        found[name] = [*found.pop(name, []), output.clone()]  # in the order of last calls
+    Outputs are copied: an activation function may work in place.
+    """
+    outputs: dict[str, list[Tensor]] = {}
+
+    def record(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        outputs[name] = [*outputs.pop(name, []), output.clone()]  # moves the name to the end
 
     hooks = [
-        module.register_forward_hook(partial(note, name))
+        module.register_forward_hook(partial(record, name))
         for name, module in model.named_modules()
         if isinstance(module, PRUNABLE)
     ]
     try:
-        yield found
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""How much can be pruned, how much more is lost under shift, and how sure either is.
+"""The prune ratio of a network, and the largest one within a margin of the dense error.
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021, and the code released with it (any later success counts;
@@ -13,18 +13,19 @@ from torch import Tensor
 from pruning.analysis.job_record import RoundRecord
 
 
-def compute_prune_ratio(one: RoundRecord, parameters: int) -> float:
+def compute_prune_ratio(round_record: RoundRecord, parameters: int) -> float:
     """PR: the fraction of all parameters of the dense network that pruning removed."""
-    return sum(int((~mask).sum()) for mask in one.masks().values()) / parameters
+    removed = sum(int((~mask).sum()) for mask in round_record.masks().values())
+    return removed / parameters
 
 
 def find_prune_potential(
     ratios: Tensor, errors: Tensor, reference: Tensor, margin: float
 ) -> Tensor:
-    """max PR with error <= reference + margin, 0 where there is none; any later success counts.
+    """The largest PR with error <= reference + margin, 0 without one; any later success counts.
 
-    `ratios` (K,), `errors` (K, ...), `reference` (...): errors of checkpoints and of the dense
-    control on one distribution.
+    `ratios` (K,) and `errors` (K, ...) are of the checkpoints, `reference` (...) are errors of the
+    dense control, on one distribution.
 
     >>> ratios = torch.tensor([0.2, 0.5, 0.8])
     >>> float(
@@ -35,4 +36,5 @@ def find_prune_potential(
     0.0
     """
     within = errors <= reference + margin + 1e-12
-    return torch.where(within, ratios.reshape(-1, *[1] * (errors.dim() - 1)), 0.0).amax(0)
+    by_checkpoint = ratios.reshape(-1, *[1] * (errors.dim() - 1))  # (K, 1, ...)
+    return torch.where(within, by_checkpoint, 0.0).amax(0)

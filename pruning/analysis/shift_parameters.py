@@ -1,13 +1,14 @@
-"""Which shifts an evaluation looks at: parameters that several evaluations share."""
+"""The parameters of evaluations under shift: which shifts, and on how many images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.shifts import Shift, draw_sample
@@ -15,22 +16,21 @@ from pruning.data.corruptions import corruptions
 from pruning.measurement.costs import count_flops
 
 WORK = 2_000_000_000
-"""Multiply-adds of one network on one shift, where the recipe does not say how many images: the
+"""Multiply-adds of one network on one shift where the recipe leaves the number of images open; the
 same for all evaluations.
 """
 CORRUPTING = 2000
-"""Multiply-adds that take as long as corrupting one value of an image, about, over all corruptions.
-"""
+"""Multiply-adds that take about as long as corrupting one value of an image, on average."""
 FEWEST, MOST = 100, 1000
-"""Images by default."""
+"""The limits of the number of images by default."""
 
 
-def _known(schema: dict[str, Any]) -> None:
-    """The catalogue lists the names, so that a wrong one is refused with the job."""
+def _list_names(schema: dict[str, Any]) -> None:
+    """List the names in the catalogue, so that a wrong one is refused with the job."""
     schema["enum"] = corruptions.names()
 
 
-Corruption = Annotated[str, Field(json_schema_extra=_known)]
+Corruption = Annotated[str, Field(json_schema_extra=_list_names)]
 
 
 @dataclass(frozen=True)
@@ -52,62 +52,65 @@ class ShiftParameters:
         for name in self.corruptions or ():
             corruptions.get(name)
 
-    def applies(self, trial: JobRecord) -> bool:
-        """With a checkpoint, and images that can be corrupted."""
-        return any(one.target is not None for one in trial.rounds) and trial.data.shape[0] in (1, 3)
+    def applies(self, record: JobRecord) -> bool:
+        """Whether the job has a checkpoint, and images that can be corrupted."""
+        has_checkpoint = any(round_record.target is not None for round_record in record.rounds)
+        return has_checkpoint and record.data.shape[0] in (1, 3)
 
-    def shifts(self, trial: JobRecord) -> list[Shift]:
-        """Those asked for, each once."""
-        names = corruptions.names() if self.corruptions is None else self.corruptions
-        found = [Shift(name, severity) for name in names for severity in self.severities]
-        found += [Shift(dataset=name) for name in trial.data.shifted]
-        found += [Shift(noise=level) for level in self.noise]
-        return list(dict.fromkeys(found))
+    def shifts(self, record: JobRecord) -> list[Shift]:
+        """The shifts that the parameters name and the shifted sets of the data, each once."""
+        names = self._corruption_names()
+        shifts = [Shift(name, severity) for name in names for severity in self.severities]
+        shifts += [Shift(dataset=name) for name in record.data.shifted]
+        shifts += [Shift(noise=level) for level in self.noise]
+        return list(dict.fromkeys(shifts))
 
-    def count(self, trial: JobRecord) -> int:
-        """How many test images of each distribution, where there are so many."""
-        return self.images or _images(
-            max(1, count_flops(trial.dense(), trial.data.shape, None) // 2)
-        )
+    def _corruption_names(self) -> Sequence[str]:
+        """The names of the corruptions, all of them by default."""
+        return corruptions.names() if self.corruptions is None else self.corruptions
 
-    def units(self, scale: JobSize) -> int:
-        """Making the images of every corruption, and every network on every distribution."""
-        count = self.images or _images(scale.macs)
-        names = len(corruptions.names() if self.corruptions is None else self.corruptions) * len(
-            self.severities
-        )
-        own = min(count, scale.images["test"])
-        seen = own * (1 + names + len(self.noise)) + sum(
-            min(count, test) for _, test in scale.shifted.values()
-        )
-        return seen * scale.networks + names * own * CORRUPTING * scale.values // scale.macs
+    def count(self, record: JobRecord) -> int:
+        """The number of test images of each distribution that has as many."""
+        if self.images:
+            return self.images
+        flops = count_flops(record.dense(), record.data.shape, None)
+        return _choose_image_count(max(1, flops // 2))
 
-    def describe(self, trial: JobRecord, shifts: list[Shift]) -> str:
-        """What was looked at, in words."""
-        count = self.count(trial)
-        kept = (
-            ""
-            if trial.cache is None
-            else (
+    def units(self, size: JobSize) -> int:
+        """The images of every corruption, made once, and every network on every distribution."""
+        count = self.images or _choose_image_count(size.macs)
+        corrupted = len(self._corruption_names()) * len(self.severities)
+        own = min(count, size.images["test"])
+        other_sets = sum(min(count, test) for _, test in size.shifted.values())
+        images = own * (1 + corrupted + len(self.noise)) + other_sets
+        making = corrupted * own * CORRUPTING * size.values // size.macs
+        return images * size.networks + making
+
+    def describe(self, record: JobRecord, shifts: list[Shift]) -> str:
+        """The shifts and the numbers of images, in words."""
+        count = self.count(record)
+        kept = ""
+        if record.cache is not None:
+            kept = (
                 " Corrupted images are kept for later jobs: "
-                f"{q.file_size(trial.cache.size_bytes)} of at most "
-                f"{q.file_size(trial.cache.limit_bytes)} on this worker's disk."
+                f"{wording.file_size(record.cache.size_bytes)} of at most "
+                f"{wording.file_size(record.cache.limit_bytes)} on this worker's disk."
             )
-        )
-        sets = "".join(
-            f" The shifted set {shift.name} has "
-            f"{q.count_of(len(draw_sample(trial, count, shift.dataset)), 'image')} "
-            "here."
-            for shift in shifts
-            if shift.dataset is not None
-        )
+        sets = ""
+        for shift in shifts:
+            if shift.dataset is not None:
+                images = len(draw_sample(record, count, shift.dataset))
+                sets += (
+                    f" The shifted set {shift.name} has {wording.count_of(images, 'image')} here."
+                )
+        own_images = min(count, len(record.data.test))
         return (
-            f"{q.count_of(len(shifts), 'shift')}, at "
-            f"{q.count_of(min(count, len(trial.data.test)), 'test image')}: "
+            f"{wording.count_of(len(shifts), 'shift')}, at "
+            f"{wording.count_of(own_images, 'test image')}: "
             f"{', '.join(shift.name for shift in shifts)}.{sets}{kept}"
         )
 
 
-def _images(macs: int) -> int:
-    """How many by default."""
+def _choose_image_count(macs: int) -> int:
+    """The number of images by default, fewer for a network of many multiply-adds."""
     return min(MOST, max(FEWEST, WORK // macs))

@@ -1,5 +1,5 @@
-"""Test images under shift: noise in normalised space, corruptions; and what networks get wrong
-there.
+"""Test images under shift (noise in normalised space, corruptions), and the errors of networks on
+them.
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021, and the code released with it (uniform noise in
@@ -24,14 +24,14 @@ from pruning.seeding import generator
 from pruning.storage.tensor_cache import TensorCache, hash_content
 
 AT_ONCE = 256
-"""Images that are corrupted between two signs of life."""
+"""The number of images that are corrupted between two reports of progress."""
 CORRUPTIONS_VERSION = 1
-"""To be raised when a corruption changes: what caches hold is then made anew."""
+"""The version of the corruptions, raised when one changes: cached images are then made again."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """One distribution of test images.
+    """A distribution of test images.
 
     >>> (
     ...     Shift("fog", 3).name,
@@ -46,14 +46,15 @@ class Shift:
     corruption: str | None = None
     severity: int = 0
     noise: float = 0.0
-    """Uniform in [-noise, noise], added to normalised images."""
+    """The noise added to normalised images, uniform in [-noise, noise]."""
     dataset: str | None = None
-    """One of the data's shifted sets: other images, where the others change those of the dataset.
+    """The name of one of the data's shifted sets: other images, while a corruption or noise changes
+    those of the dataset.
     """
 
     @property
     def name(self) -> str:
-        """As reports call it; no two shifts have one name."""
+        """The name of the shift in reports; no two shifts share a name."""
         if self.dataset is not None:
             return self.dataset
         if self.corruption is not None:
@@ -61,8 +62,8 @@ class Shift:
         return f"noise {float(self.noise)!r}".removesuffix(".0") if self.noise else NOMINAL
 
     def group(self, trained: Collection[str]) -> str:
-        """`nominal`, `noise`, `shifted set`, `corruption`, or `corruption trained on` for those of
-        the job's training.
+        """`nominal`, `noise`, `shifted set`, `corruption`, or `corruption trained on` for a
+        corruption in `trained`.
         """
         if self.dataset is not None:
             return "shifted set"
@@ -73,55 +74,59 @@ class Shift:
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network of a job, by the name that reports have for it."""
+    """A network of a job with its name in reports."""
 
     name: str
     load: Callable[[], nn.Module]
 
 
-def name_networks(trial: JobRecord) -> list[NamedNetwork]:
+def name_networks(record: JobRecord) -> list[NamedNetwork]:
     """The dense network as given, the dense control, and every checkpoint."""
     return [
-        NamedNetwork("given", trial.dense),
-        NamedNetwork("control", trial.control),
-        *(NamedNetwork(one.id, one.network) for one in trial.rounds if one.target is not None),
+        NamedNetwork("given", record.dense),
+        NamedNetwork("control", record.control),
+        *(
+            NamedNetwork(checkpoint.id, checkpoint.network)
+            for checkpoint in record.rounds
+            if checkpoint.target is not None
+        ),
     ]
 
 
 def draw_sample(
-    trial: JobRecord, images: int, dataset: str | None = None, *, validation: bool = False
+    record: JobRecord, images: int, dataset: str | None = None, *, validation: bool = False
 ) -> Split:
-    """At most so many test (or validation) images, of the data or of a shifted set: the same ones
+    """At most `images` test (or validation) images of the data or of a shifted set, the same ones
     for all shifts.
     """
-    source = trial.data if dataset is None else trial.data.shifted[dataset]
+    source = record.data if dataset is None else record.data.shifted[dataset]
     split = source.val if validation else source.test
     names = ("shifts",) if dataset is None else ("shifts", dataset)
-    order = torch.randperm(len(split), generator=generator(trial.seed, *names))[:images]
+    order = torch.randperm(len(split), generator=generator(record.seed, *names))[:images]
     return split[order.sort().values.to(split.labels.device)]
 
 
-def find_trained_corruptions(trial: JobRecord) -> frozenset[str]:
-    """The corruptions of the job's own training and retraining: shifts that it models."""
-    found = [
+def find_trained_corruptions(record: JobRecord) -> frozenset[str]:
+    """The names of the corruptions that the job trains or retrains on: its modelled shifts."""
+    trained = [
         schedule.corrupt.names
-        for schedule in (trial.recipe.train, trial.recipe.retrain)
+        for schedule in (record.recipe.train, record.recipe.retrain)
         if schedule is not None and schedule.corrupt is not None
     ]
-    return frozenset(name for names in found for name in names)
+    return frozenset(name for names in trained for name in names)
 
 
 def group_by_images(shifts: Sequence[Shift]) -> dict[str | None, list[str]]:
-    """The names of the nominal distribution and of the shifts, by the images that they are of:
-    these are resampled together.
+    """The names of the nominal distribution and of the shifts by their dataset: the errors on the
+    same images are resampled together.
 
     >>> group_by_images([Shift("fog", 3), Shift(dataset="night")])
     {None: ['nominal', 'fog 3'], 'night': ['night']}
     """
-    found: dict[str | None, list[str]] = {}
+    names: dict[str | None, list[str]] = {}
     for shift in [Shift(), *shifts]:
-        found.setdefault(shift.dataset, []).append(shift.name)
-    return found
+        names.setdefault(shift.dataset, []).append(shift.name)
+    return names
 
 
 def shift_images(
@@ -136,19 +141,19 @@ def shift_images(
     """The images of a split under a shift, normalised, float32 (n, C, H, W); the same for every
     network.
 
-    Corrupted images that a cache holds are not made again. `advance` is called with 0 while others
-    are made, which may take long.
+    Corrupted images that a cache holds are not made again. `advance` is called with 0 while the
+    others are made, which may take long.
     """
     if shift.corruption is not None:
         name, severity = shift.corruption, shift.severity
 
         def make() -> Tensor:
-            found = []
+            corrupted = []
             for indices in torch.split(torch.arange(len(split)), AT_ONCE):
                 images = split.images[indices.to(split.images.device)]
-                found.append(corrupt(images, name, severity, indices=indices, seed=seed))
+                corrupted.append(corrupt(images, name, severity, indices=indices, seed=seed))
                 advance(0)
-            return torch.cat(found)
+            return torch.cat(corrupted)
 
         images = (
             make()
@@ -166,44 +171,50 @@ def shift_images(
 
 
 def errors_under_shifts(
-    trial: JobRecord, shifts: Sequence[Shift], images: int, *, validation: bool = False
+    record: JobRecord, shifts: Sequence[Shift], images: int, *, validation: bool = False
 ) -> Mapping[str, Mapping[str, Tensor]]:
-    """By network and name of the shift, which of the sampled images it gets wrong, bool (n,), on
-    the CPU.
+    """Whether each sampled image is wrong, bool (n,) on the CPU, by name of the network and of the
+    shift.
 
-    For segmentation, 1 - mean IoU of each image, float64. Of shifts with one `dataset` these are
-    the same images.
+    For segmentation, 1 - mean IoU of each image, float64. Shifts with the same `dataset` have the
+    same images.
 
-    What was computed before in the job, by this or another evaluation, is not computed again; the
-    images of a shift are made once for all networks.
+    Errors that were computed before in the job, by this or another evaluation, are not computed
+    again; the images of a shift are made once for all networks.
     """
-    every = name_networks(trial)
+    networks = name_networks(record)
     for shift in shifts:
-        split = draw_sample(trial, images, shift.dataset, validation=validation)
-        missing = [one for one in every if (one.name, shift, images, validation) not in trial.memo]
+        split = draw_sample(record, images, shift.dataset, validation=validation)
+        missing = [
+            network
+            for network in networks
+            if (network.name, shift, images, validation) not in record.memo
+        ]
         if not missing:
             continue
         inputs = shift_images(
-            trial.data,
+            record.data,
             split,
             shift=shift,
-            seed=trial.seed,
-            cache=trial.cache,
-            advance=trial.advance,
+            seed=record.seed,
+            cache=record.cache,
+            advance=record.advance,
         )
-        for one in missing:
-            trial.memo[one.name, shift, images, validation] = compute_network_errors(
-                one.load(), trial.data, inputs, split.labels
+        for network in missing:
+            record.memo[network.name, shift, images, validation] = compute_network_errors(
+                network.load(), record.data, inputs, split.labels
             )
-            trial.advance(len(split))
+            record.advance(len(split))
     return {
-        one.name: {shift.name: trial.memo[one.name, shift, images, validation] for shift in shifts}
-        for one in every
+        network.name: {
+            shift.name: record.memo[network.name, shift, images, validation] for shift in shifts
+        }
+        for network in networks
     }
 
 
 def compute_network_errors(model: nn.Module, data: Data, inputs: Tensor, labels: Tensor) -> Tensor:
-    """How wrong a network is on each input, on the CPU: see
+    """The error of a network on each input, on the CPU, see
     `pruning.measurement.objective.compute_errors`.
     """
     model.eval()
@@ -211,8 +222,8 @@ def compute_network_errors(model: nn.Module, data: Data, inputs: Tensor, labels:
     with torch.no_grad():
         return torch.cat(
             [
-                compute_errors(model(part).float(), truth).cpu()
-                for part, truth in zip(
+                compute_errors(model(images).float(), truth).cpu()
+                for images, truth in zip(
                     torch.split(inputs, size), torch.split(labels, size), strict=True
                 )
             ]
@@ -220,18 +231,18 @@ def compute_network_errors(model: nn.Module, data: Data, inputs: Tensor, labels:
 
 
 def compute_logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """What a network answers in eval mode, float32 (n, classes), on the CPU."""
+    """The logits of a network in eval mode, float32 (n, classes), on the CPU."""
     model.eval()
     with torch.no_grad():
         return torch.cat([model(part).float().cpu() for part in torch.split(inputs, EVAL_BATCH)])
 
 
 def compute_confidence(answer: Tensor) -> Tensor:
-    """The softmax of logits over the last dimension, float64; of a network that overflows, which is
-    sure of nothing, 0.
+    """The softmax of logits over the last dimension, float64; 0 where a network overflows, which is
+    sure of nothing.
 
     >>> compute_confidence(torch.tensor([[0.0, 0.0], [float("nan"), 0.0]])).tolist()
     [[0.5, 0.5], [0.0, 0.0]]
     """
-    found = answer.double().softmax(-1)
-    return found.masked_fill(~found.isfinite().all(-1, keepdim=True), 0.0)
+    confidence = answer.double().softmax(-1)
+    return confidence.masked_fill(~confidence.isfinite().all(-1, keepdim=True), 0.0)

@@ -1,7 +1,6 @@
-"""Networks as graphs: BatchNorm folded into the layer before it, and errors of layers carried to
-the logits.
+"""Errors of layers carried through the graph of a network to its logits.
 
-What is carried is derived here: with weights w' in the place of w, |w' a' - w a| <= |w'| |a' - a| +
+The rules are derived here: with weights w' in the place of w, |w' a' - w a| <= |w'| |a' - a| +
 |(w' - w) a|, and an operation that is linear with nonnegative coefficients, or Lipschitz, carries
 an error elementwise.
 """
@@ -34,7 +33,7 @@ from pruning.networks.layers import Layer, count_groups
 
 @dataclass(frozen=True)
 class ValueWithError:
-    """A tensor of the dense network, and how far that of the other may be from it, elementwise."""
+    """A tensor of the dense network, and the largest error of the other network's, elementwise."""
 
     value: Tensor
     error: Tensor
@@ -43,17 +42,14 @@ class ValueWithError:
 class Carrier(fx.Interpreter):
     """Runs the dense network and carries the errors of its layers: |logits' - logits| elementwise.
 
-    `weights` are those of the other network, by name; `errors` those that replacing each weight
-    makes on the dense network's own activations, shaped as the layer's output; a layer that
+    `weights` are those of the other network, by name; `errors` are the errors that each other
+    weight makes on the dense network's own activations, shaped as the layer's output. A layer that
     `errors` does not name has none.
 
     >>> net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False))
     >>> weights = {"0.weight": torch.tensor([[1.0]]), "2.weight": torch.tensor([[-2.0]])}
-    >>> Carrier(net).carry(
-    ...     torch.ones(1, 1),
-    ...     weights,
-    ...     {"0.weight": torch.tensor([[0.5]]), "2.weight": torch.tensor([[0.1]])},
-    ... )
+    >>> errors = {"0.weight": torch.tensor([[0.5]]), "2.weight": torch.tensor([[0.1]])}
+    >>> Carrier(net).carry(torch.ones(1, 1), weights, errors)
     tensor([[1.1000]])
     """
 
@@ -71,111 +67,128 @@ class Carrier(fx.Interpreter):
     def carry(
         self, inputs: Tensor, weights: Mapping[str, Tensor], errors: Mapping[str, Tensor]
     ) -> Tensor:
-        """The error of every logit, (N, classes), for inputs that both networks see alike."""
+        """The error of every logit, (N, classes), where both networks have the same inputs."""
         self.weights, self.errors = weights, errors
-        if inputs is not self._inputs:  # the dense network's own values are the same for all errors
+        if inputs is not self._inputs:
+            # the dense network's own values are the same for all errors at the same inputs
             self._inputs, self._values = inputs, {}
         with torch.no_grad():
-            found = self.run(ValueWithError(inputs, torch.zeros_like(inputs)))
-        if not isinstance(found, ValueWithError):
-            raise StructureError("the network's answer does not depend on what it sees")
-        return found.error
+            answer = self.run(ValueWithError(inputs, torch.zeros_like(inputs)))
+        if not isinstance(answer, ValueWithError):
+            raise StructureError("the network's answer does not depend on its input")
+        return answer.error
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A layer, a BatchNorm that was not folded, or what `_passed` knows."""
+        """A layer, a BatchNorm that was not folded, or an operation of `_carry_through`."""
         module = self.fetch_attr(target)
-        given = args[0] if args else None
-        if not _any(args) and not _any(kwargs):
+        if not _has_error(args) and not _has_error(kwargs):
             return super().call_module(target, args, kwargs)
-        if isinstance(module, Layer) and isinstance(given, ValueWithError):
-            name = self.names[id(module.weight)]
-            error, own = _apply(module, given.error, self.weights.get(name)), self.errors.get(name)
-            value = self._values.get(target)
-            if value is None or self.calls[target] > 1:
-                value = self._values[target] = module(given.value)
-            return ValueWithError(value.clone(), error if own is None else error + own)
-        if (
-            isinstance(module, _BatchNorm)
-            and isinstance(given, ValueWithError)
-            and module.running_var is not None
-        ):
-            scale = (module.running_var + module.eps).rsqrt()
-            scale = scale if module.weight is None else scale * module.weight.abs()
-            return ValueWithError(
-                module(given.value),
-                given.error * scale.reshape(1, -1, *[1] * (given.value.dim() - 2)),
-            )
-        return _passed(type(module), module, args, kwargs, type(module).__name__)
+        first = args[0] if args else None
+        if isinstance(first, ValueWithError):
+            if isinstance(module, Layer):
+                return self._carry_through_layer(target, module, first)
+            if isinstance(module, _BatchNorm) and module.running_var is not None:
+                return _carry_through_batchnorm(module, first)
+        kind = type(module)
+        return _carry_through(kind, module, args, kwargs, name=kind.__name__)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As `_passed` has it."""
-        return _passed(target, target, args, kwargs, getattr(target, "__name__", str(target)))
+        """A function of tensors, such as `torch.relu`."""
+        name = getattr(target, "__name__", str(target))
+        return _carry_through(target, target, args, kwargs, name=name)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As `_passed` has it."""
+        """A method of tensors, such as `relu`."""
 
-        def call(first: Any, *others: Any, **named: Any) -> Any:
-            return getattr(first, target)(*others, **named)
+        def call(tensor: Any, *others: Any, **named: Any) -> Any:
+            return getattr(tensor, target)(*others, **named)
 
-        return _passed(target, call, args, kwargs, target)
+        return _carry_through(target, call, args, kwargs, name=target)
+
+    def _carry_through_layer(
+        self, target: str, layer: Layer, inputs: ValueWithError
+    ) -> ValueWithError:
+        """|w'| times the error of the inputs, and the error that the other weight makes."""
+        name = self.names[id(layer.weight)]
+        error = _multiply_error(layer, inputs.error, self.weights.get(name))
+        own_error = self.errors.get(name)
+        value = self._values.get(target)
+        if value is None or self.calls[target] > 1:
+            value = self._values[target] = layer(inputs.value)
+        # a copy, as an activation function after it may work in place
+        return ValueWithError(value.clone(), error if own_error is None else error + own_error)
 
 
-def _passed(
-    kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str
+def _carry_through_batchnorm(module: _BatchNorm, inputs: ValueWithError) -> ValueWithError:
+    """The error of each channel times the size of its scale."""
+    assert module.running_var is not None
+    scale = (module.running_var + module.eps).rsqrt()
+    if module.weight is not None:
+        scale = scale * module.weight.abs()
+    by_channel = scale.reshape(1, -1, *[1] * (inputs.value.dim() - 2))
+    return ValueWithError(module(inputs.value), inputs.error * by_channel)
+
+
+def _carry_through(
+    kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str
 ) -> Any:
-    """An operation without weights of its own on values and errors; `StructureError` for one that
-    is not known.
+    """An operation without weights on values and errors; `StructureError` without a rule for it.
+
+    `kind` is the module's class, the function, or the name of the method; `call` runs it.
     """
-    if not _any(args) and not _any(kwargs):
+    if not _has_error(args) and not _has_error(kwargs):
         return call(*args, **kwargs)
     unknown = StructureError(
         f"errors of layers cannot be carried through {name}: no rule is known for it"
     )
-    first = args[0] if args else None
     if not (kind in SUMS | SILENT | NONNEGATIVE or kind in LIPSCHITZ or kind in SIZES):
         raise unknown
-    value = call(*_part(args, "value"), **_part(kwargs, "value"))
-    if kind in SIZES and not _tensors(value):
+    value = call(*_select_part(args, "value"), **_select_part(kwargs, "value"))
+    if kind in SIZES and not _has_tensor(value):
         return value
     if not isinstance(value, Tensor):
         raise unknown
+    first = args[0] if args else None
     if kind in SUMS and not kwargs and len(args) == 2:
-        errors = [one.error for one in args if isinstance(one, ValueWithError)]
+        errors = [term.error for term in args if isinstance(term, ValueWithError)]
         return ValueWithError(value, sum(errors[1:], errors[0]).expand_as(value).contiguous())
     if kind in SILENT and isinstance(first, ValueWithError):
         return ValueWithError(value, first.error)
     if kind in LIPSCHITZ and isinstance(first, ValueWithError):
-        return ValueWithError(value, _slope(kind, call, args, kwargs) * first.error)
+        return ValueWithError(value, _find_slope(kind, call, args, kwargs) * first.error)
     if kind in NONNEGATIVE:
-        if kind is F.pad:  # what is padded with a number has no error
-            return ValueWithError(
-                value, F.pad(*_part(args[:3], "error"), **_part(kwargs, "error") | {"value": None})
-            )
-        if kind is torch.cat:
-            args, kwargs = _bounded(args), _bounded(kwargs)
-        return ValueWithError(value, call(*_part(args, "error"), **_part(kwargs, "error")))
+        return ValueWithError(value, _apply_to_errors(kind, call, args, kwargs))
     raise unknown
 
 
-def _slope(
+def _apply_to_errors(
+    kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """The errors through an operation with nonnegative coefficients: the operation itself."""
+    if kind is F.pad:
+        # what is padded with a number has no error, so the number is left out
+        named = _select_part(kwargs, "error") | {"value": None}
+        padded: Tensor = F.pad(*_select_part(args[:3], "error"), **named)
+        return padded
+    if kind is torch.cat:
+        args, kwargs = _add_zero_errors(args), _add_zero_errors(kwargs)
+    errors: Tensor = call(*_select_part(args, "error"), **_select_part(kwargs, "error"))
+    return errors
+
+
+def _find_slope(
     kind: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> float:
     """The largest slope of an activation with its parameters; `StructureError` for a softplus that
     jumps.
     """
     if kind in (nn.LeakyReLU, F.leaky_relu):
-        own = (
-            args[1]
-            if len(args) > 1
-            else kwargs.get("negative_slope", getattr(call, "negative_slope", 0.01))
-        )
-        return max(1.0, abs(float(own)))
+        default = getattr(call, "negative_slope", 0.01)
+        negative_slope = args[1] if len(args) > 1 else kwargs.get("negative_slope", default)
+        return max(1.0, abs(float(negative_slope)))
     if kind in (nn.Softplus, F.softplus):
-        threshold = (
-            args[2]
-            if len(args) > 2
-            else kwargs.get("threshold", getattr(call, "threshold", LINEAR_FROM))
-        )
+        default = getattr(call, "threshold", LINEAR_FROM)
+        threshold = args[2] if len(args) > 2 else kwargs.get("threshold", default)
         if threshold < LINEAR_FROM:
             raise StructureError(
                 "errors of layers cannot be carried through a softplus that is linear from "
@@ -185,58 +198,68 @@ def _slope(
 
 
 def _refuse_overwritten(module: fx.GraphModule) -> None:
-    """Raise `StructureError` where a sum in place overwrites what is used again: its error would
-    not be that of the sum.
+    """Raise `StructureError` where a sum in place overwrites a tensor that is used again: its error
+    would not be that of the sum.
     """
     order = {node: place for place, node in enumerate(module.graph.nodes)}
     for node in module.graph.nodes:
-        into = node.args[0] if node.target in IN_PLACE and node.args else None
-        if isinstance(into, fx.Node) and any(order[user] > order[node] for user in into.users):
+        target = node.args[0] if node.target in IN_PLACE and node.args else None
+        if isinstance(target, fx.Node) and any(order[user] > order[node] for user in target.users):
             raise StructureError(
                 f"errors of layers cannot be carried through {node.name}: what it adds to is "
                 "used again"
             )
 
 
-def _apply(layer: Layer, error: Tensor, weight: Tensor | None) -> Tensor:
-    """|w'| times an error of the inputs."""
+def _multiply_error(layer: Layer, error: Tensor, weight: Tensor | None) -> Tensor:
+    """|w'| times an error of the inputs; w' is the layer's own weight where there is no other."""
     size = (layer.weight if weight is None else weight).abs().to(error.dtype)
     if isinstance(layer, nn.Linear):
         return F.linear(error, size)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(error, layer._reversed_padding_repeated_twice, mode=mode)
-    return F.conv2d(padded, size, None, layer.stride, 0, layer.dilation, count_groups(layer))
-
-
-def _tensors(value: Any) -> bool:
-    return (
-        any(map(_tensors, value)) if isinstance(value, tuple | list) else isinstance(value, Tensor)
+    return F.conv2d(
+        padded,
+        size,
+        bias=None,
+        stride=layer.stride,
+        padding=0,
+        dilation=layer.dilation,
+        groups=count_groups(layer),
     )
 
 
-def _bounded(value: Any) -> Any:
-    """Nested arguments, each plain tensor as one without an error."""
-    if isinstance(value, dict):
-        return {key: _bounded(one) for key, one in value.items()}
+def _has_tensor(value: Any) -> bool:
+    """Whether there is a tensor in nested tuples and lists."""
     if isinstance(value, tuple | list):
-        return type(value)(_bounded(one) for one in value)
-    return ValueWithError(value, torch.zeros_like(value)) if isinstance(value, Tensor) else value
+        return any(_has_tensor(item) for item in value)
+    return isinstance(value, Tensor)
 
 
-def _any(value: Any) -> bool:
+def _has_error(value: Any) -> bool:
+    """Whether there is a value with an error in nested arguments."""
     if isinstance(value, dict):
-        return any(_any(one) for one in value.values())
-    return (
-        any(_any(one) for one in value)
-        if isinstance(value, tuple | list)
-        else isinstance(value, ValueWithError)
-    )
+        return any(_has_error(item) for item in value.values())
+    if isinstance(value, tuple | list):
+        return any(_has_error(item) for item in value)
+    return isinstance(value, ValueWithError)
 
 
-def _part(value: Any, which: str) -> Any:
+def _add_zero_errors(value: Any) -> Any:
+    """Nested arguments, each plain tensor as a value with an error of 0."""
+    if isinstance(value, dict):
+        return {key: _add_zero_errors(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_add_zero_errors(item) for item in value)
+    if isinstance(value, Tensor):
+        return ValueWithError(value, torch.zeros_like(value))
+    return value
+
+
+def _select_part(value: Any, part: str) -> Any:
     """The values, or the errors, in nested arguments."""
     if isinstance(value, dict):
-        return {key: _part(one, which) for key, one in value.items()}
+        return {key: _select_part(item, part) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_part(one, which) for one in value)
-    return getattr(value, which) if isinstance(value, ValueWithError) else value
+        return type(value)(_select_part(item, part) for item in value)
+    return getattr(value, part) if isinstance(value, ValueWithError) else value

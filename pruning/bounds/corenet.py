@@ -21,10 +21,11 @@ from pruning.networks.layers import as_matrices
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """What follows from the widths alone: eta = sum of the widths after the input, eta_max = the
-    largest hidden one.
+    """The constants that follow from the widths alone.
 
-    >>> lenet = Constants.of([784, 300, 100, 10], delta=0.1)
+    eta is the sum of the widths after the input, eta_max the largest hidden width.
+
+    >>> lenet = Constants.from_widths([784, 300, 100, 10], delta=0.1)
     >>> (
     ...     round(lenet.k, 2),
     ...     round(lenet.kappa, 1),
@@ -35,7 +36,7 @@ class Constants:
     """
 
     layers: int
-    """L, the input counted: L - 1 weight matrices."""
+    """L, the number of layers with the input: there are L - 1 weight matrices."""
     k: float
     kappa: float
     sample_size: int
@@ -45,11 +46,14 @@ class Constants:
     """1 / delta."""
 
     @staticmethod
-    def of(widths: Sequence[int], delta: float) -> Constants:
-        """lambda = ln(eta eta_max) / 2, K = ln(eta eta_max), |S| = ceil(ln(8 eta eta_max / delta)
-        K), kappa = sqrt(2 lambda) (1 + sqrt(2 lambda) ln(8 eta eta_max / delta)).
+    def from_widths(widths: Sequence[int], delta: float) -> Constants:
+        """The constants of a network.
+
+        lambda = ln(eta eta_max) / 2, K = ln(eta eta_max), |S| = ceil(ln(8 eta eta_max / delta) K),
+        kappa = sqrt(2 lambda) (1 + sqrt(2 lambda) ln(8 eta eta_max / delta)).
         """
-        eta, largest = sum(widths[1:]), max(widths[1:-1], default=1)
+        eta = sum(widths[1:])
+        largest = max(widths[1:-1], default=1)
         k = math.log(eta * largest)
         log = math.log(8 * eta * largest / delta)
         return Constants(
@@ -75,25 +79,21 @@ def epsilon(
     k: float | Tensor | None = None,
     log: float | None = None,
 ) -> Tensor:
-    """sqrt(8 S K ln(8 eta / delta) / m): the relative error of a side with so many draws, 1 without
-    a draw; float64.
+    """The relative error of a side with m draws, sqrt(8 S K ln(8 eta / delta) / m); 1 without a
+    draw; float64.
 
-    >>> lenet = Constants.of([784, 300, 100, 10], delta=0.1)
-    >>> found = epsilon(
-    ...     torch.tensor([1.75, 1.75]), torch.tensor([count_draws(1.75, 0.5, lenet), 0]), lenet
-    ... )
-    >>> [round(one, 3) for one in found.tolist()]
+    `k` and `log` replace K and the logarithm of `constants`.
+
+    >>> lenet = Constants.from_widths([784, 300, 100, 10], delta=0.1)
+    >>> draws = torch.tensor([count_draws(1.75, 0.5, lenet), 0])
+    >>> [round(error, 3) for error in epsilon(torch.tensor([1.75, 1.75]), draws, lenet).tolist()]
     [0.5, 1.0]
     """
     s, m = sensitivities.double(), draws.double()
-    found = (
-        8
-        * s
-        * (constants.k if k is None else k)
-        * (constants.log if log is None else log)
-        / m.clamp_min(1.0)
-    ).sqrt()
-    return torch.where((m == 0) & (s > 0), 1.0, found)
+    k = constants.k if k is None else k
+    log = constants.log if log is None else log
+    error = (8 * s * k * log / m.clamp_min(1.0)).sqrt()
+    return torch.where((m == 0) & (s > 0), 1.0, error)
 
 
 def propagate(errors: Sequence[float], amplifications: Sequence[float | Tensor]) -> Tensor:
@@ -116,8 +116,9 @@ def propagate(errors: Sequence[float], amplifications: Sequence[float | Tensor])
 
 
 def bernstein(sensitivities: Tensor, draws: Tensor, log: float, c: float | Tensor = 1.0) -> Tensor:
-    """u + sqrt(u^2 + 6 u), u = S C log / (3 m): relative error for one input, g_j <= C s_j; derived
-    here.
+    """The relative error for one input where g_j <= C s_j; derived here.
+
+    u + sqrt(u^2 + 6 u), u = S C log / (3 m).
     """
     u = sensitivities.double() * c * log / (3 * draws.double().clamp_min(1.0))
     return u + (u * u + 6 * u).sqrt()
@@ -125,76 +126,70 @@ def bernstein(sensitivities: Tensor, draws: Tensor, log: float, c: float | Tenso
 
 @dataclass(frozen=True)
 class Growth:
-    """What the bounds of a network's layers share."""
+    """The constants and factors that the bounds of a network's layers share."""
 
     constants: Constants
     amplification: Mapping[str, float]
-    """By weight, the mean of Delta over S, largest of the outputs, without kappa."""
+    """The mean of Delta over S by weight, largest of the outputs, without kappa."""
     factors: Mapping[str, float]
-    """By weight, what its sensitivities are multiplied by to be the scores."""
+    """The factor between a layer's sensitivities and its scores, by weight."""
 
 
 def bound_errors(layer: PrunedLayer, growth: Growth) -> Paper:
-    """epsilon_i(m) times the sum of each side, by `epsilon`, and what no image of S needs; assumes
-    that g_j <= K s_j.
+    """`epsilon` times the sum of the sizes of each side, and the terms that no image of S needs.
+
+    Assumes that g_j <= K s_j.
     """
     constants, factor = growth.constants, growth.factors[layer.name]
-    sums, m = layer.score_sums / factor, layer.draws.clamp_min(0)
-    here = layer.inflation * factor  # max_j g_j / s_j
+    sums = layer.score_sums / factor
+    m = layer.draws.clamp_min(0)
+    smallest_k = layer.inflation * factor  # max_j g_j / s_j
 
-    def error(found: Tensor) -> Tensor:
-        return layer.relative(found, constants.k / factor) + layer.missing.abs()
+    def error(relative_error: Tensor) -> Tensor:
+        sampled = layer.scale_to_sizes(relative_error, constants.k / factor)
+        return sampled + layer.missing.abs()
 
-    return Paper(
-        error(epsilon(sums, m, constants)),
-        {
-            "K as it is here": error(epsilon(sums, m, constants, k=here)),
-            "no union bound": error(epsilon(sums, m, constants, log=math.log(2 * constants.union))),
-            "Bernstein for the constant 8": error(bernstein(sums, m, constants.log, constants.k)),
-            "the sensitivity sum as it is here": error(
-                epsilon(torch.ones_like(sums), m, constants)
-            ),
-            "distinct weights for draws": error(
-                epsilon(sums, layer.distinct.clamp_min(0), constants)
-            ),
-        },
-        layer.assumed(here, constants.k),
-    )
+    log_alone = math.log(2 * constants.union)
+    distinct = layer.distinct.clamp_min(0)
+    swaps = {
+        "K as it is here": error(epsilon(sums, m, constants, k=smallest_k)),
+        "no union bound": error(epsilon(sums, m, constants, log=log_alone)),
+        "Bernstein for the constant 8": error(bernstein(sums, m, constants.log, constants.k)),
+        "the sensitivity sum as it is here": error(epsilon(torch.ones_like(sums), m, constants)),
+        "distinct weights for draws": error(epsilon(sums, distinct, constants)),
+    }
+    assumption = layer.check_assumption(smallest_k, constants.k)
+    return Paper(error(epsilon(sums, m, constants)), swaps, assumption)
 
 
 def bound_relative_error(layers: Sequence[PrunedLayer], growth: Growth) -> dict[str, Tensor]:
     """`propagate` with the largest epsilon of every layer and Delta-hat = mean Delta + kappa; and
-    with either as it is.
+    the same with kappa 0, and with Delta as it is at each input.
     """
+    constants = growth.constants
     errors = []
     for layer in layers:
-        sides = epsilon(
-            layer.score_sums / growth.factors[layer.name],
-            layer.draws.clamp_min(0),
-            growth.constants,
-        )
-        lost = growth.constants.k * layer.score_sums / growth.factors[layer.name] * layer.lost
-        errors.append(float(torch.where(layer.draws < 0, lost, sides).max()))
+        sensitivities = layer.score_sums / growth.factors[layer.name]
+        drawn = epsilon(sensitivities, layer.draws.clamp_min(0), constants)
+        undrawn = constants.k * layer.score_sums / growth.factors[layer.name] * layer.lost
+        errors.append(float(torch.where(layer.draws < 0, undrawn, drawn).max()))
     means = [growth.amplification[layer.name] for layer in layers]
+    with_kappa = [mean + constants.kappa for mean in means]
+    measured = [_amplification(layer) for layer in layers]
     return {
-        "paper relative": propagate(errors, [mean + growth.constants.kappa for mean in means]),
+        "paper relative": propagate(errors, with_kappa),
         "paper relative with kappa 0": propagate(errors, means),
-        "paper relative with Delta of each input": propagate(
-            errors, [_delta(layer) for layer in layers]
-        ),
+        "paper relative with Delta of each input": propagate(errors, measured),
     }
 
 
-def _delta(layer: PrunedLayer) -> Tensor:
-    """The largest sum |w a| / |sum w a| over a layer's outputs, the bias a term of it, (N,)."""
+def _amplification(layer: PrunedLayer) -> Tensor:
+    """Delta: the largest sum |w a| / |sum w a| over a layer's outputs, the bias a term of it,
+    (N,).
+    """
     bias = layer.layer.bias
     shift = torch.zeros(1).double() if bias is None else bias.detach().double()
-    z = (
-        multiply_patches(as_matrices(layer.layer, layer.weight)[None], layer.patches)[0]
-        + shift[:, None]
-    )
-    size = (
-        multiply_patches(as_matrices(layer.layer, layer.weight).abs()[None], layer.patches.abs())[0]
-        + shift.abs()[:, None]
-    )
-    return torch.where(size > 0, size / z.abs(), 1.0).flatten(1).amax(1)
+    weight = as_matrices(layer.layer, layer.weight)[None]
+    outputs = multiply_patches(weight, layer.patches)[0] + shift[:, None]
+    sizes = multiply_patches(weight.abs(), layer.patches.abs())[0] + shift.abs()[:, None]
+    return torch.where(sizes > 0, sizes / outputs.abs(), 1.0).flatten(1).amax(1)

@@ -1,4 +1,4 @@
-"""Draws with replacement: how many distinct ones to expect, and how many draws give them."""
+"""Draws with replacement: the expected number of distinct terms, and the draws that yield it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import torch
 from torch import Generator, Tensor
 
 ROUNDING = 1e-6
-"""What probabilities that should sum to 1 may miss it by, times a few draws."""
+"""The rounding of a few draws with probabilities that should sum to 1."""
 MOST = 1e15
-"""Draws; with more, whatever has a probability worth the name is drawn."""
+"""The most draws that are looked for: with more, all but negligible probabilities are drawn."""
 
 
 def expected_distinct(probabilities: Tensor, draws: Tensor | float) -> Tensor:
-    """sum_j 1 - (1 - p_j)^m over the last dimension, float64; `draws` broadcasts against the
-    others.
+    """sum_j 1 - (1 - p_j)^m over the last dimension, float64.
+
+    `draws` (m) broadcasts against the other dimensions.
 
     >>> expected_distinct(torch.tensor([0.5, 0.5]), 2)
     tensor(1.5000, dtype=torch.float64)
@@ -22,13 +23,12 @@ def expected_distinct(probabilities: Tensor, draws: Tensor | float) -> Tensor:
     p = probabilities.double()
     m = torch.as_tensor(draws, dtype=torch.float64, device=p.device)[..., None]
     certain = (p >= 1) & (m > 0)
-    return torch.where(certain, 1.0, -torch.expm1(m * torch.log1p(-p.clamp_max(1 - 2.0**-53)))).sum(
-        -1
-    )
+    log_missed = m * torch.log1p(-p.clamp_max(1 - 2.0**-53))  # the largest float64 below 1
+    return torch.where(certain, 1.0, -torch.expm1(log_missed)).sum(-1)
 
 
 def find_draws(probabilities: Tensor, distinct: Tensor) -> Tensor:
-    """The most draws with E[distinct] <= distinct in every row, int64; none for none.
+    """The most draws with E[distinct] <= `distinct` in every row, int64; 0 for 0.
 
     `probabilities` (..., K), `distinct` (...). The code of SiPP takes any number of draws whose
     expectation rounds up to `distinct`; the most of them spends the budget.
@@ -37,17 +37,19 @@ def find_draws(probabilities: Tensor, distinct: Tensor) -> Tensor:
     >>> find_draws(p, torch.tensor([2, 1])), find_draws(p, torch.tensor([1, 0]))
     (tensor([2, 1]), tensor([1, 0]))
     """
-    wanted = distinct.double() + ROUNDING
-    few, many = torch.zeros_like(wanted), torch.full_like(wanted, MOST)
-    while bool((many - few > 1).any()):
+    limit = distinct.double() + ROUNDING
+    few = torch.zeros_like(limit)
+    many = torch.full_like(limit, MOST)
+    while bool((many - few > 1).any()):  # bisection: `few` fits, `many` does not
         middle = ((few + many) / 2).floor()
-        fits = expected_distinct(probabilities, middle) <= wanted
-        few, many = torch.where(fits, middle, few), torch.where(fits, many, middle)
+        fits = expected_distinct(probabilities, middle) <= limit
+        few = torch.where(fits, middle, few)
+        many = torch.where(fits, many, middle)
     return torch.where(distinct > 0, few, torch.zeros_like(few)).long()
 
 
 def draw_multiplicities(probabilities: Tensor, draws: Tensor, generator: Generator) -> Tensor:
-    """How often each is drawn in so many draws of every row, with replacement; float64, (R, K).
+    """The number of times each term is drawn in `draws` draws with replacement; float64, (R, K).
 
     `probabilities` (R, K) are nonnegative and need not sum to 1; rows of zeros give zeros.
 
@@ -60,9 +62,10 @@ def draw_multiplicities(probabilities: Tensor, draws: Tensor, generator: Generat
     seed = int(torch.randint(2**62, (1,), generator=generator))
     p = probabilities.double().cpu().numpy()
     sums = p.sum(1, keepdims=True)
-    some = sums[:, 0] > 0
+    empty = ~(sums[:, 0] > 0)
     p = np.where(sums > 0, p / np.where(sums > 0, sums, 1.0), 0.0)
-    p[~some, -1:] = 1.0
-    found = np.random.default_rng(seed).multinomial(draws.cpu().numpy(), p).astype(np.float64)
-    found[~some] = 0.0
-    return torch.from_numpy(found).to(probabilities.device)
+    p[empty, -1:] = 1.0  # numpy wants probabilities; the draws of these rows are discarded
+    multiplicities = np.random.default_rng(seed).multinomial(draws.cpu().numpy(), p)
+    counts = multiplicities.astype(np.float64)
+    counts[empty] = 0.0
+    return torch.from_numpy(counts).to(probabilities.device)

@@ -2,8 +2,8 @@
 
 Source: Mussay, Osadchy, Braverman, Zhou and Feldman, Data-independent neural pruning via coresets,
 ICLR 2020, and the code released with it. The theorem's form and its constants are recalled, not
-verified; the forms of Hoeffding and Bernstein are derived here, as is what is said of convolutions
-and residual additions.
+verified; the forms of Hoeffding and Bernstein, and those for convolutions and residual additions,
+are derived here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pruning.bounds.forms import Paper, PrunedLayer
-from pruning.bounds.sums import sum_by_channel
+from pruning.bounds.sums import divide_or_zero, sum_by_channel
 from pruning.networks.layers import as_matrices
 
 Activation = Callable[[Tensor], Tensor]
@@ -33,7 +33,7 @@ LARGEST: Mapping[str, Activation] = {
     "gaussian": torch.ones_like,
     "sin": torch.ones_like,
 }
-"""By activation, sup |phi| over |z| <= radius, as a function of the radius."""
+"""The function of the radius that is sup |phi(z)| over |z| <= radius, by activation."""
 
 
 def bound_importance(incoming: Tensor, outgoing: Tensor, activation: str, beta: float) -> Tensor:
@@ -60,16 +60,18 @@ def paper_form(
     """sqrt(c t (d' ln max(t, e) + ln(1 / delta)) / m), for all inputs of the ball at once; not
     certified.
 
-    c is not given in the paper, and the form is loose in t: it fails when the outgoing weights are
-    scaled up.
+    c is not given in the paper, and the form grows too slowly in t: it fails when the outgoing
+    weights are scaled up.
     """
     t = torch.as_tensor(total, dtype=torch.float64)
-    return (c * t * (dimension * t.clamp_min(math.e).log() + math.log(1 / delta)) / draws).sqrt()
+    log_union = dimension * t.clamp_min(math.e).log() + math.log(1 / delta)
+    return (c * t * log_union / draws).sqrt()
 
 
 def hoeffding(total: Tensor | float, draws: Tensor | float, log: float) -> Tensor:
-    """t sqrt(2 log / m), each draw within [-t, t]; log = ln(2 k n / delta) for k outputs of n
-    inputs together.
+    """t sqrt(2 log / m), each draw within [-t, t].
+
+    log = ln(2 k n / delta) for k outputs of n inputs together.
 
     >>> round(float(hoeffding(7.0, 10, math.log(2 * 2 / 0.05))), 3)
     6.553
@@ -83,89 +85,89 @@ def bernstein(
 ) -> Tensor:
     """sqrt(2 t F log / m) + 4 t log / (3 m), F = sum_j |w_ij| |phi(p_j x)|, log as for Hoeffding's.
 
-    F is at most t; where it is much smaller, this is tighter than Hoeffding's unless m is small.
+    F (`variation`) is at most t; where it is much smaller, this is tighter than Hoeffding's unless
+    m is small.
     """
-    t, f = (
-        torch.as_tensor(total, dtype=torch.float64),
-        torch.as_tensor(variation, dtype=torch.float64),
-    )
+    t = torch.as_tensor(total, dtype=torch.float64)
+    variation = torch.as_tensor(variation, dtype=torch.float64)
     m = torch.as_tensor(draws, dtype=torch.float64)
-    return (2 * t * f * log / m).sqrt() + 4 * t * log / (3 * m)
+    return (2 * t * variation * log / m).sqrt() + 4 * t * log / (3 * m)
 
 
 def bound_errors(
     layer: PrunedLayer, norms: Tensor, *, radius: Tensor, activation: str, dimension: int, c: float
 ) -> Paper:
-    """`paper_form` with t over the ball of all inputs at hand, as layers are bounded; without
-    draws, what is pruned of t.
+    """`paper_form` with t over the ball of all inputs at hand; without draws, the pruned share of
+    t.
 
-    An activation that is larger at an input at hand than `activation` lets it be, as one of another
-    kind, counts as it is.
+    t = max_j max_i |w_ij| phi(beta ||p_j||) / q_j, p_j the point and q_j the probability of neuron
+    j; it is the sum of the importances where neurons are drawn by them. `norms` (in,) are the
+    ||p_j|| of the inputs of the layer, biases included; `radius` (N,) bounds the inputs of those
+    neurons, with the 1 for the bias. An activation that is larger at an input at hand than
+    `activation` allows, as one of another kind, counts as it is.
 
-    `norms` (in,) are those of the points that write what the layer reads, biases included, `radius`
-    (N,) bounds what those see, with the 1 for the bias. t = max_j max_i |w_ij| phi(beta ||p_j||) /
-    p_j, which is the sum of the importances where neurons are drawn by them. `ball` and `ball
-    bernstein` take it for the range of a draw, and hold for every input of that norm. Nothing is
-    said of single weights.
+    `ball` and `ball bernstein` take t for the range of a draw, and hold for every input of that
+    norm. There is no bound for single weights.
     """
     if layer.by_weight:
         return Paper(None)
-    largest, weight = LARGEST[activation], as_matrices(layer.layer, layer.weight).abs()
-    outgoing = weight.reshape(*weight.shape[:2], -1, layer.kernel).sum(3)  # (G, O, in / G)
-    reads = _sizes(layer)
-
-    def total(values: Tensor, by_output: bool) -> Tensor:
-        """t of activations (N, in): (S, N, 1 or out, 1)."""
-        if layer.first is None and not by_output:
-            each = (outgoing.amax(1).flatten() * values)[:, None]
-        else:
-            each = outgoing[None] * values.reshape(
-                len(values), len(weight), 1, -1
-            )  # (N, G, O, in / G)
-            if layer.first is not None:
-                each = sum_by_channel(each[..., None], layer.first[:, None, :, None])[..., 0]
-            each = each.flatten(1, 2) if by_output else each.amax(2).flatten(1)[:, None]
-        found = []
-        for p in layer.open:
-            groups = (
-                p.reshape(len(weight), 1, -1).expand(-1, weight.shape[1], -1).flatten(0, 1)
-                if by_output
-                else p[None]
-            )
-            found.append(
-                torch.where(groups > 0, each / torch.where(groups > 0, groups, 1.0), 0.0).amax(2)
-            )
-        return torch.stack(found)[..., None]
-
-    most = torch.maximum(largest(radius.amax() * norms), reads.amax(0))[None]
-    ball = total(most, by_output=False)
+    largest = LARGEST[activation]
+    measured = _largest_inputs(layer)
+    in_ball = torch.maximum(largest(radius.amax() * norms), measured.amax(0))[None]
+    ball = _bound_draw(layer, in_ball, by_output=False)
     draws = layer.draws.clamp_min(0).double()
-    lost = layer.lost * ball
+    some_draws = draws.clamp_min(1)
+    undrawn = layer.lost * ball
 
-    def error(found: Tensor) -> Tensor:
-        whole = torch.where(layer.draws == 0, ball, found)
-        return (
-            torch.where(layer.draws < 0, lost, whole).expand_as(layer.sums.value).sum(0)
-            + layer.missing.abs()
-        )
+    def error(sampled: Tensor) -> Tensor:
+        """The errors of drawn rows and of rows without draws, summed over the sides."""
+        sides = torch.where(layer.draws == 0, ball, sampled)
+        sides = torch.where(layer.draws < 0, undrawn, sides)
+        return sides.expand_as(layer.sums.value).sum(0) + layer.missing.abs()
 
-    def of(t: Tensor, counts: Tensor = draws) -> Tensor:
-        return error(paper_form(t, counts.clamp_min(1), layer.delta, dimension, c))
+    def paper(t: Tensor, draws: Tensor = some_draws, dimension: int = dimension) -> Tensor:
+        return error(paper_form(t, draws, layer.delta, dimension, c))
 
-    forms = {"ball": error(hoeffding(ball, draws.clamp_min(1), layer.log))}
+    forms = {"ball": error(hoeffding(ball, some_draws, layer.log))}
     if not layer.sampled:
         return Paper(None, forms=forms)
-    forms["ball bernstein"] = error(bernstein(ball, layer.sums.size, draws.clamp_min(1), layer.log))
+    forms["ball bernstein"] = error(bernstein(ball, layer.sums.size, some_draws, layer.log))
+    in_own_ball = largest(radius[:, None] * norms)
     swaps = {
-        "the norm of each input": of(total(largest(radius[:, None] * norms), by_output=False)),
-        "activations as they are": of(total(reads, by_output=False)),
-        "outgoing weights of each output": of(total(most, by_output=True)),
-        "no union over the ball": error(paper_form(ball, draws.clamp_min(1), layer.delta, 0, c)),
-        "distinct neurons for draws": of(ball, layer.distinct.clamp_min(1)),
+        "the norm of each input": paper(_bound_draw(layer, in_own_ball, by_output=False)),
+        "activations as they are": paper(_bound_draw(layer, measured, by_output=False)),
+        "outgoing weights of each output": paper(_bound_draw(layer, in_ball, by_output=True)),
+        "no union over the ball": paper(ball, dimension=0),
+        "distinct neurons for draws": paper(ball, layer.distinct.clamp_min(1)),
     }
-    return Paper(of(ball), swaps, forms=forms)
+    return Paper(paper(ball), swaps, forms=forms)
 
 
-def _sizes(layer: PrunedLayer) -> Tensor:
+def _bound_draw(layer: PrunedLayer, activations: Tensor, *, by_output: bool) -> Tensor:
+    """t, the largest |w_ij| a_j / q_j for activations a (N, in): of each output, or of all outputs,
+    (S, N, out or 1, 1).
+    """
+    weight = as_matrices(layer.layer, layer.weight).abs()  # (G, O, K)
+    groups, outputs = weight.shape[:2]
+    outgoing = weight.reshape(groups, outputs, -1, layer.kernel).sum(3)  # (G, O, in / G)
+    if layer.first is None and not by_output:
+        terms = (outgoing.amax(1).flatten() * activations)[:, None]
+    else:
+        terms = outgoing[None] * activations.reshape(len(activations), groups, 1, -1)
+        if layer.first is not None:  # the inputs of one channel are drawn together
+            terms = sum_by_channel(terms[..., None], layer.first[:, None, :, None])[..., 0]
+        terms = terms.flatten(1, 2) if by_output else terms.amax(2).flatten(1)[:, None]
+    largest = []
+    for row in layer.open:
+        probabilities = row[None]
+        if by_output:
+            by_group = row.reshape(groups, 1, -1).expand(-1, outputs, -1)
+            probabilities = by_group.flatten(0, 1)  # (out, in / G)
+        largest.append(divide_or_zero(terms, probabilities).amax(2))
+    return torch.stack(largest)[..., None]
+
+
+def _largest_inputs(layer: PrunedLayer) -> Tensor:
     """The largest size of each input channel over positions, (N, in)."""
-    return layer.patches.abs().amax(3).reshape(len(layer.patches), -1, layer.kernel).amax(2)
+    sizes = layer.patches.abs().amax(3)
+    return sizes.reshape(len(sizes), -1, layer.kernel).amax(2)

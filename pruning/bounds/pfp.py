@@ -15,6 +15,7 @@ from pruning.bounds.draws import expected_distinct
 from pruning.bounds.forms import Paper, PrunedLayer
 
 LARGEST = 1e300
+"""The number of draws that stands for infinitely many."""
 
 
 def expect_channels(coefficients: Tensor, epsilon: float) -> float:
@@ -33,32 +34,35 @@ def expect_channels(coefficients: Tensor, epsilon: float) -> float:
     total = float(coefficients.double().sum())
     if total <= 0:
         return 0.0
-    draws = min(
-        LARGEST, 3 * (6 + 2 * epsilon) * total / epsilon / epsilon if epsilon > 1e-140 else LARGEST
-    )
+    draws = LARGEST
+    if epsilon > 1e-140:  # the square of a smaller one is 0
+        draws = min(LARGEST, 3 * (6 + 2 * epsilon) * total / epsilon / epsilon)
     return float(expected_distinct(coefficients.double() / total, draws))
 
 
 def bound_errors(layer: PrunedLayer, alpha: float, delta: float, c: float) -> Paper:
-    """u + sqrt(u^2 + 6 u), u = 3 alpha S / m, times the sum of an output's terms; C kappa sum_(j
-    pruned) s_j without draws.
+    """u + sqrt(u^2 + 6 u), u = 3 alpha S / m, times the sum of the sizes of an output's terms.
 
-    The scores are alpha s. Assumes that no weight of channel j ever takes a larger part than C s_j.
+    Without draws, C kappa sum_(j pruned) s_j times it. The scores are alpha s. Assumes that no
+    weight of channel j ever takes a larger part than C s_j.
     """
-    fixed = c * layer.kernel / alpha
+    undrawn = c * layer.kernel / alpha
 
-    def error(coefficients: Tensor, counts: Tensor, constant: float | Tensor = fixed) -> Tensor:
-        u = 3 * coefficients / counts.clamp_min(1)
-        return layer.relative(u + (u * u + 6 * u).sqrt(), constant)
+    def error(sums: Tensor, draws: Tensor, constant: float | Tensor = undrawn) -> Tensor:
+        u = 3 * sums / draws.clamp_min(1)
+        return layer.scale_to_sizes(u + (u * u + 6 * u).sqrt(), constant)
 
-    sums, here = layer.score_sums, layer.inflation * alpha / layer.kernel
-    swaps = {"C as it is here": error(sums * here / c, layer.draws, fixed * here / c)}
+    sums = layer.score_sums
+    smallest_c = layer.inflation * alpha / layer.kernel
+    swaps = {"C as it is here": error(sums * smallest_c / c, layer.draws, undrawn * smallest_c / c)}
     if layer.sampled:
+        alpha_alone = 2 * c * math.log(2 / delta)
         swaps |= {
-            "no union bound": error(sums * (2 * c * math.log(2 / delta) / alpha), layer.draws),
+            "no union bound": error(sums * (alpha_alone / alpha), layer.draws),
             "the sensitivity sum as it is here": error(torch.full_like(sums, alpha), layer.draws),
             "distinct channels for draws": error(sums, layer.distinct),
         }
     else:
         swaps["sensitivities as they are here"] = layer.pruned_size.sum(0)
-    return Paper(error(sums, layer.draws), swaps, layer.assumed(here, c))
+    assumption = layer.check_assumption(smallest_c, c)
+    return Paper(error(sums, layer.draws), swaps, assumption)

@@ -1,8 +1,7 @@
-"""A layer's outputs as sums of which terms are drawn, and what concentration says of the sums
-drawn.
+"""A layer's outputs as sums of drawn terms, and concentration inequalities for these sums.
 
-At one position of one input, output i is z_i = sum_j v_ij, v_ij what weight j, or input channel j,
-contributes. Draws with replacement, j with probability p_j, give (1/m) sum over draws of v_ij /
+At one position of one input, output i is z_i = sum_j v_ij, v_ij the contribution of weight j, or of
+input channel j. Draws with replacement, j with probability p_j, give (1/m) sum over draws of v_ij /
 p_j, the mean of m independent terms X with mean z_i. The inequalities are textbook; that they are
 applied to signed inputs and to whole channels is derived here. Weights are drawn by side, those of
 one sign for each filter; whole channels for all filters at once.
@@ -19,27 +18,28 @@ from torch import Tensor
 from pruning.networks.layers import Layer, as_matrices, count_groups
 
 BYTES = 48 * 2**20
-"""What the terms of one part of the outputs may take."""
+"""The most bytes of terms that one part of the outputs may have."""
 CACHE = 2**20
-"""Bytes of terms that stay in the processor's cache."""
+"""The bytes of terms that stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What is known of a layer's sums at some inputs, by side, each tensor (S, N, out, L); S = 2
-    for weights, the rows of the law for channels.
+    """A layer's sums at some inputs by side, each tensor (S, N, out, L).
+
+    S = 2 for weights, the rows of the law for channels.
     """
 
     value: Tensor
-    """Of the terms that can be drawn."""
+    """The sum of the terms that can be drawn."""
     size: Tensor
-    """Of all terms, each taken absolutely."""
+    """The sum of |v_j|: of all terms for weights, of those that can be drawn for channels."""
     variance: Tensor
-    """Of X."""
+    """The variance of X."""
     low: Tensor
-    """What X is never below; at most 0."""
+    """The lower limit of X; at most 0."""
     high: Tensor
-    """What X is never above; at least 0."""
+    """The upper limit of X; at least 0."""
 
     @property
     def reach(self) -> Tensor:
@@ -48,8 +48,9 @@ class Sums:
 
 
 def sum_edges(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tensor) -> Sums:
-    """Those of single weights; `patches` (N, G, K, L), `probabilities` (2 out, K), positive
-    weights' rows first.
+    """The sums of single weights.
+
+    `patches` are (N, G, K, L), `probabilities` (2 out, K), the rows of positive weights first.
 
     >>> w, a = torch.tensor([[2.0, 1.0, -1.0]]), torch.tensor([[[[1.0], [2.0], [3.0]]]])
     >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
@@ -57,22 +58,20 @@ def sum_edges(layer: Layer, weight: Tensor, patches: Tensor, probabilities: Tens
     >>> sums.value.flatten(), sums.high.flatten(), sums.low.flatten()
     (tensor([ 4., -3.]), tensor([4., 0.]), tensor([ 0., -3.]))
     """
-    w, p = (
-        as_matrices(layer, weight),
-        probabilities.to(weight.dtype).reshape(2, *as_matrices(layer, weight).shape),
-    )
+    w = as_matrices(layer, weight)
+    p = probabilities.to(weight.dtype).reshape(2, *w.shape)
     sides = torch.stack([w.clamp_min(0.0), w.clamp_max(0.0)])  # (2, G, O, K)
     drawn = p > 0
-    scaled = torch.where(drawn, sides / torch.where(drawn, p, 1.0), 0.0)
+    scaled = divide_or_zero(sides, p)
     value = multiply_patches(sides * drawn, patches)
-    second = multiply_patches(sides * scaled, patches.square())
-    low, high = zip(*(_extremes(side, patches) for side in scaled), strict=True)
+    second_moment = multiply_patches(sides * scaled, patches.square())
+    extremes = [_find_extremes(side, patches) for side in scaled]
     return Sums(
-        value,
-        multiply_patches(sides.abs(), patches.abs()),
-        (second - value.square()).clamp_min(0.0),
-        torch.stack(low),
-        torch.stack(high),
+        value=value,
+        size=multiply_patches(sides.abs(), patches.abs()),
+        variance=(second_moment - value.square()).clamp_min(0.0),
+        low=torch.stack([low for low, _ in extremes]),
+        high=torch.stack([high for _, high in extremes]),
     )
 
 
@@ -83,10 +82,10 @@ def sum_channels(
     probabilities: Tensor,
     first: Tensor | None = None,
 ) -> Sums:
-    """Those of input channels; `probabilities` (R, in), a channel above 0 in one row at most.
+    """The sums of input channels; `probabilities` (R, in), a channel above 0 in one row at most.
 
-    Inputs that a flattening makes of one channel are drawn together: `first` of `first_of_channel`
-    says which they are.
+    Inputs that a flattening makes of one channel are drawn together: `first`, of
+    `first_of_channel`, names the first input of each one's channel.
 
     >>> w, a = torch.tensor([[2.0, -1.0]]), torch.tensor([[[[1.0], [2.0]]]])
     >>> sums = sum_channels(torch.nn.Linear(2, 1), w, a, torch.tensor([[0.5, 0.5]]))
@@ -94,40 +93,47 @@ def sum_channels(
     (tensor([0.]), tensor([16.]), tensor([-4.]), tensor([4.]))
     """
     w = as_matrices(layer, weight)
-    channels = probabilities.shape[1] // count_groups(layer)
-    rows = probabilities.to(weight.dtype).reshape(-1, count_groups(layer), 1, channels, 1)
-    each: list[Tensor] = []
-    for part, inputs in _parts(w, patches, patches.shape[-1] * channels):
-        by_channel = part.reshape(*part.shape[:2], channels, -1)
-        unfolded = inputs.reshape(*inputs.shape[:2], channels, -1, inputs.shape[-1])
+    groups = count_groups(layer)
+    channels = probabilities.shape[1] // groups
+    rows = probabilities.to(weight.dtype).reshape(-1, groups, 1, channels, 1)
+    parts: list[Tensor] = []
+    for outputs in _split_outputs(w, patches, patches.shape[-1] * channels):
+        # by group g, output o, channel c, weight k of the kernel, input n and position l
+        by_channel = outputs.reshape(*outputs.shape[:2], channels, -1)
+        unfolded = patches.reshape(*patches.shape[:2], channels, -1, patches.shape[-1])
         terms = torch.einsum("gock,ngckl->ngocl", by_channel, unfolded)
         sizes = torch.einsum("gock,ngckl->ngocl", by_channel.abs(), unfolded.abs())
-        terms = terms if first is None else sum_by_channel(terms, first[None, :, None, :, None])
-        each.append(torch.stack([_row(terms, sizes, p) for p in rows], 1))
-    value, size, variance, low, high = _outputs(torch.cat(each, 4))
-    return Sums(value, size, variance, low, high)
+        if first is not None:
+            terms = sum_by_channel(terms, first[None, :, None, :, None])
+        by_row = [_sum_row(terms, sizes, p) for p in rows]
+        parts.append(torch.stack(by_row, 1))
+    value, size, variance, low, high = _join_groups(torch.cat(parts, 4))
+    return Sums(value=value, size=size, variance=variance, low=low, high=high)
 
 
 def first_of_channel(layer: Layer, channels: Tensor) -> Tensor:
-    """Of every input of a layer, the first one in its group that is the same channel, (G, in / G);
+    """For every input of a layer, the first one in its group that is the same channel, (G, in / G);
     `channels` (in,) numbers.
 
     >>> first_of_channel(torch.nn.Linear(4, 1), torch.tensor([7, 7, 3, 3]))
     tensor([[0, 0, 2, 2]])
     """
     by_group = channels.reshape(count_groups(layer), -1)
-    places = torch.arange(by_group.shape[1]).expand_as(by_group)
-    each = by_group + (int(channels.max()) + 1) * torch.arange(len(by_group))[:, None]
-    _, numbers = torch.unique(each, return_inverse=True)
-    least = torch.full((each.numel(),), each.shape[1]).scatter_reduce(
-        0, numbers.flatten(), places.flatten(), "amin"
-    )
-    return least[numbers]
+    groups, inputs = by_group.shape
+    places = torch.arange(inputs).expand_as(by_group)
+    # an offset for each group, so that no number is in two of them
+    offsets = (int(channels.max()) + 1) * torch.arange(groups)[:, None]
+    _, numbers = torch.unique(by_group + offsets, return_inverse=True)
+    # the smallest place of each number
+    first = torch.full((groups * inputs,), inputs)
+    first = first.scatter_reduce(0, numbers.flatten(), places.flatten(), "amin")
+    return first[numbers]
 
 
 def sum_by_channel(terms: Tensor, first: Tensor) -> Tensor:
-    """Terms with what is drawn together summed at the first of its inputs, 0 at the others; along
-    the last but one dimension of `terms`, (..., C, L), with `first` to broadcast against it.
+    """The terms of inputs that are drawn together, summed at the first input; 0 at the others.
+
+    `terms` are (..., C, L), summed along C; `first` broadcasts against them.
 
     >>> sum_by_channel(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0], [1], [0]])).flatten()
     tensor([4., 2., 0.])
@@ -135,25 +141,40 @@ def sum_by_channel(terms: Tensor, first: Tensor) -> Tensor:
     return torch.zeros_like(terms).scatter_add_(-2, first.expand_as(terms), terms)
 
 
-def multiply_patches(weights: Tensor, patches: Tensor) -> Tensor:
-    """Weights (S, G, O, K) times patches (N, G, K, L): (S, N, out, L), one large product for all
-    inputs and positions.
+def divide_or_zero(values: Tensor, divisors: Tensor) -> Tensor:
+    """Values over divisors, 0 where a divisor is 0; no divisor is negative.
+
+    >>> divide_or_zero(torch.tensor([3.0, 3.0]), torch.tensor([2.0, 0.0]))
+    tensor([1.5000, 0.0000])
     """
+    usable = divisors > 0
+    return torch.where(usable, values / torch.where(usable, divisors, 1.0), 0.0)
+
+
+def multiply_patches(weights: Tensor, patches: Tensor) -> Tensor:
+    """Weights (S, G, O, K) times patches (N, G, K, L), (S, N, out, L), in one large product."""
     columns = patches.permute(1, 2, 0, 3).flatten(2)  # (G, K, N L)
-    found = weights @ columns  # (S, G, O, N L)
-    return _outputs(found.reshape(*found.shape[:3], len(patches), -1).permute(0, 3, 1, 2, 4))
+    products = weights @ columns  # (S, G, O, N L)
+    by_input = products.reshape(*products.shape[:3], len(patches), -1)
+    return _join_groups(by_input.permute(0, 3, 1, 2, 4))
 
 
 def hoeffding(sums: Sums, draws: Tensor, log: float) -> Tensor:
-    """(high - low) sqrt(log / (2 m)) by side; P(|mean - z| >= it) <= 2 exp(-log). `draws`
-    broadcasts against the sides.
+    """(high - low) sqrt(log / (2 m)) by side: P(|mean - z| >= it) <= 2 exp(-log).
+
+    `draws` broadcasts against the sides.
     """
-    return _drawn(sums, draws, lambda m: (sums.high - sums.low) * (log / (2 * m)).sqrt())
+
+    def width(m: Tensor) -> Tensor:
+        return (sums.high - sums.low) * (log / (2 * m)).sqrt()
+
+    return _apply_to_drawn(sums, draws, width)
 
 
 def bernstein(sums: Sums, draws: Tensor, log: float) -> Tensor:
-    """u + sqrt(u^2 + 2 variance log / m), u = b log / (3 m), b the largest |X - z|: the exact
-    inverse of Bernstein's.
+    """u + sqrt(u^2 + 2 variance log / m), u = b log / (3 m), b the largest |X - z|.
+
+    It is the exact inverse of Bernstein's inequality.
     """
     reach = torch.maximum(sums.high - sums.value, sums.value - sums.low)
 
@@ -161,71 +182,68 @@ def bernstein(sums: Sums, draws: Tensor, log: float) -> Tensor:
         u = reach * log / (3 * m)
         return u + (u.square() + 2 * sums.variance * log / m).sqrt()
 
-    return _drawn(sums, draws, width)
+    return _apply_to_drawn(sums, draws, width)
 
 
 def add_errors(sides: Tensor, missing: Tensor) -> Tensor:
-    """The errors of the sides together, and what is pruned for certain: (N, out, L)."""
+    """The errors of all sides together with the terms pruned for certain, (N, out, L)."""
     return sides.sum(0) + missing.abs()
 
 
-def _row(terms: Tensor, sizes: Tensor, p: Tensor) -> Tensor:
+def _sum_row(terms: Tensor, sizes: Tensor, p: Tensor) -> Tensor:
     """Value, size, variance, low and high of the terms (N, G, O, C, L) that a row of probabilities
     (G, 1, C, 1) draws.
     """
     drawn = p > 0
-    scaled = torch.where(drawn, terms / torch.where(drawn, p, 1.0), 0.0)
+    scaled = divide_or_zero(terms, p)
     value = (terms * drawn).sum(3)
+    size = (sizes * drawn).sum(3)
     variance = ((terms * scaled).sum(3) - value.square()).clamp_min(0.0)
-    return torch.stack(
-        [
-            value,
-            (sizes * drawn).sum(3),
-            variance,
-            scaled.amin(3).clamp_max(0.0),
-            scaled.amax(3).clamp_min(0.0),
-        ]
-    )
+    low = scaled.amin(3).clamp_max(0.0)
+    high = scaled.amax(3).clamp_min(0.0)
+    return torch.stack([value, size, variance, low, high])
 
 
-def _drawn(sums: Sums, draws: Tensor, width: Callable[[Tensor], Tensor]) -> Tensor:
-    """`width` of the draws; 0 for a side that is kept (draws below 0), the whole sum for one of
+def _apply_to_drawn(sums: Sums, draws: Tensor, width: Callable[[Tensor], Tensor]) -> Tensor:
+    """`width` of the draws; 0 for a side that is kept (draws below 0), the whole sum for a side of
     which nothing is drawn.
     """
     m = draws.to(sums.value.dtype)
-    found = torch.where(draws == 0, sums.value.abs(), width(m.clamp_min(1.0)))
-    return torch.where(draws < 0, 0.0, found)
+    error = torch.where(draws == 0, sums.value.abs(), width(m.clamp_min(1.0)))
+    return torch.where(draws < 0, 0.0, error)
 
 
-def _extremes(scaled: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the largest term of (G, O, K) weights of one sign, and 0, at patches (N, G, K,
-    L): twice (N, out, L).
+def _find_extremes(scaled: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest of 0 and the terms of (G, O, K) weights of one sign at patches (N,
+    G, K, L): twice (N, out, L).
     """
-    positive, nothing = (
-        not bool((scaled < 0).any()),
-        patches.new_zeros(len(patches), *scaled.shape[:2], patches.shape[-1]),
-    )
+    positive = not bool((scaled < 0).any())
     signed = bool((patches < 0).any())
-    low, high = nothing, nothing.clone()
-    block = max(1, CACHE // (patches.element_size() * patches[0].numel()))
+    low = patches.new_zeros(len(patches), *scaled.shape[:2], patches.shape[-1])
+    high = low.clone()
+    # input by input and few outputs at a time, so that the terms stay in the cache
+    bytes_per_output = patches.element_size() * patches[0].numel()
+    block = max(1, CACHE // bytes_per_output)
     for n, inputs in enumerate(patches):
         for start in range(0, scaled.shape[1], block):
-            terms = scaled[:, start : start + block, :, None] * inputs[:, None]
+            outputs = slice(start, start + block)
+            terms = scaled[:, outputs, :, None] * inputs[:, None]
             if positive or signed:
-                high[n, :, start : start + block] = terms.amax(2).clamp_min(0.0)
+                high[n, :, outputs] = terms.amax(2).clamp_min(0.0)
             if signed or not positive:
-                low[n, :, start : start + block] = terms.amin(2).clamp_max(0.0)
-    return _outputs(low), _outputs(high)
+                low[n, :, outputs] = terms.amin(2).clamp_max(0.0)
+    return _join_groups(low), _join_groups(high)
 
 
-def _parts(weights: Tensor, patches: Tensor, terms: int) -> list[tuple[Tensor, Tensor]]:
-    """The weights (G, O, K) in parts of some outputs, so that so many terms of each, at all inputs,
-    take little memory.
+def _split_outputs(weights: Tensor, patches: Tensor, terms: int) -> tuple[Tensor, ...]:
+    """The weights (G, O, K) in parts of some outputs, so that `terms` terms of each output, at all
+    inputs, take little memory.
     """
-    each = patches.element_size() * len(patches) * len(weights) * terms
-    return [(part, patches) for part in torch.split(weights, max(1, BYTES // max(1, each)), 1)]
+    bytes_per_output = patches.element_size() * len(patches) * len(weights) * terms
+    outputs = max(1, BYTES // max(1, bytes_per_output))
+    return torch.split(weights, outputs, 1)
 
 
-def _outputs(found: Tensor) -> Tensor:
-    """(..., N, G, O, L) as (..., N, out, L)."""
-    return found.flatten(-3, -2)
+def _join_groups(values: Tensor) -> Tensor:
+    """Values (..., G, O, L) as (..., out, L)."""
+    return values.flatten(-3, -2)

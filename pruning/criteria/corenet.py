@@ -149,7 +149,7 @@ class CoreNet:
         image = evidence.batches[0][0][:1]
         positions = count_output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
-        found = Constants.of([image.numel(), *widths], self.delta)
+        found = Constants.from_widths([image.numel(), *widths], self.delta)
         return replace(
             found,
             k=found.k if self.k is None else self.k,

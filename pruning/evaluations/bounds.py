@@ -21,10 +21,11 @@ from pruning.analysis.bound_findings import (
     NOTES,
     choose_headline_form,
     describe_findings,
-    test_coverage_of_forms,
+    check_coverage_of_forms,
 )
 from pruning.analysis.bound_report import BoundReport, Prediction, summarise_outcomes
-from pruning.analysis.bound_study import Pruned, Study
+from pruning.analysis.bound_layers import Pruned
+from pruning.analysis.bound_study import Study
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.bounds.forms import BoundedCriterion
@@ -106,7 +107,7 @@ class Bounds:
                     [
                         row
                         for label, report in reports.items()
-                        for row in test_coverage_of_forms(label, report)
+                        for row in check_coverage_of_forms(label, report)
                     ],
                 ),
                 (
@@ -212,7 +213,7 @@ class Bounds:
             given,
             data.shape,
             generator(seed, "bounds", label),
-            trial.recipe.exclude,
+            exclude=trial.recipe.exclude,
         )
         asked = self._asked(trial.recipe)
         pruned: list[Pruned] = []

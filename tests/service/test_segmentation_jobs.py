@@ -127,7 +127,7 @@ def test_without_splits_the_report_says_what_was_set_aside(
         (
             {"evaluations": [{"name": "accuracy"}, {"name": "bounds"}]},
             "/evaluations/1",
-            "names? one class an image",
+            "names? one class for each image",
         ),
         ({"kwargs": {"aux": True}}, "/model/kwargs/aux", "no auxiliary head"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 import pruning.sparsifiers._signed_rows
 
@@ -36,27 +36,34 @@ def seeded(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def randomise(model: nn.Module) -> nn.Module:
+    """The model in float64 and eval mode, the statistics of BatchNorm random too."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for name in module.state_dict():
+                if "num" not in name:
+                    getattr(module, name).data.uniform_(0.5, 2).sub_(1 if name == "bias" else 0)
+    return model.double().eval()
+
+
 @pytest.fixture(autouse=True)
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not depend on what is drawn is worked out once."""
+    """Compute the results that do not depend on the draws only once."""
 
-    def once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        known: dict[Any, Tensor] = {}
+    def remember(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        results: dict[Any, Tensor] = {}
 
-        def found(*args: Any) -> Tensor:
+        def compute_once(*args: Any) -> Tensor:
             key = tuple(
-                (one.shape, one.numpy().tobytes()) if isinstance(one, Tensor) else one
-                for one in args
+                (value.shape, value.numpy().tobytes()) if isinstance(value, Tensor) else value
+                for value in args
             )
-            if key not in known:
-                known[key] = function(*args)
-            return known[key].clone()
+            if key not in results:
+                results[key] = function(*args)
+            return results[key].clone()
 
-        return found
+        return compute_once
 
-    for name in ("spent", "draws_for"):
-        monkeypatch.setattr(
-            pruning.sparsifiers._signed_rows,
-            name,
-            once(getattr(pruning.sparsifiers._signed_rows, name)),
-        )
+    for name in ("spend_budget", "find_draws"):
+        function = getattr(pruning.sparsifiers._signed_rows, name)
+        monkeypatch.setattr(pruning.sparsifiers._signed_rows, name, remember(function))

@@ -30,8 +30,8 @@ from tests.support import cases
 from tests.support.trials import finished, trial_of
 
 
-def naive(model: nn.Module, image: Tensor, target: int, block: int) -> list[int]:
-    """One mask at a time, as the definition reads."""
+def select_naively(model: nn.Module, image: Tensor, target: int, block: int) -> list[int]:
+    """The order by one mask at a time, as the definition reads."""
     height, width = image.shape[1:]
     corners = list(itertools.product(range(0, height, block), range(0, width, block)))
     current, order = image.clone(), []
@@ -52,7 +52,7 @@ def naive(model: nn.Module, image: Tensor, target: int, block: int) -> list[int]
     return order
 
 
-def convolutional(channels: int, height: int, width: int, seed: int = 0) -> nn.Module:
+def make_convolutional(channels: int, height: int, width: int, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = nn.Sequential(
@@ -69,24 +69,22 @@ def convolutional(channels: int, height: int, width: int, seed: int = 0) -> nn.M
 @pytest.mark.parametrize("block", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(1, 5, 4), (3, 4, 5), (3, 1, 3), (1, 1, 1)])
 def test_the_order_is_that_of_the_naive_loop(shape: tuple[int, int, int], block: int) -> None:
-    net, rng = convolutional(*shape), torch.Generator().manual_seed(1)
+    net, rng = make_convolutional(*shape), torch.Generator().manual_seed(1)
     for target in range(3):
         image = torch.randn(shape, generator=rng, dtype=torch.float64)
         before = image.clone()
-        found = select_backwards(net.train(), image, target, block)
+        order = select_backwards(net.train(), image, target, block)
         assert net.training
         assert torch.equal(image, before)
-        assert found.tolist() == naive(net.eval(), image, target, block)
-        assert sorted(found.tolist()) == list(
+        assert order.tolist() == select_naively(net.eval(), image, target, block)
+        assert sorted(order.tolist()) == list(
             range(int(number_blocks(*shape[1:], block).max()) + 1)
         )
 
 
 def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, image = (
-        convolutional(1, 5, 5),
-        torch.randn(1, 5, 5, generator=torch.Generator(), dtype=torch.float64),
-    )
+    net = make_convolutional(1, 5, 5)
+    image = torch.randn(1, 5, 5, generator=torch.Generator(), dtype=torch.float64)
     whole = select_backwards(net, image, 2)
     monkeypatch.setattr(pruning.analysis.back_select, "BATCH", 7)
     assert torch.equal(select_backwards(net, image, 2), whole)
@@ -105,7 +103,7 @@ class Sums(nn.Module):
 
 
 @pytest.mark.parametrize("batch", [2, 256])
-def test_of_equals_the_first_goes(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_equal_pixels_the_first_is_hidden(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning.analysis.back_select, "BATCH", batch)
     ones = torch.ones(1, 3, 3)
     assert select_backwards(Sums(torch.zeros(9)), ones, 0).tolist() == list(range(9))
@@ -129,11 +127,9 @@ def test_informative_are_as_many_whole_blocks_as_fit_the_share(
 ) -> None:
     numbers = number_blocks(height, width, block)
     order = torch.randperm(int(numbers.max()) + 1, generator=torch.Generator().manual_seed(3))
-    kept, room, wanted = (
-        find_informative_pixels(order, numbers, share),
-        round(share * height * width, 6),
-        set(),
-    )
+    kept = find_informative_pixels(order, numbers, share)
+    room = round(share * height * width, 6)
+    wanted: set[int] = set()
     for number in reversed(order.tolist()):
         size = int((numbers == number).sum())
         if wanted and size > room:
@@ -147,7 +143,7 @@ def test_informative_are_as_many_whole_blocks_as_fit_the_share(
 
 
 class Viewing(nn.Module):
-    """`view` refuses what has its channels last."""
+    """A network whose `view` refuses tensors with their channels last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +154,7 @@ class Viewing(nn.Module):
 
 
 class Branching(nn.Module):
-    """Cannot be traced."""
+    """A network that cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,11 +170,11 @@ class Branching(nn.Module):
         Viewing,
         Branching,
         lambda: cases.mlp(inputs=90, hidden=4),
-        lambda: convolutional(3, 6, 5).float(),
+        lambda: make_convolutional(3, 6, 5).float(),
         lambda: load_model("cifar_resnet", depth=8),
     ],
 )
-def test_fast_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
+def test_the_optimised_network_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = net()
@@ -205,56 +201,58 @@ def test_fast_answers_alike_and_leaves_the_network_alone(net: Any) -> None:
 
 @pytest.fixture
 def drawings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What would be drawn."""
-    found: dict[str, Any] = {}
+    """The arguments of the last drawing of each kind."""
+    arguments: dict[str, Any] = {}
     for name in ("draw_grid", "draw_heatmap"):
 
         def draw(*args: Any, name: str = name, **fields: Any) -> Picture:
-            found[name] = args
+            arguments[name] = args
             return Picture(caption="", png="")
 
         monkeypatch.setattr(pruning.evaluations.informative_features, name, draw)
-    return found
+    return arguments
 
 
 def test_the_heatmap_by_hand(tmp_path: Path, drawings: dict[str, Any]) -> None:
     trial = trial_of(finished(cases.recipe(0.5, 0.9, retrain={"mode": "none"}), tmp_path))
     section = InformativeFeatures(images=3, share=0.3, block=1).evaluate(trial)
-    every = [
-        one for one in name_networks(trial) if one.name != "control"
+    networks = [
+        network for network in name_networks(trial) if network.name != "control"
     ]  # not retrained: one dense network
     split = draw_sample(trial, 3)
     inputs, matrix = trial.data.normalize(split.images), []
-    for one in every:
-        net, seen = one.load(), []
+    for network in networks:
+        net, informative = network.load(), []
         for image in inputs:
-            order = naive(net, image, int(net(image[None]).argmax()), 1)
+            order = select_naively(net, image, int(net(image[None]).argmax()), 1)
             mask = torch.zeros(16)
             mask[order[-4:]] = 1  # 0.3 of 16
-            seen.append(image * mask.reshape(4, 4))
+            informative.append(image * mask.reshape(4, 4))
         with torch.no_grad():
             matrix.append(
                 [
                     sum(
                         float(other.load()(image[None]).softmax(1)[0, label])
-                        for image, label in zip(seen, split.labels, strict=True)
+                        for image, label in zip(informative, split.labels, strict=True)
                     )
                     / 3
-                    for other in every
+                    for other in networks
                 ]
             )
     rows = section.details["confidence_on_informative_pixels"]
     assert (
         [row["pixels_of"] for row in rows]
-        == [one.name for one in every]
+        == [network.name for network in networks]
         == ["given", "magnitude-0.5", "magnitude-0.9"]
     )
     for row, wanted in zip(rows, matrix, strict=True):
-        assert [row[f"confidence {one.name}"] for one in every] == pytest.approx(wanted, abs=1e-6)
+        assert [row[f"confidence {network.name}"] for network in networks] == pytest.approx(
+            wanted, abs=1e-6
+        )
     assert drawings["draw_heatmap"][0] == [pytest.approx(row, abs=1e-6) for row in matrix]
-    assert drawings["draw_heatmap"][1] == [one.name for one in every]
+    assert drawings["draw_heatmap"][1] == [network.name for network in networks]
     tiles = drawings["draw_grid"][0]
-    assert [name for name, _ in tiles] == 3 * ["image", *(one.name for one in every)]
+    assert [name for name, _ in tiles] == 3 * ["image", *(network.name for network in networks)]
     json.dumps(section.model_dump(mode="json"), allow_nan=False)
 
 

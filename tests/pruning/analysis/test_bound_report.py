@@ -1,5 +1,5 @@
-"""What bounds predict, against slow loops over images; and that nothing in a report is no
-number.
+"""The predictions of bounds against slow loops over images; and every number of a report is finite
+or None.
 """
 
 from __future__ import annotations
@@ -10,37 +10,34 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pruning.analysis.bound_findings import (
+    check_coverage_of_forms,
     choose_headline_form,
     describe_findings,
     is_within_failure_probability,
-    test_coverage_of_forms,
 )
 from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes
 from pruning.analysis.bound_study import Outcome, Pruned
 from pruning.evaluations.bounds import _curves, _layer_rows
 from pruning.schemas.report import Section
 from pruning.types import DrawLaw
+from tests.support.bound_cases import seeded
 
 IMAGES, CLASSES, DELTA = 40, 4, 0.05
-
-
-def seeded(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
-def outcome(
+def make_outcome(
     sparsity: float, trial: int, dense: Tensor, size: float, drawn: bool = True, scale: float = 1.0
 ) -> Outcome:
-    """Errors and bounds of that size, in two parts of the images."""
+    """Errors and bounds of about `size`, in two parts of the images."""
     law = DrawLaw(torch.ones(1, 2) / 2, torch.tensor([3 if drawn else -1]))
-    found = Outcome(
+    outcome = Outcome(
         pruned=Pruned(
             requested=sparsity,
             sparsity=sparsity + 0.01 * trial,
@@ -60,29 +57,29 @@ def outcome(
         "minimum with something": 9 * (error + size),
     }
     for name, values in forms.items():
-        found.logits[name] = list(values.split(25))
-    found.answers = list((dense + error).split(25))
-    found.layers = {
+        outcome.logits[name] = list(values.split(25))
+    outcome.answers = list((dense + error).split(25))
+    outcome.layers = {
         "w": {
-            name: [one.amax(1) for one in parts]
-            for name, parts in found.logits.items()
+            name: [part.amax(1) for part in parts]
+            for name, parts in outcome.logits.items()
             if name != "paper"
         }
     }
-    found.layers["w"]["error"][0][:3] = 0.0
-    found.above = {name: [torch.zeros(len(dense)).bool()] for name in forms}
+    outcome.layers["w"]["error"][0][:3] = 0.0
+    outcome.violations = {name: [torch.zeros(len(dense)).bool()] for name in forms}
     if trial == 1:
-        found.above["paper"][0][5] = True
-    return found
+        outcome.violations["paper"][0][5] = True
+    return outcome
 
 
-def report(
+def make_report(
     drawn: bool = True, scale: float = 1.0
 ) -> tuple[BoundReport, list[Outcome], Tensor, Tensor]:
     dense, labels = 3 * normal(IMAGES, CLASSES, seed=9), torch.arange(IMAGES) % CLASSES
     dense[torch.arange(IMAGES), labels] += 4
     outcomes = [
-        outcome(s, trial, dense, size, drawn, scale)
+        make_outcome(s, trial, dense, size, drawn, scale)
         for s, size in ((0.1, 0.01), (0.5, 1.0), (0.9, 50.0))
         for trial in range(3)
     ]
@@ -95,12 +92,15 @@ def median(values: list[float]) -> float:
 
 
 def test_predictions_are_those_of_a_loop() -> None:
-    found, outcomes, dense, labels = report()
-    for one in found.predictions:
-        group = [each for each in outcomes if each.pruned.requested == one.requested]
+    report, outcomes, dense, labels = make_report()
+    for prediction in report.predictions:
+        group = [
+            outcome for outcome in outcomes if outcome.pruned.requested == prediction.requested
+        ]
         sure, possible, right, ratios, needed = 0, 0, 0, [], []
-        for each in group:
-            bound, error, answers = each[one.form], each["error"], torch.cat(each.answers)
+        for outcome in group:
+            bound, error = outcome[prediction.form], outcome["error"]
+            answers = torch.cat(outcome.answers)
             for n in range(IMAGES):
                 y = int(labels[n])
                 others = [j for j in range(CLASSES) if j != y]
@@ -119,70 +119,76 @@ def test_predictions_are_those_of_a_loop() -> None:
                 margin = float(dense[n, y]) - max(float(dense[n, j]) for j in others)
                 needed += [(2 * float(bound[n].max()) / margin) ** 2] if margin > 0 else []
         count = IMAGES * len(group)
-        assert (one.predicted, one.optimistic, one.measured) == pytest.approx(
+        assert (prediction.predicted, prediction.optimistic, prediction.measured) == pytest.approx(
             (sure / count, possible / count, right / count)
         )
-        assert one.predicted <= one.optimistic
-        assert one.tightness is not None
-        assert one.tightness.median == pytest.approx(median(ratios))
-        assert one.draws_factor == pytest.approx(median(needed))
-        assert one.sparsity == pytest.approx(one.requested + 0.01)
-        assert one.vacuous == (one.predicted <= 1 / CLASSES)
-        assert (one.broken, one.trials, one.certified) == (
-            int(one.form == "paper"),
+        assert prediction.predicted <= prediction.optimistic
+        assert prediction.tightness is not None
+        assert prediction.tightness.median == pytest.approx(median(ratios))
+        assert prediction.draws_factor == pytest.approx(median(needed))
+        assert prediction.sparsity == pytest.approx(prediction.requested + 0.01)
+        assert prediction.vacuous == (prediction.predicted <= 1 / CLASSES)
+        assert (prediction.broken, prediction.trials, prediction.certified) == (
+            int(prediction.form == "paper"),
             3,
-            one.form != "paper",
+            prediction.form != "paper",
         )
-    assert found.dense_accuracy == pytest.approx(
+    assert report.dense_accuracy == pytest.approx(
         sum(int(dense[n].argmax()) == labels[n] for n in range(IMAGES)) / IMAGES
     )
 
 
 def test_a_bound_that_covers_promises_no_more_than_is_right() -> None:
-    found, *_ = report()
-    for one in found.form("minimum"):
-        assert one.predicted <= one.measured <= one.optimistic
+    report, *_ = make_report()
+    for prediction in report.form("minimum"):
+        assert prediction.predicted <= prediction.measured <= prediction.optimistic
 
 
 def test_errors_of_zero_do_not_count_for_tightness() -> None:
-    found, outcomes, *_ = report()
-    one = found.form("minimum")[0]
+    report, outcomes, *_ = make_report()
+    prediction = report.form("minimum")[0]
     ratios = [
         float(bound / error)
-        for each in outcomes[:3]
+        for outcome in outcomes[:3]
         for bound, error in zip(
-            torch.cat(each.layers["w"]["minimum"]),
-            torch.cat(each.layers["w"]["error"]),
+            torch.cat(outcome.layers["w"]["minimum"]),
+            torch.cat(outcome.layers["w"]["error"]),
             strict=True,
         )
         if error > 0
     ]
     assert len(ratios) == 3 * (IMAGES - 3)
-    spread = one.layers["w"]
+    spread = prediction.layers["w"]
     assert spread is not None
     assert spread.median == pytest.approx(median(ratios))
-    nothing, *_ = report(scale=0.0)
+    errorless, *_ = make_report(scale=0.0)
     assert all(
-        each.tightness is None and each.layers.get("w") is None for each in nothing.predictions
+        prediction.tightness is None and prediction.layers.get("w") is None
+        for prediction in errorless.predictions
     )
 
 
 def test_nothing_needs_more_draws_where_nothing_is_drawn() -> None:
-    assert all(one.draws_factor is None for one in report(drawn=False)[0].predictions)
+    assert all(
+        prediction.draws_factor is None for prediction in make_report(drawn=False)[0].predictions
+    )
 
 
 def test_components_are_ratios_of_medians_and_the_largest_is_responsible() -> None:
-    found, outcomes, *_ = report()
-    for one in found.components:
-        first = next(each for each in outcomes if each.pruned.requested == one.requested)
-        bound, other = (
-            first[name].flatten().tolist() for name in ("minimum", f"minimum with {one.factor}")
+    report, outcomes, *_ = make_report()
+    for component in report.components:
+        first = next(
+            outcome for outcome in outcomes if outcome.pruned.requested == component.requested
         )
-        assert one.log10 == pytest.approx(math.log10(median(bound) / median(other)))
-    most = found.responsible("minimum", 0.5)
-    assert most is not None
-    assert (most.factor, most.log10 > 0) == ("no union bound", True)
-    assert found.responsible("hoeffding", 0.5) is None
+        bound, replaced = (
+            first[name].flatten().tolist()
+            for name in ("minimum", f"minimum with {component.factor}")
+        )
+        assert component.log10 == pytest.approx(math.log10(median(bound) / median(replaced)))
+    costliest = report.find_costliest("minimum", 0.5)
+    assert costliest is not None
+    assert (costliest.factor, costliest.log10 > 0) == ("no union bound", True)
+    assert report.find_costliest("hoeffding", 0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -199,14 +205,16 @@ def test_components_are_ratios_of_medians_and_the_largest_is_responsible() -> No
 def test_a_form_is_vacuous_from_where_it_stays_so(
     predicted: list[float], start: int | None
 ) -> None:
-    found, *_ = report()
+    report, *_ = make_report()
     chosen = [
-        one.__class__(**{**one.__dict__, "predicted": value})
-        for one, value in zip(found.form("minimum"), predicted, strict=True)
+        prediction.__class__(**{**prediction.__dict__, "predicted": value})
+        for prediction, value in zip(report.form("minimum"), predicted, strict=True)
     ]
-    changed = BoundReport(**{**found.__dict__, "predictions": tuple(chosen[::-1])})
-    first = changed.vacuous_from("minimum")
-    assert (first and first.requested) == (None if start is None else (0.1, 0.5, 0.9)[start])
+    changed = BoundReport(**{**report.__dict__, "predictions": tuple(chosen[::-1])})
+    vacuous_start = changed.find_vacuous_start("minimum")
+    assert (vacuous_start and vacuous_start.requested) == (
+        None if start is None else (0.1, 0.5, 0.9)[start]
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,54 +232,56 @@ def test_a_form_is_vacuous_from_where_it_stays_so(
 def test_quantiles_may_be_infinite(
     values: list[float], expected: tuple[float, float] | None
 ) -> None:
-    found = Spread.of(torch.tensor(values))
+    spread = Spread.from_values(torch.tensor(values))
     assert (
-        found and (pytest.approx(found.median), found.p95 and pytest.approx(found.p95))
+        spread and (pytest.approx(spread.median), spread.p95 and pytest.approx(spread.p95))
     ) == expected
-    if found is not None:
-        assert found.log10 is None or found.median > 0
-        json.dumps(found.document(), allow_nan=False)
+    if spread is not None:
+        assert spread.log10 is None or spread.median > 0
+        json.dumps(spread.document(), allow_nan=False)
 
 
 @pytest.mark.slow
 def test_quantiles_are_torchs_of_more_values_than_torch_takes() -> None:
     values = normal(1001)
-    found = Spread.of(values)
-    assert found is not None
-    assert (found.median, found.p95) == pytest.approx(
+    spread = Spread.from_values(values)
+    assert spread is not None
+    assert (spread.median, spread.p95) == pytest.approx(
         (float(values.quantile(0.5)), float(values.quantile(0.95)))
     )
-    assert Spread.of(torch.zeros(2**24 + 1)) == Spread(0.0, 0.0)
+    assert Spread.from_values(torch.zeros(2**24 + 1)) == Spread(0.0, 0.0)
 
 
 @pytest.mark.parametrize("broken", [math.inf, 1e300, 0.0])
 def test_a_section_holds_no_infinity(broken: float) -> None:
     """Some bounds infinite, all of them, or none above 0."""
-    _, outcomes, dense, labels = report()
-    for number, one in enumerate(outcomes):
-        for form in one.logits:
+    _, outcomes, dense, labels = make_report()
+    for number, outcome in enumerate(outcomes):
+        for form in outcome.logits:
             if form != "error" and (number > 3 or form == "paper"):
-                one.logits[form] = [torch.full_like(part, broken) for part in one.logits[form]]
-        for form in one.layers["w"]:
-            if form != "error" and number > 3:
-                one.layers["w"][form] = [
-                    torch.full_like(part, broken) for part in one.layers["w"][form]
+                outcome.logits[form] = [
+                    torch.full_like(part, broken) for part in outcome.logits[form]
                 ]
-    found = summarise_outcomes(outcomes, dense, labels, DELTA)
-    curves = dict(_curves("method", found))
-    rows: list[Any] = [one.document() for one in (*found.predictions, *found.components)]
-    rows += test_coverage_of_forms("method", found) + _layer_rows("method", found)
+        for form in outcome.layers["w"]:
+            if form != "error" and number > 3:
+                outcome.layers["w"][form] = [
+                    torch.full_like(part, broken) for part in outcome.layers["w"][form]
+                ]
+    report = summarise_outcomes(outcomes, dense, labels, DELTA)
+    curves = dict(_curves("method", report))
+    rows: list[Any] = [entry.document() for entry in (*report.predictions, *report.components)]
+    rows += check_coverage_of_forms("method", report) + _layer_rows("method", report)
     section = Section(
         title="Bounds",
         version=1,
         curves=curves,
         details={"rows": rows},
-        notes=tuple(describe_findings("method", found)),
+        notes=tuple(describe_findings("method", report)),
     )
     text = json.dumps(section.model_dump(mode="json"), allow_nan=False)
     assert Section.model_validate_json(text) == section
     if broken == math.inf:
-        last = found.form("minimum")[-1]
+        last = report.form("minimum")[-1]
         assert last.bound is not None
         assert last.tightness is not None
         assert (
@@ -284,12 +294,12 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
 
 
 def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
-    found, *_ = report()
-    assert choose_headline_form(found) == "minimum"
-    said = describe_findings("method", found)
-    assert any(one.startswith("method, minimum: ") for one in said)
-    assert any(one.startswith("method, paper: ") for one in said)
-    rows = {row["form"]: row for row in test_coverage_of_forms("method", found)}
+    report, *_ = make_report()
+    assert choose_headline_form(report) == "minimum"
+    sentences = describe_findings("method", report)
+    assert any(sentence.startswith("method, minimum: ") for sentence in sentences)
+    assert any(sentence.startswith("method, paper: ") for sentence in sentences)
+    rows = {row["form"]: row for row in check_coverage_of_forms("method", report)}
     assert {form: row["certified"] for form, row in rows.items()} == {
         "hoeffding": True,
         "minimum": True,
@@ -300,7 +310,7 @@ def test_what_is_said_names_the_form_and_whether_it_is_certified() -> None:
         rows["paper"]["trials"],
         rows["paper"]["holds"],
     ) == (3, 9, False)
-    assert any("paper: violated in 3 of 9 prunings" in one for one in said)
+    assert any("paper: violated in 3 of 9 prunings" in sentence for sentence in sentences)
 
 
 def test_a_test_of_coverage_is_binomial() -> None:

@@ -1,4 +1,4 @@
-"""What evaluations say they cost, against the images that they then put through networks."""
+"""The estimated cost of evaluations against the images that they then put through networks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def _draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = Picture(caption="", png="")
     for module in (pruning.evaluations.robustness, pruning.evaluations.informative_features):
         monkeypatch.setattr(module, "draw_grid", lambda *args, **fields: blank)
@@ -52,7 +52,7 @@ def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def scale_of(results: Results) -> JobSize:
+def measure_size(results: Results) -> JobSize:
     pipeline = results.pipeline
     data = pipeline.data
     return JobSize(
@@ -60,7 +60,7 @@ def scale_of(results: Results) -> JobSize:
         images=data.sizes,
         shape=data.shape,
         macs=count_flops(pipeline.dense(), data.shape) // 2,
-        shifted={name: (len(one.val), len(one.test)) for name, one in data.shifted.items()},
+        shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
     )
 
@@ -77,14 +77,15 @@ def test_an_evaluation_tells_of_as_many_images_as_it_said(name: str, tmp_path: P
         tmp_path,
         data=replace(cases.make_data(), shifted={"night": dark(cases.make_data())}),
     )
-    evaluation, told = evaluations.create(name, ALL[name]), list[int]()
-    scale = scale_of(results)
-    evaluation.evaluate(trial_of(results, advance=told.append))
-    units = evaluation.units(scale) if isinstance(evaluation, EstimatesUnits) else 0
-    making = (
-        2 * 25 * CORRUPTING * math.prod(scale.shape) // scale.macs if name == "robustness" else 0
-    )
-    assert sum(told) == units - making
+    evaluation = evaluations.create(name, ALL[name])
+    advanced: list[int] = []
+    size = measure_size(results)
+    evaluation.evaluate(trial_of(results, advance=advanced.append))
+    units = evaluation.units(size) if isinstance(evaluation, EstimatesUnits) else 0
+    making = 0
+    if name == "robustness":
+        making = 2 * 25 * CORRUPTING * math.prod(size.shape) // size.macs
+    assert sum(advanced) == units - making
 
 
 def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(
@@ -92,30 +93,28 @@ def test_the_shifts_of_a_recommendation_are_looked_at_on_validation_images_too(
 ) -> None:
     recipe = cases.recipe(0.5).model_copy(update={"shifts": Shifts(knowledge="partly_modelled")})
     results = finished(recipe, tmp_path)
-    evaluation, told = (
-        evaluations.create("prune_potential", {"corruptions": [], "noise": [0.1]}),
-        list[int](),
-    )
-    evaluation.evaluate(trial_of(results, advance=told.append))
+    evaluation = evaluations.create("prune_potential", {"corruptions": [], "noise": [0.1]})
+    advanced: list[int] = []
+    evaluation.evaluate(trial_of(results, advance=advanced.append))
     assert isinstance(evaluation, EstimatesUnits)
-    assert sum(told) == evaluation.units(scale_of(results)) == (30 + 10) * 2 * 3
+    assert sum(advanced) == evaluation.units(measure_size(results)) == (30 + 10) * 2 * 3
 
 
 def test_by_default_all_but_those_that_take_long_are_counted(tmp_path: Path) -> None:
-    found = estimate_evaluation_units(scale_of(finished(cases.recipe(0.5), tmp_path)))
-    assert set(evaluations.names()) - set(found) == {"noise_similarity", "informative_features"}
-    assert found["accuracy"] == 0 < found["certificate"]
-    asked: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
+    units = estimate_evaluation_units(measure_size(finished(cases.recipe(0.5), tmp_path)))
+    assert set(evaluations.names()) - set(units) == {"noise_similarity", "informative_features"}
+    assert units["accuracy"] == 0 < units["certificate"]
+    recipe: Recipe = cases.recipe(0.5, evaluations=({"name": "noise_similarity"},))
     assert set(
         estimate_evaluation_units(
-            replace(scale_of(finished(cases.recipe(0.5), tmp_path / "b")), recipe=asked)
+            replace(measure_size(finished(cases.recipe(0.5), tmp_path / "b")), recipe=recipe)
         )
     ) == {"noise_similarity"}
 
 
 def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
-    scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), segmentation=True)
-    assert set(estimate_evaluation_units(scale)) == {
+    size = replace(measure_size(finished(cases.recipe(0.5), tmp_path)), segmentation=True)
+    assert set(estimate_evaluation_units(size)) == {
         "accuracy",
         "comparison",
         "robustness",
@@ -124,16 +123,16 @@ def test_of_masks_only_what_knows_masks_is_counted(tmp_path: Path) -> None:
 
 
 def test_robustness_without_a_shift_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    asked = cases.recipe(
+    recipe = cases.recipe(
         0.5,
         evaluations=({"name": "accuracy"}, {"name": "robustness", "params": {"corruptions": []}}),
     )
-    scale = replace(scale_of(finished(cases.recipe(0.5), tmp_path)), recipe=asked)
+    size = replace(measure_size(finished(cases.recipe(0.5), tmp_path)), recipe=recipe)
     with pytest.raises(ParameterError, match="no shift to look at") as refused:
-        estimate_evaluation_units(scale)
+        estimate_evaluation_units(size)
     assert refused.value.pointer == "/evaluations/1/params"
     assert (
-        estimate_evaluation_units(replace(scale, shifted={"night": (3, 4)}))["robustness"]
+        estimate_evaluation_units(replace(size, shifted={"night": (3, 4)}))["robustness"]
         == (30 + 4) * 3
     )
 
@@ -148,11 +147,14 @@ def test_the_estimate_holds_them() -> None:
     }
     counts = {"train": 50, "test": 30, "val": 0}
     without = estimate_costs(cases.recipe(0.5), counts, **fields)
-    found = estimate_costs(
+    estimate = estimate_costs(
         cases.recipe(0.5), counts, **fields, evaluations={"robustness": 1000, "accuracy": 0}
     )
-    assert found["evaluations"] == {"robustness": 1000, "accuracy": 0}
-    assert (found["units"], found["flops"]) == (without["units"] + 1000, without["flops"] + 7000)
+    assert estimate["evaluations"] == {"robustness": 1000, "accuracy": 0}
+    assert (estimate["units"], estimate["flops"]) == (
+        without["units"] + 1000,
+        without["flops"] + 7000,
+    )
 
 
 def test_a_share_of_the_progress_is_done_however_it_ends(tmp_path: Path) -> None:

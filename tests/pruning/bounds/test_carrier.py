@@ -1,6 +1,4 @@
-"""BatchNorm folded, and errors of layers carried to the logits: never less than what networks with
-other weights do.
-"""
+"""Errors of layers carried to the logits against the errors of networks with other weights."""
 
 from __future__ import annotations
 
@@ -16,13 +14,14 @@ from torch.nn import functional as F
 from pruning.architectures.cifar_resnet import CifarResNet
 from pruning.bounds.carrier import Carrier, ValueWithError
 from pruning.errors import StructureError
-from pruning.graphs.tracing import LIPSCHITZ, fold_batchnorm, is_chain
+from pruning.graphs.tracing import LIPSCHITZ, fold_batchnorm
 from pruning.masks import find_prunable
 from pruning.networks.layers import record_uses
+from tests.support.bound_cases import randomise
 
 
 class Net(nn.Module):
-    """Two convolutions, or layers of one's own, and what is between and after them."""
+    """Two convolutions, or other layers of these names, and a function that calls them."""
 
     def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
         super().__init__()
@@ -36,32 +35,22 @@ class Net(nn.Module):
         return self.run(self, x)
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """In float64 and eval mode, the statistics of BatchNorm random too."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for name in module.state_dict():
-                if "num" not in name:
-                    getattr(module, name).data.uniform_(0.5, 2).sub_(1 if name == "bias" else 0)
-    return model.double().eval()
-
-
-def other(model: nn.Module, size: float) -> nn.Module:
-    """The network with other weights: noise of that size relative to each, some zero, some of
-    another sign.
+def change_weights(model: nn.Module, size: float) -> nn.Module:
+    """The network with other weights: noise of `size` relative to each, some zero, some of another
+    sign.
     """
-    found = copy.deepcopy(model)
+    changed = copy.deepcopy(model)
     with torch.no_grad():
-        for weight in find_prunable(found).values():
+        for weight in find_prunable(changed).values():
             weight += size * weight.abs().mean() * torch.randn_like(weight)
             weight *= torch.rand_like(weight) > 0.3
-    return found
+    return changed
 
 
-def own_errors(
+def measure_own_errors(
     model: nn.Module, changed: nn.Module, x: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The other network's weights, and what each alone changes in its layer."""
+    """The other network's weights, and the change that each alone makes in its layer."""
     weights = {name: weight.detach() for name, weight in find_prunable(changed).items()}
     with torch.no_grad(), record_uses(model, list(weights)) as uses:
         model(x)
@@ -74,24 +63,26 @@ def own_errors(
     return weights, errors
 
 
-def carried(model: nn.Module, x: Tensor, size: float = 0.3) -> tuple[Tensor, Tensor]:
-    """What is carried to the logits, and what they differ by."""
-    changed = other(model, size)
-    weights, errors = own_errors(model, changed, x)
+def carry_and_measure(model: nn.Module, x: Tensor, size: float = 0.3) -> tuple[Tensor, Tensor]:
+    """The bound that is carried to the logits, and how much they differ."""
+    changed = change_weights(model, size)
+    weights, errors = measure_own_errors(model, changed, x)
     with torch.no_grad():
         return Carrier(model).carry(x.clone(), weights, errors), (
             changed(x.clone()) - model(x.clone())
         ).abs()
 
 
-def plain(between: Any, end: Callable[[Tensor], Tensor] = lambda h: h.mean((2, 3))) -> nn.Module:
-    """With a module or a function between the two convolutions."""
+def make_plain(
+    between: Any, end: Callable[[Tensor], Tensor] = lambda h: h.mean((2, 3))
+) -> nn.Module:
+    """A network with a module or a function between its two convolutions."""
     if isinstance(between, nn.Module):
         return Net(lambda net, x: net.fc(end(net.b(net.between(net.a(x))))), between=between)
     return Net(lambda net, x: net.fc(end(net.b(between(net.a(x))))))
 
 
-def padded(mode: str) -> nn.Module:
+def make_padded(mode: str) -> nn.Module:
     return Net(
         lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))),
         a=nn.Conv2d(2, 4, 3, padding=1, padding_mode=mode),
@@ -99,7 +90,7 @@ def padded(mode: str) -> nn.Module:
     )
 
 
-def convolution(**fields: Any) -> nn.Module:
+def make_convolution(**fields: Any) -> nn.Module:
     return Net(
         lambda net, x: net.fc(net.b(net.a(x).relu()).mean((2, 3))), b=nn.Conv2d(4, 4, 3, **fields)
     )
@@ -121,7 +112,7 @@ def flowing(net: Any, x: Tensor) -> Tensor:
     )
 
 
-def three() -> dict[str, nn.Module]:
+def make_convolutions() -> dict[str, nn.Module]:
     return {"c": nn.Conv2d(4, 4, 1), "d": nn.Conv2d(4, 4, 1)}
 
 
@@ -132,7 +123,7 @@ def normed(net: Any, x: Tensor) -> Tensor:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{
-        name: (lambda f=f: plain(f))
+        name: (lambda f=f: make_plain(f))
         for name, f in {
             "relu": torch.relu,
             "tanh": torch.tanh,
@@ -158,7 +149,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         }.items()
     },
     **{
-        type(module).__name__ + repr(module)[-12:]: (lambda module=module: plain(module))
+        type(module).__name__ + repr(module)[-12:]: (lambda module=module: make_plain(module))
         for module in (
             nn.ReLU(inplace=True),
             nn.Tanh(),
@@ -176,7 +167,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
             nn.ReLU6(),
         )
     },
-    "flatten": lambda: plain(torch.relu, lambda h: torch.flatten(F.adaptive_avg_pool2d(h, 1), 1)),
+    "flatten": lambda: make_plain(
+        torch.relu, lambda h: torch.flatten(F.adaptive_avg_pool2d(h, 1), 1)
+    ),
     "modules": lambda: Net(
         lambda net, x: net.end(net.b(net.a(x).relu())),
         end=nn.Sequential(
@@ -189,15 +182,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         ),
     ),
     **{
-        mode: (lambda mode=mode: padded(mode))
+        mode: (lambda mode=mode: make_padded(mode))
         for mode in ("reflect", "circular", "replicate", "zeros")
     },
-    "grouped": lambda: convolution(groups=2),
-    "depthwise": lambda: convolution(groups=4, padding="same"),
-    "strided": lambda: convolution(stride=2),
-    "dilated": lambda: convolution(dilation=2, padding=2),
+    "grouped": lambda: make_convolution(groups=2),
+    "depthwise": lambda: make_convolution(groups=4, padding="same"),
+    "strided": lambda: make_convolution(stride=2),
+    "dilated": lambda: make_convolution(dilation=2, padding=2),
     "cat": lambda: Net(joined, wide=nn.Linear(10, 3)),
-    "sums": lambda: Net(flowing, **three()),
+    "sums": lambda: Net(flowing, **make_convolutions()),
     "cat with a constant": lambda: Net(
         lambda net, x: net.fc(
             torch.cat([net.b(net.a(x))[:, :3], torch.full((5, 1, 6, 6), -100.0).double()], 1).mean(
@@ -222,18 +215,18 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_never_further_off_than_what_is_carried(name: str) -> None:
-    some = False
+    any_error = False
     for fold in (False, True):
         torch.manual_seed(fold)
-        model = randomised(NETWORKS[name]())
+        model = randomise(NETWORKS[name]())
         model = fold_batchnorm(model) if fold else model
         for scale, size in ((1.0, 1.0), (100.0, 0.1)):
-            bound, error = carried(
+            bound, error = carry_and_measure(
                 model, scale * torch.randn(5, 2, 6, 6, dtype=torch.float64), size
             )
             assert bool((error <= bound * (1 + 1e-9) + 1e-9 * error.amax()).all())
-            some = some or bool((error > 0).any())
-    assert some
+            any_error = any_error or bool((error > 0).any())
+    assert any_error
 
 
 def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does() -> None:
@@ -254,7 +247,7 @@ def test_what_is_carried_is_what_a_linear_network_with_nonnegative_weights_does(
     for weight in find_prunable(changed).values():
         weight.data *= 0.5 + torch.rand_like(weight) / 2
     x = torch.rand(5, 2, 6, 6, dtype=torch.float64)
-    weights, errors = own_errors(model, changed, x)
+    weights, errors = measure_own_errors(model, changed, x)
     with torch.no_grad():
         torch.testing.assert_close(
             Carrier(model).carry(x, weights, errors), model(x) - changed(x), rtol=1e-10, atol=1e-12
@@ -282,8 +275,8 @@ def test_where_a_leaky_relu_is_steeper_below_zero_errors_grow_by_that(between: A
         **({"between": between} if isinstance(between, nn.Module) else {}),
     )
     errors = {"a.weight": torch.tensor([[0.5]])}
-    found = Carrier(model).carry(-torch.ones(1, 1), {"b.weight": torch.tensor([[-2.0]])}, errors)
-    assert float(found) == pytest.approx(3 * 2 * 0.5)
+    bound = Carrier(model).carry(-torch.ones(1, 1), {"b.weight": torch.tensor([[-2.0]])}, errors)
+    assert float(bound) == pytest.approx(3 * 2 * 0.5)
 
 
 @pytest.mark.parametrize(
@@ -360,115 +353,5 @@ def test_what_has_no_rule_is_a_named_error(name: str) -> None:
         Carrier(model).carry(torch.randn(5, 2, 6, 6, dtype=torch.float64), weights, {})
 
 
-# BatchNorm
-
-
-FOLDABLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
-    "conv": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), (2, 4, 4), 0),
-    "no bias": (
-        lambda: nn.Sequential(
-            nn.Conv2d(2, 4, 3, bias=False, groups=2), nn.BatchNorm2d(4), nn.ReLU()
-        ),
-        (2, 4, 4),
-        0,
-    ),
-    "not affine": (
-        lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, affine=False)),
-        (2, 4, 4),
-        0,
-    ),
-    "linear": (
-        lambda: nn.Sequential(
-            nn.Linear(5, 4),
-            nn.BatchNorm1d(4),
-            nn.ReLU(),
-            nn.Linear(4, 2, bias=False),
-            nn.BatchNorm1d(2, affine=False),
-        ),
-        (5,),
-        0,
-    ),
-    "tokens": (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(3)), (3, 5), 1),
-    "before": (lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3)), (2, 4, 4), 1),
-    "after an activation": (
-        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)),
-        (2, 4, 4),
-        1,
-    ),
-    "no statistics": (
-        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
-        (2, 4, 4),
-        1,
-    ),
-    "twice": (
-        lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)),
-        (2, 4, 4),
-        1,
-    ),
-    "resnet": (
-        lambda: CifarResNet(depth=8, width=0.25, shortcut="B", channels=2).build(),
-        (2, 8, 8),
-        0,
-    ),
-}
-
-
-def norms(model: nn.Module) -> int:
-    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
-@pytest.mark.parametrize("name", FOLDABLE)
-def test_a_folded_network_answers_as_before(name: str) -> None:
-    build, shape, left = FOLDABLE[name]
-    model = randomised(build())
-    found = fold_batchnorm(model)
-    x = torch.randn(6, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(found(x), model(x), rtol=1e-10, atol=1e-10)
-    assert set(find_prunable(found)) == set(find_prunable(model))
-    assert norms(found) == left
-    assert not found.training
-
-
-class Shared(nn.Module):
-    """A convolution called twice, its weight's other name, one BatchNorm after both calls and one
-    after one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.one, self.two = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2)
-        self.open = nn.Conv2d(2, 2, 1)
-        self.three = nn.BatchNorm2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.open(self.two(self.conv(self.one(self.conv(x)))))
-        return self.three(h) + h
-
-
-def test_what_is_shared_is_not_folded() -> None:
-    model = randomised(Shared())
-    x = torch.randn(6, 2, 4, 4, dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(fold_batchnorm(model)(x), model(x), rtol=1e-10, atol=1e-10)
-    assert norms(fold_batchnorm(model)) == 3
-
-
-def test_a_network_in_training_keeps_its_mode_and_its_weights() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).train()
-    before = copy.deepcopy(model.state_dict())
-    fold_batchnorm(model)
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_chain_is_layers_and_relu_alone() -> None:
-    def between(module: nn.Module) -> bool:
-        return is_chain(nn.Sequential(nn.Conv2d(1, 1, 1), module, nn.Flatten(), nn.Linear(4, 3)))
-
-    assert between(nn.ReLU())
-    assert not between(nn.MaxPool2d(1))
-    assert not between(nn.Sigmoid())
-    assert not is_chain(CifarResNet(depth=8).build())
-    assert is_chain(fold_batchnorm(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.ReLU())))
+def test_a_value_without_an_error_has_an_error_of_zero() -> None:
     assert ValueWithError(torch.ones(1), torch.zeros(1)).error == 0

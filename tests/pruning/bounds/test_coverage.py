@@ -1,5 +1,5 @@
-"""Bounds of whole networks against networks drawn anew: what is certified fails no more often than
-it says.
+"""Bounds of whole networks against networks drawn again and again: certified forms fail no more
+often than they say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pruning.analysis.bound_study import Outcome, Study
 from pruning.architectures._channel_map import ChannelMap
-from pruning.bounds.forms import CERTIFIED
+from pruning.bounds.forms import CERTIFIED, PrunedLayer
 from pruning.rounds.method import PruningMethod
 from pruning.types import Allocation, Budget, Keeps, Scores
 from tests.support import cases
@@ -32,23 +32,19 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.one, self.norm = (
-            nn.Conv2d(1, 6, 3, padding=1),
-            nn.BatchNorm2d(6),
-            nn.BatchNorm2d(6),
-        )
-        self.inner, self.grouped = (
-            nn.Conv2d(6, 6, 3, padding=1, bias=False),
-            nn.Conv2d(6, 6, 3, stride=2, groups=2),
-        )
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.stem_norm = nn.BatchNorm2d(6)
+        self.inner = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.grouped = nn.Conv2d(6, 6, 3, stride=2, groups=2)
         self.fc = nn.Linear(6, 3)
-        for norm in (self.one, self.norm):
+        for norm in (self.stem_norm, self.norm):
             for values in (norm.weight.data, norm.running_var):
                 values.uniform_(0.5, 1.5)
             norm.bias.data.normal_()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.one(self.stem(x)))
+        h = F.relu(self.stem_norm(self.stem(x)))
         h = F.relu(self.norm(self.inner(h)) + h)
         return self.fc(F.relu(self.grouped(h)).flatten(1))
 
@@ -60,13 +56,13 @@ class Padded(ChannelMap):
         return F.pad(x, (0, 0, 0, 0, 0, 1)).index_select(1, self.sources % (x.shape[1] + 1))
 
 
-def mlp() -> nn.Module:
+def make_mlp() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3)
     )
 
 
-def flat() -> nn.Module:
+def make_flat() -> nn.Module:
     """A flattening makes 16 inputs of each channel, with weights of one sign."""
     net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
     net[3].weight.data.abs_()
@@ -75,10 +71,10 @@ def flat() -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
-    "mlp": (mlp, False),
-    "negative inputs": (mlp, True),
+    "mlp": (make_mlp, False),
+    "negative inputs": (make_mlp, True),
     "residual": (Residual, True),
-    "flat": (flat, False),
+    "flat": (make_flat, False),
 }
 
 
@@ -86,15 +82,16 @@ class Remembering:
     """An allocation of the same scores again and again."""
 
     def __init__(self, allocation: Allocation) -> None:
-        self.allocation, self.found = allocation, dict[int, Keeps]()
+        self.allocation = allocation
+        self.keeps = dict[int, Keeps]()
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        if budget.keep not in self.found:
-            self.found[budget.keep] = self.allocation.allocate(scores, budget)
-        return self.found[budget.keep]
+        if budget.keep not in self.keeps:
+            self.keeps[budget.keep] = self.allocation.allocate(scores, budget)
+        return self.keeps[budget.keep]
 
 
-def images(count: int, signed: bool, seed: int = 0) -> Tensor:
+def make_images(count: int, signed: bool, seed: int = 0) -> Tensor:
     rng = seeded(seed)
     return (
         torch.randn(count, *SHAPE, generator=rng)
@@ -103,7 +100,7 @@ def images(count: int, signed: bool, seed: int = 0) -> Tensor:
     )
 
 
-def study(
+def make_study(
     network: str | nn.Module, method: dict[str, Any], scale: float = 1.0, **fields: Any
 ) -> Study:
     torch.manual_seed(7)
@@ -112,41 +109,40 @@ def study(
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.weight.data.mul_(scale)
-    asked = cases.recipe(0.5, criterion=method, **fields)
-    x = images(40, negative, 1)
-    found = Study(
+    recipe = cases.recipe(0.5, criterion=method, **fields)
+    x = make_images(40, negative, 1)
+    study = Study(
         model,
-        PruningMethod.of(asked, asked.criteria[0]),
+        PruningMethod.of(recipe, recipe.criteria[0]),
         [(x, torch.arange(40) % 3)],
         SHAPE,
         seeded(),
-        (),
     )
-    if found.sampled:
-        allocation = Remembering(found.seams.allocation)
-        found.seams = dataclasses.replace(found.seams, allocation=allocation)
-    return found
+    if study.sampled:
+        allocation = Remembering(study.method.allocation)
+        study.method = dataclasses.replace(study.method, allocation=allocation)
+    return study
 
 
-def outcomes(
-    of: Study, seeds: int, signed: bool, sparsity: float = 0.5, delta: float = DELTA
+def bound_prunings(
+    study: Study, seeds: int, signed: bool, sparsity: float = 0.5, delta: float = DELTA
 ) -> list[Outcome]:
-    """Of networks drawn anew, components left out."""
-    pruned = [of.prune(sparsity, 1 + seed, seeded(seed)) for seed in range(seeds)]
-    return of.outcomes(pruned, images(3, signed, 2), delta)
+    """The outcomes of networks drawn with each seed, components left out."""
+    pruned = [study.prune(sparsity, 1 + seed, seeded(seed)) for seed in range(seeds)]
+    return study.outcomes(pruned, make_images(3, signed, 2), delta)
 
 
-def broken(found: list[Outcome], form: str) -> int:
-    return sum(bool(torch.cat(one.above[form]).any()) for one in found)
+def count_broken(outcomes: list[Outcome], form: str) -> int:
+    return sum(bool(torch.cat(outcome.violations[form]).any()) for outcome in outcomes)
 
 
 def covers(violations: int, trials: int, delta: float) -> bool:
-    """Whether so many violations are no evidence, at 1 %, of a failure probability above delta."""
+    """Whether the violations are no evidence, at 1 %, of a failure probability above delta."""
     return bool(violations == 0 or binom.sf(violations - 1, trials, delta) > 0.01)
 
 
-def certified(found: list[Outcome]) -> list[str]:
-    return [form for form in found[0].forms if form in CERTIFIED]
+def list_certified(outcomes: list[Outcome]) -> list[str]:
+    return [form for form in outcomes[0].forms if form in CERTIFIED]
 
 
 @pytest.mark.parametrize("method", SAMPLERS)
@@ -155,12 +151,14 @@ def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(
     network: str, method: str
 ) -> None:
     scale = {"mlp": 10.0, "negative inputs": 1.0, "residual": 100.0, "flat": 1.0}[network]
-    found = outcomes(study(network, SAMPLERS[method], scale), 4, NETWORKS[network][1])
+    outcomes = bound_prunings(make_study(network, SAMPLERS[method], scale), 4, NETWORKS[network][1])
     ball = ["ball", "ball bernstein"] if method.startswith("mussay") else []
-    assert certified(found) == ["hoeffding", "bernstein", "minimum", *ball]
-    for form in certified(found):
-        assert broken(found, form) == 0, form
-        assert all(bool((one[form] >= one["error"] * (1 - 1e-9)).all()) for one in found)
+    assert list_certified(outcomes) == ["hoeffding", "bernstein", "minimum", *ball]
+    for form in list_certified(outcomes):
+        assert count_broken(outcomes, form) == 0, form
+        assert all(
+            bool((outcome[form] >= outcome["error"] * (1 - 1e-9)).all()) for outcome in outcomes
+        )
 
 
 @pytest.mark.slow
@@ -175,12 +173,14 @@ def test_a_few_draws_are_covered_whatever_the_weights_are_scaled_by(
 def test_four_hundred_draws_are_covered(network: str, scale: float, method: str) -> None:
     few = {"name": "amplified", "params": {"repeats": 10, "division": "proportional"}}
     fields = {"sparsifier": few} if "plus_plus" in method else {}
-    found = outcomes(study(network, SAMPLERS[method], scale, **fields), 400, NETWORKS[network][1])
-    for form in certified(found):
-        assert covers(broken(found, form), 400, DELTA), form
+    outcomes = bound_prunings(
+        make_study(network, SAMPLERS[method], scale, **fields), 400, NETWORKS[network][1]
+    )
+    for form in list_certified(outcomes):
+        assert covers(count_broken(outcomes, form), 400, DELTA), form
 
 
-def one_sum() -> nn.Module:
+def make_one_sum() -> nn.Module:
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     net[1].weight.data.abs_()
     return net
@@ -198,12 +198,12 @@ def test_one_sum_of_a_sampler_is_covered_and_a_twentieth_of_its_bound_is_not(met
     """With one output and one input the union is over two forms, two sides: the bound of the whole
     study has power.
     """
-    of = study(one_sum(), SAMPLERS[method])
-    pruned = [of.prune(0.6, 1 + seed, seeded(seed)) for seed in range(200)]
-    found = of.outcomes(pruned, images(1, False, 2), 0.1)
+    study = make_study(make_one_sum(), SAMPLERS[method])
+    pruned = [study.prune(0.6, 1 + seed, seeded(seed)) for seed in range(200)]
+    outcomes = study.outcomes(pruned, make_images(1, False, 2), 0.1)
     for form in ("hoeffding", "bernstein", "minimum"):
         errors, bounds = (
-            torch.cat([one[key].flatten() for one in found]) for key in ("error", form)
+            torch.cat([outcome[key].flatten() for outcome in outcomes]) for key in ("error", form)
         )
         assert covers(int((errors > bounds * (1 + 1e-9)).sum()), 200, 0.1)
         if "plus_plus" not in method:  # the union over its repeats is wide
@@ -225,13 +225,15 @@ def test_what_is_not_drawn_is_never_further_off(network: str, method: str) -> No
     tiny = nn.Sequential(
         nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     )
-    of = study(tiny if network == "tiny" else network, DETERMINISTIC[method], 10.0)
-    pruned = [of.prune(sparsity, 1, seeded()) for sparsity in (0.05, 0.2, 0.5, 0.6)]
-    found = of.outcomes(pruned, images(5, True, 2), DELTA)
-    assert "deterministic" in found[0].forms
-    for form in certified(found):
-        assert broken(found, form) == 0
-        assert all(bool((one[form] >= one["error"] * (1 - 1e-9)).all()) for one in found)
+    study = make_study(tiny if network == "tiny" else network, DETERMINISTIC[method], 10.0)
+    pruned = [study.prune(sparsity, 1, seeded()) for sparsity in (0.05, 0.2, 0.5, 0.6)]
+    outcomes = study.outcomes(pruned, make_images(5, True, 2), DELTA)
+    assert "deterministic" in outcomes[0].forms
+    for form in list_certified(outcomes):
+        assert count_broken(outcomes, form) == 0
+        assert all(
+            bool((outcome[form] >= outcome["error"] * (1 - 1e-9)).all()) for outcome in outcomes
+        )
 
 
 def test_a_removed_channel_that_a_shortcut_carries_on_is_missed_there() -> None:
@@ -252,29 +254,29 @@ def test_a_removed_channel_that_a_shortcut_carries_on_is_missed_there() -> None:
             h = F.relu(self.a(x))
             return self.fc((self.b(h) + self.map(h)).mean((2, 3)))
 
-    of = study(Net(), {"name": "filter_norm"}, allocation={"name": "global"})
-    pruned = of.prune(0.18, 0, seeded())
+    study = make_study(Net(), {"name": "filter_norm"}, allocation={"name": "global"})
+    pruned = study.prune(0.18, 0, seeded())
     assert pruned.masks["a.weight"].flatten().tolist() == [True, True, False]
     assert bool(pruned.masks["b.weight"].flatten(1).any(1).all())
-    (found,) = of.outcomes([pruned], images(3, True), DELTA)
-    assert bool((found["deterministic"] >= found["error"]).all())
-    assert float(found["error"].amax()) > 1
+    (outcome,) = study.outcomes([pruned], make_images(3, True), DELTA)
+    assert bool((outcome["deterministic"] >= outcome["error"]).all())
+    assert float(outcome["error"].amax()) > 1
 
 
 def test_bounds_scale_with_the_last_layer() -> None:
     """The same draws, everything ten thousand times as large."""
-    found = {}
+    by_scale = {}
     for scale in (1.0, 1e4):
-        model = mlp_of(scale)
-        found[scale] = outcomes(study(model, SAMPLERS["mussay importance"]), 2, True)
-    for small, large in zip(found[1.0], found[1e4], strict=True):
+        model = make_scaled_mlp(scale)
+        by_scale[scale] = bound_prunings(make_study(model, SAMPLERS["mussay importance"]), 2, True)
+    for small, large in zip(by_scale[1.0], by_scale[1e4], strict=True):
         for form in ("error", "hoeffding", "bernstein", "minimum", "ball", "ball bernstein"):
             torch.testing.assert_close(large[form], 1e4 * small[form], rtol=1e-6, atol=1e-12)
 
 
-def mlp_of(scale: float) -> nn.Module:
+def make_scaled_mlp(scale: float) -> nn.Module:
     torch.manual_seed(3)
-    model = mlp()
+    model = make_mlp()
     model[5].weight.data.mul_(scale)
     return model
 
@@ -286,31 +288,33 @@ def test_the_papers_form_of_mussay_fails_when_outgoing_weights_are_scaled(
     """It grows with the square root of what errors grow with, so it is not certified; the other
     forms hold.
     """
-    found = outcomes(study(mlp_of(scale), SAMPLERS["mussay importance"]), 60, True, 0.6)
-    assert covers(broken(found, "paper"), 60, DELTA) == holds
+    outcomes = bound_prunings(
+        make_study(make_scaled_mlp(scale), SAMPLERS["mussay importance"]), 60, True, 0.6
+    )
+    assert covers(count_broken(outcomes, "paper"), 60, DELTA) == holds
     assert "paper" not in CERTIFIED
-    for form in certified(found):
-        assert broken(found, form) == 0
+    for form in list_certified(outcomes):
+        assert count_broken(outcomes, form) == 0
 
 
-def unions(of: Study) -> list[tuple[float, float, int]]:
-    """Filled with the logarithms that each layer's bounds have, and its repeats."""
-    found: list[tuple[float, float, int]] = []
-    plain = of._drawn
+def record_logarithms(study: Study) -> list[tuple[float, float, int]]:
+    """The logarithms of each layer's bounds, and its repeats: a list that the study fills."""
+    logarithms: list[tuple[float, float, int]] = []
+    describe = study.layers.describe
 
-    def spy(*args: Any) -> Any:
-        drawn = plain(*args)
-        found.append((drawn.log, drawn.log_split, drawn.law.repeats))
-        return drawn
+    def spy(*args: Any) -> PrunedLayer:
+        layer = describe(*args)
+        logarithms.append((layer.log, layer.log_split, layer.law.repeats))
+        return layer
 
-    of._drawn = spy  # type: ignore[method-assign]
-    return found
+    study.layers.describe = spy  # type: ignore[method-assign]
+    return logarithms
 
 
 def test_the_union_runs_over_all_sides_outputs_positions_inputs_and_repeats() -> None:
-    of = study("residual", SAMPLERS["corenet plus_plus"])
-    logs = unions(of)
-    of.outcomes([of.prune(0.5, 1, seeded())], images(3, True), DELTA)
+    study = make_study("residual", SAMPLERS["corenet plus_plus"])
+    logs = record_logarithms(study)
+    study.outcomes([study.prune(0.5, 1, seeded())], make_images(3, True), DELTA)
     terms = 2 * 3 * (6 * 16 + 6 * 16 + 6 + 3)
     assert len(logs) == 4
     for log, split, repeats in logs:
@@ -324,21 +328,20 @@ class Joined(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.each, self.fc = (
-            nn.ModuleList(nn.Conv2d(1, 4, 3, padding=1) for _ in range(4)),
-            nn.Linear(16, 3),
-        )
+        self.convolutions = nn.ModuleList(nn.Conv2d(1, 4, 3, padding=1) for _ in range(4))
+        self.fc = nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(torch.cat([F.relu(one(x)) for one in self.each], 1).mean((2, 3)))
+        outputs = [F.relu(convolution(x)) for convolution in self.convolutions]
+        return self.fc(torch.cat(outputs, 1).mean((2, 3)))
 
 
 def test_a_layer_that_reads_several_groups_has_a_row_and_a_share_of_delta_for_each() -> None:
     torch.manual_seed(0)
-    of = study(Joined(), SAMPLERS["pfp randomized"])
-    pruned = of.prune(0.4, 1, seeded())
+    study = make_study(Joined(), SAMPLERS["pfp randomized"])
+    pruned = study.prune(0.4, 1, seeded())
     assert len(pruned.laws["fc.weight"].draws) == 4
-    logs = unions(of)
-    (found,) = of.outcomes([pruned], images(2, True), DELTA)
+    logs = record_logarithms(study)
+    (outcome,) = study.outcomes([pruned], make_images(2, True), DELTA)
     assert logs[0][0] == pytest.approx(math.log(2 * 4 * 2 * (4 * 64 + 3) / DELTA))
-    assert broken([found], "minimum") == 0
+    assert count_broken([outcome], "minimum") == 0

@@ -1,5 +1,5 @@
-"""What is known of sums that are drawn, against every outcome of the draws; and the inequalities
-where they have power.
+"""The sums of drawn terms against every outcome of the draws, and the inequalities where they have
+power.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import binom
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from pruning.bounds.sums import (
     Sums,
@@ -26,12 +26,9 @@ from pruning.bounds.sums import (
 from pruning.networks.layers import Layer, count_groups, extract_patches
 from pruning.sparsifiers._signed_rows import compute_reweighting_factors
 from pruning.types import DrawLaw
+from tests.support.bound_cases import seeded
 
 DELTA = 0.1
-
-
-def seeded(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
@@ -42,13 +39,13 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
 
 
-def outcomes(
+def enumerate_draws(
     weight: Tensor, inputs: Tensor, p: list[float], members: list[int]
 ) -> dict[str, float]:
-    """Mean, variance and range of X, one draw of the channels `members` at a time: sum of the drawn
-    one's terms over p.
+    """Mean, variance and range of X, the sum of a drawn channel's terms over p, by enumeration;
+    `members` are the channels of the inputs.
     """
-    found = [
+    sums_by_channel = [
         (
             p[members.index(j)],
             sum(float(weight[k] * inputs[k]) for k in range(len(members)) if members[k] == j),
@@ -56,15 +53,15 @@ def outcomes(
         for j in dict.fromkeys(members)
         if p[members.index(j)] > 0
     ]
-    each = [(chance, value / chance) for chance, value in found]
-    mean = sum(chance * x for chance, x in each)
+    draws = [(chance, value / chance) for chance, value in sums_by_channel]
+    mean = sum(chance * x for chance, x in draws)
     return {
         "value": mean,
-        "variance": sum(chance * (x - mean) ** 2 for chance, x in each),
-        "low": min([0.0, *(x for _, x in each)]),
-        "high": max([0.0, *(x for _, x in each)]),
+        "variance": sum(chance * (x - mean) ** 2 for chance, x in draws),
+        "low": min([0.0, *(x for _, x in draws)]),
+        "high": max([0.0, *(x for _, x in draws)]),
         "size": 0.0
-        if not each
+        if not draws
         else sum(
             abs(float(weight[k] * inputs[k]))
             for k in range(len(members))
@@ -73,7 +70,7 @@ def outcomes(
     }
 
 
-def simplex(*shape: int, seed: int = 0, zeros: float = 0.3) -> Tensor:
+def draw_probabilities(*shape: int, seed: int = 0, zeros: float = 0.3) -> Tensor:
     p = uniform(*shape, seed=seed) * (uniform(*shape, seed=seed + 1) > zeros)
     return p / p.sum(-1, keepdim=True).clamp_min(1e-300)
 
@@ -88,7 +85,7 @@ LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, ...]]] = {
 }
 
 
-def case(name: str, sign: str) -> tuple[Layer, Tensor, Tensor]:
+def make_case(name: str, sign: str) -> tuple[Layer, Tensor, Tensor]:
     build, shape = LAYERS[name]
     layer = build().double()
     weight = layer.weight.detach() * (torch.rand_like(layer.weight) > 0.2)
@@ -103,7 +100,7 @@ def case(name: str, sign: str) -> tuple[Layer, Tensor, Tensor]:
     return layer, weight, extract_patches(layer, x)
 
 
-def check(sums: Sums, index: tuple[Any, ...], expected: dict[str, float]) -> None:
+def check_sums(sums: Sums, index: tuple[Any, ...], expected: dict[str, float]) -> None:
     for name, value in expected.items():
         assert float(getattr(sums, name)[index]) == pytest.approx(value, rel=1e-9, abs=1e-11), name
     assert float(sums.reach[index]) == pytest.approx(
@@ -114,30 +111,32 @@ def check(sums: Sums, index: tuple[Any, ...], expected: dict[str, float]) -> Non
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("sign", ["signed", "positive", "relu", "zero", "negative"])
 def test_sums_of_weights_are_those_of_every_outcome(name: str, sign: str) -> None:
-    layer, weight, seen = case(name, sign)
+    layer, weight, patches = make_case(name, sign)
     rows = weight.flatten(1)
     out, k = rows.shape
     sides = torch.cat([rows > 0, rows < 0])
-    p = simplex(2 * out, k) * sides
+    p = draw_probabilities(2 * out, k) * sides
     p = p / p.sum(1, keepdim=True).clamp_min(1e-300)
-    sums = sum_edges(layer, weight, seen, p)
-    for side, n, i, pos in itertools.product(range(2), range(4), range(out), range(seen.shape[3])):
+    sums = sum_edges(layer, weight, patches, p)
+    for side, n, i, pos in itertools.product(
+        range(2), range(4), range(out), range(patches.shape[3])
+    ):
         group = i // (out // count_groups(layer))
         row = p[side * out + i].tolist()
-        expected = outcomes(
-            rows[i] * sides[side * out + i], seen[n, group, :, pos], row, list(range(k))
+        expected = enumerate_draws(
+            rows[i] * sides[side * out + i], patches[n, group, :, pos], row, list(range(k))
         )
         expected["size"] = float(
-            (rows[i] * sides[side * out + i] * seen[n, group, :, pos]).abs().sum()
+            (rows[i] * sides[side * out + i] * patches[n, group, :, pos]).abs().sum()
         )
-        check(sums, (side, n, i, pos), expected)
+        check_sums(sums, (side, n, i, pos), expected)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("sign", ["signed", "relu", "zero"])
 def test_sums_of_channels_are_those_of_every_outcome(name: str, sign: str) -> None:
     """Two rows of the law that share no channel; in the second case some inputs are one channel."""
-    layer, weight, seen = case(name, sign)
+    layer, weight, patches = make_case(name, sign)
     channels, kernel = weight.shape[1] * count_groups(layer), weight[0, 0].numel()
     for spread in (1, 2):
         members = (
@@ -149,16 +148,16 @@ def test_sums_of_channels_are_those_of_every_outcome(name: str, sign: str) -> No
         owner = torch.arange(channels) % 2
         p = torch.stack([by_member[members] * (owner[members] == row) for row in range(2)])
         first = None if spread == 1 else first_of_channel(layer, members)
-        sums = sum_channels(layer, weight, seen, p, first)
+        sums = sum_channels(layer, weight, patches, p, first)
         per = channels // count_groups(layer)
         for row, n, i, pos in itertools.product(
-            range(2), range(4), range(len(weight)), range(seen.shape[3])
+            range(2), range(4), range(len(weight)), range(patches.shape[3])
         ):
             group = i // (len(weight) // count_groups(layer))
             span = slice(group * per, (group + 1) * per)
-            terms = weight[i].flatten() * seen[n, group, :, pos]
+            terms = weight[i].flatten() * patches[n, group, :, pos]
             summed, chances = terms.reshape(per, kernel).sum(1), p[row, span].tolist()
-            expected = outcomes(summed, torch.ones(per), chances, members[span].tolist())
+            expected = enumerate_draws(summed, torch.ones(per), chances, members[span].tolist())
             value = expected.pop(
                 "value"
             )  # p need not sum to 1 within a group: the second moment is what enumeration gives
@@ -168,7 +167,7 @@ def test_sums_of_channels_are_those_of_every_outcome(name: str, sign: str) -> No
             expected["size"] = float(
                 (terms.abs().reshape(per, kernel).sum(1) * (p[row, span] > 0)).sum()
             )
-            check(
+            check_sums(
                 sums,
                 (row, n, i, pos),
                 expected | {"value": value, "variance": max(0.0, second - value**2)},
@@ -184,33 +183,33 @@ def test_all_draws_together_have_the_mean_and_the_variance_of_one_over_m() -> No
     p = torch.tensor([[0.4, 0.1, 0.2, 0.3], [0.0] * 4]).double()
     sums = sum_edges(nn.Linear(4, 1), weight, x.reshape(1, 1, 4, 1), p)
     mean, second = 0.0, 0.0
-    for drawn in itertools.product(range(4), repeat=3):
-        chance = math.prod(float(p[0, j]) for j in drawn)
-        z = sum(float(weight[0, j] * x[j] / p[0, j]) for j in drawn) / 3
+    for sequence in itertools.product(range(4), repeat=3):
+        chance = math.prod(float(p[0, j]) for j in sequence)
+        z = sum(float(weight[0, j] * x[j] / p[0, j]) for j in sequence) / 3
         mean, second = mean + chance * z, second + chance * z * z
     assert float(sums.value.sum()) == pytest.approx(mean)
     assert float(sums.variance[0]) / 3 == pytest.approx(second - mean**2)
 
 
 def test_certain_rows_have_no_error_and_empty_ones_all_of_it() -> None:
-    layer, weight, seen = case("linear", "signed")
-    p = simplex(6, 5) * torch.cat([weight > 0, weight < 0])
-    sums = sum_edges(layer, weight, seen, p)
+    layer, weight, patches = make_case("linear", "signed")
+    p = draw_probabilities(6, 5) * torch.cat([weight > 0, weight < 0])
+    sums = sum_edges(layer, weight, patches, p)
     for inequality in (hoeffding, bernstein):
         assert not inequality(sums, torch.tensor(-1), 3.0).any()
         assert torch.equal(inequality(sums, torch.tensor(0), 3.0), sums.value.abs())
-        one = inequality(sums, torch.tensor([5, -1]).reshape(2, 1, 1, 1), 3.0)
-        assert bool((one[0] >= 0).all())
-        assert not one[1].any()
+        errors = inequality(sums, torch.tensor([5, -1]).reshape(2, 1, 1, 1), 3.0)
+        assert bool((errors[0] >= 0).all())
+        assert not errors[1].any()
     torch.testing.assert_close(add_errors(sums.value, torch.tensor(-1.0)), sums.value.sum(0) + 1)
 
 
 @pytest.mark.parametrize("log", [0.5, 3.0, 30.0])
 def test_widths_invert_the_tails(log: float) -> None:
-    layer, weight, seen = case("conv", "signed")
+    layer, weight, patches = make_case("conv", "signed")
     rows = torch.cat([weight.flatten(1) > 0, weight.flatten(1) < 0])
     p = rows / rows.sum(1, keepdim=True).clamp_min(1)
-    sums, m = sum_edges(layer, weight, seen, p), torch.tensor(7)
+    sums, m = sum_edges(layer, weight, patches, p), torch.tensor(7)
     reach = torch.maximum(sums.high - sums.value, sums.value - sums.low)
     h, b = hoeffding(sums, m, log), bernstein(sums, m, log)
     torch.testing.assert_close(2 * m * h**2, log * (sums.high - sums.low) ** 2)
@@ -223,12 +222,12 @@ def test_widths_invert_the_tails(log: float) -> None:
 
 
 def covers(violations: int, trials: int, delta: float = DELTA) -> bool:
-    """Whether so many violations are no evidence, at 1 %, of a failure probability above delta."""
+    """Whether the violations are no evidence, at 1 %, of a failure probability above delta."""
     return bool(binom.sf(violations - 1, trials, delta) > 0.01)
 
 
-def drawn(weight: Tensor, law: DrawLaw, seeds: int) -> Tensor:
-    """The weight drawn anew with every seed, (seeds, K)."""
+def draw_weights(weight: Tensor, law: DrawLaw, seeds: int) -> Tensor:
+    """The weight drawn with every seed, (seeds, K)."""
     return torch.stack(
         [weight[0] * compute_reweighting_factors(law, seeded(seed)).sum(0) for seed in range(seeds)]
     )
@@ -249,15 +248,17 @@ SPREADS: dict[str, Callable[[], tuple[Tensor, Tensor, Tensor, int]]] = {
     "outlier": lambda: (torch.ones(1, 100), torch.eye(100)[0], torch.full((100,), 0.01), 50),
 }
 SHARP = ("alike", "two values", "signed inputs", "importance")
-"""Where draws reach a twentieth of the bound in more than one seed in ten."""
+"""The cases where draws reach a twentieth of the bound in more than one seed in ten."""
 
 
 @pytest.mark.parametrize("name", SPREADS)
 def test_one_sum_is_covered_and_a_twentieth_of_the_bound_is_not(name: str) -> None:
-    weight, x, p, m = (one.double() if isinstance(one, Tensor) else one for one in SPREADS[name]())
+    weight, x, p, m = (
+        value.double() if isinstance(value, Tensor) else value for value in SPREADS[name]()
+    )
     assert isinstance(m, int)
     law = DrawLaw(torch.stack([p, torch.zeros_like(p)]), torch.tensor([m, 0]))
-    changes = drawn(weight, law, 400) - weight[0]
+    changes = draw_weights(weight, law, 400) - weight[0]
     for scale, inequality in itertools.product((1.0, 10.0, 100.0), (hoeffding, bernstein)):
         sums = sum_edges(
             nn.Linear(len(x), 1), scale * weight, x.reshape(1, 1, -1, 1), law.probabilities

@@ -224,7 +224,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
     net, given = mlp(depth=2), images()
     evidence = Evidence(net, batches=given)
     names = list(evidence.weights)
-    constants = Constants.of([4, 6, 6, 3], 0.1)
+    constants = Constants.from_widths([4, 6, 6, 3], 0.1)
     edges, score = (
         compute_sensitivities(net, names, given, "max"),
         CoreNet(depth=True).score(evidence),

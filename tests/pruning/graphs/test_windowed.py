@@ -297,7 +297,7 @@ def test_how_many_are_tried_at_once_changes_nothing(
     image[:, 3:6, 2:5] = 0
     monkeypatch.setattr(pruning.analysis.back_select, "NEAR", near)
     found = select_backwards(net, image, 1, block)
-    monkeypatch.setattr(pruning.analysis.back_select, "_windows", lambda model: None)
+    monkeypatch.setattr(pruning.analysis.back_select, "_make_windows", lambda model: None)
     assert torch.equal(found, select_backwards(net, image, 1, block))
 
 
