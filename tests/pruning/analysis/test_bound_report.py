@@ -20,7 +20,7 @@ from pruning.analysis.bound_findings import (
 )
 from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes
 from pruning.analysis.bound_study import Outcome, Pruned
-from pruning.evaluations.bounds import _curves, _layer_rows
+from pruning.evaluations.bounds import _draw_curves, _list_layer_rows
 from pruning.schemas.report import Section
 from pruning.types import DrawLaw
 
@@ -258,9 +258,9 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
                     torch.full_like(part, broken) for part in one.layers["w"][form]
                 ]
     found = summarise_outcomes(outcomes, dense, labels, DELTA)
-    curves = dict(_curves("method", found))
+    curves = _draw_curves("method", found)
     rows: list[Any] = [one.document() for one in (*found.predictions, *found.components)]
-    rows += test_coverage_of_forms("method", found) + _layer_rows("method", found)
+    rows += test_coverage_of_forms("method", found) + _list_layer_rows("method", found)
     section = Section(
         title="Bounds",
         version=1,

@@ -39,30 +39,28 @@ from pruning.measurement.rank_correlation import (
     permutation_p_value,
     rank_from_smallest,
 )
-from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.pipeline.results import Origin, Results
 from pruning.rounds.pruning import StageLoss
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Section
 from pruning.seeding import generator
-from pruning.storage.stages import Stages
 from tests.support import cases
-from tests.support.pipelines import CPU, MODES, Listener, pretrained
+from tests.support.finished_jobs import finish_and_export
+from tests.support.pipelines import MODES
 
 IMAGES = 400
 MAX = torch.finfo(torch.float32).max
 
 
-def wrong(errors: int, n: int = 100) -> Tensor:
+def flag_first(errors: int, n: int = 100) -> Tensor:
     """The first `errors` images wrong."""
     return torch.arange(n) < errors
 
 
 def measured(errors: int, val_errors: int | None = None) -> Measured:
     return Measured(
-        wrong(errors),
+        flag_first(errors),
         torch.full((100,), errors / 10),
-        wrong(errors if val_errors is None else val_errors),
+        flag_first(errors if val_errors is None else val_errors),
     )
 
 
@@ -108,7 +106,7 @@ def make_round(
     )
 
 
-def make_trial(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRecord:
+def make_record(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRecord:
     return JobRecord(
         data=cases.make_data(),
         dense=cases.mlp,
@@ -120,11 +118,11 @@ def make_trial(*rounds: RoundRecord, control: int = 10, seed: int = 0) -> JobRec
     )
 
 
-def said(section: Section, text: str) -> str:
+def find_note(section: Section, text: str) -> str:
     """The one note that holds the text."""
-    found = [note for note in section.notes if text in note]
-    assert len(found) == 1, (text, section.notes)
-    return found[0]
+    notes = [note for note in section.notes if text in note]
+    assert len(notes) == 1, (text, section.notes)
+    return notes[0]
 
 
 # ranks
@@ -180,21 +178,21 @@ def test_monotone_data_exclude_zero_and_too_few_have_no_interval() -> None:
 def test_resamples_without_a_correlation_are_drawn_again() -> None:
     """With one individual that differs, a third of the resamples has a constant ranking."""
     x = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]])
-    found = estimate_spearman(x, x, generator(0, "x"))
-    assert found is not None
-    assert (found.low, found.high) == (1.0, 1.0)
+    rho = estimate_spearman(x, x, generator(0, "x"))
+    assert rho is not None
+    assert (rho.low, rho.high) == (1.0, 1.0)
 
 
 def test_the_bootstrap_is_seeded_and_its_quantiles_are_those_of_a_plain_loop() -> None:
     rng = torch.Generator().manual_seed(3)
     x, y = torch.rand(2, 1, 9, generator=rng, dtype=torch.float64)
-    found = estimate_spearman(x, y, generator(5, "a"))
-    assert found == estimate_spearman(x, y, generator(5, "a"))
-    assert found != estimate_spearman(x, y, generator(6, "a"))
-    assert found is not None
-    drawn = torch.randint(9, (2000, 9), generator=generator(5, "a"))
-    plain = [spearmanr(x[0, row], y[0, row]).statistic for row in drawn]
-    assert [found.low, found.high] == pytest.approx(
+    rho = estimate_spearman(x, y, generator(5, "a"))
+    assert rho == estimate_spearman(x, y, generator(5, "a"))
+    assert rho != estimate_spearman(x, y, generator(6, "a"))
+    assert rho is not None
+    samples = torch.randint(9, (2000, 9), generator=generator(5, "a"))
+    plain = [spearmanr(x[0, row], y[0, row]).statistic for row in samples]
+    assert [rho.low, rho.high] == pytest.approx(
         torch.tensor(plain).quantile(torch.tensor([0.025, 0.975]).double())
     )
 
@@ -208,12 +206,12 @@ def test_of_independent_rankings_the_evidence_is_wrong_one_time_in_twenty() -> N
         false = 0
         for _ in range(150):
             x, y = torch.rand(2, 1, n, generator=rng, dtype=torch.float64)
-            found = estimate_spearman(x, y, rng, resamples=500)
-            assert found is not None
-            assert found.low is not None
-            assert found.high is not None
+            rho = estimate_spearman(x, y, rng, resamples=500)
+            assert rho is not None
+            assert rho.low is not None
+            assert rho.high is not None
             false += (
-                not found.low <= 0 <= found.high
+                not rho.low <= 0 <= rho.high
                 and permutation_p_value(x, y, rng, permutations=500) <= 0.05
             )
         assert binomtest(false, 150, 0.05, alternative="greater").pvalue > 0.001, n
@@ -232,29 +230,29 @@ def test_the_permutation_test_counts_the_orders_that_are_as_good() -> None:
 
 def test_changes_and_differences_by_hand() -> None:
     before, after = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 4.0, 4.0])
-    found = mean_loss_change(make_round("a", before=before, after=after))
-    assert found is not None
-    assert found.estimate is not None
+    change = mean_loss_change(make_round("a", before=before, after=after))
+    assert change is not None
+    assert change.estimate is not None
     half = norm.ppf(0.975) * math.sqrt((0 + 1 + 1 + 0) / 3 / 4)
-    assert (found.estimate.value, found.estimate.n, found.overflowed) == (1.0, 4, 0)
-    assert [found.estimate.low, found.estimate.high] == pytest.approx([1 - half, 1 + half])
+    assert (change.estimate.value, change.estimate.n, change.overflowed) == (1.0, 4, 0)
+    assert [change.estimate.low, change.estimate.high] == pytest.approx([1 - half, 1 + half])
     other = make_round("b", before=before, after=torch.tensor([1.0, 1.0, 3.0, 3.0]))
-    compared = compare_first_rounds(make_round("a", before=before, after=after), other)
-    assert compared is not None
-    assert compared.estimate is not None
-    assert compared.estimate.value == 0.5
+    difference = compare_first_rounds(make_round("a", before=before, after=after), other)
+    assert difference is not None
+    assert difference.estimate is not None
+    assert difference.estimate.value == 0.5
     half = norm.ppf(0.975) * math.sqrt(1 / 3 / 4)
-    assert compared.estimate.low == pytest.approx(0.5 - half)
+    assert difference.estimate.low == pytest.approx(0.5 - half)
 
 
 def test_an_interval_of_large_losses_is_not_lost_to_cancellation() -> None:
-    found = mean_loss_change(
+    change = mean_loss_change(
         make_round("a", before=torch.zeros(100), after=1e7 + (torch.arange(100) % 2).float())
     )
-    assert found is not None
-    assert found.estimate is not None
-    assert found.estimate.low is not None
-    assert found.estimate.value - found.estimate.low == pytest.approx(
+    assert change is not None
+    assert change.estimate is not None
+    assert change.estimate.low is not None
+    assert change.estimate.value - change.estimate.low == pytest.approx(
         norm.ppf(0.975) * math.sqrt(0.25 / 99), rel=1e-6
     )
 
@@ -275,10 +273,10 @@ def test_since_start_compares_with_the_network_before_the_first_round() -> None:
 def test_an_overflow_is_no_number() -> None:
     after = around(0.5)
     after[3:5] = MAX
-    found = mean_loss_change(make_round("a", after=after))
-    assert found is not None
-    assert (found.estimate, found.overflowed, found.magnitude) == (None, 2, math.inf)
-    assert found.document() == "overflow on 2 images"
+    change = mean_loss_change(make_round("a", after=after))
+    assert change is not None
+    assert (change.estimate, change.overflowed, change.magnitude) == (None, 2, math.inf)
+    assert change.document() == "overflow on 2 images"
     stages = (
         StageLoss(0.3, 0.1, 0.2, 0.4, 9),
         StageLoss(0.5, math.inf, 0.4, 1e35, 9),
@@ -294,11 +292,11 @@ def test_an_overflow_is_no_number() -> None:
 
 
 def test_cumulative_curves_by_hand() -> None:
-    one = make_round(
+    first = make_round(
         "qm", 0.5, stages=(StageLoss(0.3, 0.10, 0.20, 0.25, 9), StageLoss(0.5, 0.20, 0.26, 0.66, 9))
     )
-    two = make_round("qm", 0.8, number=2, stages=(StageLoss(0.8, -0.10, 0.30, 0.50, 9),))
-    section = LossModelling().evaluate(make_trial(one, two))
+    second = make_round("qm", 0.8, number=2, stages=(StageLoss(0.8, -0.10, 0.30, 0.50, 9),))
+    section = LossModelling().evaluate(make_record(first, second))
     assert section.curves["predicted/qm"].x == section.curves["measured/qm"].x == (0.3, 0.5, 0.8)
     assert [y.value for y in section.curves["predicted/qm"].y] == pytest.approx([0.10, 0.30, -0.10])
     assert [y.value for y in section.curves["measured/qm"].y] == pytest.approx([0.05, 0.45, 0.20])
@@ -311,8 +309,8 @@ def test_cumulative_curves_by_hand() -> None:
     assert [row["predicted_minus_measured_nats"] for row in by_stage] == pytest.approx(
         [0.05, -0.2, -0.3]
     )
-    assert "qm −0.5× to 0.67×" in said(section, "Predicted over measured")
-    assert "no forecast" in said(section, "no forecast")
+    assert "qm −0.5× to 0.67×" in find_note(section, "Predicted over measured")
+    assert "no forecast" in find_note(section, "no forecast")
 
 
 def test_targets_that_start_anew_have_curves_of_their_own() -> None:
@@ -325,7 +323,7 @@ def test_targets_that_start_anew_have_curves_of_their_own() -> None:
         )
         for i, target in enumerate((0.5, 0.8))
     ]
-    curves = LossModelling().evaluate(make_trial(*rounds)).curves
+    curves = LossModelling().evaluate(make_record(*rounds)).curves
     assert [key for key in curves if key.startswith("predicted")] == [
         "predicted/lm/0.5",
         "predicted/lm/0.8",
@@ -339,7 +337,7 @@ def criteria_at(
     pruned: list[int] | None = None,
     **fields: Any,
 ) -> JobRecord:
-    return make_trial(
+    return make_record(
         *(
             make_round(
                 f"c{i}",
@@ -379,7 +377,7 @@ def test_verdicts_of_the_rank_correlation(
     errors: list[int], after: list[float], verdict: str
 ) -> None:
     section = LossModelling().evaluate(criteria_at((0.8,), errors, after))
-    assert said(section, "after retraining at 80 %").endswith(f"; {verdict}.")
+    assert find_note(section, "after retraining at 80 %").endswith(f"; {verdict}.")
     row = section.details["rank_correlation"][0]
     assert row["verdict"] == verdict
     if row["spearman"] is not None:
@@ -387,7 +385,7 @@ def test_verdicts_of_the_rank_correlation(
         assert (
             section.scalars["spearman/error_after_retraining/0.8"].value == row["spearman"]["value"]
         )
-    outcome = said(section, "does not order the errors")
+    outcome = find_note(section, "does not order the errors")
     expected = (
         "no, the loss preserved better went with lower error"
         if "went with lower" in verdict
@@ -406,7 +404,7 @@ def test_targets_are_correlated_alone_pooled_and_against_the_error_before_retrai
         **{f"spearman/error_after_retraining/{at}": -1.0 for at in ("0.5", "0.8", "pooled")},
         **{f"spearman/error_right_after_pruning/{at}": 1.0 for at in ("0.5", "0.8", "pooled")},
     }
-    assert "pooled: 1.00 [1.00, 1.00]" in said(section, "For contrast")
+    assert "pooled: 1.00 [1.00, 1.00]" in find_note(section, "For contrast")
 
 
 def test_a_ruined_network_that_loses_no_more_ranks_last() -> None:
@@ -427,21 +425,23 @@ def test_a_ruined_network_that_loses_no_more_ranks_last() -> None:
                 retrained=i + 1,
             ),
         ]
-    section = LossModelling().evaluate(make_trial(*rounds))
+    section = LossModelling().evaluate(make_record(*rounds))
     assert section.scalars["spearman/error_after_retraining/0.8"].value == 1.0
-    assert "relative to the network it started from" in said(section, "Every round's change")
+    assert "relative to the network it started from" in find_note(section, "Every round's change")
 
 
 def test_an_overflow_ranks_last_and_is_said() -> None:
-    trial = criteria_at((0.8,), [1, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6])
+    record = criteria_at((0.8,), [1, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6])
     bad = around(0.1)
     bad[0] = MAX
-    trial = make_trial(*trial.rounds[:5], make_round("c5", name="random", after=bad, retrained=6))
-    section = LossModelling().evaluate(trial)
+    record = make_record(
+        *record.rounds[:5], make_round("c5", name="random", after=bad, retrained=6)
+    )
+    section = LossModelling().evaluate(record)
     assert section.scalars["spearman/error_after_retraining/0.8"].value == 1.0
-    assert "c5 at 80 %: the loss overflows on 1 image;" in said(section, "overflows")
+    assert "c5 at 80 %: the loss overflows on 1 image;" in find_note(section, "overflows")
     assert "true/c5" not in section.curves
-    text = section.model_dump_json() + Comparison().evaluate(trial).model_dump_json()
+    text = section.model_dump_json() + Comparison().evaluate(record).model_dump_json()
     assert "overflow on 1 image" in text
     assert not any(word in text for word in ("Infinity", "NaN", "e+3"))
     assert Section.model_validate_json(section.model_dump_json()) == section
@@ -451,13 +451,15 @@ def test_an_overflow_ranks_last_and_is_said() -> None:
 def test_without_retraining_or_with_few_criteria_there_is_no_correlation() -> None:
     section = LossModelling().evaluate(criteria_at((0.8,), [1, 2, 3, 4], [1.0, 2, 3, 4]))
     assert section.scalars
-    none = make_trial(*(make_round(f"c{i}", name="random", retrained=None) for i in range(4)))
+    none = make_record(*(make_round(f"c{i}", name="random", retrained=None) for i in range(4)))
     section = LossModelling().evaluate(none)
     assert not section.scalars
-    assert "does not retrain" in said(section, "No rank correlation")
+    assert "does not retrain" in find_note(section, "No rank correlation")
     section = LossModelling().evaluate(criteria_at((0.8,), [1, 2, 3], [1.0, 2, 3]))
     assert not section.scalars
-    assert "no evidence: too few criteria (3, at least 4 are needed)" in said(section, "too few")
+    assert "no evidence: too few criteria (3, at least 4 are needed)" in find_note(
+        section, "too few"
+    )
 
 
 # findings
@@ -465,13 +467,13 @@ def test_without_retraining_or_with_few_criteria_there_is_no_correlation() -> No
 
 def pair(
     name: str,
-    apart: dict[str, Any],
-    same: dict[str, Any] | None = None,
+    differing: dict[str, Any],
+    shared: dict[str, Any] | None = None,
     target: float = 0.8,
     **fields: Any,
 ) -> RoundRecord:
-    label = "-".join([name, *(f"{key}{value}" for key, value in apart.items())])
-    return make_round(label, target, name=name, params=apart | (same or {}), **fields)
+    label = "-".join([name, *(f"{key}{value}" for key, value in differing.items())])
+    return make_round(label, target, name=name, params=differing | (shared or {}), **fields)
 
 
 def test_locality_is_seen_not_seen_or_without_evidence() -> None:
@@ -507,7 +509,7 @@ def test_only_pairs_that_differ_in_one_parameter_are_compared() -> None:
     (finding,) = compare_locality(defaults)
     assert finding.pairs[0].first.label == "qm"
     three = compare_locality([pair("qm", {"pi": pi}) for pi in (1, 14, 140)])
-    assert [len(one.pairs) for one in three] == [3]
+    assert [len(finding.pairs) for finding in three] == [3]
 
 
 def test_both_directions_are_said() -> None:
@@ -530,20 +532,20 @@ def test_magnitude_and_the_gradient() -> None:
         pair("obd", {"pi": 1}, after=0.9),
         pair("obd", {"pi": 14}, after=0.2),
     ]
-    found = {one.statement: one for one in compare_with_magnitude(rounds)}
-    assert [one.outcome for one in found.values()] == ["seen"] * 3
+    outcomes = {row.statement: row for row in compare_with_magnitude(rounds)}
+    assert [row.outcome for row in outcomes.values()] == ["seen"] * 3
     (finding,) = compare_gradient(rounds)
-    assert [(one.first.label, one.second.label) for one in finding.pairs] == [("qm-pi1", "obd-pi1")]
+    assert [(row.first.label, row.second.label) for row in finding.pairs] == [("qm-pi1", "obd-pi1")]
     assert finding.outcome == "seen"
-    section = LossModelling().evaluate(make_trial(*rounds))
+    section = LossModelling().evaluate(make_record(*rounds))
     assert set(section.details) >= {"locality", "against_magnitude", "gradient"}
-    assert "Seen here: yes. Of 1 comparison, 1 for and 0 against" in said(
+    assert "Seen here: yes. Of 1 comparison, 1 for and 0 against" in find_note(
         section, "dropping the gradient"
     )
-    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target; with obd-pi1 lower" in said(
+    assert "with qm-pi1 lower at 1 and higher at 0 of 1 target; with obd-pi1 lower" in find_note(
         section, "magnitude's"
     )
-    assert "of twenty" in said(section, "stands at 95 %")
+    assert "of twenty" in find_note(section, "stands at 95 %")
     row = section.details["gradient"][0]
     assert row["loss_difference_first_less_second_nats"]["value"] == pytest.approx(-0.3, abs=1e-6)
 
@@ -552,12 +554,12 @@ def test_magnitude_and_the_gradient() -> None:
 
 
 def test_the_table_of_the_comparison_by_hand() -> None:
-    trial = make_trial(
+    record = make_record(
         make_round("a", name="random", after=0.5, pruned=40, retrained=30, val=3),
         make_round("b", name="magnitude", after=0.3, pruned=50, retrained=12, val=5),
         make_round("c", name="synflow", after=0.9, pruned=40, retrained=30, val=9),
     )
-    section = Comparison().evaluate(trial)
+    section = Comparison().evaluate(record)
     rows = section.details["criteria"]
     assert [row["criterion"] for row in rows] == ["b", "a", "c"]
     assert [row["rank_after_retraining"] for row in rows] == [1.0, 2.5, 2.5]
@@ -575,20 +577,20 @@ def test_the_table_of_the_comparison_by_hand() -> None:
     )
     assert others["b"]["beyond_noise"] is True
     assert others["c"]["beyond_noise"] is False
-    sentence = said(section, "At 80 %")
+    sentence = find_note(section, "At 80 %")
     assert "a is best on the validation images" in sentence
     assert (
-        "worse beyond noise: none; better beyond noise: b; not to be told apart from it: c"
+        "worse beyond noise: none; better beyond noise: b; not distinguishable from it: c"
         in sentence
     )
 
 
 def test_without_retraining_the_comparison_ranks_what_was_pruned() -> None:
-    trial = make_trial(
+    record = make_record(
         make_round("a", name="random", pruned=40, retrained=None),
         make_round("b", name="magnitude", pruned=20, retrained=None),
     )
-    rows = Comparison().evaluate(trial).details["criteria"]
+    rows = Comparison().evaluate(record).details["criteria"]
     assert [(row["criterion"], row["rank_right_after_pruning"]) for row in rows] == [
         ("b", 1.0),
         ("a", 2.0),
@@ -597,15 +599,15 @@ def test_without_retraining_the_comparison_ranks_what_was_pruned() -> None:
 
 
 def test_one_criterion_is_no_comparison() -> None:
-    alone = make_trial(make_round("magnitude"))
+    alone = make_record(make_round("magnitude"))
     assert not applies_to(Comparison(), alone)
     assert not applies_to(LossModelling(), alone)
-    assert "nothing to compare" in said(Comparison().evaluate(alone), "One criterion")
+    assert "nothing to compare" in find_note(Comparison().evaluate(alone), "One criterion")
     assert LossModelling().evaluate(alone).curves
     assert applies_to(
-        LossModelling(), make_trial(make_round("qm", stages=(StageLoss(0.8, 0.1, 0.1, 0.2, 9),)))
+        LossModelling(), make_record(make_round("qm", stages=(StageLoss(0.8, 0.1, 0.1, 0.2, 9),)))
     )
-    assert applies_to(Comparison(), make_trial(make_round("a"), make_round("b")))
+    assert applies_to(Comparison(), make_record(make_round("a"), make_round("b")))
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -626,29 +628,7 @@ def test_in_a_job_they_run_where_they_apply_or_are_asked_for(tmp_path: Path, lis
             0.5, 0.8, criterion=criterion, evaluations=evaluations, **MODES["fine_tune"]
         )
         folder = tmp_path / str(len(criterion))
-        pipeline = Pipeline(
-            recipe=recipe,
-            networks=Networks(cases.mlp, pretrained()[0]),
-            data=cases.make_data(),
-            stages=Stages(folder / "stages", recipe.digest()),
-            watcher=Listener(),
-            device=CPU,
-        )
-        results = Results(
-            pipeline,
-            Origin(
-                job_id="job_0",
-                spec={},
-                architecture="mlp",
-                kwargs={},
-                model_sha256=None,
-                dataset_name="random",
-                dataset_sha256="",
-            ),
-            folder / "files",
-        )
-        pipeline.target_done = results.export
-        pipeline.run()
+        results, _ = finish_and_export(recipe, folder)
         sections, failures = results.evaluate()
         assert failures == []
         assert set(sections) & {"accuracy", "comparison", "loss_model"} == (

@@ -48,8 +48,8 @@ from pruning.reporting import to_html, to_markdown
 from pruning.schemas.report import Curve, Estimate, Picture
 from pruning.seeding import generator
 from tests.support import cases
+from tests.support.finished_records import evaluate_job, finish_job, make_record
 from tests.support.pipelines import MODES
-from tests.support.trials import evaluated, finished, trial_of
 
 FEW: dict[str, Any] = {
     "corruptions": ["fog", "gaussian_noise", "contrast"],
@@ -89,17 +89,17 @@ def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="module")
 def cascade(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Two criteria, three targets each, retrained."""
-    return finished(
+    return finish_job(
         cases.recipe(0.3, 0.6, 0.9, **TWO, **MODES["fine_tune"]), tmp_path_factory.mktemp("cascade")
     )
 
 
-def slow_wrong(trial: JobRecord, model: nn.Module, shift: Shift, images: int) -> list[bool]:
-    """Image by image."""
-    split = draw_sample(trial, images)
-    inputs = trial.data.normalize(split.images)
+def find_slow_errors(record: JobRecord, model: nn.Module, shift: Shift, images: int) -> list[bool]:
+    """Whether a network errs on each image, one image after the other."""
+    split = draw_sample(record, images)
+    inputs = record.data.normalize(split.images)
     if shift.corruption is not None:
-        inputs = trial.data.normalize(
+        inputs = record.data.normalize(
             torch.cat(
                 [
                     corrupt(
@@ -107,7 +107,7 @@ def slow_wrong(trial: JobRecord, model: nn.Module, shift: Shift, images: int) ->
                         shift.corruption,
                         shift.severity,
                         indices=torch.tensor([i]),
-                        seed=trial.seed,
+                        seed=record.seed,
                     )
                     for i in range(len(split))
                 ]
@@ -115,13 +115,13 @@ def slow_wrong(trial: JobRecord, model: nn.Module, shift: Shift, images: int) ->
         )
     elif shift.noise:
         uniform = torch.rand(
-            inputs.shape, generator=generator(trial.seed, "noise", repr(shift.noise))
+            inputs.shape, generator=generator(record.seed, "noise", repr(shift.noise))
         )
         inputs = inputs + shift.noise * (2 * uniform - 1)
     with torch.no_grad():
         return [
-            int(model(one[None]).argmax()) != int(label)
-            for one, label in zip(inputs, split.labels, strict=True)
+            int(model(image[None]).argmax()) != int(label)
+            for image, label in zip(inputs, split.labels, strict=True)
         ]
 
 
@@ -196,14 +196,14 @@ def test_bootstrap_intervals_cover() -> None:
         follows = torch.rand(6, n, generator=rng) < 0.7
         flags = torch.where(follows, shared, own) < ERRORS[:, None]
         means, draws = flags.double().mean(1), resample_errors(flags, rng, 200)
-        found = percentile_interval(
+        potential = percentile_interval(
             float(find_prune_potential(ratios, means[1:], means[0], 0.03)),
             find_prune_potential(ratios, draws[1:], draws[0], 0.03),
             n,
         )
-        assert found.low is not None
-        assert found.high is not None
-        held += found.low <= 0.8 <= found.high
+        assert potential.low is not None
+        assert potential.high is not None
+        held += potential.low <= 0.8 <= potential.high
         gap = percentile_interval(float(means[3] - means[0]), draws[3] - draws[0], n)
         assert gap.low is not None
         assert gap.high is not None
@@ -236,11 +236,11 @@ def test_the_line_is_that_of_least_squares_without_intercept() -> None:
         )
     assert Line.fit([], [], torch.Generator()) is None
     assert Line.fit([0.0, 0.0], [1.0, 2.0], torch.Generator()) is None
-    some = Line.fit(
+    line_through_origin = Line.fit(
         [0.0, 1.0], [1.0, 2.0], torch.Generator()
     )  # half of a quarter of the draws see no x
-    assert some is not None
-    assert some.slope == Estimate(value=2.0, low=2.0, high=2.0, n=2)
+    assert line_through_origin is not None
+    assert line_through_origin.slope == Estimate(value=2.0, low=2.0, high=2.0, n=2)
 
 
 def test_the_band_of_the_line_covers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,14 +261,14 @@ def test_the_band_of_the_line_covers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_and_excess_by_hand(cascade: Results) -> None:
-    trial = trial_of(cascade)
-    section = Robustness(**{**FEW, "images": 25}).evaluate(trial)
+    record = make_record(cascade)
+    section = Robustness(**{**FEW, "images": 25}).evaluate(record)
     shifts = [Shift(name, 2) for name in FEW["corruptions"]] + [
         Shift(noise=level) for level in (0.5, 2.0)
     ]
     error = {
-        (one.name, shift.name): slow_wrong(trial, one.load(), shift, 25)
-        for one in name_networks(trial)
+        (network.name, shift.name): find_slow_errors(record, network.load(), shift, 25)
+        for network in name_networks(record)
         for shift in [Shift(), *shifts]
     }
     rows = {
@@ -286,16 +286,16 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
 
     parameters = 123
     for label in ("magnitude", "random"):
-        mine = [one for one in trial.rounds if one.label == label]
+        rounds = [row for row in record.rounds if row.label == label]
         ratios = [
-            sum(int((~mask).sum()) for mask in one.masks().values()) / parameters for one in mine
+            sum(int((~mask).sum()) for mask in row.masks().values()) / parameters for row in rounds
         ]
         assert section.curves[f"excess/{label}"].x == pytest.approx(ratios)
         assert ratios == sorted(ratios)
         for kind, wanted in (
-            ("excess", [excess(one.id) for one in mine]),
-            ("delta_excess", [excess(one.id) - excess("control") for one in mine]),
-            ("nominal", [rows[one.id, "nominal"]["value"] for one in mine]),
+            ("excess", [excess(row.id) for row in rounds]),
+            ("delta_excess", [excess(row.id) - excess("control") for row in rounds]),
+            ("nominal", [rows[row.id, "nominal"]["value"] for row in rounds]),
         ):
             assert [y.value for y in section.curves[f"{kind}/{label}"].y] == pytest.approx(wanted)
         slope = np.linalg.lstsq(
@@ -308,7 +308,7 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         )
         assert section.curves[f"line/{label}"].y[-1].value == pytest.approx(float(slope))
         assert section.curves[f"nominal/{label}"].y[0] == binomial_interval(
-            sum(error[mine[0].id, "nominal"]), 25
+            sum(error[rounds[0].id, "nominal"]), 25
         )
     for curve in section.curves.values():
         assert all(
@@ -319,31 +319,31 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
 def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
     cascade: Results,
 ) -> None:
-    trial, margins = trial_of(cascade), (-0.1, -0.04, 0.0, 0.04, 0.2)
-    section = PrunePotential(**{**FEW, "images": 25}, margin=0.04, margins=margins).evaluate(trial)
+    record, margins = make_record(cascade), (-0.1, -0.04, 0.0, 0.04, 0.2)
+    section = PrunePotential(**{**FEW, "images": 25}, margin=0.04, margins=margins).evaluate(record)
     groups = {
         "nominal": [Shift()],
         "corruption": [Shift(name, 2) for name in FEW["corruptions"]],
         "noise": [Shift(noise=0.5), Shift(noise=2.0)],
     }
     control = {
-        s: sum(slow_wrong(trial, trial.control(), s, 25))
+        s: sum(find_slow_errors(record, record.control(), s, 25))
         for group in groups.values()
         for s in group
     }
     for label in ("magnitude", "random"):
-        mine = [one for one in trial.rounds if one.label == label]
+        rounds = [row for row in record.rounds if row.label == label]
         wrongs = {
-            (one.id, s): sum(slow_wrong(trial, one.network(), s, 25))
-            for one in mine
+            (row.id, s): sum(find_slow_errors(record, row.network(), s, 25))
+            for row in rounds
             for s in control
         }
 
-        def slow(shift: Shift, margin: float, mine: Any = mine, wrongs: Any = wrongs) -> float:
+        def slow(shift: Shift, margin: float, rounds: Any = rounds, wrongs: Any = wrongs) -> float:
             best = 0.0
-            for one in mine:
-                if wrongs[one.id, shift] <= control[shift] + round(25 * margin, 6):
-                    best = max(best, compute_prune_ratio(one, 123))
+            for row in rounds:
+                if wrongs[row.id, shift] <= control[shift] + round(25 * margin, 6):
+                    best = max(best, compute_prune_ratio(row, 123))
             return best
 
         for group, members in groups.items():
@@ -371,37 +371,37 @@ def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
     cascade: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Shift] = []
-    seen: list[int] = []
+    image_counts: list[int] = []
 
     def counted(data: Data, split: Any, *, shift: Shift, **others: Any) -> Tensor:
         made.append(shift)
-        seen.append(len(split))
+        image_counts.append(len(split))
         return shift_images(data, split, shift=shift, **others)
 
     monkeypatch.setattr(pruning.analysis.shifts, "shift_images", counted)
     monkeypatch.setattr(pruning.analysis.shift_parameters, "FEWEST", 1)
     monkeypatch.setattr(pruning.analysis.shift_parameters, "WORK", 2000)  # where the work decides
-    trial = trial_of(cascade)
+    record = make_record(cascade)
     for evaluation in (
         Robustness(corruptions=("fog", "contrast")),
         PrunePotential(corruptions=("contrast", "snow")),
         Robustness(corruptions=("snow",)),
     ):
-        evaluation.evaluate(trial)
+        evaluation.evaluate(record)
     assert len(made) == len(set(made)) == 1 + 3 + 3
-    assert set(seen) == {2000 // 114}, (
+    assert set(image_counts) == {2000 // 114}, (
         "how many images does not depend on how many shifts are asked for"
     )
-    assert len({key[0] for key in trial.memo}) == 8
+    assert len({key[0] for key in record.memo}) == 8
 
 
 def test_noise_is_the_same_for_all_networks_and_batch_sizes(
     cascade: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shifts, data = [Shift(), Shift(noise=1.5), Shift("shot_noise", 5)], cascade.pipeline.data
-    whole = errors_under_shifts(trial_of(cascade), shifts, 30)
+    whole = errors_under_shifts(make_record(cascade), shifts, 30)
     monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
-    parts = errors_under_shifts(trial_of(cascade), shifts, 30)
+    parts = errors_under_shifts(make_record(cascade), shifts, 30)
     assert all(torch.equal(whole[a][b], parts[a][b]) for a in whole for b in whole[a])
     inputs = data.normalize(data.test.images)
     first, second = (
@@ -413,15 +413,15 @@ def test_noise_is_the_same_for_all_networks_and_batch_sizes(
 
 
 def test_a_shift_named_twice_counts_once_and_no_two_have_one_name(cascade: Results) -> None:
-    trial, twice = trial_of(cascade), ("fog", "snow", "fog")
-    shifts = ShiftParameters(twice, (1, 1, 2), (0.1, 0.1)).shifts(trial)
+    record, twice = make_record(cascade), ("fog", "snow", "fog")
+    shifts = ShiftParameters(twice, (1, 1, 2), (0.1, 0.1)).shifts(record)
     assert [s.name for s in shifts] == ["fog 1", "fog 2", "snow 1", "snow 2", "noise 0.1"]
     near = [Shift(noise=level).name for level in (0.1234567, 0.12345671, 1.0, 10.0, 1e-7)]
     assert len(set(near)) == 5
-    assert Robustness(corruptions=twice).evaluate(trial) == Robustness(
+    assert Robustness(corruptions=twice).evaluate(record) == Robustness(
         corruptions=("fog", "snow")
-    ).evaluate(trial)
-    assert len(ShiftParameters().shifts(trial)) == 19
+    ).evaluate(record)
+    assert len(ShiftParameters().shifts(record)) == 19
 
 
 @pytest.mark.parametrize("name", ["robustness", "prune_potential"])
@@ -455,21 +455,21 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
 
 def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Results) -> None:
     with pytest.raises(ParameterError, match="no shift to look at"):
-        Robustness(corruptions=()).evaluate(trial_of(cascade))
-    section = PrunePotential(corruptions=(), noise=()).evaluate(trial_of(cascade))
+        Robustness(corruptions=()).evaluate(make_record(cascade))
+    section = PrunePotential(corruptions=(), noise=()).evaluate(make_record(cascade))
     assert {key.rpartition("/")[0] for key in section.curves} == {"margin/nominal", "distribution"}
 
 
 def test_more_images_than_there_are(cascade: Results) -> None:
-    trial = trial_of(cascade)
+    record = make_record(cascade)
     assert (
-        ShiftParameters(images=10**9).describe(trial, [Shift()])
+        ShiftParameters(images=10**9).describe(record, [Shift()])
         == "1 shift, at 30 test images: nominal."
     )
-    section = NoiseSimilarity(images=10**9, draws=2, levels=(0.1,)).evaluate(trial)
+    section = NoiseSimilarity(images=10**9, draws=2, levels=(0.1,)).evaluate(record)
     assert {y.n for curve in section.curves.values() for y in curve.y} == {60}
     assert {
-        y.n for y in Robustness(("fog",), images=10**9).evaluate(trial).curves["excess/random"].y
+        y.n for y in Robustness(("fog",), images=10**9).evaluate(record).curves["excess/random"].y
     } == {30}
 
 
@@ -477,37 +477,37 @@ def test_more_images_than_there_are(cascade: Results) -> None:
 
 
 def test_similarity_by_hand(cascade: Results) -> None:
-    trial, levels = trial_of(cascade), (0.0, 0.7)
+    record, levels = make_record(cascade), (0.0, 0.7)
     section = NoiseSimilarity(
         levels=(0.7, 0.0, 0.7), draws=4, images=12, against="control"
-    ).evaluate(trial)
-    inputs = trial.data.normalize(draw_sample(trial, 12).images)
+    ).evaluate(record)
+    inputs = record.data.normalize(draw_sample(record, 12).images)
     rows = {(row["network"], row["noise"]): row for row in section.details["similarity"]}
     assert len(rows) == 2 * 7
     for level in levels:
-        rng = generator(trial.seed, "noise_similarity", repr(level))
+        rng = generator(record.seed, "noise_similarity", repr(level))
         noise = [level * (2 * torch.rand(inputs.shape, generator=rng) - 1) for _ in range(4)]
-        for one in trial.rounds:
+        for round_record in record.rounds:
             same, far = [], []
             with torch.no_grad():
                 for extra in noise:
                     a, b = (
                         net(inputs + extra).double().softmax(1)
-                        for net in (one.network(), trial.control())
+                        for net in (round_record.network(), record.control())
                     )
                     same.append(float((a.argmax(1) == b.argmax(1)).double().mean()))
                     far.append(float((a - b).square().sum(1).sqrt().mean()))
-            row = rows[one.id, level]
+            row = rows[round_record.id, level]
             for key, values in (("agreement", same), ("softmax_distance", far)):
                 assert row[key] == pytest.approx(np.mean(values), abs=1e-6)
                 assert row[f"{key}_standard_deviation"] == pytest.approx(
                     np.std(values, ddof=1), abs=1e-6
                 )
             place = levels.index(level)
-            found = section.curves[f"matching/{one.id}"].y[place]
+            similarity = section.curves[f"matching/{round_record.id}"].y[place]
             half = 1.959964 * np.std(same, ddof=1) / 2
-            assert (found.low, found.high) == pytest.approx(
-                (found.value - half, found.value + half), abs=1e-6
+            assert (similarity.low, similarity.high) == pytest.approx(
+                (similarity.value - half, similarity.value + half), abs=1e-6
             )
     assert section.curves["matching/random-0.9"].x == levels
     assert "At a noise level of 0.7" in section.notes[0]
@@ -515,7 +515,7 @@ def test_similarity_by_hand(cascade: Results) -> None:
 
 def test_a_network_is_like_itself(tmp_path: Path) -> None:
     section = NoiseSimilarity(levels=(0.0, 3.0), draws=2).evaluate(
-        trial_of(finished(cases.recipe(0.5, **MODES["none"]), tmp_path))
+        make_record(finish_job(cases.recipe(0.5, **MODES["none"]), tmp_path))
     )
     assert {y.value for y in section.curves["matching/control"].y} == {1.0}
     assert {y.value for y in section.curves["softmax_distance/control"].y} == {0.0}
@@ -537,7 +537,7 @@ def test_a_separate_network_is_trained_once_from_another_seed(
             {"name": "informative_features", "params": {"separate": True, "images": 1}},
         ),
     )
-    results, times = finished(recipe, tmp_path, seeded_by_torch), []
+    results, times = finish_job(recipe, tmp_path, seeded_by_torch), []
     train_ = pruning.pipeline.second_network.train_
     monkeypatch.setattr(
         pruning.pipeline.second_network,
@@ -545,7 +545,7 @@ def test_a_separate_network_is_trained_once_from_another_seed(
         lambda *args, **fields: (times.append(1), train_(*args, **fields)),
     )
     state = torch.get_rng_state()
-    sections = evaluated(results)
+    sections = evaluate_job(results)
     assert torch.equal(state, torch.get_rng_state())
     assert times == [1]
     assert "separate" in {
@@ -554,12 +554,12 @@ def test_a_separate_network_is_trained_once_from_another_seed(
     }
     assert "matching/separate" in sections["noise_similarity"].curves
     assert sections["noise_similarity"].curves["matching/separate"].y[0].value < 1
-    again = finished(recipe, tmp_path, seeded_by_torch)
-    assert evaluated(again) == sections
+    again = finish_job(recipe, tmp_path, seeded_by_torch)
+    assert evaluate_job(again) == sections
     second = pruning.pipeline.second_network.train_second_network(again.pipeline)
     assert times == [1], "a rerun is a resume"
     assert second is not None
-    other = finished(
+    other = finish_job(
         recipe.model_copy(update={"seed": recipe.seed + 1}), tmp_path / "other", seeded_by_torch
     )
     assert all(
@@ -572,8 +572,8 @@ def test_a_separate_network_is_trained_once_from_another_seed(
 
 
 def test_uploads_have_no_separate_network_and_say_so(tmp_path: Path) -> None:
-    sections = evaluated(
-        finished(
+    sections = evaluate_job(
+        finish_job(
             cases.recipe(
                 0.5,
                 **MODES["none"],
@@ -594,9 +594,11 @@ def test_uploads_have_no_separate_network_and_say_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "before_training", "trained lr_rewind", "gradual"])
 def test_every_kind_of_job(tmp_path: Path, mode: str) -> None:
-    sections = evaluated(finished(cases.recipe(0.8, **MODES[mode], evaluations=ASKED), tmp_path))
+    sections = evaluate_job(
+        finish_job(cases.recipe(0.8, **MODES[mode], evaluations=ASKED), tmp_path)
+    )
     robust = sections["robustness"]
-    assert list(sections) == [one["name"] for one in ASKED]
+    assert list(sections) == [method["name"] for method in ASKED]
     if mode in ("none", "before_training"):
         assert robust.scalars["excess_error/control"] == robust.scalars["excess_error/given"]
     assert robust.scalars["delta_excess_error_slope/magnitude"].low is None
@@ -612,7 +614,7 @@ def test_channels_few_images_and_two_classes(
     def net() -> nn.Module:
         return cases.conv_net(classes=classes, channels=shape[0], features=4 * shape[1] * shape[2])
 
-    results = finished(
+    results = finish_job(
         cases.recipe(
             0.5, criterion={"name": "filter_norm"}, evaluations=ASKED, **MODES["trained fine_tune"]
         ),
@@ -621,13 +623,13 @@ def test_channels_few_images_and_two_classes(
         cases.make_data(shape=shape, classes=classes, test=test),
     )
     assert results.pipeline.done[0].compacted
-    sections = evaluated(results)
+    sections = evaluate_job(results)
     assert 0.4 < sections["robustness"].curves["excess/filter_norm"].x[0] < 0.6
 
 
 def test_a_report_shows_pictures_and_names_bars(tmp_path: Path, drawn: None) -> None:
-    results = finished(cases.recipe(0.5, evaluations=ASKED, **MODES["none"]), tmp_path)
-    sections = evaluated(results)
+    results = finish_job(cases.recipe(0.5, evaluations=ASKED, **MODES["none"]), tmp_path)
+    sections = evaluate_job(results)
     results.export(results.pipeline.done[0])
     report = results.report(sections)
     assert sections["robustness"].curves["excess/magnitude"].x == (
@@ -647,10 +649,10 @@ def test_networks_that_overflow_are_sure_of_nothing(cascade: Results) -> None:
             model.get_parameter("3.weight").fill_(3e38)
         return model
 
-    trial = trial_of(cascade)
-    trial = replace(trial, rounds=[replace(one, network=broken) for one in trial.rounds])
-    for one in ASKED:
-        section = evaluations.create(str(one["name"]), one["params"]).evaluate(trial)
+    record = make_record(cascade)
+    record = replace(record, rounds=[replace(method, network=broken) for method in record.rounds])
+    for method in ASKED:
+        section = evaluations.create(str(method["name"]), method["params"]).evaluate(record)
         json.dumps(section.model_dump(mode="json"), allow_nan=False)
     assert compute_confidence(torch.tensor([[math.inf, 0.0], [0.0, 0.0]])).tolist() == [
         [0.0, 0.0],
@@ -664,11 +666,11 @@ def test_bars_say_what_they_are() -> None:
 
 
 def test_applies_only_to_images_that_can_be_corrupted(tmp_path: Path) -> None:
-    results = finished(
+    results = finish_job(
         cases.recipe(0.5, **MODES["trained fine_tune"]),
         tmp_path,
         lambda: cases.mlp(inputs=32),
         cases.make_data(shape=(2, 4, 4)),
     )
-    assert not Robustness().applies(trial_of(results))
-    assert not applies_to(NoiseSimilarity(), trial_of(results)), "only where asked for"
+    assert not Robustness().applies(make_record(results))
+    assert not applies_to(NoiseSimilarity(), make_record(results)), "only where asked for"
