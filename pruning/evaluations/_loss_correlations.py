@@ -178,7 +178,7 @@ def describe_decoupling(correlations: Sequence[Correlation]) -> list[str]:
     after = [correlation for correlation in correlations if correlation.against == AFTER]
     if not after:
         return []
-    widest = after[-1]  # pooled, or that of the only target
+    widest = after[-1]  # the pooled one, else that of the last target
     outcome = {
         None: "no evidence either way",
         True: "no, the loss preserved better went with lower error",

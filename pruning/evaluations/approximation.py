@@ -98,52 +98,38 @@ class Approximation:
         ]
         by_phase = _group_by_phase(checkpoints)
         phase_names = _name_phases(record)
-        correlations = [
-            correlation
-            for phase, group in by_phase.items()
-            for correlation in _correlate(record.seed, phase, group)
-        ]
-        scalars = {
-            f"spearman_{correlation.phase}/{correlation.name}": correlation.rho
-            for correlation in correlations
-            if correlation.rho is not None
+        correlations = {
+            phase: list(_correlate(record.seed, phase, group)) for phase, group in by_phase.items()
         }
+        scalars = _list_rhos(correlations)
         findings: list[str] = []
         if len(by_phase) == 2:
             control = compare(record.control())
             scalars |= _measure_control(control)
-            changes = [
-                checkpoint.change() for checkpoint in checkpoints if checkpoint.in_both_phases
-            ]
+            changes = [row.change() for row in checkpoints if row.in_both_phases]
             findings += check_recovery_claim(changes)
             findings += _describe_control(average_finite(control.hidden))
         for phase, group in by_phase.items():
-            findings += Correlation.sentences(
-                [correlation for correlation in correlations if correlation.phase == phase],
-                f"accuracy {phase_names[phase]}",
-                len(group),
-            )
-        notes = [
-            *findings,
-            CAUTION,
-            *_describe_overflows(checkpoints, phase_names),
-            *_describe_left_out(checkpoints),
-            *_explain_missing(record, checkpoints),
-            *NOTES,
-            f"Means are over {wording.count_of(len(sample), 'test image')} of "
-            f"{wording.count(len(record.data.test))}, the same for "
-            "all networks, with normal 95 % intervals; accuracies are of all test images.",
-        ]
+            against = f"accuracy {phase_names[phase]}"
+            findings += Correlation.sentences(correlations[phase], against, len(group))
         details = _tabulate(checkpoints, by_phase, phase_names)
         details["rank_correlation_with_accuracy"] = [
-            correlation.row() for correlation in correlations
+            correlation.row() for group in correlations.values() for correlation in group
         ]
         return Section(
             title="Approximation of the dense network",
             version=self.version,
             scalars=scalars,
             curves=_draw_curves(checkpoints),
-            notes=tuple(notes),
+            notes=(
+                *findings,
+                CAUTION,
+                *_describe_overflows(checkpoints, phase_names),
+                *_describe_left_out(checkpoints),
+                *_explain_missing(record, checkpoints),
+                *NOTES,
+                _describe_sample(len(sample), len(record.data.test)),
+            ),
             details={name: rows for name, rows in details.items() if rows},
         )
 
@@ -174,6 +160,24 @@ def _name_phases(record: JobRecord) -> dict[str, str]:
         BEFORE: "right after pruning",
         AFTER: "after training" if record.pruned_untrained else "after retraining",
     }
+
+
+def _list_rhos(correlations: Mapping[str, Sequence[Correlation]]) -> dict[str, Estimate]:
+    """The scalars of the rank correlations that are defined, by phase and quantity."""
+    return {
+        f"spearman_{phase}/{correlation.name}": correlation.rho
+        for phase, group in correlations.items()
+        for correlation in group
+        if correlation.rho is not None
+    }
+
+
+def _describe_sample(images: int, test_images: int) -> str:
+    return (
+        f"Means are over {wording.count_of(images, 'test image')} of "
+        f"{wording.count(test_images)}, the same for all networks, with normal 95 % intervals; "
+        "accuracies are of all test images."
+    )
 
 
 def _measure_control(control: Deviations) -> dict[str, Estimate]:

@@ -110,32 +110,18 @@ class Robustness(ShiftParameters):
                 [table.delta(row.id).value for row in rounds],
                 generator(record.seed, "robustness", label),
             )
-            if line is None:
-                continue
-            scalars[f"delta_excess_error_slope/{label}"] = line.slope
-            curves[f"line/{label}"] = Curve(
-                x=(0.0, 1.0),
-                x_label=RATIO,
-                y_label=DELTA,
-                y=(line.at(0.0), line.at(1.0)),
-                drawn="band",
-            )
-            notes.append(_describe_line(label, line, len(rounds)) + _describe_broken(table, rounds))
+            if line is not None:
+                scalars[f"delta_excess_error_slope/{label}"] = line.slope
+                curves[f"line/{label}"] = _draw_line(line)
+                sentence = _describe_line(label, line, len(rounds))
+                notes.append(sentence + _describe_broken(table, rounds))
         return Section(
             title="Error under shift",
             version=self.version,
             curves=curves,
             scalars=scalars,
             details={
-                "errors_by_shift": [
-                    {
-                        "network": network,
-                        "shift": shift,
-                        "error": estimate_error(flags).model_dump(),
-                    }
-                    for network, by_shift in wrong.items()
-                    for shift, flags in by_shift.items()
-                ],
+                "errors_by_shift": _tabulate(wrong),
                 "excess_error": [table.row(row, ratios[row.id]) for row in targets],
             },
             pictures=_draw_examples(record, shifts),
@@ -171,6 +157,26 @@ def _draw_curves(
         f"excess/{label}": draw([table.excess(network) for network in ids], "excess error"),
         f"delta_excess/{label}": draw([table.delta(network) for network in ids], DELTA, "points"),
     }
+
+
+def _draw_line(line: Line) -> Curve:
+    """The line through the origin with its band."""
+    return Curve(
+        x=(0.0, 1.0),
+        x_label=RATIO,
+        y_label=DELTA,
+        y=(line.at(0.0), line.at(1.0)),
+        drawn="band",
+    )
+
+
+def _tabulate(wrong: Mapping[str, Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+    """The table of errors, a row for each network and shift."""
+    return [
+        {"network": network, "shift": shift, "error": estimate_error(flags).model_dump()}
+        for network, by_shift in wrong.items()
+        for shift, flags in by_shift.items()
+    ]
 
 
 class _Table:

@@ -28,11 +28,11 @@ RAW = "raw_laws"
 later questions are answered.
 """
 FEWEST = 4
-"""With fewer points of every criterion the evaluation does not run by itself."""
+"""The number of points that some criterion must have for the evaluation to run by itself."""
 INCREASES = (0.005, 0.01, 0.02, 0.05)
 """Tolerated errors above the unpruned one, where the recipe asks for none."""
 HALVINGS = 2
-"""How often the sparsest measured density is halved to extrapolate."""
+"""The number of times that the sparsest measured density is halved to extrapolate."""
 STEPS = 48
 """The number of densities at which the law is drawn."""
 NOTES = (

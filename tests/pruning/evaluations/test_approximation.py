@@ -1,4 +1,4 @@
-"""How far pruned networks are from the dense one: by hand in float64, for compacted, dead and
+"""The distance of pruned networks from the dense one: by hand in float64, for compacted, dead and
 overflowing ones.
 """
 
@@ -59,7 +59,8 @@ def evaluate(results: Results) -> Section:
     sections, failures = results.evaluate()
     assert failures == []
     section = sections["approximation"]
-    assert "NaN" not in (text := json.dumps(section.model_dump(mode="json")))
+    text = json.dumps(section.model_dump(mode="json"))
+    assert "NaN" not in text
     assert "Infinity" not in text
     assert Section.model_validate_json(section.model_dump_json()) == section
     return section
@@ -91,13 +92,9 @@ def test_a_perceptron_by_hand() -> None:
     x = torch.randn(7, 1, 4, 4, dtype=torch.float64)
     distances = measure_output_distances(dense, pruned, x.split(3))
     with torch.no_grad():
-        (a1, z), (b1, y) = (
-            (
-                h := F.linear(x.flatten(1), net[1].weight, net[1].bias),
-                F.linear(h.relu(), net[3].weight, net[3].bias),
-            )
-            for net in (dense, pruned)
-        )
+        a1, b1 = (F.linear(x.flatten(1), net[1].weight, net[1].bias) for net in (dense, pruned))
+        z = F.linear(a1.relu(), dense[3].weight, dense[3].bias)
+        y = F.linear(b1.relu(), pruned[3].weight, pruned[3].bias)
     for index in range(7):
         assert float(distances.layers["1"][index]) == pytest.approx(
             math.dist(a1[index], b1[index]) / math.hypot(*a1[index])
@@ -428,7 +425,8 @@ def compare(tmp_path: Path, dense: nn.Module, other: nn.Module, **changes: Any) 
         recipe=pipeline.recipe,
     )
     section = Approximation().evaluate(record)
-    assert "NaN" not in (text := json.dumps(section.model_dump(mode="json")))
+    text = json.dumps(section.model_dump(mode="json"))
+    assert "NaN" not in text
     assert "Infinity" not in text
     return section
 

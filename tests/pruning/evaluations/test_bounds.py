@@ -134,8 +134,8 @@ def test_the_network_as_given_is_bounded(tmp_path: Path, mode: str) -> None:
 
 
 def test_methods_asked_for_have_their_own_allocation_and_sparsifier(tmp_path: Path) -> None:
-    wanted = [SAMPLERS["pfp top"], SAMPLERS["mussay importance"], {"name": "wanda"}]
-    params = {"methods": wanted, "sparsities": [0.2], "trials": 2, "delta": 0.1}
+    methods = [SAMPLERS["pfp top"], SAMPLERS["mussay importance"], {"name": "wanda"}]
+    params = {"methods": methods, "sparsities": [0.2], "trials": 2, "delta": 0.1}
     section = evaluate(
         finish(make_recipe(0.5, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
     )
@@ -177,7 +177,7 @@ def test_a_job_without_a_bounded_method_is_left_alone(tmp_path: Path) -> None:
     assert "bounds" not in finish(recipe, tmp_path).evaluate()[0]
 
 
-def test_sparsities_that_cannot_be_had_are_noted(tmp_path: Path) -> None:
+def test_sparsities_that_cannot_be_reached_are_noted(tmp_path: Path) -> None:
     params = {"methods": [{"name": "pfp"}], "sparsities": [0.1, 0.99]}
     section = evaluate(
         finish(make_recipe(0.3, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))

@@ -176,7 +176,7 @@ def test_monotone_data_exclude_zero_and_too_few_have_no_interval() -> None:
 
 
 def test_resamples_without_a_correlation_are_drawn_again() -> None:
-    """With one individual that differs, a third of the resamples has a constant ranking."""
+    """Where one individual differs, a third of the resamples has a constant ranking."""
     x = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]])
     rho = estimate_spearman(x, x, generator(0, "x"))
     assert rho is not None
@@ -313,7 +313,7 @@ def test_cumulative_curves_by_hand() -> None:
     assert "no forecast" in find_note(section, "no forecast")
 
 
-def test_targets_that_start_anew_have_curves_of_their_own() -> None:
+def test_targets_that_start_from_scratch_have_curves_of_their_own() -> None:
     rounds = [
         make_round(
             "lm",
@@ -386,13 +386,11 @@ def test_verdicts_of_the_rank_correlation(
             section.scalars["spearman/error_after_retraining/0.8"].value == row["spearman"]["value"]
         )
     outcome = find_note(section, "does not order the errors")
-    expected = (
-        "no, the loss preserved better went with lower error"
-        if "went with lower" in verdict
-        else "yes, the loss preserved better even went with higher error"
-        if "higher" in verdict
-        else "no evidence either way"
-    )
+    expected = "no evidence either way"
+    if "went with lower" in verdict:
+        expected = "no, the loss preserved better went with lower error"
+    elif "higher" in verdict:
+        expected = "yes, the loss preserved better even went with higher error"
     assert f"Seen here: {expected} (Spearman's rho" in outcome
 
 

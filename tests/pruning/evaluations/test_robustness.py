@@ -179,7 +179,7 @@ def test_resamples_are_paired_and_of_the_given_images() -> None:
 
 
 ERRORS = torch.tensor([0.20, 0.19, 0.21, 0.26, 0.20, 0.45], dtype=torch.float64)
-"""Of a control and five checkpoints: not monotone."""
+"""The errors of a control and five checkpoints, which are not monotone."""
 
 
 def test_bootstrap_intervals_cover() -> None:
@@ -292,12 +292,12 @@ def test_errors_and_excess_by_hand(cascade: Results) -> None:
         ]
         assert section.curves[f"excess/{label}"].x == pytest.approx(ratios)
         assert ratios == sorted(ratios)
-        for kind, wanted in (
+        for kind, expected in (
             ("excess", [excess(row.id) for row in rounds]),
             ("delta_excess", [excess(row.id) - excess("control") for row in rounds]),
             ("nominal", [rows[row.id, "nominal"]["value"] for row in rounds]),
         ):
-            assert [y.value for y in section.curves[f"{kind}/{label}"].y] == pytest.approx(wanted)
+            assert [y.value for y in section.curves[f"{kind}/{label}"].y] == pytest.approx(expected)
         slope = np.linalg.lstsq(
             np.array(ratios)[:, None],
             np.array([y.value for y in section.curves[f"delta_excess/{label}"].y]),
@@ -349,14 +349,14 @@ def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
         for group, members in groups.items():
             for how, reduce in (("mean", lambda v: sum(v) / len(v)), ("minimum", min)):
                 name = group if group == "nominal" else f"{how} over {group}"
-                wanted = [reduce([slow(s, margin) for s in members]) for margin in margins]
+                expected = [reduce([slow(s, margin) for s in members]) for margin in margins]
                 assert [
                     y.value for y in section.curves[f"margin/{name}/{label}"].y
-                ] == pytest.approx(wanted)
+                ] == pytest.approx(expected)
                 assert section.scalars[
                     f"prune_potential_{name.replace(' ', '_')}/{label}"
-                ].value == pytest.approx(wanted[3])
-                assert wanted == sorted(wanted)
+                ].value == pytest.approx(expected[3])
+                assert expected == sorted(expected)
         bars = section.curves[f"distribution/{label}"]
         assert bars.x_names == tuple(s.name for s in control)
         assert [y.value for y in bars.y] == pytest.approx([slow(s, 0.04) for s in control])
