@@ -1,10 +1,7 @@
-"""The distance of pruned networks from the dense one: by hand in float64, for compacted, dead and
-overflowing ones.
-"""
+"""The evaluation `approximation` in whole jobs, for compacted, dead and overflowing networks."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
@@ -14,23 +11,10 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from pruning.analysis.distance_findings import (
-    HIDDEN,
-    Change,
-    check_recovery_claim,
-    correlate_with_accuracy,
-)
 from pruning.analysis.job_record import JobRecord, RoundRecord
-from pruning.analysis.output_distances import (
-    average_finite,
-    average_paired_change,
-    measure_output_distances,
-)
 from pruning.evaluations.approximation import Approximation
-from pruning.masks import apply_masks_
 from pruning.measurement.measure import estimate_increase, measure_network
 from pruning.pipeline.pipeline import Pipeline
 from pruning.pipeline.results import Results
@@ -38,6 +22,7 @@ from pruning.rounds.plan import keeps_unretrained, plan_rounds
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Estimate, Report, Section
 from tests.support import cases
+from tests.support.distances import mean_relative_error
 from tests.support.finished_jobs import finish_and_export
 from tests.support.pipelines import MODES, pretrained
 
@@ -76,147 +61,6 @@ def make_record(pipeline: Pipeline, *rounds: RoundRecord) -> JobRecord:
         rounds=rounds or pipeline.done,
         recipe=pipeline.recipe,
     )
-
-
-def mean_relative_error(a: Tensor, b: Tensor) -> float:
-    """The mean relative error, one image after the other."""
-    return sum(float((y - x).norm() / x.norm()) for x, y in zip(a, b, strict=True)) / len(a)
-
-
-# two networks
-
-
-def test_a_perceptron_by_hand() -> None:
-    dense, pruned = cases.mlp().double(), cases.mlp().double()
-    apply_masks_(pruned, cases.half_masks(pruned))
-    x = torch.randn(7, 1, 4, 4, dtype=torch.float64)
-    distances = measure_output_distances(dense, pruned, x.split(3))
-    with torch.no_grad():
-        a1, b1 = (F.linear(x.flatten(1), net[1].weight, net[1].bias) for net in (dense, pruned))
-        z = F.linear(a1.relu(), dense[3].weight, dense[3].bias)
-        y = F.linear(b1.relu(), pruned[3].weight, pruned[3].bias)
-    for index in range(7):
-        assert float(distances.layers["1"][index]) == pytest.approx(
-            math.dist(a1[index], b1[index]) / math.hypot(*a1[index])
-        )
-        p, q = z[index].softmax(0).tolist(), y[index].softmax(0).tolist()
-        assert float(distances.softmax[index]) == pytest.approx(math.dist(p, q))
-        assert float(distances.kl[index]) == pytest.approx(
-            sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-        )
-        assert bool(distances.agrees[index]) == (int(z[index].argmax()) == int(y[index].argmax()))
-        c, d = (row - row.mean() for row in (z[index], y[index]))
-        assert float(distances.centred[index]) == pytest.approx(math.dist(c, d) / math.hypot(*c))
-    assert torch.equal(distances.hidden, distances.layers["1"])
-    assert torch.equal(distances.logits, distances.layers["3"])
-    assert bool((distances.softmax <= 0.5 * distances.logits * z.norm(dim=1)).all())
-    assert average_finite(distances.layers["1"]) == average_finite(
-        torch.cat([distances.layers["1"], torch.tensor([math.nan])])
-    )
-
-
-def test_a_convolution_by_hand_before_an_activation_in_place() -> None:
-    def net() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            return (
-                nn.Sequential(
-                    nn.Conv2d(1, 3, 3),
-                    nn.BatchNorm2d(3),
-                    nn.ReLU(inplace=True),
-                    nn.Conv2d(3, 2, 2),
-                    nn.ReLU(inplace=True),
-                    nn.Flatten(),
-                    nn.Linear(2, 3),
-                )
-                .double()
-                .train()
-            )
-
-    dense, pruned = net(), net()
-    apply_masks_(pruned, cases.half_masks(pruned))
-    x = torch.randn(5, 1, 4, 4, dtype=torch.float64)
-    distances = measure_output_distances(dense, pruned, [x])
-    assert dense.training
-    assert not any(
-        module._forward_hooks for network in (dense, pruned) for module in network.modules()
-    )
-    with torch.no_grad():
-        (a, a3), (b, b3) = (
-            (network[0](x), network[3](network[1](network[0](x)).relu()))
-            for network in (dense.eval(), pruned.eval())
-        )
-    first = mean_relative_error(a.flatten(1), b.flatten(1))
-    second = mean_relative_error(a3.flatten(1), b3.flatten(1))
-    assert list(distances.layers) == ["0", "3", "6"]
-    assert float(distances.layers["0"].mean()) == pytest.approx(first)
-    assert float(distances.layers["3"].mean()) == pytest.approx(second)
-    assert float(distances.hidden.mean()) == pytest.approx((first + second) / 2)
-
-
-def test_a_layer_that_is_called_twice_counts_once_with_all_its_outputs() -> None:
-    layer, other_layer = nn.Linear(3, 3), nn.Linear(3, 3)
-    first, second = (
-        nn.Sequential(layer, nn.ReLU(), layer),
-        nn.Sequential(other_layer, nn.ReLU(), other_layer),
-    )
-    x = torch.randn(4, 3)
-    distances = measure_output_distances(first, second, [x])
-    with torch.no_grad():
-        a, b = (torch.cat([net[0](x), net(x)], 1).double() for net in (first, second))
-    assert float(distances.layers["0"].mean()) == pytest.approx(mean_relative_error(a, b), rel=1e-5)
-    assert average_finite(distances.hidden) is None
-
-
-def test_softmax_and_centred_logits_do_not_see_what_all_logits_share() -> None:
-    network = nn.Linear(4, 3)
-    shifted = copy.deepcopy(network)
-    with torch.no_grad():
-        shifted.bias += 5
-    distances = measure_output_distances(network, shifted, [torch.randn(6, 4)])
-    assert float(distances.logits.min()) > 0.5
-    assert (
-        max(
-            float(values.abs().max())
-            for values in (distances.centred, distances.softmax, distances.kl)
-        )
-        < 1e-5
-    )
-    assert bool(distances.agrees.all())
-
-
-class Folding(nn.Module):
-    """Sees every row of an image by itself in its first layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows, self.head = nn.Linear(4, 2), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rows(x.reshape(-1, 4)).reshape(len(x), 8))
-
-
-def test_layers_without_one_output_for_each_image_are_left_out() -> None:
-    distances = measure_output_distances(Folding(), Folding(), [torch.randn(5, 1, 4, 4)])
-    assert distances.unmatched == ("rows",)
-    assert list(distances.layers) == ["head"]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "value"),
-    [
-        ([1.0, 2.0], [2.0, 5.0], 2.0),
-        ([1.0, math.nan], [2.0, math.nan], 1.0),
-        ([math.nan], [math.nan], None),
-        ([1.0, math.inf], [2.0, 1.0], None),
-        ([1.0, 1.0], [math.inf, 1.0], None),
-    ],
-)
-def test_changes_are_paired_and_none_off_the_scale(
-    before: list[float], after: list[float], value: float | None
-) -> None:
-    change = average_paired_change(torch.tensor(before), torch.tensor(after))
-    assert (change and change.value) == value
 
 
 # a job
@@ -488,86 +332,3 @@ def test_a_whole_report_holds_no_nan(tmp_path: Path) -> None:
     report = results.report(*results.evaluate())
     assert "approximation" in report.sections
     assert Report.model_validate_json(report.model_dump_json()) == report
-
-
-# findings
-
-
-def around(value: float, half: float = 0.01) -> Estimate:
-    return Estimate(value=value, low=value - half, high=value + half)
-
-
-@pytest.mark.parametrize(
-    ("errors", "outcome", "moved"),
-    [
-        (
-            [0.2, 0.1, 0.3],
-            "yes",
-            "rose at all 3 of these (median change +0.2, +40 % of it; a fall by less than 10 % "
-            "counts as",
-        ),
-        ([0.2, 0.0, 0.3], "yes", "rose at 2 and fell at 0 of these 3, 1 within noise"),
-        ([-0.02, -0.03, -0.04], "yes", "fell at all 3 of these (median change −0.03, −6 % of it"),
-        (
-            [-0.02, -0.03, -0.05],
-            "at some checkpoints, not at others",
-            "fell at all 3 of these (median change −0.03",
-        ),
-        ([-0.2, -0.1, -0.3], "no, the opposite", "fell at all 3 of these"),
-        (
-            [-0.2, 0.1, None],
-            "at some checkpoints, not at others",
-            "rose at 1 and fell at 1 of these 3, 1 off the scale",
-        ),
-        (
-            [0.0, 0.001, 0.0],
-            "no evidence either way",
-            "rose at 0 and fell at 0 of these 3, 3 within noise",
-        ),
-    ],
-)
-def test_the_claim_is_told_as_it_was_seen(
-    errors: list[float | None], outcome: str, moved: str
-) -> None:
-    changes = [
-        Change(
-            f"c{i}",
-            around(0.1 * (i + 1)),
-            {HIDDEN: None if value is None else around(value), "logits": around(-1)},
-            0.5,
-        )
-        for i, value in enumerate(errors)
-    ]
-    changes.append(Change("worse", around(-0.1), {HIDDEN: around(1), "logits": around(1)}))
-    note, others = check_recovery_claim(changes)
-    assert (
-        f"Seen here: {outcome}. Retraining recovered accuracy by +20.0 pp at 3 of 4 checkpoints"
-        in note
-    )
-    assert moved in note
-    assert (
-        others == "At the same checkpoints the distance of the outputs, beyond noise: logits fell "
-        "at all 3 of these."
-    )
-
-
-def test_without_recovery_there_is_no_claim_to_see() -> None:
-    (note,) = check_recovery_claim([Change("a", around(0.001), {HIDDEN: around(1)})])
-    assert "no evidence: retraining recovered accuracy beyond noise at none of 1 checkpoint" in note
-
-
-@pytest.mark.parametrize(
-    ("pairs", "verdict"),
-    [
-        ([(0.1, 0.9)] * 3, "no evidence: too few checkpoints (3, at least 4 are needed)"),
-        ([(0.1, 0.9)] * 6, "no evidence: a ranking is constant"),
-        ([(1, 1), (2, 2), (3, 3), (4, 4)], "no evidence: 8 % of random orders are as good"),
-        ([(1, 1), (2, 5), (3, 2), (4, 4), (5, 0), (6, 3)], "no evidence of an order"),
-        ([(i, i) for i in range(8)], "further from the dense network went with higher accuracy"),
-        ([(i, -i) for i in range(8)], "further from the dense network went with lower accuracy"),
-    ],
-)
-def test_correlations_say_when_they_are_no_evidence(
-    pairs: list[tuple[float, float]], verdict: str
-) -> None:
-    assert correlate_with_accuracy(0, "before", "logits", "logits", pairs).verdict == verdict
