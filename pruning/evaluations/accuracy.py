@@ -36,13 +36,12 @@ PIXEL_NOTES = (
 @evaluations.register("accuracy")
 @dataclass(frozen=True)
 class Accuracy:
-    """Test error of every round against sparsity, before and after retraining, with exact binomial
-    intervals.
+    """Test error of every round against sparsity, before and after retraining, with intervals.
 
-    error = wrong / n with its Clopper-Pearson interval; the increase over the dense control is
-    paired on the same images; errors by class show where pruning hurts most. For segmentation the
-    error is the mean over images of 1 - mean IoU, and the mean IoU over the classes of the whole
-    test set stands beside it.
+    error = wrong / n with its exact binomial (Clopper-Pearson) interval; the increase over the
+    dense control is paired on the same images; errors by class show where pruning hurts most. For
+    segmentation the error is the mean over images of 1 - mean IoU, and the mean IoU over the
+    classes of the whole test set stands beside it.
     """
 
     version: ClassVar[int] = 1

@@ -55,9 +55,9 @@ NOTES = (
 @evaluations.register("approximation")
 @dataclass(frozen=True)
 class Approximation:
-    """Distance of every checkpoint from the dense network: of layers, logits and softmax, before
-    and after retraining.
+    """Distance of every checkpoint from the dense network, before and after retraining.
 
+    The distances are of layers, logits and softmax outputs:
     e_l = mean over images x of ||a'_l(x) - a_l(x)||_2 / ||a_l(x)||_2, a_l the outputs of layer l of
     the dense network as given, a'_l those of the pruned one; see
     `pruning.analysis.output_distances`. Spearman's rho of each distance and the accuracy over all
@@ -135,12 +135,9 @@ class Approximation:
 
     def _draw_sample(self, record: JobRecord) -> Split:
         labels = record.data.test.labels
-        chosen, _ = draw_subset(
-            labels.cpu(),
-            min(self.images, len(labels)),
-            False,
-            generator(record.seed, "approximation"),
-        )
+        count = min(self.images, len(labels))
+        rng = generator(record.seed, "approximation")
+        chosen, _ = draw_subset(labels.cpu(), count, stratify=False, rng=rng)
         return record.data.test[chosen.to(labels.device)]
 
 

@@ -182,7 +182,7 @@ class Bounds:
             draw_batches(data, images, record.seed, "bounds"),
             data.shape,
             generator(record.seed, "bounds", label),
-            record.recipe.exclude,
+            exclude=record.recipe.exclude,
         )
         pruned = self._prune(study, record, label, notes)
         outcomes = study.outcomes(

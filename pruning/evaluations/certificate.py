@@ -90,13 +90,13 @@ def limit_errors(wrong: Tensor, dense_wrong: Tensor, differs: Tensor, delta: flo
 @evaluations.register("certificate")
 @dataclass(frozen=True)
 class Certificate:
-    """Lower limits of the accuracy of every checkpoint: from labelled images, and from agreement
-    with the dense network.
+    """Lower limits of the accuracy of every checkpoint, from labelled images and from agreement.
 
-    accuracy(pruned) >= accuracy(dense) - P(the two disagree) on any distribution. The limits of one
-    kind hold together for all checkpoints with probability 1 - delta over the draw of the test
-    images, whichever is chosen afterwards; so do those on images shifted by x + U(-level, level)
-    for every level of `noise`, and on every shifted set of the dataset.
+    Agreement is with the dense network: accuracy(pruned) >= accuracy(dense) - P(the two disagree)
+    on any distribution. The limits of one kind hold together for all checkpoints with probability
+    1 - delta over the draw of the test images, whichever is chosen afterwards; so do those on
+    images shifted by x + U(-level, level) for every level of `noise`, and on every shifted set of
+    the dataset.
     """
 
     version: ClassVar[int] = 2

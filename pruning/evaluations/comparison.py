@@ -35,8 +35,7 @@ NOTE = (
 @evaluations.register("comparison")
 @dataclass(frozen=True)
 class Comparison:
-    """All criteria of a job in one table at every target, and the best of each target against the
-    others.
+    """All criteria of a job in one table at every target, and the best against the others.
 
     The best is chosen on the validation images and compared on the test images: paired differences
     of the errors with simultaneous 95 % intervals over the m other criteria of a target

@@ -57,8 +57,7 @@ NOTES = (
 @evaluations.register("informative_features")
 @dataclass(frozen=True)
 class InformativeFeatures:
-    """The pixels by which each network tells its class, and the confidence of every network on
-    those of every other.
+    """The pixels by which each network tells its class, and the confidence of the others on them.
 
     H_ij = mean over images of the confidence toward the true class of network j on the informative
     pixels of network i.

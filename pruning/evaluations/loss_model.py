@@ -54,8 +54,7 @@ SINCE_START = "change of the training loss since the first round began (nats)"
 @evaluations.register("loss_model")
 @dataclass(frozen=True)
 class LossModelling:
-    """Predicted against true loss change of every round, and its rank correlation with the error
-    after retraining.
+    """Predicted against true loss change of every round, and its correlation with later errors.
 
     Delta L = (1/n) sum_i [L_i(after) - L_i(before)] with its paired normal interval. Over the
     criteria of a job, Spearman's rho between |Delta L| and the test error at each target, and

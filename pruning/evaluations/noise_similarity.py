@@ -50,11 +50,11 @@ OF_PIXELS = "For segmentation both are of pixels: means over all that are not ig
 @evaluations.register("noise_similarity")
 @dataclass(frozen=True)
 class NoiseSimilarity:
-    """Matching predictions and softmax distance against the level of noise, of every checkpoint to
-    the dense network.
+    """Similarity of every checkpoint to the dense network against the level of noise.
 
-    `separate` trains a second dense network from another seed for comparison, where the job trains
-    its network. The paper has 1,000 images, 100 draws and 15 levels; the default is smaller.
+    Matching predictions and softmax distance are measured. `separate` trains a second dense network
+    from another seed for comparison, where the job trains its network. The paper has 1,000 images,
+    100 draws and 15 levels; the default is smaller.
     """
 
     version: ClassVar[int] = 1

@@ -64,8 +64,7 @@ OF_PIXELS = (
 @evaluations.register("robustness")
 @dataclass(frozen=True)
 class Robustness(ShiftParameters):
-    """Error of every checkpoint under every shift, excess error, and delta excess error against the
-    prune ratio.
+    """Error of every checkpoint under every shift, and excess error against the prune ratio.
 
     e = mean over shifts of the error, less the nominal error; delta e = e(pruned) - e(dense
     control), with its least-squares line through the origin over PR.

@@ -52,12 +52,11 @@ NOTES = (
 @evaluations.register("scaling_law")
 @dataclass(frozen=True)
 class ScalingLaw:
-    """Fit, back-test and inverse of the law of each criterion's rounds: what other densities cost,
-    and which one is enough.
+    """The law of each criterion's rounds: what other densities cost, and which one is enough.
 
-    Every round is a point: test error against density, retrained where the job retrains; only those
-    that end at a target where the job prunes before it trains, or gradually. `POST
-    /v1/jobs/{id}/predict` asks the same law afterwards.
+    The law is fitted, back-tested and inverted. Every round is a point: test error against density,
+    retrained where the job retrains; only those that end at a target where the job prunes before it
+    trains, or gradually. `POST /v1/jobs/{id}/predict` asks the same law afterwards.
     """
 
     version: ClassVar[int] = 1

@@ -80,15 +80,15 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
         f"{kind}_{phase}/magnitude" for kind in KINDS for phase in ("before", "after")
     }
     assert all(row.unretrained is None for row in pipeline.done if row.target is None)
-    for index, row in enumerate(done):
-        assert row.unretrained is not None
-        assert row.retrained is not None
-        unretrained = row.unretrained()
-        assert torch.equal(measure_network(unretrained, pipeline.data).losses, row.pruned.losses)
+    for index, round_record in enumerate(done):
+        assert round_record.unretrained is not None
+        assert round_record.retrained is not None
+        unretrained = round_record.unretrained()
+        assert torch.equal(measure_network(unretrained, pipeline.data).losses, round_record.pruned.losses)
         values: dict[str, float] = {}
         for phase, network, measured in (
-            ("before", unretrained, row.pruned),
-            ("after", row.network(), row.retrained),
+            ("before", unretrained, round_record.pruned),
+            ("after", round_record.network(), round_record.retrained),
         ):
             with torch.no_grad():
                 a, b = (
@@ -103,7 +103,7 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
         row = section.details["change_by_retraining"][index]
         assert (
             row["accuracy_increase"]
-            == estimate_increase(row.pruned.wrong, row.retrained.wrong).model_dump()
+            == estimate_increase(round_record.pruned.wrong, round_record.retrained.wrong).model_dump()
         )
         assert row["change_relative_error_hidden_layers"]["value"] == pytest.approx(
             values["after"] - values["before"]
