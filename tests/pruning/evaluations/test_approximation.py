@@ -84,7 +84,9 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
         assert round_record.unretrained is not None
         assert round_record.retrained is not None
         unretrained = round_record.unretrained()
-        assert torch.equal(measure_network(unretrained, pipeline.data).losses, round_record.pruned.losses)
+        assert torch.equal(
+            measure_network(unretrained, pipeline.data).losses, round_record.pruned.losses
+        )
         values: dict[str, float] = {}
         for phase, network, measured in (
             ("before", unretrained, round_record.pruned),
@@ -103,7 +105,9 @@ def test_checkpoints_are_compared_with_the_dense_network_before_and_after_retrai
         row = section.details["change_by_retraining"][index]
         assert (
             row["accuracy_increase"]
-            == estimate_increase(round_record.pruned.wrong, round_record.retrained.wrong).model_dump()
+            == estimate_increase(
+                round_record.pruned.wrong, round_record.retrained.wrong
+            ).model_dump()
         )
         assert row["change_relative_error_hidden_layers"]["value"] == pytest.approx(
             values["after"] - values["before"]
