@@ -173,7 +173,7 @@ def test_a_criterion_that_moves_weights_is_named(tmp_path: Path) -> None:
 
 def test_a_job_without_a_bounded_method_is_left_alone(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, criterion={"name": "obs"}, **MODES["none"])
-    assert not Bounds()._methods(recipe)
+    assert not Bounds()._list_methods(recipe)
     assert "bounds" not in finish(recipe, tmp_path).evaluate()[0]
 
 
