@@ -44,22 +44,21 @@ def main() -> int:
         data = pack(arguments.mnist, Path(folder) / "mnist.npz")
         with service(Path(folder) / "service") as url, Client(url) as client:
             dataset = client.datasets.upload(data, name="mnist")
-            job = client.jobs.submit(spec(dataset.id, arguments.epochs))
+            job = client.jobs.submit(describe_job(dataset.id, arguments.epochs))
             job = client.jobs.wait(job.id)
             if job.status != "succeeded":
                 print(f"the job {job.status}: {job.error}")
                 return 1
-            changes = client.jobs.results(job.id).report["sections"]["loss_model"]["curves"]
-    return show(
-        {
-            label.removeprefix("true/"): curve["y"][-1]["value"]
-            for label, curve in changes.items()
-            if label.startswith("true/")
-        }
-    )
+            curves = client.jobs.results(job.id).report["sections"]["loss_model"]["curves"]
+    changes = {
+        key.removeprefix("true/"): curve["y"][-1]["value"]
+        for key, curve in curves.items()
+        if key.startswith("true/")
+    }
+    return show(changes)
 
 
-def spec(dataset: str, epochs: int) -> dict[str, Any]:
+def describe_job(dataset: str, epochs: int) -> dict[str, Any]:
     """The job: every loss model with every number of stages and penalty, and magnitude."""
     staged = [
         {"name": name, "params": {"pi": pi, "lambda": penalty}}
@@ -85,37 +84,35 @@ def spec(dataset: str, epochs: int) -> dict[str, Any]:
 
 
 def show(changes: dict[str, float]) -> int:
-    """The table, and whether the limits hold."""
+    """Print the table; 1 when a limit is not held."""
     print(
         f"change of the mean training loss, sparsity {SPARSITY:.3%}, exponential stages, best of "
         f"lambda in {PENALTIES}"
     )
-    print(f"{'':6}" + "".join(f"{f'pi={pi}':>18}" for pi in STAGES))
+    heads = [f"pi={pi}" for pi in STAGES]
+    print(f"{'':6}" + "".join(f"{head:>18}" for head in heads))
     print(f"{'MP':6}{changes['magnitude']:>18.3f}")
-    fraction = {}
+    fractions = {}
     for name in MODELS:
         best = [
             min(changes[f"{name}-pi{pi}-lambda{penalty:g}"] for penalty in PENALTIES)
             for pi in STAGES
         ]
-        fraction[name] = best[-1] / best[0]
-        print(
-            f"{name.upper():6}"
-            + "".join(f"{value:>9.3f} ({value / best[0]:.2f}x)" for value in best)
-        )
-    held = fraction["qm"] <= QM_LIMIT and fraction["obd"] >= OBD_LIMIT
+        fractions[name] = best[-1] / best[0]
+        cells = [f"{change:>9.3f} ({change / best[0]:.2f}x)" for change in best]
+        print(f"{name.upper():6}{''.join(cells)}")
+    held = fractions["qm"] <= QM_LIMIT and fractions["obd"] >= OBD_LIMIT
     print(
-        f"pi=140 / pi=1: QM {fraction['qm']:.2f} (limit {QM_LIMIT}), OBD {fraction['obd']:.2f} "
-        f"(at least {OBD_LIMIT}): "
-        f"{'held' if held else 'NOT held'}"
+        f"pi=140 / pi=1: QM {fractions['qm']:.2f} (limit {QM_LIMIT}), "
+        f"OBD {fractions['obd']:.2f} (at least {OBD_LIMIT}): {'held' if held else 'NOT held'}"
     )
     return 0 if held else 1
 
 
 def pack(folder: Path, target: Path) -> Path:
-    """MNIST's idx files as one npz upload."""
+    """Write MNIST's idx files as one npz file, ready for upload."""
     arrays = {
-        f"{split}_{part}": read(folder / f"{prefix}-{kind}-ubyte.gz")
+        f"{split}_{part}": read_idx(folder / f"{prefix}-{kind}-ubyte.gz")
         for split, prefix in (("train", "train"), ("test", "t10k"))
         for part, kind in (("x", "images-idx3"), ("y", "labels-idx1"))
     }
@@ -123,11 +120,15 @@ def pack(folder: Path, target: Path) -> Path:
     return target
 
 
-def read(path: Path) -> NDArray[np.uint8]:
-    """One idx file."""
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read the array of a gzipped idx file: a head of four bytes, the lengths of the axes, the
+    values.
+    """
     raw = gzip.decompress(path.read_bytes())
-    sizes = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sizes)
+    axes = raw[3]
+    start = 4 + 4 * axes
+    shape = struct.unpack(f">{axes}I", raw[4:start])
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
 if __name__ == "__main__":

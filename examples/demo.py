@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -39,14 +40,7 @@ console = Console()
 
 def main() -> int:
     """Run the demo; 1 when the downloaded checkpoint does not give the reported error."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo-output"), help="where checkpoints and report go"
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=20, help="epochs of training before the upload"
-    )
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     out = arguments.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -63,37 +57,60 @@ def main() -> int:
             normalize={"mean": data.mean, "std": data.std},
         )
         console.print(f"uploaded {weights.name} as {model.id} ({model.parameters:,} parameters)")
-        job = client.jobs.submit(
-            {
-                "type": "prune",
-                "model": {"id": model.id},
-                "dataset": {"builtin": "digits"},
-                "targets": {"sparsity": SPARSITIES},
-                "retrain": {"mode": "fine_tune", "epochs": 8, "optimizer": {"lr": 0.02}},
-                "gates": {"max_error_increase": 0.02},
-                "labels": {"demo": "digits"},
-            }
-        )
+        job = client.jobs.submit(describe_job(model.id))
         console.print(f"submitted {job.id}: five sparsities, eight epochs of fine-tuning at each")
         watch(url, job.id)
-        job = client.jobs.wait(job.id, timeout_s=600)
-        results = client.jobs.results(job.id)
-        for checkpoint in results.checkpoints:
-            client.jobs.download(
-                job.id,
-                checkpoint.id,
-                out / f"{checkpoint.id}.sparse.safetensors",
-                sha256=checkpoint.sha256["sparse"],
-            )
+        client.jobs.wait(job.id, timeout_s=600)
+        chosen = download(client, job.id, out)
         report = save_reports(client, job.id, out)
-        chosen = results.recommended or results.checkpoints[0].id
-        client.jobs.download(job.id, chosen, out / f"{chosen}.dense.safetensors", format="dense")
 
     show(report)
-    same = check(report, data, chosen, out)
+    all_agree = check(report, data, chosen, out)
     console.print(f"\nreport       {out / 'report.html'}")
     console.print(f"checkpoints  {out}/*.sparse.safetensors")
-    return 0 if same else 1
+    return 0 if all_agree else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-output"), help="where checkpoints and report go"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="epochs of training before the upload"
+    )
+    return parser.parse_args()
+
+
+def describe_job(model_id: str) -> dict[str, Any]:
+    """The job: magnitude pruning to five sparsities, with a gate on the error."""
+    return {
+        "type": "prune",
+        "model": {"id": model_id},
+        "dataset": {"builtin": "digits"},
+        "targets": {"sparsity": SPARSITIES},
+        "retrain": {"mode": "fine_tune", "epochs": 8, "optimizer": {"lr": 0.02}},
+        "gates": {"max_error_increase": 0.02},
+        "labels": {"demo": "digits"},
+    }
+
+
+def download(client: Client, job_id: str, out: Path) -> str:
+    """Download every checkpoint as sparse file, and the recommended one, or else the first, as
+    dense file too; return the id of that one.
+    """
+    results = client.jobs.results(job_id)
+    for checkpoint in results.checkpoints:
+        client.jobs.download(
+            job_id,
+            checkpoint.id,
+            out / f"{checkpoint.id}.sparse.safetensors",
+            sha256=checkpoint.sha256["sparse"],
+        )
+    chosen = results.recommended or results.checkpoints[0].id
+    client.jobs.download(job_id, chosen, out / f"{chosen}.dense.safetensors", format="dense")
+    return chosen
 
 
 def train(data: Data, epochs: int, path: Path) -> Path:
@@ -117,7 +134,7 @@ def train(data: Data, epochs: int, path: Path) -> Path:
 
 
 def watch(url: str, job_id: str) -> None:
-    """Progress as the command line shows it."""
+    """Show the progress of a job as the command line does."""
     subprocess.run(
         [sys.executable, "-m", "secateur.cli", "jobs", "watch", job_id],
         check=False,
@@ -126,7 +143,7 @@ def watch(url: str, job_id: str) -> None:
 
 
 def show(report: Report) -> None:
-    """The summary table."""
+    """Print the summary table."""
     table = Table(
         title="Digits, magnitude pruning, fine-tuned: test error",
         box=box.SIMPLE,
@@ -139,53 +156,51 @@ def show(report: Report) -> None:
         table.add_row(
             name,
             f"{network.error.value:.2%}",
-            _range(network.error),
+            _format_interval(network.error),
             "",
             "",
             f"{network.size_bytes['dense']:,}",
             "100%",
         )
-    for c in report.checkpoints:
+    for checkpoint in report.checkpoints:
+        size_bytes = checkpoint.size_bytes["sparse"]
         table.add_row(
-            c.id,
-            f"{c.error.value:.2%}",
-            _range(c.error),
-            f"{c.error_increase.control.value:+.2%}",
-            f"{c.pruned.error.value:.2%}",
-            f"{c.size_bytes['sparse']:,}",
-            f"{c.size_bytes['sparse'] / report.baseline.size_bytes['dense']:.0%}",
+            checkpoint.id,
+            f"{checkpoint.error.value:.2%}",
+            _format_interval(checkpoint.error),
+            f"{checkpoint.error_increase.control.value:+.2%}",
+            f"{checkpoint.pruned.error.value:.2%}",
+            f"{size_bytes:,}",
+            f"{size_bytes / report.baseline.size_bytes['dense']:.0%}",
         )
     console.print(table)
     console.print(report.recommendation.reason)
 
 
-def _range(error: Estimate) -> str:
+def _format_interval(error: Estimate) -> str:
     return f"{error.low:.1%}-{error.high:.1%}"
 
 
 def check(report: Report, data: Data, chosen: str, out: Path) -> bool:
-    """Reload every downloaded checkpoint and measure it again, plain fp32: the errors must be those
-    of the report.
+    """Reload every downloaded checkpoint and measure it again in plain fp32; return whether all
+    errors are those of the report.
     """
     torch.set_num_threads(report.environment.threads)
-    same = True
-    for c in report.checkpoints:
-        states = {"sparse": read_sparse(out / f"{c.id}.sparse.safetensors")}
-        if c.id == chosen:
-            states["dense"] = load_file(out / f"{c.id}.dense.safetensors")
+    all_agree = True
+    for checkpoint in report.checkpoints:
+        states = {"sparse": read_sparse(out / f"{checkpoint.id}.sparse.safetensors")}
+        if checkpoint.id == chosen:
+            states["dense"] = load_file(out / f"{checkpoint.id}.dense.safetensors")
         for format, state in states.items():
-            error = (
-                measure_network(load_model(ARCHITECTURE, state, **KWARGS), data)
-                .document()
-                .error.value
-            )
-            agrees = error == c.error.value
-            same &= agrees
+            model = load_model(ARCHITECTURE, state, **KWARGS)
+            error = measure_network(model, data).document().error.value
+            agrees = error == checkpoint.error.value
+            all_agree &= agrees
             console.print(
-                f"{'ok ' if agrees else 'BAD'} {c.id} reloaded ({format}): error {error:.4%}, "
-                f"report {c.error.value:.4%}"
+                f"{'ok ' if agrees else 'BAD'} {checkpoint.id} reloaded ({format}): error "
+                f"{error:.4%}, report {checkpoint.error.value:.4%}"
             )
-    return same
+    return all_agree
 
 
 if __name__ == "__main__":

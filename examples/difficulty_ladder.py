@@ -5,9 +5,10 @@ sparse to not, one job each.
 on MNIST (`FOLDER/mnist/*.gz`) and a CIFAR ResNet on JPEG images (`FOLDER/cifar10-jpeg.zip`,
 ImageFolder layout):
 
-1. planted: a network pruned to 95 % and retrained, its zeros replaced by tiny noise, so that there is a sparse network
-   close by and a method has to find it;
-2. trained with an L1 penalty, in one or more strengths (exact zeros, but where nobody planted them);
+1. planted: a network pruned to 95 % and retrained, its zeros replaced by tiny noise, so that there
+   is a sparse network close by and a method has to find it;
+2. trained with an L1 penalty, in one or more strengths (exact zeros, but where nobody planted
+   them);
 3. trained without.
 
 Every network is pruned in one shot by every method, and the evaluation `bounds` compares the errors
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from examples import jobs, ladder_data
 from examples.embedded import service
-from examples.ladder_table import Row, markdown, rows
+from examples.ladder_table import Row, list_rows, render_markdown
 from pruning.seeding import generator
 from pruning.wording import percent
 from secateur import Client, JobFailed
@@ -45,7 +46,7 @@ METHODS: tuple[dict[str, Any], ...] = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A network on a dataset, and how it is trained."""
 
@@ -54,49 +55,57 @@ class Study:
     kwargs: dict[str, Any]
     train: dict[str, Any]
     l1: tuple[float, ...]
+    """Strengths of the penalty."""
     limit: dict[str, int]
+    """Images of each split; a split that is not named has all of them."""
     bounds: dict[str, Any]
+    """Parameters of the evaluation `bounds`."""
 
 
-def studies(arguments: argparse.Namespace) -> dict[str, Study]:
-    """By name of the dataset."""
+def plan_studies(arguments: argparse.Namespace) -> dict[str, Study]:
+    """Plan the study of each dataset, by the dataset's name."""
     quick = arguments.quick
     bounds = {"methods": METHODS, "trials": 1 if quick else 3}
     if quick:
         bounds |= {"images": 20, "sparsities": sorted({0.01, 0.1, *arguments.sparsity})}
     return {
         "mnist": Study(
-            "LeNet-300-100 on MNIST",
-            "lenet_300_100",
-            {},
-            {"epochs": arguments.epochs or (4 if quick else 20), "optimizer": {"lr": 0.05}},
-            (1e-4, 1e-3),
-            limit(arguments, 10_000),
-            bounds,
+            title="LeNet-300-100 on MNIST",
+            architecture="lenet_300_100",
+            kwargs={},
+            train={"epochs": arguments.epochs or (4 if quick else 20), "optimizer": {"lr": 0.05}},
+            l1=(1e-4, 1e-3),
+            limit=limit_images(arguments, 10_000),
+            bounds=bounds,
         ),
         "cifar": Study(
-            f"ResNet-{arguments.depth} on CIFAR-10 (JPEG)",
-            "cifar_resnet",
-            {"depth": arguments.depth},
-            {
+            title=f"ResNet-{arguments.depth} on CIFAR-10 (JPEG)",
+            architecture="cifar_resnet",
+            kwargs={"depth": arguments.depth},
+            train={
                 "epochs": arguments.epochs or (6 if quick else 40),
                 "batch_size": 64 if quick else 128,
             },
-            (1e-4, 1e-3),
-            limit(arguments, 4_000),
-            bounds,
+            l1=(1e-4, 1e-3),
+            limit=limit_images(arguments, 4_000),
+            bounds=bounds,
         ),
     }
 
 
-def limit(arguments: argparse.Namespace, quick: int) -> dict[str, int]:
-    """Images of each split; `{}` takes all."""
-    images = arguments.images or (quick if arguments.quick else None)
-    return ({"train": images} if images else {}) | ({"test": 1000} if arguments.quick else {})
+def limit_images(arguments: argparse.Namespace, quick: int) -> dict[str, int]:
+    """Return the images of each split, `quick` training images for a quick study; `{}` is all."""
+    limit: dict[str, int] = {}
+    train = arguments.images or (quick if arguments.quick else None)
+    if train:
+        limit["train"] = train
+    if arguments.quick:
+        limit["test"] = 1000
+    return limit
 
 
-def main() -> int:
-    """Run the jobs and write the table; 1 when a rung failed."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -128,17 +137,23 @@ def main() -> int:
         "--out", type=Path, default=Path("ladder"), help="where table and reports go"
     )
     parser.add_argument("--url", help="a running service; without it one is started")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the jobs and write the table; 1 when a rung failed."""
+    arguments = parse_arguments()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     running = contextlib.nullcontext(arguments.url) if arguments.url else service(out / "service")
-    texts, failed = [], False
+    texts: list[str] = []
+    failed = False
     with running as url, Client(url) as client:
-        for name, study in studies(arguments).items():
+        for name, study in plan_studies(arguments).items():
             if name in arguments.networks:
                 print(f"{study.title}: uploading", flush=True)
-                uploaded = dataset(client, name, arguments.data, out, study.limit)
-                ladder = Ladder(client, study, arguments, out / name, uploaded)
+                dataset_id = upload_dataset(client, name, arguments.data, out, study.limit)
+                ladder = Ladder(client, study, arguments, out / name, dataset_id)
                 texts.append(ladder.climb())
                 failed |= ladder.failed
                 (out / "ladder.md").write_text("\n".join(texts))
@@ -146,11 +161,11 @@ def main() -> int:
     return int(failed)
 
 
-def dataset(client: Client, name: str, data: Path, out: Path, images: dict[str, int]) -> str:
-    """Upload at most so many images of each split; the id of the dataset."""
+def upload_dataset(client: Client, name: str, data: Path, out: Path, images: dict[str, int]) -> str:
+    """Upload a dataset, of a zip at most `images` of each split; return the id of the dataset."""
     if name == "mnist":
         path = ladder_data.pack_mnist(data / "mnist", out / "mnist.safetensors")
-    else:  # every job decodes all images of a zip
+    else:  # every job decodes all images of a zip: leave out what is not needed
         path = ladder_data.thin(data / "cifar10-jpeg.zip", out / "cifar.zip", images)
     return client.datasets.upload(path, name=name).id
 
@@ -166,7 +181,10 @@ class Ladder:
         out: Path,
         dataset_id: str,
     ) -> None:
-        self.client, self.study, self.arguments, self.out = client, study, arguments, out
+        self.client = client
+        self.study = study
+        self.arguments = arguments
+        self.out = out
         self.common = {
             "type": "prune",
             "dataset": {"id": dataset_id, "limit": study.limit},
@@ -177,20 +195,18 @@ class Ladder:
         self.failed = False
 
     def climb(self) -> str:
-        """Every rung, sparsest first; returns the Markdown."""
+        """Study every rung, the sparsest first; return the Markdown."""
         strengths = sorted(self.arguments.l1 or self.study.l1, reverse=True)
         rungs = ["planted", *(f"L1 {strength:g}" for strength in strengths), "no penalty"]
-        self._rung(rungs[0], None)
+        self._study_rung(rungs[0], None)
         for rung, strength in zip(rungs[1:], [*strengths, 0.0], strict=True):
-            self._rung(rung, self._trained({"penalty": {"l1": strength}} if strength else {}))
-        return (
-            f"# {self.study.title}\n\n"
-            + "\n".join(self.notes)
-            + "\n\n"
-            + markdown(self.rows, rungs)
-        )
+            penalty = {"penalty": {"l1": strength}} if strength else {}
+            self._study_rung(rung, self._describe_training(penalty))
+        notes = "\n".join(self.notes)
+        return f"# {self.study.title}\n\n{notes}\n\n{render_markdown(self.rows, rungs)}"
 
-    def _trained(self, extra: dict[str, Any]) -> dict[str, Any]:
+    def _describe_training(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """The model of a job that trains the network itself."""
         study = self.study
         return {
             "architecture": study.architecture,
@@ -198,46 +214,29 @@ class Ladder:
             "train": study.train | extra,
         }
 
-    def _rung(self, rung: str, model: dict[str, Any] | None) -> None:
-        """Study a network; without `model` the planted one. A rung that fails is said and left
+    def _study_rung(self, rung: str, model: dict[str, Any] | None) -> None:
+        """Study a network; without `model` the planted one. A rung that fails is noted and left
         out.
         """
         folder = self.out / rung.replace(" ", "-")
         print(f"{self.study.title}, {rung}", flush=True)
         try:
-            model = model or self._plant(folder)
-            job = jobs.run(
-                self.client,
-                self.common
-                | {
-                    "model": model,
-                    "criterion": METHODS,
-                    "targets": {"sparsity": self.arguments.sparsity},
-                    "independent": True,
-                    "retrain": {"mode": "none"},
-                    "batchnorm": "keep",
-                    "labels": {"ladder": rung},
-                    "evaluations": [
-                        {"name": "accuracy"},
-                        {"name": "approximation"},
-                        {"name": "bounds", "params": self.study.bounds},
-                    ],
-                },
-                folder,
-            )
+            spec = self._describe_job(rung, model or self._plant(folder))
+            job = jobs.run(self.client, spec, folder)
         except JobFailed as error:
             self.failed = True
             self.notes.append(f"- {rung}: failed: {error}")
             return
         report = self.client.jobs.results(job.id).parsed_report()
-        zero = (
-            f"{percent(report.baseline.sparsity)} of the weights are zero"
-            if rung != "planted"
-            else f"{percent(PLANTED)} of the weights are noise, {self.arguments.noise:g} "
-            "standard deviations of their layer"
-        )
+        if rung == "planted":
+            zeros = (
+                f"{percent(PLANTED)} of the weights are noise, {self.arguments.noise:g} "
+                "standard deviations of their layer"
+            )
+        else:
+            zeros = f"{percent(report.baseline.sparsity)} of the weights are zero"
         self.notes.append(
-            f"- {rung}: test error {percent(report.baseline.error.value)}, {zero}; report "
+            f"- {rung}: test error {percent(report.baseline.error.value)}, {zeros}; report "
             f"`{(folder / 'report.html').relative_to(self.out.parent)}`"
         )
         self.notes += [
@@ -246,7 +245,24 @@ class Ladder:
         section = report.sections.get("bounds")
         if section is not None:
             self.notes += [f"- {rung}: {note}" for note in section.notes if "no bounds" in note]
-            self.rows += rows(rung, section)
+            self.rows += list_rows(rung, section)
+
+    def _describe_job(self, rung: str, model: dict[str, Any]) -> dict[str, Any]:
+        """The job of a rung: every method in one shot, without retraining."""
+        return self.common | {
+            "model": model,
+            "criterion": METHODS,
+            "targets": {"sparsity": self.arguments.sparsity},
+            "independent": True,
+            "retrain": {"mode": "none"},
+            "batchnorm": "keep",
+            "labels": {"ladder": rung},
+            "evaluations": [
+                {"name": "accuracy"},
+                {"name": "approximation"},
+                {"name": "bounds", "params": self.study.bounds},
+            ],
+        }
 
     def _plant(self, folder: Path) -> dict[str, Any]:
         """Prune by magnitude, retrain, hide the zeros in noise, upload: the model of a job."""
@@ -254,7 +270,7 @@ class Ladder:
             self.client,
             self.common
             | {
-                "model": self._trained({}),
+                "model": self._describe_training({}),
                 "targets": {"sparsity": [PLANTED]},
                 "retrain": {"mode": "lr_rewind"},
                 "evaluations": [{"name": "accuracy"}],
@@ -267,43 +283,38 @@ class Ladder:
         self.client.jobs.download(job.id, results.checkpoints[0].id, path, format="dense")
         state = hide_zeros(load_file(path), self.arguments.noise, self.arguments.seed)
         save_file(state, folder / "planted.safetensors")
-        made = results.parsed_report().model
-        return {
-            "id": self.client.models.upload(
-                folder / "planted.safetensors",
-                made.architecture,
-                kwargs=made.kwargs,
-                normalize=made.normalize,
-                name="planted",
-            ).id
-        }
+        pruned = results.parsed_report().model
+        planted = self.client.models.upload(
+            folder / "planted.safetensors",
+            pruned.architecture,
+            kwargs=pruned.kwargs,
+            normalize=pruned.normalize,
+            name="planted",
+        )
+        return {"id": planted.id}
 
 
 def hide_zeros(state: dict[str, Tensor], noise: float, seed: int) -> dict[str, Tensor]:
     """Replace the zeros of matrices and filters by normal noise of `noise` times their layer's
-    standard deviation.
+    standard deviation; return the new state.
 
-    >>> found = hide_zeros(
+    >>> hidden = hide_zeros(
     ...     {"w": torch.tensor([[0.0, 2.0], [-2.0, 0.0]]), "b": torch.zeros(2)}, 1e-3, 0
     ... )
     >>> (
-    ...     bool((found["w"].diag() != 0).all()),
-    ...     float(found["w"].diag().abs().max()) < 0.01,
-    ...     found["b"].tolist(),
+    ...     bool((hidden["w"].diag() != 0).all()),
+    ...     float(hidden["w"].diag().abs().max()) < 0.01,
+    ...     hidden["b"].tolist(),
     ... )
     (True, True, [0.0, 0.0])
     """
-    found = {}
+    hidden = {}
     for name, value in state.items():
-        small = (
-            torch.randn(value.shape, generator=generator(seed, "planted", name))
-            * noise
-            * value.float().std()
-            if value.dim() > 1
-            else value
-        )
-        found[name] = torch.where(value == 0, small, value)
-    return found
+        if value.dim() > 1:
+            normal = torch.randn(value.shape, generator=generator(seed, "planted", name))
+            value = torch.where(value == 0, normal * noise * value.float().std(), value)
+        hidden[name] = value
+    return hidden
 
 
 if __name__ == "__main__":

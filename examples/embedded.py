@@ -16,7 +16,9 @@ from secateur import Client, SecateurError
 
 @contextmanager
 def service(folder: Path, workers: int = 1) -> Iterator[str]:
-    """`secateur serve` on a free port, stopped at the end."""
+    """Run `secateur serve` on a free port, its data in the folder, until the block ends; yield its
+    address.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -44,7 +46,7 @@ def service(folder: Path, workers: int = 1) -> Iterator[str]:
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120.0) -> None:
-    """Wait until the service says that it is ready."""
+    """Wait until the service reports that it is ready; exits where it ends or is too late."""
     deadline = time.monotonic() + timeout_s
     with Client(url) as client:
         while time.monotonic() < deadline:

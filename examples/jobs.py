@@ -1,4 +1,4 @@
-"""Jobs as scripts run them: submitted, waited for, their reports in a folder."""
+"""Jobs as scripts run them: submitted, waited for, and their reports saved in a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(client: Client, spec: dict[str, Any], out: Path) -> Job:
 
 
 def save_reports(client: Client, job_id: str, out: Path) -> Report:
-    """The report as `report.html`, `report.md` and `report.json` in the folder; returns it."""
+    """Save the report as `report.html`, `report.md` and `report.json` in the folder; return it."""
     out.mkdir(parents=True, exist_ok=True)
     for format in ("html", "md", "json"):
         (out / f"report.{format}").write_bytes(client.jobs.report(job_id, format=format))

@@ -18,6 +18,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from examples.compare_criteria import NORMALIZE
 from examples.embedded import service
@@ -26,15 +27,40 @@ from secateur import Client
 
 METHODS = ("magnitude", "filter_norm", "sipp", "pfp")
 PRUNE_RATIOS = (15, 29.2, 46.2, 59.1, 68.9, 78.4, 85, 93.8)
-"""Per cent of all parameters."""
+"""The fractions of all parameters that are removed, in per cent."""
 WHOLE = ("conv1.weight", "linear.weight")
+"""The layers that stay whole."""
 PARAMETERS, PRUNABLE = 269_722, 267_264
-"""Of the network; the prunable weights are those of the other layers."""
+"""The numbers of parameters of the network, and of weights in the layers that may be pruned."""
 SHOWN = ("robustness", "prune_potential", "noise_similarity")
+"""The sections of the report whose notes are printed."""
 
 
 def main() -> int:
-    """Run the job and print what was found; 1 when it fails."""
+    """Run the job and print its findings; 1 when it fails."""
+    arguments = parse_arguments()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    running = contextlib.nullcontext(arguments.url) if arguments.url else service(out / "service")
+    with running as url, Client(url) as client:
+        model = client.models.upload(
+            arguments.model, "cifar_resnet", kwargs={"depth": 20}, normalize=NORMALIZE
+        )
+        dataset = client.datasets.upload(arguments.images, name=arguments.images.stem)
+        job = run(client, describe_job(model.id, dataset.id, arguments), out)
+    if job.status != "succeeded":
+        return 1
+    report = json.loads((out / "report.json").read_text())
+    print(report["recommendation"]["reason"])
+    for name in SHOWN:
+        section = report["sections"][name]
+        print(f"\n{section['title']}", *section["notes"], sep="\n- ")
+    print(f"\nreport  {out / 'report.html'}")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="state dict of a CIFAR ResNet-20")
     parser.add_argument(
@@ -50,58 +76,37 @@ def main() -> int:
         "--out", type=Path, default=Path("lost-in-pruning"), help="where the report goes"
     )
     parser.add_argument("--url", help="a running service; without it one is started")
-    arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    running = contextlib.nullcontext(arguments.url) if arguments.url else service(out / "service")
-    looked_at = {"images": arguments.shifted}
-    with running as url, Client(url) as client:
-        model = client.models.upload(
-            arguments.model, "cifar_resnet", kwargs={"depth": 20}, normalize=NORMALIZE
-        )
-        dataset = client.datasets.upload(arguments.images, name=arguments.images.stem)
-        job = run(
-            client,
-            {
-                "type": "prune",
-                "model": {"id": model.id},
-                "dataset": {
-                    "id": dataset.id,
-                    "limit": {"train": arguments.train, "test": arguments.test},
-                },
-                "criterion": [{"name": name} for name in METHODS],
-                "granularity": {"name": "weight"},
-                "exclude": WHOLE,
-                "targets": {
-                    "sparsity": [
-                        round(ratio / 100 * PARAMETERS / PRUNABLE, 6) for ratio in PRUNE_RATIOS
-                    ]
-                },
-                "retrain": {
-                    "mode": "fine_tune",
-                    "epochs": arguments.epochs,
-                    "optimizer": {"lr": 0.01},
-                },
-                "evaluations": [
-                    {"name": "accuracy"},
-                    {"name": "robustness", "params": looked_at},
-                    {"name": "prune_potential", "params": looked_at},
-                    {"name": "noise_similarity", "params": {"images": min(200, arguments.shifted)}},
-                ],
-                "shifts": {"knowledge": "partly_modelled"},
-            },
-            out,
-        )
-    if job.status != "succeeded":
-        return 1
-    report = json.loads((out / "report.json").read_text())
-    print(report["recommendation"]["reason"])
-    for name in SHOWN:
-        print(
-            f"\n{report['sections'][name]['title']}", *report["sections"][name]["notes"], sep="\n- "
-        )
-    print(f"\nreport  {out / 'report.html'}")
-    return 0
+    return parser.parse_args()
+
+
+def describe_job(model_id: str, dataset_id: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The job: four methods in a cascade, retrained after each ratio, studied under shift."""
+    shifted = {"images": arguments.shifted}
+    sparsities = [round(ratio / 100 * PARAMETERS / PRUNABLE, 6) for ratio in PRUNE_RATIOS]
+    return {
+        "type": "prune",
+        "model": {"id": model_id},
+        "dataset": {
+            "id": dataset_id,
+            "limit": {"train": arguments.train, "test": arguments.test},
+        },
+        "criterion": [{"name": name} for name in METHODS],
+        "granularity": {"name": "weight"},
+        "exclude": WHOLE,
+        "targets": {"sparsity": sparsities},
+        "retrain": {
+            "mode": "fine_tune",
+            "epochs": arguments.epochs,
+            "optimizer": {"lr": 0.01},
+        },
+        "evaluations": [
+            {"name": "accuracy"},
+            {"name": "robustness", "params": shifted},
+            {"name": "prune_potential", "params": shifted},
+            {"name": "noise_similarity", "params": {"images": min(200, arguments.shifted)}},
+        ],
+        "shifts": {"knowledge": "partly_modelled"},
+    }
 
 
 if __name__ == "__main__":

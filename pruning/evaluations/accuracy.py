@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.evaluations import evaluations
 from pruning.measurement.intervals import binomial_interval
@@ -18,64 +18,57 @@ from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
 WORST = 8
-"""Of so many checkpoints the notes name the class that loses most."""
+"""The number of checkpoints whose worst class the notes name at most."""
+NOTE = (
+    "Intervals are exact binomial (Clopper-Pearson), 95 %, and cover the sampling of test images, "
+    "not the spread between training runs."
+)
+PIXEL_NOTES = (
+    "The error of an image is 1 - its mean IoU (intersection over union) over the classes that "
+    "its truth or the prediction has; the error of a network is the mean over images, with "
+    "Student's 95 % interval. Pixels of value 255 count nowhere.",
+    "The mean IoU of the test set is over all classes, each from intersections and unions summed "
+    "over all images; its intervals are 95 % bootstrap intervals over images. They cover the "
+    "sampling of test images, not the spread between training runs.",
+)
 
 
 @evaluations.register("accuracy")
 @dataclass(frozen=True)
 class Accuracy:
-    """Test error of every round against sparsity, before and after retraining, with exact binomial
-    intervals.
+    """Test error of every round against sparsity, before and after retraining, with intervals.
 
-    error = wrong / n with its Clopper-Pearson interval; the increase over the dense control is
-    paired on the same images; errors by class show where pruning hurts most. For segmentation the
-    error is the mean over images of 1 - mean IoU, and the mean IoU over the classes of the whole
-    test set stands beside it.
+    error = wrong / n with its exact binomial (Clopper-Pearson) interval; the increase over the
+    dense control is paired on the same images; errors by class show where pruning hurts most. For
+    segmentation the error is the mean over images of 1 - mean IoU, and the mean IoU over the
+    classes of the whole test set stands beside it.
     """
 
     version: ClassVar[int] = 1
     of_pixels: ClassVar[bool] = True
 
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves `error/<criterion>`, `error_before_retraining/<criterion>`,
-        `increase/<criterion>`; errors by class.
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves `error/<criterion>`, `error_before_retraining/<criterion>` and
+        `increase/<criterion>`, and errors by class.
 
-        For segmentation also `mean_iou/<criterion>`, and IoU by class in the place of errors.
+        For segmentation there are also `mean_iou/<criterion>`, and IoU by class instead of errors.
         """
         curves: dict[str, Curve] = {}
-        for label in dict.fromkeys(one.label for one in trial.rounds):
-            rounds = [one for one in trial.rounds if one.label == label]
-            shipped = [
-                one for one in rounds if one.retrained is not None or _never_retrained(rounds)
-            ]
-            curves[f"error/{label}"] = _curve(
-                shipped, [one.measured.document().error for one in shipped], "test error"
-            )
-            if any(one.retrained is not None for one in rounds):
-                curves[f"error_before_retraining/{label}"] = _curve(
-                    rounds,
-                    [one.pruned.document().error for one in rounds],
-                    "test error right after pruning",
-                )
-            curves[f"increase/{label}"] = _curve(
-                shipped,
-                [
-                    estimate_increase(one.measured.wrong, trial.control_measured.wrong)
-                    for one in shipped
-                ],
-                "test error above the dense control's",
-            )
+        for label in dict.fromkeys(row.label for row in record.rounds):
+            rounds = [row for row in record.rounds if row.label == label]
+            curves |= _draw_error_curves(label, rounds, record)
         scalars = {
-            "error/given": trial.given_measured.document().error,
-            "error/control": trial.control_measured.document().error,
+            "error/given": record.given_measured.document().error,
+            "error/control": record.control_measured.document().error,
         }
-        targets = [one for one in trial.rounds if one.target is not None]
-        if trial.data.segmentation:
-            return _of_pixels(trial, targets, curves, scalars, self.version)
-        networks = {"given": trial.given_measured.wrong, "control": trial.control_measured.wrong}
-        networks |= {one.id: one.measured.wrong for one in targets}
+        targets = [row for row in record.rounds if row.target is not None]
+        if record.data.segmentation:
+            return _summarise_pixels(record, targets, curves, scalars, version=self.version)
+        networks = {"given": record.given_measured.wrong, "control": record.control_measured.wrong}
+        networks |= {row.id: row.measured.wrong for row in targets}
+        labels = record.data.test.labels.cpu()
         by_class = {
-            name: _by_class(wrong, trial.data.test.labels.cpu(), trial.data.classes)
+            name: _estimate_by_class(wrong, labels, record.data.classes)
             for name, wrong in networks.items()
         }
         return Section(
@@ -83,12 +76,7 @@ class Accuracy:
             version=self.version,
             curves=curves,
             scalars=scalars,
-            notes=(
-                "Intervals are exact binomial (Clopper-Pearson), 95 %, and cover the sampling of "
-                "test images, not the "
-                "spread between training runs.",
-                *_worst_classes(by_class),
-            ),
+            notes=(NOTE, *_name_worst_classes(by_class)),
             details={
                 "error_by_class": {
                     name: {label: estimate.model_dump() for label, estimate in row.items()}
@@ -98,46 +86,57 @@ class Accuracy:
         )
 
 
-PIXEL_NOTES = (
-    "The error of an image is 1 - its mean IoU (intersection over union) over the classes that "
-    "its truth or the prediction "
-    "has; the error of a network is the mean over images, with Student's 95 % interval. Pixels "
-    "of value 255 count nowhere.",
-    "The mean IoU of the test set is over all classes, each from intersections and unions summed "
-    "over all images; its "
-    "intervals are 95 % bootstrap intervals over images. They cover the sampling of test images, "
-    "not the spread between "
-    "training runs.",
-)
+def _draw_error_curves(
+    label: str, rounds: Sequence[RoundRecord], record: JobRecord
+) -> dict[str, Curve]:
+    """The curves of one criterion, from its rounds."""
+    never_retrained = all(row.retrained is None for row in rounds)
+    # Where the job retrains, a round that was not retrained is no network that would be shipped.
+    shipped = [row for row in rounds if row.retrained is not None or never_retrained]
+    errors = [row.measured.document().error for row in shipped]
+    curves = {f"error/{label}": _draw_curve(shipped, errors, "test error")}
+    if not never_retrained:
+        curves[f"error_before_retraining/{label}"] = _draw_curve(
+            rounds,
+            [row.pruned.document().error for row in rounds],
+            "test error right after pruning",
+        )
+    control = record.control_measured.wrong
+    curves[f"increase/{label}"] = _draw_curve(
+        shipped,
+        [estimate_increase(row.measured.wrong, control) for row in shipped],
+        "test error above the dense control's",
+    )
+    return curves
 
 
-def _of_pixels(
-    trial: JobRecord,
+def _summarise_pixels(
+    record: JobRecord,
     targets: Sequence[RoundRecord],
     curves: dict[str, Curve],
     scalars: dict[str, Estimate],
+    *,
     version: int,
 ) -> Section:
     """The section for segmentation: IoU where classification has errors by class."""
-    measured = {"given": trial.given_measured, "control": trial.control_measured} | {
-        one.id: one.measured for one in targets
+    networks = {"given": record.given_measured, "control": record.control_measured}
+    networks |= {row.id: row.measured for row in targets}
+    ious = {
+        name: compute_whole_ious(measured.overlaps, generator(record.seed, "accuracy"))
+        for name, measured in networks.items()
+        if measured.overlaps is not None
     }
-    found = {
-        name: compute_whole_ious(one.overlaps, generator(trial.seed, "accuracy"))
-        for name, one in measured.items()
-        if one.overlaps is not None
-    }
-    scalars = scalars | {f"mean_iou/{name}": found[name][0] for name in ("given", "control")}
-    for label in dict.fromkeys(one.label for one in targets):
-        mine = [one for one in targets if one.label == label]
-        curves[f"mean_iou/{label}"] = _curve(
-            mine, [found[one.id][0] for one in mine], "mean IoU of the test set"
+    scalars = scalars | {f"mean_iou/{name}": ious[name][0] for name in ("given", "control")}
+    for label in dict.fromkeys(row.label for row in targets):
+        rounds = [row for row in targets if row.label == label]
+        curves[f"mean_iou/{label}"] = _draw_curve(
+            rounds, [ious[row.id][0] for row in rounds], "mean IoU of the test set"
         )
     rows = [
-        {"network": name, "class": label, "iou": value.model_dump()}
-        for name, (_, each) in found.items()
-        for label, value in zip(trial.data.classes, each, strict=True)
-        if value is not None
+        {"network": name, "class": class_name, "iou": iou.model_dump()}
+        for name, (_, by_class) in ious.items()
+        for class_name, iou in zip(record.data.classes, by_class, strict=True)
+        if iou is not None
     ]
     return Section(
         title="Accuracy",
@@ -149,20 +148,19 @@ def _of_pixels(
     )
 
 
-def _never_retrained(rounds: Sequence[RoundRecord]) -> bool:
-    return all(one.retrained is None for one in rounds)
-
-
-def _curve(rounds: Sequence[RoundRecord], values: list[Estimate], y_label: str) -> Curve:
+def _draw_curve(rounds: Sequence[RoundRecord], values: list[Estimate], y_label: str) -> Curve:
     return Curve(
-        x=tuple(one.sparsity for one in rounds),
+        x=tuple(row.sparsity for row in rounds),
         y=tuple(values),
         x_label="sparsity",
         y_label=y_label,
     )
 
 
-def _by_class(wrong: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, Estimate]:
+def _estimate_by_class(
+    wrong: Tensor, labels: Tensor, classes: tuple[str, ...]
+) -> dict[str, Estimate]:
+    """The error of a network on each class that has test images."""
     return {
         name: binomial_interval(int(wrong[labels == index].sum()), int((labels == index).sum()))
         for index, name in enumerate(classes)
@@ -170,9 +168,9 @@ def _by_class(wrong: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[s
     }
 
 
-def _worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
-    """The class that each checkpoint loses most in, of the checkpoints that lose most."""
-    found: list[tuple[float, str, str]] = []
+def _name_worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
+    """The class that each checkpoint loses most in, for the checkpoints that lose most."""
+    losses: list[tuple[float, str, str]] = []
     for name, row in by_class.items():
         if name not in ("given", "control"):
             gaps = {
@@ -181,22 +179,20 @@ def _worst_classes(by_class: dict[str, dict[str, Any]]) -> list[str]:
             }
             worst = max(gaps, key=gaps.__getitem__)
             if gaps[worst] > 0:
-                found.append((gaps[worst], name, worst))
-    most = sorted(found, key=lambda item: -item[0])[:WORST]
+                losses.append((gaps[worst], name, worst))
+    largest = sorted(losses, key=lambda item: -item[0])[:WORST]
     notes = [
         f"{name}: the class that loses most against the dense control is {worst!r} "
-        f"({q.points_with_interval(Estimate(value=gap))} on "
-        f"{q.count_of(by_class[name][worst].n or 0, 'test image')}: "
-        f"{q.percent_with_interval(by_class[name][worst])} wrong)."
-        for gap, name, worst in found
-        if (gap, name, worst) in most
+        f"({wording.points_with_interval(Estimate(value=gap))} on "
+        f"{wording.count_of(by_class[name][worst].n or 0, 'test image')}: "
+        f"{wording.percent_with_interval(by_class[name][worst])} wrong)."
+        for gap, name, worst in losses
+        if (gap, name, worst) in largest
     ]
-    left = len(found) - len(most)
-    return notes + (
-        [
-            f"{q.count_of(left, 'other checkpoint')} of which no class loses more: see the "
+    left = len(losses) - len(largest)
+    if left:
+        notes.append(
+            f"{wording.count_of(left, 'other checkpoint')} of which no class loses more: see the "
             "errors by class."
-        ]
-        if left
-        else []
-    )
+        )
+    return notes

@@ -1,5 +1,5 @@
-"""How far pruned networks are from the dense one, layer by layer, right after pruning and after
-retraining.
+"""The distance of pruned networks from the dense one, layer by layer, right after pruning and
+after retraining.
 
 Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; the definitions of this
 evaluation are ours.
@@ -7,76 +7,57 @@ evaluation are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.distance_findings import (
     CAUTION,
-    Change,
     Correlation,
     check_recovery_claim,
     correlate_with_accuracy,
 )
-from pruning.analysis.job_record import JobRecord, RoundRecord
+from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.output_distances import (
     BATCH,
     Deviations,
     average_finite,
-    average_paired_change,
     measure_output_distances,
 )
 from pruning.data.tensors import Split, draw_subset
 from pruning.evaluations import evaluations
-from pruning.measurement.intervals import binomial_interval
-from pruning.measurement.measure import Measured, estimate_increase
+from pruning.evaluations._compared_checkpoints import (
+    AFTER,
+    BEFORE,
+    QUANTITIES,
+    ComparedCheckpoint,
+)
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
-BEFORE, AFTER = "before", "after"
-QUANTITIES: Mapping[str, tuple[str, str, Callable[[Deviations], Tensor]]] = {
-    "layers": ("hidden layers", "mean relative error of hidden layers", lambda one: one.hidden),
-    "logits": ("logits", "relative error of logits", lambda one: one.logits),
-    "centred": ("centred logits", "relative error of centred logits", lambda one: one.centred),
-    "softmax": ("softmax", "distance of softmax outputs", lambda one: one.softmax),
-    "kl": ("KL divergence", "KL divergence of softmax outputs (nats)", lambda one: one.kl),
-}
-"""Name in words, label of the axis, value for each image: the further from the dense network, the
-larger.
-"""
-COLUMNS = {
-    "layers": "relative_error_hidden_layers",
-    "logits": "relative_error_logits",
-    "centred": "relative_error_centred_logits",
-    "softmax": "softmax_distance",
-    "kl": "kl_divergence_nats",
-}
 NOTES = (
     "Everything is relative to the dense network as given. A layer's error is the Euclidean "
-    "distance of its outputs (before "
-    "the activation function) from the dense network's, over the size of the latter: 0 is the "
-    "same, 1 as far off as if the "
-    "layer put out nothing. The hidden layers are all but the last, averaged. A removed channel "
-    "counts as zero.",
+    "distance of its outputs (before the activation function) from the dense network's, over the "
+    "size of the latter: 0 is the same, 1 as far off as if the layer put out nothing. The hidden "
+    "layers are all but the last, averaged. A removed channel counts as zero.",
     "What is added to all logits of an image alike, the softmax does not see: centred logits are "
-    "without it. The distance "
-    "of softmax outputs is Euclidean, the KL divergence that from the dense network's; agreement "
-    "is the share of images on "
-    "which both networks name the same class.",
+    "without it. The distance of softmax outputs is Euclidean, the KL divergence that from the "
+    "dense network's; agreement is the share of images on which both networks name the same "
+    "class.",
 )
 
 
 @evaluations.register("approximation")
 @dataclass(frozen=True)
 class Approximation:
-    """Distance of every checkpoint from the dense network: of layers, logits and softmax, before
-    and after retraining.
+    """Distance of every checkpoint from the dense network, before and after retraining.
 
+    The distances are of layers, logits and softmax outputs:
     e_l = mean over images x of ||a'_l(x) - a_l(x)||_2 / ||a_l(x)||_2, a_l the outputs of layer l of
     the dense network as given, a'_l those of the pruned one; see
     `pruning.analysis.output_distances`. Spearman's rho of each distance and the accuracy over all
@@ -88,320 +69,287 @@ class Approximation:
         int, Field(ge=1, description="test images to compare on, the same for all networks")
     ] = 1000
 
-    def applies(self, trial: JobRecord) -> bool:
-        """With a checkpoint to compare."""
-        return any(one.target is not None for one in trial.rounds)
+    def applies(self, record: JobRecord) -> bool:
+        """Return whether there is a checkpoint to compare."""
+        return any(row.target is not None for row in record.rounds)
 
-    def units(self, scale: JobSize) -> int:
-        """The dense network beside the control and beside every checkpoint, right after pruning and
-        retrained.
+    def units(self, size: JobSize) -> int:
+        """Return the forward passes of the dense network beside the control and beside every
+        checkpoint, right after pruning and retrained.
         """
-        return 2 * min(self.images, scale.images["test"]) * (1 + 2 * scale.checkpoints)
+        return 2 * min(self.images, size.images["test"]) * (1 + 2 * size.checkpoints)
 
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves such as `layers_before/<criterion>` and `layers_after/...`; tables, rank
-        correlations, findings.
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves such as `layers_before/<criterion>` and `layers_after/...`, tables, rank
+        correlations and findings.
         """
-        sample = self._sample(trial)
-        dense = trial.dense()
+        sample = self._draw_sample(record)
+        dense = record.dense()
 
         def compare(network: nn.Module) -> Deviations:
-            trial.advance(2 * len(sample))
-            return measure_output_distances(
-                dense, network, (images for images, _ in trial.data.batches(sample, BATCH))
-            )
+            record.advance(2 * len(sample))
+            batches = (images for images, _ in record.data.batches(sample, BATCH))
+            return measure_output_distances(dense, network, batches)
 
-        found = [
-            _Compared.of(one, trial, compare) for one in trial.rounds if one.target is not None
+        checkpoints = [
+            ComparedCheckpoint.from_round(row, record, compare)
+            for row in record.rounds
+            if row.target is not None
         ]
-        phases = {
-            phase: some
-            for phase in (BEFORE, AFTER)
-            if (some := [one for one in found if phase in one.by])
+        by_phase = _group_by_phase(checkpoints)
+        phase_names = _name_phases(record)
+        correlations = {
+            phase: list(_correlate(record.seed, phase, group)) for phase, group in by_phase.items()
         }
-        words = _words(trial)
-        correlations = [
-            one for phase, some in phases.items() for one in _correlations(trial.seed, phase, some)
-        ]
-        scalars = {
-            f"spearman_{one.phase}/{one.name}": one.rho
-            for one in correlations
-            if one.rho is not None
-        }
+        scalars = _list_rhos(correlations)
         findings: list[str] = []
-        if len(phases) == 2:
-            control = compare(trial.control())
-            scalars |= {
-                f"{label}, dense control": value
-                for name, (_, label, get) in QUANTITIES.items()
-                if (value := average_finite(get(control))) is not None
-            }
-            findings = check_recovery_claim(
-                [_change(one) for one in found if len(one.by) == 2]
-            ) + _control(average_finite(control.hidden))
-        findings += [
-            sentence
-            for phase, some in phases.items()
-            for sentence in Correlation.sentences(
-                [one for one in correlations if one.phase == phase],
-                f"accuracy {words[phase]}",
-                len(some),
-            )
+        if len(by_phase) == 2:
+            control = compare(record.control())
+            scalars |= _measure_control(control)
+            changes = [row.change() for row in checkpoints if row.in_both_phases]
+            findings += check_recovery_claim(changes)
+            findings += _describe_control(average_finite(control.hidden))
+        for phase, group in by_phase.items():
+            against = f"accuracy {phase_names[phase]}"
+            findings += Correlation.sentences(correlations[phase], against, len(group))
+        details = _tabulate(checkpoints, by_phase, phase_names)
+        details["rank_correlation_with_accuracy"] = [
+            correlation.row() for group in correlations.values() for correlation in group
         ]
-        notes = [
-            *findings,
-            CAUTION,
-            *_overflows(found, words),
-            *_blanks(found),
-            *_missing(trial, found),
-            *NOTES,
-            f"Means are over {q.count_of(len(sample), 'test image')} of "
-            f"{q.count(len(trial.data.test))}, the same for "
-            "all networks, with normal 95 % intervals; accuracies are of all test images.",
-        ]
-        details = {
-            f"checkpoints_{words[phase].replace(' ', '_')}": [one.row(phase) for one in some]
-            for phase, some in phases.items()
-        }
-        details |= {
-            "change_by_retraining": [_change_row(one) for one in found if len(one.by) == 2],
-            "layers": [row for one in found for row in one.layer_rows()],
-            "rank_correlation_with_accuracy": [one.row() for one in correlations],
-        }
         return Section(
             title="Approximation of the dense network",
             version=self.version,
             scalars=scalars,
-            curves=_curves(found),
-            notes=tuple(notes),
-            details={key: value for key, value in details.items() if value},
+            curves=_draw_curves(checkpoints),
+            notes=(
+                *findings,
+                CAUTION,
+                *_describe_overflows(checkpoints, phase_names),
+                *_describe_left_out(checkpoints),
+                *_explain_missing(record, checkpoints),
+                *NOTES,
+                _describe_sample(len(sample), len(record.data.test)),
+            ),
+            details={name: rows for name, rows in details.items() if rows},
         )
 
-    def _sample(self, trial: JobRecord) -> Split:
-        labels = trial.data.test.labels
-        chosen, _ = draw_subset(
-            labels.cpu(),
-            min(self.images, len(labels)),
-            False,
-            generator(trial.seed, "approximation"),
-        )
-        return trial.data.test[chosen.to(labels.device)]
+    def _draw_sample(self, record: JobRecord) -> Split:
+        labels = record.data.test.labels
+        count = min(self.images, len(labels))
+        rng = generator(record.seed, "approximation")
+        chosen, _ = draw_subset(labels.cpu(), count, stratify=False, rng=rng)
+        return record.data.test[chosen.to(labels.device)]
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """A checkpoint, by phase: how far it is from the dense network, and its accuracy."""
-
-    of_: RoundRecord
-    by: Mapping[str, tuple[Deviations, Measured]]
-
-    @staticmethod
-    def of(
-        one: RoundRecord, trial: JobRecord, compare: Callable[[nn.Module], Deviations]
-    ) -> _Compared:
-        last = one.full_size or one.network
-        by: dict[str, tuple[Deviations, Measured]] = {}
-        if one.retrained is None and not trial.pruned_untrained:
-            by[BEFORE] = compare(last()), one.pruned
-        elif one.unretrained is not None:
-            by[BEFORE] = compare(one.unretrained()), one.pruned
-        if one.retrained is not None:
-            by[AFTER] = compare(last()), one.retrained
-        return _Compared(one, by)
-
-    def value(self, name: str, phase: str) -> Estimate | None:
-        """A quantity, the accuracy or the agreement."""
-        found, measured = self.by[phase]
-        if name in ("accuracy", "agreement"):
-            flags = ~measured.wrong if name == "accuracy" else found.agrees
-            return binomial_interval(int(flags.sum()), len(flags))
-        return average_finite(QUANTITIES[name][2](found))
-
-    def row(self, phase: str) -> dict[str, Any]:
-        columns = {"accuracy": "accuracy", **COLUMNS, "agreement": "agreement"}
-        return {"checkpoint": self.of_.id, "sparsity": self.of_.sparsity} | {
-            column: _document(self.value(name, phase)) for name, column in columns.items()
-        }
-
-    def layer_rows(self) -> Iterator[dict[str, Any]]:
-        for layer in next(iter(self.by.values()))[0].layers:
-            values = {phase: found.layers[layer] for phase, (found, _) in self.by.items()}
-            row = {"checkpoint": self.of_.id, "sparsity": self.of_.sparsity, "layer": layer} | {
-                f"relative_error_{phase}": _document(average_finite(some))
-                for phase, some in values.items()
-            }
-            if len(values) == 2:
-                row["relative_error_change"] = _document(
-                    average_paired_change(values[BEFORE], values[AFTER])
-                )
-            yield row | {"images_left_out": int(next(iter(values.values())).isnan().sum())}
+def _group_by_phase(
+    checkpoints: Sequence[ComparedCheckpoint],
+) -> dict[str, list[ComparedCheckpoint]]:
+    """The checkpoints that were compared in each phase; no phase without any."""
+    groups = {
+        phase: [checkpoint for checkpoint in checkpoints if phase in checkpoint.by_phase]
+        for phase in (BEFORE, AFTER)
+    }
+    return {phase: group for phase, group in groups.items() if group}
 
 
-def _document(value: Estimate | None) -> dict[str, Any] | None:
-    return None if value is None else value.model_dump()
-
-
-def _words(trial: JobRecord) -> dict[str, str]:
+def _name_phases(record: JobRecord) -> dict[str, str]:
     return {
         BEFORE: "right after pruning",
-        AFTER: "after training" if trial.pruned_untrained else "after retraining",
+        AFTER: "after training" if record.pruned_untrained else "after retraining",
     }
 
 
-def _change(one: _Compared) -> Change:
-    """What retraining did to a checkpoint."""
-    (before, pruned), (after, retrained) = one.by[BEFORE], one.by[AFTER]
-    error = one.value("layers", BEFORE)
-    return Change(
-        one.of_.id,
-        estimate_increase(pruned.wrong, retrained.wrong),
-        {
-            words: average_paired_change(get(before), get(after))
-            for words, _, get in QUANTITIES.values()
-        },
-        None if error is None else error.value,
+def _list_rhos(correlations: Mapping[str, Sequence[Correlation]]) -> dict[str, Estimate]:
+    """The scalars of the rank correlations that are defined, by phase and quantity."""
+    return {
+        f"spearman_{phase}/{correlation.name}": correlation.rho
+        for phase, group in correlations.items()
+        for correlation in group
+        if correlation.rho is not None
+    }
+
+
+def _describe_sample(images: int, test_images: int) -> str:
+    return (
+        f"Means are over {wording.count_of(images, 'test image')} of "
+        f"{wording.count(test_images)}, the same for all networks, with normal 95 % intervals; "
+        "accuracies are of all test images."
     )
 
 
-def _change_row(one: _Compared) -> dict[str, Any]:
-    changed = _change(one)
-    return {
-        "checkpoint": one.of_.id,
-        "sparsity": one.of_.sparsity,
-        "accuracy_increase": changed.accuracy.model_dump(),
-    } | {
-        f"change_{COLUMNS[name]}": _document(changed.errors[words])
-        for name, (words, *_) in QUANTITIES.items()
+def _measure_control(control: Deviations) -> dict[str, Estimate]:
+    """The scalars of the dense control: every distance whose mean is finite."""
+    scalars = {}
+    for quantity in QUANTITIES.values():
+        distance = average_finite(quantity.read(control))
+        if distance is not None:
+            scalars[f"{quantity.label}, dense control"] = distance
+    return scalars
+
+
+def _tabulate(
+    checkpoints: Sequence[ComparedCheckpoint],
+    by_phase: Mapping[str, Sequence[ComparedCheckpoint]],
+    phase_names: Mapping[str, str],
+) -> dict[str, list[dict[str, Any]]]:
+    """The tables of checkpoints by phase, of changes by retraining, and of layers."""
+    details = {
+        f"checkpoints_{phase_names[phase].replace(' ', '_')}": [
+            checkpoint.row(phase) for checkpoint in group
+        ]
+        for phase, group in by_phase.items()
     }
+    details["change_by_retraining"] = [
+        checkpoint.change_row() for checkpoint in checkpoints if checkpoint.in_both_phases
+    ]
+    details["layers"] = [row for checkpoint in checkpoints for row in checkpoint.layer_rows()]
+    return details
 
 
-def _correlations(seed: int, phase: str, found: Sequence[_Compared]) -> Iterator[Correlation]:
-    """Of every quantity and of the disagreement with the accuracy, over the checkpoints that have
-    both.
+def _correlate(
+    seed: int, phase: str, checkpoints: Sequence[ComparedCheckpoint]
+) -> Iterator[Correlation]:
+    """The rank correlation of every quantity, and of the disagreement, with the accuracy, each over
+    the checkpoints that have both.
     """
-    for name, words in [
-        *((name, words) for name, (words, _, _) in QUANTITIES.items()),
-        ("disagreement", "disagreement"),
-    ]:
-        pairs = []
-        for one in found:
-            value, accuracy = (
-                one.value("agreement" if name == "disagreement" else name, phase),
-                one.value("accuracy", phase),
-            )
-            if value is not None and accuracy is not None:
-                pairs.append(
-                    (1 - value.value if name == "disagreement" else value.value, accuracy.value)
-                )
-        yield correlate_with_accuracy(seed, phase, name, words, pairs)
+    for name, quantity in QUANTITIES.items():
+        pairs = _pair_with_accuracy(checkpoints, name, phase)
+        yield correlate_with_accuracy(seed, phase, name, quantity.words, pairs)
+    agreements = _pair_with_accuracy(checkpoints, "agreement", phase)
+    pairs = [(1 - agreement, accuracy) for agreement, accuracy in agreements]
+    yield correlate_with_accuracy(seed, phase, "disagreement", "disagreement", pairs)
 
 
-def _curves(found: Sequence[_Compared]) -> dict[str, Curve]:
-    labels = {
-        "accuracy": "test accuracy",
-        **{name: label for name, (_, label, _) in QUANTITIES.items()},
-        "agreement": "agreement with the dense network",
-    }
+def _pair_with_accuracy(
+    checkpoints: Sequence[ComparedCheckpoint], name: str, phase: str
+) -> list[tuple[float, float]]:
+    """Pairs (value, accuracy) of the checkpoints that have both."""
+    pairs = []
+    for checkpoint in checkpoints:
+        value = checkpoint.estimate(name, phase)
+        accuracy = checkpoint.estimate("accuracy", phase)
+        if value is not None and accuracy is not None:
+            pairs.append((value.value, accuracy.value))
+    return pairs
+
+
+def _draw_curves(checkpoints: Sequence[ComparedCheckpoint]) -> dict[str, Curve]:
+    """The curves over sparsity, by quantity, phase and criterion."""
+    y_labels = {"accuracy": "test accuracy"}
+    y_labels |= {name: quantity.label for name, quantity in QUANTITIES.items()}
+    y_labels["agreement"] = "agreement with the dense network"
     curves: dict[str, Curve] = {}
-    for name, y_label in labels.items():
-        for label in dict.fromkeys(one.of_.label for one in found):
+    for name, y_label in y_labels.items():
+        for label in dict.fromkeys(checkpoint.round.label for checkpoint in checkpoints):
+            group = [checkpoint for checkpoint in checkpoints if checkpoint.round.label == label]
             for phase in (BEFORE, AFTER):
-                points = [
-                    (one.of_.sparsity, value)
-                    for one in found
-                    if one.of_.label == label
-                    and phase in one.by
-                    and (value := one.value(name, phase)) is not None
-                ]
-                if points:
-                    curves[f"{name}_{phase}/{label}"] = Curve(
-                        x=tuple(x for x, _ in points),
-                        y=tuple(y for _, y in points),
-                        x_label="sparsity",
-                        y_label=y_label,
-                    )
+                curve = _draw_curve(group, name, phase, y_label)
+                if curve is not None:
+                    curves[f"{name}_{phase}/{label}"] = curve
     return curves
 
 
-def _missing(trial: JobRecord, found: Sequence[_Compared]) -> list[str]:
-    """Why networks right after pruning are not compared."""
-    if trial.pruned_untrained:
+def _draw_curve(
+    checkpoints: Sequence[ComparedCheckpoint], name: str, phase: str, y_label: str
+) -> Curve | None:
+    """The curve of one criterion's checkpoints; None where no value is finite."""
+    sparsities, values = [], []
+    for checkpoint in checkpoints:
+        value = checkpoint.estimate(name, phase) if phase in checkpoint.by_phase else None
+        if value is not None:
+            sparsities.append(checkpoint.round.sparsity)
+            values.append(value)
+    if not values:
+        return None
+    return Curve(x=tuple(sparsities), y=tuple(values), x_label="sparsity", y_label=y_label)
+
+
+def _explain_missing(record: JobRecord, checkpoints: Sequence[ComparedCheckpoint]) -> list[str]:
+    """The reason why networks right after pruning are not compared."""
+    if record.pruned_untrained:
         return [
             "The job prunes before it trains: right after pruning there is only an untrained "
-            "network, so the trained "
-            "ones alone are compared. They are trained from the dense network's own initialisation."
+            "network, so the trained ones alone are compared. They are trained from the dense "
+            "network's own initialisation."
         ]
-    left = [one.of_.id for one in found if BEFORE not in one.by]
-    return (
-        [
-            "Compared after retraining alone, as the network right after pruning was not kept: "
-            f"{', '.join(left)}."
-        ]
-        if left
-        else []
-    )
-
-
-def _blanks(found: Sequence[_Compared]) -> list[str]:
-    """What cannot be relative to anything, which depends on the dense network alone."""
-    if not found:
+    missing = [
+        checkpoint.round.id for checkpoint in checkpoints if BEFORE not in checkpoint.by_phase
+    ]
+    if not missing:
         return []
-    one = next(iter(found[0].by.values()))[0]
-    named = {**one.layers, "logits": one.logits, "centred logits": one.centred}
+    return [
+        "Compared after retraining alone, as the network right after pruning was not kept: "
+        f"{', '.join(missing)}."
+    ]
+
+
+def _describe_left_out(checkpoints: Sequence[ComparedCheckpoint]) -> list[str]:
+    """The images and layers for which no relative error exists; they depend on the dense network
+    alone.
+    """
+    if not checkpoints:
+        return []
+    distances = checkpoints[0].any_distances
+    outputs = {
+        **distances.layers,
+        "logits": distances.logits,
+        "centred logits": distances.centred,
+    }
     zero = [
-        f"{name or 'the network'} on {q.count_of(int(values.isnan().sum()), 'image')}"
-        for name, values in named.items()
+        f"{name or 'the network'} on {wording.count_of(int(values.isnan().sum()), 'image')}"
+        for name, values in outputs.items()
         if bool(values.isnan().any())
     ]
-    notes = (
-        [
+    notes = []
+    if zero:
+        notes.append(
             "Outputs of the dense network that are zero, to which nothing is relative, are left "
             f"out: {', '.join(zero)}."
-        ]
-        if zero
-        else []
-    )
-    return notes + (
-        [f"Left out, without one output for each image: {', '.join(one.unmatched)}."]
-        if one.unmatched
-        else []
-    )
-
-
-def _overflows(found: Sequence[_Compared], words: Mapping[str, str]) -> list[str]:
-    """Networks that overflow: a mean without the images that do would flatter them."""
-    notes = []
-    for one in found:
-        for phase, (some, _) in one.by.items():
-            named = {
-                **some.layers,
-                "logits": some.logits,
-                "centred logits": some.centred,
-                "softmax": some.softmax,
-                "KL divergence": some.kl,
-            }
-            off = {
-                name or "the network": int(values.isinf().sum())
-                for name, values in named.items()
-                if bool(values.isinf().any())
-            }
-            if off:
-                notes.append(
-                    f"{one.of_.id} {words[phase]} overflows (infinite or no number) on up to "
-                    f"{q.count_of(max(off.values()), 'image')}: no mean is given of "
-                    f"{', '.join(off)}"
-                    f"{' nor of the hidden layers' if bool(some.hidden.isinf().any()) else ''}."
-                )
+        )
+    if distances.unmatched:
+        notes.append(
+            f"Left out, without one output for each image: {', '.join(distances.unmatched)}."
+        )
     return notes
 
 
-def _control(value: Estimate | None) -> list[str]:
-    """How far retraining alone goes."""
-    return (
-        []
-        if value is None
-        else [
-            "For scale: the dense control, retrained without any pruning, is "
-            f"{q.by_name('relative', value)} from the network as given in its hidden layers."
-        ]
-    )
+def _describe_overflows(
+    checkpoints: Sequence[ComparedCheckpoint], phase_names: Mapping[str, str]
+) -> list[str]:
+    """The networks that overflow: a mean without the images that do would flatter them."""
+    notes = []
+    for checkpoint in checkpoints:
+        for phase, (distances, _) in checkpoint.by_phase.items():
+            outputs = {
+                **distances.layers,
+                "logits": distances.logits,
+                "centred logits": distances.centred,
+                "softmax": distances.softmax,
+                "KL divergence": distances.kl,
+            }
+            infinite = {
+                name or "the network": int(values.isinf().sum())
+                for name, values in outputs.items()
+                if bool(values.isinf().any())
+            }
+            if not infinite:
+                continue
+            names = ", ".join(infinite)
+            if bool(distances.hidden.isinf().any()):
+                names += " nor of the hidden layers"
+            notes.append(
+                f"{checkpoint.round.id} {phase_names[phase]} overflows (infinite or not a number) "
+                f"on up to {wording.count_of(max(infinite.values()), 'image')}: no mean is given "
+                f"of {names}."
+            )
+    return notes
+
+
+def _describe_control(value: Estimate | None) -> list[str]:
+    """The distance that retraining alone covers, in words."""
+    if value is None:
+        return []
+    return [
+        "For scale: the dense control, retrained without any pruning, is "
+        f"{wording.by_name('relative', value)} from the network as given in its hidden layers."
+    ]

@@ -1,5 +1,5 @@
-"""What approximation bounds predict of a network's pruning, how loose they are, and which factor
-makes them so.
+"""The accuracy that approximation bounds predict after pruning, how loose they are, and which
+factor makes them so.
 
 Source: Gordon, When are approximation bounds useful?, ICLR 2021 submission; its definitions are
 derived here, see `pruning.bounds`.
@@ -8,7 +8,7 @@ derived here, see `pruning.bounds`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -16,15 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.bound_findings import (
     NOTES,
+    check_coverage_of_forms,
     choose_headline_form,
     describe_findings,
-    check_coverage_of_forms,
 )
-from pruning.analysis.bound_report import BoundReport, Prediction, summarise_outcomes
 from pruning.analysis.bound_layers import Pruned
+from pruning.analysis.bound_report import BoundReport, Prediction, Spread, summarise_outcomes
 from pruning.analysis.bound_study import Study
 from pruning.analysis.job_record import JobRecord
 from pruning.analysis.job_size import JobSize
@@ -40,14 +40,21 @@ from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
 GRID = (0.001, 0.01, 0.1)
-"""Sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little is
-pruned.
+"""The sparsities looked at beside the job's targets: bounds are useful, if anywhere, where little
+is pruned.
 """
 WORK = 500_000_000
 """Multiply-adds of all images together, where the recipe does not say how many images."""
 QUICK = 200
+"""The most images, where the recipe does not say how many."""
 PASSES = 300
-"""Forward passes that take as long as all forms of one pruned network at one image, about."""
+"""The number of forward passes that take about as long as all forms of one pruned network at one
+image.
+"""
+ACCURACY = "accuracy promised by the bound and measured"
+DISTANCE = "log10 of the median distance of a logit from the dense network's"
+TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
+COST = "log10 of what a factor costs the bound at the logits"
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -74,263 +81,259 @@ class Bounds:
     ] = 3
     images: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
-    def applies(self, trial: JobRecord) -> bool:
-        """With a checkpoint, of a criterion that does not move the weights that remain."""
-        return any(one.target is not None for one in trial.rounds) and bool(
-            self._methods(trial.recipe)
-        )
-
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves `predicted/<method>/<form>`, `distance/...`, `tightness/...`,
-        `components/<method>/<factor>`; tables.
+    def applies(self, record: JobRecord) -> bool:
+        """Return whether there is a checkpoint, of a criterion that does not move the weights that
+        remain.
         """
-        inputs, labels = self._points(trial)
+        has_target = any(row.target is not None for row in record.rounds)
+        return has_target and bool(self._list_methods(record.recipe))
+
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves `predicted/<method>/<form>`, `distance/...`, `tightness/...` and
+        `components/<method>/<factor>`, and tables.
+        """
+        inputs, labels = self._draw_images(record)
         reports: dict[str, BoundReport] = {}
         notes: list[str] = []
-        failed: list[SecateurError] = []
-        for label, seams in self._methods(trial.recipe).items():
+        failures: list[SecateurError] = []
+        for label, method in self._list_methods(record.recipe).items():
             try:
-                reports[label] = self._report(trial, label, seams, inputs, labels, notes)
+                reports[label] = self._bound(
+                    record, label, method, inputs=inputs, labels=labels, notes=notes
+                )
             except PRUNING_ERRORS as error:
-                failed.append(error)
+                failures.append(error)
                 notes.append(f"{label} has no bounds here: {error.message}")
         if not reports:
-            raise failed[0] if failed else BudgetError("no method to bound: list some in `methods`")
-        curves = {
-            key: curve for label, report in reports.items() for key, curve in _curves(label, report)
-        }
-        details = {
-            name: rows
-            for name, rows in (
-                (
-                    "coverage",
-                    [
-                        row
-                        for label, report in reports.items()
-                        for row in check_coverage_of_forms(label, report)
-                    ],
-                ),
-                (
-                    "predictions",
-                    [
-                        {"method": label} | one.document()
-                        for label, report in reports.items()
-                        for one in report.predictions
-                    ],
-                ),
-                (
-                    "tightness_by_layer",
-                    [
-                        row
-                        for label, report in reports.items()
-                        for row in _layer_rows(label, report)
-                    ],
-                ),
-                (
-                    "components",
-                    [
-                        {"method": label} | one.document()
-                        for label, report in reports.items()
-                        for one in report.components
-                    ],
-                ),
-            )
-            if rows
-        }
-        said = [
-            sentence
-            for label, report in reports.items()
-            for sentence in describe_findings(label, report)
-        ]
+            if failures:
+                raise failures[0]
+            raise BudgetError("no method to bound: list some in `methods`")
+        curves: dict[str, Curve] = {}
+        findings: list[str] = []
+        for label, report in reports.items():
+            curves |= _draw_curves(label, report)
+            findings += describe_findings(label, report)
+        images = wording.count_of(len(labels), "test image")
         return Section(
             title="Approximation bounds",
             version=self.version,
             curves=curves,
-            details=details,
-            notes=(
-                *said,
-                *notes,
-                f"{q.count_of(len(labels), 'test image')}{_drawn(reports.values())}.",
-                *NOTES,
-            ),
+            details=_tabulate(reports),
+            notes=(*findings, *notes, f"{images}{_describe_draws(reports.values())}.", *NOTES),
         )
 
-    def units(self, scale: JobSize) -> int:
-        """Every form of every pruning at every image."""
+    def units(self, size: JobSize) -> int:
+        """Return the forward passes that every form of every pruning takes at every image."""
         draws = sum(
-            self.trials if getattr(seams.sparsifier, "reweights", False) else 1
-            for seams in self._methods(scale.recipe).values()
+            self.trials if getattr(method.sparsifier, "reweights", False) else 1
+            for method in self._list_methods(size.recipe).values()
         )
-        images = min(self.images or _images(scale.macs), scale.images["test"])
-        return PASSES * images * draws * len(self._asked(scale.recipe))
+        images = min(self.images or _choose_image_count(size.macs), size.images["test"])
+        return PASSES * images * draws * len(self._list_sparsities(size.recipe))
 
-    def _asked(self, recipe: Recipe) -> Sequence[float]:
+    def _list_sparsities(self, recipe: Recipe) -> Sequence[float]:
         return self.sparsities or sorted({*GRID, *recipe.targets.sparsity})
 
-    def _methods(self, recipe: Recipe) -> dict[str, PruningMethod]:
+    def _list_methods(self, recipe: Recipe) -> dict[str, PruningMethod]:
+        """The methods to bound, by label."""
         if self.methods is not None:
-            asked = Recipe(
+            # A recipe of these methods alone labels them as a job's criteria are labelled.
+            recipe = Recipe(
                 criterion=self.methods, targets=Targets(sparsity=(0.5,)), exclude=recipe.exclude
             )
-            return {
-                label: PruningMethod.of(asked, method)
-                for label, method in zip(label_criteria(asked), asked.criteria, strict=True)
-            }
-        every = {
+        methods = {
             label: PruningMethod.of(recipe, method)
             for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True)
         }
-        mine = {label: seams for label, seams in every.items() if Study.takes(seams)}
-        return {
-            label: seams
-            for label, seams in mine.items()
-            if isinstance(seams.criterion, BoundedCriterion)
-        } or mine
+        if self.methods is not None:
+            return methods
+        possible = {label: method for label, method in methods.items() if Study.takes(method)}
+        with_paper = {
+            label: method
+            for label, method in possible.items()
+            if isinstance(method.criterion, BoundedCriterion)
+        }
+        return with_paper or possible
 
-    def _points(self, trial: JobRecord) -> tuple[Tensor, Tensor]:
-        data = trial.data
-        count = self.images or _images(max(1, count_flops(trial.dense(), data.shape, None) // 2))
-        order = torch.randperm(len(data.test), generator=generator(trial.seed, "bounds"))[:count]
+    def _draw_images(self, record: JobRecord) -> tuple[Tensor, Tensor]:
+        """The test images, normalised, and their labels."""
+        data = record.data
+        macs = max(1, count_flops(record.dense(), data.shape, None) // 2)
+        count = self.images or _choose_image_count(macs)
+        order = torch.randperm(len(data.test), generator=generator(record.seed, "bounds"))[:count]
         split = data.test[order.to(data.test.labels.device)]
         return data.normalize(split.images), split.labels
 
-    def _report(
+    def _bound(
         self,
-        trial: JobRecord,
+        record: JobRecord,
         label: str,
-        seams: PruningMethod,
+        method: PruningMethod,
+        *,
         inputs: Tensor,
         labels: Tensor,
         notes: list[str],
     ) -> BoundReport:
-        data, seed = trial.data, trial.seed
-        given = draw_batches(
-            data, choose_calibration(seams.criterion, len(data.classes)), seed, "bounds"
-        )
+        """Prune by a method at every sparsity and bound the networks; adds to the notes."""
+        data = record.data
+        images = choose_calibration(method.criterion, len(data.classes))
         study = Study(
-            trial.dense(),
-            seams,
-            given,
+            record.dense(),
+            method,
+            draw_batches(data, images, record.seed, "bounds"),
             data.shape,
-            generator(seed, "bounds", label),
-            exclude=trial.recipe.exclude,
+            generator(record.seed, "bounds", label),
+            exclude=record.recipe.exclude,
         )
-        asked = self._asked(trial.recipe)
-        pruned: list[Pruned] = []
-        refused: dict[float, BudgetError] = {}
-        for sparsity in asked:
-            try:
-                pruned += [
-                    study.prune(
-                        sparsity, number, generator(seed, "bounds", label, repr(sparsity), number)
-                    )
-                    for number in range(self.trials if study.sampled else 1)
-                ]
-            except BudgetError as error:
-                refused[sparsity] = error
-        if not pruned:
-            raise next(iter(refused.values()))
-        if refused:
-            notes.append(
-                f"{label}: nothing at a sparsity of {', '.join(map(q.short_percent, refused))}: "
-                f"{next(iter(refused.values())).message}"
-            )
+        pruned = self._prune(study, record, label, notes)
         outcomes = study.outcomes(
-            pruned, inputs, self.delta, lambda images: trial.advance(images * PASSES)
+            pruned, inputs, self.delta, lambda images: record.advance(images * PASSES)
         )
         return summarise_outcomes(outcomes, study.answers(inputs), labels, self.delta)
 
+    def _prune(self, study: Study, record: JobRecord, label: str, notes: list[str]) -> list[Pruned]:
+        """The networks at every sparsity that can be reached; a note names the others.
 
-def _curves(label: str, report: BoundReport) -> Iterator[tuple[str, Curve]]:
-    """Of one method; each quantity of a method is one plot."""
+        Raises `BudgetError` where none can be reached.
+        """
+        pruned: list[Pruned] = []
+        refused: dict[float, BudgetError] = {}
+        for sparsity in self._list_sparsities(record.recipe):
+            try:
+                pruned += [
+                    study.prune(
+                        sparsity,
+                        trial,
+                        generator(record.seed, "bounds", label, repr(sparsity), trial),
+                    )
+                    for trial in range(self.trials if study.sampled else 1)
+                ]
+            except BudgetError as error:
+                refused[sparsity] = error
+        if refused:
+            first_error = next(iter(refused.values()))
+            if not pruned:
+                raise first_error
+            sparsities = ", ".join(map(wording.short_percent, refused))
+            notes.append(f"{label}: nothing at a sparsity of {sparsities}: {first_error.message}")
+        return pruned
+
+
+def _tabulate(reports: Mapping[str, BoundReport]) -> dict[str, list[dict[str, Any]]]:
+    """The tables of all methods; none without rows."""
+    tables: dict[str, list[dict[str, Any]]] = {
+        "coverage": [],
+        "predictions": [],
+        "tightness_by_layer": [],
+        "components": [],
+    }
+    for label, report in reports.items():
+        tables["coverage"] += check_coverage_of_forms(label, report)
+        tables["predictions"] += [
+            {"method": label} | prediction.document() for prediction in report.predictions
+        ]
+        tables["tightness_by_layer"] += _list_layer_rows(label, report)
+        tables["components"] += [
+            {"method": label} | component.document() for component in report.components
+        ]
+    return {name: rows for name, rows in tables.items() if rows}
+
+
+def _draw_curves(label: str, report: BoundReport) -> dict[str, Curve]:
+    """The curves of one method; each quantity of a method is one plot."""
     any_form = report.form(report.forms[0])
-
-    def curve(y_label: str, of: Sequence[tuple[Prediction, float | None]]) -> Curve:
-        known = [(one.sparsity, value) for one, value in of if value is not None]
-        return Curve(
-            x=tuple(x for x, _ in known),
-            x_label=q.LOG_SPARSITY,
-            y_label=f"{y_label}, {label}",
-            y=tuple(Estimate(value=value, n=report.images) for _, value in known),
+    headline = choose_headline_form(report)
+    curves = {
+        f"predicted/{label}/measured": _draw_curve(
+            ACCURACY, label, report, [(row, row.measured) for row in any_form]
         )
-
-    yield f"predicted/{label}/measured", curve(ACCURACY, [(one, one.measured) for one in any_form])
+    }
     for form in report.forms:
-        yield (
-            f"predicted/{label}/{form}",
-            curve(ACCURACY, [(one, one.predicted) for one in report.form(form)]),
+        curves[f"predicted/{label}/{form}"] = _draw_curve(
+            ACCURACY, label, report, [(row, row.predicted) for row in report.form(form)]
         )
-    form = choose_headline_form(report)
-    yield (
-        f"predicted/{label}/{form}, not ruled out",
-        curve(ACCURACY, [(one, one.optimistic) for one in report.form(form)]),
+    curves[f"predicted/{label}/{headline}, not ruled out"] = _draw_curve(
+        ACCURACY, label, report, [(row, row.optimistic) for row in report.form(headline)]
     )
-    yield (
-        f"distance/{label}/measured",
-        curve(
-            DISTANCE,
-            [
-                (one, spread.log10 if (spread := report.error[one.requested]) else None)
-                for one in any_form
-            ],
-        ),
+    curves[f"distance/{label}/measured"] = _draw_curve(
+        DISTANCE, label, report, [(row, _log10(report.error[row.requested])) for row in any_form]
     )
     for form in report.forms:
-        yield (
-            f"distance/{label}/{form}",
-            curve(
-                DISTANCE,
-                [(one, one.bound.log10 if one.bound else None) for one in report.form(form)],
-            ),
+        curves[f"distance/{label}/{form}"] = _draw_curve(
+            DISTANCE, label, report, [(row, _log10(row.bound)) for row in report.form(form)]
         )
     for form in report.forms:
-        yield (
-            f"tightness/{label}/{form}",
-            curve(
-                TIGHTNESS,
-                [
-                    (one, one.tightness.log10 if one.tightness else None)
-                    for one in report.form(form)
-                ],
-            ),
+        curves[f"tightness/{label}/{form}"] = _draw_curve(
+            TIGHTNESS, label, report, [(row, _log10(row.tightness)) for row in report.form(form)]
         )
-    by_request = {one.requested: one for one in any_form}
-    for form, factor in dict.fromkeys((one.form, one.factor) for one in report.components):
-        mine = [one for one in report.components if (one.form, one.factor) == (form, factor)]
-        if form == ("paper" if "paper" in report.forms else choose_headline_form(report)):
-            yield (
-                f"components/{label}/{factor}",
-                curve(
-                    f"{COST} ({form})",
-                    [
-                        (by_request[one.requested], one.log10 if one.log10 < math.inf else None)
-                        for one in mine
-                    ],
-                ),
+    return curves | _draw_component_curves(label, report)
+
+
+def _draw_component_curves(label: str, report: BoundReport) -> dict[str, Curve]:
+    """The curves of what each factor costs the paper's form, or else the headline form."""
+    form = "paper" if "paper" in report.forms else choose_headline_form(report)
+    by_request = {row.requested: row for row in report.form(report.forms[0])}
+    components = [component for component in report.components if component.form == form]
+    curves = {}
+    for factor in dict.fromkeys(component.factor for component in components):
+        points = [
+            (
+                by_request[component.requested],
+                component.log10 if component.log10 < math.inf else None,
             )
+            for component in components
+            if component.factor == factor
+        ]
+        y_label = f"{COST} ({form})"
+        curves[f"components/{label}/{factor}"] = _draw_curve(y_label, label, report, points)
+    return curves
 
 
-def _images(macs: int) -> int:
-    """How many by default."""
+def _draw_curve(
+    y_label: str,
+    label: str,
+    report: BoundReport,
+    points: Sequence[tuple[Prediction, float | None]],
+) -> Curve:
+    """A curve over sparsity, without the points that have no value."""
+    known = [(prediction.sparsity, value) for prediction, value in points if value is not None]
+    return Curve(
+        x=tuple(sparsity for sparsity, _ in known),
+        x_label=wording.LOG_SPARSITY,
+        y_label=f"{y_label}, {label}",
+        y=tuple(Estimate(value=value, n=report.images) for _, value in known),
+    )
+
+
+def _log10(spread: Spread | None) -> float | None:
+    """The logarithm of a median, where there is one."""
+    return None if spread is None else spread.log10
+
+
+def _choose_image_count(macs: int) -> int:
+    """The number of images by default, from the multiply-adds of one image."""
     return min(QUICK, max(10, WORK // macs))
 
 
-ACCURACY = "accuracy promised by the bound and measured"
-DISTANCE = "log10 of the median distance of a logit from the dense network's"
-TIGHTNESS = "tightness at the logits: log10 of bound over measured, median"
-COST = "log10 of what a factor costs the bound at the logits"
+def _describe_draws(reports: Iterable[BoundReport]) -> str:
+    """The number of draws of the samplers; empty where nothing is drawn more than once."""
+    trials = max(prediction.trials for report in reports for prediction in report.predictions)
+    if trials == 1:
+        return ""
+    return f"; a sampler draws {wording.count_of(trials, 'time')} at each sparsity"
 
 
-def _drawn(reports: Iterable[BoundReport]) -> str:
-    """How often the samplers drew, if there are any."""
-    trials = max(one.trials for report in reports for one in report.predictions)
-    return f"; a sampler draws {q.count_of(trials, 'time')} at each sparsity" if trials > 1 else ""
-
-
-def _layer_rows(label: str, report: BoundReport) -> list[dict[str, Any]]:
+def _list_layer_rows(label: str, report: BoundReport) -> list[dict[str, Any]]:
+    """The rows of the table of layers."""
+    unknown = {"median": None, "p95": None, "log10_median": None}
     return [
-        {"method": label, "form": one.form, "sparsity": one.sparsity, "layer": name}
-        | (spread.document() if spread else {"median": None, "p95": None, "log10_median": None})
-        for one in report.predictions
-        for name, spread in one.layers.items()
+        {
+            "method": label,
+            "form": prediction.form,
+            "sparsity": prediction.sparsity,
+            "layer": layer,
+        }
+        | (spread.document() if spread else unknown)
+        for prediction in report.predictions
+        for layer, spread in prediction.layers.items()
     ]

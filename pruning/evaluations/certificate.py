@@ -1,5 +1,5 @@
-"""What can be promised of a pruned network's accuracy today: limits from data, that hold with a
-stated probability.
+"""The accuracy that can be promised of a pruned network: limits from data that hold with a stated
+probability.
 
 Source: Clopper and Pearson, Biometrika 26 (1934); the agreement bound is the union bound over "the
 dense network errs" and "the two disagree".
@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.bound_findings import TIGHTEST
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
@@ -27,55 +27,76 @@ from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
+LABELLED = "accuracy at least, from labelled images"
+AGREEMENT = "accuracy at least, from agreement with the dense network"
+SHIFTED = "accuracy at least under shift, from agreement with the dense network"
+A_PRIORI = "accuracy at least on the images looked at, before retraining, by the a-priori bound"
+DISAGREEMENT = "disagreement with the dense network at most"
+NOTES = (
+    "The limit from labelled images is the tighter one where there are labels. The agreement "
+    "bound, accuracy of the pruned network at least that of the dense one less their "
+    "disagreement, needs labels for the dense network alone, once: disagreement can be counted "
+    "on any images.",
+    "On shifted data, disagreement without labels bounds the difference of the two networks "
+    "there; a promise of accuracy also needs the dense network's limit there, which labels of "
+    "the shifted images give. Each level of noise and each shifted set is a promise of its own.",
+)
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What is promised of one pruned network, all limits of one kind together with probability 1 -
+    """The limits of one pruned network, all limits of one kind together with probability 1 -
     delta.
     """
 
     labelled: float
-    """Accuracy, from its own errors on labelled images."""
+    """The accuracy at least, from its own errors on labelled images."""
     disagreement: float
-    """The most of the images on which it and the dense network may differ, from images without
+    """The fraction of images on which it and the dense network differ at most, from images without
     labels.
     """
     agreement: float
-    """Accuracy, from that and the dense network's own limit."""
+    """The accuracy at least, from the disagreement and the dense network's own limit."""
 
 
 def limit_errors(wrong: Tensor, dense_wrong: Tensor, differs: Tensor, delta: float) -> list[Limits]:
-    """Those of m networks that were all looked at: `wrong` and `differs` are bool (m, n),
-    `dense_wrong` is bool (n,).
+    """Return the limits of m networks that were all looked at: `wrong` and `differs` are bool
+    (m, n), `dense_wrong` is bool (n,).
 
     labelled_k = 1 - U(errors_k, n, delta / m); disagreement_k = U(differences_k, n, delta / (2 m));
     and agreement_k = 1 - U(dense errors, n, delta / 2) - disagreement_k, none below 0. U is the
     exact upper limit.
 
     >>> flags = torch.arange(100) < 10
-    >>> (found,) = limit_errors(flags[None], flags, (flags & ~flags)[None], 0.05)
-    >>> round(found.labelled, 3), round(found.disagreement, 3), round(found.agreement, 3)
+    >>> (limits,) = limit_errors(flags[None], flags, (flags & ~flags)[None], 0.05)
+    >>> round(limits.labelled, 3), round(limits.disagreement, 3), round(limits.agreement, 3)
     (0.836, 0.036, 0.788)
     """
     m, n = wrong.shape
     dense = 1 - upper_limit(int(dense_wrong.sum()), n, delta / 2)
-    found = []
+    limits = []
     for errors, differences in zip(wrong.sum(1).tolist(), differs.sum(1).tolist(), strict=True):
-        most = upper_limit(differences, n, delta / (2 * m))
-        found.append(Limits(1 - upper_limit(errors, n, delta / m), most, max(0.0, dense - most)))
-    return found
+        disagreement = upper_limit(differences, n, delta / (2 * m))
+        limits.append(
+            Limits(
+                labelled=1 - upper_limit(errors, n, delta / m),
+                disagreement=disagreement,
+                agreement=max(0.0, dense - disagreement),
+            )
+        )
+    return limits
 
 
 @evaluations.register("certificate")
 @dataclass(frozen=True)
 class Certificate:
-    """Lower limits of the accuracy of every checkpoint: from labelled images, and from agreement
-    with the dense network.
+    """Lower limits of the accuracy of every checkpoint, from labelled images and from agreement.
 
-    accuracy(pruned) >= accuracy(dense) - P(the two disagree) on any distribution. The limits of one
-    kind hold together for all checkpoints with probability 1 - delta over the draw of the test
-    images, whichever is chosen afterwards; so do those on images shifted by x + U(-level, level)
-    for every level of `noise`, and on every shifted set of the dataset.
+    Agreement is with the dense network: accuracy(pruned) >= accuracy(dense) - P(the two disagree)
+    on any distribution. The limits of one kind hold together for all checkpoints with probability
+    1 - delta over the draw of the test images, whichever is chosen afterwards; so do those on
+    images shifted by x + U(-level, level) for every level of `noise`, and on every shifted set of
+    the dataset.
     """
 
     version: ClassVar[int] = 2
@@ -88,246 +109,258 @@ class Certificate:
         tuple[Annotated[float, Field(gt=0, le=100)], ...],
         Field(
             max_length=20,
-            description="levels of uniform noise, in normalised space, under which agreement counts",
+            description=(
+                "levels of uniform noise, in normalised space, under which agreement counts"
+            ),
         ),
     ] = (0.2,)
 
-    def applies(self, trial: JobRecord) -> bool:
-        """With a checkpoint to certify."""
-        return any(one.target is not None for one in trial.rounds)
+    def applies(self, record: JobRecord) -> bool:
+        """Return whether there is a checkpoint to certify."""
+        return any(row.target is not None for row in record.rounds)
 
-    def units(self, scale: JobSize) -> int:
-        """The dense network and every checkpoint, on every distribution."""
-        images = scale.images["test"] * (1 + len(self.noise)) + sum(
-            test for _, test in scale.shifted.values()
-        )
-        return images * (1 + scale.checkpoints)
+    def units(self, size: JobSize) -> int:
+        """Return the forward passes of the dense network and of every checkpoint, on every
+        distribution.
+        """
+        nominal = size.images["test"] * (1 + len(self.noise))
+        shifted = sum(test for _, test in size.shifted.values())
+        return (nominal + shifted) * (1 + size.checkpoints)
 
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves `labelled/<criterion>`, `agreement/...`, `disagreement/...`, `a_priori/...`; a
-        table of all.
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves `labelled/<criterion>`, `agreement/...`, `disagreement/...` and
+        `a_priori/...`, and a table of all.
 
         `a_priori` is what the section `bounds` promises of the same method and sparsity before
         retraining, where there is one: fractions of the images that it looked at.
         """
-        targets = [one for one in trial.rounds if one.target is not None]
-        dense, measured = (
-            (trial.dense, trial.given_measured)
-            if self.against == "given"
-            else (trial.control, trial.control_measured)
-        )
-        test = trial.data.test
-        answers = _answers(dense(), trial, test)
-        differs = (
-            torch.stack([_answers(one.network(), trial, test) != answers for one in targets])
-            if targets
-            else torch.zeros(0, len(answers), dtype=torch.bool)
-        )
-        wrong = torch.stack([one.measured.wrong for one in targets]) if targets else differs
-        found = limit_errors(wrong, measured.wrong, differs, self.delta)
-        curves: dict[str, Curve] = {}
-        for label in dict.fromkeys(one.label for one in targets):
-            mine = [index for index, one in enumerate(targets) if one.label == label]
-            for kind, y_label in (
-                ("labelled", LABELLED),
-                ("agreement", AGREEMENT),
-                ("disagreement", DISAGREEMENT),
-            ):
-                curves[f"{kind}/{label}"] = Curve(
-                    x=tuple(targets[index].sparsity for index in mine),
-                    x_label="sparsity",
-                    y_label=y_label,
-                    y=tuple(
-                        Estimate(value=getattr(found[index], kind), n=wrong.shape[1])
-                        for index in mine
-                    ),
-                )
-        shifts = [Shift(noise=level) for level in self.noise] + [
-            Shift(dataset=name) for name in trial.data.shifted
-        ]
-        shifted = [row for shift in shifts for row in self._shifted(trial, targets, dense(), shift)]
-        for label, name in dict.fromkeys((row["method"], row["distribution"]) for row in shifted):
-            rows = [row for row in shifted if (row["method"], row["distribution"]) == (label, name)]
-            curves[f"shifted/{label}/{name}"] = Curve(
-                x=tuple(row["sparsity"] for row in rows),
-                x_label="sparsity",
-                y_label=SHIFTED,
-                y=tuple(
-                    Estimate(value=row["accuracy_at_least_agreement"], n=row["images"])
-                    for row in rows
-                ),
+        targets = [row for row in record.rounds if row.target is not None]
+        load_dense, measured = record.control, record.control_measured
+        if self.against == "given":
+            load_dense, measured = record.dense, record.given_measured
+        test = record.data.test
+        answers = _predict_classes(load_dense(), record, test)
+        wrong = differs = torch.zeros(0, len(answers), dtype=torch.bool)
+        if targets:
+            differs = torch.stack(
+                [_predict_classes(row.network(), record, test) != answers for row in targets]
             )
-        promised = _a_priori(trial)
-        for label in dict.fromkeys(one.label for one in targets):
-            known = [
-                (one.sparsity, promised[one.id])
-                for one in targets
-                if one.label == label and one.id in promised
+            wrong = torch.stack([row.measured.wrong for row in targets])
+        limits = limit_errors(wrong, measured.wrong, differs, self.delta)
+        shifts = [Shift(noise=level) for level in self.noise]
+        shifts += [Shift(dataset=name) for name in record.data.shifted]
+        shifted = [
+            row
+            for shift in shifts
+            for row in self._limit_under_shift(record, targets, load_dense(), shift)
+        ]
+        promised = _read_bounds(record)
+        details = {
+            "limits": [
+                _tabulate(row, limit, wrong[index], differs[index])
+                | {"accuracy_at_least_a_priori": promised.get(row.id)}
+                for index, (row, limit) in enumerate(zip(targets, limits, strict=True))
             ]
-            if known:
-                curves[f"a_priori/{label}"] = Curve(
-                    x=tuple(x for x, _ in known),
-                    x_label="sparsity",
-                    y_label=A_PRIORI,
-                    y=tuple(Estimate(value=value) for _, value in known),
-                )
+        }
+        if shifted:
+            details["limits_under_shift"] = shifted
         return Section(
             title="What can be promised",
             version=self.version,
-            curves=curves,
-            details={
-                "limits": [
-                    self._row(one, limit, wrong[index], differs[index])
-                    | {"accuracy_at_least_a_priori": promised.get(one.id)}
-                    for index, (one, limit) in enumerate(zip(targets, found, strict=True))
-                ]
-            }
-            | ({"limits_under_shift": shifted} if shifted else {}),
+            curves=_draw_limit_curves(targets, limits, images=wrong.shape[1])
+            | _draw_shifted_curves(shifted)
+            | _draw_promised_curves(targets, promised),
+            details=details,
             notes=(
-                self._promise(len(targets), wrong.shape[1]),
-                *_best(targets, found),
-                *_useful(targets, promised),
+                self._describe_promise(len(targets), wrong.shape[1]),
+                *_describe_best(targets, limits),
+                *_describe_bounds(promised),
                 *NOTES,
             ),
         )
 
-    def _shifted(
-        self, trial: JobRecord, targets: Sequence[RoundRecord], dense: nn.Module, shift: Shift
+    def _limit_under_shift(
+        self, record: JobRecord, targets: Sequence[RoundRecord], dense: nn.Module, shift: Shift
     ) -> list[dict[str, Any]]:
         """The limits on test images with noise, the same for all networks, or on those of a shifted
         set.
         """
-        split = trial.data.test if shift.dataset is None else trial.data.shifted[shift.dataset].test
-        answers, labels = _answers(dense, trial, split, shift.noise), split.labels.cpu()
-        others = [_answers(one.network(), trial, split, shift.noise) for one in targets]
-        if not others:
+        split = record.data.test
+        if shift.dataset is not None:
+            split = record.data.shifted[shift.dataset].test
+        answers = _predict_classes(dense, record, split, shift.noise)
+        labels = split.labels.cpu()
+        pruned = [_predict_classes(row.network(), record, split, shift.noise) for row in targets]
+        if not pruned:
             return []
-        found = limit_errors(
-            torch.stack([other != labels for other in others]),
+        limits = limit_errors(
+            torch.stack([predicted != labels for predicted in pruned]),
             answers != labels,
-            torch.stack([other != answers for other in others]),
+            torch.stack([predicted != answers for predicted in pruned]),
             self.delta,
         )
         return [
             {
-                "checkpoint": one.id,
-                "method": one.label,
+                "checkpoint": row.id,
+                "method": row.label,
                 "distribution": shift.name,
                 "images": len(labels),
-                "sparsity": one.sparsity,
+                "sparsity": row.sparsity,
                 "dense_accuracy": float((answers == labels).double().mean()),
-                "accuracy": float((other == labels).double().mean()),
-                "disagreement": float((other != answers).double().mean()),
+                "accuracy": float((predicted == labels).double().mean()),
+                "disagreement": float((predicted != answers).double().mean()),
                 "disagreement_at_most": limit.disagreement,
                 "accuracy_at_least_agreement": limit.agreement,
             }
-            for one, other, limit in zip(targets, others, found, strict=True)
+            for row, predicted, limit in zip(targets, pruned, limits, strict=True)
         ]
 
-    def _row(
-        self, one: RoundRecord, limit: Limits, wrong: Tensor, differs: Tensor
-    ) -> dict[str, Any]:
-        return {
-            "checkpoint": one.id,
-            "sparsity": one.sparsity,
-            "error": float(wrong.double().mean()),
-            "accuracy_at_least_labelled": limit.labelled,
-            "disagreement": float(differs.double().mean()),
-            "disagreement_at_most": limit.disagreement,
-            "accuracy_at_least_agreement": limit.agreement,
-        }
-
-    def _promise(self, checkpoints: int, images: int) -> str:
+    def _describe_promise(self, checkpoints: int, images: int) -> str:
         dense = "network as given" if self.against == "given" else "dense control"
         return (
-            f"With probability {q.percent(1 - self.delta, 0)} over the draw of "
-            f"{q.count_of(images, 'test image')}, the "
-            f"limits of one kind hold for {q.count_of(checkpoints, 'checkpoint')} together: one "
-            "may be chosen after "
+            f"With probability {wording.percent(1 - self.delta, 0)} over the draw of "
+            f"{wording.count_of(images, 'test image')}, the limits of one kind hold for "
+            f"{wording.count_of(checkpoints, 'checkpoint')} together: one may be chosen after "
             f"looking at all. Agreement is with the {dense}."
         )
 
 
-LABELLED = "accuracy at least, from labelled images"
-AGREEMENT = "accuracy at least, from agreement with the dense network"
-SHIFTED = "accuracy at least under shift, from agreement with the dense network"
-A_PRIORI = "accuracy at least on the images looked at, before retraining, by the a-priori bound"
-DISAGREEMENT = "disagreement with the dense network at most"
-NOTES = (
-    "The limit from labelled images is the tighter one where there are labels. The agreement "
-    "bound, accuracy of the pruned "
-    "network at least that of the dense one less their disagreement, needs labels for the dense "
-    "network alone, once: "
-    "disagreement can be counted on any images.",
-    "On shifted data, disagreement without labels bounds the difference of the two networks "
-    "there; a promise of accuracy "
-    "also needs the dense network's limit there, which labels of the shifted images give. Each "
-    "level of noise and each "
-    "shifted set is a promise of its own.",
-)
+def _tabulate(
+    round_record: RoundRecord, limit: Limits, wrong: Tensor, differs: Tensor
+) -> dict[str, Any]:
+    """The row of a checkpoint in the table of limits."""
+    return {
+        "checkpoint": round_record.id,
+        "sparsity": round_record.sparsity,
+        "error": float(wrong.double().mean()),
+        "accuracy_at_least_labelled": limit.labelled,
+        "disagreement": float(differs.double().mean()),
+        "disagreement_at_most": limit.disagreement,
+        "accuracy_at_least_agreement": limit.agreement,
+    }
 
 
-def _a_priori(trial: JobRecord) -> dict[str, float]:
-    """By checkpoint, the accuracy that the tightest certified form of the bounds promises of the
+def _draw_limit_curves(
+    targets: Sequence[RoundRecord], limits: Sequence[Limits], *, images: int
+) -> dict[str, Curve]:
+    """The curves of the three limits of every criterion."""
+    curves = {}
+    for label in dict.fromkeys(row.label for row in targets):
+        pairs = [
+            (row.sparsity, limit)
+            for row, limit in zip(targets, limits, strict=True)
+            if row.label == label
+        ]
+        sparsities = tuple(sparsity for sparsity, _ in pairs)
+        for kind, y_label in (
+            ("labelled", LABELLED),
+            ("agreement", AGREEMENT),
+            ("disagreement", DISAGREEMENT),
+        ):
+            curves[f"{kind}/{label}"] = Curve(
+                x=sparsities,
+                x_label="sparsity",
+                y_label=y_label,
+                y=tuple(Estimate(value=getattr(limit, kind), n=images) for _, limit in pairs),
+            )
+    return curves
+
+
+def _draw_shifted_curves(shifted: Sequence[dict[str, Any]]) -> dict[str, Curve]:
+    """The curves of the table of limits under shift, by criterion and distribution."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in shifted:
+        groups.setdefault((row["method"], row["distribution"]), []).append(row)
+    return {
+        f"shifted/{label}/{distribution}": Curve(
+            x=tuple(row["sparsity"] for row in rows),
+            x_label="sparsity",
+            y_label=SHIFTED,
+            y=tuple(
+                Estimate(value=row["accuracy_at_least_agreement"], n=row["images"]) for row in rows
+            ),
+        )
+        for (label, distribution), rows in groups.items()
+    }
+
+
+def _draw_promised_curves(
+    targets: Sequence[RoundRecord], promised: dict[str, float]
+) -> dict[str, Curve]:
+    """The curves of what the bounds promise, of every criterion that has a bound."""
+    curves = {}
+    for label in dict.fromkeys(row.label for row in targets):
+        rounds = [row for row in targets if row.label == label and row.id in promised]
+        if rounds:
+            curves[f"a_priori/{label}"] = Curve(
+                x=tuple(row.sparsity for row in rounds),
+                x_label="sparsity",
+                y_label=A_PRIORI,
+                y=tuple(Estimate(value=promised[row.id]) for row in rounds),
+            )
+    return curves
+
+
+def _read_bounds(record: JobRecord) -> dict[str, float]:
+    """The accuracy, by checkpoint, that the tightest certified form of the bounds promises of the
     pruned network.
     """
-    section = trial.sections.get("bounds")
+    section = record.sections.get("bounds")
     rows = section.details.get("predictions", []) if section is not None else []
-    found: dict[str, float] = {}
-    for one in trial.rounds:
-        mine = [
+    promised: dict[str, float] = {}
+    for round_record in record.rounds:
+        accuracies = [
             row["predicted_accuracy"]
             for row in rows
             if row["form"] in TIGHTEST
-            and row["method"] == one.label
-            and row["requested_sparsity"] == one.target
+            and row["method"] == round_record.label
+            and row["requested_sparsity"] == round_record.target
         ]
-        if one.target is not None and mine:
-            found[one.id] = mine[0]
-    return found
+        if round_record.target is not None and accuracies:
+            promised[round_record.id] = accuracies[0]
+    return promised
 
 
-def _useful(targets: Sequence[RoundRecord], promised: dict[str, float]) -> list[str]:
-    """What the a-priori bounds are worth beside the limits from data."""
+def _describe_bounds(promised: dict[str, float]) -> list[str]:
+    """The worth of the a-priori bounds beside the limits from data, in words."""
     if not promised:
         return []
-    some = sum(value > 0 for value in promised.values())
+    useful = sum(value > 0 for value in promised.values())
     return [
-        f"The a-priori bounds promise something of {some} of "
-        f"{q.count_of(len(promised), 'checkpoint')} before "
-        "retraining, for the images that their section looks at alone, and nothing after it; the "
-        "limits from data hold "
-        "for what is shipped."
+        f"The a-priori bounds promise something of {useful} of "
+        f"{wording.count_of(len(promised), 'checkpoint')} before retraining, for the images that "
+        "their section looks at alone, and nothing after it; the limits from data hold for what "
+        "is shipped."
     ]
 
 
-def _best(targets: Sequence[RoundRecord], found: Sequence[Limits]) -> list[str]:
-    """The sparsest checkpoint of which most can be promised."""
-    if not found:
+def _describe_best(targets: Sequence[RoundRecord], limits: Sequence[Limits]) -> list[str]:
+    """The checkpoint of which most can be promised, the sparsest of equals, in words."""
+    if not limits:
         return []
-    best = max(
-        range(len(found)), key=lambda index: (found[index].labelled, targets[index].sparsity)
+    best, limit = max(
+        zip(targets, limits, strict=True), key=lambda pair: (pair[1].labelled, pair[0].sparsity)
     )
     return [
-        f"Most is promised of {targets[best].id}: at least {q.percent(found[best].labelled)} of "
-        "images right by "
-        f"labelled images, at least {q.percent(found[best].agreement)} by agreement."
+        f"Most is promised of {best.id}: at least {wording.percent(limit.labelled)} of images "
+        f"right by labelled images, at least {wording.percent(limit.agreement)} by agreement."
     ]
 
 
-def _answers(model: nn.Module, trial: JobRecord, split: Split, noise: float = 0.0) -> Tensor:
+def _predict_classes(
+    model: nn.Module, record: JobRecord, split: Split, noise: float = 0.0
+) -> Tensor:
     """The class that a network names for every image, on the CPU; with noise drawn from the seed
     and the level.
     """
     model.eval()
-    rng, found = generator(trial.seed, "certificate", repr(noise)), []
+    rng = generator(record.seed, "certificate", repr(noise))
+    answers = []
     with torch.no_grad():
-        for inputs, _ in trial.data.batches(split, EVAL_BATCH):
-            shift = (
-                noise * (2 * torch.rand(inputs.shape, generator=rng) - 1)
-                if noise
-                else torch.zeros(())
-            )
-            found.append(model(inputs + shift.to(inputs)).argmax(1).cpu())
-            trial.advance(len(inputs))
-    return torch.cat(found)
+        for inputs, _ in record.data.batches(split, EVAL_BATCH):
+            shift = torch.zeros(())
+            if noise:
+                shift = noise * (2 * torch.rand(inputs.shape, generator=rng) - 1)
+            answers.append(model(inputs + shift.to(inputs)).argmax(1).cpu())
+            record.advance(len(inputs))
+    return torch.cat(answers)

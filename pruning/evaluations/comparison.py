@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.loss_changes import LossChange, loss_change_since_start
 from pruning.evaluations import evaluations
@@ -21,13 +21,21 @@ from pruning.measurement.rank_correlation import rank_from_smallest
 from pruning.schemas.report import Estimate, Section
 
 CONFIDENCE = 0.95
+NOTE = (
+    "The best of a target is the criterion with the lowest validation error (of equals, the one "
+    "listed first); it is compared on the test images, which did not choose it. Intervals of "
+    "these differences are paired and hold together for all criteria of a target (Bonferroni, "
+    "95 %); they cover the sampling of test images, not the spread between training runs: each "
+    "criterion ran once. The loss change is that of the mean loss on training images, from the "
+    "network before the first round to the network right after pruning to the target; it is "
+    "ranked by its size, |loss change|, the smallest first: the loss preserved best."
+)
 
 
 @evaluations.register("comparison")
 @dataclass(frozen=True)
 class Comparison:
-    """All criteria of a job in one table at every target, and the best of each target against the
-    others.
+    """All criteria of a job in one table at every target, and the best against the others.
 
     The best is chosen on the validation images and compared on the test images: paired differences
     of the errors with simultaneous 95 % intervals over the m other criteria of a target
@@ -37,18 +45,16 @@ class Comparison:
     version: ClassVar[int] = 1
     of_pixels: ClassVar[bool] = True
 
-    def applies(self, trial: JobRecord) -> bool:
-        """With several criteria."""
-        return len({one.label for one in trial.rounds}) > 1
+    def applies(self, record: JobRecord) -> bool:
+        """Return whether the job has several criteria."""
+        return len({row.label for row in record.rounds}) > 1
 
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Tables `criteria`, by target and rank, and `best_against_others`; a sentence for every
-        target.
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return tables `criteria`, by target and rank, and `best_against_others`, and a sentence
+        for every target.
         """
-        groups = [
-            [one for one in trial.rounds if one.target == target]
-            for target in sorted({one.target for one in trial.rounds if one.target is not None})
-        ]
+        targets = sorted({row.target for row in record.rounds if row.target is not None})
+        groups = [[row for row in record.rounds if row.target == target] for target in targets]
         groups = [group for group in groups if len(group) > 1]
         if not groups:
             return Section(
@@ -56,66 +62,54 @@ class Comparison:
                 version=self.version,
                 notes=("One criterion: there is nothing to compare.",),
             )
-        contests = [_contest(group) for group in groups]
+        contests = [_compare_with_best(group) for group in groups]
         return Section(
             title="Comparison of criteria",
             version=self.version,
             details={
-                "criteria": [row for group in groups for row in _rows(group, trial)],
+                "criteria": [row for group in groups for row in _rank_criteria(group, record)],
                 "best_against_others": [row for contest in contests for row in contest.rows()],
             },
             notes=(*(contest.sentence() for contest in contests), NOTE),
         )
 
 
-NOTE = (
-    "The best of a target is the criterion with the lowest validation error (of equals, the one "
-    "listed first); it is "
-    "compared on the test images, which did not choose it. Intervals of these differences are "
-    "paired and hold together "
-    "for all criteria of a target (Bonferroni, 95 %); they cover the sampling of test images, "
-    "not the spread between "
-    "training runs: each criterion ran once. The loss change is that of the mean loss on "
-    "training images, from the "
-    "network before the first round to the network right after pruning to the target; it is "
-    "ranked by its size, "
-    "|loss change|, the smallest first: the loss preserved best."
-)
-
-
-def _rows(group: Sequence[RoundRecord], trial: JobRecord) -> list[dict[str, Any]]:
-    """One line a criterion, the lowest error first."""
-    changes: list[LossChange | None] = [loss_change_since_start(trial.rounds, one) for one in group]
-    retrained = all(one.retrained is not None for one in group)
-    before = _ranks([float(one.pruned.wrong.double().mean()) for one in group])
-    after = _ranks([float(one.measured.wrong.double().mean()) for one in group])
-    loss = _ranks([math.inf if found is None else found.magnitude for found in changes])
+def _rank_criteria(group: Sequence[RoundRecord], record: JobRecord) -> list[dict[str, Any]]:
+    """The rows of one target, a criterion each, the lowest error first."""
+    changes: list[LossChange | None] = [
+        loss_change_since_start(record.rounds, row) for row in group
+    ]
+    retrained = all(row.retrained is not None for row in group)
+    before = _rank([float(row.pruned.wrong.double().mean()) for row in group])
+    after = _rank([float(row.measured.wrong.double().mean()) for row in group])
+    loss = _rank([math.inf if change is None else change.magnitude for change in changes])
     rows = []
-    for index, (one, found) in enumerate(zip(group, changes, strict=True)):
+    for index, (competitor, change) in enumerate(zip(group, changes, strict=True)):
+        parameters = competitor.criterion.params.items()
         row: dict[str, Any] = {
-            "target_sparsity": one.target,
-            "criterion": one.label,
-            "parameters": ", ".join(
-                f"{name}={value}" for name, value in one.criterion.params.items()
-            ),
-            "sparsity": one.sparsity,
+            "target_sparsity": competitor.target,
+            "criterion": competitor.label,
+            "parameters": ", ".join(f"{name}={value}" for name, value in parameters),
+            "sparsity": competitor.sparsity,
         }
-        if found is not None:
-            row["loss_change_since_start_nats"] = found.document()
+        if change is not None:
+            row["loss_change_since_start_nats"] = change.document()
             row["rank_by_absolute_loss_change"] = loss[index]
-        row["error_right_after_pruning"] = one.pruned.document().error.model_dump()
+        row["error_right_after_pruning"] = competitor.pruned.document().error.model_dump()
         if retrained:
             row["rank_right_after_pruning"] = before[index]
-            row["error_after_retraining"] = one.measured.document().error.model_dump()
+            row["error_after_retraining"] = competitor.measured.document().error.model_dump()
         row["error_increase_over_control"] = estimate_increase(
-            one.measured.wrong, trial.control_measured.wrong
+            competitor.measured.wrong, record.control_measured.wrong
         ).model_dump()
         row["rank_after_retraining" if retrained else "rank_right_after_pruning"] = after[index]
         rows.append((after[index], index, row))
+    # Of equal ranks, the criterion that the recipe lists first comes first.
     return [row for _, _, row in sorted(rows, key=lambda item: item[:2])]
 
 
-def _ranks(values: list[float]) -> list[float]:
+def _rank(values: list[float]) -> list[float]:
+    """The ranks of the values, 1 for the smallest."""
     return [float(rank) for rank in rank_from_smallest(torch.tensor(values, dtype=torch.float64))]
 
 
@@ -125,47 +119,57 @@ class _Contest:
 
     best: RoundRecord
     others: tuple[tuple[RoundRecord, Estimate], ...]
-    """With its error less that of the best."""
+    """Every other criterion, with its error less that of the best."""
 
     def rows(self) -> list[dict[str, Any]]:
+        """The rows of the table `best_against_others`."""
         return [
             {
-                "target_sparsity": one.target,
+                "target_sparsity": other.target,
                 "best": self.best.label,
-                "other": one.label,
-                "error_difference_other_less_best": found.model_dump(),
-                "beyond_noise": _verdict(found) != "not told apart",
+                "other": other.label,
+                "error_difference_other_less_best": difference.model_dump(),
+                "beyond_noise": _judge(difference) != "not distinguished",
             }
-            for one, found in self.others
+            for other, difference in self.others
         ]
 
     def sentence(self) -> str:
-        at = q.short_percent(self.best.target or 0.0)
-        by = {
-            verdict: [one.label for one, found in self.others if _verdict(found) == verdict]
-            for verdict in ("worse", "better", "not told apart")
-        }
-        text = f"At {at}, {self.best.label} is best on the validation images. On the test images "
-        parts = [f"worse beyond noise: {', '.join(by['worse']) or 'none'}"]
-        if by["better"]:
-            parts.append(f"better beyond noise: {', '.join(by['better'])}")
-        if by["not told apart"]:
-            parts.append(f"not to be told apart from it: {', '.join(by['not told apart'])}")
-        return text + "; ".join(parts) + "."
+        """The outcome in words."""
+        sparsity = wording.short_percent(self.best.target or 0.0)
+        by_verdict: dict[str, list[str]] = {"worse": [], "better": [], "not distinguished": []}
+        for other, difference in self.others:
+            by_verdict[_judge(difference)].append(other.label)
+        names = {verdict: ", ".join(labels) for verdict, labels in by_verdict.items()}
+        parts = [f"worse beyond noise: {names['worse'] or 'none'}"]
+        if names["better"]:
+            parts.append(f"better beyond noise: {names['better']}")
+        if names["not distinguished"]:
+            parts.append(f"not distinguishable from it: {names['not distinguished']}")
+        return (
+            f"At {sparsity}, {self.best.label} is best on the validation images. On the test "
+            f"images {'; '.join(parts)}."
+        )
 
 
-def _contest(group: Sequence[RoundRecord]) -> _Contest:
-    best = min(group, key=lambda one: float(one.measured.val_wrong.double().sum()))
+def _compare_with_best(group: Sequence[RoundRecord]) -> _Contest:
+    best = min(group, key=lambda row: float(row.measured.val_wrong.double().sum()))
+    # Bonferroni: the two-sided quantile of a normal at 1 - 0.05 / (number of others).
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * (len(group) - 1)))
-    others = []
-    for one in group:
-        if one is not best:
-            mine, theirs = one.measured.wrong, best.measured.wrong
-            others.append((one, estimate_increase(mine, theirs, z)))
+    others = [
+        (row, estimate_increase(row.measured.wrong, best.measured.wrong, z))
+        for row in group
+        if row is not best
+    ]
     return _Contest(best, tuple(sorted(others, key=lambda item: item[1].value)))
 
 
-def _verdict(found: Estimate) -> str:
-    assert found.low is not None
-    assert found.high is not None
-    return "worse" if found.low > 0 else "better" if found.high < 0 else "not told apart"
+def _judge(difference: Estimate) -> str:
+    """The verdict on another criterion, from its error less that of the best."""
+    assert difference.low is not None
+    assert difference.high is not None
+    if difference.low > 0:
+        return "worse"
+    if difference.high < 0:
+        return "better"
+    return "not distinguished"

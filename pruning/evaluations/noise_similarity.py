@@ -1,4 +1,5 @@
-"""How alike pruned networks and the dense one answer, the further images are moved at random.
+"""The similarity of the answers of pruned networks and the dense one, the further images are moved
+at random.
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021, and the code released with it: uniform noise in
@@ -15,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import NO_SEPARATE, JobRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.shifts import (
@@ -33,15 +34,15 @@ from pruning.measurement.measure import EVAL_BATCH
 from pruning.schemas.report import Curve, Estimate, Section
 from pruning.seeding import generator
 
+MATCHING = "agreement with the dense network under noise"
+DISTANCE = "distance of the softmax from the dense network's under noise"
 NOTES = (
     "Matching predictions: the fraction of noisy images x + U(-level, level), in normalised "
-    "space, to which two networks "
-    "give one class. Softmax distance: the mean of ||softmax(z') - softmax(z)||_2 over these "
-    "images. Both are means over "
-    "draws of the noise with a normal 95 % interval over draws; all networks see the same noise.",
+    "space, to which two networks give one class. Softmax distance: the mean of "
+    "||softmax(z') - softmax(z)||_2 over these images. Both are means over draws of the noise "
+    "with a normal 95 % interval over draws; all networks see the same noise.",
     "A network that is pruned but alike answers like the dense one also where images are noisy; "
-    "an independently trained "
-    "network is what alike by training alone looks like.",
+    "an independently trained network is what alike by training alone looks like.",
 )
 OF_PIXELS = "For segmentation both are of pixels: means over all that are not ignored."
 
@@ -49,11 +50,11 @@ OF_PIXELS = "For segmentation both are of pixels: means over all that are not ig
 @evaluations.register("noise_similarity")
 @dataclass(frozen=True)
 class NoiseSimilarity:
-    """Matching predictions and softmax distance against the level of noise, of every checkpoint to
-    the dense network.
+    """Similarity of every checkpoint to the dense network against the level of noise.
 
-    `separate` trains a second dense network from another seed for comparison, where the job trains
-    its network. The paper has 1,000 images, 100 draws and 15 levels; the default is smaller.
+    Matching predictions and softmax distance are measured. `separate` trains a second dense network
+    from another seed for comparison, where the job trains its network. The paper has 1,000 images,
+    100 draws and 15 levels; the default is smaller.
     """
 
     version: ClassVar[int] = 1
@@ -74,62 +75,35 @@ class NoiseSimilarity:
     against: Literal["given", "control"] = "given"
     separate: bool = False
 
-    def units(self, scale: JobSize) -> int:
-        """Every network on every draw of every level; by pixels the dense one again beside each."""
-        networks = scale.networks + (self.separate and scale.recipe.train is not None)
-        runs = 2 * (networks - 1) if scale.segmentation else networks
-        return min(self.images, scale.images["test"]) * len(set(self.levels)) * self.draws * runs
-
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves `matching/<network>` and `softmax_distance/<network>` over noise levels; a table
-        with deviations.
+    def units(self, size: JobSize) -> int:
+        """Return the forward passes of every network on every draw of every level; by pixels the
+        dense network runs again beside each.
         """
-        split, levels = draw_sample(trial, self.images), tuple(sorted(set(self.levels)))
-        every = name_networks(trial)
-        reference = next(one for one in every if one.name == self.against)
-        others = [one for one in every if one is not reference]
+        networks = size.networks + (self.separate and size.recipe.train is not None)
+        runs = 2 * (networks - 1) if size.segmentation else networks
+        return min(self.images, size.images["test"]) * len(set(self.levels)) * self.draws * runs
+
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves `matching/<network>` and `softmax_distance/<network>` over noise levels,
+        and a table with deviations.
+        """
+        split = draw_sample(record, self.images)
+        networks = name_networks(record)
+        reference = next(network for network in networks if network.name == self.against)
+        others = [network for network in networks if network is not reference]
         notes: list[str] = []
         if self.separate:
-            second = trial.separate()
+            second = record.separate()
             if second is None:
                 notes.append(NO_SEPARATE)
             else:
                 others.append(NamedNetwork("separate", lambda: second))
-        dense = (
-            torch.empty(0)
-            if trial.data.segmentation
-            else self._answers(trial, split, levels, reference)
-        )
+        segmentation = record.data.segmentation
         curves: dict[str, Curve] = {}
         rows: list[dict[str, Any]] = []
-        for one in others:
-            if trial.data.segmentation:
-                matching, distance = self._by_pixel(trial, split, levels, one, reference)
-            else:
-                own = self._answers(trial, split, levels, one)
-                matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)  # (levels, draws)
-                distance = (compute_confidence(own) - compute_confidence(dense)).norm(dim=3).mean(2)
-            for key, values, label in (
-                ("matching", matching, MATCHING),
-                ("softmax_distance", distance, DISTANCE),
-            ):
-                curves[f"{key}/{one.name}"] = Curve(
-                    x=levels,
-                    x_label="noise level, normalised space",
-                    y_label=label,
-                    y=tuple(_over_draws(level, len(split)) for level in values),
-                )
-            rows += [
-                {
-                    "network": one.name,
-                    "noise": level,
-                    "agreement": float(a.mean()),
-                    "agreement_standard_deviation": float(a.std()),
-                    "softmax_distance": float(d.mean()),
-                    "softmax_distance_standard_deviation": float(d.std()),
-                }
-                for level, a, d in zip(levels, matching, distance, strict=True)
-            ]
+        for network, (matching, distance) in self._compare(record, split, reference, others):
+            curves |= self._draw_curves(network.name, matching, distance, images=len(split))
+            rows += self._tabulate(network.name, matching, distance)
         return Section(
             title="Similarity under noise",
             version=self.version,
@@ -137,107 +111,150 @@ class NoiseSimilarity:
             details={"similarity": rows},
             notes=(
                 *notes,
-                *self._said(curves, others, "pixels" if trial.data.segmentation else "images"),
+                *_describe_extremes(curves, others, "pixels" if segmentation else "images"),
                 *NOTES,
-                *([OF_PIXELS] if trial.data.segmentation else []),
+                *([OF_PIXELS] if segmentation else []),
             ),
         )
 
-    def _answers(
-        self, trial: JobRecord, split: Split, levels: Sequence[float], network: NamedNetwork
-    ) -> Tensor:
-        """Logits (levels, draws, images, classes)."""
-        model, inputs = network.load(), trial.data.normalize(split.images)
-        found = []
-        for level in levels:
-            found.append(
-                torch.stack(
-                    [compute_logits(model, noisy) for noisy in self._noisy(trial, inputs, level)]
-                )
-            )
-            trial.advance(self.draws * len(inputs))
-        return torch.stack(found)
+    @property
+    def _sorted_levels(self) -> tuple[float, ...]:
+        """The levels of noise, each once, the smallest first."""
+        return tuple(sorted(set(self.levels)))
 
-    def _noisy(self, trial: JobRecord, inputs: Tensor, level: float) -> Iterator[Tensor]:
-        """The images of each draw, the same for all networks."""
-        rng = generator(trial.seed, "noise_similarity", repr(level))
+    def _compare(
+        self,
+        record: JobRecord,
+        split: Split,
+        reference: NamedNetwork,
+        others: Sequence[NamedNetwork],
+    ) -> Iterator[tuple[NamedNetwork, tuple[Tensor, Tensor]]]:
+        """Each network with its agreement with the reference and its distance from it, both
+        (levels, draws).
+        """
+        if record.data.segmentation:
+            # Logits of every pixel of every draw are too many to keep: both networks run again.
+            for network in others:
+                yield network, self._compare_pixels(record, split, network, reference)
+            return
+        dense = self._compute_answers(record, split, reference)
+        for network in others:
+            own = self._compute_answers(record, split, network)
+            matching = (own.argmax(3) == dense.argmax(3)).double().mean(2)
+            distance = (compute_confidence(own) - compute_confidence(dense)).norm(dim=3).mean(2)
+            yield network, (matching, distance)
+
+    def _compute_answers(self, record: JobRecord, split: Split, network: NamedNetwork) -> Tensor:
+        """The logits of a network, (levels, draws, images, classes)."""
+        model, inputs = network.load(), record.data.normalize(split.images)
+        answers = []
+        for level in self._sorted_levels:
+            draws = [
+                compute_logits(model, noisy) for noisy in self._draw_noise(record, inputs, level)
+            ]
+            answers.append(torch.stack(draws))
+            record.advance(self.draws * len(inputs))
+        return torch.stack(answers)
+
+    def _draw_noise(self, record: JobRecord, inputs: Tensor, level: float) -> Iterator[Tensor]:
+        """The noisy images of each draw, the same for all networks."""
+        rng = generator(record.seed, "noise_similarity", repr(level))
         for _ in range(self.draws):
             yield inputs + level * (2 * torch.rand(inputs.shape, generator=rng) - 1).to(inputs)
 
-    def _by_pixel(
-        self,
-        trial: JobRecord,
-        split: Split,
-        levels: Sequence[float],
-        one: NamedNetwork,
-        reference: NamedNetwork,
+    def _compare_pixels(
+        self, record: JobRecord, split: Split, network: NamedNetwork, reference: NamedNetwork
     ) -> tuple[Tensor, Tensor]:
-        """Agreement and distance (levels, draws) of two networks, means over the pixels that are
-        not ignored.
+        """The agreement and the distance (levels, draws) of two networks, means over the pixels
+        that are not ignored.
         """
-        mine, dense = one.load().eval(), reference.load().eval()
-        inputs, known, size = (
-            trial.data.normalize(split.images),
-            split.labels != IGNORED,
-            trial.data.at_once(EVAL_BATCH),
-        )
-        matching, distance = (
-            torch.zeros(len(levels), self.draws, dtype=torch.float64) for _ in range(2)
-        )
+        model, dense_model = network.load().eval(), reference.load().eval()
+        inputs = record.data.normalize(split.images)
+        known = split.labels != IGNORED
+        batch = record.data.at_once(EVAL_BATCH)
+        levels = self._sorted_levels
+        matching = torch.zeros(len(levels), self.draws, dtype=torch.float64)
+        distance = torch.zeros(len(levels), self.draws, dtype=torch.float64)
         for row, level in enumerate(levels):
-            for draw, noisy in enumerate(self._noisy(trial, inputs, level)):
-                for images, there in zip(
-                    torch.split(noisy, size), torch.split(known, size), strict=True
-                ):
+            for draw, noisy in enumerate(self._draw_noise(record, inputs, level)):
+                batches = zip(torch.split(noisy, batch), torch.split(known, batch), strict=True)
+                for images, pixels in batches:
                     with torch.no_grad():
-                        a, b = (
-                            network(images).float().movedim(1, -1)[there]
-                            for network in (mine, dense)
-                        )
-                    matching[row, draw] += float((a.argmax(1) == b.argmax(1)).sum())
-                    distance[row, draw] += float(
-                        (compute_confidence(a) - compute_confidence(b)).norm(dim=1).sum()
-                    )
-                    trial.advance(2 * len(images))
+                        own = model(images).float().movedim(1, -1)[pixels]
+                        dense = dense_model(images).float().movedim(1, -1)[pixels]
+                    agrees = own.argmax(1) == dense.argmax(1)
+                    difference = compute_confidence(own) - compute_confidence(dense)
+                    matching[row, draw] += float(agrees.sum())
+                    distance[row, draw] += float(difference.norm(dim=1).sum())
+                    record.advance(2 * len(images))
         return matching / known.sum().cpu(), distance / known.sum().cpu()
 
-    def _said(
-        self, curves: dict[str, Curve], others: list[NamedNetwork], of_what: str
-    ) -> list[str]:
-        """The likest and the least alike checkpoint at the largest level."""
-        matching = {one.name: curves[f"matching/{one.name}"] for one in others}
-        known = {
-            name: curve.y[-1].value
-            for name, curve in matching.items()
-            if name not in ("given", "control", "separate")
-        }
-        if not known:
-            return []
-        most, least = (
-            max(known, key=lambda name: known[name]),
-            min(known, key=lambda name: known[name]),
-        )
-        text = (
-            f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense "
-            "network on "
-            f"{q.percent(known[most])} of the {of_what}"
-        )
-        text += f", {least} on {q.percent(known[least])}." if least != most else "."
-        if "separate" in matching:
-            other = matching["separate"].y[-1].value
-            below = sum(value < other for value in known.values())
-            text += (
-                f" An independently trained network does on {q.percent(other)}; of "
-                f"{q.count_of(len(known), 'checkpoint')}, {below} are less alike than that."
+    def _draw_curves(
+        self, name: str, matching: Tensor, distance: Tensor, *, images: int
+    ) -> dict[str, Curve]:
+        """The two curves of a network over the levels of noise."""
+        return {
+            f"{key}/{name}": Curve(
+                x=self._sorted_levels,
+                x_label="noise level, normalised space",
+                y_label=label,
+                y=tuple(_average_draws(draws, images) for draws in values),
             )
-        return [text]
+            for key, values, label in (
+                ("matching", matching, MATCHING),
+                ("softmax_distance", distance, DISTANCE),
+            )
+        }
+
+    def _tabulate(self, name: str, matching: Tensor, distance: Tensor) -> list[dict[str, Any]]:
+        """The rows of a network, one for each level of noise."""
+        return [
+            {
+                "network": name,
+                "noise": level,
+                "agreement": float(agreements.mean()),
+                "agreement_standard_deviation": float(agreements.std()),
+                "softmax_distance": float(distances.mean()),
+                "softmax_distance_standard_deviation": float(distances.std()),
+            }
+            for level, agreements, distances in zip(
+                self._sorted_levels, matching, distance, strict=True
+            )
+        ]
 
 
-MATCHING = "agreement with the dense network under noise"
-DISTANCE = "distance of the softmax from the dense network's under noise"
+def _describe_extremes(
+    curves: dict[str, Curve], others: list[NamedNetwork], noun: str
+) -> list[str]:
+    """The most and the least similar checkpoint at the largest level of noise, in words."""
+    matching = {network.name: curves[f"matching/{network.name}"] for network in others}
+    checkpoints = {
+        name: curve.y[-1].value
+        for name, curve in matching.items()
+        if name not in ("given", "control", "separate")
+    }
+    if not checkpoints:
+        return []
+    most = max(checkpoints, key=lambda name: checkpoints[name])
+    least = min(checkpoints, key=lambda name: checkpoints[name])
+    text = (
+        f"At a noise level of {matching[most].x[-1]:g}, {most} answers like the dense network on "
+        f"{wording.percent(checkpoints[most])} of the {noun}"
+    )
+    if least != most:
+        text += f", {least} on {wording.percent(checkpoints[least])}"
+    text += "."
+    if "separate" in matching:
+        separate = matching["separate"].y[-1].value
+        below = sum(value < separate for value in checkpoints.values())
+        text += (
+            f" An independently trained network does on {wording.percent(separate)}; of "
+            f"{wording.count_of(len(checkpoints), 'checkpoint')}, {below} are less alike than that."
+        )
+    return [text]
 
 
-def _over_draws(values: Tensor, images: int) -> Estimate:
+def _average_draws(values: Tensor, images: int) -> Estimate:
     """The mean over draws with its normal interval."""
-    found = mean_interval(float(values.sum()), float(values.square().sum()), len(values))
-    return found.model_copy(update={"n": images * len(values)})
+    mean = mean_interval(float(values.sum()), float(values.square().sum()), len(values))
+    return mean.model_copy(update={"n": images * len(values)})

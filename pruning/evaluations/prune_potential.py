@@ -1,4 +1,5 @@
-"""How much can be pruned at a tolerated loss, on the nominal distribution and under shift.
+"""The largest share that can be pruned at a tolerated loss, on the nominal distribution and under
+shift.
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021.
@@ -14,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.analysis.job_size import JobSize
 from pruning.analysis.prune_potential import compute_prune_ratio, find_prune_potential
@@ -36,15 +37,15 @@ from pruning.verdict.shift_guidelines import VALIDATION
 MARGINS = (-0.1, -0.05, -0.02, -0.01, -0.005, -0.0025, 0.0, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
 """The grid of the paper's code."""
 NOISE_TYPES = ("gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise")
+POTENTIAL = "prune potential"
+BY_DISTRIBUTION = "prune potential by distribution"
+UNDER_NOISE = "prune potential under noise"
 NOTES = (
     "The prune potential is the largest prune ratio (fraction of all parameters) whose error is "
-    "at most that of the dense "
-    "control on the same distribution plus the margin; 0 where none is. Curves need not be "
-    "monotone: any later success "
-    "counts, as in the paper.",
+    "at most that of the dense control on the same distribution plus the margin; 0 where none is. "
+    "Curves need not be monotone: any later success counts, as in the paper.",
     "Intervals are 95 % bootstrap intervals over the test images, the same resamples for all "
-    "networks. A potential is one "
-    "of the prune ratios of the job: between these nothing is known.",
+    "networks. A potential is one of the prune ratios of the job: between these nothing is known.",
     "The paper whose findings are looked for: Liebenwein et al., Lost in Pruning, 2021.",
 )
 
@@ -68,238 +69,264 @@ class PrunePotential(ShiftParameters):
         MARGINS
     )
 
-    def units(self, scale: JobSize) -> int:
-        """As of all evaluations under shift, and the validation images where the recommendation
-        reads them.
+    def units(self, size: JobSize) -> int:
+        """Return the forward passes on test images under shift, and those on validation images
+        where the recommendation reads them.
         """
-        found = super().units(scale)
-        if scale.recipe.shifts is not None:
-            validation = {name: (0, val) for name, (val, _) in scale.shifted.items()}
-            found += super().units(
-                replace(
-                    scale, images={**scale.images, "test": scale.images["val"]}, shifted=validation
-                )
-            )
-        return found
+        passes = super().units(size)
+        if size.recipe.shifts is not None:
+            # The same work once more, with the validation images in the place of the test images.
+            images = {**size.images, "test": size.images["val"]}
+            shifted = {name: (0, val) for name, (val, _) in size.shifted.items()}
+            passes += super().units(replace(size, images=images, shifted=shifted))
+        return passes
 
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves `margin/<group>/<criterion>`, `noise/<criterion>`; scalars `<group>/<criterion>`;
-        bars by distribution.
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves `margin/<group>/<criterion>` and `noise/<criterion>`, scalars
+        `<group>/<criterion>`, and bars by distribution.
         """
-        shifts = self.shifts(trial)
-        found = errors_under_shifts(trial, [Shift(), *shifts], self.count(trial))
-        parameters = count_parameters(trial.dense())
-        targets = [one for one in trial.rounds if one.target is not None]
-        tables = {
-            label: _Potentials(
-                [one for one in targets if one.label == label], found, shifts, parameters, trial
-            )
-            for label in dict.fromkeys(one.label for one in targets)
-        }
+        shifts = self.shifts(record)
+        errors = errors_under_shifts(record, [Shift(), *shifts], self.count(record))
+        tables = _group_by_criterion(record, errors, shifts)
+        trained = find_trained_corruptions(record)
         rows: list[dict[str, Any]] = []
-        trained = find_trained_corruptions(trial)
         curves: dict[str, Curve] = {}
         scalars: dict[str, Estimate] = {}
+        notes: list[str] = []
         for label, table in tables.items():
-            rows += [
-                {
+            for shift in [Shift(), *shifts]:
+                row = {
                     "method": label,
                     "distribution": shift.name,
                     "group": shift.group(trained),
-                    "potential": table.of(shift.name, self.margin).model_dump(),
+                    "potential": table.estimate(shift.name, self.margin).model_dump(),
                 }
-                for shift in [Shift(), *shifts]
-            ]
-            for kind, names in table.groups.items():
-                for how in ("mean", "minimum") if kind != NOMINAL else ("mean",):
-                    name = kind if kind == NOMINAL else f"{how} over {kind}"
-                    scalars[f"prune_potential_{name.replace(' ', '_')}/{label}"] = table.over(
-                        names, self.margin, how
-                    )
-                    curves[f"margin/{name}/{label}"] = Curve(
-                        x=self.margins,
-                        x_label="margin: error tolerated above the dense control's",
-                        y_label=f"{POTENTIAL}, {name}",
-                        y=tuple(table.over(names, margin, how) for margin in self.margins),
-                    )
-            curves[f"distribution/{label}"] = Curve(
-                x=tuple(range(len(shifts) + 1)),
-                x_label="distribution",
-                y_label=BY_DISTRIBUTION,
-                x_names=(NOMINAL, *(shift.name for shift in shifts)),
-                y=tuple(table.of(shift.name, self.margin) for shift in [Shift(), *shifts]),
-            )
-            levels = sorted(shift.noise for shift in shifts if shift.noise)
-            if levels:
-                curves[f"noise/{label}"] = Curve(
-                    x=(0.0, *levels),
-                    x_label="noise level, normalised space",
-                    y_label=UNDER_NOISE,
-                    y=tuple(
-                        table.of(Shift(noise=level).name, self.margin) for level in (0.0, *levels)
-                    ),
-                )
-        validation = (
-            self._on_validation(trial, targets, shifts, parameters)
-            if trial.recipe.shifts is not None
-            else []
-        )
+                rows.append(row)
+            for group, how, name in _list_summaries(table):
+                names = table.groups[group]
+                key = f"prune_potential_{name.replace(' ', '_')}/{label}"
+                scalars[key] = table.summarise(names, self.margin, how)
+                curves[f"margin/{name}/{label}"] = self._draw_margins(table, names, how, name)
+            curves |= self._draw_distributions(label, table, shifts)
+            notes += self._describe(label, table)
+        details = {"potential_by_distribution": rows}
+        if record.recipe.shifts is not None:
+            validation = self._measure_validation(record, shifts)
+            if validation:
+                details[VALIDATION] = validation
         return Section(
             title="Prune potential",
             version=self.version,
             curves=curves,
             scalars=scalars,
-            details={"potential_by_distribution": rows}
-            | ({VALIDATION: validation} if validation else {}),
-            notes=(
-                *(
-                    sentence
-                    for label, table in tables.items()
-                    for sentence in self._said(label, table)
-                ),
-                self.describe(trial, shifts),
-                *NOTES,
-            ),
+            details=details,
+            notes=(*notes, self.describe(record, shifts), *NOTES),
         )
 
-    def _on_validation(
-        self,
-        trial: JobRecord,
-        targets: Sequence[RoundRecord],
-        shifts: Sequence[Shift],
-        parameters: int,
+    def _draw_margins(self, table: _Potentials, names: Sequence[str], how: str, name: str) -> Curve:
+        """The potential of a group of distributions over the margin."""
+        return Curve(
+            x=self.margins,
+            x_label="margin: error tolerated above the dense control's",
+            y_label=f"{POTENTIAL}, {name}",
+            y=tuple(table.summarise(names, margin, how) for margin in self.margins),
+        )
+
+    def _draw_distributions(
+        self, label: str, table: _Potentials, shifts: Sequence[Shift]
+    ) -> dict[str, Curve]:
+        """The potential as bars by distribution, and over the levels of noise where there are
+        any.
+        """
+        names = [shift.name for shift in [Shift(), *shifts]]
+        curves = {
+            f"distribution/{label}": Curve(
+                x=tuple(range(len(names))),
+                x_label="distribution",
+                y_label=BY_DISTRIBUTION,
+                x_names=(NOMINAL, *(shift.name for shift in shifts)),
+                y=tuple(table.estimate(name, self.margin) for name in names),
+            )
+        }
+        levels = sorted(shift.noise for shift in shifts if shift.noise)
+        if levels:
+            levels = [0.0, *levels]
+            names = [Shift(noise=level).name for level in levels]
+            curves[f"noise/{label}"] = Curve(
+                x=tuple(levels),
+                x_label="noise level, normalised space",
+                y_label=UNDER_NOISE,
+                y=tuple(table.estimate(name, self.margin) for name in names),
+            )
+        return curves
+
+    def _measure_validation(
+        self, record: JobRecord, shifts: Sequence[Shift]
     ) -> list[dict[str, Any]]:
         """The potentials that the recommendation reads: no test image has a part in them."""
-        found = errors_under_shifts(trial, [Shift(), *shifts], self.count(trial), validation=True)
-        rows = []
-        for label in dict.fromkeys(one.label for one in targets):
-            table = _Potentials(
-                [one for one in targets if one.label == label], found, shifts, parameters, trial
-            )
-            rows += [
-                {
-                    "method": label,
-                    "distribution": shift.name,
-                    "potential": table.of(shift.name, self.margin).value,
-                    "held_out": shift != Shift()
-                    and shift.corruption not in find_trained_corruptions(trial),
-                }
-                for shift in [Shift(), *shifts]
-            ]
-        return rows
-
-    def _said(self, label: str, table: _Potentials) -> list[str]:
-        """What was seen of one method."""
-        nominal = table.of(NOMINAL, self.margin)
-        found = [
-            f"{label}: at a margin of {q.percentage_points(self.margin)} the nominal prune "
-            f"potential is {_bracketed(nominal)}"
+        errors = errors_under_shifts(
+            record, [Shift(), *shifts], self.count(record), validation=True
+        )
+        trained = find_trained_corruptions(record)
+        return [
+            {
+                "method": label,
+                "distribution": shift.name,
+                "potential": table.estimate(shift.name, self.margin).value,
+                "held_out": shift != Shift() and shift.corruption not in trained,
+            }
+            for label, table in _group_by_criterion(record, errors, shifts).items()
+            for shift in [Shift(), *shifts]
         ]
-        for kind, names in table.groups.items():
-            if kind != NOMINAL:
-                mean, least = (table.over(names, self.margin, how) for how in ("mean", "minimum"))
-                found[0] += (
-                    f"; over {kind} {_bracketed(mean)} on average, {_bracketed(least)} at least"
+
+    def _describe(self, label: str, table: _Potentials) -> list[str]:
+        """The potentials of one criterion in words."""
+        nominal = table.estimate(NOMINAL, self.margin)
+        text = (
+            f"{label}: at a margin of {wording.percentage_points(self.margin)} the nominal prune "
+            f"potential is {_format_with_interval(nominal)}"
+        )
+        for group, names in table.groups.items():
+            if group != NOMINAL:
+                mean = table.summarise(names, self.margin, "mean")
+                least = table.summarise(names, self.margin, "minimum")
+                text += (
+                    f"; over {group} {_format_with_interval(mean)} on average, "
+                    f"{_format_with_interval(least)} at least"
                 )
-        found[0] += "."
-        noisy = [
-            name for name in table.groups.get("corruption", ()) if name.split()[0] in NOISE_TYPES
+        return [f"{text}.", *self._compare_noise(label, table)]
+
+    def _compare_noise(self, label: str, table: _Potentials) -> list[str]:
+        """The potential under corruptions of the noise type against that under the others, in
+        words.
+        """
+        corruptions = table.groups.get("corruption", ())
+        noisy = [name for name in corruptions if name.split()[0] in NOISE_TYPES]
+        others = [name for name in corruptions if name not in noisy]
+        if not noisy or not others:
+            return []
+        under_noise = table.summarise(noisy, self.margin, "mean")
+        under_others = table.summarise(others, self.margin, "mean")
+        gap = table.compare(noisy, others, self.margin)
+        if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+            verdict = "no evidence of a difference"
+        elif gap.high < 0:
+            verdict = "noise loses more potential, as in the paper"
+        else:
+            verdict = "noise loses less potential, unlike in the paper"
+        return [
+            f"{label}: under noise-type corruptions the potential is "
+            f"{wording.percent(under_noise.value)} on average, under the others "
+            f"{wording.percent(under_others.value)}: {verdict}."
         ]
-        others = [name for name in table.groups.get("corruption", ()) if name not in noisy]
-        if noisy and others:
-            a, b = table.over(noisy, self.margin, "mean"), table.over(others, self.margin, "mean")
-            gap = table.gap(noisy, others, self.margin)
-            if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
-                verdict = "no evidence of a difference"
-            else:
-                more = gap.high < 0
-                verdict = (
-                    f"noise loses {'more' if more else 'less'} potential, "
-                    f"{'as' if more else 'unlike'} in the paper"
-                )
-            found.append(
-                f"{label}: under noise-type corruptions the potential is {q.percent(a.value)} on "
-                "average, under "
-                f"the others {q.percent(b.value)}: {verdict}."
-            )
-        return found
-
-
-POTENTIAL = "prune potential"
-BY_DISTRIBUTION = "prune potential by distribution"
-UNDER_NOISE = "prune potential under noise"
 
 
 class _Potentials:
-    """Of one method: errors of its checkpoints and of the control, with bootstrap draws, by
-    distribution.
+    """The prune potentials of one criterion: errors of its checkpoints and of the control, with
+    bootstrap draws, by distribution.
     """
 
     def __init__(
         self,
         targets: Sequence[RoundRecord],
-        found: Mapping[str, Mapping[str, Tensor]],
+        errors: Mapping[str, Mapping[str, Tensor]],
         shifts: Sequence[Shift],
+        *,
         parameters: int,
-        trial: JobRecord,
+        record: JobRecord,
     ) -> None:
         self.ratios = torch.tensor(
-            [compute_prune_ratio(one, parameters) for one in targets], dtype=torch.float64
+            [compute_prune_ratio(row, parameters) for row in targets], dtype=torch.float64
         )
+        trained = find_trained_corruptions(record)
         self.groups: dict[str, list[str]] = {NOMINAL: [NOMINAL]}
         for shift in shifts:
-            self.groups.setdefault(shift.group(find_trained_corruptions(trial)), []).append(
-                shift.name
-            )
-        self._values: dict[str, Tensor] = {}
+            self.groups.setdefault(shift.group(trained), []).append(shift.name)
+        self._errors: dict[str, Tensor] = {}
+        """The errors of the control and of every checkpoint, by distribution."""
         self._draws: dict[str, Tensor] = {}
-        self.n = {name: len(flags) for name, flags in found["control"].items()}
-        for dataset, name in (
-            (dataset, name) for dataset, names in group_by_images(shifts).items() for name in names
-        ):
-            flags = torch.stack([found["control"][name], *(found[one.id][name] for one in targets)])
-            self._values[name] = flags.double().mean(1)
-            self._draws[name] = resample_errors(
-                flags,
-                generator(trial.seed, "prune_potential", *([] if dataset is None else [dataset])),
-            )
+        """The errors in every bootstrap sample, by distribution."""
+        self.n = {name: len(flags) for name, flags in errors["control"].items()}
+        for dataset, names in group_by_images(shifts).items():
+            # Distributions of the same images are resampled alike, so that they can be averaged.
+            keys = [] if dataset is None else [dataset]
+            for name in names:
+                flags = torch.stack(
+                    [errors["control"][name], *(errors[row.id][name] for row in targets)]
+                )
+                self._errors[name] = flags.double().mean(1)
+                self._draws[name] = resample_errors(
+                    flags, generator(record.seed, "prune_potential", *keys)
+                )
 
-    def _at(self, name: str, margin: float) -> tuple[float, Tensor]:
-        values, draws = self._values[name], self._draws[name]
+    def _find(self, name: str, margin: float) -> tuple[float, Tensor]:
+        """The potential on a distribution, and in every bootstrap sample."""
+        errors, draws = self._errors[name], self._draws[name]
         return (
-            float(find_prune_potential(self.ratios, values[1:], values[0], margin)),
+            float(find_prune_potential(self.ratios, errors[1:], errors[0], margin)),
             find_prune_potential(self.ratios, draws[1:], draws[0], margin),
         )
 
-    def of(self, name: str, margin: float) -> Estimate:
-        return percentile_interval(*self._at(name, margin), self.n[name])
+    def estimate(self, name: str, margin: float) -> Estimate:
+        """The potential on a distribution."""
+        return percentile_interval(*self._find(name, margin), self.n[name])
 
-    def over(self, names: Sequence[str], margin: float, how: str) -> Estimate:
+    def summarise(self, names: Sequence[str], margin: float, how: str) -> Estimate:
         """The mean or the minimum over distributions."""
-        values, draws = zip(*(self._at(name, margin) for name in names), strict=True)
+        values, draws = zip(*(self._find(name, margin) for name in names), strict=True)
         if how == "mean":
-            return percentile_interval(
-                sum(values) / len(values), torch.stack(draws).mean(0), self._fewest(names)
-            )
+            value = sum(values) / len(values)
+            return percentile_interval(value, torch.stack(draws).mean(0), self._fewest(names))
         return percentile_interval(min(values), torch.stack(draws).amin(0), self._fewest(names))
 
-    def gap(self, first: Sequence[str], second: Sequence[str], margin: float) -> Estimate:
-        """The mean over some distributions less that over others."""
-        (a, drawn), (b, other) = (
-            (
-                sum(value for value, _ in found) / len(found),
-                torch.stack([d for _, d in found]).mean(0),
-            )
-            for found in ([self._at(name, margin) for name in names] for names in (first, second))
-        )
-        return percentile_interval(a - b, drawn - other, self._fewest((*first, *second)))
+    def compare(self, first: Sequence[str], second: Sequence[str], margin: float) -> Estimate:
+        """The mean over the first distributions less that over the second."""
+        value, draws = self._average(first, margin)
+        other, other_draws = self._average(second, margin)
+        fewest = self._fewest((*first, *second))
+        return percentile_interval(value - other, draws - other_draws, fewest)
+
+    def _average(self, names: Sequence[str], margin: float) -> tuple[float, Tensor]:
+        potentials = [self._find(name, margin) for name in names]
+        value = sum(potential for potential, _ in potentials) / len(potentials)
+        return value, torch.stack([draws for _, draws in potentials]).mean(0)
 
     def _fewest(self, names: Sequence[str]) -> int:
+        """The smallest number of images among the distributions."""
         return min(self.n[name] for name in names)
 
 
-def _bracketed(estimate: Estimate) -> str:
-    text = q.percent(estimate.value)
+def _group_by_criterion(
+    record: JobRecord, errors: Mapping[str, Mapping[str, Tensor]], shifts: Sequence[Shift]
+) -> dict[str, _Potentials]:
+    """The potentials of every criterion that has a target."""
+    parameters = count_parameters(record.dense())
+    targets = [row for row in record.rounds if row.target is not None]
+    return {
+        label: _Potentials(
+            [row for row in targets if row.label == label],
+            errors,
+            shifts,
+            parameters=parameters,
+            record=record,
+        )
+        for label in dict.fromkeys(row.label for row in targets)
+    }
+
+
+def _list_summaries(table: _Potentials) -> list[tuple[str, str, str]]:
+    """The summaries (group, how, name) of a criterion; the nominal group is one distribution."""
+    summaries = []
+    for group in table.groups:
+        if group == NOMINAL:
+            summaries.append((group, "mean", group))
+        else:
+            summaries += [(group, how, f"{how} over {group}") for how in ("mean", "minimum")]
+    return summaries
+
+
+def _format_with_interval(estimate: Estimate) -> str:
+    text = wording.percent(estimate.value)
     if estimate.low is None or estimate.high is None:
         return text
-    return f"{text} [{q.percent(estimate.low)}, {q.percent(estimate.high)}]"
+    return f"{text} [{wording.percent(estimate.low)}, {wording.percent(estimate.high)}]"

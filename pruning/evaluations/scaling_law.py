@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from pruning import wording as q
+from pruning import wording
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.errors import InsufficientPointsError, SecateurError
 from pruning.evaluations import evaluations
@@ -23,42 +24,39 @@ from pruning.laws.selection import Selection, compare_density_laws
 from pruning.schemas.report import Curve, Estimate, Section
 
 RAW = "raw_laws"
-"""By criterion, what it is and its fitted law, as documents: what a later question is answered
-from.
+"""The key in a section's details: each criterion and its fitted law, as documents, from which
+later questions are answered.
 """
 FEWEST = 4
-"""With fewer points of every criterion the evaluation does not run by itself."""
+"""The number of points that some criterion must have for the evaluation to run by itself."""
 INCREASES = (0.005, 0.01, 0.02, 0.05)
 """Tolerated errors above the unpruned one, where the recipe asks for none."""
 HALVINGS = 2
-"""So often the sparsest measured density is halved to extrapolate."""
+"""The number of times that the sparsest measured density is halved to extrapolate."""
 STEPS = 48
+"""The number of densities at which the law is drawn."""
 NOTES = (
     "The law: error(d) = e0 [(d^2 + p^2 r^2) / (d^2 + p^2)]^(gamma/2), r = (plateau / "
-    "e0)^(1/gamma), e0 the error of the "
-    "dense control (observed, not fitted), d the density. Between the densities p r and p the "
-    "error is a power of the "
-    "density; above little is lost, below the network guesses. Fitted to relative deviations; "
-    "gamma, p and plateau trade "
-    "off, the curve is what is determined.",
+    "e0)^(1/gamma), e0 the error of the dense control (observed, not fitted), d the density. "
+    "Between the densities p r and p the error is a power of the density; above little is lost, "
+    "below the network guesses. Fitted to relative deviations; gamma, p and plateau trade off, "
+    "the curve is what is determined.",
     "The paper: relative deviations of a network's points from the law have a mean below 2 % and "
-    "a standard deviation below "
-    "4 %; networks that differ in their seed alone differ by 3.4 %.",
+    "a standard deviation below 4 %; networks that differ in their seed alone differ by 3.4 %.",
     "Bands are of the curve. Densities below the sparsest measured one are extrapolated, with a "
-    "band widened by what the "
-    "back-test missed, and only where an error of 1.5 times the unpruned one was seen.",
+    "band widened by what the back-test missed, and only where an error of 1.5 times the unpruned "
+    "one was seen.",
 )
 
 
 @evaluations.register("scaling_law")
 @dataclass(frozen=True)
 class ScalingLaw:
-    """Fit, back-test and inverse of the law of each criterion's rounds: what other densities cost,
-    and which one is enough.
+    """The law of each criterion's rounds: what other densities cost, and which one is enough.
 
-    Every round is a point: test error against density, retrained where the job retrains; only those
-    that end at a target where the job prunes before it trains, or gradually. `POST
-    /v1/jobs/{id}/predict` asks the same law afterwards.
+    The law is fitted, back-tested and inverted. Every round is a point: test error against density,
+    retrained where the job retrains; only those that end at a target where the job prunes before it
+    trains, or gradually. `POST /v1/jobs/{id}/predict` asks the same law afterwards.
     """
 
     version: ClassVar[int] = 1
@@ -72,50 +70,53 @@ class ScalingLaw:
     ] = ()
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
 
-    def applies(self, trial: JobRecord) -> bool:
-        """With points enough to try."""
-        return any(len(_rounds(trial, label)) >= FEWEST for label in _labels(trial))
+    def applies(self, record: JobRecord) -> bool:
+        """Return whether there are points enough to try."""
+        return any(len(_list_rounds(record, label)) >= FEWEST for label in _list_labels(record))
 
-    def evaluate(self, trial: JobRecord) -> Section:
-        """Curves `law/<criterion>/...`; tables of laws, contenders, back-test, answers, forecasts;
-        the laws themselves.
+    def evaluate(self, record: JobRecord) -> Section:
+        """Return curves `law/<criterion>/...`, tables of laws, contenders, back-test, answers and
+        forecasts, and the laws themselves.
         """
-        section = _Parts()
-        refused: list[SecateurError] = []
-        for label in _labels(trial):
-            rounds = _rounds(trial, label)
+        parts = _Parts()
+        refusals: list[SecateurError] = []
+        for label in _list_labels(record):
+            rounds = _list_rounds(record, label)
             try:
-                law = _fit(trial, rounds)
+                law = _fit(record, rounds)
             except REFUSALS as error:
-                refused.append(error)
-                section.notes.append(f"{label}: no law ({error.code}): {error.message}.")
-                section.refused.append(
+                refusals.append(error)
+                parts.notes.append(f"{label}: no law ({error.code}): {error.message}.")
+                parts.refused.append(
                     {"criterion": label, "code": error.code, "reason": error.message}
                 )
                 continue
-            section.add(label, rounds, law, self, trial)
-        if not section.laws and trial.recipe.evaluations is not None and refused:
-            raise refused[0]
+            parts.add(label, rounds, law, evaluation=self, classes=len(record.data.classes))
+        asked_for_by_name = record.recipe.evaluations is not None
+        if not parts.laws and asked_for_by_name and refusals:
+            raise refusals[0]
         tables = {
-            "laws": section.laws,
-            "contenders": section.contenders,
-            "back_test": section.back_test,
-            "answers": section.answers,
-            "forecasts": section.forecasts,
-            "criteria_without_a_law": section.refused,
+            "laws": parts.laws,
+            "contenders": parts.contenders,
+            "back_test": parts.back_test,
+            "answers": parts.answers,
+            "forecasts": parts.forecasts,
+            "criteria_without_a_law": parts.refused,
         }
+        details: dict[str, Any] = {name: rows for name, rows in tables.items() if rows}
+        if parts.raw:
+            details[RAW] = parts.raw
         return Section(
             title="Scaling law",
             version=self.version,
-            curves=section.curves,
-            notes=(*section.notes, *NOTES),
-            details={name: rows for name, rows in tables.items() if rows}
-            | ({RAW: section.raw} if section.raw else {}),
+            curves=parts.curves,
+            notes=(*parts.notes, *NOTES),
+            details=details,
         )
 
 
 class _Parts:
-    """What is said of every criterion."""
+    """The parts of the section, gathered criterion by criterion."""
 
     def __init__(self) -> None:
         self.curves: dict[str, Curve] = {}
@@ -133,140 +134,170 @@ class _Parts:
         label: str,
         rounds: Sequence[RoundRecord],
         law: DensityLaw,
-        asked: ScalingLaw,
-        trial: JobRecord,
+        *,
+        evaluation: ScalingLaw,
+        classes: int,
     ) -> None:
+        """Add the law of a criterion, and what it answers."""
         self.raw[label] = {
             "criterion": rounds[0].criterion.model_dump(mode="json"),
             "law": law.model_dump(mode="json"),
         }
-        self.laws.append(_row(label, law))
-        found, _ = compare_density_laws(
-            [one.density for one in rounds],
-            [_error(one) for one in rounds],
+        self.laws.append(_tabulate_law(label, law))
+        selection = self._add_contenders(label, rounds, law, classes)
+        if law.back_test is not None:
+            self.back_test += [
+                {
+                    "criterion": label,
+                    "density": point.density,
+                    "error_measured": point.measured,
+                    "error_predicted": point.predicted,
+                }
+                for point in law.back_test.points
+            ]
+        confidence = evaluation.confidence
+        errors = evaluation.max_error or [
+            min(law.unpruned_error + increase, 1.0) for increase in INCREASES
+        ]
+        answers = [answer_error(law, error, confidence) for error in errors]
+        self.answers += [{"criterion": label} | answer for answer in answers]
+        sparsest = law.fit_range[0]
+        halved = [sparsest / 2**k for k in range(1, HALVINGS + 1)]
+        self.forecasts += [
+            {"criterion": label} | forecast_error(law, density, confidence)
+            for density in [*evaluation.densities, *halved]
+        ]
+        self.curves |= _draw_curves(label, rounds, law, confidence=confidence, answers=answers)
+        self.notes += _describe_law(label, law, selection, len(rounds))
+        self.notes += [f"{label}: {warning}." for warning in law.warnings]
+
+    def _add_contenders(
+        self, label: str, rounds: Sequence[RoundRecord], law: DensityLaw, classes: int
+    ) -> Selection:
+        """Add the table of laws that know nothing of pruning beside the one that does."""
+        selection, _ = compare_density_laws(
+            [row.density for row in rounds],
+            [_mean_error(row) for row in rounds],
             law.unpruned_error,
-            classes=len(trial.data.classes),
+            classes=classes,
             law=law,
         )
         self.contenders += [
             {
                 "criterion": label,
-                "law": one.name,
-                "parameters": one.parameters,
-                "missed_at_held_out_densities": one.held_out,
-                "missed_in_back_test": one.back_test,
+                "law": contender.name,
+                "parameters": contender.parameters,
+                "missed_at_held_out_densities": contender.held_out,
+                "missed_in_back_test": contender.back_test,
             }
-            for one in found.contenders
+            for contender in selection.contenders
         ]
-        tested = law.back_test
-        if tested is not None:
-            self.back_test += [
-                {
-                    "criterion": label,
-                    "density": one.density,
-                    "error_measured": one.measured,
-                    "error_predicted": one.predicted,
-                }
-                for one in tested.points
-            ]
-        errors = asked.max_error or [min(law.unpruned_error + more, 1.0) for more in INCREASES]
-        answers = [answer_error(law, error, asked.confidence) for error in errors]
-        self.answers += [{"criterion": label} | row for row in answers]
-        sparsest = law.fit_range[0]
-        wanted = [*asked.densities, *(sparsest / 2**k for k in range(1, HALVINGS + 1))]
-        self.forecasts += [
-            {"criterion": label} | forecast_error(law, density, asked.confidence)
-            for density in wanted
-        ]
-        self._draw(label, rounds, law, asked.confidence, answers)
-        self.notes += [
-            *_said(label, law, found, len(rounds)),
-            *(f"{label}: {one}." for one in law.warnings),
-        ]
+        return selection
 
-    def _draw(
-        self,
-        label: str,
-        rounds: Sequence[RoundRecord],
-        law: DensityLaw,
-        confidence: float,
-        answers: Sequence[dict[str, Any]],
-    ) -> None:
-        sparsest, densest = law.fit_range
-        lowest = sparsest / 2**HALVINGS
-        try:
-            law.forecasts(lowest, confidence=confidence)
-        except InsufficientPointsError:
-            lowest = sparsest
-        grid = np.geomspace(lowest, max(densest, 0.999), STEPS)
-        band = [one.error for one in law.forecasts(grid, confidence=confidence)]
-        y_label = f"test error, {label}"
 
-        def curve(x: Sequence[float], y: Sequence[Estimate], drawn: Any) -> Curve:
-            return Curve(x=tuple(x), y=tuple(y), x_label="sparsity", y_label=y_label, drawn=drawn)
+def _draw_curves(
+    label: str,
+    rounds: Sequence[RoundRecord],
+    law: DensityLaw,
+    *,
+    confidence: float,
+    answers: Sequence[dict[str, Any]],
+) -> dict[str, Curve]:
+    """The plot of one criterion: the law with its band, what was measured, and what it answers."""
+    grid = _choose_grid(law, confidence)
+    band = [forecast.error for forecast in law.forecasts(grid, confidence=confidence)]
 
-        self.curves[f"law/{label}/law"] = curve([1 - float(d) for d in grid], band, "band")
-        self.curves[f"law/{label}/measured"] = curve(
-            [one.sparsity for one in rounds],
-            [one.measured.document().error for one in rounds],
+    def draw(
+        x: Sequence[float], y: Sequence[Estimate], drawn: Literal["band", "points", "line"]
+    ) -> Curve:
+        return Curve(
+            x=tuple(x),
+            y=tuple(y),
+            x_label="sparsity",
+            y_label=f"test error, {label}",
+            drawn=drawn,
+        )
+
+    curves = {
+        f"law/{label}/law": draw([1 - float(d) for d in grid], band, "band"),
+        f"law/{label}/measured": draw(
+            [row.sparsity for row in rounds],
+            [row.measured.document().error for row in rounds],
+            "points",
+        ),
+    }
+    reached = [answer for answer in answers if answer["density"]]
+    if reached:
+        curves[f"law/{label}/answers"] = draw(
+            [1 - answer["density"] for answer in reached],
+            [Estimate(value=answer["max_error"]) for answer in reached],
             "points",
         )
-        reached = [row for row in answers if row["density"]]
-        if reached:
-            self.curves[f"law/{label}/answers"] = curve(
-                [1 - row["density"] for row in reached],
-                [Estimate(value=row["max_error"]) for row in reached],
-                "points",
-            )
-        if law.plateau <= 2 * max(one.high or one.value for one in band):
-            ends_of_axis = [1 - float(grid[-1]), 1 - float(grid[0])]
-            self.curves[f"law/{label}/plateau"] = curve(
-                ends_of_axis, [Estimate(value=law.plateau)] * 2, "line"
-            )
-        upper, lower = law.transitions
-        ends = [d for d in (upper, lower) if grid[0] <= d < 1]
-        if ends:
-            self.curves[f"law/{label}/ends of the power law"] = curve(
-                [1 - d for d in ends], [Estimate(value=float(law.curve(d))) for d in ends], "points"
-            )
+    # A plateau far above the band would squeeze everything else at the foot of the plot.
+    if law.plateau <= 2 * max(error.high or error.value for error in band):
+        ends_of_axis = [1 - float(grid[-1]), 1 - float(grid[0])]
+        curves[f"law/{label}/plateau"] = draw(
+            ends_of_axis, [Estimate(value=law.plateau)] * 2, "line"
+        )
+    ends = [density for density in law.transitions if grid[0] <= density < 1]
+    if ends:
+        curves[f"law/{label}/ends of the power law"] = draw(
+            [1 - density for density in ends],
+            [Estimate(value=float(law.curve(density))) for density in ends],
+            "points",
+        )
+    return curves
 
 
-def _labels(trial: JobRecord) -> list[str]:
-    return list(dict.fromkeys(one.label for one in trial.rounds))
+def _choose_grid(law: DensityLaw, confidence: float) -> NDArray[np.float64]:
+    """The densities at which a law is drawn: as far below the sparsest as it may extrapolate."""
+    sparsest, densest = law.fit_range
+    lowest = sparsest / 2**HALVINGS
+    try:
+        law.forecasts(lowest, confidence=confidence)
+    except InsufficientPointsError:
+        lowest = sparsest
+    return np.geomspace(lowest, max(densest, 0.999), STEPS)
 
 
-def _rounds(trial: JobRecord, label: str) -> list[RoundRecord]:
-    """Those of networks that are comparable: where rounds between targets end untrained, or half
-    trained, the targets'.
+def _list_labels(record: JobRecord) -> list[str]:
+    return list(dict.fromkeys(row.label for row in record.rounds))
+
+
+def _list_rounds(record: JobRecord, label: str) -> list[RoundRecord]:
+    """The rounds of a criterion whose networks are comparable, the densest first: targets alone
+    where rounds between targets end untrained or half trained.
     """
-    unfinished = trial.pruned_untrained or trial.recipe.retrain.mode == "gradual"
-    mine = (
-        one
-        for one in trial.rounds
-        if one.label == label and (one.target is not None or not unfinished)
+    unfinished = record.pruned_untrained or record.recipe.retrain.mode == "gradual"
+    rounds = (
+        row
+        for row in record.rounds
+        if row.label == label and (row.target is not None or not unfinished)
     )
-    return sorted(mine, key=lambda one: one.sparsity)
+    return sorted(rounds, key=lambda row: row.sparsity)
 
 
-def _error(one: RoundRecord) -> float:
-    return float(one.measured.wrong.double().mean())
+def _mean_error(round_record: RoundRecord) -> float:
+    return float(round_record.measured.wrong.double().mean())
 
 
-def _fit(trial: JobRecord, rounds: Sequence[RoundRecord]) -> DensityLaw:
-    unpruned = float(trial.control_measured.wrong.double().mean())
+def _fit(record: JobRecord, rounds: Sequence[RoundRecord]) -> DensityLaw:
+    """Fit the law to the rounds of one criterion; raises one of `REFUSALS`."""
+    unpruned = float(record.control_measured.wrong.double().mean())
     return fit_density_law(
-        [one.density for one in rounds],
-        [_error(one) for one in rounds],
+        [row.density for row in rounds],
+        [_mean_error(row) for row in rounds],
         unpruned,
-        classes=len(trial.data.classes),
-        images=len(trial.data.test),
-        seed=trial.seed % 2**32,
+        classes=len(record.data.classes),
+        images=len(record.data.test),
+        seed=record.seed % 2**32,
     )
 
 
-def _row(label: str, law: DensityLaw) -> dict[str, Any]:
+def _tabulate_law(label: str, law: DensityLaw) -> dict[str, Any]:
+    """The row of a criterion in the table of laws."""
     upper, lower = law.transitions
-    tested = law.back_test
+    back_test = law.back_test
     return {
         "criterion": label,
         "unpruned_error": law.unpruned_error,
@@ -280,34 +311,32 @@ def _row(label: str, law: DensityLaw) -> dict[str, Any]:
         "missed_on_average": law.fit.residual_mean,
         "missed_sigma": law.sigma,
         "condition_number": law.condition,
-        "missed_in_back_test": None if tested is None else tested.mean_absolute,
+        "missed_in_back_test": None if back_test is None else back_test.mean_absolute,
     }
 
 
-def _said(label: str, law: DensityLaw, found: Selection, points: int) -> list[str]:
-    tested = law.back_test
-    said = [
-        f"{label}: {q.count_of(points, 'point')}; the law is off by "
-        f"{q.percent(law.fit.residual_mean)} on average, with "
-        f"a standard deviation of {q.percent(law.fit.residual_sd)}."
-    ]
-    if tested is not None:
-        side = "too low" if tested.bias < 0 else "too high"
-        said[0] += (
+def _describe_law(label: str, law: DensityLaw, selection: Selection, points: int) -> list[str]:
+    """The fit, the back-test and the contest with other laws, in words."""
+    text = (
+        f"{label}: {wording.count_of(points, 'point')}; the law is off by "
+        f"{wording.percent(law.fit.residual_mean)} on average, with a standard deviation of "
+        f"{wording.percent(law.fit.residual_sd)}."
+    )
+    back_test = law.back_test
+    if back_test is not None:
+        side = "too low" if back_test.bias < 0 else "too high"
+        text += (
             " Back-test, fitted to the denser part: the "
-            f"{q.count_of(len(tested.points), 'sparser point')} were "
-            f"missed by {q.percent(tested.mean_absolute)}, on average "
-            f"{q.percent(abs(tested.bias))} {side}."
+            f"{wording.count_of(len(back_test.points), 'sparser point')} were missed by "
+            f"{wording.percent(back_test.mean_absolute)}, on average "
+            f"{wording.percent(abs(back_test.bias))} {side}."
         )
-    if found.best != "pruning":
-        beyond = (
-            "; beyond the densities it was fitted to, this law missed less"
-            if found.best_beyond == "pruning"
-            else ""
-        )
-        said.append(
-            f"{label}: a {'broken ' * (found.best == 'broken')}power law that knows nothing of "
-            "pruning predicts "
-            f"densities left out better here{beyond}."
-        )
-    return said
+    if selection.best == "pruning":
+        return [text]
+    kind = "broken power law" if selection.best == "broken" else "power law"
+    better = (
+        f"{label}: a {kind} that knows nothing of pruning predicts densities left out better here"
+    )
+    if selection.best_beyond == "pruning":
+        better += "; beyond the densities it was fitted to, this law missed less"
+    return [text, f"{better}."]

@@ -17,11 +17,11 @@ from safetensors.numpy import load_file
 
 from examples.difficulty_ladder import hide_zeros
 from examples.ladder_data import pack_mnist, read_idx, thin
-from examples.ladder_table import Row, markdown, rows, verdicts
+from examples.ladder_table import Row, describe_verdicts, list_rows, render_markdown
 from pruning.schemas.report import Section
 
 
-def idx(path: Path, array: np.ndarray[Any, Any]) -> None:
+def write_idx(path: Path, array: np.ndarray[Any, Any]) -> None:
     head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
 
@@ -29,15 +29,15 @@ def idx(path: Path, array: np.ndarray[Any, Any]) -> None:
 def test_idx_files_become_a_dataset(tmp_path: Path) -> None:
     images, labels = np.arange(24).reshape(2, 3, 4), np.array([7, 1])
     for name in ("train", "t10k"):
-        idx(tmp_path / f"{name}-images-idx3-ubyte.gz", images)
-        idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", labels)
-    found = load_file(pack_mnist(tmp_path, tmp_path / "set.safetensors"))
-    assert sorted(found) == ["test_x", "test_y", "train_x", "train_y"]
-    assert found["train_x"].dtype == np.uint8
-    assert (found["train_x"] == images[:, None]).all()
-    assert found["test_y"].tolist() == [7, 1]
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", labels)
+    tensors = load_file(pack_mnist(tmp_path, tmp_path / "set.safetensors"))
+    assert sorted(tensors) == ["test_x", "test_y", "train_x", "train_y"]
+    assert tensors["train_x"].dtype == np.uint8
+    assert (tensors["train_x"] == images[:, None]).all()
+    assert tensors["test_y"].tolist() == [7, 1]
     (tmp_path / "other.gz").write_bytes(gzip.compress(b"\x00\x00\x0d\x01"))
-    with pytest.raises(ValueError, match="no idx file of unsigned bytes"):
+    with pytest.raises(ValueError, match="not an idx file of unsigned bytes"):
         read_idx(tmp_path / "other.gz")
 
 
@@ -62,16 +62,16 @@ def test_hidden_zeros_are_tiny_and_the_rest_stays() -> None:
     weight = torch.randn(40, 50, generator=torch.Generator().manual_seed(0)).masked_fill_(
         torch.eye(40, 50).bool(), 0.0
     )
-    found = hide_zeros({"w": weight, "b": torch.zeros(3)}, 1e-3, 0)
-    hidden = found["w"][weight == 0]
-    assert torch.equal(found["w"][weight != 0], weight[weight != 0])
+    state = hide_zeros({"w": weight, "b": torch.zeros(3)}, 1e-3, 0)
+    hidden = state["w"][weight == 0]
+    assert torch.equal(state["w"][weight != 0], weight[weight != 0])
     assert hidden.all()
     assert 0.5e-3 < float(hidden.std() / weight.std()) < 1.5e-3
-    assert not found["b"].any()
-    assert torch.equal(found["w"], hide_zeros({"w": weight}, 1e-3, 0)["w"])
+    assert not state["b"].any()
+    assert torch.equal(state["w"], hide_zeros({"w": weight}, 1e-3, 0)["w"])
 
 
-def prediction(form: str, log10: float) -> dict[str, Any]:
+def make_prediction(form: str, log10: float) -> dict[str, Any]:
     tightness = (
         {"median": 10**log10, "log10_median": log10}
         if log10 < math.inf
@@ -91,9 +91,9 @@ def prediction(form: str, log10: float) -> dict[str, Any]:
 def test_a_row_is_the_certified_form_beside_the_papers() -> None:
     details: dict[str, Any] = {
         "predictions": [
-            prediction("hoeffding", 9.0),
-            prediction("minimum", 2.0),
-            prediction("paper", 3.0),
+            make_prediction("hoeffding", 9.0),
+            make_prediction("minimum", 2.0),
+            make_prediction("paper", 3.0),
         ],
         "coverage": [
             {"method": "m", "form": form, "vacuous_from_sparsity": 0.8}
@@ -110,13 +110,23 @@ def test_a_row_is_the_certified_form_beside_the_papers() -> None:
             for cost in (0.25,)
         ],
     }
-    (row,) = rows("planted", Section(title="b", version=1, details=details))
-    assert row == Row("planted", "m", 0.5, 0.9, 0.2, 2.0, 3.0, 0.8, "the union bound (0.2)")
+    (row,) = list_rows("planted", Section(title="b", version=1, details=details))
+    assert row == Row(
+        rung="planted",
+        method="m",
+        sparsity=0.5,
+        measured=0.9,
+        predicted=0.2,
+        tightness=2.0,
+        paper=3.0,
+        vacuous_from=0.8,
+        factor="the union bound (0.2)",
+    )
 
 
 def test_what_is_infinite_is_null_in_reports() -> None:
     details: dict[str, Any] = {
-        "predictions": [prediction("deterministic", math.inf)],
+        "predictions": [make_prediction("deterministic", math.inf)],
         "coverage": [{"method": "m", "form": "deterministic", "vacuous_from_sparsity": None}],
         "components": [
             {
@@ -128,9 +138,9 @@ def test_what_is_infinite_is_null_in_reports() -> None:
             }
         ],
     }
-    (row,) = rows("planted", Section(title="b", version=1, details=details))
+    (row,) = list_rows("planted", Section(title="b", version=1, details=details))
     assert (row.tightness, row.paper, row.factor) == (math.inf, None, "f (∞)")
-    text = markdown(
+    text = render_markdown(
         [row, replace(row, rung="no penalty", tightness=3.0)], ["planted", "no penalty"]
     )
     assert "| m | 50 % | ∞ | 3.0 |" in text
@@ -138,16 +148,26 @@ def test_what_is_infinite_is_null_in_reports() -> None:
 
 
 def test_the_table_goes_along_the_ladder() -> None:
-    def row(rung: str, tightness: float | None) -> Row:
-        return Row(rung, "m", 0.5, 0.9, 0.2, tightness, None, None, "–")
+    def make_row(rung: str, tightness: float | None) -> Row:
+        return Row(
+            rung=rung,
+            method="m",
+            sparsity=0.5,
+            measured=0.9,
+            predicted=0.2,
+            tightness=tightness,
+            paper=None,
+            vacuous_from=None,
+            factor="–",
+        )
 
     rungs = ["planted", "L1 0.001", "no penalty"]
-    found = [row("no penalty", 3.0), row("planted", 2.0), row("L1 0.001", None)]
-    text = markdown(found, rungs)
+    rows = [make_row("no penalty", 3.0), make_row("planted", 2.0), make_row("L1 0.001", None)]
+    text = render_markdown(rows, rungs)
     assert "| m | 50 % | 2.0 | – | 3.0 |" in text
     assert text.index("| m | 50 % | planted |") < text.index("| m | 50 % | no penalty |")
     assert "| m | never | never | never |" in text
-    assert verdicts(found, rungs) == [
+    assert describe_verdicts(rows, rungs) == [
         "On planted the bound is tighter than on no penalty at 1 of 1 methods and sparsities; "
         "the median is 10^1.0 times tighter."
     ]

@@ -1,8 +1,11 @@
-"""Jobs that have run, with their results."""
+"""Jobs that have run and exported their checkpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import nn
 
 from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.pipeline.results import Origin, Results
@@ -22,11 +25,14 @@ ORIGIN = Origin(
 )
 
 
-def finished(recipe: Recipe, folder: Path) -> tuple[Results, list[tuple[str, str, Path]]]:
+def finish_and_export(
+    recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp
+) -> tuple[Results, list[tuple[str, str, Path]]]:
+    """Run a job; returns its results and its exported files (checkpoint, format, path)."""
     files: list[tuple[str, str, Path]] = []
     pipeline = Pipeline(
         recipe=recipe,
-        networks=Networks(cases.mlp, None if recipe.train else pretrained()[0]),
+        networks=Networks(net, None if recipe.train else pretrained()[0]),
         data=cases.make_data(),
         stages=Stages(folder / "stages", recipe.digest()),
         watcher=Listener(),
@@ -36,7 +42,7 @@ def finished(recipe: Recipe, folder: Path) -> tuple[Results, list[tuple[str, str
         pipeline,
         ORIGIN,
         folder / "files",
-        lambda cid, format, path: files.append((cid, format, path)),
+        lambda checkpoint, format, path: files.append((checkpoint, format, path)),
     )
     pipeline.target_done = results.export
     pipeline.run()

@@ -27,7 +27,8 @@ from pruning.evaluations.informative_features import InformativeFeatures
 from pruning.library import load_model
 from pruning.schemas.report import Picture
 from tests.support import cases
-from tests.support.trials import finished, trial_of
+from tests.support.finished_records import finish_job as finished
+from tests.support.finished_records import make_record as trial_of
 
 
 def select_naively(model: nn.Module, image: Tensor, target: int, block: int) -> list[int]:

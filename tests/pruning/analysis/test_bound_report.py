@@ -20,7 +20,7 @@ from pruning.analysis.bound_findings import (
 )
 from pruning.analysis.bound_report import BoundReport, Spread, summarise_outcomes
 from pruning.analysis.bound_study import Outcome, Pruned
-from pruning.evaluations.bounds import _curves, _layer_rows
+from pruning.evaluations.bounds import _draw_curves, _list_layer_rows
 from pruning.schemas.report import Section
 from pruning.types import DrawLaw
 from tests.support.bound_cases import seeded
@@ -268,9 +268,9 @@ def test_a_section_holds_no_infinity(broken: float) -> None:
                     torch.full_like(part, broken) for part in outcome.layers["w"][form]
                 ]
     report = summarise_outcomes(outcomes, dense, labels, DELTA)
-    curves = dict(_curves("method", report))
+    curves = _draw_curves("method", report)
     rows: list[Any] = [entry.document() for entry in (*report.predictions, *report.components)]
-    rows += check_coverage_of_forms("method", report) + _layer_rows("method", report)
+    rows += check_coverage_of_forms("method", report) + _list_layer_rows("method", report)
     section = Section(
         title="Bounds",
         version=1,

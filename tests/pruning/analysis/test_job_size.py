@@ -24,9 +24,10 @@ from pruning.schemas.recipe import Recipe, Shifts
 from pruning.schemas.report import Picture
 from pruning.storage.stages import Stages
 from tests.support import cases
+from tests.support.finished_records import finish_job as finished
+from tests.support.finished_records import make_record as trial_of
 from tests.support.pipelines import Listener
 from tests.support.shifted_sets import dark
-from tests.support.trials import finished, trial_of
 
 ALL: dict[str, dict[str, Any]] = {
     "accuracy": {},

@@ -24,8 +24,10 @@ from pruning.measurement.intervals import binomial_interval
 from pruning.schemas.recipe import Shifts
 from pruning.verdict.shift_guidelines import VALIDATION
 from tests.support import cases
+from tests.support.finished_records import evaluate_job as evaluated
+from tests.support.finished_records import finish_job as finished
+from tests.support.finished_records import make_record as trial_of
 from tests.support.shifted_sets import dark
-from tests.support.trials import evaluated, finished, trial_of
 
 
 def arrays(

@@ -17,26 +17,16 @@ from pruning.analysis.bound_report import summarise_outcomes
 from pruning.analysis.bound_study import Study
 from pruning.errors import BudgetError, EvidenceError, ParameterError, StructureError
 from pruning.evaluations.bounds import GRID, Bounds
-from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.pipeline.results import Origin, Results
+from pruning.pipeline.results import Results
 from pruning.rounds.method import PruningMethod
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Section
-from pruning.storage.stages import Stages
 from tests.support import cases
 from tests.support.bound_cases import DETERMINISTIC, SAMPLERS, remembered, seeded
-from tests.support.pipelines import CPU, MODES, Listener, pretrained
+from tests.support.finished_jobs import finish_and_export
+from tests.support.pipelines import MODES
 
 TRAINED: dict[str, Any] = {"train": {"epochs": 20, "batch_size": 8, "optimizer": {"lr": 0.05}}}
-ORIGIN = Origin(
-    job_id="job_00000000",
-    spec={"type": "prune"},
-    architecture="mlp",
-    kwargs={"hidden": [6]},
-    model_sha256=None,
-    dataset_name="random",
-    dataset_sha256="",
-)
 METHODS = SAMPLERS | DETERMINISTIC
 QUICK = ("corenet corenet", "mussay importance", "magnitude", "sipp")
 EVERY = [
@@ -46,22 +36,12 @@ EVERY = [
 __all__ = ["remembered"]
 
 
-def finished(recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp) -> Results:
-    pipeline = Pipeline(
-        recipe=recipe,
-        networks=Networks(net, None if recipe.train else pretrained()[0]),
-        data=cases.make_data(),
-        stages=Stages(folder / "stages", recipe.digest()),
-        watcher=Listener(),
-        device=CPU,
-    )
-    results = Results(pipeline, ORIGIN, folder / "files")
-    pipeline.target_done = results.export
-    pipeline.run()
+def finish(recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp) -> Results:
+    results, _ = finish_and_export(recipe, folder, net)
     return results
 
 
-def asked(
+def make_recipe(
     *sparsity: float, mode: str = "none", params: dict[str, Any] | None = None, **fields: Any
 ) -> Recipe:
     return cases.recipe(
@@ -72,7 +52,7 @@ def asked(
     )
 
 
-def evaluated(results: Results) -> Section:
+def evaluate(results: Results) -> Section:
     sections, failures = results.evaluate()
     assert failures == []
     section = sections["bounds"]
@@ -83,7 +63,7 @@ def evaluated(results: Results) -> Section:
     return section
 
 
-def methods_of(section: Section) -> list[str]:
+def list_methods(section: Section) -> list[str]:
     return list(dict.fromkeys(row["method"] for row in section.details["predictions"]))
 
 
@@ -93,10 +73,10 @@ def test_by_default_the_methods_of_the_job_that_a_paper_bounds(tmp_path: Path) -
         {"name": "sipp", "params": {"variant": "randomized"}},
         {"name": "corenet"},
     )
-    section = evaluated(
-        finished(asked(0.5, 0.8, criterion=criterion, params={"trials": 1}), tmp_path)
+    section = evaluate(
+        finish(make_recipe(0.5, 0.8, criterion=criterion, params={"trials": 1}), tmp_path)
     )
-    assert methods_of(section) == ["sipp", "corenet"]
+    assert list_methods(section) == ["sipp", "corenet"]
     rows = section.details["predictions"]
     assert {row["requested_sparsity"] for row in rows} == {*GRID, 0.5, 0.8}
     assert {row["form"] for row in rows if row["method"] == "sipp"} == {
@@ -124,8 +104,8 @@ def test_by_default_the_methods_of_the_job_that_a_paper_bounds(tmp_path: Path) -
 
 
 def test_otherwise_all_of_them_and_they_cannot_fail(tmp_path: Path) -> None:
-    section = evaluated(finished(asked(0.5), tmp_path))
-    assert methods_of(section) == ["magnitude"]
+    section = evaluate(finish(make_recipe(0.5), tmp_path))
+    assert list_methods(section) == ["magnitude"]
     assert {row["form"] for row in section.details["predictions"]} == {"deterministic"}
     (row,) = section.details["coverage"]
     assert (
@@ -138,8 +118,8 @@ def test_otherwise_all_of_them_and_they_cannot_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["before_training", "fine_tune"])
 def test_the_network_as_given_is_bounded(tmp_path: Path, mode: str) -> None:
-    results = finished(asked(0.5, mode=mode, params={"images": 30}), tmp_path)
-    section = evaluated(results)
+    results = finish(make_recipe(0.5, mode=mode, params={"images": 30}), tmp_path)
+    section = evaluate(results)
     data = results.pipeline.data
     model = results.pipeline.dense().double()
     row = next(
@@ -154,12 +134,12 @@ def test_the_network_as_given_is_bounded(tmp_path: Path, mode: str) -> None:
 
 
 def test_methods_asked_for_have_their_own_allocation_and_sparsifier(tmp_path: Path) -> None:
-    wanted = [SAMPLERS["pfp top"], SAMPLERS["mussay importance"], {"name": "wanda"}]
-    params = {"methods": wanted, "sparsities": [0.2], "trials": 2, "delta": 0.1}
-    section = evaluated(
-        finished(asked(0.5, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
+    methods = [SAMPLERS["pfp top"], SAMPLERS["mussay importance"], {"name": "wanda"}]
+    params = {"methods": methods, "sparsities": [0.2], "trials": 2, "delta": 0.1}
+    section = evaluate(
+        finish(make_recipe(0.5, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
     )
-    assert methods_of(section) == ["pfp", "mussay", "wanda"]
+    assert list_methods(section) == ["pfp", "mussay", "wanda"]
     rows = {(row["method"], row["form"]): row for row in section.details["coverage"]}
     assert rows["pfp", "minimum"]["trials"] == 2
     assert rows["wanda", "deterministic"]["trials"] == 1
@@ -169,54 +149,52 @@ def test_methods_asked_for_have_their_own_allocation_and_sparsifier(tmp_path: Pa
 
 
 def test_channels_that_leave_the_network_are_bounded_at_full_size(tmp_path: Path) -> None:
-    recipe = asked(0.3, criterion={"name": "filter_norm"}, **TRAINED)
-    section = evaluated(finished(recipe, tmp_path, lambda: cases.mlp(hidden=12)))
+    recipe = make_recipe(0.3, criterion={"name": "filter_norm"}, **TRAINED)
+    section = evaluate(finish(recipe, tmp_path, lambda: cases.mlp(hidden=12)))
     rows = section.details["predictions"]
     assert all(row["trials_with_violation"] == 0 for row in rows)
     assert max(row["sparsity"] for row in rows) >= 0.3
 
 
 def test_a_criterion_that_moves_weights_is_named(tmp_path: Path) -> None:
-    recipe = asked(
+    recipe = make_recipe(
         0.5, params={"methods": [{"name": "obs"}, {"name": "magnitude"}], "sparsities": [0.2]}
     )
-    section = evaluated(finished(recipe, tmp_path))
-    assert methods_of(section) == ["magnitude"]
+    section = evaluate(finish(recipe, tmp_path))
+    assert list_methods(section) == ["magnitude"]
     assert any(
         "obs has no bounds here: a criterion that moves the weights" in note
         for note in section.notes
     )
-    only = asked(0.5, params={"methods": [{"name": "obs"}]})
-    sections, failures = finished(only, tmp_path / "only").evaluate()
+    only = make_recipe(0.5, params={"methods": [{"name": "obs"}]})
+    sections, failures = finish(only, tmp_path / "only").evaluate()
     assert (sections, failures[0].code) == ({}, "invalid_parameter")
 
 
 def test_a_job_without_a_bounded_method_is_left_alone(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, criterion={"name": "obs"}, **MODES["none"])
-    assert not Bounds()._methods(recipe)
-    assert "bounds" not in finished(recipe, tmp_path).evaluate()[0]
+    assert not Bounds()._list_methods(recipe)
+    assert "bounds" not in finish(recipe, tmp_path).evaluate()[0]
 
 
-def test_sparsities_that_cannot_be_had_are_noted(tmp_path: Path) -> None:
+def test_sparsities_that_cannot_be_reached_are_noted(tmp_path: Path) -> None:
     params = {"methods": [{"name": "pfp"}], "sparsities": [0.1, 0.99]}
-    section = evaluated(
-        finished(asked(0.3, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
+    section = evaluate(
+        finish(make_recipe(0.3, params=params, **TRAINED), tmp_path, lambda: cases.mlp(hidden=12))
     )
     assert {row["requested_sparsity"] for row in section.details["predictions"]} == {0.1}
     assert any(note.startswith("pfp: nothing at a sparsity of 99 %: ") for note in section.notes)
 
 
 def test_a_second_evaluation_gives_the_same(tmp_path: Path) -> None:
-    recipe = asked(0.5, criterion=SAMPLERS["corenet corenet"])
-    assert evaluated(finished(recipe, tmp_path / "a")) == evaluated(
-        finished(recipe, tmp_path / "b")
-    )
+    recipe = make_recipe(0.5, criterion=SAMPLERS["corenet corenet"])
+    assert evaluate(finish(recipe, tmp_path / "a")) == evaluate(finish(recipe, tmp_path / "b"))
 
 
 # odd ones
 
 
-def study(net: nn.Module, method: dict[str, Any], x: Tensor, **fields: Any) -> Study:
+def make_study(net: nn.Module, method: dict[str, Any], x: Tensor, **fields: Any) -> Study:
     recipe = cases.recipe(0.5, criterion=method, **fields)
     return Study(
         net,
@@ -227,25 +205,25 @@ def study(net: nn.Module, method: dict[str, Any], x: Tensor, **fields: Any) -> S
     )
 
 
-def sound(of: Study, sparsities: tuple[float, ...], x: Tensor) -> None:
-    """Numbers, and what is certified holds."""
+def check_study(study: Study, sparsities: tuple[float, ...], x: Tensor) -> None:
+    """Assert that bounds are numbers, and that certified ones hold."""
     pruned = [
-        of.prune(sparsity, trial, seeded(trial))
+        study.prune(sparsity, trial, seeded(trial))
         for sparsity in sparsities
-        for trial in range(2 if of.sampled else 1)
+        for trial in range(2 if study.sampled else 1)
     ]
-    outcomes = of.outcomes(pruned, x, 0.05)
-    report = summarise_outcomes(outcomes, of.answers(x), torch.arange(len(x)) % 2, 0.05)
-    json.dumps([one.document() for one in report.predictions], allow_nan=False)
-    for one in outcomes:
-        for form in one.forms:
-            assert not torch.isnan(one[form]).any(), form
-    for one in report.predictions:
-        assert not one.certified or one.broken == 0, one.form
-        assert 0 <= one.predicted <= one.optimistic <= 1
+    outcomes = study.outcomes(pruned, x, 0.05)
+    report = summarise_outcomes(outcomes, study.answers(x), torch.arange(len(x)) % 2, 0.05)
+    json.dumps([prediction.document() for prediction in report.predictions], allow_nan=False)
+    for outcome in outcomes:
+        for form in outcome.forms:
+            assert not torch.isnan(outcome[form]).any(), form
+    for prediction in report.predictions:
+        assert not prediction.certified or prediction.broken == 0, prediction.form
+        assert 0 <= prediction.predicted <= prediction.optimistic <= 1
 
 
-def nets(hidden: int = 8) -> dict[str, nn.Module]:
+def make_networks(hidden: int = 8) -> dict[str, nn.Module]:
     torch.manual_seed(1)
     dead = cases.mlp(hidden=hidden)
     dead[1].bias.data.fill_(-100)
@@ -275,13 +253,13 @@ def nets(hidden: int = 8) -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("method", EVERY)
-@pytest.mark.parametrize("name", nets())
+@pytest.mark.parametrize("name", make_networks())
 def test_odd_networks_have_numbers_or_named_errors(name: str, method: str) -> None:
     x = torch.rand(6, 1, 4, 4, generator=seeded())
     for inputs in (x, torch.zeros(6, 1, 4, 4)):
         try:
-            of = study(nets()[name], METHODS[method], x)
-            sound(of, (0.01, 0.3), inputs)
+            study = make_study(make_networks()[name], METHODS[method], x)
+            check_study(study, (0.01, 0.3), inputs)
         except BudgetError:
             assert "one" in name or name == "narrow"
 
@@ -289,32 +267,32 @@ def test_odd_networks_have_numbers_or_named_errors(name: str, method: str) -> No
 @pytest.mark.parametrize("method", EVERY)
 def test_budgets_of_everything_and_of_nothing(method: str) -> None:
     x = torch.rand(4, 1, 4, 4, generator=seeded())
-    of = study(cases.mlp(hidden=8), METHODS[method], x)
-    sound(of, (1e-9,), x)
-    pruned = of.prune(1e-9, 0, seeded())
-    (found,) = of.outcomes([pruned], x, 0.05)
+    study = make_study(cases.mlp(hidden=8), METHODS[method], x)
+    check_study(study, (1e-9,), x)
+    pruned = study.prune(1e-9, 0, seeded())
+    (outcome,) = study.outcomes([pruned], x, 0.05)
     if pruned.sparsity == 0:
-        assert not found["error"].any()
-        assert not found["minimum" if of.sampled else "deterministic"].any()
+        assert not outcome["error"].any()
+        assert not outcome["minimum" if study.sampled else "deterministic"].any()
     for sparsity in (0.9, 0.97, 1 - 1 / 152, 0.999999):
         try:
-            sound(of, (sparsity,), x)
+            check_study(study, (sparsity,), x)
         except BudgetError:
-            assert of.method.compacts or sparsity == 0.999999
+            assert study.method.compacts or sparsity == 0.999999
 
 
 @pytest.mark.parametrize("method", EVERY)
 def test_one_image_alone_and_images_that_are_all_zero(method: str) -> None:
     x = torch.randn(1, 1, 4, 4, generator=seeded())
-    sound(study(cases.mlp(hidden=8), METHODS[method], x), (0.3,), x)
+    check_study(make_study(cases.mlp(hidden=8), METHODS[method], x), (0.3,), x)
     zeros = torch.zeros(3, 1, 4, 4)
-    sound(study(cases.mlp(hidden=8), METHODS[method], zeros), (0.3,), x)
+    check_study(make_study(cases.mlp(hidden=8), METHODS[method], zeros), (0.3,), x)
 
 
 def test_what_cannot_be_bounded_is_named() -> None:
     x = torch.rand(4, 1, 2, 2)
     with pytest.raises(StructureError, match="used 2 times"):
-        sound(study(cases.Tied(), {"name": "magnitude"}, x), (0.3,), x)
+        check_study(make_study(cases.Tied(), {"name": "magnitude"}, x), (0.3,), x)
     tokens = nn.Sequential(
         nn.Flatten(1, 2),
         nn.Linear(2, 2),
@@ -325,11 +303,13 @@ def test_what_cannot_be_bounded_is_named() -> None:
     )
     tokens[2].running_mean.copy_(torch.tensor([3.0, -1.0]))
     with pytest.raises(StructureError, match="normalises no channels"):
-        study(tokens, {"name": "magnitude"}, x)
+        make_study(tokens, {"name": "magnitude"}, x)
     with pytest.raises(EvidenceError, match="are not finite"):
-        sound(study(cases.mlp(inputs=4), {"name": "magnitude"}, x), (0.3,), x.fill_(math.nan))
+        check_study(
+            make_study(cases.mlp(inputs=4), {"name": "magnitude"}, x), (0.3,), x.fill_(math.nan)
+        )
     with pytest.raises(ParameterError, match="moves the weights"):
-        study(cases.mlp(inputs=4), {"name": "obs"}, x)
+        make_study(cases.mlp(inputs=4), {"name": "obs"}, x)
 
 
 @pytest.mark.parametrize("name", [name for name in cases.AWKWARD if name != "tied"])
@@ -337,7 +317,7 @@ def test_what_cannot_be_bounded_is_named() -> None:
 def test_awkward_networks(name: str, method: str) -> None:
     model, batches = cases.awkward(name)
     before = copy.deepcopy(model.state_dict())
-    sound(study(model, METHODS[method], batches[0][0]), (0.2,), batches[1][0])
+    check_study(make_study(model, METHODS[method], batches[0][0]), (0.2,), batches[1][0])
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -368,20 +348,22 @@ def test_channels_of_layers_that_are_grouped_or_have_one_output(method: str) -> 
         ),
     ):
         x = torch.randn(3, 1, 4, 4, generator=seeded())
-        sound(study(net, METHODS[method], x), (0.1, 0.3), x)
+        check_study(make_study(net, METHODS[method], x), (0.1, 0.3), x)
         if method not in SAMPLERS:
-            sound(study(net, METHODS[method], x, granularity={"name": "channel"}), (0.1, 0.3), x)
+            check_study(
+                make_study(net, METHODS[method], x, granularity={"name": "channel"}), (0.1, 0.3), x
+            )
 
 
 @pytest.mark.parametrize("variant", ["top_k", "uniform"])
 def test_mussays_neurons_taken_weight_by_weight(variant: str) -> None:
     x = torch.rand(3, 1, 4, 4, generator=seeded())
-    of = study(
+    study = make_study(
         cases.mlp(),
         {"name": "mussay", "params": {"variant": variant}},
         x,
         granularity={"name": "weight"},
     )
-    (found,) = of.outcomes([of.prune(0.3, 0, seeded())], x, 0.05)
-    assert [form for form in found.forms if " with " not in form] == ["deterministic"]
-    sound(of, (0.3,), x)
+    (outcome,) = study.outcomes([study.prune(0.3, 0, seeded())], x, 0.05)
+    assert [form for form in outcome.forms if " with " not in form] == ["deterministic"]
+    check_study(study, (0.3,), x)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pruning.evaluations.certificate import limit_errors
 from pruning.measurement.intervals import upper_limit
 from tests.support import cases
-from tests.support.finished_jobs import finished
+from tests.support.finished_jobs import finish_and_export
 
 SEEDS, IMAGES, DELTA = 400, 120, 0.1
 
@@ -27,9 +27,9 @@ def test_the_upper_limit_is_where_so_few_errors_become_unlikely(delta: float) ->
         assert upper_limit(n, n, delta) == 1
 
 
-def drawn(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Four networks and a dense one on images of three kinds: what each gets wrong, and where it
-    answers otherwise.
+def draw_answers(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The errors of four networks on images of three kinds, those of a dense one, and where the
+    four answer differently from it.
     """
     kind = torch.rand(IMAGES, generator=torch.Generator().manual_seed(seed))
     dense = kind < 0.1
@@ -49,25 +49,25 @@ ACCURACY = (0.9, 0.85, 0.85, 0.7)
 DIFFERS = (0.0, 0.05, 0.15, 0.22)
 
 
-def violations(delta: float) -> dict[str, int]:
-    """In how many of the draws any limit of a kind fails."""
-    found = dict.fromkeys(("labelled", "disagreement", "agreement"), 0)
+def count_failures(delta: float) -> dict[str, int]:
+    """The number of draws in which any limit of a kind fails, by kind."""
+    failures = dict.fromkeys(("labelled", "disagreement", "agreement"), 0)
     for seed in range(SEEDS):
-        each = limit_errors(*drawn(seed), delta)
-        found["labelled"] += any(
-            one.labelled > true for one, true in zip(each, ACCURACY, strict=True)
+        limits = limit_errors(*draw_answers(seed), delta)
+        failures["labelled"] += any(
+            limit.labelled > true for limit, true in zip(limits, ACCURACY, strict=True)
         )
-        found["agreement"] += any(
-            one.agreement > true for one, true in zip(each, ACCURACY, strict=True)
+        failures["agreement"] += any(
+            limit.agreement > true for limit, true in zip(limits, ACCURACY, strict=True)
         )
-        found["disagreement"] += any(
-            one.disagreement < true for one, true in zip(each, DIFFERS, strict=True)
+        failures["disagreement"] += any(
+            limit.disagreement < true for limit, true in zip(limits, DIFFERS, strict=True)
         )
-    return found
+    return failures
 
 
 def test_all_limits_of_a_kind_hold_together_as_often_as_promised() -> None:
-    for kind, failed in violations(DELTA).items():
+    for kind, failed in count_failures(DELTA).items():
         assert binomtest(failed, SEEDS, DELTA, alternative="greater").pvalue > 0.01, (
             f"{kind}: {failed} of {SEEDS}"
         )
@@ -75,12 +75,12 @@ def test_all_limits_of_a_kind_hold_together_as_often_as_promised() -> None:
 
 def test_the_check_can_fail() -> None:
     """Limits made for one network at half the confidence fail more often than one in ten."""
-    failed = violations(4 * 0.45)["labelled"]
+    failed = count_failures(4 * 0.45)["labelled"]
     assert binomtest(failed, SEEDS, DELTA, alternative="greater").pvalue < 0.01
 
 
 def test_more_looks_cost() -> None:
-    wrong, dense, differs = drawn(0)
+    wrong, dense, differs = draw_answers(0)
     alone = limit_errors(wrong[:1], dense, differs[:1], DELTA)[0]
     among = limit_errors(wrong, dense, differs, DELTA)[0]
     assert among.labelled < alone.labelled
@@ -101,21 +101,23 @@ def test_the_evaluation_counts_what_the_networks_answer(tmp_path: Path, against:
         retrain={"mode": "fine_tune", "epochs": 1, "batch_size": 8},
         evaluations=({"name": "certificate", "params": {"delta": 0.2, "against": against}},),
     )
-    results, _ = finished(recipe, tmp_path)
+    results, _ = finish_and_export(recipe, tmp_path)
     sections, failures = results.evaluate()
     assert failures == []
     section, pipeline = sections["certificate"], results.pipeline
     dense = pipeline.dense() if against == "given" else pipeline.control()
     images = pipeline.data.normalize(pipeline.data.test.images)
     wrong = (pipeline.given_measured if against == "given" else pipeline.control_measured).wrong
-    for row, one in zip(section.details["limits"], pipeline.done, strict=True):
+    for row, round_record in zip(section.details["limits"], pipeline.done, strict=True):
         with torch.no_grad():
-            differs = int((one.network()(images).argmax(1) != dense(images).argmax(1)).sum())
-        assert row["checkpoint"] == one.id
+            differs = int(
+                (round_record.network()(images).argmax(1) != dense(images).argmax(1)).sum()
+            )
+        assert row["checkpoint"] == round_record.id
         assert row["disagreement"] == pytest.approx(differs / 30)
         assert row["disagreement_at_most"] == pytest.approx(upper_limit(differs, 30, 0.05))
         assert row["accuracy_at_least_labelled"] == pytest.approx(
-            1 - upper_limit(int(one.measured.wrong.sum()), 30, 0.1)
+            1 - upper_limit(int(round_record.measured.wrong.sum()), 30, 0.1)
         )
         assert row["accuracy_at_least_agreement"] == pytest.approx(
             max(0.0, 1 - upper_limit(int(wrong.sum()), 30, 0.1) - row["disagreement_at_most"])
@@ -148,7 +150,7 @@ def test_the_certificate_shows_what_a_priori_bounds_promise(tmp_path: Path) -> N
         criterion={"name": "sipp"},
         evaluations=({"name": "certificate", "params": {"noise": []}}, {"name": "bounds"}),
     )
-    results, _ = finished(recipe, tmp_path)
+    results, _ = finish_and_export(recipe, tmp_path)
     sections, failures = results.evaluate()
     assert failures == []
     assert list(sections) == ["certificate", "bounds"]

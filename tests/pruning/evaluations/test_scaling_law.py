@@ -25,7 +25,7 @@ from pruning.measurement.measure import Measured
 from pruning.reporting import to_html, to_markdown
 from pruning.schemas.report import Section
 from tests.support import cases, reports
-from tests.support.trials import finished, trial_of
+from tests.support.finished_records import finish_job, make_record
 
 IMAGES = 20_000
 DENSITIES = [0.8, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02]
@@ -38,12 +38,12 @@ def measured(error: float) -> Measured:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> JobRecord:
-    return trial_of(
-        finished(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path_factory.mktemp("law"))
+    return make_record(
+        finish_job(cases.recipe(0.5, retrain={"mode": "none"}), tmp_path_factory.mktemp("law"))
     )
 
 
-def trial(
+def make_law_record(
     template: JobRecord,
     errors: Sequence[float],
     unpruned: float = 0.08,
@@ -81,20 +81,22 @@ def trial(
 def law_errors(noise: float = 0.0, seed: int = 0) -> list[float]:
     truth = evaluate_pruned_error(np.array(DENSITIES), 0.08, 0.6, 0.003, 0.9)
     return [
-        float(one)
-        for one in truth * (1 + noise * np.random.default_rng(seed).normal(size=len(truth)))
+        float(error)
+        for error in truth * (1 + noise * np.random.default_rng(seed).normal(size=len(truth)))
     ]
 
 
 def test_it_says_what_the_law_says(template: JobRecord) -> None:
-    errors = [round(one * IMAGES) / IMAGES for one in law_errors(0.02)]
-    section = ScalingLaw(max_error=(0.1, 0.16), densities=(0.07,)).evaluate(trial(template, errors))
+    errors = [round(error * IMAGES) / IMAGES for error in law_errors(0.02)]
+    section = ScalingLaw(max_error=(0.1, 0.16), densities=(0.07,)).evaluate(
+        make_law_record(template, errors)
+    )
     law = fit_density_law([1 - (1 - d) for d in DENSITIES], errors, 0.08, classes=10, images=IMAGES)
     kept = DensityLaw.model_validate(section.details[RAW]["magnitude"]["law"])
     assert kept.fit.theta == pytest.approx(law.fit.theta)
-    for row, asked in zip(section.details["answers"], (0.1, 0.16), strict=True):
-        assert row["density"] == pytest.approx(law.density_for(asked))
-        assert row["error"]["low"] < asked < row["error"]["high"]
+    for row, tolerated in zip(section.details["answers"], (0.1, 0.16), strict=True):
+        assert row["density"] == pytest.approx(law.density_for(tolerated))
+        assert row["error"]["low"] < tolerated < row["error"]["high"]
     rows = section.details["forecasts"]
     assert [row["density"] for row in rows] == pytest.approx([0.07, 0.01, 0.005])
     assert [row["extrapolated"] for row in rows] == [False, True, True]
@@ -114,7 +116,7 @@ def test_it_says_what_the_law_says(template: JobRecord) -> None:
 
 
 def test_what_was_found_survives_the_report(template: JobRecord) -> None:
-    section = ScalingLaw().evaluate(trial(template, law_errors(0.02)))
+    section = ScalingLaw().evaluate(make_law_record(template, law_errors(0.02)))
     again = Section.model_validate_json(section.model_dump_json())
     law = DensityLaw.model_validate(again.details[RAW]["magnitude"]["law"])
     assert law.predict(0.07) == DensityLaw.model_validate(
@@ -123,7 +125,9 @@ def test_what_was_found_survives_the_report(template: JobRecord) -> None:
 
 
 def test_an_error_below_the_unpruned_one_is_no_answer(template: JobRecord) -> None:
-    section = ScalingLaw(max_error=(0.05, 0.95)).evaluate(trial(template, law_errors(0.02)))
+    section = ScalingLaw(max_error=(0.05, 0.95)).evaluate(
+        make_law_record(template, law_errors(0.02))
+    )
     below, guessing = section.details["answers"]
     assert below["density"] is None
     assert below["remark"].startswith("unreachable: error 0.05 is below the unpruned error")
@@ -137,7 +141,7 @@ def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(
     """The law lies a little above it at density 1."""
     errors = evaluate_pruned_error(np.array(DENSITIES), 0.24, 1.0, 0.2, 0.9)
     section = ScalingLaw(max_error=(0.245,)).evaluate(
-        trial(template, [float(one) for one in errors], unpruned=0.24)
+        make_law_record(template, [float(error) for error in errors], unpruned=0.24)
     )
     (row,) = section.details["answers"]
     assert (row["density"], row["error"]["value"]) == (1.0, 0.24)
@@ -145,9 +149,9 @@ def test_where_only_the_unpruned_network_will_do_its_measured_error_is_given(
 
 
 def test_rounds_that_end_untrained_are_no_points(template: JobRecord) -> None:
-    early = trial(template, law_errors(0.02))
-    targets = [replace(one, target=one.sparsity) for one in early.rounds[:5]]
-    between = [replace(one, target=None) for one in early.rounds[5:]]
+    early = make_law_record(template, law_errors(0.02))
+    targets = [replace(row, target=row.sparsity) for row in early.rounds[:5]]
+    between = [replace(row, target=None) for row in early.rounds[5:]]
     early = replace(
         early,
         rounds=[*targets, *between],
@@ -158,8 +162,8 @@ def test_rounds_that_end_untrained_are_no_points(template: JobRecord) -> None:
 
 
 def test_where_little_was_lost_nothing_is_extrapolated(template: JobRecord) -> None:
-    some = law_errors()[:4]
-    section = ScalingLaw().evaluate(trial(template, some, densities=DENSITIES[:4]))
+    errors = law_errors()[:4]
+    section = ScalingLaw().evaluate(make_law_record(template, errors, densities=DENSITIES[:4]))
     assert max(section.curves["law/magnitude/law"].x) == pytest.approx(0.8), (
         "drawn to the sparsest round"
     )
@@ -180,39 +184,41 @@ def test_where_little_was_lost_nothing_is_extrapolated(template: JobRecord) -> N
 def test_what_no_law_is_of_is_refused_by_name(
     template: JobRecord, errors: list[float], densities: list[float], code: str
 ) -> None:
-    section = ScalingLaw().evaluate(trial(template, errors, densities=densities))
+    section = ScalingLaw().evaluate(make_law_record(template, errors, densities=densities))
     assert not section.curves
     assert section.notes[0].startswith(f"magnitude: no law ({code}): ")
 
 
 def test_asked_for_by_name_it_fails_where_no_criterion_has_a_law(template: JobRecord) -> None:
-    asked = cases.recipe(0.5, evaluations=({"name": "scaling_law"},)).evaluations
+    evaluations = cases.recipe(0.5, evaluations=({"name": "scaling_law"},)).evaluations
     with pytest.raises(InsufficientPointsError):
-        ScalingLaw().evaluate(trial(template, [0.09, 0.1], densities=[0.5, 0.2], evaluations=asked))
+        ScalingLaw().evaluate(
+            make_law_record(template, [0.09, 0.1], densities=[0.5, 0.2], evaluations=evaluations)
+        )
 
 
 def test_each_criterion_has_its_own_law(template: JobRecord) -> None:
-    one, other = (
-        trial(template, law_errors(0.02)),
-        trial(template, law_errors(0.02, 1), label="random"),
+    record, random_record = (
+        make_law_record(template, law_errors(0.02)),
+        make_law_record(template, law_errors(0.02, 1), label="random"),
     )
-    short = trial(template, [0.09, 0.1], densities=[0.5, 0.2], label="snip")
+    short_record = make_law_record(template, [0.09, 0.1], densities=[0.5, 0.2], label="snip")
     section = ScalingLaw().evaluate(
-        replace(one, rounds=[*one.rounds, *other.rounds, *short.rounds])
+        replace(record, rounds=[*record.rounds, *random_record.rounds, *short_record.rounds])
     )
     assert set(section.details[RAW]) == {"magnitude", "random"}
     assert any(note.startswith("snip: no law (insufficient_points)") for note in section.notes)
 
 
 def test_by_default_it_runs_where_there_are_points_enough_to_try(template: JobRecord) -> None:
-    assert applies_to(ScalingLaw(), trial(template, law_errors()))
+    assert applies_to(ScalingLaw(), make_law_record(template, law_errors()))
     assert not applies_to(
-        ScalingLaw(), trial(template, [0.09, 0.1, 0.12], densities=[0.5, 0.2, 0.1])
+        ScalingLaw(), make_law_record(template, [0.09, 0.1, 0.12], densities=[0.5, 0.2, 0.1])
     )
 
 
 def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: JobRecord) -> None:
-    section = ScalingLaw().evaluate(trial(template, law_errors(0.02)))
+    section = ScalingLaw().evaluate(make_law_record(template, law_errors(0.02)))
     report = reports.realistic(sections={"scaling_law": section})
     for page in (to_html(report), to_markdown(report)):
         assert "Scaling law" in page
@@ -224,5 +230,5 @@ def test_the_page_shows_the_law_but_not_its_numbers_for_programs(template: JobRe
 def test_scattered_points_break_no_contender() -> None:
     """Errors without any order, on which a challenger's parameter has no say."""
     errors = [0.205, 0.076, 0.169, 0.149, 0.077, 0.283, 0.24, 0.061, 0.117, 0.445, 0.107, 0.211]
-    found, laws = compare_density_laws(0.8 ** np.arange(1, 13), errors, 0.12, classes=2)
-    assert set(laws) | set(found.refused) == {"pruning", "power", "broken"}
+    selection, laws = compare_density_laws(0.8 ** np.arange(1, 13), errors, 0.12, classes=2)
+    assert set(laws) | set(selection.refused) == {"pruning", "power", "broken"}

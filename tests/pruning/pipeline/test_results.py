@@ -21,7 +21,7 @@ from pruning.storage.checkpoints import WRITERS, read_masks, read_sparse
 from pruning.verdict.gates import check_gates
 from pruning.verdict.recommendation import DEFAULT_MARGIN, References, is_proven_beyond, recommend
 from tests.support import cases
-from tests.support.finished_jobs import finished
+from tests.support.finished_jobs import finish_and_export as finished
 from tests.support.pipelines import MODES
 
 

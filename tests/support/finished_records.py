@@ -12,27 +12,22 @@ from torch import nn
 from pruning.analysis.job_record import JobRecord
 from pruning.data.tensors import Data
 from pruning.pipeline.pipeline import Networks, Pipeline
-from pruning.pipeline.results import Origin, Results
+from pruning.pipeline.results import Results
 from pruning.schemas.recipe import Recipe
 from pruning.schemas.report import Section
 from pruning.storage.stages import Stages
 from tests.support import cases
+from tests.support.finished_jobs import ORIGIN
 from tests.support.pipelines import CPU, Listener, pretrained
 
-ORIGIN = Origin(
-    job_id="job_00000000",
-    spec={"type": "prune"},
-    architecture="mlp",
-    kwargs={"hidden": [6]},
-    model_sha256=None,
-    dataset_name="random",
-    dataset_sha256="",
-)
 
-
-def finished(
-    recipe: Recipe, folder: Path, net: Callable[[], nn.Module] = cases.mlp, data: Data | None = None
+def finish_job(
+    recipe: Recipe,
+    folder: Path,
+    net: Callable[[], nn.Module] = cases.mlp,
+    data: Data | None = None,
 ) -> Results:
+    """Run a job; nothing is exported."""
     state = None if recipe.train else pretrained()[0]
     pipeline = Pipeline(
         recipe=recipe,
@@ -46,7 +41,8 @@ def finished(
     return Results(pipeline, ORIGIN, folder / "files")
 
 
-def evaluated(results: Results) -> dict[str, Section]:
+def evaluate_job(results: Results) -> dict[str, Section]:
+    """The sections of a job; none may fail, and JSON keeps every one of them."""
     sections, failures = results.evaluate()
     assert failures == []
     for section in sections.values():
@@ -55,7 +51,8 @@ def evaluated(results: Results) -> dict[str, Section]:
     return sections
 
 
-def trial_of(results: Results, **fields: Any) -> JobRecord:
+def make_record(results: Results, **fields: Any) -> JobRecord:
+    """The record of a job, with further fields."""
     pipeline = results.pipeline
     return JobRecord(
         data=pipeline.data,

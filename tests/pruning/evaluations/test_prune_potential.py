@@ -1,0 +1,66 @@
+"""The evaluation `prune_potential` against a slow loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pruning.analysis.prune_potential import compute_prune_ratio
+from pruning.analysis.shifts import (
+    Shift,
+)
+from pruning.evaluations.prune_potential import PrunePotential
+from pruning.pipeline.results import Results
+from tests.support.finished_records import make_record
+from tests.support.shifted_jobs import FEW_SHIFTS, find_slow_errors
+
+
+def test_potentials_against_a_loop_over_checkpoints_margins_and_distributions(
+    cascade: Results,
+) -> None:
+    record, margins = make_record(cascade), (-0.1, -0.04, 0.0, 0.04, 0.2)
+    section = PrunePotential(**{**FEW_SHIFTS, "images": 25}, margin=0.04, margins=margins).evaluate(
+        record
+    )
+    groups = {
+        "nominal": [Shift()],
+        "corruption": [Shift(name, 2) for name in FEW_SHIFTS["corruptions"]],
+        "noise": [Shift(noise=0.5), Shift(noise=2.0)],
+    }
+    control = {
+        s: sum(find_slow_errors(record, record.control(), s, 25))
+        for group in groups.values()
+        for s in group
+    }
+    for label in ("magnitude", "random"):
+        rounds = [row for row in record.rounds if row.label == label]
+        wrongs = {
+            (row.id, s): sum(find_slow_errors(record, row.network(), s, 25))
+            for row in rounds
+            for s in control
+        }
+
+        def slow(shift: Shift, margin: float, rounds: Any = rounds, wrongs: Any = wrongs) -> float:
+            best = 0.0
+            for row in rounds:
+                if wrongs[row.id, shift] <= control[shift] + round(25 * margin, 6):
+                    best = max(best, compute_prune_ratio(row, 123))
+            return best
+
+        for group, members in groups.items():
+            for how, reduce in (("mean", lambda v: sum(v) / len(v)), ("minimum", min)):
+                name = group if group == "nominal" else f"{how} over {group}"
+                expected = [reduce([slow(s, margin) for s in members]) for margin in margins]
+                assert [
+                    y.value for y in section.curves[f"margin/{name}/{label}"].y
+                ] == pytest.approx(expected)
+                assert section.scalars[
+                    f"prune_potential_{name.replace(' ', '_')}/{label}"
+                ].value == pytest.approx(expected[3])
+                assert expected == sorted(expected)
+        bars = section.curves[f"distribution/{label}"]
+        assert bars.x_names == tuple(s.name for s in control)
+        assert [y.value for y in bars.y] == pytest.approx([slow(s, 0.04) for s in control])
+        assert section.curves[f"noise/{label}"].x == (0.0, 0.5, 2.0)
+    assert len(section.details["potential_by_distribution"]) == 2 * len(control)

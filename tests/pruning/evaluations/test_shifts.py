@@ -1,0 +1,134 @@
+"""Images under shift, and the parameters that name the shifts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pruning.analysis.shift_parameters
+import pruning.analysis.shifts
+from api.http.pointers import schema_faults
+from pruning.analysis.shift_parameters import ShiftParameters
+from pruning.analysis.shifts import (
+    Shift,
+    errors_under_shifts,
+    shift_images,
+)
+from pruning.data.tensors import Data
+from pruning.errors import ParameterError, UnknownNameError
+from pruning.evaluations import evaluations
+from pruning.evaluations.noise_similarity import NoiseSimilarity
+from pruning.evaluations.prune_potential import PrunePotential
+from pruning.evaluations.robustness import Robustness
+from pruning.pipeline.results import Results
+from tests.support.finished_records import make_record
+from tests.support.shifted_jobs import FEW_SHIFTS
+
+
+def test_images_of_a_shift_are_made_once_for_all_networks_and_evaluations(
+    cascade: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Shift] = []
+    image_counts: list[int] = []
+
+    def counted(data: Data, split: Any, *, shift: Shift, **others: Any) -> Tensor:
+        made.append(shift)
+        image_counts.append(len(split))
+        return shift_images(data, split, shift=shift, **others)
+
+    monkeypatch.setattr(pruning.analysis.shifts, "shift_images", counted)
+    monkeypatch.setattr(pruning.analysis.shift_parameters, "FEWEST", 1)
+    monkeypatch.setattr(pruning.analysis.shift_parameters, "WORK", 2000)  # where the work decides
+    record = make_record(cascade)
+    for evaluation in (
+        Robustness(corruptions=("fog", "contrast")),
+        PrunePotential(corruptions=("contrast", "snow")),
+        Robustness(corruptions=("snow",)),
+    ):
+        evaluation.evaluate(record)
+    assert len(made) == len(set(made)) == 1 + 3 + 3
+    assert set(image_counts) == {2000 // 114}, (
+        "how many images does not depend on how many shifts are asked for"
+    )
+    assert len({key[0] for key in record.memo}) == 8
+
+
+def test_noise_is_the_same_for_all_networks_and_batch_sizes(
+    cascade: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifts, data = [Shift(), Shift(noise=1.5), Shift("shot_noise", 5)], cascade.pipeline.data
+    whole = errors_under_shifts(make_record(cascade), shifts, 30)
+    monkeypatch.setattr(pruning.analysis.shifts, "EVAL_BATCH", 7)
+    parts = errors_under_shifts(make_record(cascade), shifts, 30)
+    assert all(torch.equal(whole[a][b], parts[a][b]) for a in whole for b in whole[a])
+    inputs = data.normalize(data.test.images)
+    first, second = (
+        shift_images(data, data.test, shift=Shift(noise=0.3), seed=4) for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    assert 0.29 < float((first - inputs).abs().max()) <= 0.3 + 1e-6
+    assert not torch.equal(first, shift_images(data, data.test, shift=Shift(noise=0.3), seed=5))
+
+
+def test_a_shift_named_twice_counts_once_and_no_two_have_one_name(cascade: Results) -> None:
+    record, twice = make_record(cascade), ("fog", "snow", "fog")
+    shifts = ShiftParameters(twice, (1, 1, 2), (0.1, 0.1)).shifts(record)
+    assert [s.name for s in shifts] == ["fog 1", "fog 2", "snow 1", "snow 2", "noise 0.1"]
+    near = [Shift(noise=level).name for level in (0.1234567, 0.12345671, 1.0, 10.0, 1e-7)]
+    assert len(set(near)) == 5
+    assert Robustness(corruptions=twice).evaluate(record) == Robustness(
+        corruptions=("fog", "snow")
+    ).evaluate(record)
+    assert len(ShiftParameters().shifts(record)) == 19
+
+
+@pytest.mark.parametrize("name", ["robustness", "prune_potential"])
+def test_wrong_names_are_refused_with_the_job(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown corruption 'fogg'; did you mean 'fog'"):
+        evaluations.create(name, {"corruptions": ["fogg"]})
+    schema = evaluations.entry(name)["params"]
+
+    def faults(params: dict[str, Any]) -> list[str]:
+        return [
+            fault.pointer for fault in schema_faults(schema, params, "/params", "invalid_parameter")
+        ]
+
+    assert faults(FEW_SHIFTS) == faults({}) == faults({"corruptions": None}) == []
+    assert faults({"corruptions": ["fog", "fogg"]}) == ["/params/corruptions/1"]
+    assert faults({"severities": [3, 6]}) == ["/params/severities/1"]
+    assert faults({"images": 0}) == ["/params/images"]
+    assert faults({"noise": [-1]}) == ["/params/noise/0"]
+    (fault,) = schema_faults(schema, {"corruptions": ["fogg"]}, "", "invalid_parameter")
+    assert "'fogg' is not one of" in fault.message
+    for bad in (
+        {"severities": [6]},
+        {"severities": [0]},
+        {"severities": []},
+        {"noise": [0]},
+        {"images": 0},
+    ):
+        with pytest.raises(ParameterError):
+            evaluations.create(name, bad)
+
+
+def test_no_shift_at_all_is_refused_where_there_is_nothing_to_say(cascade: Results) -> None:
+    with pytest.raises(ParameterError, match="no shift to look at"):
+        Robustness(corruptions=()).evaluate(make_record(cascade))
+    section = PrunePotential(corruptions=(), noise=()).evaluate(make_record(cascade))
+    assert {key.rpartition("/")[0] for key in section.curves} == {"margin/nominal", "distribution"}
+
+
+def test_more_images_than_there_are(cascade: Results) -> None:
+    record = make_record(cascade)
+    assert (
+        ShiftParameters(images=10**9).describe(record, [Shift()])
+        == "1 shift, at 30 test images: nominal."
+    )
+    section = NoiseSimilarity(images=10**9, draws=2, levels=(0.1,)).evaluate(record)
+    assert {y.n for curve in section.curves.values() for y in curve.y} == {60}
+    assert {
+        y.n for y in Robustness(("fog",), images=10**9).evaluate(record).curves["excess/random"].y
+    } == {30}
