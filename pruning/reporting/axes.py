@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from pruning import wording as q
+from pruning import wording
 from pruning.reporting.series_styles import GRID, INK, VARIABLES, Look
 from pruning.schemas.report import Estimate
 
@@ -56,7 +56,7 @@ SETTINGS: Any = {
     "text.parse_math": False,
     "path.simplify": False,
 }
-HUNDREDTHS = FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}"))
+HUNDREDTHS = FuncFormatter(lambda value, _: wording.signed(f"{100 * value:.4g}"))
 """Fractions in percent or percentage points."""
 
 
@@ -138,7 +138,7 @@ def set_sparsity_axis(axes: Axes, low: float, high: float) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(
         [stretch_sparsity(tick) for tick in chosen],
-        labels=[q.short_percent(tick) for tick in chosen],
+        labels=[wording.short_percent(tick) for tick in chosen],
     )
 
 
@@ -147,7 +147,7 @@ def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) ->
     label adds for it.
     """
     values = [value for one in series for value in one]
-    unit = q.unit_of(label)
+    unit = wording.unit_of(label)
     if unit and all(abs(value) <= 1 for value in values):
         axes.yaxis.set_major_formatter(HUNDREDTHS)
         return f" ({unit})"
@@ -162,8 +162,8 @@ def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) ->
     else:
         linear = 10.0 ** math.floor(math.log10(common / 10))
         axes.set_yscale("symlog", linthresh=linear)
-        note = f"symlog axis, linear within ±{q.number(linear)}"
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.number(value)))
+        note = f"symlog axis, linear within ±{wording.number(linear)}"
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     return f", {note}"
 
@@ -172,13 +172,15 @@ def set_log_axis(axis: Axis, label: str) -> None:
     """A logarithmic axis, fractions as shares; with few powers of ten in view, their halves are
     written too.
     """
-    fraction = bool(q.unit_of(label.removesuffix(q.LOG_AXIS)))
+    fraction = bool(wording.unit_of(label.removesuffix(wording.LOG_AXIS)))
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     low, high = sorted(axis.get_view_interval())
     narrow = low > 0 and high / low < WIDE
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     axis.set_major_formatter(
-        FuncFormatter(lambda value, _: q.short_percent(value) if fraction else q.number(value))
+        FuncFormatter(
+            lambda value, _: wording.short_percent(value) if fraction else wording.number(value)
+        )
     )
     axis.set_minor_formatter(NullFormatter())
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pruning import wording as q
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import summary
 from pruning.reporting.tables import build_table, format_heading, select_shown
 from pruning.schemas.report import Curve, Section
 
@@ -70,8 +70,8 @@ def format_section(name: str, section: Section, digits: int, full: bool) -> list
                 (
                     (
                         escape(key),
-                        q.by_name(key, value, digits),
-                        "–" if value.n is None else q.count(value.n),
+                        wording.by_name(key, value, digits),
+                        "–" if value.n is None else wording.count(value.n),
                     )
                     for key, value in section.scalars.items()
                 ),
@@ -97,14 +97,14 @@ def _details(details: dict[str, Any], digits: int) -> list[str]:
     for key, value in select_shown(details).items():
         found = build_table(value, digits, key)
         if found is None:
-            parts.append(format_json(s.format_json({key: value})))
+            parts.append(format_json(summary.format_json({key: value})))
             continue
         text = format_table(
             map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric
         )
         parts += [f"**{escape(format_heading(key))}**", text]
         if found.left_off:
-            parts.append(f"{q.count(found.left_off)} more rows are in the JSON report.")
+            parts.append(f"{wording.count(found.left_off)} more rows are in the JSON report.")
     return parts
 
 
@@ -119,9 +119,9 @@ def _curves(curves: dict[str, Curve]) -> list[str]:
             chosen = keys[start : start + COLUMNS]
             body = [
                 (
-                    escape(x) if isinstance(x, str) else q.number(x),
+                    escape(x) if isinstance(x, str) else wording.number(x),
                     *(
-                        q.by_name(y_label, curves[key].y[i]) if i < len(curves[key].y) else ""
+                        wording.by_name(y_label, curves[key].y[i]) if i < len(curves[key].y) else ""
                         for key in chosen
                     ),
                 )

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from pruning import wording as q
+from pruning import wording
 from pruning.reporting.summary import Fact, Verdict, split_estimate
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
 
@@ -94,10 +94,10 @@ def _answer_row(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
         kept=describe_kept(answer),
         predicted="–"
         if answer.predicted is None
-        else q.percent_with_interval(answer.predicted, DIGITS),
+        else wording.percent_with_interval(answer.predicted, DIGITS),
         measured="–"
         if answer.measured is None
-        else q.percent_with_interval(answer.measured, DIGITS),
+        else wording.percent_with_interval(answer.measured, DIGITS),
         band=band,
         verdict=said,
         remarks=notes,
@@ -109,9 +109,7 @@ def describe_network(answer: FamilyAnswer) -> str:
     """Return which network it is and how far it is pruned."""
     if answer.depth is None or answer.width is None or answer.density is None:
         return "–"
-    return (
-        f"depth {answer.depth:g}, width {answer.width:g}, density {q.short_percent(answer.density)}"
-    )
+    return f"depth {answer.depth:g}, width {answer.width:g}, density {wording.short_percent(answer.density)}"
 
 
 def describe_kept(answer: FamilyAnswer) -> str:
@@ -122,7 +120,7 @@ def describe_kept(answer: FamilyAnswer) -> str:
     if remain is None:
         return "–"
     total = answer.unpruned_parameters
-    return q.count(round(remain)) + ("" if total is None else f" of {q.count(total)}")
+    return wording.count(round(remain)) + ("" if total is None else f" of {wording.count(total)}")
 
 
 def describe_sparsest(member: MemberRow) -> str:
@@ -130,12 +128,12 @@ def describe_sparsest(member: MemberRow) -> str:
     if not member.densities:
         return "–"
     density, error = min(zip(member.densities, member.errors, strict=True))
-    return f"{q.percent(error, DIGITS)} at {q.short_percent(density)}"
+    return f"{wording.percent(error, DIGITS)} at {wording.short_percent(density)}"
 
 
 def describe_unpruned(member: MemberRow) -> str:
     """Return the unpruned error of a member."""
-    return "–" if member.unpruned_error is None else q.percent(member.unpruned_error, DIGITS)
+    return "–" if member.unpruned_error is None else wording.percent(member.unpruned_error, DIGITS)
 
 
 def choose_tone(member: MemberRow) -> str:
@@ -156,7 +154,7 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
     outcomes = {row.outcome for row in rows}
     if best is not None:
         if best.outcome != "kept" and best.answer.measured is not None:
-            found = q.percent(best.answer.measured.value, DIGITS)
+            found = wording.percent(best.answer.measured.value, DIGITS)
             return (
                 f"error of {found} with {best.kept} parameters, {_error(best.answer)} tolerated",
                 "open",
@@ -165,7 +163,7 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
         return text, "open" if report.partial or "exceeded" in outcomes else "good"
     if report.partial:
         return (
-            f"{count_measured(report)} of {q.count_of(len(report.members), 'member')} measured",
+            f"{count_measured(report)} of {wording.count_of(len(report.members), 'member')} measured",
             "open",
         )
     if report.law is None:
@@ -193,7 +191,7 @@ def _facts(report: FamilyReport) -> tuple[Fact, ...]:
         facts.append(
             Fact(
                 "Law misses by",
-                q.percent(law.scalars[SIGMA].value),
+                wording.percent(law.scalars[SIGMA].value),
                 "of the error, standard deviation",
             )
         )
@@ -202,9 +200,10 @@ def _facts(report: FamilyReport) -> tuple[Fact, ...]:
         facts.append(
             Fact(
                 "Other half missed by",
-                q.percent(found.value),
+                wording.percent(found.value),
                 "on average, by a law fitted to one half of the "
-                "networks" + ("" if found.n is None else f" at {q.count_of(found.n, 'point')}"),
+                "networks"
+                + ("" if found.n is None else f" at {wording.count_of(found.n, 'point')}"),
             )
         )
     rows = [row for row in list_answers(report) if row.answer.predicted is not None]
@@ -229,7 +228,7 @@ def _spanned(text: str, name: str) -> tuple[str, str]:
 
 
 def _error(answer: FamilyAnswer) -> str:
-    return q.percent(answer.max_error, DIGITS).replace(".00 %", " %")
+    return wording.percent(answer.max_error, DIGITS).replace(".00 %", " %")
 
 
 def _is_recommended(report: FamilyReport, answer: FamilyAnswer) -> bool:

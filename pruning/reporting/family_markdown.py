@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pruning import wording as q
-from pruning.reporting import family as f
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import family
+from pruning.reporting import summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
@@ -27,10 +27,10 @@ def render(report: FamilyReport) -> str:
 
 
 def _document(report: FamilyReport, full: bool) -> str:
-    verdict = f.describe_verdict(report)
+    verdict = family.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
-        parts.append(f"**Partial.** {f.PARTIAL}")
+        parts.append(f"**Partial.** {family.PARTIAL}")
     parts.append(
         format_table(
             ["", "", ""],
@@ -48,12 +48,12 @@ def _document(report: FamilyReport, full: bool) -> str:
     if full:
         parts.append(
             format_details(
-                f"Members: {f.count_measured(report)} of {len(report.members)} measured",
+                f"Members: {family.count_measured(report)} of {len(report.members)} measured",
                 _members(report),
             )
         )
     for name, section in report.sections.items():
-        parts += format_section(name, section, f.DIGITS, full=False)
+        parts += format_section(name, section, family.DIGITS, full=False)
     if report.failures:
         parts += [
             "### Failures",
@@ -61,7 +61,7 @@ def _document(report: FamilyReport, full: bool) -> str:
         ]
     parts.append(f"<sub>{escape(f'secateur {report.secateur}; job {report.job_id}')}</sub>")
     if full:
-        parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
+        parts.append(format_details("Spec", format_json(summary.format_json(report.spec))))
     left = "Curves and details" if full else "Members, curves, details and spec"
     parts.append(f"{left} are left out here for length; the HTML and JSON reports hold them.")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -82,7 +82,7 @@ def _answers(report: FamilyReport) -> str:
         head,
         (
             (
-                f"**{q.percent(row.answer.max_error, f.DIGITS)}**"
+                f"**{wording.percent(row.answer.max_error, family.DIGITS)}**"
                 + (" (recommended)" if row.recommended else ""),
                 escape(row.network),
                 row.kept,
@@ -92,7 +92,7 @@ def _answers(report: FamilyReport) -> str:
                 escape("; ".join((row.verdict, *row.remarks))),
                 escape(row.answer.job or "–"),
             )
-            for row in f.list_answers(report)
+            for row in family.list_answers(report)
         ),
         right=(2, 3, 4),
     )
@@ -107,10 +107,10 @@ def _members(report: FamilyReport) -> str:
                 one.status,
                 f"{one.depth:g}",
                 f"{one.width:g}",
-                q.short_percent(one.fraction),
+                wording.short_percent(one.fraction),
                 str(one.seed),
-                f.describe_unpruned(one),
-                f.describe_sparsest(one),
+                family.describe_unpruned(one),
+                family.describe_sparsest(one),
                 escape(one.job or "–"),
             )
             for one in report.members

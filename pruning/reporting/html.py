@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pruning import wording as quantities
+from pruning import wording
 from pruning.reporting import family, summary
 from pruning.reporting.plots import plot_accuracy, plot_section
 from pruning.reporting.tables import build_table, format_heading, select_shown
@@ -77,9 +77,9 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.globals |= {
-        "q": quantities,
-        "s": summary,
-        "f": family,
+        "wording": wording,
+        "summary": summary,
+        "family": family,
         "table": build_table,
         "shown": select_shown,
         "heading": format_heading,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from pruning import wording as q
+from pruning import wording
 from pruning.reporting import family
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
@@ -31,15 +31,17 @@ def render(report: Report) -> str:
         },
     )
     for gate in report.gates:
-        case = _case(suite, "gates", f"{gate.name} <= {q.number(gate.limit)}")
+        case = _case(suite, "gates", f"{gate.name} <= {wording.number(gate.limit)}")
         measured = (
-            "not measured" if gate.measured is None else q.points_with_interval(gate.measured, 2)
+            "not measured"
+            if gate.measured is None
+            else wording.points_with_interval(gate.measured, 2)
         )
         text = "\n".join(
             (
                 gate.message,
                 f"measured: {measured}",
-                f"limit: {q.percentage_points(gate.limit)}",
+                f"limit: {wording.percentage_points(gate.limit)}",
                 f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )
@@ -79,7 +81,7 @@ def render_family(report: FamilyReport) -> str:
         },
     )
     for row in family.list_answers(report):
-        case = _case(suite, "answers", f"error <= {q.number(row.answer.max_error)}")
+        case = _case(suite, "answers", f"error <= {wording.number(row.answer.max_error)}")
         text = "\n".join(
             (
                 f"{row.verdict}, {row.band}" if row.band != "–" else row.verdict,
@@ -106,7 +108,7 @@ def render_family(report: FamilyReport) -> str:
             case,
             "error",
             "partial",
-            f"{family.count_measured(report)} of {q.count_of(len(report.members), 'member')} "
+            f"{family.count_measured(report)} of {wording.count_of(len(report.members), 'member')} "
             "measured, "
             "and not all has ended",
         )

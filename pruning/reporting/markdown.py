@@ -4,8 +4,8 @@ pull-request comment.
 
 from __future__ import annotations
 
-from pruning import wording as q
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
@@ -28,7 +28,7 @@ def render(report: Report) -> str:
 
 
 def _document(report: Report, full: bool) -> str:
-    verdict = s.describe_verdict(report)
+    verdict = summary.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
         parts.append(
@@ -53,8 +53,8 @@ def _document(report: Report, full: bool) -> str:
                 (
                     (
                         escape(gate.name),
-                        q.percentage_points(gate.limit),
-                        q.points_with_interval(gate.measured, 2)
+                        wording.percentage_points(gate.limit),
+                        wording.points_with_interval(gate.measured, 2)
                         if gate.measured
                         else "not measured",
                         "✅ passed" if gate.passed else "❌ failed",
@@ -64,23 +64,27 @@ def _document(report: Report, full: bool) -> str:
                 ),
             ),
         ]
-    if s.list_warnings(report):
-        parts += ["### Warnings", format_bullets(s.list_warnings(report))]
+    if summary.list_warnings(report):
+        parts += ["### Warnings", format_bullets(summary.list_warnings(report))]
     parts += [
         "### Checkpoints",
         _errors(report),
-        *([f"BatchNorm re-estimated: {s.BATCHNORM_NOTE}"] if s.has_batchnorm(report) else []),
+        *(
+            [f"BatchNorm re-estimated: {summary.BATCHNORM_NOTE}"]
+            if summary.has_batchnorm(report)
+            else []
+        ),
         *_checkpoint_warnings(report),
         "### Size, work and time",
-        escape(s.describe_costs(report)),
+        escape(summary.describe_costs(report)),
         _costs(report),
-        s.LATENCY_NOTE,
+        summary.LATENCY_NOTE,
     ]
-    best = s.find_recommended(report)
+    best = summary.find_recommended(report)
     if best is not None and full:
         parts.append(format_details(f"Layers of {escape(best.id)}", _layers(best)))
     for name, section in report.sections.items():
-        parts += format_section(name, section, s.choose_digits(report), full)
+        parts += format_section(name, section, summary.choose_digits(report), full)
     if report.failures:
         parts += [
             "### Evaluations that failed",
@@ -90,7 +94,7 @@ def _document(report: Report, full: bool) -> str:
         ]
     parts.append(_environment(report))
     if full:
-        parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
+        parts.append(format_details("Spec", format_json(summary.format_json(report.spec))))
     else:
         parts.append(
             "Curves, layers and spec are left out here for length; the HTML and JSON reports "
@@ -100,7 +104,7 @@ def _document(report: Report, full: bool) -> str:
 
 
 def _errors(report: Report) -> str:
-    d = s.choose_digits(report)
+    d = summary.choose_digits(report)
     head = [
         "Network",
         "Sparsity asked",
@@ -113,13 +117,13 @@ def _errors(report: Report) -> str:
         "over control",
         "over given",
         "Right after pruning",
-        *(["BatchNorm re-estimated"] if s.has_batchnorm(report) else []),
+        *(["BatchNorm re-estimated"] if summary.has_batchnorm(report) else []),
     ]
     body = []
-    for row in s.list_rows(report):
+    for row in summary.list_rows(report):
         c, network = row.checkpoint, row.network
         name = (
-            f"**{escape(row.label)}** ({s.choose_tag(report)})"
+            f"**{escape(row.label)}** ({summary.choose_tag(report)})"
             if row.recommended
             else escape(row.label)
         )
@@ -128,57 +132,59 @@ def _errors(report: Report) -> str:
                 name
                 + (" (partial)" if c and c.partial else "")
                 + (f" {escape(c.id)}" if c else ""),
-                q.short_percent(c.requested_sparsity) if c else "–",
-                q.short_percent(network.sparsity),
-                q.short_percent(network.density),
-                q.short_percent(network.prune_ratio),
-                s.compute_compression(network),
-                s.count_epochs(network) if network.retrain_epochs else "–",
-                q.percent_with_interval(network.error, d),
-                q.points_with_interval(c.error_increase.control, d) if c else "–",
-                q.points_with_interval(c.error_increase.given, d) if c else "–",
+                wording.short_percent(c.requested_sparsity) if c else "–",
+                wording.short_percent(network.sparsity),
+                wording.short_percent(network.density),
+                wording.short_percent(network.prune_ratio),
+                summary.compute_compression(network),
+                summary.count_epochs(network) if network.retrain_epochs else "–",
+                wording.percent_with_interval(network.error, d),
+                wording.points_with_interval(c.error_increase.control, d) if c else "–",
+                wording.points_with_interval(c.error_increase.given, d) if c else "–",
                 "–"
                 if c is None
-                else q.percent_with_interval(c.pruned.error, d)
+                else wording.percent_with_interval(c.pruned.error, d)
                 if c.retrained
                 else "not retrained",
-                *([escape(s.describe_batchnorm(c))] if s.has_batchnorm(report) else []),
+                *([escape(summary.describe_batchnorm(c))] if summary.has_batchnorm(report) else []),
             )
         )
     return format_table(head, body, right=range(1, len(head)))
 
 
 def _checkpoint_warnings(report: Report) -> list[str]:
-    found = [f"{c.id}: {warning}" for c in s.order_checkpoints(report) for warning in c.warnings]
+    found = [
+        f"{c.id}: {warning}" for c in summary.order_checkpoints(report) for warning in c.warnings
+    ]
     return [format_bullets(found)] if found else []
 
 
 def _costs(report: Report) -> str:
-    formats = s.list_file_formats(report)
+    formats = summary.list_file_formats(report)
     head = [
         "Network",
         "Sparsity",
         "Parameters",
-        *(f"File: {escape(s.FORMATS.get(f, f))}" for f in formats),
+        *(f"File: {escape(summary.FORMATS.get(f, f))}" for f in formats),
         "sparse/given dense",
         "Work",
         "Latency p50",
     ]
     body = []
-    for row in s.list_rows(report):
-        network, ratio = row.network, s.compute_file_ratio(report, row.network)
+    for row in summary.list_rows(report):
+        network, ratio = row.network, summary.compute_file_ratio(report, row.network)
         body.append(
             (
                 escape(row.label),
-                q.short_percent(network.sparsity),
-                q.count(network.parameters),
+                wording.short_percent(network.sparsity),
+                wording.count(network.parameters),
                 *(
-                    q.file_size(network.size_bytes[f]) if f in network.size_bytes else "–"
+                    wording.file_size(network.size_bytes[f]) if f in network.size_bytes else "–"
                     for f in formats
                 ),
-                "–" if ratio is None else q.percent(ratio),
-                q.operations(network.flops),
-                "<br>".join(escape(s.describe_latency(item)) for item in network.latency_ms)
+                "–" if ratio is None else wording.percent(ratio),
+                wording.operations(network.flops),
+                "<br>".join(escape(summary.describe_latency(item)) for item in network.latency_ms)
                 or "not measured",
             )
         )
@@ -192,11 +198,11 @@ def _layers(checkpoint: Checkpoint) -> str:
             (
                 escape(layer.name),
                 " × ".join(map(str, layer.shape)),
-                q.count(layer.kept),
-                q.count(layer.total),
+                wording.count(layer.kept),
+                wording.count(layer.total),
                 f"left dense: {escape(layer.reason)}"
                 if layer.reason
-                else q.short_percent(layer.kept / layer.total)
+                else wording.short_percent(layer.kept / layer.total)
                 if layer.total
                 else "–",
             )
@@ -209,11 +215,11 @@ def _layers(checkpoint: Checkpoint) -> str:
 def _environment(report: Report) -> str:
     e, m, d = report.environment, report.model, report.data
     text = (
-        f"{m.architecture}, {q.count(m.parameters)} parameters ({q.count(m.prunable)} prunable); "
+        f"{m.architecture}, {wording.count(m.parameters)} parameters ({wording.count(m.prunable)} prunable); "
         f"{d.name}, "
-        f"{q.count_of(d.fit, 'image')} to fit, {q.count(d.val)} for validation, "
-        f"{q.count(d.test)} to test; {e.device_name}, "
-        f"{q.count_of(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job "
+        f"{wording.count_of(d.fit, 'image')} to fit, {wording.count(d.val)} for validation, "
+        f"{wording.count(d.test)} to test; {e.device_name}, "
+        f"{wording.count_of(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job "
         f"{report.job_id}"
     )
     return f"<sub>{escape(text)}</sub>"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from pruning import wording as q
+from pruning import wording
 from pruning.reporting.axes import (
     HUNDREDTHS,
     create_figure,
@@ -124,13 +124,13 @@ def _titles(
     shared = [_shared([name.split("/")[:-1] for name in group]) for group in names]
     known = len(_shared(shared))
     told = [
-        format_heading("/".join(one[known:])) or y.removesuffix(q.LOG_AXIS).strip()
+        format_heading("/".join(one[known:])) or y.removesuffix(wording.LOG_AXIS).strip()
         for one, (_, y) in zip(shared, labels, strict=True)
     ]
     return [
         f"{title}: {one}"
         if told.count(one) == 1
-        else f"{title}: {y}, {x}".replace(f" {q.LOG_AXIS}", "")
+        else f"{title}: {y}, {x}".replace(f" {wording.LOG_AXIS}", "")
         for one, (x, y) in zip(told, labels, strict=True)
     ]
 
@@ -197,7 +197,7 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
     described = "; ".join(
         f"{label}: "
         + ", ".join(
-            f"{q.percent(1 - p.final.value)} at {q.short_percent(p.sparsity)}"
+            f"{wording.percent(1 - p.final.value)} at {wording.short_percent(p.sparsity)}"
             for p in points
             if p.target
         )
@@ -211,8 +211,8 @@ def _accuracy_plot(report: Report, series: dict[str, list[_Point]], title: str, 
         if report.data.task == "segmentation"
         else "test accuracy (%)",
         legend=tuple(legend),
-        description=f"{title}. Given {q.percent(1 - report.baseline.error.value)}, dense control "
-        f"{q.percent(1 - report.control.error.value)}. {described}.",
+        description=f"{title}. Given {wording.percent(1 - report.baseline.error.value)}, dense control "
+        f"{wording.percent(1 - report.control.error.value)}. {described}.",
     )
 
 
@@ -229,7 +229,9 @@ def _bars_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> Plo
         legend.append(chosen.entry(names[i]))
     values = [[y.value for y in c.y] for _, c in curves]
     added = ""
-    if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
+    if first.y_label.endswith(wording.LOG_AXIS) and all(
+        value > 0 for one in values for value in one
+    ):
         set_log_axis(axes.yaxis, first.y_label)
     else:
         added = rescale_values(axes, first.y_label, values)
@@ -255,7 +257,9 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         return _bars_plot(key, title, curves)
     figure, axes = create_figure()
     first = curves[0][1]
-    logarithmic = first.x_label.endswith(q.LOG_AXIS) and all(x > 0 for _, c in curves for x in c.x)
+    logarithmic = first.x_label.endswith(wording.LOG_AXIS) and all(
+        x > 0 for _, c in curves for x in c.x
+    )
     sparse = (
         not logarithmic
         and first.x_label.lower().startswith("sparsity")
@@ -295,7 +299,9 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
     legend, key_of_pairs = _legend(names, [curve.drawn for _, curve in curves], looks)
     values = [[y.value for y in c.y] for _, c in curves]
     added = ""
-    if first.y_label.endswith(q.LOG_AXIS) and all(value > 0 for one in values for value in one):
+    if first.y_label.endswith(wording.LOG_AXIS) and all(
+        value > 0 for one in values for value in one
+    ):
         set_log_axis(axes.yaxis, first.y_label)
     else:
         added = rescale_values(axes, first.y_label, values)
@@ -304,9 +310,9 @@ def _curves_plot(key: str, title: str, curves: Sequence[tuple[str, Curve]]) -> P
         set_sparsity_axis(axes, min(stretched), max(stretched))
     elif logarithmic:
         set_log_axis(axes.xaxis, first.x_label)
-    elif q.unit_of(first.x_label) and all(abs(x) <= 1 for x in stretched):
+    elif wording.unit_of(first.x_label) and all(abs(x) <= 1 for x in stretched):
         axes.xaxis.set_major_formatter(HUNDREDTHS)
-        note = f" ({q.unit_of(first.x_label)})"
+        note = f" ({wording.unit_of(first.x_label)})"
     elif all(float(x).is_integer() for x in stretched):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     described = f"{title}: {first.y_label} against {first.x_label} for {', '.join(names)}."

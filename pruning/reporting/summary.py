@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pruning import wording as q
+from pruning import wording
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
 from pruning.verdict.recommendation import is_proven_beyond
@@ -91,7 +91,7 @@ def find_label(report: Report, criterion: Method) -> str:
     for c in report.checkpoints:
         if c.criterion == criterion:
             return c.id.removesuffix(f"-{c.requested_sparsity!r}")
-    return q.method_call(criterion)
+    return wording.method_call(criterion)
 
 
 def find_recommended(report: Report) -> Checkpoint | None:
@@ -193,18 +193,18 @@ def describe_latency(item: Latency) -> str:
     """Return a measured latency with its factor to the network as given, measured in turn with
     it.
     """
-    text = f"{q.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
+    text = f"{wording.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
     return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
 
 
 def count_epochs(network: Network) -> str:
     """Return the epochs of retraining the network has had."""
-    return q.count_of(network.retrain_epochs, "epoch")
+    return wording.count_of(network.retrain_epochs, "epoch")
 
 
 def compute_compression(network: Network) -> str:
     """Return 1/density."""
-    return q.factor(1 / network.density) if network.density > 0 else "–"
+    return wording.factor(1 / network.density) if network.density > 0 else "–"
 
 
 def has_batchnorm(report: Report) -> bool:
@@ -217,7 +217,9 @@ def describe_batchnorm(checkpoint: Checkpoint | None) -> str:
     if checkpoint is None or checkpoint.batchnorm is None:
         return "–"
     found = checkpoint.batchnorm
-    before, after = (q.nats(Estimate(value=loss)) for loss in (found.loss_before, found.loss_after))
+    before, after = (
+        wording.nats(Estimate(value=loss)) for loss in (found.loss_before, found.loss_after)
+    )
     return f"{'kept' if found.kept else 'undone'} [loss {before} → {after}]"
 
 
@@ -250,43 +252,45 @@ def describe_verdict(report: Report) -> Verdict:
         facts = [
             Fact(
                 "Test error as given",
-                q.percent(report.baseline.error.value, d),
+                wording.percent(report.baseline.error.value, d),
                 _span(report.baseline, d),
             ),
             Fact(
-                "Dense control", q.percent(report.control.error.value, d), _span(report.control, d)
+                "Dense control",
+                wording.percent(report.control.error.value, d),
+                _span(report.control, d),
             ),
             Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(list_labels(report))),
         ]
     else:
         headline = (
             f"{subject}: "
-            f"{'' if beyond or failed else 'ship '}{q.short_percent(best.requested_sparsity)} "
+            f"{'' if beyond or failed else 'ship '}{wording.short_percent(best.requested_sparsity)} "
             "sparsity"
         )
         facts = [
             Fact(
                 choose_tag(report).capitalize(),
-                f"{q.short_percent(best.requested_sparsity)} sparse",
-                f"{q.method_call(best.criterion)}, {best.id}",
+                f"{wording.short_percent(best.requested_sparsity)} sparse",
+                f"{wording.method_call(best.criterion)}, {best.id}",
             ),
             Fact(
                 "Test error",
-                q.percent(best.error.value, d),
-                f"{_span(best, d)}; given {q.percent(report.baseline.error.value, d)}",
+                wording.percent(best.error.value, d),
+                f"{_span(best, d)}; given {wording.percent(report.baseline.error.value, d)}",
             ),
             Fact(
                 "Over dense control",
-                *split_estimate(q.points_with_interval(best.error_increase.control, d)),
+                *split_estimate(wording.points_with_interval(best.error_increase.control, d)),
             ),
             Fact(
                 "Over network as given",
-                *split_estimate(q.points_with_interval(best.error_increase.given, d)),
+                *split_estimate(wording.points_with_interval(best.error_increase.given, d)),
             ),
             Fact(
                 "Weights kept",
                 f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
-                f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters "
+                f"{wording.count(best.parameters)} of {wording.count(report.model.parameters)} parameters "
                 "remain",
             ),
         ]
@@ -295,9 +299,9 @@ def describe_verdict(report: Report) -> Verdict:
             facts.append(
                 Fact(
                     "File" if has_lost_channels(report, best) else "Sparse file",
-                    q.file_size(best.size_bytes["sparse"]),
-                    f"{q.percent(ratio)} of the given network's "
-                    f"{q.file_size(report.baseline.size_bytes['dense'])}",
+                    wording.file_size(best.size_bytes["sparse"]),
+                    f"{wording.percent(ratio)} of the given network's "
+                    f"{wording.file_size(report.baseline.size_bytes['dense'])}",
                 )
             )
     facts.append(Fact("Gates", count_gates(report), "; ".join(gate.message for gate in failed)))
@@ -321,4 +325,4 @@ def split_estimate(text: str) -> tuple[str, str]:
 
 
 def _span(network: Network, d: int) -> str:
-    return split_estimate(q.percent_with_interval(network.error, d))[1]
+    return split_estimate(wording.percent_with_interval(network.error, d))[1]

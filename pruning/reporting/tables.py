@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pruning import wording as q
+from pruning import wording
 from pruning.schemas.report import Estimate
 
 SCALARS = (str, int, float, bool, type(None))
@@ -108,11 +108,11 @@ def _cell(key: str, value: Any, digits: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_estimate(value):
-        return q.by_name(key, Estimate.model_validate(value), digits)
+        return wording.by_name(key, Estimate.model_validate(value), digits)
     if isinstance(value, int):
-        return q.count(value)
+        return wording.count(value)
     if isinstance(value, float):
         if SHARES & frozenset(key.split("_")) and 0 <= value <= 1:
-            return q.short_percent(value)
-        return q.by_name(key, Estimate(value=value), digits)
+            return wording.short_percent(value)
+        return wording.by_name(key, Estimate(value=value), digits)
     return "–" if value is None else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pruning import wording as q
+from pruning import wording
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, GateResult, Recommendation, Section
 
@@ -37,8 +37,8 @@ def check_gates(
             if best is None
             else f"{best.id}: {what} was not measured"
             if measured is None
-            else f"{best.id}: {what} {q.points_with_interval(measured, 2)} against the dense "
-            f"control, limit {q.percentage_points(limit)}"
+            else f"{best.id}: {what} {wording.points_with_interval(measured, 2)} against the dense "
+            f"control, limit {wording.percentage_points(limit)}"
         )
         found.append(
             GateResult(

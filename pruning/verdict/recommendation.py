@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning import wording as q
+from pruning import wording
 from pruning.measurement.intervals import is_guessing
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Network, Recommendation
@@ -33,8 +33,8 @@ class References:
         """What to tell a user whose retraining harms."""
         return (
             "retraining alone raised the error of the dense network from "
-            f"{q.percent(self.given.error.value, 2)} to "
-            f"{q.percent(self.control.error.value, 2)}: what is compared with "
+            f"{wording.percent(self.given.error.value, 2)} to "
+            f"{wording.percent(self.control.error.value, 2)}: what is compared with "
             "the control looks better than it is; change the retraining (a smaller learning "
             "rate, more "
             "epochs, other augmentation)"
@@ -71,7 +71,7 @@ def recommend(
     nearest = min((c.val_error_increase for c in checkpoints), key=lambda gap: gap.value)
     reason = " ".join(
         [
-            f"No checkpoint stays within {q.percentage_points(margin)} of the dense control's "
+            f"No checkpoint stays within {wording.percentage_points(margin)} of the dense control's "
             "validation error and above "
             "guessing; ship the dense network, prune less, or retrain longer.",
             *_limits(nearest, margin),
@@ -98,13 +98,13 @@ def _reason(best: Checkpoint, margin: float, references: References) -> str:
     sentences = [
         f"{'Sparsest within the margin on the validation images is' if beyond else 'Ship'} "
         f"{best.id}: "
-        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on "
-        f"{q.count_of(gap.n or 0, 'validation image')} "
+        f"{wording.percent(best.sparsity)} of the prunable weights are pruned, and on "
+        f"{wording.count_of(gap.n or 0, 'validation image')} "
         f"its error is {_apart(gap, 'the dense control')}, within the margin of "
-        f"{q.percentage_points(margin)}.",
+        f"{wording.percentage_points(margin)}.",
         *_limits(gap, margin),
         f"{'Beware: on the test images' if beyond else 'On the test images, which did not enter the choice,'} its error is "
-        f"{q.percent(best.error.value, 2)}, {_apart(test, 'the control')}"
+        f"{wording.percent(best.error.value, 2)}, {_apart(test, 'the control')}"
         f"{', beyond the margin' if beyond else ''}; it is {_apart(given, 'the given network')}.",
     ]
     if references.retraining_harms:
@@ -125,8 +125,8 @@ def _limits(gap: Estimate, margin: float) -> list[str]:
     coarse = (gap.high - gap.low) / 2 > margin or 1 / gap.n > margin
     return (
         [
-            f"{q.count_of(gap.n, 'validation image')} cannot tell a difference of "
-            f"{q.percentage_points(margin)}."
+            f"{wording.count_of(gap.n, 'validation image')} cannot tell a difference of "
+            f"{wording.percentage_points(margin)}."
         ]
         if coarse
         else []
@@ -135,7 +135,7 @@ def _limits(gap: Estimate, margin: float) -> list[str]:
 
 def _apart(difference: Estimate, reference: str) -> str:
     """How far an error is from that of a reference, with its interval."""
-    value, bracket, interval = q.points_with_interval(difference, 2).partition(" [")
+    value, bracket, interval = wording.points_with_interval(difference, 2).partition(" [")
     side = "above" if difference.value > 0 else "below"
-    text = f"{value.lstrip('+' + q.MINUS)} {side}" if difference.value else "equal to"
+    text = f"{value.lstrip('+' + wording.MINUS)} {side}" if difference.value else "equal to"
     return f"{text} that of {reference}{bracket}{interval}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pruning import wording as q
+from pruning import wording
 from pruning.schemas.recipe import Shifts
 from pruning.schemas.report import Checkpoint, Recommendation, Section, ShiftAdvice
 
@@ -114,12 +114,12 @@ def apply_guideline(
                 f"Ship {best.id}: shifts are partly modelled, and the guideline is to "
                 f"{advice.guideline}. On the validation images "
                 f"the nominal prune potential of {method} is "
-                f"{q.percent(filled.nominal_potential or 0.0)} of all parameters, the "
+                f"{wording.percent(filled.nominal_potential or 0.0)} of all parameters, the "
                 "smallest over the shifts that are not trained on "
-                f"{q.percent(filled.shifted_potential or 0.0)} (under "
-                f"{filled.worst_shift}); this checkpoint has {q.percent(best.prune_ratio)} of "
+                f"{wording.percent(filled.shifted_potential or 0.0)} (under "
+                f"{filled.worst_shift}); this checkpoint has {wording.percent(best.prune_ratio)} of "
                 "the parameters pruned, and its test "
-                f"error is {q.points_with_interval(best.error_increase.control, 2)} against the "
+                f"error is {wording.points_with_interval(best.error_increase.control, 2)} against the "
                 "dense control."
             ),
         }

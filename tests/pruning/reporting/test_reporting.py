@@ -13,9 +13,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pruning import wording as q
+from pruning import wording
 from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
-from pruning.reporting import summary as s
+from pruning.reporting import summary
 from pruning.reporting.comment import COMMENT_LIMIT, escape
 from pruning.reporting.plots import plot_accuracy, plot_section
 from pruning.reporting.series_styles import SERIES, choose_style
@@ -98,13 +98,13 @@ def test_every_checkpoint_in_every_table() -> None:
         assert checkpoint.id in page
         assert escape(checkpoint.id) in comment
         for text in (
-            q.percent_with_interval(checkpoint.error),
-            q.points_with_interval(checkpoint.error_increase.control),
+            wording.percent_with_interval(checkpoint.error),
+            wording.points_with_interval(checkpoint.error_increase.control),
         ):
             assert text in page
             assert text in comment
         for size in checkpoint.size_bytes.values():
-            assert q.file_size(size) in page
+            assert wording.file_size(size) in page
     for section in report.sections.values():
         assert section.title in page
         assert section.title in comment
@@ -148,16 +148,16 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
 
 def test_labels_are_those_of_the_checkpoints() -> None:
     report = reports.realistic()
-    assert s.list_labels(report) == ["magnitude", "snip"]
+    assert summary.list_labels(report) == ["magnitude", "snip"]
     one = reports.checkpoint(
         Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95"
     )
     between = report.rounds[0].model_copy(update={"criterion": one.criterion})
     known = reports.realistic(checkpoints=(one,), rounds=(between,))
-    assert s.list_labels(known) == ["qm-pi14"]
-    assert s.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], (
-        "no checkpoint names it yet"
-    )
+    assert summary.list_labels(known) == ["qm-pi14"]
+    assert summary.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == [
+        "qm (pi=14)"
+    ], "no checkpoint names it yet"
 
 
 def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
@@ -384,33 +384,38 @@ def test_rendering_needs_neither_pyplot_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: q.points_with_interval(Estimate(value=-0.0001)), "0.0 pp"),
-        (lambda: q.percent(-0.012), "−1.2 %"),
-        (lambda: q.short_percent(0.0), "0 %"),
-        (lambda: q.file_size(999_600), "1.00 MB"),
-        (lambda: q.factor(1e4), "10000×"),
-        (lambda: q.duration(59.9), "59.9 s"),
+        (lambda: wording.points_with_interval(Estimate(value=-0.0001)), "0.0 pp"),
+        (lambda: wording.percent(-0.012), "−1.2 %"),
+        (lambda: wording.short_percent(0.0), "0 %"),
+        (lambda: wording.file_size(999_600), "1.00 MB"),
+        (lambda: wording.factor(1e4), "10000×"),
+        (lambda: wording.duration(59.9), "59.9 s"),
         (
-            lambda: q.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)),
+            lambda: wording.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)),
             "1.50 ms [1.00 ms, 2.00 ms]",
         ),
-        (lambda: q.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
+        (lambda: wording.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
         (
-            lambda: q.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)),
+            lambda: wording.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)),
             "0.000 [−0.020, +0.020]",
         ),
         (
-            lambda: q.by_name("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
+            lambda: wording.by_name(
+                "mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)
+            ),
             "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]",
         ),
         (
-            lambda: q.by_name(
+            lambda: wording.by_name(
                 "spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)
             ),
             "−0.15 [−1.00, 0.50]",
         ),
-        (lambda: q.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
-        (lambda: q.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
+        (
+            lambda: wording.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)),
+            "−0.009×",
+        ),
+        (lambda: wording.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
     ],
 )
 def test_quantities(call: Callable[[], Any], text: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pruning import wording as q
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import summary
 from pruning.reporting import to_html, to_junit, to_markdown
 from pruning.reporting.markdown import escape
 from pruning.reporting.plots import plot_accuracy, plot_section
@@ -45,7 +45,7 @@ def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> 
     report = reports.realistic(
         checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=()
     )
-    assert s.describe_verdict(report).tone == tone
+    assert summary.describe_verdict(report).tone == tone
     page, comment = both(report)
     assert f'class="verdict {tone}"' in page
     assert ("ship 80 % sparsity" in page) is (tone == "good")
@@ -70,21 +70,21 @@ def test_what_is_said_of_zeros_and_of_channels_depends_on_what_was_done() -> Non
     for text in (to_html(mixed), to_markdown(mixed).replace("\\", "")):
         assert "Without whole channels: filter_norm-0.5. Such" in text
         assert "The others hold zeros" in text
-    assert s.describe_costs(reports.empty()) == ""
+    assert summary.describe_costs(reports.empty()) == ""
 
 
 def test_the_file_is_compared_with_that_of_the_given_network() -> None:
     best = without_channels(0.8)
     chosen = Recommendation(checkpoint=best.id, sparsity=0.8, margin=0.01, reason="The only one.")
     report = reports.realistic(checkpoints=(best,), rounds=(), recommendation=chosen)
-    assert s.has_lost_channels(report, best)
-    (fact,) = [fact for fact in s.describe_verdict(report).facts if fact.label == "File"]
+    assert summary.has_lost_channels(report, best)
+    (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "File"]
     size = best.size_bytes["dense"]
-    assert fact.value == q.file_size(size)
-    assert fact.detail == f"{q.percent(size / 1_110_480)} of the given network's 1.11 MB"
+    assert fact.value == wording.file_size(size)
+    assert fact.detail == f"{wording.percent(size / 1_110_480)} of the given network's 1.11 MB"
     (zeros,) = [
         fact
-        for fact in s.describe_verdict(reports.realistic()).facts
+        for fact in summary.describe_verdict(reports.realistic()).facts
         if fact.label == "Sparse file"
     ]
     assert "of the given network's 1.11 MB" in zeros.detail
@@ -149,7 +149,7 @@ def test_a_layer_collapse_is_warned_of_once() -> None:
     report = reports.realistic(
         checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others)
     )
-    assert s.list_warnings(report) == others
+    assert summary.list_warnings(report) == others
     page, comment = both(report)
     assert page.count(gone) == comment.count(gone) == 2, (
         "that of the criterion without a checkpoint stays"
@@ -163,8 +163,8 @@ def test_markdown_explains_batchnorm_as_the_page_does() -> None:
     told = BatchNorm(loss_before=2.66, loss_after=3.01, kept=False)
     first = reports.realistic().checkpoints[0].model_copy(update={"batchnorm": told})
     page, comment = both(reports.realistic(checkpoints=(first,), rounds=()))
-    assert s.BATCHNORM_NOTE in page
-    assert s.BATCHNORM_NOTE in comment
+    assert summary.BATCHNORM_NOTE in page
+    assert summary.BATCHNORM_NOTE in comment
 
 
 def test_one_of_a_thing_is_no_plural() -> None:
@@ -172,4 +172,4 @@ def test_one_of_a_thing_is_no_plural() -> None:
     report = reports.realistic(environment=base.environment.model_copy(update={"threads": 1}))
     for text in both(report):
         assert "1 thread," in text
-    assert escape(q.count_of(2, "thread")) in to_markdown(base)
+    assert escape(wording.count_of(2, "thread")) in to_markdown(base)
