@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pruning import wording
-from pruning.reporting import family
-from pruning.reporting import summary
+from pruning.reporting import family, summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,

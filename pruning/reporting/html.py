@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from pruning import wording
 from pruning.reporting import family, summary
-from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.accuracy_plot import plot_accuracy
+from pruning.reporting.plots import plot_section
 from pruning.reporting.tables import build_table, format_heading, select_shown
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report

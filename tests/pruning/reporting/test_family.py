@@ -12,8 +12,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pruning.reporting import RENDERERS, family, to_html, to_junit, to_markdown
+from pruning.reporting.axes import Plot
 from pruning.reporting.comment import COMMENT_LIMIT
-from pruning.reporting.plots import Plot, plot_section
+from pruning.reporting.plots import plot_section
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport
 from pruning.schemas.report import Curve, Estimate, Failure, Section
 from tests.support import family_world as world

@@ -14,10 +14,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pruning import wording
-from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
-from pruning.reporting import summary
+from pruning.reporting import RENDERERS, summary, to_html, to_junit, to_markdown
+from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.comment import COMMENT_LIMIT, escape
-from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.plots import plot_section
 from pruning.reporting.series_styles import SERIES, choose_style
 from pruning.reporting.tables import ROWS, build_table
 from pruning.schemas.recipe import Method
