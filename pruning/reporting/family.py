@@ -111,7 +111,8 @@ def describe_network(answer: FamilyAnswer) -> str:
     """Return the depth and width of an answer's network, and how far it is pruned."""
     if answer.depth is None or answer.width is None or answer.density is None:
         return "–"
-    return f"depth {answer.depth:g}, width {answer.width:g}, density {wording.short_percent(answer.density)}"
+    density = wording.short_percent(answer.density)
+    return f"depth {answer.depth:g}, width {answer.width:g}, density {density}"
 
 
 def describe_kept(answer: FamilyAnswer) -> str:

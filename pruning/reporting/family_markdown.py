@@ -21,11 +21,11 @@ def render(report: FamilyReport) -> str:
     """Return the comment; members, curves and spec are left out, with a note, where it would grow
     too long.
     """
-    text = _document(report, full=True)
-    return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
+    text = _write_document(report, full=True)
+    return text if len(text) <= COMMENT_LIMIT else _write_document(report, full=False)
 
 
-def _document(report: FamilyReport, full: bool) -> str:
+def _write_document(report: FamilyReport, full: bool) -> str:
     verdict = family.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
@@ -43,12 +43,12 @@ def _document(report: FamilyReport, full: bool) -> str:
     if report.warnings:
         parts += ["### Warnings", format_bullets(report.warnings)]
     if report.answers:
-        parts += ["### Answers", _answers(report)]
+        parts += ["### Answers", _tabulate_answers(report)]
     if full:
         parts.append(
             format_details(
                 f"Members: {family.count_measured(report)} of {len(report.members)} measured",
-                _members(report),
+                _tabulate_members(report),
             )
         )
     for name, section in report.sections.items():
@@ -56,7 +56,9 @@ def _document(report: FamilyReport, full: bool) -> str:
     if report.failures:
         parts += [
             "### Failures",
-            format_bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures),
+            format_bullets(
+                f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures
+            ),
         ]
     parts.append(f"<sub>{escape(f'secateur {report.secateur}; job {report.job_id}')}</sub>")
     if full:
@@ -66,7 +68,7 @@ def _document(report: FamilyReport, full: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _answers(report: FamilyReport) -> str:
+def _tabulate_answers(report: FamilyReport) -> str:
     head = [
         "Tolerated error",
         "Network",
@@ -97,22 +99,22 @@ def _answers(report: FamilyReport) -> str:
     )
 
 
-def _members(report: FamilyReport) -> str:
+def _tabulate_members(report: FamilyReport) -> str:
     head = ["Status", "Depth", "Width", "Images", "Seed", "Unpruned error", "Sparsest", "Job"]
     return format_table(
         head,
         (
             (
-                one.status,
-                f"{one.depth:g}",
-                f"{one.width:g}",
-                wording.short_percent(one.fraction),
-                str(one.seed),
-                family.describe_unpruned(one),
-                family.describe_sparsest(one),
-                escape(one.job or "–"),
+                member.status,
+                f"{member.depth:g}",
+                f"{member.width:g}",
+                wording.short_percent(member.fraction),
+                str(member.seed),
+                family.describe_unpruned(member),
+                family.describe_sparsest(member),
+                escape(member.job or "–"),
             )
-            for one in report.members
+            for member in report.members
         ),
         right=range(1, 7),
     )

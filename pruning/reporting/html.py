@@ -19,12 +19,12 @@ from pruning.schemas.report import Report
 
 TEMPLATES = Path(__file__).parent / "templates"
 DRAWN_ABOVE = {"accuracy": ("error/", "error_before_retraining/")}
-"""Curves of sections that the plots of the checkpoints show already, by how their names begin."""
+"""The prefixes of curves, by section, that the plots of the checkpoints show already."""
 
 
 def render(report: Report) -> str:
     """Return the page."""
-    return _page(
+    return _render_page(
         "report.html.j2",
         report,
         DRAWN_ABOVE,
@@ -40,7 +40,7 @@ def render(report: Report) -> str:
 
 def render_family(report: FamilyReport) -> str:
     """Return the page of a family."""
-    return _page(
+    return _render_page(
         "family.html.j2",
         report,
         {},
@@ -51,24 +51,28 @@ def render_family(report: FamilyReport) -> str:
     )
 
 
-def _page(
+def _render_page(
     template: str,
     report: Report | FamilyReport,
     drawn: Mapping[str, tuple[str, ...]],
     **context: object,
 ) -> str:
-    """The template with its report, and the curves of every section less those `drawn` above."""
+    """Return the template with its report, and the curves of every section less those `drawn`
+    above.
+    """
     plots = {
         name: plot_section(f"section-{i}", section, drawn.get(name, ()))
         for i, (name, section) in enumerate(report.sections.items())
     }
     return (
-        _environment().get_template(template).render(report=report, section_plots=plots, **context)
+        _create_environment()
+        .get_template(template)
+        .render(report=report, section_plots=plots, **context)
     )
 
 
 @cache
-def _environment() -> Environment:
+def _create_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

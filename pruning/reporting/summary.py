@@ -83,7 +83,8 @@ def order_checkpoints(report: Report) -> tuple[Checkpoint, ...]:
 
 def list_labels(report: Report) -> list[str]:
     """Return the criteria of the report by label, each once, in order of appearance."""
-    criteria = [measured.criterion for measured in (*report.checkpoints, *report.rounds)]
+    criteria = [checkpoint.criterion for checkpoint in report.checkpoints]
+    criteria += [between.criterion for between in report.rounds]
     return list(dict.fromkeys(find_label(report, criterion) for criterion in criteria))
 
 
