@@ -192,8 +192,8 @@ class FamilySpec(JobFields):
 
     @property
     def rounds(self) -> int:
-        """The number of rounds to the last density that is not below the floor: floor(ln(floor_density) /
-        ln(keep)).
+        """The number of rounds to the last density that is not below the floor:
+        floor(ln(floor_density) / ln(keep)).
         """
         return math.floor(math.log(self.floor_density) / math.log(self.keep) + 1e-9)
 

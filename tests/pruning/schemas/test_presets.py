@@ -280,9 +280,9 @@ def test_the_given_job_is_not_changed() -> None:
         ({"preset": 7}, "/preset", "unknown preset 7"),
         ({"epochs_scale": 0}, "/epochs_scale", "above 0 and at most 1"),
         ({"epochs_scale": 1.1}, "/epochs_scale", "above 0 and at most 1"),
-        ({"epochs_scale": "0.5"}, "/epochs_scale", "'0.5' is no number"),
-        ({"epochs_scale": True}, "/epochs_scale", "True is no number"),
-        ({"epochs_scale": float("nan")}, "/epochs_scale", "nan is no number"),
+        ({"epochs_scale": "0.5"}, "/epochs_scale", "'0.5' is not a number"),
+        ({"epochs_scale": True}, "/epochs_scale", "True is not a number"),
+        ({"epochs_scale": float("nan")}, "/epochs_scale", "nan is not a number"),
         (
             {"preset": None, "model": MODEL, "targets": {"sparsity": [0.5]}, "epochs_scale": 0.5},
             "/epochs_scale",
