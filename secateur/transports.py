@@ -153,7 +153,7 @@ def _describe_break(url: str, error: Exception) -> Broken:
 
 def _hash_file(file: Path) -> str:
     with file.open("rb") as content:
-        return hashlib.file_hash_file(content, "sha256").hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def timeout_of(seconds: float) -> httpx2.Timeout:

@@ -11,8 +11,8 @@ import typer
 
 
 def read_spec(source: str | None) -> dict[str, Any]:
-    """Return the spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a JSON
-    object.
+    """Return the spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a
+    JSON object.
     """
     if source is None:
         return {}

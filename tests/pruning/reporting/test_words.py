@@ -31,9 +31,9 @@ def both(report: Report) -> tuple[str, str]:
 
 def without_channels(sparsity: float, **changes: object) -> Checkpoint:
     """A checkpoint whose files are those of a smaller network."""
-    found = reports.checkpoint(Method(name="filter_norm"), sparsity, 0.08, 0.2, **changes)
-    small = 4 * found.parameters + 20_000
-    return found.model_copy(update={"size_bytes": {"sparse": small, "dense": small}})
+    checkpoint = reports.checkpoint(Method(name="filter_norm"), sparsity, 0.08, 0.2, **changes)
+    small = 4 * checkpoint.parameters + 20_000
+    return checkpoint.model_copy(update={"size_bytes": {"sparse": small, "dense": small}})
 
 
 @pytest.mark.parametrize(("low", "tone"), [(0.014, "open"), (0.01, "good"), (-0.004, "good")])
@@ -113,7 +113,9 @@ def test_differences_of_errors_are_percentage_points_everywhere() -> None:
     assert plot.y_label == "test error above the dense control's (pp)"
     assert ">−1</text>" in plot.svg, "in hundredths, with the true minus"
     assert "−1.2 pp" in to_markdown(reports.realistic(sections={"accuracy": section}))
-    assert {one.y_label for one in plot_accuracy(report)} == {"test accuracy (%)"}
+    assert {accuracy_plot.y_label for accuracy_plot in plot_accuracy(report)} == {
+        "test accuracy (%)"
+    }
     (errors,) = plot_section("s", report.sections["robustness"])
     assert errors.y_label == "test error (%)"
 
@@ -132,8 +134,8 @@ def test_one_large_criterion_does_not_flatten_the_others() -> None:
         curves["random"] = curves["a"].model_copy(
             update={"y": tuple(Estimate(value=v) for v in (0.4, 90.0, 1000.0))}
         )
-        (found,) = plot_section("s", Section(title="t", version=1, curves=curves))
-        return found.y_label, found.svg
+        (section_plot,) = plot_section("s", Section(title="t", version=1, curves=curves))
+        return section_plot.y_label, section_plot.svg
 
     label, svg = plot(-0.02, 0.05, 0.4)
     assert label == "loss change (nats), symlog axis, linear within ±0.01"
@@ -144,10 +146,10 @@ def test_one_large_criterion_does_not_flatten_the_others() -> None:
 
 def test_a_layer_collapse_is_warned_of_once() -> None:
     gone = "layer collapse: nothing remains of fc.weight"
-    one = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
+    collapsed = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
     others = ("snip, round 2: something else", "magnitude, round 3: " + gone)
     report = reports.realistic(
-        checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others)
+        checkpoints=(collapsed,), rounds=(), warnings=(f"snip, round 3: {gone}", *others)
     )
     assert summary.list_warnings(report) == others
     page, comment = both(report)
@@ -155,13 +157,13 @@ def test_a_layer_collapse_is_warned_of_once() -> None:
         "that of the criterion without a checkpoint stays"
     )
     assert "Warnings" not in to_html(
-        reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}",))
+        reports.realistic(checkpoints=(collapsed,), rounds=(), warnings=(f"snip, round 3: {gone}",))
     )
 
 
 def test_markdown_explains_batchnorm_as_the_page_does() -> None:
-    told = BatchNorm(loss_before=2.66, loss_after=3.01, kept=False)
-    first = reports.realistic().checkpoints[0].model_copy(update={"batchnorm": told})
+    batchnorm = BatchNorm(loss_before=2.66, loss_after=3.01, kept=False)
+    first = reports.realistic().checkpoints[0].model_copy(update={"batchnorm": batchnorm})
     page, comment = both(reports.realistic(checkpoints=(first,), rounds=()))
     assert summary.BATCHNORM_NOTE in page
     assert summary.BATCHNORM_NOTE in comment
