@@ -12,9 +12,9 @@ from pruning.schemas.recipe import Method
 from pruning.schemas.report import Estimate
 
 LOG_AXIS = "(log axis)"
-"""How the label of a logarithmic axis ends."""
+"""The ending of the label of a logarithmic axis."""
 LOG_SPARSITY = f"sparsity {LOG_AXIS}"
-"""The label of an axis on which small sparsities are told apart."""
+"""The label of an axis on which small sparsities are distinguished."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCES = frozenset({"above", "delta", "difference", "excess", "increase"})
@@ -86,9 +86,11 @@ def percent_with_interval(estimate: Estimate, digits: int = 1) -> str:
     >>> percent_with_interval(Estimate(value=0.25, low=0.2, high=0.31))
     '25.0 % [20.0, 31.0]'
     """
-    return percent(estimate.value, digits) + _interval(
-        estimate, lambda v: signed(f"{100 * v:.{digits}f}")
-    )
+
+    def form(fraction: float) -> str:
+        return signed(f"{100 * fraction:.{digits}f}")
+
+    return percent(estimate.value, digits) + _format_interval(estimate, form)
 
 
 def points_with_interval(estimate: Estimate, digits: int = 1) -> str:
@@ -102,7 +104,7 @@ def points_with_interval(estimate: Estimate, digits: int = 1) -> str:
         text = f"{100 * value:+.{digits}f}"
         return text[1:] if not text.strip("+-0.") else signed(text)
 
-    return plus(estimate.value) + " pp" + _interval(estimate, plus)
+    return plus(estimate.value) + " pp" + _format_interval(estimate, plus)
 
 
 def percentage_points(fraction: float, digits: int = 2) -> str:
@@ -123,7 +125,7 @@ def file_size(size_bytes: float) -> str:
     """
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= 0.9995 * scale:
-            return f"{_three(size_bytes / scale)} {unit}"
+            return f"{_round_to_digits(size_bytes / scale)} {unit}"
     return f"{size_bytes:.0f} B"
 
 
@@ -135,12 +137,12 @@ def operations(flops: float) -> str:
     """
     for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if flops >= 0.9995 * scale:
-            return f"{_three(flops / scale)} {unit}FLOP"
+            return f"{_round_to_digits(flops / scale)} {unit}FLOP"
     return f"{flops:.0f} FLOP"
 
 
 def count(number: int) -> str:
-    """Return a count with its thousands apart.
+    """Return a count with its thousands separated.
 
     >>> count(272474)
     '272,474'
@@ -164,7 +166,7 @@ def duration(seconds: float) -> str:
     ('2.50 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:
-        return f"{_three(seconds)} s"
+        return f"{_round_to_digits(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
@@ -176,16 +178,16 @@ def milliseconds(value: float) -> str:
     >>> milliseconds(1.9234)
     '1.92 ms'
     """
-    return f"{_three(value)} ms"
+    return f"{_round_to_digits(value)} ms"
 
 
 def factor(value: float, digits: int = 3) -> str:
-    """Return a factor to so many significant digits.
+    """Return a factor to a number of significant digits.
 
     >>> factor(10.0), factor(1.996), factor(0.00881, 2)
     ('10×', '2×', '0.0088×')
     """
-    text = signed(_significant(value, digits))
+    text = signed(_round_to_digits(value, digits))
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "×"
 
 
@@ -209,23 +211,33 @@ def nats(estimate: Estimate, plus: bool = False) -> str:
     >>> nats(Estimate(value=3.2e-7)), nats(Estimate(value=-2.5e8))
     ('3.20 × 10⁻⁷', '−2.50 × 10⁸')
     """
-    value, low, high = estimate.value, estimate.low, estimate.high
-    half = (high - low) / 2 if low is not None and high is not None else 0.0
-    largest = max(abs(v) for v in (value, low, high) if v is not None)
+    largest = max(map(abs, _list_values(estimate)))
     if largest >= 1e5 or 0 < largest < 1e-4:
-        return _power(value) + _interval(estimate, _power)
-    scale = half / 3 if half else abs(value) * 1.0005 / 100
-    digits = min(6, max(0, -math.floor(math.log10(scale)))) if scale else 0
+        return _format_power(estimate.value) + _format_interval(estimate, _format_power)
+    digits = _count_decimals(estimate)
 
-    def form(number: float) -> str:
-        text = f"{number:{'+' if plus else ''}.{digits}f}"
-        return signed(text.lstrip("+") if not text.strip("+-0.") else text)
+    def form(loss: float) -> str:
+        text = f"{loss:{'+' if plus else ''}.{digits}f}"
+        is_zero = not text.strip("+-0.")
+        return signed(text.lstrip("+") if is_zero else text)
 
-    return form(value) + _interval(estimate, form)
+    return form(estimate.value) + _format_interval(estimate, form)
 
 
-def _power(value: float) -> str:
-    """A number as a power of ten."""
+def _count_decimals(estimate: Estimate) -> int:
+    """Return the decimals of a loss that a third of its interval's half-width resolves, those of
+    three significant digits without one.
+    """
+    low, high = estimate.low, estimate.high
+    half_width = (high - low) / 2 if low is not None and high is not None else 0.0
+    resolution = half_width / 3 if half_width else abs(estimate.value) * 1.0005 / 100
+    if not resolution:
+        return 0
+    return min(6, max(0, -math.floor(math.log10(resolution))))
+
+
+def _format_power(value: float) -> str:
+    """Return a number as a power of ten."""
     if value == 0:
         return "0"
     digits, exponent = f"{value:.2e}".split("e")
@@ -233,10 +245,10 @@ def _power(value: float) -> str:
 
 
 def by_name(name: str, estimate: Estimate, digits: int = 1) -> str:
-    """Return an estimate in the unit its name tells: percent, points for differences, `_ms`, `_s`
-    and `_bytes` as such.
+    """Return an estimate in the unit that its name implies: percent, percentage points for
+    differences, `_ms`, `_s` and `_bytes` as such.
 
-    Nats go without their name, which the name holds.
+    Nats are written without their unit, which stands in the name.
 
     >>> (
     ...     by_name("delta_excess_error", Estimate(value=0.02)),
@@ -244,32 +256,37 @@ def by_name(name: str, estimate: Estimate, digits: int = 1) -> str:
     ... )
     ('+2.0 pp', '0.50')
     """
-    words = _words(name)
+    words = _split_words(name)
     if "nats" in words:
         return nats(estimate, plus=bool(words & CHANGES))
-    fraction = unit_of(name)
-    if fraction and _all_within_one(estimate):
-        return (
-            points_with_interval(estimate, digits)
-            if fraction == "pp"
-            else percent_with_interval(estimate, digits)
-        )
+    unit = unit_of(name)
+    if unit and max(map(abs, _list_values(estimate))) <= 1:
+        if unit == "pp":
+            return points_with_interval(estimate, digits)
+        return percent_with_interval(estimate, digits)
     if "factor" in words and estimate.low is None:
         return factor(estimate.value, 2)
-    if words & CORRELATIONS:
-        return signed(f"{estimate.value:.2f}") + _interval(estimate, lambda v: signed(f"{v:.2f}"))
-    for suffix, form in (("_ms", milliseconds), ("_bytes", file_size), ("_s", duration)):
-        if (
-            name.endswith(suffix)
-            and min(estimate.value, estimate.value if estimate.low is None else estimate.low) >= 0
-        ):
-            return form(estimate.value) + _interval(estimate, form)
-    return number(estimate.value) + _interval(estimate, number)
+    form = _format_correlation if words & CORRELATIONS else _choose_form(name, estimate)
+    return form(estimate.value) + _format_interval(estimate, form)
+
+
+def _choose_form(name: str, estimate: Estimate) -> Callable[[float], str]:
+    """Return how the values of a quantity that is no fraction are written, by how its name ends."""
+    lowest = estimate.value if estimate.low is None else min(estimate.value, estimate.low)
+    if lowest >= 0:
+        for suffix, form in (("_ms", milliseconds), ("_bytes", file_size), ("_s", duration)):
+            if name.endswith(suffix):
+                return form
+    return number
+
+
+def _format_correlation(value: float) -> str:
+    return signed(f"{value:.2f}")
 
 
 def unit_of(name: str) -> str:
-    """Return what a fraction of this name is shown in, `%` or, a difference, `percentage_points`;
-    nothing for what is no fraction.
+    """Return the unit of a fraction of this name, `%` or for a difference `pp`, percentage points;
+    the empty text for what is not a fraction.
 
     >>> (
     ...     unit_of("test error"),
@@ -279,7 +296,7 @@ def unit_of(name: str) -> str:
     ... )
     ('%', 'pp', '', '%')
     """
-    words = _words(name)
+    words = _split_words(name)
     if {"prune", "ratio"} <= words:
         return "%"
     if "nats" in words or not words & FRACTIONS or words & NOT_FRACTIONS:
@@ -295,33 +312,31 @@ def method_call(value: Method) -> str:
     """
     if not value.params:
         return value.name
-    return (
-        f"{value.name} ({', '.join(f'{key}={value.params[key]}' for key in sorted(value.params))})"
-    )
+    parameters = ", ".join(f"{key}={value.params[key]}" for key in sorted(value.params))
+    return f"{value.name} ({parameters})"
 
 
-def _words(name: str) -> frozenset[str]:
+def _split_words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9]+", name.lower()))
 
 
-def _interval(estimate: Estimate, form: Callable[[float], str]) -> str:
+def _format_interval(estimate: Estimate, form: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
         return ""
     return f" [{form(estimate.low)}, {form(estimate.high)}]"
 
 
-def _all_within_one(estimate: Estimate) -> bool:
-    return all(abs(v) <= 1 for v in (estimate.value, estimate.low, estimate.high) if v is not None)
+def _list_values(estimate: Estimate) -> list[float]:
+    """Return the value and the ends of the interval, as far as they are known."""
+    values = (estimate.value, estimate.low, estimate.high)
+    return [value for value in values if value is not None]
 
 
-def _three(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return _significant(value, 3)
-
-
-def _significant(value: float, digits: int) -> str:
-    """So many significant digits, without an exponent."""
+def _round_to_digits(value: float, digits: int = 3) -> str:
+    """Return a number to a number of significant digits, without an exponent."""
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value) * (1 + 0.5 * 10.0**-digits))))
+    # rounding may carry into the next power of ten, as 9.996 does to 10.0
+    carried = abs(value) * (1 + 0.5 * 10.0**-digits)
+    decimals = max(0, digits - 1 - math.floor(math.log10(carried)))
     return f"{value:.{min(decimals, 6)}f}"

@@ -36,12 +36,12 @@ class Client(Service["Client"]):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(self)
-        self.url = _address(url)
+        self.url = _choose_address(url)
         self.policy = policy or Policy()
         self._sleep = sleep
         self._http = httpx2.Client(
             base_url=self.url,
-            headers=_headers(api_key),
+            headers=_build_headers(api_key),
             timeout=timeout_of(timeout_s),
             follow_redirects=True,
             transport=transport,
@@ -102,12 +102,12 @@ class AsyncClient(Service["AsyncClient"]):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         super().__init__(self)
-        self.url = _address(url)
+        self.url = _choose_address(url)
         self.policy = policy or Policy()
         self._sleep = sleep
         self._http = httpx2.AsyncClient(
             base_url=self.url,
-            headers=_headers(api_key),
+            headers=_build_headers(api_key),
             timeout=timeout_of(timeout_s),
             follow_redirects=True,
             transport=transport,
@@ -160,16 +160,16 @@ class AsyncClient(Service["AsyncClient"]):
                 await channel.close()
 
 
-def _address(url: str | None) -> str:
+def _choose_address(url: str | None) -> str:
     address = (url or os.environ.get("SECATEUR_URL") or DEFAULT_URL).rstrip("/")
     try:
         httpx2.URL(address)
     except httpx2.InvalidURL as error:
-        raise ConnectionFailed(f"{address} is no address: {error}") from None
+        raise ConnectionFailed(f"{address} is not an address: {error}") from None
     return address
 
 
-def _headers(api_key: str | None) -> dict[str, str]:
+def _build_headers(api_key: str | None) -> dict[str, str]:
     key = (os.environ.get("SECATEUR_API_KEY", "") if api_key is None else api_key).strip()
     headers = {"User-Agent": f"secateur/{VERSION}"}
     return headers | {"Authorization": f"Bearer {key}"} if key else headers

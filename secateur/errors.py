@@ -1,8 +1,9 @@
-"""What can go wrong between a client and the service, as one tree."""
+"""The failures that a client of the service can meet, as one tree of exceptions."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,15 +29,15 @@ class ChecksumMismatch(SecateurError):  # noqa: N818
 
 
 class InvalidIdentifier(SecateurError, ValueError):  # noqa: N818
-    """What was given as an id cannot be one."""
+    """The text passed as an id cannot be one."""
 
 
 class JobFailed(SecateurError):  # noqa: N818
     """The job that was waited for ended as failed; `job.error` says why."""
 
     def __init__(self, job: Job) -> None:
-        why = f": {job.error.code}: {job.error.message}" if job.error else ""
-        super().__init__(f"job {job.id} failed{why}")
+        cause = f": {job.error.code}: {job.error.message}" if job.error else ""
+        super().__init__(f"job {job.id} failed{cause}")
         self.job = job
 
 
@@ -49,7 +50,7 @@ class JobCancelled(SecateurError):  # noqa: N818
 
 
 class WaitTimeout(SecateurError):  # noqa: N818
-    """The job was not terminal within the time given; it goes on."""
+    """The job did not end within the time allowed; it goes on."""
 
     def __init__(self, job_id: str, timeout_s: float) -> None:
         super().__init__(f"job {job_id} was not finished within {timeout_s:g} s; it goes on")
@@ -59,7 +60,7 @@ class WaitTimeout(SecateurError):  # noqa: N818
 
 @dataclass(frozen=True)
 class FieldError:
-    """One complaint about one place (a JSON pointer) of a request."""
+    """A complaint about a place (a JSON pointer) of a request."""
 
     pointer: str
     code: str
@@ -87,52 +88,51 @@ class ApiError(SecateurError):
         self.errors = errors
         self.request_id = request_id
         self.retry_after_s = retry_after_s
-        super().__init__(self._message())
+        super().__init__(self._format_message())
 
-    def _message(self) -> str:
+    def _format_message(self) -> str:
         lines = [f"{self.status} {self.code}: {self.detail or self.title}"]
-        lines += [f"  {each.pointer or '/'}: {each.message}" for each in self.errors]
+        lines += [f"  {error.pointer or '/'}: {error.message}" for error in self.errors]
         if self.request_id:
             lines.append(f"  request {self.request_id}")
         return "\n".join(lines)
 
     @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], content: bytes) -> ApiError:
-        """The error that an answer of 400 or above carries; `AuthError` for 401 and 403."""
-        problem = _object(content)
+    def from_answer(cls, status: int, headers: Mapping[str, str], content: bytes) -> ApiError:
+        """Return the error that an answer of 400 or above carries; `AuthError` for 401 and 403."""
+        problem = _parse_object(content)
         kind = AuthError if status in (401, 403) else cls
         listed = problem.get("errors")
+        errors = listed if isinstance(listed, list) else []
         return kind(
             status,
             code=str(problem.get("code") or f"http_{status}"),
             title=str(problem.get("title") or f"HTTP {status}"),
             detail=str(problem.get("detail") or ""),
-            errors=tuple(_field_error(each) for each in listed if isinstance(each, dict))
-            if isinstance(listed, list)
-            else (),
+            errors=tuple(_read_field_error(error) for error in errors if isinstance(error, dict)),
             request_id=str(problem.get("request_id") or headers.get("x-request-id") or "") or None,
             retry_after_s=retry_after(headers.get("retry-after")),
         )
 
     def document(self) -> dict[str, Any]:
-        """The problem as JSON-ready fields."""
+        """Return the problem as JSON-ready fields."""
         return {
             "status": self.status,
             "code": self.code,
             "title": self.title,
             "detail": self.detail,
-            "errors": [vars(each) for each in self.errors],
+            "errors": [vars(error) for error in self.errors],
             "request_id": self.request_id,
         }
 
 
 class AuthError(ApiError):
-    """The API key is missing, wrong (401) or not allowed to do this (403)."""
+    """The API key is missing or wrong (401), or not allowed to do this (403)."""
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a `Retry-After` header, given as seconds or as a date; `None` without a
-    usable one.
+    """Return the seconds to wait by a `Retry-After` header, which names seconds or a date; `None`
+    without a usable header.
     """
     if value is None:
         return None
@@ -144,10 +144,10 @@ def retry_after(value: str | None) -> float | None:
         except ValueError:
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(seconds, 0.0) if seconds == seconds else None
+    return None if math.isnan(seconds) else max(seconds, 0.0)
 
 
-def _object(content: bytes) -> dict[str, Any]:
+def _parse_object(content: bytes) -> dict[str, Any]:
     try:
         document = json.loads(content)
     except ValueError:
@@ -155,5 +155,9 @@ def _object(content: bytes) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _field_error(each: dict[str, Any]) -> FieldError:
-    return FieldError(*(str(each.get(name) or "") for name in ("pointer", "code", "message")))
+def _read_field_error(error: dict[str, Any]) -> FieldError:
+    return FieldError(
+        pointer=str(error.get("pointer") or ""),
+        code=str(error.get("code") or ""),
+        message=str(error.get("message") or ""),
+    )

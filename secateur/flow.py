@@ -52,37 +52,37 @@ class Reply:
     content: bytes = b""
 
     def json(self) -> Any:
-        """The body as JSON; raises `ApiError` when it is something else."""
+        """Return the body as JSON; raises `ApiError` when it is something else."""
         try:
             return json.loads(self.content)
         except ValueError:
-            raise _unreadable("not JSON") from None
+            raise _unreadable_answer("not JSON") from None
 
     def parse(self, answer: type[A]) -> A:
-        """The body as one of the documents of `wire`."""
+        """Return the body as one of the documents of `wire`."""
         return decode(answer, self.json())
 
 
 def decode(answer: type[A], document: Any) -> A:
-    """One document of `wire` from JSON; raises `ApiError` when it is something else."""
+    """Return a document of `wire` from JSON; raises `ApiError` when it is something else."""
     try:
         return answer.model_validate(document)
     except ValidationError as error:
-        raise _unreadable(f"not a {answer.__name__}: {error}") from None
+        raise _unreadable_answer(f"not a {answer.__name__}: {error}") from None
 
 
-def _unreadable(why: str) -> ApiError:
+def _unreadable_answer(problem: str) -> ApiError:
     return ApiError(
         200,
         code="unreadable_answer",
         title="Unreadable answer",
-        detail=f"the answer is {why}; is this the address of a secateur service?",
+        detail=f"the answer is {problem}; is this the address of a secateur service?",
     )
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How patiently a client retries: delays of `base_s` doubling up to `cap_s`, with jitter."""
+    """The retries of a client: delays of `base_s` doubling up to `cap_s`, with jitter."""
 
     retries: int = 4
     base_s: float = 0.5
@@ -90,13 +90,13 @@ class Policy:
     longest_retry_after_s: float = 60.0
 
     def delay_s(self, attempt: int) -> float:
-        """The pause after failed attempt number `attempt`, counted from 0."""
+        """Return the pause after failed attempt number `attempt`, counted from 0."""
         return min(self.cap_s, self.base_s * 2.0 ** min(attempt, 30)) * random.uniform(0.5, 1.0)
 
 
 class Broken(Exception):  # noqa: N818 (a signal from client to flow)
     """A request got no whole answer; `sent` is false where it never left, `lasting` where trying
-    again is vain.
+    again cannot help.
     """
 
     def __init__(self, message: str, *, sent: bool = True, lasting: bool = False) -> None:
@@ -121,31 +121,31 @@ class Open:
 
 @dataclass(frozen=True)
 class Read:
-    """Outcome: the next bytes of the opened answer, `None` at its end."""
+    """Read on; outcome: the next bytes of the opened answer, `None` at its end."""
 
 
 @dataclass(frozen=True)
 class Sleep:
-    """Wait."""
+    """Wait for some seconds; outcome: nothing."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Digest:
-    """Outcome: the SHA-256 of a file, in hex."""
+    """Hash a file; outcome: its SHA-256, in hex."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class AskPolicy:
-    """Outcome: the client's `Policy`."""
+    """Ask how to retry; outcome: the client's `Policy`."""
 
 
 @dataclass(frozen=True)
 class Emit(Generic[T]):
-    """Hand one item to the caller who iterates."""
+    """Hand an item to the caller who iterates."""
 
     item: T
 
@@ -173,7 +173,7 @@ def advance(flow: Stream[Any] | Flow[Any], outcome: Any) -> Any:
 
 
 def route(*segments: str) -> str:
-    """An absolute path; raises `InvalidIdentifier` for a segment that would leave its place."""
+    """Return an absolute path; raises `InvalidIdentifier` for a segment such as `..`."""
     for segment in segments:
         if segment in ("", ".", ".."):
             raise InvalidIdentifier(f"not an identifier: {segment!r}")
@@ -181,7 +181,7 @@ def route(*segments: str) -> str:
 
 
 def retrying(request: Request, attempt: Callable[[], Flow[T]]) -> Flow[T]:
-    """The result of `attempt`, repeated as the client's policy and the request allow."""
+    """Return the result of `attempt`, repeated as the client's policy and the request allow."""
     policy: Policy = yield AskPolicy()
     for number in count():
         last = number >= policy.retries or request.retry == "never"
@@ -202,21 +202,21 @@ def retrying(request: Request, attempt: Callable[[], Flow[T]]) -> Flow[T]:
 
 
 def exchange(request: Request) -> Flow[Reply]:
-    """One attempt; raises `ApiError` for a refusal and `Broken` for a broken connection."""
+    """Send a request once; raises `ApiError` for a refusal and `Broken` for a broken connection."""
     reply: Reply = yield Send(request)
     if reply.status >= 400:
-        raise ApiError.of(reply.status, reply.headers, reply.content)
+        raise ApiError.from_answer(reply.status, reply.headers, reply.content)
     return reply
 
 
 def opened(request: Request) -> Flow[Reply]:
-    """Like `exchange`, with the body left to be read."""
+    """Send a request once, like `exchange`, and leave the body to be read."""
     reply: Reply = yield Open(request)
     if reply.status >= 400:
-        raise ApiError.of(reply.status, reply.headers, reply.content)
+        raise ApiError.from_answer(reply.status, reply.headers, reply.content)
     return reply
 
 
 def call(request: Request) -> Flow[Reply]:
-    """The answer to a request, retried."""
+    """Return the answer to a request, retried as the policy allows."""
     return (yield from retrying(request, lambda: exchange(request)))

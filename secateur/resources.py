@@ -41,7 +41,7 @@ class Operation(Generic[P, T]):
         self, instance: Resource[AsyncClient], owner: type
     ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, instance: Resource[Any] | None, owner: type) -> Any:
-        return self.flow if instance is None else _bound(instance._client.run, self.flow)
+        return self.flow if instance is None else _bind(instance._client.run, self.flow)
 
 
 class Listing(Generic[P, T]):
@@ -61,10 +61,10 @@ class Listing(Generic[P, T]):
         self, instance: Resource[AsyncClient], owner: type
     ) -> Callable[P, AsyncIterator[T]]: ...
     def __get__(self, instance: Resource[Any] | None, owner: type) -> Any:
-        return self.stream if instance is None else _bound(instance._client.iterate, self.stream)
+        return self.stream if instance is None else _bind(instance._client.iterate, self.stream)
 
 
-def _bound(perform: Callable[[Any], Any], flow: Callable[P, Any]) -> Callable[P, Any]:
+def _bind(perform: Callable[[Any], Any], flow: Callable[P, Any]) -> Callable[P, Any]:
     @functools.wraps(flow)
     def method(*args: P.args, **kwargs: P.kwargs) -> Any:
         return perform(flow(*args, **kwargs))
@@ -73,7 +73,7 @@ def _bound(perform: Callable[[Any], Any], flow: Callable[P, Any]) -> Callable[P,
 
 
 class Service(Resource[C]):
-    """What concerns the service as a whole."""
+    """The operations on the service as a whole."""
 
     health = Operation(service.health)
     ready = Operation(service.ready)
@@ -100,7 +100,7 @@ class Datasets(Resource[C]):
 
 
 class Jobs(Resource[C]):
-    """Pruning jobs and what they leave."""
+    """Pruning jobs, their events, results and files."""
 
     submit = Operation(jobs.submit)
     validate = Operation(jobs.validate)

@@ -1,4 +1,4 @@
-"""How the commands of a flow are performed, with blocking calls and with awaited ones."""
+"""Channels that perform the commands of a flow, with blocking calls and with awaited ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Channel:
     """Performs commands with blocking calls; holds the one answer that is being streamed."""
 
     def __init__(self, http: httpx2.Client, policy: Policy, sleep: Callable[[float], None]) -> None:
-        self._http, self._policy, self._sleep = http, policy, sleep
+        self._http = http
+        self._policy = policy
+        self._sleep = sleep
         self._response: httpx2.Response | None = None
         self._chunks: Iterator[bytes] = iter(())
 
@@ -32,32 +34,34 @@ class Channel:
             self._response = None
 
     def perform(self, command: object) -> Any:
-        """The outcome of a command; a broken connection is returned as `Broken`."""
+        """Return the outcome of a command; a broken connection is returned as `Broken`."""
         http = self._http
         try:
             match command:
                 case Send(request):
                     with ExitStack() as files:
-                        return _reply(http.send(_build(http, request, files)))
+                        return _read_reply(http.send(_build_request(http, request, files)))
                 case Open(request):
                     self.close()
                     with ExitStack() as files:
-                        self._response = http.send(_build(http, request, files), stream=True)
+                        self._response = http.send(
+                            _build_request(http, request, files), stream=True
+                        )
                     self._chunks = self._response.iter_bytes()
                     if self._response.status_code >= 400:
                         self._response.read()
-                        return _reply(self._response)
+                        return _read_reply(self._response)
                     return Reply(self._response.status_code, self._response.headers)
                 case Read():
                     return next(self._chunks, None)
                 case Sleep(seconds):
                     return self._sleep(seconds)
                 case Digest(file):
-                    return _digest(file)
+                    return _hash_file(file)
                 case AskPolicy():
                     return self._policy
         except httpx2.RequestError as error:
-            return _broken(str(self._http.base_url).rstrip("/"), error)
+            return _describe_break(str(self._http.base_url).rstrip("/"), error)
         raise AssertionError(f"not a command: {command!r}")
 
 
@@ -67,7 +71,9 @@ class AsyncChannel:
     def __init__(
         self, http: httpx2.AsyncClient, policy: Policy, sleep: Callable[[float], Awaitable[None]]
     ) -> None:
-        self._http, self._policy, self._sleep = http, policy, sleep
+        self._http = http
+        self._policy = policy
+        self._sleep = sleep
         self._response: httpx2.Response | None = None
         self._chunks: AsyncIterator[bytes] | None = None
 
@@ -78,21 +84,23 @@ class AsyncChannel:
             self._response = None
 
     async def perform(self, command: object) -> Any:
-        """The outcome of a command; a broken connection is returned as `Broken`."""
+        """Return the outcome of a command; a broken connection is returned as `Broken`."""
         http = self._http
         try:
             match command:
                 case Send(request):
                     with ExitStack() as files:
-                        return _reply(await http.send(_build(http, request, files)))
+                        return _read_reply(await http.send(_build_request(http, request, files)))
                 case Open(request):
                     await self.close()
                     with ExitStack() as files:
-                        self._response = await http.send(_build(http, request, files), stream=True)
+                        self._response = await http.send(
+                            _build_request(http, request, files), stream=True
+                        )
                     self._chunks = self._response.aiter_bytes()
                     if self._response.status_code >= 400:
                         await self._response.aread()
-                        return _reply(self._response)
+                        return _read_reply(self._response)
                     return Reply(self._response.status_code, self._response.headers)
                 case Read():
                     assert self._chunks is not None
@@ -100,15 +108,15 @@ class AsyncChannel:
                 case Sleep(seconds):
                     return await self._sleep(seconds)
                 case Digest(file):
-                    return await asyncio.to_thread(_digest, file)
+                    return await asyncio.to_thread(_hash_file, file)
                 case AskPolicy():
                     return self._policy
         except httpx2.RequestError as error:
-            return _broken(str(self._http.base_url).rstrip("/"), error)
+            return _describe_break(str(self._http.base_url).rstrip("/"), error)
         raise AssertionError(f"not a command: {command!r}")
 
 
-def _build(
+def _build_request(
     http: httpx2.Client | httpx2.AsyncClient, request: Request, files: ExitStack
 ) -> httpx2.Request:
     content: dict[str, Any] = {}
@@ -131,11 +139,11 @@ def _build(
     )
 
 
-def _reply(response: httpx2.Response) -> Reply:
+def _read_reply(response: httpx2.Response) -> Reply:
     return Reply(response.status_code, response.headers, response.content)
 
 
-def _broken(url: str, error: Exception) -> Broken:
+def _describe_break(url: str, error: Exception) -> Broken:
     return Broken(
         f"no answer from {url}: {error or type(error).__name__}",
         sent=not isinstance(error, _NEVER_SENT),
@@ -143,11 +151,11 @@ def _broken(url: str, error: Exception) -> Broken:
     )
 
 
-def _digest(file: Path) -> str:
+def _hash_file(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def timeout_of(seconds: float) -> httpx2.Timeout:
-    """The limit on each read and write; connecting is given 10 s at most."""
+    """Return the limit on each read and write; connecting may take at most 10 s."""
     return httpx2.Timeout(seconds, connect=min(seconds, 10.0))

@@ -1,4 +1,4 @@
-"""What the service answers, as frozen objects; fields a newer service adds are kept."""
+"""The answers of the service as frozen objects; fields that a newer service adds are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.job import TERMINAL
 from pruning.schemas.report import Report
 
@@ -17,12 +16,12 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
     def document(self) -> dict[str, Any]:
-        """The fields as they came, JSON-ready."""
+        """Return the fields as they came, JSON-ready."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class MemberCount(Answer):
-    """How far the members of a family are."""
+    """The numbers of a family's members that have ended, that are paused, and of all."""
 
     ended: int
     paused: int = 0
@@ -30,17 +29,17 @@ class MemberCount(Answer):
 
 
 class Progress(Answer):
-    """How far a job is: steps done of steps in total, and the seconds it should still take."""
+    """The progress of a job: steps done of steps in total, and the seconds it should still take."""
 
     done: float = 0
     total: float | None = None
     eta_s: float | None = None
     members: MemberCount | None = None
-    """Of a family."""
+    """The members of a family; `None` for other jobs."""
 
 
 class FamilyMember(Answer):
-    """Which member of its family a job is."""
+    """The place of a job in its family."""
 
     role: str
     """`member`, or `answer` for a network that the family's law chose."""
@@ -50,13 +49,13 @@ class FamilyMember(Answer):
     seed: int
     rounds: int
     density: float
-    """Where its pruning ends."""
+    """The density at which its pruning ends."""
     max_error: float | None = None
-    """Of an answer: the error that is tolerated."""
+    """The error that is tolerated, for an answer."""
 
 
 class JobError(Answer):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     code: str
     message: str = ""
@@ -87,7 +86,7 @@ class Job(Answer):
 
 
 class Event(Answer):
-    """One row of a job's history."""
+    """A row of a job's history."""
 
     seq: int
     type: str
@@ -124,7 +123,7 @@ class Dataset(Answer):
     task: str | None = None
     """`classification`, or `segmentation` where the labels are masks."""
     notes: list[str] = []
-    """What there is to know of how it was read."""
+    """Remarks on how the dataset was read."""
     created_at: str | None = None
 
 
@@ -138,11 +137,11 @@ class Measured(Answer):
 
 
 class CheckpointResult(Answer):
-    """One pruned network of a job: what it loses, how large it is, where its files are."""
+    """A pruned network of a job: its error, its size and its files."""
 
     id: str
     job: str | None = None
-    """The job whose checkpoint it is: of a family, one of its members."""
+    """The job whose checkpoint it is: for a family, that of a member."""
     criterion: Any = None
     requested_sparsity: float | None = None
     sparsity: float | None = None
@@ -155,8 +154,8 @@ class CheckpointResult(Answer):
 
 
 class Results(Answer):
-    """What a finished job found; `report` is the document as sent, `parsed_report()` the same with
-    types.
+    """The results of a finished job; `report` is the document as sent, `parsed_report()` the same
+    with types.
     """
 
     job: Job
@@ -166,16 +165,10 @@ class Results(Answer):
     gates: tuple[dict[str, Any], ...] = ()
 
     def parsed_report(self) -> Report:
-        """The report as `pruning.schemas.report.Report`; raises `pydantic.ValidationError` on a
-        family's or a newer one.
+        """Return the report as `pruning.schemas.report.Report`; raises
+        `pydantic.ValidationError` on a family's report or a newer schema.
         """
         return Report.model_validate(self.report)
-
-    def parsed_family_report(self) -> FamilyReport:
-        """The report of a family with types; raises `pydantic.ValidationError` on another job's or
-        a newer schema.
-        """
-        return FamilyReport.model_validate(self.report)
 
     @property
     def of_family(self) -> bool:
@@ -195,7 +188,7 @@ class Results(Answer):
 
 
 class Page(Answer):
-    """One page of a listing."""
+    """A page of a listing."""
 
     data: tuple[dict[str, Any], ...]
     has_more: bool = False

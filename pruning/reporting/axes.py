@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -17,8 +18,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from pruning import wording as q
-from pruning.reporting.series_styles import GRID, INK, VARIABLES, Look
+from pruning import wording
+from pruning.reporting.series_styles import GRID, INK, VARIABLES, Entry, Look
 from pruning.schemas.report import Estimate
 
 SPARSITY_TICKS = (
@@ -40,10 +41,10 @@ SPARSITY_TICKS = (
     0.998,
     0.9998,
 )
-"""In order of preference."""
+"""The sparsities that may be marked, in order of preference."""
 WIDE = 300
-"""Where the largest value is so many times a common one, or the top of most curves, a linear axis
-would flatten these.
+"""The ratio of the largest value to a common one, or to the top of most curves, above which a
+linear axis would flatten these.
 """
 SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -56,12 +57,24 @@ SETTINGS: Any = {
     "text.parse_math": False,
     "path.simplify": False,
 }
-HUNDREDTHS = FuncFormatter(lambda value, _: q.signed(f"{100 * value:.4g}"))
-"""Fractions in percent or percentage points."""
+HUNDREDTHS = FuncFormatter(lambda value, _: wording.signed(f"{100 * value:.4g}"))
+"""The formatter of fractions in percent or percentage points."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A drawing and the words that belong to it."""
+
+    svg: str
+    title: str
+    x_label: str
+    y_label: str
+    legend: tuple[Entry, ...]
+    description: str
 
 
 def create_figure() -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, in the colours that the page sets."""
+    """Return a figure with one pair of axes, in the colours that the page sets."""
     figure = Figure(figsize=(7.6, 3.7), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -79,25 +92,25 @@ def create_figure() -> tuple[Figure, Axes]:
 
 
 def draw_dots(
-    axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], chosen: Look, markersize: float
+    axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], look: Look, markersize: float
 ) -> None:
-    """Markers, each with its interval as a thin bar."""
-    draw_spans(axes, xs, ys, chosen.colour, 1.1)
+    """Draw markers, each with its interval as a thin bar."""
+    draw_spans(axes, xs, ys, look.colour, 1.1)
     axes.plot(
         xs,
         [y.value for y in ys],
-        color=chosen.colour,
+        color=look.colour,
         linestyle="none",
-        marker=chosen.marker,
+        marker=look.marker,
         markersize=markersize,
-        fillstyle="none" if chosen.hollow else "full",
+        fillstyle="none" if look.hollow else "full",
     )
 
 
 def draw_spans(
     axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], colour: str, width: float
 ) -> None:
-    """Each interval as a thin bar."""
+    """Draw each interval as a thin bar."""
     spans = [
         (x, y.low, y.high)
         for x, y in zip(xs, ys, strict=True)
@@ -109,7 +122,7 @@ def draw_spans(
 
 
 def spread_sideways(series: int, xs: Sequence[float]) -> list[float]:
-    """How far each series is moved so that the intervals of many at one sparsity stand side by
+    """Return the shift of each series by which the intervals of many at one sparsity stand side by
     side.
     """
     if series <= 3:
@@ -119,42 +132,47 @@ def spread_sideways(series: int, xs: Sequence[float]) -> list[float]:
 
 
 def stretch_sparsity(sparsity: float) -> float:
-    """Doublings of compression: as far from 90 to 95 % as from 95 to 97.5 %."""
+    """Return the doublings of compression, -log2(1 - sparsity): as far from 90 to 95 % as from 95
+    to 97.5 %.
+    """
     return -math.log2(max(1 - sparsity, 1e-6))
 
 
 def set_sparsity_axis(axes: Axes, low: float, high: float) -> None:
-    """Ticks named by sparsity, no nearer to each other than a twelfth of the axis."""
+    """Set ticks named by sparsity, no nearer to each other than a twelfth of the axis."""
     pad = max(0.06 * (high - low), 0.12)
-    low, high = max(low - pad, -0.08), high + pad
-    chosen: list[float] = []
+    low = max(low - pad, -0.08)
+    high = high + pad
+    ticks: list[float] = []
     for tick in SPARSITY_TICKS:
-        at = stretch_sparsity(tick)
-        if low <= at <= high and all(
-            abs(stretch_sparsity(other) - at) > (high - low) / 12 for other in chosen
-        ):
-            chosen.append(tick)
+        place = stretch_sparsity(tick)
+        is_apart = all(abs(stretch_sparsity(other) - place) > (high - low) / 12 for other in ticks)
+        if low <= place <= high and is_apart:
+            ticks.append(tick)
     axes.set_xlim(low, high)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(
-        [stretch_sparsity(tick) for tick in chosen],
-        labels=[q.short_percent(tick) for tick in chosen],
+        [stretch_sparsity(tick) for tick in ticks],
+        labels=[wording.short_percent(tick) for tick in ticks],
     )
 
 
 def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) -> str:
-    """Fractions in hundredths, values over orders of magnitude on a log axis; returns what the
-    label adds for it.
+    """Show fractions in hundredths, and values over orders of magnitude on a log axis; returns what
+    the label adds for it.
     """
-    values = [value for one in series for value in one]
-    unit = q.unit_of(label)
+    values = [value for curve in series for value in curve]
+    unit = wording.unit_of(label)
     if unit and all(abs(value) <= 1 for value in values):
         axes.yaxis.set_major_formatter(HUNDREDTHS)
         return f" ({unit})"
     sizes = sorted(abs(value) for value in values if value)
-    tops = sorted(max(map(abs, one)) for one in series if any(one))
-    common = min(sizes[len(sizes) // 2], tops[(len(tops) - 1) // 2]) if sizes else 0.0
-    if not sizes or sizes[-1] <= WIDE * common:
+    if not sizes:
+        return ""
+    tops = sorted(max(map(abs, curve)) for curve in series if any(curve))
+    # the median value or, where smaller, the median of the curves' tops: most of what is drawn
+    common = min(sizes[len(sizes) // 2], tops[(len(tops) - 1) // 2])
+    if sizes[-1] <= WIDE * common:
         return ""
     note = "log axis"
     if min(values) > 0:
@@ -162,30 +180,32 @@ def rescale_values(axes: Axes, label: str, series: Sequence[Sequence[float]]) ->
     else:
         linear = 10.0 ** math.floor(math.log10(common / 10))
         axes.set_yscale("symlog", linthresh=linear)
-        note = f"symlog axis, linear within ±{q.number(linear)}"
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: q.number(value)))
+        note = f"symlog axis, linear within ±{wording.number(linear)}"
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: wording.number(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     return f", {note}"
 
 
 def set_log_axis(axis: Axis, label: str) -> None:
-    """A logarithmic axis, fractions as shares; with few powers of ten in view, their halves are
-    written too.
+    """Make an axis logarithmic, fractions in percent; with few powers of ten in view, 2 and 5 times
+    these are written too.
     """
-    fraction = bool(q.unit_of(label.removesuffix(q.LOG_AXIS)))
+    is_fraction = bool(wording.unit_of(label.removesuffix(wording.LOG_AXIS)))
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     low, high = sorted(axis.get_view_interval())
     narrow = low > 0 and high / low < WIDE
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
     axis.set_major_formatter(
-        FuncFormatter(lambda value, _: q.short_percent(value) if fraction else q.number(value))
+        FuncFormatter(
+            lambda value, _: wording.short_percent(value) if is_fraction else wording.number(value)
+        )
     )
     axis.set_minor_formatter(NullFormatter())
 
 
 def render_svg(figure: Figure, key: str) -> str:
-    """The figure as an SVG element fit for an HTML page: no prolog, no links, own ids, colours as
-    variables.
+    """Return the figure as an SVG element fit for an HTML page: no prolog, no links, ids of its
+    own, colours as variables.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS):
@@ -207,6 +227,7 @@ def render_svg(figure: Figure, key: str) -> str:
         text,
         count=1,
     )
+    # several plots stand in one page: every id begins with the key of its plot
     prefix = re.sub(r"[^a-z0-9]+", "-", key.lower())
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', text).replace(
@@ -215,3 +236,13 @@ def render_svg(figure: Figure, key: str) -> str:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return re.sub(r"\n\s*\n+", "\n", text).strip()
+
+
+def lower_bound(estimate: Estimate) -> float:
+    """Return the lower end of the interval, or the value where there is none."""
+    return estimate.value if estimate.low is None else estimate.low
+
+
+def upper_bound(estimate: Estimate) -> float:
+    """Return the upper end of the interval, or the value where there is none."""
+    return estimate.value if estimate.high is None else estimate.high

@@ -8,22 +8,23 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pruning import wording as q
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import summary
 from pruning.reporting.tables import build_table, format_heading, select_shown
-from pruning.schemas.report import Curve, Section
+from pruning.schemas.report import Curve, Estimate, Section
 
 COMMENT_LIMIT = 60_000
-"""Characters; GitHub takes 65,536 in one comment."""
+"""The largest number of characters; GitHub takes 65,536 in one comment."""
 COLUMNS = 6
+"""The largest number of curves side by side in a table."""
 MARKS = {"good": "✅", "bad": "❌", "open": "⚠️"}
-"""What stands before the headline."""
+"""The marks that stand before the headline, by tone."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~])")
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, also in a table cell, without links, mentions or
-    HTML.
+    """Return the text so that Markdown shows it as it is, also in a table cell, without links,
+    mentions or HTML.
 
     >>> print(escape("a|b <script> @all"))
     a\\|b &lt;script&gt; &#64;all
@@ -38,7 +39,8 @@ def format_table(
     head: Iterable[str], body: Iterable[Iterable[str]], right: Iterable[int] = ()
 ) -> str:
     """Return a table, the columns in `right` flush right; cells are escaped already."""
-    head, aligned = list(head), frozenset(right)
+    head = list(head)
+    aligned = frozenset(right)
     rule = ["---:" if i in aligned else "---" for i in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
 
@@ -49,12 +51,12 @@ def format_bullets(items: Iterable[str]) -> str:
 
 
 def format_details(summary: str, body: str) -> str:
-    """Return what is shown when asked for."""
+    """Return a part that GitHub folds under its summary."""
     return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
 def format_json(text: str) -> str:
-    """Return JSON as it stands."""
+    """Return JSON in a fence that is longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}json\n{text}\n{fence}"
@@ -64,73 +66,60 @@ def format_section(name: str, section: Section, digits: int, full: bool) -> list
     """Return the notes, numbers, curves and details of a section, the last two only in `full`."""
     parts = [f"### {escape(section.title)}", format_bullets(section.notes)]
     if section.scalars:
-        parts.append(
-            format_table(
-                ["Quantity", "Value [95 % interval]", "Samples"],
-                (
-                    (
-                        escape(key),
-                        q.by_name(key, value, digits),
-                        "–" if value.n is None else q.count(value.n),
-                    )
-                    for key, value in section.scalars.items()
-                ),
-                right=(1, 2),
-            )
-        )
+        parts.append(_tabulate_scalars(section.scalars, digits))
     if full and section.curves:
-        parts.append(
-            format_details(f"Curves of {escape(name)}", "\n\n".join(_curves(section.curves)))
-        )
+        curves = "\n\n".join(_tabulate_curves(section.curves))
+        parts.append(format_details(f"Curves of {escape(name)}", curves))
     if full and section.details:
-        parts.append(
-            format_details(
-                f"Details of {escape(name)}", "\n\n".join(_details(section.details, digits))
-            )
-        )
+        details = "\n\n".join(_tabulate_details(section.details, digits))
+        parts.append(format_details(f"Details of {escape(name)}", details))
     return parts
 
 
-def _details(details: dict[str, Any], digits: int) -> list[str]:
-    """Lists of records as tables, anything else as JSON."""
+def _tabulate_scalars(scalars: dict[str, Estimate], digits: int) -> str:
+    rows = []
+    for key, estimate in scalars.items():
+        samples = "–" if estimate.n is None else wording.count(estimate.n)
+        rows.append((escape(key), wording.by_name(key, estimate, digits), samples))
+    return format_table(["Quantity", "Value [95 % interval]", "Samples"], rows, right=(1, 2))
+
+
+def _tabulate_details(details: dict[str, Any], digits: int) -> list[str]:
+    """Return lists of records as tables, anything else as JSON."""
     parts = []
     for key, value in select_shown(details).items():
-        found = build_table(value, digits, key)
-        if found is None:
-            parts.append(format_json(s.format_json({key: value})))
+        table = build_table(value, digits, key)
+        if table is None:
+            parts.append(format_json(summary.format_json({key: value})))
             continue
         text = format_table(
-            map(escape, found.head), (map(escape, row) for row in found.rows), right=found.numeric
+            map(escape, table.head), (map(escape, row) for row in table.rows), right=table.numeric
         )
         parts += [f"**{escape(format_heading(key))}**", text]
-        if found.left_off:
-            parts.append(f"{q.count(found.left_off)} more rows are in the JSON report.")
+        if table.left_off:
+            parts.append(f"{wording.count(table.left_off)} more rows are in the JSON report.")
     return parts
 
 
-def _curves(curves: dict[str, Curve]) -> list[str]:
-    """Tables of curves with equal axes and points side by side."""
+def _tabulate_curves(curves: dict[str, Curve]) -> list[str]:
+    """Return tables of curves, those with equal axes and points side by side."""
     groups: dict[tuple[str, str, tuple[float | str, ...]], list[str]] = {}
     for key, curve in curves.items():
-        groups.setdefault((curve.x_label, curve.y_label, curve.x_names or curve.x), []).append(key)
+        axes = (curve.x_label, curve.y_label, curve.x_names or curve.x)
+        groups.setdefault(axes, []).append(key)
     tables = []
     for (x_label, y_label, xs), keys in groups.items():
         for start in range(0, len(keys), COLUMNS):
-            chosen = keys[start : start + COLUMNS]
-            body = [
-                (
-                    escape(x) if isinstance(x, str) else q.number(x),
-                    *(
-                        q.by_name(y_label, curves[key].y[i]) if i < len(curves[key].y) else ""
-                        for key in chosen
-                    ),
-                )
-                for i, x in enumerate(xs)
-            ]
-            tables.append(
-                f"{escape(y_label)} against {escape(x_label)}\n\n"
-                + format_table(
-                    [escape(x_label), *map(escape, chosen)], body, right=range(1 + len(chosen))
-                )
-            )
+            columns = keys[start : start + COLUMNS]
+            rows = []
+            for i, x in enumerate(xs):
+                point = escape(x) if isinstance(x, str) else wording.number(x)
+                rows.append((point, *(_format_point(curves[key], i) for key in columns)))
+            head = [escape(x_label), *map(escape, columns)]
+            table = format_table(head, rows, right=range(len(head)))
+            tables.append(f"{escape(y_label)} against {escape(x_label)}\n\n{table}")
     return tables
+
+
+def _format_point(curve: Curve, i: int) -> str:
+    return wording.by_name(curve.y_label, curve.y[i]) if i < len(curve.y) else ""

@@ -1,5 +1,5 @@
-"""What the renderings of a family say first: the verdict, the facts behind it, and its answers and
-members in words.
+"""The first words of every rendering of a family: the verdict, the facts behind it, and its answers
+and members in words.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from pruning import wording as q
-from pruning.reporting.summary import Fact, Verdict, split_estimate
+from pruning import wording
+from pruning.reporting.summary import Fact, Tone, Verdict, split_estimate
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport, MemberRow
+from pruning.schemas.report import Estimate
 
 DIGITS = 2
-"""Decimals of a percentage."""
+"""The decimals of a percentage."""
 PARTIAL = (
     "Members are still under way, or the job ended before them; what is shown is by those "
     "that have measured."
@@ -25,6 +26,8 @@ CLOSING = (
 )
 OTHER_HALF = "missed error of the other half"
 SIGMA = "missed error, standard deviation"
+BANDS = {None: "–", True: "inside the band", False: "outside the band"}
+"""Where a measured error lies beside its prediction; `None` before it was measured."""
 Outcome = Literal["kept", "not proven", "exceeded", "refused", "failed", "open"]
 
 
@@ -46,7 +49,7 @@ class AnswerRow:
 
 def describe_outcome(answer: FamilyAnswer) -> Outcome:
     """Return how an answer stands: `not proven` where its error is above the tolerated one by less
-    than its interval.
+    than the interval allows for.
     """
     if answer.refused:
         return "refused"
@@ -60,69 +63,70 @@ def describe_outcome(answer: FamilyAnswer) -> Outcome:
 
 def list_answers(report: FamilyReport) -> tuple[AnswerRow, ...]:
     """Return every answer, by its tolerated error."""
-    return tuple(_answer_row(report, one) for one in report.answers)
+    return tuple(_describe_answer(report, answer) for answer in report.answers)
 
 
-def _answer_row(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
-    found = describe_outcome(answer)
-    said = {
-        "kept": "at most the tolerated error",
-        "not proven": "above the tolerated error, by less than the interval",
-        "exceeded": "proven above the tolerated error",
-        "refused": "no network",
-        "failed": f"its training {answer.status}"
-        if answer.status == "failed"
-        else "its training was cancelled",
-        "open": "not trained for real" if answer.job is None else f"in training, {answer.status}",
-    }[found]
-    band = (
-        "–"
-        if answer.within_band is None
-        else "inside the band"
-        if answer.within_band
-        else "outside the band"
-    )
-    notes = (
-        *answer.notes,
-        *(["beyond what was measured"] if answer.extrapolated else []),
-        *([answer.refused] if answer.refused else []),
-    )
+def _describe_answer(report: FamilyReport, answer: FamilyAnswer) -> AnswerRow:
+    remarks = list(answer.notes)
+    if answer.extrapolated:
+        remarks.append("beyond what was measured")
+    if answer.refused:
+        remarks.append(answer.refused)
+    outcome = describe_outcome(answer)
     return AnswerRow(
         answer=answer,
-        outcome=found,
+        outcome=outcome,
         network=describe_network(answer),
         kept=describe_kept(answer),
-        predicted="–"
-        if answer.predicted is None
-        else q.percent_with_interval(answer.predicted, DIGITS),
-        measured="–"
-        if answer.measured is None
-        else q.percent_with_interval(answer.measured, DIGITS),
-        band=band,
-        verdict=said,
-        remarks=notes,
+        predicted=_format_error(answer.predicted),
+        measured=_format_error(answer.measured),
+        band=BANDS[answer.within_band],
+        verdict=_describe_outcome_in_words(answer, outcome),
+        remarks=tuple(remarks),
         recommended=_is_recommended(report, answer),
     )
 
 
+def _describe_outcome_in_words(answer: FamilyAnswer, outcome: Outcome) -> str:
+    match outcome:
+        case "kept":
+            return "at most the tolerated error"
+        case "not proven":
+            return "above the tolerated error, by less than the interval"
+        case "exceeded":
+            return "proven above the tolerated error"
+        case "refused":
+            return "no network"
+        case "failed":
+            failed = answer.status == "failed"
+            return "its training failed" if failed else "its training was cancelled"
+    return "not trained for real" if answer.job is None else f"in training, {answer.status}"
+
+
+def _format_error(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else wording.percent_with_interval(estimate, DIGITS)
+
+
 def describe_network(answer: FamilyAnswer) -> str:
-    """Return which network it is and how far it is pruned."""
+    """Return the depth and width of an answer's network, and how far it is pruned."""
     if answer.depth is None or answer.width is None or answer.density is None:
         return "–"
-    return (
-        f"depth {answer.depth:g}, width {answer.width:g}, density {q.short_percent(answer.density)}"
-    )
+    density = wording.short_percent(answer.density)
+    return f"depth {answer.depth:g}, width {answer.width:g}, density {density}"
 
 
 def describe_kept(answer: FamilyAnswer) -> str:
-    """Return how many parameters remain, measured where it was trained, of how many."""
-    remain = (
-        answer.measured_parameters if answer.measured_parameters is not None else answer.parameters
-    )
+    """Return how many parameters remain of how many: measured where the network was trained, else
+    predicted.
+    """
+    remain: float | None = answer.measured_parameters
+    if remain is None:
+        remain = answer.parameters
     if remain is None:
         return "–"
+    kept = wording.count(round(remain))
     total = answer.unpruned_parameters
-    return q.count(round(remain)) + ("" if total is None else f" of {q.count(total)}")
+    return kept if total is None else f"{kept} of {wording.count(total)}"
 
 
 def describe_sparsest(member: MemberRow) -> str:
@@ -130,12 +134,12 @@ def describe_sparsest(member: MemberRow) -> str:
     if not member.densities:
         return "–"
     density, error = min(zip(member.densities, member.errors, strict=True))
-    return f"{q.percent(error, DIGITS)} at {q.short_percent(density)}"
+    return f"{wording.percent(error, DIGITS)} at {wording.short_percent(density)}"
 
 
 def describe_unpruned(member: MemberRow) -> str:
     """Return the unpruned error of a member."""
-    return "–" if member.unpruned_error is None else q.percent(member.unpruned_error, DIGITS)
+    return "–" if member.unpruned_error is None else wording.percent(member.unpruned_error, DIGITS)
 
 
 def choose_tone(member: MemberRow) -> str:
@@ -145,29 +149,27 @@ def choose_tone(member: MemberRow) -> str:
 
 def describe_verdict(report: FamilyReport) -> Verdict:
     """Return the verdict: which error is kept with how many parameters, and how good the law is."""
-    subject = f"{report.architecture} family on {report.data}"
-    headline, good = _headline(report)
-    return Verdict(f"{subject}: {headline}", good, report.recommendation.reason, _facts(report))
+    headline, tone = _choose_headline(report)
+    return Verdict(
+        headline=f"{report.architecture} family on {report.data}: {headline}",
+        tone=tone,
+        sentence=report.recommendation.reason,
+        facts=_list_facts(report),
+    )
 
 
-def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]]:
+def _choose_headline(report: FamilyReport) -> tuple[str, Tone]:
+    """Return the headline and its tone: of the recommended network, else why there is none."""
     rows = list_answers(report)
-    best = next((row for row in rows if row.recommended), None)
+    recommended = next((row for row in rows if row.recommended), None)
     outcomes = {row.outcome for row in rows}
-    if best is not None:
-        if best.outcome != "kept" and best.answer.measured is not None:
-            found = q.percent(best.answer.measured.value, DIGITS)
-            return (
-                f"error of {found} with {best.kept} parameters, {_error(best.answer)} tolerated",
-                "open",
-            )
-        text = f"error ≤ {_error(best.answer)} with {best.kept} parameters"
-        return text, "open" if report.partial or "exceeded" in outcomes else "good"
-    if report.partial:
-        return (
-            f"{count_measured(report)} of {q.count_of(len(report.members), 'member')} measured",
-            "open",
+    if recommended is not None:
+        return _describe_recommended(
+            recommended, settled=not report.partial and "exceeded" not in outcomes
         )
+    if report.partial:
+        members = wording.count_of(len(report.members), "member")
+        return f"{count_measured(report)} of {members} measured", "open"
     if report.law is None:
         return "no joint law", "bad"
     if "exceeded" in outcomes:
@@ -175,67 +177,78 @@ def _headline(report: FamilyReport) -> tuple[str, Literal["good", "bad", "open"]
     predicted = next((row for row in rows if row.outcome in ("open", "failed")), None)
     if predicted is None:
         return "no network for the tolerated error", "bad"
-    text = f"error ≤ {_error(predicted.answer)} predicted with {predicted.kept} parameters"
+    tolerated = _format_tolerated(predicted.answer)
+    text = f"error ≤ {tolerated} predicted with {predicted.kept} parameters"
     if predicted.outcome == "failed":
         return f"{text}, {predicted.verdict}", "bad"
     return f"{text}, not trained for real", "open"
 
 
-def _facts(report: FamilyReport) -> tuple[Fact, ...]:
-    others = Counter(one.status for one in report.members if one.status != "succeeded")
-    left = ", ".join(
+def _describe_recommended(row: AnswerRow, *, settled: bool) -> tuple[str, Tone]:
+    tolerated = _format_tolerated(row.answer)
+    if row.outcome != "kept" and row.answer.measured is not None:
+        measured = wording.percent(row.answer.measured.value, DIGITS)
+        return f"error of {measured} with {row.kept} parameters, {tolerated} tolerated", "open"
+    return f"error ≤ {tolerated} with {row.kept} parameters", "good" if settled else "open"
+
+
+def _list_facts(report: FamilyReport) -> tuple[Fact, ...]:
+    facts = [_count_members(report)]
+    law = report.sections.get("scaling_law")
+    if law is not None and SIGMA in law.scalars:
+        sigma = wording.percent(law.scalars[SIGMA].value)
+        facts.append(Fact("Law misses by", sigma, "of the error, standard deviation"))
+    invariant = report.sections.get("invariant")
+    if invariant is not None and OTHER_HALF in invariant.scalars:
+        missed = invariant.scalars[OTHER_HALF]
+        detail = "on average, by a law fitted to one half of the networks"
+        if missed.n is not None:
+            detail += f" at {wording.count_of(missed.n, 'point')}"
+        facts.append(Fact("Other half missed by", wording.percent(missed.value), detail))
+    rows = [row for row in list_answers(report) if row.answer.predicted is not None]
+    if rows:
+        facts += _list_answer_facts(next((row for row in rows if row.recommended), rows[0]))
+    return tuple(facts)
+
+
+def _count_members(report: FamilyReport) -> Fact:
+    """Return how many members have measured, and what became of the others."""
+    others = Counter(member.status for member in report.members if member.status != "succeeded")
+    detail = ", ".join(
         f"{number} {'not run' if status == 'planned' else status}"
         for status, number in others.items()
     )
-    facts = [Fact("Members measured", f"{count_measured(report)} of {len(report.members)}", left)]
-    law, half = report.sections.get("scaling_law"), report.sections.get("invariant")
-    if law is not None and SIGMA in law.scalars:
-        facts.append(
-            Fact(
-                "Law misses by",
-                q.percent(law.scalars[SIGMA].value),
-                "of the error, standard deviation",
-            )
-        )
-    if half is not None and OTHER_HALF in half.scalars:
-        found = half.scalars[OTHER_HALF]
-        facts.append(
-            Fact(
-                "Other half missed by",
-                q.percent(found.value),
-                "on average, by a law fitted to one half of the "
-                "networks" + ("" if found.n is None else f" at {q.count_of(found.n, 'point')}"),
-            )
-        )
-    rows = [row for row in list_answers(report) if row.answer.predicted is not None]
-    row = next((row for row in rows if row.recommended), rows[0] if rows else None)
-    if row is not None:
-        facts.append(Fact("Parameters kept", row.kept, row.network))
-        facts.append(Fact("Error predicted", *_spanned(row.predicted, "band")))
-        value, span = _spanned(row.measured, "95 % interval")
-        detail = f"{span}; {row.band}" if span and row.band != "–" else span or row.verdict
-        facts.append(Fact("Error measured", value, detail))
-    return tuple(facts)
+    measured = f"{count_measured(report)} of {len(report.members)}"
+    return Fact("Members measured", measured, detail)
+
+
+def _list_answer_facts(row: AnswerRow) -> list[Fact]:
+    predicted, band = split_estimate(row.predicted)
+    measured, interval = split_estimate(row.measured)
+    detail = interval or row.verdict
+    if interval and row.band != BANDS[None]:
+        detail = f"{interval}; {row.band}"
+    return [
+        Fact("Parameters kept", row.kept, row.network),
+        Fact("Error predicted", predicted, band.replace("95 % interval", "band")),
+        Fact("Error measured", measured, detail),
+    ]
 
 
 def count_measured(report: FamilyReport) -> int:
     """Return how many members have measured a curve."""
-    return sum(one.status == "succeeded" for one in report.members)
+    return sum(member.status == "succeeded" for member in report.members)
 
 
-def _spanned(text: str, name: str) -> tuple[str, str]:
-    value, detail = split_estimate(text)
-    return value, detail.replace("95 % interval", name)
-
-
-def _error(answer: FamilyAnswer) -> str:
-    return q.percent(answer.max_error, DIGITS).replace(".00 %", " %")
+def _format_tolerated(answer: FamilyAnswer) -> str:
+    """Return the tolerated error, whole percentages without decimals."""
+    return wording.percent(answer.max_error, DIGITS).replace(".00 %", " %")
 
 
 def _is_recommended(report: FamilyReport, answer: FamilyAnswer) -> bool:
-    chosen = report.recommendation
+    recommendation = report.recommendation
     return (
-        chosen.checkpoint is not None
-        and answer.job == chosen.job
-        and answer.checkpoint == chosen.checkpoint
+        recommendation.checkpoint is not None
+        and answer.job == recommendation.job
+        and answer.checkpoint == recommendation.checkpoint
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pruning import wording as q
-from pruning.reporting import family as f
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import family, summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
@@ -22,15 +21,15 @@ def render(report: FamilyReport) -> str:
     """Return the comment; members, curves and spec are left out, with a note, where it would grow
     too long.
     """
-    text = _document(report, full=True)
-    return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
+    text = _write_document(report, full=True)
+    return text if len(text) <= COMMENT_LIMIT else _write_document(report, full=False)
 
 
-def _document(report: FamilyReport, full: bool) -> str:
-    verdict = f.describe_verdict(report)
+def _write_document(report: FamilyReport, full: bool) -> str:
+    verdict = family.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
-        parts.append(f"**Partial.** {f.PARTIAL}")
+        parts.append(f"**Partial.** {family.PARTIAL}")
     parts.append(
         format_table(
             ["", "", ""],
@@ -44,30 +43,32 @@ def _document(report: FamilyReport, full: bool) -> str:
     if report.warnings:
         parts += ["### Warnings", format_bullets(report.warnings)]
     if report.answers:
-        parts += ["### Answers", _answers(report)]
+        parts += ["### Answers", _tabulate_answers(report)]
     if full:
         parts.append(
             format_details(
-                f"Members: {f.count_measured(report)} of {len(report.members)} measured",
-                _members(report),
+                f"Members: {family.count_measured(report)} of {len(report.members)} measured",
+                _tabulate_members(report),
             )
         )
     for name, section in report.sections.items():
-        parts += format_section(name, section, f.DIGITS, full=False)
+        parts += format_section(name, section, family.DIGITS, full=False)
     if report.failures:
         parts += [
             "### Failures",
-            format_bullets(f"{one.name} ({one.code}): {one.message}" for one in report.failures),
+            format_bullets(
+                f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures
+            ),
         ]
     parts.append(f"<sub>{escape(f'secateur {report.secateur}; job {report.job_id}')}</sub>")
     if full:
-        parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
+        parts.append(format_details("Spec", format_json(summary.format_json(report.spec))))
     left = "Curves and details" if full else "Members, curves, details and spec"
     parts.append(f"{left} are left out here for length; the HTML and JSON reports hold them.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _answers(report: FamilyReport) -> str:
+def _tabulate_answers(report: FamilyReport) -> str:
     head = [
         "Tolerated error",
         "Network",
@@ -82,7 +83,7 @@ def _answers(report: FamilyReport) -> str:
         head,
         (
             (
-                f"**{q.percent(row.answer.max_error, f.DIGITS)}**"
+                f"**{wording.percent(row.answer.max_error, family.DIGITS)}**"
                 + (" (recommended)" if row.recommended else ""),
                 escape(row.network),
                 row.kept,
@@ -92,28 +93,28 @@ def _answers(report: FamilyReport) -> str:
                 escape("; ".join((row.verdict, *row.remarks))),
                 escape(row.answer.job or "–"),
             )
-            for row in f.list_answers(report)
+            for row in family.list_answers(report)
         ),
         right=(2, 3, 4),
     )
 
 
-def _members(report: FamilyReport) -> str:
+def _tabulate_members(report: FamilyReport) -> str:
     head = ["Status", "Depth", "Width", "Images", "Seed", "Unpruned error", "Sparsest", "Job"]
     return format_table(
         head,
         (
             (
-                one.status,
-                f"{one.depth:g}",
-                f"{one.width:g}",
-                q.short_percent(one.fraction),
-                str(one.seed),
-                f.describe_unpruned(one),
-                f.describe_sparsest(one),
-                escape(one.job or "–"),
+                member.status,
+                f"{member.depth:g}",
+                f"{member.width:g}",
+                wording.short_percent(member.fraction),
+                str(member.seed),
+                family.describe_unpruned(member),
+                family.describe_sparsest(member),
+                escape(member.job or "–"),
             )
-            for one in report.members
+            for member in report.members
         ),
         right=range(1, 7),
     )

@@ -23,7 +23,8 @@ def write_report(
     }
     for format, render in renderers.items():
         path = folder / f"report.{format}"
-        aside = path.with_name(f".{path.name}")
-        aside.write_text(render(report))
-        aside.replace(path)  # the supervisor may be reading the previous one
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(render(report))
+        # written whole and then renamed: the supervisor may be reading the previous report
+        partial.replace(path)
         written("report", format, path)

@@ -9,21 +9,22 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pruning import wording as quantities
+from pruning import wording
 from pruning.reporting import family, summary
-from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.accuracy_plot import plot_accuracy
+from pruning.reporting.plots import plot_section
 from pruning.reporting.tables import build_table, format_heading, select_shown
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
 
 TEMPLATES = Path(__file__).parent / "templates"
 DRAWN_ABOVE = {"accuracy": ("error/", "error_before_retraining/")}
-"""Curves of sections that the plots of the checkpoints show already, by how their names begin."""
+"""The prefixes of curves, by section, that the plots of the checkpoints show already."""
 
 
 def render(report: Report) -> str:
     """Return the page."""
-    return _page(
+    return _render_page(
         "report.html.j2",
         report,
         DRAWN_ABOVE,
@@ -39,7 +40,7 @@ def render(report: Report) -> str:
 
 def render_family(report: FamilyReport) -> str:
     """Return the page of a family."""
-    return _page(
+    return _render_page(
         "family.html.j2",
         report,
         {},
@@ -50,24 +51,28 @@ def render_family(report: FamilyReport) -> str:
     )
 
 
-def _page(
+def _render_page(
     template: str,
     report: Report | FamilyReport,
     drawn: Mapping[str, tuple[str, ...]],
     **context: object,
 ) -> str:
-    """The template with its report, and the curves of every section less those `drawn` above."""
+    """Return the template with its report, and the curves of every section less those `drawn`
+    above.
+    """
     plots = {
         name: plot_section(f"section-{i}", section, drawn.get(name, ()))
         for i, (name, section) in enumerate(report.sections.items())
     }
     return (
-        _environment().get_template(template).render(report=report, section_plots=plots, **context)
+        _create_environment()
+        .get_template(template)
+        .render(report=report, section_plots=plots, **context)
     )
 
 
 @cache
-def _environment() -> Environment:
+def _create_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -77,9 +82,9 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.globals |= {
-        "q": quantities,
-        "s": summary,
-        "f": family,
+        "wording": wording,
+        "summary": summary,
+        "family": family,
         "table": build_table,
         "shown": select_shown,
         "heading": format_heading,

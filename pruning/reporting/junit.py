@@ -1,5 +1,5 @@
-"""A report as JUnit XML: gates and answers fail, evaluations and members err, and a CI system stops
-on either.
+"""A report as JUnit XML: a missed gate or answer is a failure, a broken evaluation or member an
+error, and a CI system stops on either.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from xml.etree import ElementTree as ET
 
-from pruning import wording as q
+from pruning import wording
 from pruning.reporting import family
 from pruning.schemas.family_report import FamilyReport
 from pruning.schemas.report import Report
@@ -17,10 +17,10 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 def render(report: Report) -> str:
-    """Return one `testsuite`: a case per gate, one per failed evaluation, and one that the job came
-    to its end.
+    """Return one `testsuite`: a case for each gate, one for each failed evaluation, and one that
+    fails where the job did not come to its end.
     """
-    suite = _suite(
+    suite = _create_suite(
         report.job_id,
         {
             "architecture": report.model.architecture,
@@ -31,44 +31,44 @@ def render(report: Report) -> str:
         },
     )
     for gate in report.gates:
-        case = _case(suite, "gates", f"{gate.name} <= {q.number(gate.limit)}")
+        case = _add_case(suite, "gates", f"{gate.name} <= {wording.number(gate.limit)}")
         measured = (
-            "not measured" if gate.measured is None else q.points_with_interval(gate.measured, 2)
+            "not measured"
+            if gate.measured is None
+            else wording.points_with_interval(gate.measured, 2)
         )
         text = "\n".join(
             (
                 gate.message,
                 f"measured: {measured}",
-                f"limit: {q.percentage_points(gate.limit)}",
+                f"limit: {wording.percentage_points(gate.limit)}",
                 f"checkpoint: {gate.checkpoint or 'none'}",
             )
         )
         if gate.passed:
             ET.SubElement(case, "system-out").text = _clean(text)
         else:
-            _told(case, "failure", gate.name, gate.message, text)
+            _add_outcome(case, "failure", code=gate.name, message=gate.message, text=text)
     for failure in report.failures:
-        _told(_case(suite, "evaluations", failure.name), "error", failure.code, failure.message)
-    case = _case(suite, "job", "complete")
+        case = _add_case(suite, "evaluations", failure.name)
+        _add_outcome(case, "error", code=failure.code, message=failure.message)
+    case = _add_case(suite, "job", "complete")
     if report.partial:
-        _told(
-            case,
-            "error",
-            "partial",
-            f"the job ended before all its targets; {len(report.checkpoints)} checkpoints are "
-            "whole",
+        message = (
+            f"the job ended before all its targets; {len(report.checkpoints)} checkpoints are whole"
         )
-    return _written(suite, sum(report.usage.values()))
+        _add_outcome(case, "error", code="partial", message=message)
+    return _format_xml(suite, sum(report.usage.values()))
 
 
 def render_family(report: FamilyReport) -> str:
-    """Return one `testsuite`: a case per answer, one per member or law that failed, and one that
-    all members have ended.
+    """Return one `testsuite`: a case for each answer, one for each member or law that failed, and
+    one that fails where not all members have ended.
 
     An answer fails where the test images prove more than the tolerated error, or the law names no
     network.
     """
-    suite = _suite(
+    suite = _create_suite(
         report.job_id,
         {
             "architecture": report.architecture,
@@ -79,7 +79,7 @@ def render_family(report: FamilyReport) -> str:
         },
     )
     for row in family.list_answers(report):
-        case = _case(suite, "answers", f"error <= {q.number(row.answer.max_error)}")
+        case = _add_case(suite, "answers", f"error <= {wording.number(row.answer.max_error)}")
         text = "\n".join(
             (
                 f"{row.verdict}, {row.band}" if row.band != "–" else row.verdict,
@@ -92,48 +92,48 @@ def render_family(report: FamilyReport) -> str:
             )
         )
         if row.outcome in ("exceeded", "refused"):
-            _told(case, "failure", row.outcome, row.answer.refused or row.verdict, text)
+            message = row.answer.refused or row.verdict
+            _add_outcome(case, "failure", code=row.outcome, message=message, text=text)
         elif row.outcome in ("open", "failed"):
             ET.SubElement(case, "skipped", message=_clean(row.verdict)).text = _clean(text)
         else:
             ET.SubElement(case, "system-out").text = _clean(text)
     for failure in report.failures:
-        room = "members" if failure.code.startswith("member_") else "laws"
-        _told(_case(suite, room, failure.name), "error", failure.code, failure.message)
-    case = _case(suite, "job", "complete")
+        group = "members" if failure.code.startswith("member_") else "laws"
+        case = _add_case(suite, group, failure.name)
+        _add_outcome(case, "error", code=failure.code, message=failure.message)
+    case = _add_case(suite, "job", "complete")
     if report.partial:
-        _told(
-            case,
-            "error",
-            "partial",
-            f"{family.count_measured(report)} of {q.count_of(len(report.members), 'member')} "
-            "measured, "
-            "and not all has ended",
-        )
-    return _written(suite, 0.0)
+        members = wording.count_of(len(report.members), "member")
+        message = f"{family.count_measured(report)} of {members} measured, and not all has ended"
+        _add_outcome(case, "error", code="partial", message=message)
+    return _format_xml(suite, 0.0)
 
 
-def _suite(job: str, properties: Mapping[str, str]) -> ET.Element:
+def _create_suite(job: str, properties: Mapping[str, str]) -> ET.Element:
     suite = ET.Element("testsuite", name=_clean(f"secateur {job}"))
-    found = ET.SubElement(suite, "properties")
+    listed = ET.SubElement(suite, "properties")
     for name, value in {"job_id": job, **properties}.items():
-        ET.SubElement(found, "property", name=name, value=_clean(value))
+        ET.SubElement(listed, "property", name=name, value=_clean(value))
     return suite
 
 
-def _case(suite: ET.Element, room: str, name: str) -> ET.Element:
+def _add_case(suite: ET.Element, group: str, name: str) -> ET.Element:
     return ET.SubElement(
-        suite, "testcase", classname=f"secateur.{room}", name=_clean(name), time="0"
+        suite, "testcase", classname=f"secateur.{group}", name=_clean(name), time="0"
     )
 
 
-def _told(case: ET.Element, kind: str, code: str, message: str, text: str | None = None) -> None:
-    """A failure or an error of a case; without `text` its message is the text."""
-    found = ET.SubElement(case, kind, type=_clean(code), message=_clean(message))
-    found.text = _clean(message if text is None else text)
+def _add_outcome(
+    case: ET.Element, kind: str, *, code: str, message: str, text: str | None = None
+) -> None:
+    """Add a failure or an error to a case; without `text` its message is the text."""
+    outcome = ET.SubElement(case, kind, type=_clean(code), message=_clean(message))
+    outcome.text = _clean(message if text is None else text)
 
 
-def _written(suite: ET.Element, seconds: float) -> str:
+def _format_xml(suite: ET.Element, seconds: float) -> str:
+    """Return the suite as a document, its cases counted."""
     suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
@@ -146,5 +146,5 @@ def _written(suite: ET.Element, seconds: float) -> str:
 
 
 def _clean(text: str) -> str:
-    """The text with what XML 1.0 forbids replaced."""
+    """Return the text with the characters that XML 1.0 forbids replaced."""
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -4,8 +4,8 @@ pull-request comment.
 
 from __future__ import annotations
 
-from pruning import wording as q
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import summary
 from pruning.reporting.comment import (
     COMMENT_LIMIT,
     MARKS,
@@ -16,81 +16,58 @@ from pruning.reporting.comment import (
     format_section,
     format_table,
 )
-from pruning.schemas.report import Checkpoint, Report
+from pruning.schemas.report import Checkpoint, Layer, Report
 
 
 def render(report: Report) -> str:
     """Return the comment; curves, layers and spec are left out, with a note, where it would grow
     too long.
     """
-    text = _document(report, full=True)
-    return text if len(text) <= COMMENT_LIMIT else _document(report, full=False)
+    text = _write_document(report, full=True)
+    return text if len(text) <= COMMENT_LIMIT else _write_document(report, full=False)
 
 
-def _document(report: Report, full: bool) -> str:
-    verdict = s.describe_verdict(report)
+def _write_document(report: Report, full: bool) -> str:
+    verdict = summary.describe_verdict(report)
     parts = [f"## {MARKS[verdict.tone]} {escape(verdict.headline)}"]
     if report.partial:
         parts.append(
             "**Partial.** The job ended before all its targets; the checkpoints listed here are "
             "whole."
         )
-    parts.append(
-        format_table(
-            ["", "", ""],
-            (
-                (f"**{fact.label}**", escape(fact.value), escape(fact.detail))
-                for fact in verdict.facts
-            ),
-        )
-    )
-    parts.append(escape(verdict.sentence))
-    if report.gates:
-        parts += [
-            "### Gates",
-            format_table(
-                ["Gate", "Limit", "Measured", "", ""],
-                (
-                    (
-                        escape(gate.name),
-                        q.percentage_points(gate.limit),
-                        q.points_with_interval(gate.measured, 2)
-                        if gate.measured
-                        else "not measured",
-                        "✅ passed" if gate.passed else "❌ failed",
-                        escape(gate.message),
-                    )
-                    for gate in report.gates
-                ),
-            ),
-        ]
-    if s.list_warnings(report):
-        parts += ["### Warnings", format_bullets(s.list_warnings(report))]
-    parts += [
-        "### Checkpoints",
-        _errors(report),
-        *([f"BatchNorm re-estimated: {s.BATCHNORM_NOTE}"] if s.has_batchnorm(report) else []),
-        *_checkpoint_warnings(report),
-        "### Size, work and time",
-        escape(s.describe_costs(report)),
-        _costs(report),
-        s.LATENCY_NOTE,
+    facts = [
+        (f"**{fact.label}**", escape(fact.value), escape(fact.detail)) for fact in verdict.facts
     ]
-    best = s.find_recommended(report)
-    if best is not None and full:
-        parts.append(format_details(f"Layers of {escape(best.id)}", _layers(best)))
+    parts += [format_table(["", "", ""], facts), escape(verdict.sentence)]
+    if report.gates:
+        parts += ["### Gates", _tabulate_gates(report)]
+    warnings = summary.list_warnings(report)
+    if warnings:
+        parts += ["### Warnings", format_bullets(warnings)]
+    parts += ["### Checkpoints", _tabulate_errors(report)]
+    if summary.has_batchnorm(report):
+        parts.append(f"BatchNorm re-estimated: {summary.BATCHNORM_NOTE}")
+    parts += [
+        *_list_checkpoint_warnings(report),
+        "### Size, work and time",
+        escape(summary.describe_costs(report)),
+        _tabulate_costs(report),
+        summary.LATENCY_NOTE,
+    ]
+    recommended = summary.find_recommended(report)
+    if recommended is not None and full:
+        layers = _tabulate_layers(recommended)
+        parts.append(format_details(f"Layers of {escape(recommended.id)}", layers))
     for name, section in report.sections.items():
-        parts += format_section(name, section, s.choose_digits(report), full)
+        parts += format_section(name, section, summary.choose_digits(report), full)
     if report.failures:
-        parts += [
-            "### Evaluations that failed",
-            format_bullets(
-                f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures
-            ),
+        failures = [
+            f"{failure.name} ({failure.code}): {failure.message}" for failure in report.failures
         ]
-    parts.append(_environment(report))
+        parts += ["### Evaluations that failed", format_bullets(failures)]
+    parts.append(_describe_environment(report))
     if full:
-        parts.append(format_details("Spec", format_json(s.format_json(report.spec))))
+        parts.append(format_details("Spec", format_json(summary.format_json(report.spec))))
     else:
         parts.append(
             "Curves, layers and spec are left out here for length; the HTML and JSON reports "
@@ -99,8 +76,25 @@ def _document(report: Report, full: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _errors(report: Report) -> str:
-    d = s.choose_digits(report)
+def _tabulate_gates(report: Report) -> str:
+    rows = []
+    for gate in report.gates:
+        measured = "not measured"
+        if gate.measured:
+            measured = wording.points_with_interval(gate.measured, 2)
+        rows.append(
+            (
+                escape(gate.name),
+                wording.percentage_points(gate.limit),
+                measured,
+                "✅ passed" if gate.passed else "❌ failed",
+                escape(gate.message),
+            )
+        )
+    return format_table(["Gate", "Limit", "Measured", "", ""], rows)
+
+
+def _tabulate_errors(report: Report) -> str:
     head = [
         "Network",
         "Sparsity asked",
@@ -113,107 +107,128 @@ def _errors(report: Report) -> str:
         "over control",
         "over given",
         "Right after pruning",
-        *(["BatchNorm re-estimated"] if s.has_batchnorm(report) else []),
     ]
-    body = []
-    for row in s.list_rows(report):
-        c, network = row.checkpoint, row.network
-        name = (
-            f"**{escape(row.label)}** ({s.choose_tag(report)})"
-            if row.recommended
-            else escape(row.label)
-        )
-        body.append(
-            (
-                name
-                + (" (partial)" if c and c.partial else "")
-                + (f" {escape(c.id)}" if c else ""),
-                q.short_percent(c.requested_sparsity) if c else "–",
-                q.short_percent(network.sparsity),
-                q.short_percent(network.density),
-                q.short_percent(network.prune_ratio),
-                s.compute_compression(network),
-                s.count_epochs(network) if network.retrain_epochs else "–",
-                q.percent_with_interval(network.error, d),
-                q.points_with_interval(c.error_increase.control, d) if c else "–",
-                q.points_with_interval(c.error_increase.given, d) if c else "–",
-                "–"
-                if c is None
-                else q.percent_with_interval(c.pruned.error, d)
-                if c.retrained
-                else "not retrained",
-                *([escape(s.describe_batchnorm(c))] if s.has_batchnorm(report) else []),
-            )
-        )
-    return format_table(head, body, right=range(1, len(head)))
+    if summary.has_batchnorm(report):
+        head.append("BatchNorm re-estimated")
+    rows = [_list_error_cells(report, row) for row in summary.list_rows(report)]
+    return format_table(head, rows, right=range(1, len(head)))
 
 
-def _checkpoint_warnings(report: Report) -> list[str]:
-    found = [f"{c.id}: {warning}" for c in s.order_checkpoints(report) for warning in c.warnings]
-    return [format_bullets(found)] if found else []
+def _list_error_cells(report: Report, row: summary.Row) -> list[str]:
+    """Return the cells of one network; what only pruned networks have is a dash for others."""
+    digits = summary.choose_digits(report)
+    checkpoint = row.checkpoint
+    network = row.network
+    requested = over_control = over_given = after_pruning = "–"
+    if checkpoint is not None:
+        increase = checkpoint.error_increase
+        requested = wording.short_percent(checkpoint.requested_sparsity)
+        over_control = wording.points_with_interval(increase.control, digits)
+        over_given = wording.points_with_interval(increase.given, digits)
+        after_pruning = "not retrained"
+        if checkpoint.retrained:
+            after_pruning = wording.percent_with_interval(checkpoint.pruned.error, digits)
+    cells = [
+        _describe_network(report, row),
+        requested,
+        wording.short_percent(network.sparsity),
+        wording.short_percent(network.density),
+        wording.short_percent(network.prune_ratio),
+        summary.compute_compression(network),
+        summary.count_epochs(network) if network.retrain_epochs else "–",
+        wording.percent_with_interval(network.error, digits),
+        over_control,
+        over_given,
+        after_pruning,
+    ]
+    if summary.has_batchnorm(report):
+        cells.append(escape(summary.describe_batchnorm(checkpoint)))
+    return cells
 
 
-def _costs(report: Report) -> str:
-    formats = s.list_file_formats(report)
+def _describe_network(report: Report, row: summary.Row) -> str:
+    name = escape(row.label)
+    if row.recommended:
+        name = f"**{name}** ({summary.choose_tag(report)})"
+    if row.checkpoint is None:
+        return name
+    return f"{name}{' (partial)' if row.checkpoint.partial else ''} {escape(row.checkpoint.id)}"
+
+
+def _list_checkpoint_warnings(report: Report) -> list[str]:
+    warnings = [
+        f"{checkpoint.id}: {warning}"
+        for checkpoint in summary.order_checkpoints(report)
+        for warning in checkpoint.warnings
+    ]
+    return [format_bullets(warnings)] if warnings else []
+
+
+def _tabulate_costs(report: Report) -> str:
+    formats = summary.list_file_formats(report)
     head = [
         "Network",
         "Sparsity",
         "Parameters",
-        *(f"File: {escape(s.FORMATS.get(f, f))}" for f in formats),
+        *(f"File: {escape(summary.FORMATS.get(name, name))}" for name in formats),
         "sparse/given dense",
         "Work",
         "Latency p50",
     ]
-    body = []
-    for row in s.list_rows(report):
-        network, ratio = row.network, s.compute_file_ratio(report, row.network)
-        body.append(
+    rows = []
+    for row in summary.list_rows(report):
+        network = row.network
+        ratio = summary.compute_file_ratio(report, network)
+        latencies = [escape(summary.describe_latency(item)) for item in network.latency_ms]
+        sizes = [
+            wording.file_size(network.size_bytes[name]) if name in network.size_bytes else "–"
+            for name in formats
+        ]
+        rows.append(
             (
                 escape(row.label),
-                q.short_percent(network.sparsity),
-                q.count(network.parameters),
-                *(
-                    q.file_size(network.size_bytes[f]) if f in network.size_bytes else "–"
-                    for f in formats
-                ),
-                "–" if ratio is None else q.percent(ratio),
-                q.operations(network.flops),
-                "<br>".join(escape(s.describe_latency(item)) for item in network.latency_ms)
-                or "not measured",
+                wording.short_percent(network.sparsity),
+                wording.count(network.parameters),
+                *sizes,
+                "–" if ratio is None else wording.percent(ratio),
+                wording.operations(network.flops),
+                "<br>".join(latencies) or "not measured",
             )
         )
-    return format_table(head, body, right=range(1, len(head)))
+    return format_table(head, rows, right=range(1, len(head)))
 
 
-def _layers(checkpoint: Checkpoint) -> str:
-    return format_table(
-        ["Parameter", "Shape", "Kept", "of", "Density"],
+def _tabulate_layers(checkpoint: Checkpoint) -> str:
+    rows = [
         (
-            (
-                escape(layer.name),
-                " × ".join(map(str, layer.shape)),
-                q.count(layer.kept),
-                q.count(layer.total),
-                f"left dense: {escape(layer.reason)}"
-                if layer.reason
-                else q.short_percent(layer.kept / layer.total)
-                if layer.total
-                else "–",
-            )
-            for layer in checkpoint.layers
-        ),
-        right=(2, 3),
-    )
+            escape(layer.name),
+            " × ".join(map(str, layer.shape)),
+            wording.count(layer.kept),
+            wording.count(layer.total),
+            _describe_density(layer),
+        )
+        for layer in checkpoint.layers
+    ]
+    return format_table(["Parameter", "Shape", "Kept", "of", "Density"], rows, right=(2, 3))
 
 
-def _environment(report: Report) -> str:
-    e, m, d = report.environment, report.model, report.data
-    text = (
-        f"{m.architecture}, {q.count(m.parameters)} parameters ({q.count(m.prunable)} prunable); "
-        f"{d.name}, "
-        f"{q.count_of(d.fit, 'image')} to fit, {q.count(d.val)} for validation, "
-        f"{q.count(d.test)} to test; {e.device_name}, "
-        f"{q.count_of(e.threads, 'thread')}, torch {e.torch}, secateur {e.secateur}; job "
-        f"{report.job_id}"
+def _describe_density(layer: Layer) -> str:
+    if layer.reason:
+        return f"left dense: {escape(layer.reason)}"
+    return wording.short_percent(layer.kept / layer.total) if layer.total else "–"
+
+
+def _describe_environment(report: Report) -> str:
+    environment = report.environment
+    model = report.model
+    data = report.data
+    parts = (
+        f"{model.architecture}, {wording.count(model.parameters)} parameters "
+        f"({wording.count(model.prunable)} prunable)",
+        f"{data.name}, {wording.count_of(data.fit, 'image')} to fit, {wording.count(data.val)} for "
+        f"validation, {wording.count(data.test)} to test",
+        f"{environment.device_name}, {wording.count_of(environment.threads, 'thread')}, "
+        f"torch {environment.torch}, secateur {environment.secateur}",
+        f"job {report.job_id}",
     )
-    return f"<sub>{escape(text)}</sub>"
+    return f"<sub>{escape('; '.join(parts))}</sub>"

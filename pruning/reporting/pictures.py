@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 COLUMNS = 5
 DPI = 110
 COLOURS = "cividis"
-"""Read alike by people with and without colour vision deficiency."""
+"""The colour map of heatmaps, which reads alike with and without colour vision deficiency."""
 
 
 def draw_grid(
     images: Sequence[tuple[str, NDArray[np.uint8]]], caption: str, columns: int = COLUMNS
 ) -> Picture:
-    """Images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
+    """Return images (H, W) or (H, W, 3), each below its name, row by row; pixels stay sharp."""
     rows = math.ceil(len(images) / columns)
-    figure = _figure(1.7 * columns, 1.9 * rows)
+    figure = _create_figure(1.7 * columns, 1.9 * rows)
     for place, (name, image) in enumerate(images):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(
@@ -39,12 +39,12 @@ def draw_grid(
         )
         axes.set_title(name, fontsize=8)
         axes.set_axis_off()
-    return _picture(figure, caption)
+    return _encode_picture(figure, caption)
 
 
 def arrange_pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (C, H, W) as `draw_grid` takes it: (H, W, 3), or the first channel where there are
-    not three.
+    """Return an image (C, H, W) as `draw_grid` takes it: (H, W, 3), or the first channel where
+    there are not three.
 
     >>> (
     ...     arrange_pixels(np.zeros((1, 2, 5), np.uint8)).shape,
@@ -62,12 +62,12 @@ def draw_heatmap(
     labels: tuple[str, str],
     caption: str,
 ) -> Picture:
-    """A matrix of fractions, each cell with its value in percent; `labels` name the rows and the
-    columns.
+    """Return a matrix of fractions, each cell with its value in percent; `labels` name the rows and
+    the columns.
     """
-    figure = _figure(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows))
+    figure = _create_figure(2.6 + 0.62 * len(columns), 2.0 + 0.45 * len(rows))
     axes = figure.add_subplot()
-    drawn = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    heatmap = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(columns)), labels=columns, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(rows)), labels=rows, fontsize=8)
     axes.set_ylabel(labels[0], fontsize=8)
@@ -83,12 +83,14 @@ def draw_heatmap(
                 fontsize=8,
                 color="white" if value < 0.5 else "black",
             )
-    figure.colorbar(drawn, ax=axes, label="percent", format=lambda value, _: f"{100 * value:.0f}")
-    return _picture(figure, caption)
+    figure.colorbar(heatmap, ax=axes, label="percent", format=lambda value, _: f"{100 * value:.0f}")
+    return _encode_picture(figure, caption)
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty one, in inches; the drawing library is imported by those alone that draw."""
+def _create_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches; the drawing library is imported only here, so
+    that nothing else loads it.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -97,7 +99,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _picture(figure: Figure, caption: str) -> Picture:
+def _encode_picture(figure: Figure, caption: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return Picture(caption=caption, png=base64.b64encode(buffer.getvalue()).decode())

@@ -1,4 +1,4 @@
-"""How series are told apart: colour, marker and line, in the drawing and in its legend."""
+"""Colours, markers and lines that distinguish series, in the drawing and in its legend."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 LINES = ("solid", "dashed", "dashdot", "dotted")
 TONES = len(MARKERS)
 SERIES = TONES * len(LINES)
-"""As many series can be told apart by colour, marker and line together, the first eight by colour
-alone.
+"""The number of series that colour, marker and line distinguish together; colour alone does so for
+the first eight.
 """
-INK, GRID, GIVEN, CONTROL = "#01010a", "#01010b", "#01010c", "#01010d"
+INK = "#01010a"
+GRID = "#01010b"
+GIVEN = "#01010c"
+CONTROL = "#01010d"
 COLOURS = tuple(f"#0102{i:02x}" for i in range(TONES))
-VARIABLES = {INK: "--plot-ink", GRID: "--plot-grid", GIVEN: "--given", CONTROL: "--control"} | {
-    colour: f"--series-{i}" for i, colour in enumerate(COLOURS)
+# Colours are drawn as placeholders, which the SVG replaces by variables of the page's style sheet.
+VARIABLES = {
+    INK: "--plot-ink",
+    GRID: "--plot-grid",
+    GIVEN: "--given",
+    CONTROL: "--control",
+    **{colour: f"--series-{i}" for i, colour in enumerate(COLOURS)},
 }
 
 
@@ -31,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Look:
-    """How one series is drawn."""
+    """The colour, marker and line of one series."""
 
     colour: str
     marker: str
@@ -39,8 +47,8 @@ class Look:
     hollow: bool
 
     def entry(self, label: str, drawn: str | None = None) -> Entry:
-        """Its line of the legend; of `points` without the line, of a `line` or a `band` without the
-        marker.
+        """Return its line of the legend: without the line for `points`, without the marker for a
+        `line` or a `band`.
 
         >>> (
         ...     choose_style(0).entry("law", "band").kind,
@@ -59,12 +67,12 @@ class Look:
 
 
 LONE = Look(INK, "", "dashed", False)
-"""Of a line to hold all else against."""
+"""The look of a line that all else is compared with."""
 
 
 def choose_style(index: int) -> Look:
-    """The look of the series of this number: eight colours, each again with another marker and
-    line.
+    """Return the look of the series of this number: eight colours, then the same eight with other
+    markers and lines.
 
     >>> (
     ...     choose_style(1).marker,
@@ -74,7 +82,10 @@ def choose_style(index: int) -> Look:
     ... )
     ('s', 'v', 'dashed', True)
     """
-    again = index // TONES % len(LINES)
+    lap = index // TONES % len(LINES)
     return Look(
-        COLOURS[index % TONES], MARKERS[(index + 3 * again) % TONES], LINES[again], again % 2 == 1
+        colour=COLOURS[index % TONES],
+        marker=MARKERS[(index + 3 * lap) % TONES],
+        line=LINES[lap],
+        hollow=lap % 2 == 1,
     )

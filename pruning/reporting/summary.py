@@ -1,4 +1,4 @@
-"""What every rendering says first: the verdict, the facts behind it and the rows of the tables."""
+"""The first words of every rendering: the verdict, the facts behind it, the rows of the tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pruning import wording as q
+from pruning import wording
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import Checkpoint, Estimate, Latency, Network, Report
 from pruning.verdict.recommendation import is_proven_beyond
@@ -33,9 +33,12 @@ LATENCY_NOTE = (
 )
 
 
+Tone = Literal["good", "bad", "open"]
+
+
 @dataclass(frozen=True)
 class Fact:
-    """One number of the verdict, with its name and what it is to be compared with."""
+    """A number of the verdict, with its name and what it is to be compared with."""
 
     label: str
     value: str
@@ -44,17 +47,17 @@ class Fact:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader takes away in ten seconds."""
+    """The conclusion of a report, to be read in ten seconds."""
 
     headline: str
-    tone: Literal["good", "bad", "open"]
+    tone: Tone
     sentence: str
     facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network of the tables; `checkpoint` is `None` for the two dense references."""
+    """A network of the tables; `checkpoint` is `None` for the two dense references."""
 
     label: str
     network: Network
@@ -69,18 +72,19 @@ def choose_digits(report: Report) -> int:
 
 def order_checkpoints(report: Report) -> tuple[Checkpoint, ...]:
     """Return the checkpoints by criterion, as asked for, then by sparsity."""
-    criteria = list_labels(report)
-    return tuple(
-        sorted(
-            report.checkpoints,
-            key=lambda c: (criteria.index(find_label(report, c.criterion)), c.requested_sparsity),
-        )
-    )
+    labels = list_labels(report)
+
+    def by_criterion(checkpoint: Checkpoint) -> tuple[int, float]:
+        label = find_label(report, checkpoint.criterion)
+        return labels.index(label), checkpoint.requested_sparsity
+
+    return tuple(sorted(report.checkpoints, key=by_criterion))
 
 
 def list_labels(report: Report) -> list[str]:
     """Return the criteria of the report by label, each once, in order of appearance."""
-    criteria = [c.criterion for c in report.checkpoints] + [r.criterion for r in report.rounds]
+    criteria = [checkpoint.criterion for checkpoint in report.checkpoints]
+    criteria += [between.criterion for between in report.rounds]
     return list(dict.fromkeys(find_label(report, criterion) for criterion in criteria))
 
 
@@ -88,15 +92,18 @@ def find_label(report: Report, criterion: Method) -> str:
     """Return what the ids of a criterion's checkpoints begin with; its name and parameters where it
     has no checkpoint.
     """
-    for c in report.checkpoints:
-        if c.criterion == criterion:
-            return c.id.removesuffix(f"-{c.requested_sparsity!r}")
-    return q.method_call(criterion)
+    for checkpoint in report.checkpoints:
+        if checkpoint.criterion == criterion:
+            return checkpoint.id.removesuffix(f"-{checkpoint.requested_sparsity!r}")
+    return wording.method_call(criterion)
 
 
 def find_recommended(report: Report) -> Checkpoint | None:
     """Return the recommended checkpoint where the report holds it."""
-    return next((c for c in report.checkpoints if c.id == report.recommendation.checkpoint), None)
+    recommended = report.recommendation.checkpoint
+    return next(
+        (checkpoint for checkpoint in report.checkpoints if checkpoint.id == recommended), None
+    )
 
 
 def is_loss_proven(report: Report) -> bool:
@@ -114,28 +121,27 @@ def choose_tag(report: Report) -> str:
 
 def list_rows(report: Report) -> tuple[Row, ...]:
     """Return the two dense references and every checkpoint."""
-    chosen = report.recommendation.checkpoint
-    references = (Row("given", report.baseline, None), Row("control", report.control, None))
-    return references + tuple(
-        Row(find_label(report, c.criterion), c, c, c.id == chosen)
-        for c in order_checkpoints(report)
-    )
+    rows = [Row("given", report.baseline, None), Row("control", report.control, None)]
+    for checkpoint in order_checkpoints(report):
+        label = find_label(report, checkpoint.criterion)
+        is_recommended = checkpoint.id == report.recommendation.checkpoint
+        rows.append(Row(label, checkpoint, checkpoint, is_recommended))
+    return tuple(rows)
 
 
 def list_file_formats(report: Report) -> tuple[str, ...]:
     """Return the file formats that any network of the report has, the known ones first."""
-    found = dict.fromkeys(name for row in list_rows(report) for name in row.network.size_bytes)
-    return tuple(
-        [name for name in FORMATS if name in found]
-        + sorted(name for name in found if name not in FORMATS)
-    )
+    names = {name for row in list_rows(report) for name in row.network.size_bytes}
+    known = [name for name in FORMATS if name in names]
+    return (*known, *sorted(names - FORMATS.keys()))
 
 
 def compute_file_ratio(report: Report, network: Network) -> float | None:
     """Return the size of a sparse file over that of the given network's dense file, where both are
     known.
     """
-    sparse, dense = network.size_bytes.get("sparse"), report.baseline.size_bytes.get("dense")
+    sparse = network.size_bytes.get("sparse")
+    dense = report.baseline.size_bytes.get("dense")
     return sparse / dense if sparse and dense else None
 
 
@@ -143,7 +149,8 @@ def has_lost_channels(report: Report, checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint is physically smaller: its dense file is, by a byte or more for
     each parameter removed.
     """
-    given, own = report.baseline.size_bytes.get("dense"), checkpoint.size_bytes.get("dense")
+    given = report.baseline.size_bytes.get("dense")
+    own = checkpoint.size_bytes.get("dense")
     removed = report.baseline.parameters - checkpoint.parameters
     return given is not None and own is not None and 0 < removed <= given - own
 
@@ -152,21 +159,26 @@ def describe_costs(report: Report) -> str:
     """Return what was done to the networks, zeros or fewer channels, and what that means for size,
     work and time.
     """
-    smaller = [c.id for c in order_checkpoints(report) if has_lost_channels(report, c)]
-    zeros = len(smaller) < len(report.checkpoints)
+    smaller = [
+        checkpoint.id
+        for checkpoint in order_checkpoints(report)
+        if has_lost_channels(report, checkpoint)
+    ]
+    has_zeros = len(smaller) < len(report.checkpoints)
     notes = []
     if smaller:
+        subject = "Whole channels were removed."
+        if has_zeros:
+            subject = f"Without whole channels: {', '.join(smaller)}."
         notes.append(
-            f"{'Without whole channels: ' + ', '.join(smaller) + '.' if zeros else 'Whole channels were removed.'} Such a "
-            "network is itself smaller: its dense file holds fewer parameters, and any kernel "
-            "needs fewer FLOPs."
+            f"{subject} Such a network is itself smaller: its dense file holds fewer parameters, "
+            "and any kernel needs fewer FLOPs."
         )
-    if zeros:
+    if has_zeros:
+        subject = "The others hold zeros, which" if smaller else "Zeros"
         notes.append(
-            f"{'The others hold zeros, which' if smaller else 'Zeros'} make the sparse file "
-            "smaller, not the network "
-            "faster: dense kernels multiply by zero as slowly as by any other number, so there a "
-            "latency ratio off 1 is "
+            f"{subject} make the sparse file smaller, not the network faster: dense kernels "
+            "multiply by zero as slowly as by any other number, so there a latency ratio off 1 is "
             "noise; FLOPs count what a sparse kernel would need."
         )
     return " ".join(notes)
@@ -176,49 +188,50 @@ def list_warnings(report: Report) -> tuple[str, ...]:
     """Return the warnings of the report without those of rounds that a checkpoint of the same
     criterion repeats.
     """
-    told = {
-        (find_label(report, c.criterion), warning)
-        for c in report.checkpoints
-        for warning in c.warnings
+    repeated = {
+        (find_label(report, checkpoint.criterion), warning)
+        for checkpoint in report.checkpoints
+        for warning in checkpoint.warnings
     }
 
-    def repeated(text: str) -> bool:
-        found = re.fullmatch(r"(.+?), round \d+: (.+)", text, re.DOTALL)
-        return found is not None and (found[1], found[2]) in told
+    def is_repeated(text: str) -> bool:
+        parts = re.fullmatch(r"(.+?), round \d+: (.+)", text, re.DOTALL)
+        return parts is not None and (parts[1], parts[2]) in repeated
 
-    return tuple(warning for warning in report.warnings if not repeated(warning))
+    return tuple(warning for warning in report.warnings if not is_repeated(warning))
 
 
 def describe_latency(item: Latency) -> str:
     """Return a measured latency with its factor to the network as given, measured in turn with
     it.
     """
-    text = f"{q.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
+    text = f"{wording.milliseconds(item.p50)} ({item.device}, batch {item.batch})"
     return text if item.against_given is None else f"{text}, {item.against_given:.2f}× given"
 
 
 def count_epochs(network: Network) -> str:
     """Return the epochs of retraining the network has had."""
-    return q.count_of(network.retrain_epochs, "epoch")
+    return wording.count_of(network.retrain_epochs, "epoch")
 
 
 def compute_compression(network: Network) -> str:
     """Return 1/density."""
-    return q.factor(1 / network.density) if network.density > 0 else "–"
+    return wording.factor(1 / network.density) if network.density > 0 else "–"
 
 
 def has_batchnorm(report: Report) -> bool:
     """Return whether BatchNorm was re-estimated for any checkpoint."""
-    return any(c.batchnorm is not None for c in report.checkpoints)
+    return any(checkpoint.batchnorm is not None for checkpoint in report.checkpoints)
 
 
 def describe_batchnorm(checkpoint: Checkpoint | None) -> str:
     """Return whether the new statistics of BatchNorm were kept, and the losses that decided it."""
     if checkpoint is None or checkpoint.batchnorm is None:
         return "–"
-    found = checkpoint.batchnorm
-    before, after = (q.nats(Estimate(value=loss)) for loss in (found.loss_before, found.loss_after))
-    return f"{'kept' if found.kept else 'undone'} [loss {before} → {after}]"
+    batchnorm = checkpoint.batchnorm
+    before = wording.nats(Estimate(value=batchnorm.loss_before))
+    after = wording.nats(Estimate(value=batchnorm.loss_after))
+    return f"{'kept' if batchnorm.kept else 'undone'} [loss {before} → {after}]"
 
 
 def count_gates(report: Report) -> str:
@@ -236,82 +249,88 @@ def format_json(value: Any) -> str:
 
 def describe_verdict(report: Report) -> Verdict:
     """Return the verdict: what was pruned, what to ship, what it loses, whether the gates hold."""
-    d = choose_digits(report)
     best = find_recommended(report)
     failed = [gate for gate in report.gates if not gate.passed]
     beyond = is_loss_proven(report)
-    subject = f"{report.model.architecture} on {report.data.name}"
-    if best is None:
-        headline = (
-            f"{subject}: no checkpoint recommended"
-            if report.checkpoints
-            else f"{subject}: no checkpoint finished"
-        )
-        facts = [
-            Fact(
-                "Test error as given",
-                q.percent(report.baseline.error.value, d),
-                _span(report.baseline, d),
-            ),
-            Fact(
-                "Dense control", q.percent(report.control.error.value, d), _span(report.control, d)
-            ),
-            Fact("Checkpoints", str(len(report.checkpoints)), ", ".join(list_labels(report))),
-        ]
-    else:
-        headline = (
-            f"{subject}: "
-            f"{'' if beyond or failed else 'ship '}{q.short_percent(best.requested_sparsity)} "
-            "sparsity"
-        )
-        facts = [
-            Fact(
-                choose_tag(report).capitalize(),
-                f"{q.short_percent(best.requested_sparsity)} sparse",
-                f"{q.method_call(best.criterion)}, {best.id}",
-            ),
-            Fact(
-                "Test error",
-                q.percent(best.error.value, d),
-                f"{_span(best, d)}; given {q.percent(report.baseline.error.value, d)}",
-            ),
-            Fact(
-                "Over dense control",
-                *split_estimate(q.points_with_interval(best.error_increase.control, d)),
-            ),
-            Fact(
-                "Over network as given",
-                *split_estimate(q.points_with_interval(best.error_increase.given, d)),
-            ),
-            Fact(
-                "Weights kept",
-                f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
-                f"{q.count(best.parameters)} of {q.count(report.model.parameters)} parameters "
-                "remain",
-            ),
-        ]
-        ratio = compute_file_ratio(report, best)
-        if ratio is not None:
-            facts.append(
-                Fact(
-                    "File" if has_lost_channels(report, best) else "Sparse file",
-                    q.file_size(best.size_bytes["sparse"]),
-                    f"{q.percent(ratio)} of the given network's "
-                    f"{q.file_size(report.baseline.size_bytes['dense'])}",
-                )
-            )
-    facts.append(Fact("Gates", count_gates(report), "; ".join(gate.message for gate in failed)))
+    headline = _choose_headline(report, best, ship=not beyond and not failed)
     if failed:
-        return Verdict(
-            f"{headline}, but a gate failed" if best else headline,
-            "bad",
-            report.recommendation.reason,
-            tuple(facts),
+        tone: Tone = "bad"
+        headline += ", but a gate failed" if best else ""
+    else:
+        is_good = best is not None and not beyond and not report.partial
+        tone = "good" if is_good else "open"
+        headline += ", but the test images prove a loss beyond the margin" if beyond else ""
+    facts = _list_reference_facts(report) if best is None else _list_facts(report, best)
+    messages = "; ".join(gate.message for gate in failed)
+    return Verdict(
+        headline=headline,
+        tone=tone,
+        sentence=report.recommendation.reason,
+        facts=(*facts, Fact("Gates", count_gates(report), messages)),
+    )
+
+
+def _choose_headline(report: Report, best: Checkpoint | None, *, ship: bool) -> str:
+    subject = f"{report.model.architecture} on {report.data.name}"
+    if best is not None:
+        sparsity = wording.short_percent(best.requested_sparsity)
+        return f"{subject}: {'ship ' if ship else ''}{sparsity} sparsity"
+    if report.checkpoints:
+        return f"{subject}: no checkpoint recommended"
+    return f"{subject}: no checkpoint finished"
+
+
+def _list_reference_facts(report: Report) -> list[Fact]:
+    """Return the facts of a report that recommends no checkpoint: its dense networks."""
+    digits = choose_digits(report)
+    facts = []
+    for label, network in (
+        ("Test error as given", report.baseline),
+        ("Dense control", report.control),
+    ):
+        error = wording.percent(network.error.value, digits)
+        facts.append(Fact(label, error, _describe_interval(network, digits)))
+    labels = ", ".join(list_labels(report))
+    return [*facts, Fact("Checkpoints", str(len(report.checkpoints)), labels)]
+
+
+def _list_facts(report: Report, best: Checkpoint) -> list[Fact]:
+    """Return the facts of the recommended checkpoint: what it is, loses, keeps and weighs."""
+    digits = choose_digits(report)
+    given = wording.percent(report.baseline.error.value, digits)
+    over_control = wording.points_with_interval(best.error_increase.control, digits)
+    over_given = wording.points_with_interval(best.error_increase.given, digits)
+    facts = [
+        Fact(
+            choose_tag(report).capitalize(),
+            f"{wording.short_percent(best.requested_sparsity)} sparse",
+            f"{wording.method_call(best.criterion)}, {best.id}",
+        ),
+        Fact(
+            "Test error",
+            wording.percent(best.error.value, digits),
+            f"{_describe_interval(best, digits)}; given {given}",
+        ),
+        Fact("Over dense control", *split_estimate(over_control)),
+        Fact("Over network as given", *split_estimate(over_given)),
+        Fact(
+            "Weights kept",
+            f"1 in {1 / best.density:.3g}" if best.density > 0 else "none",
+            f"{wording.count(best.parameters)} of {wording.count(report.model.parameters)} "
+            "parameters remain",
+        ),
+    ]
+    ratio = compute_file_ratio(report, best)
+    if ratio is not None:
+        given_size = wording.file_size(report.baseline.size_bytes["dense"])
+        facts.append(
+            Fact(
+                "File" if has_lost_channels(report, best) else "Sparse file",
+                wording.file_size(best.size_bytes["sparse"]),
+                f"{wording.percent(ratio)} of the given network's {given_size}",
+            )
         )
-    if beyond:
-        headline += ", but the test images prove a loss beyond the margin"
-    good = best is not None and not beyond and not report.partial
-    return Verdict(headline, "good" if good else "open", report.recommendation.reason, tuple(facts))
+    return facts
 
 
 def split_estimate(text: str) -> tuple[str, str]:
@@ -320,5 +339,5 @@ def split_estimate(text: str) -> tuple[str, str]:
     return value, f"95 % interval {'[' + rest}" if bracket else ""
 
 
-def _span(network: Network, d: int) -> str:
-    return split_estimate(q.percent_with_interval(network.error, d))[1]
+def _describe_interval(network: Network, digits: int) -> str:
+    return split_estimate(wording.percent_with_interval(network.error, digits))[1]

@@ -1,3 +1,1 @@
-"""Wire documents of the science: what is asked for (recipe) and what was found (report). Free of
-torch.
-"""
+"""Wire documents, free of torch: the request (job, recipe) and the result (report)."""

@@ -1,4 +1,4 @@
-"""The one configuration every document shares."""
+"""The base of every document, with the configuration that all share."""
 
 from __future__ import annotations
 

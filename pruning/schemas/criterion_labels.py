@@ -1,16 +1,16 @@
-"""Short names by which a job tells its criteria apart."""
+"""Short names that distinguish the criteria of a job."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pruning.schemas.recipe import Recipe
+from pruning.schemas.recipe import Method, Recipe
 
 
 def label_criteria(recipe: Recipe) -> list[str]:
-    """A short unique name for every criterion of the recipe: its name, and the parameters that set
-    it apart from others.
+    """Return a short unique name for every criterion of the recipe: its name, and the parameters in
+    which others of that name differ.
 
     >>> from pruning.schemas.recipe import Targets
     >>> criteria = (
@@ -20,28 +20,30 @@ def label_criteria(recipe: Recipe) -> list[str]:
     >>> label_criteria(Recipe(criterion=criteria, targets=Targets(sparsity=(0.5,))))
     ['qm-pi1', 'qm-pi14-linear']
     """
-    found = []
-    for method in recipe.criteria:
-        others = [
-            one.params for one in recipe.criteria if one.name == method.name and one is not method
-        ]
-        apart = [
-            name
-            for name in method.params
-            if any(one.get(name) != method.params[name] for one in others)
-        ]
-        found.append(
-            "-".join([method.name, *(_short(name, method.params[name]) for name in apart)])
-        )
-    found = [re.sub(r"[^a-z0-9._-]", "", label.lower()) for label in found]
+    labels = [_label_criterion(method, recipe) for method in recipe.criteria]
     return [
-        label if found.count(label) == 1 else f"{label}-{found[: index + 1].count(label)}"
-        for index, label in enumerate(found)
+        label if labels.count(label) == 1 else f"{label}-{labels[: index + 1].count(label)}"
+        for index, label in enumerate(labels)
     ]
 
 
-def _short(name: str, value: Any) -> str:
-    """A word speaks for itself, a number does not."""
+def _label_criterion(method: Method, recipe: Recipe) -> str:
+    others = [
+        other.params
+        for other in recipe.criteria
+        if other.name == method.name and other is not method
+    ]
+    parts = [method.name]
+    for name, value in method.params.items():
+        if any(params.get(name) != value for params in others):
+            parts.append(_shorten(name, value))
+    return re.sub(r"[^a-z0-9._-]", "", "-".join(parts).lower())
+
+
+def _shorten(name: str, value: Any) -> str:
+    """Return a value as part of a label; a number is preceded by the name of its parameter, a word
+    is not.
+    """
     if isinstance(value, str):
         return value
     return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"

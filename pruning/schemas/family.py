@@ -1,5 +1,5 @@
-"""What a client POSTs to `/v1/jobs` for a family of networks: which members, how they are pruned,
-what is asked of them.
+"""The request for a family of networks, as POSTed to `/v1/jobs`: its members, how they are pruned,
+and the errors to reach.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FamilyModel(Document):
 
     architecture: Name
     kwargs: dict[str, Any] = {}
-    """What all members share, beside depth and width."""
+    """The arguments that all members share, beside depth and width."""
     train: Train
 
 
@@ -61,8 +61,8 @@ class Members(Grid):
     fractions: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=16)
     ] = (1.0,)
-    """Of the training images (after `dataset.limit`), drawn without regard to class, as the paper
-    does.
+    """Fractions of the training images (after `dataset.limit`), drawn without regard to class, as
+    the paper does.
     """
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**62)], ...], Field(min_length=1, max_length=16)
@@ -159,8 +159,7 @@ class FamilySpec(JobFields):
         if not 1 <= self.rounds <= MOST_ROUNDS:
             raise ValueError(
                 f"floor_density: keeping {self.keep:g} each round, {self.rounds} rounds lead to "
-                "a density of "
-                f"{self.floor_density:g}; from 1 to {MOST_ROUNDS}"
+                f"a density of {self.floor_density:g}; from 1 to {MOST_ROUNDS}"
             )
         if self.method == "synflow" and self.model.train.rewind_epoch:
             raise ValueError(
@@ -171,40 +170,40 @@ class FamilySpec(JobFields):
 
     @model_validator(mode="after")
     def _enough_for_a_law(self) -> FamilySpec:
-        grids = [self.members, *([] if self.candidates is None else [self.candidates])]
-        sizes = sum(len(one.depths) * len(one.widths) for one in grids)
+        grids: list[Grid] = [self.members]
+        if self.candidates is not None:
+            grids.append(self.candidates)
+        sizes = sum(len(grid.depths) * len(grid.widths) for grid in grids)
         if sizes > MOST_SIZES:
             raise ValueError(
                 f"members and candidates: {sizes} depths with widths; at most {MOST_SIZES}"
             )
-        varied = sum(len(one) > 1 for one in (self.members.depths, self.members.widths))
+        varied = sum(len(values) > 1 for values in (self.members.depths, self.members.widths))
         networks = len(self.members.depths) * len(self.members.widths) * len(self.members.fractions)
         if self.adaptive is not None and self.adaptive.max_members is not None:
             networks = min(networks, self.adaptive.max_members)
         if networks * self.rounds < 2 * (2 + varied) or networks < 1 + varied:
             raise ValueError(
                 f"members: {networks} networks with {self.rounds} densities each are too few for "
-                "a law of "
-                f"depth, width and density; here it needs {1 + varied} networks and "
-                f"{2 * (2 + varied)} points"
+                f"a law of depth, width and density; here it needs {1 + varied} networks "
+                f"and {2 * (2 + varied)} points"
             )
         return self
 
     @property
     def rounds(self) -> int:
-        """Rounds to the last density that is not below the floor: floor(ln(floor_density) /
-        ln(keep)).
+        """The number of rounds to the last density that is not below the floor:
+        floor(ln(floor_density) / ln(keep)).
         """
         return math.floor(math.log(self.floor_density) / math.log(self.keep) + 1e-9)
 
     def limit(self, fraction: float) -> Limit:
-        """The limit of images of a member with this fraction of those for training."""
+        """Return the limit of images of a member that trains on this fraction of them."""
         base = self.dataset.limit
         train = base.train
         if fraction < 1:
-            train = (
-                fraction * (train or 1.0)
-                if not isinstance(train, int)
-                else max(1, round(fraction * train))
-            )
+            if isinstance(train, int):
+                train = max(1, round(fraction * train))
+            else:
+                train = fraction * (train or 1.0)
         return Limit(train=train, test=base.test, stratify=False)

@@ -1,5 +1,5 @@
-"""What was found of a family: its members, its law, and the networks it recommends, predicted
-beside measured.
+"""The report of a family: its members, its law, and the networks it recommends, predicted beside
+measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MemberStatus = Literal[
 
 
 class MemberRow(Document):
-    """One member: a job of its own, and the curve it measured."""
+    """A member: a job of its own, and the curve it measured."""
 
     job: str | None
     """`null` where it was not run: an adaptive family stopped before."""
@@ -54,7 +54,7 @@ class CandidateRow(Document):
     parameters: int
     prunable: int
     kwargs: dict[str, Any] = {}
-    """Of the architecture."""
+    """The arguments of the architecture."""
     unpruned_sd: float | None = None
     """Relative standard deviation of an unpruned error that was not measured; `null` for a measured
     one.
@@ -81,9 +81,9 @@ class MeasuredNetwork(Document):
     again, on the same device and number of threads.
     """
     parameters: int
-    """Those that remain."""
+    """The parameters that remain."""
     error: float
-    """On the test images."""
+    """The error on the test images."""
 
 
 class FamilyAnswer(Document):
@@ -97,16 +97,16 @@ class FamilyAnswer(Document):
     density: float | None = None
     rounds: int | None = None
     parameters: float | None = None
-    """Those that remain."""
+    """The parameters that remain."""
     unpruned_parameters: int | None = None
     predicted: Estimate | None = None
-    """With the band of one more run."""
+    """The error by the law, with the band of one more run."""
     extrapolated: bool | None = None
     notes: tuple[str, ...] = ()
     refused: str = ""
-    """Why there is no answer."""
+    """The reason why there is no answer."""
     job: str | None = None
-    """Where it is trained for real."""
+    """The job that trains the network for real."""
     status: MemberStatus | None = None
     measured: Estimate | None = None
     """Its test error, with the interval of its test images."""
@@ -122,7 +122,7 @@ class FamilyAnswer(Document):
 
 
 class FamilyRecommendation(Document):
-    """Which network to ship, and why."""
+    """The network to ship, and why."""
 
     job: str | None
     checkpoint: str | None
@@ -130,7 +130,7 @@ class FamilyRecommendation(Document):
 
 
 class FamilyReport(Document):
-    """Everything a family found."""
+    """Everything that is known of a family."""
 
     schema_version: Literal[1] = 1
     type: Literal["family"] = "family"
@@ -141,7 +141,7 @@ class FamilyReport(Document):
     classes: int | None
     members: tuple[MemberRow, ...]
     law: dict[str, Any] | None
-    """The joint law as a document; `null` before there are points enough."""
+    """The joint law as a document; `null` while there are too few points."""
     dense_law: dict[str, Any] | None
     candidates: tuple[CandidateRow, ...] = ()
     """The networks that may be an answer, all at the largest fraction of the training images."""

@@ -1,13 +1,13 @@
-"""What a client POSTs to `/v1/jobs`: references to a model and a dataset around a recipe."""
+"""The request for a pruning job, as POSTed to `/v1/jobs`: a recipe, a model and a dataset."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pruning.schemas.base import Document
-from pruning.schemas.presets import expand_preset
+from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import Gates, Limit, Method, Name, Recipe, Retrain, Shifts, Targets
 from pruning.schemas.training import Train
 
@@ -16,7 +16,12 @@ Status = Literal[
     "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"
 ]
 Stage = Literal["baseline", "prune", "retrain", "evaluate", "predict", "export"]
+if TYPE_CHECKING:
+    PresetName = str
+else:
+    PresetName = Literal[tuple(PRESETS)]
 NOMINAL = "nominal"
+"""The name that reports give the test images of the dataset itself."""
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -74,20 +79,20 @@ class DatasetRef(Document):
     def _one_source(self) -> DatasetRef:
         if (self.id is None) == (self.builtin is None):
             raise ValueError("give either 'id' (an uploaded dataset) or 'builtin'")
-        names = [one.name for one in self.shifted]
+        names = [shifted.name for shifted in self.shifted]
         if len(set(names)) < len(names):
             raise ValueError(f"shifted: two sets have one name: {', '.join(names)}")
         return self
 
 
 class RewindModel(Document):
-    """Where weight rewinding takes its weights from when the job did not train the network."""
+    """The model whose weights a job rewinds to when it did not train the network itself."""
 
     model: Annotated[dict[Literal["id"], Identifier], Field(min_length=1)]
 
 
 class RetrainSpec(Retrain):
-    """`retrain` of a job."""
+    """The retraining of a job, with the weights to rewind to."""
 
     rewind: RewindModel | None = None
 
@@ -98,8 +103,8 @@ class RetrainSpec(Retrain):
         return self
 
 
-def _preset_in_place(schema: dict[str, Any]) -> None:
-    """With a preset, `model` and `targets` may be left out."""
+def _relax_required_fields(schema: dict[str, Any]) -> None:
+    """Allow `model` and `targets` to be left out of a job with a preset."""
     schema["required"] = [name for name in schema["required"] if name not in ("model", "targets")]
     schema["anyOf"] = [
         {"required": ["model", "targets"]},
@@ -108,7 +113,7 @@ def _preset_in_place(schema: dict[str, Any]) -> None:
 
 
 class JobFields(Document):
-    """What jobs of every type carry beside their science."""
+    """The fields that jobs of every type carry beside their science."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     labels: Annotated[
@@ -119,7 +124,7 @@ class JobFields(Document):
         Field(max_length=16),
     ] = {}
     priority: Annotated[int, Field(ge=0, le=9)] = 4
-    """Of the jobs that wait, those with the highest number are taken first."""
+    """The rank of the job among those that wait: the highest number is taken first."""
     deadline_s: Annotated[float, Field(gt=0)] | None = None
     """Longest time from submission to the end; past it the job fails with `deadline_exceeded`."""
 
@@ -128,26 +133,13 @@ class JobSpec(JobFields):
     """A pruning job. Everything but `type`, `model`, `dataset` and `targets` has a default that
     gives a good result.
 
-    With a `preset`, so have `model` and `targets`.
+    With a `preset`, `model` and `targets` have defaults too.
     """
 
-    model_config = ConfigDict(json_schema_extra=_preset_in_place)
+    model_config = ConfigDict(json_schema_extra=_relax_required_fields)
 
     type: Literal["prune"]
-    preset: (
-        Literal[
-            "resnet20",
-            "resnet56",
-            "resnet110",
-            "vgg16",
-            "densenet22",
-            "wrn16_8",
-            "resnet18",
-            "resnet101",
-            "deeplabv3_resnet50",
-        ]
-        | None
-    ) = None
+    preset: PresetName | None = None
     """A cascade of Lost in Pruning: fills in `model`, `targets`, `retrain` and `batchnorm` where
     the job leaves them open.
 
@@ -155,7 +147,7 @@ class JobSpec(JobFields):
     weights of its network.
     """
     epochs_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """With a preset: the fraction of its epochs, milestones and warm-up; one epoch at least."""
+    """With a preset: the fraction of its epochs, milestones and warm-up; at least one epoch."""
     model: ModelRef
     dataset: DatasetRef
     targets: Targets
@@ -180,9 +172,9 @@ class JobSpec(JobFields):
     @model_validator(mode="before")
     @classmethod
     def _preset_is_expanded(cls, job: Any) -> Any:
-        return (
-            expand_preset(job) if isinstance(job, dict) and job.get("preset") is not None else job
-        )
+        if isinstance(job, dict) and job.get("preset") is not None:
+            return expand_preset(job)
+        return job
 
     @model_validator(mode="after")
     def _recipe_is_consistent(self) -> JobSpec:
@@ -195,8 +187,7 @@ class JobSpec(JobFields):
             if self.model.train is None and retrain.rewind is None:
                 raise ValueError(
                     "retrain: weight rewinding needs the weights to rewind to: train the network "
-                    "here "
-                    "(model.train) or give retrain.rewind.model.id"
+                    "here (model.train) or give retrain.rewind.model.id"
                 )
             if self.model.train is not None and retrain.rewind is not None:
                 raise ValueError(
@@ -206,7 +197,7 @@ class JobSpec(JobFields):
         return self
 
     def recipe(self) -> Recipe:
-        """The science of this job, without its references."""
+        """Return the science of this job, without its references."""
         fields: dict[str, Any] = {
             name: getattr(self, name)
             for name in Recipe.model_fields
@@ -214,11 +205,11 @@ class JobSpec(JobFields):
         }
         fields |= {"train": self.model.train, "limit": self.dataset.limit}
         if self.retrain is not None:
-            given = {
+            settings = {
                 name: getattr(self.retrain, name)
                 for name in self.retrain.model_fields_set - {"rewind"}
             }
-            fields["retrain"] = Retrain(**given)
+            fields["retrain"] = Retrain(**settings)
         elif self.when == "before_training":
             fields["retrain"] = Retrain(mode="none")
         return Recipe(**fields)

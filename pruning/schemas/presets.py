@@ -15,110 +15,38 @@ from typing import Any
 
 from pydantic import BaseModel
 
+# The prune ratios of the networks that the paper retrains, in percent of all parameters.
 MANY = (
-    15,
-    30.2,
-    42.7,
-    53,
-    61.4,
-    68.3,
-    74,
-    78.6,
-    82.5,
-    85.6,
-    88.2,
-    90.3,
-    92,
-    93.5,
-    94.6,
-    95.6,
-    96.4,
-    97,
-    97.6,
-    98,
-)
+    15, 30.2, 42.7, 53, 61.4, 68.3, 74, 78.6, 82.5, 85.6, 88.2, 90.3, 92, 93.5, 94.6, 95.6,
+    96.4, 97, 97.6, 98,
+)  # fmt: skip
 DENSE = (
-    15,
-    24.1,
-    32.1,
-    39.4,
-    45.8,
-    51.6,
-    56.8,
-    61.4,
-    65.5,
-    69.2,
-    72.4,
-    75.4,
-    78,
-    80.3,
-    82.4,
-    84.3,
-    86,
-    87.5,
-    88.8,
-    90,
-    92.6,
-    95.3,
-)
+    15, 24.1, 32.1, 39.4, 45.8, 51.6, 56.8, 61.4, 65.5, 69.2, 72.4, 75.4, 78, 80.3, 82.4, 84.3,
+    86, 87.5, 88.8, 90, 92.6, 95.3,
+)  # fmt: skip
 RESNET20 = (
-    15,
-    22.4,
-    29.2,
-    35.4,
-    41,
-    46.2,
-    50.8,
-    55.1,
-    59.1,
-    62.6,
-    65.9,
-    68.9,
-    71.6,
-    74.1,
-    76.3,
-    78.4,
-    80.3,
-    82,
-    83.6,
-    85,
-    89.6,
-    93.8,
-    98,
-)
+    15, 22.4, 29.2, 35.4, 41, 46.2, 50.8, 55.1, 59.1, 62.6, 65.9, 68.9, 71.6, 74.1, 76.3, 78.4,
+    80.3, 82, 83.6, 85, 89.6, 93.8, 98,
+)  # fmt: skip
 IMAGENET = (
-    10,
-    17.4,
-    24.2,
-    30.4,
-    36.2,
-    41.4,
-    46.2,
-    50.7,
-    54.7,
-    58.4,
-    61.9,
-    65,
-    69,
-    73.2,
-    77.4,
-    81.6,
-    85.8,
-    90,
-)
+    10, 17.4, 24.2, 30.4, 36.2, 41.4, 46.2, 50.7, 54.7, 58.4, 61.9, 65, 69, 73.2, 77.4, 81.6,
+    85.8, 90,
+)  # fmt: skip
 VOC = (20, 36.5, 49.6, 60, 68.3, 74.8, 80, 84.1, 87.4, 90, 92, 93.7, 95.1, 96.2, 97)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One row of the paper's table of experiments."""
+    """One row of the paper's table of experiments: a network, its training and its prune ratios."""
 
     architecture: str
     kwargs: Mapping[str, Any]
     parameters: int
-    """Of the network for colour images of `classes` classes, without what serves training alone."""
+    """The parameters of the network for colour images of `classes` classes, without those that only
+    training uses.
+    """
     prunable: int
-    """Of these, weights of convolutions and the classifier."""
+    """The weights of convolutions and the classifier among them."""
     epochs: int
     batch_size: int
     lr: float
@@ -128,17 +56,17 @@ class Preset:
     gamma: float
     warmup: int
     prune_ratios: tuple[float, ...]
-    """Of the networks that are retrained: the percentage of all parameters that is removed."""
+    """The percentages of all parameters that are removed, one for each retrained network."""
     retrain_epochs: int | None = None
-    """The first epochs of the schedule that are a retraining; None: all."""
+    """The number of first epochs of the schedule that make a retraining; `None`: all of them."""
     classes: int = 10
-    """Of the paper's data."""
+    """The classes of the paper's data."""
     schedule: str = "step"
-    """Of the learning rate; `milestones` and `gamma` are those of steps."""
+    """The schedule of the learning rate; `milestones` and `gamma` belong to `step`."""
 
     @property
     def sparsities(self) -> list[float]:
-        """The prune ratios as fractions of the prunable weights: only these are removed.
+        """The prune ratios as fractions of the prunable weights, since only these are removed.
 
         sparsity = prune ratio * parameters / prunable
 
@@ -150,9 +78,9 @@ class Preset:
         ]
 
     def training(self, epochs: int, scale: float) -> dict[str, Any]:
-        """The first `epochs` of the schedule, shortened to max(1, round(scale epochs)).
+        """Return the first `epochs` of the schedule, shortened to max(1, round(scale epochs)).
 
-        Milestones and warm-up are shortened by what the epochs are, after rounding: the learning
+        Milestones and warm-up are shortened by the same factor as the rounded epochs: the learning
         rate takes the same course over the fraction of the training that is done.
 
         >>> short = PRESETS["resnet20"].training(182, 0.1)
@@ -164,15 +92,17 @@ class Preset:
         (18, [9.0, 13.450549], 0.4945)
         """
         fewer = max(1, round(scale * epochs))
-        by = fewer / epochs
+        factor = fewer / epochs
         schedule: dict[str, Any] = {
             "name": self.schedule,
-            "warmup_epochs": round(self.warmup * by, 6),
+            "warmup_epochs": round(self.warmup * factor, 6),
         }
         if self.schedule == "step":
             schedule |= {
                 "gamma": self.gamma,
-                "milestones": [round(at * by, 6) for at in self.milestones if at < epochs],
+                "milestones": [
+                    round(epoch * factor, 6) for epoch in self.milestones if epoch < epochs
+                ],
             }
         return {
             "epochs": fewer,
@@ -331,14 +261,14 @@ PRESETS: dict[str, Preset] = {
         schedule="poly",
     ),
 }
-"""By name. ResNet-56 and ResNet-110 as in the paper's code: 9 and 18 bottlenecks a stage, so depths
-83 and 164.
+"""The presets by name. ResNet-56 and ResNet-110 are those of the paper's code, with 9 and 18
+bottlenecks in a stage, so their depths are 83 and 164. A new preset is one more entry.
 """
 
 
 def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job with a `preset`, and what the preset says where the job does not say otherwise; the job
-    is not changed.
+    """Return a job with a `preset`, completed by the preset where the job leaves something open;
+    the job itself is not changed.
 
     Filled in are `model` (architecture, kwargs and `train`, key by key; only `train`, and only
     where it is given, for an uploaded model; no kwargs for another architecture), `targets`,
@@ -364,69 +294,73 @@ def expand_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     >>> expand_preset({"preset": "resnet21"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: preset: unknown preset 'resnet21'; known: resnet20, resnet56, resnet110, vgg16, densenet22, wrn16_8, ...
+    ValueError: preset: unknown preset 'resnet21'; known: resnet20, resnet56, resnet110, ...
     """
     name, scale = job.get("preset"), job.get("epochs_scale", 1.0)
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"preset: unknown preset {name!r}; known: {', '.join(PRESETS)}")
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
-        raise ValueError(f"epochs_scale: {scale!r} is no number above 0 and at most 1")
+        raise ValueError(f"epochs_scale: {scale!r} is not a number above 0 and at most 1")
     preset = PRESETS[name]
-    found = {key: _plain(value) for key, value in job.items()}
-    _fill_model(found, preset, preset.training(preset.epochs, scale))
-    if found.get("targets") is None:
-        found["targets"] = {"sparsity": preset.sparsities}
-    if found.get("when") != "before_training":
-        _fill_retrain(found, preset, scale)
-        if found.get("batchnorm") is None:
-            found["batchnorm"] = "keep"
-    return found
+    expanded = {key: _copy_plainly(value) for key, value in job.items()}
+    _fill_model(expanded, preset, preset.training(preset.epochs, scale))
+    if expanded.get("targets") is None:
+        expanded["targets"] = {"sparsity": preset.sparsities}
+    if expanded.get("when") != "before_training":
+        _fill_retrain(expanded, preset, scale)
+        if expanded.get("batchnorm") is None:
+            expanded["batchnorm"] = "keep"
+    return expanded
 
 
 def _fill_model(job: dict[str, Any], preset: Preset, train: dict[str, Any]) -> None:
     model = {} if job.get("model") is None else job["model"]
     if not isinstance(model, dict):
-        return  # what is no object is refused where the job is read
-    uploaded = model.get("id") is not None
-    if not uploaded and model.get("architecture") in (None, preset.architecture):
+        return  # anything but an object is refused where the job is read
+    is_uploaded = model.get("id") is not None
+    if not is_uploaded and model.get("architecture") in (None, preset.architecture):
         model = {
             **model,
             "architecture": preset.architecture,
-            "kwargs": _merged(dict(preset.kwargs), model.get("kwargs")),
+            "kwargs": _merge(dict(preset.kwargs), model.get("kwargs")),
         }
-    if not uploaded or model.get("train") is not None:
-        model = {**model, "train": _merged(train, model.get("train"))}
+    if not is_uploaded or model.get("train") is not None:
+        model = {**model, "train": _merge(train, model.get("train"))}
     job["model"] = model
 
 
 def _fill_retrain(job: dict[str, Any], preset: Preset, scale: float) -> None:
-    """Learning-rate rewinding; the first part of a schedule is that part as a schedule of its
-    own.
+    """Fill in learning-rate rewinding; a retraining that repeats only the first part of the
+    schedule is fine-tuning with that part as a schedule of its own.
     """
     schedule = preset.training(preset.retrain_epochs or preset.epochs, scale)
     trains = isinstance(job["model"], dict) and job["model"].get("train") is not None
+    retrain: dict[str, Any] = {"mode": "lr_rewind"}
     if preset.retrain_epochs is not None:
-        filled = {"mode": "fine_tune", **schedule}
-    else:
-        filled = {"mode": "lr_rewind"} if trains else {"mode": "lr_rewind", **schedule}
-    given = job.get("retrain")
-    if given is None or (isinstance(given, dict) and given.get("mode") in (None, filled["mode"])):
-        job["retrain"] = _merged(filled, given)
+        retrain = {"mode": "fine_tune", **schedule}
+    elif not trains:
+        # a job that trains the network rewinds to that schedule, which it must not repeat
+        retrain |= schedule
+    requested = job.get("retrain")
+    if requested is None:
+        job["retrain"] = retrain
+    elif isinstance(requested, dict) and requested.get("mode") in (None, retrain["mode"]):
+        job["retrain"] = retrain | requested
 
 
-def _merged(filled: dict[str, Any], given: Any) -> Any:
-    """What was given on top of what is filled in; what is no object stays, to be refused where the
-    job is read.
+def _merge(filled: dict[str, Any], requested: Any) -> Any:
+    """Return the job's own keys on top of those filled in; anything but an object stays as it is,
+    to be refused where the job is read.
     """
-    return given if given is not None and not isinstance(given, dict) else filled | (given or {})
+    if requested is None:
+        return filled
+    return filled | requested if isinstance(requested, dict) else requested
 
 
-def _plain(value: Any) -> Any:
-    """A copy, documents as what was set of them."""
+def _copy_plainly(value: Any) -> Any:
+    """Return a copy of a value, a document as the fields that were set."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
-    return (
-        list(value)
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else copy.deepcopy(value)
-    )
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return list(value)
+    return copy.deepcopy(value)

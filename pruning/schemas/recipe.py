@@ -1,4 +1,4 @@
-"""What is to be done: the recipe of a pruning job, every default written in."""
+"""The recipe of a pruning job, with every default written in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Distill(Document):
 
 
 class Retrain(Training):
-    """What follows every pruning round.
+    """The training that follows every pruning round.
 
     `none`: nothing. `fine_tune`: train on with this schedule. `weight_rewind`: the surviving
     weights return to those of `rewind_epoch` and the schedule resumes there. `lr_rewind`: the
@@ -56,7 +56,7 @@ class Retrain(Training):
     rounds to a target share one run of this schedule. Round i = 0 ... R - 1 prunes before epoch
     floor(i prune_epochs / R) (default of `prune_epochs`: three quarters of `epochs`) and trains up
     to the next; the last trains to the end. The learning rate and the order of the images go on as
-    in one training; the optimiser's momentum starts anew after each pruning. With the schedule
+    in one training; the optimiser's momentum starts from zero after each pruning. With the schedule
     `cubic` this is gradual magnitude pruning (GMP).
     """
 
@@ -105,8 +105,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Limit(Document):
-    """At most so many images of each split, balanced over the classes unless `stratify` is false or
-    they have masks.
+    """The largest number or fraction of images of each split, balanced over the classes unless
+    `stratify` is false or the images have masks.
     """
 
     train: Count | Fraction | None = None
@@ -114,7 +114,7 @@ class Limit(Document):
     stratify: bool = True
 
     def of(self, split: Literal["train", "test"], images: int) -> int:
-        """How many images of a split of so many.
+        """Return how many of the images of a split are used.
 
         >>> (
         ...     Limit(train=500).of("train", 300),
@@ -123,14 +123,14 @@ class Limit(Document):
         ... )
         (300, 75, 300)
         """
-        asked = self.train if split == "train" else self.test
-        if asked is None:
+        limit = self.train if split == "train" else self.test
+        if limit is None:
             return images
-        return min(images, asked if isinstance(asked, int) else max(1, round(asked * images)))
+        return min(images, limit if isinstance(limit, int) else max(1, round(limit * images)))
 
 
 class Gates(Document):
-    """What a pipeline may demand of the recommended checkpoint."""
+    """The demands that a pipeline may make of the recommended checkpoint."""
 
     max_error_increase: Annotated[float, Field(ge=0, le=1)] | None = None
     """Largest test error above that of the dense control."""
@@ -141,7 +141,7 @@ class Gates(Document):
 
 
 class Shifts(Document):
-    """What is known of the data that the network will meet, beyond the test images.
+    """The user's knowledge of the data that the network will meet, beyond the test images.
 
     `unexpected`: they may shift in ways nobody can name. `partly_modelled`: some shifts are trained
     on (`corrupt`), others may come. `modelled`: what comes is like the training data, corruptions
@@ -152,21 +152,21 @@ class Shifts(Document):
 
 
 class Recipe(Document):
-    """The science of a job: which criterion, how much, in which steps, retrained how, evaluated on
-    what.
-    """
+    """The science of a job: criterion, targets, steps, retraining and evaluations."""
 
     criterion: Method | Annotated[tuple[Method, ...], Field(min_length=1, max_length=32)] = Method(
         name="magnitude"
     )
     allocation: Method | None = None
-    """How the budget is divided over the layers; `null`: as the criterion's paper does, mostly
+    """The division of the budget over the layers; `null`: as in the criterion's paper, mostly
     `global`.
     """
     granularity: Method | None = None
-    """What is removed together; `null`: what the criterion scores, single weights or channels."""
+    """The unit that is removed as a whole; `null`: the unit that the criterion scores, a weight or
+    a channel.
+    """
     sparsifier: Method | None = None
-    """How a layer's share is spent; `null`: as the criterion does, mostly `top_k`."""
+    """The spending of a layer's share; `null`: as the criterion prescribes, mostly `top_k`."""
     schedule: Method = Method(name="targets_only")
     when: Literal["after_training", "before_training"] = "after_training"
     independent: bool = False
@@ -178,7 +178,7 @@ class Recipe(Document):
     """Train the network first; without it the weights are taken as they come."""
     retrain: Retrain = Retrain()
     batchnorm: Literal["reestimate", "keep"] = "reestimate"
-    """After pruning, before retraining: `reestimate` takes BatchNorm's statistics anew from
+    """After pruning, before retraining: `reestimate` takes BatchNorm's statistics again from
     training images and keeps them where they lower the loss on other training images; `keep` leaves
     them.
     """
@@ -217,8 +217,7 @@ class Recipe(Document):
             if self.retrain.mode != "none" and "retrain" in self.model_fields_set:
                 raise ValueError(
                     "retrain: with when 'before_training' the pruned network is trained by "
-                    "model.train; "
-                    "leave retrain out"
+                    "model.train; leave retrain out"
                 )
             if "batchnorm" in self.model_fields_set:
                 raise ValueError(
@@ -230,8 +229,7 @@ class Recipe(Document):
             if ignored:
                 raise ValueError(
                     f"retrain: {', '.join(sorted(ignored))} come from model.train when the job "
-                    "trains "
-                    f"the network and the mode is {self.retrain.mode!r}"
+                    f"trains the network and the mode is {self.retrain.mode!r}"
                 )
         if (
             self.retrain.mode == "gradual"
@@ -244,13 +242,13 @@ class Recipe(Document):
         return self
 
     def digest(self) -> str:
-        """SHA-256 of the recipe with every default written in, as canonical JSON (hex).
+        """Return the SHA-256 (hex) of the recipe with every default written in, as canonical JSON.
 
         Two ways to write one recipe have one digest: a criterion or a list of one; what has no
         effect before training; no penalty or one of zero; no corruptions.
         """
         document = self.model_dump(mode="json") | {
-            "criterion": [one.model_dump(mode="json") for one in self.criteria]
+            "criterion": [method.model_dump(mode="json") for method in self.criteria]
         }
         if self.when == "before_training":
             del document["retrain"], document["batchnorm"]

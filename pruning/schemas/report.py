@@ -1,6 +1,4 @@
-"""What was found: the report of a pruning job. Every number measured on samples carries its
-interval.
-"""
+"""The report of a pruning job. Every number measured on samples carries its interval."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ class Curve(Document):
     x_label: str
     y_label: str
     x_names: tuple[str, ...] | None = None
-    """What the points are, where `x` only numbers them: drawn as bars."""
+    """The names of the points, where `x` only numbers them: drawn as bars."""
     drawn: Literal["points", "line", "band"] | None = None
     """Markers alone, a line alone, or a line in its band of intervals; `null`: markers with their
     intervals on a line.
@@ -86,7 +84,7 @@ class Latency(Document):
 
 
 class Evaluated(Document):
-    """One network measured on the test split, plain fp32 path."""
+    """A network measured on the test split, in plain fp32."""
 
     error: Estimate
     loss: Estimate
@@ -94,11 +92,11 @@ class Evaluated(Document):
 
 
 class Network(Evaluated):
-    """A network of the report: what it loses and what it costs."""
+    """A network of the report: its errors and its costs."""
 
     sparsity: float
-    """Fraction of the prunable weights that are zero; of the network as given and of the control,
-    without any pruning.
+    """Fraction of the prunable weights that are zero; for the network as given and the control, of
+    those that are zero without any pruning.
     """
     density: float
     prune_ratio: float
@@ -119,14 +117,14 @@ class Network(Evaluated):
 
 
 class Layer(Document):
-    """One parameter tensor: how many weights remain, or why it was left dense."""
+    """A parameter tensor: how many weights remain, or why it was left dense."""
 
     name: str
     shape: tuple[int, ...]
     total: int
     kept: int
     reason: str | None = None
-    """Why the tensor was not pruned; `null` for a pruned one."""
+    """The reason why the tensor was not pruned; `null` for a pruned one."""
 
 
 class Increase(Document):
@@ -137,12 +135,12 @@ class Increase(Document):
 
 
 class BatchNorm(Document):
-    """What re-estimating BatchNorm's statistics right after pruning did to the loss on other
+    """The effect of re-estimating BatchNorm's statistics right after pruning on the loss on other
     training images.
     """
 
     loss_before: float
-    """Mean cross-entropy with the statistics of before."""
+    """Mean cross-entropy with the previous statistics."""
     loss_after: float
     """Mean cross-entropy with the new ones."""
     kept: bool
@@ -150,7 +148,7 @@ class BatchNorm(Document):
 
 
 class Checkpoint(Network):
-    """One pruned network at one target."""
+    """A pruned network at one target."""
 
     id: str
     criterion: Method
@@ -159,9 +157,9 @@ class Checkpoint(Network):
     partial: bool = False
     """The job ended before all its targets; this checkpoint is whole."""
     pruned: Evaluated
-    """Right after pruning, before retraining."""
+    """The network right after pruning, before retraining."""
     retrained: Evaluated | None
-    """After retraining; `null` where the recipe does not retrain."""
+    """The network after retraining; `null` where the recipe does not retrain."""
     batchnorm: BatchNorm | None = None
     """`null` where nothing was re-estimated: there is no BatchNorm, or the recipe keeps it or
     prunes before training.
@@ -176,7 +174,7 @@ class Checkpoint(Network):
 
 
 class Round(Document):
-    """One prune-and-retrain round, target or not: a point on the curve."""
+    """A prune-and-retrain round, target or not: a point on the curve."""
 
     criterion: Method
     round: int
@@ -186,11 +184,11 @@ class Round(Document):
     pruned: Evaluated
     retrained: Evaluated | None
     batchnorm: BatchNorm | None = None
-    """As in a checkpoint."""
+    """The same as in a checkpoint."""
 
 
 class ShiftAdvice(Document):
-    """What the guideline of Lost in Pruning says for what is known of shifts; potentials are of
+    """The guideline of Lost in Pruning for what is known of shifts; potentials are those on
     validation images.
     """
 
@@ -204,7 +202,7 @@ class ShiftAdvice(Document):
 
 
 class Recommendation(Document):
-    """Which checkpoint to ship and why, chosen on the validation split."""
+    """The checkpoint to ship and why, chosen on the validation split."""
 
     checkpoint: str | None
     sparsity: float | None
@@ -215,7 +213,7 @@ class Recommendation(Document):
 
 
 class GateResult(Document):
-    """One gate held against the recommended checkpoint."""
+    """A gate held against the recommended checkpoint."""
 
     name: Literal["max_error_increase", "max_delta_excess_error"]
     limit: float
@@ -226,7 +224,7 @@ class GateResult(Document):
 
 
 class Environment(Document):
-    """Where the numbers were measured."""
+    """The machine and the software that the numbers were measured on."""
 
     device: str
     device_name: str
@@ -265,7 +263,7 @@ class DataInfo(Document):
 
 
 class Report(Document):
-    """Everything a job found."""
+    """Everything that a job measured."""
 
     schema_version: Literal[1] = 1
     job_id: str
@@ -277,8 +275,8 @@ class Report(Document):
     baseline: Network
     """The network as given (or as trained by the job), before any pruning."""
     control: Network
-    """The dense network retrained with the same data and budget as one round: what retrained
-    checkpoints compare with.
+    """The dense network retrained with the same data and budget as one round: the reference of
+    retrained checkpoints.
     """
     checkpoints: tuple[Checkpoint, ...]
     rounds: tuple[Round, ...]

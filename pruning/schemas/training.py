@@ -1,4 +1,4 @@
-"""How a network is trained: optimiser, learning-rate schedule, augmentation."""
+"""The training of a network: optimiser, learning-rate schedule, augmentation."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ class Optimizer(Document):
 
     @model_validator(mode="after")
     def _no_ignored_field(self) -> Optimizer:
-        foreign = {"sgd": {"betas"}, "adamw": {"momentum", "nesterov"}}[
-            self.name
-        ] & self.model_fields_set
+        fields_of_the_other = {"sgd": {"betas"}, "adamw": {"momentum", "nesterov"}}
+        foreign = fields_of_the_other[self.name] & self.model_fields_set
         if any(getattr(self, field) != type(self).model_fields[field].default for field in foreign):
             raise ValueError(
                 f"{', '.join(sorted(foreign))} has no effect with the optimizer {self.name!r}"
@@ -81,7 +80,9 @@ CORRUPTIONS = (
     "speckle_noise",
     "zoom_blur",
 )
-"""The standard names of Hendrycks and Dietterich."""
+"""The standard names of Hendrycks and Dietterich, the same as those registered in
+`pruning.data.corruptions` (a test compares): this document must not import torch.
+"""
 MIX1 = (
     "contrast",
     "elastic_transform",
@@ -93,14 +94,14 @@ MIX1 = (
     "snow",
     "zoom_blur",
 )
-"""What Lost in Pruning trains on in its robust runs; it tests on the other ten, Mix2."""
+"""The corruptions that Lost in Pruning trains on in its robust runs; the other ten, Mix2, test."""
 
 
 class Corrupt(Document):
     """Train on corrupted images: every fetch of an image draws one of `names` and one of
     `severities`, 0 for none.
 
-    Both are uniform and drawn anew in every epoch. By default the paper's Mix1 and severities 0 to
+    Both are uniform and drawn again in every epoch. By default the paper's Mix1 and severities 0 to
     5. Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in Pruning, MLSys 2021, robust
     training.
     """
@@ -156,7 +157,7 @@ class Training(Document):
 
 
 class Penalty(Document):
-    """What is added to the training loss: l1 sum |w| over the weights of every Linear and Conv2d
+    """The term added to the training loss: l1 sum |w| over the weights of every Linear and Conv2d
     that may be pruned.
 
     Those are the weights that train and are not in the job's `exclude`; biases and BatchNorm are
@@ -193,8 +194,8 @@ class Train(Training):
         if self.l1 and self.optimizer.name != "sgd":
             raise ValueError(
                 f"penalty: l1 needs the optimizer 'sgd'; {self.optimizer.name!r} takes a step of "
-                "another size "
-                "for every weight, and one threshold would not minimise the penalised loss"
+                "another size for every weight, and one threshold would not minimise the penalised "
+                "loss"
             )
         return self
 

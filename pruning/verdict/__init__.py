@@ -1,1 +1,3 @@
-"""Which checkpoint to ship, whether the gates hold, and whether the dense network is one."""
+"""The verdict on a job: which checkpoint to ship, whether the gates hold, and whether its dense
+network is better than guessing.
+"""

@@ -1,21 +1,22 @@
-"""Which checkpoint to ship, and whether the gates hold."""
+"""The choice of the checkpoint to ship, on the validation images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruning import wording as q
+from pruning import wording
 from pruning.measurement.intervals import is_guessing
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Network, Recommendation
 
 DEFAULT_MARGIN = 0.005
+"""The error increase that is tolerated where no gate sets one."""
 
 
 @dataclass(frozen=True)
 class References:
-    """What checkpoints are held against."""
+    """The dense networks that checkpoints are compared with."""
 
     given: Network
     control: Network
@@ -30,11 +31,11 @@ class References:
         return self.control_over_given.low is not None and self.control_over_given.low > 0
 
     def warning(self) -> str:
-        """What to tell a user whose retraining harms."""
+        """Return the warning to a user whose retraining harms."""
         return (
             "retraining alone raised the error of the dense network from "
-            f"{q.percent(self.given.error.value, 2)} to "
-            f"{q.percent(self.control.error.value, 2)}: what is compared with "
+            f"{wording.percent(self.given.error.value, 2)} to "
+            f"{wording.percent(self.control.error.value, 2)}: what is compared with "
             "the control looks better than it is; change the retraining (a smaller learning "
             "rate, more "
             "epochs, other augmentation)"
@@ -44,7 +45,8 @@ class References:
 def recommend(
     checkpoints: Sequence[Checkpoint], gates: Gates, references: References
 ) -> Recommendation:
-    """The sparsest checkpoint whose validation error is within the margin of the dense control's.
+    """Return the sparsest checkpoint whose validation error is within the margin of the dense
+    control's.
 
     The margin is the gate `max_error_increase` where one is set, else 0.5 pp. Only the validation
     split is read, so the test error of the choice is unbiased by it; the reason says where it
@@ -52,31 +54,21 @@ def recommend(
     """
     margin = DEFAULT_MARGIN if gates.max_error_increase is None else gates.max_error_increase
     within = [
-        c
-        for c in checkpoints
-        if c.val_error_increase.value <= margin and not is_guessing(c.val_error, references.chance)
+        checkpoint
+        for checkpoint in checkpoints
+        if checkpoint.val_error_increase.value <= margin
+        and not is_guessing(checkpoint.val_error, references.chance)
     ]
     if within:
-        best = max(within, key=lambda c: (c.sparsity, -c.val_error.value))
+        # of two checkpoints equally sparse, the one with the smaller validation error
+        best = max(within, key=lambda candidate: (candidate.sparsity, -candidate.val_error.value))
         return Recommendation(
             checkpoint=best.id,
             sparsity=best.sparsity,
             margin=margin,
-            reason=_reason(best, margin, references),
+            reason=_explain_choice(best, margin, references),
         )
-    if not checkpoints:
-        return Recommendation(
-            checkpoint=None, sparsity=None, margin=margin, reason="No checkpoint was finished."
-        )
-    nearest = min((c.val_error_increase for c in checkpoints), key=lambda gap: gap.value)
-    reason = " ".join(
-        [
-            f"No checkpoint stays within {q.percentage_points(margin)} of the dense control's "
-            "validation error and above "
-            "guessing; ship the dense network, prune less, or retrain longer.",
-            *_limits(nearest, margin),
-        ]
-    )
+    reason = _explain_refusal(checkpoints, margin)
     return Recommendation(checkpoint=None, sparsity=None, margin=margin, reason=reason)
 
 
@@ -88,54 +80,81 @@ def is_proven_beyond(checkpoint: Checkpoint, margin: float) -> bool:
     return low is not None and low > margin
 
 
-def _reason(best: Checkpoint, margin: float, references: References) -> str:
-    gap, test, given = (
-        best.val_error_increase,
-        best.error_increase.control,
-        best.error_increase.given,
-    )
-    beyond = is_proven_beyond(best, margin)
+def _explain_choice(best: Checkpoint, margin: float, references: References) -> str:
+    gap = best.val_error_increase
     sentences = [
-        f"{'Sparsest within the margin on the validation images is' if beyond else 'Ship'} "
-        f"{best.id}: "
-        f"{q.percent(best.sparsity)} of the prunable weights are pruned, and on "
-        f"{q.count_of(gap.n or 0, 'validation image')} "
-        f"its error is {_apart(gap, 'the dense control')}, within the margin of "
-        f"{q.percentage_points(margin)}.",
-        *_limits(gap, margin),
-        f"{'Beware: on the test images' if beyond else 'On the test images, which did not enter the choice,'} its error is "
-        f"{q.percent(best.error.value, 2)}, {_apart(test, 'the control')}"
-        f"{', beyond the margin' if beyond else ''}; it is {_apart(given, 'the given network')}.",
+        _describe_validation(best, margin),
+        *_warn_of_resolution(gap, margin),
+        _describe_test(best, margin),
     ]
     if references.retraining_harms:
         sentences.append(f"Beware: {references.warning()}.")
-    return " ".join(
-        [
-            *sentences,
-            "Intervals hold at 95 %. Errors are nominal: nothing here speaks for data "
-            "that differ from the test images.",
-        ]
+    sentences.append(
+        "Intervals hold at 95 %. Errors are nominal: nothing here speaks for data that differ from "
+        "the test images."
+    )
+    return " ".join(sentences)
+
+
+def _describe_validation(best: Checkpoint, margin: float) -> str:
+    """Return the sentence about what decided: sparsity, and the error on the validation images."""
+    gap = best.val_error_increase
+    verb = "Ship"
+    if is_proven_beyond(best, margin):
+        verb = "Sparsest within the margin on the validation images is"
+    return (
+        f"{verb} {best.id}: {wording.percent(best.sparsity)} of the prunable weights are pruned, "
+        f"and on {wording.count_of(gap.n or 0, 'validation image')} its error is "
+        f"{_describe_difference(gap, 'the dense control')}, within the margin of "
+        f"{wording.percentage_points(margin)}."
     )
 
 
-def _limits(gap: Estimate, margin: float) -> list[str]:
-    """That the validation images cannot resolve the margin, where they are too few for it."""
+def _describe_test(best: Checkpoint, margin: float) -> str:
+    """Return the sentence about the test images, which may prove the choice wrong."""
+    is_beyond = is_proven_beyond(best, margin)
+    opening = "On the test images, which did not enter the choice,"
+    if is_beyond:
+        opening = "Beware: on the test images"
+    over_control = _describe_difference(best.error_increase.control, "the control")
+    over_given = _describe_difference(best.error_increase.given, "the given network")
+    return (
+        f"{opening} its error is {wording.percent(best.error.value, 2)}, {over_control}"
+        f"{', beyond the margin' if is_beyond else ''}; it is {over_given}."
+    )
+
+
+def _explain_refusal(checkpoints: Sequence[Checkpoint], margin: float) -> str:
+    """Return why no checkpoint is recommended."""
+    if not checkpoints:
+        return "No checkpoint was finished."
+    gaps = [checkpoint.val_error_increase for checkpoint in checkpoints]
+    nearest = min(gaps, key=lambda gap: gap.value)
+    sentences = [
+        f"No checkpoint stays within {wording.percentage_points(margin)} of the dense control's "
+        "validation error and above guessing; ship the dense network, prune less, or retrain "
+        "longer.",
+        *_warn_of_resolution(nearest, margin),
+    ]
+    return " ".join(sentences)
+
+
+def _warn_of_resolution(gap: Estimate, margin: float) -> list[str]:
+    """Return a warning where the validation images are too few to resolve the margin."""
     if not gap.n or gap.low is None or gap.high is None or margin == 0:
         return []
-    coarse = (gap.high - gap.low) / 2 > margin or 1 / gap.n > margin
-    return (
-        [
-            f"{q.count_of(gap.n, 'validation image')} cannot tell a difference of "
-            f"{q.percentage_points(margin)}."
-        ]
-        if coarse
-        else []
-    )
+    half_width = (gap.high - gap.low) / 2
+    if half_width <= margin and 1 / gap.n <= margin:
+        return []
+    images = wording.count_of(gap.n, "validation image")
+    return [f"{images} cannot tell a difference of {wording.percentage_points(margin)}."]
 
 
-def _apart(difference: Estimate, reference: str) -> str:
-    """How far an error is from that of a reference, with its interval."""
-    value, bracket, interval = q.points_with_interval(difference, 2).partition(" [")
-    side = "above" if difference.value > 0 else "below"
-    text = f"{value.lstrip('+' + q.MINUS)} {side}" if difference.value else "equal to"
+def _describe_difference(difference: Estimate, reference: str) -> str:
+    """Return how far an error is from that of a reference, with its interval."""
+    value, bracket, interval = wording.points_with_interval(difference, 2).partition(" [")
+    text = "equal to"
+    if difference.value:
+        side = "above" if difference.value > 0 else "below"
+        text = f"{value.lstrip('+' + wording.MINUS)} {side}"
     return f"{text} that of {reference}{bracket}{interval}"

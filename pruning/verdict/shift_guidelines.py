@@ -1,4 +1,4 @@
-"""Which checkpoint to ship under shift: the guidelines of Lost in Pruning.
+"""The checkpoint to ship under shift, by the guidelines of Lost in Pruning.
 
 Source: Liebenwein, Baykal, Carter, Gifford and Rus, Lost in pruning: the effects of pruning neural
 networks beyond test accuracy, MLSys 2021: do not prune where shifts are unexpected, prune
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pruning import wording as q
+from pruning import wording
 from pruning.schemas.recipe import Shifts
 from pruning.schemas.report import Checkpoint, Recommendation, Section, ShiftAdvice
 
@@ -20,120 +20,122 @@ GUIDELINES = {
     "modelled": "prune as much as the nominal data allow where all shifts are modelled in training",
 }
 VALIDATION = "potential_on_validation"
-"""The table of the section `prune_potential` that is read here."""
+"""The name of the table in the section `prune_potential` that holds the potentials."""
 
 
 def apply_guideline(
-    found: Recommendation,
+    recommendation: Recommendation,
     checkpoints: Sequence[Checkpoint],
     shifts: Shifts | None,
     potential: Section | None,
 ) -> Recommendation:
-    """The recommendation under the guideline for what the user knows of shifts; as it was where
-    nothing is declared.
+    """Return the recommendation under the guideline for what the user knows of shifts; unchanged
+    where nothing is declared.
 
-    Potentials come from the section `prune_potential`, at its margin, of validation images under
-    the shifts it looked at.
+    Potentials come from the section `prune_potential`, at its margin, measured on validation images
+    under the shifts that it evaluated.
     """
     if shifts is None:
-        return found
+        return recommendation
     rows: list[dict[str, Any]] = [] if potential is None else potential.details.get(VALIDATION, [])
     advice = ShiftAdvice(knowledge=shifts.knowledge, guideline=GUIDELINES[shifts.knowledge])
     if shifts.knowledge == "unexpected":
-        return found.model_copy(
-            update={
-                "checkpoint": None,
-                "sparsity": None,
-                "shifts": _best(advice, rows),
-                "reason": (
-                    "Ship the dense network: shifts of the data are unexpected, and what pruning "
-                    "costs under shifts that nobody has "
-                    f"named cannot be measured: {advice.guideline}. On the nominal data alone: "
-                    f"{found.reason}"
-                ),
-            }
+        reason = (
+            "Ship the dense network: shifts of the data are unexpected, and what pruning "
+            "costs under shifts that nobody has "
+            f"named cannot be measured: {advice.guideline}. On the nominal data alone: "
+            f"{recommendation.reason}"
         )
+        return _recommend_dense(recommendation, _add_best_potential(advice, rows), reason)
     if shifts.knowledge == "modelled":
-        return found.model_copy(
-            update={
-                "shifts": _best(advice, rows),
-                "reason": (
-                    f"{found.reason} All shifts are declared to be modelled in training: the "
-                    f"guideline is to {advice.guideline}."
-                ),
-            }
+        reason = (
+            f"{recommendation.reason} All shifts are declared to be modelled in training: the "
+            f"guideline is to {advice.guideline}."
         )
-    worst = {
-        row["method"]: row
-        for row in sorted(rows, key=lambda row: -row["potential"])
-        if row["held_out"]
-    }
+        update = {"shifts": _add_best_potential(advice, rows), "reason": reason}
+        return recommendation.model_copy(update=update)
+    return _limit_by_worst_shift(recommendation, checkpoints, advice, rows)
+
+
+def _limit_by_worst_shift(
+    recommendation: Recommendation,
+    checkpoints: Sequence[Checkpoint],
+    advice: ShiftAdvice,
+    rows: Sequence[dict[str, Any]],
+) -> Recommendation:
+    """Return the checkpoint with the largest prune ratio that the worst shift allows, among those
+    that are not trained on.
+    """
+    # rows are sorted downwards, so that the smallest potential of a method is written last
+    held_out = [row for row in rows if row["held_out"]]
+    worst = {row["method"]: row for row in sorted(held_out, key=lambda row: -row["potential"])}
     if not worst:
-        return found.model_copy(
-            update={
-                "checkpoint": None,
-                "sparsity": None,
-                "shifts": advice,
-                "reason": (
-                    "Ship the dense network for now: shifts are partly modelled, and no prune "
-                    "potential under a shift that is not "
-                    "trained on was measured; add the evaluation prune_potential."
-                ),
-            }
+        reason = (
+            "Ship the dense network for now: shifts are partly modelled, and no prune "
+            "potential under a shift that is not "
+            "trained on was measured; add the evaluation prune_potential."
         )
-    fits = [
-        one
-        for one in checkpoints
-        if one.val_error_increase.value <= found.margin
-        and one.prune_ratio <= worst[_label(one, worst)]["potential"] + 1e-9
+        return _recommend_dense(recommendation, advice, reason)
+    allowed = [
+        checkpoint
+        for checkpoint in checkpoints
+        if checkpoint.val_error_increase.value <= recommendation.margin
+        and checkpoint.prune_ratio <= worst[_find_method(checkpoint, worst)]["potential"] + 1e-9
     ]
-    if not fits:
+    if not allowed:
         method, row = max(worst.items(), key=lambda item: item[1]["potential"])
-        return found.model_copy(
-            update={
-                "checkpoint": None,
-                "sparsity": None,
-                "shifts": _filled(advice, rows, method, row),
-                "reason": (
-                    "Ship the dense network: shifts are partly modelled, the guideline is to "
-                    f"{advice.guideline}, and under "
-                    f"{row['distribution']} no checkpoint stays within the margin of the dense "
-                    "control on validation images."
-                ),
-            }
+        reason = (
+            "Ship the dense network: shifts are partly modelled, the guideline is to "
+            f"{advice.guideline}, and under {row['distribution']} no checkpoint stays within the "
+            "margin of the dense control on validation images."
         )
-    best = max(fits, key=lambda one: (one.prune_ratio, -one.val_error.value))
-    method = _label(best, worst)
-    filled = _filled(advice, rows, method, worst[method])
-    return found.model_copy(
+        return _recommend_dense(recommendation, _add_potentials(advice, rows, method, row), reason)
+    best = max(
+        allowed, key=lambda checkpoint: (checkpoint.prune_ratio, -checkpoint.val_error.value)
+    )
+    method = _find_method(best, worst)
+    filled = _add_potentials(advice, rows, method, worst[method])
+    return recommendation.model_copy(
         update={
             "checkpoint": best.id,
             "sparsity": best.sparsity,
             "shifts": filled,
-            "reason": (
-                f"Ship {best.id}: shifts are partly modelled, and the guideline is to "
-                f"{advice.guideline}. On the validation images "
-                f"the nominal prune potential of {method} is "
-                f"{q.percent(filled.nominal_potential or 0.0)} of all parameters, the "
-                "smallest over the shifts that are not trained on "
-                f"{q.percent(filled.shifted_potential or 0.0)} (under "
-                f"{filled.worst_shift}); this checkpoint has {q.percent(best.prune_ratio)} of "
-                "the parameters pruned, and its test "
-                f"error is {q.points_with_interval(best.error_increase.control, 2)} against the "
-                "dense control."
-            ),
+            "reason": _explain_choice(best, method, filled),
         }
     )
 
 
-def _label(one: Checkpoint, known: dict[str, Any]) -> str:
-    """The method of a checkpoint: the longest of the known names that its id begins with."""
-    return max((name for name in known if one.id.startswith(f"{name}-")), key=len)
+def _recommend_dense(
+    recommendation: Recommendation, advice: ShiftAdvice, reason: str
+) -> Recommendation:
+    """Return the recommendation of no checkpoint."""
+    return recommendation.model_copy(
+        update={"checkpoint": None, "sparsity": None, "shifts": advice, "reason": reason}
+    )
 
 
-def _filled(
+def _explain_choice(best: Checkpoint, method: str, advice: ShiftAdvice) -> str:
+    nominal = wording.percent(advice.nominal_potential or 0.0)
+    shifted = wording.percent(advice.shifted_potential or 0.0)
+    increase = wording.points_with_interval(best.error_increase.control, 2)
+    return (
+        f"Ship {best.id}: shifts are partly modelled, and the guideline is to {advice.guideline}. "
+        f"On the validation images the nominal prune potential of {method} is {nominal} of all "
+        f"parameters, the smallest over the shifts that are not trained on {shifted} (under "
+        f"{advice.worst_shift}); this checkpoint has {wording.percent(best.prune_ratio)} of the "
+        f"parameters pruned, and its test error is {increase} against the dense control."
+    )
+
+
+def _find_method(checkpoint: Checkpoint, known: dict[str, Any]) -> str:
+    """Return the method of a checkpoint: the longest of the known names that its id begins with."""
+    return max((name for name in known if checkpoint.id.startswith(f"{name}-")), key=len)
+
+
+def _add_potentials(
     advice: ShiftAdvice, rows: Sequence[dict[str, Any]], method: str, worst: dict[str, Any]
 ) -> ShiftAdvice:
+    """Return the advice with the potentials of a method, nominal and under its worst shift."""
     nominal = next(
         row["potential"]
         for row in rows
@@ -148,15 +150,16 @@ def _filled(
     )
 
 
-def _best(advice: ShiftAdvice, rows: Sequence[dict[str, Any]]) -> ShiftAdvice:
-    """The method that can be pruned most nominally, for information."""
+def _add_best_potential(advice: ShiftAdvice, rows: Sequence[dict[str, Any]]) -> ShiftAdvice:
+    """Return the advice with the potentials of the method that can be pruned most nominally, for
+    information.
+    """
     nominal = [row for row in rows if row["distribution"] == "nominal"]
     if not nominal:
         return advice
-    method = max(nominal, key=lambda row: row["potential"])["method"]
-    held = [row for row in rows if row["method"] == method and row["held_out"]]
-    if not held:
-        return advice.model_copy(
-            update={"nominal_potential": max(row["potential"] for row in nominal)}
-        )
-    return _filled(advice, rows, method, min(held, key=lambda row: row["potential"]))
+    best = max(nominal, key=lambda row: row["potential"])
+    held_out = [row for row in rows if row["method"] == best["method"] and row["held_out"]]
+    if not held_out:
+        return advice.model_copy(update={"nominal_potential": best["potential"]})
+    worst = min(held_out, key=lambda row: row["potential"])
+    return _add_potentials(advice, rows, best["method"], worst)

@@ -27,15 +27,15 @@ for module in (results, predict, service):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code (see `outcomes`)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    wants_json = "--json" in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    wants_json = "--json" in words
     try:
-        typer.main.get_command(app)(args=given, prog_name="secateur")
+        typer.main.get_command(app)(args=words, prog_name="secateur")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if wants_json and code in (USAGE, 130):
-            what = "usage" if code == USAGE else "interrupted"
-            print_json({"error": {"code": what, "detail": "see stderr"}})
+            reason = "usage" if code == USAGE else "interrupted"
+            print_json({"error": {"code": reason, "detail": "see stderr"}})
         return code
     except (SecateurError, OSError) as error:
         complain(str(error))

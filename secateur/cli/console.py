@@ -1,4 +1,4 @@
-"""What the command prints: results to stdout, everything else to stderr."""
+"""The output of the command: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Json = Annotated[
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
+    """Print a JSON document on stdout."""
     typer.echo(json.dumps(document, indent=2))
 
 
 def tell(line: str) -> None:
-    """Print one line of result on stdout, never broken."""
+    """Print a line of result on stdout, never broken."""
     out.print(line, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Tell the user something that is no result."""
+    """Print a message to the user that is not a result, on stderr."""
     err.print(message, soft_wrap=True)
 
 
 def complain(message: str) -> None:
-    """Tell the user what went wrong."""
+    """Print what went wrong, on stderr."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
 
 
@@ -45,24 +45,28 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    (out if out.is_terminal else Console(width=10_000)).print(table)
+        cells = [Text("" if cell is None else str(cell)) for cell in row]
+        table.add_row(*cells)
+    # a pipe has no width: no row may be wrapped
+    console = out if out.is_terminal else Console(width=10_000)
+    console.print(table)
 
 
 def print_fields(document: Mapping[str, Any]) -> None:
-    """Print the fields of a document, one a line, nested ones as JSON."""
+    """Print the fields of a document, one on each line, nested ones as JSON."""
     for name, value in document.items():
         if value is not None:
-            tell(f"{name:<14}{json.dumps(value) if isinstance(value, dict | list) else value}")
+            text = json.dumps(value) if isinstance(value, dict | list) else value
+            tell(f"{name:<14}{text}")
 
 
 def show(document: Mapping[str, Any], as_json: bool) -> None:
-    """Print one document for a machine or a person."""
+    """Print a document for a machine or a person."""
     (print_json if as_json else print_fields)(document)
 
 
 def parse_option(name: str, text: str | None, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
-    """The value of an option that holds JSON; raises `typer.BadParameter` for anything but a
+    """Return the value of an option that holds JSON; raises `typer.BadParameter` for anything but a
     `kind`.
     """
     if text is None:

@@ -20,8 +20,8 @@ OK, GATE, USAGE, FAILED, CANCELLED, CONNECTION = range(6)
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code of an error: what the caller can mend is 2, what the service or the way to it
-    cannot do is 5.
+    """Return the exit code of an error: 2 where the caller can mend it, 5 where the service or the
+    connection to it failed.
     """
     match error:
         case JobFailed():
@@ -38,7 +38,7 @@ def exit_code(error: Exception) -> int:
 
 
 def document_of(error: Exception) -> dict[str, Any]:
-    """The error as JSON-ready fields."""
+    """Return the error as JSON-ready fields."""
     if isinstance(error, ApiError):
         return error.document()
     names = {
@@ -52,7 +52,7 @@ def document_of(error: Exception) -> dict[str, Any]:
 
 
 def job_code(job: Job, results: Results | None) -> int:
-    """The exit code of a job that ended."""
+    """Return the exit code of a job that ended."""
     if job.status == "failed":
         return FAILED
     if job.status == "cancelled":

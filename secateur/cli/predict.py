@@ -1,4 +1,4 @@
-"""What a job's scaling law says: `secateur predict`."""
+"""The predictions of a job's scaling law: `secateur predict`."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ def predict(
         float | None, typer.Option(min=0, max=1, help="The error that is tolerated.")
     ] = None,
     criterion: Annotated[
-        str | None, typer.Option(help="Of a job with several, whose law is asked.")
+        str | None, typer.Option(help="For a job with several: the criterion whose law predicts.")
     ] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=1, help="Of the bands.")] = 0.9,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=1, help="The confidence of the bands.")
+    ] = 0.9,
     depth: Annotated[
-        float | None, typer.Option(help="Of a family: only networks of this depth.")
+        float | None, typer.Option(help="For a family: only networks of this depth.")
     ] = None,
     width: Annotated[
-        float | None, typer.Option(help="Of a family: only networks of this width.")
+        float | None, typer.Option(help="For a family: only networks of this width.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +55,7 @@ def predict(
     if bool(density) == (max_error is not None):
         raise typer.BadParameter("give either --density, once or several times, or --max-error")
     with Client() as client:
-        found = client.jobs.predict(
+        answer = client.jobs.predict(
             job_id,
             densities=density or None,
             max_error=max_error,
@@ -63,9 +65,9 @@ def predict(
             width=width,
         )
     if as_json:
-        print_json(found)
+        print_json(answer)
         return
-    rows: list[dict[str, Any]] = found.get("predictions", [])
+    rows: list[dict[str, Any]] = answer.get("predictions", [])
     columns = [
         name
         for name in COLUMNS
@@ -78,12 +80,11 @@ def predict(
         ],
         ([_cell(name, row) for name in columns] for row in rows),
     )
-    law = found.get("law") or {}
+    law = answer.get("law") or {}
     if law.get("sigma") is not None:
         tell(
             f"one run scatters by {percent(law['sigma'])} of its error about the law (standard "
-            "deviation), beside the "
-            "sampling of its test images"
+            "deviation), beside the sampling of its test images"
         )
     for warning in law.get("warnings", ()):
         tell(f"warning: {warning}")

@@ -1,4 +1,4 @@
-"""What a job left: `secateur results`, `download` and `report`."""
+"""The results of a job: `secateur results`, `download` and `report`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def results(job_id: JobId, as_json: Json = False) -> None:
     a family's answers.
     """
     with Client() as client:
-        found = client.jobs.results(job_id)
+        outcome = client.jobs.results(job_id)
     if as_json:
-        print_json(found.document())
-    elif found.of_family:
-        _print_family(found)
+        print_json(outcome.document())
+    elif outcome.of_family:
+        _print_family(outcome)
     else:
-        _print(found)
-    raise typer.Exit(job_code(found.job, found))
+        _print_checkpoints(outcome)
+    raise typer.Exit(job_code(outcome.job, outcome))
 
 
 @app.command()
@@ -57,20 +57,19 @@ def download(
     """Download checkpoints, each checked against its SHA-256."""
     files: list[dict[str, Any]] = []
     with Client() as client:
-        found = client.jobs.results(job_id)
-        chosen = _choose(found, checkpoint)
+        chosen = _choose_checkpoints(client.jobs.results(job_id), checkpoint)
         directory.mkdir(parents=True, exist_ok=True)
-        for each in chosen:
-            ending, owner = "json" if format == "arch" else "safetensors", each.job or job_id
-            target = directory / re.sub(
-                r"[^A-Za-z0-9._-]", "_", f"{owner}-{each.id}-{format}.{ending}"
-            )
-            digest = each.sha256.get(format)
-            client.jobs.download(owner, each.id, target, format=format, sha256=digest)
+        ending = "json" if format == "arch" else "safetensors"
+        for result in chosen:
+            owner = result.job or job_id
+            name = f"{owner}-{result.id}-{format}.{ending}"
+            target = directory / re.sub(r"[^A-Za-z0-9._-]", "_", name)
+            digest = result.sha256.get(format)
+            client.jobs.download(owner, result.id, target, format=format, sha256=digest)
             files.append(
                 {
                     "job": owner,
-                    "checkpoint": each.id,
+                    "checkpoint": result.id,
                     "format": format,
                     "path": str(target),
                     "sha256": digest,
@@ -113,18 +112,22 @@ def report(
         sys.stdout.buffer.flush()
 
 
-def _choose(found: Results, which: str) -> list[CheckpointResult]:
+def _choose_checkpoints(outcome: Results, which: str) -> list[CheckpointResult]:
+    """Return the checkpoints that `--checkpoint` names."""
     if which == "all":
-        return list(found.checkpoints)
-    wanted = found.recommended if which == "recommended" else which
-    ids = ", ".join(each.id for each in found.checkpoints) or "none"
+        return list(outcome.checkpoints)
+    ids = ", ".join(checkpoint.id for checkpoint in outcome.checkpoints) or "none"
+    wanted: str | None = which
+    owner = None
+    if which == "recommended":
+        wanted = outcome.recommended
+        owner = (outcome.recommendation or {}).get("job")
     if wanted is None:
         raise typer.BadParameter(f"no checkpoint is recommended; there are: {ids}")
-    owner = (found.recommendation or {}).get("job") if which == "recommended" else None
     chosen = [
-        each
-        for each in found.checkpoints
-        if each.id == wanted and (owner is None or each.job in (None, owner))
+        checkpoint
+        for checkpoint in outcome.checkpoints
+        if checkpoint.id == wanted and (owner is None or checkpoint.job in (None, owner))
     ]
     if not chosen:
         raise typer.BadParameter(f"no checkpoint {wanted!r}; there are: {ids}")
@@ -140,76 +143,69 @@ def _write(file: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _print(found: Results) -> None:
+def _print_checkpoints(outcome: Results) -> None:
     reported = {
-        each.get("id"): each
-        for each in (found.report or {}).get("checkpoints", ())
-        if isinstance(each, dict)
+        checkpoint.get("id"): checkpoint
+        for checkpoint in (outcome.report or {}).get("checkpoints", ())
+        if isinstance(checkpoint, dict)
     }
-    print_table(
-        (
-            "checkpoint",
-            "criterion",
-            "requested",
-            "sparsity",
-            "error [95 %]",
-            "over control [95 %]",
-            "sizes",
-        ),
-        (
+    rows = []
+    for checkpoint in outcome.checkpoints:
+        increase = reported.get(checkpoint.id, {}).get("error_increase") or {}
+        sizes = [f"{name} {decimal(size)}" for name, size in checkpoint.size_bytes.items()]
+        rows.append(
             (
-                each.id,
-                _name(each.criterion),
-                percent(each.requested_sparsity),
-                percent(each.sparsity),
-                interval(each.error.model_dump() if each.error else None),
-                interval(
-                    (reported.get(each.id, {}).get("error_increase") or {}).get("control"),
-                    sign=True,
-                ),
-                ", ".join(f"{name} {decimal(size)}" for name, size in each.size_bytes.items()),
+                checkpoint.id,
+                _name_criterion(checkpoint.criterion),
+                percent(checkpoint.requested_sparsity),
+                percent(checkpoint.sparsity),
+                interval(checkpoint.error.model_dump() if checkpoint.error else None),
+                interval(increase.get("control"), sign=True),
+                ", ".join(sizes),
             )
-            for each in found.checkpoints
-        ),
+        )
+    columns = (
+        "checkpoint",
+        "criterion",
+        "requested",
+        "sparsity",
+        "error [95 %]",
+        "over control [95 %]",
+        "sizes",
     )
-    _print_verdict(found)
+    print_table(columns, rows)
+    _print_verdict(outcome)
 
 
-def _print_family(found: Results) -> None:
-    """Its answers, predicted beside measured, and how many of its members they rest on."""
-    report = found.report or {}
-    print_table(
-        (
-            "tolerated",
-            "depth",
-            "width",
-            "density",
-            "parameters",
-            "predicted [band]",
-            "measured [95 %]",
-            "",
-            "job",
-        ),
-        (_answer(each) for each in report.get("answers", ())),
+def _print_family(outcome: Results) -> None:
+    """Print the answers, predicted beside measured, and how many of the members they rest on."""
+    report = outcome.report or {}
+    columns = (
+        "tolerated",
+        "depth",
+        "width",
+        "density",
+        "parameters",
+        "predicted [band]",
+        "measured [95 %]",
+        "",
+        "job",
     )
+    print_table(columns, [_list_answer_cells(answer) for answer in report.get("answers", ())])
     members = report.get("members", ())
-    tell(
-        f"{sum(each.get('status') == 'succeeded' for each in members)} of {len(members)} members "
-        "measured"
-    )
+    measured = sum(member.get("status") == "succeeded" for member in members)
+    tell(f"{measured} of {len(members)} members measured")
     for failure in report.get("failures", ()):
         tell(f"failed: {failure.get('name')}: {failure.get('message')}")
-    _print_verdict(found)
+    _print_verdict(outcome)
 
 
-def _answer(row: dict[str, Any]) -> tuple[Any, ...]:
-    kept = (
-        row.get("parameters")
-        if row.get("measured_parameters") is None
-        else row["measured_parameters"]
-    )
+def _list_answer_cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    kept = row.get("measured_parameters")
+    if kept is None:
+        kept = row.get("parameters")
     parameters = "" if kept is None else f"{round(kept)} of {row.get('unpruned_parameters')}"
-    said = {
+    bands = {
         True: "inside the band",
         False: "outside the band",
         None: row.get("status") or "not trained",
@@ -222,29 +218,33 @@ def _answer(row: dict[str, Any]) -> tuple[Any, ...]:
         parameters,
         interval(row.get("predicted")),
         interval(row.get("measured")),
-        row.get("refused") or said[row.get("within_band")],
+        row.get("refused") or bands[row.get("within_band")],
         row.get("job"),
     )
 
 
-def _print_verdict(found: Results) -> None:
-    advice = found.recommendation or {}
-    of = f" of {advice['job']}" if advice.get("job") else ""
-    tell(f"recommended: {found.recommended or 'none'}{of}. {advice.get('reason') or ''}".rstrip())
-    for gate in found.gates:
+def _print_verdict(outcome: Results) -> None:
+    advice = outcome.recommendation or {}
+    owner = f" of {advice['job']}" if advice.get("job") else ""
+    recommended = outcome.recommended or "none"
+    tell(f"recommended: {recommended}{owner}. {advice.get('reason') or ''}".rstrip())
+    for gate in outcome.gates:
         tell(gate_line(gate))
-    if found.job.status != "succeeded":
-        tell(f"job {found.job.status}: these results are partial")
+    if outcome.job.status != "succeeded":
+        tell(f"job {outcome.job.status}: these results are partial")
 
 
-def _name(criterion: Any) -> Any:
+def _name_criterion(criterion: Any) -> Any:
     return criterion.get("name") if isinstance(criterion, dict) else criterion
 
 
 def interval(estimate: dict[str, Any] | None, *, sign: bool = False) -> str:
-    """An error in percent with its interval."""
+    """Return an error in percent with its interval."""
     if not estimate:
         return ""
-    value, low, high = (estimate.get(part) for part in ("value", "low", "high"))
-    bounds = "" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
-    return f"{percent(value, sign=sign)}{bounds}"
+    low = estimate.get("low")
+    high = estimate.get("high")
+    text = percent(estimate.get("value"), sign=sign)
+    if low is None or high is None:
+        return text
+    return f"{text} [{100 * low:.2f}, {100 * high:.2f}]"

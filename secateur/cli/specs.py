@@ -11,8 +11,8 @@ import typer
 
 
 def read_spec(source: str | None) -> dict[str, Any]:
-    """The spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a JSON
-    object.
+    """Return the spec in a file, or on stdin for `-`; raises `typer.BadParameter` unless it is a
+    JSON object.
     """
     if source is None:
         return {}
@@ -41,12 +41,12 @@ def override(
     retrain: str | None,
     seed: int | None,
 ) -> dict[str, Any]:
-    """The spec with the flags written over it; what a flag does not speak of stays. A family takes
+    """Return the spec with the flags written over it; fields without a flag stay. A family takes
     `--dataset` alone.
     """
     spec = {"type": "prune"} | spec
     family = spec["type"] == "family"
-    given = {
+    flags = {
         "--model": model,
         "--sparsity": sparsity or None,
         "--criterion": criterion or None,
@@ -54,9 +54,10 @@ def override(
         "--retrain": retrain,
         "--seed": seed,
     }
-    if family and (meant := [flag for flag, value in given.items() if value is not None]):
+    unsuited = [flag for flag, value in flags.items() if value is not None]
+    if family and unsuited:
         raise typer.BadParameter(
-            f"{', '.join(meant)}: of a family, only --dataset can be given beside the file"
+            f"{', '.join(unsuited)}: for a family, only --dataset can be set beside the file"
         )
     if model is not None:
         spec["model"] = {"id": model}
@@ -83,24 +84,23 @@ def override(
         spec["retrain"] = _object(spec, "retrain") | {"epochs": epochs}
     if seed is not None:
         spec["seed"] = seed
-    needed = (
-        ("model", "dataset", "members")
-        if family
-        else ("dataset",)
-        if spec.get("preset") is not None
-        else ("model", "dataset", "targets")
-    )
+    _require_fields(spec, family=family)
+    return spec
+
+
+def _require_fields(spec: dict[str, Any], *, family: bool) -> None:
+    """Raise `typer.BadParameter` where the spec lacks what no default fills in."""
+    needed = ["dataset"]
+    if family:
+        needed = ["model", "dataset", "members"]
+    elif spec.get("preset") is None:
+        needed = ["model", "dataset", "targets"]
     missing = [name for name in needed if name not in spec]
     if missing:
-        raise typer.BadParameter(
-            f"the job lacks {', '.join(missing)}: give "
-            + (
-                "them in the file"
-                if family
-                else "a spec file, or --model, --dataset and --sparsity"
-            )
-        )
-    return spec
+        remedy = "a spec file, or --model, --dataset and --sparsity"
+        if family:
+            remedy = "them in the file"
+        raise typer.BadParameter(f"the job lacks {', '.join(missing)}: give {remedy}")
 
 
 def _object(spec: dict[str, Any], name: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def upload_dataset(
     show(dataset.document(), as_json)
 
 
-def _shared(app: typer.Typer, kind: str) -> None:
+def _add_shared_commands(app: typer.Typer, kind: str) -> None:
     """Add the commands that models and datasets have in common."""
 
     def resource(client: Client) -> Models[Client] | Datasets[Client]:
@@ -77,10 +77,8 @@ def _shared(app: typer.Typer, kind: str) -> None:
     @app.command("list", help=f"List the {kind}.")
     def list_all(limit: Limit = 100, as_json: Json = False) -> None:
         with Client() as client:
-            rows = [
-                each.document()
-                for each in islice(resource(client).list(limit=min(limit, 100)), limit)
-            ]
+            listed = resource(client).list(limit=min(limit, 100))
+            rows = [upload.document() for upload in islice(listed, limit)]
         if as_json:
             print_json({"data": rows})
         else:
@@ -100,5 +98,5 @@ def _shared(app: typer.Typer, kind: str) -> None:
         show({"id": identifier, "deleted": True}, as_json)
 
 
-_shared(models, "models")
-_shared(datasets, "datasets")
+_add_shared_commands(models, "models")
+_add_shared_commands(datasets, "datasets")

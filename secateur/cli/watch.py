@@ -42,31 +42,31 @@ class Display:
         self._bar.stop()
 
     def show(self, event: Event) -> None:
-        """Show one event; types that are not known are passed over."""
+        """Show an event; unknown types are passed over."""
         data = event.data
         match event.type:
             case "progress":
                 self._bar.update(
                     self._task,
-                    completed=_number(data.get("done")) or 0.0,
-                    total=_number(data.get("total")),
-                    eta=_remaining(data.get("eta_s")),
+                    completed=_to_number(data.get("done")) or 0.0,
+                    total=_to_number(data.get("total")),
+                    eta=_format_remaining(data.get("eta_s")),
                 )
             case "stage":
-                self._bar.update(self._task, description=str(data.get("name") or data.get("stage")))
-                say(f"stage {data.get('name') or data.get('stage')}")
+                stage = str(data.get("name") or data.get("stage"))
+                self._bar.update(self._task, description=stage)
+                say(f"stage {stage}")
             case "status":
                 say(f"status {data.get('status')}")
             case "checkpoint":
                 say(
-                    f"checkpoint {data.get('id')}: sparsity {_share(data.get('sparsity'))}, "
-                    f"error {_share(data.get('error'))}"
+                    f"checkpoint {data.get('id')}: sparsity {_format_share(data.get('sparsity'))}, "
+                    f"error {_format_share(data.get('error'))}"
                 )
             case "member":
                 say(
-                    f"{data.get('role')} {data.get('job')} (depth {_plain(data.get('depth'))}, "
-                    "width "
-                    f"{_plain(data.get('width'))}) {data.get('status')}"
+                    f"{data.get('role')} {data.get('job')} (depth {_format(data.get('depth'))}, "
+                    f"width {_format(data.get('width'))}) {data.get('status')}"
                 )
             case "warning":
                 say(f"warning: {data.get('message')}")
@@ -110,7 +110,7 @@ def watch(client: Client, job_id: str, timeout_s: float | None) -> tuple[int, di
 
 
 def gate_line(gate: dict[str, Any]) -> str:
-    """One gate in one line."""
+    """Return a gate in one line."""
     return (
         f"gate {gate.get('name')} {'missed' if gate.get('passed') is False else 'passed'}: "
         f"{gate.get('message')}"
@@ -118,24 +118,25 @@ def gate_line(gate: dict[str, Any]) -> str:
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:
-    """A fraction in percent."""
+    """Return a fraction in percent."""
     return "" if value is None else f"{100 * value:{'+' if sign else ''}.2f} %"
 
 
-def _share(value: Any) -> str:
-    return percent(_number(value.get("value") if isinstance(value, dict) else value)) or "unknown"
+def _format_share(value: Any) -> str:
+    number = _to_number(value.get("value") if isinstance(value, dict) else value)
+    return percent(number) or "unknown"
 
 
-def _number(value: Any) -> float | None:
+def _to_number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _plain(value: Any) -> str:
-    return "unknown" if _number(value) is None else f"{value:g}"
+def _format(value: Any) -> str:
+    return "unknown" if _to_number(value) is None else f"{value:g}"
 
 
-def _remaining(eta_s: Any) -> str:
-    seconds = _number(eta_s)
+def _format_remaining(eta_s: Any) -> str:
+    seconds = _to_number(eta_s)
     if seconds is None:
         return ""
     hours, rest = divmod(round(seconds), 3600)

@@ -1,1 +1,1 @@
-"""One flow for each operation of the service."""
+"""The operations of the service, a flow for each."""

@@ -42,7 +42,7 @@ def download(
 def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
     reply = yield from opened(request)
     announced = {
-        digest.lower() for digest in (sha256, _digest_of(reply.headers.get("etag"))) if digest
+        digest.lower() for digest in (sha256, _read_digest(reply.headers.get("etag"))) if digest
     }
     if not announced:
         raise ChecksumMismatch(
@@ -51,7 +51,8 @@ def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         with partial.open("xb") as file:
-            received, size = hashlib.sha256(), 0
+            received = hashlib.sha256()
+            size = 0
             while (chunk := (yield Read())) is not None:
                 file.write(chunk)
                 received.update(chunk)
@@ -71,6 +72,6 @@ def _fetch(request: Request, target: Path, sha256: str | None) -> Flow[Path]:
     return target
 
 
-def _digest_of(etag: str | None) -> str | None:
-    found = re.fullmatch(r'(?:W/)?"(?:sha256[:-])?([0-9a-fA-F]{64})"', etag or "")
-    return found[1] if found else None
+def _read_digest(etag: str | None) -> str | None:
+    match = re.fullmatch(r'(?:W/)?"(?:sha256[:-])?([0-9a-fA-F]{64})"', etag or "")
+    return match[1] if match else None

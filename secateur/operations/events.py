@@ -33,7 +33,7 @@ SILENCE_S = 45.0
 
 
 class Rows(Answer):
-    """One answer of the polled form."""
+    """An answer of the polled form."""
 
     data: tuple[Event, ...] = ()
     has_more: bool = False
@@ -55,7 +55,7 @@ class SseDecoder:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[Any]:
-        """The `data` of every event that these bytes complete, read as JSON."""
+        """Return the `data` of every event that these bytes complete, read as JSON."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         complete = []
         for line in lines:
@@ -70,19 +70,20 @@ class SseDecoder:
 
 @dataclass
 class _Place:
-    """Where in the history the reader stands."""
+    """The reader's place in the history of a job."""
 
-    where: str
-    seen: int
+    path: str
+    last_seq: int
+    """The number of the last row that was read."""
     alive: bool = False
     """Whether the service answered since the last look."""
-    hurry: bool = False
+    has_more: bool = False
     """Whether more rows are known to wait."""
 
-    def new(self, rows: Iterable[Event]) -> Iterator[Event]:
+    def take_new(self, rows: Iterable[Event]) -> Iterator[Event]:
         for event in rows:
-            if event.seq > self.seen:
-                self.seen = event.seq
+            if event.seq > self.last_seq:
+                self.last_seq = event.seq
                 yield event
 
 
@@ -94,7 +95,7 @@ def follow(
     reconnects: int = 10,
     interval_s: float = 1.0,
 ) -> Stream[Event]:
-    """Every event past `after` until the job ends, as it happens.
+    """Yield every event past `after` until the job ends, as it happens.
 
     A cut connection is resumed behind the last row seen; more than `reconnects` failures in a row
     raise `ConnectionFailed`. Where the service does not stream, it is polled every `interval_s`,
@@ -102,21 +103,24 @@ def follow(
     """
     policy: Policy = yield AskPolicy()
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    place, failures, streams = _Place(route("v1", "jobs", job_id, "events"), after), 0, True
+    place = _Place(path=route("v1", "jobs", job_id, "events"), last_seq=after)
+    job_request = Request(method="GET", path=route("v1", "jobs", job_id))
+    failures = 0
+    streams = True
     while True:
-        place.alive, place.hurry, trouble = False, False, "the stream ends at once"
+        place.alive = False
+        place.has_more = False
+        trouble = "the stream ends at once"
         try:
             if streams and deadline - time.monotonic() > SILENCE_S:
                 streams = yield from _stream(place, deadline)
             else:
                 yield from _poll(place)
-            if (
-                (yield from exchange(Request(method="GET", path=route("v1", "jobs", job_id))))
-                .parse(Job)
-                .terminal
-            ):
-                place.hurry = True
-                while place.hurry:
+            job = (yield from exchange(job_request)).parse(Job)
+            if job.terminal:
+                # rows may have been written between the last look and the end: read them all
+                place.has_more = True
+                while place.has_more:
                     yield from _poll(place)
                 return
         except (Broken, ApiError) as error:
@@ -131,7 +135,7 @@ def follow(
         remaining = deadline - time.monotonic()
         if timeout_s is not None and remaining <= 0:
             raise WaitTimeout(job_id, timeout_s)
-        if failures or not place.hurry:
+        if failures or not place.has_more:
             yield Sleep(min(policy.delay_s(failures - 1) if failures else interval_s, remaining))
 
 
@@ -140,13 +144,13 @@ def _stream(place: _Place, deadline: float) -> Generator[Command | Emit[Event], 
     there is none.
     """
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-    if place.seen:
-        headers["Last-Event-ID"] = str(place.seen)
-    params = {"after": place.seen} if place.seen else {}
+    if place.last_seq:
+        headers["Last-Event-ID"] = str(place.last_seq)
+    params = {"after": place.last_seq} if place.last_seq else {}
     try:
         reply = yield from opened(
             Request(
-                method="GET", path=place.where, params=params, headers=headers, timeout_s=SILENCE_S
+                method="GET", path=place.path, params=params, headers=headers, timeout_s=SILENCE_S
             )
         )
     except ApiError as error:
@@ -156,12 +160,13 @@ def _stream(place: _Place, deadline: float) -> Generator[Command | Emit[Event], 
     else:
         streaming = reply.headers.get("content-type", "").startswith("text/event-stream")
     if not streaming:
-        place.alive = place.hurry = True
+        place.alive = True
+        place.has_more = True
         return False
     decoder = SseDecoder()
     while (chunk := (yield Read())) is not None:
         place.alive = True
-        for event in place.new(decode(Event, row) for row in decoder.feed(chunk)):
+        for event in place.take_new(decode(Event, row) for row in decoder.feed(chunk)):
             yield Emit(event)
             if event.terminal:
                 return True
@@ -174,11 +179,12 @@ def _poll(place: _Place) -> Stream[Event]:
     """Fetch the next rows."""
     request = Request(
         method="GET",
-        path=place.where,
-        params={"after": place.seen},
+        path=place.path,
+        params={"after": place.last_seq},
         headers={"Accept": "application/json"},
     )
     rows = (yield from exchange(request)).parse(Rows)
-    place.alive, place.hurry = True, rows.has_more
-    for event in place.new(rows.data):
+    place.alive = True
+    place.has_more = rows.has_more
+    for event in place.take_new(rows.data):
         yield Emit(event)

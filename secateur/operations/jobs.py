@@ -1,4 +1,4 @@
-"""Jobs: submit, look at, steer, wait for, and what they found."""
+"""Jobs: submit, look at, steer and wait for them, and fetch their results."""
 
 from __future__ import annotations
 
@@ -23,24 +23,21 @@ def submit(spec: Spec, *, idempotency_key: str | None = None) -> Flow[Job]:
     second one.
     """
     headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-    return (
-        yield from call(
-            Request(method="POST", path="/v1/jobs", json=_document(spec), headers=headers)
-        )
-    ).parse(Job)
+    request = Request(method="POST", path="/v1/jobs", json=_to_document(spec), headers=headers)
+    return (yield from call(request)).parse(Job)
 
 
 def validate(spec: Spec) -> Flow[dict[str, Any]]:
     """Check a job without storing it; returns the estimate of rounds, steps, FLOPs and memory."""
     request = Request(
-        method="POST", path="/v1/jobs", params={"validate_only": "true"}, json=_document(spec)
+        method="POST", path="/v1/jobs", params={"validate_only": "true"}, json=_to_document(spec)
     )
     estimate: dict[str, Any] = (yield from call(request)).json()
     return estimate
 
 
 def get(job_id: str) -> Flow[Job]:
-    """The job as it stands."""
+    """Return the job as it stands."""
     return (yield from call(Request(method="GET", path=route("v1", "jobs", job_id)))).parse(Job)
 
 
@@ -51,8 +48,8 @@ def listing(
     parent: str | None = None,
     limit: int | None = None,
 ) -> Stream[Job]:
-    """Every job that matches, fetched `limit` at a time; `parent`: of that family, or `none` for
-    jobs of no family.
+    """Yield every job that matches, fetched `limit` at a time; `parent` is the id of a family, or
+    `none` for jobs without one.
     """
     return (
         yield from pages(
@@ -62,7 +59,7 @@ def listing(
 
 
 def members(job_id: str, *, status: str | None = None, limit: int | None = 100) -> Stream[Job]:
-    """The jobs of a family's members and of the networks that its law chose, the newest first."""
+    """Yield the jobs of a family's members and of its answers, the newest first."""
     if job_id in ("", "none"):
         raise InvalidIdentifier(f"not an identifier: {job_id!r}")
     return (yield from listing(status=status, parent=job_id, limit=limit))
@@ -74,14 +71,13 @@ def delete(job_id: str) -> Flow[None]:
 
 
 def cancel(job_id: str) -> Flow[Job]:
-    """Cancel; repeating it does no harm."""
-    return (
-        yield from call(Request(method="POST", path=route("v1", "jobs", job_id, "cancel")))
-    ).parse(Job)
+    """Cancel a job; repeating it does no harm."""
+    request = Request(method="POST", path=route("v1", "jobs", job_id, "cancel"))
+    return (yield from call(request)).parse(Job)
 
 
 def pause(job_id: str) -> Flow[Job]:
-    """Pause: the job process ends now, and a resume goes on from the last saved step."""
+    """Pause a job: its process ends now, and a resume goes on from the last saved step."""
     return (yield from _steer(job_id, "pause"))
 
 
@@ -96,11 +92,8 @@ def retry(job_id: str) -> Flow[Job]:
 
 
 def _steer(job_id: str, verb: str) -> Flow[Job]:
-    return (
-        yield from call(
-            Request(method="POST", path=route("v1", "jobs", job_id, verb), retry="unsent")
-        )
-    ).parse(Job)
+    request = Request(method="POST", path=route("v1", "jobs", job_id, verb), retry="unsent")
+    return (yield from call(request)).parse(Job)
 
 
 def wait(
@@ -123,16 +116,15 @@ def wait(
 
 
 def results(job_id: str) -> Flow[Results]:
-    """Checkpoints, report, recommendation and gates; raises `ApiError` 409 `job_not_finished`
-    before the end.
+    """Return checkpoints, report, recommendation and gates; raises `ApiError` 409
+    `job_not_finished` before the end.
     """
-    return (
-        yield from call(Request(method="GET", path=route("v1", "jobs", job_id, "results")))
-    ).parse(Results)
+    request = Request(method="GET", path=route("v1", "jobs", job_id, "results"))
+    return (yield from call(request)).parse(Results)
 
 
 def report(job_id: str, *, format: ReportFormat = "json") -> Flow[bytes]:
-    """The report as a file: JSON, self-contained HTML, Markdown or JUnit XML."""
+    """Return the report as a file: JSON, self-contained HTML, Markdown or JUnit XML."""
     request = Request(
         method="GET", path=route("v1", "jobs", job_id, "report"), params={"format": format}
     )
@@ -149,12 +141,12 @@ def predict(
     depth: float | None = None,
     width: float | None = None,
 ) -> Flow[dict[str, Any]]:
-    """What the job's scaling law says: errors at `densities`, or the smallest density for
-    `max_error`, with bands.
+    """Return the predictions of the job's scaling law: errors at `densities`, or the smallest
+    density for `max_error`, with bands.
 
-    A family's law is asked of all its networks, or of those of that `depth` and `width`.
+    A family's law predicts for all its networks, or for those of that `depth` and `width`.
     """
-    asked = {
+    fields = {
         "densities": None if densities is None else list(densities),
         "max_error": max_error,
         "criterion": criterion,
@@ -162,16 +154,13 @@ def predict(
         "depth": depth,
         "width": width,
     }
-    question = {name: value for name, value in asked.items() if value is not None}
-    found: dict[str, Any] = (
-        yield from call(
-            Request(method="POST", path=route("v1", "jobs", job_id, "predict"), json=question)
-        )
-    ).json()
-    return found
+    question = {name: value for name, value in fields.items() if value is not None}
+    request = Request(method="POST", path=route("v1", "jobs", job_id, "predict"), json=question)
+    predictions: dict[str, Any] = (yield from call(request)).json()
+    return predictions
 
 
-def _document(spec: Spec) -> dict[str, Any]:
+def _to_document(spec: Spec) -> dict[str, Any]:
     if isinstance(spec, JobSpec | FamilySpec):
         return spec.model_dump(mode="json", exclude_unset=True)
     return dict(spec)

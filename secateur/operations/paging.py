@@ -12,7 +12,7 @@ A = TypeVar("A", bound=Answer)
 
 
 def pages(path: str, item: type[A], filters: Mapping[str, str | int | None]) -> Stream[A]:
-    """Every item of a listing; the next page is fetched when the last is used up."""
+    """Yield every item of a listing; the next page is fetched when the last is used up."""
     params = {name: value for name, value in filters.items() if value is not None}
     while True:
         reply: Reply = yield from call(Request(method="GET", path=path, params=params))

@@ -8,30 +8,30 @@ from secateur.flow import Flow, Request, call
 
 
 def health() -> Flow[dict[str, Any]]:
-    """Whether the process answers; not retried."""
-    return (yield from _document("/healthz", probe=True))
+    """Ask whether the process answers; not retried."""
+    return (yield from _fetch_document("/healthz", probe=True))
 
 
 def ready() -> Flow[dict[str, Any]]:
-    """Whether database, artifact store and broker are there; raises `ApiError` 503 with the reason;
-    not retried.
+    """Ask whether database, artifact store and broker are there; raises `ApiError` 503 with the
+    reason; not retried.
     """
-    return (yield from _document("/readyz", probe=True))
+    return (yield from _fetch_document("/readyz", probe=True))
 
 
 def version(*, probe: bool = False) -> Flow[dict[str, Any]]:
-    """What runs there; with `probe` it is asked once."""
-    return (yield from _document("/version", probe=probe))
+    """Return the version of the service; with `probe` the request is not retried."""
+    return (yield from _fetch_document("/version", probe=probe))
 
 
 def methods() -> Flow[dict[str, Any]]:
-    """The catalogue: registered criteria, allocations, architectures and so on, with their
+    """Return the catalogue: registered criteria, allocations, architectures and so on, with their
     parameters.
     """
-    return (yield from _document("/v1/methods"))
+    return (yield from _fetch_document("/v1/methods"))
 
 
-def _document(path: str, *, probe: bool = False) -> Flow[dict[str, Any]]:
+def _fetch_document(path: str, *, probe: bool = False) -> Flow[dict[str, Any]]:
     reply = yield from call(Request(method="GET", path=path, retry="never" if probe else "always"))
     document = reply.json()
     return document if isinstance(document, dict) else {"status": document}

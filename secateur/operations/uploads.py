@@ -53,24 +53,24 @@ def upload_dataset(
 
 
 def list_models(*, limit: int | None = None) -> Stream[Model]:
-    """Every uploaded model, fetched `limit` at a time."""
+    """Yield every uploaded model, fetched `limit` at a time."""
     return (yield from pages("/v1/models", Model, {"limit": limit}))
 
 
 def list_datasets(*, limit: int | None = None) -> Stream[Dataset]:
-    """Every uploaded dataset, fetched `limit` at a time."""
+    """Yield every uploaded dataset, fetched `limit` at a time."""
     return (yield from pages("/v1/datasets", Dataset, {"limit": limit}))
 
 
 def get_model(model_id: str) -> Flow[Model]:
-    """One uploaded model."""
+    """Return an uploaded model."""
     return (yield from call(Request(method="GET", path=route("v1", "models", model_id)))).parse(
         Model
     )
 
 
 def get_dataset(dataset_id: str) -> Flow[Dataset]:
-    """One uploaded dataset."""
+    """Return an uploaded dataset."""
     return (yield from call(Request(method="GET", path=route("v1", "datasets", dataset_id)))).parse(
         Dataset
     )

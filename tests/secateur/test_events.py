@@ -128,7 +128,8 @@ def test_async_events(service: Imitation) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_decoder_does_not_mind_where_the_bytes_are_cut(size: int) -> None:
-    text = ': hi\r\n\r\nevent: a\nid: 1\ndata: {"a":\ndata: "é"}\n\nretry: 3\n\ndata:[2]\r\n\r\n'.encode()
+    events = ': hi\r\n\r\nevent: a\nid: 1\ndata: {"a":\ndata: "é"}\n\nretry: 3\n\ndata:[2]\r\n\r\n'
+    text = events.encode()
     decoder = SseDecoder()
     chunks = [text[start : start + size] for start in range(0, len(text), size)]
     assert [event for chunk in chunks for event in decoder.feed(chunk)] == [{"a": "é"}, [2]]

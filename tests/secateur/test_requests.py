@@ -225,8 +225,8 @@ def test_results_of_a_family_name_the_job_of_every_checkpoint(
     assert progress.members is not None
     assert (progress.members.ended, progress.members.paused, progress.members.total) == (1, 1, 4)
     service.on("GET /v1/jobs/job_12345678/results", family_results())
-    found = client.jobs.results("job_12345678")
-    assert (found.of_family, found.recommended, found.checkpoints[0].job) == (
+    outcome = client.jobs.results("job_12345678")
+    assert (outcome.of_family, outcome.recommended, outcome.checkpoints[0].job) == (
         True,
         "magnitude-0.888",
         "job_00000002",

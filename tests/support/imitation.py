@@ -18,7 +18,7 @@ WEIGHTS = b"weights" * 1000
 
 @dataclass
 class Call:
-    """One request as it arrived; an upload is counted and hashed, not kept."""
+    """A request as it arrived; an upload is counted and hashed, not kept."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class Call:
 
 @dataclass
 class Answer:
-    """What to send; `cut` closes the connection in the middle of the body."""
+    """An answer to send; `cut` closes the connection in the middle of the body."""
 
     status: int = 200
     body: Any = None
@@ -133,7 +133,7 @@ def results(
 
 
 def member(number: int, role: str = "member", **more: Any) -> dict[str, Any]:
-    which = {
+    place = {
         "role": role,
         "depth": 1.0,
         "width": 8.0,
@@ -143,12 +143,13 @@ def member(number: int, role: str = "member", **more: Any) -> dict[str, Any]:
         "density": 0.0282,
         "max_error": 0.12 if role == "answer" else None,
     }
-    return job(id=f"job_0000000{number}", type="prune", parent="job_12345678", member=which, **more)
+    return job(id=f"job_0000000{number}", type="prune", parent="job_12345678", member=place, **more)
 
 
 def family_results(status: str = "succeeded", **answer: Any) -> dict[str, Any]:
-    digest, trained = hashlib.sha256(WEIGHTS).hexdigest(), "job_00000002"
-    found = {
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    trained = "job_00000002"
+    answered = {
         "max_error": 0.12,
         "depth": 3.0,
         "width": 8.0,
@@ -192,7 +193,7 @@ def family_results(status: str = "succeeded", **answer: Any) -> dict[str, Any]:
         "report": {
             "type": "family",
             "members": members,
-            "answers": [found, refused],
+            "answers": [answered, refused],
             "failures": [{"name": "depth2", "code": "member_failed", "message": "out of memory"}],
         },
         "recommendation": {
@@ -204,8 +205,8 @@ def family_results(status: str = "succeeded", **answer: Any) -> dict[str, Any]:
 
 
 class Imitation:
-    """Answers by route: a handler, one answer for ever, or a list of answers used up in turn (the
-    last one stays).
+    """A server that answers by route: with a handler, always the same, or with a list of answers in
+    turn, of which the last stays.
     """
 
     def __init__(self) -> None:
@@ -243,8 +244,9 @@ class Imitation:
     def serve(self, door: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(door.path)
         size = int(door.headers.get("Content-Length", 0))
-        kept, digest = bytearray(), hashlib.sha256()
-        for chunk in _chunks(door, size):
+        kept = bytearray()
+        digest = hashlib.sha256()
+        for chunk in _read_chunks(door, size):
             kept += chunk[: max(0, 100_000 - len(kept))]
             digest.update(chunk)
         call = Call(
@@ -263,13 +265,7 @@ class Imitation:
         if isinstance(plan, list):
             plan = plan.pop(0) if len(plan) > 1 else plan[0]
         answer = plan if isinstance(plan, Answer) else plan(call)
-        body = (
-            answer.body
-            if isinstance(answer.body, bytes)
-            else b""
-            if answer.body is None
-            else json.dumps(answer.body).encode()
-        )
+        body = _encode_body(answer.body)
         door.send_response(answer.status)
         for name, value in {"Content-Type": "application/json", **answer.headers}.items():
             door.send_header(name, value)
@@ -278,14 +274,22 @@ class Imitation:
         door.wfile.write(body)
 
 
-def _chunks(door: BaseHTTPRequestHandler, size: int) -> Iterator[bytes]:
+def _encode_body(body: Any) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return b"" if body is None else json.dumps(body).encode()
+
+
+def _read_chunks(door: BaseHTTPRequestHandler, size: int) -> Iterator[bytes]:
     while size > 0 and (chunk := door.rfile.read(min(size, 65536))):
         size -= len(chunk)
         yield chunk
 
 
 def part(call: Call, name: str) -> str:
-    """A field of a multipart body."""
-    found = re.search(rb'name="' + name.encode() + rb'"\r\n\r\n(.*?)\r\n--', call.body, re.DOTALL)
-    assert found, f"no field {name}"
-    return found[1].decode()
+    """Return a field of a multipart body."""
+    field_match = re.search(
+        rb'name="' + name.encode() + rb'"\r\n\r\n(.*?)\r\n--', call.body, re.DOTALL
+    )
+    assert field_match, f"no field {name}"
+    return field_match[1].decode()

@@ -5,9 +5,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pruning.schemas import report as r
 from pruning.schemas.recipe import Method
-from pruning.schemas.report import Checkpoint, Estimate, Evaluated, Layer, Network, Report
+from pruning.schemas.report import (
+    Checkpoint,
+    Curve,
+    DataInfo,
+    Environment,
+    Estimate,
+    Evaluated,
+    Failure,
+    GateResult,
+    Increase,
+    Latency,
+    Layer,
+    ModelInfo,
+    Network,
+    Recommendation,
+    Report,
+    Round,
+    Section,
+)
 
 PARAMETERS, PRUNABLE, TEST = 272_474, 270_896, 1797
 HOSTILE = '<script>alert("x")</script>|`a` & @all\n"\'><img src=http://evil.test/x>'
@@ -29,11 +46,11 @@ def evaluated(error: float) -> Evaluated:
     )
 
 
-def costs(sparsity: float, latency: tuple[r.Latency, ...] | None = None) -> dict[str, Any]:
+def costs(sparsity: float, latency: tuple[Latency, ...] | None = None) -> dict[str, Any]:
     density = 1 - sparsity
     if latency is None:
         latency = (
-            r.Latency(
+            Latency(
                 device="cpu",
                 threads=2,
                 batch=1,
@@ -41,7 +58,7 @@ def costs(sparsity: float, latency: tuple[r.Latency, ...] | None = None) -> dict
                 p95=2.6,
                 against_given=1.01,
             ),
-            r.Latency(device="cpu", threads=2, batch=128, p50=118.4 + sparsity, p95=130.0),
+            Latency(device="cpu", threads=2, batch=128, p50=118.4 + sparsity, p95=130.0),
         )
     return {
         "sparsity": sparsity,
@@ -98,7 +115,7 @@ def checkpoint(
         "requested_sparsity": sparsity,
         "pruned": evaluated(final if before is None else before),
         "retrained": None if before is None else evaluated(final),
-        "error_increase": r.Increase(
+        "error_increase": Increase(
             given=difference(final - 0.082), control=difference(final - 0.071)
         ),
         "val_error_increase": difference(final - 0.07),
@@ -108,28 +125,29 @@ def checkpoint(
 
 
 def realistic(**changes: Any) -> Report:
-    """Two criteria at three sparsities, with rounds between, sections, a gate, a failure and a
-    warning.
+    """Return a report of two criteria at three sparsities, with rounds between, sections, a gate, a
+    failure and a warning.
     """
     magnitude, snip = Method(name="magnitude", params={"p": 1}), Method(name="snip")
+    # by sparsity: retrained with magnitude, with snip, and right after pruning
     errors = {0.5: (0.069, 0.078, 0.15), 0.8: (0.074, 0.091, 0.42), 0.95: (0.118, 0.152, 0.83)}
     checkpoints = tuple(
-        checkpoint(c, s, e[i], e[2])
-        for i, c in enumerate((magnitude, snip))
-        for s, e in errors.items()
+        checkpoint(criterion, sparsity, after[i], after[2])
+        for i, criterion in enumerate((magnitude, snip))
+        for sparsity, after in errors.items()
     )
     between = tuple(
-        r.Round(
-            criterion=c,
+        Round(
+            criterion=criterion,
             round=i,
-            sparsity=s,
-            density=1 - s,
+            sparsity=sparsity,
+            density=1 - sparsity,
             target=False,
             pruned=evaluated(0.3),
-            retrained=evaluated(e),
+            retrained=evaluated(error),
         )
-        for c, e in ((magnitude, 0.072), (snip, 0.083))
-        for i, s in enumerate((0.65, 0.72))
+        for criterion, error in ((magnitude, 0.072), (snip, 0.083))
+        for i, sparsity in enumerate((0.65, 0.72))
     )
     fields: dict[str, Any] = {
         "job_id": "job_0123456789ab",
@@ -141,7 +159,7 @@ def realistic(**changes: Any) -> Report:
             "targets": {"sparsity": [0.5, 0.8, 0.95]},
             "labels": {"team": "vision"},
         },
-        "model": r.ModelInfo(
+        "model": ModelInfo(
             architecture="resnet20",
             kwargs={"classes": 10},
             sha256="ab" * 32,
@@ -149,7 +167,7 @@ def realistic(**changes: Any) -> Report:
             prunable=PRUNABLE,
             normalize={"mean": (0.5,), "std": (0.25,)},
         ),
-        "data": r.DataInfo(
+        "data": DataInfo(
             name="digits",
             sha256="cd" * 32,
             classes=tuple("0123456789"),
@@ -158,7 +176,7 @@ def realistic(**changes: Any) -> Report:
             val=133,
             test=TEST,
         ),
-        "environment": r.Environment(
+        "environment": Environment(
             device="cpu",
             device_name="AMD EPYC 7B13",
             threads=2,
@@ -173,7 +191,7 @@ def realistic(**changes: Any) -> Report:
         "checkpoints": checkpoints,
         "rounds": between,
         "sections": {
-            "robustness": r.Section(
+            "robustness": Section(
                 title="Robustness to corruptions",
                 version=1,
                 scalars={
@@ -183,9 +201,9 @@ def realistic(**changes: Any) -> Report:
                     "forward_ms": Estimate(value=12.5),
                 },
                 curves={
-                    name: r.Curve(
+                    name: Curve(
                         x=(0.0, 0.5, 0.8, 0.95),
-                        y=tuple(estimate(k * e) for e in (0.08, 0.09, 0.1, 0.2)),
+                        y=tuple(estimate(k * error) for error in (0.08, 0.09, 0.1, 0.2)),
                         x_label="sparsity",
                         y_label="test error",
                     )
@@ -193,12 +211,12 @@ def realistic(**changes: Any) -> Report:
                 },
                 notes=("Severity 3 of 5.",),
             ),
-            "made_up_later": r.Section(
+            "made_up_later": Section(
                 title="Bounds",
                 version=3,
                 scalars={"epsilon": Estimate(value=3.2e7)},
                 curves={
-                    "sipp": r.Curve(
+                    "sipp": Curve(
                         x=(1, 2, 3),
                         y=tuple(Estimate(value=10.0**k) for k in (1, 4, 7)),
                         x_label="layer",
@@ -211,7 +229,7 @@ def realistic(**changes: Any) -> Report:
                 },
             ),
         },
-        "recommendation": r.Recommendation(
+        "recommendation": Recommendation(
             checkpoint="magnitude-0.8",
             sparsity=0.7999,
             margin=0.01,
@@ -220,7 +238,7 @@ def realistic(**changes: Any) -> Report:
             "magnitude at 80 % is the sparsest.",
         ),
         "gates": (
-            r.GateResult(
+            GateResult(
                 name="max_error_increase",
                 limit=0.01,
                 checkpoint="magnitude-0.8",
@@ -230,7 +248,7 @@ def realistic(**changes: Any) -> Report:
             ),
         ),
         "failures": (
-            r.Failure(name="scaling_law", code="too_few_points", message="3 points, 5 are needed"),
+            Failure(name="scaling_law", code="too_few_points", message="3 points, 5 are needed"),
         ),
         "warnings": ("The test split holds fewer than 2,000 images: intervals are wide.",),
         "usage": {"baseline": 2.5, "prune": 0.8, "retrain": 94.0, "evaluate": 31.5},
@@ -239,15 +257,15 @@ def realistic(**changes: Any) -> Report:
 
 
 def hostile() -> Report:
-    """Every free string is an attack."""
+    """Return a report whose every free string is an attack."""
     base = realistic()
-    section = r.Section(
+    section = Section(
         title=HOSTILE,
         version=1,
         scalars={HOSTILE: Estimate(value=0.1)},
         notes=(HOSTILE,),
         curves={
-            HOSTILE: r.Curve(
+            HOSTILE: Curve(
                 x=(1, 2),
                 y=(Estimate(value=1), Estimate(value=2)),
                 x_label=HOSTILE,
@@ -280,11 +298,9 @@ def hostile() -> Report:
         sections={HOSTILE: section},
         warnings=(HOSTILE,),
         usage={HOSTILE: 1.0},
-        recommendation=r.Recommendation(
-            checkpoint=HOSTILE, sparsity=0.5, margin=0.0, reason=HOSTILE
-        ),
+        recommendation=Recommendation(checkpoint=HOSTILE, sparsity=0.5, margin=0.0, reason=HOSTILE),
         gates=(
-            r.GateResult(
+            GateResult(
                 name="max_error_increase",
                 limit=0.0,
                 checkpoint=HOSTILE,
@@ -293,12 +309,12 @@ def hostile() -> Report:
                 message=HOSTILE + "\x00",
             ),
         ),
-        failures=(r.Failure(name=HOSTILE, code=HOSTILE, message=HOSTILE + "\x1b"),),
+        failures=(Failure(name=HOSTILE, code=HOSTILE, message=HOSTILE + "\x1b"),),
     )
 
 
 def empty() -> Report:
-    """A job that ended before its first checkpoint."""
+    """Return the report of a job that ended before its first checkpoint."""
     return realistic(
         checkpoints=(),
         rounds=(),
@@ -308,14 +324,14 @@ def empty() -> Report:
         warnings=(),
         usage={},
         partial=True,
-        recommendation=r.Recommendation(
+        recommendation=Recommendation(
             checkpoint=None, sparsity=None, margin=0.01, reason="Nothing was finished."
         ),
     )
 
 
 def unretrained() -> Report:
-    """One checkpoint, no retraining, nothing timed, intervals absent."""
+    """Return a report of one checkpoint, without retraining, timings and intervals."""
     bare = Estimate(value=0.1)
     quiet = Evaluated(error=bare, loss=bare, val_error=bare)
     only = checkpoint(
@@ -326,7 +342,7 @@ def unretrained() -> Report:
         latency_ms=(),
         pruned=quiet,
         error=bare,
-        error_increase=r.Increase(given=bare, control=bare),
+        error_increase=Increase(given=bare, control=bare),
         size_bytes={"dense": 100, "onnx": 90},
     )
     return realistic(
@@ -334,7 +350,7 @@ def unretrained() -> Report:
         checkpoints=(only,),
         rounds=(),
         sections={},
-        recommendation=r.Recommendation(
+        recommendation=Recommendation(
             checkpoint=only.id, sparsity=0.5, margin=0.01, reason="The only one."
         ),
     )

@@ -12,8 +12,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pruning.reporting import RENDERERS, family, to_html, to_junit, to_markdown
+from pruning.reporting.axes import Plot
 from pruning.reporting.comment import COMMENT_LIMIT
-from pruning.reporting.plots import Plot, plot_section
+from pruning.reporting.plots import plot_section
 from pruning.schemas.family_report import FamilyAnswer, FamilyReport
 from pruning.schemas.report import Curve, Estimate, Failure, Section
 from tests.support import family_world as world
@@ -36,7 +37,7 @@ def partial() -> FamilyReport:
         "depth1.0-width8.0-fraction1.0-seed0": "running",
     }
     return world.reported(
-        world.spec(**SMALL), turns=1, ends=lambda one: ends.get(one.key, "succeeded")
+        world.spec(**SMALL), turns=1, ends=lambda member: ends.get(member.key, "succeeded")
     )
 
 
@@ -93,12 +94,12 @@ EVERY = (whole, partial, young, hostile)
 
 def measured(report: FamilyReport, value: float, half: float = 0.01) -> FamilyReport:
     """The report with another measured error of its first answer, and no other answer."""
-    found = Estimate(value=value, low=value - half, high=value + half, n=2000)
+    estimate = Estimate(value=value, low=value - half, high=value + half, n=2000)
     return report.model_copy(
         update={
             "answers": (
                 report.answers[0].model_copy(
-                    update={"measured": found, "meets": value <= report.answers[0].max_error}
+                    update={"measured": estimate, "meets": value <= report.answers[0].max_error}
                 ),
             )
         }
@@ -175,7 +176,7 @@ def test_answers_are_told_predicted_beside_measured() -> None:
 
 def test_the_verdict_follows_what_was_measured() -> None:
     report = whole()
-    best = next(one for one in report.answers if one.job == report.recommendation.job)
+    best = next(answer for answer in report.answers if answer.job == report.recommendation.job)
     report = report.model_copy(update={"answers": (best,)})
     error, kept = (
         f"{100 * best.max_error:g} %",
@@ -210,11 +211,11 @@ def test_the_verdict_follows_what_was_measured() -> None:
 
 def test_families_without_an_answer_say_why() -> None:
     only = world.reported(world.spec(**SMALL, confirm=False))
-    found = family.describe_verdict(only)
-    assert found.tone == "open"
+    verdict = family.describe_verdict(only)
+    assert verdict.tone == "open"
     assert re.search(
         r"error ≤ 12 % predicted with \d+ of [\d,]+ parameters, not trained for real",
-        found.headline,
+        verdict.headline,
     )
     assert "not trained for real" in to_markdown(only)
     never = family.describe_verdict(world.reported(world.spec(**SMALL, max_error=[0.001])))
@@ -223,7 +224,7 @@ def test_families_without_an_answer_say_why() -> None:
         "mlp family on digits: no network for the tolerated error",
     )
     lawless = family.describe_verdict(
-        world.reported(world.spec(**SMALL), ends=lambda one: "failed")
+        world.reported(world.spec(**SMALL), ends=lambda member: "failed")
     )
     assert (lawless.tone, lawless.headline) == ("bad", "mlp family on digits: no joint law")
     start = family.describe_verdict(young())
@@ -318,22 +319,22 @@ def test_junit_counts(make: Callable[[], FamilyReport], counts: tuple[int, ...])
         == counts
     )
     assert all(
-        one.attrib["message"]
+        element.attrib["message"]
         for kind in ("failure", "error", "skipped")
-        for one in suite.iter(kind)
+        for element in suite.iter(kind)
     )
 
 
 def test_titles_tell_criteria_apart() -> None:
     """Of a job with several criteria, whose names stand behind what all curves begin with."""
-    one = Curve(
+    curve = Curve(
         x=(0.5, 0.8),
         y=(Estimate(value=0.1), Estimate(value=0.2)),
         x_label="sparsity",
         y_label="test error, a",
     )
     curves = {
-        f"law/{name}/{kind}": one.model_copy(
+        f"law/{name}/{kind}": curve.model_copy(
             update={"y_label": f"test error, {name}", "drawn": drawn}
         )
         for name in ("a", "b")

@@ -13,11 +13,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pruning import wording as q
-from pruning.reporting import RENDERERS, to_html, to_junit, to_markdown
-from pruning.reporting import summary as s
+from pruning import wording
+from pruning.reporting import RENDERERS, summary, to_html, to_junit, to_markdown
+from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.comment import COMMENT_LIMIT, escape
-from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.plots import plot_section
 from pruning.reporting.series_styles import SERIES, choose_style
 from pruning.reporting.tables import ROWS, build_table
 from pruning.schemas.recipe import Method
@@ -98,13 +98,13 @@ def test_every_checkpoint_in_every_table() -> None:
         assert checkpoint.id in page
         assert escape(checkpoint.id) in comment
         for text in (
-            q.percent_with_interval(checkpoint.error),
-            q.points_with_interval(checkpoint.error_increase.control),
+            wording.percent_with_interval(checkpoint.error),
+            wording.points_with_interval(checkpoint.error_increase.control),
         ):
             assert text in page
             assert text in comment
         for size in checkpoint.size_bytes.values():
-            assert q.file_size(size) in page
+            assert wording.file_size(size) in page
     for section in report.sections.values():
         assert section.title in page
         assert section.title in comment
@@ -128,9 +128,9 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
     """No two share colour, marker and line, and none is left out."""
     methods = [Method(name="qm", params={"pi": i}) for i in range(13)]
     checkpoints = tuple(
-        reports.checkpoint(one, s, 0.1, 0.2, id=f"qm-pi{i}-{s!r}")
-        for i, one in enumerate(methods)
-        for s in (0.5, 0.9)
+        reports.checkpoint(method, sparsity, 0.1, 0.2, id=f"qm-pi{i}-{sparsity!r}")
+        for i, method in enumerate(methods)
+        for sparsity in (0.5, 0.9)
     )
     report = reports.realistic(checkpoints=checkpoints, rounds=())
     for plot in plot_accuracy(report):
@@ -140,7 +140,7 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
         assert all(f"var({entry.colour})" in plot.svg for entry in plot.legend)
     looks = [choose_style(i) for i in range(SERIES)]
     assert len(set(looks)) == SERIES == 32
-    assert len({(one.colour, one.marker) for one in looks[:16]}) == 16
+    assert len({(look.colour, look.marker) for look in looks[:16]}) == 16
     page = to_html(report)
     assert page.count('class="hollow"') == 2 * 5
     assert "qm (pi=12)" in page, "the parameters are told where the label leaves them out"
@@ -148,16 +148,16 @@ def test_thirteen_criteria_stay_apart_on_one_pair_of_axes() -> None:
 
 def test_labels_are_those_of_the_checkpoints() -> None:
     report = reports.realistic()
-    assert s.list_labels(report) == ["magnitude", "snip"]
-    one = reports.checkpoint(
+    assert summary.list_labels(report) == ["magnitude", "snip"]
+    checkpoint = reports.checkpoint(
         Method(name="qm", params={"pi": 14}), 0.95, 0.1, 0.2, id="qm-pi14-0.95"
     )
-    between = report.rounds[0].model_copy(update={"criterion": one.criterion})
-    known = reports.realistic(checkpoints=(one,), rounds=(between,))
-    assert s.list_labels(known) == ["qm-pi14"]
-    assert s.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == ["qm (pi=14)"], (
-        "no checkpoint names it yet"
-    )
+    between = report.rounds[0].model_copy(update={"criterion": checkpoint.criterion})
+    known = reports.realistic(checkpoints=(checkpoint,), rounds=(between,))
+    assert summary.list_labels(known) == ["qm-pi14"]
+    assert summary.list_labels(reports.realistic(checkpoints=(), rounds=(between,))) == [
+        "qm (pi=14)"
+    ], "no checkpoint names it yet"
 
 
 def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
@@ -168,8 +168,11 @@ def test_batchnorm_that_was_reestimated_is_told_with_its_losses() -> None:
     last = report.checkpoints[1].model_copy(
         update={"batchnorm": BatchNorm(loss_before=0.5, loss_after=0.612, kept=False)}
     )
-    told = reports.realistic(checkpoints=(first, last, *report.checkpoints[2:]))
-    for text in ("".join(Page(to_html(told)).text), to_markdown(told).replace("\\", "")):
+    report_with_batchnorm = reports.realistic(checkpoints=(first, last, *report.checkpoints[2:]))
+    for text in (
+        "".join(Page(to_html(report_with_batchnorm)).text),
+        to_markdown(report_with_batchnorm).replace("\\", ""),
+    ):
         assert "BatchNorm re-estimated" in text
         assert "kept [loss 2.31 → 0.523]" in text
         assert "undone [loss 0.500 → 0.612]" in text
@@ -182,7 +185,7 @@ def test_records_become_tables_with_units_and_intervals() -> None:
         Estimate(value=0.13716, low=0.128, high=0.1462),
         Estimate(value=0.1, low=0.05, high=0.2),
     )
-    found = build_table(
+    table = build_table(
         [
             {
                 "target_sparsity": 0.95,
@@ -201,8 +204,8 @@ def test_records_become_tables_with_units_and_intervals() -> None:
             },
         ]
     )
-    assert found is not None
-    assert found.head == [
+    assert table is not None
+    assert table.head == [
         "target sparsity",
         "criterion",
         "loss change (nats)",
@@ -211,11 +214,11 @@ def test_records_become_tables_with_units_and_intervals() -> None:
         "seen",
         "images",
     ]
-    assert found.rows == [
+    assert table.rows == [
         ["95 %", "qm", "+0.137 [+0.128, +0.146]", "10.0 % [5.0, 20.0]", "4.5", "yes", ""],
         ["80 %", "lm", "overflow on 3 images", "", "12", "", "2,000"],
     ]
-    assert found.numeric == {0, 2, 3, 4, 6}
+    assert table.numeric == {0, 2, 3, 4, 6}
     by_class = build_table(
         {"a-0.5": {"cat": Estimate(value=0.5).model_dump()}}, 2, "error_by_class"
     )
@@ -277,9 +280,11 @@ def test_accuracy_is_not_drawn_twice() -> None:
 
 
 def test_many_curves_are_split_over_plots_and_odd_ones_drawn() -> None:
-    one = Curve(x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y")
-    curves = {f"_{i} $": one for i in range(20)} | {
-        "none": one.model_copy(update={"x": (), "y": ()})
+    curve = Curve(
+        x=(1.0,), y=(Estimate(value=-2.0, low=-1.0, high=-3.0),), x_label="x", y_label="y"
+    )
+    curves = {f"_{i} $": curve for i in range(20)} | {
+        "none": curve.model_copy(update={"x": (), "y": ()})
     }
     plots = plot_section("s", Section(title="t", version=1, curves=curves))
     assert [len(plot.legend) for plot in plots] == [16, 4]
@@ -299,11 +304,11 @@ def test_partial_is_marked() -> None:
     assert "<strong>Partial.</strong>" in to_html(reports.empty())
     assert "**Partial.**" in to_markdown(reports.empty())
     assert "Partial" not in to_html(reports.realistic()) + to_markdown(reports.realistic())
-    one = reports.realistic(
+    partial = reports.realistic(
         partial=True,
         checkpoints=(reports.checkpoint(Method(name="snip"), 0.5, 0.1, 0.2, partial=True),),
     )
-    assert '<span class="tag warn">partial</span>' in to_html(one)
+    assert '<span class="tag warn">partial</span>' in to_html(partial)
 
 
 def test_failed_gate_is_the_headline() -> None:
@@ -384,33 +389,38 @@ def test_rendering_needs_neither_pyplot_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: q.points_with_interval(Estimate(value=-0.0001)), "0.0 pp"),
-        (lambda: q.percent(-0.012), "−1.2 %"),
-        (lambda: q.short_percent(0.0), "0 %"),
-        (lambda: q.file_size(999_600), "1.00 MB"),
-        (lambda: q.factor(1e4), "10000×"),
-        (lambda: q.duration(59.9), "59.9 s"),
+        (lambda: wording.points_with_interval(Estimate(value=-0.0001)), "0.0 pp"),
+        (lambda: wording.percent(-0.012), "−1.2 %"),
+        (lambda: wording.short_percent(0.0), "0 %"),
+        (lambda: wording.file_size(999_600), "1.00 MB"),
+        (lambda: wording.factor(1e4), "10000×"),
+        (lambda: wording.duration(59.9), "59.9 s"),
         (
-            lambda: q.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)),
+            lambda: wording.by_name("x_ms", Estimate(value=1.5, low=1.0, high=2.0)),
             "1.50 ms [1.00 ms, 2.00 ms]",
         ),
-        (lambda: q.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
+        (lambda: wording.by_name("error_ratio", Estimate(value=0.5)), "0.5"),
         (
-            lambda: q.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)),
+            lambda: wording.by_name("loss_change_nats", Estimate(value=0.0, low=-0.02, high=0.02)),
             "0.000 [−0.020, +0.020]",
         ),
         (
-            lambda: q.by_name("mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)),
+            lambda: wording.by_name(
+                "mean loss (nats)", Estimate(value=123456.0, low=1e5, high=2e5)
+            ),
             "1.23 × 10⁵ [1.00 × 10⁵, 2.00 × 10⁵]",
         ),
         (
-            lambda: q.by_name(
+            lambda: wording.by_name(
                 "spearman/error_after_retraining", Estimate(value=-0.1461, low=-1, high=0.5)
             ),
             "−0.15 [−1.00, 0.50]",
         ),
-        (lambda: q.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)), "−0.009×"),
-        (lambda: q.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
+        (
+            lambda: wording.by_name("predicted_over_measured_factor", Estimate(value=-0.00898)),
+            "−0.009×",
+        ),
+        (lambda: wording.by_name("prune_potential", Estimate(value=0.853)), "85.3 %"),
     ],
 )
 def test_quantities(call: Callable[[], Any], text: str) -> None:

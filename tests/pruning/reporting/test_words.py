@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pruning import wording as q
-from pruning.reporting import summary as s
-from pruning.reporting import to_html, to_junit, to_markdown
+from pruning import wording
+from pruning.reporting import summary, to_html, to_junit, to_markdown
+from pruning.reporting.accuracy_plot import plot_accuracy
 from pruning.reporting.markdown import escape
-from pruning.reporting.plots import plot_accuracy, plot_section
+from pruning.reporting.plots import plot_section
 from pruning.schemas.recipe import Method
 from pruning.schemas.report import (
     BatchNorm,
@@ -31,9 +31,9 @@ def both(report: Report) -> tuple[str, str]:
 
 def without_channels(sparsity: float, **changes: object) -> Checkpoint:
     """A checkpoint whose files are those of a smaller network."""
-    found = reports.checkpoint(Method(name="filter_norm"), sparsity, 0.08, 0.2, **changes)
-    small = 4 * found.parameters + 20_000
-    return found.model_copy(update={"size_bytes": {"sparse": small, "dense": small}})
+    checkpoint = reports.checkpoint(Method(name="filter_norm"), sparsity, 0.08, 0.2, **changes)
+    small = 4 * checkpoint.parameters + 20_000
+    return checkpoint.model_copy(update={"size_bytes": {"sparse": small, "dense": small}})
 
 
 @pytest.mark.parametrize(("low", "tone"), [(0.014, "open"), (0.01, "good"), (-0.004, "good")])
@@ -45,7 +45,7 @@ def test_a_loss_proven_beyond_the_margin_is_not_green(low: float, tone: str) -> 
     report = reports.realistic(
         checkpoints=(best.model_copy(update={"error_increase": proven}),), gates=()
     )
-    assert s.describe_verdict(report).tone == tone
+    assert summary.describe_verdict(report).tone == tone
     page, comment = both(report)
     assert f'class="verdict {tone}"' in page
     assert ("ship 80 % sparsity" in page) is (tone == "good")
@@ -70,21 +70,21 @@ def test_what_is_said_of_zeros_and_of_channels_depends_on_what_was_done() -> Non
     for text in (to_html(mixed), to_markdown(mixed).replace("\\", "")):
         assert "Without whole channels: filter_norm-0.5. Such" in text
         assert "The others hold zeros" in text
-    assert s.describe_costs(reports.empty()) == ""
+    assert summary.describe_costs(reports.empty()) == ""
 
 
 def test_the_file_is_compared_with_that_of_the_given_network() -> None:
     best = without_channels(0.8)
     chosen = Recommendation(checkpoint=best.id, sparsity=0.8, margin=0.01, reason="The only one.")
     report = reports.realistic(checkpoints=(best,), rounds=(), recommendation=chosen)
-    assert s.has_lost_channels(report, best)
-    (fact,) = [fact for fact in s.describe_verdict(report).facts if fact.label == "File"]
+    assert summary.has_lost_channels(report, best)
+    (fact,) = [fact for fact in summary.describe_verdict(report).facts if fact.label == "File"]
     size = best.size_bytes["dense"]
-    assert fact.value == q.file_size(size)
-    assert fact.detail == f"{q.percent(size / 1_110_480)} of the given network's 1.11 MB"
+    assert fact.value == wording.file_size(size)
+    assert fact.detail == f"{wording.percent(size / 1_110_480)} of the given network's 1.11 MB"
     (zeros,) = [
         fact
-        for fact in s.describe_verdict(reports.realistic()).facts
+        for fact in summary.describe_verdict(reports.realistic()).facts
         if fact.label == "Sparse file"
     ]
     assert "of the given network's 1.11 MB" in zeros.detail
@@ -113,7 +113,9 @@ def test_differences_of_errors_are_percentage_points_everywhere() -> None:
     assert plot.y_label == "test error above the dense control's (pp)"
     assert ">−1</text>" in plot.svg, "in hundredths, with the true minus"
     assert "−1.2 pp" in to_markdown(reports.realistic(sections={"accuracy": section}))
-    assert {one.y_label for one in plot_accuracy(report)} == {"test accuracy (%)"}
+    assert {accuracy_plot.y_label for accuracy_plot in plot_accuracy(report)} == {
+        "test accuracy (%)"
+    }
     (errors,) = plot_section("s", report.sections["robustness"])
     assert errors.y_label == "test error (%)"
 
@@ -132,8 +134,8 @@ def test_one_large_criterion_does_not_flatten_the_others() -> None:
         curves["random"] = curves["a"].model_copy(
             update={"y": tuple(Estimate(value=v) for v in (0.4, 90.0, 1000.0))}
         )
-        (found,) = plot_section("s", Section(title="t", version=1, curves=curves))
-        return found.y_label, found.svg
+        (section_plot,) = plot_section("s", Section(title="t", version=1, curves=curves))
+        return section_plot.y_label, section_plot.svg
 
     label, svg = plot(-0.02, 0.05, 0.4)
     assert label == "loss change (nats), symlog axis, linear within ±0.01"
@@ -144,27 +146,27 @@ def test_one_large_criterion_does_not_flatten_the_others() -> None:
 
 def test_a_layer_collapse_is_warned_of_once() -> None:
     gone = "layer collapse: nothing remains of fc.weight"
-    one = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
+    collapsed = reports.checkpoint(Method(name="snip"), 0.95, 0.1, 0.2, warnings=(gone,))
     others = ("snip, round 2: something else", "magnitude, round 3: " + gone)
     report = reports.realistic(
-        checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}", *others)
+        checkpoints=(collapsed,), rounds=(), warnings=(f"snip, round 3: {gone}", *others)
     )
-    assert s.list_warnings(report) == others
+    assert summary.list_warnings(report) == others
     page, comment = both(report)
     assert page.count(gone) == comment.count(gone) == 2, (
         "that of the criterion without a checkpoint stays"
     )
     assert "Warnings" not in to_html(
-        reports.realistic(checkpoints=(one,), rounds=(), warnings=(f"snip, round 3: {gone}",))
+        reports.realistic(checkpoints=(collapsed,), rounds=(), warnings=(f"snip, round 3: {gone}",))
     )
 
 
 def test_markdown_explains_batchnorm_as_the_page_does() -> None:
-    told = BatchNorm(loss_before=2.66, loss_after=3.01, kept=False)
-    first = reports.realistic().checkpoints[0].model_copy(update={"batchnorm": told})
+    batchnorm = BatchNorm(loss_before=2.66, loss_after=3.01, kept=False)
+    first = reports.realistic().checkpoints[0].model_copy(update={"batchnorm": batchnorm})
     page, comment = both(reports.realistic(checkpoints=(first,), rounds=()))
-    assert s.BATCHNORM_NOTE in page
-    assert s.BATCHNORM_NOTE in comment
+    assert summary.BATCHNORM_NOTE in page
+    assert summary.BATCHNORM_NOTE in comment
 
 
 def test_one_of_a_thing_is_no_plural() -> None:
@@ -172,4 +174,4 @@ def test_one_of_a_thing_is_no_plural() -> None:
     report = reports.realistic(environment=base.environment.model_copy(update={"threads": 1}))
     for text in both(report):
         assert "1 thread," in text
-    assert escape(q.count_of(2, "thread")) in to_markdown(base)
+    assert escape(wording.count_of(2, "thread")) in to_markdown(base)

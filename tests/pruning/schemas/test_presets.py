@@ -81,8 +81,8 @@ def test_hyper_parameters_are_the_papers(
     schedule: tuple[tuple[int, ...], float, int],
     ratios: tuple[int, float, float, float],
 ) -> None:
-    found = recipe(name)
-    train = found.train
+    expanded = recipe(name)
+    train = expanded.train
     assert train is not None
     assert (train.epochs, train.batch_size, train.augment, train.rewind_epoch) == (
         epochs,
@@ -98,33 +98,36 @@ def test_hyper_parameters_are_the_papers(
         train.lr_schedule.warmup_epochs,
     ) == schedule
     assert train.lr_schedule.name == ("step" if train.lr_schedule.milestones else "poly")
-    assert found.batchnorm == "keep"
-    preset, targets = PRESETS[name], found.targets.sparsity
+    assert expanded.batchnorm == "keep"
+    preset, targets = PRESETS[name], expanded.targets.sparsity
     back = [100 * sparsity * preset.prunable / preset.parameters for sparsity in targets]
     assert (
         len(back),
-        *(pytest.approx(one, abs=1e-3) for one in (back[0], back[1], back[-1])),
+        *(pytest.approx(ratio, abs=1e-3) for ratio in (back[0], back[1], back[-1])),
     ) == ratios
-    assert all(one.epochs == (0, 150 if name == "vgg16" else epochs) for one in plan_rounds(found))
+    assert all(
+        planned.epochs == (0, 150 if name == "vgg16" else epochs)
+        for planned in plan_rounds(expanded)
+    )
 
 
 def test_half_a_schedule_is_its_first_half() -> None:
     """Of VGG16 the first 150 of 300 epochs are replayed: the same learning rate at every moment of
     them.
     """
-    found = recipe("vgg16")
-    assert found.train is not None
-    assert (found.retrain.mode, found.retrain.epochs, found.retrain.optimizer) == (
+    expanded = recipe("vgg16")
+    assert expanded.train is not None
+    assert (expanded.retrain.mode, expanded.retrain.epochs, expanded.retrain.optimizer) == (
         "fine_tune",
         150,
-        found.train.optimizer,
+        expanded.train.optimizer,
     )
-    assert (found.retrain.batch_size, found.retrain.augment) == (256, "crop_flip")
+    assert (expanded.retrain.batch_size, expanded.retrain.augment) == (256, "crop_flip")
     for tenth in range(1500):
         epoch = tenth / 10
-        assert learning_rate_factor(found.retrain.lr_schedule, epoch, 150) == learning_rate_factor(
-            found.train.lr_schedule, epoch, 300
-        )
+        assert learning_rate_factor(
+            expanded.retrain.lr_schedule, epoch, 150
+        ) == learning_rate_factor(expanded.train.lr_schedule, epoch, 300)
 
 
 @every_preset
@@ -141,23 +144,23 @@ def test_a_shortened_schedule_takes_the_same_course(name: str, scale: float) -> 
         ) == pytest.approx(
             learning_rate_factor(whole.lr_schedule, part * whole.epochs, whole.epochs), abs=1e-3
         )
-    retrained = {one.epochs for one in plan_rounds(recipe(name, epochs_scale=scale))}
+    retrained = {planned.epochs for planned in plan_rounds(recipe(name, epochs_scale=scale))}
     assert retrained == {(0, max(1, round(scale * (150 if name == "vgg16" else whole.epochs))))}
 
 
 @every_preset
 def test_what_is_expanded_is_written_out_and_stays(name: str) -> None:
-    found = spec(name, epochs_scale=0.1)
-    document = found.model_dump(mode="json", exclude_unset=True)
+    expanded = spec(name, epochs_scale=0.1)
+    document = expanded.model_dump(mode="json", exclude_unset=True)
     assert document["preset"] == name
     assert {"model", "targets", "retrain", "batchnorm"} <= set(document)
-    assert JobSpec.model_validate(document) == found
-    again = JobSpec.model_validate_json(found.model_dump_json(exclude_unset=True))
-    assert again.recipe().digest() == found.recipe().digest()
+    assert JobSpec.model_validate(document) == expanded
+    again = JobSpec.model_validate_json(expanded.model_dump_json(exclude_unset=True))
+    assert again.recipe().digest() == expanded.recipe().digest()
     without = {
         key: value for key, value in document.items() if key not in ("preset", "epochs_scale")
     }
-    assert JobSpec.model_validate(without).recipe() == found.recipe()
+    assert JobSpec.model_validate(without).recipe() == expanded.recipe()
 
 
 @every_preset
@@ -166,7 +169,7 @@ def test_the_whole_cascade_can_be_planned(name: str) -> None:
     with torch.device("meta"):
         network = resolve(preset.architecture, preset.kwargs, classes=preset.classes).build()
     shapes = [tuple(weight.shape) for weight in find_prunable(network).values()]
-    found = estimate_costs(
+    costs = estimate_costs(
         recipe(name),
         {"train": 50_000, "test": 10_000},
         prunable=shapes,
@@ -175,14 +178,14 @@ def test_the_whole_cascade_can_be_planned(name: str) -> None:
         parameters=preset.parameters,
         classes=preset.classes,
     )
-    assert found["rounds"] == found["checkpoints"] == len(preset.prune_ratios)
-    assert found["steps"] == -(-45_000 // preset.batch_size) * (
+    assert costs["rounds"] == costs["checkpoints"] == len(preset.prune_ratios)
+    assert costs["steps"] == -(-45_000 // preset.batch_size) * (
         preset.epochs + (len(preset.prune_ratios) + 1) * (preset.retrain_epochs or preset.epochs)
     )
 
 
 def test_what_the_job_says_stays() -> None:
-    found = spec(
+    expanded = spec(
         "resnet20",
         targets={"sparsity": [0.9]},
         retrain={"mode": "none"},
@@ -196,29 +199,33 @@ def test_what_the_job_says_stays() -> None:
             "train": {"epochs": 150, "batch_size": 32},
         },
     )
-    assert found.targets.sparsity == (0.9,)
-    assert found.model.kwargs == {"depth": 20, "width": 0.5, "shortcut": "A"}
-    assert found.model.train is not None
+    assert expanded.targets.sparsity == (0.9,)
+    assert expanded.model.kwargs == {"depth": 20, "width": 0.5, "shortcut": "A"}
+    assert expanded.model.train is not None
     assert (
-        found.model.train.epochs,
-        found.model.train.batch_size,
-        found.model.train.optimizer.lr,
+        expanded.model.train.epochs,
+        expanded.model.train.batch_size,
+        expanded.model.train.optimizer.lr,
     ) == (150, 32, 0.1)
-    assert found.recipe().retrain.mode == "none"
-    assert (found.batchnorm, found.seed, found.dataset.limit.train) == ("reestimate", 3, 500)
+    assert expanded.recipe().retrain.mode == "none"
+    assert (expanded.batchnorm, expanded.seed, expanded.dataset.limit.train) == (
+        "reestimate",
+        3,
+        500,
+    )
 
 
 def test_another_architecture_takes_the_schedule_alone() -> None:
-    found = spec("resnet20", model={"architecture": "mlp"})
-    assert (found.model.architecture, found.model.kwargs) == ("mlp", {})
-    assert found.model.train is not None
-    assert found.model.train.epochs == 182
+    expanded = spec("resnet20", model={"architecture": "mlp"})
+    assert (expanded.model.architecture, expanded.model.kwargs) == ("mlp", {})
+    assert expanded.model.train is not None
+    assert expanded.model.train.epochs == 182
 
 
 def test_an_uploaded_network_is_not_trained_but_retrained() -> None:
-    found = spec("densenet22", model=MODEL, epochs_scale=0.1)
-    assert found.model.train is None
-    retrain = found.recipe().retrain
+    expanded = spec("densenet22", model=MODEL, epochs_scale=0.1)
+    assert expanded.model.train is None
+    retrain = expanded.recipe().retrain
     assert (retrain.mode, retrain.epochs, retrain.batch_size, retrain.optimizer.nesterov) == (
         "lr_rewind",
         30,
@@ -250,9 +257,9 @@ def test_retraining_is_completed_or_replaced(
 
 
 def test_before_training_nothing_is_retrained() -> None:
-    found = recipe("resnet20", when="before_training", epochs_scale=0.1)
-    assert found.retrain.mode == "none"
-    assert [one.epochs for one in plan_rounds(found)][-1] == (0, 18)
+    expanded = recipe("resnet20", when="before_training", epochs_scale=0.1)
+    assert expanded.retrain.mode == "none"
+    assert [planned.epochs for planned in plan_rounds(expanded)][-1] == (0, 18)
 
 
 def test_a_job_in_python_may_hold_documents() -> None:
@@ -280,9 +287,9 @@ def test_the_given_job_is_not_changed() -> None:
         ({"preset": 7}, "/preset", "unknown preset 7"),
         ({"epochs_scale": 0}, "/epochs_scale", "above 0 and at most 1"),
         ({"epochs_scale": 1.1}, "/epochs_scale", "above 0 and at most 1"),
-        ({"epochs_scale": "0.5"}, "/epochs_scale", "'0.5' is no number"),
-        ({"epochs_scale": True}, "/epochs_scale", "True is no number"),
-        ({"epochs_scale": float("nan")}, "/epochs_scale", "nan is no number"),
+        ({"epochs_scale": "0.5"}, "/epochs_scale", "'0.5' is not a number"),
+        ({"epochs_scale": True}, "/epochs_scale", "True is not a number"),
+        ({"epochs_scale": float("nan")}, "/epochs_scale", "nan is not a number"),
         (
             {"preset": None, "model": MODEL, "targets": {"sparsity": [0.5]}, "epochs_scale": 0.5},
             "/epochs_scale",
@@ -301,15 +308,17 @@ def test_what_is_refused(changes: dict[str, Any], at: str, message: str) -> None
     with pytest.raises(Problem) as caught:
         parse(JobSpec, job("resnet20") | changes)
     assert caught.value.status == 422
-    found = [fault for fault in caught.value.errors if message in fault.message]
-    assert found, caught.value.errors
-    assert at in {fault.pointer for fault in found} or not at
+    faults = [fault for fault in caught.value.errors if message in fault.message]
+    assert faults, caught.value.errors
+    assert at in {fault.pointer for fault in faults} or not at
 
 
 def test_the_schema_takes_what_the_service_takes() -> None:
     schema = JobSpec.model_json_schema()
     validator = jsonschema.Draft202012Validator(schema)
-    names = next(one for one in schema["properties"]["preset"]["anyOf"] if "enum" in one)["enum"]
+    names = next(option for option in schema["properties"]["preset"]["anyOf"] if "enum" in option)[
+        "enum"
+    ]
     assert (
         names
         == list(PRESETS)
@@ -361,4 +370,4 @@ def test_a_preset_runs(tmp_path: Path) -> None:
         device=torch.device("cpu"),
     )
     pipeline.run()
-    assert [one.target for one in pipeline.done] == [0.15, 0.3]
+    assert [done.target for done in pipeline.done] == [0.15, 0.3]

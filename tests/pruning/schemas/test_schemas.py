@@ -341,9 +341,9 @@ def test_defaults_and_order_do_not_change_the_digest() -> None:
         recipe.digest()
         == Recipe.model_validate(json.loads(recipe.model_dump_json(exclude={"retrain"}))).digest()
     )
-    one = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"a": 1, "b": 2}}})
-    other = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"b": 2, "a": 1}}})
-    assert one.digest() == other.digest()
+    first = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"a": 1, "b": 2}}})
+    second = Recipe.model_validate(BASE | {"criterion": {"name": "x", "params": {"b": 2, "a": 1}}})
+    assert first.digest() == second.digest()
 
 
 def test_the_digest_is_the_same_in_every_version_of_this_code() -> None:
@@ -362,10 +362,10 @@ TRAINED_DIGEST = "925ffeb0f84c4b8958ca0812fbda7b0ceaef9e23e1d63944a2c8694671b9f7
 
 def test_two_ways_to_write_a_recipe_have_one_digest() -> None:
     targets, train = Targets(sparsity=(0.5,)), Train(epochs=2)
-    one = Method(name="magnitude")
+    magnitude = Method(name="magnitude")
     assert (
-        Recipe(targets=targets, criterion=one).digest()
-        == Recipe(targets=targets, criterion=(one,)).digest()
+        Recipe(targets=targets, criterion=magnitude).digest()
+        == Recipe(targets=targets, criterion=(magnitude,)).digest()
     )
     assert (
         Recipe(targets=targets, train=Train(epochs=2, penalty=Penalty(l1=0))).digest()

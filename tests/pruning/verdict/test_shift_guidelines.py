@@ -42,17 +42,17 @@ def test_the_names_of_the_schema_are_those_of_the_registry() -> None:
 
 
 def test_every_image_of_an_epoch_has_a_corruption_of_its_own() -> None:
-    given, spec = images(300), Corrupt(names=("brightness", "contrast"), severities=(0, 3))
-    found = corrupt_epoch(given, spec, 5, "train", 2)
-    options = [given, corrupt(given, "brightness", 3), corrupt(given, "contrast", 3)]
-    which = torch.stack([(found == option).flatten(1).all(1) for option in options])
+    clean, spec = images(300), Corrupt(names=("brightness", "contrast"), severities=(0, 3))
+    corrupted = corrupt_epoch(clean, spec, 5, "train", 2)
+    options = [clean, corrupt(clean, "brightness", 3), corrupt(clean, "contrast", 3)]
+    which = torch.stack([(corrupted == option).flatten(1).all(1) for option in options])
     assert bool(which.any(0).all())
     assert 100 < int(which[0].sum()) < 200
     assert min(int(which[1].sum()), int(which[2].sum())) > 40
-    assert torch.equal(found, corrupt_epoch(given, spec, 5, "train", 2))
-    assert not torch.equal(found, corrupt_epoch(given, spec, 5, "train", 3))
-    assert torch.equal(given, images(300)), "the images themselves stay as they are"
-    assert corrupt_epoch(given, None, 5) is given
+    assert torch.equal(corrupted, corrupt_epoch(clean, spec, 5, "train", 2))
+    assert not torch.equal(corrupted, corrupt_epoch(clean, spec, 5, "train", 3))
+    assert torch.equal(clean, images(300)), "the images themselves stay as they are"
+    assert corrupt_epoch(clean, None, 5) is clean
 
 
 def robust(data: Data, corrupt: Corrupt | None) -> dict[str, torch.Tensor]:
@@ -142,20 +142,22 @@ def report(tmp_path: Path, knowledge: str | None, **fields: Any) -> Report:
     pipeline.run()
     sections, failures = results.evaluate()
     assert failures == []
-    found = results.report(sections, failures)
-    json.dumps(found.model_dump(mode="json"), allow_nan=False)
-    return found
+    made = results.report(sections, failures)
+    json.dumps(made.model_dump(mode="json"), allow_nan=False)
+    return made
 
 
 TRAIN = {"train": {"epochs": 3, "batch_size": 8, "optimizer": {"lr": 0.05}}}
 
 
 def test_unexpected_shifts_mean_no_pruning(tmp_path: Path) -> None:
-    found = report(tmp_path, "unexpected", **TRAIN).recommendation
-    assert (found.checkpoint, found.sparsity) == (None, None)
-    assert found.reason.startswith("Ship the dense network: shifts of the data are unexpected")
-    assert found.shifts is not None
-    assert found.shifts.nominal_potential is not None
+    recommendation = report(tmp_path, "unexpected", **TRAIN).recommendation
+    assert (recommendation.checkpoint, recommendation.sparsity) == (None, None)
+    assert recommendation.reason.startswith(
+        "Ship the dense network: shifts of the data are unexpected"
+    )
+    assert recommendation.shifts is not None
+    assert recommendation.shifts.nominal_potential is not None
 
 
 def test_partly_modelled_shifts_allow_what_the_worst_of_them_allows(tmp_path: Path) -> None:
@@ -164,12 +166,12 @@ def test_partly_modelled_shifts_allow_what_the_worst_of_them_allows(tmp_path: Pa
     worst = min((row for row in rows if row["held_out"]), key=lambda row: row["potential"])
     assert {row["distribution"] for row in rows if not row["held_out"]} == {"nominal"}
     within = [
-        one
-        for one in made.checkpoints
-        if one.prune_ratio <= worst["potential"] + 1e-9
-        and one.val_error_increase.value <= made.recommendation.margin
+        checkpoint
+        for checkpoint in made.checkpoints
+        if checkpoint.prune_ratio <= worst["potential"] + 1e-9
+        and checkpoint.val_error_increase.value <= made.recommendation.margin
     ]
-    best = max(within, key=lambda one: one.prune_ratio, default=None)
+    best = max(within, key=lambda checkpoint: checkpoint.prune_ratio, default=None)
     assert made.recommendation.checkpoint == (best and best.id)
     assert made.recommendation.shifts is not None
     assert made.recommendation.shifts.shifted_potential == worst["potential"]
@@ -177,15 +179,15 @@ def test_partly_modelled_shifts_allow_what_the_worst_of_them_allows(tmp_path: Pa
 
 def test_modelled_shifts_allow_what_the_nominal_data_allow(tmp_path: Path) -> None:
     plain = report(tmp_path / "a", None, **TRAIN).recommendation
-    found = report(tmp_path / "b", "modelled", **TRAIN).recommendation
-    assert (found.checkpoint, found.sparsity) == (plain.checkpoint, plain.sparsity)
-    assert found.reason.startswith(plain.reason)
+    modelled = report(tmp_path / "b", "modelled", **TRAIN).recommendation
+    assert (modelled.checkpoint, modelled.sparsity) == (plain.checkpoint, plain.sparsity)
+    assert modelled.reason.startswith(plain.reason)
     assert plain.shifts is None
 
 
 def test_without_potentials_partly_modelled_shifts_mean_no_pruning() -> None:
     for section in (None, Section(title="", version=1)):
-        found = apply_guideline(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
-        assert found.checkpoint is None
-        assert "prune_potential" in found.reason
+        recommendation = apply_guideline(NOMINAL, [], Shifts(knowledge="partly_modelled"), section)
+        assert recommendation.checkpoint is None
+        assert "prune_potential" in recommendation.reason
     assert apply_guideline(NOMINAL, [], None, None) is NOMINAL
