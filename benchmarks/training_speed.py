@@ -19,7 +19,8 @@ from pruning.library import load_model
 from pruning.masks import build_full_masks, find_prunable
 from pruning.schemas.training import Training
 from pruning.seeding import generator
-from pruning.training.loop import make_optimizer, train_
+from pruning.training.loop import train_
+from pruning.training.optimizer import make_optimizer
 
 IMAGES, BATCH, REPEATS = 2560, 128, 5
 

@@ -195,7 +195,7 @@ def test_weight_rewinding_starts_from_the_kept_weights(tmp_path: Path) -> None:
     assert recipe.train is not None
     pipeline = run(recipe, tmp_path)
     stages, data, kept = tensors(pipeline), cases.make_data(), dict[str, Tensor]()
-    dense = pipeline._initial()
+    dense = pipeline._build_initial()
 
     def keep(epoch: int) -> None:
         if epoch == 1:
@@ -297,7 +297,7 @@ def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> No
     pipeline = run(recipe, tmp_path)
     stages = tensors(pipeline)
     initial = part(stages["dense"], "initial.")
-    fresh = pipeline._fresh().state_dict()
+    fresh = pipeline._build_network().state_dict()
     assert all(torch.equal(value, fresh[key]) for key, value in initial.items())
     weights = torch.cat([initial[name].abs().flatten() for name in ("1.weight", "3.weight")])
     names = ["round-0-001", "round-0-002", "round-0-003", "round-0-004"]
@@ -380,7 +380,7 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
     assert recipe.train is not None
     pipeline = run(recipe, tmp_path)
     stages, data, rewind = tensors(pipeline), cases.make_data(), dict[str, Tensor]()
-    model = pipeline._initial()
+    model = pipeline._build_initial()
 
     def keep(epoch: int) -> None:
         if epoch == 1:
@@ -672,7 +672,7 @@ def test_the_initialisation_follows_the_seed(tmp_path: Path) -> None:
 def test_a_training_of_the_job_gives_its_train_schedule(tmp_path: Path) -> None:
     recipe = gridded("trained fine_tune", "targets_only", False)
     pipeline = run(recipe, tmp_path)
-    model = pipeline._initial()
+    model = pipeline._build_initial()
     train_(model, cases.make_data(), Train(**TRAIN), seed=0, name="train")
     dense = pipeline.dense().state_dict()
     assert all(torch.equal(value, dense[key]) for key, value in model.state_dict().items())

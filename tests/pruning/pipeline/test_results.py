@@ -14,7 +14,7 @@ from pruning.errors import EvidenceError
 from pruning.evaluations.accuracy import Accuracy
 from pruning.masks import count_kept
 from pruning.measurement.measure import estimate_increase, measure_network
-from pruning.pipeline.results import describe_layers
+from pruning.pipeline.descriptions import describe_layers
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report, Section
 from pruning.storage.checkpoints import WRITERS, read_masks, read_sparse

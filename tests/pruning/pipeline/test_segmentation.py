@@ -41,7 +41,8 @@ from pruning.schemas.recipe import Distill, Limit, Recipe, Targets
 from pruning.schemas.report import Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
 from pruning.storage.stages import Stages
-from pruning.training.loop import Controls, Teacher, learning_rate_factor, train_
+from pruning.training.loop import Controls, Teacher, train_
+from pruning.training.optimizer import learning_rate_factor
 from pruning.verdict.baseline import check_baseline, guessing_error
 from tests.support.segmentation_world import MOST, pairs, upload
 
@@ -310,9 +311,19 @@ def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.Mon
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, CLASSES, 1))
         schedule = Training(epochs=1, batch_size=8, augment="none")
-        run = module._Run(model, uneven, schedule, 0, "train", {}, (), None, Controls())
+        run = module._Run(
+            model=model,
+            data=uneven,
+            training=schedule,
+            seed=0,
+            name="train",
+            masks={},
+            exclude=(),
+            teacher=None,
+            controls=Controls(),
+        )
         run.micro_batch = size
-        run.go(0, 1)
+        run.train(0, 1)
         ends.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.allclose(*ends, atol=1e-5)
 
@@ -541,10 +552,12 @@ def test_the_library_scores_with_masks(data: Data, criterion: str) -> None:
 
 @pytest.mark.parametrize("criterion", ["obd", "qm", "obs"])
 def test_criteria_of_single_answers_refuse_masks(data: Data, criterion: str) -> None:
-    with pytest.raises(EvidenceError, match="are known for one class an image only, not for masks"):
+    with pytest.raises(
+        EvidenceError, match="are known only for one class for each image, not for masks"
+    ):
         score(tiny().eval(), criterion, list(data.batches(data.fit, 6)))
 
 
 def test_bounds_refuse_masks(data: Data) -> None:
-    with pytest.raises(EvidenceError, match="error bounds are known for one class an image only"):
+    with pytest.raises(EvidenceError, match="error bounds are known only for one class for each"):
         bound(tiny().eval(), "sipp", [0.5], list(data.batches(data.fit, 6)))

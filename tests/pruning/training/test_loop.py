@@ -22,13 +22,8 @@ from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_
 from pruning.schemas.training import LrSchedule, Optimizer, Penalty, Train, Training
 from pruning.seeding import generator
-from pruning.training.loop import (
-    Controls,
-    count_steps_per_epoch,
-    learning_rate_factor,
-    make_optimizer,
-    train_,
-)
+from pruning.training.loop import Controls, count_steps_per_epoch, train_
+from pruning.training.optimizer import learning_rate_factor, make_optimizer
 from tests.support import cases, oracles
 from tests.support.trainings import SGD, Cramped, Memory, same
 
