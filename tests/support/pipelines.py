@@ -97,10 +97,10 @@ def pretrained() -> tuple[State, State]:
 def make(
     recipe: Recipe, folder: Path, on_saved: Callable[[str, Path], None] = lambda name, path: None
 ) -> Counting:
-    given, early = pretrained()
+    trained, early = pretrained()
     networks = Networks(
         cases.mlp,
-        None if recipe.train is not None else given,
+        None if recipe.train is not None else trained,
         early if recipe.retrain.mode == "weight_rewind" and recipe.train is None else None,
     )
     return Counting(

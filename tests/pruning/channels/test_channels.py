@@ -522,12 +522,12 @@ def test_importance_is_the_mean_over_the_layers_that_write_a_channel() -> None:
     """
     model, shape = build("residual")
     scores = noise(model)
-    found = _importance(model, shape, scores)
+    importance = _importance(model, shape, scores)
     expected = (
         scores["stem.weight"].double().flatten(1).sum(1)
         + scores["twice.weight"].double().flatten(1).sum(1)
     ) / 2
-    torch.testing.assert_close(found["stem"], expected)
+    torch.testing.assert_close(importance["stem"], expected)
     filters = {
         name: torch.rand(len(weight), *[1] * (weight.dim() - 1))
         for name, weight in find_prunable(model).items()
@@ -670,8 +670,8 @@ def test_layers_without_a_side_to_prune_are_named() -> None:
     assert selected.left_dense == {}
     graph = ChannelGraph.of(model, shape, {"fc1.weight", "fc3.weight"})
     assert graph.left_dense(model, ["fc1.weight"]) == {
-        "fc1.weight": "its inputs must stay, for they are the image's channels; so must its outputs, "
-        "for fc2 is excluded"
+        "fc1.weight": "its inputs must stay, for they are the image's channels; so must its "
+        "outputs, for fc2 is excluded"
     }
 
 
@@ -900,7 +900,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: d["modules"].update(extra=d["modules"]["linear"]),
         "another network.*extra",
     ),
-    "too wide": (lambda d: d["modules"]["conv1"].update(outputs=1000), "conv1: .* is not a part of"),
+    "too wide": (
+        lambda d: d["modules"]["conv1"].update(outputs=1000),
+        "conv1: .* is not a part of",
+    ),
     "too many inputs": (
         lambda d: d["modules"]["conv1"].update(inputs=3),
         "conv1: .* is not a part of",
@@ -925,12 +928,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_descriptions_that_do_not_fit_are_refused(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", BROKEN)
+def test_descriptions_that_do_not_fit_are_refused(fault: str, tmp_path: Path) -> None:
     model, _ = build("resnet_a")
     kwargs = {"depth": 8, "width": 0.5, "channels": 2, "classes": 3}
     spoiled = json.loads(json.dumps(document(model, **kwargs)))
-    spoil, message = BROKEN[what]
+    spoil, message = BROKEN[fault]
     spoil(spoiled)
     arch = tmp_path / "arch.json"
     arch.write_text(json.dumps(spoiled))
