@@ -1,4 +1,4 @@
-"""What a training costs beyond its arithmetic: ResNet-20, batches of 128 images of 32x32.
+"""The cost of a training beyond its arithmetic: ResNet-20, batches of 128 images of 32x32.
 
 `python benchmarks/training_speed.py` times `train_` (uint8 images, crop, flip, normalisation, masks
 re-applied after every step) against bare optimiser steps on one batch that is ready in memory, the

@@ -113,8 +113,8 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
     """Run a recipe on a network: one `PrunedModel` for every target of every criterion, densest
     first.
 
-    `model` gives the weights (and, with `recipe.train`, the initialisation) and is not changed; it
-    must be constructible again by copying. The device is the model's.
+    `model` provides the weights (and, with `recipe.train`, the initialisation). It is not changed,
+    but copied. The device is the model's.
 
     >>> from pruning.data.builtin import datasets
     >>> from pruning.data.tensors import prepare
@@ -235,7 +235,7 @@ def fit_joint_law(
     unpruned_error: ArrayLike,
     **options: Any,
 ) -> JointLaw:
-    """One scaling law of a family, by depth^phi width^psi density; see `pruning.laws.joint`.
+    """The scaling law of a family, by depth^phi width^psi density; see `pruning.laws.joint`.
 
     >>> density = [0.5, 0.25, 0.12, 0.06, 0.03, 0.015]
     >>> shallow = [0.081, 0.085, 0.098, 0.131, 0.201, 0.309]

@@ -192,8 +192,8 @@ class _Tracer:
             coupling.outputs[name] = writes
 
     def _count_channels(self, node: Any) -> tuple[int, int] | None:
-        """How many channels a node reads and writes; None for an operation that takes any
-        number.
+        """The numbers of channels that a node reads and writes; None for an operation that takes
+        any number.
         """
         channels = count_channels(node.module)
         if channels is not None:
@@ -202,8 +202,8 @@ class _Tracer:
         return None if reads is None or writes is None else (int(reads), int(writes))
 
     def _measure_rows(self) -> tuple[list[int], list[tuple[Positions, Positions]], set[int]]:
-        """How many channels each row has, the positions that each link maps, and the rows in which
-        layers disagree about their number of channels.
+        """The number of channels of each row, the positions that each link maps, and the rows with
+        layers that disagree about that number.
         """
         declared: dict[int, set[int]] = {}
         for index, node in enumerate(self.nodes):

@@ -16,7 +16,7 @@ from pruning.types import DrawLaw, Scores, Sparsifier
 
 @dataclass(frozen=True)
 class DrawnChannels:
-    """One draw of the channels of every group that can lose some.
+    """A draw of the channels of every group that can lose some.
 
     Where F_j, the factor of channel j, is right on average, so is every sum over channels: E[sum_j
     F_j w_ij a_j] is sum_j w_ij a_j for a layer that reads inputs a. What writes the channels stays

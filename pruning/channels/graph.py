@@ -50,9 +50,9 @@ class ChannelGraph:
     groups: tuple[Group, ...]
     """The groups in the order of the network, numbered without gaps."""
     inputs: Mapping[str, Tensor]
-    """By module name, the channel at each position of what the module reads."""
+    """The channel at each position of what a module reads, by module name."""
     outputs: Mapping[str, Tensor]
-    """By module name, the channel at each position of what the module writes."""
+    """The channel at each position of what a module writes, by module name."""
     carried: Tensor
     """(2, n): a channel, and the one that a parameter-free shortcut carries it into."""
 

@@ -1,5 +1,6 @@
-"""How torch-pruning maps the channels of one operation to those of the next; the only use of its
-private index type.
+"""The index mappings of torch-pruning, which take channels of one operation to those of the next.
+
+This module alone uses the private index type of torch-pruning.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ IndexMapping: TypeAlias = Callable[..., Any]
 
 
 def map_positions(count: int, mappings: Sequence[IndexMapping]) -> tuple[Positions, Positions]:
-    """Where the mappings, one after the other, take the positions below `count`: pairs of a
-    position before and one after.
+    """The pairs of a position below `count` and one that the mappings, applied in turn, take it to.
 
     A mapping may drop a position, as slicing does, or take it to several, as flattening does.
     """

@@ -24,7 +24,7 @@ TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def count_channels(module: nn.Module) -> tuple[int, int] | None:
-    """How many channels a module reads and writes; None for one that cannot lose any."""
+    """The numbers of channels a module reads and writes; None for one that cannot lose any."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, nn.Conv2d):

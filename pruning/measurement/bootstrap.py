@@ -35,8 +35,8 @@ def resample_errors(wrong: Tensor, generator: Generator, resamples: int = RESAMP
 
 
 def count_draws(drawn: Tensor) -> Tensor:
-    """How often each sample draws each of n individuals, float64 (samples, n), from indices of that
-    shape.
+    """The number of times that each sample draws each of n individuals, float64 (samples, n), from
+    indices of that shape.
 
     >>> count_draws(torch.tensor([[0, 0, 2]]))
     tensor([[2., 0., 1.]], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What a network costs: FLOPs, file sizes and measured latency."""
+"""The costs of a network: FLOPs, file sizes and measured latency."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How well predicted regions meet the true ones: the intersection over union of images, of classes
-and of a whole test set.
+"""The intersection over union of predicted and true regions: of images, of classes and of a whole
+test set.
 
 IoU = |prediction and truth| / |prediction or truth| over the pixels of one class; pixels whose
 truth is 255 count nowhere.

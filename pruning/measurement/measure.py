@@ -1,4 +1,4 @@
-"""How wrong a network is: its errors and losses on images, on the plain fp32 path."""
+"""The errors and losses of a network on images, on the plain fp32 path."""
 
 from __future__ import annotations
 

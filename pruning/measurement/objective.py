@@ -1,4 +1,4 @@
-"""What is minimised and what is measured: the loss and the error of images.
+"""The quantities that are minimised and measured: the loss and the error of images.
 
 Labels (N,) are the classes of images; masks (N, H, W) are the classes of pixels, with logits (N,
 classes, H, W), and 255 is ignored.

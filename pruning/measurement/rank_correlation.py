@@ -17,7 +17,7 @@ ALPHA = 0.05
 """The largest p-value of a permutation test that is evidence of an order."""
 RESAMPLES = 2000
 DRAWS = 10
-"""How many times the resamples are drawn at most, to make up for those with a constant ranking."""
+"""The most times that the resamples are drawn, to make up for those with a constant ranking."""
 
 
 def rank_from_smallest(values: Tensor) -> Tensor:

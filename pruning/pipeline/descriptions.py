@@ -54,7 +54,7 @@ def describe_data(data: Data, origin: Origin) -> DataInfo:
 
 
 def describe_round(record: RoundRecord) -> Round:
-    """One round: how sparse its network is, and how wrong before and after retraining."""
+    """A round: how sparse its network is, and how wrong before and after retraining."""
     return Round(
         criterion=record.criterion,
         round=record.round,
@@ -97,7 +97,7 @@ def describe_layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) ->
 
 
 def describe_environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
-    """Where the numbers are measured, with batches of `batch` images."""
+    """The machine on which the numbers are measured, with batches of `batch` images."""
     if device.type == "cuda":
         device_name = torch.cuda.get_device_name(device)
     else:

@@ -20,7 +20,7 @@ from pruning.types import Masks
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where the network and the data of a job come from, for its report and its files."""
+    """The origin of a job's network and data, for its report and its files."""
 
     job_id: str
     spec: dict[str, Any]

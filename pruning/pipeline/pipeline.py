@@ -51,7 +51,7 @@ class Networks:
 
 @dataclass(frozen=True, kw_only=True)
 class _CriterionRound:
-    """One planned round of one criterion of the recipe."""
+    """A planned round of one criterion of the recipe."""
 
     name: str
     """The name of the stage it is saved as."""
@@ -191,7 +191,8 @@ class Pipeline:
         with self.ledger.enter("retrain", "control", self.costs.control) as unfinished:
             if not unfinished:
                 return
-            model, measured = self.dense(), self.given_measured
+            model = self.dense()
+            measured = self.given_measured
             epochs = find_training_epochs(self.recipe) if self.control_retrained else None
             if epochs is not None:
                 self.trainer.retrain_(model, "control", epochs=epochs, number=1)
@@ -229,7 +230,8 @@ class Pipeline:
         """Prune, measure, retrain and save one round, from the stage `before` or the dense
         network.
         """
-        planned, seed = current.planned, self.recipe.seed
+        planned = current.planned
+        seed = self.recipe.seed
         model, masks = self._start_round(before)
         tensors = {"loss.before": measure_training_losses(model, self.data, seed)}
         masks, stage_losses = self._prune_(model, masks, current)
@@ -279,8 +281,8 @@ class Pipeline:
         """Prune in place to the density of the round, and return the new masks and, by stage, what
         a loss model says.
         """
-        planned, method, label = current.planned, current.method, current.label
-        seed, data = self.recipe.seed, self.data
+        planned, method = current.planned, current.method
+        data, seed = self.data, self.recipe.seed
         calibration = choose_calibration(method.criterion, len(data.classes))
         _, units = self.costs.pruning(current.criterion, planned)
         stage_losses: list[StageLoss] = []
@@ -302,12 +304,10 @@ class Pipeline:
                 stage_losses.append(stage_loss)
 
         def warn(message: str) -> None:
-            self.ledger.warn(f"{label}, round {planned.number}: {message}")
+            self.ledger.warn(f"{current.label}, round {planned.number}: {message}")
 
         start = density(masks)
-        for caution in method.list_cautions(start, planned.density, self.recipe.retrain.mode):
-            if f"{label}: {caution}" not in self.ledger.warnings:
-                self.ledger.warn(f"{label}: {caution}")
+        self._warn_of_cautions(current, start)
         masks = prune_(
             model,
             masks,
@@ -327,6 +327,16 @@ class Pipeline:
             warn(f"layer collapse: nothing remains of {layer}")
         return masks, stage_losses
 
+    def _warn_of_cautions(self, current: _CriterionRound, start: float) -> None:
+        """Warn of what a user should know about a round from density `start`, once in a job."""
+        cautions = current.method.list_cautions(
+            start, current.planned.density, self.recipe.retrain.mode
+        )
+        for caution in cautions:
+            message = f"{current.label}: {caution}"
+            if message not in self.ledger.warnings:
+                self.ledger.warn(message)
+
     def _measure(self, model: nn.Module) -> Measured:
         return measure_network(model, self.data, self.ledger.advance)
 
@@ -336,7 +346,8 @@ class Pipeline:
 
     def _record_round(self, current: _CriterionRound) -> RoundRecord:
         """The record of a finished round, which loads masks and networks from its stage on use."""
-        name, planned, compacts = current.name, current.planned, current.method.compacts
+        name, planned = current.name, current.planned
+        compacts = current.method.compacts
         load_part = partial(self.ledger.load_part, name)
         masks = load_part("mask.")
         _, note = self.ledger.load(name, "none.")

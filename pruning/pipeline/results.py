@@ -151,7 +151,8 @@ class Results:
         removed = sum(int((~mask).sum()) for mask in masks.values())
         total = count_parameters(dense)
         measured = record.measured
-        given, control = self.pipeline.given_measured, self.pipeline.control_measured
+        given_measured = self.pipeline.given_measured
+        control_measured = self.pipeline.control_measured
         return Checkpoint(
             **measured.document().model_dump(),
             id=record.id,
@@ -167,10 +168,10 @@ class Results:
             retrained=record.retrained.document() if record.retrained is not None else None,
             batchnorm=describe_batchnorm(record),
             error_increase=Increase(
-                given=estimate_increase(measured.wrong, given.wrong),
-                control=estimate_increase(measured.wrong, control.wrong),
+                given=estimate_increase(measured.wrong, given_measured.wrong),
+                control=estimate_increase(measured.wrong, control_measured.wrong),
             ),
-            val_error_increase=estimate_increase(measured.val_wrong, control.val_wrong),
+            val_error_increase=estimate_increase(measured.val_wrong, control_measured.val_wrong),
             layers=describe_layers(dense, masks, self.pipeline.recipe.exclude),
             retrain_epochs=record.retrain_epochs,
             warnings=tuple(

@@ -23,9 +23,10 @@ def train_second_network(pipeline: Pipeline) -> nn.Module | None:
 
     It is trained once, and resumed like every training of the job.
     """
-    schedule, seed = pipeline.recipe.train, pipeline.recipe.seed + 1
+    schedule = pipeline.recipe.train
     if schedule is None:
         return None
+    seed = pipeline.recipe.seed + 1
     with pipeline.ledger.enter("evaluate", NAME, 0) as unfinished:
         if unfinished:
             initialisation = generator(seed, "initialisation")

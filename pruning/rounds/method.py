@@ -70,7 +70,7 @@ class PruningMethod:
         return self.criterion.stage_densities(start, target)
 
     def list_cautions(self, start: float, target: float, retraining: str) -> list[str]:
-        """What a user should know about a round from density `start` to `target` whose retraining
+        """The cautions to a user about a round from density `start` to `target` whose retraining
         has the mode `retraining`.
         """
         cautions = []

@@ -14,7 +14,7 @@ READ_UNRETRAINED = frozenset({"approximation"})
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRound:
-    """One prune-and-retrain round."""
+    """A prune-and-retrain round."""
 
     number: int
     start: float

@@ -1,4 +1,4 @@
-"""One pruning round: evidence, score, allocate, sparsify, in stages where the criterion asks."""
+"""A pruning round: evidence, score, allocate, sparsify, in stages where the criterion asks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,11 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
             for name, reason in selected.left_dense.items():
                 warn(f"{name} is left dense: {reason}")
         stage_loss = _remove_weights_(
-            model, selected.masks, selected.weights, stage_evidence, method.criterion
+            model,
+            selected.masks,
+            selected.weights,
+            evidence=stage_evidence,
+            criterion=method.criterion,
         )
         on_stage(stage_loss)
         masks = selected.masks
@@ -84,7 +88,7 @@ def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
 
 
 def _remove_weights_(
-    model: nn.Module, masks: Masks, weights: Scores, evidence: Evidence, criterion: Criterion
+    model: nn.Module, masks: Masks, weights: Scores, *, evidence: Evidence, criterion: Criterion
 ) -> StageLoss | None:
     """Put the selected weights into the model, and return what a loss model says about it.
 

@@ -25,7 +25,7 @@ State = dict[str, Tensor]
 
 
 class Saver(Protocol):
-    """Where the state inside a training is kept."""
+    """A store for the state inside a training."""
 
     def load(self) -> tuple[State, dict[str, Any]] | None:
         """The newest saved state, if any."""
@@ -128,7 +128,7 @@ def count_steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 class _Run:
-    """One training: the state that must survive an interruption, and the loop."""
+    """A training: the state that must survive an interruption, and the loop."""
 
     def __init__(  # noqa: PLR0913 (the arguments of `train_`, by name)
         self,
@@ -210,7 +210,7 @@ class _Run:
         return time.monotonic() - self.saved_at >= self.controls.every_s
 
     def _take_step(self, index: Tensor, epoch: int, step: int) -> Tensor:
-        """One update of the weights by the images at these indices; returns their mean loss."""
+        """Update the weights once by the images at these indices, and return their mean loss."""
         factor = learning_rate_factor(
             self.training.lr_schedule, epoch + step / self.steps, self.training.epochs
         )

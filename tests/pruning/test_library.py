@@ -1,13 +1,15 @@
-"""What a notebook user imports."""
+"""The functions that a notebook user imports."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from pruning.errors import DeviceError, ParameterError, UnknownNameError
-from pruning.library import prune, score
+from pruning.library import prune, read_masks, score, write_sparse
 from pruning.masks import find_prunable
 from pruning.measurement.measure import measure_network
 from pruning.networks.device import pick_device
@@ -27,14 +29,23 @@ def test_scores_by_parameter_name() -> None:
     assert all(
         torch.equal(scores[name], weight.abs()) for name, weight in find_prunable(model).items()
     )
-    scores_again, other = (
+    first, second = (
         score(model, "random", [], generator=torch.Generator().manual_seed(1)) for _ in range(2)
     )
-    assert all(torch.equal(scores_again[name], other[name]) for name in scores_again)
+    assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(UnknownNameError, match="did you mean 'magnitude'"):
         score(model, "magnitud", [])
     with pytest.raises(ParameterError, match="criterion 'magnitude': p: Unexpected"):
         score(model, "magnitude", [], p=2)
+
+
+def test_masks_of_a_sparse_checkpoint_are_read(tmp_path: Path) -> None:
+    masks = cases.half_masks(trained())
+    state = {name: mask.float() for name, mask in masks.items()}
+    write_sparse(tmp_path / "sparse", state, masks)
+    read = read_masks(tmp_path / "sparse")
+    assert list(read) == sorted(masks)
+    assert all(torch.equal(read[name], mask) for name, mask in masks.items())
 
 
 def test_batches_may_come_from_a_generator() -> None:

@@ -501,8 +501,8 @@ def test_uniform_keeps_the_same_fraction_of_every_group(target: float) -> None:
 
 
 def test_global_compares_groups_by_importance_relative_to_their_mean() -> None:
-    """Of the groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small; unnormalised, the
-    first loses all but one.
+    """The groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small channels; unnormalised,
+    the first would lose all but one.
     """
     model = load_model("mlp", hidden=[4, 4], channels=1, height=2, width=2, classes=2).double()
     scores = {name: torch.ones_like(weight) for name, weight in find_prunable(model).items()}

@@ -128,8 +128,8 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
 def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
-    """Of every layer that sums over channels, behind BatchNorm, an addition and a flattening, on
-    the dense one's inputs.
+    """The outputs of every layer that sums over channels are right on average, behind BatchNorm, an
+    addition and a flattening, on the inputs of the dense network.
     """
     net, images = block(), torch.rand(3, 1, 4, 4, generator=seeded(), dtype=torch.float64)
     weights = {name: weight.detach() for name, weight in find_prunable(net).items()}

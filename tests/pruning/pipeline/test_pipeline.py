@@ -117,7 +117,7 @@ def test_a_job_keeps_its_promises(
     assert watcher.stages[0] == ("baseline", "dense")
     assert not list(pipeline.stages.folder.glob("*.partial*"))
 
-    # Interrupted after each thing that it saves, one after the other, it ends with the same tensors.
+    # Interrupted after each thing that it saves in turn, it ends with the same tensors.
     saved: set[str] = set()
 
     def die(name: str, path: Path) -> None:
@@ -353,7 +353,7 @@ def test_fine_tuning_goes_on_from_the_round_before(tmp_path: Path) -> None:
 
 
 def ranked(weights: State, masks: State, keep: int) -> State:
-    """Of the weights that remain the `keep` largest of all layers together, by sorting."""
+    """The `keep` largest of the weights that remain, over all layers together, by sorting."""
     alive = [
         (-abs(value), name, index)
         for name in masks
@@ -694,7 +694,7 @@ def test_a_training_of_the_job_gives_its_train_schedule(tmp_path: Path) -> None:
 
 
 def test_a_criterion_that_cannot_go_on_leaves_the_others(tmp_path: Path) -> None:
-    """Of six hidden units one remains: channels cannot make it sparser than 5 / 6."""
+    """A single one of six hidden units remains: channels cannot make it sparser than 5 / 6."""
     criteria = [{"name": "filter_norm"}, {"name": "magnitude"}]
     recipe = cases.recipe(0.5, 0.95, criterion=criteria, retrain={"mode": "none"})
     for _ in range(2):  # a resumed job too
@@ -752,7 +752,7 @@ def test_what_rewinding_undoes_is_told(tmp_path: Path, name: str, warned: bool) 
 
 
 def test_a_round_that_removes_nothing_is_told(tmp_path: Path) -> None:
-    """Of six hidden units three remain for every target from 0.5 to 2 / 3."""
+    """Three of six hidden units remain for every target from 0.5 to 2 / 3."""
     pipeline = run(
         cases.recipe(0.45, 0.5, criterion={"name": "filter_norm"}, retrain={"mode": "none"}),
         tmp_path,

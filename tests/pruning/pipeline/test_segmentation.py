@@ -98,7 +98,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def slow_losses(logits: Tensor, masks: Tensor) -> list[list[float]]:
-    """Of every image the losses of its pixels that are not ignored."""
+    """The losses of the pixels of every image that are not ignored."""
     n, _, height, width = logits.shape
     losses: list[list[float]] = [[] for _ in range(n)]
     for i, y, x in itertools.product(range(n), range(height), range(width)):
@@ -448,7 +448,7 @@ WORKING = ["magnitude", "random", "lamp", "filter_norm", "synflow", "snip", "tay
 
 
 def test_a_job_of_every_kind_of_criterion(data: Data, tmp_path: Path) -> None:
-    """Those that need answers of images say so; the others prune, retrain and are compared."""
+    """Criteria that need answers of images say so; the others prune, retrain and are compared."""
     report, _ = run(
         data, tmp_path, [*WORKING, "obd", "obs"], [{"name": "accuracy"}, {"name": "comparison"}]
     )

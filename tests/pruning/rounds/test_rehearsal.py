@@ -1,4 +1,4 @@
-"""Rounds of channels and blocks that remove nothing are told before the job runs."""
+"""Rounds of channels and blocks that remove nothing are refused before the job runs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_of_very_many_rounds_only_those_to_targets_are_tried(
 
 
 def test_rounds_that_remove_something_with_other_scores_pass() -> None:
-    """Of coupled channels it depends on which go whether the last small step to 0.9 removes any."""
+    """The choice of coupled channels decides whether the last small step to 0.9 removes any."""
     recipe = cases.recipe(
         0.5, 0.8, 0.9, schedule={"name": "geometric", "params": {"fraction": 0.2}}, **CHANNELS
     )

@@ -58,7 +58,7 @@ def plain_loss(
 
 
 def logits(n: int = 6, classes: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a student and its teacher, with labels; float64."""
+    """The logits of a student and its teacher, with labels; float64."""
     rng = torch.Generator().manual_seed(0)
     student, teacher = (
         3 * torch.randn(n, classes, generator=rng, dtype=torch.float64) for _ in range(2)

@@ -461,8 +461,8 @@ class Float64(Data):
 
 
 def loss_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Those of the mean cross-entropy plus half the weight decay times the squared norm, over all
-    images.
+    """The gradients of the mean cross-entropy over all images plus half the weight decay times the
+    squared norm.
     """
     data = Float64(cases.make_data(fit=9))
     model.zero_grad()
