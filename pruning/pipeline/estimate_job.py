@@ -51,16 +51,12 @@ def estimate_job(
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
     forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
     _check_evaluations(recipe, segmentation=segmentation)
-    shifted_sizes = {
-        shifted_set.name: count_shifted(known["counts"])
-        for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
-    }
     job_size = JobSize(
         recipe=recipe,
         images=count_split_images(recipe, dataset["counts"]),
         shape=shape,
         macs=max(1, forward_flops // 2),
-        shifted=shifted_sizes,
+        shifted=_count_shifted_sets(spec, shifted),
         segmentation=segmentation,
     )
     costs = estimate_costs(
@@ -112,6 +108,16 @@ def _check_shifted_sets(
             own_classes=dataset["classes"],
             pointer=pointer,
         )
+
+
+def _count_shifted_sets(
+    spec: JobSpec, shifted: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[int, int]]:
+    """Validation and test images of each shifted set, by its name."""
+    return {
+        shifted_set.name: count_shifted(known["counts"])
+        for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
+    }
 
 
 def _build_small(architecture: Architecture, outline: nn.Module) -> nn.Module:

@@ -27,19 +27,7 @@ def run_evaluations(
     """Every evaluation of the recipe, or without a list all that apply: a section, or a failure."""
     sections: dict[str, Section] = {}
     failures: list[Failure] = []
-    record = JobRecord(
-        data=pipeline.data,
-        dense=pipeline.dense,
-        control=pipeline.control,
-        given_measured=pipeline.given_measured,
-        control_measured=pipeline.control_measured,
-        rounds=pipeline.done,
-        recipe=pipeline.recipe,
-        sections=sections,
-        separate=partial(train_second_network, pipeline),
-        cache=cache,
-        advance=pipeline.ledger.advance,
-    )
+    record = _record_job(pipeline, sections, cache)
     methods = pipeline.recipe.evaluations
     if methods is None:
         methods = tuple(Method(name=name) for name in evaluations.names())
@@ -67,6 +55,25 @@ def run_evaluations(
         pipeline.ledger.seconds[stage] = time.monotonic() - begin
     listed = [method.name for method in methods if method.name in sections]
     return {name: sections[name] for name in listed}, failures
+
+
+def _record_job(
+    pipeline: Pipeline, sections: dict[str, Section], cache: TensorCache | None
+) -> JobRecord:
+    """The record of a job for its evaluations; `sections` fills up while they run."""
+    return JobRecord(
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=pipeline.done,
+        recipe=pipeline.recipe,
+        sections=sections,
+        separate=partial(train_second_network, pipeline),
+        cache=cache,
+        advance=pipeline.ledger.advance,
+    )
 
 
 def _evaluate(method: Method, record: JobRecord) -> Section | None:

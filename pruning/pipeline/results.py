@@ -77,14 +77,7 @@ class Results:
             for record in pipeline.done
             if record.target is not None
         )
-        references = References(
-            given=self._describe_given(dense),
-            control=self._describe_control(),
-            control_over_given=estimate_increase(
-                pipeline.control_measured.wrong, pipeline.given_measured.wrong
-            ),
-            chance=guessing_error(data.val, len(data.classes)),
-        )
+        references = self._describe_references(dense)
         recommendation = apply_guideline(
             recommend(checkpoints, recipe.gates, references),
             checkpoints,
@@ -113,6 +106,18 @@ class Results:
             warnings=tuple(warnings),
             partial=partial,
             usage=pipeline.ledger.seconds,
+        )
+
+    def _describe_references(self, dense: nn.Module) -> References:
+        """The dense networks and the error of guessing, which checkpoints are compared with."""
+        pipeline, data = self.pipeline, self.pipeline.data
+        return References(
+            given=self._describe_given(dense),
+            control=self._describe_control(),
+            control_over_given=estimate_increase(
+                pipeline.control_measured.wrong, pipeline.given_measured.wrong
+            ),
+            chance=guessing_error(data.val, len(data.classes)),
         )
 
     def _describe_given(self, model: nn.Module) -> Network:
