@@ -914,7 +914,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "uneven norm": (lambda d: d["modules"]["bn1"].update(inputs=1), "bn1: .* is not a part of"),
     "other kind": (
         lambda d: d["modules"].update(conv1={"type": "map", "inputs": 1, "sources": [0]}),
-        "conv1: .* no part",
+        "conv1: .* is not a part of",
     ),
     "source": (
         lambda d: d["modules"]["layer2.0.shortcut"].update(sources=[99]),
