@@ -124,9 +124,9 @@ def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str
         return "no evidence: too many ties for an interval"
     if rho.low <= 0 <= rho.high:
         return "no evidence of an order"
-    return (
-        f"no evidence: {wording.percent(p, 0)} of random orders are as good" if p > ALPHA else None
-    )
+    if p > ALPHA:
+        return f"no evidence: {wording.percent(p, 0)} of random orders are as good"
+    return None
 
 
 def _correlate_rows(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:
