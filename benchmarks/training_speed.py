@@ -1,4 +1,4 @@
-"""What a training costs beyond its arithmetic: ResNet-20, batches of 128 images of 32x32.
+"""The cost of a training beyond its arithmetic: ResNet-20, batches of 128 images of 32x32.
 
 `python benchmarks/training_speed.py` times `train_` (uint8 images, crop, flip, normalisation, masks
 re-applied after every step) against bare optimiser steps on one batch that is ready in memory, the
@@ -19,7 +19,8 @@ from pruning.library import load_model
 from pruning.masks import build_full_masks, find_prunable
 from pruning.schemas.training import Training
 from pruning.seeding import generator
-from pruning.training.loop import make_optimizer, train_
+from pruning.training.loop import train_
+from pruning.training.optimizer import make_optimizer
 
 IMAGES, BATCH, REPEATS = 2560, 128, 5
 

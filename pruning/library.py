@@ -1,8 +1,9 @@
-"""The library: what a notebook user imports, and what the job process calls.
+"""The library: the functions that a notebook user imports.
 
 >>> import torch
 >>> net = load_model("mlp", hidden=[8], channels=1, height=2, width=2, classes=2)
->>> {name: tuple(s.shape) for name, s in score(net, "magnitude", batches=[]).items()}
+>>> scores = score(net, "magnitude", batches=[])
+>>> {name: tuple(values.shape) for name, values in scores.items()}
 {'fc1.weight': (8, 4), 'fc2.weight': (2, 8)}
 """
 
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from pruning.analysis.bound_report import BoundReport, summarise_outcomes
 from pruning.analysis.bound_study import Study
+from pruning.channels.compaction import load_compact
 from pruning.criteria import criteria
 from pruning.data.corrupted import corrupt
 from pruning.data.tensors import Data
@@ -36,7 +38,7 @@ from pruning.pipeline.pipeline import Networks, Pipeline
 from pruning.rounds.method import PruningMethod
 from pruning.schemas.recipe import Method, Recipe, Targets
 from pruning.schemas.report import Evaluated
-from pruning.storage.checkpoints import read_sparse, write_sparse
+from pruning.storage.checkpoints import read_masks, read_sparse, write_sparse
 from pruning.storage.stages import Stages
 from pruning.types import Masks
 
@@ -53,8 +55,10 @@ __all__ = [
     "corrupt",
     "fit_density_law",
     "fit_joint_law",
+    "load_compact",
     "load_model",
     "prune",
+    "read_masks",
     "read_sparse",
     "score",
     "write_sparse",
@@ -81,34 +85,36 @@ def score(
     generator: Generator | None = None,
     **params: Any,
 ) -> dict[str, Tensor]:
-    """The scores of a criterion by parameter name, shaped to broadcast against the weight; higher
-    keeps.
+    """The scores of a criterion by parameter name, higher keeps; they broadcast against the weight.
 
     >>> _ = torch.manual_seed(0)
     >>> net = load_model("mlp", hidden=[3], channels=1, height=2, width=2, classes=2)
     >>> batches = [(torch.randn(8, 1, 2, 2), torch.arange(8) % 2)]
-    >>> {name: tuple(s.shape) for name, s in score(net, "qm", batches, **{"lambda": 0.01}).items()}
+    >>> scores = score(net, "qm", batches, **{"lambda": 0.01})
+    >>> {name: tuple(values.shape) for name, values in scores.items()}
     {'fc1.weight': (3, 4), 'fc2.weight': (2, 3)}
 
     `batches` are normalised inputs and labels on the model's device, of which the criterion takes
     as many images as it is set to; criteria that need none take an empty list. Masks uint8 (N, H,
     W) are labels too.
     """
-    method, given = criteria.create(criterion, params), list(batches)
-    if isinstance(method, AsksForCalibration) and given:
+    method = criteria.create(criterion, params)
+    calibration = list(batches)
+    if isinstance(method, AsksForCalibration) and calibration:
+        first_inputs, _ = calibration[0]
         with evaluate_mode(model), torch.no_grad():
-            classes = model(given[0][0][:1]).shape[1]
-        given = list(take_first(given, method.calibration(classes).images))
-    loss = choose_loss(given[0][1]) if given else F.cross_entropy
-    return method.score(Evidence(model, batches=given, generator=generator, loss=loss))
+            classes = model(first_inputs[:1]).shape[1]
+        calibration = list(take_first(calibration, method.calibration(classes).images))
+    loss = choose_loss(calibration[0][1]) if calibration else F.cross_entropy
+    return method.score(Evidence(model, batches=calibration, generator=generator, loss=loss))
 
 
 def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]:
     """Run a recipe on a network: one `PrunedModel` for every target of every criterion, densest
     first.
 
-    `model` gives the weights (and, with `recipe.train`, the initialisation) and is not changed; it
-    must be constructible again by copying. The device is the model's.
+    `model` provides the weights (and, with `recipe.train`, the initialisation). It is not changed,
+    but copied. The device is the model's.
 
     >>> from pruning.data.builtin import datasets
     >>> from pruning.data.tensors import prepare
@@ -126,11 +132,10 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
     ...     train={"epochs": 8, "batch_size": 16},
     ...     retrain={"mode": "none"},
     ... )
-    >>> [
-    ...     (one.criterion, one.sparsity, sum(int(m.sum()) for m in one.masks.values()))
-    ...     for one in prune(net, recipe, data)
-    ... ]
-    [('magnitude', 0.5, 296)]
+    >>> for pruned in prune(net, recipe, data):
+    ...     kept = sum(int(mask.sum()) for mask in pruned.masks.values())
+    ...     print(pruned.criterion, pruned.sparsity, kept)
+    magnitude 0.5 296
     """
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
     device = next(model.parameters()).device
@@ -144,15 +149,15 @@ def prune(model: nn.Module, recipe: Recipe, data: Data) -> Iterator[PrunedModel]
             device=device,
         )
         pipeline.run()
-        for done in pipeline.done:
-            if done.target is not None:
+        for record in pipeline.done:
+            if record.target is not None:
                 yield PrunedModel(
-                    criterion=done.label,
-                    requested_sparsity=done.target,
-                    sparsity=done.sparsity,
-                    model=done.network(),
-                    masks=done.masks(),
-                    measured=done.measured.document(),
+                    criterion=record.label,
+                    requested_sparsity=record.target,
+                    sparsity=record.sparsity,
+                    model=record.network(),
+                    masks=record.masks(),
+                    measured=record.measured.document(),
                 )
 
 
@@ -170,30 +175,31 @@ def bound(
     """Every form of a criterion's error bound beside the measured error, at densities reached in
     one shot.
 
-    |z' - z| is bounded for every logit z of every input in `batches` (normalised inputs and labels, which also calibrate
-    the criterion), together with probability 1 - delta for what is certified; see `pruning.analysis.bound_report`. Allocation and
-    sparsifier are the criterion's own, and nothing is retrained; a sampler draws `trials` times. Raises `EvidenceError`
-    without batches and for masks, `BudgetError` for a density that cannot be had, `ParameterError` for one that moves the
-    weights that remain.
+    |z' - z| is bounded for every logit z of every input in `batches` (normalised inputs and labels,
+    which also calibrate the criterion); certified bounds hold for all of them together with
+    probability 1 - delta, see `pruning.analysis.bound_report`. Allocation and sparsifier are the
+    criterion's own, and nothing is retrained; a sampler draws `trials` times. Raises
+    `EvidenceError` without batches and for masks, `BudgetError` for a density that cannot be
+    reached, `ParameterError` for a criterion that moves the weights that remain.
 
     >>> _ = torch.manual_seed(0)
     >>> net = load_model("mlp", hidden=[8], channels=1, height=2, width=2, classes=2)
     >>> batches = [(torch.rand(16, 1, 2, 2), torch.arange(16) % 2)]
-    >>> found = bound(net, "sipp", [0.9, 0.5], batches)
-    >>> [(one.requested, one.broken) for one in found.form("deterministic")]
+    >>> report = bound(net, "sipp", [0.9, 0.5], batches)
+    >>> [(row.requested, row.broken) for row in report.form("deterministic")]
     [(0.1, 0), (0.5, 0)]
     """
-    given = list(batches)
-    if not given:
+    calibration = list(batches)
+    if not calibration:
         raise EvidenceError("bounds are for inputs: pass batches of (inputs, labels)")
-    refuse_masks(given[0][1], "error bounds")
+    refuse_masks(calibration[0][1], "error bounds")
     recipe = Recipe(criterion=Method(name=method, params=params), targets=Targets(sparsity=(0.5,)))
-    seams, rng = (
-        PruningMethod.of(recipe, recipe.criteria[0]),
-        generator or torch.Generator().manual_seed(0),
-    )
-    inputs, labels = torch.cat([one for one, _ in given]), torch.cat([label for _, label in given])
-    study = Study(model, seams, given, Evidence(model, batches=given).shape, rng)
+    pruning_method = PruningMethod.of(recipe, recipe.criteria[0])
+    rng = generator or torch.Generator().manual_seed(0)
+    inputs = torch.cat([batch_inputs for batch_inputs, _ in calibration])
+    labels = torch.cat([batch_labels for _, batch_labels in calibration])
+    shape = Evidence(model, batches=calibration).shape
+    study = Study(model, pruning_method, calibration, shape, rng)
     pruned = [
         study.prune(round(1.0 - density, 12), number, rng)
         for density in densities
@@ -229,25 +235,14 @@ def fit_joint_law(
     unpruned_error: ArrayLike,
     **options: Any,
 ) -> JointLaw:
-    """One scaling law of a family, by depth^phi width^psi density; see `pruning.laws.joint`.
+    """The scaling law of a family, by depth^phi width^psi density; see `pruning.laws.joint`.
 
     >>> density = [0.5, 0.25, 0.12, 0.06, 0.03, 0.015]
-    >>> errors = [
-    ...     0.081,
-    ...     0.085,
-    ...     0.098,
-    ...     0.131,
-    ...     0.201,
-    ...     0.309,
-    ...     0.061,
-    ...     0.064,
-    ...     0.072,
-    ...     0.092,
-    ...     0.137,
-    ...     0.211,
-    ... ]
+    >>> shallow = [0.081, 0.085, 0.098, 0.131, 0.201, 0.309]
+    >>> deep = [0.061, 0.064, 0.072, 0.092, 0.137, 0.211]
+    >>> unpruned = [0.08] * 6 + [0.06] * 6
     >>> law = fit_joint_law(
-    ...     [20] * 6 + [56] * 6, 1, density * 2, errors, [0.08] * 6 + [0.06] * 6, classes=10
+    ...     [20] * 6 + [56] * 6, 1, density * 2, shallow + deep, unpruned, classes=10
     ... )
     >>> law.predict(32, 1, 0.1, 0.07).value < law.predict(32, 1, 0.05, 0.07).value
     True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruning.architectures._channel_map import ChannelMap
 from pruning.channels.graph import ChannelGraph
-from pruning.channels.slicing import count_channels, resize_, slice_channels
+from pruning.channels.slicing import Slices, count_channels, resize_, slice_channels
 from pruning.errors import CheckpointError
 from pruning.masks import select_weight_masks
 from pruning.networks.loading import load_state_, read_state, resolve
@@ -21,18 +21,20 @@ from pruning.types import Masks, Shape
 
 
 def build_compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
-    """A smaller copy of the network: without the channels of which everything is masked, the same
-    function.
+    """A smaller copy of the network, of the same function: without the channels that are masked as
+    a whole.
 
-    `shape` (C, H, W) is that of the images. Raises `StructureError`.
+    `shape` (C, H, W) is that of the images. Raises `StructureError` for a network that cannot be
+    traced for channels.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> first, last = torch.tensor([1, 0, 1]).bool(), torch.tensor([[1, 0, 1], [1, 0, 1]]).bool()
-    >>> build_compact(
-    ...     net,
-    ...     {"1.weight": first[:, None].expand(3, 4), "1.bias": first, "3.weight": last},
-    ...     (1, 2, 2),
-    ... )
+    >>> kept = torch.tensor([True, False, True])
+    >>> masks = {
+    ...     "1.weight": kept[:, None].expand(3, 4),
+    ...     "1.bias": kept,
+    ...     "3.weight": kept.expand(2, 3),
+    ... }
+    >>> build_compact(net, masks, (1, 2, 2))
     Sequential(
       (0): Flatten(start_dim=1, end_dim=-1)
       (1): Linear(in_features=4, out_features=2, bias=True)
@@ -47,24 +49,25 @@ def build_compact(model: nn.Module, masks: Masks, shape: Shape) -> nn.Module:
 def expand_(model: nn.Module, masks: Masks, small: nn.Module, shape: Shape) -> None:
     """Write what the smaller network learnt back into the full one, in place.
 
-    Parameters go to their places, with zeros elsewhere; of BatchNorm's statistics those of the
-    remaining channels are written. `masks` are those that `small` was made with.
+    Parameters go to their places, with zeros elsewhere; BatchNorm's statistics of removed channels
+    stay. `masks` are those that `small` was made with.
     """
     graph = ChannelGraph.of(model, shape, select_weight_masks(masks))
     keep = graph.kept(model, masks)
     with torch.no_grad():
         for name, module in model.named_modules():
             source = small.get_submodule(name)
-            parts = (
-                slice_channels(module, *graph.kept_of(name, keep)) if name in graph.inputs else {}
-            )
-            for tensor, value in _own(module).items():
-                if tensor in parts and isinstance(value, nn.Parameter):
+            slices: Slices = {}
+            if name in graph.inputs:
+                inputs, outputs = graph.kept_of(name, keep)
+                slices = slice_channels(module, inputs, outputs)
+            for tensor, value in _list_own_tensors(module).items():
+                if tensor in slices and isinstance(value, nn.Parameter):
                     value.zero_()
-                value[parts.get(tensor, (...,))] = getattr(source, tensor).to(value.device)
+                value[slices.get(tensor, (...,))] = getattr(source, tensor).to(value.device)
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
+def _list_own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The tensors by which a module, without its submodules, enters the state dict."""
     buffers = {
         name: value
@@ -75,6 +78,8 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
 
 
 class _Described(BaseModel):
+    """The base of what `arch.json` describes: no unknown fields."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -109,8 +114,8 @@ _MODULES = TypeAdapter(dict[str, _Layer | _Map])
 
 
 def describe_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The widths of every Linear, Conv2d, BatchNorm and parameter-free shortcut, by module name, as
-    JSON.
+    """The widths of all modules with channels (Linear, Conv2d, BatchNorm, weightless shortcuts), by
+    module name, as JSON.
 
     >>> describe_widths(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
     {'0': {'type': 'layer', 'inputs': 3, 'outputs': 2, 'groups': 1}}
@@ -123,6 +128,7 @@ def describe_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _describe(module: nn.Module) -> _Layer | _Map:
+    """The widths of a module that has channels."""
     if isinstance(module, ChannelMap):
         return _Map(inputs=module.channels_in, sources=module.sources.tolist())
     width = count_channels(module)
@@ -135,8 +141,8 @@ def _describe(module: nn.Module) -> _Layer | _Map:
 
 
 def rebuild_(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
-    """Cut a freshly built network down to the widths that `describe_widths` told, in place, so that
-    a state dict loads.
+    """Cut a freshly built network down to the widths that `describe_widths` returned, in place, so
+    that a state dict loads.
 
     The weights are zero where a layer was cut. Raises `CheckpointError` for a description of
     another network.
@@ -145,46 +151,59 @@ def rebuild_(network: nn.Module, description: Mapping[str, Any]) -> nn.Module:
         described = _MODULES.validate_python(dict(description))
     except ValidationError as error:
         raise CheckpointError(
-            f"the description of the network is not valid: {_first(error)}"
+            f"the description of the network is not valid: {_describe_first(error)}"
         ) from None
     modules = {name: module for name, module in network.named_modules() if count_channels(module)}
     if set(described) != set(modules):
+        differing = sorted(set(described) ^ set(modules))
         raise CheckpointError(
             f"the description is of another network: it lists {len(described)} layers, the "
-            "architecture "
-            f"has {len(modules)}; {', '.join(sorted(set(described) ^ set(modules))[:5])}"
+            f"architecture has {len(modules)}; {', '.join(differing[:5])}"
         )
     for name, module in modules.items():
         _cut_(name, module, described[name])
     return network
 
 
-def _cut_(name: str, module: nn.Module, to: _Layer | _Map) -> None:
+def _cut_(name: str, module: nn.Module, target: _Layer | _Map) -> None:
+    """Cut a module to the widths of a description; `CheckpointError` for one that it has no room
+    for.
+    """
     full = _describe(module)
-    if to == full:
+    if target == full:
         return
-    fits = type(to) is type(full) and to.inputs <= full.inputs
-    if isinstance(to, _Map) and isinstance(full, _Map) and fits and isinstance(module, ChannelMap):
-        fits = len(to.sources) <= len(full.sources) and max(to.sources) < to.inputs
-        if fits:
-            module.route_(to.inputs, to.sources)
-    elif isinstance(to, _Layer) and isinstance(full, _Layer) and fits:
-        fits = (
-            to.outputs <= full.outputs
-            and to.groups <= full.groups
-            and to.inputs % to.groups == to.outputs % to.groups == 0
-            and (isinstance(module, nn.Linear | nn.Conv2d) or to.inputs == to.outputs)
-        )
-        if fits:
-            resize_(module, to.inputs, to.outputs, to.groups)
-    if not fits:
-        raise CheckpointError(f"{name}: {to!r} is no part of {full!r}")
+    if isinstance(module, ChannelMap) and isinstance(target, _Map) and isinstance(full, _Map):
+        if _fits_map(target, full):
+            module.route_(target.inputs, target.sources)
+            return
+    elif isinstance(target, _Layer) and isinstance(full, _Layer):
+        summing = isinstance(module, nn.Linear | nn.Conv2d)
+        if _fits_layer(target, full) and (summing or target.inputs == target.outputs):
+            resize_(module, target.inputs, target.outputs, target.groups)
+            return
+    raise CheckpointError(f"{name}: {target!r} is not a part of {full!r}")
+
+
+def _fits_map(target: _Map, full: _Map) -> bool:
+    return (
+        target.inputs <= full.inputs
+        and len(target.sources) <= len(full.sources)
+        and max(target.sources) < target.inputs
+    )
+
+
+def _fits_layer(target: _Layer, full: _Layer) -> bool:
+    return (
+        target.inputs <= full.inputs
+        and target.outputs <= full.outputs
+        and target.groups <= full.groups
+        and target.inputs % target.groups == 0
+        and target.outputs % target.groups == 0
+    )
 
 
 def write_arch(path: Path, model: nn.Module, architecture: str, kwargs: Mapping[str, Any]) -> None:
-    """Write `arch.json`: the architecture and the widths of this smaller network of its family;
-    whole or absent.
-    """
+    """Write `arch.json`, whole or not at all: the architecture and widths of a smaller network."""
     document = _Document(
         format="arch",
         version=1,
@@ -198,24 +217,27 @@ def write_arch(path: Path, model: nn.Module, architecture: str, kwargs: Mapping[
 
 
 def load_compact(arch: Path, state: Path | Mapping[str, Tensor]) -> nn.Module:
-    """The smaller network of an `arch.json` with the weights of its state dict or safetensors file;
+    """The smaller network of an `arch.json` with the weights of its state dict or safetensors file,
     in eval mode.
 
-    Raises `CheckpointError` for a file that is no such description, `ModelError` for weights that
-    do not fit it.
+    Raises `CheckpointError` for a file that is not such a description, `ModelError` for weights
+    that do not fit it.
     """
     try:
         document = _Document.model_validate(json.loads(arch.read_bytes()))
     except ValidationError as error:
-        raise CheckpointError(f"{arch.name} does not describe a network: {_first(error)}") from None
+        raise CheckpointError(
+            f"{arch.name} does not describe a network: {_describe_first(error)}"
+        ) from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{arch.name} is no JSON") from None
+        raise CheckpointError(f"{arch.name} is not JSON") from None
     described = document.model_dump()["modules"]
     model = rebuild_(resolve(document.architecture, document.kwargs).build(), described)
     load_state_(model, read_state(state) if isinstance(state, Path) else state)
     return model.eval()
 
 
-def _first(error: ValidationError) -> str:
+def _describe_first(error: ValidationError) -> str:
+    """The first error of a validation: the field and the message."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

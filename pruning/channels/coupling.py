@@ -1,5 +1,4 @@
-"""Which channels of a network are one and the same: read off its computational graph with
-torch-pruning.
+"""Which channels of a network are coupled, read off its computational graph with torch-pruning.
 
 Two channels are coupled when an operation between layers pairs them: an addition adds them, a
 BatchNorm normalises one into the other, a flattening spreads one over several inputs of the next
@@ -9,38 +8,38 @@ layer (Fang et al., DepGraph, CVPR 2023).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch_pruning
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch_pruning._helpers import _HybridIndex
 from torch_pruning.pruner.function import BasePruningFunc
 
 from pruning.architectures._channel_map import ChannelMap
+from pruning.channels.index_mapping import IndexMapping, Positions, map_positions
 from pruning.channels.slicing import count_channels
 from pruning.errors import StructureError
 
-Labels = NDArray[np.int64]
+Labels: TypeAlias = Positions
+"""A label for each channel of a layer."""
 
 
 @dataclass
 class Coupling:
-    """A label for each channel of each layer; coupled channels have the same."""
+    """A label for each channel of each layer; coupled channels have the same label."""
 
     inputs: dict[str, Labels] = field(default_factory=dict)
-    """By module name, of what it reads."""
+    """The labels of the channels that a module reads, by its name."""
     outputs: dict[str, Labels] = field(default_factory=dict)
-    """By module name, of what it writes."""
+    """The labels of the channels that a module writes, by its name."""
     fixed: list[tuple[Labels, str]] = field(default_factory=list)
-    """Channels that cannot be removed, with the reason."""
+    """The channels that cannot be removed, with the reason."""
 
 
 class _Framed(nn.Module):
@@ -56,14 +55,15 @@ class _Framed(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        found = getattr(self.net, "every_output", self.net)(self.image(x))
-        if not isinstance(found, Tensor):
-            raise TypeError(f"it answers with a {type(found).__name__}, not with a tensor")
-        return found * 1
+        run = getattr(self.net, "every_output", self.net)
+        output = run(self.image(x))
+        if not isinstance(output, Tensor):
+            raise TypeError(f"it answers with a {type(output).__name__}, not with a tensor")
+        return output * 1
 
 
 class _MapChannels(BasePruningFunc):  # type: ignore[misc]
-    """What torch-pruning has to know of a `ChannelMap`: its inputs and outputs are not coupled."""
+    """The interface of `ChannelMap` to torch-pruning: its inputs and outputs are not coupled."""
 
     def prune_out_channels(self, layer: ChannelMap, idxs: Sequence[int]) -> ChannelMap:
         raise NotImplementedError
@@ -79,8 +79,9 @@ class _MapChannels(BasePruningFunc):  # type: ignore[misc]
 
 
 def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
-    """The coupling of a network whose parameters all take gradients, traced with one batch;
-    `StructureError` if it fails.
+    """The coupling of a network whose parameters all take gradients, traced with one batch.
+
+    Raises `StructureError` where tracing fails.
     """
     framed = _Framed(net, image)
     maps = {
@@ -91,143 +92,162 @@ def couple_channels(net: nn.Module, image: Tensor) -> Coupling:
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph()
             graph.build_dependency(framed, (image,), customized_pruners=maps, verbose=False)
-        return _Tracer(
-            graph, {module: name for name, module in net.named_modules()}, framed.image
-        ).coupling()
+        names = {module: name for name, module in net.named_modules()}
+        return _Tracer(graph, names, framed.image).trace()
     except Exception as error:  # a network may fail in any way when it is traced
         raise StructureError(
             f"the network cannot be traced for channels: {type(error).__name__}: {error}"
         ) from error
 
 
+@dataclass(frozen=True)
+class _Link:
+    """Two rows of channels, the second of which is computed from the first by index mappings."""
+
+    source: int
+    target: int
+    mappings: list[IndexMapping]
+
+
 class _Tracer:
-    """Contracts what torch-pruning found: sides of nodes joined without an index mapping are one
-    row of channels.
+    """Contracts the graph of torch-pruning to rows of channels.
+
+    Every node has two sides: side 2 i is what node i reads, side 2 i + 1 what it writes. Sides that
+    are joined without an index mapping have the same channels: they are one row.
     """
 
     def __init__(self, graph: Any, names: dict[nn.Module, str], image: nn.Module) -> None:
-        self.graph, self.names, self.image = graph, names, image
+        self.graph = graph
+        self.names = names
+        self.image = image
         self.nodes = list(graph.module2node.values())
-        side = {
-            id(node): 2 * place for place, node in enumerate(self.nodes)
-        }  # what it reads; + 1: what it writes
-        same: list[tuple[int, int]] = []
-        mapped: list[tuple[int, int, list[Callable[..., Any]]]] = []
+        read_side = {id(node): 2 * index for index, node in enumerate(self.nodes)}
+        joined: list[tuple[int, int]] = []
+        mapped: list[_Link] = []
         for node in self.nodes:
-            start = side[id(node)]
-            if self._size(node) is None or isinstance(node.module, _BatchNorm):
-                same.append((start, start + 1))
-            links = list(zip(node.dependencies, [*node.inputs, *node.outputs], strict=True))[
-                len(node.inputs) :
-            ]
-            for dependency, other in links:
-                mappings = [one for one in dependency.index_mapping if one is not None]
-                edge = start + 1, side[id(other)]
+            reads = read_side[id(node)]
+            writes = reads + 1
+            if self._count_channels(node) is None or isinstance(node.module, _BatchNorm):
+                joined.append((reads, writes))
+            # The dependencies on a node's inputs come first: the nodes before enter those edges.
+            neighbours = [*node.inputs, *node.outputs]
+            dependencies = list(zip(node.dependencies, neighbours, strict=True))
+            for dependency, successor in dependencies[len(node.inputs) :]:
+                target = read_side[id(successor)]
+                mappings = [step for step in dependency.index_mapping if step is not None]
                 if mappings:
-                    mapped.append((*edge, mappings))
+                    mapped.append(_Link(writes, target, mappings))
                 else:
-                    same.append(edge)
-        self.row = find_components(2 * len(self.nodes), np.array(same, np.int64).reshape(-1, 2))
-        self.mapped = [(self.row[a], self.row[b], mappings) for a, b, mappings in mapped]
-
-    def coupling(self) -> Coupling:
-        length, links, clashing = self._rows()
-        start = np.concatenate([[0], np.cumsum(length)])
-        pairs = [(start[a] + old, start[b] + new) for a, b, old, new in links]
-        rows = [
-            (node, start[self.row[2 * place]], start[self.row[2 * place + 1]])
-            for place, node in enumerate(self.nodes)
+                    joined.append((writes, target))
+        edges = np.array(joined, np.int64).reshape(-1, 2)
+        self.row = find_components(2 * len(self.nodes), edges)
+        self.links = [
+            _Link(int(self.row[link.source]), int(self.row[link.target]), link.mappings)
+            for link in mapped
         ]
-        for node, first_in, first_out in rows:
+
+    def trace(self) -> Coupling:
+        """The coupling: all channels of all rows are numbered, and paired channels are joined."""
+        lengths, positions, clashing = self._measure_rows()
+        first = np.concatenate([[0], np.cumsum(lengths)])  # the first number of each row
+        pairs = []
+        for link, (before, after) in zip(self.links, positions, strict=True):
+            pairs.append((first[link.source] + before, first[link.target] + after))
+        for index, node in enumerate(self.nodes):
             if isinstance(node.module, nn.Conv2d) and node.module.groups > 1:
-                pairs.append(_grouped(node.module, first_in, first_out))
-        edges = np.concatenate([np.empty((0, 2), np.int64), *(np.stack(one, 1) for one in pairs)])
-        label = find_components(int(start[-1]), edges)
-        found = Coupling()
-        found.fixed = [
-            (label[start[row] : start[row + 1]], "layers of different widths meet there")
+                first_in, first_out = first[self._find_rows(index)]
+                pairs.append(_pair_groups(node.module, first_in, first_out))
+        edges = [np.empty((0, 2), np.int64), *(np.stack(pair, 1) for pair in pairs)]
+        label = find_components(int(first[-1]), np.concatenate(edges))
+        coupling = Coupling()
+        coupling.fixed = [
+            (label[first[row] : first[row + 1]], "layers of different widths meet there")
             for row in sorted(clashing)
         ]
-        for node, first_in, first_out in rows:
-            size = self._size(node)
-            if size is None:
-                continue
-            reads, writes = (
-                label[first_in : first_in + size[0]],
-                label[first_out : first_out + size[1]],
-            )
-            name, kind = self.names.get(node.module), type(node.module).__name__
-            if node.module is self.image:
-                found.fixed.append((writes, "they are the image's channels"))
-            elif node.type == torch_pruning.ops.OPTYPE.OUTPUT:
-                found.fixed.append((reads, "they are the network's outputs"))
-            elif name is None or count_channels(node.module) is None:
-                found.fixed += [(labels, f"a {kind} uses them") for labels in (reads, writes)]
-            else:
-                found.inputs[name], found.outputs[name] = reads, writes
-        return found
+        for index, node in enumerate(self.nodes):
+            channels = self._count_channels(node)
+            if channels is not None:
+                first_in, first_out = first[self._find_rows(index)]
+                reads = label[first_in : first_in + channels[0]]
+                writes = label[first_out : first_out + channels[1]]
+                self._add_node(coupling, node, reads, writes)
+        return coupling
 
-    def _size(self, node: Any) -> tuple[int, int] | None:
-        """How many channels a node reads and writes; None for what has as many as come."""
-        known = count_channels(node.module)
-        if known is not None:
-            return known
+    def _find_rows(self, index: int) -> list[int]:
+        """The row that a node reads and the row that it writes."""
+        return [int(self.row[2 * index]), int(self.row[2 * index + 1])]
+
+    def _add_node(self, coupling: Coupling, node: Any, reads: Labels, writes: Labels) -> None:
+        """Enter the labels of a node's channels: by its name, or as channels that must stay."""
+        name = self.names.get(node.module)
+        if node.module is self.image:
+            coupling.fixed.append((writes, "they are the image's channels"))
+        elif node.type == torch_pruning.ops.OPTYPE.OUTPUT:
+            coupling.fixed.append((reads, "they are the network's outputs"))
+        elif name is None or count_channels(node.module) is None:
+            reason = f"a {type(node.module).__name__} uses them"
+            coupling.fixed += [(reads, reason), (writes, reason)]
+        else:
+            coupling.inputs[name] = reads
+            coupling.outputs[name] = writes
+
+    def _count_channels(self, node: Any) -> tuple[int, int] | None:
+        """The numbers of channels that a node reads and writes; None for an operation that takes
+        any number.
+        """
+        channels = count_channels(node.module)
+        if channels is not None:
+            return channels
         reads, writes = self.graph.get_in_channels(node), self.graph.get_out_channels(node)
         return None if reads is None or writes is None else (int(reads), int(writes))
 
-    def _rows(self) -> tuple[list[int], list[tuple[int, int, Labels, Labels]], set[int]]:
-        """How many channels each row has, which go where between rows, and the rows in which layers
-        disagree.
+    def _measure_rows(self) -> tuple[list[int], list[tuple[Positions, Positions]], set[int]]:
+        """The number of channels of each row, the positions that each link maps, and the rows with
+        layers that disagree about that number.
         """
-        said: dict[int, set[int]] = {}
-        for place, node in enumerate(self.nodes):
-            for side, size in enumerate(self._size(node) or ()):
-                said.setdefault(int(self.row[2 * place + side]), set()).add(size)
-        length = [max(said.get(row, {0})) for row in range(int(self.row.max()) + 1)]
-        clashing = {row for row, found in said.items() if len(found) > 1}
-        for _ in range(
-            len(self.mapped) + 1
-        ):  # rows of operations alone are as long as what is mapped to them
-            before, links = list(length), []
-            for a, b, mappings in self.mapped:
-                old, new = _map(range(length[a]), mappings)
-                links.append((a, b, old, new))
-                if len(new) and new.max() >= length[b]:
-                    length[b] = int(new.max()) + 1
-                    clashing |= {b} & set(said)
-            if length == before:
-                return length, links, clashing
-        raise StructureError("the numbers of channels cannot be told")
+        declared: dict[int, set[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for side, count in enumerate(self._count_channels(node) or ()):
+                declared.setdefault(int(self.row[2 * index + side]), set()).add(count)
+        lengths = [max(declared.get(row, {0})) for row in range(int(self.row.max()) + 1)]
+        clashing = {row for row, counts in declared.items() if len(counts) > 1}
+        # Rows of operations alone declare no length: they are as long as what is mapped to them.
+        # Lengths travel along one link in each pass, so that more passes than links change nothing.
+        for _ in range(len(self.links) + 1):
+            earlier = list(lengths)
+            positions = []
+            for link in self.links:
+                before, after = map_positions(lengths[link.source], link.mappings)
+                positions.append((before, after))
+                if len(after) and after.max() >= lengths[link.target]:
+                    lengths[link.target] = int(after.max()) + 1
+                    clashing |= {link.target} & set(declared)
+            if lengths == earlier:
+                return lengths, positions, clashing
+        raise StructureError("the numbers of channels cannot be determined")
 
 
-def _map(places: Iterable[int], mappings: Sequence[Callable[..., Any]]) -> tuple[Labels, Labels]:
-    """Where each place goes, as pairs."""
-    found = [_HybridIndex(idx=place, root_idx=place) for place in places]
-    for mapping in mappings:
-        found = mapping(found)
-    return np.array([one.root_idx for one in found], np.int64), np.array(
-        [one.idx for one in found], np.int64
-    )
+def _pair_groups(conv: nn.Conv2d, first_in: int, first_out: int) -> tuple[Labels, Labels]:
+    """The pairs of channels that a grouped convolution couples, by their numbers.
 
-
-def _grouped(conv: nn.Conv2d, first_in: int, first_out: int) -> tuple[Labels, Labels]:
-    """A grouped convolution couples the same position of every group, or whole groups where these
-    have single channels.
+    The same position of every group is coupled, as all groups must stay equally wide; where groups
+    have single channels, whole groups are.
     """
-    width, height = conv.in_channels // conv.groups, conv.out_channels // conv.groups
+    width = conv.in_channels // conv.groups
+    height = conv.out_channels // conv.groups
     reads, writes = np.arange(conv.in_channels), np.arange(conv.out_channels)
+    channels = np.concatenate([first_in + reads, first_out + writes])
     if width == 1 or height == 1:
-        return (
-            np.concatenate([first_in + reads, first_out + writes]),
-            first_in + width * np.concatenate([reads // width, writes // height]),
-        )
-    return (
-        np.concatenate([first_in + reads, first_out + writes]),
-        np.concatenate([first_in + reads % width, first_out + writes % height]),
-    )
+        # Every channel is paired with the first that its group reads.
+        group = np.concatenate([reads // width, writes // height])
+        return channels, first_in + width * group
+    # Every channel is paired with the one at its position in the first group.
+    return channels, np.concatenate([first_in + reads % width, first_out + writes % height])
 
 
 def find_components(count: int, edges: Labels) -> Labels:
-    """The connected component of each of so many points, edges of shape (number, 2)."""
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(count, count))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    """The number of the connected component of each of `count` points; edges are (number, 2)."""
+    present = np.ones(len(edges), bool)
+    graph = coo_array((present, (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, components = connected_components(graph, directed=False)
+    return np.asarray(components, dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,20 +19,21 @@ from pruning.networks.layers import as_matrices
 from pruning.types import Masks, Shape
 
 TOLERANCE = 1e-3
-"""Of a network compared with its smaller copy in single precision, relative to the largest output.
+"""The largest difference between a network and its smaller copy in single precision, relative to
+the largest output.
 """
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels side by side: numbers `start ... start + size - 1`, written by the same layers."""
+    """Channels with the numbers `start ... start + size - 1`, written by the same layers."""
 
     name: str
     """The first layer that writes them."""
     start: int
     size: int
     reason: str | None = None
-    """Why none of them can be removed."""
+    """Why none of them can be removed; None where they can."""
 
     @property
     def span(self) -> slice:
@@ -42,20 +43,18 @@ class Group:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """Every channel of the network has a number; coupled ones, which can only be removed together,
-    have the same.
+    """The channels of a network by number; coupled channels, which can only be removed together,
+    have the same number.
     """
 
     groups: tuple[Group, ...]
-    """In the order of the network, numbered without gaps."""
+    """The groups in the order of the network, numbered without gaps."""
     inputs: Mapping[str, Tensor]
-    """By module name, the channel at each position of what the module reads."""
+    """The channel at each position of what a module reads, by module name."""
     outputs: Mapping[str, Tensor]
-    """By module name, the channel at each position of what the module writes."""
+    """The channel at each position of what a module writes, by module name."""
     carried: Tensor
-    """(2, n): a channel, and one that it is carried into without a weight (by a parameter-free
-    shortcut).
-    """
+    """(2, n): a channel, and the one that a parameter-free shortcut carries it into."""
 
     @staticmethod
     def of(model: nn.Module, shape: Shape, names: Collection[str]) -> ChannelGraph:
@@ -70,22 +69,25 @@ class ChannelGraph:
 
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
         >>> graph = ChannelGraph.of(net, (1, 4, 4), ["0.weight", "3.weight"])
-        >>> [(group.name, group.size, group.reason) for group in graph.groups]
-        [('0', 2, None), ('3', 3, "they are the network's outputs"), ('', 1, "they are the image's channels")]
+        >>> for group in graph.groups:
+        ...     print(repr(group.name), group.size, group.reason)
+        '0' 2 None
+        '3' 3 they are the network's outputs
+        '' 1 they are the image's channels
         >>> graph.inputs["3"]
         tensor([0, 0, 0, 0, 1, 1, 1, 1])
         """
         generator = torch.Generator().manual_seed(0)
-        net = _randomised(model, generator)
+        net = _randomise(model, generator)
         size = [min(pixels, getattr(model, "traced_at", pixels)) for pixels in shape[1:]]
-        image = torch.randn(
-            4, shape[0], *size, generator=generator, dtype=next(net.parameters()).dtype
-        )
-        return _numbered(model, couple_channels(net, image), set(names))._checked(net, image)
+        dtype = next(net.parameters()).dtype
+        image = torch.randn(4, shape[0], *size, generator=generator, dtype=dtype)
+        graph = _number_channels(model, couple_channels(net, image), set(names))
+        return graph._check(net, image)
 
     @property
     def size(self) -> int:
-        """How many channels there are."""
+        """The number of channels."""
         return sum(group.size for group in self.groups)
 
     @property
@@ -94,19 +96,19 @@ class ChannelGraph:
         return tuple(group for group in self.groups if group.reason is None)
 
     def masks(self, model: nn.Module, keep: Tensor) -> Masks:
-        """What remains of every parameter that loses something when only the channels `keep` (bool,
-        by number) remain.
+        """The masks of the parameters that lose something when only the channels `keep` (bool, by
+        number) remain.
         """
-        found: Masks = {}
-        for name, module, inputs, outputs in self._kept_of(model, keep):
+        masks: Masks = {}
+        for name, module, inputs, outputs in self._list_cut_modules(model, keep):
             for tensor, index in slice_channels(module, inputs, outputs).items():
                 value = getattr(module, tensor)
                 if isinstance(value, nn.Parameter):
                     mask = torch.zeros(value.shape, dtype=torch.bool)
                     mask[index] = True
                     if not mask.all():
-                        found[f"{name}.{tensor}" if name else tensor] = mask.to(value.device)
-        return found
+                        masks[_join_name(name, tensor)] = mask.to(value.device)
+        return masks
 
     def kept(self, model: nn.Module, masks: Masks) -> Tensor:
         """The channels that masks leave, bool by number: all of which anything remains, be it a
@@ -120,9 +122,13 @@ class ChannelGraph:
         for name, outputs in self.outputs.items():
             module = model.get_submodule(name)
             for tensor, parameter in module.named_parameters(recurse=False):
-                mask = masks.get(f"{name}.{tensor}" if name else tensor)
-                mask = torch.ones(parameter.shape, dtype=torch.bool) if mask is None else mask.cpu()
+                mask = masks.get(_join_name(name, tensor))
+                if mask is None:
+                    mask = torch.ones(parameter.shape, dtype=torch.bool)
+                mask = mask.cpu()
                 if isinstance(module, PRUNABLE) and mask.dim() > 1:
+                    # (groups, outputs of a group, what each reads): a channel is read where any
+                    # weight of its columns remains, and written where any of its row does.
                     by_group = as_matrices(module, mask)
                     reads = by_group.any(1).reshape(len(self.inputs[name]), -1).any(1)
                     alive[self.inputs[name][reads]] = True
@@ -131,53 +137,52 @@ class ChannelGraph:
         return self.closed(alive)
 
     def closed(self, keep: Tensor) -> Tensor:
-        """`keep` and every channel between two of them along shortcuts without weights: its zero
-        weights do not stop the values that pass through it, so that removing it would change the
-        function.
+        """The channels `keep` and every channel between two of them along weightless shortcuts.
+
+        Zero weights of a channel between do not stop the values that a shortcut carries through it,
+        so that removing it would change the function.
         """
-        above, below = keep.clone(), keep.clone()
+        after_kept, before_kept = keep.clone(), keep.clone()
         source, target = self.carried
+        # Both spread by one shortcut in each pass, until nothing is added.
         while True:
-            before = int(above.sum()), int(below.sum())
-            above[target[above[source]]] = True
-            below[source[below[target]]] = True
-            if before == (int(above.sum()), int(below.sum())):
-                return above & below
+            counts = int(after_kept.sum()), int(before_kept.sum())
+            after_kept[target[after_kept[source]]] = True
+            before_kept[source[before_kept[target]]] = True
+            if counts == (int(after_kept.sum()), int(before_kept.sum())):
+                return after_kept & before_kept
 
     def shrink(self, model: nn.Module, keep: Tensor) -> nn.Module:
         """A copy of the network with only the channels `keep`."""
         small = copy.deepcopy(model)
-        for _, module, inputs, outputs in self._kept_of(small, keep):
+        for _, module, inputs, outputs in self._list_cut_modules(small, keep):
             shrink_(module, inputs, outputs)
         return small
 
     def kept_of(self, name: str, keep: Tensor) -> tuple[Tensor, Tensor]:
         """The positions that remain of what a module reads and of what it writes."""
-        return keep[self.inputs[name]].nonzero().flatten(), keep[
-            self.outputs[name]
-        ].nonzero().flatten()
+        reads, writes = keep[self.inputs[name]], keep[self.outputs[name]]
+        return reads.nonzero().flatten(), writes.nonzero().flatten()
 
     def left_dense(self, model: nn.Module, names: Iterable[str]) -> dict[str, str]:
         """The weights that cannot lose rows or columns, each with the reason."""
-        reasons = [group.reason for group in self.groups for _ in range(group.size)]
-        found = {}
+        by_channel = [group.reason for group in self.groups for _ in range(group.size)]
+        left_dense = {}
         for name in names:
             owner = name.rpartition(".")[0]
             if owner not in self.inputs:
-                found[name] = "it has no part in the outputs"
+                left_dense[name] = "it has no part in the outputs"
                 continue
-            reads, writes = (
-                {reasons[channel] for channel in side[owner].tolist()}
-                for side in (self.inputs, self.outputs)
-            )
+            reads = {by_channel[channel] for channel in self.inputs[owner].tolist()}
+            writes = {by_channel[channel] for channel in self.outputs[owner].tolist()}
             if None not in reads | writes:
-                found[name] = (
+                left_dense[name] = (
                     f"its inputs must stay, for {' and '.join(sorted(map(str, reads)))}; "
                     f"so must its outputs, for {' and '.join(sorted(map(str, writes)))}"
                 )
-        return found
+        return left_dense
 
-    def _kept_of(
+    def _list_cut_modules(
         self, model: nn.Module, keep: Tensor
     ) -> Iterator[tuple[str, nn.Module, Tensor, Tensor]]:
         """The modules that lose something, with the positions that remain."""
@@ -186,39 +191,35 @@ class ChannelGraph:
             if len(inputs) < len(self.inputs[name]) or len(outputs) < len(self.outputs[name]):
                 yield name, model.get_submodule(name), inputs, outputs
 
-    def _checked(self, net: nn.Module, image: Tensor) -> ChannelGraph:
-        """The graph with only those groups removable that leave the function what it was."""
+    def _check(self, net: nn.Module, image: Tensor) -> ChannelGraph:
+        """The graph in which only the groups can be removed that leave the function what it was."""
         if self._agrees(net, image, self.removable):
             return self
         failing = {group for group in self.removable if not self._agrees(net, image, [group])}
-        checked = replace(
-            self,
-            groups=tuple(
-                replace(group, reason="removing some would change what remains")
-                if group in failing
-                else group
-                for group in self.groups
-            ),
-        )
+        groups = [
+            replace(group, reason="removing some would change what remains")
+            if group in failing
+            else group
+            for group in self.groups
+        ]
+        checked = replace(self, groups=tuple(groups))
         if not failing or not checked._agrees(net, image, checked.removable):
             raise StructureError(
                 "the network without some channels is not the network with these masked: its "
-                "structure "
-                "is not understood"
+                "structure is not understood"
             )
         return checked
 
-    def _agrees(self, net: nn.Module, image: Tensor, wanted: Collection[Group]) -> bool:
+    def _agrees(self, net: nn.Module, image: Tensor, groups: Collection[Group]) -> bool:
         """Whether the network without half the channels of these groups equals the network with
-        these masked.
+        these channels masked.
         """
         generator = torch.Generator().manual_seed(1)
         keep = torch.ones(self.size, dtype=torch.bool)
-        for group in wanted:
-            keep[
-                group.start
-                + torch.randperm(group.size, generator=generator)[max(1, group.size // 2) :]
-            ] = False
+        for group in groups:
+            order = torch.randperm(group.size, generator=generator)
+            removed = order[max(1, group.size // 2) :]
+            keep[group.start + removed] = False
         keep = self.closed(keep)
         if keep.all():
             return True
@@ -227,17 +228,22 @@ class ChannelGraph:
         with torch.no_grad():
             expected = masked(image)
             try:
-                found = self.shrink(net, keep)(image)
+                output = self.shrink(net, keep)(image)
             except Exception:  # a network that is cut wrongly may fail in any way
                 return False
-        return found.shape == expected.shape and bool(
-            (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
-        )
+        if output.shape != expected.shape:
+            return False
+        return bool((output - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
-def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy in eval mode on the CPU, in single precision at least, all its parameters and
-    statistics random.
+def _join_name(module: str, tensor: str) -> str:
+    """The name of a module's tensor in the network; the network itself has no name."""
+    return f"{module}.{tensor}" if module else tensor
+
+
+def _randomise(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy of the network in eval mode on the CPU, in at least single precision, with random
+    parameters and statistics.
     """
     try:
         net = copy.deepcopy(model).cpu().eval()
@@ -250,6 +256,7 @@ def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
+            # As He et al. initialise: values keep their size from layer to layer.
             scale = (2 * len(parameter) / parameter.numel()) ** 0.5 if parameter.dim() > 1 else 1.0
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         for name, buffer in net.named_buffers():
@@ -258,7 +265,7 @@ def _randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
     return net
 
 
-def _numbered(model: nn.Module, coupling: Coupling, names: Collection[str]) -> ChannelGraph:
+def _number_channels(model: nn.Module, coupling: Coupling, names: Collection[str]) -> ChannelGraph:
     """Number the channels group by group, the groups in the order of the layers that write them."""
     modules = {name: module for name, module in model.named_modules() if name in coupling.outputs}
     writers = {
@@ -266,61 +273,62 @@ def _numbered(model: nn.Module, coupling: Coupling, names: Collection[str]) -> C
         for name, module in modules.items()
         if isinstance(module, PRUNABLE)
     }
-    fixed = coupling.fixed + list(_untouchable(model, coupling, names))
-    everything = np.concatenate(
-        [*coupling.inputs.values(), *coupling.outputs.values(), *(labels for labels, _ in fixed)]
+    fixed = coupling.fixed + list(_list_untouchable(model, coupling, names))
+    labels = np.concatenate(
+        [*coupling.inputs.values(), *coupling.outputs.values(), *(part for part, _ in fixed)]
     )
-    count = int(everything.max()) + 1
     written = np.concatenate([*writers.values(), np.empty(0, np.int64)])
-    owner = find_components(
-        count,
-        np.concatenate(
-            [
-                np.empty((0, 2), np.int64),
-                *(
-                    np.stack([labels, np.full_like(labels, labels[0])], 1)
-                    for labels in writers.values()
-                ),
-            ]
-        ),
-    )
-    owner[np.setdiff1d(np.arange(count), written)] = (
-        count  # what no layer writes makes the last group
-    )
-    order: list[int] = []
-    found: list[Group] = []
-    for name, labels in [*writers.items(), ("", np.setdiff1d(everything, written))]:
-        if not len(labels) or labels[0] in order:
-            continue
-        mine = written[owner[written] == owner[labels[0]]] if name else labels
-        members = mine[np.sort(np.unique(mine, return_index=True)[1])]
-        reasons = [reason for touched, reason in fixed if np.isin(touched, members).any()]
-        reasons += (
-            ["no layer writes them"]
-            if not name
-            else ["there is only one"]
-            if len(members) == 1
-            else []
-        )
-        found.append(Group(name, len(order), len(members), reasons[0] if reasons else None))
+    unwritten = np.setdiff1d(labels, written)
+    component = _join_writers(int(labels.max()) + 1, list(writers.values()))
+    order: list[int] = []  # the labels by the number that they get
+    groups: list[Group] = []
+    for name, own in [*writers.items(), ("", unwritten)]:
+        if not len(own) or own[0] in order:
+            continue  # no channels, or a group that an earlier layer writes too
+        members = own
+        if name:
+            candidates = written[component[written] == component[own[0]]]
+            # Each label once, in the order in which the layers write them.
+            _, first = np.unique(candidates, return_index=True)
+            members = candidates[np.sort(first)]
+        reason = _explain_fixed(members, fixed, written=bool(name))
+        groups.append(Group(name, len(order), len(members), reason))
         order += members.tolist()
-    number = np.zeros(count, np.int64)
+    number = np.zeros(len(component), np.int64)
     number[order] = np.arange(len(order))
-    inputs, outputs = (
-        {name: torch.from_numpy(number[side[name]]) for name in modules}
-        for side in (coupling.inputs, coupling.outputs)
-    )
+    inputs = {name: torch.from_numpy(number[coupling.inputs[name]]) for name in modules}
+    outputs = {name: torch.from_numpy(number[coupling.outputs[name]]) for name in modules}
     carried = [torch.empty(2, 0, dtype=torch.long)]
     for name, module in modules.items():
         if isinstance(module, ChannelMap):
-            fed = module.sources.cpu() >= 0
-            carried.append(
-                torch.stack([inputs[name][module.sources.cpu()[fed]], outputs[name][fed]])
-            )
-    return ChannelGraph(tuple(found), inputs, outputs, torch.cat(carried, 1))
+            sources = module.sources.cpu()
+            fed = sources >= 0  # the other outputs are zeros
+            carried.append(torch.stack([inputs[name][sources[fed]], outputs[name][fed]]))
+    return ChannelGraph(tuple(groups), inputs, outputs, torch.cat(carried, 1))
 
 
-def _untouchable(
+def _join_writers(count: int, writers: Sequence[Labels]) -> Labels:
+    """The component of each of `count` labels, where a layer joins all labels that it writes.
+
+    The layers that add into one residual stream write the same labels, and so are one group.
+    """
+    edges = [np.stack([labels, np.full_like(labels, labels[0])], 1) for labels in writers]
+    return find_components(count, np.concatenate([np.empty((0, 2), np.int64), *edges]))
+
+
+def _explain_fixed(
+    members: Labels, fixed: Sequence[tuple[Labels, str]], *, written: bool
+) -> str | None:
+    """Why no channel of a group can be removed; None where some can."""
+    for labels, reason in fixed:
+        if np.isin(labels, members).any():
+            return reason
+    if not written:
+        return "no layer writes them"
+    return "there is only one" if len(members) == 1 else None
+
+
+def _list_untouchable(
     model: nn.Module, coupling: Coupling, names: Collection[str]
 ) -> Iterator[tuple[Labels, str]]:
     """The channels of layers that are excluded, frozen, or share a tensor with another layer."""
@@ -331,14 +339,12 @@ def _untouchable(
         module = model.get_submodule(name)
         own = dict(module.named_parameters(recurse=False))
         frozen = {tensor for tensor, parameter in own.items() if not parameter.requires_grad}
-        reasons = (
-            [f"{name} shares a parameter with another layer"]
-            if any(len(owners[id(parameter)]) > 1 for parameter in own.values())
-            else []
-        )
+        reasons = []
+        if any(len(owners[id(parameter)]) > 1 for parameter in own.values()):
+            reasons.append(f"{name} shares a parameter with another layer")
         if frozen:
             yield coupling.outputs[name], f"{name} is frozen"
-        if isinstance(module, PRUNABLE) and (f"{name}.weight" if name else "weight") not in names:
+        if isinstance(module, PRUNABLE) and _join_name(name, "weight") not in names:
             reasons.append(f"{name} is frozen" if "weight" in frozen else f"{name} is excluded")
         for reason in reasons:
             yield coupling.inputs[name], reason

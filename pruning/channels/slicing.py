@@ -1,8 +1,7 @@
-"""The parts of a layer's tensors that belong to some of its channels: to mask, to cut out, and to
-put back.
+"""The parts of a layer's tensors that belong to some of its channels, to mask, cut out or put back.
 
-Channels are given by ascending indices, `inputs` along what a layer reads and `outputs` along what
-it writes.
+Channels are given by ascending indices, `inputs` among the channels that a layer reads and
+`outputs` among those it writes.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ from pruning.architectures._channel_map import ChannelMap
 from pruning.networks.layers import count_groups
 
 Slices: TypeAlias = dict[str, tuple[Tensor, ...]]
-"""By name of a tensor, the indices to its part: `tensor[slices[name]]`, shaped as in the smaller
-layer.
+"""The indices to the part of a tensor, by its name: `tensor[slices[name]]` is shaped as in the
+smaller layer.
 """
 TENSORS = ("weight", "bias", "running_mean", "running_var")
+"""The tensors of a layer that have a dimension of channels."""
 
 
 def count_channels(module: nn.Module) -> tuple[int, int] | None:
-    """How many channels a module reads and writes; None for one that cannot lose any."""
+    """The numbers of channels a module reads and writes; None for one that cannot lose any."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, nn.Conv2d):
@@ -39,37 +39,40 @@ def count_channels(module: nn.Module) -> tuple[int, int] | None:
 def slice_channels(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Slices:
     """The parts of the module's own tensors that belong to these channels.
 
-    Of a grouped convolution, each group that remains must keep as many channels as the others.
+    The groups of a grouped convolution that remain must keep equally many channels.
 
     >>> conv = nn.Conv2d(4, 4, 1, groups=2)
-    >>> found = slice_channels(conv, torch.tensor([1, 3]), torch.tensor([0, 2]))
-    >>> conv.weight[found["weight"]].shape
+    >>> slices = slice_channels(conv, torch.tensor([1, 3]), torch.tensor([0, 2]))
+    >>> conv.weight[slices["weight"]].shape
     torch.Size([2, 1, 1, 1])
     """
     if isinstance(module, nn.Linear | nn.Conv2d):
-        found: Slices = {"weight": (outputs[:, None], _columns(module, inputs, outputs))}
-        return found if module.bias is None else found | {"bias": (outputs,)}
+        columns = _select_columns(module, inputs, outputs)
+        slices: Slices = {"weight": (outputs[:, None], columns)}
+        if module.bias is not None:
+            slices["bias"] = (outputs,)
+        return slices
     if isinstance(module, _BatchNorm):
         return {name: (outputs,) for name in TENSORS if getattr(module, name) is not None}
     return {}
 
 
-def _columns(module: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Along the second dimension of the weight, (1, columns) or one row for each output, (outputs,
-    columns).
+def _select_columns(module: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The indices along the second dimension of the weight: (1, columns), or with groups one row
+    for each output, (outputs, columns).
     """
     if count_groups(module) == 1:
         return inputs[None]
     assert isinstance(module, nn.Conv2d)
-    width, height = module.in_channels // module.groups, module.out_channels // module.groups
+    width = module.in_channels // module.groups
+    height = module.out_channels // module.groups
+    output_groups = outputs // height
     remaining, counts = torch.unique(inputs // width, return_counts=True)
     assert len(set(counts.tolist())) == 1, "groups of unequal size"
-    assert torch.equal(remaining, torch.unique(outputs // height)), (
-        "a group without inputs or outputs"
-    )
-    return (inputs % width).reshape(len(remaining), -1)[
-        torch.searchsorted(remaining, outputs // height)
-    ]
+    assert torch.equal(remaining, torch.unique(output_groups)), "a group without inputs or outputs"
+    # A column of a grouped weight is a position in the group that the output belongs to.
+    by_group = (inputs % width).reshape(len(remaining), -1)
+    return by_group[torch.searchsorted(remaining, output_groups)]
 
 
 def shrink_(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
@@ -77,10 +80,10 @@ def shrink_(module: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     if isinstance(module, ChannelMap):
         module.select_channels(inputs, outputs)
         return
-    found = slice_channels(module, inputs, outputs)
-    for name, index in found.items():
+    slices = slice_channels(module, inputs, outputs)
+    for name, index in slices.items():
         _assign_(module, name, getattr(module, name).detach()[index])
-    columns = found["weight"][1].shape[1] if isinstance(module, nn.Conv2d) else 1
+    columns = slices["weight"][1].shape[1] if isinstance(module, nn.Conv2d) else 1
     _note_sizes_(module, len(inputs), len(outputs), len(inputs) // columns)
 
 
@@ -88,21 +91,20 @@ def resize_(module: nn.Module, inputs: int, outputs: int, groups: int = 1) -> No
     """Give a module tensors of other sizes, all zero, in place."""
     for name in TENSORS:
         tensor = getattr(module, name, None)
-        if tensor is not None:
-            shape = (
-                (outputs, inputs // groups, *tensor.shape[2:]) if tensor.dim() > 1 else (outputs,)
-            )
-            _assign_(module, name, tensor.new_zeros(shape))
+        if tensor is None:
+            continue
+        shape: tuple[int, ...] = (outputs,)
+        if tensor.dim() > 1:
+            shape = (outputs, inputs // groups, *tensor.shape[2:])
+        _assign_(module, name, tensor.new_zeros(shape))
     _note_sizes_(module, inputs, outputs, groups)
 
 
 def _assign_(module: nn.Module, name: str, value: Tensor) -> None:
     old = getattr(module, name)
-    setattr(
-        module,
-        name,
-        nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value,
-    )
+    if isinstance(old, nn.Parameter):
+        value = nn.Parameter(value, old.requires_grad)
+    setattr(module, name, value)
 
 
 def _note_sizes_(module: nn.Module, inputs: int, outputs: int, groups: int) -> None:

@@ -1,1 +1,1 @@
-"""What a network loses and what it costs, with confidence intervals."""
+"""Measured errors, losses and costs of networks, with confidence intervals."""

@@ -12,39 +12,64 @@ from pruning.schemas.report import Estimate
 
 RESAMPLES = 1000
 PAIRS = 10_000
-"""Resamples of a regression, as the plotting library of the paper draws."""
+"""The number of resamples of a regression, as the plotting library of the paper draws."""
 
 
 def resample_errors(wrong: Tensor, generator: Generator, resamples: int = RESAMPLES) -> Tensor:
-    """The errors of networks on so many bootstrap samples of the images, the same ones for all:
-    (networks, resamples).
+    """The errors of networks on bootstrap samples of the images, float64 (networks, resamples).
 
-    `wrong` is bool (networks, images), or the error of each. A column of the result belongs to one
-    draw with replacement.
+    `wrong` is bool (networks, images), or the error of each network on each image. A column of the
+    result belongs to one draw with replacement, the same one for all networks.
 
     >>> resample_errors(torch.tensor([[True, True], [False, False]]), torch.Generator(), 3)
     tensor([[1., 1., 1.],
             [0., 0., 0.]], dtype=torch.float64)
     """
     n = wrong.shape[1]
-    found = []
+    errors = []
+    # A hundred samples at a time bound the memory that large test sets take.
     for start in range(0, resamples, 100):
         drawn = torch.randint(n, (min(100, resamples - start), n), generator=generator)
-        counts = torch.zeros(len(drawn), n, dtype=torch.float64)
-        counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-        found.append(wrong.double() @ counts.T / n)
-    return torch.cat(found, 1)
+        errors.append(wrong.double() @ count_draws(drawn).T / n)
+    return torch.cat(errors, 1)
+
+
+def count_draws(drawn: Tensor) -> Tensor:
+    """The number of times that each sample draws each of n individuals, float64 (samples, n), from
+    indices of that shape.
+
+    >>> count_draws(torch.tensor([[0, 0, 2]]))
+    tensor([[2., 0., 1.]], dtype=torch.float64)
+    """
+    counts = torch.zeros(drawn.shape, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+
+
+def central_limits(draws: Tensor) -> tuple[float, float]:
+    """The limits between which the middle 95 % of bootstrap draws lie.
+
+    >>> central_limits(torch.arange(41.0))
+    (1.0, 39.0)
+    """
+    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.quantile(draws.double(), levels).tolist()
+    return low, high
 
 
 def percentile_interval(value: float, draws: Tensor, n: int) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws, 95 %, that holds the value; none
-    of a single image.
+    """A value with the 95 % percentile interval of its bootstrap draws, which is widened to hold
+    the value; a single image has no interval.
     """
     if n < 2:
         return Estimate(value=value, n=n)
-    low, high = torch.quantile(
-        draws.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)
-    ).tolist()
+    return enclose_value(value, draws, n)
+
+
+def enclose_value(value: float, draws: Tensor, n: int) -> Estimate:
+    """A value with the 95 % percentile interval of any number of draws, widened to hold the
+    value.
+    """
+    low, high = central_limits(draws)
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
@@ -64,22 +89,22 @@ class Line:
         >>> line.slope.value, line.slope.low, line.slope.high
         (2.0, 2.0, 2.0)
         """
-        a, b = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
-        if not len(a) or not bool((a != 0).any()):
+        across = torch.tensor(x, dtype=torch.float64)
+        up = torch.tensor(y, dtype=torch.float64)
+        n = len(across)
+        if not n or not bool((across != 0).any()):
             return None
-        drawn = torch.randint(len(a), (PAIRS, len(a)), generator=generator)
-        squares = a[drawn].square().sum(1)
-        draws = ((a[drawn] * b[drawn]).sum(1) / squares)[squares > 0]
-        value = float((a * b).sum() / a.square().sum())
-        return Line(
-            percentile_interval(value, draws, len(a)) if len(a) > 1 else Estimate(value=value, n=1),
-            draws,
-        )
+        drawn = torch.randint(n, (PAIRS, n), generator=generator)
+        squares = across[drawn].square().sum(1)
+        # A resample of points that all lie at x = 0 has no slope.
+        draws = ((across[drawn] * up[drawn]).sum(1) / squares)[squares > 0]
+        value = float((across * up).sum() / across.square().sum())
+        return Line(percentile_interval(value, draws, n), draws)
 
     def at(self, x: float) -> Estimate:
-        """The line there, with the band of the draws."""
-        s = self.slope
-        if s.low is None or s.high is None:
-            return Estimate(value=s.value * x, n=s.n)
-        low, high = sorted((s.low * x, s.high * x))
-        return Estimate(value=s.value * x, low=low, high=high, n=s.n)
+        """The height of the line at x, with the band of the draws."""
+        slope = self.slope
+        if slope.low is None or slope.high is None:
+            return Estimate(value=slope.value * x, n=slope.n)
+        low, high = sorted((slope.low * x, slope.high * x))
+        return Estimate(value=slope.value * x, low=low, high=high, n=slope.n)

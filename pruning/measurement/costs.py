@@ -1,4 +1,4 @@
-"""What a network costs: FLOPs, file sizes and measured latency."""
+"""The costs of a network: FLOPs, file sizes and measured latency."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ from pruning.schemas.report import Latency
 from pruning.storage.checkpoints import WRITERS
 from pruning.types import Masks
 
-PASSES, FEWEST = 13, 5
-"""Of a measured latency, and of one whose passes take longer than `PATIENCE_S` together."""
+PASSES = 13
+"""The forward passes by which a latency is measured."""
+FEWEST_PASSES = 5
+"""The forward passes where they take longer than `PATIENCE_S` together."""
 PATIENCE_S = 10.0
+WARM_UP = 3
+"""The first passes, which do not count: caches and kernels are being prepared."""
 
 
 @cache
 def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """FLOPs of one image, and the values that the modules without children put out for it: what a
-    backward pass keeps.
+    """FLOPs of one image, and how many values a backward pass keeps for it: the outputs of the
+    modules without children.
 
-    `parameters` are all of the architecture's, as JSON: equal networks are traced once. Nothing of
-    their size is allocated.
+    `parameters` are all parameters of the architecture, as JSON: equal networks are traced once.
+    The tensors have shapes only, nothing of their size is allocated.
     """
     with torch.device("meta"):
         model = resolve(architecture, json.loads(parameters)).build().eval()
@@ -55,28 +59,28 @@ def dense_costs(architecture: str, parameters: str, shape: tuple[int, int, int])
 
 
 def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | None = None) -> int:
-    """Two times the multiply-adds of one image through every Linear and Conv2d; pruned weights
-    count nothing.
+    """Two times the multiply-adds of one image through every Linear and Conv2d, without those of
+    pruned weights.
 
     FLOPs = 2 sum_l nnz(W_l) P_l, P_l the output positions of layer l (Lost in Pruning). Equals the
     dense count of `torch.utils.flop_counter` when nothing is pruned.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    names = {
-        id(parameter): name for name, parameter in model.named_parameters()
-    }  # a tied weight has its first name
+    # A tied weight is listed once, under its first name.
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     total = 0
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
         nonlocal total
         weight = module.get_parameter("weight")
         name = names[id(weight)]
-        kept = int(masks[name].sum()) if masks is not None and name in masks else weight.numel()
-        positions = (
-            output[0, 0].numel()
-            if isinstance(module, nn.Conv2d)
-            else output[0].numel() // output.shape[-1]
-        )
+        kept = weight.numel()
+        if masks is not None and name in masks:
+            kept = int(masks[name].sum())
+        if isinstance(module, nn.Conv2d):
+            positions = output[0, 0].numel()
+        else:
+            positions = output[0].numel() // output.shape[-1]
         total += 2 * kept * positions
 
     hooks = [module.register_forward_hook(count) for module in layers]
@@ -93,44 +97,55 @@ def count_flops(model: nn.Module, shape: tuple[int, int, int], masks: Masks | No
 def measure_latency(
     model: nn.Module,
     shape: tuple[int, int, int],
-    given: nn.Module | None = None,
+    reference: nn.Module | None = None,
     batches: tuple[int, ...] = (1, 64),
 ) -> tuple[Latency, ...]:
     """Measured wall-clock time of a forward pass in milliseconds (median, 95th percentile), fp32,
     dense kernels.
 
-    With `given`, the two networks run in turn, and the ratio of their fastest passes is kept: other
-    work on the machine can only slow a pass down.
+    With a `reference`, the two networks run in turn, and the ratio of their fastest passes is kept:
+    other work on the machine can only slow a pass down.
     """
-    model, given = model.eval(), given.eval() if given is not None else None
+    model.eval()
+    if reference is not None:
+        reference.eval()
     device = next(model.parameters()).device
-    found = []
+    latencies = []
     for batch in batches:
         inputs = torch.zeros(batch, *shape, device=device)
         times: list[float] = []
-        given_times: list[float] = []
+        reference_times: list[float] = []
         begin = time.perf_counter()
-        while len(times) < (PASSES if time.perf_counter() - begin < PATIENCE_S else FEWEST) or (
-            len(times) < 100 and time.perf_counter() - begin < 0.5
-        ):
-            times.append(_forward_ms(model, inputs))
-            if given is not None:
-                given_times.append(_forward_ms(given, inputs))
-        ordered = sorted(times[3:])
-        found.append(
+        while _needs_more_passes(len(times), time.perf_counter() - begin):
+            times.append(_time_forward_ms(model, inputs))
+            if reference is not None:
+                reference_times.append(_time_forward_ms(reference, inputs))
+        ordered = sorted(times[WARM_UP:])
+        against = None
+        if reference_times:
+            against = ordered[0] / min(reference_times[WARM_UP:])
+        latencies.append(
             Latency(
                 device=device.type,
                 threads=torch.get_num_threads(),
                 batch=batch,
                 p50=statistics.median(ordered),
                 p95=ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
-                against_given=ordered[0] / min(given_times[3:]) if given_times else None,
+                against_given=against,
             )
         )
-    return tuple(found)
+    return tuple(latencies)
 
 
-def _forward_ms(model: nn.Module, inputs: Tensor) -> float:
+def _needs_more_passes(passes: int, elapsed_s: float) -> bool:
+    """Whether a latency needs more passes: a fast network is run for half a second, 100 times at
+    most, a slow one no longer than patience lasts.
+    """
+    fewest = PASSES if elapsed_s < PATIENCE_S else FEWEST_PASSES
+    return passes < fewest or (passes < 100 and elapsed_s < 0.5)
+
+
+def _time_forward_ms(model: nn.Module, inputs: Tensor) -> float:
     start = time.perf_counter()
     with torch.no_grad():
         model(inputs)
@@ -142,27 +157,29 @@ def _forward_ms(model: nn.Module, inputs: Tensor) -> float:
 def measure_file_sizes(
     state: Mapping[str, Tensor], masks: Masks, *, compacted: bool = False, **info: Any
 ) -> dict[str, int]:
-    """Bytes of every checkpoint format, and of the dense and the sparse file after gzip (as a plain
-    archive would be).
+    """Bytes of every checkpoint format, and of the dense and the sparse file after gzip.
 
-    `compacted` where the state is without the channels that the masks remove.
+    `compacted` says that the state is without the channels that the masks remove; `info` goes into
+    the metadata of the files.
     """
     sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         for format, write in WRITERS.items():
             path = Path(folder) / format
-            write(path, state, {} if compacted and format != "masks" else masks, **info)
+            # The tensors of a compacted network no longer have the shapes of the masks.
+            applied = {} if compacted and format != "masks" else masks
+            write(path, state, applied, **info)
             sizes[format] = path.stat().st_size
-        sizes |= {
-            f"{format}_gzip": _gzip_size(Path(folder) / format) for format in ("sparse", "dense")
-        }
+        for format in ("sparse", "dense"):
+            sizes[f"{format}_gzip"] = _measure_gzip_size(Path(folder) / format)
     return sizes
 
 
-def _gzip_size(path: Path) -> int:
+def _measure_gzip_size(path: Path) -> int:
+    """The bytes of a file after gzip, without writing them."""
     packer = zlib.compressobj(6, wbits=31)
     size = 0
     with path.open("rb") as file:
-        while chunk := file.read(2**20):
+        for chunk in iter(lambda: file.read(2**20), b""):
             size += len(packer.compress(chunk))
     return size + len(packer.flush())

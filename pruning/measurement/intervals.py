@@ -25,38 +25,44 @@ def binomial_interval(errors: int, n: int, confidence: float = 0.95) -> Estimate
     if not 0 <= errors <= n or n < 1:
         raise ValueError(f"{errors} errors of {n}")
     tail = (1 - confidence) / 2
-    low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, n - errors + 1))
-    high = 1.0 if errors == n else float(beta.ppf(1 - tail, errors + 1, n - errors))
+    # At the ends a parameter of the beta distribution would be 0, which scipy answers with nan.
+    low, high = 0.0, 1.0
+    if errors > 0:
+        low = float(beta.ppf(tail, errors, n - errors + 1))
+    if errors < n:
+        high = float(beta.ppf(1 - tail, errors + 1, n - errors))
     return Estimate(value=errors / n, low=low, high=high, n=n)
 
 
 def upper_limit(errors: int, n: int, delta: float) -> float:
-    """The exact upper limit of an error rate that fails with probability `delta` at most: B(1 -
-    delta; k + 1, n - k).
+    """The exact upper limit of an error rate that fails with probability `delta` at most.
 
-    One-sided Clopper-Pearson; nothing is known of no samples.
+    high = B(1 - delta; k + 1, n - k), the one-sided Clopper-Pearson limit; 1 without samples.
 
     >>> round(upper_limit(0, 100, 0.05), 4), upper_limit(3, 3, 0.05), upper_limit(0, 0, 0.05)
     (0.0295, 1.0, 1.0)
     """
     from scipy.stats import beta
 
-    return 1.0 if errors == n else float(beta.ppf(1 - delta, errors + 1, n - errors))
+    if errors == n:
+        return 1.0
+    return float(beta.ppf(1 - delta, errors + 1, n - errors))
 
 
 def is_guessing(error: Estimate, chance: float) -> bool:
-    """Whether a network is no better than chance, an error: its own is near it and the interval
-    reaches it.
+    """Whether a network is no better than guessing, which has the error `chance`: its own error is
+    near that, and the interval reaches it.
 
     >>> is_guessing(binomial_interval(88, 100), 0.9), is_guessing(binomial_interval(1, 4), 0.5)
     (True, False)
     """
-    return error.value >= 0.75 * chance and error.high is not None and error.high >= chance
+    near = error.value >= 0.75 * chance
+    return near and error.high is not None and error.high >= chance
 
 
 def difference_interval(only_first: int, only_second: int, n: int, z: float = Z95) -> Estimate:
-    """Error of a first network minus that of a second on the same `n` images, from the images only
-    one gets wrong.
+    """Error of a first network minus that of a second on the same `n` images, from the images that
+    only one of them gets wrong.
 
     value = (b - c) / n with b = `only_first`, c = `only_second`. The interval is the adjusted Wald
     interval for paired proportions: p1 = (b+1)/(n+2), p2 = (c+1)/(n+2), p1 - p2 +- z sqrt((p1 + p2
@@ -68,7 +74,8 @@ def difference_interval(only_first: int, only_second: int, n: int, z: float = Z9
     """
     if min(only_first, only_second) < 0 or only_first + only_second > n or n < 1:
         raise ValueError(f"{only_first} and {only_second} of {n}")
-    p1, p2 = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    p1 = (only_first + 1) / (n + 2)
+    p2 = (only_second + 1) / (n + 2)
     width = z * math.sqrt((p1 + p2 - (p1 - p2) ** 2) / (n + 2))
     value = (only_first - only_second) / n
     return Estimate(
@@ -83,7 +90,7 @@ def mean_interval(total: float, total_squares: float, n: int, z: float = Z95) ->
     """Mean of n samples with its normal interval, from the sums of the samples and of their
     squares.
 
-    mean +- z s / sqrt(n), s the sample standard deviation; one sample has none, and no interval.
+    mean +- z s / sqrt(n), s the sample standard deviation; a single sample has no interval.
     """
     value = total / n
     if n == 1:
@@ -105,11 +112,13 @@ def bounded_mean_interval(
     """Mean of n samples that lie in [least, most], with Student's interval cut at these limits.
 
     mean +- t s / sqrt(n), s the sample standard deviation, t the quantile of n - 1 degrees of
-    freedom at the level that z is of the normal distribution. One sample tells nothing of the
-    spread: the interval is [least, most].
+    freedom at the level of z in the normal distribution. A single sample tells nothing about the
+    spread: its interval is [least, most].
 
-    >>> bounded_mean_interval(1.0, 0.5, 2).value, bounded_mean_interval(0.25, 0.0625, 1).low
-    (0.5, 0.0)
+    >>> bounded_mean_interval(1.0, 0.5, n=2).value
+    0.5
+    >>> bounded_mean_interval(0.25, 0.0625, n=1).low
+    0.0
     """
     from scipy.stats import norm, t
 
@@ -117,5 +126,11 @@ def bounded_mean_interval(
     if n == 1:
         return Estimate(value=value, low=least, high=most, n=1)
     variance = max(0.0, total_squares / n - (total / n) ** 2) * n / (n - 1)
-    width = float(t.ppf(norm.cdf(z), n - 1)) * math.sqrt(variance / n)
-    return Estimate(value=value, low=max(least, value - width), high=min(most, value + width), n=n)
+    quantile = float(t.ppf(norm.cdf(z), n - 1))
+    width = quantile * math.sqrt(variance / n)
+    return Estimate(
+        value=value,
+        low=max(least, value - width),
+        high=min(most, value + width),
+        n=n,
+    )

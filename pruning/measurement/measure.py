@@ -1,10 +1,7 @@
-"""What a network loses and what it costs: errors on the plain fp32 path, FLOPs, file sizes,
-measured latency.
-"""
+"""The errors and losses of a network on images, on the plain fp32 path."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +17,7 @@ from pruning.measurement.intervals import (
     mean_interval,
 )
 from pruning.measurement.iou import compute_image_errors, count_overlaps
-from pruning.measurement.objective import compute_losses as losses_of
+from pruning.measurement.objective import compute_losses, limit_losses
 from pruning.schemas.report import Estimate, Evaluated
 
 EVAL_BATCH = 128
@@ -28,18 +25,18 @@ EVAL_BATCH = 128
 
 @dataclass(frozen=True)
 class Measured:
-    """One network on the test and validation splits: how wrong it is on each image, and its loss on
-    each test image.
+    """The measurements of one network: how wrong it is on each test and validation image, and its
+    loss on each test image.
     """
 
     wrong: Tensor
-    """bool (test images,): True is wrong; for segmentation float64, 1 - mean IoU of the image"""
+    """bool (test images,): True is wrong; for segmentation float64, 1 - mean IoU of the image."""
     losses: Tensor
-    """float32 (test images,): cross-entropy, of an image with a mask the mean over its pixels"""
+    """float32 (test images,): the cross-entropy, with a mask the mean over the image's pixels."""
     val_wrong: Tensor
-    """As `wrong`, of the validation images."""
+    """The same as `wrong` for the validation images."""
     overlaps: Tensor | None = None
-    """For segmentation, int64 (test images, 2, classes): pixels in intersections and unions"""
+    """For segmentation, int64 (test images, 2, classes): pixels in intersections and unions."""
 
     def document(self) -> Evaluated:
         """The numbers with their intervals."""
@@ -62,22 +59,23 @@ class Measured:
 
     @staticmethod
     def restore(tensors: Mapping[str, Tensor], prefix: str) -> Measured:
-        """What `tensors` gave."""
-        wrong, losses, val_wrong = (
-            tensors[f"{prefix}.{part}"] for part in ("wrong", "losses", "val_wrong")
+        """The measurements from the tensors of a stage file, which `tensors` wrote."""
+        return Measured(
+            wrong=tensors[f"{prefix}.wrong"],
+            losses=tensors[f"{prefix}.losses"],
+            val_wrong=tensors[f"{prefix}.val_wrong"],
+            overlaps=tensors.get(f"{prefix}.overlaps"),
         )
-        return Measured(wrong, losses, val_wrong, tensors.get(f"{prefix}.overlaps"))
 
 
 def estimate_error(wrong: Tensor) -> Estimate:
-    """The error over images: the exact interval where each is right or wrong, Student's where each
-    has its own error.
+    """The error over images with its interval: the exact one where each image is right or wrong,
+    Student's where each has an error of its own.
 
-    >>> (
-    ...     estimate_error(torch.tensor([True, False])).value,
-    ...     estimate_error(torch.tensor([0.5, 0.25])).value,
-    ... )
-    (0.5, 0.375)
+    >>> estimate_error(torch.tensor([True, False])).value
+    0.5
+    >>> estimate_error(torch.tensor([0.5, 0.25])).value
+    0.375
     """
     if wrong.dtype == torch.bool:
         return binomial_interval(int(wrong.sum()), len(wrong))
@@ -86,13 +84,14 @@ def estimate_error(wrong: Tensor) -> Estimate:
 
 
 def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate:
-    """Error of the first network minus that of the second, paired; both bool (images,), True is
-    wrong, or their errors.
+    """Error of the first network minus that of the second on the same images.
+
+    Both are bool (images,), True is wrong, or the errors of the images.
     """
     if first.dtype == torch.bool:
-        return difference_interval(
-            int((first & ~second).sum()), int((second & ~first).sum()), len(first), z
-        )
+        only_first = int((first & ~second).sum())
+        only_second = int((second & ~first).sum())
+        return difference_interval(only_first, only_second, len(first), z)
     gaps = first.double() - second.double()
     return bounded_mean_interval(
         float(gaps.sum()), float((gaps**2).sum()), n=len(gaps), least=-1.0, most=1.0, z=z
@@ -102,38 +101,36 @@ def estimate_increase(first: Tensor, second: Tensor, z: float = Z95) -> Estimate
 def measure_network(
     model: nn.Module, data: Data, advance: Callable[[int], None] = lambda images: None
 ) -> Measured:
-    """Errors and losses in eval mode, fp32, batches of `EVAL_BATCH`, contiguous layout: a user can
-    recompute them.
+    """Errors and losses in eval mode, in fp32, with batches of `EVAL_BATCH` and contiguous layout,
+    so that a user can recompute them.
 
-    With masks a batch has as many images as `Data.at_once` allows. A loss that is no number (a
+    With masks a batch has as many images as `Data.at_once` allows. A loss that is not a number (a
     collapsed network can overflow) counts as the largest finite float32.
     """
     model.eval()
-    (wrong, losses, regions), (val_wrong, _, _) = (
-        _run(model, data, split, advance) for split in (data.test, data.val)
-    )
-    return Measured(wrong, losses, val_wrong, regions)
+    wrong, losses, overlaps = _measure_split(model, data, data.test, advance)
+    val_wrong, _, _ = _measure_split(model, data, data.val, advance)
+    return Measured(wrong, losses, val_wrong, overlaps)
 
 
-def _run(
+def _measure_split(
     model: nn.Module, data: Data, split: Split, advance: Callable[[int], None]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    answers, losses = [], []
+    """The errors and losses of the images of a split, and for segmentation their overlaps."""
+    results, losses = [], []
     with torch.no_grad():
         for inputs, labels in data.batches(split, EVAL_BATCH):
             logits = model(inputs).to(torch.float32)
-            found = logits.argmax(1)
-            answers.append(
-                (
-                    count_overlaps(found, labels, logits.shape[1])
-                    if data.segmentation
-                    else found != labels
-                ).cpu()
-            )
-            losses.append(losses_of(logits, labels).cpu())
+            answers = logits.argmax(1)
+            if data.segmentation:
+                result = count_overlaps(answers, labels, logits.shape[1])
+            else:
+                result = answers != labels
+            results.append(result.cpu())
+            losses.append(compute_losses(logits, labels).cpu())
             advance(len(labels))
-    each = torch.nan_to_num(torch.cat(losses), nan=math.inf).clamp_max(
-        torch.finfo(torch.float32).max
-    )
-    every = torch.cat(answers)
-    return (compute_image_errors(every), each, every) if data.segmentation else (every, each, None)
+    limited = limit_losses(torch.cat(losses))
+    whole = torch.cat(results)
+    if data.segmentation:
+        return compute_image_errors(whole), limited, whole
+    return whole, limited, None

@@ -1,8 +1,7 @@
-"""What is minimised and what is measured: the loss and the error of images, of one class each or of
-one for every pixel.
+"""The quantities that are minimised and measured: the loss and the error of images.
 
-Labels (N,) are classes of images; masks (N, H, W) are those of pixels, with logits (N, classes, H,
-W), and 255 is ignored.
+Labels (N,) are the classes of images; masks (N, H, W) are the classes of pixels, with logits (N,
+classes, H, W), and 255 is ignored.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from pruning.errors import EvidenceError
 from pruning.measurement.iou import compute_image_errors, count_overlaps
 
 AUXILIARY = 0.5
-"""What the loss of an auxiliary head counts."""
+"""The weight of the loss of an auxiliary head."""
+LARGEST_LOSS = torch.finfo(torch.float32).max
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def pixel_loss(outputs: Tensor, masks: Tensor) -> Tensor:
-    """The mean cross-entropy over all pixels of the batch that are not ignored; 0 where there is
-    none.
+    """The mean cross-entropy over all pixels of the batch that are not ignored; 0 without any.
 
     >>> pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[1, 255]]], dtype=torch.uint8))
     tensor(0.6931)
     """
-    return _pixels(outputs, masks).sum() / weigh_batch(masks).clamp_min(1)
+    return _compute_pixel_losses(outputs, masks).sum() / weigh_batch(masks).clamp_min(1)
 
 
 def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -48,61 +47,75 @@ def distillation_loss(outputs: Tensor, wanted: Tensor, labels: Tensor) -> Tensor
     """KL(softmax(wanted) || softmax(outputs)) of logits, the mean over images or over pixels that
     are not ignored.
     """
-    found, target = F.log_softmax(outputs, dim=1), F.log_softmax(wanted, dim=1)
+    answer = F.log_softmax(outputs, dim=1)
+    target = F.log_softmax(wanted, dim=1)
     if labels.dim() == 1:
-        return F.kl_div(found, target, reduction="batchmean", log_target=True)
-    each = F.kl_div(found, target, reduction="none", log_target=True).sum(1)
-    return torch.where(labels != IGNORED, each, 0.0).sum() / weigh_batch(labels).clamp_min(1)
+        return F.kl_div(answer, target, reduction="batchmean", log_target=True)
+    by_pixel = F.kl_div(answer, target, reduction="none", log_target=True).sum(1)
+    return torch.where(labels != IGNORED, by_pixel, 0.0).sum() / weigh_batch(labels).clamp_min(1)
 
 
 def choose_loss(labels: Tensor) -> Loss:
-    """The mean loss for such labels: `F.cross_entropy` itself for classes of images, by which
-    criteria know it.
+    """The mean loss for such labels.
+
+    For classes of images it is `F.cross_entropy` itself, by which criteria recognise the loss.
     """
     return F.cross_entropy if labels.dim() == 1 else pixel_loss
 
 
 def compute_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The loss of each image, (N,): of one with a mask the mean over its pixels that are not
-    ignored, 0 without any.
+    """The loss of each image, (N,).
+
+    For an image with a mask it is the mean over its pixels that are not ignored, 0 without any.
     """
     if labels.dim() == 1:
         return F.cross_entropy(outputs, labels, reduction="none")
-    return _pixels(outputs, labels).sum((1, 2)) / (labels != IGNORED).sum((1, 2)).clamp_min(1)
+    counted = (labels != IGNORED).sum((1, 2)).clamp_min(1)
+    return _compute_pixel_losses(outputs, labels).sum((1, 2)) / counted
+
+
+def limit_losses(losses: Tensor) -> Tensor:
+    """The losses with the largest finite float32 for those that are larger or not a number, as the
+    losses of a collapsed network are.
+
+    >>> limit_losses(torch.tensor([1.0, torch.nan, torch.inf]))
+    tensor([1.0000e+00, 3.4028e+38, 3.4028e+38])
+    """
+    return torch.nan_to_num(losses, nan=torch.inf).clamp_max(LARGEST_LOSS)
 
 
 def compute_errors(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Which images are wrong, bool (N,); of ones with masks 1 - mean IoU, float64 (N,)."""
+    """The error of each image: bool (N,), True is wrong; with masks 1 - mean IoU, float64 (N,)."""
+    answers = outputs.argmax(1)
     if labels.dim() == 1:
-        return outputs.argmax(1) != labels
-    return compute_image_errors(count_overlaps(outputs.argmax(1), labels, outputs.shape[1]))
+        return answers != labels
+    return compute_image_errors(count_overlaps(answers, labels, outputs.shape[1]))
 
 
 def weigh_batch(labels: Tensor) -> Tensor:
-    """What a batch weighs in a mean of mean losses: its images, or its pixels that are not
-    ignored.
+    """The weight of a batch in a mean of mean losses: the number of its images, or of its pixels
+    that are not ignored.
     """
-    return torch.tensor(len(labels)) if labels.dim() == 1 else (labels != IGNORED).sum()
+    if labels.dim() == 1:
+        return torch.tensor(len(labels))
+    return (labels != IGNORED).sum()
 
 
-def refuse_masks(labels: Tensor, what: str) -> None:
-    """Raise `EvidenceError` where labels are masks and what is asked for needs one answer of an
-    image.
+def refuse_masks(labels: Tensor, quantity: str) -> None:
+    """Raise `EvidenceError` where labels are masks and the `quantity` (a plural noun) is defined
+    only for one answer for each image.
     """
     if labels.dim() > 1:
         raise EvidenceError(
-            f"{what} are known for one class an image only, not for masks: for segmentation take a "
-            "criterion of weights (magnitude, lamp, filter_norm), of activations (sipp, pfp, "
-            "wanda) or of "
-            "the gradient of the mean loss (snip, taylor, lm)"
+            f"{quantity} are known only for one class for each image, not for masks: for "
+            "segmentation take a criterion of weights (magnitude, lamp, filter_norm), of "
+            "activations (sipp, pfp, wanda) or of the gradient of the mean loss (snip, taylor, lm)"
         )
 
 
-def _pixels(outputs: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy by pixel, (N, H, W), 0 where it is ignored; as rows, which has a deterministic
-    kernel everywhere.
-    """
+def _compute_pixel_losses(outputs: Tensor, masks: Tensor) -> Tensor:
+    """The cross-entropy of each pixel, (N, H, W), 0 where it is ignored."""
+    # Pixels as rows: that cross-entropy has a deterministic kernel on every device.
     rows = outputs.permute(0, 2, 3, 1).reshape(-1, outputs.shape[1])
-    return F.cross_entropy(
-        rows, masks.long().flatten(), ignore_index=IGNORED, reduction="none"
-    ).reshape(masks.shape)
+    losses = F.cross_entropy(rows, masks.long().flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.reshape(masks.shape)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
-from pruning import wording as q
+from pruning import wording
+from pruning.measurement.bootstrap import central_limits
 from pruning.schemas.report import Estimate
 
 FEWEST = 4
 """With fewer individuals a rank correlation gets no interval."""
 ALPHA = 0.05
+"""The largest p-value of a permutation test that is evidence of an order."""
 RESAMPLES = 2000
 DRAWS = 10
-"""How often as many resamples are drawn to make up for those in which a ranking is constant."""
+"""The most times that the resamples are drawn, to make up for those with a constant ranking."""
 
 
 def rank_from_smallest(values: Tensor) -> Tensor:
@@ -29,33 +33,33 @@ def rank_from_smallest(values: Tensor) -> Tensor:
 
 def compute_spearman(x: Tensor, y: Tensor) -> Tensor:
     """Spearman's rho of x and y, (..., strata, n): ranks within each stratum, correlated over all
-    strata; nan if constant.
+    strata; nan if a ranking is constant.
 
     rho = sum a b / sqrt(sum a^2 sum b^2) with a, b the ranks less their mean (n + 1) / 2, so one
     stratum gives Pearson's correlation of the average ranks. Spearman, American Journal of
     Psychology 15 (1904).
 
-    >>> float(
-    ...     compute_spearman(
-    ...         torch.tensor([[1.0, 2.0, 4.0, 3.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    ...     )
-    ... )
+    >>> x = torch.tensor([[1.0, 2.0, 4.0, 3.0]])
+    >>> float(compute_spearman(x, torch.tensor([[1.0, 2.0, 3.0, 4.0]])))
     0.8
     """
-    a, b = (rank_from_smallest(values) - (values.shape[-1] + 1) / 2 for values in (x, y))
-    return (a * b).sum((-2, -1)) / ((a * a).sum((-2, -1)) * (b * b).sum((-2, -1))).sqrt()
+    both = (-2, -1)  # strata and individuals
+    mean_rank = (x.shape[-1] + 1) / 2
+    a = rank_from_smallest(x) - mean_rank
+    b = rank_from_smallest(y) - mean_rank
+    squares = (a * a).sum(both) * (b * b).sum(both)
+    return (a * b).sum(both) / squares.sqrt()
 
 
 def estimate_spearman(
     x: Tensor, y: Tensor, generator: Generator, resamples: int = RESAMPLES
 ) -> Estimate | None:
     """Spearman's rho of x and y, (strata, n), with a 95 % percentile bootstrap interval over the n
-    individuals.
+    individuals; None where a ranking is constant.
 
     An individual is drawn with all its strata. A resample in which a ranking is constant has no rho
-    and is drawn again; where `resamples` cannot be had in ten times as many draws, or n < 4, there
-    is no interval. None where a ranking is constant to begin with. Efron, Annals of Statistics 7
-    (1979).
+    and is drawn again; where ten times as many draws do not reach `resamples`, or n < 4, there is
+    no interval. Efron, Annals of Statistics 7 (1979).
 
     >>> x = torch.arange(6.0)[None]
     >>> estimate_spearman(x, x**2, torch.Generator().manual_seed(0))
@@ -63,31 +67,31 @@ def estimate_spearman(
     """
     n = x.shape[-1]
     rho = float(compute_spearman(x, y))
-    if rho != rho:
+    if math.isnan(rho):
         return None
-    rho = _clean(rho)
-    found: list[Tensor] = []
-    for _ in range(DRAWS if n >= FEWEST else 0):
+    rho = _remove_rounding(rho)
+    if n < FEWEST:
+        return Estimate(value=rho, n=n)
+    draws = torch.empty(0, dtype=torch.float64)
+    for _ in range(DRAWS):
         drawn = torch.randint(n, (resamples, n), generator=generator)
-        values = _statistics(x, y, drawn, drawn)
-        found.append(values[~values.isnan()])
-        if sum(map(len, found)) >= resamples:
-            low, high = torch.quantile(
-                torch.cat(found)[:resamples], torch.tensor([0.025, 0.975], dtype=torch.float64)
-            )
-            return Estimate(value=rho, low=_clean(float(low)), high=_clean(float(high)), n=n)
+        values = _correlate_rows(x, y, drawn, drawn)
+        draws = torch.cat([draws, values[~values.isnan()]])
+        if len(draws) >= resamples:
+            low, high = central_limits(draws[:resamples])
+            return Estimate(value=rho, low=_remove_rounding(low), high=_remove_rounding(high), n=n)
     return Estimate(value=rho, n=n)
 
 
 def permutation_p_value(
     x: Tensor, y: Tensor, generator: Generator, permutations: int = 10_000
 ) -> float:
-    """The probability of a |rho| at least as large when y belongs to the individuals at random
+    """The probability of a |rho| at least as large when y is assigned to the individuals at random
     (two-sided, Monte Carlo).
 
     p = (1 + #{|rho_b| >= |rho|}) / (1 + permutations); an individual moves with all its strata. It
-    guards the bootstrap, which errs for few individuals: of four in perfect order, 2 of 24 orders
-    are as good.
+    guards the bootstrap, which errs for few individuals: of the 24 orders of four individuals, 2
+    are as good as the perfect one.
 
     >>> x = torch.arange(4.0)[None]
     >>> 0.07 < permutation_p_value(x, x, torch.Generator().manual_seed(0)) < 0.1
@@ -96,15 +100,17 @@ def permutation_p_value(
     n = x.shape[-1]
     rho = float(compute_spearman(x, y))
     orders = torch.rand(permutations, n, generator=generator).argsort(-1)
-    values = _statistics(x, y, torch.arange(n).expand(permutations, n), orders)
-    return (1 + int((values.abs() >= abs(rho) - 1e-9).sum())) / (1 + permutations)
+    unmoved = torch.arange(n).expand(permutations, n)
+    values = _correlate_rows(x, y, unmoved, orders)
+    as_large = values.abs() >= abs(rho) - 1e-9  # equal orders may differ by rounding
+    return (1 + int(as_large.sum())) / (1 + permutations)
 
 
 def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str) -> str | None:
-    """Why a rank correlation over `n` individuals (`noun`, plural) tells no order; None where it
-    tells one.
+    """Why a rank correlation over `n` individuals (`noun`, plural) is no evidence of an order; None
+    where it is.
 
-    An order takes four individuals, an interval without 0 and a permutation test at 5 %.
+    Evidence takes four individuals, an interval without 0 and a permutation test at 5 %.
 
     >>> explain_no_evidence(Estimate(value=0.9, low=0.5, high=1.0), 0.01, 6, "criteria")
     >>> explain_no_evidence(Estimate(value=0.9), None, 3, "criteria")
@@ -118,24 +124,23 @@ def explain_no_evidence(rho: Estimate | None, p: float | None, n: int, noun: str
         return "no evidence: too many ties for an interval"
     if rho.low <= 0 <= rho.high:
         return "no evidence of an order"
-    return f"no evidence: {q.percent(p, 0)} of random orders are as good" if p > ALPHA else None
+    if p > ALPHA:
+        return f"no evidence: {wording.percent(p, 0)} of random orders are as good"
+    return None
 
 
-def _statistics(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """rho of x[:, first] against y[:, second] for each row of the indices, (rows,); a thousand rows
-    at a time.
-    """
-    return torch.cat(
-        [
-            compute_spearman(
-                x[:, first[at : at + 1000]].transpose(0, 1),
-                y[:, second[at : at + 1000]].transpose(0, 1),
-            )
-            for at in range(0, len(first), 1000)
-        ]
-    )
+def _correlate_rows(x: Tensor, y: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The rho of x[:, first] against y[:, second] for each row of the indices, (rows,)."""
+    values = []
+    # Ranking compares all pairs of individuals: a thousand rows at a time bound the memory.
+    for start in range(0, len(first), 1000):
+        rows = slice(start, start + 1000)
+        x_drawn = x[:, first[rows]].transpose(0, 1)
+        y_drawn = y[:, second[rows]].transpose(0, 1)
+        values.append(compute_spearman(x_drawn, y_drawn))
+    return torch.cat(values)
 
 
-def _clean(rho: float) -> float:
-    """Within [-1, 1] and free of rounding noise."""
+def _remove_rounding(rho: float) -> float:
+    """The correlation within [-1, 1] and free of rounding noise."""
     return max(-1.0, min(1.0, round(rho, 12)))

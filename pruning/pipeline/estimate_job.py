@@ -1,4 +1,4 @@
-"""What a job will do, told before anything is computed."""
+"""The estimate of a job, made before anything is computed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pruning.pipeline.evaluation_costs import estimate_evaluation_units
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.job import JobSpec
+from pruning.schemas.recipe import Recipe
 from pruning.types import Architecture, Shape
 
 
@@ -30,7 +31,7 @@ def estimate_job(
     dataset: Mapping[str, Any] | None,
     shifted: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What a job will do, and whether model, data and targets fit each other.
+    """The costs and warnings of a job, once model, data and targets are known to fit each other.
 
     `document` is the job as submitted; `model`, `dataset` and `shifted` are what the store knows of
     its uploads. Raises a `SecateurError` with a pointer to the field that does not fit.
@@ -45,9 +46,38 @@ def estimate_job(
     )
     check_fits(architecture, shape, dataset["classes"], dataset["task"])
     _check_shifted_sets(spec, dataset, shifted, shape)
-    network, recipe = build_outline(architecture).eval(), spec.recipe()
+    outline = build_outline(architecture).eval()
+    recipe = spec.recipe()
     parameters = json.dumps(read_parameters(architecture), sort_keys=True)
-    forward, kept = dense_costs(model["architecture"], parameters, shape)
+    forward_flops, activations = dense_costs(model["architecture"], parameters, shape)
+    _check_evaluations(recipe, segmentation=segmentation)
+    job_size = JobSize(
+        recipe=recipe,
+        images=count_split_images(recipe, dataset["counts"]),
+        shape=shape,
+        macs=max(1, forward_flops // 2),
+        shifted=_count_shifted_sets(spec, shifted),
+        segmentation=segmentation,
+    )
+    costs = estimate_costs(
+        recipe,
+        dataset["counts"],
+        parameters=_count_all_parameters(outline),
+        prunable=[
+            tuple(weight.shape) for weight in find_prunable(outline, recipe.exclude).values()
+        ],
+        forward_flops=forward_flops,
+        activations=activations,
+        classes=len(dataset["classes"]),
+        evaluations=estimate_evaluation_units(job_size),
+    )
+    warnings = list_warnings(recipe)
+    warnings += rehearse(_build_small(architecture, outline), recipe, shape)
+    return costs | {"warnings": warnings}
+
+
+def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:
+    """Raise `ParameterError` for an evaluation that does not fit the task."""
     for index, method in enumerate(recipe.evaluations or ()):
         check_task(
             evaluations.get(method.name),
@@ -55,40 +85,12 @@ def estimate_job(
             segmentation=segmentation,
             pointer=f"/evaluations/{index}",
         )
-    shifted_sizes = {
-        shifted_set.name: count_shifted(known["counts"])
-        for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
-    }
-    scale = JobSize(
-        recipe=recipe,
-        images=count_split_images(recipe, dataset["counts"]),
-        shape=shape,
-        macs=max(1, forward // 2),
-        shifted=shifted_sizes,
-        segmentation=segmentation,
-    )
-    costs = estimate_costs(
-        recipe,
-        dataset["counts"],
-        parameters=sum(p.numel() for p in network.parameters()),
-        prunable=[tuple(w.shape) for w in find_prunable(network, recipe.exclude).values()],
-        forward_flops=forward,
-        activations=kept,
-        classes=len(dataset["classes"]),
-        evaluations=estimate_evaluation_units(scale),
-    )
-    return costs | {
-        "warnings": list_warnings(recipe)
-        + rehearse(_build_small(architecture, network), recipe, shape)
-    }
 
 
 def _check_shifted_sets(
     spec: JobSpec, dataset: Mapping[str, Any], shifted: Sequence[Mapping[str, Any]], shape: Shape
 ) -> None:
-    """Raise `DataError` for a shifted set whose task, images or classes differ from the
-    dataset's.
-    """
+    """Raise `DataError` for a shifted set with another task, images or classes than the dataset."""
     for index, (shifted_set, known) in enumerate(zip(spec.dataset.shifted, shifted, strict=True)):
         pointer = f"/dataset/shifted/{index}/id"
         if known["task"] != dataset["task"]:
@@ -108,8 +110,21 @@ def _check_shifted_sets(
         )
 
 
+def _count_shifted_sets(
+    spec: JobSpec, shifted: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[int, int]]:
+    """Validation and test images of each shifted set, by its name."""
+    return {
+        shifted_set.name: count_shifted(known["counts"])
+        for shifted_set, known in zip(spec.dataset.shifted, shifted, strict=True)
+    }
+
+
 def _build_small(architecture: Architecture, outline: nn.Module) -> nn.Module:
-    """The network with its numbers where they are few enough to be rehearsed, else the outline."""
-    return (
-        architecture.build() if sum(p.numel() for p in outline.parameters()) <= LARGEST else outline
-    )
+    """The network with weights where they are few enough to be rehearsed, else the outline."""
+    return architecture.build() if _count_all_parameters(outline) <= LARGEST else outline
+
+
+def _count_all_parameters(network: nn.Module) -> int:
+    """The number of parameters in training, with those of auxiliary heads."""
+    return sum(parameter.numel() for parameter in network.parameters())

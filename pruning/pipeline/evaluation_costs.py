@@ -1,4 +1,4 @@
-"""What each evaluation of a job costs, in forward passes of one image."""
+"""The cost of each evaluation of a job, in forward passes of one image."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from pruning.evaluations import evaluations
 from pruning.schemas.recipe import Method
 
 
-def estimate_evaluation_units(scale: JobSize) -> dict[str, int]:
-    """The work of each evaluation of a job by name, in forward passes of one image; 0 where one
+def estimate_evaluation_units(job_size: JobSize) -> dict[str, int]:
+    """The work of each evaluation of a job by name, in forward passes of one image; 0 for one that
     does not say.
 
     Evaluations that share what they measure are counted as if each were alone. Raises
     `ParameterError` for parameters with which there is nothing to do.
     """
-    wanted = scale.recipe.evaluations
-    if wanted is None:
-        kinds = {name: evaluations.get(name) for name in evaluations.names()}
-        wanted = tuple(
+    methods = job_size.recipe.evaluations
+    if methods is None:
+        methods = tuple(
             Method(name=name)
-            for name, kind in kinds.items()
-            if not runs_only_if_asked(kind) and fits_task(kind, segmentation=scale.segmentation)
+            for name in evaluations.names()
+            if _runs_unasked(name, segmentation=job_size.segmentation)
         )
-    found = {}
-    for index, method in enumerate(wanted):
+    units = {}
+    for index, method in enumerate(methods):
         try:
             evaluation = evaluations.create(method.name, method.params)
-            found[method.name] = (
-                int(evaluation.units(scale)) if isinstance(evaluation, EstimatesUnits) else 0
-            )
+            units[method.name] = 0
+            if isinstance(evaluation, EstimatesUnits):
+                units[method.name] = int(evaluation.units(job_size))
         except ParameterError as error:
             raise ParameterError(error.message, pointer=f"/evaluations/{index}/params") from None
-    return found
+    return units
+
+
+def _runs_unasked(name: str, *, segmentation: bool) -> bool:
+    """Whether an evaluation runs where the recipe does not list evaluations."""
+    evaluation = evaluations.get(name)
+    return not runs_only_if_asked(evaluation) and fits_task(evaluation, segmentation=segmentation)

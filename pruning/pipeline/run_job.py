@@ -1,5 +1,5 @@
-"""A whole job as a plain function: a folder with the model and the data goes in, a watcher is told
-what comes out.
+"""A whole job as a plain function: from a folder with the model and the data to files of results,
+with a watcher that is notified of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pruning.types import Architecture
 
 
 class JobWatcher(Watcher, Protocol):
-    """Who is told of a job's stages, files and results."""
+    """An observer that is notified of a job's stages, files and results."""
 
     def saved(self, name: str, path: Path) -> None:
         """A stage file was saved."""
@@ -121,13 +121,13 @@ def _load_data(
         normalize=job["model"]["normalize"] or job["dataset"]["normalize"],
         classes=job["model"]["classes"],
     )
-    shifted = {}
+    shifted_splits = {}
     for number, shifted_set in enumerate(spec.dataset.shifted):
         uploaded = Arrays.load(folder / f"shifted-{number}.safetensors")
-        shifted[shifted_set.name] = split_shifted(
+        shifted_splits[shifted_set.name] = split_shifted(
             shifted_set.name, uploaded, data, seed=recipe.seed
         )
-    return arrays, replace(data, shifted=shifted)
+    return arrays, replace(data, shifted=shifted_splits)
 
 
 def _build_pipeline(
@@ -140,6 +140,8 @@ def _build_pipeline(
     watcher: JobWatcher,
     device: torch.device,
 ) -> Pipeline:
+    """The pipeline of a job, with what an earlier attempt saved in the folder."""
+
     def load_network(name: str) -> dict[str, torch.Tensor] | None:
         path = folder / f"{name}.safetensors"
         if not path.exists():
@@ -151,7 +153,7 @@ def _build_pipeline(
     stages = Stages(folder / "stages", recipe.digest(), watcher.saved, watcher.dropped)
     with torch.device("meta"):
         multiply_adds = max(1, count_flops(architecture.build(), data.shape) // 2)
-    scale = JobSize(
+    job_size = JobSize(
         recipe=recipe,
         images=data.sizes,
         shape=data.shape,
@@ -159,7 +161,11 @@ def _build_pipeline(
         shifted={name: (len(split.val), len(split.test)) for name, split in data.shifted.items()},
         segmentation=data.segmentation,
     )
-    networks = Networks(architecture.build, load_network("model"), load_network("rewind"))
+    networks = Networks(
+        build=architecture.build,
+        initial=load_network("model"),
+        rewind=load_network("rewind"),
+    )
     return Pipeline(
         recipe=recipe,
         networks=networks,
@@ -168,13 +174,13 @@ def _build_pipeline(
         watcher=watcher,
         device=device,
         checkpoint_steps=job["checkpoint_steps"],
-        evaluations=estimate_evaluation_units(scale),
+        evaluations=estimate_evaluation_units(job_size),
     )
 
 
 @dataclass
 class _Publisher:
-    """Stores a report after every target, so that a job which is cancelled has one of what it
+    """Writes a report after every target, so that a job that is cancelled has one of the targets it
     reached.
     """
 
@@ -182,9 +188,9 @@ class _Publisher:
     folder: Path
     watcher: JobWatcher
 
-    def finish_target(self, finished: RoundRecord) -> None:
-        """Export the checkpoint of a target, publish a partial report and say what was reached."""
-        if not self.results.export(finished):
+    def finish_target(self, record: RoundRecord) -> None:
+        """Export the checkpoint of a target, and publish it with a partial report."""
+        if not self.results.export(record):
             return
         report = self.results.report(partial=True)
         self.publish(report)
@@ -193,14 +199,14 @@ class _Publisher:
 
     def publish(self, report: Report) -> None:
         """Write the report in every format, after its summary."""
-        # The summary goes first: a job that is cancelled between two messages has one for every report it stored.
+        # The summary goes first: a job that is cancelled between two messages then has one for
+        # every report it stored.
         document = report.model_dump(mode="json")
         curve = read_member_curve(document)
-        self.watcher.summary(
-            {
-                "recommendation": document["recommendation"],
-                "gates": document["gates"],
-                "curve": None if curve is None else curve.model_dump(mode="json"),
-            }
-        )
+        summary = {
+            "recommendation": document["recommendation"],
+            "gates": document["gates"],
+            "curve": None if curve is None else curve.model_dump(mode="json"),
+        }
+        self.watcher.summary(summary)
         write_report(report, self.folder, self.watcher.file)

@@ -1,5 +1,5 @@
-"""A second dense network, trained alike from another seed: what two networks have in common by
-training alone.
+"""A second dense network, trained in the same way from another seed: it shows what two networks
+have in common through training alone.
 """
 
 from __future__ import annotations
@@ -7,28 +7,30 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pruning.pipeline.ledger import add_prefix
 from pruning.pipeline.pipeline import Pipeline
 from pruning.seeding import generator, seeded
 from pruning.storage.stages import PartialTraining
 from pruning.training.loop import Controls, train_
 
 NAME = "separate"
+"""The stage of the second network."""
 
 
 def train_second_network(pipeline: Pipeline) -> nn.Module | None:
     """The network as `model.train` makes it from the job's seed plus 1; None where the job does not
     train its network.
 
-    Trained once, and resumed like every training of the job.
+    It is trained once, and resumed like every training of the job.
     """
-    schedule, seed = pipeline.recipe.train, pipeline.recipe.seed + 1
+    schedule = pipeline.recipe.train
     if schedule is None:
         return None
-    with pipeline.ledger.enter("evaluate", NAME, 0) as fresh:
-        if fresh:
-            with seeded(
-                int(torch.randint(2**62, (1,), generator=generator(seed, "initialisation")))
-            ):
+    seed = pipeline.recipe.seed + 1
+    with pipeline.ledger.enter("evaluate", NAME, 0) as unfinished:
+        if unfinished:
+            initialisation = generator(seed, "initialisation")
+            with seeded(int(torch.randint(2**62, (1,), generator=initialisation))):
                 model = pipeline.networks.build().to(pipeline.device)
             controls = Controls(
                 saver=PartialTraining(pipeline.stages, NAME),
@@ -49,7 +51,5 @@ def train_second_network(pipeline: Pipeline) -> nn.Module | None:
                 stop_epoch=schedule.epochs,
                 controls=controls,
             )
-            pipeline.ledger.finish(
-                NAME, {f"model.{key}": value for key, value in model.state_dict().items()}
-            )
-    return pipeline.network(pipeline.ledger.part(NAME, "model."))
+            pipeline.ledger.finish(NAME, add_prefix("model.", model.state_dict()))
+    return pipeline.network(pipeline.ledger.load_part(NAME, "model."))

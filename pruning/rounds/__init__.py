@@ -1,1 +1,1 @@
-"""One prune-and-retrain round: planned, rehearsed, priced and done."""
+"""Prune-and-retrain rounds: planned, rehearsed, priced and done."""

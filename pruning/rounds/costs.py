@@ -1,4 +1,4 @@
-"""What the rounds of a job cost, estimated before anything is computed."""
+"""The costs of the rounds of a job, estimated before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pruning.errors import BudgetError
 from pruning.evidence.calibration import BATCH, choose_calibration, count_loss_images, count_units
 from pruning.evidence.criterion import EstimatesMemory
 from pruning.masks import count_to_keep
+from pruning.measurement.measure import EVAL_BATCH
 from pruning.rounds.method import PruningMethod, refuse_repeated
 from pruning.rounds.plan import PlannedRound, find_training_epochs, plan_rounds
 from pruning.schemas.criterion_labels import label_criteria
@@ -19,91 +20,96 @@ from pruning.schemas.recipe import Method, Recipe
 from pruning.training.loop import count_steps_per_epoch
 
 MAX_ROUNDS = 2000
-"""Every round keeps a network until the job ends."""
+"""The most rounds of one job: each keeps a network until the job ends."""
 TRAIN_COST = 3
 """A training image costs about three forward passes: one forward, two for the backward pass."""
 TEACHER_COST = 1
-"""And one of the teacher where the network is distilled."""
+"""A distilled training image costs one forward pass of the teacher besides."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Work in units: one image forward."""
+    """The work of a job, in forward passes of one image."""
 
     recipe: Recipe
     images: Mapping[str, int]
-    """By split: `fit`, `val`, `test`."""
+    """The number of images by split: `fit`, `val`, `test`."""
     classes: int
 
     @property
     def measuring(self) -> int:
-        """One network on test and val."""
+        """The work of measuring one network on test and val."""
         return self.images["test"] + self.images["val"]
 
     @property
     def dense(self) -> int:
-        """Training the dense network (if the recipe does) and measuring it."""
+        """The work of training the dense network (if the recipe does) and measuring it."""
         epochs = self.recipe.train.epochs if self.recipe.train is not None else 0
         return TRAIN_COST * epochs * self.images["fit"] + self.measuring
 
     def retraining(self, epochs: int) -> int:
-        """So many epochs, and measuring the network."""
-        each = TRAIN_COST + (TEACHER_COST if self.recipe.retrain.distillation is not None else 0)
-        return each * epochs * self.images["fit"] + self.measuring
+        """The work of retraining for a number of epochs, and of measuring the network."""
+        image_cost = TRAIN_COST
+        if self.recipe.retrain.distillation is not None:
+            image_cost += TEACHER_COST
+        return image_cost * epochs * self.images["fit"] + self.measuring
 
     @property
     def retrain_epochs(self) -> int:
-        """Epochs of one whole retraining."""
+        """The epochs of one whole retraining."""
         start, stop = find_training_epochs(self.recipe) or (0, 0)
         return stop - start
 
     @property
     def control(self) -> int:
-        """The dense control."""
+        """The work of the dense control."""
         if self.recipe.when == "before_training" or self.recipe.retrain.mode == "none":
             return 0
         return self.retraining(self.retrain_epochs)
 
     def pruning(self, method: Method, planned: PlannedRound) -> tuple[int, int]:
-        """Stages of one round's pruning, and the work of each."""
-        seams = PruningMethod.of(self.recipe, method)
-        each = count_units(seams.criterion, self.classes, self.images["fit"])
-        return len(seams.stages(planned.start, planned.density)), each
+        """The number of stages of one round's pruning, and the work of each."""
+        pruning_method = PruningMethod.of(self.recipe, method)
+        stages = pruning_method.stages(planned.start, planned.density)
+        stage_cost = count_units(pruning_method.criterion, self.classes, self.images["fit"])
+        return len(stages), stage_cost
 
     def scoring_memory(
         self, method: Method, shapes: Collection[Sequence[int]], parameters: int, activations: int
     ) -> int:
-        """Bytes in use while a criterion scores weights of these shapes, if it says what it holds;
-        see `estimate_costs`.
+        """Bytes in use while a criterion scores weights of these shapes; 0 for a criterion that
+        does not say what it holds. For the arguments see `estimate_costs`.
         """
         criterion = PruningMethod.of(self.recipe, method).criterion
         if not isinstance(criterion, EstimatesMemory):
             return 0
         images = min(choose_calibration(criterion, self.classes).images, self.images["fit"])
-        return 4 * (parameters + 2 * activations * min(BATCH, images)) + criterion.memory(
-            shapes, images
-        )
+        values = parameters + 2 * activations * min(BATCH, images)
+        return 4 * values + criterion.memory(shapes, images)
 
     def round(self, method: Method, planned: PlannedRound) -> int:
-        """One round."""
-        stages, each = self.pruning(method, planned)
+        """The work of one round."""
+        stages, stage_cost = self.pruning(method, planned)
         trained = self.retraining(planned.epochs[1] - planned.epochs[0]) if planned.epochs else 0
-        return stages * each + 2 * count_loss_images(self.images["fit"]) + self.measuring + trained
+        losses = 2 * count_loss_images(self.images["fit"])  # before and after the pruning
+        return stages * stage_cost + losses + self.measuring + trained
 
     @property
     def total(self) -> int:
-        """The whole job."""
-        planned = plan_rounds(self.recipe)
-        return (
-            self.dense
-            + self.control
-            + sum(self.round(method, one) for method in self.recipe.criteria for one in planned)
+        """The work of the whole job."""
+        planned_rounds = plan_rounds(self.recipe)
+        rounds = sum(
+            self.round(method, planned)
+            for method in self.recipe.criteria
+            for planned in planned_rounds
         )
+        return self.dense + self.control + rounds
 
 
 def count_split_images(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, int]:
     """Images by split after limits and the validation split, from the dataset's counts."""
-    train, test = recipe.limit.of("train", counts["train"]), recipe.limit.of("test", counts["test"])
+    train = recipe.limit.of("train", counts["train"])
+    test = recipe.limit.of("test", counts["test"])
     val = counts.get("val", 0)
     if not val:
         val = count_validation(train)
@@ -111,7 +117,7 @@ def count_split_images(recipe: Recipe, counts: Mapping[str, int]) -> dict[str, i
     return {"fit": train, "val": val, "test": test}
 
 
-def estimate_costs(
+def estimate_costs(  # noqa: PLR0913 (what is counted is by keyword)
     recipe: Recipe,
     counts: Mapping[str, int],
     *,
@@ -122,55 +128,39 @@ def estimate_costs(
     classes: int,
     evaluations: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """What a job will do: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
+    """The costs of a job: rounds, optimiser steps, FLOPs, memory in bytes, units of progress.
 
     `prunable` are the shapes of the prunable weights, `forward_flops` and `activations` (values
-    kept for the backward pass) those of one image, `evaluations` the units of what follows, by
-    name. Raises `BudgetError` when a target cannot be reached or a round would be retrained
-    although it removes nothing, `ParameterError` when the rounds of a gradual run do not fit into
-    its epochs.
+    kept for the backward pass) are those of one image, `evaluations` are the units of the
+    evaluations that follow, by name. Raises `BudgetError` when a target cannot be reached or a
+    round would be retrained although it removes nothing, `ParameterError` when the rounds of a
+    gradual run do not fit into its epochs.
     """
     refuse_repeated(recipe)
     images = count_split_images(recipe, counts)
     costs = Costs(recipe, images, classes)
-    planned = plan_rounds(recipe)
-    if len(planned) * len(recipe.criteria) > MAX_ROUNDS:
-        raise BudgetError(
-            f"{len(planned) * len(recipe.criteria)} rounds; at most {MAX_ROUNDS} in one job",
-            pointer="/schedule",
-        )
-    _check_counts(recipe, planned, sum(math.prod(shape) for shape in prunable))
-    replayed = recipe.when == "before_training" or recipe.retrain.mode in (
-        "weight_rewind",
-        "lr_rewind",
-    )
-    training = recipe.train if recipe.train is not None and replayed else recipe.retrain
-    epochs = sum(one.epochs[1] - one.epochs[0] for one in planned if one.epochs) * len(
-        recipe.criteria
-    )
-    epochs += costs.retrain_epochs if costs.control else 0
-    batches = [count_steps_per_epoch(images["fit"], training.batch_size) * epochs]
-    batch = training.batch_size if epochs else 128
-    if recipe.train is not None:
-        batches.append(
-            count_steps_per_epoch(images["fit"], recipe.train.batch_size) * recipe.train.epochs
-        )
-        batch = max(batch, recipe.train.batch_size)
-    work = costs.total + sum((evaluations or {}).values())
+    planned_rounds = plan_rounds(recipe)
+    rounds = len(planned_rounds) * len(recipe.criteria)
+    if rounds > MAX_ROUNDS:
+        raise BudgetError(f"{rounds} rounds; at most {MAX_ROUNDS} in one job", pointer="/schedule")
+    _check_counts(recipe, planned_rounds, sum(math.prod(shape) for shape in prunable))
+    steps, largest_batch = _count_steps(costs, planned_rounds)
+    evaluation_units = dict(evaluations or {})
+    work = costs.total + sum(evaluation_units.values())
+    # Weights, gradients and two states of the optimiser; with distillation also the teacher.
     copies = 5 if recipe.retrain.distillation else 4
-    training_memory = 4 * (
-        copies * parameters + 2 * activations * min(batch, max(images["fit"], 1))
-    )
+    batch_images = min(largest_batch, max(images["fit"], 1))
+    training_memory = 4 * (copies * parameters + 2 * activations * batch_images)
     scoring_memory = max(
         costs.scoring_memory(method, prunable, parameters, activations)
         for method in recipe.criteria
     )
     return {
-        "rounds": len(planned) * len(recipe.criteria),
+        "rounds": rounds,
         "checkpoints": len(recipe.targets.sparsity) * len(recipe.criteria),
-        "steps": sum(batches),
+        "steps": steps,
         "units": work,
-        "evaluations": dict(evaluations or {}),
+        "evaluations": evaluation_units,
         "flops": work * forward_flops,
         "memory_bytes": max(training_memory, scoring_memory),
         "images": images,
@@ -178,56 +168,80 @@ def estimate_costs(
     }
 
 
-def _check_counts(recipe: Recipe, planned: Sequence[PlannedRound], prunable: int) -> None:
-    """What rounding to whole weights makes of the rounds."""
-    kept, reached = prunable, True
-    for one in planned:
-        before, kept = prunable if one.restart else kept, count_to_keep(prunable, one.density)
-        if kept == prunable and one.target is not None:
+def _count_steps(costs: Costs, planned_rounds: Sequence[PlannedRound]) -> tuple[int, int]:
+    """The optimiser steps of all trainings of a job, and the largest batch of images."""
+    recipe, fit = costs.recipe, costs.images["fit"]
+    replayed = recipe.when == "before_training" or recipe.retrain.mode in (
+        "weight_rewind",
+        "lr_rewind",
+    )
+    training = recipe.train if recipe.train is not None and replayed else recipe.retrain
+    epochs_by_round = [planned.epochs for planned in planned_rounds if planned.epochs]
+    epochs = sum(stop - start for start, stop in epochs_by_round) * len(recipe.criteria)
+    if costs.control:
+        epochs += costs.retrain_epochs
+    steps = count_steps_per_epoch(fit, training.batch_size) * epochs
+    largest_batch = training.batch_size if epochs else EVAL_BATCH
+    if recipe.train is not None:
+        steps += count_steps_per_epoch(fit, recipe.train.batch_size) * recipe.train.epochs
+        largest_batch = max(largest_batch, recipe.train.batch_size)
+    return steps, largest_batch
+
+
+def _check_counts(recipe: Recipe, planned_rounds: Sequence[PlannedRound], prunable: int) -> None:
+    """Raise `BudgetError` for a round that removes nothing, once densities are rounded to whole
+    weights.
+    """
+    kept, after_target = prunable, True
+    for planned in planned_rounds:
+        before = prunable if planned.restart else kept
+        kept = count_to_keep(prunable, planned.density)
+        if kept == prunable and planned.target is not None:
             raise BudgetError(
-                f"sparsity {one.target:g} removes none of {prunable} weights",
+                f"sparsity {planned.target:g} removes none of {prunable} weights",
                 pointer="/targets/sparsity",
             )
         if kept == before and not may_be_empty(recipe):
-            raise build_empty_error(one, kept, prunable, after_target=reached)
-        reached = one.target is not None
+            raise build_empty_error(planned, kept, prunable, after_target=after_target)
+        after_target = planned.target is not None
 
 
 def may_be_empty(recipe: Recipe) -> bool:
-    """Whether rounds may remove nothing: those that cost no retraining of their own."""
+    """Whether rounds may remove nothing, as where they cost no retraining of their own."""
     return recipe.when == "before_training" or recipe.retrain.mode in ("none", "gradual")
 
 
 def build_empty_error(
-    one: PlannedRound, kept: int, total: int, *, after_target: bool
+    planned: PlannedRound, kept: int, total: int, *, after_target: bool
 ) -> BudgetError:
-    """The refusal of a round that removes nothing; `after_target`: it is the first of a stretch to
-    a target.
+    """The refusal of a round that removes nothing; `after_target` says that it is the first round
+    on the way to a target.
     """
+    at_fault = "/targets/sparsity" if after_target and planned.target is not None else "/schedule"
     return BudgetError(
-        f"round {one.number} at sparsity {one.sparsity:g} would be retrained but removes nothing: "
-        f"{kept} of {total} weights remain before it and after",
-        pointer="/targets/sparsity" if after_target and one.target is not None else "/schedule",
+        f"round {planned.number} at sparsity {planned.sparsity:g} would be retrained but removes "
+        f"nothing: {kept} of {total} weights remain before it and after",
+        pointer=at_fault,
     )
 
 
 def list_warnings(recipe: Recipe) -> list[str]:
-    """What the job will warn of, as far as the recipe tells; each once, the criterion's label in
+    """The warnings of a job that follow from its recipe alone, each once, the criterion's label in
     front.
 
     >>> from pruning.schemas.recipe import Targets
     >>> recipe = Recipe(
     ...     criterion={"name": "obd", "params": {"pi": 1}}, targets=Targets(sparsity=(0.9,))
     ... )
-    >>> [caution[:53] for caution in list_warnings(recipe)]
+    >>> [warning[:53] for warning in list_warnings(recipe)]
     ['obd: a single stage removes more than 50% of the weig']
     """
-    found = [
-        f"{label}: {caution}"
-        for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True)
-        for one in plan_rounds(recipe)
-        for caution in PruningMethod.of(recipe, method).cautions(
-            one.start, one.density, recipe.retrain.mode
-        )
-    ]
-    return list(dict.fromkeys(found))
+    warnings = []
+    for label, method in zip(label_criteria(recipe), recipe.criteria, strict=True):
+        pruning_method = PruningMethod.of(recipe, method)
+        for planned in plan_rounds(recipe):
+            cautions = pruning_method.list_cautions(
+                planned.start, planned.density, recipe.retrain.mode
+            )
+            warnings += [f"{label}: {caution}" for caution in cautions]
+    return list(dict.fromkeys(warnings))

@@ -22,8 +22,8 @@ from pruning.sparsifiers import sparsifiers
 from pruning.types import Allocation, Granularity, Sparsifier
 
 TRUST = 0.5
-"""A local loss model is not trusted with a stage that removes more than this fraction of the
-weights that remain.
+"""The largest fraction of the remaining weights that a stage may remove before a local loss model
+is not trusted with it.
 """
 
 
@@ -38,26 +38,29 @@ class PruningMethod:
 
     @staticmethod
     def of(recipe: Recipe, method: Method) -> PruningMethod:
-        """Those of a recipe for one of its criteria; what it leaves open is the criterion's own."""
+        """The four choices of a recipe for one of its criteria; where the recipe leaves one open,
+        the granularity's or the criterion's own is taken.
+        """
         criterion = criteria.create(method.name, method.params)
         chosen = recipe.granularity or Method(name=getattr(criterion, "granularity", "weight"))
         granularity = granularities.create(chosen.name, chosen.params)
-        own = getattr(granularity, "allocation", getattr(criterion, "allocation", "global"))
-        allocation = recipe.allocation or Method(name=own)
-        drawn = getattr(criterion, "sparsifier", "top_k")
-        sparsifier = recipe.sparsifier or (
-            drawn if isinstance(drawn, Method) else Method(name=drawn)
-        )
+        own_allocation = getattr(criterion, "allocation", "global")
+        own_allocation = getattr(granularity, "allocation", own_allocation)
+        allocation = recipe.allocation or Method(name=own_allocation)
+        own_sparsifier = getattr(criterion, "sparsifier", "top_k")
+        if not isinstance(own_sparsifier, Method):
+            own_sparsifier = Method(name=own_sparsifier)
+        sparsifier = recipe.sparsifier or own_sparsifier
         return PruningMethod(
-            criterion,
-            allocations.create(allocation.name, allocation.params),
-            sparsifiers.create(sparsifier.name, sparsifier.params),
-            granularity,
+            criterion=criterion,
+            allocation=allocations.create(allocation.name, allocation.params),
+            sparsifier=sparsifiers.create(sparsifier.name, sparsifier.params),
+            granularity=granularity,
         )
 
     @property
     def compacts(self) -> bool:
-        """Whether the network becomes smaller: channels are removed as a whole."""
+        """Whether the network becomes smaller, because channels are removed as a whole."""
         return getattr(self.granularity, "compacts", False)
 
     def stages(self, start: float, target: float) -> Sequence[float]:
@@ -66,46 +69,43 @@ class PruningMethod:
             return [target]
         return self.criterion.stage_densities(start, target)
 
-    def cautions(self, start: float, target: float, retraining: str) -> list[str]:
-        """What a user should know of this pruning before it is retrained so."""
-        lost = isinstance(self.criterion, CompensatesRemoval) and retraining == "weight_rewind"
-        found = [
-            self._locality(start, target),
-            "rewinding the weights undoes what the criterion changed in those that "
-            "remain; only its choice of weights counts"
-            if lost
-            else None,
-        ]
-        return [caution for caution in found if caution is not None]
+    def list_cautions(self, start: float, target: float, retraining: str) -> list[str]:
+        """The cautions to a user about a round from density `start` to `target` whose retraining
+        has the mode `retraining`.
+        """
+        cautions = []
+        if self._oversteps_trust(start, target):
+            penalty = ", or a larger lambda," if hasattr(self.criterion, "lambda_") else ""
+            cautions.append(
+                f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = "
+                f"{len(self.stages(start, target))}): a local model of the loss is not to be "
+                "trusted that far; exponential stages with pi of log2(density before / density "
+                f"after) or more{penalty} help"
+            )
+        if isinstance(self.criterion, CompensatesRemoval) and retraining == "weight_rewind":
+            cautions.append(
+                "rewinding the weights undoes what the criterion changed in those that remain; "
+                "only its choice of weights counts"
+            )
+        return cautions
 
-    def _locality(self, start: float, target: float) -> str | None:
-        """A local loss model used far from where it was made."""
+    def _oversteps_trust(self, start: float, target: float) -> bool:
+        """Whether a local loss model is used in a stage too far from where it was made."""
         if not isinstance(self.criterion, PredictsLossChange):
-            return None
+            return False
         stages = self.stages(start, target)
-        removed = max(
-            1 - after / before for before, after in zip([start, *stages], stages, strict=False)
-        )
-        if removed <= TRUST:
-            return None
-        penalty = ", or a larger lambda," if hasattr(self.criterion, "lambda_") else ""
-        return (
-            f"a single stage removes more than {TRUST:.0%} of the weights that remain (pi = "
-            f"{len(stages)}): a local "
-            "model of the loss is not to be trusted that far; exponential stages with pi of "
-            "log2(density before / "
-            f"density after) or more{penalty} help"
-        )
+        steps = zip([start, *stages], stages, strict=False)
+        return max(1 - after / before for before, after in steps) > TRUST
 
 
 def refuse_repeated(recipe: Recipe) -> None:
     """Raise `ParameterError` where two criteria are the same, defaults written in."""
-    found: list[Criterion] = []
+    earlier: list[Criterion] = []
     for method in recipe.criteria:
         criterion = criteria.create(method.name, method.params)
-        if criterion in found:
+        if criterion in earlier:
             raise ParameterError(
                 f"{method.name} is listed twice with the same parameters, defaults included",
                 pointer="/criterion",
             )
-        found.append(criterion)
+        earlier.append(criterion)

@@ -9,16 +9,16 @@ from pruning.schedules import schedules
 from pruning.schemas.recipe import Recipe
 
 READ_UNRETRAINED = frozenset({"approximation"})
-"""Evaluations of the networks right after pruning."""
+"""The evaluations that read the networks right after pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRound:
-    """One prune-and-retrain round."""
+    """A prune-and-retrain round."""
 
     number: int
     start: float
-    """Density before."""
+    """The density before the round."""
     density: float
     sparsity: float
     target: float | None
@@ -28,13 +28,13 @@ class PlannedRound:
     epochs: tuple[int, int] | None
     """First epoch and end of its retraining within the schedule; None where it is not retrained."""
     trained_epochs: int
-    """Epochs of retraining that its weights have had since they were given or rewound, this round's
-    included.
+    """The epochs of retraining that its weights have had since they were given or rewound, with
+    this round's.
     """
 
     @property
     def retrained(self) -> bool:
-        """Whether retraining follows."""
+        """Whether retraining follows the pruning."""
         return self.epochs is not None
 
 
@@ -52,13 +52,11 @@ def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
         for index, density in enumerate(densities):
             final = density == target
             restart = not planned or (recipe.independent and index == 0)
-            epochs = _epochs(recipe, index, len(densities))
-            afresh = (
-                restart
-                or recipe.when == "before_training"
-                or recipe.retrain.mode == "weight_rewind"
-            )
-            before = 0 if afresh else planned[-1].trained_epochs
+            epochs = _find_round_epochs(recipe, index, len(densities))
+            trained_epochs = epochs[1] - epochs[0] if epochs else 0
+            rewound = recipe.when == "before_training" or recipe.retrain.mode == "weight_rewind"
+            if not restart and not rewound:
+                trained_epochs += planned[-1].trained_epochs
             planned.append(
                 PlannedRound(
                     number=len(planned) + 1,
@@ -68,7 +66,7 @@ def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
                     target=sparsity if final else None,
                     restart=restart,
                     epochs=epochs,
-                    trained_epochs=before + (epochs[1] - epochs[0] if epochs else 0),
+                    trained_epochs=trained_epochs,
                 )
             )
             start = density
@@ -76,25 +74,22 @@ def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
 
 
 def keeps_unretrained(recipe: Recipe, planned: PlannedRound) -> bool:
-    """Whether a round keeps the weights right after pruning beside the retrained ones: of targets,
-    where they are read.
+    """Whether a round keeps the weights right after pruning beside the retrained ones, as rounds to
+    targets do where an evaluation reads them.
 
-    Before training there are none: what is pruned then is the initialisation.
+    A job that prunes before training keeps none: it prunes the initialisation.
     """
-    read = recipe.evaluations is None or any(
-        method.name in READ_UNRETRAINED for method in recipe.evaluations
-    )
-    return (
-        read
-        and planned.retrained
-        and planned.target is not None
-        and recipe.when == "after_training"
-    )
+    if recipe.when == "before_training" or not planned.retrained or planned.target is None:
+        return False
+    if recipe.evaluations is None:
+        return True
+    return any(method.name in READ_UNRETRAINED for method in recipe.evaluations)
 
 
 def find_training_epochs(recipe: Recipe) -> tuple[int, int] | None:
-    """First epoch and end of one whole retraining: the dense control's, and a round's unless the
-    mode is `gradual`.
+    """First epoch and end of one whole retraining; None where there is none.
+
+    The dense control has these epochs, and every round unless the mode is `gradual`.
     """
     train, retrain = recipe.train, recipe.retrain
     if recipe.when == "before_training":
@@ -107,18 +102,23 @@ def find_training_epochs(recipe: Recipe) -> tuple[int, int] | None:
     return retrain.rewind_epoch, retrain.epochs
 
 
-def _epochs(recipe: Recipe, index: int, rounds: int) -> tuple[int, int] | None:
-    """Those of round `index` of the `plan_rounds` to a target."""
+def _find_round_epochs(recipe: Recipe, index: int, rounds: int) -> tuple[int, int] | None:
+    """First epoch and end of the retraining of round `index` of the `rounds` to a target."""
     if recipe.when == "before_training" and index < rounds - 1:
         return None
     if recipe.when == "before_training" or recipe.retrain.mode != "gradual":
         return find_training_epochs(recipe)
-    pruning = recipe.retrain.pruning_epochs
-    if rounds > pruning:
+    # A gradual retraining is one run: the rounds share its epochs of pruning, and the last one
+    # trains to the end.
+    pruning_epochs = recipe.retrain.pruning_epochs
+    if rounds > pruning_epochs:
+        field = "epochs" if recipe.retrain.prune_epochs is None else "prune_epochs"
         raise ParameterError(
-            f"{rounds} rounds do not fit into {pruning} epochs of pruning: each needs one at least",
-            pointer=f"/retrain/{'epochs' if recipe.retrain.prune_epochs is None else 'prune_epochs'}",
+            f"{rounds} rounds do not fit into {pruning_epochs} epochs of pruning: each needs at "
+            "least one",
+            pointer=f"/retrain/{field}",
         )
-    return index * pruning // rounds, (
-        index + 1
-    ) * pruning // rounds if index < rounds - 1 else recipe.retrain.epochs
+    start = index * pruning_epochs // rounds
+    if index == rounds - 1:
+        return start, recipe.retrain.epochs
+    return start, (index + 1) * pruning_epochs // rounds

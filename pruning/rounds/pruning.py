@@ -1,6 +1,4 @@
-"""One pruning round: evidence, score, allocate, sparsify, in as many stages as the criterion asks
-for.
-"""
+"""A pruning round: evidence, score, allocate, sparsify, in stages where the criterion asks."""
 
 from __future__ import annotations
 
@@ -16,32 +14,32 @@ from pruning.evidence.criterion import CompensatesRemoval, Criterion, PredictsLo
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.layer_inputs import LayerInputs
 from pruning.masks import apply_masks_, density
+from pruning.measurement.objective import LARGEST_LOSS, limit_losses
 from pruning.rounds.method import PruningMethod
 from pruning.types import Masks, Scores, Selection
-
-LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
 class StageLoss:
-    """What a loss model predicted for one stage, and what came of it on the same calibration
-    images.
+    """The change of the loss that a loss model predicted for one stage, and the losses measured on
+    the same calibration images.
     """
 
     sparsity: float
     predicted: float
-    """Modelled change of the mean loss in this stage."""
+    """The modelled change of the mean loss in this stage."""
     before: float
-    """Mean loss before the stage, before its weights are removed."""
+    """The mean loss before the stage, before its weights are removed."""
     after: float
+    """The mean loss right after the stage."""
     images: int
 
 
-def prune_(
+def prune_(  # noqa: PLR0913 (the callbacks are by keyword)
     model: nn.Module,
     masks: Masks,
     target: float,
-    seams: PruningMethod,
+    method: PruningMethod,
     evidence: Callable[[Masks, int], Evidence],
     *,
     generator: Generator,
@@ -51,90 +49,122 @@ def prune_(
     """Prune the model in place to density `target` (of all prunable weights) and return the new
     masks.
 
-    Masks are nested: what `masks` prune stays pruned. `evidence(masks, stage)` gives what the
-    criterion may know at each stage, of this model at its current point; `on_stage` is told after
-    each, with the losses where the criterion models them. Raises `ScoreError` for scores that
-    cannot be ranked, `BudgetError` for a density that cannot be reached.
+    Masks are nested: what `masks` prune stays pruned. `evidence(masks, stage)` is what the
+    criterion may know of this model at its current point; `on_stage` is called after each stage,
+    with the losses where the criterion models them. Raises `ScoreError` for scores that cannot be
+    ranked, `BudgetError` for a density that cannot be reached.
     """
-    for number, stage in enumerate(seams.stages(density(masks), target)):
-        found = evidence(masks, number)
-        scores = mask_scores(found, seams.criterion.score(found))
-        selected = seams.granularity.select(
+    for number, stage_density in enumerate(method.stages(density(masks), target)):
+        stage_evidence = evidence(masks, number)
+        scores = mask_scores(stage_evidence, method.criterion.score(stage_evidence))
+        selected = method.granularity.select(
             Selection(
                 model=model,
-                weights=found.weights,
+                weights=stage_evidence.weights,
                 scores=scores,
                 masks=masks,
-                density=stage,
-                allocation=seams.allocation,
-                sparsifier=seams.sparsifier,
+                density=stage_density,
+                allocation=method.allocation,
+                sparsifier=method.sparsifier,
                 generator=generator,
-                shape=lambda found=found: found.shape,  # type: ignore[misc]
-                view=LayerInputs(found),
+                # The default binds this stage's evidence: the next stage has another.
+                shape=lambda evidence=stage_evidence: evidence.shape,  # type: ignore[misc]
+                view=LayerInputs(stage_evidence),
             )
         )
-        for name, reason in selected.left_dense.items() if number == 0 else ():
-            warn(f"{name} is left dense: {reason}")
-        on_stage(_step(model, found, selected.masks, selected.weights, seams.criterion))
+        if number == 0:
+            for name, reason in selected.left_dense.items():
+                warn(f"{name} is left dense: {reason}")
+        stage_loss = _remove_weights_(
+            model,
+            selected.masks,
+            selected.weights,
+            evidence=stage_evidence,
+            criterion=method.criterion,
+        )
+        on_stage(stage_loss)
         masks = selected.masks
     return masks
 
 
-def _step(
-    model: nn.Module, evidence: Evidence, masks: Masks, weights: Scores, criterion: Criterion
+def _remove_weights_(
+    model: nn.Module, masks: Masks, weights: Scores, *, evidence: Evidence, criterion: Criterion
 ) -> StageLoss | None:
-    """Put the selected weights into the model; the evidence is of the point before."""
+    """Put the selected weights into the model, and return what a loss model says about it.
+
+    The evidence is that of the point before: predictions are made while the model is still there.
+    """
     if isinstance(criterion, CompensatesRemoval):
         weights = criterion.compensate(evidence, masks)
-    modelled = isinstance(criterion, PredictsLossChange)
-    predicted = (
-        criterion.predict(evidence, masks) if isinstance(criterion, PredictsLossChange) else 0.0
+    if not isinstance(criterion, PredictsLossChange):
+        _assign_weights_(model, weights, masks)
+        return None
+    predicted = criterion.predict(evidence, masks)
+    before = evidence.losses()
+    _assign_weights_(model, weights, masks)
+    after = evidence.losses()
+    return StageLoss(
+        sparsity=1.0 - density(masks),
+        predicted=_limit_finite(predicted),
+        before=_average_losses(before),
+        after=_average_losses(after),
+        images=len(after),
     )
-    before = evidence.losses() if modelled else None
+
+
+def _assign_weights_(model: nn.Module, weights: Scores, masks: Masks) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             model.get_parameter(name).copy_(weight)
     apply_masks_(model, masks)
-    if before is None:
-        return None
-    after = evidence.losses()
-    return StageLoss(
-        1.0 - density(masks), _finite(predicted), _mean(before), _mean(after), len(after)
-    )
 
 
-def _mean(losses: Tensor) -> float:
-    """The mean; a network that overflows counts as the largest float32."""
-    return float(torch.nan_to_num(losses.double(), nan=math.inf).clamp_max(LARGEST).mean())
+def _average_losses(losses: Tensor) -> float:
+    """The mean loss, finite also for a network that overflows."""
+    return float(limit_losses(losses.double()).mean())
 
 
-def _finite(value: float) -> float:
-    return min(LARGEST, max(-LARGEST, LARGEST if math.isnan(value) else value))
+def _limit_finite(value: float) -> float:
+    """The value between the smallest and the largest finite float32; nan counts as the largest."""
+    if math.isnan(value):
+        return LARGEST_LOSS
+    return min(LARGEST_LOSS, max(-LARGEST_LOSS, value))
 
 
 def mask_scores(evidence: Evidence, scores: Scores) -> Scores:
-    """The scores with -inf for what is pruned already; checks names, shapes and finiteness."""
+    """The scores with -inf for what is pruned already.
+
+    Raises `ScoreError` for scores of other weights, of another shape, or that are not finite.
+    """
     if set(scores) != set(evidence.weights):
         raise ScoreError(f"scores for {sorted(scores)}, expected {sorted(evidence.weights)}")
     alive: Scores = {}
     for name, weight in evidence.weights.items():
         score = scores[name]
-        if score.dim() != weight.dim() or any(
-            s not in (1, w) for s, w in zip(score.shape, weight.shape, strict=True)
-        ):
+        if not _broadcasts(score.shape, weight.shape):
             raise ScoreError(
                 f"{name}: a score of shape {tuple(score.shape)} does not broadcast to "
                 f"{tuple(weight.shape)}"
             )
+        # The extremes tell whether all are finite without a copy of a large score; nan fails both.
         lowest, highest = score.aminmax()
         if not (float(lowest) > -math.inf and float(highest) < math.inf):
-            raise ScoreError(
-                f"{name}: {int((~torch.isfinite(score)).sum())} scores are no finite numbers"
-            )
-        alive[name] = score.masked_fill(~_any_alive(evidence.masks[name], score), -math.inf)
+            broken = int((~torch.isfinite(score)).sum())
+            raise ScoreError(f"{name}: {broken} scores are not finite")
+        remaining = _reduce_mask(evidence.masks[name], score)
+        alive[name] = score.masked_fill(~remaining, -math.inf)
     return alive
 
 
-def _any_alive(mask: Tensor, score: Tensor) -> Tensor:
+def _broadcasts(score_shape: torch.Size, weight_shape: torch.Size) -> bool:
+    """Whether a score has as many dimensions as its weight, each of the same size or of size 1."""
+    if len(score_shape) != len(weight_shape):
+        return False
+    sizes = zip(score_shape, weight_shape, strict=True)
+    return all(score_size in (1, weight_size) for score_size, weight_size in sizes)
+
+
+def _reduce_mask(mask: Tensor, score: Tensor) -> Tensor:
+    """The mask in the shape of the score: True where any weight that the score is for remains."""
     dims = [dim for dim, size in enumerate(score.shape) if size != mask.shape[dim]]
     return mask.amax(dims, keepdim=True) if dims else mask

@@ -1,6 +1,4 @@
-"""Whether patterns and channels allow the targets of a recipe: found out before the job runs, with
-random scores.
-"""
+"""A rehearsal before a job runs, with random scores: whether patterns allow its targets."""
 
 from __future__ import annotations
 
@@ -20,90 +18,98 @@ from pruning.schemas.recipe import Recipe
 from pruning.types import Scores, Selection, Shape
 
 LARGEST = 50_000_000
-"""Prunable weights of a network that is rehearsed; with larger ones the job itself finds out."""
+"""The most prunable weights of a network that is rehearsed; with a larger one the job finds out."""
 ROUNDS = 100
-"""Of a job with more, only the rounds that end at targets are rehearsed."""
+"""The most rounds that are rehearsed; of a longer job only those that end at targets are."""
 DRAWS = 5
-"""Of random scores: a round is refused as empty only where it is with each, as which channels go
-may decide how many.
+"""The draws of random scores: a round is refused as empty only where it is empty with each of them,
+as the choice of channels may decide how many are removed.
 """
 
 
 def rehearse(model: nn.Module, recipe: Recipe, shape: Shape) -> list[str]:
-    """Prune an untrained network by random scores, and tell which layers are left dense, and why.
+    """Prune an untrained network by random scores, and return which layers are left dense, and why.
 
     Single weights can be pruned to any density: only other granularities are tried. Raises what the
-    job would raise: `BudgetError` for a density that cannot be had, `ParameterError` for choices
-    that do not go together, `StructureError` for a network whose channels cannot be told apart.
-    `BudgetError` too where a round would be retrained but removes nothing, because what goes
-    together is larger than the step from the round before.
+    job would raise: `BudgetError` for a density that cannot be reached, `ParameterError` for
+    choices that do not go together, `StructureError` for a network whose channels cannot be
+    distinguished. `BudgetError` too where a round would be retrained but removes nothing, because
+    the weights that can only be removed together are more than the step from the round before.
 
     >>> from pruning.schemas.recipe import Targets
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> recipe = Recipe(granularity={"name": "n_m"}, targets=Targets(sparsity=(0.5,)))
     >>> rehearse(net, recipe, (1, 2, 2))
     []
-    >>> rehearse(net, recipe.model_copy(update={"targets": Targets(sparsity=(0.9,))}), (1, 2, 2))
+    >>> recipe = recipe.model_copy(update={"targets": Targets(sparsity=(0.9,))})
+    >>> rehearse(net, recipe, (1, 2, 2))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    pruning.errors.BudgetError: density 0.1 cannot be had with 2:4: the least is 0.5, and any above it
+    pruning.errors.BudgetError: density 0.1 cannot be ... with 2:4: the least is 0.5...
     """
     weights = {
         name: weight.detach() for name, weight in find_prunable(model, recipe.exclude).items()
     }
     if sum(weight.numel() for weight in weights.values()) > LARGEST:
         return []
-    planned = plan_rounds(recipe)
-    if may_be_empty(recipe) or len(planned) > ROUNDS:
-        planned = [one for one in planned if one.target is not None]
-    found: dict[str, str] = {}
-    tried: list[PruningMethod] = []
-    for method in recipe.criteria:
-        seams = PruningMethod.of(recipe, method)
-        same = any(
-            (one.granularity, one.allocation) == (seams.granularity, seams.allocation)
-            for one in tried
-        )
-        if same or isinstance(seams.granularity, Weight):
-            continue
-        tried.append(seams)
+    planned_rounds = plan_rounds(recipe)
+    if may_be_empty(recipe) or len(planned_rounds) > ROUNDS:
+        planned_rounds = [planned for planned in planned_rounds if planned.target is not None]
+    reasons: dict[str, str] = {}
+    for method in _list_methods(recipe):
         refusals: dict[int, BudgetError] = {}
         for seed in range(DRAWS):
-            generator = torch.Generator().manual_seed(seed)
-            empties, left_dense = _cascade(
+            empty_rounds, left_dense = _rehearse_rounds(
                 model,
                 weights,
-                planned=planned,
-                seams=seams,
+                planned_rounds=planned_rounds,
+                method=method,
                 independent=recipe.independent,
                 shape=shape,
-                generator=generator,
+                generator=torch.Generator().manual_seed(seed),
             )
-            found |= left_dense
+            reasons |= left_dense
+            # Only rounds that were empty with every draw so far remain refused.
             refusals = {
                 number: error
-                for number, error in empties.items()
+                for number, error in empty_rounds.items()
                 if seed == 0 or number in refusals
             }
             if may_be_empty(recipe) or not refusals:
                 break
         else:
             raise refusals[min(refusals)]
-    return [f"{name} is left dense: {reason}" for name, reason in found.items()]
+    return [f"{name} is left dense: {reason}" for name, reason in reasons.items()]
 
 
-def _cascade(
+def _list_methods(recipe: Recipe) -> list[PruningMethod]:
+    """The methods of a recipe that are rehearsed: those that random scores distinguish, without
+    single weights.
+    """
+    methods: list[PruningMethod] = []
+    for criterion in recipe.criteria:
+        method = PruningMethod.of(recipe, criterion)
+        repeated = any(
+            earlier.granularity == method.granularity and earlier.allocation == method.allocation
+            for earlier in methods
+        )
+        if not repeated and not isinstance(method.granularity, Weight):
+            methods.append(method)
+    return methods
+
+
+def _rehearse_rounds(
     model: nn.Module,
     weights: Scores,
     *,
-    planned: Sequence[PlannedRound],
-    seams: PruningMethod,
+    planned_rounds: Sequence[PlannedRound],
+    method: PruningMethod,
     independent: bool,
     shape: Shape,
     generator: Generator,
 ) -> tuple[dict[int, BudgetError], Mapping[str, str]]:
-    """By number the refusals of the rounds that remove nothing, with one draw of scores for all;
-    and what is left dense.
+    """The refusals of the rounds that remove nothing, by number, with one draw of scores for all
+    rounds; and the layers that the last round leaves dense, with the reasons.
     """
     scores = {
         name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()
@@ -111,21 +117,22 @@ def _cascade(
     total = sum(weight.numel() for weight in weights.values())
     refusals: dict[int, BudgetError] = {}
     left_dense: Mapping[str, str] = {}
-    masks, kept, reached = build_full_masks(weights), total, True
-    for one in planned:
-        if independent and reached:
+    masks, kept = build_full_masks(weights), total
+    after_target = True
+    for planned in planned_rounds:
+        if independent and after_target:
             masks, kept = build_full_masks(weights), total
         alive = {name: score.masked_fill(~masks[name], -math.inf) for name, score in scores.items()}
         try:
-            selected = seams.granularity.select(
+            selected = method.granularity.select(
                 Selection(
                     model=model,
                     weights=weights,
                     scores=alive,
                     masks=masks,
-                    density=one.density,
-                    allocation=seams.allocation,
-                    sparsifier=seams.sparsifier,
+                    density=planned.density,
+                    allocation=method.allocation,
+                    sparsifier=method.sparsifier,
                     generator=generator,
                     shape=lambda: shape,
                 )
@@ -133,8 +140,11 @@ def _cascade(
         except BudgetError as error:
             raise BudgetError(error.message, pointer=error.pointer or "/targets/sparsity") from None
         masks, left_dense = selected.masks, selected.left_dense
-        before, kept = kept, sum(count_kept(select_weight_masks(masks)).values())
+        before = kept
+        kept = sum(count_kept(select_weight_masks(masks)).values())
         if kept == before:
-            refusals[one.number] = build_empty_error(one, kept, total, after_target=reached)
-        reached = one.target is not None
+            refusals[planned.number] = build_empty_error(
+                planned, kept, total, after_target=after_target
+            )
+        after_target = planned.target is not None
     return refusals, left_dense

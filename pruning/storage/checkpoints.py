@@ -3,9 +3,9 @@ tensor.
 
 `<name>.bitmask` (uint8): the mask over the flattened tensor in row-major order, eight to a byte,
 most significant bit first. `<name>.values` (1-D): the remaining weights in that order. Other
-tensors as they are. The metadata entry `secateur` is JSON: `{"format": "sparse", "version": 1,
-"tensors": {name: {"shape": [...], "dtype": "float32"}}, ...}`. One metadata entry only: the order
-of several is not defined, and equal networks shall give equal files.
+tensors are stored as they are. The metadata entry `secateur` is JSON: `{"format": "sparse",
+"version": 1, "tensors": {name: {"shape": [...], "dtype": "float32"}}, ...}`. There is one metadata
+entry only: the order of several is not defined, and equal networks shall make equal files.
 """
 
 from __future__ import annotations
@@ -46,58 +46,47 @@ def write_sparse(path: Path, state: Mapping[str, Tensor], masks: Masks, **info: 
         mask = masks[name].cpu()
         if bool(tensor[~mask].count_nonzero()):
             raise CheckpointError(f"{name}: a pruned weight is not zero")
-        tensors[f"{name}.bitmask"] = _pack(mask)
+        tensors[f"{name}.bitmask"] = _pack_bits(mask)
         tensors[f"{name}.values"] = tensor[mask]
-    _write(path, tensors, "sparse", _describe(state, masks), info)
+    _write(path, tensors, "sparse", described=_describe_tensors(state, masks), info=info)
 
 
 def read_sparse(path: Path) -> dict[str, Tensor]:
-    """The dense state dict of a sparse checkpoint, zeros where it was pruned; exact."""
+    """The dense state dict of a sparse checkpoint: exact, zeros where it was pruned."""
     state, described = _read(path, "sparse")
-    for name, one in described.items():
-        mask, values = (
-            _unpack(name, state.pop(f"{name}.bitmask", None), one.shape),
-            state.pop(f"{name}.values", None),
-        )
-        if values is None or values.shape != (int(mask.sum()),) or _dtype(values) != one.dtype:
-            found = "no" if values is None else f"{_dtype(values)} {tuple(values.shape)}"
+    for name, description in described.items():
+        mask = _unpack_bits(name, state.pop(f"{name}.bitmask", None), description.shape)
+        values = state.pop(f"{name}.values", None)
+        kept = int(mask.sum())
+        if values is None or values.shape != (kept,) or _name_dtype(values) != description.dtype:
             raise CheckpointError(
-                f"{name}: {int(mask.sum())} bits are set for {one.dtype}, but there are {found} "
-                "values"
+                f"{name}: {kept} bits are set for {description.dtype}, but there are "
+                f"{_describe_tensor(values)} values"
             )
-        state[name] = torch.zeros(one.shape, dtype=values.dtype).masked_scatter_(mask, values)
+        dense = torch.zeros(description.shape, dtype=values.dtype)
+        state[name] = dense.masked_scatter_(mask, values)
     return state
 
 
 def write_dense(path: Path, state: Mapping[str, Tensor], **info: Any) -> None:
     """Write a plain state dict with its zeros; it loads anywhere."""
-    _write(
-        path,
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        "dense",
-        {},
-        info,
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    _write(path, tensors, "dense", described={}, info=info)
 
 
 def write_masks(path: Path, masks: Masks, **info: Any) -> None:
     """Write the bitmasks alone."""
     shapes = {name: {"shape": list(mask.shape)} for name, mask in masks.items()}
-    _write(
-        path,
-        {f"{name}.bitmask": _pack(mask.cpu()) for name, mask in masks.items()},
-        "masks",
-        shapes,
-        info,
-    )
+    bits = {f"{name}.bitmask": _pack_bits(mask.cpu()) for name, mask in masks.items()}
+    _write(path, bits, "masks", described=shapes, info=info)
 
 
 def read_masks(path: Path) -> Masks:
     """The masks of a `masks` or `sparse` file."""
     tensors, described = _read(path, None)
     return {
-        name: _unpack(name, tensors.get(f"{name}.bitmask"), one.shape)
-        for name, one in described.items()
+        name: _unpack_bits(name, tensors.get(f"{name}.bitmask"), description.shape)
+        for name, description in described.items()
     }
 
 
@@ -106,59 +95,68 @@ WRITERS: dict[str, Callable[..., None]] = {
     "dense": lambda path, state, masks, **info: write_dense(path, state, **info),
     "masks": lambda path, state, masks, **info: write_masks(path, masks, **info),
 }
+"""The writer of each format by its name; each is called with path, state, masks and `info`."""
 
 
 def save_durably(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors aside, flush to disk, rename: the file is whole or absent. Tied tensors are
-    written each.
+    """Write safetensors aside, flush to disk, rename: the file is whole or absent.
+
+    Tied tensors are written once for each name. Raises `OSError` for a disk that is full.
     """
     aside = path.with_name(f".{path.name}.part")
-    seen: dict[int, str] = {}
     try:
-        save_file(
-            {
-                name: tensor if seen.setdefault(tensor.data_ptr(), name) == name else tensor.clone()
-                for name, tensor in tensors.items()
-            },
-            aside,
-            metadata=metadata,
-        )
+        save_file(_separate_tied(tensors), aside, metadata=metadata)
     except SafetensorError as error:
         aside.unlink(missing_ok=True)
-        number = next(
-            (n for n in (errno.ENOSPC, errno.EDQUOT) if f"os error {n})" in str(error)), None
-        )
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number), str(path)) from None
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if f"os error {number})" in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from None
+        raise
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def _separate_tied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, copied where an earlier one has the same memory: safetensors refuses those."""
+    first_names: dict[int, str] = {}
+    separate: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        first_name = first_names.setdefault(tensor.data_ptr(), name)
+        separate[name] = tensor if first_name == name else tensor.clone()
+    return separate
 
 
 def _write(
     path: Path,
     tensors: Mapping[str, Tensor],
     format: str,
+    *,
     described: dict[str, Any],
     info: dict[str, Any],
 ) -> None:
+    """Write the tensors with one metadata entry: the format, the pruned tensors and `info`."""
     meta = {"format": format, "version": VERSION, "tensors": described, **info}
     save_durably(tensors, path, {"secateur": json.dumps(meta, sort_keys=True)})
 
 
 class _Described(BaseModel):
+    """A pruned tensor as the metadata describes it."""
+
     shape: tuple[NonNegativeInt, ...]
     dtype: str | None = None
 
 
 class _Meta(BaseModel):
+    """The metadata entry `secateur`."""
+
     format: str
     version: int
     tensors: dict[str, _Described]
 
 
 def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, _Described]]:
+    """The tensors of a file of the `format` (None: of any), and the descriptions of the pruned."""
     try:
         with safe_open(path, framework="pt") as file:
             meta = _Meta.model_validate_json((file.metadata() or {})["secateur"])
@@ -172,25 +170,31 @@ def _read(path: Path, format: str | None) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, meta.tensors
 
 
-def _describe(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
+def _describe_tensors(state: Mapping[str, Tensor], masks: Masks) -> dict[str, Any]:
     return {
-        name: {"shape": list(state[name].shape), "dtype": _dtype(state[name])} for name in masks
+        name: {"shape": list(state[name].shape), "dtype": _name_dtype(state[name])}
+        for name in masks
     }
 
 
-def _dtype(tensor: Tensor) -> str:
+def _describe_tensor(tensor: Tensor | None) -> str:
+    """The type and shape of a tensor for an error message, `no` for one that is missing."""
+    return "no" if tensor is None else f"{_name_dtype(tensor)} {tuple(tensor.shape)}"
+
+
+def _name_dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _pack(mask: Tensor) -> Tensor:
+def _pack_bits(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.numpy().reshape(-1), bitorder="big"))
 
 
-def _unpack(name: str, bits: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+def _unpack_bits(name: str, bits: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """The mask of the tensor `name` from its bits; `CheckpointError` for bits of another shape."""
     count = math.prod(shape)
     if bits is None or bits.dtype != torch.uint8 or bits.shape != ((count + 7) // 8,):
-        found = "no" if bits is None else f"{_dtype(bits)} {tuple(bits.shape)}"
-        raise CheckpointError(f"{name}: {found} bitmask for {count} weights")
+        raise CheckpointError(f"{name}: {_describe_tensor(bits)} bitmask for {count} weights")
     mask = np.unpackbits(bits.numpy(), bitorder="big").astype(bool)
     if mask[count:].any():
         raise CheckpointError(f"{name}: bits are set beyond the last of {count} weights")

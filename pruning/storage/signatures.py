@@ -1,4 +1,4 @@
-"""Telling file formats apart by their first bytes. Free of torch."""
+"""File formats recognised by their first bytes. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ def is_safetensors(head: bytes) -> bool:
     """Whether a file with these first nine bytes claims to be safetensors: the length of its
     header, then `{`.
 
-    Ask this before anything else: the length may look like another format's mark. 640 bytes of
-    header are 80 02, a pickle.
+    Ask this before anything else: the length may look like another format's mark. A header of 640
+    bytes begins with 80 02, as a pickle does.
 
     >>> is_safetensors(bytes([0x80, 0x02, 0, 0, 0, 0, 0, 0]) + b"{")
     True
     """
-    return (
-        len(head) >= 9
-        and struct.unpack("<Q", head[:8])[0] <= MAX_HEADER_BYTES
-        and head[8:9] == b"{"
-    )
+    if len(head) < 9:
+        return False
+    header_bytes = struct.unpack("<Q", head[:8])[0]
+    return header_bytes <= MAX_HEADER_BYTES and head[8:9] == b"{"
 
 
 def is_pickle(head: bytes) -> bool:

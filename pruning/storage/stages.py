@@ -1,4 +1,4 @@
-"""The finished parts of a job on disk: a stage that is there is not done again."""
+"""The finished parts of a job on disk: a stage whose file exists is not done again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ State = dict[str, Tensor]
 
 
 class Stages:
-    """A folder of stage files, each tensors and a JSON note, named by the recipe's digest and the
-    stage.
+    """A folder of stage files, each of tensors and a JSON note, named by the recipe's digest and
+    the stage.
 
     `on_saved(name, path)` and `on_dropped(name)` tell whoever keeps copies elsewhere.
     """
@@ -39,9 +39,8 @@ class Stages:
         return self.folder / f"{self._prefix}-{name}.safetensors"
 
     def load(self, name: str, prefix: str = "") -> tuple[State, dict[str, Any]] | None:
-        """Tensors (those whose names begin with `prefix`) and note of a stage.
-
-        None when the stage has not been finished, or its file is damaged.
+        """The tensors of a stage whose names begin with `prefix`, and its note; None when the stage
+        has not been finished, or its file is damaged.
         """
         path = self.path(name)
         if not path.exists():
@@ -58,11 +57,8 @@ class Stages:
     def save(self, name: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
         """Finish a stage: the file is whole before anyone sees it."""
         path = self.path(name)
-        save_durably(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-            path,
-            {"note": json.dumps(dict(note))},
-        )
+        stored = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_durably(stored, path, {"note": json.dumps(dict(note))})
         self._on_saved(path.name, path)
 
     def drop(self, name: str) -> None:
@@ -74,8 +70,8 @@ class Stages:
 
 
 class PartialTraining:
-    """The state inside a training as a stage of its own, dropped when the stage it belongs to is
-    finished.
+    """The state inside a training, as a stage of its own that is dropped when the stage of the
+    training is finished.
     """
 
     def __init__(self, stages: Stages, name: str) -> None:
@@ -86,9 +82,9 @@ class PartialTraining:
         return self._stages.load(self._name)
 
     def save(self, tensors: State, meta: dict[str, Any]) -> None:
-        """Keep a state; it replaces the one before."""
+        """Keep a state instead of the one before."""
         self._stages.save(self._name, tensors, meta)
 
     def drop(self) -> None:
-        """Forget it."""
+        """Forget the saved state."""
         self._stages.drop(self._name)

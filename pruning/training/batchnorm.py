@@ -1,24 +1,27 @@
-"""BatchNorm after pruning: its running statistics belong to the network before, and are taken anew
-where that helps.
+"""BatchNorm after pruning: its running statistics belong to the network before, and are estimated
+again where that helps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.data.tensors import Data, Split
-from pruning.measurement.objective import compute_losses as losses_of
+from pruning.measurement.objective import compute_losses, limit_losses
 from pruning.networks.modes import evaluate_mode
 from pruning.seeding import generator
 
 BATCH = 128
 BATCHES = 20
+"""The most batches from which statistics are estimated."""
 JUDGES = 1000
+"""The most images whose loss decides whether the new statistics are kept."""
 
 
 def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[str, float] | None:
@@ -27,48 +30,57 @@ def reestimate_(model: nn.Module, data: Data, seed: int, number: int) -> dict[st
 
     mean = (1/B) sum_b m_b, var = (1/B) sum_b v_b, m_b and v_b the mean and the unbiased variance of
     batch b: at most 20 batches of up to 128 training images, equal in size up to one image, without
-    augmentation (with masks smaller ones, of two images at least). The mean loss of up to 1,000
-    other training images decides (of two images, one does both). Nothing else changes: weights,
-    modes and `momentum`. Layers in eval mode or with frozen weights take part, as their statistics
-    too are of activations that pruning moved; layers that a pass does not reach, and those without
-    running statistics, do not. Kept statistics stand for B batches (`num_batches_tracked`). Returns
-    `before` and `after`, the mean losses, and `kept`, 1 or 0; None for a network without running
-    statistics, and for a single image.
+    augmentation (with masks smaller ones, of at least two images). The mean loss of up to 1,000
+    other training images decides (of two images, one does both). Weights, modes and `momentum` do
+    not change. Layers in eval mode or with frozen weights take part, as pruning moved the
+    activations that their statistics describe too; layers that a pass does not reach, and those
+    without running statistics, do not. Kept statistics stand for B batches
+    (`num_batches_tracked`). Returns `before` and `after`, the mean losses, and `kept`, 1 or 0; None
+    for a network without running statistics, and for a single image.
     """
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        and module.track_running_stats
-        and module.running_mean is not None
-        and module.num_batches_tracked is not None
-    ]
+    layers = [module for module in model.modules() if _has_statistics(module)]
     if not layers or len(data.fit) < 2:
         return None
-    order = torch.randperm(len(data.fit), generator=generator(seed, "batchnorm", number)).to(
-        data.fit.labels.device
-    )
+    order = torch.randperm(len(data.fit), generator=generator(seed, "batchnorm", number))
+    order = order.to(data.fit.labels.device)
     judges = max(1, min(JUDGES, len(order) // 3))
     batch = max(2, data.at_once(BATCH))
     sample = order[: min(batch * BATCHES, max(2, len(order) - judges))]
-    parts = max(1, len(sample) // batch) if data.segmentation else math.ceil(len(sample) / batch)
+    batches = math.ceil(len(sample) / batch)
+    if data.segmentation:
+        # Their batches are small: rounding down leaves at least two images in each.
+        batches = max(1, len(sample) // batch)
     judged = data.fit[order[-judges:]]
     saved = [{name: value.clone() for name, value in layer.named_buffers()} for layer in layers]
-    before = _loss(model, data, judged)
-    _estimate_(model, layers, data, sample.tensor_split(parts))
-    after = _loss(model, data, judged)
+    before = _measure_loss(model, data, judged)
+    _estimate_(model, layers, data, sample.tensor_split(batches))
+    after = _measure_loss(model, data, judged)
     kept = after < before
     for layer, buffers in zip(layers, saved, strict=True):
-        if not kept or not layer.get_buffer("num_batches_tracked"):
+        reached = bool(layer.get_buffer("num_batches_tracked"))
+        if not kept or not reached:
             for name, value in buffers.items():
                 layer.get_buffer(name).copy_(value)
     return {"before": before, "after": after, "kept": float(kept)}
 
 
+def _has_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a module is a BatchNorm with running statistics."""
+    return (
+        isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and module.running_mean is not None
+        and module.num_batches_tracked is not None
+    )
+
+
 def _estimate_(
     model: nn.Module, layers: Sequence[_BatchNorm], data: Data, batches: Sequence[Tensor]
 ) -> None:
-    """Averages over the batches, given by their indices; only BatchNorm is in training mode."""
+    """Average the statistics of the layers over the batches, which are indices of training images.
+
+    Only BatchNorm is in training mode.
+    """
     momenta = [layer.momentum for layer in layers]
     with evaluate_mode(model), torch.no_grad():
         try:
@@ -84,16 +96,11 @@ def _estimate_(
                 layer.eval()
 
 
-def _loss(model: nn.Module, data: Data, split: Split) -> float:
+def _measure_loss(model: nn.Module, data: Data, split: Split) -> float:
+    """The mean loss of the images of a split."""
     total = torch.zeros((), dtype=torch.float64)
     with evaluate_mode(model), torch.no_grad():
         for inputs, labels in data.batches(split, BATCH):
-            losses = losses_of(model(inputs).float(), labels)
-            total += (
-                torch.nan_to_num(losses, nan=torch.inf)
-                .clamp_max(torch.finfo(torch.float32).max)
-                .double()
-                .sum()
-                .cpu()
-            )
+            losses = compute_losses(model(inputs).float(), labels)
+            total += limit_losses(losses).double().sum().cpu()
     return float(total) / len(split)

@@ -1,13 +1,15 @@
-"""What a notebook user imports."""
+"""The functions that a notebook user imports."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from pruning.errors import DeviceError, ParameterError, UnknownNameError
-from pruning.library import prune, score
+from pruning.library import prune, read_masks, score, write_sparse
 from pruning.masks import find_prunable
 from pruning.measurement.measure import measure_network
 from pruning.networks.device import pick_device
@@ -23,18 +25,27 @@ def trained() -> nn.Module:
 
 def test_scores_by_parameter_name() -> None:
     model = trained()
-    found = score(model, "magnitude", [])
+    scores = score(model, "magnitude", [])
     assert all(
-        torch.equal(found[name], weight.abs()) for name, weight in find_prunable(model).items()
+        torch.equal(scores[name], weight.abs()) for name, weight in find_prunable(model).items()
     )
-    one, other = (
+    first, second = (
         score(model, "random", [], generator=torch.Generator().manual_seed(1)) for _ in range(2)
     )
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(UnknownNameError, match="did you mean 'magnitude'"):
         score(model, "magnitud", [])
     with pytest.raises(ParameterError, match="criterion 'magnitude': p: Unexpected"):
         score(model, "magnitude", [], p=2)
+
+
+def test_masks_of_a_sparse_checkpoint_are_read(tmp_path: Path) -> None:
+    masks = cases.half_masks(trained())
+    state = {name: mask.float() for name, mask in masks.items()}
+    write_sparse(tmp_path / "sparse", state, masks)
+    read = read_masks(tmp_path / "sparse")
+    assert list(read) == sorted(masks)
+    assert all(torch.equal(read[name], mask) for name, mask in masks.items())
 
 
 def test_batches_may_come_from_a_generator() -> None:
@@ -48,21 +59,21 @@ def test_batches_may_come_from_a_generator() -> None:
 def test_prune_yields_one_network_a_target_and_leaves_the_given_one_alone(mode: str) -> None:
     model, data = trained().train(), cases.make_data()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = list(prune(model, cases.recipe(0.5, 0.8, **MODES[mode]), data))
-    assert [one.requested_sparsity for one in found] == [0.5, 0.8]
+    pruned_models = list(prune(model, cases.recipe(0.5, 0.8, **MODES[mode]), data))
+    assert [pruned.requested_sparsity for pruned in pruned_models] == [0.5, 0.8]
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    for one in found:
-        assert one.criterion == "magnitude"
-        assert not one.model.training
-        assert measure_network(one.model, data).document() == one.measured
-        weights = find_prunable(one.model)
+    for pruned in pruned_models:
+        assert pruned.criterion == "magnitude"
+        assert not pruned.model.training
+        assert measure_network(pruned.model, data).document() == pruned.measured
+        weights = find_prunable(pruned.model)
         assert all(
-            not bool(weights[name].detach()[~mask].any()) for name, mask in one.masks.items()
+            not bool(weights[name].detach()[~mask].any()) for name, mask in pruned.masks.items()
         )
-        kept = sum(int(mask.sum()) for mask in one.masks.values())
-        assert one.sparsity == pytest.approx(
-            1 - kept / sum(mask.numel() for mask in one.masks.values())
+        kept = sum(int(mask.sum()) for mask in pruned.masks.values())
+        assert pruned.sparsity == pytest.approx(
+            1 - kept / sum(mask.numel() for mask in pruned.masks.values())
         )
 
 
@@ -83,10 +94,10 @@ def test_prune_takes_tied_and_frozen_weights() -> None:
         train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
         retrain={"mode": "fine_tune", "batch_size": 8},
     )
-    (one,) = prune(Tied(), recipe, cases.make_data())
-    assert list(one.masks) == ["fc1.weight", "fc3.weight"]
-    assert isinstance(one.model, Tied)
-    assert one.model.fc1.weight is one.model.fc2.weight
+    (pruned,) = prune(Tied(), recipe, cases.make_data())
+    assert list(pruned.masks) == ["fc1.weight", "fc3.weight"]
+    assert isinstance(pruned.model, Tied)
+    assert pruned.model.fc1.weight is pruned.model.fc2.weight
 
 
 def test_rewinding_needs_weights_to_rewind_to() -> None:

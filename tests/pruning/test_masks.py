@@ -372,11 +372,11 @@ def test_no_sparsifier_brings_a_pruned_weight_back() -> None:
         (lambda s: s | {"1.weight": torch.ones(1, 6, 16)}, "does not broadcast"),
         (
             lambda s: s | {"1.weight": torch.full((6, 16), math.nan)},
-            "96 scores are no finite numbers",
+            "96 scores are not finite",
         ),
         (
             lambda s: s | {"1.weight": torch.full((6, 16), -math.inf)},
-            "96 scores are no finite numbers",
+            "96 scores are not finite",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Small pipelines on random images, and a watcher that remembers what it was told."""
+"""Small pipelines on random images, and a watcher that remembers its notifications."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 class Listener:
-    """Remembers what it is told."""
+    """Remembers the stages, progress and warnings it is notified of."""
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, str]] = []
@@ -58,7 +58,7 @@ class Listener:
 
 
 class Counting(Pipeline):
-    """Sums up the units of work as they are done."""
+    """A pipeline that sums up the units of work as they are done."""
 
     counted = 0
 
@@ -75,8 +75,9 @@ class Counting(Pipeline):
 
 @cache
 def pretrained() -> tuple[State, State]:
-    """A network that knows the tiny data, and its weights after the first of four epochs."""
-    model, early = cases.mlp(), dict[str, Tensor]()
+    """A network trained on the tiny data, and its weights after the first of four epochs."""
+    model = cases.mlp()
+    early: State = {}
 
     def keep(epoch: int) -> None:
         if epoch == 1:
@@ -96,19 +97,19 @@ def pretrained() -> tuple[State, State]:
 def make(
     recipe: Recipe, folder: Path, on_saved: Callable[[str, Path], None] = lambda name, path: None
 ) -> Counting:
-    given, early = pretrained()
+    trained, early = pretrained()
     networks = Networks(
         cases.mlp,
-        None if recipe.train is not None else given,
+        None if recipe.train is not None else trained,
         early if recipe.retrain.mode == "weight_rewind" and recipe.train is None else None,
     )
     return Counting(
-        recipe,
-        networks,
-        cases.make_data(),
-        Stages(folder, recipe.digest(), on_saved),
-        Listener(),
-        CPU,
+        recipe=recipe,
+        networks=networks,
+        data=cases.make_data(),
+        stages=Stages(folder, recipe.digest(), on_saved),
+        watcher=Listener(),
+        device=CPU,
         checkpoint_steps=4,
     )
 
@@ -120,15 +121,15 @@ def run(recipe: Recipe, folder: Path, **fields: Any) -> Counting:
 
 
 def tensors(pipeline: Pipeline, *, partial: bool = False) -> dict[str, State]:
-    """Every stage file: its tensors by name."""
-    found = {}
+    """The tensors by name of every stage file, by stage."""
+    by_stage = {}
     for path in sorted(pipeline.stages.folder.glob("*.safetensors")):
         name = path.name.split("-", 1)[1].removesuffix(".safetensors")
         if partial or not name.endswith(".partial"):
             saved = pipeline.stages.load(name)
             assert saved is not None
-            found[name] = saved[0]
-    return found
+            by_stage[name] = saved[0]
+    return by_stage
 
 
 def part(state: State, prefix: str) -> State:

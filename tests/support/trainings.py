@@ -1,4 +1,4 @@
-"""Small trainings, and where they are kept."""
+"""Helpers of small trainings: a saver in memory, a network without memory, and a comparison."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ SGD = Optimizer(lr=0.05, momentum=0.9)
 
 
 class Memory:
-    """A saver that keeps every state it is given and hands out the one it is told."""
+    """A saver that keeps every state it is given and loads the state `start`."""
 
     def __init__(self, start: tuple[State, dict[str, Any]] | None = None) -> None:
-        self.start, self.saved = start, list[tuple[State, dict[str, Any]]]()
+        self.start = start
+        self.saved: list[tuple[State, dict[str, Any]]] = []
 
     def load(self) -> tuple[State, dict[str, Any]] | None:
         return self.start
 
     def save(self, tensors: State, meta: dict[str, Any]) -> None:
-        self.saved.append(
-            (
-                {key: value.detach().clone().contiguous() for key, value in tensors.items()},
-                dict(meta),
-            )
-        )
+        copied = {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+        self.saved.append((copied, dict(meta)))
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
-    one, other = first.state_dict(), second.state_dict()
-    return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+    """Whether two networks have the same state dict, in the same order."""
+    expected, state = first.state_dict(), second.state_dict()
+    if list(expected) != list(state):
+        return False
+    return all(torch.equal(expected[key], state[key]) for key in expected)
 
 
 class Cramped(nn.Module):
-    """A network in whose memory only so many images fit."""
+    """A network in whose memory at most `most` images fit."""
 
     def __init__(
         self, inner: nn.Module, most: int, error: type[Exception] = torch.OutOfMemoryError

@@ -501,8 +501,8 @@ def test_uniform_keeps_the_same_fraction_of_every_group(target: float) -> None:
 
 
 def test_global_compares_groups_by_importance_relative_to_their_mean() -> None:
-    """Of the groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small; unnormalised, the
-    first loses all but one.
+    """The groups (1, 1, 1, 5) and (100, 100, 100, 500) both lose the small channels; unnormalised,
+    the first would lose all but one.
     """
     model = load_model("mlp", hidden=[4, 4], channels=1, height=2, width=2, classes=2).double()
     scores = {name: torch.ones_like(weight) for name, weight in find_prunable(model).items()}
@@ -522,12 +522,12 @@ def test_importance_is_the_mean_over_the_layers_that_write_a_channel() -> None:
     """
     model, shape = build("residual")
     scores = noise(model)
-    found = _importance(model, shape, scores)
+    importance = _importance(model, shape, scores)
     expected = (
         scores["stem.weight"].double().flatten(1).sum(1)
         + scores["twice.weight"].double().flatten(1).sum(1)
     ) / 2
-    torch.testing.assert_close(found["stem"], expected)
+    torch.testing.assert_close(importance["stem"], expected)
     filters = {
         name: torch.rand(len(weight), *[1] * (weight.dim() - 1))
         for name, weight in find_prunable(model).items()
@@ -670,8 +670,8 @@ def test_layers_without_a_side_to_prune_are_named() -> None:
     assert selected.left_dense == {}
     graph = ChannelGraph.of(model, shape, {"fc1.weight", "fc3.weight"})
     assert graph.left_dense(model, ["fc1.weight"]) == {
-        "fc1.weight": "its inputs must stay, for they are the image's channels; so must its outputs, "
-        "for fc2 is excluded"
+        "fc1.weight": "its inputs must stay, for they are the image's channels; so must its "
+        "outputs, for fc2 is excluded"
     }
 
 
@@ -900,22 +900,25 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: d["modules"].update(extra=d["modules"]["linear"]),
         "another network.*extra",
     ),
-    "too wide": (lambda d: d["modules"]["conv1"].update(outputs=1000), "conv1: .* is no part of"),
+    "too wide": (
+        lambda d: d["modules"]["conv1"].update(outputs=1000),
+        "conv1: .* is not a part of",
+    ),
     "too many inputs": (
         lambda d: d["modules"]["conv1"].update(inputs=3),
-        "conv1: .* is no part of",
+        "conv1: .* is not a part of",
     ),
     "no width": (lambda d: d["modules"]["conv1"].update(outputs=0), "conv1"),
     "no number": (lambda d: d["modules"]["conv1"].update(outputs="many"), "conv1"),
-    "groups": (lambda d: d["modules"]["conv1"].update(groups=2), "conv1: .* is no part of"),
-    "uneven norm": (lambda d: d["modules"]["bn1"].update(inputs=1), "bn1: .* is no part of"),
+    "groups": (lambda d: d["modules"]["conv1"].update(groups=2), "conv1: .* is not a part of"),
+    "uneven norm": (lambda d: d["modules"]["bn1"].update(inputs=1), "bn1: .* is not a part of"),
     "other kind": (
         lambda d: d["modules"].update(conv1={"type": "map", "inputs": 1, "sources": [0]}),
-        "conv1: .* no part",
+        "conv1: .* is not a part of",
     ),
     "source": (
         lambda d: d["modules"]["layer2.0.shortcut"].update(sources=[99]),
-        r"layer2\.0\.shortcut: .* is no part of",
+        r"layer2\.0\.shortcut: .* is not a part of",
     ),
     "below": (lambda d: d["modules"]["layer2.0.shortcut"].update(sources=[-2]), "shortcut"),
     "version": (lambda d: d.update(version=2), "version"),
@@ -925,12 +928,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_descriptions_that_do_not_fit_are_refused(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", BROKEN)
+def test_descriptions_that_do_not_fit_are_refused(fault: str, tmp_path: Path) -> None:
     model, _ = build("resnet_a")
     kwargs = {"depth": 8, "width": 0.5, "channels": 2, "classes": 3}
     spoiled = json.loads(json.dumps(document(model, **kwargs)))
-    spoil, message = BROKEN[what]
+    spoil, message = BROKEN[fault]
     spoil(spoiled)
     arch = tmp_path / "arch.json"
     arch.write_text(json.dumps(spoiled))

@@ -74,7 +74,7 @@ def selection(
     shape: tuple[int, int, int] = (1, 4, 4),
 ) -> Selected:
     evidence = Evidence(model, shape=shape)
-    seams = PruningMethod.of(
+    method = PruningMethod.of(
         cases.recipe(0.5), cases.recipe(criterion={"name": "mussay"}).criteria[0]
     )
     scores = mask_scores(evidence, Mussay(beta=beta).score(evidence))
@@ -85,7 +85,7 @@ def selection(
             scores=scores,
             masks=evidence.masks,
             density=kept,
-            allocation=seams.allocation,
+            allocation=method.allocation,
             sparsifier=sparsifier,
             generator=seeded(seed),
             shape=lambda: shape,
@@ -113,13 +113,13 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = DrawnChannels.of(
         graph, importance, torch.ones(graph.size, dtype=torch.bool), Sample(), seeded()
     )
-    found = drawn.reweighted(
+    reweighted = drawn.reweighted(
         net, {name: weight.detach() for name, weight in find_prunable(net).items()}
     )
     torch.testing.assert_close(
-        found["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64)
+        reweighted["3.weight"], torch.tensor([[0.98, -2.1], [0.49, 0.2625]], dtype=torch.float64)
     )
-    assert torch.equal(found["1.weight"], net[1].weight)
+    assert torch.equal(reweighted["1.weight"], net[1].weight)
     laws = drawn.laws(net, find_prunable(net))
     assert list(laws) == ["3.weight"]
     torch.testing.assert_close(laws["3.weight"].probabilities, law.probabilities)
@@ -128,8 +128,8 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sparsifier", [Sample(), TopSample()])
 def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
-    """Of every layer that sums over channels, behind BatchNorm, an addition and a flattening, on
-    the dense one's inputs.
+    """The outputs of every layer that sums over channels are right on average, behind BatchNorm, an
+    addition and a flattening, on the inputs of the dense network.
     """
     net, images = block(), torch.rand(3, 1, 4, 4, generator=seeded(), dtype=torch.float64)
     weights = {name: weight.detach() for name, weight in find_prunable(net).items()}
@@ -141,10 +141,10 @@ def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
         group.name: torch.rand(group.size, generator=seeded(group.start), dtype=torch.float64) + 0.1
         for group in graph.removable
     }
-    seen: dict[str, Tensor] = {}
+    layer_inputs: dict[str, Tensor] = {}
     hooks = [
         net.get_submodule(name[:-7]).register_forward_hook(
-            lambda module, inputs, output, name=name: seen.__setitem__(name, inputs[0])
+            lambda module, inputs, output, name=name: layer_inputs.__setitem__(name, inputs[0])
         )
         for name in weights
     ]
@@ -152,38 +152,38 @@ def test_what_a_layer_reads_is_right_on_average(sparsifier: Sparsifier) -> None:
         net(images)
     for hook in hooks:
         hook.remove()
-    found: dict[str, list[Tensor]] = {name: [] for name in weights}
+    reweighted: dict[str, list[Tensor]] = {name: [] for name in weights}
     for seed in range(200):
         drawn = DrawnChannels.of(graph, importance, keep, sparsifier, seeded(seed)).reweighted(
             net, weights
         )
         for name, weight in drawn.items():
-            found[name].append(weight)
+            reweighted[name].append(weight)
     for name, weight in weights.items():
-        all_ = torch.stack(found[name])
+        all_ = torch.stack(reweighted[name])
         if name in ("stem.weight", "depth.weight"):
             assert torch.equal(all_[0], weight), "it sums over nothing that was drawn"
             continue
         layer = net.get_submodule(name[:-7])
 
         def outputs(w: Tensor, layer: nn.Module = layer, name: str = name) -> Tensor:
-            return torch.func.functional_call(layer, {"weight": w}, (seen[name],)).detach()
+            return torch.func.functional_call(layer, {"weight": w}, (layer_inputs[name],)).detach()
 
-        each = torch.stack([outputs(one) for one in all_])
-        error = (each.mean(0) - outputs(weight)).abs()
-        assert bool((error <= 5 * each.std(0) / 14 + 1e-9).all())
-        assert float(each.std(0).max()) > 0
+        drawn_outputs = torch.stack([outputs(drawn_weight) for drawn_weight in all_])
+        error = (drawn_outputs.mean(0) - outputs(weight)).abs()
+        assert bool((error <= 5 * drawn_outputs.std(0) / 14 + 1e-9).all())
+        assert float(drawn_outputs.std(0).max()) > 0
 
 
 def test_channels_are_cut_where_they_were_not_drawn() -> None:
     net = block()
     for sparsifier in (Sample(), TopSample(), TopK()):
-        found = selection(net, 0.5, sparsifier)
-        kept = found.masks["stem.weight"].flatten(1).any(1)
-        assert torch.equal(found.masks["outer.weight"].flatten(1).any(1), kept)
-        assert torch.equal(found.masks["inner.weight"].amax((0, 2, 3)), kept)
-        assert bool(found.laws) == (sparsifier != TopK())
-        assert 0.2 < density(found.masks) < 0.8
+        selected = selection(net, 0.5, sparsifier)
+        kept = selected.masks["stem.weight"].flatten(1).any(1)
+        assert torch.equal(selected.masks["outer.weight"].flatten(1).any(1), kept)
+        assert torch.equal(selected.masks["inner.weight"].amax((0, 2, 3)), kept)
+        assert bool(selected.laws) == (sparsifier != TopK())
+        assert 0.2 < density(selected.masks) < 0.8
     law = selection(net, 0.5, Sample()).laws["head.weight"]
     assert law.probabilities.shape == (1, 24)
     assert law.probabilities[0].reshape(6, 4).std(1).max() == 0, (
@@ -205,7 +205,7 @@ def test_rounds_are_nested(name: str, variant: int) -> None:
         "pfp": ("deterministic", "randomized", "top"),
     }[name]
     recipe = cases.recipe(0.5, criterion={"name": name, "params": {"variant": choices[variant]}})
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
+    method = PruningMethod.of(recipe, recipe.criteria[0])
     batches = [(torch.rand(9, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(9))]
     masks = build_full_masks(find_prunable(net))
     for target in (0.7, 0.5):
@@ -213,7 +213,7 @@ def test_rounds_are_nested(name: str, variant: int) -> None:
             net,
             masks,
             target,
-            seams,
+            method,
             lambda masks, stage: Evidence(net, masks, batches),
             generator=seeded(),
         )
@@ -236,9 +236,9 @@ def test_budgets_at_the_edges() -> None:
     assert bool(dead.masks["stem.weight"].any()), (
         "where nothing can be drawn, the first channel stays"
     )
-    one = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 3))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 3))
     with pytest.raises(BudgetError, match="there is only one"):
-        selection(one, 0.5, Sample())
+        selection(net, 0.5, Sample())
     with pytest.raises(ParameterError, match="none below 0"):
         DrawnChannels.of(
             ChannelGraph.of(block(), (1, 4, 4), list(find_prunable(block()))),

@@ -236,7 +236,7 @@ def test_the_weights_right_after_pruning_are_kept_where_they_are_read(
     if fields == {}:
         pipeline = finish(recipe, tmp_path).pipeline
         assert [
-            bool(pipeline.ledger.part(f"round-0-00{n}", "unretrained.")) for n in (1, 2)
+            bool(pipeline.ledger.load_part(f"round-0-00{n}", "unretrained.")) for n in (1, 2)
         ] == kept
 
 

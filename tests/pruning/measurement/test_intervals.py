@@ -15,20 +15,22 @@ from tests.support import oracles
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
 def test_binomial_agrees_with_bisection_of_the_tail_sums(n: int, confidence: float) -> None:
     for errors in range(n + 1):
-        found = binomial_interval(errors, n, confidence)
-        assert (found.low, found.high) == pytest.approx(
+        interval = binomial_interval(errors, n, confidence)
+        assert (interval.low, interval.high) == pytest.approx(
             oracles.clopper_pearson(errors, n, confidence), abs=1e-10
         )
-        assert found.low is not None
-        assert found.high is not None
-        assert 0 <= found.low <= found.value <= found.high <= 1
-        assert (found.value, found.n) == (errors / n, n)
+        assert interval.low is not None
+        assert interval.high is not None
+        assert 0 <= interval.low <= interval.value <= interval.high <= 1
+        assert (interval.value, interval.n) == (errors / n, n)
 
 
 def test_binomial_is_symmetric() -> None:
     for errors in range(26):
-        one, other = binomial_interval(errors, 25), binomial_interval(25 - errors, 25)
-        assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low), abs=1e-12)  # type: ignore[operator]
+        interval, mirrored = binomial_interval(errors, 25), binomial_interval(25 - errors, 25)
+        assert (interval.low, interval.high) == pytest.approx(
+            (1 - mirrored.high, 1 - mirrored.low), abs=1e-12
+        )  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("n", [5, 20, 60])
@@ -37,8 +39,8 @@ def test_binomial_covers_at_least_as_often_as_it_says(n: int) -> None:
     for rate in np.linspace(0.001, 0.999, 333).tolist():
         covered = math.fsum(
             math.comb(n, k) * rate**k * (1 - rate) ** (n - k)
-            for k, one in enumerate(intervals)
-            if one.low <= rate <= one.high
+            for k, interval in enumerate(intervals)
+            if interval.low <= rate <= interval.high
         )  # type: ignore[operator]
         assert covered >= 0.95 - 1e-9
 
@@ -53,8 +55,8 @@ def test_paired_difference_covers_about_as_often_as_it_says(b: float, c: float, 
     )
     hits = 0
     for (first, second), count in zip(draws.tolist(), times.tolist(), strict=True):
-        found = difference_interval(first, second, n)
-        hits += count * (found.low <= b - c <= found.high)  # type: ignore[operator]
+        interval = difference_interval(first, second, n)
+        hits += count * (interval.low <= b - c <= interval.high)  # type: ignore[operator]
     assert 0.93 <= hits / 20_000 <= 0.975
 
 
@@ -62,25 +64,29 @@ def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
     for n in (1, 2, 10, 50):
         for first in range(n + 1):
             for second in range(n + 1 - first):
-                one, other = (
+                interval, mirrored = (
                     difference_interval(first, second, n),
                     difference_interval(second, first, n),
                 )
-                assert one.value == (first - second) / n == -other.value
-                assert (one.low, one.high) == pytest.approx((-other.high, -other.low))  # type: ignore[operator]
-                assert -1 <= one.low <= one.value <= one.high <= 1  # type: ignore[operator]
+                assert interval.value == (first - second) / n == -mirrored.value
+                assert (interval.low, interval.high) == pytest.approx(
+                    (-mirrored.high, -mirrored.low)
+                )  # type: ignore[operator]
+                assert -1 <= interval.low <= interval.value <= interval.high <= 1  # type: ignore[operator]
 
 
 def test_mean_is_the_textbook_interval() -> None:
     samples = [0.5, 1.5, 4.0, 2.0]
-    found = mean_interval(math.fsum(samples), math.fsum(x * x for x in samples), 4)
+    interval = mean_interval(math.fsum(samples), math.fsum(x * x for x in samples), 4)
     spread = Z95 * float(np.std(samples, ddof=1)) / 2
-    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2 - spread, 2 + spread))
+    assert (interval.value, interval.low, interval.high) == pytest.approx(
+        (2.0, 2 - spread, 2 + spread)
+    )
 
 
 def test_one_sample_has_no_spread_to_speak_of() -> None:
-    found = mean_interval(3.0, 9.0, 1)
-    assert (found.value, found.low, found.high, found.n) == (3.0, None, None, 1)
+    interval = mean_interval(3.0, 9.0, 1)
+    assert (interval.value, interval.low, interval.high, interval.n) == (3.0, None, None, 1)
 
 
 @pytest.mark.parametrize(("errors", "n"), [(-1, 5), (6, 5), (0, 0)])

@@ -22,22 +22,22 @@ from tests.support import cases, oracles
 
 def test_errors_and_losses_image_by_image() -> None:
     data, model = cases.make_data(test=EVAL_BATCH + 5, val=7), cases.mlp()
-    seen: list[int] = []
-    found = measure_network(model, data, seen.append)
-    assert seen == [EVAL_BATCH, 5, 7]
-    for split, wrong in ((data.test, found.wrong), (data.val, found.val_wrong)):
+    advances: list[int] = []
+    measured = measure_network(model, data, advances.append)
+    assert advances == [EVAL_BATCH, 5, 7]
+    for split, wrong in ((data.test, measured.wrong), (data.val, measured.val_wrong)):
         for index in range(len(split)):
             logits = model(data.normalize(split.images[index : index + 1]))[0].tolist()
             label = int(split.labels[index])
             assert bool(wrong[index]) == (max(range(3), key=lambda c: logits[c]) != label)
             if split is data.test:
-                assert float(found.losses[index]) == pytest.approx(
+                assert float(measured.losses[index]) == pytest.approx(
                     oracles.cross_entropy(logits, label), abs=1e-5
                 )
-    document = found.document()
-    assert document.error == binomial_interval(int(found.wrong.sum()), EVAL_BATCH + 5)
-    assert document.val_error == binomial_interval(int(found.val_wrong.sum()), 7)
-    assert document.loss.value == pytest.approx(float(found.losses.double().mean()), rel=1e-12)
+    document = measured.document()
+    assert document.error == binomial_interval(int(measured.wrong.sum()), EVAL_BATCH + 5)
+    assert document.val_error == binomial_interval(int(measured.val_wrong.sum()), 7)
+    assert document.loss.value == pytest.approx(float(measured.losses.double().mean()), rel=1e-12)
     assert document.loss.n == EVAL_BATCH + 5
 
 
@@ -49,15 +49,15 @@ def test_batchnorm_is_measured_in_eval_mode() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 3e38])
-def test_a_collapsed_network_still_has_numbers(scale: float) -> None:
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 3e38])
+def test_a_collapsed_network_still_has_numbers(weight: float) -> None:
     model = cases.mlp()
     with torch.no_grad():
-        model[3].weight.fill_(scale)  # type: ignore[union-attr, index]
-    found = measure_network(model, cases.make_data())
-    assert torch.isfinite(found.losses).all()
-    assert found.document().loss.value > 0
-    assert found.document().model_dump_json()
+        model[3].weight.fill_(weight)  # type: ignore[union-attr, index]
+    measured = measure_network(model, cases.make_data())
+    assert torch.isfinite(measured.losses).all()
+    assert measured.document().loss.value > 0
+    assert measured.document().model_dump_json()
 
 
 def test_one_test_image() -> None:
@@ -67,10 +67,10 @@ def test_one_test_image() -> None:
 
 
 def test_measurements_survive_a_stage_file() -> None:
-    found = measure_network(cases.mlp(), cases.make_data())
-    again = Measured.restore(found.tensors("x") | {"y": torch.zeros(1)}, "x")
+    measured = measure_network(cases.mlp(), cases.make_data())
+    again = Measured.restore(measured.tensors("x") | {"y": torch.zeros(1)}, "x")
     assert all(
-        torch.equal(getattr(found, part), getattr(again, part))
+        torch.equal(getattr(measured, part), getattr(again, part))
         for part in ("wrong", "losses", "val_wrong")
     )
 
@@ -144,27 +144,30 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     model = cases.conv_net()
     masks = cases.half_masks(model)
     apply_masks_(model, masks)
-    found = measure_file_sizes(model.state_dict(), masks, note="x")
+    sizes = measure_file_sizes(model.state_dict(), masks, note="x")
     for format, write in WRITERS.items():
         write(tmp_path / format, model.state_dict(), masks, note="x")
-        assert found[format] == (tmp_path / format).stat().st_size
-    assert abs(found["dense_gzip"] - len(gzip.compress((tmp_path / "dense").read_bytes(), 6))) <= 32
+        assert sizes[format] == (tmp_path / format).stat().st_size
+    assert abs(sizes["dense_gzip"] - len(gzip.compress((tmp_path / "dense").read_bytes(), 6))) <= 32
     assert (
-        abs(found["sparse_gzip"] - len(gzip.compress((tmp_path / "sparse").read_bytes(), 6))) <= 32
+        abs(sizes["sparse_gzip"] - len(gzip.compress((tmp_path / "sparse").read_bytes(), 6))) <= 32
     )
-    assert set(found) == {*WRITERS, "dense_gzip", "sparse_gzip"}
+    assert set(sizes) == {*WRITERS, "dense_gzip", "sparse_gzip"}
 
 
 def test_latency_is_of_every_batch_size() -> None:
-    found = measure_latency(cases.mlp(), (1, 4, 4), batches=(1, 3))
-    assert [one.batch for one in found] == [1, 3]
-    assert all(0 < one.p50 <= one.p95 and one.device == "cpu" and one.threads >= 1 for one in found)
+    latencies = measure_latency(cases.mlp(), (1, 4, 4), batches=(1, 3))
+    assert [latency.batch for latency in latencies] == [1, 3]
+    assert all(
+        0 < latency.p50 <= latency.p95 and latency.device == "cpu" and latency.threads >= 1
+        for latency in latencies
+    )
 
 
 def test_splits_of_one_class_are_measured() -> None:
-    one = Split(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
-    found = measure_network(
+    split = Split(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    measured = measure_network(
         cases.mlp(),
-        Data(fit=one, val=one, test=one, classes=("a", "b", "c"), mean=(0.5,), std=(0.5,)),
+        Data(fit=split, val=split, test=split, classes=("a", "b", "c"), mean=(0.5,), std=(0.5,)),
     )
-    assert found.document().error.value in (0.0, 1.0)
+    assert measured.document().error.value in (0.0, 1.0)

@@ -31,9 +31,9 @@ def test_an_initialisation_is_pruned_alike_on_cpu_and_cuda(criterion: str, preci
     )
     start = load_model("cifar_resnet", depth=8, classes=len(data.classes))
     cpu, cuda = (list(prune(copy.deepcopy(start).to(device), recipe, data)) for device in DEVICES)
-    for here, there in zip(cpu, cuda, strict=True):
-        assert here.sparsity == there.sparsity
-        assert all((here.masks[name] == mask).all() for name, mask in there.masks.items())
-        for name, weight in find_prunable(there.model).items():
+    for on_cpu, on_gpu in zip(cpu, cuda, strict=True):
+        assert on_cpu.sparsity == on_gpu.sparsity
+        assert all((on_cpu.masks[name] == mask).all() for name, mask in on_gpu.masks.items())
+        for name, weight in find_prunable(on_gpu.model).items():
             assert weight.device.type == DEVICES[1]
-            assert not weight.detach().cpu()[~there.masks[name]].any()
+            assert not weight.detach().cpu()[~on_gpu.masks[name]].any()

@@ -93,18 +93,18 @@ def test_a_job_keeps_its_promises(
 
     planned = plan_rounds(recipe)
     assert targets == [0.5, 0.8]
-    assert [(one.round, one.target) for one in pipeline.done] == [
-        (one.number, one.target) for one in planned
+    assert [(record.round, record.target) for record in pipeline.done] == [
+        (plan.number, plan.target) for plan in planned
     ]
     previous: dict[str, Tensor] = {}
-    for one, plan in zip(pipeline.done, planned, strict=True):
-        masks, weights = one.masks(), find_prunable(one.network())
+    for record, plan in zip(pipeline.done, planned, strict=True):
+        masks, weights = record.masks(), find_prunable(record.network())
         total = sum(mask.numel() for mask in masks.values())
         assert sum(int(mask.sum()) for mask in masks.values()) == count_to_keep(total, plan.density)
-        assert one.density == count_to_keep(total, plan.density) / total
-        assert abs(one.sparsity - plan.sparsity) <= 0.5 / total + 1e-9
+        assert record.density == count_to_keep(total, plan.density) / total
+        assert abs(record.sparsity - plan.sparsity) <= 0.5 / total + 1e-9
         assert all(not bool(weights[name].detach()[~mask].any()) for name, mask in masks.items())
-        assert (one.retrained is not None) == plan.retrained
+        assert (record.retrained is not None) == plan.retrained
         if not plan.restart:
             assert all(not bool((mask & ~previous[name]).any()) for name, mask in masks.items())
         previous = masks
@@ -117,7 +117,7 @@ def test_a_job_keeps_its_promises(
     assert watcher.stages[0] == ("baseline", "dense")
     assert not list(pipeline.stages.folder.glob("*.partial*"))
 
-    # interrupted after every single thing it saves, one after the other, it ends with the same tensors
+    # Interrupted after each thing that it saves in turn, it ends with the same tensors.
     saved: set[str] = set()
 
     def die(name: str, path: Path) -> None:
@@ -146,16 +146,16 @@ def test_one_interruption_anywhere_changes_nothing(tmp_path: Path, mode: str) ->
     names: list[str] = []
     whole = tensors(run(recipe, tmp_path / "whole", on_saved=lambda name, path: names.append(name)))
     for k in range(len(names)):
-        seen: list[str] = []
+        saved_names: list[str] = []
 
-        def die(name: str, path: Path, seen: list[str] = seen, k: int = k) -> None:
-            seen.append(name)
-            if len(seen) == k + 1:
+        def die(name: str, path: Path, saved_names: list[str] = saved_names, k: int = k) -> None:
+            saved_names.append(name)
+            if len(saved_names) == k + 1:
                 raise InterruptionError(name)
 
         with pytest.raises(InterruptionError):
             run(recipe, tmp_path / str(k), on_saved=die)
-        assert seen == names[: k + 1]
+        assert saved_names == names[: k + 1]
         again = run(recipe, tmp_path / str(k))
         same(tensors(again), whole)
 
@@ -195,7 +195,7 @@ def test_weight_rewinding_starts_from_the_kept_weights(tmp_path: Path) -> None:
     assert recipe.train is not None
     pipeline = run(recipe, tmp_path)
     stages, data, kept = tensors(pipeline), cases.make_data(), dict[str, Tensor]()
-    dense = pipeline._initial()
+    dense = pipeline._build_initial()
 
     def keep(epoch: int) -> None:
         if epoch == 1:
@@ -229,8 +229,8 @@ def test_given_rewind_weights_are_used(tmp_path: Path) -> None:
     model, masks = cases.mlp(), part(stages["round-0-002"], "mask.")
     model.load_state_dict(early)
     train_(model, cases.make_data(), recipe.retrain, seed=0, name="retrain-2", masks=masks)
-    found = part(stages["round-0-002"], "model.")
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())
+    weights = part(stages["round-0-002"], "model.")
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in weights.items())
 
 
 def test_rewinding_without_weights_to_rewind_to_is_refused(tmp_path: Path) -> None:
@@ -254,14 +254,14 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
     fields = MODES[mode]
     key = "train" if "train" in fields else "retrain"
     recipe = cases.recipe(0.5, 0.8, **fields | {key: fields[key] | {"lr_schedule": schedule}})
-    seen: list[tuple[float, float]] = []
+    steps: list[tuple[float, float]] = []
     build = pruning.training.loop.make_optimizer
 
     def listening(model: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
         optimizer = build(model, spec)
         weights = next(model.parameters())
         optimizer.register_step_pre_hook(
-            lambda *_: seen.append(
+            lambda *_: steps.append(
                 (optimizer.param_groups[0]["lr"], float(weights.detach().double().sum()))
             )
         )
@@ -271,10 +271,10 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
     pipeline = run(recipe, tmp_path)
     stages = tensors(pipeline)
     expected = [0.05 * (1 - (epoch + step / 5) / 3) for epoch in (0, 1, 2) for step in range(5)]
-    rates = [rate for rate, _ in seen]
+    rates = [rate for rate, _ in steps]
     if key == "train":
         assert rates[:15] == pytest.approx(expected)
-        rates, seen = rates[15:], seen[15:]
+        rates, steps = rates[15:], steps[15:]
     assert rates == pytest.approx(
         expected[5:] * 3
     )  # control and two rounds, each from epoch 1 to 3
@@ -282,7 +282,7 @@ def test_lr_rewinding_replays_the_learning_rates_and_keeps_the_weights(
     first = part(stages["round-0-001"], "mask.")["1.weight"]
     second = part(stages["round-0-002"], "mask.")["1.weight"]
     after = part(stages["round-0-001"], "model.")["1.weight"]
-    assert [seen[0][1], seen[10][1], seen[20][1]] == pytest.approx(
+    assert [steps[0][1], steps[10][1], steps[20][1]] == pytest.approx(
         [
             float(dense.double().sum()),
             float((dense * first).double().sum()),
@@ -297,11 +297,11 @@ def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> No
     pipeline = run(recipe, tmp_path)
     stages = tensors(pipeline)
     initial = part(stages["dense"], "initial.")
-    fresh = pipeline._fresh().state_dict()
+    fresh = pipeline._build_network().state_dict()
     assert all(torch.equal(value, fresh[key]) for key, value in initial.items())
     weights = torch.cat([initial[name].abs().flatten() for name in ("1.weight", "3.weight")])
     names = ["round-0-001", "round-0-002", "round-0-003", "round-0-004"]
-    for name, one in zip(names, pipeline.done, strict=True):
+    for name, record in zip(names, pipeline.done, strict=True):
         masks = part(stages[name], "mask.")
         kept = torch.cat([masks["1.weight"].flatten(), masks["3.weight"].flatten()])
         assert float(weights[kept].min()) >= float(weights[~kept].max()), (
@@ -310,7 +310,7 @@ def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> No
         untrained = part(stages[name], "untrained.")
         for key in ("1.weight", "3.weight"):
             assert torch.equal(untrained[key], initial[key] * masks[key])
-        if one.target is None:
+        if record.target is None:
             assert all(
                 torch.equal(value, untrained[key])
                 for key, value in part(stages[name], "model.").items()
@@ -319,8 +319,10 @@ def test_pruning_before_training_prunes_the_initialisation(tmp_path: Path) -> No
             model = cases.mlp()
             model.load_state_dict(untrained)
             train_(model, cases.make_data(), recipe.train, seed=0, name="train", masks=masks)
-            found = part(stages[name], "model.")
-            assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())
+            weights = part(stages[name], "model.")
+            assert all(
+                torch.equal(value, model.state_dict()[key]) for key, value in weights.items()
+            )
 
 
 def test_the_control_is_the_dense_network_where_nothing_is_retrained(tmp_path: Path) -> None:
@@ -346,12 +348,12 @@ def test_fine_tuning_goes_on_from_the_round_before(tmp_path: Path) -> None:
         train_(
             model, cases.make_data(), recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks
         )
-        found = part(stages[name], "model.")
-        assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())
+        weights = part(stages[name], "model.")
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in weights.items())
 
 
 def ranked(weights: State, masks: State, keep: int) -> State:
-    """Of the weights that remain the `keep` largest of all layers together, by sorting."""
+    """The `keep` largest of the weights that remain, over all layers together, by sorting."""
     alive = [
         (-abs(value), name, index)
         for name in masks
@@ -380,7 +382,7 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
     assert recipe.train is not None
     pipeline = run(recipe, tmp_path)
     stages, data, rewind = tensors(pipeline), cases.make_data(), dict[str, Tensor]()
-    model = pipeline._initial()
+    model = pipeline._build_initial()
 
     def keep(epoch: int) -> None:
         if epoch == 1:
@@ -412,7 +414,7 @@ def test_iterative_magnitude_pruning_is_the_published_loop(tmp_path: Path, mode:
         assert all(
             torch.equal(value, wanted[key]) for key, value in part(stages[name], "model.").items()
         ), name
-    assert [one.target for one in pipeline.done] == [None, 0.36, None, None, None, 0.7]
+    assert [record.target for record in pipeline.done] == [None, 0.36, None, None, None, 0.7]
     assert pipeline.done[-1].retrain_epochs == (2 if mode == "weight_rewind" else 6 * 2), (
         "since the weights were rewound"
     )
@@ -447,7 +449,7 @@ def test_gradual_rounds_and_the_control_share_one_schedule(tmp_path: Path) -> No
     pipeline = run(recipe, tmp_path)
     stages, data = tensors(pipeline), cases.make_data()
     spans = [(0, 1), (1, 2), (2, 5)]
-    assert [one.epochs for one in plan_rounds(recipe)] == spans * 2
+    assert [planned.epochs for planned in plan_rounds(recipe)] == spans * 2
     for number, (start, stop) in enumerate(spans * 2, 1):
         name, before = (
             f"round-0-{number:03d}",
@@ -476,7 +478,7 @@ def test_gradual_rounds_and_the_control_share_one_schedule(tmp_path: Path) -> No
     assert all(
         torch.equal(value, wanted[key]) for key, value in part(stages["control"], "model.").items()
     )
-    assert [one.retrain_epochs for one in pipeline.done] == [1, 2, 5] * 2
+    assert [record.retrain_epochs for record in pipeline.done] == [1, 2, 5] * 2
     assert pipeline.costs.retrain_epochs == 5
 
 
@@ -518,7 +520,12 @@ def test_gradual_pruning_of_what_does_nothing_is_one_undisturbed_training(tmp_pa
         device=CPU,
     )
     pipeline.run()
-    assert [one.density for one in pipeline.done] == [1 - 6 / 96, 1 - 12 / 96, 1 - 18 / 96, 0.75]
+    assert [record.density for record in pipeline.done] == [
+        1 - 6 / 96,
+        1 - 12 / 96,
+        1 - 18 / 96,
+        0.75,
+    ]
     assert torch.equal(pipeline.done[-1].masks()["1.weight"], masks["1.weight"])
     train_(model, data, recipe.retrain, seed=0, name="retrain-1")
     control, pruned = pipeline.control().state_dict(), pipeline.done[-1].network().state_dict()
@@ -589,8 +596,8 @@ def test_excluded_weights_stay_dense(tmp_path: Path) -> None:
 
 
 def test_a_collapsed_layer_is_told_also_after_a_rerun(tmp_path: Path) -> None:
-    given, _ = pretrained()
-    small = given | {"3.weight": given["3.weight"] * 1e-3, "3.bias": given["3.bias"] * 1e-3}
+    weights, _ = pretrained()
+    small = weights | {"3.weight": weights["3.weight"] * 1e-3, "3.bias": weights["3.bias"] * 1e-3}
     recipe = cases.recipe(0.5, retrain={"mode": "none"})
     for _ in range(2):
         listener = Listener()
@@ -603,9 +610,11 @@ def test_a_collapsed_layer_is_told_also_after_a_rerun(tmp_path: Path) -> None:
             device=CPU,
         )
         pipeline.run()
-        told = [message for message in listener.warnings if "collapse" in message]
-        assert told == ["magnitude, round 1: layer collapse: nothing remains of 3.weight"]
-        assert [message for message in pipeline.ledger.warnings if "collapse" in message] == told
+        collapses = [message for message in listener.warnings if "collapse" in message]
+        assert collapses == ["magnitude, round 1: layer collapse: nothing remains of 3.weight"]
+        assert [
+            message for message in pipeline.ledger.warnings if "collapse" in message
+        ] == collapses
 
 
 def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None:
@@ -613,7 +622,10 @@ def test_criteria_are_compared_on_the_same_dense_network(tmp_path: Path) -> None
         0.5, criterion=({"name": "magnitude"}, {"name": "random"}), **MODES["fine_tune"]
     )
     pipeline = run(recipe, tmp_path / "both")
-    assert [(one.label, one.round) for one in pipeline.done] == [("magnitude", 1), ("random", 1)]
+    assert [(record.label, record.round) for record in pipeline.done] == [
+        ("magnitude", 1),
+        ("random", 1),
+    ]
     alone = run(
         cases.recipe(0.5, criterion={"name": "random"}, **MODES["fine_tune"]), tmp_path / "alone"
     )
@@ -672,7 +684,7 @@ def test_the_initialisation_follows_the_seed(tmp_path: Path) -> None:
 def test_a_training_of_the_job_gives_its_train_schedule(tmp_path: Path) -> None:
     recipe = gridded("trained fine_tune", "targets_only", False)
     pipeline = run(recipe, tmp_path)
-    model = pipeline._initial()
+    model = pipeline._build_initial()
     train_(model, cases.make_data(), Train(**TRAIN), seed=0, name="train")
     dense = pipeline.dense().state_dict()
     assert all(torch.equal(value, dense[key]) for key, value in model.state_dict().items())
@@ -682,12 +694,12 @@ def test_a_training_of_the_job_gives_its_train_schedule(tmp_path: Path) -> None:
 
 
 def test_a_criterion_that_cannot_go_on_leaves_the_others(tmp_path: Path) -> None:
-    """Of six hidden units one remains: channels cannot make it sparser than 5 / 6."""
+    """A single one of six hidden units remains: channels cannot make it sparser than 5 / 6."""
     criteria = [{"name": "filter_norm"}, {"name": "magnitude"}]
     recipe = cases.recipe(0.5, 0.95, criterion=criteria, retrain={"mode": "none"})
     for _ in range(2):  # a resumed job too
         pipeline = run(recipe, tmp_path)
-        assert [one.id for one in pipeline.done if one.target] == [
+        assert [record.id for record in pipeline.done if record.target] == [
             "filter_norm-0.5",
             "magnitude-0.5",
             "magnitude-0.95",
@@ -712,7 +724,7 @@ def test_scores_that_cannot_be_drawn_by_end_their_criterion_alone(tmp_path: Path
         retrain={"mode": "none"},
     )
     pipeline = run(recipe, tmp_path)
-    assert [one.id for one in pipeline.done] == ["magnitude-0.5"]
+    assert [record.id for record in pipeline.done] == ["magnitude-0.5"]
     assert [(failure.name, failure.code) for failure in pipeline.failures] == [
         ("grasp", "invalid_parameter")
     ]
@@ -720,31 +732,33 @@ def test_scores_that_cannot_be_drawn_by_end_their_criterion_alone(tmp_path: Path
 
 def test_a_job_of_which_every_criterion_fails_fails(tmp_path: Path) -> None:
     criteria = [{"name": "filter_norm"}, {"name": "filter_norm", "params": {"p": 2}}]
-    for given in (criteria, criteria[:1]):
-        recipe = cases.recipe(0.5, 0.95, criterion=given, retrain={"mode": "none"})
+    for listed in (criteria, criteria[:1]):
+        recipe = cases.recipe(0.5, 0.95, criterion=listed, retrain={"mode": "none"})
         with pytest.raises(
             BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be had"
         ):
-            run(recipe, tmp_path / str(len(given)))
+            run(recipe, tmp_path / str(len(listed)))
 
 
-@pytest.mark.parametrize(("name", "told"), [("obs", True), ("magnitude", False)])
-def test_what_rewinding_undoes_is_told(tmp_path: Path, name: str, told: bool) -> None:
+@pytest.mark.parametrize(("name", "warned"), [("obs", True), ("magnitude", False)])
+def test_what_rewinding_undoes_is_told(tmp_path: Path, name: str, warned: bool) -> None:
     pipeline = run(
         cases.recipe(0.5, criterion={"name": name}, **MODES["trained weight_rewind"]), tmp_path
     )
     assert (
         any("rewinding the weights undoes" in warning for warning in pipeline.ledger.warnings)
-        == told
+        == warned
     )
 
 
 def test_a_round_that_removes_nothing_is_told(tmp_path: Path) -> None:
-    """Of six hidden units three remain for every target from 0.5 to 2 / 3."""
+    """Three of six hidden units remain for every target from 0.5 to 2 / 3."""
     pipeline = run(
         cases.recipe(0.45, 0.5, criterion={"name": "filter_norm"}, retrain={"mode": "none"}),
         tmp_path,
     )
-    assert [one.density for one in pipeline.done] == [0.5, 0.5]
-    (told,) = pipeline.ledger.warnings[1:]
-    assert told.startswith("filter_norm, round 2: nothing was removed: the density is 0.5 already")
+    assert [record.density for record in pipeline.done] == [0.5, 0.5]
+    (warning,) = pipeline.ledger.warnings[1:]
+    assert warning.startswith(
+        "filter_norm, round 2: nothing was removed: the density is 0.5 already"
+    )

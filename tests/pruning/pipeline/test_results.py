@@ -14,7 +14,7 @@ from pruning.errors import EvidenceError
 from pruning.evaluations.accuracy import Accuracy
 from pruning.masks import count_kept
 from pruning.measurement.measure import estimate_increase, measure_network
-from pruning.pipeline.results import describe_layers
+from pruning.pipeline.descriptions import describe_layers
 from pruning.schemas.recipe import Gates
 from pruning.schemas.report import Checkpoint, Estimate, Increase, Network, Report, Section
 from pruning.storage.checkpoints import WRITERS, read_masks, read_sparse
@@ -125,8 +125,8 @@ def test_a_rerun_gives_the_same_report_without_work(tmp_path: Path) -> None:
 
 def test_two_runs_give_the_same_files(tmp_path: Path) -> None:
     recipe = cases.recipe(0.5, 0.8, **MODES["trained weight_rewind"])
-    one, other = (finished(recipe, tmp_path / name)[1] for name in "ab")
-    assert [path.read_bytes() for *_, path in one] == [path.read_bytes() for *_, path in other]
+    files, other = (finished(recipe, tmp_path / name)[1] for name in "ab")
+    assert [path.read_bytes() for *_, path in files] == [path.read_bytes() for *_, path in other]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_two_runs_give_the_same_files(tmp_path: Path) -> None:
 def test_an_evaluation_that_fails_costs_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
-    def fail(self: Accuracy, trial: Any) -> None:
+    def fail(self: Accuracy, record: Any) -> None:
         raise error
 
     recipe = cases.recipe(0.5, retrain={"mode": "none"}, evaluations=({"name": "accuracy"},))
@@ -186,20 +186,20 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     results, _ = finished(recipe, tmp_path)
     section = results.evaluate()[0]["accuracy"]
     done = results.pipeline.done
-    targets = [one for one in done if one.target is not None]
-    assert section.curves["error/magnitude"].x == tuple(one.sparsity for one in targets)
+    targets = [record for record in done if record.target is not None]
+    assert section.curves["error/magnitude"].x == tuple(record.sparsity for record in targets)
     assert section.curves["error_before_retraining/magnitude"].x == tuple(
-        one.sparsity for one in done
+        record.sparsity for record in done
     )
-    for curve, one in zip(section.curves["error/magnitude"].y, targets, strict=True):
-        assert curve == one.measured.document().error
+    for curve, record in zip(section.curves["error/magnitude"].y, targets, strict=True):
+        assert curve == record.measured.document().error
     labels = cases.make_data().test.labels
-    for one in targets:
-        row = section.details["error_by_class"][f"magnitude-{one.target:g}"]
+    for record in targets:
+        row = section.details["error_by_class"][f"magnitude-{record.target:g}"]
         for index, name in enumerate("abc"):
             wrong = [
                 bool(w)
-                for w, label in zip(one.measured.wrong, labels, strict=True)
+                for w, label in zip(record.measured.wrong, labels, strict=True)
                 if label == index
             ]
             assert row[name]["value"] == sum(wrong) / len(wrong)
@@ -209,12 +209,12 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
 def test_layers_of_awkward_networks_are_all_listed() -> None:
     for name in cases.AWKWARD:
         model, _ = cases.awkward(name)
-        found = describe_layers(model, cases.half_masks(model), ())
-        assert [layer.name for layer in found] == [key for key, _ in model.named_parameters()]
+        layers = describe_layers(model, cases.half_masks(model), ())
+        assert [layer.name for layer in layers] == [key for key, _ in model.named_parameters()]
         assert all(
-            (layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in found
+            (layer.reason is None) == (layer.name in cases.half_masks(model)) for layer in layers
         )
-        assert sum(layer.total for layer in found) == sum(p.numel() for p in model.parameters())
+        assert sum(layer.total for layer in layers) == sum(p.numel() for p in model.parameters())
 
 
 # recommendation and gates
@@ -264,30 +264,35 @@ def references(control_over_given: float = 0.0, classes: int = 10) -> References
 def test_the_sparsest_within_the_margin_is_recommended(
     checkpoints: list[tuple[float, float]], gate: float | None, chosen: float | None
 ) -> None:
-    given = [checkpoint(sparsity, val, test=0.3) for sparsity, val in checkpoints]
-    found = recommend(given, Gates(max_error_increase=gate), references())
-    assert found.sparsity == chosen
-    assert found.checkpoint == (f"magnitude-{chosen}" if chosen else None)
-    assert found.margin == (DEFAULT_MARGIN if gate is None else gate)
-    assert found.reason
+    candidates = [checkpoint(sparsity, val, test=0.3) for sparsity, val in checkpoints]
+    recommendation = recommend(candidates, Gates(max_error_increase=gate), references())
+    assert recommendation.sparsity == chosen
+    assert recommendation.checkpoint == (f"magnitude-{chosen}" if chosen else None)
+    assert recommendation.margin == (DEFAULT_MARGIN if gate is None else gate)
+    assert recommendation.reason
 
 
 def test_a_network_that_guesses_is_not_recommended() -> None:
     """Where retraining destroys the control too, being as bad as the control is no reason to
     ship.
     """
-    given = [checkpoint(0.5, 0.75)]
+    candidates = [checkpoint(0.5, 0.75)]
     assert (
-        recommend(given, Gates(max_error_increase=1.0), references(classes=10)).checkpoint
+        recommend(candidates, Gates(max_error_increase=1.0), references(classes=10)).checkpoint
         == "magnitude-0.5"
     )
-    assert recommend(given, Gates(max_error_increase=1.0), references(classes=7)).checkpoint is None
+    assert (
+        recommend(candidates, Gates(max_error_increase=1.0), references(classes=7)).checkpoint
+        is None
+    )
 
 
 def test_retraining_that_harms_the_dense_network_is_said() -> None:
-    given = [checkpoint(0.5, 0.0)]
-    assert "Beware" in recommend(given, Gates(), references(control_over_given=0.02)).reason
-    assert "Beware" not in recommend(given, Gates(), references(control_over_given=0.005)).reason
+    candidates = [checkpoint(0.5, 0.0)]
+    assert "Beware" in recommend(candidates, Gates(), references(control_over_given=0.02)).reason
+    assert (
+        "Beware" not in recommend(candidates, Gates(), references(control_over_given=0.005)).reason
+    )
 
 
 def test_a_loss_proven_on_the_test_images_is_no_plain_ship() -> None:
@@ -313,7 +318,7 @@ def test_a_loss_proven_on_the_test_images_is_no_plain_ship() -> None:
 
 
 @pytest.mark.parametrize(
-    ("val", "half", "n", "margin", "said"),
+    ("val", "half", "n", "margin", "warned"),
     [
         (0.0, 0.01, 10_000, 0.005, True),
         (0.0, 0.004, 10_000, 0.005, False),
@@ -323,19 +328,19 @@ def test_a_loss_proven_on_the_test_images_is_no_plain_ship() -> None:
     ],
 )
 def test_too_few_validation_images_for_the_margin_are_said(
-    val: float, half: float, n: int, margin: float, said: bool
+    val: float, half: float, n: int, margin: float, warned: bool
 ) -> None:
     gap = Estimate(value=val, low=val - half, high=val + half, n=n)
-    given = checkpoint(0.5, val).model_copy(update={"val_error_increase": gap})
-    reason = recommend([given], Gates(max_error_increase=margin), references()).reason
+    candidate = checkpoint(0.5, val).model_copy(update={"val_error_increase": gap})
+    reason = recommend([candidate], Gates(max_error_increase=margin), references()).reason
     assert (
         f"{n:,} validation images cannot tell a difference of {100 * margin:.2f} pp." in reason
-    ) is said
+    ) is warned
 
 
 def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
-    given = [checkpoint(0.5, 0.004, cid="a"), checkpoint(0.5, 0.001, test=0.9, cid="b")]
-    assert recommend(given, Gates(), references()).checkpoint == "b"
+    candidates = [checkpoint(0.5, 0.004, cid="a"), checkpoint(0.5, 0.001, test=0.9, cid="b")]
+    assert recommend(candidates, Gates(), references()).checkpoint == "b"
 
 
 @pytest.mark.parametrize(
@@ -344,20 +349,20 @@ def test_of_equally_sparse_ones_the_better_on_val_is_recommended() -> None:
 )
 def test_gates_read_the_test_split(test: float, gate: float, passed: bool) -> None:
     gates = Gates(max_error_increase=gate)
-    given = [checkpoint(0.5, 0.0, test=test)]
-    (result,) = check_gates(given, recommend(given, gates, references()), gates)
+    checkpoints = [checkpoint(0.5, 0.0, test=test)]
+    (result,) = check_gates(checkpoints, recommend(checkpoints, gates, references()), gates)
     assert (result.passed, result.limit, result.checkpoint) == (passed, gate, "magnitude-0.5")
-    assert result.measured == given[0].error_increase.control
+    assert result.measured == checkpoints[0].error_increase.control
     assert result.message.startswith("magnitude-0.5: test error ")
     assert result.message.endswith(f"] against the dense control, limit {100 * gate:.2f} pp")
 
 
 def test_a_gate_without_a_recommendation_fails_and_none_is_held_unasked() -> None:
     gates = Gates(max_error_increase=0.01)
-    given = [checkpoint(0.5, 0.5)]
-    (result,) = check_gates(given, recommend(given, gates, references()), gates)
+    checkpoints = [checkpoint(0.5, 0.5)]
+    (result,) = check_gates(checkpoints, recommend(checkpoints, gates, references()), gates)
     assert (result.passed, result.checkpoint, result.measured) == (False, None, None)
-    assert check_gates(given, recommend(given, Gates(), references()), Gates()) == ()
+    assert check_gates(checkpoints, recommend(checkpoints, Gates(), references()), Gates()) == ()
 
 
 @pytest.mark.parametrize(
@@ -372,12 +377,12 @@ def test_a_gate_on_delta_excess_error_reads_the_robustness_section(
         for name, value in (("magnitude-0.4", Estimate(value=0.9)), ("magnitude-0.5", measured))
     ]
     section = Section(title="Error under shift", version=1, details={"excess_error": rows})
-    given, gates = (
+    checkpoints, gates = (
         [checkpoint(0.4, 0.0), checkpoint(0.5, 0.0)],
         Gates(max_error_increase=0.01, max_delta_excess_error=gate),
     )
-    found = recommend(given, gates, references())
-    nominal, shifted = check_gates(given, found, gates, section)
+    recommendation = recommend(checkpoints, gates, references())
+    nominal, shifted = check_gates(checkpoints, recommendation, gates, section)
     assert nominal.passed
     assert (shifted.name, shifted.passed, shifted.measured) == (
         "max_delta_excess_error",
@@ -385,7 +390,7 @@ def test_a_gate_on_delta_excess_error_reads_the_robustness_section(
         measured,
     )
     assert shifted.message.startswith("magnitude-0.5: excess error under shift ")
-    _, missing = check_gates(given, found, gates)
+    _, missing = check_gates(checkpoints, recommendation, gates)
     assert (missing.passed, missing.message) == (
         False,
         "magnitude-0.5: excess error under shift was not measured",
@@ -423,5 +428,5 @@ def test_ids_are_unique_and_fit_in_a_url(tmp_path: Path) -> None:
         criterion=({"name": "magnitude"}, {"name": "random"}),
     )
     results, _ = finished(recipe, tmp_path)
-    ids = [one.id for one in results.pipeline.done]
+    ids = [record.id for record in results.pipeline.done]
     assert ids == ["magnitude-0.5", "magnitude-0.5000001", "random-0.5", "random-0.5000001"]

@@ -41,7 +41,8 @@ from pruning.schemas.recipe import Distill, Limit, Recipe, Targets
 from pruning.schemas.report import Report
 from pruning.schemas.training import LrSchedule, Optimizer, Training
 from pruning.storage.stages import Stages
-from pruning.training.loop import Controls, Teacher, learning_rate_factor, train_
+from pruning.training.loop import Controls, Teacher, train_
+from pruning.training.optimizer import learning_rate_factor
 from pruning.verdict.baseline import check_baseline, guessing_error
 from tests.support.segmentation_world import MOST, pairs, upload
 
@@ -97,28 +98,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def slow_losses(logits: Tensor, masks: Tensor) -> list[list[float]]:
-    """Of every image the losses of its pixels that are not ignored."""
+    """The losses of the pixels of every image that are not ignored."""
     n, _, height, width = logits.shape
-    found: list[list[float]] = [[] for _ in range(n)]
+    losses: list[list[float]] = [[] for _ in range(n)]
     for i, y, x in itertools.product(range(n), range(height), range(width)):
         if masks[i, y, x] != 255:
             values = logits[i, :, y, x].double().tolist()
-            found[i].append(math.log(sum(map(math.exp, values))) - values[int(masks[i, y, x])])
-    return found
+            losses[i].append(math.log(sum(map(math.exp, values))) - values[int(masks[i, y, x])])
+    return losses
 
 
 def test_the_loss_is_the_mean_over_pixels_that_are_not_ignored() -> None:
     logits, masks = random()
     slow = slow_losses(logits, masks)
-    every = list(itertools.chain.from_iterable(slow))
-    assert float(mean_loss(logits, masks)) == pytest.approx(sum(every) / len(every), rel=1e-5)
+    pixel_losses = list(itertools.chain.from_iterable(slow))
+    assert float(mean_loss(logits, masks)) == pytest.approx(
+        sum(pixel_losses) / len(pixel_losses), rel=1e-5
+    )
     assert float(mean_loss(logits, masks)) == pytest.approx(
         float(F.cross_entropy(logits, masks.long(), ignore_index=255))
     )
     assert compute_losses(logits, masks).tolist() == pytest.approx(
-        [sum(one) / len(one) for one in slow], rel=1e-5
+        [sum(image_losses) / len(image_losses) for image_losses in slow], rel=1e-5
     )
-    assert int(weigh_batch(masks)) == len(every)
+    assert int(weigh_batch(masks)) == len(pixel_losses)
     other, _ = random(seed=1)
     assert float(training_loss((logits, other), masks)) == pytest.approx(
         float(mean_loss(logits, masks) + 0.5 * mean_loss(other, masks))
@@ -159,19 +162,19 @@ def test_the_error_is_one_less_the_mean_iou_of_the_image() -> None:
         slow_error(a.flatten().tolist(), t.flatten().tolist())
         for a, t in zip(answers, masks, strict=True)
     ]
-    found = compute_errors(logits, masks)
-    assert found.tolist() == pytest.approx(slow)
-    assert found[3] == 0
-    assert found.dtype == torch.float64
+    errors = compute_errors(logits, masks)
+    assert errors.tolist() == pytest.approx(slow)
+    assert errors[3] == 0
+    assert errors.dtype == torch.float64
     regions = count_overlaps(answers, masks, CLASSES)
     assert compute_image_errors(regions).tolist() == pytest.approx(slow)
-    whole, each = compute_whole_ious(regions, torch.Generator().manual_seed(0))
+    whole, by_class = compute_whole_ious(regions, torch.Generator().manual_seed(0))
     a, t = answers.flatten(), masks.flatten()
     wanted = [
         float(((a == c) & (t == c)).sum() / (((a == c) | (t == c)) & (t != 255)).sum())
         for c in range(CLASSES)
     ]
-    assert [one.value for one in each if one is not None] == pytest.approx(wanted)
+    assert [iou.value for iou in by_class if iou is not None] == pytest.approx(wanted)
     assert whole.value == pytest.approx(sum(wanted) / CLASSES)
     assert whole.low is not None
     assert whole.high is not None
@@ -181,11 +184,11 @@ def test_the_error_is_one_less_the_mean_iou_of_the_image() -> None:
 def test_a_constant_answer_is_what_chance_is() -> None:
     _, masks = random(5)
     masks[2] = 255
-    found = compute_constant_errors(masks, CLASSES)
+    errors = compute_constant_errors(masks, CLASSES)
     for label in range(CLASSES):
         logits = F.one_hot(torch.full(masks.shape, label), CLASSES).movedim(-1, 1).float()
-        assert float(found[label]) == pytest.approx(float(compute_errors(logits, masks).mean()))
-    assert guessing_error(Split(torch.zeros(5, 3, 6, 7), masks), CLASSES) == float(found.min())
+        assert float(errors[label]) == pytest.approx(float(compute_errors(logits, masks).mean()))
+    assert guessing_error(Split(torch.zeros(5, 3, 6, 7), masks), CLASSES) == float(errors.min())
     assert guessing_error(Split(torch.zeros(5, 3, 6, 7), torch.zeros(5)), 4) == 0.75
 
 
@@ -196,8 +199,8 @@ def test_intervals_of_errors_between_0_and_1_cover() -> None:
     rng = np.random.default_rng(0)
     covered, many = 0, 2000
     for sample in rng.beta(2, 5, (many, 20)):
-        found = bounded_mean_interval(sample.sum(), (sample**2).sum(), n=20)
-        covered += found.low <= 2 / 7 <= found.high  # type: ignore[operator]
+        interval = bounded_mean_interval(sample.sum(), (sample**2).sum(), n=20)
+        covered += interval.low <= 2 / 7 <= interval.high  # type: ignore[operator]
     assert 0.935 < covered / many < 0.965
     assert bounded_mean_interval(0.2, 0.04, n=1).model_dump() == {
         "value": 0.2,
@@ -207,11 +210,11 @@ def test_intervals_of_errors_between_0_and_1_cover() -> None:
     }
     near = bounded_mean_interval(1.9, 0.9**2 + 1, n=2)
     assert near.high == 1.0
-    one, two = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([0.25, 0.0, 0.75])
-    gap = estimate_increase(one, two)
+    first, second = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([0.25, 0.0, 0.75])
+    gap = estimate_increase(first, second)
     assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
-    assert estimate_increase(one[:1], two[:1]).low == -1.0
-    assert estimate_error(one).value == pytest.approx(1.75 / 3)
+    assert estimate_increase(first[:1], second[:1]).low == -1.0
+    assert estimate_error(first).value == pytest.approx(1.75 / 3)
 
 
 def test_a_teacher_is_followed_pixel_by_pixel() -> None:
@@ -267,9 +270,9 @@ def test_training_learns_and_is_measured(data: Data) -> None:
     model = trained(
         data, epochs=10, optimizer=Optimizer(lr=0.05), lr_schedule=LrSchedule(name="poly")
     )
-    found = measure_network(model, data)
+    measured = measure_network(model, data)
     answers = []
-    for split, expected in ((data.test, found.wrong), (data.val, found.val_wrong)):
+    for split, expected in ((data.test, measured.wrong), (data.val, measured.val_wrong)):
         slow = []
         for image, mask in zip(split.images, split.labels, strict=True):
             with torch.no_grad():
@@ -278,15 +281,15 @@ def test_training_learns_and_is_measured(data: Data) -> None:
             answers.append(logits)
         assert expected.tolist() == pytest.approx(slow)
     tests = len(data.test)
-    assert found.losses.tolist() == pytest.approx(
+    assert measured.losses.tolist() == pytest.approx(
         compute_losses(torch.cat(answers[:tests]), data.test.labels).tolist(), rel=1e-4
     )
-    assert found.overlaps is not None
-    assert found.overlaps.shape == (tests, 2, CLASSES)
-    assert float(found.wrong.mean()) < 0.7 * guessing_error(data.test, CLASSES)
-    again = Measured.restore(found.tensors("x"), "x")
-    assert again.document() == found.document()
-    assert torch.equal(again.overlaps, found.overlaps)  # type: ignore[arg-type]
+    assert measured.overlaps is not None
+    assert measured.overlaps.shape == (tests, 2, CLASSES)
+    assert float(measured.wrong.mean()) < 0.7 * guessing_error(data.test, CLASSES)
+    again = Measured.restore(measured.tensors("x"), "x")
+    assert again.document() == measured.document()
+    assert torch.equal(again.overlaps, measured.overlaps)  # type: ignore[arg-type]
 
 
 def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,9 +313,19 @@ def test_micro_batches_weigh_by_their_pixels(data: Data, monkeypatch: pytest.Mon
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, CLASSES, 1))
         schedule = Training(epochs=1, batch_size=8, augment="none")
-        run = module._Run(model, uneven, schedule, 0, "train", {}, (), None, Controls())
+        run = module._Run(
+            model=model,
+            data=uneven,
+            training=schedule,
+            seed=0,
+            name="train",
+            masks={},
+            exclude=(),
+            teacher=None,
+            controls=Controls(),
+        )
         run.micro_batch = size
-        run.go(0, 1)
+        run.train(0, 1)
         ends.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.allclose(*ends, atol=1e-5)
 
@@ -435,11 +448,11 @@ WORKING = ["magnitude", "random", "lamp", "filter_norm", "synflow", "snip", "tay
 
 
 def test_a_job_of_every_kind_of_criterion(data: Data, tmp_path: Path) -> None:
-    """Those that need answers of images say so; the others prune, retrain and are compared."""
+    """Criteria that need answers of images say so; the others prune, retrain and are compared."""
     report, _ = run(
         data, tmp_path, [*WORKING, "obd", "obs"], [{"name": "accuracy"}, {"name": "comparison"}]
     )
-    assert [one.criterion.name for one in report.checkpoints] == WORKING
+    assert [checkpoint.criterion.name for checkpoint in report.checkpoints] == WORKING
     assert {failure.name: failure.code for failure in report.failures} == {
         "obd": "missing_evidence",
         "obs": "missing_evidence",
@@ -452,7 +465,9 @@ def test_a_job_of_every_kind_of_criterion(data: Data, tmp_path: Path) -> None:
     assert section.scalars["mean_iou/given"].value > 0.3
     assert set(section.details["iou_by_class"][0]) == {"network", "class", "iou"}
     assert "mean_iou/magnitude" in section.curves
-    best = next(one for one in report.checkpoints if one.criterion.name == "magnitude")
+    best = next(
+        checkpoint for checkpoint in report.checkpoints if checkpoint.criterion.name == "magnitude"
+    )
     assert best.error == section.curves["error/magnitude"].y[0]
     assert best.error.n == len(data.test)
     assert (
@@ -486,10 +501,10 @@ def test_the_others_are_refused_where_they_are_asked_for(data: Data, tmp_path: P
         "loss_model",
         "scaling_law",
     ]
-    asked = [{"name": name} for name in others] + [
+    methods = [{"name": name} for name in others] + [
         {"name": "noise_similarity", "params": {"draws": 2, "levels": [0, 0.3]}}
     ]
-    report, _ = run(data, tmp_path, ["magnitude"], asked, retrain={"mode": "none"})
+    report, _ = run(data, tmp_path, ["magnitude"], methods, retrain={"mode": "none"})
     assert {failure.name for failure in report.failures} == set(others)
     assert all(
         failure.code == "invalid_parameter"
@@ -514,8 +529,8 @@ def test_noise_similarity_is_of_pixels_that_are_not_ignored(data: Data, tmp_path
         train=None,
         retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 4},
     )
-    found = report.sections["noise_similarity"].curves["matching/magnitude-0.5"].y[0].value
-    assert 0 < found < 1
+    similarity = report.sections["noise_similarity"].curves["matching/magnitude-0.5"].y[0].value
+    assert 0 < similarity < 1
 
 
 def test_a_network_no_better_than_one_class_everywhere_is_warned_of(
@@ -524,27 +539,29 @@ def test_a_network_no_better_than_one_class_everywhere_is_warned_of(
     report, warnings = run(data, tmp_path, ["magnitude"], [], train=None, retrain={"mode": "none"})
     assert any("no lower than that of calling every pixel '0'" in warning for warning in warnings)
     assert report.recommendation.checkpoint is None
-    said: list[str] = []
-    check_baseline(report.baseline, data, trained=True, warn=said.append)
-    assert said[0].endswith("take a larger network")
+    messages: list[str] = []
+    check_baseline(report.baseline, data, trained=True, warn=messages.append)
+    assert messages[0].endswith("take a larger network")
 
 
 @pytest.mark.parametrize("criterion", [*WORKING, "wanda", "lm"])
 def test_the_library_scores_with_masks(data: Data, criterion: str) -> None:
     batches = list(data.batches(data.fit, 6))
     model = tiny().eval()
-    found = score(model, criterion, batches)
-    assert set(found) == {f"net.{index}.weight" for index in (0, 4, 7)}
-    assert all(bool(torch.isfinite(value).all()) for value in found.values())
+    scores = score(model, criterion, batches)
+    assert set(scores) == {f"net.{index}.weight" for index in (0, 4, 7)}
+    assert all(bool(torch.isfinite(value).all()) for value in scores.values())
     assert choose_loss(batches[0][1]) is not F.cross_entropy
 
 
 @pytest.mark.parametrize("criterion", ["obd", "qm", "obs"])
 def test_criteria_of_single_answers_refuse_masks(data: Data, criterion: str) -> None:
-    with pytest.raises(EvidenceError, match="are known for one class an image only, not for masks"):
+    with pytest.raises(
+        EvidenceError, match="are known only for one class for each image, not for masks"
+    ):
         score(tiny().eval(), criterion, list(data.batches(data.fit, 6)))
 
 
 def test_bounds_refuse_masks(data: Data) -> None:
-    with pytest.raises(EvidenceError, match="error bounds are known for one class an image only"):
+    with pytest.raises(EvidenceError, match="error bounds are known only for one class for each"):
         bound(tiny().eval(), "sipp", [0.5], list(data.batches(data.fit, 6)))

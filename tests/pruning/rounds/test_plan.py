@@ -36,25 +36,25 @@ MANY: dict[str, Any] = {
 
 def recipes() -> list[Recipe]:
     """Every schedule, cascade and independent, every time of pruning and retraining."""
-    found = []
+    recipes = []
     for name, independent in itertools.product(schedules.names(), (False, True)):
         common: dict[str, Any] = {"schedule": {"name": name}, "independent": independent}
-        found.append(
+        recipes.append(
             cases.recipe(
                 0.5, 0.8, when="before_training", train=TRAIN, retrain={"mode": "none"}, **common
             )
         )
-        found.append(cases.recipe(0.5, 0.8, retrain={"mode": "none"}, **common))
-        found.append(cases.recipe(0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2}, **common))
-        found += [
+        recipes.append(cases.recipe(0.5, 0.8, retrain={"mode": "none"}, **common))
+        recipes.append(cases.recipe(0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2}, **common))
+        recipes += [
             cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN, **common)
             for mode in ("weight_rewind", "lr_rewind")
         ]
         if independent:
-            found.append(
+            recipes.append(
                 cases.recipe(0.5, 0.8, retrain={"mode": "gradual", "epochs": 20}, **common)
             )
-    return found
+    return recipes
 
 
 @pytest.mark.parametrize(
@@ -64,44 +64,44 @@ def recipes() -> list[Recipe]:
 )
 def test_rounds_end_exactly_at_the_targets(recipe: Recipe) -> None:
     planned = plan_rounds(recipe)
-    assert [one.number for one in planned] == list(range(1, len(planned) + 1))
-    assert [(one.target, one.sparsity) for one in planned if one.target is not None] == [
+    assert [plan.number for plan in planned] == list(range(1, len(planned) + 1))
+    assert [(plan.target, plan.sparsity) for plan in planned if plan.target is not None] == [
         (0.5, 0.5),
         (0.8, 0.8),
     ]
-    assert all(one.density == pytest.approx(1 - one.sparsity, abs=1e-15) for one in planned)
-    starts = [one.number for one in planned if one.restart]
-    first = next(one.number for one in planned if one.target == 0.5)
+    assert all(plan.density == pytest.approx(1 - plan.sparsity, abs=1e-15) for plan in planned)
+    starts = [plan.number for plan in planned if plan.restart]
+    first = next(plan.number for plan in planned if plan.target == 0.5)
     assert starts == ([1, first + 1] if recipe.independent else [1])
     previous = 1.0
-    for one in planned:
-        previous = 1.0 if one.restart else previous
-        assert one.density < previous
-        previous = one.density
+    for plan in planned:
+        previous = 1.0 if plan.restart else previous
+        assert plan.density < previous
+        previous = plan.density
     if recipe.when == "before_training":
-        assert [one.retrained for one in planned] == [one.target is not None for one in planned]
+        assert [plan.retrained for plan in planned] == [plan.target is not None for plan in planned]
     else:
-        assert {one.retrained for one in planned} == {recipe.retrain.mode != "none"}
+        assert {plan.retrained for plan in planned} == {recipe.retrain.mode != "none"}
 
 
 def test_targets_are_planned_densest_first_with_stretches_between() -> None:
     planned = plan_rounds(
         cases.recipe(0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}})
     )
-    assert [round(one.density, 10) for one in planned] == [0.75, 0.5, 0.3, 0.1]
+    assert [round(plan.density, 10) for plan in planned] == [0.75, 0.5, 0.3, 0.1]
     independent = plan_rounds(
         cases.recipe(
             0.9, 0.5, schedule={"name": "linear", "params": {"rounds": 2}}, independent=True
         )
     )
-    assert [round(one.density, 10) for one in independent] == [0.75, 0.5, 0.55, 0.1]
+    assert [round(plan.density, 10) for plan in independent] == [0.75, 0.5, 0.55, 0.1]
 
 
 def test_targets_closer_than_the_rounds_give_one_checkpoint_each() -> None:
     planned = plan_rounds(
         cases.recipe(0.5, 0.5 + 1e-15, schedule={"name": "cubic", "params": {"rounds": 1000}})
     )
-    assert len([one for one in planned if one.target is not None]) == 2
+    assert len([plan for plan in planned if plan.target is not None]) == 2
 
 
 def test_unknown_schedules_and_parameters() -> None:
@@ -112,7 +112,7 @@ def test_unknown_schedules_and_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "dense", "control", "each"),
+    ("fields", "dense", "control", "round_cost"),
     [
         ({"retrain": {"mode": "none"}}, 40, 0, 40),
         ({"retrain": {"mode": "fine_tune", "epochs": 2}}, 40, 240 + 40, 40 + 240 + 40),
@@ -135,17 +135,17 @@ def test_unknown_schedules_and_parameters() -> None:
         ({"when": "before_training", "train": TRAIN}, 400, 0, 40 + 360 + 40),
     ],
 )
-def test_costs_by_hand(fields: dict[str, Any], dense: int, control: int, each: int) -> None:
+def test_costs_by_hand(fields: dict[str, Any], dense: int, control: int, round_cost: int) -> None:
     recipe = cases.recipe(0.5, 0.8, **fields)
     costs = Costs(recipe, IMAGES, 3)
-    each += 80  # the loss on 40 training images before and after pruning
+    round_cost += 80  # the loss on 40 training images before and after pruning
     assert (TRAIN_COST, TEACHER_COST) == (3, 1)
     assert costs.dense == dense
     assert costs.control == control
-    assert costs.round(recipe.criteria[0], plan_rounds(recipe)[0]) == each
-    assert costs.total == dense + control + 2 * each
+    assert costs.round(recipe.criteria[0], plan_rounds(recipe)[0]) == round_cost
+    assert costs.total == dense + control + 2 * round_cost
     several = recipe.model_copy(update={"criterion": (recipe.criteria[0],) * 3})
-    assert Costs(several, IMAGES, 3).total == dense + control + 6 * each
+    assert Costs(several, IMAGES, 3).total == dense + control + 6 * round_cost
 
 
 def test_the_loss_is_measured_on_at_most_2000_training_images() -> None:
@@ -187,7 +187,7 @@ def test_an_estimate_by_hand() -> None:
     recipe = cases.recipe(
         0.5, 0.8, retrain={"mode": "fine_tune", "epochs": 2, "batch_size": 8}, limit=Limit(test=20)
     )
-    found = estimate_costs(
+    costs = estimate_costs(
         recipe,
         {"train": 50, "test": 30, "val": 0},
         prunable=[(100,)],
@@ -196,14 +196,14 @@ def test_an_estimate_by_hand() -> None:
         activations=13,
         classes=3,
     )
-    assert found["images"] == {"fit": 45, "val": 5, "test": 20}
-    assert found["rounds"] == found["checkpoints"] == 2
+    assert costs["images"] == {"fit": 45, "val": 5, "test": 20}
+    assert costs["rounds"] == costs["checkpoints"] == 2
     assert (
-        found["steps"] == 6 * 2 * 3
+        costs["steps"] == 6 * 2 * 3
     )  # five batches of 8 and one of 5; two epochs; control and two rounds
-    assert found["units"] == Costs(recipe, found["images"], 3).total
-    assert found["flops"] == 7 * found["units"]
-    assert found["memory_bytes"] >= 4 * (4 * 110 + 13 * 8)
+    assert costs["units"] == Costs(recipe, costs["images"], 3).total
+    assert costs["flops"] == 7 * costs["units"]
+    assert costs["memory_bytes"] >= 4 * (4 * 110 + 13 * 8)
 
 
 def test_an_unreachable_target_is_told_before_the_job_runs() -> None:
@@ -238,9 +238,9 @@ def test_a_target_that_removes_nothing_is_refused() -> None:
 @pytest.mark.parametrize("mode", ["weight_rewind", "lr_rewind"])
 def test_steps_of_rewinding_are_those_of_the_replayed_schedule(mode: str) -> None:
     recipe = cases.recipe(0.5, 0.8, retrain={"mode": mode}, train=TRAIN)
-    found = estimate_costs(recipe, COUNTS, **MANY)
+    costs = estimate_costs(recipe, COUNTS, **MANY)
     assert (
-        found["steps"] == 6 * 3 + 6 * 2 * 3
+        costs["steps"] == 6 * 3 + 6 * 2 * 3
     )  # 45 images in batches of 8; control and two rounds from epoch 1 to 3
 
 
@@ -281,10 +281,10 @@ def test_every_retrained_round_removes_a_weight_or_is_refused() -> None:
         estimate_costs(cases.recipe(0.5, 0.501), COUNTS, **MANY | {"prunable": [(10,)]})
     assert caught.value.pointer == "/targets/sparsity"
     for prunable in (20, 50, 1000):
-        found = estimate_costs(
+        costs = estimate_costs(
             cases.recipe(0.7, **geometric, **imp), COUNTS, **MANY | {"prunable": [(prunable,)]}
         )
-        assert found["rounds"] == 6
+        assert costs["rounds"] == 6
 
 
 @pytest.mark.parametrize(
@@ -339,8 +339,8 @@ def test_gradual_rounds_share_one_schedule(
         0.5, schedule={"name": "cubic", "params": {"rounds": rounds_}}, retrain=retrain
     )
     planned = plan_rounds(recipe)
-    assert [one.epochs for one in planned] == expected
-    assert [one.trained_epochs for one in planned] == [stop for _, stop in expected]
+    assert [plan.epochs for plan in planned] == expected
+    assert [plan.trained_epochs for plan in planned] == [stop for _, stop in expected]
     assert find_training_epochs(recipe) == (0, epochs)
     assert (
         estimate_costs(recipe, COUNTS, **MANY)["steps"] == 2 * epochs
@@ -362,14 +362,14 @@ def test_gradual_epochs_join_to_the_whole_schedule(epochs: int, data: st.DataObj
     planned = plan_rounds(recipe)
     assert len(planned) == 2 * number
     for part in (planned[:number], planned[number:]):
-        spans = [one.epochs for one in part if one.epochs is not None]
+        spans = [plan.epochs for plan in part if plan.epochs is not None]
         joined = [epoch for start, stop in spans for epoch in range(start, stop)]
         assert joined == list(range(epochs))
         assert all(start < stop for start, stop in spans)
         assert spans[-1][0] < pruning
         gaps = {later[0] - earlier[0] for earlier, later in itertools.pairwise(spans)}
         assert max(gaps, default=0) - min(gaps, default=0) <= 1
-        assert [one.trained_epochs for one in part] == [stop for _, stop in spans]
+        assert [plan.trained_epochs for plan in part] == [stop for _, stop in spans]
 
 
 @pytest.mark.parametrize(
@@ -402,11 +402,11 @@ def test_more_rounds_than_pruning_epochs_are_refused_before_the_job_runs(
 def test_the_cubic_is_that_of_the_paper(initial: float, number: int) -> None:
     """s_t = s_f + (s_i - s_f) (1 - t)^3 at t = 1 / R ... 1."""
     expected = [0.8 + (initial - 0.8) * (1 - step / number) ** 3 for step in range(1, number + 1)]
-    found = schedules.create("cubic", {"rounds": number, "initial": initial}).densities(
+    densities = schedules.create("cubic", {"rounds": number, "initial": initial}).densities(
         1.0, 1.0 - 0.8
     )
-    assert [1 - density for density in found] == pytest.approx(expected, abs=1e-12)
-    assert found[-1] == 1.0 - 0.8
+    assert [1 - density for density in densities] == pytest.approx(expected, abs=1e-12)
+    assert densities[-1] == 1.0 - 0.8
 
 
 def test_an_initial_sparsity_belongs_to_the_dense_network() -> None:
@@ -417,4 +417,4 @@ def test_an_initial_sparsity_belongs_to_the_dense_network() -> None:
     cascade = plan_rounds(
         cases.recipe(0.5, 0.9, schedule={"name": "cubic", "params": {"rounds": 2, "initial": 0.2}})
     )
-    assert [round(one.sparsity, 10) for one in cascade] == [0.4625, 0.5, 0.85, 0.9]
+    assert [round(plan.sparsity, 10) for plan in cascade] == [0.4625, 0.5, 0.85, 0.9]

@@ -1,4 +1,4 @@
-"""Rounds of channels and blocks that remove nothing are told before the job runs."""
+"""Rounds of channels and blocks that remove nothing are refused before the job runs."""
 
 from __future__ import annotations
 
@@ -26,32 +26,34 @@ def tried(*sparsity: float, **fields: Any) -> list[str]:
     return rehearse(network(), cases.recipe(*sparsity, **fields), (1, 8, 8))
 
 
-@pytest.mark.parametrize("what", [CHANNELS, BLOCKS], ids=["channel", "block"])
+@pytest.mark.parametrize("granularity", [CHANNELS, BLOCKS], ids=["channel", "block"])
 @pytest.mark.parametrize(
     "retrain",
     [{}, {"retrain": {"mode": "weight_rewind"}, "train": TRAIN}],
     ids=["fine_tune", "weight_rewind"],
 )
 def test_targets_that_reach_the_same_structure_are_refused(
-    what: dict[str, Any], retrain: dict[str, Any]
+    granularity: dict[str, Any], retrain: dict[str, Any]
 ) -> None:
     with pytest.raises(
         BudgetError,
         match=r"round 2 at sparsity 0\.502 would be retrained but removes nothing: "
         r"\d+ of 2720 weights remain before it and after",
     ) as caught:
-        tried(0.501, 0.502, 0.503, **what, **retrain)
+        tried(0.501, 0.502, 0.503, **granularity, **retrain)
     assert caught.value.pointer == "/targets/sparsity"
 
 
-@pytest.mark.parametrize("what", [CHANNELS, BLOCKS], ids=["channel", "block"])
-def test_rounds_finer_than_a_channel_or_a_block_are_the_schedule_s(what: dict[str, Any]) -> None:
+@pytest.mark.parametrize("granularity", [CHANNELS, BLOCKS], ids=["channel", "block"])
+def test_rounds_finer_than_a_channel_or_a_block_are_the_schedule_s(
+    granularity: dict[str, Any],
+) -> None:
     with pytest.raises(BudgetError, match="would be retrained but removes nothing") as caught:
-        tried(0.3, schedule={"name": "linear", "params": {"rounds": 90}}, **what)
+        tried(0.3, schedule={"name": "linear", "params": {"rounds": 90}}, **granularity)
     assert caught.value.pointer == "/schedule"
 
 
-@pytest.mark.parametrize("what", [CHANNELS, BLOCKS], ids=["channel", "block"])
+@pytest.mark.parametrize("granularity", [CHANNELS, BLOCKS], ids=["channel", "block"])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -63,34 +65,36 @@ def test_rounds_finer_than_a_channel_or_a_block_are_the_schedule_s(what: dict[st
     ids=lambda fields: "-".join(fields),
 )
 def test_rounds_that_cost_no_retraining_of_their_own_may_be_empty(
-    what: dict[str, Any], fields: dict[str, Any]
+    granularity: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    assert tried(0.5, 0.501, **what, **fields) == []
+    assert tried(0.5, 0.501, **granularity, **fields) == []
 
 
-@pytest.mark.parametrize("what", [CHANNELS, BLOCKS], ids=["channel", "block"])
-def test_rounds_coarse_enough_pass(what: dict[str, Any]) -> None:
-    assert tried(0.5, 0.7, schedule={"name": "linear", "params": {"rounds": 3}}, **what) == []
+@pytest.mark.parametrize("granularity", [CHANNELS, BLOCKS], ids=["channel", "block"])
+def test_rounds_coarse_enough_pass(granularity: dict[str, Any]) -> None:
+    assert (
+        tried(0.5, 0.7, schedule={"name": "linear", "params": {"rounds": 3}}, **granularity) == []
+    )
 
 
 def test_of_very_many_rounds_only_those_to_targets_are_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    densities = []
     block = granularities.get("block")
     select = block.select
     monkeypatch.setattr(
         block,
         "select",
-        lambda self, selection: asked.append(selection.density) or select(self, selection),
+        lambda self, selection: densities.append(selection.density) or select(self, selection),
     )
     schedule = {"name": "linear", "params": {"rounds": ROUNDS}}
     assert tried(0.25, 0.75, schedule=schedule, **BLOCKS) == []
-    assert asked == [0.75, 0.25]
+    assert densities == [0.75, 0.25]
 
 
 def test_rounds_that_remove_something_with_other_scores_pass() -> None:
-    """Of coupled channels it depends on which go whether the last small step to 0.9 removes any."""
+    """The choice of coupled channels decides whether the last small step to 0.9 removes any."""
     recipe = cases.recipe(
         0.5, 0.8, 0.9, schedule={"name": "geometric", "params": {"fraction": 0.2}}, **CHANNELS
     )

@@ -24,7 +24,7 @@ from pruning.schemas.job import JobSpec
 from pruning.schemas.presets import PRESETS, expand_preset
 from pruning.schemas.recipe import Recipe
 from pruning.storage.stages import Stages
-from pruning.training.loop import learning_rate_factor
+from pruning.training.optimizer import learning_rate_factor
 from tests.support import cases
 
 every_preset = pytest.mark.parametrize("name", PRESETS)

@@ -113,8 +113,8 @@ def test_any_mask_survives(tmp_path: Path, bits: list[bool], transpose: bool) ->
     assert torch.equal(read_sparse(tmp_path / "f")["w"], weight)
     with safe_open(tmp_path / "f", framework="numpy") as file:
         expected = "".join("01"[bit] for bit in mask.reshape(-1).tolist())
-        found = "".join(f"{byte:08b}" for byte in file.get_tensor("w.bitmask"))
-    assert found == expected + "0" * (-len(expected) % 8)
+        bits = "".join(f"{byte:08b}" for byte in file.get_tensor("w.bitmask"))
+    assert bits == expected + "0" * (-len(expected) % 8)
 
 
 def test_nothing_is_masked(tmp_path: Path) -> None:
@@ -158,11 +158,13 @@ WRITE = """
 import sys, torch
 from pathlib import Path
 from pruning.storage.checkpoints import WRITERS
-state = {name: torch.arange(6.0).reshape(2, 3) * (index + 1) for index, name in enumerate(["b", "a", "fc.weight", "c"])}
+names = ["b", "a", "fc.weight", "c"]
+state = {name: torch.arange(6.0).reshape(2, 3) * (1 + i) for i, name in enumerate(names)}
 masks = {name: value > 4 for name, value in state.items() if name != "c"}
 state = {name: value * masks.get(name, 1) for name, value in state.items()}
 for format, write in WRITERS.items():
-    write(Path(sys.argv[1]) / format, state, masks, kwargs={"width": 2, "depth": 3}, classes=tuple({"x": 1, "y": 2}))
+    info = {"kwargs": {"width": 2, "depth": 3}, "classes": tuple({"x": 1, "y": 2})}
+    write(Path(sys.argv[1]) / format, state, masks, **info)
 """
 
 
@@ -332,12 +334,12 @@ def test_the_documented_loader_agrees_exactly(tmp_path: Path) -> None:
     for dtype in (torch.float32, torch.float16):
         state, masks = network(dtype)
         write_sparse(tmp_path / "f", state, masks)
-        found, expected = namespace["load_sparse"](tmp_path / "f"), read_sparse(tmp_path / "f")
-        assert set(found) == set(expected)
+        state, expected = namespace["load_sparse"](tmp_path / "f"), read_sparse(tmp_path / "f")
+        assert set(state) == set(expected)
         for name, value in expected.items():
-            assert found[name].dtype == value.numpy().dtype
-            assert found[name].shape == tuple(value.shape)
-            assert np.array_equal(found[name], value.numpy())
+            assert state[name].dtype == value.numpy().dtype
+            assert state[name].shape == tuple(value.shape)
+            assert np.array_equal(state[name], value.numpy())
 
 
 def test_the_documented_loader_needs_no_torch(tmp_path: Path) -> None:
@@ -373,12 +375,12 @@ def test_the_documented_ways_to_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_dense(Path("filter_norm-0.5.dense.safetensors"), small.state_dict())
     for code in documented("python"):
         if "load_compact" in code:
-            found: dict[str, Any] = {}
-            exec(code, found)
-            assert found["model"].fc1.weight.shape == (150, 64)
+            names: dict[str, Any] = {}
+            exec(code, names)
+            assert names["model"].fc1.weight.shape == (150, 64)
             assert all(
                 torch.equal(value, small.state_dict()[name])
-                for name, value in found["model"].state_dict().items()
+                for name, value in names["model"].state_dict().items()
             )
         elif "def load_sparse" not in code:
             namespace: dict[str, Any] = {"model": load_model("lenet_300_100", height=8, width=8)}

@@ -1,4 +1,4 @@
-"""What is dear to make is made once, and the folder that keeps it stays small."""
+"""Tensors that are expensive to compute are made once, and their folder stays small."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def statistics_by_hand(
     """Mean and unbiased variance of every batch at both layers, in float64; a batch is normalised
     by its own moments.
     """
-    found: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
+    statistics: tuple[list[tuple[Tensor, Tensor]], ...] = ([], [])
     for x in images:
         x = x.double()
         for index, (conv, norm) in enumerate(((model[0], model[1]), (model[3], model[4]))):
@@ -94,12 +94,12 @@ def statistics_by_hand(
             values = x.transpose(0, 1).flatten(1)
             mean, n = values.mean(1), values.shape[1]
             variance = ((values - mean[:, None]) ** 2).sum(1) / n
-            found[index].append((mean, variance * n / (n - 1)))
+            statistics[index].append((mean, variance * n / (n - 1)))
             x = (x - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
             x = torch.relu(
                 x * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
             )
-    return found
+    return statistics
 
 
 @pytest.mark.parametrize("images", [2, 3, 40, 195, 300])
@@ -113,9 +113,9 @@ def test_the_statistics_are_the_averages_over_the_batches(images: int) -> None:
         )
         judged = data.normalize(data.fit.images[judges])
         wanted = {"before": float(F.cross_entropy(model(judged), data.fit.labels[judges]))}
-    found = reestimate_(model, data, 4, 2)
-    assert found is not None
-    assert found["kept"] == 1
+    estimated = reestimate_(model, data, 4, 2)
+    assert estimated is not None
+    assert estimated["kept"] == 1
     for layer, moments in zip((model[1], model[4]), per_batch, strict=True):
         for buffer, values in (
             ("running_mean", [m for m, _ in moments]),
@@ -127,7 +127,7 @@ def test_the_statistics_are_the_averages_over_the_batches(images: int) -> None:
         assert int(layer.num_batches_tracked) == len(batches)
     with torch.no_grad():
         wanted["after"] = float(F.cross_entropy(model(judged), data.fit.labels[judges]))
-    assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert {key: estimated[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
     assert changed(model, before) == {
         f"{index}.{name}"
         for index in (1, 4)
@@ -143,11 +143,11 @@ class Recording(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm, self.head = nn.BatchNorm2d(1), nn.Linear(3, 2)
-        self.seen: list[tuple[bool, list[int]]] = []
+        self.passes: list[tuple[bool, list[int]]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = (x * 255).round().long().flatten(1)
-        self.seen.append((self.norm.training, (pixels[:, 0] * 256 + pixels[:, 1]).tolist()))
+        self.passes.append((self.norm.training, (pixels[:, 0] * 256 + pixels[:, 1]).tolist()))
         out: Tensor = self.head(self.norm(x).flatten(1))
         return out
 
@@ -181,12 +181,12 @@ def test_images_that_judge_are_not_those_the_statistics_come_from(
 ) -> None:
     model, data = Recording(), numbered(images)
     reestimate_(model, data, 0, 1)
-    trained = [numbers for training, numbers in model.seen if training]
+    trained = [numbers for training, numbers in model.passes if training]
     assert [len(numbers) for numbers in trained] == sizes
     sample = set(itertools.chain.from_iterable(trained))
     assert len(sample) == sum(sizes)
     looks = list(
-        itertools.chain.from_iterable(numbers for training, numbers in model.seen if not training)
+        itertools.chain.from_iterable(numbers for training, numbers in model.passes if not training)
     )
     assert looks[:judges] == looks[judges:], "judged on the same images before and after"
     assert len(set(looks)) == judges
@@ -197,7 +197,7 @@ def test_rounds_and_seeds_take_other_images() -> None:
     def sample(seed: int, number: int) -> list[tuple[bool, list[int]]]:
         model = Recording()
         reestimate_(model, numbered(100), seed, number)
-        return model.seen
+        return model.passes
 
     assert sample(0, 1) == sample(0, 1)
     assert sample(0, 1) != sample(0, 2) != sample(1, 1) != sample(0, 1)
@@ -224,10 +224,10 @@ def test_worse_statistics_are_not_kept_and_every_buffer_is_as_before() -> None:
     model = confident(net())
     data = told(model, cases.make_data(fit=60))
     before = state(model)
-    found = reestimate_(model, data, 0, 1)
-    assert found is not None
-    assert found["kept"] == 0
-    assert found["after"] > found["before"]
+    estimated = reestimate_(model, data, 0, 1)
+    assert estimated is not None
+    assert estimated["kept"] == 0
+    assert estimated["after"] > estimated["before"]
     assert changed(model, before) == set()
     assert [int(model[index].num_batches_tracked) for index in (1, 4)] == [77, 77]
 
@@ -250,28 +250,28 @@ def test_an_equal_loss_keeps_what_was_there() -> None:
     for parameter in model[-1].parameters():
         nn.init.zeros_(parameter)  # the output does not depend on the statistics
     before = state(model)
-    found = reestimate_(model, cases.make_data(), 0, 1)
-    assert found is not None
-    assert found["before"] == found["after"] == pytest.approx(1.0986, abs=1e-4)
-    assert (found["kept"], changed(model, before)) == (0, set())
+    estimated = reestimate_(model, cases.make_data(), 0, 1)
+    assert estimated is not None
+    assert estimated["before"] == estimated["after"] == pytest.approx(1.0986, abs=1e-4)
+    assert (estimated["kept"], changed(model, before)) == (0, set())
 
 
 @pytest.mark.parametrize("broken", [float("nan"), -float("inf")])
 def test_a_loss_that_is_no_number_is_worse_than_any(broken: float) -> None:
     model = net()
     nn.init.constant_(model[1].running_mean, broken)
-    found = reestimate_(model, cases.make_data(), 0, 1)
-    assert found is not None
-    assert found["kept"] == 1
-    assert found["before"] == torch.finfo(torch.float32).max
-    assert found["after"] < 1e6
+    estimated = reestimate_(model, cases.make_data(), 0, 1)
+    assert estimated is not None
+    assert estimated["kept"] == 1
+    assert estimated["before"] == torch.finfo(torch.float32).max
+    assert estimated["after"] < 1e6
     assert torch.isfinite(model[1].running_mean).all()
     hopeless = net()
     nn.init.constant_(hopeless[-1].bias, broken)
     before = state(hopeless)
-    found = reestimate_(hopeless, cases.make_data(), 0, 1)
-    assert found is not None
-    assert (found["kept"], found["before"], found["after"]) == (
+    estimated = reestimate_(hopeless, cases.make_data(), 0, 1)
+    assert estimated is not None
+    assert (estimated["kept"], estimated["before"], estimated["after"]) == (
         0,
         *[torch.finfo(torch.float32).max] * 2,
     )
@@ -319,9 +319,9 @@ def test_a_layer_that_no_pass_reaches_stays_as_it_is() -> None:
 
     model = Spare()
     before = state(model)
-    found = reestimate_(model, cases.make_data(), 0, 1)
-    assert found is not None
-    assert found["kept"] == 1
+    estimated = reestimate_(model, cases.make_data(), 0, 1)
+    assert estimated is not None
+    assert estimated["kept"] == 1
     assert {key.split(".")[0] for key in changed(model, before)} == {"inner"}
 
 
@@ -338,9 +338,9 @@ def test_modes_momenta_gradients_and_the_global_generator_stay(modes: str) -> No
     )
     momenta = [layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     weights, random = state(model), torch.get_rng_state()
-    found = reestimate_(model, cases.make_data(), 0, 1)
-    assert found is not None
-    assert found["kept"] == 1
+    estimated = reestimate_(model, cases.make_data(), 0, 1)
+    assert estimated is not None
+    assert estimated["kept"] == 1
     assert "1.running_mean" in changed(model, weights), "frozen layers take part"
     assert all("running" in key or "num_batches" in key for key in changed(model, weights))
     assert oracles.module_modes(model) == before
@@ -424,8 +424,8 @@ def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(
         model.load_state_dict(part(stages[before], "model."))
         masks = part(stages[name], "mask.")
         apply_masks_(model, masks)
-        found = reestimate_(model, data, 0, number)
-        assert done.batchnorm == found is not None
+        estimated = reestimate_(model, data, 0, number)
+        assert done.batchnorm == estimated is not None
         assert torch.equal(measure_network(model, data).losses, done.pruned.losses)
         if done.retrained is not None:
             train_(model, data, recipe.retrain, seed=0, name=f"retrain-{number}", masks=masks)
@@ -436,10 +436,10 @@ def test_a_job_measures_and_trains_the_network_with_the_kept_statistics(
         for entry in (report.rounds[number - 1], report.checkpoints[number - 1]):
             assert entry.batchnorm is not None
             assert (entry.batchnorm.loss_before, entry.batchnorm.loss_after) == (
-                found["before"],
-                found["after"],
+                estimated["before"],
+                estimated["after"],
             )
-            assert entry.batchnorm.kept is bool(found["kept"])
+            assert entry.batchnorm.kept is bool(estimated["kept"])
         before = name
     again = job(recipe, tmp_path)
     assert again.report().checkpoints[0].batchnorm == report.checkpoints[0].batchnorm

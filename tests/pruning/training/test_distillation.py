@@ -51,14 +51,14 @@ def plain_loss(
     total = 0.0
     for z, t, y in zip(student, teacher, labels, strict=True):
         hard = -math.log(softmax(z, 1.0)[y])
-        p, q = softmax(t, temperature), softmax(z, temperature)
-        soft = math.fsum(pi * math.log(pi / qi) for pi, qi in zip(p, q, strict=True))
+        target, answer = softmax(t, temperature), softmax(z, temperature)
+        soft = math.fsum(pi * math.log(pi / qi) for pi, qi in zip(target, answer, strict=True))
         total += (1 - alpha) * hard + alpha * temperature**2 * soft
     return total / len(labels)
 
 
 def logits(n: int = 6, classes: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a student and its teacher, with labels; float64."""
+    """The logits of a student and its teacher, with labels; float64."""
     rng = torch.Generator().manual_seed(0)
     student, teacher = (
         3 * torch.randn(n, classes, generator=rng, dtype=torch.float64) for _ in range(2)
@@ -72,11 +72,11 @@ CONSTANTS = [(0.5, 4.0), (0.9, 2.0), (1.0, 1.0), (0.01, 20.0), (1.0, 0.5)]
 @pytest.mark.parametrize(("alpha", "temperature"), CONSTANTS)
 def test_the_loss_is_the_formula(alpha: float, temperature: float) -> None:
     student, teacher, labels = logits()
-    found = Teacher(Given(teacher), Distill(alpha=alpha, temperature=temperature)).loss(
+    loss = Teacher(Given(teacher), Distill(alpha=alpha, temperature=temperature)).loss(
         student, labels, labels
     )
     expected = plain_loss(student.tolist(), teacher.tolist(), labels.tolist(), alpha, temperature)
-    assert float(found.detach()) == pytest.approx(expected, rel=1e-12)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), CONSTANTS)
@@ -293,12 +293,16 @@ def test_every_mode_learns_from_the_dense_network_and_the_control_alike(
     network.load_state_dict(dense)
     guide = Teacher(network, Distill(alpha=0.8, temperature=2.0))
     whole = (plan_rounds(recipe)[0].epochs or (0, 0))[0], schedule.epochs
-    found = {"control": (dense, whole, 1)}
-    for one in plan_rounds(recipe):
-        assert one.epochs is not None
-        start = dense if one.restart else part(stages[f"round-0-{one.number - 1:03d}"], "model.")
-        found[f"round-0-{one.number:03d}"] = start, one.epochs, one.number
-    for name, (start, epochs, number) in found.items():
+    trainings = {"control": (dense, whole, 1)}
+    for planned in plan_rounds(recipe):
+        assert planned.epochs is not None
+        start = (
+            dense
+            if planned.restart
+            else part(stages[f"round-0-{planned.number - 1:03d}"], "model.")
+        )
+        trainings[f"round-0-{planned.number:03d}"] = start, planned.epochs, planned.number
+    for name, (start, epochs, number) in trainings.items():
         model, masks = cases.mlp(), part(stages[name], "mask.")
         model.load_state_dict(rewind if recipe.retrain.mode == "weight_rewind" else start)
         apply_masks_(model, masks)
@@ -342,9 +346,9 @@ def test_the_dense_control_learns_nothing_from_itself(tmp_path: Path) -> None:
         "distill": {"alpha": 1},
     }
     pipeline = run(cases.recipe(0.8, retrain=retrain), tmp_path)
-    given, _ = pretrained()
+    weights, _ = pretrained()
     for name, value in pipeline.control().state_dict().items():
-        torch.testing.assert_close(value, given[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(value, weights[name], atol=1e-5, rtol=1e-5)
     (done,) = pipeline.done
     images = pipeline.data.normalize(pipeline.data.fit.images)
     with torch.no_grad():
@@ -375,20 +379,20 @@ def test_a_job_that_trains_learns_from_the_network_it_trained(tmp_path: Path) ->
     """
     recipe = cases.recipe(0.5, retrain={"mode": "weight_rewind", "distill": True}, train=TRAIN)
     pipeline = make(recipe, tmp_path)
-    seen: list[Teacher | None] = []
-    train = pipeline._train
+    teachers: list[Teacher | None] = []
+    train = pipeline.trainer.train_
 
     def listening(*args: Any, teacher: Teacher | None = None, **fields: Any) -> None:
-        seen.append(teacher)
+        teachers.append(teacher)
         train(*args, teacher=teacher, **fields)
 
-    pipeline._train = listening  # type: ignore[method-assign]
+    pipeline.trainer.train_ = listening  # type: ignore[method-assign]
     pipeline.run()
-    assert seen[0] is None, "the dense network has no teacher"
-    assert len(seen) == 3
-    for one in seen[1:]:
-        assert one is not None
-        assert same(one.network, pipeline.dense())
+    assert teachers[0] is None, "the dense network has no teacher"
+    assert len(teachers) == 3
+    for teacher in teachers[1:]:
+        assert teacher is not None
+        assert same(teacher.network, pipeline.dense())
 
 
 def test_progress_counts_the_teacher(tmp_path: Path) -> None:

@@ -22,13 +22,8 @@ from pruning.errors import DivergenceError, OutOfMemoryError
 from pruning.masks import apply_masks_
 from pruning.schemas.training import LrSchedule, Optimizer, Penalty, Train, Training
 from pruning.seeding import generator
-from pruning.training.loop import (
-    Controls,
-    count_steps_per_epoch,
-    learning_rate_factor,
-    make_optimizer,
-    train_,
-)
+from pruning.training.loop import Controls, count_steps_per_epoch, train_
+from pruning.training.optimizer import learning_rate_factor, make_optimizer
 from tests.support import cases, oracles
 from tests.support.trainings import SGD, Cramped, Memory, same
 
@@ -131,8 +126,8 @@ def test_resuming_at_any_saved_step_ends_in_the_same_bytes(run: str) -> None:
         assert total[0] == images, f"progress after resuming from {state[1]}"
 
 
-@pytest.mark.parametrize("every", [1, 2, 3, 5, 100])
-def test_states_are_kept_every_so_many_steps(every: int) -> None:
+@pytest.mark.parametrize("every_steps", [1, 2, 3, 5, 100])
+def test_states_are_kept_every_so_many_steps(every_steps: int) -> None:
     saver = Memory()
     train_(
         cases.mlp(),
@@ -140,10 +135,10 @@ def test_states_are_kept_every_so_many_steps(every: int) -> None:
         Training(epochs=2, batch_size=4),
         seed=0,
         name="t",
-        controls=Controls(saver=saver, every_steps=every),
+        controls=Controls(saver=saver, every_steps=every_steps),
     )
     steps = [meta["epoch"] * 3 + meta["step"] for _, meta in saver.saved]
-    assert steps == list(range(every, 7, every))
+    assert steps == list(range(every_steps, 7, every_steps))
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -249,11 +244,11 @@ def learning_rates(
     monkeypatch: pytest.MonkeyPatch, training: Training, start: int, images: int
 ) -> list[float]:
     """The learning rate at every step of a training."""
-    seen: list[float] = []
+    rates: list[float] = []
 
     class Listening(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:
-            seen.append(self.param_groups[0]["lr"])
+            rates.append(self.param_groups[0]["lr"])
 
     monkeypatch.setattr(
         pruning.training.loop,
@@ -261,7 +256,7 @@ def learning_rates(
         lambda model, spec: Listening(model.parameters(), lr=1),
     )
     train_(cases.mlp(), cases.make_data(fit=images), training, seed=0, name="t", start_epoch=start)
-    return seen
+    return rates
 
 
 def test_a_milestone_takes_effect_at_its_very_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,21 +301,21 @@ def test_a_later_start_replays_the_rest_of_the_schedule(
 )
 def test_a_last_batch_of_one_image_is_left_out(images: int, batch: int, steps: int) -> None:
     assert count_steps_per_epoch(images, batch) == steps
-    seen: list[int] = []
+    advances: list[int] = []
     train_(
         cases.mlp(),
         cases.make_data(fit=images),
         Training(batch_size=batch),
         seed=0,
         name="t",
-        controls=Controls(advance=seen.append),
+        controls=Controls(advance=advances.append),
     )
-    assert len(seen) == steps
-    assert sum(seen) == (images if steps * batch >= images else steps * batch)
+    assert len(advances) == steps
+    assert sum(advances) == (images if steps * batch >= images else steps * batch)
 
 
 def test_epochs_are_announced_before_their_first_step() -> None:
-    model, seen = cases.mlp(), list[tuple[int, Tensor]]()
+    model, epochs = cases.mlp(), list[tuple[int, Tensor]]()
     first = model.state_dict()["1.weight"].clone()
     train_(
         model,
@@ -330,12 +325,12 @@ def test_epochs_are_announced_before_their_first_step() -> None:
         name="t",
         start_epoch=1,
         controls=Controls(
-            at_epoch=lambda epoch: seen.append((epoch, model.state_dict()["1.weight"].clone()))
+            at_epoch=lambda epoch: epochs.append((epoch, model.state_dict()["1.weight"].clone()))
         ),
     )
-    assert [epoch for epoch, _ in seen] == [1, 2]
-    assert torch.equal(seen[0][1], first)
-    assert not torch.equal(seen[1][1], first)
+    assert [epoch for epoch, _ in epochs] == [1, 2]
+    assert torch.equal(epochs[0][1], first)
+    assert not torch.equal(epochs[1][1], first)
 
 
 SPLITS = [(0, 5), (0, 1, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
@@ -351,7 +346,7 @@ def test_a_schedule_in_pieces_is_the_whole_schedule(ends: tuple[int, ...]) -> No
         optimizer=Optimizer(lr=0.05, momentum=0),
         lr_schedule=LrSchedule(name="cosine", warmup_epochs=1.5),
     )
-    whole, pieces, seen = cases.mlp(), cases.mlp(), list[int]()
+    whole, pieces, epochs = cases.mlp(), cases.mlp(), list[int]()
     masks = cases.half_masks(whole)
     train_(whole, data, training, seed=0, name="t", masks=masks)
     for start, stop in itertools.pairwise(ends):
@@ -364,10 +359,10 @@ def test_a_schedule_in_pieces_is_the_whole_schedule(ends: tuple[int, ...]) -> No
             masks=masks,
             start_epoch=start,
             stop_epoch=stop,
-            controls=Controls(at_epoch=seen.append),
+            controls=Controls(at_epoch=epochs.append),
         )
     assert same(pieces, whole)
-    assert seen == list(range(5))
+    assert epochs == list(range(5))
 
 
 def test_momentum_starts_anew_with_every_piece() -> None:
@@ -466,8 +461,8 @@ class Float64(Data):
 
 
 def loss_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Those of the mean cross-entropy plus half the weight decay times the squared norm, over all
-    images.
+    """The gradients of the mean cross-entropy over all images plus half the weight decay times the
+    squared norm.
     """
     data = Float64(cases.make_data(fit=9))
     model.zero_grad()
@@ -493,10 +488,10 @@ def test_one_step_with_the_penalty_is_the_proximal_one(momentum: float) -> None:
                 ],
                 dtype=torch.float64,
             ).reshape(expected.shape)
-        found = after.get_parameter(name).detach()
-        torch.testing.assert_close(found, expected, atol=1e-15, rtol=1e-13)
-        zeros += int((found == 0).sum())
-        assert not found[found == 0].signbit().any()
+        weight = after.get_parameter(name).detach()
+        torch.testing.assert_close(weight, expected, atol=1e-15, rtol=1e-13)
+        zeros += int((weight == 0).sum())
+        assert not weight[weight == 0].signbit().any()
     assert zeros
 
 
@@ -595,8 +590,8 @@ def test_another_runtime_error_is_not_taken_for_memory() -> None:
         train_(cases.mlp(inputs=17), cases.make_data(), Training(batch_size=8), seed=0, name="t")
 
 
-@pytest.mark.parametrize("every", [1, 200])
-def test_an_absurd_learning_rate_is_a_divergence(every: int) -> None:
+@pytest.mark.parametrize("every_steps", [1, 200])
+def test_an_absurd_learning_rate_is_a_divergence(every_steps: int) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 3))
     saver = Memory()
     with pytest.raises(DivergenceError, match="a smaller learning rate may help"):
@@ -606,7 +601,7 @@ def test_an_absurd_learning_rate_is_a_divergence(every: int) -> None:
             Training(epochs=20, batch_size=8, optimizer=Optimizer(lr=100)),
             seed=0,
             name="t",
-            controls=Controls(saver=saver, every_steps=every),
+            controls=Controls(saver=saver, every_steps=every_steps),
         )
     assert all(
         torch.isfinite(value).all()

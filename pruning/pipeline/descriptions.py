@@ -1,0 +1,123 @@
+"""The parts of a report that describe a job's network, data, rounds and environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pruning.analysis.job_record import RoundRecord
+from pruning.data.tensors import Data
+from pruning.masks import count_parameters, explain_dense, find_prunable
+from pruning.measurement.measure import EVAL_BATCH
+from pruning.pipeline.exports import Origin
+from pruning.schemas.report import (
+    BatchNorm,
+    DataInfo,
+    Environment,
+    Layer,
+    ModelInfo,
+    Round,
+)
+from pruning.types import Masks
+
+
+def describe_model(
+    model: nn.Module, origin: Origin, data: Data, exclude: tuple[str, ...]
+) -> ModelInfo:
+    """The dense network: its architecture, its parameters, and how its inputs are normalised."""
+    return ModelInfo(
+        architecture=origin.architecture,
+        kwargs=origin.kwargs,
+        sha256=origin.model_sha256,
+        parameters=count_parameters(model),
+        prunable=sum(weight.numel() for weight in find_prunable(model, exclude).values()),
+        normalize={"mean": data.mean, "std": data.std},
+    )
+
+
+def describe_data(data: Data, origin: Origin) -> DataInfo:
+    """The dataset: its classes, the shape of its images, and how many each split has."""
+    return DataInfo(
+        name=origin.dataset_name,
+        sha256=origin.dataset_sha256,
+        classes=data.classes,
+        shape=data.shape,
+        fit=len(data.fit),
+        val=len(data.val),
+        test=len(data.test),
+        task="segmentation" if data.segmentation else "classification",
+    )
+
+
+def describe_round(record: RoundRecord) -> Round:
+    """A round: how sparse its network is, and how wrong before and after retraining."""
+    return Round(
+        criterion=record.criterion,
+        round=record.round,
+        sparsity=record.sparsity,
+        density=record.density,
+        target=record.target is not None,
+        pruned=record.pruned.document(),
+        retrained=record.retrained.document() if record.retrained is not None else None,
+        batchnorm=describe_batchnorm(record),
+    )
+
+
+def describe_batchnorm(record: RoundRecord) -> BatchNorm | None:
+    """The effect of re-estimating BatchNorm in a round; None where it was not re-estimated."""
+    estimated = record.batchnorm
+    if estimated is None:
+        return None
+    return BatchNorm(
+        loss_before=estimated["before"],
+        loss_after=estimated["after"],
+        kept=bool(estimated["kept"]),
+    )
+
+
+def describe_layers(model: nn.Module, masks: Masks, exclude: tuple[str, ...]) -> tuple[Layer, ...]:
+    """Every parameter: how many weights remain, or why it was left dense."""
+    layers = []
+    for name, parameter in model.named_parameters():
+        pruned = name in masks
+        layers.append(
+            Layer(
+                name=name,
+                shape=tuple(parameter.shape),
+                total=parameter.numel(),
+                kept=int(masks[name].sum()) if pruned else parameter.numel(),
+                reason=None if pruned else explain_dense(model, name, exclude),
+            )
+        )
+    return tuple(layers)
+
+
+def describe_environment(device: torch.device, batch: int = EVAL_BATCH) -> Environment:
+    """The machine on which the numbers are measured, with batches of `batch` images."""
+    if device.type == "cuda":
+        device_name = torch.cuda.get_device_name(device)
+    else:
+        device_name = platform.processor() or platform.machine()
+    return Environment(
+        device=device.type,
+        device_name=device_name,
+        threads=torch.get_num_threads(),
+        eval_batch=batch,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        secateur=importlib.metadata.version("secateur"),
+        platform=platform.platform(),
+    )
+
+
+def measure_zeros(weights: Iterable[Tensor]) -> float:
+    """The fraction of the weights that are exactly zero.
+
+    In a network that was trained with an L1 penalty many are, before any pruning.
+    """
+    counts = [(int((weight == 0).sum()), weight.numel()) for weight in weights]
+    return sum(zeros for zeros, _ in counts) / sum(total for _, total in counts)

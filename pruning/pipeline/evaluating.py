@@ -1,0 +1,97 @@
+"""The evaluations of a job, run one after the other; each is saved, and one that fails leaves the
+rest whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+
+from pruning.analysis.applicability import applies_to, check_task
+from pruning.analysis.job_record import JobRecord
+from pruning.errors import SecateurError
+from pruning.evaluations import evaluations
+from pruning.pipeline.pipeline import Pipeline
+from pruning.pipeline.second_network import train_second_network
+from pruning.schemas.recipe import Method
+from pruning.schemas.report import Failure, Section
+from pruning.storage.tensor_cache import TensorCache
+
+logger = logging.getLogger(__name__)
+
+
+def run_evaluations(
+    pipeline: Pipeline, cache: TensorCache | None
+) -> tuple[dict[str, Section], list[Failure]]:
+    """Every evaluation of the recipe, or without a list all that apply: a section, or a failure."""
+    sections: dict[str, Section] = {}
+    failures: list[Failure] = []
+    record = _record_job(pipeline, sections, cache)
+    methods = pipeline.recipe.evaluations
+    if methods is None:
+        methods = tuple(Method(name=name) for name in evaluations.names())
+    # Evaluations that read the sections of others come last.
+    for method in sorted(methods, key=_reads_sections):
+        pipeline.watcher.stage("evaluate", method.name)
+        stage = f"evaluation-{method.name}"
+        saved = pipeline.stages.load(stage)
+        if saved is not None:
+            with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
+                sections[method.name] = Section.model_validate(saved[1]["section"])
+            continue
+        begin = time.monotonic()
+        with pipeline.ledger.share(pipeline.evaluations.get(method.name, 0)):
+            try:
+                section = _evaluate(method, record)
+            except Exception as error:  # an evaluation must not cost the user the checkpoints
+                logger.exception("evaluation %s failed", method.name)
+                failures.append(_describe_failure(method, error))
+                section = None
+        if section is None:
+            continue
+        sections[method.name] = section
+        pipeline.stages.save(stage, {}, {"section": section.model_dump(mode="json")})
+        pipeline.ledger.seconds[stage] = time.monotonic() - begin
+    listed = [method.name for method in methods if method.name in sections]
+    return {name: sections[name] for name in listed}, failures
+
+
+def _record_job(
+    pipeline: Pipeline, sections: dict[str, Section], cache: TensorCache | None
+) -> JobRecord:
+    """The record of a job for its evaluations; `sections` fills up while they run."""
+    return JobRecord(
+        data=pipeline.data,
+        dense=pipeline.dense,
+        control=pipeline.control,
+        given_measured=pipeline.given_measured,
+        control_measured=pipeline.control_measured,
+        rounds=pipeline.done,
+        recipe=pipeline.recipe,
+        sections=sections,
+        separate=partial(train_second_network, pipeline),
+        cache=cache,
+        advance=pipeline.ledger.advance,
+    )
+
+
+def _evaluate(method: Method, record: JobRecord) -> Section | None:
+    """The section of an evaluation; None where it was not asked for and does not apply."""
+    evaluation = evaluations.create(method.name, method.params)
+    if record.recipe.evaluations is None and not applies_to(evaluation, record):
+        return None
+    check_task(evaluation, method.name, segmentation=record.data.segmentation)
+    return evaluation.evaluate(record)
+
+
+def _describe_failure(method: Method, error: Exception) -> Failure:
+    code = error.code if isinstance(error, SecateurError) else "evaluation_failed"
+    return Failure(name=method.name, code=code, message=f"{type(error).__name__}: {error}")
+
+
+def _reads_sections(method: Method) -> bool:
+    """Whether an evaluation reads the sections of others."""
+    if method.name not in evaluations.names():
+        return False
+    return bool(getattr(evaluations.get(method.name), "reads", ()))
