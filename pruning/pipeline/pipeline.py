@@ -275,8 +275,8 @@ class Pipeline:
                 partial(draw_batches, data, calibration, seed, planned.number, stage),
                 generator(seed, "criterion", planned.number, stage),
                 self.recipe.exclude,
-                choose_loss(data.fit.labels),
-                data.shape,
+                loss=choose_loss(data.fit.labels),
+                shape=data.shape,
             )
 
         def note(stage: StageLoss | None) -> None:
