@@ -1,5 +1,5 @@
-"""CoreNet: weights are drawn by the largest part they have in a sum, layers by how errors grow
-behind them.
+"""CoreNet: weights are drawn by the largest part they have in a sum, layers weigh by how errors
+grow behind them.
 
 Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing
 neural networks with applications to generalization bounds, ICLR 2019; constants as recalled and as
@@ -40,16 +40,16 @@ this.
 @criteria.register("corenet")
 @dataclass(frozen=True)
 class CoreNet:
-    """Empirical sensitivity of a weight: the largest part it has in the sum of its side, over
-    images and positions.
+    """Empirical sensitivity: the largest part of a weight in the sum of its side, over images.
 
-    `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that
-    the bound of the layers' relative errors is least. `plus` spends nothing on weights into neurons
-    that no image needs; `plus_plus` repeats the draws of every filter too, and keeps the best on
-    held-out images (biased). With `depth`, a layer weighs by the square of how much errors grow
-    behind it, for which the bound of the network is least: it gives the first layers nearly
-    everything, as its constant alone makes errors grow by kappa, a hundred and more, in every
-    layer, and ruins networks.
+    Over positions too; a side is the weights of one sign in one filter. `corenet` draws weights by
+    the sensitivity, as many from each side as it takes for the bound of the layers' relative errors
+    to be least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus`
+    repeats the draws of every filter too, and keeps the best on held-out images (biased). With
+    `depth`, a layer weighs by the square of how much errors grow behind it, for which the bound of
+    the network is least: it leaves nearly everything to the first layers, because its constant
+    alone makes errors grow by kappa, a hundred and more, in every layer; networks are ruined by
+    that.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -87,9 +87,9 @@ class CoreNet:
         return Method(name="sample", params={"division": "proportional"})
 
     def calibration(self, classes: int) -> Calibration:
-        """Ask for as many images as |S| is for a network of 10^7 times 10^7 outputs, and `HELD_OUT`.
+        """Ask for as many images as |S| is for a network of 10^7 times 10^7 outputs.
 
-        Of them the first |S| are used.
+        Of them the first |S| are used; `HELD_OUT` images come on top.
         """
         size = math.ceil(math.log(8e14 / self.delta) * math.log(1e14))
         return Calibration(size + HELD_OUT)
@@ -101,15 +101,16 @@ class CoreNet:
     def score(self, evidence: Evidence) -> Scores:
         """Compute s_ij = max over x in S and positions of |w_ij| a_j / z_i.
 
-        With `depth` times prod_(k >= l) Delta_k^2 / Delta_L^2. float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k
-        the mean over S of sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the
-        product is at most e^600. |S| = ceil(ln(8 eta eta_max / delta) ln(eta eta_max)) images, eta
-        the output elements of all layers, eta_max of the largest hidden one; fewer where there are
-        no more, and for `plus_plus` never the last ones, which are held out. An image with inputs
-        below 0 counts as two, its positive and its negative part. In a network that is no chain,
-        the product runs over all layers behind in the order of the network: a heuristic. Raises
-        `EvidenceError` without data, `StructureError` (`plus`, `plus_plus`) for a network whose
-        channels cannot be distinguished.
+        With `depth` times prod_(k >= l) Delta_k^2 / Delta_L^2. float64, shape of the weight. z_i is
+        the sum over the weights of the sign of w_ij, Delta_k the mean over S of sum |w a| / |sum w
+        a|, largest of the layer's outputs, plus kappa; the product is at most e^600. |S| =
+        ceil(ln(8 eta eta_max / delta) ln(eta eta_max)) images, eta the output elements of all
+        layers, eta_max of the largest hidden one; fewer where there are no more, and for
+        `plus_plus` never the last ones, which are held out. An image with inputs below 0 counts as
+        two, its positive and its negative part. In a network that is no chain, the product runs
+        over all layers behind in the order of the network: a heuristic. Raises `EvidenceError`
+        without data, `StructureError` (`plus`, `plus_plus`) for a network whose channels cannot be
+        distinguished.
         """
         model = evidence.model
         names = list(evidence.weights)

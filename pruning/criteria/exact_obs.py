@@ -33,14 +33,13 @@ from pruning.types import Calibration, Masks, Scores
 @criteria.register("exact_obs")
 @dataclass(frozen=True)
 class ExactOBS:
-    """Squared error of a layer's outputs, weights removed one by one from each row; those that
-    remain are adjusted.
+    """Squared error of a layer's outputs, weights removed one by one from each row.
 
-    With H = (2/n) sum_i X_i X_i^T over the layer's inputs, each row w loses 1/2 delta^T H delta.
-    Within a row, the order of the scores is the order of removal. Between layers errors are not
-    comparable, hence the allocation `uniform`; `global` compares them as they are. Masked weights
-    stay out from the start; weights on inputs that are always zero go first. Time is rows times
-    inputs^3 in each layer, in float64.
+    The weights that remain are adjusted. With H = (2/n) sum_i X_i X_i^T over the layer's inputs,
+    each row w loses 1/2 delta^T H delta. Within a row, the order of the scores is the order of
+    removal. Between layers errors are not comparable, hence the allocation `uniform`; `global`
+    compares them as they are. Masked weights stay out from the start; weights on inputs that are
+    always zero go first. Time is rows times inputs^3 in each layer, in float64.
 
     Two inputs that are always equal: removing one costs nothing, since the other takes its place.
 
@@ -92,9 +91,10 @@ class ExactOBS:
     def score(self, evidence: Evidence) -> Scores:
         """Compute s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed.
 
-        It is removed after the weights of its row that cost less. The score is a mean squared error of the layer's output, summed over positions; float64, shape of the
-        weight; raised as in `compute_removal_costs` so that it grows along a row's order of
-        removal; zero for masked weights.
+        It is removed after the weights of its row that cost less. The score is a mean squared error
+        of the layer's output, summed over positions; float64, shape of the weight; raised as in
+        `compute_removal_costs` so that it grows along a row's order of removal; zero for masked
+        weights.
 
         Raises `ScoreError` where H is not positive definite to rounding, and as
         `compute_layer_hessians`.

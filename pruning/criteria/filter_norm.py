@@ -36,10 +36,12 @@ class FilterNorm:
     p: Literal[1, 2] = 1
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_f = (sum over the filter's weights of |w|^p)^(1/p), shape (out, 1, 1, 1) or (out,
-        1).
+        """Compute s_f = (sum over the filter's weights of |w|^p)^(1/p).
+
+        Shape (out, 1, 1, 1) or (out, 1).
         """
-        return {
-            name: vector_norm(weight, self.p, dim=tuple(range(1, weight.dim())), keepdim=True)
-            for name, weight in evidence.weights.items()
-        }
+        scores = {}
+        for name, weight in evidence.weights.items():
+            all_but_output = tuple(range(1, weight.dim()))
+            scores[name] = vector_norm(weight, self.p, dim=all_but_output, keepdim=True)
+        return scores

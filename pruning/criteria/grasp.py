@@ -31,11 +31,10 @@ EPSILON = 1e-10
 @criteria.register("grasp")
 @dataclass(frozen=True)
 class GraSP:
-    """Gradient flow w (H g), negative where removal makes the gradient larger; made for networks
-    before training.
+    """Gradient flow w (H g), negative where removal makes the gradient larger.
 
-    At equal weights p = 1/2, so with label 0 g = (-1/2, 1/2), H = (1, -1; -1, 1) / 4 and H g = (-1,
-    1) / 4.
+    Made for networks before training. At equal weights p = 1/2, so with label 0 g = (-1/2, 1/2), H
+    = (1, -1; -1, 1) / 4 and H g = (-1, 1) / 4.
 
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.fill_(2.0)
@@ -53,8 +52,8 @@ class GraSP:
     batchnorm: Annotated[
         Literal["batch", "running"],
         Field(
-            description="statistics by which BatchNorm normalises: before training, the running ones "
-            "say nothing yet"
+            description="statistics by which BatchNorm normalises: before training, the running "
+            "ones say nothing yet"
         ),
     ] = "batch"
 
@@ -69,11 +68,11 @@ class GraSP:
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = theta (H g) / (sum |theta (H g)| + 1e-10), float64, shape of the weight.
 
-        The smallest are removed. g and H are gradient and Hessian of the mean loss of logits / T over all batches, with
-        respect to the weights that remain: two passes. As in the released code BatchNorm normalises
-        by the batch (of a single image, and with "running", by its running statistics); all else is
-        in eval mode, and the running statistics stay. Without BatchNorm the halves of the released
-        code, or any other batches, sum up to the same.
+        The smallest are removed. g and H are gradient and Hessian of the mean loss of logits / T
+        over all batches, with respect to the weights that remain: two passes. As in the released
+        code BatchNorm normalises by the batch (of a single image, and with "running", by its
+        running statistics); all else is in eval mode, and the running statistics stay. Without
+        BatchNorm the halves of the released code, or any other batches, sum up to the same.
         """
         gradient = self._average_gradient(evidence)
         vectors = {name: value * evidence.masks[name] for name, value in gradient.items()}

@@ -34,8 +34,9 @@ class LM(Locality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |g theta| + lambda / 2 theta^2, shape of the weight; g of the mean loss without
-        weight decay.
+        """Compute s = |g theta| + lambda / 2 theta^2, shape of the weight.
+
+        g is the gradient of the mean loss without weight decay.
         """
         return {
             name: change.abs() + self.penalty(evidence.weights[name])
@@ -43,5 +44,5 @@ class LM(Locality):
         }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """sum -g theta over the weights removed."""
+        """Compute the sum of -g theta over the weights removed."""
         return sum_removed(predict_linear(evidence), evidence, masks)

@@ -26,5 +26,5 @@ class Magnitude:
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |w|, shape of the weight."""
+        """Compute s = |w|, shape of the weight."""
         return {name: weight.abs() for name, weight in evidence.weights.items()}

@@ -78,10 +78,10 @@ class PFP:
     def score(self, evidence: Evidence) -> Scores:
         """Compute alpha_l s_j, s_j = max over x in S, filters, positions and the kernel of g.
 
-        Shape (1, in, 1, 1) or (1, in). g is the part of a weight in the sum of its sign; |S| = ceil(c ln(8 eta_max eta / delta))
-        images, fewer where there are no more. alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta) does
-        not matter within a layer: `bound_optimal` weighs layers against each other by it. In a
-        grouped convolution, j is the same position of every group.
+        Shape (1, in, 1, 1) or (1, in). g is the part of a weight in the sum of its sign; |S| =
+        ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. alpha_l = 2 c ln(8
+        (P_l + 1) kappa_l / delta) does not matter within a layer: `bound_optimal` weighs layers
+        against each other by it. In a grouped convolution, j is the same position of every group.
         """
         model = evidence.model
         names = list(evidence.weights)

@@ -18,5 +18,5 @@ class TargetsOnly:
     """
 
     def densities(self, start: float, target: float) -> Sequence[float]:
-        """[target]."""
+        """Return the target alone."""
         return [target]

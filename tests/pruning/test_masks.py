@@ -130,7 +130,7 @@ def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
     assert list(find_prunable(net, ["1.weight"])) == ["3.weight"]
     for name in ("fc9.weight", "1.bias"):
         with pytest.raises(
-            ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight"
+            ParameterError, match=r"is not a prunable weight; known: 1\.weight, 3\.weight"
         ) as caught:
             find_prunable(net, [name])
         assert caught.value.pointer == "/exclude"

@@ -259,7 +259,7 @@ def test_wanda_spends_a_share_that_does_not_divide_on_the_best() -> None:
 
 def test_wanda_refuses_infinite_inputs() -> None:
     layer = nn.Linear(2, 2, bias=False)
-    with pytest.raises(ScoreError, match="2 scores are no finite numbers"):
+    with pytest.raises(ScoreError, match="2 scores are not finite"):
         Wanda().score(
             Evidence(layer, batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))])
         )

@@ -410,14 +410,14 @@ def test_what_cannot_be_known_of_a_layer_is_refused_by_name() -> None:
         compute_layer_hessians(
             Evidence(TwoShapes(), batches=[(torch.ones(2, 2, 2, 2), torch.tensor([0, 1]))])
         )
-    with pytest.raises(ScoreError, match=r"weight: the inputs of its layer are no finite numbers"):
+    with pytest.raises(ScoreError, match=r"weight: the inputs of its layer are not finite"):
         compute_layer_hessians(
             Evidence(
                 nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]
             )
         )
     with pytest.raises(
-        ScoreError, match=r"weight: the gradients of the loss are no finite numbers"
+        ScoreError, match=r"weight: the gradients of the loss are not finite"
     ):
         OBS().score(
             Evidence(

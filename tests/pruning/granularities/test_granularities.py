@@ -185,7 +185,7 @@ def test_layers_that_do_not_divide_stay_dense_and_the_others_make_up_for_them() 
     assert 0.5 - 4 / total < density(masks) <= 0.5
     with pytest.raises(
         BudgetError,
-        match=r"density 0\.37 cannot be had with blocks of 1 x 4: .* one block it is 0\.38",
+        match=r"density 0\.37 cannot be reached with blocks of 1 x 4: .* one block it is 0\.38",
     ):
         select(Block(), model, 0.37, random_scores(model))
     with pytest.raises(
@@ -327,10 +327,10 @@ def test_two_of_four_with_a_stem_that_does_not_divide_is_a_little_denser_than_ha
         0.8, abs=1 / 568
     )
     with pytest.raises(
-        BudgetError, match=r"density 0\.1 cannot be had with 2:4: the least is 0\.690"
+        BudgetError, match=r"density 0\.1 cannot be reached with 2:4: the least is 0\.690"
     ):
         select(NM(), model, 0.1, random_scores(model))
-    with pytest.raises(BudgetError, match=r"density 0\.49 cannot be had"):
+    with pytest.raises(BudgetError, match=r"density 0\.49 cannot be reached"):
         select(NM(), net(), 0.49, random_scores(net()))
 
 
