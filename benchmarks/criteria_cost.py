@@ -41,7 +41,7 @@ def _compare(
     name: str, against: str, ours: Callable[[], float], limit: Callable[[], float]
 ) -> float:
     pairs = [(ours(), limit()) for _ in range(REPEATS + 1)][1:]
-    quotient = statistics.median(one / other for one, other in pairs)
+    quotient = statistics.median(ours_s / limit_s for ours_s, limit_s in pairs)
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
     print(
         f"{name}: {medians[0]:.2f} s, {against} {medians[1]:.2f} s: {quotient:.2f} times, "
@@ -72,7 +72,7 @@ def _pass() -> float:
 
 def _ours() -> float:
     model = load_model("cifar_resnet", depth=20)
-    seams = PruningMethod.of(
+    method = PruningMethod.of(
         Recipe(targets=Targets(sparsity=(SPARSITY,))),
         Method(name="synflow", params={"rounds": ROUNDS}),
     )
@@ -81,7 +81,7 @@ def _ours() -> float:
         model,
         build_full_masks(find_prunable(model)),
         1 - SPARSITY,
-        seams,
+        method,
         lambda masks, stage: Evidence(model, masks, shape=SHAPE),
         generator=torch.Generator(),
     )

@@ -61,11 +61,11 @@ def main() -> int:
         statistics.median(column) for column in list(zip(*timed, strict=True))[:3]
     )
     quotients = [ggn / reference for ggn, reference, _, _ in timed]
-    one = statistics.median(fisher / single for _, _, fisher, single in timed)
+    sampled_passes = statistics.median(fisher / single for _, _, fisher, single in timed)
     print(
         f"ggn {exact:.2f} s, {CLASSES + 1} plain passes {plain_s:.2f} s over {IMAGES} images: "
         f"{statistics.median(quotients):.2f} ({min(quotients):.2f} to {max(quotients):.2f}); "
-        f"mc_fisher {sampled:.2f} s, {one:.2f} passes; {torch.get_num_threads()} threads"
+        f"mc_fisher {sampled:.2f} s, {sampled_passes:.2f} passes; {torch.get_num_threads()} threads"
     )
     return 0
 

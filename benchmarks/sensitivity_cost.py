@@ -40,7 +40,7 @@ def main() -> int:
             theirs = _loop(model, images, positions)
             pairs.append((between - begin, time.perf_counter() - between))
             error = max(error, *(float((ours[name] - theirs[name]).abs().max()) for name in ours))
-        quotient = statistics.median(loop / one for one, loop in pairs)
+        quotient = statistics.median(loop / ours_s for ours_s, loop in pairs)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
         print(
             f"{positions} over positions: {medians[0]:.2f} s, loop over images {medians[1]:.2f} "
@@ -53,22 +53,22 @@ def main() -> int:
 
 def _loop(model: nn.Module, images: Tensor, positions: Positions) -> Scores:
     """Image by image: every part |w| a / z of either sign as one tensor (out, K, positions)."""
-    found = {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()}
+    largest = {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()}
     with torch.no_grad():
         for image in images:
-            with record_uses(model, found) as uses:
+            with record_uses(model, largest) as uses:
                 model(image[None])
             for name, (use,) in uses.items():
                 rows = model.get_parameter(name).flatten(1)
                 for point in split_signs(use.inputs):
-                    seen, parts = extract_patches(use.layer, point[None])[0, 0], torch.zeros(())
+                    patches, parts = extract_patches(use.layer, point[None])[0, 0], torch.zeros(())
                     for side in (rows.clamp_min(0.0), (-rows).clamp_min(0.0)):
-                        sums = side @ seen
+                        sums = side @ patches
                         received = torch.where(sums > SMALLEST, sums, torch.inf)
-                        parts = torch.maximum(parts, side[:, :, None] * seen / received[:, None])
+                        parts = torch.maximum(parts, side[:, :, None] * patches / received[:, None])
                     worst = parts.mean(-1) if positions == "mean" else parts.amax(-1)
-                    found[name] = torch.maximum(found[name], worst.reshape(found[name].shape))
-    return found
+                    largest[name] = torch.maximum(largest[name], worst.reshape(largest[name].shape))
+    return largest
 
 
 if __name__ == "__main__":

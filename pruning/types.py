@@ -27,12 +27,12 @@ Keeps: TypeAlias = dict[str, int]
 Shape: TypeAlias = tuple[int, int, int]
 """Channels, height and width of an image."""
 Task: TypeAlias = Literal["classification", "segmentation"]
-"""What a network predicts for an image: one class, or one for every pixel."""
+"""The prediction for an image: one class, or one class for every pixel."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many weights may remain in all, and how many each layer has."""
+    """The number of weights that may remain in all, and the sizes of the layers."""
 
     keep: int
     sizes: Mapping[str, int]
@@ -87,7 +87,7 @@ class Sparse:
     mask: Tensor
     weight: Tensor
     law: DrawLaw | None = None
-    """How the layer was drawn, if it was."""
+    """The law by which the layer was drawn, if it was."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Sparsifier(Protocol):
 
 @dataclass(frozen=True)
 class LayerView:
-    """What a sparsifier may see of the layer it sparsifies."""
+    """A view of the layer for its sparsifier."""
 
     positions: int
     """The number of positions of the layer's output for one image."""
@@ -138,7 +138,7 @@ class LooksAtInputs(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is known when scores become masks."""
+    """The arguments of a granularity: all that is known when scores become masks."""
 
     model: nn.Module
     weights: Mapping[str, Tensor]

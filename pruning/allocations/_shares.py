@@ -1,5 +1,5 @@
-"""One budget divided over layers in given proportions, and rounded to whole units: what allocations
-share.
+"""Division of a budget over layers in given proportions, and rounding to whole units, for several
+allocations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pruning.types import Budget, Keeps, Scores
 
 @dataclass(frozen=True)
 class LayerCapacities:
-    """What a unit of each layer costs in weights, and how many weights there are to keep."""
+    """The cost of a unit of each layer in weights, and the number of weights there are to keep."""
 
     costs: Mapping[str, int]
     """The weights that one score stands for, by layer."""

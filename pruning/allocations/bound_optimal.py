@@ -23,12 +23,12 @@ from pruning.types import Budget, Keeps, Scores
 @allocations.register("bound_optimal")
 @dataclass(frozen=True)
 class BoundOptimal:
-    """The least error bound that the budget can buy; scores are sensitivities times their layer's
-    constant.
+    """The least error bound that the budget can buy, for scores that are sensitivities.
 
-    Layers of which single weights are scored minimise the sum of the relative errors of all sides
-    (the weights of one sign in one filter) as SiPP does; layers scored by channel or filter have
-    one relative error together, as small as it can be, as PFP does.
+    Scores are sensitivities times their layer's constant. Layers with scores of single weights
+    minimise the sum of the relative errors of all sides (the weights of one sign in one filter) as
+    SiPP does; layers scored by channel or filter have one relative error together, as small as it
+    can be, as PFP does.
 
     >>> scores = {"a": torch.tensor([4.0, 4.0, 4.0, 4.0]), "b": torch.tensor([8.0, 0.1, 0.1, 0.1])}
     >>> BoundOptimal().allocate(scores, Budget(5, {"a": 4, "b": 4}))

@@ -20,8 +20,7 @@ LAST = 0.2
 @allocations.register("uniform_plus")
 @dataclass(frozen=True)
 class UniformPlus:
-    """The first convolution stays dense, the last layer keeps at least 20 %, the others share
-    alike.
+    """Uniform, but the first convolution stays dense and the last layer keeps at least 20 %.
 
     >>> import torch
     >>> shapes = {"stem": (2, 1, 1, 1), "conv": (10, 10, 1, 1), "fc": (5, 10)}

@@ -22,7 +22,7 @@ from pruning.evidence.local_models import PASS
 from pruning.networks.modes import batch_statistics_mode, evaluate_mode
 from pruning.types import Calibration, Scores
 
-Differentiate = Callable[[Tensor, list[Tensor]], tuple[Tensor, ...]]
+Differentiate = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]]
 """A function of a loss and the weights to one derivative for each weight."""
 EPSILON = 1e-10
 """Added to the sum that normalises, as in the released code."""
@@ -84,7 +84,7 @@ class GraSP:
     def _average_gradient(self, evidence: Evidence) -> Scores:
         """Compute the mean over all images of g in one pass."""
 
-        def differentiate(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
+        def differentiate(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
             return torch.autograd.grad(loss, weights, materialize_grads=True)
 
         return self._sum_over_batches(evidence, differentiate)
@@ -92,7 +92,7 @@ class GraSP:
     def _average_product(self, evidence: Evidence, vectors: Scores) -> Scores:
         """Compute the mean over all images of H times the vectors in one pass."""
 
-        def differentiate_twice(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
+        def differentiate_twice(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
             gradients = torch.autograd.grad(
                 loss, weights, create_graph=True, materialize_grads=True
             )

@@ -149,7 +149,7 @@ class Mussay:
 
 @dataclass(frozen=True)
 class Incoming:
-    """What writes the channels that layers read."""
+    """The points of the channels that layers read, and the activation behind them."""
 
     graph: ChannelGraph
     norms: Tensor

@@ -30,8 +30,7 @@ from pruning.types import Calibration, Scores
 @criteria.register("pfp")
 @dataclass(frozen=True)
 class PFP:
-    """Sensitivity of a channel: the largest part that any of its weights in the next layer ever has
-    in a sum.
+    """Sensitivity of a channel: the largest part of any of its weights in a sum of the next layer.
 
     `deterministic` keeps the most sensitive channels of a layer. `randomized` draws channels by
     their sensitivity and reweights what reads them; `top` keeps for certain those that would be

@@ -1,4 +1,4 @@
-"""How much a layer's relative error grows in its sums of terms of both signs: CoreNet's Delta.
+"""The growth of a layer's relative error in its sums of terms of both signs: CoreNet's Delta.
 
 Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing
 neural networks with applications to generalization bounds, ICLR 2019.
@@ -18,7 +18,7 @@ from pruning.networks.layers import Use, as_matrices, count_groups, extract_patc
 
 @dataclass(frozen=True)
 class Amplification:
-    """How much one layer amplifies relative errors."""
+    """The factor by which one layer amplifies relative errors."""
 
     mean: float
     """The largest of its outputs' mean Delta over images and positions; at least 1."""

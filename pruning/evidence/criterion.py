@@ -11,7 +11,7 @@ from pruning.types import Calibration, Masks, Scores
 
 
 class Criterion(Protocol):
-    """How much each weight matters; higher keeps.
+    """A method that scores how much each weight matters; higher keeps.
 
     A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`),
     `sparsifier` (default `top_k`; a name, or a `Method` with parameters) and `granularity` (what it

@@ -1,4 +1,4 @@
-"""What a criterion may know of a network: each quantity computed once, on first use."""
+"""The evidence that a criterion scores: each quantity is computed once, on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class Evidence:
-    """What is known of a model at its current masked point, which is not changed.
+    """Quantities of a model at its current masked point, which is not changed.
 
     `batches` holds (inputs, labels), normalised and on the model's device, or a function that makes
     them when they are first asked for; without it, asking for what needs data raises

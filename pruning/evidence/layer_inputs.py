@@ -1,5 +1,5 @@
-"""What sparsifiers may see of a network: the number of outputs of a layer, and its inputs on images
-that no criterion scored.
+"""Views of layers for sparsifiers: the number of a layer's output positions, and its inputs on
+images that no criterion scored.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What keeps a local model of the loss near the point where it holds: stages, and a penalty on the
-step.
+"""Stages and a penalty on the step, which keep a local model of the loss near the point where it
+holds.
 
 Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
 released with it.

@@ -20,7 +20,7 @@ from pruning.errors import ParameterError
 from pruning.types import DrawLaw, Sparse
 
 Division = Literal["sipp", "proportional"]
-"""How a layer's share is divided over its sides.
+"""A rule to divide a layer's share over its sides.
 
 `sipp` minimises the sum of SiPP's errors; `proportional` divides in proportion to the sums of the
 scores, with at least one weight for each side.

@@ -173,11 +173,11 @@ def test_global_ranks_all_weights_in_one_list(data: st.DataObject) -> None:
     )
     scores = {f"l{i}": values for i, values in enumerate(layers)}
     keep = data.draw(st.integers(1, sum(map(len, layers))))
-    found = allocations.create("global").allocate(
+    keeps = allocations.create("global").allocate(
         {k: torch.tensor(v, dtype=torch.float64) for k, v in scores.items()},
         Budget(keep, {k: len(v) for k, v in scores.items()}),
     )
-    assert found == oracles.global_counts(scores, keep)
+    assert keeps == oracles.global_counts(scores, keep)
 
 
 @fast

@@ -178,14 +178,14 @@ def test_a_plugin_folder_adds_a_criterion(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / "mine.py").write_text(PLUGIN.format(name="smallest"))
     (tmp_path / "two" / "mine.py").write_text(PLUGIN.format(name="smallest_too"))
-    found = run(
+    entry = run(
         USE.format(name="smallest_too"),
         SECATEUR_PLUGIN_PATH=os.pathsep.join([str(tmp_path / "one"), "", str(tmp_path / "two")]),
     )
-    assert found["names"] == sorted({*criteria.names(), "smallest", "smallest_too"})
-    assert found["entry"]["summary"] == "The smallest weights remain, less a shift."
-    assert found["entry"]["params"]["properties"]["shift"]["default"] == 0.5
-    assert found["score"] == [[-2.0, -3.0]]
+    assert entry["names"] == sorted({*criteria.names(), "smallest", "smallest_too"})
+    assert entry["entry"]["summary"] == "The smallest weights remain, less a shift."
+    assert entry["entry"]["params"]["properties"]["shift"]["default"] == 0.5
+    assert entry["score"] == [[-2.0, -3.0]]
 
 
 def test_an_entry_point_adds_a_criterion(tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ def test_an_entry_point_adds_a_criterion(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[secateur.plugins]\nmine = mine_plugin\n")
-    found = run(USE.format(name="smallest"), PYTHONPATH=str(tmp_path))
-    assert "smallest" in found["names"]
-    assert found["score"] == [[-2.0, -3.0]]
+    entry = run(USE.format(name="smallest"), PYTHONPATH=str(tmp_path))
+    assert "smallest" in entry["names"]
+    assert entry["score"] == [[-2.0, -3.0]]
 
 
 @pytest.mark.parametrize("fraction", [0, 1e-300, 1e-9, 1.0])

@@ -175,10 +175,10 @@ def test_uniform_plus_without_convolutions_keeps_no_layer_dense() -> None:
 def test_uniform_plus_takes_first_and_last_from_the_network_not_from_what_competes() -> None:
     shapes = {"stem": (4, 1, 3, 3), "a": (10, 10, 1, 1), "b": (10, 10), "head": (10, 10)}
     scores = {name: torch.rand(shapes[name]) for name in ("a", "b")}
-    found = allocations.create("uniform_plus").allocate(
+    keeps = allocations.create("uniform_plus").allocate(
         scores, Budget(20, {"a": 100, "b": 100}, shapes)
     )
-    assert found == {"a": 10, "b": 10}
+    assert keeps == {"a": 10, "b": 10}
 
 
 def test_uniform_plus_scales_the_two_down_where_they_do_not_fit() -> None:

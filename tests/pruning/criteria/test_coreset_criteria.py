@@ -96,8 +96,8 @@ def test_no_input_of_the_ball_gives_more(activation: nn.Module) -> None:
     x = (
         x / x.flatten(1).norm(dim=1)[:, None, None, None] * math.sqrt(8)
     )  # with the one for the bias, 3
-    each = net[:3](x).abs()[:, :, 0, 0] * net[3].weight.abs().sum((2, 3)).amax(0)
-    assert bool((each <= score + 1e-9).all())
+    contributions = net[:3](x).abs()[:, :, 0, 0] * net[3].weight.abs().sum((2, 3)).amax(0)
+    assert bool((contributions <= score + 1e-9).all())
 
 
 def test_a_flattened_channel_counts_all_its_inputs() -> None:
@@ -175,10 +175,10 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 def test_beta_does_not_matter_for_relu() -> None:
     net = conv_net(nn.ReLU())
-    one, other = (
+    small, large = (
         Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"] for beta in (1.0, 45.0)
     )
-    torch.testing.assert_close(one / one.sum(), other / other.sum())
+    torch.testing.assert_close(small / small.sum(), large / large.sum())
 
 
 def test_the_baselines_are_biased() -> None:
@@ -189,7 +189,7 @@ def test_the_baselines_are_biased() -> None:
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for variant in ("importance", "uniform", "top_k"):
         recipe = cases.recipe(0.5, criterion={"name": "mussay", "params": {"variant": variant}})
-        seams, found = PruningMethod.of(recipe, recipe.criteria[0]), []
+        method, outputs = PruningMethod.of(recipe, recipe.criteria[0]), []
         for seed in range(12):
             for parameter in net.parameters():
                 nn.init.ones_(parameter)
@@ -197,14 +197,14 @@ def test_the_baselines_are_biased() -> None:
                 net,
                 build_full_masks(find_prunable(net)),
                 0.5,
-                seams,
+                method,
                 generator=seeded(seed),
                 evidence=lambda masks, stage, seed=seed: Evidence(
                     net, masks, shape=(1, 2, 2), generator=seeded(seed)
                 ),
             )
-            found.append(float(net(x).detach()[0, 0]))
-        assert found == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
+            outputs.append(float(net(x).detach()[0, 0]))
+        assert outputs == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
 
 
 # weights
@@ -221,12 +221,12 @@ def images(n: int = 9) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
-    net, given = mlp(depth=2), images()
-    evidence = Evidence(net, batches=given)
+    net, batches = mlp(depth=2), images()
+    evidence = Evidence(net, batches=batches)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
     edges, score = (
-        compute_sensitivities(net, names, given, "max"),
+        compute_sensitivities(net, names, batches, "max"),
         CoreNet(depth=True).score(evidence),
     )
     grown = []
@@ -236,7 +236,7 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
             torch.zeros(99).double(),
             torch.zeros(99),
         )
-        x = given[0][0].flatten(1)
+        x = batches[0][0].flatten(1)
         for other in names[: names.index(name)]:
             x = F.relu(net.get_submodule(other[:-7])(x))
         for row in x:
@@ -254,9 +254,9 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
 def test_points_without_a_limit_do_not_count() -> None:
     layer = nn.Linear(2, 2, bias=False).double()
     layer.weight.data.copy_(torch.tensor([[1.0, -1.0], [2.0, 1.0]]))
-    given = [(torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64), torch.zeros(2))]
-    found = measure_amplifications(layer, ["weight"], given)["weight"]
-    assert (found.mean, found.dropped) == (pytest.approx(2.0), 1)
+    batches = [(torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64), torch.zeros(2))]
+    amplification = measure_amplifications(layer, ["weight"], batches)["weight"]
+    assert (amplification.mean, amplification.dropped) == (pytest.approx(2.0), 1)
     negative = [(torch.tensor([[-1.0, 1.0]], dtype=torch.float64), torch.zeros(1))]
     assert measure_amplifications(layer, ["weight"], negative)["weight"].mean == pytest.approx(3.0)
 
@@ -295,25 +295,25 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
 def test_prunes_in_proportion(variant: str) -> None:
     net = mlp(width=30)
     recipe = cases.recipe(0.5, criterion={"name": "corenet", "params": {"variant": variant}})
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (type(seams.allocation).__name__, getattr(seams.sparsifier, "division", "")) == (
+    method = PruningMethod.of(recipe, recipe.criteria[0])
+    assert (type(method.allocation).__name__, getattr(method.sparsifier, "division", "")) == (
         "Proportional",
         "proportional",
     )
-    given = [*images(30), *images(30)]
+    batches = [*images(30), *images(30)]
     masks = prune_(
         net,
         build_full_masks(find_prunable(net)),
         0.5,
-        seams,
-        lambda masks, stage: Evidence(net, masks, given),
+        method,
+        lambda masks, stage: Evidence(net, masks, batches),
         generator=seeded(),
     )
     assert density(masks) == pytest.approx(0.5, abs=0.15)
     assert all(bool(mask.any()) for mask in masks.values())
     with pytest.raises(EvidenceError):
         prune_(
-            net, masks, 0.3, seams, lambda masks, stage: Evidence(net, masks), generator=seeded()
+            net, masks, 0.3, method, lambda masks, stage: Evidence(net, masks), generator=seeded()
         )
 
 
@@ -333,10 +333,10 @@ def test_shares_are_proportional_with_one_for_each_side() -> None:
     scores = {"a": torch.full((2, 10), 10.0), "b": torch.full((2, 10), 1.0)}
     signs = {name: torch.ones(2, 10) for name in scores}
     signs["b"][:, 5:] = -1
-    found = allocations.create("proportional").allocate(
+    keeps = allocations.create("proportional").allocate(
         scores, Budget(17, {"a": 20, "b": 20}, {}, signs)
     )
-    assert found == {
+    assert keeps == {
         "a": 12,
         "b": 5,
     }  # 2 and 4 for the sides, and 10 / 11 and 1 / 11 of the other 11
@@ -358,14 +358,17 @@ def test_hybrid_sipp_hands_its_constants_on() -> None:
     recipe = cases.recipe(
         0.5, criterion={"name": "sipp", "params": {"variant": "hybrid", "c": 2.0, "delta": 1e-3}}
     )
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (getattr(seams.sparsifier, "c", 0), getattr(seams.sparsifier, "delta", 0)) == (2.0, 1e-3)
+    method = PruningMethod.of(recipe, recipe.criteria[0])
+    assert (getattr(method.sparsifier, "c", 0), getattr(method.sparsifier, "delta", 0)) == (
+        2.0,
+        1e-3,
+    )
     net = mlp(width=40)
     masks = prune_(
         net,
         build_full_masks(find_prunable(net)),
         0.5,
-        seams,
+        method,
         lambda masks, stage: Evidence(net, masks, images()),
         generator=seeded(),
     )

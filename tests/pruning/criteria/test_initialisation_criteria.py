@@ -64,13 +64,13 @@ def paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
     """For every weight, the sum over all paths from inputs to outputs through it of the product of
     |w|.
     """
-    found = [[[0.0] * len(row) for row in weight] for weight in weights]
+    flows = [[[0.0] * len(row) for row in weight] for weight in weights]
     widths = [len(weights[0][0]), *(len(weight) for weight in weights)]
     for units in itertools.product(*(range(width) for width in widths)):
         product = math.prod(abs(weight[units[i + 1]][units[i]]) for i, weight in enumerate(weights))
         for i in range(len(weights)):
-            found[i][units[i + 1]][units[i]] += product
-    return found
+            flows[i][units[i + 1]][units[i]] += product
+    return flows
 
 
 @pytest.mark.parametrize("pruned", [False, True])
@@ -79,8 +79,8 @@ def test_synflow_is_the_sum_over_all_paths(dtype: torch.dtype, pruned: bool) -> 
     model = chain(3, 4, 3, 2, dtype=dtype)
     masks = masked(model) if pruned else build_full_masks(find_prunable(model))
     expected = paths([weight.tolist() for weight in find_prunable(model).values()])
-    found = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
-    for (name, score), wanted in zip(found.items(), expected, strict=True):
+    scores = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
+    for (name, score), wanted in zip(scores.items(), expected, strict=True):
         assert score.dtype == torch.float64
         torch.testing.assert_close(
             score, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0
@@ -137,10 +137,10 @@ def test_synflow_takes_every_entry_of_the_state_by_its_absolute_value() -> None:
     for value in positive.state_dict().values():
         value.abs_()
     positive(torch.ones(1, 1, 3, 3, dtype=torch.float64)).sum().backward()
-    found = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
+    scores = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
     for name, weight in find_prunable(positive).items():
         torch.testing.assert_close(
-            found[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0
+            scores[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0
         )
     assert (model.get_buffer("1.num_batches_tracked"), model[1].training) == (0, True)
 
@@ -149,11 +149,11 @@ def test_synflow_looks_at_no_data() -> None:
     def batches() -> Batches:
         raise AssertionError("asked for data")
 
-    model, given = cases.awkward("grouped")
-    found = SynFlow().score(Evidence(model, batches=batches, shape=(4, 2, 2)))
-    for other in (given, [(torch.full_like(x, 1e9), y.flip(0)) for x, y in given]):
+    model, _batches = cases.awkward("grouped")
+    scores = SynFlow().score(Evidence(model, batches=batches, shape=(4, 2, 2)))
+    for other in (_batches, [(torch.full_like(x, 1e9), y.flip(0)) for x, y in _batches]):
         again = SynFlow().score(Evidence(model, batches=other))
-        assert all(torch.equal(again[name], score) for name, score in found.items())
+        assert all(torch.equal(again[name], score) for name, score in scores.items())
     with pytest.raises(EvidenceError):
         SynFlow().score(Evidence(model))
 
@@ -186,10 +186,10 @@ def test_synflow_says_when_float64_is_not_enough() -> None:
 
 def test_synflow_uses_what_is_excluded_and_does_not_score_it() -> None:
     model = chain(3, 4, 2)
-    every = SynFlow().score(Evidence(model, shape=(1, 1, 3)))
-    some = SynFlow().score(Evidence(model, shape=(1, 1, 3), exclude=["3.weight"]))
-    assert list(some) == ["1.weight"]
-    assert torch.equal(some["1.weight"], every["1.weight"])
+    all_scores = SynFlow().score(Evidence(model, shape=(1, 1, 3)))
+    scores_without_last = SynFlow().score(Evidence(model, shape=(1, 1, 3), exclude=["3.weight"]))
+    assert list(scores_without_last) == ["1.weight"]
+    assert torch.equal(scores_without_last["1.weight"], all_scores["1.weight"])
 
 
 def test_synflow_stages() -> None:
@@ -205,12 +205,12 @@ def test_synflow_stages() -> None:
 
 def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
     masks = build_full_masks(find_prunable(model))
-    seams = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
+    method = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
     return prune_(
         model,
         masks,
         keep / sum(mask.numel() for mask in masks.values()),
-        seams,
+        method,
         lambda masks, stage: Evidence(model, masks, shape=shape),
         generator=torch.Generator(),
     )
@@ -253,17 +253,17 @@ def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
     ones = tuple(torch.ones_like(weight).detach() for weight in weights.values())
     slopes: tuple[Tensor, ...] = torch.autograd.functional.jacobian(loss, ones)
     total = sum(float(slope.abs().sum()) for slope in slopes)
-    found = SNIP().score(Evidence(model, batches=batches))
-    for score, slope in zip(found.values(), slopes, strict=True):
+    scores = SNIP().score(Evidence(model, batches=batches))
+    for score, slope in zip(scores.values(), slopes, strict=True):
         torch.testing.assert_close(score, slope.abs() / total, rtol=1e-10, atol=1e-15)
-    assert math.fsum(float(score.sum()) for score in found.values()) == pytest.approx(1, rel=1e-12)
+    assert math.fsum(float(score.sum()) for score in scores.values()) == pytest.approx(1, rel=1e-12)
 
 
 def test_snip_ranks_a_trained_network_whose_gradient_is_tiny() -> None:
     layer = nn.Linear(1, 2, bias=False)
     layer.weight.data.copy_(torch.tensor([[44.0], [-44.0]]))
-    found = SNIP().score(Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([0]))]))["weight"]
-    assert torch.isfinite(found).all()
+    score = SNIP().score(Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([0]))]))["weight"]
+    assert torch.isfinite(score).all()
     zero = SNIP().score(
         Evidence(nn.Linear(1, 2, bias=False), batches=[(torch.zeros(1, 1), torch.tensor([0]))])
     )["weight"]
@@ -320,14 +320,14 @@ def test_grasp_is_the_hessian_times_the_gradient(
     weight = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()])
     expected = weight * (hessian @ (gradient * alive))
     expected /= expected.abs().sum() + 1e-10
-    for given in (
+    for division in (
         batches,
         [whole(batches)],
         [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))],
     ):
-        found = GraSP(temperature=temperature).score(Evidence(model, masks, given))
+        scores = GraSP(temperature=temperature).score(Evidence(model, masks, division))
         torch.testing.assert_close(
-            torch.cat([score.flatten() for score in found.values()]),
+            torch.cat([score.flatten() for score in scores.values()]),
             expected,
             rtol=1e-8,
             atol=1e-12,
@@ -354,7 +354,7 @@ def normalised() -> tuple[nn.Module, Tensor, Tensor]:
 def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) -> None:
     model, inputs, labels = normalised()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = GraSP(temperature=2.0, batchnorm=statistics).score(
+    scores = GraSP(temperature=2.0, batchnorm=statistics).score(
         Evidence(model, batches=[(inputs, labels)])
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -367,7 +367,7 @@ def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) 
     ) * (hessian @ gradient)
     expected /= expected.abs().sum() + 1e-10
     torch.testing.assert_close(
-        torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12
+        torch.cat([score.flatten() for score in scores.values()]), expected, rtol=1e-8, atol=1e-12
     )
 
 
@@ -385,17 +385,17 @@ def test_grasp_of_single_images() -> None:
         for name, score in GraSP().score(Evidence(model, batches=parts)).items()
     )
     flat = nn.Sequential(nn.Flatten(), nn.Linear(9, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)).double()
-    one = [(inputs[:1], labels[:1])]
-    for name, score in GraSP().score(Evidence(flat, batches=one)).items():
+    single = [(inputs[:1], labels[:1])]
+    for name, score in GraSP().score(Evidence(flat, batches=single)).items():
         assert torch.equal(
-            score, GraSP(batchnorm="running").score(Evidence(flat, batches=one))[name]
+            score, GraSP(batchnorm="running").score(Evidence(flat, batches=single))[name]
         )
 
 
 def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
     model, batches = smooth("plain")
     inputs, labels = whole(batches)
-    found = GraSP(temperature=1.0).score(Evidence(model, batches=batches))
+    scores = GraSP(temperature=1.0).score(Evidence(model, batches=batches))
     weight = model.get_parameter("1.weight")
 
     def flow() -> Tensor:
@@ -403,24 +403,24 @@ def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
         return gradient.square().sum()
 
     slope = oracles.finite_differences(flow, weight, 1e-5)  # 2 H g
-    scale = (slope * weight.detach() / found["1.weight"]).flatten()
+    scale = (slope * weight.detach() / scores["1.weight"]).flatten()
     assert (scale > 0).all(), "a weight whose shrinking lowers the gradient norm must score high"
     torch.testing.assert_close(scale, scale.mean().expand_as(scale), rtol=1e-5, atol=0)
 
 
 def test_grasp_scores_zero_where_the_loss_is_linear() -> None:
     model, batches = double("one_weight")
-    found = GraSP().score(
+    scores = GraSP().score(
         Evidence(model, batches=batches, loss=lambda outputs, labels: outputs.sum())
     )
-    assert all(torch.isfinite(score).all() for score in found.values())
+    assert all(torch.isfinite(score).all() for score in scores.values())
     layer = nn.Linear(2, 3, bias=False)
-    found = GraSP().score(
+    scores = GraSP().score(
         Evidence(
             layer, batches=[(torch.ones(4, 2), torch.arange(4) % 3)], loss=lambda z, y: z.sum()
         )
     )
-    assert not found["weight"].any()
+    assert not scores["weight"].any()
 
 
 # Taylor
@@ -437,11 +437,11 @@ def test_taylor_averages_squares_over_mini_batches() -> None:
         )
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             expected[name] += (gradient * weight).detach() ** 2 / len(batches)
-    found = Taylor().score(Evidence(model, batches=batches))
+    scores = Taylor().score(Evidence(model, batches=batches))
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=0)
+        torch.testing.assert_close(scores[name], expected[name], rtol=1e-10, atol=0)
     once = Taylor().score(Evidence(model, batches=[whole(batches)]))
-    assert any(not torch.allclose(once[name], found[name]) for name in found), (
+    assert any(not torch.allclose(once[name], scores[name]) for name in scores), (
         "one batch is another estimate"
     )
 
@@ -449,10 +449,10 @@ def test_taylor_averages_squares_over_mini_batches() -> None:
 def test_taylor_tells_tiny_gradients_apart() -> None:
     layer = nn.Linear(1, 2, bias=False)
     layer.weight.data.copy_(torch.tensor([[1e-20], [2e-20]]))
-    found = Taylor().score(
+    scores = Taylor().score(
         Evidence(layer, batches=[(torch.full((1, 1), 1e-10), torch.tensor([0]))])
     )["weight"]
-    assert 0 < float(found[0]) < float(found[1])
+    assert 0 < float(scores[0]) < float(scores[1])
 
 
 # what they ask for

@@ -193,8 +193,11 @@ def test_a_chain_without_biases_loses_its_channels() -> None:
         retrain={"mode": "none"},
         train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
     )
-    (found,) = prune(model, recipe, cases.make_data())
-    assert [tuple(parameter.shape) for parameter in found.model.parameters()] == [(4, 16), (3, 4)]
+    (finished,) = prune(model, recipe, cases.make_data())
+    assert [tuple(parameter.shape) for parameter in finished.model.parameters()] == [
+        (4, 16),
+        (3, 4),
+    ]
 
 
 @pytest.mark.parametrize(

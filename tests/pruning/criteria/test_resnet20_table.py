@@ -99,12 +99,12 @@ class Bench:
     ) -> tuple[nn.Module, list[StageLoss | None]]:
         """The network pruned by one criterion, every stage on the same images."""
         model, stages = copy.deepcopy(self.net), []
-        seams = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
+        method = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
         prune_(
             model,
             build_full_masks(find_prunable(model)),
             1 - sparsity,
-            seams,
+            method,
             lambda masks, stage: (
                 Evidence(model, masks, [self.calibration]) if stage else self.dense
             ),

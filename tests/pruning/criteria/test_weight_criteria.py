@@ -57,11 +57,11 @@ def lamp(values: list[float]) -> list[float]:
     first.
     """
     order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
-    found = [0.0] * len(values)
+    scores = [0.0] * len(values)
     for place, u in enumerate(order):
         below = math.fsum(values[v] ** 2 for v in order[: place + 1])
-        found[u] = values[u] ** 2 / below if below else float(place == 0)
-    return found
+        scores[u] = values[u] ** 2 / below if below else float(place == 0)
+    return scores
 
 
 @fast
@@ -79,11 +79,11 @@ def lamp(values: list[float]) -> list[float]:
 def test_lamp_is_its_definition_on_what_remains(values: list[float], data: st.DataObject) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
     layer = layer_of(values)
-    found = LAMP().score(Evidence(layer, {"weight": torch.tensor([mask])}))["weight"][0]
-    assert torch.isfinite(found).all()
+    score = LAMP().score(Evidence(layer, {"weight": torch.tensor([mask])}))["weight"][0]
+    assert torch.isfinite(score).all()
     expected = lamp([value for value, alive in zip(values, mask, strict=True) if alive])
     torch.testing.assert_close(
-        found[torch.tensor(mask)], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
+        score[torch.tensor(mask)], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
     )
 
 
@@ -97,9 +97,9 @@ def test_lamp_ranks_as_the_magnitudes_do_where_float32_would_not() -> None:
         ]
     )
     values = values[torch.randperm(len(values), generator=rng)]
-    found = LAMP().score(Evidence(layer_of(values.tolist())))["weight"][0]
+    score = LAMP().score(Evidence(layer_of(values.tolist())))["weight"][0]
     distinct, place = values.unique(return_inverse=True)
-    by_value = torch.empty(len(distinct), dtype=torch.float64).scatter_(0, place, found)
+    by_value = torch.empty(len(distinct), dtype=torch.float64).scatter_(0, place, score)
     assert (by_value[1:] > by_value[:-1]).all()
     assert (LAMP().score(Evidence(layer_of([3.0] * 5)))["weight"][0].diff() < 0).all(), (
         "of equal weights the first remain"
@@ -108,11 +108,11 @@ def test_lamp_ranks_as_the_magnitudes_do_where_float32_would_not() -> None:
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_lamp_does_not_depend_on_the_scale(scale: float) -> None:
-    found = LAMP().score(Evidence(layer_of([scale, -2 * scale, 2 * scale], torch.float64)))[
+    score = LAMP().score(Evidence(layer_of([scale, -2 * scale, 2 * scale], torch.float64)))[
         "weight"
     ][0]
     torch.testing.assert_close(
-        found, torch.tensor([1 / 9, 1, 0.5], dtype=torch.float64), rtol=1e-12, atol=0
+        score, torch.tensor([1 / 9, 1, 0.5], dtype=torch.float64), rtol=1e-12, atol=0
     )
 
 
@@ -149,7 +149,7 @@ def features(layer: nn.Module, inputs: Tensor) -> Tensor:
     weight at a time.
     """
     assert isinstance(layer, nn.Linear | nn.Conv2d)
-    found = []
+    columns = []
     for index in range(layer.weight.numel()):
         probe = torch.zeros_like(layer.weight).flatten()
         probe[index] = 1.0
@@ -159,8 +159,8 @@ def features(layer: nn.Module, inputs: Tensor) -> Tensor:
             else:
                 out = layer._conv_forward(inputs, probe.view_as(layer.weight), None)
         row = index // layer.weight[0].numel()
-        found.append(out[:, row].reshape(-1))
-    return torch.stack(found, -1).reshape(-1, *layer.weight.shape)
+        columns.append(out[:, row].reshape(-1))
+    return torch.stack(columns, -1).reshape(-1, *layer.weight.shape)
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -188,9 +188,9 @@ def test_wanda_is_magnitude_times_the_norm_of_the_input(case: str) -> None:
     inputs = torch.randn(7, *shape, dtype=torch.float64, generator=rng)
     weight = layer.get_parameter("weight").detach()
     expected = weight.abs() * features(layer, inputs).norm(dim=0)
-    given = [(inputs[:4], torch.zeros(4)), (inputs[4:], torch.zeros(3))]
-    found = Wanda(per_row=False).score(Evidence(nn.Sequential(layer), batches=given))["0.weight"]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    batches = [(inputs[:4], torch.zeros(4)), (inputs[4:], torch.zeros(3))]
+    score = Wanda(per_row=False).score(Evidence(nn.Sequential(layer), batches=batches))["0.weight"]
+    torch.testing.assert_close(score, expected, rtol=1e-10, atol=0)
 
 
 def test_wanda_adds_up_all_uses_of_a_weight() -> None:
@@ -199,11 +199,11 @@ def test_wanda_adds_up_all_uses_of_a_weight() -> None:
     inputs = torch.cat([x for x, _ in batches]).double().flatten(1)
     hidden = torch.tanh(model.first(inputs))  # type: ignore[operator]
     norm = torch.cat([inputs, hidden]).norm(dim=0)
-    found = Wanda(per_row=False).score(
+    scores = Wanda(per_row=False).score(
         Evidence(model, batches=[(x.double(), y) for x, y in batches])
     )
     torch.testing.assert_close(
-        found["first.weight"], (model.first.weight.abs() * norm).detach(), rtol=1e-10, atol=0
+        scores["first.weight"], (model.first.weight.abs() * norm).detach(), rtol=1e-10, atol=0
     )  # type: ignore[operator, union-attr]
 
 
@@ -251,10 +251,10 @@ def test_wanda_keeps_as_many_of_every_row(case: str, pruned: bool) -> None:
 def test_wanda_spends_a_share_that_does_not_divide_on_the_best() -> None:
     layer = nn.Linear(2, 3, bias=False)
     layer.weight.data.copy_(torch.tensor([[1.0, 9.0], [2.0, 8.0], [3.0, 7.0]]))
-    found = Wanda().score(Evidence(layer, batches=[(torch.ones(1, 2), torch.tensor([0]))]))[
+    score = Wanda().score(Evidence(layer, batches=[(torch.ones(1, 2), torch.tensor([0]))]))[
         "weight"
     ]
-    assert found.flatten().argsort(descending=True).tolist() == [1, 3, 5, 4, 2, 0]
+    assert score.flatten().argsort(descending=True).tolist() == [1, 3, 5, 4, 2, 0]
 
 
 def test_wanda_refuses_infinite_inputs() -> None:

@@ -24,10 +24,10 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
     model, batches = double(case)
     if case == "flat_batchnorm":
         model[1].running_var.fill_(0.01)  # type: ignore[index]
-    found = Evidence(model, batches=batches).gradient
+    gradients = Evidence(model, batches=batches).gradient
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     model.eval()
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         expected = oracles.finite_differences(
             lambda: F.cross_entropy(model(inputs), labels), model.get_parameter(name)
         )
@@ -36,10 +36,10 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
 
 def test_gradient_is_the_mean_over_single_images() -> None:
     model, batches = double("plain")
-    found = Evidence(model, batches=batches).gradient
+    gradients = Evidence(model, batches=batches).gradient
     images = [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))]
     assert len(images) == 7
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         total = torch.zeros_like(gradient)
         for x, y in images:
             total += torch.autograd.grad(F.cross_entropy(model(x), y), model.get_parameter(name))[0]
@@ -107,9 +107,9 @@ def test_an_unused_layer_has_a_zero_gradient() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.used(x)
 
-    found = Evidence(Half(), batches=[(torch.ones(1, 2), torch.tensor([0]))]).gradient
-    assert found["used.weight"].any()
-    assert not found["unused.weight"].any()
+    gradients = Evidence(Half(), batches=[(torch.ones(1, 2), torch.tensor([0]))]).gradient
+    assert gradients["used.weight"].any()
+    assert not gradients["unused.weight"].any()
 
 
 @pytest.mark.parametrize("batches", [None, [], list])

@@ -111,18 +111,18 @@ def kept(size: int, gone: list[int]) -> Tensor:
 )
 def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
     h, theta = positive(5), vector(5)
-    found = solve_removal(h, theta, kept(5, gone))
+    move = solve_removal(h, theta, kept(5, gone))
     expected = brute_move(h, theta, gone) if gone else torch.zeros(5, dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    assert torch.equal(found[gone], -theta[gone])
-    assert float(0.5 * found @ h @ found) == pytest.approx(
+    torch.testing.assert_close(move, expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(move[gone], -theta[gone])
+    assert float(0.5 * move @ h @ move) == pytest.approx(
         brute_cost(h, theta, gone) if gone else 0.0, rel=1e-10
     )
 
 
 def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper() -> None:
     h, theta, gone = positive(7), vector(7), [1, 2, 5]
-    found = solve_removal(h, theta, kept(7, gone))
+    move = solve_removal(h, theta, kept(7, gone))
     constraints = torch.eye(7, dtype=torch.float64)[gone]  # the stationary point of the Lagrangian
     system = torch.cat(
         [
@@ -131,10 +131,10 @@ def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper(
         ]
     )
     right = torch.cat([torch.zeros(7, dtype=torch.float64), -theta[gone]])
-    torch.testing.assert_close(found, torch.linalg.solve(system, right)[:7], rtol=1e-10, atol=1e-12)
-    least = float(found @ h @ found)
+    torch.testing.assert_close(move, torch.linalg.solve(system, right)[:7], rtol=1e-10, atol=1e-12)
+    least = float(move @ h @ move)
     for seed in range(50):
-        other = found + vector(7, seed).masked_fill(~kept(7, gone), 0.0)
+        other = move + vector(7, seed).masked_fill(~kept(7, gone), 0.0)
         assert float(other @ h @ other) > least
 
 
@@ -142,9 +142,9 @@ def test_one_weight_is_the_textbook_formula() -> None:
     h, theta = positive(6), vector(6)
     whole = torch.linalg.inv(h)
     for q in range(6):
-        found = solve_removal(h, theta, kept(6, [q]))
+        move = solve_removal(h, theta, kept(6, [q]))
         torch.testing.assert_close(
-            found, -theta[q] / whole[q, q] * whole[:, q], rtol=1e-10, atol=1e-12
+            move, -theta[q] / whole[q, q] * whole[:, q], rtol=1e-10, atol=1e-12
         )
         assert brute_cost(h, theta, [q]) == pytest.approx(float(theta[q] ** 2 / (2 * whole[q, q])))
 
@@ -215,29 +215,29 @@ def test_order_of_removal_agrees_with_one_row_at_a_time(
     if masked:
         alive[1], alive[2] = False, True
     before = theta.clone(), alive.clone()
-    found = compute_removal_costs(invert(restrict_curvature(h, alive)), theta, alive)
+    costs = compute_removal_costs(invert(restrict_curvature(h, alive)), theta, alive)
     assert torch.equal(theta, before[0])
     assert torch.equal(alive, before[1])
     for row in range(rows):
         expected = naive_order(h[row], theta[row], alive[row].nonzero().flatten().tolist())
-        living = [p for p in found[row].argsort(stable=True).tolist() if alive[row, p]]
+        living = [p for p in costs[row].argsort(stable=True).tolist() if alive[row, p]]
         assert living == [p for p, _ in expected]
         raised = list(itertools.accumulate((cost for _, cost in expected), max))
         torch.testing.assert_close(
-            found[row, living], torch.tensor(raised, dtype=torch.float64), rtol=1e-7, atol=0
+            costs[row, living], torch.tensor(raised, dtype=torch.float64), rtol=1e-7, atol=0
         )
-        costs = found[row, living].tolist()
-        assert all(earlier < later for earlier, later in itertools.pairwise([-1.0, *costs]))
-        assert not found[row][~alive[row]].any()
+        in_order = costs[row, living].tolist()
+        assert all(earlier < later for earlier, later in itertools.pairwise([-1.0, *in_order]))
+        assert not costs[row][~alive[row]].any()
 
 
 def test_costs_grow_along_the_order_even_where_removals_cost_nothing() -> None:
     eye = torch.eye(5, dtype=torch.float64)[None]
-    found = compute_removal_costs(
+    costs = compute_removal_costs(
         eye, torch.zeros(1, 5, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool)
     )
-    assert len(set(found.flatten().tolist())) == 5
-    assert found.max() < 1e-300
+    assert len(set(costs.flatten().tolist())) == 5
+    assert costs.max() < 1e-300
 
 
 def test_costs_of_all_removals_add_up_to_the_whole() -> None:
@@ -347,14 +347,14 @@ def test_hessians_are_those_of_the_layers_outputs(
 ) -> None:
     monkeypatch.setattr(pruning.evidence.layer_hessians, "ELEMENTS", elements)
     evidence = evidence_of(case)
-    found = compute_layer_hessians(evidence)
-    assert set(found) == set(evidence.weights)
+    hessians = compute_layer_hessians(evidence)
+    assert set(hessians) == set(evidence.weights)
     for name, weight in evidence.weights.items():
         for row in range(len(weight)):
             jacobian = jacobian_of_row(evidence, name, row)
-            group = row * len(found[name]) // len(weight)
+            group = row * len(hessians[name]) // len(weight)
             torch.testing.assert_close(
-                found[name][group], 2 / images_of(evidence) * jacobian.T @ jacobian
+                hessians[name][group], 2 / images_of(evidence) * jacobian.T @ jacobian
             )
 
 
@@ -371,8 +371,10 @@ def test_hessians_of_a_sequence_sum_over_its_positions() -> None:
 def test_hessians_of_float32_models_are_accumulated_in_float64() -> None:
     layer = nn.Linear(2, 1)
     images = torch.tensor([[3000.0, 1.0], [1.0, 0.001]])
-    found = compute_layer_hessians(Evidence(layer, batches=[(images, torch.zeros(2))]))["weight"][0]
-    torch.testing.assert_close(found, images.double().T @ images.double(), rtol=1e-15, atol=0)
+    hessian = compute_layer_hessians(Evidence(layer, batches=[(images, torch.zeros(2))]))["weight"][
+        0
+    ]
+    torch.testing.assert_close(hessian, images.double().T @ images.double(), rtol=1e-15, atol=0)
 
 
 class Hidden(nn.Module):
@@ -416,9 +418,7 @@ def test_what_cannot_be_known_of_a_layer_is_refused_by_name() -> None:
                 nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))]
             )
         )
-    with pytest.raises(
-        ScoreError, match=r"weight: the gradients of the loss are not finite"
-    ):
+    with pytest.raises(ScoreError, match=r"weight: the gradients of the loss are not finite"):
         OBS().score(
             Evidence(
                 nn.Linear(2, 2), batches=[(torch.tensor([[1.0, math.nan]]), torch.tensor([0]))]
@@ -465,7 +465,7 @@ def test_scores_follow_the_removal_of_one_row_at_a_time(
         masks = random_masks(build_full_masks(evidence.weights))
         apply_masks_(evidence.model, masks)
         evidence = Evidence(evidence.model, masks, evidence.batches)
-    found = ExactOBS(damping=1e-3).score(evidence)
+    scores = ExactOBS(damping=1e-3).score(evidence)
     for name, weight in evidence.weights.items():
         for row in {0, len(weight) // 2, len(weight) - 1}:
             jacobian = jacobian_of_row(evidence, name, row)
@@ -473,7 +473,7 @@ def test_scores_follow_the_removal_of_one_row_at_a_time(
             alive = evidence.masks[name][row].flatten()
             live = weight[row].flatten().masked_fill(jacobian.square().sum(0) == 0, 0.0)
             expected = naive_order(h, live, alive.nonzero().flatten().tolist())
-            costs = found[name][row].flatten()[[p for p, _ in expected]].tolist()
+            costs = scores[name][row].flatten()[[p for p, _ in expected]].tolist()
             assert costs == sorted(costs)
             raised = list(itertools.accumulate((cost for _, cost in expected), max))
             assert costs == pytest.approx(raised, rel=1e-7, abs=1e-300)
@@ -486,15 +486,15 @@ def test_compensated_rows_are_the_least_squares_optimum_on_their_support(
 ) -> None:
     evidence = evidence_of(case)
     masks = random_masks(evidence.masks, fraction)
-    found = ExactOBS(damping=1e-12).compensate(evidence, masks)
+    compensated = ExactOBS(damping=1e-12).compensate(evidence, masks)
     for name, weight in evidence.weights.items():
-        assert not found[name][~masks[name]].any()
+        assert not compensated[name][~masks[name]].any()
         for row in range(len(weight)):
             jacobian, keep = jacobian_of_row(evidence, name, row), masks[name][row].flatten()
             target = jacobian @ weight[row].flatten()
             best = torch.linalg.lstsq(jacobian[:, keep], target, driver="gelsd").solution
             least = float((jacobian[:, keep] @ best - target).norm())
-            now = float((jacobian @ found[name][row].flatten() - target).norm())
+            now = float((jacobian @ compensated[name][row].flatten() - target).norm())
             plain = float(
                 (jacobian @ weight[row].flatten().masked_fill(~keep, 0.0) - target).norm()
             )
@@ -511,12 +511,14 @@ def test_compensation_lowers_the_error_of_the_outputs(case: str) -> None:
         name: select_top(score, score.numel() // 2)
         for name, score in ExactOBS().score(evidence).items()
     }
-    found = ExactOBS().compensate(evidence, masks)
+    compensated = ExactOBS().compensate(evidence, masks)
     for name, weight in evidence.weights.items():
         errors = [0.0, 0.0]
         for row in range(len(weight)):
             jacobian = jacobian_of_row(evidence, name, row)
-            for index, other in enumerate((found[name], weight.masked_fill(~masks[name], 0.0))):
+            for index, other in enumerate(
+                (compensated[name], weight.masked_fill(~masks[name], 0.0))
+            ):
                 errors[index] += float((jacobian @ (other - weight)[row].flatten()).square().sum())
         assert errors[0] < errors[1], name
 
@@ -529,7 +531,7 @@ def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
     h = damped(compute_layer_hessians(evidence)["weight"][0], 1e-6)
     scores = ExactOBS().score(evidence)["weight"]
     masks = {"weight": select_top(scores, 11)}
-    found = ExactOBS().compensate(evidence, masks)["weight"]
+    compensated = ExactOBS().compensate(evidence, masks)["weight"]
     for row in range(3):
         w = evidence.weights["weight"][row].clone()
         alive = list(range(8))
@@ -539,7 +541,7 @@ def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
             w[p] = 0.0
             alive.remove(p)
         assert masks["weight"][row].nonzero().flatten().tolist() == alive
-        torch.testing.assert_close(found[row], w, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(compensated[row], w, rtol=1e-8, atol=1e-12)
 
 
 def test_greedy_removal_is_near_the_best_subset() -> None:
@@ -570,9 +572,9 @@ def test_dead_inputs_cost_nothing_go_first_and_stay_as_they_are_if_kept() -> Non
     assert scores[:, [1, 3]].max() < 1e-300
     assert scores[:, [0, 2]].min() > 1e-6
     masks = {"weight": torch.tensor([[False, True, True, True], [True, True, False, False]])}
-    found = ExactOBS().compensate(evidence, masks)["weight"]
-    assert torch.equal(found[:, 1], evidence.weights["weight"][:, 1])
-    assert float(found[0, 3]) == float(evidence.weights["weight"][0, 3])
+    compensated = ExactOBS().compensate(evidence, masks)["weight"]
+    assert torch.equal(compensated[:, 1], evidence.weights["weight"][:, 1])
+    assert float(compensated[0, 3]) == float(evidence.weights["weight"][0, 3])
 
 
 def test_all_dead_inputs_give_finite_scores() -> None:
@@ -616,7 +618,7 @@ def groups_by_hand(evidence: Evidence, groups: int) -> list[Scores]:
     images = [(x[i : i + 1], y[i : i + 1]) for x, y in evidence.batches for i in range(len(y))]
     m = min(groups, len(images))
     model = evidence.model.eval()
-    found = []
+    gradients = []
     for group in range(m):
         members = [image for index, image in enumerate(images) if index * m // len(images) == group]
         total = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
@@ -628,13 +630,15 @@ def groups_by_hand(evidence: Evidence, groups: int) -> list[Scores]:
                 if gradient is not None:
                     total[name] += gradient / len(members)
         model.zero_grad()
-        found.append({name: value * evidence.masks[name] for name, value in total.items()})
-    return found
+        gradients.append({name: value * evidence.masks[name] for name, value in total.items()})
+    return gradients
 
 
 def fisher_by_hand(evidence: Evidence, name: str, groups: int, damping: float, size: int) -> Tensor:
     """All N x N of it, zero between blocks."""
-    gradients = torch.stack([found[name].flatten() for found in groups_by_hand(evidence, groups)])
+    gradients = torch.stack(
+        [gradient[name].flatten() for gradient in groups_by_hand(evidence, groups)]
+    )
     fisher = gradients.T @ gradients / len(gradients) + damping * torch.eye(
         gradients.shape[1], dtype=torch.float64
     )
@@ -658,14 +662,14 @@ NETWORKS = [
 @pytest.mark.parametrize("groups", [1, 2, 3, 6, 7, 250])
 def test_group_gradients_are_the_means_over_groups_of_images(groups: int) -> None:
     evidence = double("plain", half("plain"))
-    found = compute_group_gradients(evidence, groups)
+    group_gradients = compute_group_gradients(evidence, groups)
     expected = groups_by_hand(evidence, groups)
     for name in evidence.weights:
-        assert found[name].shape == (min(groups, 7), evidence.weights[name].numel())
+        assert group_gradients[name].shape == (min(groups, 7), evidence.weights[name].numel())
         torch.testing.assert_close(
-            found[name], torch.stack([one[name].flatten() for one in expected])
+            group_gradients[name], torch.stack([gradient[name].flatten() for gradient in expected])
         )
-        assert not found[name][:, ~evidence.masks[name].flatten()].any()
+        assert not group_gradients[name][:, ~evidence.masks[name].flatten()].any()
 
 
 @pytest.mark.parametrize("case", NETWORKS)
@@ -710,7 +714,7 @@ def test_blocks_of_one_are_the_diagonal() -> None:
     scores = OBS(block_size=1, damping=0.01).score(evidence)
     gradients = groups_by_hand(evidence, 7)
     for name, weight in evidence.weights.items():
-        diagonal = sum(one[name].square() for one in gradients) / 7 + 0.01
+        diagonal = sum(gradient[name].square() for gradient in gradients) / 7 + 0.01
         torch.testing.assert_close(scores[name], weight.square() * diagonal / 2)
     masks = random_masks(evidence.masks)
     for name, weight in OBS(block_size=1).compensate(evidence, masks).items():
@@ -769,9 +773,9 @@ def test_what_is_computed_once_goes_with_its_evidence() -> None:
 
     @once_per_evidence
     def compute(evidence: Evidence, factor: float = 1.0) -> Tensor:
-        found = torch.full((2,), factor)
-        made.append(weakref.ref(found))
-        return found
+        result = torch.full((2,), factor)
+        made.append(weakref.ref(result))
+        return result
 
     evidence, other = Evidence(nn.Linear(1, 1)), Evidence(nn.Linear(1, 1))
     assert compute(evidence) is compute(evidence)
@@ -780,7 +784,7 @@ def test_what_is_computed_once_goes_with_its_evidence() -> None:
     assert len(made) == 3
     del evidence
     gc.collect()
-    assert [one() is None for one in made] == [True, True, False]
+    assert [reference() is None for reference in made] == [True, True, False]
 
 
 # a whole round
@@ -803,7 +807,7 @@ def rounds(
     name: str, params: dict[str, Any], *targets: float
 ) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
     model, batches = trained()
-    masks, stages, seen = build_full_masks(find_prunable(model)), [], []
+    masks, stages, points = build_full_masks(find_prunable(model)), [], []
     for target in targets:
 
         def evidence(masks: Masks, stage: int) -> Evidence:
@@ -811,7 +815,7 @@ def rounds(
                 assert not model.get_parameter(key)[~mask].detach().any(), (
                     "a masked weight came back"
                 )
-            seen.append(masks)
+            points.append(masks)
             return Evidence(model, masks, batches)
 
         masks = prune_(
@@ -823,7 +827,7 @@ def rounds(
             generator=rng(),
             on_stage=stages.append,
         )
-    return model, masks, stages, seen
+    return model, masks, stages, points
 
 
 @pytest.mark.parametrize(
@@ -838,12 +842,12 @@ def rounds(
 def test_rounds_are_deterministic_and_leave_masked_weights_zero(
     name: str, params: dict[str, Any], stages: int
 ) -> None:
-    first, masks, losses, seen = rounds(name, params, 0.6, 0.3)
+    first, masks, losses, points = rounds(name, params, 0.6, 0.3)
     second, again, *_ = rounds(name, params, 0.6, 0.3)
-    assert len(losses) == len(seen) == stages
+    assert len(losses) == len(points) == stages
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == total - round(0.7 * total)
-    for earlier, later in itertools.pairwise([*seen, masks]):
+    for earlier, later in itertools.pairwise([*points, masks]):
         assert all(not (later[key] & ~earlier[key]).any() for key in later)
     for key, mask in masks.items():
         assert torch.equal(mask, again[key])

@@ -62,7 +62,7 @@ def select(
         else score
         for name, score in scores.items()
     }
-    found = granularity.select(
+    selected = granularity.select(
         Selection(
             model=model,
             weights=weights,
@@ -75,10 +75,10 @@ def select(
             shape=lambda: (4, 4, 4),
         )
     )
-    assert all(not (found.masks[name] & ~masks[name]).any() for name in masks), (
+    assert all(not (selected.masks[name] & ~masks[name]).any() for name in masks), (
         "masks are not nested"
     )
-    return found.masks, dict(found.left_dense)
+    return selected.masks, dict(selected.left_dense)
 
 
 def entries(weight: Tensor, row: int, column: int) -> tuple[int, ...]:
@@ -113,10 +113,10 @@ def blocks_of(
     matrix: list[list[float]], rows: int, columns: int
 ) -> dict[tuple[int, int], list[tuple[int, int]]]:
     """The members of every block."""
-    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    members: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for row, column in itertools.product(range(len(matrix)), range(len(matrix[0]))):
-        found.setdefault((row // rows, column // columns), []).append((row, column))
-    return found
+        members.setdefault((row // rows, column // columns), []).append((row, column))
+    return members
 
 
 def best_blocks(scores: Scores, masks: Masks, rows: int, columns: int, keep: int) -> Masks:
@@ -135,14 +135,14 @@ def best_blocks(scores: Scores, masks: Masks, rows: int, columns: int, keep: int
                 ranked.append(
                     (-sum(float(score[index]) for index in alive), len(ranked), name, alive)
                 )
-    found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    best_masks = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     for *_, name, alive in sorted(ranked, key=lambda entry: entry[:2]):
         keep -= len(alive)
         if keep < 0:
             break
         for index in alive:
-            found[name][index] = True
-    return found
+            best_masks[name][index] = True
+    return best_masks
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 4), (1, 1), (2, 2), (4, 4), (4, 1), (2, 4)])
@@ -257,7 +257,7 @@ def best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Mask
     """The n best of every m, then the best of the others in the whole network, in the order of the
     matrices.
     """
-    found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    best_masks = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     others: list[tuple[float, int, str, tuple[int, ...]]] = []
     for name, score in scores.items():
         for members in blocks_of(matrix_of(score), 1, m).values():
@@ -268,14 +268,14 @@ def best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Mask
             ]
             ranked = sorted(alive, key=lambda index, score=score: -float(score[index]))  # type: ignore[misc]
             for index in ranked[:n]:
-                found[name][index] = True
+                best_masks[name][index] = True
                 keep -= 1
             others += [
                 (-float(score[index]), 0, name, index) for index in alive if index not in ranked[:n]
             ]
     for *_, name, index in sorted(others, key=lambda entry: entry[0])[: max(0, keep)]:
-        found[name][index] = True
-    return found
+        best_masks[name][index] = True
+    return best_masks
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (1, 2), (1, 12)])

@@ -47,20 +47,20 @@ def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
                 [
                     (
                         row,
-                        found,
+                        counts,
                         math.factorial(draws)
                         * math.prod(
                             (p[j] if 0 < p[j] < 1 else 1) ** n / math.factorial(n)
-                            for j, n in found.items()
+                            for j, n in counts.items()
                         ),
                     )
-                    for found in drawn_counts(places, draws)
+                    for counts in drawn_counts(places, draws)
                 ]
             )
     for outcome in itertools.product(*rows):
         times = torch.zeros_like(law.probabilities)
-        for row, found, _ in outcome:
-            for j, n in found.items():
+        for row, counts, _ in outcome:
+            for j, n in counts.items():
                 times[row, j] = n
         yield math.prod(chance for *_, chance in outcome), times
 
@@ -124,7 +124,7 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     alpha = coefficient(1, 1, hybrid.delta, hybrid.c)
     marks = alpha * 1000 * torch.tensor([[1.0] * 8, [1.0] + [1e-6] * 7], dtype=torch.float64)
     sparse = hybrid.sparsify_seeing(weight, marks, 6, seeded(), LayerView(1, lambda: weight))
-    counts, law = SignedRows.of(weight, marks).counts(6).tolist(), sparse.law
+    counts, law = SignedRows.from_weight(weight, marks).divide_budget(6).tolist(), sparse.law
     assert law is not None
     for row, drawn in ((0, True), (1, False)):
         lost = hybrid.c * float(marks[row].sort().values[: 8 - counts[row]].sum()) / alpha
@@ -135,9 +135,11 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     mean = expectation(monkeypatch, sparse, weight)
     torch.testing.assert_close(mean[0], weight[0], rtol=1e-12, atol=1e-12)
     assert torch.equal(sparse.weight[1], torch.where(torch.arange(8) < counts[1], weight[1], 0.0))
-    seen = hybrid.sparsify_seeing(weight, marks, 6, seeded(), LayerView(10**6, lambda: weight)).law
-    assert seen is not None
-    assert int(seen.draws[0]) == -1, "with more positions, draws promise less"
+    law_of_many_positions = hybrid.sparsify_seeing(
+        weight, marks, 6, seeded(), LayerView(10**6, lambda: weight)
+    ).law
+    assert law_of_many_positions is not None
+    assert int(law_of_many_positions.draws[0]) == -1, "with more positions, draws promise less"
     plain = hybrid.sparsify(weight, marks, 6, seeded())
     assert torch.equal(plain.weight, sparse.weight), "without a view there is one"
 
@@ -177,16 +179,16 @@ def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) ->
     )
     law = Sample().sparsify(weight, weight, 2, seeded()).law
     assert law is not None
-    found, mean = list(outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
-    for one, other in itertools.product(found, repeat=2):
-        queue = iter((one[1], other[1]))
+    draws, mean = list(outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
+    for first, second in itertools.product(draws, repeat=2):
+        queue = iter((first[1], second[1]))
         monkeypatch.setattr(
             "pruning.sparsifiers._signed_rows.draw_multiplicities",
             lambda p, draws, generator, queue=queue: next(queue),
         )
         sparse = Amplified(repeats=2).sparsify_seeing(weight, weight, 2, seeded(), view)
         factors = [
-            times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (one[1], other[1])
+            times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (first[1], second[1])
         ]
         errors = [
             abs(float((weight[0] * (factor - 1)) @ view.patches().flatten())) for factor in factors
@@ -194,7 +196,7 @@ def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(
             sparse.weight[0], weight[0] * factors[int(errors[1] < errors[0] - 1e-12)]
         )
-        mean += one[0] * other[0] * sparse.weight
+        mean += first[0] * second[0] * sparse.weight
     assert float((mean - weight).abs().max()) > 0.05
     monkeypatch.undo()
     assert (
