@@ -116,12 +116,11 @@ def compute_sample_size(
     >>> compute_sample_size(net, names, torch.zeros(1, 1, 28, 28), delta=1e-16, c=3.0)
     152
     """
-    counts = [
-        count * len(model.get_parameter(name))
-        for name, count in count_output_positions(model, names, image).items()
-    ]
-    largest = max(1, *counts)
-    return max(1, math.ceil(c * math.log(8 * largest * max(1, sum(counts)) / delta)))
+    positions = count_output_positions(model, names, image)
+    outputs = [count * len(model.get_parameter(name)) for name, count in positions.items()]
+    largest = max(1, *outputs)
+    total = max(1, sum(outputs))
+    return max(1, math.ceil(c * math.log(8 * largest * total / delta)))
 
 
 def split_signs(inputs: Tensor) -> Tensor:
