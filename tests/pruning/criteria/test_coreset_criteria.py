@@ -1,4 +1,4 @@
-"""What coresets of neurons and of weights draw by, against explicit sums."""
+"""The scores by which coresets of neurons and of weights draw, against explicit sums."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from pruning.types import Budget
 from tests.support import cases
 
 
-def seeded(seed: int = 0) -> Generator:
+def make_generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def conv_net(activation: nn.Module) -> nn.Module:
+def build_conv_net(activation: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = (
@@ -72,7 +72,7 @@ def conv_net(activation: nn.Module) -> nn.Module:
 def test_importance_is_the_most_a_channel_can_give(
     activation: nn.Module, sup: object, beta: float
 ) -> None:
-    net = conv_net(activation)
+    net = build_conv_net(activation)
     score = Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"]
     assert score.shape == (1, 4, 1, 1)
     conv, norm = net[0].requires_grad_(False), net[1].requires_grad_(False)
@@ -90,9 +90,9 @@ def test_importance_is_the_most_a_channel_can_give(
     "activation", [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.GELU(), nn.SiLU()]
 )
 def test_no_input_of_the_ball_gives_more(activation: nn.Module) -> None:
-    net = conv_net(activation)
+    net = build_conv_net(activation)
     score = Mussay(beta=3.0).score(Evidence(net, shape=(2, 4, 4)))["3.weight"].flatten()
-    x = torch.randn(500, 2, 3, 3, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(500, 2, 3, 3, generator=make_generator(), dtype=torch.float64)
     x = (
         x / x.flatten(1).norm(dim=1)[:, None, None, None] * math.sqrt(8)
     )  # with the one for the bias, 3
@@ -174,7 +174,7 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 
 def test_beta_does_not_matter_for_relu() -> None:
-    net = conv_net(nn.ReLU())
+    net = build_conv_net(nn.ReLU())
     small, large = (
         Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"] for beta in (1.0, 45.0)
     )
@@ -198,9 +198,9 @@ def test_the_baselines_are_biased() -> None:
                 build_full_masks(find_prunable(net)),
                 0.5,
                 method,
-                generator=seeded(seed),
+                generator=make_generator(seed),
                 evidence=lambda masks, stage, seed=seed: Evidence(
-                    net, masks, shape=(1, 2, 2), generator=seeded(seed)
+                    net, masks, shape=(1, 2, 2), generator=make_generator(seed)
                 ),
             )
             outputs.append(float(net(x).detach()[0, 0]))
@@ -210,18 +210,23 @@ def test_the_baselines_are_biased() -> None:
 # weights
 
 
-def mlp(*, depth: int = 1, width: int = 6) -> nn.Module:
+def build_mlp(*, depth: int = 1, width: int = 6) -> nn.Module:
     return load_model(
         "mlp", hidden=[width] * depth, channels=1, height=2, width=2, classes=3
     ).double()
 
 
-def images(n: int = 9) -> list[tuple[Tensor, Tensor]]:
-    return [(torch.rand(n, 1, 2, 2, generator=seeded(), dtype=torch.float64), torch.arange(n) % 3)]
+def draw_batches(n: int = 9) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (
+            torch.rand(n, 1, 2, 2, generator=make_generator(), dtype=torch.float64),
+            torch.arange(n) % 3,
+        )
+    ]
 
 
 def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
-    net, batches = mlp(depth=2), images()
+    net, batches = build_mlp(depth=2), draw_batches()
     evidence = Evidence(net, batches=batches)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
@@ -264,14 +269,16 @@ def test_points_without_a_limit_do_not_count() -> None:
 def test_deep_networks_have_finite_scores() -> None:
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(90)))
     scores = CoreNet(depth=True).score(
-        Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))])
+        Evidence(
+            net, batches=[(torch.rand(5, 1, 2, 2, generator=make_generator()), torch.zeros(5))]
+        )
     )
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
     assert float(scores["1.weight"].sum()) > float(scores["90.weight"].sum())
 
 
 def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
-    net = mlp(depth=2)
+    net = build_mlp(depth=2)
     with torch.no_grad():
         net.get_parameter("fc3.weight")[:, 2] = (
             0  # so the second layer's third neuron is not needed
@@ -280,7 +287,7 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
             0  # so, with it, neither is the first layer's second
         )
         net.get_parameter("fc1.bias").fill_(0.5)
-    evidence = Evidence(net, batches=images())
+    evidence = Evidence(net, batches=draw_batches())
     plain, plus = CoreNet(depth=False).score(evidence), CoreNet("plus", depth=False).score(evidence)
     assert bool(plain["fc2.weight"][2].any())
     assert not plus["fc2.weight"][2].any()
@@ -293,32 +300,37 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
 
 @pytest.mark.parametrize("variant", ["corenet", "plus", "plus_plus"])
 def test_prunes_in_proportion(variant: str) -> None:
-    net = mlp(width=30)
+    net = build_mlp(width=30)
     recipe = cases.recipe(0.5, criterion={"name": "corenet", "params": {"variant": variant}})
     method = PruningMethod.of(recipe, recipe.criteria[0])
     assert (type(method.allocation).__name__, getattr(method.sparsifier, "division", "")) == (
         "Proportional",
         "proportional",
     )
-    batches = [*images(30), *images(30)]
+    batches = [*draw_batches(30), *draw_batches(30)]
     masks = prune_(
         net,
         build_full_masks(find_prunable(net)),
         0.5,
         method,
         lambda masks, stage: Evidence(net, masks, batches),
-        generator=seeded(),
+        generator=make_generator(),
     )
     assert density(masks) == pytest.approx(0.5, abs=0.15)
     assert all(bool(mask.any()) for mask in masks.values())
     with pytest.raises(EvidenceError):
         prune_(
-            net, masks, 0.3, method, lambda masks, stage: Evidence(net, masks), generator=seeded()
+            net,
+            masks,
+            0.3,
+            method,
+            lambda masks, stage: Evidence(net, masks),
+            generator=make_generator(),
         )
 
 
 def test_the_images_that_judge_draws_are_not_scored() -> None:
-    net, (batch, labels) = mlp(), images(9)[0]
+    net, (batch, labels) = build_mlp(), draw_batches(9)[0]
     batch[-3:] = 0.0
     batch[-1, 0, 0, 0] = 1.0  # alone, it would have all of every sum
     evidence = Evidence(net, batches=[(batch, labels)])
@@ -350,7 +362,7 @@ def test_shares_are_proportional_with_one_for_each_side() -> None:
             {"a": torch.tensor([-1.0])}, Budget(1, {"a": 1})
         )
     score = torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])
-    unseen = Sample(division="proportional").sparsify(torch.ones(2, 3), score, 6, seeded())
+    unseen = Sample(division="proportional").sparsify(torch.ones(2, 3), score, 6, make_generator())
     assert unseen.mask.tolist() == [[True, False, False], [True, True, True]]
 
 
@@ -363,14 +375,14 @@ def test_hybrid_sipp_hands_its_constants_on() -> None:
         2.0,
         1e-3,
     )
-    net = mlp(width=40)
+    net = build_mlp(width=40)
     masks = prune_(
         net,
         build_full_masks(find_prunable(net)),
         0.5,
         method,
-        lambda masks, stage: Evidence(net, masks, images()),
-        generator=seeded(),
+        lambda masks, stage: Evidence(net, masks, draw_batches()),
+        generator=make_generator(),
     )
     assert density(masks) == pytest.approx(0.5, abs=0.1)
     assert SiPP("hybrid").allocation == "bound_optimal"

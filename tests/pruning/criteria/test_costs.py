@@ -1,4 +1,4 @@
-"""What scoring costs before anything runs: forward passes, and memory."""
+"""The cost of scoring, estimated before anything runs: forward passes, and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "each"),
+    ("name", "params", "units_by_image"),
     [
         ("taylor", {"images": 10**6}, 3),
         ("taylor", {"images": 7}, 3 * 7 / 40),

@@ -1,6 +1,4 @@
-"""SynFlow against enumerated paths; SNIP, GraSP and Taylor against explicit gradients and
-Hessians.
-"""
+"""SynFlow, SNIP, GraSP and Taylor against enumerated paths and explicit derivatives."""
 
 from __future__ import annotations
 
@@ -29,8 +27,8 @@ from pruning.types import Masks, Scores
 from tests.support import cases, oracles
 
 
-def chain(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """Linear layers without biases, ReLU between."""
+def build_chain(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Build linear layers without biases, ReLU between."""
     rng = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(widths):
@@ -40,19 +38,19 @@ def chain(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn
     return nn.Sequential(*layers[:-1])
 
 
-def double(case: str) -> tuple[nn.Module, Batches]:
+def build_double(case: str) -> tuple[nn.Module, Batches]:
     model, batches = cases.awkward(case)
     return model.double(), [(x.double(), y) for x, y in batches]
 
 
-def masked(model: nn.Module) -> Masks:
-    """Half of the weights pruned, in the model too."""
+def mask_half(model: nn.Module) -> Masks:
+    """Prune half of the weights, in the model too."""
     masks = cases.half_masks(model)
     apply_masks_(model, masks)
     return masks
 
 
-def whole(batches: Batches) -> tuple[Tensor, Tensor]:
+def join_batches(batches: Batches) -> tuple[Tensor, Tensor]:
     inputs, labels = zip(*batches, strict=True)
     return torch.cat(inputs), torch.cat(labels)
 
@@ -60,10 +58,8 @@ def whole(batches: Batches) -> tuple[Tensor, Tensor]:
 # SynFlow
 
 
-def paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
-    """For every weight, the sum over all paths from inputs to outputs through it of the product of
-    |w|.
-    """
+def sum_paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
+    """Sum the product of |w| over all paths from inputs to outputs through each weight."""
     flows = [[[0.0] * len(row) for row in weight] for weight in weights]
     widths = [len(weights[0][0]), *(len(weight) for weight in weights)]
     for units in itertools.product(*(range(width) for width in widths)):
@@ -76,9 +72,9 @@ def paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_synflow_is_the_sum_over_all_paths(dtype: torch.dtype, pruned: bool) -> None:
-    model = chain(3, 4, 3, 2, dtype=dtype)
-    masks = masked(model) if pruned else build_full_masks(find_prunable(model))
-    expected = paths([weight.tolist() for weight in find_prunable(model).values()])
+    model = build_chain(3, 4, 3, 2, dtype=dtype)
+    masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
+    expected = sum_paths([weight.tolist() for weight in find_prunable(model).values()])
     scores = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
     for (name, score), wanted in zip(scores.items(), expected, strict=True):
         assert score.dtype == torch.float64
@@ -104,11 +100,11 @@ def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
         nn.ReLU(),
         nn.Linear(5, 3, bias=False),
     ]
-    for model in (chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
+    for model in (build_chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
         for parameter in find_prunable(model).values():
             nn.init.normal_(parameter, generator=rng)
         norm.running_var.uniform_(0.5, 2, generator=rng)  # type: ignore[union-attr]
-        masks = masked(model) if pruned else build_full_masks(find_prunable(model))
+        masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
         shape = (1, 1, 4) if model[0].__class__ is nn.Flatten else (2, 5, 5)
         sums = [
             float(score.sum())
@@ -119,7 +115,7 @@ def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
 
 
 def test_synflow_conserves_what_enters_and_leaves_a_unit() -> None:
-    scores = list(SynFlow().score(Evidence(chain(4, 7, 5, 3), shape=(1, 2, 2))).values())
+    scores = list(SynFlow().score(Evidence(build_chain(4, 7, 5, 3), shape=(1, 2, 2))).values())
     for before, after in itertools.pairwise(scores):
         torch.testing.assert_close(before.sum(1), after.sum(0), rtol=1e-12, atol=0)
 
@@ -159,7 +155,7 @@ def test_synflow_looks_at_no_data() -> None:
 
 
 def test_synflow_scores_beyond_float32() -> None:
-    model = chain(2, 2, 2, dtype=torch.float32)
+    model = build_chain(2, 2, 2, dtype=torch.float32)
     for weight in find_prunable(model).values():
         weight.data.fill_(-1e30)
     assert all(
@@ -170,7 +166,7 @@ def test_synflow_scores_beyond_float32() -> None:
 
 def test_synflow_says_when_float64_is_not_enough() -> None:
     model = nn.Sequential(
-        *(module for module in chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU))
+        *(module for module in build_chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU))
     )
     weights = list(find_prunable(model).values())
     for weight in weights:
@@ -185,7 +181,7 @@ def test_synflow_says_when_float64_is_not_enough() -> None:
 
 
 def test_synflow_uses_what_is_excluded_and_does_not_score_it() -> None:
-    model = chain(3, 4, 2)
+    model = build_chain(3, 4, 2)
     all_scores = SynFlow().score(Evidence(model, shape=(1, 1, 3)))
     scores_without_last = SynFlow().score(Evidence(model, shape=(1, 1, 3), exclude=["3.weight"]))
     assert list(scores_without_last) == ["1.weight"]
@@ -203,7 +199,7 @@ def test_synflow_stages() -> None:
     assert SynFlow(rounds=1).stage_densities(0.4, 0.1) == [0.1]
 
 
-def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
+def prune(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
     masks = build_full_masks(find_prunable(model))
     method = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
     return prune_(
@@ -218,16 +214,16 @@ def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: A
 
 @pytest.mark.parametrize("seed", range(3))
 def test_synflow_reaches_the_largest_compression_without_collapse(seed: int) -> None:
-    model = chain(8, 20, 20, 20, 20, 4, seed=seed)
+    model = build_chain(8, 20, 20, 20, 20, 4, seed=seed)
     layers = len(find_prunable(model))
-    assert find_collapsed(pruned(copy.deepcopy(model), 4 * layers, (1, 1, 8), rounds=1))
-    masks = pruned(model, layers, (1, 1, 8))
+    assert find_collapsed(prune(copy.deepcopy(model), 4 * layers, (1, 1, 8), rounds=1))
+    masks = prune(model, layers, (1, 1, 8))
     assert count_kept(masks) == dict.fromkeys(masks, 1)
 
 
 def test_synflow_prunes_by_count_where_everything_ties() -> None:
     model, _ = cases.awkward("zero_weights")
-    masks = pruned(model, 9, (1, 2, 2))
+    masks = prune(model, 9, (1, 2, 2))
     assert sum(count_kept(masks).values()) == 9
 
 
@@ -238,8 +234,8 @@ def test_synflow_prunes_by_count_where_everything_ties() -> None:
     "case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "mixed_modes"]
 )
 def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
-    model, batches = double(case)
-    inputs, labels = whole(batches)
+    model, batches = build_double(case)
+    inputs, labels = join_batches(batches)
     weights = find_prunable(model)
     model.eval()
 
@@ -273,11 +269,12 @@ def test_snip_ranks_a_trained_network_whose_gradient_is_tiny() -> None:
 # GraSP
 
 
-def flat_hessian(
+def compute_flat_hessian(
     model: nn.Module, inputs: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradient and Hessian of the mean loss of logits / T with respect to all prunable weights in
-    one vector.
+    """Compute gradient and Hessian of the mean loss of logits / T.
+
+    They are with respect to all prunable weights in one vector.
     """
     weights = find_prunable(model)
     sizes = [weight.numel() for weight in weights.values()]
@@ -298,9 +295,9 @@ def flat_hessian(
     )
 
 
-def smooth(case: str) -> tuple[nn.Module, Batches]:
-    """A network of the table with tanh in place of ReLU."""
-    model, batches = double(case)
+def build_smooth(case: str) -> tuple[nn.Module, Batches]:
+    """Build a network of the table with tanh in place of ReLU."""
+    model, batches = build_double(case)
     for name, module in model.named_children():
         if isinstance(module, nn.ReLU):
             setattr(model, name, nn.Tanh())
@@ -313,16 +310,16 @@ def smooth(case: str) -> tuple[nn.Module, Batches]:
 def test_grasp_is_the_hessian_times_the_gradient(
     case: str, temperature: float, pruned: bool
 ) -> None:
-    model, batches = smooth(case)
-    masks = masked(model) if pruned else build_full_masks(find_prunable(model))
-    gradient, hessian = flat_hessian(model, *whole(batches), temperature)
+    model, batches = build_smooth(case)
+    masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
+    gradient, hessian = compute_flat_hessian(model, *join_batches(batches), temperature)
     alive = torch.cat([mask.flatten() for mask in masks.values()])
     weight = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()])
     expected = weight * (hessian @ (gradient * alive))
     expected /= expected.abs().sum() + 1e-10
     for division in (
         batches,
-        [whole(batches)],
+        [join_batches(batches)],
         [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))],
     ):
         scores = GraSP(temperature=temperature).score(Evidence(model, masks, division))
@@ -334,8 +331,8 @@ def test_grasp_is_the_hessian_times_the_gradient(
         )
 
 
-def normalised() -> tuple[nn.Module, Tensor, Tensor]:
-    """A smooth network with BatchNorm and dropout, and one batch."""
+def build_normalised() -> tuple[nn.Module, Tensor, Tensor]:
+    """Build a smooth network with BatchNorm and dropout, and one batch."""
     rng = torch.Generator().manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 2, bias=False),
@@ -352,7 +349,7 @@ def normalised() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) -> None:
-    model, inputs, labels = normalised()
+    model, inputs, labels = build_normalised()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     scores = GraSP(temperature=2.0, batchnorm=statistics).score(
         Evidence(model, batches=[(inputs, labels)])
@@ -361,7 +358,7 @@ def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) 
     assert all(module.training for module in model.modules())
     model.eval()
     model[1].train(statistics == "batch")
-    gradient, hessian = flat_hessian(model, inputs, labels, 2.0)
+    gradient, hessian = compute_flat_hessian(model, inputs, labels, 2.0)
     expected = torch.cat(
         [weight.detach().flatten() for weight in find_prunable(model).values()]
     ) * (hessian @ gradient)
@@ -375,7 +372,7 @@ def test_grasp_of_single_images() -> None:
     """An image that would be a batch of its own joins the batch before; a single one has no
     statistics.
     """
-    model, inputs, labels = normalised()
+    model, inputs, labels = build_normalised()
     joined = GraSP().score(
         Evidence(model, batches=[(inputs[:4], labels[:4]), (inputs[4:], labels[4:])])
     )
@@ -393,13 +390,13 @@ def test_grasp_of_single_images() -> None:
 
 
 def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
-    model, batches = smooth("plain")
-    inputs, labels = whole(batches)
+    model, batches = build_smooth("plain")
+    inputs, labels = join_batches(batches)
     scores = GraSP(temperature=1.0).score(Evidence(model, batches=batches))
     weight = model.get_parameter("1.weight")
 
     def flow() -> Tensor:
-        gradient, _ = flat_hessian(model, inputs, labels, 1.0)
+        gradient, _ = compute_flat_hessian(model, inputs, labels, 1.0)
         return gradient.square().sum()
 
     slope = oracles.finite_differences(flow, weight, 1e-5)  # 2 H g
@@ -409,7 +406,7 @@ def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
 
 
 def test_grasp_scores_zero_where_the_loss_is_linear() -> None:
-    model, batches = double("one_weight")
+    model, batches = build_double("one_weight")
     scores = GraSP().score(
         Evidence(model, batches=batches, loss=lambda outputs, labels: outputs.sum())
     )
@@ -427,7 +424,7 @@ def test_grasp_scores_zero_where_the_loss_is_linear() -> None:
 
 
 def test_taylor_averages_squares_over_mini_batches() -> None:
-    model, batches = double("grouped")
+    model, batches = build_double("grouped")
     model.eval()
     weights = find_prunable(model)
     expected: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -440,7 +437,7 @@ def test_taylor_averages_squares_over_mini_batches() -> None:
     scores = Taylor().score(Evidence(model, batches=batches))
     for name in expected:
         torch.testing.assert_close(scores[name], expected[name], rtol=1e-10, atol=0)
-    once = Taylor().score(Evidence(model, batches=[whole(batches)]))
+    once = Taylor().score(Evidence(model, batches=[join_batches(batches)]))
     assert any(not torch.allclose(once[name], scores[name]) for name in scores), (
         "one batch is another estimate"
     )
@@ -469,8 +466,8 @@ def test_calibration() -> None:
 
 @pytest.mark.parametrize("name", ["synflow", "snip", "grasp", "taylor"])
 def test_pruned_weights_score_zero(name: str) -> None:
-    model, batches = double("grouped")
-    masks = masked(model)
+    model, batches = build_double("grouped")
+    masks = mask_half(model)
     for key, score in criteria.create(name).score(Evidence(model, masks, batches)).items():
         assert not score[~masks[key]].any()
         assert score[masks[key]].any()

@@ -34,8 +34,10 @@ NAMES = ("lm", "qm", "obd")
 fast = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def evidence(masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_entropy) -> Evidence:
-    """A convolutional network in float64, with BatchNorm, and two batches of unequal size."""
+def build_evidence(
+    masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_entropy
+) -> Evidence:
+    """Build a float64 convolutional network with BatchNorm, and two batches of unequal size."""
     model = cases.conv_net(seed=4, classes=classes).double()
     rng = torch.Generator().manual_seed(1)
     batches = [
@@ -47,9 +49,10 @@ def evidence(masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_e
     return Evidence(model, masks, batches, torch.Generator().manual_seed(2), loss=loss)
 
 
-def by_hand(point: Evidence) -> tuple[Scores, Scores]:
-    """g and the exact D, one image and one class at a time: D = (1/n) sum_i sum_j p_ij (d log p_ij
-    / d theta)^2.
+def compute_by_hand(point: Evidence) -> tuple[Scores, Scores]:
+    """Compute g and the exact D, one image and one class at a time.
+
+    D = (1/n) sum_i sum_j p_ij (d log p_ij / d theta)^2.
     """
     names = list(point.weights)
     weights = [point.model.get_parameter(name) for name in names]
@@ -68,8 +71,8 @@ def by_hand(point: Evidence) -> tuple[Scores, Scores]:
     return g, d
 
 
-def saliency(name: str, g: Tensor, d: Tensor, w: Tensor) -> Tensor:
-    """The signed change of the loss that each model gives to a weight alone."""
+def compute_saliency(name: str, g: Tensor, d: Tensor, w: Tensor) -> Tensor:
+    """Compute the signed change of the loss that each model predicts for a weight alone."""
     return {"lm": -g * w, "qm": -g * w + d * w**2 / 2, "obd": d * w**2 / 2}[name]
 
 
@@ -80,17 +83,17 @@ def test_scores_are_the_saliencies_of_the_paper(
     name: str, weight_of_penalty: float, half: bool
 ) -> None:
     masks = cases.half_masks(cases.conv_net().double()) if half else None
-    point = evidence(masks)
-    g, d = by_hand(point)
+    point = build_evidence(masks)
+    g, d = compute_by_hand(point)
     scores = criteria.create(name, {"lambda": weight_of_penalty}).score(point)
     for key, w in point.weights.items():
-        expected = saliency(name, g[key], d[key], w).abs() + weight_of_penalty / 2 * w**2
+        expected = compute_saliency(name, g[key], d[key], w).abs() + weight_of_penalty / 2 * w**2
         assert torch.allclose(scores[key], expected, rtol=1e-10, atol=1e-15)
         assert scores[key].dtype == torch.float64
 
 
 def test_the_absolute_value_is_of_the_sum() -> None:
-    point = evidence()
+    point = build_evidence()
     scores = QM(lambda_=0.0).score(point)
     lm, obd = LM(lambda_=0.0).score(point), OBD(lambda_=0.0).score(point)
     for key in scores:
@@ -102,7 +105,7 @@ def test_the_absolute_value_is_of_the_sum() -> None:
 
 
 def test_obd_is_qm_without_a_gradient() -> None:
-    first, second = evidence(), evidence()
+    first, second = build_evidence(), build_evidence()
     first.gradient = {name: torch.zeros_like(weight) for name, weight in first.weights.items()}
     for lam in (0.0, 0.1):
         qm, obd = QM(lambda_=lam).score(first), OBD(lambda_=lam).score(second)
@@ -111,10 +114,10 @@ def test_obd_is_qm_without_a_gradient() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_endless_penalty_is_magnitude(name: str) -> None:
-    model = evidence().model
+    model = build_evidence().model
     masks: list[Masks] = []
     for method in (Method(name="magnitude"), Method(name=name, params={"lambda": 1e14, "pi": 1})):
-        point = evidence()
+        point = build_evidence()
         masks.append(
             prune_(
                 point.model,
@@ -126,10 +129,10 @@ def test_an_endless_penalty_is_magnitude(name: str) -> None:
             )
         )  # type: ignore[misc]
     assert all(torch.equal(masks[0][key], masks[1][key]) for key in masks[0])
-    none = criteria.create(name, {"lambda": 0}).score(evidence())
+    none = criteria.create(name, {"lambda": 0}).score(build_evidence())
     order = [
         torch.cat([s.flatten() for s in scores.values()]).argsort()
-        for scores in (none, criteria.create("magnitude").score(evidence()))
+        for scores in (none, criteria.create("magnitude").score(build_evidence()))
     ]
     assert not torch.equal(*order)
 
@@ -137,14 +140,14 @@ def test_an_endless_penalty_is_magnitude(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_prediction_adds_the_signed_changes_of_this_stage_alone(name: str) -> None:
     before = cases.half_masks(cases.conv_net().double())
-    point = evidence(before)
-    g, d = by_hand(point)
+    point = build_evidence(before)
+    g, d = compute_by_hand(point)
     rng = torch.Generator().manual_seed(3)
     after = {
         key: mask & (torch.rand(mask.shape, generator=rng) < 0.6) for key, mask in before.items()
     }
     expected = sum(
-        float(saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
+        float(compute_saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
         for key, w in point.weights.items()
     )
     criterion = criteria.create(name, {"lambda": 5.0})
@@ -183,7 +186,7 @@ def test_predictions_hold_close_to_the_point(name: str) -> None:
     """
     errors = {}
     for scale in (1e-2, 1e-3):
-        point = evidence()
+        point = build_evidence()
         point.model[4].weight.data[:, :8] *= scale
         masks = {
             key: torch.ones_like(weight, dtype=torch.bool) for key, weight in point.weights.items()
@@ -198,7 +201,7 @@ def test_predictions_hold_close_to_the_point(name: str) -> None:
 
 
 def test_curvature_as_asked() -> None:
-    point = evidence()
+    point = build_evidence()
     for kind, criterion in itertools.product(
         ("ggn", "empirical_fisher", "mc_fisher"), ("qm", "obd")
     ):
@@ -206,7 +209,7 @@ def test_curvature_as_asked() -> None:
         d = point.curvature(kind)  # type: ignore[arg-type]
         for key, w in point.weights.items():
             assert torch.equal(
-                scores[key], saliency(criterion, point.gradient[key], d[key], w).abs()
+                scores[key], compute_saliency(criterion, point.gradient[key], d[key], w).abs()
             )
     assert not torch.allclose(
         point.curvature("ggn")["4.weight"], point.curvature("empirical_fisher")["4.weight"]
@@ -217,7 +220,7 @@ def test_curvature_as_asked() -> None:
 def test_above_twenty_classes_the_default_is_sampled(name: str) -> None:
     for classes, kind in ((20, "ggn"), (21, "mc_fisher")):
         default, named = (
-            criteria.create(name, params).score(evidence(classes=classes))
+            criteria.create(name, params).score(build_evidence(classes=classes))
             for params in ({}, {"curvature": kind})
         )
         assert all(torch.equal(default[key], named[key]) for key in default)
@@ -260,7 +263,7 @@ def test_linear_stages_remove_a_constant_number(start: float, part: float, pi: i
 @pytest.mark.parametrize("stages", ["exponential", "linear"])
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_of_the_stages_are_nested_and_counted(name: str, stages: str) -> None:
-    dense = evidence()
+    dense = build_evidence()
     stage_masks: list[Masks] = []
 
     def at(masks: Masks, stage: int) -> Evidence:
@@ -315,16 +318,16 @@ def test_later_stages_see_the_masked_point() -> None:
             masks,
             target,
             PruningMethod.of(cases.recipe(0.5), Method(name="qm", params={"pi": pi})),
-            lambda masks, stage: Evidence(model, masks, evidence().batches),
+            lambda masks, stage: Evidence(model, masks, build_evidence().batches),
             generator=torch.Generator(),
         )
 
-    both, steps = evidence().model, evidence().model
+    both, steps = build_evidence().model, build_evidence().model
     first = pruned(steps, build_full_masks(find_prunable(steps)), 0.5, 1)
     second = pruned(steps, first, 0.25, 1)
     masks = pruned(both, build_full_masks(find_prunable(both)), 0.25, 2)
     assert all(torch.equal(masks[key], second[key]) for key in masks)
-    once = evidence().model
+    once = build_evidence().model
     assert any(
         not torch.equal(mask, masks[key])
         for key, mask in pruned(once, build_full_masks(find_prunable(once)), 0.25, 1).items()
@@ -373,7 +376,7 @@ def test_units_of_work() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_through_the_library(name: str) -> None:
-    point = evidence()
+    point = build_evidence()
     scores = score(point.model, name, point.batches, **{"lambda": 0.1})
     expected = criteria.create(name, {"lambda": 0.1}).score(point)
     assert all(torch.equal(scores[key], expected[key]) for key in expected)

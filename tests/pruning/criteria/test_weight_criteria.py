@@ -25,7 +25,7 @@ from tests.support import cases
 fast = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-def layer_of(values: list[float], dtype: torch.dtype = torch.float32) -> nn.Linear:
+def build_layer(values: list[float], dtype: torch.dtype = torch.float32) -> nn.Linear:
     layer = nn.Linear(len(values), 1, bias=False, dtype=dtype)
     layer.weight.data.copy_(torch.tensor([values], dtype=torch.float64))
     return layer
@@ -52,9 +52,9 @@ def prune(
 # LAMP
 
 
-def lamp(values: list[float]) -> list[float]:
-    """theta_u^2 over the sum of all before or at u in the descending order, of equal ones the first
-    first.
+def score_lamp(values: list[float]) -> list[float]:
+    """Compute theta_u^2 over the sum of all before or at u in descending order, equal ones in
+    order.
     """
     order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
     scores = [0.0] * len(values)
@@ -78,10 +78,10 @@ def lamp(values: list[float]) -> list[float]:
 )
 def test_lamp_is_its_definition_on_what_remains(values: list[float], data: st.DataObject) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
-    layer = layer_of(values)
+    layer = build_layer(values)
     score = LAMP().score(Evidence(layer, {"weight": torch.tensor([mask])}))["weight"][0]
     assert torch.isfinite(score).all()
-    expected = lamp([value for value, alive in zip(values, mask, strict=True) if alive])
+    expected = score_lamp([value for value, alive in zip(values, mask, strict=True) if alive])
     torch.testing.assert_close(
         score[torch.tensor(mask)], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
     )
@@ -97,18 +97,18 @@ def test_lamp_ranks_as_the_magnitudes_do_where_float32_would_not() -> None:
         ]
     )
     values = values[torch.randperm(len(values), generator=rng)]
-    score = LAMP().score(Evidence(layer_of(values.tolist())))["weight"][0]
+    score = LAMP().score(Evidence(build_layer(values.tolist())))["weight"][0]
     distinct, place = values.unique(return_inverse=True)
     by_value = torch.empty(len(distinct), dtype=torch.float64).scatter_(0, place, score)
     assert (by_value[1:] > by_value[:-1]).all()
-    assert (LAMP().score(Evidence(layer_of([3.0] * 5)))["weight"][0].diff() < 0).all(), (
+    assert (LAMP().score(Evidence(build_layer([3.0] * 5)))["weight"][0].diff() < 0).all(), (
         "of equal weights the first remain"
     )
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_lamp_does_not_depend_on_the_scale(scale: float) -> None:
-    score = LAMP().score(Evidence(layer_of([scale, -2 * scale, 2 * scale], torch.float64)))[
+    score = LAMP().score(Evidence(build_layer([scale, -2 * scale, 2 * scale], torch.float64)))[
         "weight"
     ][0]
     torch.testing.assert_close(
@@ -138,15 +138,16 @@ def test_lamp_empties_no_layer(case: str, pruned: bool) -> None:
 
 
 def test_lamp_leaves_numbers_that_are_none_to_be_refused() -> None:
-    assert torch.isnan(LAMP().score(Evidence(layer_of([1.0, math.nan])))["weight"]).any()
+    assert torch.isnan(LAMP().score(Evidence(build_layer([1.0, math.nan])))["weight"]).any()
 
 
 # Wanda
 
 
-def features(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What every weight is multiplied with, by image and output position, (n, *weight.shape): one
-    weight at a time.
+def extract_features(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Extract what each weight is multiplied with, one weight at a time.
+
+    By image and output position, (n, *weight.shape).
     """
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     columns = []
@@ -187,7 +188,7 @@ def test_wanda_is_magnitude_times_the_norm_of_the_input(case: str) -> None:
         layer = build().double()
     inputs = torch.randn(7, *shape, dtype=torch.float64, generator=rng)
     weight = layer.get_parameter("weight").detach()
-    expected = weight.abs() * features(layer, inputs).norm(dim=0)
+    expected = weight.abs() * extract_features(layer, inputs).norm(dim=0)
     batches = [(inputs[:4], torch.zeros(4)), (inputs[4:], torch.zeros(3))]
     score = Wanda(per_row=False).score(Evidence(nn.Sequential(layer), batches=batches))["0.weight"]
     torch.testing.assert_close(score, expected, rtol=1e-10, atol=0)

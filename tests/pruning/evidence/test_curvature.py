@@ -34,7 +34,7 @@ IMAGES = 5
 
 
 class Tied(nn.Module):
-    """Two layers share one weight."""
+    """A network with two layers that share one weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Twice(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Linear layers at every position of the image, in two more dimensions than one."""
+    """Linear layers at every position of the image, on inputs of more than two dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,28 +97,38 @@ class Residual(nn.Module):
         return self.head(torch.relu_(y).flatten(1))
 
 
-def sequence(*layers: nn.Module, features: int) -> nn.Module:
+def build_sequence(*layers: nn.Module, features: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, CLASSES))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "conv and linear": lambda: sequence(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), features=48),
-    "oblong": lambda: sequence(nn.Conv2d(2, 3, (1, 3), padding="same"), nn.Tanh(), features=48),
-    "grouped": lambda: sequence(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Tanh(), features=64),
-    "depthwise": lambda: sequence(nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.Tanh(), features=32),
-    "multiplied depthwise": lambda: sequence(nn.Conv2d(2, 6, 3, groups=2), nn.Tanh(), features=24),
-    "pointwise": lambda: sequence(nn.Conv2d(2, 3, 1, bias=False), nn.Tanh(), features=48),
-    "strided": lambda: sequence(
+    "conv and linear": lambda: build_sequence(
+        nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), features=48
+    ),
+    "oblong": lambda: build_sequence(
+        nn.Conv2d(2, 3, (1, 3), padding="same"), nn.Tanh(), features=48
+    ),
+    "grouped": lambda: build_sequence(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Tanh(), features=64
+    ),
+    "depthwise": lambda: build_sequence(
+        nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.Tanh(), features=32
+    ),
+    "multiplied depthwise": lambda: build_sequence(
+        nn.Conv2d(2, 6, 3, groups=2), nn.Tanh(), features=24
+    ),
+    "pointwise": lambda: build_sequence(nn.Conv2d(2, 3, 1, bias=False), nn.Tanh(), features=48),
+    "strided": lambda: build_sequence(
         nn.Conv2d(2, 3, 3, stride=(2, 1), padding=(1, 0)), nn.Tanh(), features=12
     ),
-    "dilated": lambda: sequence(nn.Conv2d(2, 3, 2, dilation=(2, 3)), nn.Tanh(), features=6),
-    "circular": lambda: sequence(
+    "dilated": lambda: build_sequence(nn.Conv2d(2, 3, 2, dilation=(2, 3)), nn.Tanh(), features=6),
+    "circular": lambda: build_sequence(
         nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="circular"), nn.Tanh(), features=72
     ),
-    "reflected": lambda: sequence(
+    "reflected": lambda: build_sequence(
         nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Tanh(), features=48
     ),
-    "inplace": lambda: sequence(
+    "inplace": lambda: build_sequence(
         nn.Conv2d(2, 3, 3),
         nn.ReLU(inplace=True),
         nn.Conv2d(3, 3, 2),
@@ -132,8 +142,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """A seeded float64 network in training mode, with images and labels."""
+def build_network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Build a seeded float64 network in training mode, with images and labels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = NETWORKS[name]().double().train()
@@ -144,8 +154,8 @@ def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
         )
 
 
-def jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
-    """d f_c(x_i) / d weight by one backward pass for each image and class, (N, C, *weight)."""
+def compute_jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Compute d f_c(x_i) / d weight by a backward pass for each image and class."""
     weight = model.get_parameter(name)
     modes = [module.training for module in model.modules()]
     model.eval()
@@ -163,8 +173,8 @@ def jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
     return torch.stack(by_image)
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """Equal up to rounding, by the largest entry."""
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    """Assert that two tensors are equal up to rounding of the largest entry."""
     assert actual.shape == expected.shape
     assert float((actual - expected).abs().max()) <= tolerance * max(
         1.0, float(expected.abs().max())
@@ -173,7 +183,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_products_are_rows_of_the_jacobian(name: str) -> None:
-    model, images, _ = network(name)
+    model, images, _ = build_network(name)
     vectors = torch.randn(
         3, IMAGES, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
     )
@@ -181,14 +191,15 @@ def test_products_are_rows_of_the_jacobian(name: str) -> None:
     products = dict(compute_products(model, names, images, lambda logits: vectors))
     assert list(products) == names
     for key in names:
-        close(
-            products[key], torch.einsum("kic,ic...->ik...", vectors, jacobian(model, images, key))
+        assert_close(
+            products[key],
+            torch.einsum("kic,ic...->ik...", vectors, compute_jacobian(model, images, key)),
         )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_of_single_images(name: str) -> None:
-    model, images, labels = network(name)
+    model, images, labels = build_network(name)
     names = list(find_prunable(model))
     batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
     for size in (1, 2**20):
@@ -201,14 +212,14 @@ def test_gradients_of_single_images(name: str) -> None:
                 loss, [model.get_parameter(key) for key in names], allow_unused=True
             )
             for key, gradient in zip(names, expected, strict=True):
-                close(
+                assert_close(
                     gradients[key][index],
                     torch.zeros_like(gradients[key][index]) if gradient is None else gradient,
                 )
 
 
 def test_gradients_of_another_loss() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
 
     def smooth(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=0.2)
@@ -219,7 +230,7 @@ def test_gradients_of_another_loss() -> None:
     model.eval()
     for index in range(IMAGES):
         loss = smooth(model(images[index : index + 1]), labels[index : index + 1])
-        close(gradients[index], torch.autograd.grad(loss, model[0].weight)[0])
+        assert_close(gradients[index], torch.autograd.grad(loss, model[0].weight)[0])
 
 
 def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
@@ -253,7 +264,7 @@ def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatc
         return gradients
 
     monkeypatch.setattr("pruning.evidence.gradients.multiply_use", watched)
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     many = torch.cat([images] * 8), torch.cat([labels] * 8)
     for limit in (8_000, 40_000):
         sizes.clear()
@@ -263,11 +274,11 @@ def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatc
         )
         assert limit / 4 < max(sizes) <= limit
         for name in names:
-            close(gradients[name], exact(model, images, name))
+            assert_close(gradients[name], compute_exact(model, images, name))
 
 
 def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
-    model, images, labels = network("twice")
+    model, images, labels = build_network("twice")
     names = list(find_prunable(model))
     assert Footprint.from_forward_pass(model, names, images).count_vectors(1) == 1
     diagonal = compute_diagonal(
@@ -279,12 +290,12 @@ def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
         size_bytes=1,
     )
     for name in names:
-        close(diagonal[name], exact(model, images, name))
+        assert_close(diagonal[name], compute_exact(model, images, name))
 
 
-def exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
-    """diag(J^T (diag p - p p^T) J), the mean over images, from the whole Jacobian."""
-    rows = jacobian(model, images, name).flatten(2)
+def compute_exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Compute diag(J^T (diag p - p p^T) J), the mean over images, from the whole Jacobian."""
+    rows = compute_jacobian(model, images, name).flatten(2)
     modes = [module.training for module in model.modules()]
     p = model.eval()(images).detach().softmax(1)
     for module, training in zip(model.modules(), modes, strict=True):
@@ -299,19 +310,19 @@ def exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ggn_is_the_diagonal_of_the_gauss_newton_matrix(name: str) -> None:
-    model, images, labels = network(name)
+    model, images, labels = build_network(name)
     diagonal = Evidence(
         model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]
     ).curvature("ggn")
     assert list(diagonal) == list(find_prunable(model))
     for key in diagonal:
-        close(diagonal[key], exact(model, images, key))
+        assert_close(diagonal[key], compute_exact(model, images, key))
     assert any(float(value.max()) > 1e-4 for value in diagonal.values())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_empirical_fisher_is_the_mean_square_of_single_gradients(name: str) -> None:
-    model, images, labels = network(name)
+    model, images, labels = build_network(name)
     diagonal = Evidence(
         model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]
     ).curvature("empirical_fisher")
@@ -322,12 +333,12 @@ def test_empirical_fisher_is_the_mean_square_of_single_gradients(name: str) -> N
             loss = F.cross_entropy(model(images[index : index + 1]), labels[index : index + 1])
             (gradient,) = torch.autograd.grad(loss, model.get_parameter(key), allow_unused=True)
             total += 0 if gradient is None else gradient.square() / IMAGES
-        close(diagonal[key], total)
+        assert_close(diagonal[key], total)
 
 
 @pytest.mark.parametrize("name", ["conv and linear", "twice", "tied"])
 def test_sampled_fisher_is_unbiased(name: str) -> None:
-    model, images, labels = network(name)
+    model, images, labels = build_network(name)
     names = list(find_prunable(model))
     seeds = (torch.Generator().manual_seed(seed) for seed in range(400))
     draws = [
@@ -341,7 +352,7 @@ def test_sampled_fisher_is_unbiased(name: str) -> None:
         )
         for seed in seeds
     ]
-    truth = torch.cat([exact(model, images, key).flatten() for key in names])
+    truth = torch.cat([compute_exact(model, images, key).flatten() for key in names])
     estimates = torch.stack(draws)
     errors = (estimates.mean(0) - truth) / (estimates.std(0) / len(draws) ** 0.5 + 1e-15)
     assert float(errors.square().mean()) < 2.0  # about 1 where unbiased; the entries are correlated
@@ -372,7 +383,7 @@ def test_labels_are_drawn_as_the_softmax_says() -> None:
 
 
 def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     names = list(find_prunable(model))
     cut = [[(images, labels)], [(images[:1], labels[:1]), (images[1:], labels[1:])]]
     diagonals = [
@@ -389,7 +400,7 @@ def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> No
     ]
     for other in diagonals[1:]:
         for key in names:
-            close(other[key], diagonals[0][key])
+            assert_close(other[key], diagonals[0][key])
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 40])
@@ -401,7 +412,7 @@ def test_vectors_factor_the_curvature_of_the_softmax(classes: int, scale: float)
     vectors = compute_ggn_vectors(logits)
     assert vectors.shape == (classes - 1, 6, classes)
     p = logits.softmax(1)
-    close(
+    assert_close(
         torch.einsum("knc,knd->ncd", vectors, vectors),
         torch.diag_embed(p) - p[:, :, None] * p[:, None, :],
         1e-15,
@@ -436,7 +447,7 @@ def test_default_curvature_by_the_number_of_classes() -> None:
 
 
 def test_each_kind_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     evidence = Evidence(model, batches=[(images, labels)])
     kinds: tuple[Curvature, ...] = ("ggn", "mc_fisher", "empirical_fisher")
     first = [evidence.curvature(kind) for kind in kinds]
@@ -447,7 +458,7 @@ def test_each_kind_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_curvature_of_another_loss_is_refused() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     evidence = Evidence(
         model,
         batches=[(images, labels)],
@@ -460,7 +471,7 @@ def test_curvature_of_another_loss_is_refused() -> None:
 
 
 def test_outputs_that_are_no_numbers_are_refused() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     model[0].weight.data.fill_(torch.nan)
     for kind in ("ggn", "mc_fisher"):
         with pytest.raises(ScoreError, match="outputs are not finite"):

@@ -12,7 +12,7 @@ from pruning.evidence.evidence import Batches, Evidence
 from tests.support import cases, oracles
 
 
-def double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+def build_double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     model, batches = cases.awkward(case)
     return model.double(), [(x.double(), y) for x, y in batches]
 
@@ -21,7 +21,7 @@ def double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     "case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "flat_batchnorm"]
 )
 def test_gradient_agrees_with_finite_differences(case: str) -> None:
-    model, batches = double(case)
+    model, batches = build_double(case)
     if case == "flat_batchnorm":
         model[1].running_var.fill_(0.01)  # type: ignore[index]
     gradients = Evidence(model, batches=batches).gradient
@@ -35,7 +35,7 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
 
 
 def test_gradient_is_the_mean_over_single_images() -> None:
-    model, batches = double("plain")
+    model, batches = build_double("plain")
     gradients = Evidence(model, batches=batches).gradient
     images = [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))]
     assert len(images) == 7
@@ -47,7 +47,7 @@ def test_gradient_is_the_mean_over_single_images() -> None:
 
 
 def test_gradient_does_not_depend_on_the_batches_sizes() -> None:
-    model, batches = double("plain")
+    model, batches = build_double("plain")
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     whole = Evidence(model, batches=[(inputs, labels)]).gradient
     for sizes in ([1, 6], [3, 3, 1], [1] * 7):

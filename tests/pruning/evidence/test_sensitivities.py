@@ -1,6 +1,4 @@
-"""Sensitivities of edges against the definition, one image, one output and one position at a
-time.
-"""
+"""Sensitivities of edges against the definition, by single images, outputs and positions."""
 
 from __future__ import annotations
 
@@ -22,15 +20,16 @@ from pruning.types import Scores
 from tests.support import cases
 
 
-def split(inputs: Tensor) -> list[Tensor]:
-    """The points that an image becomes; whether it is one or two is asked of all images that the
-    layer sees together.
+def split_point(inputs: Tensor) -> list[Tensor]:
+    """Split an image into one or two points.
+
+    Whether it is one or two depends on all images that the layer sees together.
     """
     return [inputs.clamp_min(0.0), (-inputs).clamp_min(0.0)]
 
 
-def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
-    """g_ij(x, p) of one non-negative point, (out, K, positions), by the definition."""
+def compute_parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
+    """Compute g_ij(x, p) of one non-negative point by the definition, (out, K, positions)."""
     patches = extract_patches(use.layer, inputs[None])[0]  # (G, K, P)
     shares = torch.zeros(len(weight), weight[0].numel(), patches.shape[-1], dtype=torch.float64)
     for i, row in enumerate(weight.flatten(1)):
@@ -50,7 +49,9 @@ def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
     return shares
 
 
-def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Positions) -> Scores:
+def compute_slowly(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Positions
+) -> Scores:
     scores: Scores = {}
     model.eval()
     for name, weight in find_prunable(model).items():
@@ -60,8 +61,8 @@ def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Posi
                 model(images)
             for use in uses[name]:
                 for image in use.inputs:
-                    for point in split(image):
-                        shares = parts(use, weight.detach(), point)
+                    for point in split_point(image):
+                        shares = compute_parts(use, weight.detach(), point)
                         worst = torch.maximum(
                             worst, shares.mean(-1) if positions == "mean" else shares.amax(-1)
                         )
@@ -75,7 +76,7 @@ def test_sensitivities_are_those_of_the_definition(case: str, positions: Positio
     model, batches = cases.awkward(case)
     model, batches = model.double(), [(x.double(), y) for x, y in batches]
     sensitivities = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
-    expected = slow(model, batches, positions)
+    expected = compute_slowly(model, batches, positions)
     for name in expected:
         torch.testing.assert_close(sensitivities[name], expected[name], rtol=1e-12, atol=1e-12)
         assert bool((sensitivities[name] <= 1 + 1e-12).all())

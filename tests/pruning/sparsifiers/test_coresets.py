@@ -1,6 +1,4 @@
-"""Coresets of weights and neurons: every fixed number of draws is right on average, by enumeration;
-what is not is told.
-"""
+"""Coresets of weights and neurons: right on average by enumeration, unless documented as biased."""
 
 from __future__ import annotations
 
@@ -22,22 +20,22 @@ from pruning.sparsifiers.top_sample import TopSample
 from pruning.types import DrawLaw, LayerView, Sparse, Sparsifier
 
 
-def seeded(seed: int = 0) -> Generator:
+def make_generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def drawn_counts(places: list[int], draws: int) -> Iterator[dict[int, int]]:
-    """Every way in which so many draws divide over the places."""
+def enumerate_counts(places: list[int], draws: int) -> Iterator[dict[int, int]]:
+    """Enumerate the ways in which the draws divide over the places."""
     if len(places) == 1:
         yield {places[0]: draws}
         return
     for first in range(draws + 1):
-        for rest in drawn_counts(places[1:], draws - first):
+        for rest in enumerate_counts(places[1:], draws - first):
             yield {places[0]: first} | rest
 
 
-def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
-    """Every outcome of the draws of every row: its probability, and how often it drew what."""
+def enumerate_outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
+    """Enumerate the outcomes of the draws of every row: probability, and counts of each place."""
     rows = []
     for row, draws in enumerate(law.draws.tolist()):
         p = law.probabilities[row].tolist()
@@ -54,7 +52,7 @@ def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
                             for j, n in counts.items()
                         ),
                     )
-                    for counts in drawn_counts(places, draws)
+                    for counts in enumerate_counts(places, draws)
                 ]
             )
     for outcome in itertools.product(*rows):
@@ -65,21 +63,26 @@ def outcomes(law: DrawLaw) -> Iterator[tuple[float, Tensor]]:
         yield math.prod(chance for *_, chance in outcome), times
 
 
-def expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight: Tensor) -> Tensor:
-    """The mean of the weight, over all outcomes of the draws; `sparse`, drawn with seed 0, is one
-    of them.
+def compute_expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight: Tensor) -> Tensor:
+    """Compute the mean of the weight over all outcomes of the draws.
+
+    `sparse`, drawn with seed 0, is one of them.
     """
     assert sparse.law is not None
     law, mean, total = sparse.law, torch.zeros_like(weight), 0.0
     assert torch.equal(
-        reweight(weight, compute_reweighting_factors(law, seeded()), law).weight, sparse.weight
+        reweight(weight, compute_reweighting_factors(law, make_generator()), law).weight,
+        sparse.weight,
     )
-    for chance, times in outcomes(law):
+    for chance, times in enumerate_outcomes(law):
         monkeypatch.setattr(
             "pruning.sparsifiers._signed_rows.draw_multiplicities",
             lambda p, draws, generator, times=times: times,
         )
-        mean += chance * reweight(weight, compute_reweighting_factors(law, seeded()), law).weight
+        mean += (
+            chance
+            * reweight(weight, compute_reweighting_factors(law, make_generator()), law).weight
+        )
         total += chance
     assert total == pytest.approx(1)
     monkeypatch.undo()
@@ -106,12 +109,12 @@ SCORE = torch.tensor(
 def test_weights_are_right_on_average(
     monkeypatch: pytest.MonkeyPatch, sparsifier: Sparsifier, keep: int
 ) -> None:
-    sparse = sparsifier.sparsify(WEIGHT, SCORE, keep, seeded())
+    sparse = sparsifier.sparsify(WEIGHT, SCORE, keep, make_generator())
     assert sparse.law is not None
     assert bool((sparse.law.draws != 0)[(sparse.law.probabilities > 0).any(1)].all()), (
         "each side is drawn or kept"
     )
-    mean = expectation(monkeypatch, sparse, WEIGHT)
+    mean = compute_expectation(monkeypatch, sparse, WEIGHT)
     torch.testing.assert_close(mean, WEIGHT, rtol=1e-12, atol=1e-12)
 
 
@@ -123,7 +126,9 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     hybrid = Hybrid(c=2.0, delta=0.999)
     alpha = coefficient(1, 1, hybrid.delta, hybrid.c)
     marks = alpha * 1000 * torch.tensor([[1.0] * 8, [1.0] + [1e-6] * 7], dtype=torch.float64)
-    sparse = hybrid.sparsify_seeing(weight, marks, 6, seeded(), LayerView(1, lambda: weight))
+    sparse = hybrid.sparsify_seeing(
+        weight, marks, 6, make_generator(), LayerView(1, lambda: weight)
+    )
     counts, law = SignedRows.from_weight(weight, marks).divide_budget(6).tolist(), sparse.law
     assert law is not None
     for row, drawn in ((0, True), (1, False)):
@@ -132,15 +137,15 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
             lost > float(epsilon(marks[row].sum()[None], torch.tensor([counts[row]]))[0])
         )
         assert drawn == (int(law.draws[row]) > 0)
-    mean = expectation(monkeypatch, sparse, weight)
+    mean = compute_expectation(monkeypatch, sparse, weight)
     torch.testing.assert_close(mean[0], weight[0], rtol=1e-12, atol=1e-12)
     assert torch.equal(sparse.weight[1], torch.where(torch.arange(8) < counts[1], weight[1], 0.0))
     law_of_many_positions = hybrid.sparsify_seeing(
-        weight, marks, 6, seeded(), LayerView(10**6, lambda: weight)
+        weight, marks, 6, make_generator(), LayerView(10**6, lambda: weight)
     ).law
     assert law_of_many_positions is not None
     assert int(law_of_many_positions.draws[0]) == -1, "with more positions, draws promise less"
-    plain = hybrid.sparsify(weight, marks, 6, seeded())
+    plain = hybrid.sparsify(weight, marks, 6, make_generator())
     assert torch.equal(plain.weight, sparse.weight), "without a view there is one"
 
 
@@ -153,8 +158,8 @@ def test_channels_are_right_on_average(
         torch.ones(4, dtype=torch.float64),
         torch.tensor([0.7, 0.05, 0.2, 0.1], dtype=torch.float64),
     )
-    sparse = sparsifier.sparsify(ones, score, keep, seeded())
-    mean = expectation(monkeypatch, sparse, ones)
+    sparse = sparsifier.sparsify(ones, score, keep, make_generator())
+    mean = compute_expectation(monkeypatch, sparse, ones)
     torch.testing.assert_close(mean, ones, rtol=1e-12, atol=1e-12)
 
 
@@ -177,16 +182,16 @@ def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) ->
     view = LayerView(
         1, lambda: torch.tensor([1.0, 1.0, 4.0], dtype=torch.float64).reshape(1, 1, 3, 1)
     )
-    law = Sample().sparsify(weight, weight, 2, seeded()).law
+    law = Sample().sparsify(weight, weight, 2, make_generator()).law
     assert law is not None
-    draws, mean = list(outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
+    draws, mean = list(enumerate_outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
     for first, second in itertools.product(draws, repeat=2):
         queue = iter((first[1], second[1]))
         monkeypatch.setattr(
             "pruning.sparsifiers._signed_rows.draw_multiplicities",
             lambda p, draws, generator, queue=queue: next(queue),
         )
-        sparse = Amplified(repeats=2).sparsify_seeing(weight, weight, 2, seeded(), view)
+        sparse = Amplified(repeats=2).sparsify_seeing(weight, weight, 2, make_generator(), view)
         factors = [
             times[0] / (int(law.draws[0]) * law.probabilities[0]) for times in (first[1], second[1])
         ]
@@ -200,17 +205,19 @@ def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) ->
     assert float((mean - weight).abs().max()) > 0.05
     monkeypatch.undo()
     assert (
-        Amplified(repeats=2).sparsify_seeing(weight, weight, 3, seeded(), view).weight.tolist()
+        Amplified(repeats=2)
+        .sparsify_seeing(weight, weight, 3, make_generator(), view)
+        .weight.tolist()
         == weight.tolist()
     )
     with pytest.raises(EvidenceError, match="needs data"):
-        Amplified().sparsify(weight, weight, 2, seeded())
+        Amplified().sparsify(weight, weight, 2, make_generator())
 
 
 def test_empty_sides_and_one_weight() -> None:
     for sparsifier in (Sample(), TopSample(), Hybrid()):
         for weight in (torch.zeros(2, 3), torch.ones(1, 1), -torch.ones(2, 2)):
             for keep in range(weight.numel() + 1):
-                sparse = sparsifier.sparsify(weight, weight.abs(), keep, seeded())
+                sparse = sparsifier.sparsify(weight, weight.abs(), keep, make_generator())
                 assert bool(torch.isfinite(sparse.weight).all())
                 assert int(sparse.mask.sum()) <= int((weight != 0).sum())

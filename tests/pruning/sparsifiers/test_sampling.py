@@ -1,5 +1,6 @@
-"""Draws, what they stand for, and the budget that bounds divide: against enumeration and a general
-optimiser.
+"""Draws, their reweighting, and the division of a budget by bounds.
+
+They are compared with enumeration and a general optimiser.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pruning.types import Budget, DrawLaw, Selection
 from tests.support import cases
 
 
-def seeded(seed: int = 0) -> Generator:
+def make_generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -56,7 +57,7 @@ def test_expected_distinct_by_enumeration() -> None:
 
 
 def test_draws_are_the_most() -> None:
-    p = torch.rand(20, 7, generator=seeded(), dtype=torch.float64)
+    p = torch.rand(20, 7, generator=make_generator(), dtype=torch.float64)
     p = p / p.sum(1, keepdim=True)
     distinct = torch.arange(20) % 7 + 1
     counts = find_draws(p, distinct)
@@ -73,7 +74,10 @@ def test_draws_are_the_most() -> None:
 def test_multiplicities_are_multinomial() -> None:
     p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.0, 0.8]])
     multiplicities = torch.stack(
-        [draw_multiplicities(p, torch.tensor([10, 4]), seeded(seed)) for seed in range(3000)]
+        [
+            draw_multiplicities(p, torch.tensor([10, 4]), make_generator(seed))
+            for seed in range(3000)
+        ]
     )
     assert multiplicities.sum(2).unique(dim=0).tolist() == [[10, 4]]
     for row, draws in ((0, 10), (1, 4)):
@@ -81,7 +85,9 @@ def test_multiplicities_are_multinomial() -> None:
         wanted = draws * p[row].double()
         assert bool(((mean - wanted).abs() <= 5 * (wanted / 3000).sqrt()).all())
         torch.testing.assert_close(variance, wanted * (1 - p[row].double()), rtol=0.15, atol=1e-12)
-    assert torch.equal(draw_multiplicities(p, torch.tensor([10, 4]), seeded(1)), multiplicities[1])
+    assert torch.equal(
+        draw_multiplicities(p, torch.tensor([10, 4]), make_generator(1)), multiplicities[1]
+    )
 
 
 # the budget that SiPP's bound divides
@@ -89,7 +95,7 @@ def test_multiplicities_are_multinomial() -> None:
 
 @pytest.mark.parametrize("budget", [3.0, 10.0, 50.0, 100.0, 130.0, 200.0])
 def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
-    c = torch.rand(6, generator=seeded(), dtype=torch.float64) * 100
+    c = torch.rand(6, generator=make_generator(), dtype=torch.float64) * 100
     c[2] = 0
     weights, limits = (
         torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]),
@@ -133,8 +139,8 @@ def test_layers_weigh_by_the_mean_over_their_sides() -> None:
 
 def test_channels_have_one_error_together() -> None:
     scores = {
-        "a": torch.rand(12, generator=seeded()) * 50,
-        "b": torch.rand(8, generator=seeded(1)),
+        "a": torch.rand(12, generator=make_generator()) * 50,
+        "b": torch.rand(8, generator=make_generator(1)),
         "c": torch.rand(5) * 0,
     }
     for keep in (1, 5, 9, 14, 20, 25):
@@ -162,14 +168,14 @@ def test_scores_below_zero_are_refused() -> None:
             {"a": torch.tensor([-1.0, 1.0])}, Budget(1, {"a": 2})
         )
     with pytest.raises(ParameterError, match="none below 0"):
-        Sample().sparsify(torch.ones(1, 2), torch.tensor([[-1.0, 1.0]]), 1, seeded())
+        Sample().sparsify(torch.ones(1, 2), torch.tensor([[-1.0, 1.0]]), 1, make_generator())
 
 
 # the sampler
 
 
 def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All outcomes of so many draws, each with its probability: the weights come out exactly."""
+    """All outcomes of the draws, each with its probability: the weights result exactly."""
     weight = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 0.0]], dtype=torch.float64)
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0]], dtype=torch.float64)
     p = {1: [0.4, 0, 1 / 15, 8 / 15, 0, 0], -1: [0, 5 / 9, 0, 0, 4 / 9, 0]}
@@ -192,16 +198,16 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
                 "pruning.sparsifiers._signed_rows.draw_multiplicities",
                 lambda p, draws, generator, times=times: times,
             )
-            mean += chance * Sample().sparsify(weight, score, 3, seeded()).weight
+            mean += chance * Sample().sparsify(weight, score, 3, make_generator()).weight
             total += chance
     assert total == pytest.approx(1)
     torch.testing.assert_close(mean, weight, rtol=1e-12, atol=1e-12)
 
 
 def test_as_many_remain_as_are_expected() -> None:
-    weight = torch.randn(10, 30, generator=seeded(), dtype=torch.float64)
-    score = torch.rand(10, 30, generator=seeded(1), dtype=torch.float64)
-    draws = [Sample().sparsify(weight, score, 120, seeded(seed)) for seed in range(80)]
+    weight = torch.randn(10, 30, generator=make_generator(), dtype=torch.float64)
+    score = torch.rand(10, 30, generator=make_generator(1), dtype=torch.float64)
+    draws = [Sample().sparsify(weight, score, 120, make_generator(seed)) for seed in range(80)]
     counts = torch.tensor([float(sparse.mask.sum()) for sparse in draws])
     assert 120 - 20 <= float(counts.mean()) <= 120 + 3, (
         "no side expects more than its share, or less by one"
@@ -214,19 +220,21 @@ def test_as_many_remain_as_are_expected() -> None:
 
 
 def test_a_side_that_keeps_all_stays_as_it_is() -> None:
-    weight = torch.randn(3, 8, generator=seeded())
-    score = torch.rand(3, 8, generator=seeded(1))
-    sparse = Sample().sparsify(weight, score, 24, seeded())
+    weight = torch.randn(3, 8, generator=make_generator())
+    score = torch.rand(3, 8, generator=make_generator(1))
+    sparse = Sample().sparsify(weight, score, 24, make_generator())
     assert torch.equal(sparse.weight, weight)
-    assert not Sample().sparsify(weight, score, 0, seeded()).mask.any()
+    assert not Sample().sparsify(weight, score, 0, make_generator()).mask.any()
     dead = score.masked_fill(score < 0.5, -math.inf)
-    assert not (Sample().sparsify(weight, dead, 12, seeded()).mask & (dead == -math.inf)).any()
+    assert not (
+        Sample().sparsify(weight, dead, 12, make_generator()).mask & (dead == -math.inf)
+    ).any()
 
 
 def test_the_law_tells_how_the_weights_were_drawn() -> None:
     weight = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0, -1.0]])
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0], [1.0, -math.inf, 1.0, 1.0, 1.0, 1.0]])
-    law = Sample().sparsify(weight, score, 4, seeded()).law
+    law = Sample().sparsify(weight, score, 4, make_generator()).law
     assert law is not None
     assert (law.probabilities.dtype, law.draws.dtype) == (torch.float64, torch.int64)
     assert law.probabilities.shape == (4, 6)
@@ -239,7 +247,7 @@ def test_the_law_tells_how_the_weights_were_drawn() -> None:
         >= SignedRows.from_weight(weight, score).drawable
     )
     assert (law.draws == -1).tolist() == kept.tolist()
-    whole = Sample().sparsify(weight, score, 12, seeded()).law
+    whole = Sample().sparsify(weight, score, 12, make_generator()).law
     assert whole is not None
     assert whole.draws.tolist() == [-1, -1, -1, -1]
 
@@ -258,7 +266,7 @@ def test_laws_are_handed_on_by_name() -> None:
             density=0.5,
             allocation=allocations.create("uniform"),
             sparsifier=sparsifiers.create(sparsifier),
-            generator=seeded(),
+            generator=make_generator(),
             shape=lambda: (1, 4, 4),
         )
         return Weight().select(chosen).laws
@@ -282,14 +290,16 @@ def test_randomized_sipp_prunes_by_its_bound() -> None:
         "Sample",
     )
     before = {name: weight.clone() for name, weight in find_prunable(model).items()}
-    batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
+    batches = [
+        (torch.rand(30, 1, 4, 4, generator=make_generator(), dtype=torch.float64), torch.zeros(30))
+    ]
     masks = prune_(
         model,
         build_full_masks(before),
         0.3,
         method,
         lambda masks, stage: Evidence(model, masks, batches),
-        generator=seeded(),
+        generator=make_generator(),
     )
     assert density(masks) == pytest.approx(0.3, abs=0.05)
     grown = [
@@ -302,7 +312,7 @@ def test_randomized_sipp_prunes_by_its_bound() -> None:
 
 def test_scores_carry_their_layers_constant() -> None:
     model = cases.conv_net().double()
-    images = torch.randn(5, 1, 4, 4, generator=seeded(), dtype=torch.float64)
+    images = torch.randn(5, 1, 4, 4, generator=make_generator(), dtype=torch.float64)
     evidence = Evidence(model, batches=[(images, torch.zeros(5))])
     names = list(evidence.weights)
     worst = compute_sensitivities(model, names, evidence.batches, "max")
@@ -322,14 +332,16 @@ def test_pfp_removes_channels_of_layers_that_can_spare_them() -> None:
         model.get_parameter("fc3.weight")[:, 2:] *= 1e-6
     recipe = cases.recipe(0.5, criterion={"name": "pfp"})
     method = PruningMethod.of(recipe, recipe.criteria[0])
-    batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
+    batches = [
+        (torch.rand(30, 1, 4, 4, generator=make_generator(), dtype=torch.float64), torch.zeros(30))
+    ]
     masks = prune_(
         model,
         build_full_masks(find_prunable(model)),
         0.5,
         method,
         lambda masks, stage: Evidence(model, masks, batches),
-        generator=seeded(),
+        generator=make_generator(),
     )
     kept = masks["fc3.weight"].any(0)
     assert int(kept.sum()) < int(masks["fc2.weight"].any(0).sum())
