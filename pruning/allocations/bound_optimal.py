@@ -64,7 +64,9 @@ class BoundOptimal:
 
 def _share_by_weights(scores: Scores, budget: Budget) -> dict[str, float]:
     """Compute what the sides of each layer get together."""
-    sums, weights, limits = [], [], []
+    sums = []
+    weights = []
+    limits = []
     for name, score in scores.items():
         alive = score > -math.inf
         signs = budget.signs[name] if name in budget.signs else torch.ones_like(score)
@@ -88,7 +90,8 @@ def _share_by_channels(scores: Scores, capacities: LayerCapacities, keep: int) -
             for name, score in alive.items()
         }
 
-    small, large = -320.0, 700.0
+    small = -320.0
+    large = 700.0
     if sum(compute_shares(small).values()) <= keep:
         return compute_shares(small)
     for _ in range(100):

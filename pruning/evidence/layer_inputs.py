@@ -70,7 +70,8 @@ class LayerInputs:
         return count_output_positions(self.evidence.model, list(self.evidence.weights), image)
 
     def _extract_patches(self, name: str) -> Tensor:
-        model, batches = self.evidence.model, self.evidence.batches
+        model = self.evidence.model
+        batches = self.evidence.batches
         held_out = count_held_out(sum(len(labels) for _, labels in batches))
         by_use: list[Tensor] = []
         for inputs, _ in take_last(batches, held_out):

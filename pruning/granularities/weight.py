@@ -61,7 +61,8 @@ class Weight:
             return Selected(selection.masks | nested, {})
         keeps = budget.check_keeps(selection.allocation.allocate(selection.scores, budget))
         masks: Masks = {}
-        weights, laws = {}, {}
+        weights = {}
+        laws = {}
         for name in selection.weights:
             sparse = _sparsify_layer(selection, name, keeps[name])
             masks[name] = sparse.mask & selection.masks[name]

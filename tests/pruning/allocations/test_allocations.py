@@ -326,8 +326,9 @@ def test_one_ranking_is_global_counts_spent_layer_by_layer(density: float, filte
             shape=lambda: (4, 2, 2),
         )
 
-    fast_, slow = Weight().select(selection(Global())), Weight().select(selection(Plain()))
-    assert all(torch.equal(fast_.masks[name], mask) for name, mask in slow.masks.items())
+    ranked = Weight().select(selection(Global()))
+    slow = Weight().select(selection(Plain()))
+    assert all(torch.equal(ranked.masks[name], mask) for name, mask in slow.masks.items())
 
 
 def test_global_ranks_weights_as_one_list() -> None:
@@ -337,6 +338,9 @@ def test_global_ranks_weights_as_one_list() -> None:
             {name: score.flatten().tolist() for name, score in scores.items()}, keep
         )
         assert Global().allocate(scores, Budget(keep, {"a": 3, "b": 2})) == expected
-    assert Global().masks(scores, Budget(3, {"a": 3, "b": 2}))["b"].tolist() == [[True], [False]]
+    assert Global().select_masks(scores, Budget(3, {"a": 3, "b": 2}))["b"].tolist() == [
+        [True],
+        [False],
+    ]
     with pytest.raises(BudgetError, match="nothing is left to keep"):
         Global().allocate({"a": torch.full((2,), -math.inf)}, Budget(1, {"a": 2}))

@@ -75,7 +75,8 @@ def test_importance_is_the_most_a_channel_can_give(
     net = build_conv_net(activation)
     score = Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"]
     assert score.shape == (1, 4, 1, 1)
-    conv, norm = net[0].requires_grad_(False), net[1].requires_grad_(False)
+    conv = net[0].requires_grad_(False)
+    norm = net[1].requires_grad_(False)
     net[3].requires_grad_(False)
     for j in range(4):
         scale = float(norm.weight[j] / (norm.running_var[j] + norm.eps).sqrt())
@@ -124,7 +125,8 @@ def test_a_residual_channel_is_all_that_writes_it() -> None:
     points = ChannelNorms.of(net, graph, torch.zeros(1, 2, 8, 8, dtype=torch.float64))
 
     def folded(conv: str, norm: str) -> Tensor:
-        layer, batch = net.get_submodule(conv), net.get_submodule(norm)
+        layer = net.get_submodule(conv)
+        batch = net.get_submodule(norm)
         scale = batch.weight / (batch.running_var + batch.eps).sqrt()
         return layer.weight.flatten(1).norm(dim=1) * scale
 
@@ -189,7 +191,8 @@ def test_the_baselines_are_biased() -> None:
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for variant in ("importance", "uniform", "top_k"):
         recipe = cases.recipe(0.5, criterion={"name": "mussay", "params": {"variant": variant}})
-        method, outputs = PruningMethod.of(recipe, recipe.criteria[0]), []
+        method = PruningMethod.of(recipe, recipe.criteria[0])
+        outputs = []
         for seed in range(12):
             for parameter in net.parameters():
                 nn.init.ones_(parameter)
@@ -226,21 +229,18 @@ def draw_batches(n: int = 9) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
-    net, batches = build_mlp(depth=2), draw_batches()
+    net = build_mlp(depth=2)
+    batches = draw_batches()
     evidence = Evidence(net, batches=batches)
     names = list(evidence.weights)
     constants = Constants.of([4, 6, 6, 3], 0.1)
-    edges, score = (
-        compute_sensitivities(net, names, batches, "max"),
-        CoreNet(depth=True).score(evidence),
-    )
+    edges = compute_sensitivities(net, names, batches, "max")
+    score = CoreNet(depth=True).score(evidence)
     grown = []
     for name in names:
-        layer, total, count = (
-            net.get_submodule(name[:-7]),
-            torch.zeros(99).double(),
-            torch.zeros(99),
-        )
+        layer = net.get_submodule(name[:-7])
+        total = torch.zeros(99).double()
+        count = torch.zeros(99)
         x = batches[0][0].flatten(1)
         for other in names[: names.index(name)]:
             x = F.relu(net.get_submodule(other[:-7])(x))
@@ -288,7 +288,8 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
         )
         net.get_parameter("fc1.bias").fill_(0.5)
     evidence = Evidence(net, batches=draw_batches())
-    plain, plus = CoreNet(depth=False).score(evidence), CoreNet("plus", depth=False).score(evidence)
+    plain = CoreNet(depth=False).score(evidence)
+    plus = CoreNet("plus", depth=False).score(evidence)
     assert bool(plain["fc2.weight"][2].any())
     assert not plus["fc2.weight"][2].any()
     assert not plus["fc1.weight"][1].any()
@@ -330,7 +331,8 @@ def test_prunes_in_proportion(variant: str) -> None:
 
 
 def test_the_images_that_judge_draws_are_not_scored() -> None:
-    net, (batch, labels) = build_mlp(), draw_batches(9)[0]
+    net = build_mlp()
+    batch, labels = draw_batches(9)[0]
     batch[-3:] = 0.0
     batch[-1, 0, 0, 0] = 1.0  # alone, it would have all of every sum
     evidence = Evidence(net, batches=[(batch, labels)])

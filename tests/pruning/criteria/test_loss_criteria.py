@@ -95,7 +95,8 @@ def test_scores_are_the_saliencies_of_the_paper(
 def test_the_absolute_value_is_of_the_sum() -> None:
     point = build_evidence()
     scores = QM(lambda_=0.0).score(point)
-    lm, obd = LM(lambda_=0.0).score(point), OBD(lambda_=0.0).score(point)
+    lm = LM(lambda_=0.0).score(point)
+    obd = OBD(lambda_=0.0).score(point)
     for key in scores:
         assert torch.all(scores[key] <= lm[key] + obd[key] + 1e-12)
         assert torch.all(scores[key] >= (lm[key] - obd[key]).abs() - 1e-12)
@@ -105,10 +106,12 @@ def test_the_absolute_value_is_of_the_sum() -> None:
 
 
 def test_obd_is_qm_without_a_gradient() -> None:
-    first, second = build_evidence(), build_evidence()
+    first = build_evidence()
+    second = build_evidence()
     first.gradient = {name: torch.zeros_like(weight) for name, weight in first.weights.items()}
     for lam in (0.0, 0.1):
-        qm, obd = QM(lambda_=lam).score(first), OBD(lambda_=lam).score(second)
+        qm = QM(lambda_=lam).score(first)
+        obd = OBD(lambda_=lam).score(second)
         assert all(torch.allclose(qm[key], obd[key], rtol=1e-12) for key in qm)
 
 
@@ -322,7 +325,8 @@ def test_later_stages_see_the_masked_point() -> None:
             generator=torch.Generator(),
         )
 
-    both, steps = build_evidence().model, build_evidence().model
+    both = build_evidence().model
+    steps = build_evidence().model
     first = pruned(steps, build_full_masks(find_prunable(steps)), 0.5, 1)
     second = pruned(steps, first, 0.25, 1)
     masks = pruned(both, build_full_masks(find_prunable(both)), 0.25, 2)

@@ -31,7 +31,8 @@ class Folded(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows, self.head = nn.Linear(4, 5), nn.Linear(20, 3)
+        self.rows = nn.Linear(4, 5)
+        self.head = nn.Linear(20, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.rows(x.reshape(-1, 4))).reshape(len(x), -1))  # type: ignore[no-any-return]
@@ -42,7 +43,8 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attend, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1, 2)
@@ -54,11 +56,9 @@ class Mixing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.head = (
-            nn.Linear(16, 6),
-            nn.BatchNorm1d(6, track_running_stats=False),
-            nn.Linear(6, 3),
-        )
+        self.first = nn.Linear(16, 6)
+        self.norm = nn.BatchNorm1d(6, track_running_stats=False)
+        self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.norm(self.first(x.flatten(1)))))  # type: ignore[no-any-return]

@@ -28,7 +28,8 @@ from pruning.schemas.recipe import Method
 from tests.support import cases
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 Images = tuple[Tensor, Tensor]
 pytestmark = [
     pytest.mark.slow,
@@ -97,7 +98,8 @@ class Bench:
         self, name: str, sparsity: float, **params: object
     ) -> tuple[nn.Module, list[StageLoss | None]]:
         """Prune the network by one criterion, every stage on the same images."""
-        model, stages = copy.deepcopy(self.net), []
+        model = copy.deepcopy(self.net)
+        stages = []
         method = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
         prune_(
             model,

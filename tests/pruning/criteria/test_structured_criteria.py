@@ -65,7 +65,8 @@ def test_filter_norm_is_a_sum_over_the_filter(p: int) -> None:
 
 def test_taylor_is_the_mean_square_of_the_change_per_mini_batch() -> None:
     """Against the derivative of each batch's loss with respect to a factor on one filter."""
-    model, mini_batches = build_net(), draw_batches()
+    model = build_net()
+    mini_batches = draw_batches()
     scores = TaylorFilter().score(Evidence(model, batches=mini_batches))
     for name, weight in find_prunable(model).items():
         for row in range(len(weight)):
@@ -89,7 +90,9 @@ def test_taylor_is_the_mean_square_of_the_change_per_mini_batch() -> None:
 def order_greedily(contributions: Tensor) -> list[float]:
     """Order the removal of channels by trying each; contributions are (samples, channels)."""
     samples, channels = contributions.shape
-    at_once, removed, place = math.ceil(math.sqrt(channels)), [], [0.0] * channels
+    at_once = math.ceil(math.sqrt(channels))
+    removed = []
+    place = [0.0] * channels
     while len(removed) < channels:
         tried = []
         for c in set(range(channels)) - set(removed):
@@ -176,7 +179,8 @@ def score_explicitly(
     for number, module in enumerate(model):
         name = f"{number}.weight"
         if isinstance(module, nn.Linear | nn.Conv2d):
-            width, groups = module.weight.shape[1], getattr(module, "groups", 1)
+            width = module.weight.shape[1]
+            groups = getattr(module, "groups", 1)
             bias = 0 if module.bias is None else module.bias.reshape(1, -1, *[1] * (x.dim() - 2))
             parts = []
             for c in range(width):
@@ -204,7 +208,8 @@ def score_explicitly(
 def test_thinet_is_the_greedy_search_on_sampled_outputs(
     samples: int, sizes: tuple[int, ...]
 ) -> None:
-    model, images_and_labels = build_net(), draw_batches(sizes)
+    model = build_net()
+    images_and_labels = draw_batches(sizes)
     scores = ThiNet(samples).score(
         Evidence(model, batches=images_and_labels, generator=torch.Generator().manual_seed(3))
     )
@@ -237,7 +242,8 @@ def test_thinet_scores_a_layer_called_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer, self.unused = nn.Linear(4, 4, bias=False), nn.Linear(2, 2)
+            self.layer = nn.Linear(4, 4, bias=False)
+            self.unused = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(self.layer(x.flatten(1)))
@@ -316,7 +322,8 @@ def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, ha
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_a_second_round_scores_the_pruned_network(name: str) -> None:
-    model, images_and_labels = build_net(), draw_batches((20, 20))
+    model = build_net()
+    images_and_labels = draw_batches((20, 20))
     masks = build_full_masks(find_prunable(model))
     for target in (0.6, 0.35):
         after = prune(model, masks, target, name, images_and_labels)

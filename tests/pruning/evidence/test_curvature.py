@@ -38,7 +38,9 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.head = nn.Linear(8, CLASSES)
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,11 +52,9 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.head, self.idle = (
-            nn.Conv2d(2, 2, 3, padding=1),
-            nn.Linear(8, CLASSES),
-            nn.Linear(3, 3),
-        )
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.head = nn.Linear(8, CLASSES)
+        self.idle = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(
@@ -67,7 +67,9 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.mix, self.head = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, CLASSES)
+        self.embed = nn.Linear(2, 3)
+        self.mix = nn.Linear(3, 3)
+        self.head = nn.Linear(3, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = torch.tanh(self.embed(x.permute(0, 2, 3, 1)))
@@ -81,12 +83,11 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
-        self.branch, self.lost, self.head = (
-            nn.Conv2d(3, 3, 3, padding=1),
-            nn.Conv2d(3, 1, 1),
-            nn.Linear(48, CLASSES),
-        )
+        self.stem = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        self.branch = nn.Conv2d(3, 3, 3, padding=1)
+        self.lost = nn.Conv2d(3, 1, 1)
+        self.head = nn.Linear(48, CLASSES)
         self.norm.running_var.fill_(1.7)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -237,7 +238,8 @@ def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
     class Hidden(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer, self.idle = nn.Linear(3, 2), nn.Linear(3, 2)
+            self.layer = nn.Linear(3, 2)
+            self.idle = nn.Linear(3, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return x @ self.layer.weight.T

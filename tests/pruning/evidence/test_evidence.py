@@ -102,7 +102,8 @@ def test_an_unused_layer_has_a_zero_gradient() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.used, self.unused = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.used = nn.Linear(2, 2)
+            self.unused = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.used(x)

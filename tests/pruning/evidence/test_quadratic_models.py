@@ -113,7 +113,8 @@ def keep_all_but(size: int, gone: list[int]) -> Tensor:
     "gone", [list(q) for n in range(6) for q in itertools.combinations(range(5), n)]
 )
 def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
-    h, theta = draw_positive_definite(5), draw_vector(5)
+    h = draw_positive_definite(5)
+    theta = draw_vector(5)
     move = solve_removal(h, theta, keep_all_but(5, gone))
     expected = compute_brute_move(h, theta, gone) if gone else torch.zeros(5, dtype=torch.float64)
     torch.testing.assert_close(move, expected, rtol=1e-10, atol=1e-12)
@@ -124,7 +125,9 @@ def test_removal_is_the_exact_update_for_every_subset(gone: list[int]) -> None:
 
 
 def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper() -> None:
-    h, theta, gone = draw_positive_definite(7), draw_vector(7), [1, 2, 5]
+    h = draw_positive_definite(7)
+    theta = draw_vector(7)
+    gone = [1, 2, 5]
     move = solve_removal(h, theta, keep_all_but(7, gone))
     constraints = torch.eye(7, dtype=torch.float64)[gone]  # the stationary point of the Lagrangian
     system = torch.cat(
@@ -142,7 +145,8 @@ def test_removal_solves_the_constrained_problem_and_no_feasible_move_is_cheaper(
 
 
 def test_one_weight_is_the_textbook_formula() -> None:
-    h, theta = draw_positive_definite(6), draw_vector(6)
+    h = draw_positive_definite(6)
+    theta = draw_vector(6)
     whole = torch.linalg.inv(h)
     for q in range(6):
         move = solve_removal(h, theta, keep_all_but(6, [q]))
@@ -188,7 +192,9 @@ def test_chunks_cover_everything_within_bounds(
 
 def order_naively(h: Tensor, w: Tensor, alive: list[int]) -> list[tuple[int, float]]:
     """Order the removals of one row, with a solve of its own for each candidate at each step."""
-    w, alive, order = w.clone(), list(alive), []
+    w = w.clone()
+    alive = list(alive)
+    order = []
     while alive:
         whole = torch.linalg.inv(h[alive][:, alive])
         prices = [float(w[p] ** 2 / (2 * whole[i, i])) for i, p in enumerate(alive)]
@@ -218,7 +224,8 @@ def test_order_of_removal_agrees_with_one_row_at_a_time(
         else torch.ones(rows, size, dtype=torch.bool)
     )
     if masked:
-        alive[1], alive[2] = False, True
+        alive[1] = False
+        alive[2] = True
     before = theta.clone(), alive.clone()
     costs = compute_removal_costs(invert(restrict_curvature(h, alive)), theta, alive)
     assert torch.equal(theta, before[0])
@@ -247,7 +254,8 @@ def test_costs_grow_along_the_order_even_where_removals_cost_nothing() -> None:
 
 def test_costs_of_all_removals_add_up_to_the_whole() -> None:
     """Without a raise, the increments of a row sum to 1/2 w^T H w: all weights are removed."""
-    h, theta = draw_positive_definite(6), draw_vector(6)
+    h = draw_positive_definite(6)
+    theta = draw_vector(6)
     order = order_naively(h, theta, list(range(6)))
     assert sum(cost for _, cost in order) == pytest.approx(float(0.5 * theta @ h @ theta))
 
@@ -387,7 +395,9 @@ class Hidden(nn.Module):
 
     def __init__(self, used: bool) -> None:
         super().__init__()
-        self.layer, self.head, self.used = nn.Linear(2, 2), nn.Linear(2, 2), used
+        self.layer = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 2)
+        self.used = used
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.linear(x, self.layer.weight) if self.used else x)
@@ -398,7 +408,8 @@ class TwoShapes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+        self.first = nn.Conv2d(2, 4, 1)
+        self.second = nn.Conv2d(4, 4, 1, groups=2)
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -495,7 +506,8 @@ def test_compensated_rows_are_the_least_squares_optimum_on_their_support(
     for name, weight in evidence.weights.items():
         assert not compensated[name][~masks[name]].any()
         for row in range(len(weight)):
-            jacobian, keep = compute_row_jacobian(evidence, name, row), masks[name][row].flatten()
+            jacobian = compute_row_jacobian(evidence, name, row)
+            keep = masks[name][row].flatten()
             target = jacobian @ weight[row].flatten()
             best = torch.linalg.lstsq(jacobian[:, keep], target, driver="gelsd").solution
             least = float((jacobian[:, keep] @ best - target).norm())
@@ -543,7 +555,8 @@ def test_lowest_scores_of_a_row_end_at_the_weights_of_the_trace() -> None:
         w = evidence.weights["weight"][row].clone()
         alive = list(range(8))
         for p, _ in order_naively(h, w, alive)[: int((~masks["weight"][row]).sum())]:
-            whole, i = torch.linalg.inv(h[alive][:, alive]), alive.index(p)
+            whole = torch.linalg.inv(h[alive][:, alive])
+            i = alive.index(p)
             w[alive] -= w[p] / whole[i, i] * whole[:, i]
             w[p] = 0.0
             alive.remove(p)
@@ -558,10 +571,8 @@ def test_greedy_removal_is_near_the_best_subset() -> None:
     layer = nn.Linear(6, 1, bias=False).double()
     images = torch.randn(40, 6, generator=make_generator(3), dtype=torch.float64)
     evidence = Evidence(layer, batches=[(images, torch.zeros(40))])
-    h, w = (
-        damp_hessian(compute_layer_hessians(evidence)["weight"][0], 1e-6),
-        evidence.weights["weight"][0],
-    )
+    h = damp_hessian(compute_layer_hessians(evidence)["weight"][0], 1e-6)
+    w = evidence.weights["weight"][0]
     order = ExactOBS().score(evidence)["weight"][0].argsort().tolist()
     for removed in range(1, 6):
         best = min(
@@ -605,13 +616,13 @@ def test_one_input_is_half_w_squared_h() -> None:
 
 def test_float32_models_are_scored_as_float64_ones_and_keep_their_type() -> None:
     model, batches = cases.awkward("grouped")
-    evidence, other = Evidence(model, batches=batches), build_double("grouped")
-    scores, expected = ExactOBS(damping=1e-3).score(evidence), ExactOBS(damping=1e-3).score(other)
+    evidence = Evidence(model, batches=batches)
+    other = build_double("grouped")
+    scores = ExactOBS(damping=1e-3).score(evidence)
+    expected = ExactOBS(damping=1e-3).score(other)
     masks = draw_masks(evidence.masks)
-    weights, precise = (
-        ExactOBS(damping=1e-3).compensate(evidence, masks),
-        ExactOBS(damping=1e-3).compensate(other, masks),
-    )
+    weights = ExactOBS(damping=1e-3).compensate(evidence, masks)
+    precise = ExactOBS(damping=1e-3).compensate(other, masks)
     for name in scores:
         assert scores[name].dtype == torch.float64
         assert weights[name].dtype == torch.float32
@@ -695,11 +706,13 @@ def test_obs_agrees_with_the_explicit_fisher(
     evidence = build_double(case, mask_half(case) if masked else None)
     criterion = OBS(block_size=size, damping=1e-3, gradients=4)
     masks = draw_masks(evidence.masks)
-    scores, weights = criterion.score(evidence), criterion.compensate(evidence, masks)
+    scores = criterion.score(evidence)
+    weights = criterion.compensate(evidence, masks)
     cost = plain = 0.0
     for name, weight in evidence.weights.items():
         fisher = compute_fisher_by_hand(evidence, name, 4, 1e-3, size)
-        whole, theta = torch.linalg.inv(fisher), weight.flatten()
+        whole = torch.linalg.inv(fisher)
+        theta = weight.flatten()
         torch.testing.assert_close(
             scores[name].flatten(), theta.square() / (2 * whole.diagonal()), rtol=1e-8, atol=1e-15
         )
@@ -742,7 +755,8 @@ def test_masked_weights_move_nothing_and_are_moved_by_nothing() -> None:
 
 def test_float32_models_keep_their_type_and_agree() -> None:
     model, batches = cases.awkward("plain")
-    evidence, other = Evidence(model, batches=batches), build_double("plain")
+    evidence = Evidence(model, batches=batches)
+    other = build_double("plain")
     masks = draw_masks(evidence.masks)
     criterion = OBS(damping=1e-3)
     assert compute_group_gradients(evidence, 250)["1.weight"].dtype == torch.float32
@@ -788,7 +802,8 @@ def test_what_is_computed_once_goes_with_its_evidence() -> None:
         made.append(weakref.ref(result))
         return result
 
-    evidence, other = Evidence(nn.Linear(1, 1)), Evidence(nn.Linear(1, 1))
+    evidence = Evidence(nn.Linear(1, 1))
+    other = Evidence(nn.Linear(1, 1))
     assert compute(evidence) is compute(evidence)
     assert compute(evidence, factor=2.0) is compute(evidence, factor=2.0) is not compute(evidence)
     assert compute(other) is not compute(evidence)
@@ -804,7 +819,8 @@ def test_what_is_computed_once_goes_with_its_evidence() -> None:
 def train_network() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """Train a network on its few images, so that a model of its loss is meaningful."""
     data = cases.make_data()
-    model, batches = cases.mlp(), list(data.batches(data.fit, 16))
+    model = cases.mlp()
+    batches = list(data.batches(data.fit, 16))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     for _ in range(60):
         for inputs, labels in batches:
@@ -818,7 +834,9 @@ def prune_in_rounds(
     name: str, params: dict[str, Any], *targets: float
 ) -> tuple[nn.Module, Masks, list[StageLoss | None], list[Masks]]:
     model, batches = train_network()
-    masks, stages, points = build_full_masks(find_prunable(model)), [], []
+    masks = build_full_masks(find_prunable(model))
+    stages = []
+    points = []
     for target in targets:
 
         def evidence(masks: Masks, stage: int) -> Evidence:

@@ -74,7 +74,8 @@ def compute_slowly(
 @pytest.mark.parametrize("case", list(cases.AWKWARD))
 def test_sensitivities_are_those_of_the_definition(case: str, positions: Positions) -> None:
     model, batches = cases.awkward(case)
-    model, batches = model.double(), [(x.double(), y) for x, y in batches]
+    model = model.double()
+    batches = [(x.double(), y) for x, y in batches]
     sensitivities = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
     expected = compute_slowly(model, batches, positions)
     for name in expected:
@@ -91,7 +92,8 @@ def test_memory_and_batches_do_not_matter(
     inputs = torch.randn(
         9, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    names, labels = list(find_prunable(model)), torch.zeros(9)
+    names = list(find_prunable(model))
+    labels = torch.zeros(9)
     whole = compute_sensitivities(model, names, [(inputs, labels)], positions)
     largest = 0
 
@@ -113,10 +115,8 @@ def test_memory_and_batches_do_not_matter(
 
 @pytest.mark.parametrize("positions", ["mean", "max"])
 def test_sensitivities_do_not_depend_on_the_scale_of_a_filter(positions: Positions) -> None:
-    model, batches = (
-        cases.conv_net().double(),
-        [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))],
-    )
+    model = cases.conv_net().double()
+    batches = [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))]
     before = compute_sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
     with torch.no_grad():
         model.get_parameter("0.weight").mul_(
@@ -130,10 +130,8 @@ def test_the_parts_of_a_side_sum_to_one_at_least() -> None:
     """Each image's parts sum to one where the side receives anything, and the maximum over images
     is no less.
     """
-    model, batches = (
-        cases.mlp().double(),
-        [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))],
-    )
+    model = cases.mlp().double()
+    batches = [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))]
     sensitivities = compute_sensitivities(model, ["1.weight"], batches, "mean")["1.weight"]
     for side in (model.get_parameter("1.weight") > 0, model.get_parameter("1.weight") < 0):
         sums = (sensitivities * side).sum(1)

@@ -69,7 +69,9 @@ def compute_expectation(monkeypatch: pytest.MonkeyPatch, sparse: Sparse, weight:
     `sparse`, drawn with seed 0, is one of them.
     """
     assert sparse.law is not None
-    law, mean, total = sparse.law, torch.zeros_like(weight), 0.0
+    law = sparse.law
+    mean = torch.zeros_like(weight)
+    total = 0.0
     assert torch.equal(
         reweight(weight, compute_reweighting_factors(law, make_generator()), law).weight,
         sparse.weight,
@@ -129,7 +131,8 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
     sparse = hybrid.sparsify_seeing(
         weight, marks, 6, make_generator(), LayerView(1, lambda: weight)
     )
-    counts, law = SignedRows.from_weight(weight, marks).divide_budget(6).tolist(), sparse.law
+    counts = SignedRows.from_weight(weight, marks).divide_budget(6).tolist()
+    law = sparse.law
     assert law is not None
     for row, drawn in ((0, True), (1, False)):
         lost = hybrid.c * float(marks[row].sort().values[: 8 - counts[row]].sum()) / alpha
@@ -154,10 +157,8 @@ def test_hybrid_is_right_on_average_where_it_draws(monkeypatch: pytest.MonkeyPat
 def test_channels_are_right_on_average(
     monkeypatch: pytest.MonkeyPatch, sparsifier: Sparsifier, keep: int
 ) -> None:
-    ones, score = (
-        torch.ones(4, dtype=torch.float64),
-        torch.tensor([0.7, 0.05, 0.2, 0.1], dtype=torch.float64),
-    )
+    ones = torch.ones(4, dtype=torch.float64)
+    score = torch.tensor([0.7, 0.05, 0.2, 0.1], dtype=torch.float64)
     sparse = sparsifier.sparsify(ones, score, keep, make_generator())
     mean = compute_expectation(monkeypatch, sparse, ones)
     torch.testing.assert_close(mean, ones, rtol=1e-12, atol=1e-12)
@@ -171,7 +172,8 @@ def test_stopping_at_a_number_of_distinct_ones_is_biased() -> None:
     mean = [0.0, 0.0, 0.0]
     for first, last in itertools.permutations(range(3), 2):
         for repeats in range(1, 200):
-            chance, draws = p[first] ** repeats * p[last], repeats + 1
+            chance = p[first] ** repeats * p[last]
+            draws = repeats + 1
             mean[first] += chance * repeats / (draws * p[first])
             mean[last] += chance / (draws * p[last])
     assert max(abs(value - 1) for value in mean) > 0.1
@@ -184,7 +186,8 @@ def test_the_best_of_several_draws_is_biased(monkeypatch: pytest.MonkeyPatch) ->
     )
     law = Sample().sparsify(weight, weight, 2, make_generator()).law
     assert law is not None
-    draws, mean = list(enumerate_outcomes(law)), torch.zeros(1, 3, dtype=torch.float64)
+    draws = list(enumerate_outcomes(law))
+    mean = torch.zeros(1, 3, dtype=torch.float64)
     for first, second in itertools.product(draws, repeat=2):
         queue = iter((first[1], second[1]))
         monkeypatch.setattr(

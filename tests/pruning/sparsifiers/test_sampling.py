@@ -81,7 +81,8 @@ def test_multiplicities_are_multinomial() -> None:
     )
     assert multiplicities.sum(2).unique(dim=0).tolist() == [[10, 4]]
     for row, draws in ((0, 10), (1, 4)):
-        mean, variance = multiplicities[:, row].mean(0), multiplicities[:, row].var(0)
+        mean = multiplicities[:, row].mean(0)
+        variance = multiplicities[:, row].var(0)
         wanted = draws * p[row].double()
         assert bool(((mean - wanted).abs() <= 5 * (wanted / 3000).sqrt()).all())
         torch.testing.assert_close(variance, wanted * (1 - p[row].double()), rtol=0.15, atol=1e-12)
@@ -97,10 +98,8 @@ def test_multiplicities_are_multinomial() -> None:
 def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
     c = torch.rand(6, generator=make_generator(), dtype=torch.float64) * 100
     c[2] = 0
-    weights, limits = (
-        torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]),
-        torch.tensor([40.0, 10, 20, 30, 5, 50]),
-    )
+    weights = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    limits = torch.tensor([40.0, 10, 20, 30, 5, 50])
     kept = spend_budget(c, weights, limits, budget)
     open_ = [0, 1, 3, 4, 5]
     assert float(kept.sum()) == pytest.approx(min(budget, 135.0), abs=1e-6)
@@ -179,7 +178,8 @@ def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 0.0]], dtype=torch.float64)
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0]], dtype=torch.float64)
     p = {1: [0.4, 0, 1 / 15, 8 / 15, 0, 0], -1: [0, 5 / 9, 0, 0, 4 / 9, 0]}
-    mean, total = torch.zeros_like(weight), 0.0
+    mean = torch.zeros_like(weight)
+    total = 0.0
     draws = [
         int(n)
         for n in find_draws(
