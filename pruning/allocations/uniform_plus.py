@@ -36,8 +36,9 @@ class UniformPlus:
         These are the first convolution and, where d' < 0.2, the last layer. First and last are
         those of the network, in its order; a layer that is not among the scores is dense or left
         out already. A network without convolutions keeps no layer dense. Where the two want so much
-        that the other layers would have less than a unit each, both are scaled down, alike, until
-        these have that many to share: at extreme sparsities nothing is dense, and nothing fails.
+        that the other layers would have less than a unit each, both are scaled down by the same
+        factor until these have that many to share: at extreme sparsities nothing is dense, and
+        nothing fails.
         """
         capacities = LayerCapacities.from_scores(scores, budget)
         sizes = {name: budget.sizes[name] for name in scores}
@@ -59,7 +60,7 @@ class UniformPlus:
 def _share_with_demands(
     demands: Mapping[str, int], sizes: Mapping[str, int], capacities: LayerCapacities, keep: int
 ) -> dict[str, float]:
-    """Compute the shares where some layers demand so many weights and the others share alike."""
+    """Compute the shares where some layers demand so many weights and the others share equally."""
     others = {name: size for name, size in sizes.items() if name not in demands}
     one_unit_each = sum(min(capacities.costs[name], capacities.alive[name]) for name in others)
     left = max(0, keep - one_unit_each)

@@ -107,7 +107,7 @@ class CoreNet:
         ceil(ln(8 eta eta_max / delta) ln(eta eta_max)) images, eta the output elements of all
         layers, eta_max of the largest hidden one; fewer where there are no more, and for
         `plus_plus` never the last ones, which are held out. An image with inputs below 0 counts as
-        two, its positive and its negative part. In a network that is no chain, the product runs
+        two, its positive and its negative part. In a network that is not a chain, the product runs
         over all layers behind in the order of the network: a heuristic. Raises `EvidenceError`
         without data, `StructureError` (`plus`, `plus_plus`) for a network whose channels cannot be
         distinguished.
@@ -127,7 +127,7 @@ class CoreNet:
     def prepare(self, evidence: Evidence) -> Growth:
         """Compute how errors of each layer grow up to the outputs.
 
-        All factors are 1 where layers weigh alike.
+        All factors are 1 where all layers have the same weight.
         """
         names = list(evidence.weights)
         constants = self._compute_constants(evidence)

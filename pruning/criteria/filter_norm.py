@@ -1,4 +1,4 @@
-"""Filter norms (FT in Lost in Pruning): a filter matters as much as its weights are large.
+"""Filter norms (FT in Lost in Pruning): filters with large weights matter.
 
 Source: `FilterThresNet` (p = 1) and `SoftNet` (p = 2) of Lost in Pruning (Liebenwein et al., MLSys
 2021); Li et al., Pruning filters for efficient ConvNets, ICLR 2017; He et al., Soft filter pruning,

@@ -1,5 +1,5 @@
-"""Linear model of the loss (LM): a weight matters as much as removing it moves the loss to first
-order.
+"""Linear model of the loss (LM): the importance of a weight is how far removing it moves the loss
+to first order.
 
 Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
 released with it; Molchanov et al., Pruning convolutional neural networks for resource efficient

@@ -1,4 +1,4 @@
-"""Magnitude pruning (MP; WT in Lost in Pruning): a weight matters as much as it is large.
+"""Magnitude pruning (MP; WT in Lost in Pruning): large weights matter.
 
 Source: Han et al., Learning both weights and connections, NeurIPS 2015; `ThresNet` of Lost in
 Pruning.

@@ -23,7 +23,7 @@ class Random:
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """Draw s ~ U[0, 1), shape of the weight, on the CPU so that every device prunes alike."""
+        """Draw s ~ U[0, 1), shape of the weight, on the CPU so that all devices prune the same."""
         scores = {}
         for name, weight in evidence.weights.items():
             drawn = torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float32)

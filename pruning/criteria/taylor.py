@@ -48,7 +48,7 @@ class Taylor:
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = (1/B) sum_b (g_b theta)^2, float64, shape of the weight.
 
-        g_b is the gradient of the mean loss of batch b in eval mode; every batch counts alike, a
+        g_b is the gradient of the mean loss of batch b in eval mode; every batch counts equally, a
         smaller last one too. What is pruned scores 0.
         """
         total = {

@@ -57,8 +57,8 @@ class Wanda:
 
         X_j is input j over all images and positions. With `per_row` its rank instead: (K - 1 - r +
         t) / K in (0, 1], r = 0 ... K - 1 the rank within the row from the top and t in (0, 1] the
-        quantile of s within the layer, so that a layer's share is spent on all rows alike (one more
-        or less), wherever they have as many weights left.
+        quantile of s within the layer, so that a layer's share is divided equally over its rows
+        (one more or less), wherever they have as many weights left.
         """
         squares = _sum_squares(evidence)
         scores = {}

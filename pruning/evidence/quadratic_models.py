@@ -2,7 +2,7 @@
 once, in float64.
 
 For a model 1/2 delta^T H delta of what moving the weights theta by delta does to the loss, a set Q
-of weights is removed at least cost, the set K of those kept making up for it, by
+of weights is removed at least cost, with the set K of kept weights making up for it, by
 
     delta_Q = -theta_Q,    delta_K = H_KK^-1 H_KQ theta_Q,
     cost = 1/2 theta_Q^T ([H^-1]_QQ)^-1 theta_Q,
@@ -149,7 +149,7 @@ class _Rows:
             prices = torch.where(self._alive, self._theta.square() / diagonal, math.inf)
             price, p = prices.min(1, keepdim=True)
             done = price.isinf()  # nothing is left in these rows
-            # H^-1 e_p as it is now: the inverse is as old as the panel.
+            # H^-1 e_p after the removals in the panel, which the inverse does not know yet.
             column = self._inverse[self._rows, p] - panel[self._rows, :step, p] @ panel[:, :step]
             pivot = diagonal.gather(1, p).sqrt()
             vector = (column.squeeze(1) / pivot).masked_fill(done, 0.0)

@@ -1,4 +1,4 @@
-"""The registry of schedules: one file each, found by itself."""
+"""The registry of schedules: one file each, found without a list."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
