@@ -1,10 +1,10 @@
-"""What SynFlow's stages, SNIP and Taylor cost beyond their arithmetic, on a ResNet-20.
+"""Measure the cost of SynFlow's stages, SNIP and Taylor beyond their arithmetic, on a ResNet-20.
 
 `python benchmarks/criteria_cost.py` times a whole `prune_` to 90 % with SynFlow (100 stages in
 float64: scores, checks, selection, masks) against as many bare forward and backward passes of the
 float64 network at batch 1; and the scores of SNIP and Taylor against one bare forward and backward
-pass over the same 200 images. Ours and the limit run in turn in one process; the medians of both
-and of their quotient are printed. Limit for SynFlow: 2.
+pass over the same 200 images. Our code and the bare passes run in turn in one process; the medians
+of both and of their quotient are printed. Limit for SynFlow: 2.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ from pruning.rounds.method import PruningMethod
 from pruning.rounds.pruning import prune_
 from pruning.schemas.recipe import Method, Recipe, Targets
 
-SHAPE, ROUNDS, SPARSITY, REPEATS = (3, 32, 32), 100, 0.9, 7
+SHAPE = (3, 32, 32)
+ROUNDS = 100
+SPARSITY = 0.9
+REPEATS = 7
 
 
 def main() -> int:
     """Measure in turn and print the medians; 1 when the limit is not held."""
-    quotient = _compare(f"synflow, {ROUNDS} stages", f"{ROUNDS} bare passes", _ours, _limit)
+    quotient = _compare(
+        f"synflow, {ROUNDS} stages", f"{ROUNDS} bare passes", _time_synflow, _time_bare_passes
+    )
     for name in ("snip", "taylor"):
-        _compare(name, "one bare pass", lambda name=name: _score(name), _pass)  # type: ignore[misc]
+        _compare(name, "one bare pass", lambda name=name: _time_score(name), _time_bare_pass)  # type: ignore[misc]
     return 0 if quotient <= 2 else 1
 
 
@@ -41,7 +46,7 @@ def _compare(
     name: str, against: str, ours: Callable[[], float], limit: Callable[[], float]
 ) -> float:
     pairs = [(ours(), limit()) for _ in range(REPEATS + 1)][1:]
-    quotient = statistics.median(one / other for one, other in pairs)
+    quotient = statistics.median(ours_s / limit_s for ours_s, limit_s in pairs)
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
     print(
         f"{name}: {medians[0]:.2f} s, {against} {medians[1]:.2f} s: {quotient:.2f} times, "
@@ -50,19 +55,21 @@ def _compare(
     return quotient
 
 
-def _images() -> list[tuple[Tensor, Tensor]]:
+def _draw_images() -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(100, *SHAPE), torch.arange(100) % 10) for _ in range(2)]
 
 
-def _score(name: str) -> float:
-    model, batches = load_model("cifar_resnet", depth=20), _images()
+def _time_score(name: str) -> float:
+    model = load_model("cifar_resnet", depth=20)
+    batches = _draw_images()
     begin = time.perf_counter()
     criteria.create(name).score(Evidence(model, batches=batches))
     return time.perf_counter() - begin
 
 
-def _pass() -> float:
-    model, batches = load_model("cifar_resnet", depth=20), _images()
+def _time_bare_pass() -> float:
+    model = load_model("cifar_resnet", depth=20)
+    batches = _draw_images()
     begin = time.perf_counter()
     for inputs, labels in batches:
         model.zero_grad(set_to_none=True)
@@ -70,9 +77,9 @@ def _pass() -> float:
     return time.perf_counter() - begin
 
 
-def _ours() -> float:
+def _time_synflow() -> float:
     model = load_model("cifar_resnet", depth=20)
-    seams = PruningMethod.of(
+    method = PruningMethod.of(
         Recipe(targets=Targets(sparsity=(SPARSITY,))),
         Method(name="synflow", params={"rounds": ROUNDS}),
     )
@@ -81,14 +88,14 @@ def _ours() -> float:
         model,
         build_full_masks(find_prunable(model)),
         1 - SPARSITY,
-        seams,
+        method,
         lambda masks, stage: Evidence(model, masks, shape=SHAPE),
         generator=torch.Generator(),
     )
     return time.perf_counter() - begin
 
 
-def _limit() -> float:
+def _time_bare_passes() -> float:
     model = load_model("cifar_resnet", depth=20).double()
     ones = torch.ones(1, *SHAPE, dtype=torch.float64)
     begin = time.perf_counter()

@@ -1,9 +1,11 @@
-"""What the exact diagonal of the curvature costs: ResNet-20 with 10 classes, random weights, 100
-images of 32x32.
+"""Measure the cost of the exact diagonal of the curvature on a ResNet-20.
 
-`python benchmarks/curvature_cost.py` times `diagonal(..., "ggn")` against C + 1 = 11 plain forward
-and backward passes over the same images, in turn in one process, and prints the median quotient of
-the pairs; the sampled Fisher beside it. The number of threads is that of `OMP_NUM_THREADS`.
+The network has 10 classes and random weights; there are 100 images of 32x32.
+
+`python benchmarks/curvature_cost.py` times `compute_diagonal(..., kind="ggn")` against C + 1 = 11
+plain forward and backward passes over the same images, in turn in one process, and prints the
+median quotient of the pairs; the sampled Fisher beside it. The number of threads is that of
+`OMP_NUM_THREADS`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from pruning.library import load_model
 from pruning.masks import find_prunable
 from pruning.seeding import generator
 
-IMAGES, CLASSES, REPEATS = 100, 10, 7
+IMAGES = 100
+CLASSES = 10
+REPEATS = 7
 
 
 def main() -> int:
@@ -32,45 +36,38 @@ def main() -> int:
     inputs = torch.randn(IMAGES, 3, 32, 32, generator=generator(0, "images"))
     batches = [(inputs, torch.randint(0, CLASSES, (IMAGES,), generator=generator(0, "labels")))]
 
-    def plain() -> None:
+    def run_pass() -> None:
         model.zero_grad()
         F.cross_entropy(model(inputs), batches[0][1]).backward()
 
-    def passes() -> None:
+    def run_passes() -> None:
         for _ in range(CLASSES + 1):
-            plain()
+            run_pass()
 
-    timed = [
-        (
-            _seconds(
-                lambda: compute_diagonal(
-                    model, names, batches=batches, kind="ggn", generator=generator(0)
-                )
-            ),
-            _seconds(passes),
-            _seconds(
-                lambda: compute_diagonal(
-                    model, names, batches=batches, kind="mc_fisher", generator=generator(0)
-                )
-            ),
-            _seconds(plain),
-        )
-        for _ in range(REPEATS + 1)
-    ][1:]
-    exact, plain_s, sampled = (
-        statistics.median(column) for column in list(zip(*timed, strict=True))[:3]
+    def run_ggn() -> None:
+        compute_diagonal(model, names, batches=batches, kind="ggn", generator=generator(0))
+
+    def run_sampled() -> None:
+        compute_diagonal(model, names, batches=batches, kind="mc_fisher", generator=generator(0))
+
+    works = (run_ggn, run_passes, run_sampled, run_pass)
+    # The first repetition warms up.
+    seconds = [[_time(work) for work in works] for _ in range(REPEATS + 1)][1:]
+    exact_s, passes_s, sampled_s, _ = (
+        statistics.median(column) for column in zip(*seconds, strict=True)
     )
-    quotients = [ggn / reference for ggn, reference, _, _ in timed]
-    one = statistics.median(fisher / single for _, _, fisher, single in timed)
+    quotients = [ggn / passes for ggn, passes, _, _ in seconds]
+    sampled_passes = statistics.median(sampled / single for _, _, sampled, single in seconds)
     print(
-        f"ggn {exact:.2f} s, {CLASSES + 1} plain passes {plain_s:.2f} s over {IMAGES} images: "
+        f"ggn {exact_s:.2f} s, {CLASSES + 1} plain passes {passes_s:.2f} s over {IMAGES} images: "
         f"{statistics.median(quotients):.2f} ({min(quotients):.2f} to {max(quotients):.2f}); "
-        f"mc_fisher {sampled:.2f} s, {one:.2f} passes; {torch.get_num_threads()} threads"
+        f"mc_fisher {sampled_s:.2f} s, {sampled_passes:.2f} passes; "
+        f"{torch.get_num_threads()} threads"
     )
     return 0
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _time(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""What the sensitivities of SiPP and PFP cost against a loop over images, on a ResNet-20.
+"""Measure the cost of the sensitivities of SiPP and PFP against a loop over images, on a ResNet-20.
 
 `python benchmarks/sensitivity_cost.py` computes the sensitivities of all edges (SiPP: mean over
 positions; PFP: maximum) of a ResNet-20 over 48 images, in batches and image by image as the
@@ -22,13 +22,15 @@ from pruning.masks import find_prunable
 from pruning.networks.layers import extract_patches, record_uses
 from pruning.types import Scores
 
-IMAGES, REPEATS = 48, 3
+IMAGES = 48
+REPEATS = 3
 LIMITS: dict[Positions, float] = {"mean": 5.0, "max": 1.3}
 
 
 def main() -> int:
     """Measure in turn and print the medians; 1 when a limit is not held."""
-    model, images = load_model("cifar_resnet", depth=20), torch.randn(IMAGES, 3, 32, 32)
+    model = load_model("cifar_resnet", depth=20)
+    images = torch.randn(IMAGES, 3, 32, 32)
     held = True
     for positions, limit in LIMITS.items():
         pairs, error = [], 0.0
@@ -37,38 +39,39 @@ def main() -> int:
             batches = [(part, torch.zeros(len(part))) for part in images.split(16)]
             ours = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
             between = time.perf_counter()
-            theirs = _loop(model, images, positions)
+            theirs = _loop_over_images(model, images, positions)
             pairs.append((between - begin, time.perf_counter() - between))
             error = max(error, *(float((ours[name] - theirs[name]).abs().max()) for name in ours))
-        quotient = statistics.median(loop / one for one, loop in pairs)
+        quotient = statistics.median(loop / ours_s for ours_s, loop in pairs)
         medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
         print(
             f"{positions} over positions: {medians[0]:.2f} s, loop over images {medians[1]:.2f} "
-            f"s: {quotient:.1f} times "
-            f"as fast (limit {limit}), difference {error:.1e}, {torch.get_num_threads()} threads"
+            f"s: {quotient:.1f} times as fast (limit {limit}), difference {error:.1e}, "
+            f"{torch.get_num_threads()} threads"
         )
         held = held and quotient >= limit
     return 0 if held else 1
 
 
-def _loop(model: nn.Module, images: Tensor, positions: Positions) -> Scores:
+def _loop_over_images(model: nn.Module, images: Tensor, positions: Positions) -> Scores:
     """Image by image: every part |w| a / z of either sign as one tensor (out, K, positions)."""
-    found = {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()}
+    largest = {name: torch.zeros_like(weight) for name, weight in find_prunable(model).items()}
     with torch.no_grad():
         for image in images:
-            with record_uses(model, found) as uses:
+            with record_uses(model, largest) as uses:
                 model(image[None])
             for name, (use,) in uses.items():
                 rows = model.get_parameter(name).flatten(1)
                 for point in split_signs(use.inputs):
-                    seen, parts = extract_patches(use.layer, point[None])[0, 0], torch.zeros(())
+                    patches = extract_patches(use.layer, point[None])[0, 0]
+                    parts = torch.zeros(())
                     for side in (rows.clamp_min(0.0), (-rows).clamp_min(0.0)):
-                        sums = side @ seen
+                        sums = side @ patches
                         received = torch.where(sums > SMALLEST, sums, torch.inf)
-                        parts = torch.maximum(parts, side[:, :, None] * seen / received[:, None])
+                        parts = torch.maximum(parts, side[:, :, None] * patches / received[:, None])
                     worst = parts.mean(-1) if positions == "mean" else parts.amax(-1)
-                    found[name] = torch.maximum(found[name], worst.reshape(found[name].shape))
-    return found
+                    largest[name] = torch.maximum(largest[name], worst.reshape(largest[name].shape))
+    return largest
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Errors a caller can act on. Each carries a stable `code`; a job that meets one fails with that
-code.
+"""Errors a caller can act on.
+
+Each carries a stable `code`; a job that meets an error fails with its code.
 """
 
 from __future__ import annotations
 
 
 class SecateurError(Exception):
-    """Base of every error raised for callers."""
+    """The base of every error raised for callers."""
 
     code = "internal"
     retryable = False
@@ -56,7 +57,7 @@ class ModelError(SecateurError):
 
 
 class StructureError(SecateurError):
-    """A network whose channels cannot be told apart, so that none of them can be removed."""
+    """A network whose channels cannot be distinguished, so that none of them can be removed."""
 
     code = "unsupported_structure"
 
@@ -80,7 +81,7 @@ class CheckpointError(SecateurError):
 
 
 PRUNING_ERRORS = (BudgetError, ScoreError, EvidenceError, StructureError, ParameterError)
-"""What one criterion may run into where another does not."""
+"""The errors that one criterion may raise where another does not."""
 
 
 class BaselineMismatchError(SecateurError):
@@ -116,12 +117,12 @@ class CurveError(SecateurError):
 
 
 class InsufficientPointsError(SecateurError):
-    """Too few measured errors for what is asked; the message says how many more would do."""
+    """Too few measured errors for the question; the message says how many more are enough."""
 
     code = "insufficient_points"
 
 
 class UnreachableError(SecateurError):
-    """An error that no density reaches; the message says the closest."""
+    """An error that no density reaches; the message names the closest."""
 
     code = "unreachable"

@@ -1,4 +1,4 @@
-"""Named methods: one file each, found by itself, parameters described by a JSON schema.
+"""Named methods: one file each, found without a list, parameters described by a JSON schema.
 
 A registry holds frozen dataclasses by name. The fields of the class are the parameters of the
 method, so that the catalogue, the validation of a request and the documentation all read the same
@@ -70,14 +70,12 @@ class Registry(Generic[T]):
                 raise TypeError(f"{self.kind} {name!r} must be a frozen dataclass")
             if not inspect.getdoc(cls):
                 raise TypeError(
-                    f"{self.kind} {name!r} needs a docstring: its first line is the catalogue's "
-                    "summary"
+                    f"{self.kind} {name!r} needs a docstring: its first line is the "
+                    "catalogue's summary"
                 )
-            known = self._classes.get(name)
-            if known is not None and (known.__module__, known.__qualname__) != (
-                cls.__module__,
-                cls.__qualname__,
-            ):
+            known = self._classes.get(name, cls)
+            # A module that is imported again registers an equal class once more.
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {known} and {cls}")
             cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=False)  # type: ignore[attr-defined]
             self._classes[name] = cast("type[T]", cls)
@@ -87,26 +85,29 @@ class Registry(Generic[T]):
         return decorate
 
     def names(self) -> list[str]:
-        """Every registered name, sorted."""
+        """Return every registered name, sorted."""
         self._discover()
         return sorted(self._classes)
 
     def get(self, name: str) -> type[T]:
-        """The class registered under `name`; `UnknownNameError` with the nearest name otherwise."""
+        """Return the class registered under `name`.
+
+        Raises `UnknownNameError`, which names the nearest known name.
+        """
         self._discover()
         if name not in self._classes:
             close = difflib.get_close_matches(name, self._classes, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f"known: {', '.join(sorted(self._classes))}"
-            )
+            if close:
+                hint = f"did you mean {close[0]!r}?"
+            else:
+                hint = f"known: {', '.join(sorted(self._classes))}"
             raise UnknownNameError(f"unknown {self.kind} {name!r}; {hint}")
         return self._classes[name]
 
     def create(self, name: str, params: Mapping[str, Any] | None = None) -> T:
-        """An instance with validated parameters; `ParameterError` names the field that does not
-        fit.
+        """Create an instance with validated parameters.
+
+        Raises `ParameterError`, which names the field that does not fit.
         """
         adapter = self._adapter(name)
         try:
@@ -119,15 +120,14 @@ class Registry(Generic[T]):
             ) from None
 
     def entry(self, name: str) -> dict[str, Any]:
-        """The catalogue entry: name, summary, JSON schema of the parameters."""
+        """Return the catalogue entry: name, summary, JSON schema of the parameters."""
         schema = self._adapter(name).json_schema()
         schema.pop("title", None)
         schema.pop("description", None)
-        summary = (inspect.getdoc(self._classes[name]) or "").splitlines()[0]
-        return {"name": name, "summary": summary, "params": schema}
+        return {"name": name, "summary": _summarise(self._classes[name]), "params": schema}
 
     def catalogue(self) -> list[dict[str, Any]]:
-        """Every entry, by name."""
+        """Return every entry, sorted by name."""
         return [self.entry(name) for name in self.names()]
 
     def _adapter(self, name: str) -> TypeAdapter[Any]:
@@ -138,6 +138,13 @@ class Registry(Generic[T]):
         if self._package is not None:
             _import_package(self._package)
             import_plugins()
+
+
+def _summarise(cls: type) -> str:
+    """Return the first paragraph of the class's docstring, as one line."""
+    docstring = inspect.getdoc(cls) or ""
+    first_paragraph = docstring.strip().split("\n\n")[0]
+    return " ".join(first_paragraph.split())
 
 
 @cache
@@ -154,7 +161,7 @@ def import_plugins() -> None:
     """
     for point in importlib.metadata.entry_points(group=PLUGIN_ENTRY_POINTS):
         point.load()
-    for path in _plugin_files(os.environ.get(PLUGIN_PATH, "")):
+    for path in _list_plugin_files(os.environ.get(PLUGIN_PATH, "")):
         name = f"secateur_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
@@ -164,6 +171,6 @@ def import_plugins() -> None:
         spec.loader.exec_module(module)
 
 
-def _plugin_files(folders: str) -> Iterable[Path]:
+def _list_plugin_files(folders: str) -> Iterable[Path]:
     for folder in filter(None, folders.split(os.pathsep)):
         yield from sorted(Path(folder).glob("*.py"))

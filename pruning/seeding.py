@@ -1,8 +1,8 @@
 """Randomness by name: every random choice has its own generator, derived from the job's seed and
 the choice's name.
 
-No generator's state has to be saved: a resumed job derives the same ones. What can draw from the
-global generators only (dropout, the first weights of layers) does so inside `seeded`.
+No generator's state has to be saved: a resumed job derives the same ones. Code that can draw from
+the global generators only (dropout, the first weights of layers) does so inside `seeded`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator for the choice `names` under `seed`.
+    """Return a CPU generator for the choice `names` under `seed`.
 
     >>> a, b = generator(0, "shuffle", 1), generator(0, "shuffle", 1)
     >>> bool((torch.rand(3, generator=a) == torch.rand(3, generator=b)).all())
@@ -27,11 +27,11 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """The global generators of the CPU and of `device` start from `seed`, and are afterwards as
-    they were before.
+    """Start the global generators of the CPU and of `device` from `seed`, and restore them after.
 
-    Of `torch.manual_seed`, only what these need: that one walks every backend, and formats a stack
-    trace for each that waits for its first use, a good part of the time of a small network's step.
+    They are seeded one by one: `torch.manual_seed` walks every backend, and formats a stack trace
+    for each that waits for its first use, which takes a good part of the time of a small network's
+    step.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(0):
@@ -46,11 +46,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
-    states = [one.get_state() for one in generators]
+    states = [global_generator.get_state() for global_generator in generators]
     try:
-        for one in generators:
-            one.manual_seed(seed)
+        for global_generator in generators:
+            global_generator.manual_seed(seed)
         yield
     finally:
-        for one, state in zip(generators, states, strict=True):
-            one.set_state(state)
+        for global_generator, state in zip(generators, states, strict=True):
+            global_generator.set_state(state)

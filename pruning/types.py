@@ -1,57 +1,56 @@
-"""The four seams of a pruning method, and what passes between them."""
+"""The four parts of a pruning method, and the types that pass between them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from pruning.errors import BudgetError
 
-if TYPE_CHECKING:
-    pass
-
 Scores: TypeAlias = dict[str, Tensor]
-"""By parameter name; each broadcasts against its weight, higher keeps, -inf marks what is pruned
-already.
+"""Scores by parameter name.
+
+Each broadcasts against its weight; higher keeps, and -inf marks what is pruned already.
 """
 Masks: TypeAlias = dict[str, Tensor]
-"""By parameter name, shaped as the parameter, True keeps.
+"""Masks by parameter name, shaped as the parameter; True keeps.
 
 Masks of more than one dimension are those of prunable weights; a mask of one dimension belongs to a
 bias or a BatchNorm of channels that are removed as a whole, and counts neither for sparsity nor for
 density.
 """
 Keeps: TypeAlias = dict[str, int]
-"""By parameter name: how many weights remain."""
+"""The number of weights that remain, by parameter name."""
 Shape: TypeAlias = tuple[int, int, int]
 """Channels, height and width of an image."""
 Task: TypeAlias = Literal["classification", "segmentation"]
-"""What is told of an image: one class, or one of every pixel."""
+"""The prediction for an image: one class, or one class for every pixel."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many weights may remain in all, and how many each layer has."""
+    """The number of weights that may remain in all, and the sizes of the layers."""
 
     keep: int
     sizes: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The shapes of the network's weights in its order, of those too that are left dense, where the
-    layers are weights.
+    """The shapes of the network's weights in its order, where the layers are weights.
+
+    Weights that are left dense are among them.
     """
     signs: Mapping[str, Tensor] = field(default_factory=dict)
-    """-1, 0 and 1 for the weights, where the layers are weights."""
+    """The signs -1, 0 and 1 of the weights, where the layers are weights."""
 
     @property
     def total(self) -> int:
-        """All prunable weights."""
+        """The number of all prunable weights."""
         return sum(self.sizes.values())
 
-    def spent(self, keeps: Keeps) -> Keeps:
-        """The counts of an allocation, or `BudgetError` where it keeps too much."""
+    def check_keeps(self, keeps: Keeps) -> Keeps:
+        """Return the counts of an allocation; `BudgetError` where they keep too much."""
         if sum(keeps.values()) > self.keep:
             raise BudgetError(
                 f"the allocation keeps {sum(keeps.values())} weights, the budget is {self.keep}"
@@ -61,35 +60,34 @@ class Budget:
 
 @dataclass(frozen=True)
 class DrawLaw:
-    """How a layer's terms were drawn, with replacement: what an error bound of the draws needs to
-    know.
-    """
+    """The law of a layer's draws with replacement, as error bounds of the draws need it."""
 
     probabilities: Tensor
-    """float64: of single weights (2 out, K), a row for the positive weights of each filter, then
-    one for the negative ones of each; of whole input channels (1, in), or a row for each of the
-    groups, drawn one by one, that a layer reads, 0 at the channels of the others. 0 for what cannot
-    be drawn, 1 for what is there for certain; the others of a row sum to 1, but where a flattening
-    spreads a channel over several inputs.
+    """The probability of each term in one draw, float64.
+
+    For single weights (2 out, K), with a row for the positive weights of each filter, then a row
+    for the negative ones of each. For whole input channels (1, in), or a row for each of the groups
+    that a layer reads and that were drawn one by one, 0 at the channels of the other groups. 0 for
+    what cannot be drawn, 1 for what is there for certain; the others of a row sum to 1, except
+    where a flattening spreads a channel over several inputs.
     """
     draws: Tensor
-    """int64, one number for each row; -1 where what can be drawn was kept as it is and nothing
-    drawn.
+    """The number of draws of each row, int64.
+
+    -1 where nothing was drawn, because all that could be drawn was kept as it is.
     """
     repeats: int = 1
-    """So many times a row was drawn, and one of them chosen."""
+    """The number of times that a row was drawn, to choose one of them."""
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """A layer after sparsification: its mask, and its weight (a sampler reweights what it
-    keeps).
-    """
+    """A layer after sparsification: its mask, and its weight, which a sampler reweights."""
 
     mask: Tensor
     weight: Tensor
     law: DrawLaw | None = None
-    """How it was drawn, where it was."""
+    """The law by which the layer was drawn, if it was."""
 
 
 @dataclass(frozen=True)
@@ -98,32 +96,33 @@ class Calibration:
 
     images: int = 1000
     balanced: bool = False
-    """As many of every class."""
+    """Whether every class has as many images."""
 
 
 class Allocation(Protocol):
-    """One budget over layers."""
+    """A rule that divides one budget over layers."""
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """How many weights each layer keeps; the counts add up to at most `budget.keep`."""
+        """Return the number of weights each layer keeps; the sum is at most `budget.keep`."""
 
 
 class Sparsifier(Protocol):
-    """How one layer spends its share."""
+    """A rule by which one layer spends its share."""
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
-        """The layer with `keep` weights left."""
+        """Return the layer with `keep` weights left."""
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """What a sparsifier may see of the layer it sparsifies."""
+    """A view of the layer for its sparsifier."""
 
     positions: int
-    """Of the layer's output for one image."""
+    """The number of positions of the layer's output for one image."""
     patches: Callable[[], Tensor]
-    """What its outputs see of held-out calibration images, (N, G, K, L) as of
-    `pruning.networks.layers`, or `EvidenceError`.
+    """Returns what the layer's outputs see of held-out calibration images.
+
+    (N, G, K, L) as in `pruning.networks.layers`; raises `EvidenceError` without images.
     """
 
 
@@ -134,34 +133,35 @@ class LooksAtInputs(Protocol):
     def sparsify_seeing(
         self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: LayerView
     ) -> Sparse:
-        """The layer with `keep` weights left."""
+        """Return the layer with `keep` weights left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is known when scores become masks."""
+    """The arguments of a granularity: all that is known when scores become masks."""
 
     model: nn.Module
     weights: Mapping[str, Tensor]
     scores: Scores
     """-inf marks what is pruned already."""
     masks: Masks
-    """Before this selection."""
+    """The masks before this selection."""
     density: float
-    """Fraction of all prunable weights that shall remain."""
+    """The fraction of all prunable weights that shall remain."""
     allocation: Allocation
     sparsifier: Sparsifier
     generator: Generator
     shape: Callable[[], Shape]
-    """The shape of an image, or `EvidenceError`."""
+    """Returns the shape of an image, or raises `EvidenceError`."""
     view: Callable[[str], LayerView] | None = None
-    """What a sparsifier may see, by weight name."""
+    """Returns what a sparsifier may see of the layer, by weight name."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """Masks nested in those before, and the weights that are more than masked (a sampler reweights
-    what it keeps).
+    """Masks nested in those before, and the weights that are more than masked.
+
+    A sampler reweights what it keeps.
     """
 
     masks: Masks
@@ -169,47 +169,46 @@ class Selected:
     left_dense: Mapping[str, str] = field(default_factory=dict)
     """Layers that the granularity cannot prune, each with its reason."""
     laws: Mapping[str, DrawLaw] = field(default_factory=dict)
-    """By weight name, how the layers were drawn that a sampler drew; empty where nothing was drawn.
-    """
+    """The laws by which a sampler drew layers, by weight name; empty where nothing was drawn."""
 
 
 class Granularity(Protocol):
-    """What is removed together: single weights, blocks, N of M, channels.
+    """A kind of units that are removed together: single weights, blocks, N of M, channels.
 
-    Two optional class attributes: `allocation`, which it takes whatever the criterion's own is, and
-    `compacts`, True where what is removed leaves the network.
+    It may have two class attributes: `allocation`, which it uses whatever the criterion's own is,
+    and `compacts`, True where what is removed leaves the network.
     """
 
     def select(self, selection: Selection) -> Selected:
-        """The masks at the density asked for, or the nearest one below that can be had."""
+        """Select the masks at the density of the selection, or the nearest possible one below."""
 
 
 class Schedule(Protocol):
-    """Which densities lead from one to the next target."""
+    """A rule for the densities that lead from one target to the next."""
 
     def densities(self, start: float, target: float) -> Sequence[float]:
-        """Strictly decreasing densities below `start`, the last of them exactly `target`."""
+        """Return strictly decreasing densities below `start`, the last exactly `target`."""
 
 
 class Architecture(Protocol):
     """A named network; its fields are its hyper-parameters.
 
-    Three optional attributes: `smallest`, the rows and columns below which an image of any size is
-    too small; `task`, `segmentation` where it answers for every pixel (N, classes, H, W); and
+    It may have three further attributes: `smallest`, the least rows and columns of an image;
+    `task`, `segmentation` where it predicts a class for every pixel (N, classes, H, W); and
     `member(depth, width)`, the parameters of the member of a family with this depth and width.
     """
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Channels, height and width it takes; None where any does."""
+        """The channels, height and width it takes; None where any is possible."""
 
     @property
     def outputs(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
 
     def build(self) -> nn.Module:
-        """The network, freshly constructed.
+        """Build the network with fresh weights.
 
-        A submodule of it with `trains_alone = True` takes part in training and not in what the
-        network answers.
+        A submodule with `trains_alone = True` takes part in training, but not in what the network
+        predicts.
         """

@@ -1,5 +1,5 @@
-"""One budget divided over layers in given proportions, and rounded to whole units: what allocations
-share.
+"""Division of a budget over layers in given proportions, and rounding to whole units, for several
+allocations.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from pruning.types import Budget, Keeps, Scores
 
 @dataclass(frozen=True)
 class LayerCapacities:
-    """By layer: what a unit costs in weights, and how many weights there are to keep."""
+    """The cost of a unit of each layer in weights, and the number of weights there are to keep."""
 
     costs: Mapping[str, int]
+    """The weights that one score stands for, by layer."""
     alive: Mapping[str, int]
+    """The weights that are not pruned, by layer."""
 
     @staticmethod
-    def of(scores: Scores, budget: Budget) -> LayerCapacities:
-        """Those of scores, -inf marking what is pruned; `BudgetError` where less remains than the
-        budget keeps.
+    def from_scores(scores: Scores, budget: Budget) -> LayerCapacities:
+        """Count what scores leave to keep; -inf marks what is pruned.
+
+        Raises `BudgetError` where less remains than the budget keeps.
         """
         costs = {name: budget.sizes[name] // score.numel() for name, score in scores.items()}
         alive = {
@@ -32,9 +35,10 @@ class LayerCapacities:
             raise BudgetError(f"cannot keep {budget.keep} weights: {sum(alive.values())} remain")
         return LayerCapacities(costs, alive)
 
-    def rounded(self, shares: Mapping[str, float], keep: int) -> Keeps:
-        """Counts nearest to the shares in whole units, by largest remainder; their sum is `keep`
-        where units allow it.
+    def round_shares(self, shares: Mapping[str, float], keep: int) -> Keeps:
+        """Round the shares to whole units by largest remainder.
+
+        The counts are the nearest to the shares; their sum is `keep` where units allow it.
         """
         keeps = {
             name: min(self.alive[name], int(share) // self.costs[name] * self.costs[name])
@@ -49,15 +53,16 @@ class LayerCapacities:
             ]
             if not room:
                 break
-            for name in sorted(room, key=lambda n: keeps[n] - shares[n]):
+            # The layers that lost most by rounding down come first.
+            for name in sorted(room, key=lambda layer: keeps[layer] - shares[layer]):
                 if self.costs[name] <= left:
                     keeps[name] += self.costs[name]
                     left -= self.costs[name]
         return keeps
 
 
-def layer_dimensions(budget: Budget, name: str) -> tuple[int, ...]:
-    """Those of a layer's weight; of a layer whose shape is not known, its size."""
+def find_dimensions(budget: Budget, name: str) -> tuple[int, ...]:
+    """Return the dimensions of a layer's weight, or its size where its shape is not known."""
     try:
         return budget.shapes[name]
     except KeyError:
@@ -67,20 +72,23 @@ def layer_dimensions(budget: Budget, name: str) -> tuple[int, ...]:
 def share_proportionally(
     weights: Mapping[str, float], limits: Mapping[str, int], total: float
 ) -> dict[str, float]:
-    """Shares c w_l of `total`, c the same for all, but none above its limit; what one cannot take
-    goes to the others.
+    """Divide `total` into shares c w_l, c the same for all, but none above its limit.
 
-    A share at its limit is the limit itself, exactly. The sum is `total`, or that of the limits
-    where it is less.
+    What a layer cannot take goes to the others. A share at its limit is the limit itself, exactly.
+    The sum is `total`, or that of the limits where it is less.
 
     >>> share_proportionally({"a": 1.0, "b": 1.0, "c": 2.0}, {"a": 1, "b": 9, "c": 9}, 10)
     {'a': 1, 'b': 3.0, 'c': 6.0}
     """
     shares: dict[str, float] = {}
     while len(shares) < len(weights):
-        open_ = [name for name in weights if name not in shares]
-        left, sum_ = total - sum(shares.values()), sum(weights[name] for name in open_)
-        found = {name: left * weights[name] / sum_ if sum_ else 0.0 for name in open_}
-        full = {name: limits[name] for name in open_ if found[name] >= limits[name]}
-        shares |= full or found
+        undecided = [name for name in weights if name not in shares]
+        left = total - sum(shares.values())
+        weight_sum = sum(weights[name] for name in undecided)
+        proposed = {
+            name: left * weights[name] / weight_sum if weight_sum else 0.0 for name in undecided
+        }
+        full = {name: limits[name] for name in undecided if proposed[name] >= limits[name]}
+        # What full layers cannot take is divided again among the rest; without any, all is decided.
+        shares |= full or proposed
     return {name: shares[name] for name in weights}

@@ -10,40 +10,39 @@ import math
 from dataclasses import dataclass
 
 from pruning.allocations import allocations
-from pruning.allocations._shares import LayerCapacities, layer_dimensions, share_proportionally
+from pruning.allocations._shares import LayerCapacities, find_dimensions, share_proportionally
 from pruning.types import Budget, Keeps, Scores
 
 
 @allocations.register("erk")
 @dataclass(frozen=True)
 class ERK:
-    """Density by layer in proportion to (sum of the weight's dimensions) / (their product), dense
-    where that is above 1.
+    """Density by layer in proportion to (sum of the weight's dimensions) / (their product).
 
-    Layers of 2x2 and 8x8: 4/4 and 16/64, so eps (1 4 + 1/4 64) = 20 eps = 10 weights, 2 and 8; of
-    40 weights they would be 8 and 32, but the first has 4.
+    Dense where that is above 1. Layers of 2x2 and 8x8: 4/4 and 16/64, so eps (1 4 + 1/4 64) = 20
+    eps = 10 weights, 2 and 8; of 40 weights they would be 8 and 32, but the first has 4.
 
     >>> import torch
     >>> scores = {"a": torch.rand(2, 2), "b": torch.rand(8, 8)}
     >>> sizes, shapes = {"a": 4, "b": 64}, {"a": (2, 2), "b": (8, 8)}
-    >>> (
-    ...     ERK().allocate(scores, Budget(10, sizes, shapes)),
-    ...     ERK().allocate(scores, Budget(40, sizes, shapes)),
-    ... )
-    ({'a': 2, 'b': 8}, {'a': 4, 'b': 36})
+    >>> ERK().allocate(scores, Budget(10, sizes, shapes))
+    {'a': 2, 'b': 8}
+    >>> ERK().allocate(scores, Budget(40, sizes, shapes))
+    {'a': 4, 'b': 36}
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = d_l N_l, d_l = eps (sum of dims) / (product of dims), eps from sum d_l N_l =
-        budget; largest remainder.
+        """Allocate keep_l = d_l N_l, d_l = eps (sum of dims) / (product of dims).
 
-        The dimensions are all of the weight: out, in / groups, kernel; where its shape is not
+        eps follows from sum d_l N_l = budget; counts are rounded by largest remainder. The
+        dimensions are all those of the weight: out, in / groups, kernel; where its shape is not
         known, its size. A layer with d_l above 1, or above what remains of it, keeps what it has,
-        and eps is found anew for the others.
+        and eps is computed again for the others.
         """
-        rooms = LayerCapacities.of(scores, budget)
-        dims = {name: layer_dimensions(budget, name) for name in scores}
+        capacities = LayerCapacities.from_scores(scores, budget)
+        dims = {name: find_dimensions(budget, name) for name in scores}
         weights = {
             name: budget.sizes[name] * sum(dims[name]) / math.prod(dims[name]) for name in scores
         }
-        return rooms.rounded(share_proportionally(weights, rooms.alive, budget.keep), budget.keep)
+        shares = share_proportionally(weights, capacities.alive, budget.keep)
+        return capacities.round_shares(shares, budget.keep)

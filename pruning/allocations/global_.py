@@ -18,8 +18,8 @@ from pruning.types import Budget, Keeps, Masks, Scores
 class Global:
     """The highest scores of the whole network remain, wherever they are.
 
-    A score that stands for several weights (a filter) costs as many; the best are taken in order,
-    and where they differ in cost, one that does not fit any more makes way for the next that does.
+    A score that stands for several weights (a filter) costs as many. The best are taken in order;
+    where they differ in cost, a unit that no longer fits is passed over for the next that does.
 
     >>> scores = {"a": torch.tensor([5.0, 4.0, 3.0]), "b": torch.tensor([1.0])}
     >>> Global().allocate(scores, Budget(keep=2, sizes={"a": 3, "b": 1}))
@@ -29,18 +29,20 @@ class Global:
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = the number of weights of layer l among the best `budget.keep` of the network."""
-        kept = {
-            name: int(mask.count_nonzero()) for name, mask in self.masks(scores, budget).items()
+        """Allocate to each layer the number of its weights among the best `budget.keep`."""
+        units = {
+            name: int(mask.count_nonzero())
+            for name, mask in self.select_masks(scores, budget).items()
         }
         return {
             name: count * (budget.sizes[name] // scores[name].numel())
-            for name, count in kept.items()
+            for name, count in units.items()
         }
 
-    def masks(self, scores: Scores, budget: Budget) -> Masks:
-        """Which scores those are, shaped as the scores: what `top_k` keeps of each layer's
-        share.
+    def select_masks(self, scores: Scores, budget: Budget) -> Masks:
+        """Select the best scores of the network: masks shaped as the scores.
+
+        They are what `top_k` keeps of each layer's share.
         """
         flat = torch.cat([score.flatten() for score in scores.values()])
         units = [score.numel() for score in scores.values()]
@@ -49,24 +51,22 @@ class Global:
         if alive == 0:
             raise BudgetError("nothing is left to keep")
         if len(set(costs)) > 1:
-            mask = _affordable(
-                flat,
-                torch.tensor(costs).repeat_interleave(torch.tensor(units)).to(flat.device),
-                budget.keep,
-            )
+            cost_of_unit = torch.tensor(costs).repeat_interleave(torch.tensor(units))
+            mask = _select_affordable(flat, cost_of_unit.to(flat.device), budget.keep)
         elif costs[0] == 1 and alive < budget.keep:
             raise BudgetError(f"cannot keep {budget.keep} weights: {alive} remain")
         else:
             mask = select_top(flat, min(alive, budget.keep // costs[0]))
+        parts = torch.split(mask, units)
         return {
-            name: part.reshape(scores[name].shape)
-            for name, part in zip(scores, torch.split(mask, units), strict=True)
+            name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)
         }
 
 
-def _affordable(flat: Tensor, cost: Tensor, left: int) -> Tensor:
-    """The mask of what is taken in descending order: each pass takes while it fits, then drops all
-    that cost too much.
+def _select_affordable(flat: Tensor, cost: Tensor, left: int) -> Tensor:
+    """Select units in descending order of their scores while `left` weights pay for them.
+
+    Each pass takes units while they fit, then drops all that cost too much.
     """
     mask = torch.zeros_like(flat, dtype=torch.bool)
     order = flat.argsort(descending=True, stable=True)

@@ -23,12 +23,12 @@ from pruning.types import Budget, Keeps, Scores
 class Proportional:
     """Every layer gets a share of the budget in proportion to the sum of its scores.
 
-    Of layers with errors that fall as c_l / sqrt(m_l) and are to be equal, all are least for m_l in
-    proportion to c_l^2; the scores of `corenet`, sensitivities times the square of their layer's
-    constant, sum up to that. Sides (the weights of one sign in one filter) with a score get one
-    weight at least, where the budget allows it: numbers of draws are rounded up.
+    Where the errors of layers fall as c_l / sqrt(m_l) and are to be equal, they are least for m_l
+    in proportion to c_l^2; the scores of `corenet`, sensitivities times the square of their layer's
+    constant, sum up to that. Sides (the weights of one sign in one filter) with a score get at
+    least one weight, where the budget allows it: numbers of draws are rounded up.
 
-    One weight each, and of the other three 2.4 and 0.6:
+    Each layer gets one weight, and of the other three 2.4 and 0.6:
 
     >>> import torch
     >>> scores = {"a": torch.tensor([4.0, 4.0, 4.0, 4.0]), "b": torch.tensor([1.0, 2.0, 1.0, 0.0])}
@@ -37,47 +37,44 @@ class Proportional:
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = sides_l + c (sum of scores), c the same for all layers, but none above how many
-        scores are positive.
+        """Allocate keep_l = sides_l + c (sum of scores), c the same for all layers.
 
-        What a layer cannot take goes to the others; counts are rounded by largest remainder. Sides
-        are told by `budget.signs`; without them a layer is one. Raises `ParameterError` for scores
-        below 0.
+        No layer gets more than the number of its positive scores. What a layer cannot take goes to
+        the others; counts are rounded by largest remainder. `budget.signs` distinguishes the sides;
+        without it a layer is one. Raises `ParameterError` for scores below 0.
         """
-        rooms = LayerCapacities.of(scores, budget)
+        capacities = LayerCapacities.from_scores(scores, budget)
         for name, score in scores.items():
             if bool((score[score > -math.inf] < 0).any()):
                 raise ParameterError(
                     f"proportional divides by sensitivities, and {name} has scores below 0: use "
-                    "it with "
-                    "corenet, sipp or pfp",
+                    "it with corenet, sipp or pfp",
                     pointer="/allocation",
                 )
         sums = {name: float(score[score > 0].double().sum()) for name, score in scores.items()}
         limits = {
-            name: int((score > 0).sum()) * rooms.costs[name] for name, score in scores.items()
+            name: int((score > 0).sum()) * capacities.costs[name] for name, score in scores.items()
         }
         least = {
-            name: _sides(score, budget.signs.get(name)) * rooms.costs[name]
+            name: _count_sides(score, budget.signs.get(name)) * capacities.costs[name]
             for name, score in scores.items()
         }
-        if sum(least.values()) > budget.keep:
-            return rooms.rounded(
-                share_proportionally(
-                    {name: float(count) for name, count in least.items()}, limits, budget.keep
-                ),
-                budget.keep,
+        least_sum = sum(least.values())
+        if least_sum > budget.keep:
+            shares = share_proportionally(
+                {name: float(count) for name, count in least.items()}, limits, budget.keep
             )
-        rest = share_proportionally(
-            sums,
-            {name: limits[name] - least[name] for name in scores},
-            min(budget.keep, sum(limits.values())) - sum(least.values()),
-        )
-        return rooms.rounded({name: least[name] + rest[name] for name in scores}, budget.keep)
+            return capacities.round_shares(shares, budget.keep)
+        room = {name: limits[name] - least[name] for name in scores}
+        spendable = min(budget.keep, sum(limits.values()))
+        rest = share_proportionally(sums, room, spendable - least_sum)
+        shares = {name: least[name] + rest[name] for name in scores}
+        return capacities.round_shares(shares, budget.keep)
 
 
-def _sides(score: Tensor, signs: Tensor | None) -> int:
-    """How many sides have a positive score."""
+def _count_sides(score: Tensor, signs: Tensor | None) -> int:
+    """Count the sides with a positive score."""
+    positive = score > 0
     if signs is None or signs.shape != score.shape or score.dim() < 2:
-        return int(bool((score > 0).any()))
-    return sum(int(((score > 0) & (signs == side)).flatten(1).any(1).sum()) for side in (1, -1))
+        return int(bool(positive.any()))
+    return sum(int((positive & (signs == sign)).flatten(1).any(1).sum()) for sign in (1, -1))

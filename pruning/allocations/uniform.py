@@ -21,11 +21,12 @@ class Uniform:
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
-        """keep_l = d size_l with d = keep / total, rounded by largest remainder, in whole units of
-        the score.
+        """Allocate keep_l = d size_l with d = keep / total, in whole units of the score.
 
-        No layer gets more than remains of it; what it cannot take goes to the others.
+        Counts are rounded by largest remainder. No layer gets more than remains of it; what it
+        cannot take goes to the others.
         """
-        rooms = LayerCapacities.of(scores, budget)
+        capacities = LayerCapacities.from_scores(scores, budget)
         sizes = {name: budget.sizes[name] for name in scores}
-        return rooms.rounded(share_proportionally(sizes, rooms.alive, budget.keep), budget.keep)
+        shares = share_proportionally(sizes, capacities.alive, budget.keep)
+        return capacities.round_shares(shares, budget.keep)

@@ -1,4 +1,4 @@
-"""The registry of criteria: one file each, found by itself."""
+"""The registry of criteria: one file each, found without a list."""
 
 from pruning.evidence.criterion import Criterion
 from pruning.registry import Registry

@@ -1,5 +1,5 @@
-"""CoreNet: weights are drawn by the largest part they have in a sum, layers by how errors grow
-behind them.
+"""CoreNet: weights are drawn by the largest part they have in a sum, layers weigh by how errors
+grow behind them.
 
 Source: Baykal, Liebenwein, Gilitschenski, Feldman and Rus, Data-dependent coresets for compressing
 neural networks with applications to generalization bounds, ICLR 2019; constants as recalled and as
@@ -32,22 +32,24 @@ from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
 
 LARGEST_LOG = 600.0
-"""Of a layer's weight against that of the last one: what is larger counts as this."""
+"""The largest logarithm of a layer's factor against that of the last layer; larger ones count as
+this.
+"""
 
 
 @criteria.register("corenet")
 @dataclass(frozen=True)
 class CoreNet:
-    """Empirical sensitivity of a weight: the largest part it has in the sum of its side, over
-    images and positions.
+    """Empirical sensitivity: the largest part of a weight in the sum of its side, over images.
 
-    `corenet` draws weights by it, so many of each side (the weights of one sign in one filter) that
-    the bound of the layers' relative errors is least. `plus` spends nothing on weights into neurons
-    that no image needs; `plus_plus` repeats the draws of every filter too, and keeps the best on
-    held-out images (biased). With `depth`, a layer weighs by the square of how much errors grow
-    behind it, for which the bound of the network is least: it gives the first layers nearly
-    everything, as its constant alone makes errors grow by kappa, a hundred and more, in every
-    layer, and ruins networks.
+    Over positions too; a side is the weights of one sign in one filter. `corenet` draws weights by
+    the sensitivity, as many from each side as it takes for the bound of the layers' relative errors
+    to be least. `plus` spends nothing on weights into neurons that no image needs; `plus_plus`
+    repeats the draws of every filter too, and keeps the best on held-out images (biased). With
+    `depth`, a layer weighs by the square of how much errors grow behind it, for which the bound of
+    the network is least: it leaves nearly everything to the first layers, because its constant
+    alone makes errors grow by kappa, a hundred and more, in every layer; networks are ruined by
+    that.
 
     >>> import torch
     >>> layer = torch.nn.Linear(4, 1)
@@ -78,87 +80,91 @@ class CoreNet:
 
     @property
     def sparsifier(self) -> Method:
-        """Draws in proportion to the scores, repeated for `plus_plus`."""
+        """The sparsifier: draws in proportion to the scores, repeated for `plus_plus`."""
         if self.variant == "plus_plus":
-            return Method(
-                name="amplified", params={"division": "proportional", "delta": self.delta}
-            )
+            params = {"division": "proportional", "delta": self.delta}
+            return Method(name="amplified", params=params)
         return Method(name="sample", params={"division": "proportional"})
 
     def calibration(self, classes: int) -> Calibration:
-        """As many as |S| is for a network of 10^7 times 10^7 outputs, and those held out; of them
-        the first |S| are used.
+        """Ask for as many images as |S| is for a network of 10^7 times 10^7 outputs.
+
+        Of them the first |S| are used; `HELD_OUT` images come on top.
         """
-        return Calibration(math.ceil(math.log(8e14 / self.delta) * math.log(1e14)) + HELD_OUT)
+        size = math.ceil(math.log(8e14 / self.delta) * math.log(1e14))
+        return Calibration(size + HELD_OUT)
 
     def units(self, classes: int) -> int:
-        """Two forward passes, and four products of their size for every image."""
+        """Count two forward passes, and four products of their size for every image."""
         return 6 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij = max over x in S and positions of |w_ij| a_j / z_i; with `depth` times prod_(k >=
-        l) Delta_k^2 / Delta_L^2.
+        """Compute s_ij = max over x in S and positions of |w_ij| a_j / z_i.
 
-        float64, shape of the weight. z_i is the sum over the weights of the sign of w_ij, Delta_k
-        the mean over S of sum |w a| / |sum w a|, largest of the layer's outputs, plus kappa; the
-        product is at most e^600. |S| = ceil(ln(8 eta eta_max / delta) ln(eta eta_max)) images, eta
-        the output elements of all layers, eta_max of the largest hidden one; fewer where there are
-        no more, and for `plus_plus` never the last ones, which are held out. An image with inputs
-        below 0 counts as two, its positive and its negative part. In a network that is no chain,
-        the product runs over all layers behind in the order of the network: a heuristic. Raises
-        `EvidenceError` without data, `StructureError` (`plus`, `plus_plus`) for a network whose
-        channels cannot be told apart.
+        With `depth` times prod_(k >= l) Delta_k^2 / Delta_L^2. float64, shape of the weight. z_i is
+        the sum over the weights of the sign of w_ij, Delta_k the mean over S of sum |w a| / |sum w
+        a|, largest of the layer's outputs, plus kappa; the product is at most e^600. |S| =
+        ceil(ln(8 eta eta_max / delta) ln(eta eta_max)) images, eta the output elements of all
+        layers, eta_max of the largest hidden one; fewer where there are no more, and for
+        `plus_plus` never the last ones, which are held out. An image with inputs below 0 counts as
+        two, its positive and its negative part. In a network that is not a chain, the product runs
+        over all layers behind in the order of the network: a heuristic. Raises `EvidenceError`
+        without data, `StructureError` (`plus`, `plus_plus`) for a network whose channels cannot be
+        distinguished.
         """
-        model, names = evidence.model, list(evidence.weights)
-        constants = self._constants(evidence)
-        given = self._scored(evidence.batches, constants.sample_size)
-        found = {
-            name: edges.double()
-            for name, edges in compute_sensitivities(model, names, given, "max").items()
-        }
+        model = evidence.model
+        names = list(evidence.weights)
+        constants = self._compute_constants(evidence)
+        batches = self._take_scored(evidence.batches, constants.sample_size)
+        sensitivities = compute_sensitivities(model, names, batches, "max")
+        edges_by_name = {name: edges.double() for name, edges in sensitivities.items()}
         if self.variant != "corenet":
-            found = keep_needed(ChannelGraph.of(model, evidence.shape, names), evidence, found)
+            graph = ChannelGraph.of(model, evidence.shape, names)
+            edges_by_name = keep_needed(graph, evidence, edges_by_name)
         factors = self.prepare(evidence).factors
-        return {name: edges * factors[name] for name, edges in found.items()}
+        return {name: edges * factors[name] for name, edges in edges_by_name.items()}
 
     def prepare(self, evidence: Evidence) -> Growth:
-        """How errors of each layer grow up to the outputs; all factors are 1 where layers weigh
-        alike.
+        """Compute how errors of each layer grow up to the outputs.
+
+        All factors are 1 where all layers have the same weight.
         """
-        names, constants = list(evidence.weights), self._constants(evidence)
-        given = self._scored(evidence.batches, constants.sample_size)
-        means = {
-            name: one.mean
-            for name, one in measure_amplifications(evidence.model, names, given).items()
-        }
-        factors, log = dict.fromkeys(names, 1.0), 0.0
+        names = list(evidence.weights)
+        constants = self._compute_constants(evidence)
+        batches = self._take_scored(evidence.batches, constants.sample_size)
+        amplifications = measure_amplifications(evidence.model, names, batches)
+        means = {name: amplification.mean for name, amplification in amplifications.items()}
+        factors = dict.fromkeys(names, 1.0)
+        log = 0.0
         for name in reversed(names[:-1]):
-            log += math.log(means[name] + constants.kappa) if self.depth else 0.0
+            if self.depth:
+                log += math.log(means[name] + constants.kappa)
             factors[name] = math.exp(min(LARGEST_LOG, 2 * log))
         return Growth(constants, means, factors)
 
     def bound(self, layer: PrunedLayer) -> Paper:
-        """`pruning.bounds.corenet.bound_errors` with these constants."""
+        """Compute `pruning.bounds.corenet.bound_errors` with these constants."""
         return bound_errors(layer, layer.prepared)
 
     def relative(self, layers: Sequence[PrunedLayer]) -> Mapping[str, Tensor]:
-        """`pruning.bounds.corenet.bound_relative_error` with these constants."""
+        """Compute `pruning.bounds.corenet.bound_relative_error` with these constants."""
         return bound_relative_error(layers, layers[0].prepared)
 
-    def _constants(self, evidence: Evidence) -> Constants:
+    def _compute_constants(self, evidence: Evidence) -> Constants:
         image = evidence.batches[0][0][:1]
         positions = count_output_positions(evidence.model, list(evidence.weights), image)
         widths = [max(1, count * len(evidence.weights[name])) for name, count in positions.items()]
-        found = Constants.from_widths([image.numel(), *widths], self.delta)
+        constants = Constants.from_widths([image.numel(), *widths], self.delta)
         return replace(
-            found,
-            k=found.k if self.k is None else self.k,
-            kappa=found.kappa if self.kappa is None else self.kappa,
+            constants,
+            k=constants.k if self.k is None else self.k,
+            kappa=constants.kappa if self.kappa is None else self.kappa,
         )
 
-    def _scored(self, batches: Batches, images: int) -> Batches:
-        """The first so many images, one at least, without those held out where there are
-        several.
+    def _take_scored(self, batches: Batches, images: int) -> Batches:
+        """Take the first `images` images, at least one.
+
+        `plus_plus` does not take those held out where there are several.
         """
         total = sum(len(labels) for _, labels in batches)
         free = total - count_held_out(total) if self.variant == "plus_plus" else total
@@ -166,40 +172,47 @@ class CoreNet:
 
 
 def keep_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Scores:
-    """The sensitivities without those of weights into neurons that no image needs.
+    """Set the sensitivities of weights into neurons that no image needs to 0.
 
     A channel is needed if it is an output of the network (or cannot be removed for another reason),
     or if a weight with a sensitivity above 0 leads from it into a channel that is needed.
     """
-    wanted = torch.ones(graph.size, dtype=torch.bool)
-    for group in graph.removable:
-        wanted[group.span] = False
-    links = []
-    for name, edge in edges.items():
-        owner = name.rpartition(".")[0]
-        if owner not in graph.inputs:
-            continue
-        count = count_groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
-        rows, columns = (
-            (edge.flatten(2).amax(2) if edge.dim() > 2 else edge).cpu().gt(0).nonzero().T
-        )
-        group = rows // (len(edge) // count)
-        links.append(
-            torch.stack(
-                [graph.inputs[owner][group * edge.shape[1] + columns], graph.outputs[owner][rows]]
-            )
-        )
-    source, target = torch.cat([*links, graph.carried], 1)
-    while True:
-        before = int(wanted.sum())
-        wanted[source[wanted[target]]] = True
-        if int(wanted.sum()) == before:
-            break
-    found = dict(edges)
+    needed = _find_needed(graph, evidence, edges)
+    kept = dict(edges)
     for name, edge in edges.items():
         outputs = graph.outputs.get(name.rpartition(".")[0])
         if outputs is not None:
-            found[name] = edge * wanted[outputs].to(edge.device).reshape(
-                -1, *[1] * (edge.dim() - 1)
-            )
-    return found
+            by_output = needed[outputs].to(edge.device).reshape(-1, *[1] * (edge.dim() - 1))
+            kept[name] = edge * by_output
+    return kept
+
+
+def _find_needed(graph: ChannelGraph, evidence: Evidence, edges: Scores) -> Tensor:
+    """Find the channels that are needed, bool by channel number."""
+    needed = torch.ones(graph.size, dtype=torch.bool)
+    for group in graph.removable:
+        needed[group.span] = False
+    links = [
+        _link_channels(graph, evidence, name, edge)
+        for name, edge in edges.items()
+        if name.rpartition(".")[0] in graph.inputs
+    ]
+    source, target = torch.cat([*links, graph.carried], 1)
+    # Walk the links backwards from the outputs until no channel is added.
+    while True:
+        before = int(needed.sum())
+        needed[source[needed[target]]] = True
+        if int(needed.sum()) == before:
+            return needed
+
+
+def _link_channels(graph: ChannelGraph, evidence: Evidence, name: str, edge: Tensor) -> Tensor:
+    """List the channels (source, target) that weights with a sensitivity above 0 link, (2, n)."""
+    owner = name.rpartition(".")[0]
+    groups = count_groups(evidence.model.get_submodule(owner))  # type: ignore[arg-type]
+    by_channel = edge.flatten(2).amax(2) if edge.dim() > 2 else edge
+    rows, columns = by_channel.cpu().gt(0).nonzero().T
+    group = rows // (len(edge) // groups)
+    # A column counts the inputs of its group: the layer's input is that many groups further on.
+    inputs = graph.inputs[owner][group * edge.shape[1] + columns]
+    return torch.stack([inputs, graph.outputs[owner][rows]])

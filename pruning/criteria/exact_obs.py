@@ -1,5 +1,5 @@
 """Exact optimal brain surgeon layer by layer (ExactOBS, of OBC): what a layer's outputs lose, and
-how the rest makes up.
+how the weights that remain make up for it.
 
 Source: Frantar and Alistarh, Optimal brain compression: a framework for accurate post-training
 quantization and pruning, NeurIPS 2022.
@@ -33,14 +33,13 @@ from pruning.types import Calibration, Masks, Scores
 @criteria.register("exact_obs")
 @dataclass(frozen=True)
 class ExactOBS:
-    """Squared error of a layer's outputs, weights removed one by one from each row; those that
-    remain are adjusted.
+    """Squared error of a layer's outputs, weights removed one by one from each row.
 
-    With H = (2/n) sum_i X_i X_i^T over the layer's inputs, each row w loses 1/2 delta^T H delta.
-    Within a row, the order of the scores is the order of removal. Between layers errors are not
-    comparable, hence the allocation `uniform`; `global` compares them as they are. Masked weights
-    stay out from the start; weights on inputs that are always zero go first. Time is rows times
-    inputs^3 in each layer, in float64.
+    The weights that remain are adjusted. With H = (2/n) sum_i X_i X_i^T over the layer's inputs,
+    each row w loses 1/2 delta^T H delta. Within a row, the order of the scores is the order of
+    removal. Between layers errors are not comparable, hence the allocation `uniform`; `global`
+    compares them as they are. Masked weights stay out from the start; weights on inputs that are
+    always zero go first. Time is rows times inputs^3 in each layer, in float64.
 
     Two inputs that are always equal: removing one costs nothing, since the other takes its place.
 
@@ -66,18 +65,21 @@ class ExactOBS:
     ] = 1e-6
 
     def calibration(self, classes: int) -> Calibration:
-        """So many images at random; labels are not used."""
+        """Ask for `images` images at random; labels are not used."""
         return Calibration(self.images)
 
     def units(self, classes: int) -> int:
-        """The Hessians, the order of removal and the update, 30 forward passes of an image on a
-        ResNet-20.
+        """Count the Hessians, the order of removal and the update.
+
+        On a ResNet-20 they take 30 forward passes of an image.
         """
         return 30 * self.images
 
     def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
-        """Float64: the Hessians of all layers, twice more that of the one at hand (damped,
-        inverse), three matrices for each of its rows that are held at a time.
+        """Estimate the bytes of the float64 matrices.
+
+        They are the Hessians of all layers, twice more that of the layer at hand (damped, inverse),
+        and three matrices for each of its rows that are held at a time.
         """
         hessians = [math.prod(shape[1:]) ** 2 for shape in shapes]
         held = max(
@@ -87,74 +89,66 @@ class ExactOBS:
         return 8 * (sum(hessians) + 2 * max(hessians) + 3 * held)
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed, after those of its
-        row that cost less.
+        """Compute s_p = w_p^2 / (2 [H^-1]_pp), w and H^-1 as they are when p is removed.
 
-        A mean squared error of the layer's output, summed over positions; float64, shape of the
-        weight; raised as in `compute_removal_costs` so that it grows along a row's order of
-        removal; zero for masked weights.
+        It is removed after the weights of its row that cost less. The score is a mean squared error
+        of the layer's output, summed over positions; float64, shape of the weight; raised as in
+        `compute_removal_costs` so that it grows along a row's order of removal; zero for masked
+        weights.
 
         Raises `ScoreError` where H is not positive definite to rounding, and as
         `compute_layer_hessians`.
         """
         scores = {}
-        for name, layer in self._layers(evidence, evidence.masks):
+        for name, layer in self._damp_layers(evidence, evidence.masks):
+            # Where nothing is pruned, the rows of a group share one inverse.
             whole = invert(layer.hessian) if bool(layer.keep.all()) else None
             rows = layer.rows.masked_fill(layer.dead[layer.group], 0.0)
             parts = []
-            for part in layer.chunks():
-                group, alive = layer.group[part], layer.keep[part]
-                start = (
-                    whole[group]
-                    if whole is not None
-                    else invert(restrict_curvature(layer.hessian[group], alive))
-                )
-                parts.append(compute_removal_costs(start, rows[part], alive))
+            for part in layer.split_rows():
+                group = layer.group[part]
+                alive = layer.keep[part]
+                if whole is not None:
+                    inverse = whole[group]
+                else:
+                    inverse = invert(restrict_curvature(layer.hessian[group], alive))
+                parts.append(compute_removal_costs(inverse, rows[part], alive))
             scores[name] = torch.cat(parts).reshape(evidence.weights[name].shape)
         return scores
 
     def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
-        """w_K + H_KK^-1 H_KQ w_Q: of all weights with these masks, those whose outputs are nearest
-        to the layer's now.
+        """Compute w_K + H_KK^-1 H_KQ w_Q.
+
+        Of all weights with these masks, these have outputs nearest to the layer's present ones.
         """
         weights = {}
-        for name, layer in self._layers(evidence, masks):
-            moves = torch.cat(
-                [
-                    solve_removal(
-                        layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part]
-                    )
-                    for part in layer.chunks()
-                ]
-            )
+        for name, layer in self._damp_layers(evidence, masks):
+            moves = [
+                solve_removal(layer.hessian[layer.group[part]], layer.rows[part], layer.keep[part])
+                for part in layer.split_rows()
+            ]
             weight = evidence.weights[name]
-            moved = (layer.rows + moves).masked_fill(~layer.keep, 0.0)
+            moved = (layer.rows + torch.cat(moves)).masked_fill(~layer.keep, 0.0)
             weights[name] = moved.reshape(weight.shape).to(weight.dtype)
         return weights
 
-    def _layers(self, evidence: Evidence, masks: Masks) -> Iterator[tuple[str, _Layer]]:
+    def _damp_layers(self, evidence: Evidence, masks: Masks) -> Iterator[tuple[str, _Layer]]:
         for name, hessian in compute_layer_hessians(evidence).items():
             diagonal = hessian.diagonal(dim1=1, dim2=2)
             dead = diagonal == 0
-            damping = (
-                self.damping
-                * diagonal.sum(1, keepdim=True)
-                / (~dead).sum(1, keepdim=True).clamp_min(1)
-            )
+            alive_inputs = (~dead).sum(1, keepdim=True).clamp_min(1)
+            damping = self.damping * diagonal.sum(1, keepdim=True) / alive_inputs
             rows = evidence.weights[name].double().reshape(-1, hessian.shape[1])
-            group = torch.arange(len(hessian), device=rows.device).repeat_interleave(
-                len(rows) // len(hessian)
+            groups = torch.arange(len(hessian), device=rows.device)
+            layer = _Layer(
+                # An input that is always zero would make H singular: 1 on its diagonal.
+                hessian=hessian + torch.diag_embed(torch.where(dead, 1.0, damping)),
+                dead=dead,
+                group=groups.repeat_interleave(len(rows) // len(hessian)),
+                rows=rows,
+                keep=masks[name].reshape(rows.shape),
             )
-            yield (
-                name,
-                _Layer(
-                    hessian + torch.diag_embed(torch.where(dead, 1.0, damping)),
-                    dead,
-                    group,
-                    rows,
-                    masks[name].reshape(rows.shape),
-                ),
-            )
+            yield name, layer
 
 
 @dataclass(frozen=True)
@@ -162,16 +156,16 @@ class _Layer:
     """A layer as rows R of K inputs."""
 
     hessian: Tensor
-    """With damping, (G, K, K)."""
+    """The Hessians with damping, (G, K, K)."""
     dead: Tensor
-    """Inputs that are always zero, (G, K)."""
+    """True for inputs that are always zero, (G, K)."""
     group: Tensor
-    """Of each row, (R,)."""
+    """The group of each row, (R,)."""
     rows: Tensor
-    """Of the weight, float64 (R, K)."""
+    """The weight, float64 (R, K)."""
     keep: Tensor
-    """Of the mask, (R, K)."""
+    """The mask, (R, K)."""
 
-    def chunks(self) -> Iterator[slice]:
-        """Rows whose Hessians are held at a time."""
+    def split_rows(self) -> Iterator[slice]:
+        """Yield the rows whose Hessians are held at a time."""
         return split_matrices(len(self.rows), self.hessian[0].numel())

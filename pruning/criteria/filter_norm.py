@@ -1,4 +1,4 @@
-"""Filter norms (FT in Lost in Pruning): a filter matters as much as its weights are large.
+"""Filter norms (FT in Lost in Pruning): filters with large weights matter.
 
 Source: `FilterThresNet` (p = 1) and `SoftNet` (p = 2) of Lost in Pruning (Liebenwein et al., MLSys
 2021); Li et al., Pruning filters for efficient ConvNets, ICLR 2017; He et al., Soft filter pruning,
@@ -36,10 +36,12 @@ class FilterNorm:
     p: Literal[1, 2] = 1
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_f = (sum over the filter's weights of |w|^p)^(1/p), shape (out, 1, 1, 1) or (out,
-        1).
+        """Compute s_f = (sum over the filter's weights of |w|^p)^(1/p).
+
+        Shape (out, 1, 1, 1) or (out, 1).
         """
-        return {
-            name: vector_norm(weight, self.p, dim=tuple(range(1, weight.dim())), keepdim=True)
-            for name, weight in evidence.weights.items()
-        }
+        scores = {}
+        for name, weight in evidence.weights.items():
+            all_but_output = tuple(range(1, weight.dim()))
+            scores[name] = vector_norm(weight, self.p, dim=all_but_output, keepdim=True)
+        return scores

@@ -2,12 +2,12 @@
 
 Source: Wang, Zhang and Grosse, Picking winning tickets before training by preserving gradient flow,
 ICLR 2020, and the code released with it. The weights are scored as they are: the released code
-first initialises linear layers anew, which is for the recipe to do, not for a criterion.
+first initialises linear layers again, which is for the recipe to do, not for a criterion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,6 +22,8 @@ from pruning.evidence.local_models import PASS
 from pruning.networks.modes import batch_statistics_mode, evaluate_mode
 from pruning.types import Calibration, Scores
 
+Differentiate = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]]
+"""A function of a loss and the weights to one derivative for each weight."""
 EPSILON = 1e-10
 """Added to the sum that normalises, as in the released code."""
 
@@ -29,11 +31,10 @@ EPSILON = 1e-10
 @criteria.register("grasp")
 @dataclass(frozen=True)
 class GraSP:
-    """Gradient flow w (H g), negative where removal makes the gradient larger; made for networks
-    before training.
+    """Gradient flow w (H g), negative where removal makes the gradient larger.
 
-    At equal weights p = 1/2, so with label 0 g = (-1/2, 1/2), H = (1, -1; -1, 1) / 4 and H g = (-1,
-    1) / 4.
+    Made for networks before training. At equal weights p = 1/2, so with label 0 g = (-1/2, 1/2), H
+    = (1, -1; -1, 1) / 4 and H g = (-1, 1) / 4.
 
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.fill_(2.0)
@@ -51,79 +52,89 @@ class GraSP:
     batchnorm: Annotated[
         Literal["batch", "running"],
         Field(
-            description="statistics by which BatchNorm normalises: before training, the running ones "
-            "say nothing yet"
+            description="statistics by which BatchNorm normalises: before training, the running "
+            "ones say nothing yet"
         ),
     ] = "batch"
 
     def calibration(self, classes: int) -> Calibration:
-        """As many training images of every class."""
+        """Ask for `images_per_class` training images of every class."""
         return Calibration(self.images_per_class * classes, balanced=True)
 
     def units(self, classes: int) -> int:
-        """A gradient, and a gradient of a gradient."""
+        """Count a gradient, and a gradient of a gradient."""
         return 3 * PASS * self.images_per_class * classes
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = theta (H g) / (sum |theta (H g)| + 1e-10), float64, shape of the weight; the smallest
-        are removed.
+        """Compute s = theta (H g) / (sum |theta (H g)| + 1e-10), float64, shape of the weight.
 
-        g and H are gradient and Hessian of the mean loss of logits / T over all batches, with
-        respect to the weights that remain: two passes. As in the released code BatchNorm normalises
-        by the batch (of a single image, and with "running", by its running statistics); all else is
-        in eval mode, and the running statistics stay. Without BatchNorm the halves of the released
-        code, or any other batches, sum up to the same.
+        The smallest are removed. g and H are gradient and Hessian of the mean loss of logits / T
+        over all batches, with respect to the weights that remain: two passes. As in the released
+        code BatchNorm normalises by the batch (of a single image, and with "running", by its
+        running statistics); all else is in eval mode, and the running statistics stay. Without
+        BatchNorm the halves of the released code, or any other batches, sum up to the same.
         """
-        gradient = self._passed(evidence, None)
-        product = self._passed(
-            evidence, {name: value * evidence.masks[name] for name, value in gradient.items()}
-        )
-        found = {name: product[name].double() * weight for name, weight in evidence.weights.items()}
-        total = sum(float(score.abs().sum()) for score in found.values()) + EPSILON
-        return {name: score / total for name, score in found.items()}
+        gradient = self._average_gradient(evidence)
+        vectors = {name: value * evidence.masks[name] for name, value in gradient.items()}
+        product = self._average_product(evidence, vectors)
+        flows = {name: product[name].double() * weight for name, weight in evidence.weights.items()}
+        total = sum(float(flow.abs().sum()) for flow in flows.values()) + EPSILON
+        return {name: flow / total for name, flow in flows.items()}
 
-    def _passed(self, evidence: Evidence, vectors: Scores | None) -> Scores:
-        """One pass: the mean over all images of g, or of H times the vectors."""
+    def _average_gradient(self, evidence: Evidence) -> Scores:
+        """Compute the mean over all images of g in one pass."""
+
+        def differentiate(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(loss, weights, materialize_grads=True)
+
+        return self._sum_over_batches(evidence, differentiate)
+
+    def _average_product(self, evidence: Evidence, vectors: Scores) -> Scores:
+        """Compute the mean over all images of H times the vectors in one pass."""
+
+        def differentiate_twice(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            gradients = torch.autograd.grad(
+                loss, weights, create_graph=True, materialize_grads=True
+            )
+            return _multiply_hessian(gradients, list(vectors.values()), weights)
+
+        return self._sum_over_batches(evidence, differentiate_twice)
+
+    def _sum_over_batches(self, evidence: Evidence, differentiate: Differentiate) -> Scores:
+        """Sum what `differentiate` makes of each batch's share of the mean loss."""
         weights = [evidence.model.get_parameter(name) for name in evidence.weights]
         total = {name: torch.zeros_like(weight) for name, weight in evidence.weights.items()}
         images = sum(len(labels) for _, labels in evidence.batches)
-        mode = batch_statistics_mode if self.batchnorm == "batch" and images > 1 else evaluate_mode
-        for inputs, labels in _joined(evidence.batches):
-            with (
-                mode(evidence.model),
-                torch.enable_grad(),
-                sdpa_kernel(SDPBackend.MATH),
-            ):  # differentiable twice
-                loss = evidence.loss(evidence.model(inputs) / self.temperature, labels) * (
-                    len(labels) / images
-                )
-                found = torch.autograd.grad(
-                    loss, weights, create_graph=vectors is not None, materialize_grads=True
-                )
-                if vectors is not None:
-                    found = _products(found, list(vectors.values()), weights)
-            for name, value in zip(total, found, strict=True):
-                total[name] += value
+        by_batch = self.batchnorm == "batch" and images > 1
+        mode = batch_statistics_mode if by_batch else evaluate_mode
+        for inputs, labels in _join_single_image(evidence.batches):
+            share = len(labels) / images
+            # Other kernels of attention cannot be differentiated twice.
+            with mode(evidence.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                loss = evidence.loss(evidence.model(inputs) / self.temperature, labels) * share
+                derivatives = differentiate(loss, weights)
+            for name, derivative in zip(total, derivatives, strict=True):
+                total[name] += derivative
         return total
 
 
-def _joined(batches: Batches) -> Batches:
-    """The batches, a last one of a single image joined with the one before: alone it has no
-    statistics.
-    """
+def _join_single_image(batches: Batches) -> Batches:
+    """Join a last batch of a single image with the batch before: alone it has no statistics."""
     if len(batches) < 2 or len(batches[-1][1]) > 1:
         return batches
-    before, last = batches[-2:]
-    return [*batches[:-2], (torch.cat([before[0], last[0]]), torch.cat([before[1], last[1]]))]
+    (inputs, labels), (last_inputs, last_labels) = batches[-2:]
+    joined = torch.cat([inputs, last_inputs]), torch.cat([labels, last_labels])
+    return [*batches[:-2], joined]
 
 
-def _products(
-    gradients: tuple[Tensor, ...], vectors: Sequence[Tensor], weights: Sequence[Tensor]
+def _multiply_hessian(
+    gradients: Sequence[Tensor], vectors: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """The gradient of sum g v: 0 where the loss is linear in the weights."""
-    flow = torch.stack(
-        [(gradient * vector).sum() for gradient, vector in zip(gradients, vectors, strict=True)]
-    ).sum()
+    """Compute the gradient of sum g v, which is H v: 0 where the loss is linear in the weights."""
+    products = [
+        (gradient * vector).sum() for gradient, vector in zip(gradients, vectors, strict=True)
+    ]
+    flow = torch.stack(products).sum()
     if not flow.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)
     return torch.autograd.grad(flow, weights, materialize_grads=True)

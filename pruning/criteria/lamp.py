@@ -20,8 +20,9 @@ from pruning.types import Scores
 @criteria.register("lamp")
 @dataclass(frozen=True)
 class LAMP:
-    """Squared magnitude over that of all weights of its layer at least as large: magnitudes
-    compared across layers.
+    """Squared magnitude over that of all weights of its layer at least as large.
+
+    It makes magnitudes comparable across layers.
 
     >>> layer = torch.nn.Linear(3, 1, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -2.0, 2.0]]))
@@ -32,7 +33,7 @@ class LAMP:
     allocation: ClassVar[str] = "global"
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_u = theta_u^2 / sum_{v before or at u} theta_v^2, float64, shape of the weight.
+        """Compute s_u = theta_u^2 / sum_{v before or at u} theta_v^2, float64, shape of the weight.
 
         The weights that remain in a layer are taken in descending order of |theta|, of equal ones
         the first before the others. Within a layer the scores rank as the magnitudes do. The first
@@ -41,11 +42,12 @@ class LAMP:
         zeros.
         """
         return {
-            name: _scored(weight, evidence.masks[name]) for name, weight in evidence.weights.items()
+            name: _score_layer(weight, evidence.masks[name])
+            for name, weight in evidence.weights.items()
         }
 
 
-def _scored(weight: Tensor, mask: Tensor) -> Tensor:
+def _score_layer(weight: Tensor, mask: Tensor) -> Tensor:
     magnitude = weight.abs().double().masked_fill(~mask, -1.0).flatten()
     falling, order = magnitude.sort(descending=True, stable=True)
     if falling[0] == 0:

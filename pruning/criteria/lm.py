@@ -1,5 +1,5 @@
-"""Linear model of the loss (LM): a weight matters as much as removing it moves the loss to first
-order.
+"""Linear model of the loss (LM): the importance of a weight is how far removing it moves the loss
+to first order.
 
 Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
 released with it; Molchanov et al., Pruning convolutional neural networks for resource efficient
@@ -34,8 +34,9 @@ class LM(Locality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |g theta| + lambda / 2 theta^2, shape of the weight; g of the mean loss without
-        weight decay.
+        """Compute s = |g theta| + lambda / 2 theta^2, shape of the weight.
+
+        g is the gradient of the mean loss without weight decay.
         """
         return {
             name: change.abs() + self.penalty(evidence.weights[name])
@@ -43,5 +44,5 @@ class LM(Locality):
         }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """sum -g theta over the weights removed."""
+        """Compute the sum of -g theta over the weights removed."""
         return sum_removed(predict_linear(evidence), evidence, masks)

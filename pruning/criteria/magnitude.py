@@ -1,4 +1,4 @@
-"""Magnitude pruning (MP; WT in Lost in Pruning): a weight matters as much as it is large.
+"""Magnitude pruning (MP; WT in Lost in Pruning): large weights matter.
 
 Source: Han et al., Learning both weights and connections, NeurIPS 2015; `ThresNet` of Lost in
 Pruning.
@@ -26,5 +26,5 @@ class Magnitude:
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |w|, shape of the weight."""
+        """Compute s = |w|, shape of the weight."""
         return {name: weight.abs() for name, weight in evidence.weights.items()}

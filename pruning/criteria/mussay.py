@@ -44,13 +44,12 @@ Activation = Literal[
 @criteria.register("mussay")
 @dataclass(frozen=True)
 class Mussay:
-    """Importance of a neuron: its largest outgoing weight times the most its activation can be for
-    inputs of a ball.
+    """Importance of a neuron: its largest outgoing weight times its largest activation in a ball.
 
-    `bound_importance` draws neurons by it, and reweights what reads them: right on average. The
-    paper's baselines are biased: `uniform` keeps a random subset, `top_k` the neurons with the
-    largest incoming weights, neither reweighted. For ReLU, `beta` does not matter for what is
-    drawn. No data are needed.
+    The ball is that of inputs of norm `beta`. `bound_importance` draws neurons by it, and reweights
+    what reads them: right on average. The paper's baselines are biased: `uniform` keeps a random
+    subset, `top_k` the neurons with the largest incoming weights, neither reweighted. For ReLU,
+    `beta` does not matter for what is drawn. No data are needed.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
@@ -73,84 +72,75 @@ class Mussay:
 
     @property
     def sparsifier(self) -> str:
-        """Draws for `bound_importance`, the best as they are for the baselines."""
+        """The sparsifier: draws for `importance`, the best as they are for the baselines."""
         return "sample" if self.variant == "importance" else "top_k"
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64, shape (1, in, 1, 1) or
-        (1, in).
+        """Compute s_j = max_i |w_ij| sup |phi(z)| over |z| <= beta ||p_j||, float64.
 
-        p_j is what writes channel j and its bias, BatchNorm folded in (see `ChannelNorms`); |w_ij|
-        is summed over a kernel, and over the inputs that a flattening makes of a channel, so that
-        s_j holds for every output. `top_k` has the norm of p_j without its bias, `uniform` a random
-        number. In a grouped convolution, j is the same position of every group; for channels of the
-        image, which stay, ||p_j|| counts as 1. Raises `EvidenceError` where not even the shape of
-        an image is known, `ParameterError` for a network of several or unknown activations,
-        `StructureError` where its channels cannot be told apart.
+        Shape (1, in, 1, 1) or (1, in). p_j is what writes channel j and its bias, BatchNorm folded
+        in (see `ChannelNorms`); |w_ij| is summed over a kernel, and over the inputs that a
+        flattening makes of a channel, so that s_j holds for every output. `top_k` scores the norm
+        of p_j without its bias, `uniform` a random number. In a grouped convolution, j is the same
+        position of every group; for channels of the image, which stay, ||p_j|| counts as 1. Raises
+        `EvidenceError` where not even the shape of an image is known, `ParameterError` for a
+        network of several or unknown activations, `StructureError` where its channels cannot be
+        distinguished.
         """
         if self.variant == "uniform":
-            return {
-                name: torch.rand(
-                    _faced(weight), generator=evidence.generator, dtype=torch.float64
-                ).to(weight.device)
-                for name, weight in evidence.weights.items()
-            }
-        model, weights = evidence.model, evidence.weights
-        graph, points, image = _graph(evidence)
-        norms = torch.where(points.written, points.norms, 1.0)
-        kind = self.activation or (
-            find_activation(model, image, LARGEST) if self.variant == "importance" else "identity"
-        )
-        found = {}
-        for name, weight in weights.items():
+            return _draw_uniform(evidence)
+        graph, channel_norms, image = _read_network(evidence)
+        norms = torch.where(channel_norms.written, channel_norms.norms, 1.0)
+        points = torch.stack([norms, channel_norms.biases], 1)
+        activation: str = self.activation or "identity"
+        if self.activation is None and self.variant == "importance":
+            activation = find_activation(evidence.model, image, LARGEST)
+        scores = {}
+        for name, weight in evidence.weights.items():
             owner = name.rpartition(".")[0]
+            shape = _shape_by_input(weight)
             if owner not in graph.inputs:  # it has no part in the outputs
-                found[name] = torch.zeros(_faced(weight), dtype=torch.float64, device=weight.device)
+                scores[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
                 continue
-            layer, inputs = model.get_submodule(owner), graph.inputs[owner]
+            layer = evidence.model.get_submodule(owner)
             assert isinstance(layer, Layer)
-            incoming = torch.stack([norms, points.biases], 1)[inputs]
-            each = (
-                incoming[:, 0]
-                if self.variant == "top_k"
-                else bound_importance(
-                    incoming, _outgoing(layer, weight.cpu(), inputs), kind, self.beta
-                )
-            )
-            found[name] = (
-                each.reshape(count_groups(layer), -1)
-                .amax(0)
-                .reshape(_faced(weight))
-                .to(weight.device)
-            )
-        return found
+            inputs = graph.inputs[owner]
+            incoming = points[inputs]
+            if self.variant == "top_k":
+                importance = incoming[:, 0]
+            else:
+                outgoing = _sum_outgoing(layer, weight.cpu(), inputs)
+                importance = bound_importance(incoming, outgoing, activation, self.beta)
+            largest = importance.reshape(count_groups(layer), -1).amax(0)
+            scores[name] = largest.reshape(shape).to(weight.device)
+        return scores
 
     def prepare(self, evidence: Evidence) -> Incoming:
-        """What the bound of a layer asks of the layers before it."""
-        graph, points, image = _graph(evidence)
-        return Incoming(
-            graph,
-            (points.norms.square() + points.biases.square()).sqrt(),
-            self.activation or find_activation(evidence.model, image, LARGEST),
-        )
+        """Return what the bound of a layer asks of the layers before it."""
+        graph, channel_norms, image = _read_network(evidence)
+        norms = (channel_norms.norms.square() + channel_norms.biases.square()).sqrt()
+        activation = self.activation or find_activation(evidence.model, image, LARGEST)
+        return Incoming(graph, norms, activation)
 
     def bound(self, layer: PrunedLayer) -> Paper:
-        """`pruning.bounds.mussay.bound_errors` with these constants."""
+        """Compute `pruning.bounds.mussay.bound_errors` with these constants."""
         incoming: Incoming = layer.prepared
         inputs = incoming.graph.inputs.get(layer.name.rpartition(".")[0])
-        norms = (
-            torch.ones(layer.kept.shape[1]).double() if inputs is None else incoming.norms[inputs]
-        )
-        before = incoming.writers(layer.name)
-        squares = [layer.seen[name].squares for name in before if name in layer.seen]
-        one = layer.patches.new_ones(len(layer.patches))
-        dimension = sum(
-            layer.seen[name].layer.weight[0].numel() for name in before if name in layer.seen
-        )
+        if inputs is None:
+            norms = torch.ones(layer.kept.shape[1]).double()
+        else:
+            norms = incoming.norms[inputs]
+        writers = [
+            layer.seen[name] for name in incoming.find_writers(layer.name) if name in layer.seen
+        ]
+        # The point of a neuron has a last coordinate of 1, for its bias.
+        bias_square = layer.patches.new_ones(len(layer.patches))
+        squares = torch.stack([bias_square, *(writer.squares for writer in writers)])
+        dimension = sum(writer.layer.weight[0].numel() for writer in writers)
         return bound_errors(
             layer,
             norms.to(layer.patches),
-            radius=torch.stack([one, *squares]).sum(0).sqrt(),
+            radius=squares.sum(0).sqrt(),
             activation=incoming.activation,
             dimension=dimension + 1,
             c=self.c,
@@ -159,22 +149,26 @@ class Mussay:
 
 @dataclass(frozen=True)
 class Incoming:
-    """What writes the channels that layers read."""
+    """The points of the channels that layers read, and the activation behind them."""
 
     graph: ChannelGraph
     norms: Tensor
-    """By channel number, of the point with its bias."""
+    """The norm of each channel's point with its bias, by channel number."""
     activation: str
 
-    def writers(self, name: str) -> list[str]:
-        """The weights whose layers write what a layer reads, directly or through a shortcut."""
+    def find_writers(self, name: str) -> list[str]:
+        """Find the weights whose layers write what a layer reads, also through shortcuts."""
         inputs = self.graph.inputs.get(name.rpartition(".")[0])
         if inputs is None:
             return []
         read = set(inputs.tolist())
         pairs = self.graph.carried.T.tolist()
-        while more := {source for source, target in pairs if target in read and source not in read}:
-            read |= more
+        # Follow the channels back over additions until there are no further ones.
+        while True:
+            further = {source for source, target in pairs if target in read} - read
+            if not further:
+                break
+            read |= further
         return [
             f"{owner}.weight"
             for owner, outputs in self.graph.outputs.items()
@@ -182,28 +176,38 @@ class Incoming:
         ]
 
 
-def _graph(evidence: Evidence) -> tuple[ChannelGraph, ChannelNorms, Tensor]:
-    example = next(iter(evidence.weights.values()))
-    image = torch.zeros(1, *evidence.shape, dtype=example.dtype, device=example.device)
+def _draw_uniform(evidence: Evidence) -> Scores:
+    """Draw a random number for every input channel."""
+    scores = {}
+    for name, weight in evidence.weights.items():
+        shape = _shape_by_input(weight)
+        drawn = torch.rand(shape, generator=evidence.generator, dtype=torch.float64)
+        scores[name] = drawn.to(weight.device)
+    return scores
+
+
+def _read_network(evidence: Evidence) -> tuple[ChannelGraph, ChannelNorms, Tensor]:
+    """Return the channels of the network, the norms of what writes them, and an example image."""
+    weight = next(iter(evidence.weights.values()))
+    image = torch.zeros(1, *evidence.shape, dtype=weight.dtype, device=weight.device)
     graph = ChannelGraph.of(evidence.model, evidence.shape, evidence.weights)
     return graph, ChannelNorms.of(evidence.model, graph, image), image
 
 
-def _faced(weight: Tensor) -> tuple[int, ...]:
-    """The shape of a score for every input channel of a weight."""
+def _shape_by_input(weight: Tensor) -> tuple[int, ...]:
+    """Return the shape of a score for every input channel of a weight."""
     return (1, weight.shape[1], *[1] * (weight.dim() - 2))
 
 
-def _outgoing(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
-    """|w_ij|, (out / groups, in), summed over the kernel and over all inputs that are one channel."""
+def _sum_outgoing(layer: Layer, weight: Tensor, inputs: Tensor) -> Tensor:
+    """Sum |w_ij| over the kernel and over all inputs that are one channel, (out / groups, in)."""
     matrices = as_matrices(layer, weight.abs().double())
-    each = (
-        matrices.reshape(*matrices.shape[:2], weight.shape[1], -1).sum(3).transpose(0, 1).flatten(1)
-    )
+    by_position = matrices.reshape(*matrices.shape[:2], weight.shape[1], -1)
+    by_input = by_position.sum(3).transpose(0, 1).flatten(1)
     if count_groups(layer) > 1:
-        return each
-    _, numbers = torch.unique(inputs, return_inverse=True)
-    sums = torch.zeros(len(each), int(numbers.max()) + 1, dtype=torch.float64).index_add_(
-        1, numbers, each
-    )
+        return by_input
+    # Inputs that a flattening made of one channel have its number: each gets the sum of them all.
+    channels, numbers = torch.unique(inputs, return_inverse=True)
+    sums = torch.zeros(len(by_input), len(channels), dtype=torch.float64)
+    sums.index_add_(1, numbers, by_input)
     return sums[:, numbers]

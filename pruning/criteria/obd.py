@@ -18,8 +18,7 @@ from pruning.types import Masks, Scores
 @criteria.register("obd")
 @dataclass(frozen=True)
 class OBD(CurvedLocality):
-    """Score D w^2 / 2 + lambda / 2 w^2: curvature without gradient, in stages, with a locality
-    penalty.
+    """Score D w^2 / 2 + lambda / 2 w^2: curvature without gradient, in stages, with a penalty.
 
     At w = (ln 3, 0), p = (3/4, 1/4) and D = p (1 - p) = 3/16.
 
@@ -32,8 +31,9 @@ class OBD(CurvedLocality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight; D the diagonal of the
-        curvature.
+        """Compute s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight.
+
+        D is the diagonal of the curvature.
         """
         return {
             name: change + self.penalty(evidence.weights[name])
@@ -41,5 +41,5 @@ class OBD(CurvedLocality):
         }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """sum D theta^2 / 2 over the weights removed."""
+        """Compute the sum of D theta^2 / 2 over the weights removed."""
         return sum_removed(self.quadratic(evidence), evidence, masks)

@@ -1,5 +1,5 @@
-"""Optimal brain surgeon on the empirical Fisher in blocks (WoodFisher): what a weight costs if the
-others make up for it.
+"""Optimal brain surgeon on the empirical Fisher in blocks (WoodFisher): what removing a weight
+costs if the others make up for it.
 
 Source: Singh and Alistarh, WoodFisher: efficient second-order approximation for neural network
 compression, NeurIPS 2020; the update for several weights at once is the exact one of Hassibi and
@@ -28,14 +28,13 @@ from pruning.types import Masks, Scores
 @criteria.register("obs")
 @dataclass(frozen=True, kw_only=True)
 class OBS(Staging):
-    """Optimal brain surgeon with the empirical Fisher in blocks (WoodFisher); weights that remain
-    are adjusted.
+    """Optimal brain surgeon with the empirical Fisher in blocks (WoodFisher).
 
-    Models the change of the loss by 1/2 delta^T F delta, F the Fisher of `gradients` groups of
-    images in blocks of `block_size` along each layer's flattened weight, and prunes in `pi` stages:
-    each removes the same fraction of what remains, at a Fisher of the point then. Without `update`
-    weights that remain stay as they are. Memory is one number for each weight and group; time is
-    weights times block_size^2, in float64.
+    Weights that remain are adjusted. Models the change of the loss by 1/2 delta^T F delta, F the
+    Fisher of `gradients` groups of images in blocks of `block_size` along each layer's flattened
+    weight, and prunes in `pi` stages: each removes the same fraction of what remains, at a Fisher
+    of the point then. Without `update` weights that remain stay as they are. Memory is one number
+    for each weight and group; time is weights times block_size^2, in float64.
 
     One image x = (1, 1) with logits (0, 0) gives g = (-1, -1, 1, 1) / 2, and F = I + g g^T:
 
@@ -73,83 +72,86 @@ class OBS(Staging):
     update: Annotated[bool, Field(description="move the weights that remain")] = True
 
     def units(self, classes: int) -> int:
-        """A stage's gradients of single images and its Fisher blocks, 20 forward passes of an image
-        on a ResNet-20.
+        """Count a stage's gradients of single images and its Fisher blocks.
+
+        On a ResNet-20 they take 20 forward passes of an image.
         """
         return 20 * self.images
 
     def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
-        """A float32 for each weight and group, and the larger of two: half as much again of the
+        """Estimate the bytes of the gradients and of the blocks.
+
+        A float32 for each weight and group, and the larger of two: half as much again of the
         largest layer while its gradients are checked; gradients, Fisher, factor and inverse of the
         blocks that are held at a time, in float64.
         """
-        groups, sizes = min(self.gradients, images), [math.prod(shape) for shape in shapes]
+        groups = min(self.gradients, images)
+        sizes = [math.prod(shape) for shape in shapes]
         largest = max(sizes)
         side = min(self.block_size, largest)
         block = side * max(side, groups)
-        held = block * min(-(-largest // side), max(1, ELEMENTS // block))
-        return 4 * groups * sum(sizes) + max(6 * groups * largest, 4 * 8 * held)
+        blocks_of_largest = -(-largest // side)  # rounded up
+        held = block * min(blocks_of_largest, max(1, ELEMENTS // block))
+        checked = 6 * groups * largest
+        return 4 * groups * sum(sizes) + max(checked, 4 * 8 * held)
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_k = theta_k^2 / (2 [F^-1]_kk), in nats; float64, shape of the weight; zero for masked
-        weights.
+        """Compute s_k = theta_k^2 / (2 [F^-1]_kk), in nats; float64, shape of the weight.
 
-        Raises `ScoreError` for gradients that are no finite numbers and where F is not positive
-        definite to rounding.
+        Zero for masked weights. Raises `ScoreError` for gradients that are not finite and where F
+        is not positive definite to rounding.
         """
         scores = {}
         for name, weight in evidence.weights.items():
             diagonals = [
                 invert(fisher).diagonal(dim1=1, dim2=2).flatten()
-                for _, fisher in self._blocks(evidence, name)
+                for _, fisher in self._build_blocks(evidence, name)
             ]
             diagonal = torch.cat(diagonals)[: weight.numel()].reshape(weight.shape)
             scores[name] = weight.double().square() / (2 * diagonal)
         return scores
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """1/2 delta^T F delta, in nats: with the update 1/2 theta_Q^T ([F^-1]_QQ)^-1 theta_Q, Q
-        removed of each block.
+        """Compute 1/2 delta^T F delta, in nats.
 
-        Small by up to the number of images in a group: where the gradients of images are
+        With the update that is 1/2 theta_Q^T ([F^-1]_QQ)^-1 theta_Q, Q removed of each block. It is
+        too small by up to the number of images in a group: where the gradients of images are
         uncorrelated, the squares of their means are that much smaller than the mean of their
         squares.
         """
         total = 0.0
         for name in evidence.weights:
-            for fisher, delta in self._moves(evidence, name, masks[name]):
-                total += 0.5 * float((delta * (fisher @ delta.unsqueeze(-1)).squeeze(-1)).sum())
+            for fisher, delta in self._solve_moves(evidence, name, masks[name]):
+                product = (fisher @ delta.unsqueeze(-1)).squeeze(-1)
+                total += 0.5 * float((delta * product).sum())
         return total
 
     def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
-        """theta_K + F_KK^-1 F_KQ theta_Q in each block, zero where `masks` prune."""
+        """Compute theta_K + F_KK^-1 F_KQ theta_Q in each block, zero where `masks` prune."""
         weights = {}
         for name, weight in evidence.weights.items():
-            moves = [delta.flatten() for _, delta in self._moves(evidence, name, masks[name])]
+            moves = [delta.flatten() for _, delta in self._solve_moves(evidence, name, masks[name])]
             moved = weight.double() + torch.cat(moves)[: weight.numel()].reshape(weight.shape)
             weights[name] = moved.to(weight.dtype).masked_fill(~masks[name], 0.0)
         return weights
 
-    def _moves(
+    def _solve_moves(
         self, evidence: Evidence, name: str, mask: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Fisher blocks (c, b, b) and moves (c, b) of the weights in order, those of the last block
-        filled up with zeros.
-        """
-        theta, keep = evidence.weights[name].double().flatten(), mask.flatten()
-        for part, fisher in self._blocks(evidence, name):
-            thetas, keeps = (
-                stack_blocks(theta[part], fisher.shape[-1]),
-                stack_blocks(keep[part], fisher.shape[-1]),
-            )
-            yield (
-                fisher,
-                solve_removal(fisher, thetas, keeps)
-                if self.update
-                else -thetas.masked_fill(keeps, 0.0),
-            )
+        """Yield Fisher blocks (c, b, b) and the moves (c, b) of their weights, in order.
 
-    def _blocks(self, evidence: Evidence, name: str) -> Iterator[tuple[slice, Tensor]]:
-        return build_blocks(
-            compute_group_gradients(evidence, self.gradients)[name], self.block_size, self.damping
-        )
+        The moves of the last block are filled up with zeros.
+        """
+        theta = evidence.weights[name].double().flatten()
+        keep = mask.flatten()
+        for part, fisher in self._build_blocks(evidence, name):
+            theta_blocks = stack_blocks(theta[part], fisher.shape[-1])
+            keep_blocks = stack_blocks(keep[part], fisher.shape[-1])
+            if self.update:
+                yield fisher, solve_removal(fisher, theta_blocks, keep_blocks)
+            else:
+                yield fisher, -theta_blocks.masked_fill(keep_blocks, 0.0)
+
+    def _build_blocks(self, evidence: Evidence, name: str) -> Iterator[tuple[slice, Tensor]]:
+        gradients = compute_group_gradients(evidence, self.gradients)[name]
+        return build_blocks(gradients, self.block_size, self.damping)

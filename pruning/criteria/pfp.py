@@ -20,9 +20,9 @@ from pruning.criteria import criteria
 from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.sensitivities import (
+    compute_sample_size,
     compute_sensitivities,
     count_output_positions,
-    sample_size,
 )
 from pruning.types import Calibration, Scores
 
@@ -30,8 +30,7 @@ from pruning.types import Calibration, Scores
 @criteria.register("pfp")
 @dataclass(frozen=True)
 class PFP:
-    """Sensitivity of a channel: the largest part that any of its weights in the next layer ever has
-    in a sum.
+    """Sensitivity of a channel: the largest part of any of its weights in a sum of the next layer.
 
     `deterministic` keeps the most sensitive channels of a layer. `randomized` draws channels by
     their sensitivity and reweights what reads them; `top` keeps for certain those that would be
@@ -41,9 +40,8 @@ class PFP:
     >>> layer = torch.nn.Linear(4, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
     >>> images = torch.tensor([[1.0, 1.0, 1.0, 2.0], [0.0, 3.0, 1.0, 0.0]])
-    >>> score = PFP().score(Evidence(layer, batches=[(images, torch.zeros(2))], shape=(1, 1, 4)))[
-    ...     "weight"
-    ... ]
+    >>> evidence = Evidence(layer, batches=[(images, torch.zeros(2))], shape=(1, 1, 4))
+    >>> score = PFP().score(evidence)["weight"]
     >>> score / score.max()
     tensor([[0.5000, 1.0000, 1.0000, 0.2500]])
     """
@@ -61,44 +59,43 @@ class PFP:
 
     @property
     def sparsifier(self) -> str:
-        """The best as they are, draws, or draws after what would be drawn anyway."""
-        return {"deterministic": "top_k", "randomized": "sample", "top": "top_sample"}[self.variant]
+        """The sparsifier of the variant: the best as they are, draws, or both."""
+        sparsifiers = {"deterministic": "top_k", "randomized": "sample", "top": "top_sample"}
+        return sparsifiers[self.variant]
 
     def calibration(self, classes: int) -> Calibration:
-        """As many as |S| is for a network of 10^7 times 10^7 outputs; of them the first |S| are
-        used.
+        """Ask for as many images as |S| is for a network of 10^7 times 10^7 outputs.
+
+        Of them the first |S| are used.
         """
         return Calibration(math.ceil(self.c * math.log(8e14 / self.delta)))
 
     def units(self, classes: int) -> int:
-        """A forward pass and three comparisons of its size for every image."""
+        """Count a forward pass and three comparisons of its size for every image."""
         return 4 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """alpha_l s_j, s_j = max over x in S, filters, positions and the kernel of g, shape (1, in,
-        1, 1) or (1, in).
+        """Compute alpha_l s_j, s_j = max over x in S, filters, positions and the kernel of g.
 
-        g is the part of a weight in the sum of its sign; |S| = ceil(c ln(8 eta_max eta / delta))
-        images, fewer where there are no more. alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta) does
-        not matter within a layer: `bound_optimal` weighs layers against each other by it. In a
-        grouped convolution, j is the same position of every group.
+        Shape (1, in, 1, 1) or (1, in). g is the part of a weight in the sum of its sign; |S| =
+        ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. alpha_l = 2 c ln(8
+        (P_l + 1) kappa_l / delta) does not matter within a layer: `bound_optimal` weighs layers
+        against each other by it. In a grouped convolution, j is the same position of every group.
         """
-        model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
-        given = take_first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
+        model = evidence.model
+        names = list(evidence.weights)
+        image = evidence.batches[0][0][:1]
+        size = compute_sample_size(model, names, image, delta=self.delta, c=self.c)
+        batches = take_first(evidence.batches, size)
         positions = count_output_positions(model, names, image)
-        found = {}
-        for name, edges in compute_sensitivities(model, names, given, "max").items():
+        scores = {}
+        for name, edges in compute_sensitivities(model, names, batches, "max").items():
             alpha = coefficient(positions[name], edges[0, 0].numel(), self.delta, self.c)
-            found[name] = alpha * edges.amax(
-                [axis for axis in range(edges.dim()) if axis != 1], keepdim=True
-            )
-        return found
+            all_but_input = [axis for axis in range(edges.dim()) if axis != 1]
+            scores[name] = alpha * edges.amax(all_but_input, keepdim=True)
+        return scores
 
     def bound(self, layer: PrunedLayer) -> Paper:
-        """`pruning.bounds.pfp.bound_errors` with these constants."""
-        return pfp.bound_errors(
-            layer,
-            coefficient(layer.positions, layer.kernel, self.delta, self.c),
-            self.delta,
-            self.c,
-        )
+        """Compute `pruning.bounds.pfp.bound_errors` with these constants."""
+        alpha = coefficient(layer.positions, layer.kernel, self.delta, self.c)
+        return pfp.bound_errors(layer, alpha, self.delta, self.c)

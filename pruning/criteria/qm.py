@@ -18,8 +18,7 @@ from pruning.types import Masks, Scores
 @criteria.register("qm")
 @dataclass(frozen=True)
 class QM(CurvedLocality):
-    """Score |-g w + D w^2 / 2| + lambda / 2 w^2: the loss to second order, in stages, with a
-    locality penalty.
+    """Score |-g w + D w^2 / 2| + lambda / 2 w^2: the loss to second order, in stages, penalised.
 
     At w = (ln 3, 0), p = (3/4, 1/4): with label 1, g = (3/4, -3/4), and D = p (1 - p) = 3/16.
 
@@ -32,19 +31,20 @@ class QM(CurvedLocality):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |-g theta + D theta^2 / 2| + lambda / 2 theta^2, shape of the weight; D the diagonal
-        of the curvature.
+        """Compute s = |-g theta + D theta^2 / 2| + lambda / 2 theta^2, shape of the weight.
+
+        D is the diagonal of the curvature.
         """
         weights = evidence.weights
         return {
             name: change.abs() + self.penalty(weights[name])
-            for name, change in self._changes(evidence).items()
+            for name, change in self._predict_changes(evidence).items()
         }
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """sum -g theta + D theta^2 / 2 over the weights removed."""
-        return sum_removed(self._changes(evidence), evidence, masks)
+        """Compute the sum of -g theta + D theta^2 / 2 over the weights removed."""
+        return sum_removed(self._predict_changes(evidence), evidence, masks)
 
-    def _changes(self, evidence: Evidence) -> Scores:
+    def _predict_changes(self, evidence: Evidence) -> Scores:
         quadratic = self.quadratic(evidence)
         return {name: change + quadratic[name] for name, change in predict_linear(evidence).items()}

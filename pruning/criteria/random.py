@@ -23,10 +23,9 @@ class Random:
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """s ~ U[0, 1), shape of the weight, drawn on the CPU so that every device prunes alike."""
-        return {
-            name: torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float32).to(
-                weight.device
-            )
-            for name, weight in evidence.weights.items()
-        }
+        """Draw s ~ U[0, 1), shape of the weight, on the CPU so that all devices prune the same."""
+        scores = {}
+        for name, weight in evidence.weights.items():
+            drawn = torch.rand(weight.shape, generator=evidence.generator, dtype=torch.float32)
+            scores[name] = drawn.to(weight.device)
+        return scores

@@ -20,9 +20,9 @@ from pruning.criteria import criteria
 from pruning.evidence.calibration import take_first
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.sensitivities import (
+    compute_sample_size,
     compute_sensitivities,
     count_output_positions,
-    sample_size,
 )
 from pruning.schemas.recipe import Method
 from pruning.types import Calibration, Scores
@@ -55,46 +55,50 @@ class SiPP:
 
     @property
     def allocation(self) -> str:
-        """All layers compete, or the least sum of error bounds."""
+        """The allocation of the variant: all layers compete, or the least sum of error bounds."""
         return "global" if self.variant == "deterministic" else "bound_optimal"
 
     @property
     def sparsifier(self) -> str | Method:
-        """The best as they are, draws, or for each filter whichever has the smaller bound."""
+        """The sparsifier of the variant: the best as they are, draws, or the better by filter."""
         if self.variant == "hybrid":
             return Method(name="hybrid", params={"c": self.c, "delta": self.delta})
         return "top_k" if self.variant == "deterministic" else "sample"
 
     def calibration(self, classes: int) -> Calibration:
-        """As many as |S| is for a network of 10^7 times 10^7 outputs; of them the first |S| are
-        used.
+        """Ask for as many images as |S| is for a network of 10^7 times 10^7 outputs.
+
+        Of them the first |S| are used.
         """
         return Calibration(math.ceil(self.c * math.log(8e14 / self.delta)))
 
     def units(self, classes: int) -> int:
-        """A forward pass, and two products (or comparisons) of its size for every image."""
+        """Count a forward pass, and two products (or comparisons) of its size for every image."""
         return 3 * self.calibration(classes).images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i, z_i the sum over
-        the weights of its sign.
+        """Compute s_ij = max over x in S of the mean over positions of |w_ij| a_j / z_i.
 
-        |S| = ceil(c ln(8 eta_max eta / delta)) images, fewer where there are no more. The other variants take the maximum
-        over positions, times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers against
-        each other. Shape of the weight, in the precision of the network.
+        z_i is the sum over the weights of the sign of w_ij. |S| = ceil(c ln(8 eta_max eta / delta))
+        images, fewer where there are no more. The other variants take the maximum over positions,
+        times alpha_l = 2 c ln(8 (P_l + 1) kappa_l / delta), by which `bound_optimal` weighs layers
+        against each other. Shape of the weight, in the precision of the network.
         """
-        model, names, image = evidence.model, list(evidence.weights), evidence.batches[0][0][:1]
-        given = take_first(evidence.batches, sample_size(model, names, image, self.delta, self.c))
+        model = evidence.model
+        names = list(evidence.weights)
+        image = evidence.batches[0][0][:1]
+        size = compute_sample_size(model, names, image, delta=self.delta, c=self.c)
+        batches = take_first(evidence.batches, size)
         if self.variant == "deterministic":
-            return compute_sensitivities(model, names, given, "mean")
+            return compute_sensitivities(model, names, batches, "mean")
         positions = count_output_positions(model, names, image)
         return {
             name: score * coefficient(positions[name], score[0, 0].numel(), self.delta, self.c)
-            for name, score in compute_sensitivities(model, names, given, "max").items()
+            for name, score in compute_sensitivities(model, names, batches, "max").items()
         }
 
     def bound(self, layer: PrunedLayer) -> Paper:
-        """`pruning.bounds.sipp.bound_errors` with these constants."""
+        """Compute `pruning.bounds.sipp.bound_errors` with these constants."""
         alpha = coefficient(layer.positions, layer.kernel, self.delta, self.c)
         return sipp.bound_errors(
             layer, alpha, self.delta, self.c, scaled=self.variant != "deterministic"

@@ -20,17 +20,15 @@ from pruning.types import Calibration, Scores
 @criteria.register("snip")
 @dataclass(frozen=True)
 class SNIP:
-    """Connection sensitivity |g w|, normalised: what the loss loses first; made for networks before
-    training.
+    """Connection sensitivity |g w|, normalised: what the loss loses first.
 
-    With two outputs g = (p_0, -p_0) for label 1, whatever w is.
+    Made for networks before training. With two outputs g = (p_0, -p_0) for label 1, whatever w is.
 
     >>> import torch
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[3.0], [-1.0]]))
-    >>> SNIP().score(Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([1]))]))[
-    ...     "weight"
-    ... ].flatten()
+    >>> evidence = Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([1]))])
+    >>> SNIP().score(evidence)["weight"].flatten()
     tensor([0.7500, 0.2500], dtype=torch.float64)
     """
 
@@ -39,23 +37,23 @@ class SNIP:
     ] = 10
 
     def calibration(self, classes: int) -> Calibration:
-        """As many training images of every class."""
+        """Ask for `images_per_class` training images of every class."""
         return Calibration(self.images_per_class * classes, balanced=True)
 
     def units(self, classes: int) -> int:
-        """One forward and backward pass."""
+        """Count one forward and backward pass."""
         return PASS * self.images_per_class * classes
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |g theta| / sum |g theta|, float64, shape of the weight.
+        """Compute s = |g theta| / sum |g theta|, float64, shape of the weight.
 
         g is the gradient of the mean loss in eval mode (that with respect to a factor on every
         weight is g theta); what is pruned scores 0. The sum goes over all layers; where it is 0, so
         is every score.
         """
-        found = {
+        sensitivities = {
             name: (evidence.gradient[name].double() * weight).abs()
             for name, weight in evidence.weights.items()
         }
-        total = sum(float(score.sum()) for score in found.values()) or 1.0
-        return {name: score / total for name, score in found.items()}
+        total = sum(float(score.sum()) for score in sensitivities.values()) or 1.0
+        return {name: score / total for name, score in sensitivities.items()}

@@ -33,10 +33,8 @@ class SynFlow:
 
     >>> from torch import nn, tensor
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
-    >>> _ = (
-    ...     net[1].weight.data.copy_(tensor([[1.0, -2.0], [3.0, 4.0]])),
-    ...     net[2].weight.data.copy_(tensor([[-5.0, 6.0]])),
-    ... )
+    >>> _ = net[1].weight.data.copy_(tensor([[1.0, -2.0], [3.0, 4.0]]))
+    >>> _ = net[2].weight.data.copy_(tensor([[-5.0, 6.0]]))
     >>> SynFlow().score(Evidence(net, shape=(1, 1, 2)))["1.weight"]
     tensor([[ 5., 10.],
             [18., 24.]], dtype=torch.float64)
@@ -50,17 +48,18 @@ class SynFlow:
     stages: Steps = "exponential"
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
-        """d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds; i = 1
-        ... rounds.
+        """Return d_i = start (target / start)^(i / rounds), or start + (target - start) i / rounds.
+
+        i = 1 ... rounds.
         """
         return space_densities(start, target, self.rounds, self.stages)
 
     def units(self, classes: int) -> int:
-        """One forward and backward pass of one image."""
+        """Count one forward and backward pass of one image."""
         return PASS
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = |w dR/dw|, float64, shape of the weight; what is pruned scores 0.
+        """Compute s = |w dR/dw|, float64, shape of the weight; what is pruned scores 0.
 
         R = sum f(1; |state|): the outputs in eval mode for one image of ones, every floating-point
         entry of the state dict (weights, biases, BatchNorm's scale, shift and statistics) replaced

@@ -21,11 +21,10 @@ from pruning.types import Calibration, Scores
 @criteria.register("taylor")
 @dataclass(frozen=True)
 class Taylor:
-    """Mean over mini-batches of (g w)^2: squared first-order change of the loss; signs do not
-    cancel between batches.
+    """Mean over mini-batches of (g w)^2: the squared first-order change of the loss.
 
-    At equal weights p = 1/2: the gradients of two batches are (-1/2, 1/2) times their inputs, 1 and
-    2; (1 + 4) / 2 = 2.5.
+    Signs do not cancel between batches. At equal weights p = 1/2: the gradients of two batches are
+    (-1/2, 1/2) times their inputs, 1 and 2; (1 + 4) / 2 = 2.5.
 
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.fill_(2.0)
@@ -39,17 +38,17 @@ class Taylor:
     ] = 1000
 
     def calibration(self, classes: int) -> Calibration:
-        """So many training images at random."""
+        """Ask for `images` training images at random."""
         return Calibration(self.images)
 
     def units(self, classes: int) -> int:
-        """One forward and backward pass."""
+        """Count one forward and backward pass."""
         return PASS * self.images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s = (1/B) sum_b (g_b theta)^2, float64, shape of the weight.
+        """Compute s = (1/B) sum_b (g_b theta)^2, float64, shape of the weight.
 
-        g_b is the gradient of the mean loss of batch b in eval mode; every batch counts alike, a
+        g_b is the gradient of the mean loss of batch b in eval mode; every batch counts equally, a
         smaller last one too. What is pruned scores 0.
         """
         total = {

@@ -29,9 +29,9 @@ class TaylorFilter:
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> _ = layer.weight.data.copy_(tensor([[3.0, -1.0]]))
     >>> batches = [(torch.ones(1, 2), tensor([0]))]
-    >>> TaylorFilter().score(
-    ...     Evidence(layer, batches=batches, loss=lambda outputs, labels: 2 * outputs.sum())
-    ... )
+    >>> def loss(outputs, labels):
+    ...     return 2 * outputs.sum()
+    >>> TaylorFilter().score(Evidence(layer, batches=batches, loss=loss))
     {'weight': tensor([[16.]], dtype=torch.float64)}
     """
 
@@ -40,28 +40,27 @@ class TaylorFilter:
     images: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
 
     def calibration(self, classes: int) -> Calibration:
-        """At random; the pipeline's mini-batches."""
+        """Ask for `images` training images at random, in the pipeline's mini-batches."""
         return Calibration(self.images)
 
     def units(self, classes: int) -> int:
-        """One forward and one backward pass."""
+        """Count one forward and one backward pass."""
         return 3 * self.images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_f = (1/B) sum_b (sum over the filter of g_b w)^2, float64, shape (out, 1, 1, 1) or
-        (out, 1).
+        """Compute s_f = (1/B) sum_b (sum over the filter of g_b w)^2, float64.
 
-        g_b is the gradient of the mean loss of mini-batch b, in eval mode. Raises `EvidenceError`
-        without data.
+        Shape (out, 1, 1, 1) or (out, 1). g_b is the gradient of the mean loss of mini-batch b, in
+        eval mode. Raises `EvidenceError` without data.
         """
-        found = {
+        scores = {
             name: weight.new_zeros((len(weight), *[1] * (weight.dim() - 1)), dtype=torch.float64)
             for name, weight in evidence.weights.items()
         }
         for _, gradient in evidence.batch_gradients():
             for name, weight in evidence.weights.items():
-                change = (gradient[name].double() * weight.double()).sum(
-                    tuple(range(1, weight.dim())), keepdim=True
-                )
-                found[name] += change.square() / len(evidence.batches)
-        return found
+                all_but_output = tuple(range(1, weight.dim()))
+                products = gradient[name].double() * weight.double()
+                change = products.sum(all_but_output, keepdim=True)
+                scores[name] += change.square() / len(evidence.batches)
+        return scores

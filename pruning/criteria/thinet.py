@@ -1,4 +1,4 @@
-"""ThiNet: the input channels go that the next layer's outputs miss least.
+"""ThiNet: the input channels that the next layer's outputs miss least are removed.
 
 Source: Luo, Wu and Lin, ThiNet: a filter level pruning method for deep neural network compression,
 ICCV 2017; number of outputs and rounds as in the code of Lost in Pruning, which keeps what the
@@ -48,28 +48,29 @@ class ThiNet:
     allocation: ClassVar[str] = "uniform"
     granularity: ClassVar[str] = "channel"
     samples: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Outputs of each layer that are looked at."""
+    """The number of outputs of each layer that are looked at."""
 
     def calibration(self, classes: int) -> Calibration:
-        """One image for each sampled output."""
+        """Ask for one image for each sampled output."""
         return Calibration(self.samples)
 
     def units(self, classes: int) -> int:
-        """One forward pass."""
+        """Count one forward pass."""
         return self.samples
 
     def score(self, evidence: Evidence) -> Scores:
-        """The place (1 ... C) / C in the order of removal, float64, shape (1, in, 1, 1) or (1, in).
+        """Compute the place (1 ... C) / C in the order of removal, float64.
 
-        x_jc is what input channel c contributes to the sampled output j (an image, a filter, a
-        position), w * x over the kernel. In ceil(sqrt(C)) rounds, the channels c with the least
-        sum_j (sum_{t in T} x_jt + x_jc)^2 join the removed set T, up to sqrt(C) at a time. In a
-        grouped convolution, c is the same position of every group. Raises `EvidenceError` without
-        data and for inputs that are no batch of images, `ScoreError` where they are not finite.
+        Shape (1, in, 1, 1) or (1, in). x_jc is what input channel c contributes to the sampled
+        output j (an image, a filter, a position), w * x over the kernel. In ceil(sqrt(C)) rounds,
+        the channels c with the least sum_j (sum_{t in T} x_jt + x_jc)^2 join the removed set T, up
+        to sqrt(C) at a time. In a grouped convolution, c is the same position of every group.
+        Raises `EvidenceError` without data and for inputs that are not a batch of images,
+        `ScoreError` where they are not finite.
         """
         images = sum(len(labels) for _, labels in evidence.batches)
         count = min(self.samples, images)
-        chosen = torch.randperm(images, generator=evidence.generator)[:count].sort().values
+        sampled = torch.randperm(images, generator=evidence.generator)[:count].sort().values
         draws = {
             name: torch.rand(3, count, generator=evidence.generator, dtype=torch.float64)
             for name in evidence.weights
@@ -80,107 +81,122 @@ class ThiNet:
         }
         start = 0
         for inputs, labels in evidence.batches:
-            here = ((chosen >= start) & (chosen < start + len(labels))).nonzero().flatten()
-            mine = chosen[here] - start
+            in_batch = (sampled >= start) & (sampled < start + len(labels))
+            numbers = in_batch.nonzero().flatten()
+            images_of_batch = sampled[numbers] - start
             start += len(labels)
-            if not len(here):
-                continue
-            with (
-                record_uses(evidence.model, evidence.weights) as uses,
-                evaluate_mode(evidence.model),
-                torch.no_grad(),
-            ):
-                evidence.model(inputs[mine.to(inputs.device)])
-            for name, weight in evidence.weights.items():
-                for use in uses[name]:
-                    require_one_input_per_image(name, use, len(here))
-                if not uses[name]:
-                    evidence.refuse_hidden(name)
-                for parts in _contributions(weight, uses[name], draws[name][:, here], len(here)):
-                    grams[name] += parts.T @ parts
+            if len(numbers):
+                batch_draws = {name: draw[:, numbers] for name, draw in draws.items()}
+                chosen_inputs = inputs[images_of_batch.to(inputs.device)]
+                _add_contributions_(grams, evidence, chosen_inputs, batch_draws)
+        scores = {}
         for name, gram in grams.items():
             if not bool(torch.isfinite(gram).all()):
-                raise ScoreError(
-                    f"{name}: what its layer's inputs contribute are no finite numbers"
-                )
-        return {
-            name: order_channels(gram).reshape(1, -1, *[1] * (evidence.weights[name].dim() - 2))
-            for name, gram in grams.items()
-        }
+                raise ScoreError(f"{name}: what its layer's inputs contribute is not finite")
+            further_axes = [1] * (evidence.weights[name].dim() - 2)
+            scores[name] = order_channels(gram).reshape(1, -1, *further_axes)
+        return scores
 
 
-def _contributions(weight: Tensor, uses: list[Use], draw: Tensor, images: int) -> list[Tensor]:
-    """What each input channel contributes to one output of each image, (images, C), split by the
-    call of the layer.
+def _add_contributions_(grams: Scores, evidence: Evidence, inputs: Tensor, draws: Scores) -> None:
+    """Add the contributions to one sampled output of each image to the layers' Gram matrices."""
+    with (
+        record_uses(evidence.model, evidence.weights) as uses,
+        evaluate_mode(evidence.model),
+        torch.no_grad(),
+    ):
+        evidence.model(inputs)
+    for name, weight in evidence.weights.items():
+        for use in uses[name]:
+            require_one_input_per_image(name, use, len(inputs))
+        if not uses[name]:
+            evidence.refuse_hidden(name)
+        for contributions in _compute_contributions(weight, uses[name], draws[name]):
+            grams[name] += contributions.T @ contributions
+
+
+def _compute_contributions(weight: Tensor, uses: list[Use], draw: Tensor) -> list[Tensor]:
+    """Compute what each input channel contributes to one output of each image, (images, C).
+
+    Split by the call of the layer. The rows of `draw` (3, images), uniform on [0, 1), choose the
+    call, the filter and the position.
     """
-    found = []
+    contributions = []
     call = (draw[0] * len(uses)).long()
     for number, use in enumerate(uses):
         image = (call == number).nonzero().flatten()
         filters = (draw[1, image] * len(weight)).long()
         group = filters // (len(weight) // count_groups(use.layer))
-        seen = sample_windows(use.layer, use.inputs, image, draw[2, image], group)
+        windows = sample_windows(
+            use.layer, use.inputs, image=image, place=draw[2, image], group=group
+        )
         kernels = weight.reshape(*weight.shape[:2], -1)[filters.to(weight.device)]
-        found.append((seen.double() * kernels.double()).sum(2))
-    return found
+        contributions.append((windows.double() * kernels.double()).sum(2))
+    return contributions
 
 
 def sample_windows(
-    layer: Layer, inputs: Tensor, image: Tensor, place: Tensor, group: Tensor
+    layer: Layer, inputs: Tensor, *, image: Tensor, place: Tensor, group: Tensor
 ) -> Tensor:
-    """What a layer sees of these images at one output position of each, (n, C, kernel), C the
-    channels of the group.
+    """Return what a layer sees of these images at one output position of each, (n, C, kernel).
 
-    `place` in [0, 1) chooses among the positions; `image`, `place` and `group` are on the CPU.
+    C are the channels of the group. `place` in [0, 1) chooses among the positions; `image`, `place`
+    and `group` are on the CPU.
 
     >>> layer = nn.Conv2d(1, 1, 2)
     >>> zero = torch.zeros(1, dtype=torch.long)
-    >>> sample_windows(
-    ...     layer, torch.arange(9.0).reshape(1, 1, 3, 3), zero, torch.tensor([0.99]), zero
-    ... )
+    >>> inputs = torch.arange(9.0).reshape(1, 1, 3, 3)
+    >>> sample_windows(layer, inputs, image=zero, place=torch.tensor([0.99]), group=zero)
     tensor([[[4., 5., 7., 8.]]])
     """
     if isinstance(layer, nn.Linear):
         flat = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-        return flat[image.to(inputs.device), (place * flat.shape[1]).long().to(inputs.device)][
-            ..., None
-        ]
+        position = (place * flat.shape[1]).long()
+        return flat[image.to(inputs.device), position.to(inputs.device)][..., None]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    steps = [layer.dilation[axis] * torch.arange(layer.kernel_size[axis]) for axis in (0, 1)]
-    rows, columns = (
-        (padded.shape[2 + axis] - 1 - int(steps[axis][-1])) // layer.stride[axis] + 1
-        for axis in (0, 1)
+    row_steps, column_steps = (
+        layer.dilation[axis] * torch.arange(layer.kernel_size[axis]) for axis in (0, 1)
     )
+    rows = _count_positions(padded.shape[2], int(row_steps[-1]), layer.stride[0])
+    columns = _count_positions(padded.shape[3], int(column_steps[-1]), layer.stride[1])
     position = (place * (rows * columns)).long()
+    top = position // columns * layer.stride[0]
+    left = position % columns * layer.stride[1]
     width = layer.in_channels // layer.groups
+    channels = group[:, None] * width + torch.arange(width)
+    # The four indices broadcast to (n, C, kernel rows, kernel columns).
     index = (
         image[:, None, None, None],
-        (group[:, None] * width + torch.arange(width))[:, :, None, None],
-        (position // columns * layer.stride[0])[:, None, None, None] + steps[0][:, None],
-        (position % columns * layer.stride[1])[:, None, None, None] + steps[1],
+        channels[:, :, None, None],
+        top[:, None, None, None] + row_steps[:, None],
+        left[:, None, None, None] + column_steps,
     )
     return padded[tuple(axis.to(inputs.device) for axis in index)].flatten(2)
 
 
+def _count_positions(size: int, reach: int, stride: int) -> int:
+    """Count the output positions along an axis; a kernel reaches `reach` beyond its first entry."""
+    return (size - 1 - reach) // stride + 1
+
+
 def order_channels(gram: Tensor) -> Tensor:
-    """The place in which each channel is removed, (1 ... C) / C, from the Gram matrix of the
-    contributions, (C, C).
+    """Compute the place in which each channel is removed, (1 ... C) / C.
+
+    `gram` is the Gram matrix of the contributions, (C, C).
     """
     channels = len(gram)
     place = torch.zeros(channels, dtype=torch.float64, device=gram.device)
     removed = torch.zeros_like(place)
-    at_once = math.isqrt(channels - 1) + 1
+    at_once = math.isqrt(channels - 1) + 1  # sqrt(C), rounded up
     for start in range(0, channels, at_once):
-        increase = (
-            2 * (gram @ removed) + gram.diagonal()
-        )  # of the squared change, for each channel that may join
-        best = increase.masked_fill(removed > 0, math.inf).argsort(stable=True)[
-            : min(at_once, channels - start)
-        ]
+        # By how much the squared change of the outputs grows with each channel that may join.
+        increase = 2 * (gram @ removed) + gram.diagonal()
+        order = increase.masked_fill(removed > 0, math.inf).argsort(stable=True)
+        best = order[: min(at_once, channels - start)]
         removed[best] = 1.0
-        place[best] = (
-            torch.arange(start + 1, start + len(best) + 1, dtype=torch.float64, device=gram.device)
-            / channels
+        numbers = torch.arange(
+            start + 1, start + len(best) + 1, dtype=torch.float64, device=gram.device
         )
+        place[best] = numbers / channels
     return place

@@ -28,9 +28,8 @@ class Wanda:
 
     >>> layer = torch.nn.Linear(2, 2, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[1.0, -2.0], [3.0, 1.0]]))
-    >>> evidence = Evidence(
-    ...     layer, batches=[(torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([0, 1]))]
-    ... )
+    >>> images, labels = torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([0, 1])
+    >>> evidence = Evidence(layer, batches=[(images, labels)])
     >>> Wanda(per_row=False).score(evidence)["weight"]
     tensor([[ 5.,  2.],
             [15.,  1.]], dtype=torch.float64)
@@ -46,49 +45,38 @@ class Wanda:
     ] = True
 
     def calibration(self, classes: int) -> Calibration:
-        """So many training images at random."""
+        """Ask for `images` training images at random."""
         return Calibration(self.images)
 
     def units(self, classes: int) -> int:
-        """One forward pass."""
+        """Count one forward pass."""
         return self.images
 
     def score(self, evidence: Evidence) -> Scores:
-        """s_ij = |W_ij| ||X_j||_2, float64, shape of the weight; X_j is input j over all images and
-        positions.
+        """Compute s_ij = |W_ij| ||X_j||_2, float64, shape of the weight.
 
-        With `per_row` its rank instead: (K - 1 - r + t) / K in (0, 1], r = 0 ... K - 1 the rank
-        within the row from the top and t in (0, 1] the quantile of s within the layer, so that a
-        layer's share is spent on all rows alike (one more or less), wherever they have as many
-        weights left.
+        X_j is input j over all images and positions. With `per_row` its rank instead: (K - 1 - r +
+        t) / K in (0, 1], r = 0 ... K - 1 the rank within the row from the top and t in (0, 1] the
+        quantile of s within the layer, so that a layer's share is divided equally over its rows
+        (one more or less), wherever they have as many weights left.
         """
-        norms = _squares(evidence)
-        found = {}
+        squares = _sum_squares(evidence)
+        scores = {}
         for name, weight in evidence.weights.items():
-            rows = weight.double().abs().reshape(len(norms[name]), -1, norms[name].shape[-1])
-            score = (rows * norms[name].sqrt()[:, None, :]).reshape(weight.shape)
-            if not torch.isfinite(score).all():
-                raise ScoreError(
-                    f"{name}: {int((~torch.isfinite(score)).sum())} scores are no finite numbers"
-                )
-            found[name] = _ranked(score, evidence.masks[name]) if self.per_row else score
-        return found
+            norms = squares[name].sqrt()
+            rows = weight.double().abs().reshape(len(norms), -1, norms.shape[-1])
+            score = (rows * norms[:, None, :]).reshape(weight.shape)
+            infinite = int((~torch.isfinite(score)).sum())
+            if infinite:
+                raise ScoreError(f"{name}: {infinite} scores are not finite")
+            scores[name] = _rank_by_row(score, evidence.masks[name]) if self.per_row else score
+        return scores
 
 
-def _squares(evidence: Evidence) -> Scores:
-    """sum of X_j^2 by name, for every group of a layer, (G, K); unfolding moves the squares as it
-    moves the inputs.
-    """
-    total: dict[str, Tensor] = {}
+def _sum_squares(evidence: Evidence) -> Scores:
+    """Compute the sum of X_j^2 by name, for every group of a layer, (G, K)."""
+    total = _build_zeros(evidence)
     called: set[str] = set()
-    for module_name, module in evidence.model.named_modules():
-        name = f"{module_name}.weight" if module_name else "weight"
-        if name in evidence.weights:
-            weight = evidence.weights[name]
-            assert isinstance(module, Layer)
-            total[name] = torch.zeros(
-                count_groups(module), weight[0].numel(), dtype=torch.float64, device=weight.device
-            )
     for inputs, _ in evidence.batches:
         with (
             evaluate_mode(evidence.model),
@@ -99,6 +87,7 @@ def _squares(evidence: Evidence) -> Scores:
         called.update(name for name, calls in uses.items() if calls)
         for name, calls in uses.items():
             for use in calls:
+                # Unfolding moves the squares as it moves the inputs: sum over the images first.
                 squares = use.inputs.double().square().sum(0, keepdim=True)
                 total[name] += extract_patches(use.layer, squares)[0].sum(-1)
     for name in total.keys() - called:
@@ -106,17 +95,32 @@ def _squares(evidence: Evidence) -> Scores:
     return total
 
 
-def _ranked(score: Tensor, mask: Tensor) -> Tensor:
-    """The rank within the row, made finer by that within the layer; what is pruned comes last."""
-    rows = score.masked_fill(~mask, -1.0).flatten(1)
-    place = _places(rows.flatten()[None])[0].reshape(rows.shape)
-    return (1 - (_places(-place) + place / rows.numel()) / rows.shape[1]).reshape(score.shape)
+def _build_zeros(evidence: Evidence) -> Scores:
+    zeros: Scores = {}
+    for module_name, module in evidence.model.named_modules():
+        name = f"{module_name}.weight" if module_name else "weight"
+        if name in evidence.weights:
+            weight = evidence.weights[name]
+            assert isinstance(module, Layer)
+            shape = count_groups(module), weight[0].numel()
+            zeros[name] = torch.zeros(shape, dtype=torch.float64, device=weight.device)
+    return zeros
 
 
-def _places(rows: Tensor) -> Tensor:
-    """The place of each entry in the descending order of its row, of equal ones the first first;
-    float64.
+def _rank_by_row(score: Tensor, mask: Tensor) -> Tensor:
+    """Rank the scores within their row, made finer by the rank within the layer.
+
+    What is pruned comes last.
     """
+    rows = score.masked_fill(~mask, -1.0).flatten(1)
+    layer_rank = _rank_from_largest(rows.flatten()[None])[0].reshape(rows.shape)
+    # The best have the lowest rank, hence the sign.
+    row_rank = _rank_from_largest(-layer_rank)
+    return (1 - (row_rank + layer_rank / rows.numel()) / rows.shape[1]).reshape(score.shape)
+
+
+def _rank_from_largest(rows: Tensor) -> Tensor:
+    """Rank each entry in the descending order of its row, the first of equal ones first."""
     order = rows.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(rows.shape[1], dtype=torch.float64, device=rows.device).expand_as(order)
-    return torch.empty_like(rows).scatter_(1, order, places)
+    ranks = torch.arange(rows.shape[1], dtype=torch.float64, device=rows.device).expand_as(order)
+    return torch.empty_like(rows).scatter_(1, order, ranks)

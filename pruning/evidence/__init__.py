@@ -1,4 +1,4 @@
-"""What a criterion may know of a network: each quantity computed once, on first use."""
+"""The evidence that a criterion scores: each quantity is computed once, on first use."""
 
 from pruning.evidence.evidence import Batches, Evidence
 

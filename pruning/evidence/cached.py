@@ -1,5 +1,5 @@
-"""What is computed from an evidence and asked for again: by the score, the prediction and the
-update of one stage.
+"""Results that are computed once for each evidence, because the score, the prediction and the
+update of one stage all ask for them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T")
 def once_per_evidence(
     compute: Callable[Concatenate[Evidence, P], T],
 ) -> Callable[Concatenate[Evidence, P], T]:
-    """Compute once for each evidence and arguments, which must be hashable; the result lives as
-    long as the evidence.
+    """Compute once for each evidence and arguments; the result lives as long as the evidence.
 
-    The result is shared: who takes it does not change it. It must not hold the evidence.
+    The arguments must be hashable. The result is shared: callers must not change it. It must not
+    hold the evidence.
 
     >>> from torch import nn
     >>> @once_per_evidence
@@ -33,14 +33,14 @@ def once_per_evidence(
     computed
     (['weight'], ['weight'])
     """
-    found: WeakKeyDictionary[Evidence, dict[object, T]] = WeakKeyDictionary()
+    results: WeakKeyDictionary[Evidence, dict[object, T]] = WeakKeyDictionary()
 
     @wraps(compute)
-    def remembered(evidence: Evidence, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        known = found.setdefault(evidence, {})
+    def recall_or_compute(evidence: Evidence, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        results_by_arguments = results.setdefault(evidence, {})
         key = (args, tuple(sorted(kwargs.items())))
-        if key not in known:
-            known[key] = compute(evidence, *args, **kwargs)
-        return known[key]
+        if key not in results_by_arguments:
+            results_by_arguments[key] = compute(evidence, *args, **kwargs)
+        return results_by_arguments[key]
 
-    return remembered
+    return recall_or_compute

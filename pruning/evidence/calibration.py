@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning.data.tensors import Data, Split, draw_subset
 from pruning.evidence.criterion import AsksForCalibration, Criterion, EstimatesWork
 from pruning.evidence.evidence import Batches
-from pruning.measurement.objective import compute_losses as losses_of
+from pruning.measurement.objective import compute_losses
 from pruning.networks.modes import evaluate_mode
 from pruning.seeding import generator
 from pruning.types import Calibration
@@ -22,83 +22,76 @@ LOSS_IMAGES = 2000
 
 
 def choose_calibration(criterion: Criterion, classes: int) -> Calibration:
-    """The calibration images a criterion asks for."""
-    return (
-        criterion.calibration(classes)
-        if isinstance(criterion, AsksForCalibration)
-        else Calibration()
-    )
+    """Return the calibration images that a criterion asks for, or the default."""
+    if isinstance(criterion, AsksForCalibration):
+        return criterion.calibration(classes)
+    return Calibration()
 
 
 def count_units(criterion: Criterion, classes: int, data_size: int) -> int:
-    """Work of one scoring, in forward passes of one image, with so many training images; 0 for
-    criteria that do not say.
+    """Count the work of one scoring, in forward passes of one image.
+
+    `data_size` is the number of training images there are. Criteria that do not estimate their work
+    count 0.
     """
     work = criterion.units(classes) if isinstance(criterion, EstimatesWork) else 0
     if not isinstance(criterion, AsksForCalibration):
         return work
-    asked = max(1, criterion.calibration(classes).images)
-    return -(-work * min(asked, data_size) // asked)
+    images = max(1, criterion.calibration(classes).images)
+    # The work is in proportion to the images; -(-a // b) rounds the quotient up.
+    return -(-work * min(images, data_size) // images)
 
 
 def draw_batches(data: Data, calibration: Calibration, seed: int, *names: str | int) -> Batches:
-    """A seeded draw of training images in batches of 100, in random order (datasets are often
-    sorted by class).
+    """Draw training images, seeded, in batches of 100 and in random order.
 
-    All of them where the calibration asks for more; images with masks come in smaller batches
-    (`Data.at_once`).
+    Random order, because datasets are often sorted by class. All images where the calibration asks
+    for more; images with masks come in smaller batches (`Data.at_once`).
     """
     rng = generator(seed, "calibration", *names)
-    chosen, _ = draw_subset(
-        data.fit.labels.cpu(), min(calibration.images, len(data.fit)), calibration.balanced, rng
-    )
-    return list(
-        data.batches(_take(data.fit, chosen[torch.randperm(len(chosen), generator=rng)]), BATCH)
-    )
+    count = min(calibration.images, len(data.fit))
+    chosen, _ = draw_subset(data.fit.labels.cpu(), count, calibration.balanced, rng)
+    shuffled = chosen[torch.randperm(len(chosen), generator=rng)]
+    return list(data.batches(_take(data.fit, shuffled), BATCH))
 
 
-def take_first(given: Batches, images: int) -> Batches:
-    """The first so many images of the batches.
+def take_first(batches: Batches, images: int) -> Batches:
+    """Return the first `images` images of the batches.
 
     >>> [len(labels) for _, labels in take_first([(torch.zeros(4, 1), torch.zeros(4))] * 2, 6)]
     [4, 2]
     """
-    found = []
-    for inputs, labels in given:
+    first = []
+    for inputs, labels in batches:
         if images <= 0:
             break
-        found.append((inputs[:images], labels[:images]))
+        first.append((inputs[:images], labels[:images]))
         images -= len(labels)
-    return found
+    return first
 
 
 def measure_training_losses(model: nn.Module, data: Data, seed: int) -> Tensor:
-    """The loss of the model on each of (at most) 2,000 training images, the same ones throughout a
-    job; float32 (n,).
+    """Measure the loss on each of (at most) 2,000 training images; float32 (n,).
+
+    The images are the same ones throughout a job.
     """
     losses = []
     with evaluate_mode(model), torch.no_grad():
-        for inputs, labels in data.batches(_loss_sample(data, seed), BATCH):
-            losses.append(losses_of(model(inputs).float(), labels))
-    return (
-        torch.nan_to_num(torch.cat(losses), nan=torch.inf)
-        .clamp_max(torch.finfo(torch.float32).max)
-        .cpu()
-    )
+        for inputs, labels in data.batches(_draw_loss_sample(data, seed), BATCH):
+            losses.append(compute_losses(model(inputs).float(), labels))
+    finite = torch.nan_to_num(torch.cat(losses), nan=torch.inf)
+    return finite.clamp_max(torch.finfo(torch.float32).max).cpu()
 
 
 def count_loss_images(data_size: int) -> int:
-    """How many training images `measure_training_losses` takes of so many."""
+    """Count the images that `measure_training_losses` takes of `data_size` training images."""
     return min(LOSS_IMAGES, data_size)
 
 
-def _loss_sample(data: Data, seed: int) -> Split:
-    chosen, _ = draw_subset(
-        data.fit.labels.cpu(),
-        count_loss_images(len(data.fit)),
-        False,
-        generator(seed, "loss sample"),
-    )
+def _draw_loss_sample(data: Data, seed: int) -> Split:
+    count = count_loss_images(len(data.fit))
+    rng = generator(seed, "loss sample")
+    chosen, _ = draw_subset(data.fit.labels.cpu(), count, False, rng)
     return _take(data.fit, chosen)
 
 

@@ -11,7 +11,7 @@ from pruning.types import Calibration, Masks, Scores
 
 
 class Criterion(Protocol):
-    """How much each weight matters; higher keeps.
+    """A method that scores how much each weight matters; higher keeps.
 
     A criterion may say more by attributes, `allocation` (the one its paper uses; default `global`),
     `sparsifier` (default `top_k`; a name, or a `Method` with parameters) and `granularity` (what it
@@ -20,49 +20,54 @@ class Criterion(Protocol):
     """
 
     def score(self, evidence: Evidence) -> Scores:
-        """Scores by parameter name, for every prunable weight of the evidence."""
+        """Return scores by parameter name, for every prunable weight of the evidence."""
 
 
 @runtime_checkable
 class AsksForCalibration(Protocol):
-    """A criterion that says which images it wants; others get 1,000 at random, if they ask for
-    any.
+    """A criterion that says which images it wants.
+
+    Other criteria get 1,000 images at random, if they ask for any.
     """
 
     def calibration(self, classes: int) -> Calibration:
-        """How many images, and drawn how."""
+        """Return how many images to draw, and whether equally many of every class."""
 
 
 @runtime_checkable
 class EstimatesWork(Protocol):
-    """A criterion that says how much work it is; that of others is not counted."""
+    """A criterion that says how much work it is; the work of other criteria is not counted."""
 
     def units(self, classes: int) -> int:
-        """Work of one scoring, in forward passes of one image; proportional to the images it asks
-        for, if it asks.
+        """Return the work of one scoring, in forward passes of one image.
+
+        It is proportional to the images the criterion asks for, if it asks for any.
         """
 
 
 @runtime_checkable
 class EstimatesMemory(Protocol):
-    """A criterion that says what it holds in memory; of others the network and its activations are
-    counted.
+    """A criterion that says what it holds in memory.
+
+    For other criteria only the network and its activations are counted.
     """
 
     def memory(self, shapes: Collection[Sequence[int]], images: int) -> int:
-        """Bytes beside these in one scoring, about, for prunable weights of these shapes and so
-        many images.
+        """Return about how many bytes one scoring takes beside the network and its activations.
+
+        `shapes` are those of the prunable weights, `images` is the number of calibration images.
         """
 
 
 @runtime_checkable
 class ScoresInStages(Protocol):
-    """A criterion that prunes in stages within one round: scored anew at the masked point, nothing
-    retrained between.
+    """A criterion that prunes in stages within one round.
+
+    In each stage it scores the network again at the masked point; nothing is retrained between.
     """
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
-        """Strictly decreasing densities below `start`, the last of them exactly `target`."""
+        """Return strictly decreasing densities below `start`, the last exactly `target`."""
 
 
 @runtime_checkable
@@ -70,8 +75,9 @@ class PredictsLossChange(Protocol):
     """A criterion that predicts what removing weights does to the loss."""
 
     def predict(self, evidence: Evidence, masks: Masks) -> float:
-        """The modelled change of the mean loss when the weights that `masks` prune and the evidence
-        holds are removed.
+        """Predict the change of the mean loss when weights are removed.
+
+        Removed are the weights that `masks` prune and the evidence still holds.
         """
 
 
@@ -80,6 +86,7 @@ class CompensatesRemoval(Protocol):
     """A criterion that moves the weights which remain, to make up for those removed."""
 
     def compensate(self, evidence: Evidence, masks: Masks) -> Scores:
-        """The new weights by name, zero where `masks` prune; the evidence holds the point
-        before.
+        """Return the new weights by name, zero where `masks` prune.
+
+        The evidence holds the point before the removal.
         """

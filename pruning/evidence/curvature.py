@@ -3,9 +3,10 @@ sampled Fisher.
 
 With J_i the Jacobian of the logits of image i in the weights and p_i their softmax,
 
-- `ggn`: D = (1/n) sum_i diag(J_i^T (diag p_i - p_i p_i^T) J_i), the generalised Gauss-Newton matrix, which for softmax
-  cross-entropy is the true Fisher; C - 1 backward passes;
-- `mc_fisher`: the same with one label for each image drawn from p_i instead of all, an unbiased estimate; one pass;
+- `ggn`: D = (1/n) sum_i diag(J_i^T (diag p_i - p_i p_i^T) J_i), the generalised Gauss-Newton
+  matrix, which for softmax cross-entropy is the true Fisher; C - 1 backward passes;
+- `mc_fisher`: the same with one label for each image drawn from p_i instead of all, an unbiased
+  estimate; one pass;
 - `empirical_fisher`: (1/n) sum_i (d loss_i / d theta)^2, with the true labels; one pass.
 
 Sources: Schraudolph, Fast curvature matrix-vector products, 2002; Kunstner et al., Limitations of
@@ -41,13 +42,13 @@ from pruning.types import Scores
 
 Curvature = Literal["ggn", "empirical_fisher", "mc_fisher"]
 EXACT_CLASSES = 20
-"""Above so many classes the default is one drawn label for each image."""
+"""With more classes than this the default is one drawn label for each image."""
 CUDA_FACTOR = 8
 """On a GPU, larger pieces: the launches of small ones cost more than their arithmetic."""
 
 
 def choose_curvature(classes: int) -> Curvature:
-    """Exact up to 20 classes, sampled above."""
+    """Choose the exact curvature up to 20 classes, the sampled one above."""
     return "ggn" if classes <= EXACT_CLASSES else "mc_fisher"
 
 
@@ -61,19 +62,20 @@ def compute_diagonal(
     loss: Loss = F.cross_entropy,
     size_bytes: int | None = None,
 ) -> Scores:
-    """D of the weights `names` over all images, in eval mode, shaped as the weights; `kind` None is
-    the default.
+    """Compute D of the weights `names` over all images, in eval mode, shaped as the weights.
 
-    The largest intermediate result takes `size_bytes` (64 MiB, eight times that on a GPU), or what
-    one vector of one image takes. Raises `EvidenceError` where `ggn` or `mc_fisher` is asked of
-    another loss than cross-entropy, `ScoreError` for outputs that are no finite numbers.
+    With `kind` None it is the default for the number of classes. The largest intermediate result
+    takes `size_bytes` (64 MiB, eight times that on a GPU), or what one vector of one image takes.
+    Raises `EvidenceError` where `ggn` or `mc_fisher` is asked of another loss than cross-entropy,
+    `ScoreError` for outputs that are not finite.
 
     >>> layer = nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
     >>> batches = [(torch.tensor([[2.0]]), torch.tensor([0]))]
-    >>> compute_diagonal(layer, ["weight"], batches, "ggn", torch.Generator())[
-    ...     "weight"
-    ... ].flatten()  # p (1 - p) x^2 = 4 / 4
+    >>> diagonal = compute_diagonal(
+    ...     layer, ["weight"], batches=batches, kind="ggn", generator=torch.Generator()
+    ... )
+    >>> diagonal["weight"].flatten()  # p (1 - p) x^2 = 4 / 4
     tensor([1.0000, 1.0000])
     """
     refuse_mixing(model)
@@ -85,74 +87,78 @@ def compute_diagonal(
     if kind != "empirical_fisher" and loss is not F.cross_entropy:
         raise EvidenceError(f"{kind} is known for softmax cross-entropy only; use empirical_fisher")
     count = sum(len(labels) for _, labels in batches)
-    draws = torch.rand(
-        count if kind == "mc_fisher" else 0, generator=generator, dtype=torch.float64
-    )
+    drawn = count if kind == "mc_fisher" else 0
+    draws = torch.rand(drawn, generator=generator, dtype=torch.float64)
     limit = size_bytes or BYTES * (CUDA_FACTOR if inputs.is_cuda else 1)
-    footprint = Footprint.of(model, names, inputs, spared=True)
-    at_once = min(classes - 1 if kind == "ggn" else 1, footprint.vectors(limit)) or 1
-    images = footprint.images(at_once, limit)
+    footprint = Footprint.from_forward_pass(model, names, inputs, spare_linear=True)
+    vectors = classes - 1 if kind == "ggn" else 1
+    at_once = min(vectors, footprint.count_vectors(limit)) or 1
+    images = footprint.count_images(at_once, limit)
 
-    result = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
+    diagonal = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
     done = 0
     for batch in batches:
         for x, y in zip(*(torch.split(part, images) for part in batch), strict=True):
-            made: dict[Curvature, Vectors] = {
-                "ggn": ggn_vectors,
+            make_vectors: dict[Curvature, Vectors] = {
+                "ggn": compute_ggn_vectors,
                 "empirical_fisher": partial(compute_loss_vectors, loss, y),
-                "mc_fisher": partial(fisher_vectors, draws[done : done + len(x)]),
+                "mc_fisher": partial(compute_fisher_vectors, draws[done : done + len(x)]),
             }
-            for size, found in propagate_deltas(model, names, x, made[kind], at_once):
+            for size, deltas in propagate_deltas(model, names, x, make_vectors[kind], at_once):
                 for name in names:
-                    result[name] += _squares(found.pop(name), result[name], len(x), size)
+                    diagonal[name] += _sum_squares(
+                        deltas.pop(name), diagonal[name], images=len(x), vectors=size
+                    )
             done += len(x)
-    return {name: value / done for name, value in result.items()}
+    return {name: value / done for name, value in diagonal.items()}
 
 
-def ggn_vectors(logits: Tensor) -> Tensor:
-    """C - 1 vectors v_k for every image with sum_k v_k v_k^T = diag p - p p^T, (C - 1, N, C).
+def compute_ggn_vectors(logits: Tensor) -> Tensor:
+    """Compute C - 1 vectors v_k with sum_k v_k v_k^T = diag p - p p^T by image, (C - 1, N, C).
 
     diag p - p p^T = S S^T with S = diag(s) - p s^T, s = sqrt p. The reflection H = I - w w^T / (1 +
     s_m), w = s + e_m, maps s to -e_m, m the likeliest class; S H has the columns s * h_j, h_j
     orthogonal to s, and zero for j = m.
     """
-    p = _softmax(logits)
+    p = _compute_softmax(logits)
     s = p.sqrt()
     n, classes = p.shape
     likeliest = p.argmax(1, keepdim=True)
     w = s.scatter_add(1, likeliest, torch.ones_like(s[:, :1]))
-    h = (
-        torch.diag_embed(torch.ones_like(s))
-        - (w / (1 + s.gather(1, likeliest)))[:, :, None] * w[:, None, :]
-    )
+    scaled_w = w / (1 + s.gather(1, likeliest))
+    h = torch.diag_embed(torch.ones_like(s)) - scaled_w[:, :, None] * w[:, None, :]
+    # The numbers of all classes but the likeliest, whose column is zero.
     others = torch.arange(classes - 1, device=p.device).expand(n, -1)
     others = others + (others >= likeliest)
-    return (s[:, :, None] * h).gather(2, others[:, None, :].expand(n, classes, -1)).permute(2, 0, 1)
+    columns = others[:, None, :].expand(n, classes, -1)
+    return (s[:, :, None] * h).gather(2, columns).permute(2, 0, 1)
 
 
-def fisher_vectors(draws: Tensor, logits: Tensor) -> Tensor:
-    """softmax less the one-hot of a label drawn from it, (1, N, C); `draws` are uniform on [0, 1),
-    one for each image.
+def compute_fisher_vectors(draws: Tensor, logits: Tensor) -> Tensor:
+    """Compute softmax less the one-hot of a label drawn from it, (1, N, C).
+
+    `draws` are uniform on [0, 1), one for each image.
     """
-    p = _softmax(logits)
-    reached = p.cpu().double().cumsum(1)
-    labels = torch.searchsorted(reached, draws[:, None] * reached[:, -1:], right=True).clamp_max(
-        p.shape[1] - 1
-    )
-    return (p - torch.zeros_like(p).scatter_(1, labels.to(p.device), 1.0))[None]
+    p = _compute_softmax(logits)
+    cumulative = p.cpu().double().cumsum(1)
+    # The last sum is not exactly 1: the draws are scaled to it.
+    targets = draws[:, None] * cumulative[:, -1:]
+    labels = torch.searchsorted(cumulative, targets, right=True).clamp_max(p.shape[1] - 1)
+    one_hot = torch.zeros_like(p).scatter_(1, labels.to(p.device), 1.0)
+    return (p - one_hot)[None]
 
 
-def _softmax(logits: Tensor) -> Tensor:
+def _compute_softmax(logits: Tensor) -> Tensor:
     if not torch.isfinite(logits).all():
-        raise ScoreError("the network's outputs are no finite numbers: they have no curvature")
+        raise ScoreError("the network's outputs are not finite: they have no curvature")
     return logits.softmax(1)
 
 
-def _squares(uses: Deltas, weight: Tensor, images: int, vectors: int) -> Tensor:
-    """The squares of the gradients of single images, summed over images and vectors, shaped as the
-    weight.
-    """
-    if len(uses) == 1 and isinstance(uses[0][0].layer, nn.Linear) and uses[0][1].dim() == 3:
+def _sum_squares(uses: Deltas, weight: Tensor, *, images: int, vectors: int) -> Tensor:
+    """Sum the squared gradients of single images over images and vectors, shaped as the weight."""
+    if len(uses) == 1:
         ((use, delta),) = uses
-        return delta.square().sum(1).T @ use.inputs.square()
+        if isinstance(use.layer, nn.Linear) and delta.dim() == 3:
+            # One position: the square of a product is the product of the squares.
+            return delta.square().sum(1).T @ use.inputs.square()
     return sum_over_uses(uses, weight, images, vectors).square_().sum((0, 1))

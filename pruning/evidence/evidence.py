@@ -1,4 +1,4 @@
-"""What a criterion may know of a network: each quantity computed once, on first use."""
+"""The evidence that a criterion scores: each quantity is computed once, on first use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class Evidence:
-    """Model, masks, batches, loss and generator; the model is at its current masked point and is
-    not changed.
+    """Quantities of a model at its current masked point, which is not changed.
 
-    `batches` holds (inputs, labels), normalised and on the model's device, or makes them when first
-    asked; without it, asking for what needs data raises `EvidenceError`. `shape` is that of an
-    image, read from the batches where not given.
+    `batches` holds (inputs, labels), normalised and on the model's device, or a function that makes
+    them when they are first asked for; without it, asking for what needs data raises
+    `EvidenceError`. `shape` is that of an image; without it, it is read from the batches.
     """
 
     def __init__(
@@ -34,6 +33,7 @@ class Evidence:
         batches: Batches | Callable[[], Batches] | None = None,
         generator: Generator | None = None,
         exclude: Collection[str] = (),
+        *,
         loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         shape: Shape | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class Evidence:
 
     @cached_property
     def batches(self) -> Batches:
-        """The calibration batches, or `EvidenceError`."""
+        """The calibration batches; `EvidenceError` where there are none."""
         batches = self._batches() if callable(self._batches) else self._batches
         if not batches:
             raise EvidenceError("this criterion needs data: pass batches of (inputs, labels)")
@@ -61,23 +61,22 @@ class Evidence:
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of an image, or `EvidenceError`."""
+        """Channels, height and width of an image; `EvidenceError` where they are not known."""
         if self._shape is None:
             inputs = self.batches[0][0]
             if inputs.dim() != 4:
                 raise EvidenceError(
-                    f"inputs of shape {tuple(inputs.shape)} are no images (N, C, H, W)"
+                    f"inputs of shape {tuple(inputs.shape)} are not images (N, C, H, W)"
                 )
             self._shape = (inputs.shape[1], inputs.shape[2], inputs.shape[3])
         return self._shape
 
     @cached_property
     def gradient(self) -> Scores:
-        """The gradient of the mean loss over all batches at the current point, in eval mode, by
-        parameter name.
+        """The gradient of the mean loss over all batches at the current point, by parameter name.
 
-        g = (1/n) sum_i d loss(f(x_i), y_i) / d theta, each batch weighted by its size; no weight
-        decay.
+        g = (1/n) sum_i d loss(f(x_i), y_i) / d theta in eval mode, each batch weighted by its size;
+        no weight decay.
         """
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         images = 0
@@ -95,29 +94,27 @@ class Evidence:
             )
 
     def batch_gradients(self) -> Iterator[tuple[int, Scores]]:
-        """The images of each batch and the gradient of its mean loss, in eval mode; zeros where the
-        loss depends on none.
+        """Yield the number of images of each batch and the gradient of its mean loss.
+
+        In eval mode; zeros for weights on which the loss does not depend.
         """
         parameters = find_prunable(self.model, [])
-        wanted = {name: parameters[name] for name in self.weights}
+        weights = [parameters[name] for name in self.weights]
         for inputs, labels in self.batches:
             with evaluate_mode(self.model), torch.enable_grad():
                 loss = self.loss(self.model(inputs), labels)
-                found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-            yield (
-                len(labels),
-                {
-                    name: torch.zeros_like(self.weights[name]) if value is None else value
-                    for name, value in zip(wanted, found, strict=True)
-                },
-            )
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            by_name = {
+                name: torch.zeros_like(weight) if gradient is None else gradient
+                for (name, weight), gradient in zip(self.weights.items(), gradients, strict=True)
+            }
+            yield len(labels), by_name
 
     def curvature(self, kind: Curvature | None = None) -> Scores:
-        """The diagonal of the curvature of the mean loss at the current point, shaped as the
-        weights.
+        """Compute the diagonal of the curvature of the mean loss, shaped as the weights.
 
-        `kind` as in `pruning.evidence.curvature`; None is `ggn` up to 20 classes, `mc_fisher`
-        above.
+        At the current point, once for each kind. `kind` is one of `pruning.evidence.curvature`;
+        None is `ggn` up to 20 classes, `mc_fisher` above.
         """
         if kind not in self._curvatures:
             self._curvatures[kind] = compute_diagonal(
@@ -131,13 +128,16 @@ class Evidence:
         return self._curvatures[kind]
 
     def losses(self) -> Tensor:
-        """The loss of every image of the batches at the current point, in eval mode, (n,)."""
+        """Compute the loss of every image of the batches at the current point; (n,), eval mode."""
         with evaluate_mode(self.model), torch.no_grad():
             return torch.cat(
-                [self._each(self.model(inputs), labels) for inputs, labels in self.batches]
+                [
+                    self._compute_image_losses(self.model(inputs), labels)
+                    for inputs, labels in self.batches
+                ]
             )
 
-    def _each(self, outputs: Tensor, labels: Tensor) -> Tensor:
+    def _compute_image_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
         if self.loss is F.cross_entropy:
             return F.cross_entropy(outputs, labels, reduction="none")
         return torch.stack(

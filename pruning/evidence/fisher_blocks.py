@@ -25,12 +25,11 @@ from pruning.types import Scores
 
 @once_per_evidence
 def compute_group_gradients(evidence: Evidence, groups: int) -> Scores:
-    """The gradients of the mean loss on m groups of images, in eval mode: (m, N) by name, in the
-    weight's dtype.
+    """Compute the gradients of the mean loss on m groups of images: (m, N) by name.
 
-    The images of the evidence in order, in `groups` groups whose sizes differ by one at most, or
-    each image for itself if there are fewer; zero for masked weights. Raises `ScoreError` for
-    gradients that are no finite numbers.
+    In eval mode, in the weight's dtype. The images of the evidence are taken in order, in `groups`
+    groups whose sizes differ by at most one, or each image for itself if there are fewer; zero for
+    masked weights. Raises `ScoreError` for gradients that are not finite.
 
     >>> layer = torch.nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
@@ -42,29 +41,33 @@ def compute_group_gradients(evidence: Evidence, groups: int) -> Scores:
     images = sum(len(labels) for _, labels in evidence.batches)
     m = min(groups, images)
     device = next(iter(evidence.weights.values())).device
-    group = torch.arange(images, device=device) * m // images
-    sizes = group.bincount(minlength=m)
-    found = {name: weight.new_zeros(m, weight.numel()) for name, weight in evidence.weights.items()}
+    group_of_image = torch.arange(images, device=device) * m // images
+    sizes = group_of_image.bincount(minlength=m)
+    by_group = {
+        name: weight.new_zeros(m, weight.numel()) for name, weight in evidence.weights.items()
+    }
     start = 0
-    for part in compute_image_gradients(
+    for chunk in compute_image_gradients(
         evidence.model, list(evidence.weights), evidence.batches, evidence.loss
     ):
-        index = group[start : start + len(next(iter(part.values())))]
-        for name, gradients in part.items():
-            found[name].index_add_(0, index, gradients.flatten(1) / sizes[index, None])
-        start += len(index)
-    for name, gradients in found.items():
+        chunk_size = len(next(iter(chunk.values())))
+        index = group_of_image[start : start + chunk_size]
+        for name, gradients in chunk.items():
+            by_group[name].index_add_(0, index, gradients.flatten(1) / sizes[index, None])
+        start += chunk_size
+    for name, gradients in by_group.items():
         if not bool(torch.isfinite(gradients).all()):
-            raise ScoreError(f"{name}: the gradients of the loss are no finite numbers")
+            raise ScoreError(f"{name}: the gradients of the loss are not finite")
         gradients.masked_fill_(~evidence.masks[name].flatten(), 0.0)
-    return found
+    return by_group
 
 
 def build_blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the N weights with their Fisher blocks, float64 (c, b, b), from gradients (m, N).
+    """Yield slices of the N weights with their Fisher blocks, float64 (c, b, b).
 
-    F = damping I + (1 / m) G^T G in each block of b = min(size, N) weights; the last block of all
-    is filled up with weights of no gradient. So few blocks at a time that memory is bounded.
+    F = damping I + (1 / m) G^T G from the gradients G (m, N) in each block of b = min(size, N)
+    weights; the last block of all is filled up with weights of no gradient. Only as many blocks at
+    a time as the bound on memory allows.
 
     >>> for part, fisher in build_blocks(torch.tensor([[2.0, 0.0, 1.0], [2.0, 4.0, 1.0]]), 2, 1.0):
     ...     print(part, fisher)
@@ -76,20 +79,24 @@ def build_blocks(gradients: Tensor, size: int, damping: float) -> Iterator[tuple
     """
     m, total = gradients.shape
     b = min(size, total)
-    for part in split_matrices(-(-total // b), b * max(b, m)):
+    blocks = -(-total // b)  # rounded up
+    for part in split_matrices(blocks, b * max(b, m)):
         weights = slice(part.start * b, min(part.stop * b, total))
-        columns = stack_blocks(gradients[:, weights].double(), b).permute(1, 2, 0)
+        stacked = stack_blocks(gradients[:, weights].double(), b)  # (m, c, b)
+        columns = stacked.permute(1, 2, 0)
         fisher = columns @ columns.mT / m
         fisher.diagonal(dim1=1, dim2=2).add_(damping)
         yield weights, fisher
 
 
 def stack_blocks(values: Tensor, size: int) -> Tensor:
-    """Consecutive values in blocks: (..., n) to (..., c, size), the last one filled up with zeros
-    (False).
+    """Stack consecutive values in blocks: (..., n) to (..., c, size).
+
+    The last block is filled up with zeros (False).
 
     >>> stack_blocks(torch.tensor([1, 2, 3]), 2)
     tensor([[1, 2],
             [3, 0]])
     """
-    return F.pad(values, (0, -values.shape[-1] % size)).reshape(*values.shape[:-1], -1, size)
+    padded = F.pad(values, (0, -values.shape[-1] % size))
+    return padded.reshape(*values.shape[:-1], -1, size)

@@ -31,10 +31,10 @@ from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
 Vectors = Callable[[Tensor], Tensor]
-"""From logits (N, C) to K vectors for every image, (K, N, C)."""
+"""A function from logits (N, C) to K vectors for every image, (K, N, C)."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 BYTES = 64 * 2**20
-"""What the largest intermediate result may take."""
+"""The most bytes that the largest intermediate result may take."""
 
 
 Deltas = list[tuple[Use, Tensor]]
@@ -45,72 +45,71 @@ image.
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of the largest results for one image: the patches of a layer, and what every vector
-    adds.
-    """
+    """Bytes of the largest results for one image."""
 
     patches: int
+    """The bytes of the largest layer's patches."""
     vector: int
+    """The bytes that every vector adds."""
 
     @staticmethod
-    def of(
-        model: nn.Module, names: Collection[str], inputs: Tensor, spared: bool = False
+    def from_forward_pass(
+        model: nn.Module, names: Collection[str], inputs: Tensor, spare_linear: bool = False
     ) -> Footprint:
-        """Of the first image, by one forward pass; `spared` are the weights of `Linear` layers
-        without positions.
+        """Measure the first image by one forward pass.
+
+        With `spare_linear` the weights of `Linear` layers do not count: for those without positions
+        no gradient of a single image is formed.
         """
         with evaluate_mode(model), torch.no_grad(), record_uses(model, names) as uses:
             model(inputs[:1])
-            seen = [
+            layer_patches = [
                 (use.layer, extract_patches(use.layer, use.inputs))
-                for found in uses.values()
-                for use in found
+                for calls in uses.values()
+                for use in calls
             ]
-        outputs = sum(layer.weight.shape[0] * columns.shape[-1] for layer, columns in seen)
+        outputs = sum(layer.weight.shape[0] * patches.shape[-1] for layer, patches in layer_patches)
         weights = [
             layer.weight.numel()
-            for layer, _ in seen
-            if not (spared and isinstance(layer, nn.Linear))
+            for layer, _ in layer_patches
+            if not (spare_linear and isinstance(layer, nn.Linear))
         ]
-        size = inputs.element_size()
-        return Footprint(
-            size * max([1, *(columns.numel() for _, columns in seen)]),
-            size * max([1, outputs, *weights]),
-        )
+        largest_patches = max([1, *(patches.numel() for _, patches in layer_patches)])
+        largest_vector = max([1, outputs, *weights])
+        element = inputs.element_size()
+        return Footprint(patches=element * largest_patches, vector=element * largest_vector)
 
-    def images(self, vectors: int, size_bytes: int) -> int:
-        """How many images at once keep every result below so many bytes; at least one."""
+    def count_images(self, vectors: int, size_bytes: int) -> int:
+        """Count the images that at once keep every result below `size_bytes`; at least one."""
         return max(1, size_bytes // max(self.patches, self.vector * vectors))
 
-    def vectors(self, size_bytes: int) -> int:
-        """How many vectors at once do for one image; at least one."""
+    def count_vectors(self, size_bytes: int) -> int:
+        """Count the vectors that at once do so for one image; at least one."""
         return max(1, size_bytes // self.vector)
 
 
 def compute_products(
     model: nn.Module, names: Collection[str], inputs: Tensor, vectors: Vectors
 ) -> Iterator[tuple[str, Tensor]]:
-    """The gradient of <f(x_i), v_ki> with respect to every weight, layer by layer: names and
-    tensors (N, K, *weight).
+    """Compute the gradient of <f(x_i), v_ki> with respect to every weight, layer by layer.
 
-    Eval mode; the vectors are constants; positions and the uses of a shared weight are summed;
-    zeros where the logits do not depend on a weight. One layer's tensor is held at a time, beside K
-    times the outputs of all layers: see `split_batches`. Raises `EvidenceError` for a weight that
-    is used without a call of its layer.
+    Yields names and tensors (N, K, *weight). Eval mode; the vectors are constants; positions and
+    the uses of a shared weight are summed; zeros where the logits do not depend on a weight. One
+    layer's tensor is held at a time, beside K times the outputs of all layers: see `split_batches`.
+    Raises `EvidenceError` for a weight that is used without a call of its layer.
 
     >>> layer = nn.Linear(2, 1, bias=False)
-    >>> for name, found in compute_products(
-    ...     layer, ["weight"], torch.tensor([[3.0, 4.0]]), lambda logits: torch.ones(1, 1, 1)
-    ... ):
-    ...     print(name, found)
+    >>> images = torch.tensor([[3.0, 4.0]])
+    >>> def vectors(logits):
+    ...     return torch.ones(1, 1, 1)
+    >>> for name, gradient in compute_products(layer, ["weight"], images, vectors):
+    ...     print(name, gradient)
     weight tensor([[[[3., 4.]]]])
     """
-    for count, found in propagate_deltas(model, names, inputs, vectors):
+    for count, deltas in propagate_deltas(model, names, inputs, vectors):
         for name in names:
-            yield (
-                name,
-                sum_over_uses(found.pop(name), model.get_parameter(name), len(inputs), count),
-            )
+            weight = model.get_parameter(name)
+            yield name, sum_over_uses(deltas.pop(name), weight, len(inputs), count)
 
 
 def propagate_deltas(
@@ -120,10 +119,10 @@ def propagate_deltas(
     vectors: Vectors,
     at_once: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Deltas]]]:
-    """The vectors in turn, `at_once` (or all) of them: how many, and by name of the weight the uses
-    that matter.
+    """Propagate the vectors back in turn, `at_once` (or all) of them.
 
-    Raises `EvidenceError` where gradients of single images cannot be had.
+    Yields how many they are, and by name of the weight its uses that matter. Raises `EvidenceError`
+    where gradients of single images are not possible.
     """
     refuse_mixing(model)
     with evaluate_mode(model), torch.enable_grad(), record_uses(model, names) as uses:
@@ -132,52 +131,48 @@ def propagate_deltas(
     for name in names:
         for use in uses[name]:
             require_one_input_per_image(name, use, len(inputs))
-    rows = [
+    connected = [
         (name, use, use.output) for name in names for use in uses[name] if use.output is not None
     ]
-    edges = [edge for _, _, edge in rows]
-    given = vectors(logits.detach())
-    for block in torch.split(given, at_once or max(1, len(given))):
-        columns = zip(
-            *(
-                torch.autograd.grad(logits, edges, vector, retain_graph=True, allow_unused=True)
-                for vector in block
-            ),
-            strict=True,
-        )
-        found: dict[str, Deltas] = {name: [] for name in names}
-        for (name, use, _), column in zip(
-            rows, columns, strict=False
-        ):  # no columns without vectors
-            if column[0] is not None:
-                found[name].append((use, torch.stack(column, 1)))
-        yield len(block), found
+    outputs = [output for _, _, output in connected]
+    all_vectors = vectors(logits.detach())
+    for block in torch.split(all_vectors, at_once or max(1, len(all_vectors))):
+        by_vector = [
+            torch.autograd.grad(logits, outputs, vector, retain_graph=True, allow_unused=True)
+            for vector in block
+        ]
+        deltas: dict[str, Deltas] = {name: [] for name in names}
+        by_output = zip(*by_vector, strict=True)
+        # Without vectors there is nothing for any output: hence not strict.
+        for (name, use, _), gradients in zip(connected, by_output, strict=False):
+            if gradients[0] is not None:
+                deltas[name].append((use, torch.stack(gradients, 1)))
+        yield len(block), deltas
 
 
 def sum_over_uses(uses: Deltas, weight: Tensor, images: int, vectors: int) -> Tensor:
-    """The sum over uses of a weight's gradients, (N, K, *weight)."""
-    found: Tensor | None = None
+    """Sum a weight's gradients over its uses, (N, K, *weight)."""
+    total: Tensor | None = None
     for use, delta in uses:
-        one = multiply_use(use, delta)
-        found = one if found is None else found.add_(one)
-    return weight.new_zeros(images, vectors, *weight.shape) if found is None else found
+        gradient = multiply_use(use, delta)
+        total = gradient if total is None else total.add_(gradient)
+    return weight.new_zeros(images, vectors, *weight.shape) if total is None else total
 
 
 def multiply_use(use: Use, delta: Tensor) -> Tensor:
-    """The weight gradients of one use: sum_l delta_l u_l^T for every image and vector, (N, K,
-    *weight).
+    """Compute the weight gradients of one use: sum_l delta_l u_l^T, (N, K, *weight).
 
-    `delta` is (N, K, ...) as the output of one image.
+    For every image and vector; `delta` is (N, K, ...) as the output of one image.
     """
     n, k = delta.shape[:2]
-    seen = extract_patches(use.layer, use.inputs)  # (N, G, P, L)
+    patches = extract_patches(use.layer, use.inputs)  # (N, G, P, L)
     rows = arrange_by_position(use.layer, delta.flatten(0, 1))  # (N K, G, out / G, L)
     groups, out = rows.shape[1:3]
+    # All vectors of an image as rows of one matrix for each group: (N, G, K out / G, L).
     rows = rows.reshape(n, k, groups, out, -1).transpose(1, 2).flatten(2, 3)
-    found = rows @ seen.transpose(2, 3)
-    return (
-        found.reshape(n, groups, k, out, -1).transpose(1, 2).reshape(n, k, *use.layer.weight.shape)
-    )
+    products = rows @ patches.transpose(2, 3)
+    by_vector = products.reshape(n, groups, k, out, -1).transpose(1, 2)
+    return by_vector.reshape(n, k, *use.layer.weight.shape)
 
 
 def split_batches(
@@ -187,16 +182,17 @@ def split_batches(
     vectors: int = 1,
     size_bytes: int = BYTES,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches cut so that no intermediate result of `compute_products` with so many vectors is
-    larger than `size_bytes`.
+    """Cut the batches so that no intermediate result of `compute_products` is above `size_bytes`.
 
-    At least one image at a time.
+    `vectors` is the number of vectors for each image. At least one image at a time.
     """
     refuse_mixing(model)
     images: int | None = None
     for inputs, labels in batches:
         refuse_masks(labels, "gradients of single images")
-        images = images or Footprint.of(model, names, inputs).images(vectors, size_bytes)
+        if images is None:
+            footprint = Footprint.from_forward_pass(model, names, inputs)
+            images = footprint.count_images(vectors, size_bytes)
         yield from zip(torch.split(inputs, images), torch.split(labels, images), strict=True)
 
 
@@ -207,18 +203,15 @@ def compute_image_gradients(
     loss: Loss = F.cross_entropy,
     size_bytes: int = BYTES,
 ) -> Iterator[Scores]:
-    """The gradient of each image's own loss, chunk by chunk of the images in order: (n, *weight) by
-    name.
+    """Compute the gradient of each image's own loss: (n, *weight) by name.
 
-    All weights of a chunk together take at most `size_bytes`, or one image's.
+    Chunk by chunk of the images in order. All weights of a chunk together take at most
+    `size_bytes`, or what one image takes.
 
     >>> layer = nn.Linear(1, 2, bias=False)
     >>> _ = layer.weight.data.zero_()
-    >>> list(
-    ...     compute_image_gradients(
-    ...         layer, ["weight"], [(torch.tensor([[2.0], [4.0]]), torch.tensor([0, 1]))]
-    ...     )
-    ... )
+    >>> batches = [(torch.tensor([[2.0], [4.0]]), torch.tensor([0, 1]))]
+    >>> list(compute_image_gradients(layer, ["weight"], batches))
     [{'weight': tensor([[[-1.],
              [ 1.]],
     <BLANKLINE>
@@ -226,26 +219,23 @@ def compute_image_gradients(
              [-2.]]])}]
     """
     parameters = dict(model.named_parameters())
-    every = sum(parameters[name].nbytes for name in names)
+    weight_bytes = sum(parameters[name].nbytes for name in names)
+    images = max(1, size_bytes // max(weight_bytes, 1))
     for inputs, labels in split_batches(model, names, batches, 1, size_bytes):
-        images = max(1, size_bytes // max(every, 1))
         for x, y in zip(torch.split(inputs, images), torch.split(labels, images), strict=True):
-            yield {
-                name: found[:, 0]
-                for name, found in compute_products(
-                    model, names, x, partial(compute_loss_vectors, loss, y)
-                )
-            }
+            products = compute_products(model, names, x, partial(compute_loss_vectors, loss, y))
+            yield {name: gradient[:, 0] for name, gradient in products}
 
 
 def compute_loss_vectors(loss: Loss, labels: Tensor, logits: Tensor) -> Tensor:
-    """The gradient of each image's loss in its logits, (1, N, C): softmax less one-hot for
-    cross-entropy.
+    """Compute the gradient of each image's loss in its logits, (1, N, C).
+
+    For cross-entropy it is softmax less one-hot.
     """
     if loss is F.cross_entropy:
         return (logits.softmax(1) - F.one_hot(labels, logits.shape[1]))[None]
-    each = torch.func.grad(lambda logit, label: loss(logit[None], label[None]))
-    vectors: Tensor = torch.func.vmap(each)(logits, labels)
+    differentiate = torch.func.grad(lambda logit, label: loss(logit[None], label[None]))
+    vectors: Tensor = torch.func.vmap(differentiate)(logits, labels)
     return vectors[None]
 
 
@@ -255,25 +245,25 @@ def refuse_mixing(model: nn.Module) -> None:
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise EvidenceError(
                 f"{name} normalises by the statistics of the batch, in eval mode too: images "
-                "influence each "
-                "other, and gradients of single images cannot be had"
+                "influence each other, and gradients of single images are not possible"
             )
 
 
-def _refuse_hidden(model: nn.Module, logits: Tensor, unseen: list[str]) -> None:
-    weights = dict(model.named_parameters())
-    if not unseen or not logits.requires_grad:
+def _refuse_hidden(model: nn.Module, logits: Tensor, uncalled: list[str]) -> None:
+    """Raise `EvidenceError` where a weight matters though its layer was not called."""
+    if not uncalled or not logits.requires_grad:
         return
-    used = torch.autograd.grad(
+    parameters = dict(model.named_parameters())
+    gradients = torch.autograd.grad(
         logits,
-        [weights[name] for name in unseen],
+        [parameters[name] for name in uncalled],
         torch.zeros_like(logits),
         retain_graph=True,
         allow_unused=True,
     )
-    for name, gradient in zip(unseen, used, strict=True):
+    for name, gradient in zip(uncalled, gradients, strict=True):
         if gradient is not None:
             raise EvidenceError(
-                f"{name} is used without a call of its layer: gradients of single images cannot "
-                "be had"
+                f"{name} is used without a call of its layer: gradients of single images are not "
+                "possible"
             )

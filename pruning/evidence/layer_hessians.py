@@ -22,29 +22,27 @@ from pruning.networks.modes import evaluate_mode
 from pruning.types import Scores
 
 ELEMENTS = 2**23
-"""Of the largest batch of patches that is held at a time: 64 MiB in float64."""
+"""The entries of the largest batch of patches that is held at a time: 64 MiB in float64."""
 INPUTS = 8192
 """The most inputs a layer may have: their Hessian takes 512 MiB, and a few of them are held."""
 
 
 @once_per_evidence
 def compute_layer_hessians(evidence: Evidence) -> Scores:
-    """H = (2 / n) sum_i X_i X_i^T by name of the weight, float64 (G, K, K): one for each group, K
-    inputs with the kernel.
+    """Compute H = (2 / n) sum_i X_i X_i^T by name of the weight, float64 (G, K, K).
 
-    X_i (K, L) holds what the L output positions of image i see, in eval mode; the uses of a shared
-    weight are summed. Raises `EvidenceError` for a weight used without a call of its layer or as
-    matrices of two shapes, `ScoreError` for inputs that are no finite numbers, `OutOfMemoryError`
-    above `INPUTS` inputs.
+    One matrix for each group, K inputs with the kernel. X_i (K, L) holds what the L output
+    positions of image i see, in eval mode; the uses of a shared weight are summed. Raises
+    `EvidenceError` for a weight used without a call of its layer or as matrices of two shapes,
+    `ScoreError` for inputs that are not finite, `OutOfMemoryError` above `INPUTS` inputs.
 
     >>> layer = torch.nn.Linear(2, 1)
-    >>> compute_layer_hessians(
-    ...     Evidence(layer, batches=[(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))])
-    ... )
+    >>> batches = [(torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.zeros(2))]
+    >>> compute_layer_hessians(Evidence(layer, batches=batches))
     {'weight': tensor([[[10.,  2.],
              [ 2.,  4.]]], dtype=torch.float64)}
     """
-    found: Scores = {}
+    sums: Scores = {}
     images = 0
     for inputs, _ in evidence.batches:
         with (
@@ -56,41 +54,43 @@ def compute_layer_hessians(evidence: Evidence) -> Scores:
         images += len(inputs)
         for name, calls in uses.items():
             for use in calls:
-                one = _squares(name, use)
-                if name in found and found[name].shape != one.shape:
-                    raise EvidenceError(
-                        f"{name}: layers that share it see it as matrices of two shapes"
-                    )
-                found[name] = found[name].add_(one) if name in found else one
+                _add_squares_(sums, name, _sum_squares(name, use))
     return {
-        name: found[name].mul_(2 / images) if name in found else _unused(evidence, name)
+        name: sums[name].mul_(2 / images) if name in sums else _build_unused(evidence, name)
         for name in evidence.weights
     }
 
 
-def _squares(name: str, use: Use) -> Tensor:
-    """sum_i X_i X_i^T, (G, K, K)."""
-    seen = extract_patches(use.layer, use.inputs[:1])
-    _, groups, size, _ = seen.shape
+def _add_squares_(sums: Scores, name: str, squares: Tensor) -> None:
+    if name not in sums:
+        sums[name] = squares
+        return
+    if sums[name].shape != squares.shape:
+        raise EvidenceError(f"{name}: layers that share it see it as matrices of two shapes")
+    sums[name].add_(squares)
+
+
+def _sum_squares(name: str, use: Use) -> Tensor:
+    """Compute sum_i X_i X_i^T, (G, K, K)."""
+    first_patches = extract_patches(use.layer, use.inputs[:1])
+    _, groups, size, _ = first_patches.shape
     if size > INPUTS:
         raise OutOfMemoryError(
             f"{name}: {size} inputs make a Hessian of {8 * size**2 / 1e9:.1f} GB, at most "
-            f"{INPUTS} are "
-            "taken; exclude the layer"
+            f"{INPUTS} are taken; exclude the layer"
         )
-    total = torch.zeros(groups, size, size, dtype=torch.float64, device=seen.device)
-    for part in torch.split(use.inputs, max(1, ELEMENTS // seen.numel())):
-        columns = (
-            extract_patches(use.layer, part).permute(1, 2, 0, 3).reshape(groups, size, -1).double()
-        )
+    total = torch.zeros(groups, size, size, dtype=torch.float64, device=first_patches.device)
+    for part in torch.split(use.inputs, max(1, ELEMENTS // first_patches.numel())):
+        patches = extract_patches(use.layer, part)  # (N, G, K, L)
+        columns = patches.permute(1, 2, 0, 3).reshape(groups, size, -1).double()
         total.baddbmm_(columns, columns.mT)
     if not bool(torch.isfinite(total).all()):
-        raise ScoreError(f"{name}: the inputs of its layer are no finite numbers")
+        raise ScoreError(f"{name}: the inputs of its layer are not finite")
     return total
 
 
-def _unused(evidence: Evidence, name: str) -> Tensor:
-    """Zeros for a layer that is never called."""
+def _build_unused(evidence: Evidence, name: str) -> Tensor:
+    """Build zeros for a layer that is never called."""
     evidence.refuse_hidden(name)
     weight = evidence.weights[name]
     size = weight[0].numel()

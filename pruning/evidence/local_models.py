@@ -1,5 +1,5 @@
-"""What keeps a local model of the loss near the point where it holds: stages, and a penalty on the
-step.
+"""Stages and a penalty on the step, which keep a local model of the loss near the point where it
+holds.
 
 Source: Laurent et al., Revisiting loss modelling for unstructured pruning, 2020, and the code
 released with it.
@@ -25,8 +25,7 @@ PASS = 3
 
 @dataclass(frozen=True)
 class Staging:
-    """The stages of a criterion that models the loss around the current point, and the images it
-    sees there.
+    """The stages of a criterion that models the loss around the current point, and its images.
 
     >>> [round(density, 3) for density in Staging(pi=3).stage_densities(1.0, 0.125)]
     [0.5, 0.25, 0.125]
@@ -43,19 +42,20 @@ class Staging:
     ] = 1000
 
     def stage_densities(self, start: float, target: float) -> Sequence[float]:
-        """d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi; the last exactly the
-        target.
+        """Return d_i = start (target / start)^(i / pi), or linear in i, i = 1 ... pi.
+
+        The last is exactly the target.
         """
         return space_densities(start, target, self.pi, self.stages)
 
     def calibration(self, classes: int) -> Calibration:
-        """So many training images at random."""
+        """Ask for `images` training images at random."""
         return Calibration(self.images)
 
 
 @dataclass(frozen=True)
 class Locality(Staging):
-    """The same, with a penalty on the step."""
+    """Stages, and a penalty on the step."""
 
     lambda_: Annotated[
         float,
@@ -69,11 +69,11 @@ class Locality(Staging):
     ] = 1e-3
 
     def units(self, classes: int) -> int:
-        """One forward and backward pass."""
+        """Count one forward and backward pass."""
         return PASS * self.images
 
     def penalty(self, weight: Tensor) -> Tensor:
-        """lambda / 2 theta^2."""
+        """Compute lambda / 2 theta^2."""
         return self.lambda_ / 2 * weight.square()
 
 
@@ -90,14 +90,16 @@ class CurvedLocality(Locality):
     ] = None
 
     def units(self, classes: int) -> int:
-        """The gradient and the curvature: C + 1 passes for the exact one, three for one gradient of
-        every image.
+        """Count the gradient and the curvature.
+
+        The exact curvature takes C + 1 passes, one gradient of every image three.
         """
-        exact = (self.curvature or choose_curvature(classes)) == "ggn"
-        return PASS * self.images * (classes + 2 if exact else 4)
+        kind = self.curvature or choose_curvature(classes)
+        passes = classes + 2 if kind == "ggn" else 4
+        return PASS * self.images * passes
 
     def quadratic(self, evidence: Evidence) -> Scores:
-        """D theta^2 / 2 by name, shape of the weight."""
+        """Compute D theta^2 / 2 by name, shape of the weight."""
         curvature = evidence.curvature(self.curvature)
         return {
             name: curvature[name] * weight.square() / 2 for name, weight in evidence.weights.items()
@@ -105,12 +107,12 @@ class CurvedLocality(Locality):
 
 
 def predict_linear(evidence: Evidence) -> Scores:
-    """-g theta by name: the change of the loss, to first order, when each weight alone is removed."""
+    """Predict -g theta by name: how removing each weight alone moves the loss to first order."""
     return {name: -evidence.gradient[name] * weight for name, weight in evidence.weights.items()}
 
 
 def sum_removed(changes: Scores, evidence: Evidence, masks: Masks) -> float:
-    """The sum of the changes over the weights that `masks` prune and the evidence holds."""
+    """Sum the changes over the weights that `masks` prune and the evidence holds."""
     return sum(
         float(change[evidence.masks[name] & ~masks[name]].double().sum())
         for name, change in changes.items()

@@ -1,10 +1,9 @@
-"""The part of each weight in what its output receives, at worst over the images: sensitivities of
-edges.
+"""Sensitivities of edges: the largest part, over images, of a weight in what its output receives.
 
 At one position p of one image x, the weights of one sign that enter output i receive z_i = sum_k
 |w_ik| a_k, and weight ij has the part g_ij(x, p) = |w_ij| a_j / z_i of it, in [0, 1]. The inputs a
-must not be negative: an image whose inputs are is taken as two, its positive and its negative part.
-Biases are no inputs and have no part.
+must not be negative: an image with negative inputs is taken as two, its positive and its negative
+part. Biases are not inputs and have no part.
 
 Source: Baykal et al., SiPPing neural networks: sensitivity-informed provable pruning of neural
 networks, 2019; Liebenwein et al., Provable filter pruning for efficient neural networks, ICLR 2020;
@@ -28,9 +27,9 @@ Positions = Literal["mean", "max"]
 SMALLEST = 2.0**-23
 """A sum z that is not above this is taken as nothing: no weight has a part in it."""
 BYTES = 16 * 2**20
-"""What the largest intermediate result may take, whatever the number of images."""
+"""The most bytes of the largest intermediate result, whatever the number of images."""
 CACHE = 2**20
-"""Bytes of a block of products that stays in the processor's cache."""
+"""The bytes of a block of products that stays in the processor's cache."""
 
 
 def compute_sensitivities(
@@ -39,12 +38,11 @@ def compute_sensitivities(
     batches: Iterable[tuple[Tensor, Tensor]],
     positions: Positions,
 ) -> Scores:
-    """s_ij = max over images of the mean, or the maximum, over positions p of g_ij(x, p); shaped as
-    the weights.
+    """Compute s_ij = max over images of the mean, or the maximum, over positions p of g_ij(x, p).
 
-    In eval mode, in the precision of the network; of a shared weight the maximum over its uses. A
-    weight that is zero, and one whose layer is never called, has none. Raises `EvidenceError` where
-    a layer sees no batch of images, or inputs that are no finite numbers.
+    Shaped as the weights, in eval mode, in the precision of the network; for a shared weight the
+    maximum over its uses. A weight that is zero, and one whose layer is never called, has none.
+    Raises `EvidenceError` where a layer sees no batch of images, or inputs that are not finite.
 
     >>> layer = nn.Linear(4, 1)
     >>> _ = layer.weight.data.copy_(torch.tensor([[2.0, 1.0, -1.0, 0.5]]))
@@ -52,46 +50,46 @@ def compute_sensitivities(
     >>> compute_sensitivities(layer, ["weight"], [(images, torch.zeros(2))], "mean")
     {'weight': tensor([[0.5000, 1.0000, 1.0000, 0.2500]])}
     """
-    found = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
+    largest = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
     with torch.no_grad():
         for name, use in iterate_uses(model, names, batches):
-            torch.maximum(
-                found[name], _edges(use, model.get_parameter(name), positions), out=found[name]
-            )
-    return found
+            edges = _compute_edges(use, model.get_parameter(name), positions)
+            torch.maximum(largest[name], edges, out=largest[name])
+    return largest
 
 
-def _edges(use: Use, weight: Tensor, positions: Positions) -> Tensor:
-    """s_ij of one call of a layer over all its images, shaped as the weight."""
-    layer, size = use.layer, as_matrices(use.layer, weight)
-    signs = torch.cat(
-        [size.clamp_min(0.0), (-size).clamp_min(0.0)], 1
-    )  # (G, 2 out / G, K): one row for each side
-    one = extract_patches(layer, use.inputs[:1])
+def _compute_edges(use: Use, weight: Tensor, positions: Positions) -> Tensor:
+    """Compute s_ij of one call of a layer over all its images, shaped as the weight."""
+    layer = use.layer
+    matrices = as_matrices(layer, weight)
+    # One row for each sign of each output: (G, 2 out / G, K).
+    signs = torch.cat([matrices.clamp_min(0.0), (-matrices).clamp_min(0.0)], 1)
     worst = torch.zeros_like(signs)
-    reduce = _mean if positions == "mean" else _maximum
-    images = max(
-        1,
-        BYTES
-        // (
-            one.element_size()
-            * max(one.numel(), signs.numel(), signs[..., 0].numel() * one.shape[-1])
-        ),
-    )
+    reduce_positions = _average_positions if positions == "mean" else _maximise_positions
+    images = _count_images_at_once(extract_patches(layer, use.inputs[:1]), signs)
     for part in torch.split(split_signs(use.inputs), images):
-        seen = extract_patches(layer, part)  # (N, G, K, L)
-        sums = signs @ seen
-        torch.maximum(
-            worst, reduce(torch.where(sums > SMALLEST, sums.reciprocal(), 0.0), seen), out=worst
-        )
-    return (signs * worst).reshape(len(signs), 2, *size.shape[1:]).amax(1).reshape(weight.shape)
+        patches = extract_patches(layer, part)  # (N, G, K, L)
+        sums = signs @ patches
+        inverse = torch.where(sums > SMALLEST, sums.reciprocal(), 0.0)
+        torch.maximum(worst, reduce_positions(inverse, patches), out=worst)
+    # A weight has one sign: the other row of its output has 0 for it.
+    by_sign = (signs * worst).reshape(len(signs), 2, *matrices.shape[1:])
+    return by_sign.amax(1).reshape(weight.shape)
+
+
+def _count_images_at_once(first_patches: Tensor, signs: Tensor) -> int:
+    """Count the images whose patches, sums and reductions take at most `BYTES`; at least one."""
+    sums = signs[..., 0].numel() * first_patches.shape[-1]
+    elements = max(first_patches.numel(), signs.numel(), sums)
+    return max(1, BYTES // (first_patches.element_size() * elements))
 
 
 def count_output_positions(
     model: nn.Module, names: Collection[str], image: Tensor
 ) -> dict[str, int]:
-    """By name, how many positions a layer's output has for one image (1, C, H, W), all its uses
-    together; 0 without a use.
+    """Count the positions that each layer's output has for one image (1, C, H, W), by weight name.
+
+    All uses of a layer together; 0 without a use.
 
     >>> count_output_positions(nn.Conv2d(1, 1, 3), ["weight"], torch.zeros(1, 1, 5, 5))
     {'weight': 9}
@@ -104,57 +102,62 @@ def count_output_positions(
     }
 
 
-def sample_size(
-    model: nn.Module, names: Collection[str], image: Tensor, delta: float, c: float
+def compute_sample_size(
+    model: nn.Module, names: Collection[str], image: Tensor, *, delta: float, c: float
 ) -> int:
-    """|S| = ceil(c ln(8 eta_max eta / delta)), eta the output elements of all layers and eta_max of the largest.
+    """Compute |S| = ceil(c ln(8 eta_max eta / delta)), the images that a sensitivity needs.
 
-    `image` is (1, C, H, W). With c = 3 and delta = 1e-16 as in the released code:
+    eta is the number of output elements of all layers, eta_max that of the largest; `image` is (1,
+    C, H, W). With c = 3 and delta = 1e-16 as in the released code:
 
     >>> layers = nn.Linear(784, 300), nn.Linear(300, 100), nn.Linear(100, 10)
     >>> net = nn.Sequential(nn.Flatten(), *layers)
-    >>> sample_size(net, [f"{i}.weight" for i in (1, 2, 3)], torch.zeros(1, 1, 28, 28), 1e-16, 3.0)
+    >>> names = [f"{i}.weight" for i in (1, 2, 3)]
+    >>> compute_sample_size(net, names, torch.zeros(1, 1, 28, 28), delta=1e-16, c=3.0)
     152
     """
-    counts = [
-        count * len(model.get_parameter(name))
-        for name, count in count_output_positions(model, names, image).items()
-    ]
-    return max(1, math.ceil(c * math.log(8 * max(1, *counts) * max(1, sum(counts)) / delta)))
+    positions = count_output_positions(model, names, image)
+    outputs = [count * len(model.get_parameter(name)) for name, count in positions.items()]
+    largest = max(1, *outputs)
+    total = max(1, sum(outputs))
+    return max(1, math.ceil(c * math.log(8 * largest * total / delta)))
 
 
 def split_signs(inputs: Tensor) -> Tensor:
-    """The inputs as they are, or where some are negative their positive parts and their negative
-    parts.
+    """Split inputs of which some are negative into positive parts and negative parts.
+
+    The result has twice as many images; inputs without negative entries are returned as they are.
 
     >>> split_signs(torch.tensor([[1.0, -2.0]]))
     tensor([[1., 0.],
             [0., 2.]])
     """
-    return (
-        torch.cat([inputs.clamp_min(0.0), (-inputs).clamp_min(0.0)])
-        if bool((inputs < 0).any())
-        else inputs
-    )
+    if bool((inputs < 0).any()):
+        return torch.cat([inputs.clamp_min(0.0), (-inputs).clamp_min(0.0)])
+    return inputs
 
 
-def _mean(inverse: Tensor, seen: Tensor) -> Tensor:
-    """max over n of (1 / L) sum over l of inverse (N, G, O, L) times seen (N, G, K, L): (G, O,
-    K).
+def _average_positions(inverse: Tensor, patches: Tensor) -> Tensor:
+    """Compute max over n of (1 / L) sum over l of inverse (N, G, O, L) times patches (N, G, K, L).
+
+    Returns (G, O, K).
     """
-    return (inverse @ seen.mT).amax(0) / seen.shape[-1]
+    return (inverse @ patches.mT).amax(0) / patches.shape[-1]
 
 
-def _maximum(inverse: Tensor, seen: Tensor) -> Tensor:
-    """max over n and l of inverse (N, G, O, L) times seen (N, G, K, L): (G, O, K)."""
+def _maximise_positions(inverse: Tensor, patches: Tensor) -> Tensor:
+    """Compute max over n and l of inverse (N, G, O, L) times patches (N, G, K, L): (G, O, K)."""
     rows = inverse.permute(1, 2, 0, 3).flatten(2)  # (G, O, N L)
-    columns = seen.permute(1, 2, 0, 3).flatten(2)
-    found = torch.empty(*rows.shape[:2], columns.shape[1], dtype=rows.dtype, device=rows.device)
+    columns = patches.permute(1, 2, 0, 3).flatten(2)  # (G, K, N L)
+    largest = torch.empty(*rows.shape[:2], columns.shape[1], dtype=rows.dtype, device=rows.device)
+    # As many rows at a time as the products (rows, K, N L) fit into the cache; in a depthwise
+    # convolution, with few rows in each group, many groups at once.
     block = max(1, CACHE // (columns.element_size() * max(1, columns[0].numel())))
-    many = max(1, block // rows.shape[1])  # of a depthwise convolution, many groups at once
-    for group in range(0, len(rows), many):
-        groups = slice(group, group + many)
+    groups_at_once = max(1, block // rows.shape[1])
+    for group in range(0, len(rows), groups_at_once):
+        groups = slice(group, group + groups_at_once)
         for start in range(0, rows.shape[1], block):
             part = slice(start, start + block)
-            found[groups, part] = (rows[groups, part, None] * columns[groups, None]).amax(-1)
-    return found
+            products = rows[groups, part, None] * columns[groups, None]
+            largest[groups, part] = products.amax(-1)
+    return largest

@@ -1,4 +1,4 @@
-"""The registry of granularities: one file each, found by itself."""
+"""The registry of granularities: one file each, found without a list."""
 
 from pruning.registry import Registry
 from pruning.types import Granularity

@@ -35,15 +35,15 @@ class Block:
     >>> scores = {"weight": torch.tensor([[5.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0]])}
     >>> masks = {"weight": torch.ones(2, 4, dtype=torch.bool)}
     >>> selection = Selection(
-    ...     layer,
-    ...     {"weight": layer.weight},
-    ...     scores,
-    ...     masks,
-    ...     0.5,
-    ...     allocations.create("global"),
-    ...     sparsifiers.create("top_k"),
-    ...     torch.Generator(),
-    ...     lambda: (1, 1, 4),
+    ...     model=layer,
+    ...     weights={"weight": layer.weight},
+    ...     scores=scores,
+    ...     masks=masks,
+    ...     density=0.5,
+    ...     allocation=allocations.create("global"),
+    ...     sparsifier=sparsifiers.create("top_k"),
+    ...     generator=torch.Generator(),
+    ...     shape=lambda: (1, 1, 4),
     ... )
     >>> Block(rows=1, columns=2).select(selection).masks
     {'weight': tensor([[ True,  True, False, False],
@@ -56,43 +56,48 @@ class Block:
     ] = 4
 
     def select(self, selection: Selection) -> Selected:
-        """The best blocks of each layer's share, the density at most the target and less than a
-        block below it.
+        """Select the best blocks of each layer's share.
 
-        Members that are pruned already count nothing; a block is dead when all are. With blocks
-        that are pruned in part the most blocks that do not exceed the density are found by
-        bisection. Raises `BudgetError` where not one block fits.
+        The density is at most the target and less than a block below it. Members that are pruned
+        already count nothing; a block is dead when all its members are. Where blocks are pruned in
+        part, the largest number of blocks that does not exceed the density is found by bisection.
+        Raises `BudgetError` where not one block fits.
         """
-        pattern = Pattern.of(selection, self.rows, self.columns)
+        pattern = Pattern.from_selection(selection, self.rows, self.columns)
         if pattern.keep == pattern.alive:
             return Selected(selection.masks, {}, pattern.left_dense)
         size = self.rows * self.columns
-        scores = {name: self._blocks(matrix) for name, matrix in pattern.scores.items()}
+        scores = {name: self._score_blocks(matrix) for name, matrix in pattern.scores.items()}
         units = sum(int((score > -math.inf).count_nonzero()) for score in scores.values())
 
-        def chosen(count: int) -> Masks:
-            return self._chosen(selection, pattern.scores, scores, count * size)
+        def choose(count: int) -> Masks:
+            return self._choose_blocks(selection, pattern.scores, scores, count * size)
 
-        fits, many = max(0, pattern.keep // size), units
-        while many - fits > 1 and pattern.alive < units * size:
-            middle = (fits + many) // 2
-            kept = sum(int(mask.count_nonzero()) for mask in chosen(middle).values())
-            fits, many = (middle, many) if kept <= pattern.keep else (fits, middle)
-        if not fits:
+        blocks = max(0, pattern.keep // size)
+        if pattern.alive < units * size:  # some blocks are pruned in part, so that more may fit
+            too_many = units
+            while too_many - blocks > 1:
+                middle = (blocks + too_many) // 2
+                kept = sum(int(mask.count_nonzero()) for mask in choose(middle).values())
+                if kept <= pattern.keep:
+                    blocks = middle
+                else:
+                    too_many = middle
+        if not blocks:
             raise BudgetError(
-                f"density {selection.density:.4g} cannot be had with blocks of {self.rows} x "
-                f"{self.columns}: "
-                f"with the layers left dense and one block it is {pattern.density(size):.4g}"
+                f"density {selection.density:.4g} cannot be reached with blocks of {self.rows} x "
+                f"{self.columns}: with the layers left dense and one block it is "
+                f"{pattern.compute_density(size):.4g}"
             )
-        return pattern.selected(selection, chosen(fits))
+        return pattern.select(selection, choose(blocks))
 
-    def _chosen(self, selection: Selection, members: Scores, scores: Scores, keep: int) -> Masks:
-        budget = Budget(
-            keep,
-            {name: members[name].numel() for name in scores},
-            list_layer_shapes(selection.model),
-        )
-        keeps = budget.spent(selection.allocation.allocate(scores, budget))
+    def _choose_blocks(
+        self, selection: Selection, members: Scores, scores: Scores, keep: int
+    ) -> Masks:
+        """Choose the best blocks of each layer; their members that are pruned stay pruned."""
+        sizes = {name: members[name].numel() for name in scores}
+        budget = Budget(keep, sizes, list_layer_shapes(selection.model))
+        keeps = budget.check_keeps(selection.allocation.allocate(scores, budget))
         masks: Masks = {}
         for name, score in scores.items():
             mask = select_top(score, keeps[name] // (self.rows * self.columns))
@@ -100,12 +105,9 @@ class Block:
             masks[name] = spread & (members[name] > -math.inf)
         return masks
 
-    def _blocks(self, matrix: Tensor) -> Tensor:
-        """Sums over the members that remain, (out / rows, K / columns); -inf where none does."""
-        parts = (
-            matrix.reshape(matrix.shape[0] // self.rows, self.rows, -1, self.columns)
-            .transpose(1, 2)
-            .flatten(2)
-        )
-        dead = parts == -math.inf
-        return parts.masked_fill(dead, 0.0).sum(2).masked_fill(dead.all(2), -math.inf)
+    def _score_blocks(self, matrix: Tensor) -> Tensor:
+        """Sum over the members that remain, (out / rows, K / columns); -inf where none does."""
+        rows = matrix.reshape(matrix.shape[0] // self.rows, self.rows, -1, self.columns)
+        members = rows.transpose(1, 2).flatten(2)
+        dead = members == -math.inf
+        return members.masked_fill(dead, 0.0).sum(2).masked_fill(dead.all(2), -math.inf)

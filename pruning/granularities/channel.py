@@ -1,5 +1,5 @@
-"""Structured pruning: whole channels go, with every row, column, bias and BatchNorm parameter that
-belongs to them.
+"""Structured pruning: whole channels are removed, with every row, column, bias and BatchNorm
+parameter that belongs to them.
 
 Source: Fang et al., DepGraph: towards any structural pruning, CVPR 2023 (coupled groups; mean over
 the members of a group; normalisation by the group's mean).
@@ -22,17 +22,16 @@ from pruning.channels.slicing import slice_channels
 from pruning.errors import BudgetError, ParameterError, ScoreError
 from pruning.granularities import granularities
 from pruning.masks import count_kept, select_top, select_weight_masks
-from pruning.types import Budget, Keeps, Masks, Selected, Selection
+from pruning.types import Budget, DrawLaw, Keeps, Masks, Selected, Selection
 
 
 class _NoShapes(dict[str, tuple[int, ...]]):
-    """What an allocation meets that asks for the shapes of weights."""
+    """Shapes that refuse to be read: channels have none for an allocation to divide by."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise ParameterError(
             "this allocation divides weights by their shapes and cannot divide channels; use "
-            "global or "
-            "uniform",
+            "global or uniform",
             pointer="/allocation",
         )
 
@@ -40,17 +39,16 @@ class _NoShapes(dict[str, tuple[int, ...]]):
 @granularities.register("channel")
 @dataclass(frozen=True)
 class Channel:
-    """Whole channels, coupled ones together: the network becomes smaller and faster, not only
-    sparser.
+    """Whole channels, coupled ones together: the network becomes smaller, not only sparser.
 
-    Channels that only go together form a unit; units side by side in the same layers form a group,
-    which the allocation treats as a layer. A unit's importance is the mean over the layers it is a
-    part of (and over its channels in a layer) of what the criterion gives to a channel: the sum of
-    a score per weight over what writes the channel, a score per filter or per input channel as it
-    is. Under `global`, `normalize` divides by the mean of the group's absolute importance, so that
-    groups can compete. At least one unit of every group remains: the most important ones as they
-    are, or, where the sparsifier reweights, those it draws by importance, once for each group; see
-    `pruning.channels.drawn_channels`.
+    Channels that can only be removed together form a unit; units side by side in the same layers
+    form a group, which the allocation treats as a layer. A unit's importance is the mean over the
+    layers it is a part of (and over its channels in a layer) of the criterion's score of a channel:
+    a score per weight is summed over what writes the channel, a score per filter or per input
+    channel is taken as it is. Under `global`, `normalize` divides by the mean of the group's
+    absolute importance, so that groups can compete. At least one unit of every group remains: the
+    most important ones as they are, or, where the sparsifier reweights, those it draws by
+    importance, once for each group; see `pruning.channels.drawn_channels`.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
@@ -62,15 +60,15 @@ class Channel:
     ...     name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()
     ... }
     >>> selection = Selection(
-    ...     net,
-    ...     weights,
-    ...     scores,
-    ...     masks,
-    ...     0.5,
-    ...     allocations.create("global"),
-    ...     sparsifiers.create("top_k"),
-    ...     torch.Generator(),
-    ...     lambda: (1, 1, 1),
+    ...     model=net,
+    ...     weights=weights,
+    ...     scores=scores,
+    ...     masks=masks,
+    ...     density=0.5,
+    ...     allocation=allocations.create("global"),
+    ...     sparsifier=sparsifiers.create("top_k"),
+    ...     generator=torch.Generator(),
+    ...     shape=lambda: (1, 1, 1),
     ... )
     >>> Channel().select(selection).masks
     {'1.weight': tensor([[False],
@@ -82,165 +80,195 @@ class Channel:
     normalize: bool = True
 
     def select(self, selection: Selection) -> Selected:
-        """The most channels with which the density, in weights, is at most the one asked for; found
-        by bisection.
+        """Select the most channels with which the density, in weights, is at most the target.
 
-        Of channels that are drawn, so many distinct ones are expected of every group: the density
-        may be another one. Masks stay as they are where the density is reached already. Raises
-        `BudgetError` where one channel of every group is still too much, `StructureError` for a
-        network whose channels cannot be told apart.
+        Their number is found by bisection. Where channels are drawn, that many distinct ones are
+        expected of every group: the density may differ. Masks stay as they are where the density is
+        reached already. Raises `BudgetError` where one channel of every group is still too much,
+        `StructureError` for a network whose channels cannot be distinguished.
         """
         graph = ChannelGraph.of(selection.model, selection.shape(), selection.weights)
         left_dense = graph.left_dense(selection.model, selection.weights)
         old = select_weight_masks(selection.masks)
         total = sum(mask.numel() for mask in old.values())
         budget = math.floor(selection.density * total + 1e-6)
-        if sum(count_kept(old).values()) <= budget:
+        old_count = sum(count_kept(old).values())
+        if old_count <= budget:
             return Selected(selection.masks, dict(selection.weights), left_dense)
         before = graph.kept(selection.model, selection.masks)
-        importance = self.importance(graph, selection, before)
-        counted = _Counter(graph, selection, old)
+        importance = self.compute_importance(graph, selection, before)
+        counter = _WeightCounter(graph, selection, old)
 
-        def keep(channels: int) -> Tensor:
-            """The channels that remain of so many to be allocated."""
+        def choose(channels: int) -> Tensor:
+            """Choose the channels that remain where `channels` are allocated."""
             sizes = {name: len(score) for name, score in importance.items()}
             keeps = selection.allocation.allocate(importance, Budget(channels, sizes, _NoShapes()))
-            return _best(graph, importance, keeps, before)
+            return _choose_best(graph, importance, keeps, before)
 
-        few, many = 1, int(sum(int((score > -math.inf).sum()) for score in importance.values()))
-        least = counted(graph.closed(keep(few))) if many else sum(count_kept(old).values())
+        def count_weights(channels: int) -> int:
+            return counter.count(graph.closed(choose(channels)))
+
+        alive = int(sum(int((score > -math.inf).sum()) for score in importance.values()))
+        least = count_weights(1) if alive else old_count
         if least > budget:
             raise BudgetError(
-                f"density {selection.density:.4g} cannot be had by removing channels: with one "
-                "of each group "
-                f"it is {least / total:.4g}{_because(left_dense)}"
+                f"density {selection.density:.4g} cannot be reached by removing channels: with "
+                f"one of each group it is {least / total:.4g}{_explain_dense(left_dense)}"
             )
-        few = _bisect(lambda channels: counted(graph.closed(keep(channels))) <= budget, few, many)
-        remaining, weights, laws = graph.closed(keep(few)), selection.weights, {}
-        if getattr(selection.sparsifier, "reweights", False):
-            drawn = DrawnChannels.of(
-                graph, importance, keep(few), selection.sparsifier, selection.generator
-            )
-            remaining = graph.closed(drawn.factors > 0)
-            weights, laws = (
-                drawn.reweighted(selection.model, weights),
-                drawn.laws(selection.model, weights),
-            )
-        masks = selection.masks | _meet(graph.masks(selection.model, remaining), selection.masks)
-        return Selected(
-            masks,
-            {name: weight.masked_fill(~masks[name], 0.0) for name, weight in weights.items()},
-            left_dense,
-            laws,
+        channels = _bisect(
+            lambda channels: count_weights(channels) <= budget, affordable=1, too_many=alive
         )
+        return _apply_choice(graph, selection, importance, choose(channels), left_dense)
 
-    def importance(
+    def compute_importance(
         self, graph: ChannelGraph, selection: Selection, before: Tensor
     ) -> dict[str, Tensor]:
-        """By group, one float64 number for each channel, -inf for what is removed; `ScoreError`
-        where no layer is scored.
+        """Compute the importance of each channel by group, float64, -inf for what is removed.
+
+        `before` marks the channels that remain. Raises `ScoreError` where no layer of a group is
+        scored.
         """
-        total, members = torch.zeros(2, graph.size, dtype=torch.float64)
-        by_input = _by_input(selection)
-        for name, weight in selection.weights.items():
-            owner, score = name.rpartition(".")[0], selection.scores[name].double().cpu()
-            if owner not in graph.outputs or not _faces(score, weight, by_input):
-                continue
-            score = score.masked_fill(score == -math.inf, 0.0)
-            if by_input:
-                channels = graph.inputs[owner]
-                values = score.flatten().repeat(len(channels) // score.numel())
-            else:
-                channels, values = graph.outputs[owner], score.flatten(1).sum(1)
-            places = torch.zeros_like(total).index_add_(0, channels, torch.ones_like(values))
-            total += torch.zeros_like(total).index_add_(0, channels, values) / places.clamp_min(1.0)
-            members += places > 0
-        found = {}
+        total, members = _sum_scores(graph, selection)
+        normalize = self.normalize and isinstance(selection.allocation, Global)
+        importance = {}
         for group in graph.removable:
             if not members[group.span].all():
                 raise ScoreError(
                     "the criterion scores none of the layers to which the channels of "
                     f"{group.name} belong"
                 )
-            alive, mean = before[group.span], total[group.span] / members[group.span]
-            normalize = self.normalize and isinstance(selection.allocation, Global)
-            scale = mean[alive].abs().mean() if normalize and alive.any() else torch.tensor(1.0)
-            found[group.name] = (mean / (scale if scale > 0 else 1.0)).masked_fill(
-                ~alive, -math.inf
-            )
-        return found
+            alive = before[group.span]
+            mean = total[group.span] / members[group.span]
+            can_scale = normalize and bool(alive.any())
+            scale = mean[alive].abs().mean() if can_scale else torch.tensor(1.0)
+            normalized = mean / (scale if scale > 0 else 1.0)
+            importance[group.name] = normalized.masked_fill(~alive, -math.inf)
+        return importance
 
 
-class _Counter:
+def _sum_scores(graph: ChannelGraph, selection: Selection) -> tuple[Tensor, Tensor]:
+    """Sum each unit's mean score over its layers, and count these layers; float64, by channel."""
+    total, members = torch.zeros(2, graph.size, dtype=torch.float64)
+    by_input = _scores_inputs(selection)
+    for name, weight in selection.weights.items():
+        owner = name.rpartition(".")[0]
+        score = selection.scores[name].double().cpu()
+        if owner not in graph.outputs or not _distinguishes(score, weight, by_input):
+            continue
+        score = score.masked_fill(score == -math.inf, 0.0)
+        if by_input:
+            channels = graph.inputs[owner]
+            # In a grouped convolution a score is that of the same position in every group.
+            values = score.flatten().repeat(len(channels) // score.numel())
+        else:
+            channels = graph.outputs[owner]
+            values = score.flatten(1).sum(1)
+        # A unit may have several channels in a layer: their mean counts.
+        places = torch.zeros_like(total).index_add_(0, channels, torch.ones_like(values))
+        sums = torch.zeros_like(total).index_add_(0, channels, values)
+        total += sums / places.clamp_min(1.0)
+        members += places > 0
+    return total, members
+
+
+def _apply_choice(
+    graph: ChannelGraph,
+    selection: Selection,
+    importance: Mapping[str, Tensor],
+    chosen: Tensor,
+    left_dense: Mapping[str, str],
+) -> Selected:
+    """Return the masks and weights where the chosen channels remain, or as many are drawn."""
+    model = selection.model
+    weights: Mapping[str, Tensor] = selection.weights
+    laws: dict[str, DrawLaw] = {}
+    if getattr(selection.sparsifier, "reweights", False):
+        drawn = DrawnChannels.of(
+            graph, importance, chosen, selection.sparsifier, selection.generator
+        )
+        remaining = graph.closed(drawn.factors > 0)
+        weights = drawn.reweighted(model, weights)
+        laws = drawn.laws(model, weights)
+    else:
+        remaining = graph.closed(chosen)
+    masks = selection.masks | _intersect(graph.masks(model, remaining), selection.masks)
+    masked = {name: weight.masked_fill(~masks[name], 0.0) for name, weight in weights.items()}
+    return Selected(masks, masked, left_dense, laws)
+
+
+class _WeightCounter:
     """Counts the weights that remain with some of the channels."""
 
     def __init__(self, graph: ChannelGraph, selection: Selection, masks: Masks) -> None:
-        self.graph, self.model = graph, selection.model
+        self.graph = graph
+        self.model = selection.model
         self.masks = {
             name: mask for name, mask in masks.items() if name.rpartition(".")[0] in graph.inputs
         }
-        self.others = sum(
-            count_kept(
-                {name: mask for name, mask in masks.items() if name not in self.masks}
-            ).values()
-        )
+        others = {name: mask for name, mask in masks.items() if name not in self.masks}
+        self.others = sum(count_kept(others).values())
 
-    def __call__(self, keep: Tensor) -> int:
-        found = self.others
+    def count(self, keep: Tensor) -> int:
+        """Count the weights that remain where `keep` marks the channels that do."""
+        total = self.others
         for name, mask in self.masks.items():
             owner = name.rpartition(".")[0]
-            index = slice_channels(
-                self.model.get_submodule(owner), *self.graph.kept_of(owner, keep)
-            )["weight"]
-            found += int(mask[index].sum())
-        return found
+            inputs, outputs = self.graph.kept_of(owner, keep)
+            index = slice_channels(self.model.get_submodule(owner), inputs, outputs)["weight"]
+            total += int(mask[index].sum())
+        return total
 
 
-def _by_input(selection: Selection) -> bool:
-    """Whether the criterion scores input channels.
+def _scores_inputs(selection: Selection) -> bool:
+    """Return whether the criterion scores input channels.
 
-    A score as large as a weight with a single output could be either: it is what another shows.
+    A score as large as a weight with a single output could be either: another layer's score decides
+    it.
     """
     return any(
-        _faces(score, selection.weights[name], True)
-        and not _faces(score, selection.weights[name], False)
+        _distinguishes(score, selection.weights[name], by_input=True)
+        and not _distinguishes(score, selection.weights[name], by_input=False)
         for name, score in selection.scores.items()
     )
 
 
-def _faces(score: Tensor, weight: Tensor, by_input: bool) -> bool:
-    """Whether the score tells a layer's input channels apart, or its outputs."""
+def _distinguishes(score: Tensor, weight: Tensor, by_input: bool) -> bool:
+    """Return whether the score distinguishes a layer's input channels, or else its outputs."""
     if by_input:
         return score.shape[:2] == (1, weight.shape[1]) and score.numel() == weight.shape[1]
     return score.shape[0] == weight.shape[0]
 
 
-def _best(
+def _choose_best(
     graph: ChannelGraph, importance: Mapping[str, Tensor], keeps: Keeps, before: Tensor
 ) -> Tensor:
+    """Choose the most important channels of each group, at least one."""
     keep = before.clone()
     for group in graph.removable:
         alive = int(before[group.span].sum())
-        keep[group.span] = select_top(importance[group.name], min(alive, max(1, keeps[group.name])))
+        count = min(alive, max(1, keeps[group.name]))
+        keep[group.span] = select_top(importance[group.name], count)
     return keep
 
 
-def _bisect(affordable: Callable[[int], bool], few: int, many: int) -> int:
-    """A count that can be afforded where the next one cannot; `few` can, `many` cannot."""
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (middle, many) if affordable(middle) else (few, middle)
-    return few
+def _bisect(can_afford: Callable[[int], bool], *, affordable: int, too_many: int) -> int:
+    """Find a count that can be afforded where the next one cannot."""
+    while too_many - affordable > 1:
+        middle = (affordable + too_many) // 2
+        if can_afford(middle):
+            affordable = middle
+        else:
+            too_many = middle
+    return affordable
 
 
-def _meet(new: Masks, old: Masks) -> Masks:
+def _intersect(new: Masks, old: Masks) -> Masks:
     return {name: mask & old[name] if name in old else mask for name, mask in new.items()}
 
 
-def _because(left_dense: Mapping[str, str]) -> str:
-    name = next(iter(left_dense), None)
-    return (
-        ""
-        if name is None
-        else f" ({len(left_dense)} layers are left dense; {name}: {left_dense[name]})"
-    )
+def _explain_dense(left_dense: Mapping[str, str]) -> str:
+    """Return a clause that names the layers left dense, empty without any."""
+    if not left_dense:
+        return ""
+    name, reason = next(iter(left_dense.items()))
+    return f" ({len(left_dense)} layers are left dense; {name}: {reason})"

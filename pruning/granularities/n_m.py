@@ -26,31 +26,27 @@ from pruning.types import Selected, Selection
 @granularities.register("n_m")
 @dataclass(frozen=True)
 class NM:
-    """At least the best N of every M consecutive inputs (channels first) remain; at density N/M
-    exactly these.
+    """At least the best N of every M consecutive inputs (channels first) remain.
+
+    At density N/M exactly these remain.
 
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
     >>> layer = torch.nn.Linear(8, 1, bias=False)
     >>> scores = {"weight": torch.tensor([[9.0, 8.0, 7.0, 6.0, 1.0, 4.0, 2.0, 3.0]])}
     >>> def masks(density):
-    ...     return (
-    ...         NM()
-    ...         .select(
-    ...             Selection(
-    ...                 layer,
-    ...                 {"weight": layer.weight},
-    ...                 scores,
-    ...                 {"weight": scores["weight"] > 0},
-    ...                 density,
-    ...                 allocations.create("global"),
-    ...                 sparsifiers.create("top_k"),
-    ...                 torch.Generator(),
-    ...                 lambda: (1, 1, 8),
-    ...             )
-    ...         )
-    ...         .masks
+    ...     selection = Selection(
+    ...         model=layer,
+    ...         weights={"weight": layer.weight},
+    ...         scores=scores,
+    ...         masks={"weight": scores["weight"] > 0},
+    ...         density=density,
+    ...         allocation=allocations.create("global"),
+    ...         sparsifier=sparsifiers.create("top_k"),
+    ...         generator=torch.Generator(),
+    ...         shape=lambda: (1, 1, 8),
     ...     )
+    ...     return NM().select(selection).masks
     >>> masks(0.5)
     {'weight': tensor([[ True,  True, False, False, False,  True, False,  True]])}
     >>> masks(0.625)
@@ -69,45 +65,43 @@ class NM:
             )
 
     def select(self, selection: Selection) -> Selected:
-        """The N best of every M that remain are protected; the best of all others, in one ranking,
-        fill up the density.
+        """Protect the N best of every M that remain, and fill up the density from the others.
 
-        A weight is seen as a matrix (out, K) with the input channel fastest, K = h w in. Layers
-        whose rows do not divide are left dense: at a target of N/M the density is then a little
-        above it, the least that can be had, and the others keep exactly N of M. Raises
-        `BudgetError` below that, `ParameterError` for allocations other than `global`.
+        The best of the others follow from one ranking. A weight is seen as a matrix (out, K) with
+        the input channel fastest, K = h w in. Layers whose rows do not divide are left dense: at a
+        target of N/M the density is then a little above it, the least that can be reached, and the
+        others keep exactly N of M. Raises `BudgetError` below that, `ParameterError` for
+        allocations other than `global`.
         """
         if not isinstance(selection.allocation, Global):
             raise ParameterError(
                 "an N:M pattern divides the budget itself: the allocation must be global",
                 pointer="/allocation",
             )
-        pattern = Pattern.of(selection, 1, self.m)
-        protected = {name: self._protected(matrix) for name, matrix in pattern.scores.items()}
+        pattern = Pattern.from_selection(selection, 1, self.m)
+        protected = {name: self._protect_best(matrix) for name, matrix in pattern.scores.items()}
         least = sum(int(mask.count_nonzero()) for mask in protected.values())
         target = count_to_keep(pattern.total, selection.density)
         if pattern.keep < least and target < count_to_keep(pattern.total, self.n / self.m):
             raise BudgetError(
-                f"density {selection.density:.4g} cannot be had with {self.n}:{self.m}: the "
-                "least is "
-                f"{pattern.density(least):.4g}, and any above it"
+                f"density {selection.density:.4g} cannot be reached with {self.n}:{self.m}: the "
+                f"least is {pattern.compute_density(least):.4g}, and any above it"
             )
         others = [
             matrix.masked_fill(protected[name], -math.inf).flatten()
             for name, matrix in pattern.scores.items()
         ]
         more = select_top(torch.cat(others), max(0, pattern.keep - least))
-        parts = zip(protected, torch.split(more, [len(part) for part in others]), strict=True)
-        return pattern.selected(
-            selection,
-            {name: protected[name] | part.view_as(protected[name]) for name, part in parts},
-        )
+        parts = torch.split(more, [len(part) for part in others])
+        chosen = {
+            name: mask | part.view_as(mask)
+            for (name, mask), part in zip(protected.items(), parts, strict=True)
+        }
+        return pattern.select(selection, chosen)
 
-    def _protected(self, matrix: Tensor) -> Tensor:
-        """The n best of every m in a row, of equal ones the first, as far as they remain."""
+    def _protect_best(self, matrix: Tensor) -> Tensor:
+        """Select the n best of every m in a row, of equal ones the first, as far as they remain."""
         groups = matrix.reshape(len(matrix), -1, self.m)
         best = groups.argsort(dim=2, descending=True, stable=True)[..., : self.n]
-        mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True) & (
-            groups > -math.inf
-        )
-        return mask.reshape(matrix.shape)
+        is_best = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True)
+        return (is_best & (groups > -math.inf)).reshape(matrix.shape)

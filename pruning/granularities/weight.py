@@ -1,10 +1,8 @@
-"""Unstructured pruning: what the criterion scores is removed one by one."""
+"""Unstructured pruning: the weights or filters that the criterion scores are removed one by one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from pruning.allocations.global_ import Global
 from pruning.granularities import granularities
@@ -16,30 +14,31 @@ from pruning.types import Budget, LooksAtInputs, Masks, Selected, Selection, Spa
 @granularities.register("weight")
 @dataclass(frozen=True)
 class Weight:
-    """Single weights; where a criterion scores filters, whole filters are set to zero and the layer
-    keeps its shape.
+    """Single weights; where a criterion scores filters, whole filters are set to zero.
+
+    The layer keeps its shape.
 
     >>> import torch
     >>> from pruning.allocations import allocations
     >>> from pruning.sparsifiers import sparsifiers
     >>> layer = torch.nn.Linear(4, 1, bias=False)
     >>> selection = Selection(
-    ...     layer,
-    ...     {"weight": layer.weight},
-    ...     {"weight": torch.tensor([[1.0, 4.0, 2.0, 3.0]])},
-    ...     {"weight": torch.ones(1, 4, dtype=torch.bool)},
-    ...     0.5,
-    ...     allocations.create("global"),
-    ...     sparsifiers.create("top_k"),
-    ...     torch.Generator(),
-    ...     lambda: (1, 1, 4),
+    ...     model=layer,
+    ...     weights={"weight": layer.weight},
+    ...     scores={"weight": torch.tensor([[1.0, 4.0, 2.0, 3.0]])},
+    ...     masks={"weight": torch.ones(1, 4, dtype=torch.bool)},
+    ...     density=0.5,
+    ...     allocation=allocations.create("global"),
+    ...     sparsifier=sparsifiers.create("top_k"),
+    ...     generator=torch.Generator(),
+    ...     shape=lambda: (1, 1, 4),
     ... )
     >>> Weight().select(selection).masks
     {'weight': tensor([[False,  True, False,  True]])}
     """
 
     def select(self, selection: Selection) -> Selected:
-        """keep = N - round((1 - d) N) weights of N, divided by the allocation, spent by the
+        """Keep N - round((1 - d) N) weights of N, divided by the allocation, spent by the
         sparsifier.
 
         Masks stay as they are where no more remain: whole filters of the round before may have left
@@ -52,34 +51,34 @@ class Weight:
             list_layer_shapes(selection.model),
             {name: weight.sign() for name, weight in selection.weights.items()},
         )
-        if sum(count_kept({name: selection.masks[name] for name in sizes}).values()) <= budget.keep:
+        remaining = count_kept({name: selection.masks[name] for name in sizes})
+        if sum(remaining.values()) <= budget.keep:
             return Selected(selection.masks, dict(selection.weights))
-        if isinstance(selection.allocation, Global) and isinstance(
-            selection.sparsifier, TopK
-        ):  # one ranking does both
-            chosen = selection.allocation.masks(selection.scores, budget)
-            return Selected(
-                selection.masks
-                | {name: mask & selection.masks[name] for name, mask in chosen.items()},
-                {},
-            )
-        keeps = budget.spent(selection.allocation.allocate(selection.scores, budget))
+        if isinstance(selection.allocation, Global) and isinstance(selection.sparsifier, TopK):
+            # One ranking allocates and sparsifies.
+            chosen = selection.allocation.select_masks(selection.scores, budget)
+            nested = {name: mask & selection.masks[name] for name, mask in chosen.items()}
+            return Selected(selection.masks | nested, {})
+        keeps = budget.check_keeps(selection.allocation.allocate(selection.scores, budget))
         masks: Masks = {}
-        weights, laws = {}, {}
-        for name, weight in selection.weights.items():
-            sparse = _sparsified(selection, name, weight, keeps[name])
-            masks[name], weights[name] = sparse.mask & selection.masks[name], sparse.weight
+        weights = {}
+        laws = {}
+        for name in selection.weights:
+            sparse = _sparsify_layer(selection, name, keeps[name])
+            masks[name] = sparse.mask & selection.masks[name]
+            weights[name] = sparse.weight
             if sparse.law is not None:
                 laws[name] = sparse.law
         return Selected(selection.masks | masks, weights, laws=laws)
 
 
-def _sparsified(selection: Selection, name: str, weight: Tensor, keep: int) -> Sparse:
-    """One layer, seen where the sparsifier looks and there is something to see."""
-    given, sparsifier = (
-        (weight, selection.scores[name], keep, selection.generator),
-        selection.sparsifier,
-    )
+def _sparsify_layer(selection: Selection, name: str, keep: int) -> Sparse:
+    """Sparsify one layer; a sparsifier that looks at inputs sees them where they are known."""
+    sparsifier = selection.sparsifier
+    weight = selection.weights[name]
+    score = selection.scores[name]
     if selection.view is not None and isinstance(sparsifier, LooksAtInputs):
-        return sparsifier.sparsify_seeing(*given, selection.view(name))
-    return sparsifier.sparsify(*given)
+        return sparsifier.sparsify_seeing(
+            weight, score, keep, selection.generator, selection.view(name)
+        )
+    return sparsifier.sparsify(weight, score, keep, selection.generator)

@@ -1,4 +1,4 @@
-"""The registry of schedules: one file each, found by itself."""
+"""The registry of schedules: one file each, found without a list."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -20,25 +20,28 @@ schedules: Registry[Schedule] = Registry("schedule", __name__)
 
 
 def keep_falling(start: float, between: Iterable[float], target: float) -> list[float]:
-    """The densities between `start` and `target` that fall strictly, and the target.
+    """Keep the densities between `start` and `target` that fall strictly, and append the target.
 
-    Where the stretch is shorter than its rounds, float64 cannot tell some of them apart; equal ones
-    would be rounds that prune nothing, and a second one at the target a second checkpoint of the
-    same name.
+    Where the stretch is shorter than its rounds, some of them are equal in float64; equal ones
+    would be rounds that prune nothing, and a second round at the target would write a second
+    checkpoint of the same name.
 
     >>> keep_falling(1.0, [1.0, 0.75, 0.75, 0.5], 0.5)
     [0.75, 0.5]
     """
-    found: list[float] = []
+    falling: list[float] = []
+    last = start
     for density in between:
-        if target < density < (found[-1] if found else start):
-            found.append(density)
-    return [*found, target]
+        if target < density < last:
+            falling.append(density)
+            last = density
+    return [*falling, target]
 
 
 def space_densities(start: float, target: float, number: int, kind: Steps) -> list[float]:
-    """d_i = start (target / start)^(i / number), or start + (target - start) i / number; i = 1 ...
-    number.
+    """Compute d_i = start (target / start)^(i / number), or start + (target - start) i / number.
+
+    i = 1 ... number; the first for `exponential`, the second for `linear`.
 
     >>> [round(density, 3) for density in space_densities(1.0, 0.125, 3, "exponential")]
     [0.5, 0.25, 0.125]
@@ -47,8 +50,10 @@ def space_densities(start: float, target: float, number: int, kind: Steps) -> li
     """
     parts = (i / number for i in range(1, number))
     if kind == "linear":
-        return keep_falling(start, (start + (target - start) * part for part in parts), target)
-    return keep_falling(start, (start * (target / start) ** part for part in parts), target)
+        between = [start + (target - start) * part for part in parts]
+    else:
+        between = [start * (target / start) ** part for part in parts]
+    return keep_falling(start, between, target)
 
 
 __all__ = ["Steps", "keep_falling", "schedules", "space_densities"]

@@ -31,7 +31,7 @@ class Cubic:
     initial: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def densities(self, start: float, target: float) -> Sequence[float]:
-        """s_i = s_f + (s_0 - s_f) (1 - i / rounds)^3, i = 1 ... rounds, as densities 1 - s.
+        """Compute s_i = s_f + (s_0 - s_f) (1 - i / rounds)^3, i = 1 ... rounds, as densities 1 - s.
 
         s_f is the sparsity of the target; s_0 that of the start, or `initial` where the start is
         dense. The first round is one step beyond s_0, the last ends exactly at the target.

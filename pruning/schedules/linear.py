@@ -23,5 +23,5 @@ class Linear:
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 4
 
     def densities(self, start: float, target: float) -> Sequence[float]:
-        """d_i = start + (target - start) i / rounds, i = 1 ... rounds."""
+        """Compute d_i = start + (target - start) i / rounds, i = 1 ... rounds."""
         return space_densities(start, target, self.rounds, "linear")

@@ -1,4 +1,4 @@
-"""One round at each target."""
+"""A schedule with a single round at each target."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pruning.schedules import schedules
 @schedules.register("targets_only")
 @dataclass(frozen=True)
 class TargetsOnly:
-    """One round at each target, densest first, nothing between.
+    """A single round at each target, densest first, nothing between.
 
     >>> TargetsOnly().densities(1.0, 0.2)
     [0.2]
     """
 
     def densities(self, start: float, target: float) -> Sequence[float]:
-        """[target]."""
+        """Return the target alone."""
         return [target]

@@ -1,4 +1,4 @@
-"""Draws repeated for every filter, of which the best on held-out images remains.
+"""Draws repeated for every filter: the best draw on held-out images remains.
 
 Source: Baykal et al., Data-dependent coresets for compressing neural networks with applications to
 generalization bounds, ICLR 2019 (CoreNet++); the number of repetitions as recalled, its logarithms
@@ -33,23 +33,21 @@ COLUMNS = 4096
 @sparsifiers.register("amplified")
 @dataclass(frozen=True)
 class Amplified:
-    """The best of several draws of every filter, by its mean relative error on held-out images:
-    biased.
+    """The best of several draws of every filter, by its mean relative error on held-out images.
 
-    Each repetition is a draw of `sample`, right on average; the one chosen is not, as it is chosen
-    by what was drawn: a bound has to hold for all repetitions together. `repeats` is ceil(ln(4 eta
-    / delta) / ln(10 / 9)) by default, eta the filters of the layer (the paper counts those of the
-    network, which a layer does not know).
+    It is biased. Each repetition is a draw of `sample`, right on average; the one chosen is not, as
+    it is chosen by what was drawn: a bound has to hold for all repetitions together. `repeats` is
+    ceil(ln(4 eta / delta) / ln(10 / 9)) by default, eta the filters of the layer (the paper counts
+    those of the network, which a layer does not know).
 
-    Two draws of three weights that are alike count 1.5 each; the third input is zero here, and 1.5
-    is nearest to the 2 that the others make:
+    Two draws of three equal weights count 1.5 each; the third input is zero in this example, and
+    1.5 is nearest to the 2 that the others make:
 
     >>> from pruning.types import LayerView
     >>> view = LayerView(1, lambda: torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 3, 1))
     >>> weight = torch.ones(1, 3)
-    >>> sparse = Amplified(repeats=50).sparsify_seeing(
-    ...     weight, weight, 2, torch.Generator().manual_seed(0), view
-    ... )
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> sparse = Amplified(repeats=50).sparsify_seeing(weight, weight, 2, generator, view)
     >>> sparse.weight[0, :2].sum()
     tensor(1.5000)
     """
@@ -62,10 +60,11 @@ class Amplified:
     division: Division = "sipp"
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
-        """Always raises `EvidenceError` (or what is wrong with the scores): repetitions are
-        compared on inputs.
+        """Always raise `EvidenceError`, since repetitions are compared on inputs.
+
+        Unsuitable scores raise `ParameterError` first.
         """
-        SignedRows.of(weight, score)
+        SignedRows.from_weight(weight, score)
         raise EvidenceError(
             "amplified compares draws by what a layer makes of images: it needs data and single "
             "weights"
@@ -74,42 +73,59 @@ class Amplified:
     def sparsify_seeing(
         self, weight: Tensor, score: Tensor, keep: int, generator: Generator, view: LayerView
     ) -> Sparse:
-        """Of `repeats` draws w' of filter i, argmin of the mean over positions x of |(w'_i - w_i)
-        x| / |w_i x|.
+        """Choose the best of `repeats` draws w' of each filter i.
 
-        Positions with |w_i x| <= 2^-23 do not count; of equal repetitions the first remains. Raises
+        It is the argmin of the mean over positions x of |(w'_i - w_i) x| / |w_i x|. Positions with
+        |w_i x| <= 2^-23 do not count; of equal repetitions the first remains. Raises
         `ParameterError` for scores below 0 or of whole filters, `EvidenceError` without data.
         """
-        sides = SignedRows.of(weight, score)
-        law = sides.law(sides.counts(keep, self.division))
+        sides = SignedRows.from_weight(weight, score)
+        law = sides.build_law(sides.divide_budget(keep, self.division))
         if not bool((law.draws > 0).any()):  # nothing to choose from
             return reweight(weight, compute_reweighting_factors(law, generator), None)
-        seen = _columns(view.patches())  # (G, K, n)
-        rows = weight.double().reshape(len(seen), -1, seen.shape[1])  # (G, out / G, K)
-        exact = rows @ seen
-        inverse = torch.where(exact.abs() > SMALLEST, exact.abs().reciprocal(), 0.0)
+        comparison = _Comparison.from_patches(weight, view.patches())
         best = compute_reweighting_factors(law, generator)
-        least = self._errors(best, rows, seen, exact, inverse)
+        least = comparison.sum_errors(best)
         repeats = self.repeats or count_repetitions(len(least), self.delta)
         for _ in range(repeats - 1):
             factor = compute_reweighting_factors(law, generator)
-            error = self._errors(factor, rows, seen, exact, inverse)
+            error = comparison.sum_errors(factor)
             better = error < least
             least = torch.where(better, error, least)
+            # Both sides of a filter are taken from the same draw.
             best = torch.where(better.repeat(2)[:, None], factor, best)
         return reweight(weight, best, replace(law, repeats=repeats))
 
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The outputs of a layer that draws of its weight are compared with."""
+
+    inputs: Tensor
+    """The inputs at the positions compared, (G, K, n)."""
+    rows: Tensor
+    """The weight, (G, out / G, K)."""
+    outputs: Tensor
+    """The outputs of the weight, (G, out / G, n)."""
+    inverse: Tensor
+    """1 / |outputs|, 0 where the output is as good as 0."""
+
     @staticmethod
-    def _errors(
-        factor: Tensor, rows: Tensor, seen: Tensor, exact: Tensor, inverse: Tensor
-    ) -> Tensor:
-        """The sum of the relative errors of every filter, (out,)."""
-        drawn = rows * factor.reshape(2, -1).sum(0).reshape(rows.shape)
-        return ((drawn @ seen - exact).abs() * inverse).sum(2).flatten()
+    def from_patches(weight: Tensor, patches: Tensor) -> _Comparison:
+        inputs = _space_positions(patches)
+        rows = weight.double().reshape(len(inputs), -1, inputs.shape[1])
+        outputs = rows @ inputs
+        inverse = torch.where(outputs.abs() > SMALLEST, outputs.abs().reciprocal(), 0.0)
+        return _Comparison(inputs=inputs, rows=rows, outputs=outputs, inverse=inverse)
+
+    def sum_errors(self, factor: Tensor) -> Tensor:
+        """Sum the relative errors of every filter's draw over the positions, (out,)."""
+        drawn = self.rows * factor.reshape(2, -1).sum(0).reshape(self.rows.shape)
+        return ((drawn @ self.inputs - self.outputs).abs() * self.inverse).sum(2).flatten()
 
 
 def count_repetitions(filters: int, delta: float) -> int:
-    """tau = ceil(ln(4 eta / delta) / ln(10 / 9)).
+    """Compute tau = ceil(ln(4 eta / delta) / ln(10 / 9)).
 
     >>> count_repetitions(410, 0.1)
     93
@@ -117,8 +133,8 @@ def count_repetitions(filters: int, delta: float) -> int:
     return math.ceil(math.log(4 * filters / delta) / math.log(10 / 9))
 
 
-def _columns(patches: Tensor) -> Tensor:
-    """At most so many image positions, float64, (G, K, n)."""
+def _space_positions(patches: Tensor) -> Tensor:
+    """Take at most `COLUMNS` image positions, evenly spaced, float64, (G, K, n)."""
     flat = patches.permute(1, 2, 0, 3).flatten(2)
-    step = max(1, -(-flat.shape[2] // COLUMNS))
+    step = max(1, -(-flat.shape[2] // COLUMNS))  # rounded up
     return flat[:, :, ::step].double()

@@ -1,4 +1,4 @@
-"""Sampling with replacement: what is drawn by its score stands for the rest.
+"""Sampling with replacement: the terms that are drawn by their score stand for the rest.
 
 Source: Baykal et al., SiPPing neural networks, 2019 (SiPPNetRand); Liebenwein et al., Provable
 filter pruning for efficient neural networks, ICLR 2020 (PFPNetRand); Mussay et al.,
@@ -27,12 +27,11 @@ from pruning.types import Sparse
 @sparsifiers.register("sample")
 @dataclass(frozen=True)
 class Sample:
-    """Weights or channels drawn with probability proportional to their score, and reweighted: right
-    on average.
+    """Weights or channels drawn with probability proportional to their score, and reweighted.
 
-    Weights are drawn side by side, a side being those of one sign in one filter. `division` says
-    how a layer's share is divided over its sides: by SiPP's bound, or in proportion to their scores
-    as CoreNet does.
+    Right on average. Weights are drawn side by side, a side being the weights of one sign in one
+    filter. `division` says how a layer's share is divided over its sides: by SiPP's bound, or in
+    proportion to their scores as CoreNet does.
 
     >>> import torch
     >>> weight, score = torch.tensor([[2.0, 2.0, -1.0]]), torch.tensor([[1.0, 1.0, 1.0]])
@@ -45,13 +44,12 @@ class Sample:
     division: Division = "sipp"
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
-        """w_j N_j / (N p_j), p_j = s_j / sum s over the side; E[w] is the weight where p_j > 0 and
-        N > 0.
+        """Compute w_j N_j / (N p_j), p_j = s_j / sum s over the side.
 
-        A side's share of `keep` is a number of distinct weights, N the draws that let one expect
-        it: about `keep` remain. A side that would keep all it has is not drawn. Raises
-        `ParameterError` for scores below 0 or of whole filters.
+        E[w] is the weight where p_j > 0 and N > 0. A side's share of `keep` is a number of distinct
+        weights, N the draws that let one expect it: about `keep` remain. A side that would keep all
+        it has is not drawn. Raises `ParameterError` for scores below 0 or of whole filters.
         """
-        sides = SignedRows.of(weight, score)
-        law = sides.law(sides.counts(keep, self.division))
+        sides = SignedRows.from_weight(weight, score)
+        law = sides.build_law(sides.divide_budget(keep, self.division))
         return reweight(weight, compute_reweighting_factors(law, generator), law)

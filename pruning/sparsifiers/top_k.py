@@ -17,15 +17,14 @@ class TopK:
     """The highest scores of a layer remain, their weights unchanged.
 
     >>> import torch
-    >>> sparse = TopK().sparsify(
-    ...     torch.tensor([3.0, -4.0]), torch.tensor([3.0, 4.0]), 1, torch.Generator()
-    ... )
+    >>> weight, score = torch.tensor([3.0, -4.0]), torch.tensor([3.0, 4.0])
+    >>> sparse = TopK().sparsify(weight, score, 1, torch.Generator())
     >>> sparse.mask, sparse.weight
     (tensor([False,  True]), tensor([ 0., -4.]))
     """
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
-        """`keep` counts weights; a score that stands for several keeps or drops them together."""
+        """Keep `keep` weights; a score that stands for several keeps or drops them together."""
         cost = weight.numel() // score.numel()
         mask = select_top(score, keep // cost).expand_as(weight).clone()
         return Sparse(mask, weight.masked_fill(~mask, 0.0))

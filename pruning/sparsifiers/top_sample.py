@@ -1,4 +1,4 @@
-"""Sampling after what would be drawn anyway has been set aside.
+"""Sampling after the terms that would be drawn anyway have been set aside.
 
 Source: Liebenwein, Baykal, Lang, Feldman and Rus, Provable filter pruning for efficient neural
 networks, ICLR 2020, and the code released with Lost in Pruning (PFPNetTop); how the budget is
@@ -25,12 +25,11 @@ from pruning.types import Sparse
 @sparsifiers.register("top_sample")
 @dataclass(frozen=True)
 class TopSample:
-    """The most probable weights or channels stay as they are, the others are drawn and reweighted:
-    right on average.
+    """The most probable weights or channels stay as they are, the others are drawn and reweighted.
 
-    Less varies than where all are drawn. Three draws of these let one expect 1.8 distinct ones,
-    four more than 2: the first, with p = 4 / 6 above a third, stays, and one draw of the other two
-    stands for their sum.
+    Right on average, with less variance than where all are drawn. In the example three draws let
+    one expect 1.8 distinct weights, four more than 2: the first, with p = 4 / 6 above a third,
+    stays, and one draw of the other two stands for their sum.
 
     >>> import torch
     >>> weight, score = torch.tensor([[4.0, 1.0, 1.0]]), torch.tensor([[4.0, 1.0, 1.0]])
@@ -43,13 +42,12 @@ class TopSample:
     division: Division = "sipp"
 
     def sparsify(self, weight: Tensor, score: Tensor, keep: int, generator: Generator) -> Sparse:
-        """Those with p_j >= 1 / N as they are, N draws that let one expect a side's share m; the
-        others w_j N_j / (M q_j).
+        """Keep weights with p_j >= 1 / N as they are; the others become w_j N_j / (M q_j).
 
-        With K set aside, at most m - 1, q_j = p_j / (1 - sum of theirs), and M draws let one expect
-        m - K distinct. E[w] is the weight where p_j > 0 and m > 0. About `keep` remain. Raises
-        `ParameterError` for scores below 0 or of filters.
+        N draws let one expect a side's share m. With K set aside, at most m - 1, q_j = p_j / (1 -
+        sum of theirs), and M draws let one expect m - K distinct. E[w] is the weight where p_j > 0
+        and m > 0. About `keep` remain. Raises `ParameterError` for scores below 0 or of filters.
         """
-        sides = SignedRows.of(weight, score)
-        law = sides.top_law(sides.counts(keep, self.division))
+        sides = SignedRows.from_weight(weight, score)
+        law = sides.build_top_law(sides.divide_budget(keep, self.division))
         return reweight(weight, compute_reweighting_factors(law, generator), law)

@@ -130,7 +130,7 @@ def test_exclude_names_a_prunable_weight_or_is_refused() -> None:
     assert list(find_prunable(net, ["1.weight"])) == ["3.weight"]
     for name in ("fc9.weight", "1.bias"):
         with pytest.raises(
-            ParameterError, match=r"is no prunable weight; known: 1\.weight, 3\.weight"
+            ParameterError, match=r"is not a prunable weight; known: 1\.weight, 3\.weight"
         ) as caught:
             find_prunable(net, [name])
         assert caught.value.pointer == "/exclude"
@@ -173,11 +173,11 @@ def test_global_ranks_all_weights_in_one_list(data: st.DataObject) -> None:
     )
     scores = {f"l{i}": values for i, values in enumerate(layers)}
     keep = data.draw(st.integers(1, sum(map(len, layers))))
-    found = allocations.create("global").allocate(
+    keeps = allocations.create("global").allocate(
         {k: torch.tensor(v, dtype=torch.float64) for k, v in scores.items()},
         Budget(keep, {k: len(v) for k, v in scores.items()}),
     )
-    assert found == oracles.global_counts(scores, keep)
+    assert keeps == oracles.global_counts(scores, keep)
 
 
 @fast
@@ -226,7 +226,7 @@ def test_global_takes_filters_in_order_of_score_and_skips_what_does_not_fit() ->
 
 
 class Fixed:
-    """A criterion that scores as it is told."""
+    """A criterion with fixed scores."""
 
     def __init__(self, scores: Scores) -> None:
         self.scores = scores
@@ -242,7 +242,7 @@ class Greedy:
         return dict(budget.sizes)
 
 
-def step(
+def prune_once(
     model: nn.Module,
     evidence: Evidence,
     to: float,
@@ -254,13 +254,13 @@ def step(
         model,
         evidence.masks,
         to,
-        seams(criteria.create(criterion), allocations.create(allocation)),
+        build_method(criteria.create(criterion), allocations.create(allocation)),
         lambda masks, stage: evidence,
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def seams(
+def build_method(
     criterion: Criterion, allocation: Allocation | None = None, sparsifier: Sparsifier | None = None
 ) -> PruningMethod:
     return PruningMethod(
@@ -279,7 +279,7 @@ def test_a_cascade_only_ever_prunes_more(criterion: str, allocation: str) -> Non
     total = sum(mask.numel() for mask in masks.values())
     for number, to in enumerate([0.8, 0.5, 0.3, 0.1]):
         evidence = Evidence(model, masks, generator=torch.Generator().manual_seed(number))
-        after = step(model, evidence, to, criterion, allocation)
+        after = prune_once(model, evidence, to, criterion, allocation)
         assert sum(count_kept(after).values()) == count_to_keep(total, to)
         assert all(not bool((after[name] & ~masks[name]).any()) for name in masks)
         assert all(
@@ -292,7 +292,7 @@ def test_magnitude_global_keeps_the_largest_weights_of_the_network() -> None:
     model = cases.mlp()
     flat = torch.cat([weight.detach().abs().flatten() for weight in find_prunable(model).values()])
     expected = oracles.kept_by_sorting(flat.tolist(), 40)
-    masks = step(model, Evidence(model), 40 / flat.numel())
+    masks = prune_once(model, Evidence(model), 40 / flat.numel())
     assert torch.cat([mask.flatten() for mask in masks.values()]).tolist() == expected
 
 
@@ -309,7 +309,7 @@ def test_filter_scores_prune_whole_filters_and_stay_pruned() -> None:
             model,
             masks,
             9 * len(alive) / 36,
-            seams(Fixed({name: score})),
+            build_method(Fixed({name: score})),
             lambda masks, stage: evidence,  # noqa: B023
             generator=torch.Generator(),
         )
@@ -324,7 +324,7 @@ def test_an_allocation_that_overspends_is_caught() -> None:
             model,
             build_full_masks(find_prunable(model)),
             0.5,
-            seams(criteria.create("magnitude"), _greedy()),
+            build_method(criteria.create("magnitude"), _greedy()),
             lambda masks, stage: Evidence(model, masks),
             generator=torch.Generator(),
         )
@@ -351,7 +351,7 @@ def test_no_sparsifier_brings_a_pruned_weight_back() -> None:
         model,
         masks,
         0.3,
-        seams(criteria.create("magnitude"), sparsifier=Reviving()),
+        build_method(criteria.create("magnitude"), sparsifier=Reviving()),
         lambda masks, stage: Evidence(model, masks),
         generator=torch.Generator(),
     )

@@ -1,4 +1,4 @@
-"""Names, parameters, plugins."""
+"""The registry: names, parameters, plugins."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(code: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def make() -> Registry[object]:
+def make_registry() -> Registry[object]:
     fruits: Registry[object] = Registry("fruit", package=None)
 
     @fruits.register("apple")
@@ -81,7 +81,7 @@ def make() -> Registry[object]:
 
 
 def test_the_catalogue_reads_the_fields() -> None:
-    fruits = make()
+    fruits = make_registry()
     assert fruits.names() == ["apple", "pear"]
     assert [entry["summary"] for entry in fruits.catalogue()] == [
         "A round fruit.",
@@ -110,12 +110,12 @@ def test_a_parameter_that_does_not_fit_is_named(
     params: dict[str, Any], field: str, message: str
 ) -> None:
     with pytest.raises(ParameterError, match=f"fruit 'apple': {message}") as caught:
-        make().create("apple", params)
+        make_registry().create("apple", params)
     assert caught.value.pointer == field
 
 
 def test_lists_from_json_become_tuples() -> None:
-    assert make().create("apple", {"colours": ["green"]}).colours == ("green",)  # type: ignore[attr-defined]
+    assert make_registry().create("apple", {"colours": ["green"]}).colours == ("green",)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,20 @@ def test_lists_from_json_become_tuples() -> None:
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
-    for call in (make().get, make().create, make().entry):
+    for call in (make_registry().get, make_registry().create, make_registry().entry):
         with pytest.raises(UnknownNameError, match=hint):
             call(name)
 
 
 def test_what_is_no_frozen_dataclass_is_refused() -> None:
-    fruits = make()
+    fruits = make_registry()
 
     class Plain:
-        """Not a dataclass."""
+        """A class that is not a dataclass."""
 
     @dataclass
     class Mutable:
-        """Not frozen."""
+        """A dataclass that is not frozen."""
 
     for cls in (Plain, Mutable):
         with pytest.raises(TypeError, match="must be a frozen dataclass"):
@@ -156,12 +156,12 @@ def test_a_method_without_a_docstring_is_refused() -> None:
 
     Plum.__doc__ = None
     with pytest.raises(TypeError, match="needs a docstring"):
-        make().register("plum")(Plum)
+        make_registry().register("plum")(Plum)
 
 
 @pytest.mark.parametrize("module", ["elsewhere", __name__])
 def test_a_name_belongs_to_one_class(module: str) -> None:
-    fruits = make()
+    fruits = make_registry()
 
     @dataclass(frozen=True)
     class Other:
@@ -178,14 +178,14 @@ def test_a_plugin_folder_adds_a_criterion(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / "mine.py").write_text(PLUGIN.format(name="smallest"))
     (tmp_path / "two" / "mine.py").write_text(PLUGIN.format(name="smallest_too"))
-    found = run(
+    entry = run(
         USE.format(name="smallest_too"),
         SECATEUR_PLUGIN_PATH=os.pathsep.join([str(tmp_path / "one"), "", str(tmp_path / "two")]),
     )
-    assert found["names"] == sorted({*criteria.names(), "smallest", "smallest_too"})
-    assert found["entry"]["summary"] == "The smallest weights remain, less a shift."
-    assert found["entry"]["params"]["properties"]["shift"]["default"] == 0.5
-    assert found["score"] == [[-2.0, -3.0]]
+    assert entry["names"] == sorted({*criteria.names(), "smallest", "smallest_too"})
+    assert entry["entry"]["summary"] == "The smallest weights remain, less a shift."
+    assert entry["entry"]["params"]["properties"]["shift"]["default"] == 0.5
+    assert entry["score"] == [[-2.0, -3.0]]
 
 
 def test_an_entry_point_adds_a_criterion(tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ def test_an_entry_point_adds_a_criterion(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[secateur.plugins]\nmine = mine_plugin\n")
-    found = run(USE.format(name="smallest"), PYTHONPATH=str(tmp_path))
-    assert "smallest" in found["names"]
-    assert found["score"] == [[-2.0, -3.0]]
+    entry = run(USE.format(name="smallest"), PYTHONPATH=str(tmp_path))
+    assert "smallest" in entry["names"]
+    assert entry["score"] == [[-2.0, -3.0]]
 
 
 @pytest.mark.parametrize("fraction", [0, 1e-300, 1e-9, 1.0])

@@ -1,6 +1,4 @@
-"""One table of awkward networks, and the tiny data and recipes on which pipelines run in a
-blink.
-"""
+"""A table of awkward networks, and tiny data and recipes on which pipelines run quickly."""
 
 from __future__ import annotations
 
@@ -23,38 +21,40 @@ class Tied(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
 
 
-def _conv(*layers: nn.Module, features: int) -> nn.Module:
+def _build_conv(*layers: nn.Module, features: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 3))
 
 
-def _frozen() -> nn.Module:
+def _build_frozen() -> nn.Module:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     net[1].weight.requires_grad_(False)
     return net
 
 
-def _flat_batchnorm() -> nn.Module:
-    net = _conv(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), features=8)
+def _build_flat_batchnorm() -> nn.Module:
+    net = _build_conv(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), features=8)
     net[1].running_var.zero_()
     return net
 
 
-def _zero_weights() -> nn.Module:
+def _build_zero_weights() -> nn.Module:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     for parameter in net.parameters():
         nn.init.zeros_(parameter)
     return net
 
 
-def _mixed_modes() -> nn.Module:
-    net = _conv(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5), features=8).train()
+def _build_mixed_modes() -> nn.Module:
+    net = _build_conv(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5), features=8).train()
     net[1].eval()
     return net
 
@@ -65,39 +65,43 @@ AWKWARD: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
         (1, 2, 2),
     ),
     "grouped": (
-        lambda: _conv(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.ReLU(), features=24),
+        lambda: _build_conv(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.ReLU(), features=24),
         (4, 2, 2),
     ),
     "depthwise": (
-        lambda: _conv(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU(), features=16),
+        lambda: _build_conv(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU(), features=16),
         (4, 2, 2),
     ),
-    "pointwise": (lambda: _conv(nn.Conv2d(3, 5, 1, bias=False), nn.ReLU(), features=20), (3, 2, 2)),
+    "pointwise": (
+        lambda: _build_conv(nn.Conv2d(3, 5, 1, bias=False), nn.ReLU(), features=20),
+        (3, 2, 2),
+    ),
     "strided": (
-        lambda: _conv(nn.Conv2d(1, 3, 3, stride=2, padding=1, dilation=1), features=12),
+        lambda: _build_conv(nn.Conv2d(1, 3, 3, stride=2, padding=1, dilation=1), features=12),
         (1, 4, 4),
     ),
     "tied": (Tied, (1, 2, 2)),
-    "frozen": (_frozen, (1, 2, 2)),
-    "one_weight": (lambda: _conv(nn.Conv2d(1, 1, 1, bias=False), features=4), (1, 2, 2)),
-    "flat_batchnorm": (_flat_batchnorm, (1, 2, 2)),
-    "zero_weights": (_zero_weights, (1, 2, 2)),
-    "mixed_modes": (_mixed_modes, (1, 2, 2)),
+    "frozen": (_build_frozen, (1, 2, 2)),
+    "one_weight": (lambda: _build_conv(nn.Conv2d(1, 1, 1, bias=False), features=4), (1, 2, 2)),
+    "flat_batchnorm": (_build_flat_batchnorm, (1, 2, 2)),
+    "zero_weights": (_build_zero_weights, (1, 2, 2)),
+    "mixed_modes": (_build_mixed_modes, (1, 2, 2)),
 }
 """Networks of three classes, by name, with the shape of an image."""
 
 
 def awkward(name: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """The network, seeded, and two batches of unequal size."""
+    """Build the network, seeded, and two batches of unequal size."""
     build, shape = AWKWARD[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build()
-        return model, [(torch.randn(n, *shape), torch.arange(n) % 3) for n in (5, 2)]
+        batches = [(torch.randn(n, *shape), torch.arange(n) % 3) for n in (5, 2)]
+        return model, batches
 
 
 def half_masks(model: nn.Module) -> Masks:
-    """Masks that prune every second weight."""
+    """Build masks that prune every second weight."""
     return {
         name: (torch.arange(weight.numel()) % 2 == 0).reshape(weight.shape)
         for name, weight in find_prunable(model).items()
@@ -113,8 +117,9 @@ def make_data(
     shape: tuple[int, int, int] = (1, 4, 4),
     seed: int = 0,
 ) -> Data:
-    """Random images in which each class is bright in its own rows, so that a tiny network learns
-    them.
+    """Draw random images in which each class is bright in its own rows.
+
+    A tiny network learns them.
     """
     rng = torch.Generator().manual_seed(seed)
 
@@ -136,7 +141,7 @@ def make_data(
 
 
 def mlp(seed: int = 0, hidden: int = 6, classes: int = 3, inputs: int = 16) -> nn.Module:
-    """A seeded two-layer network."""
+    """Build a seeded two-layer network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -145,7 +150,7 @@ def mlp(seed: int = 0, hidden: int = 6, classes: int = 3, inputs: int = 16) -> n
 
 
 def conv_net(seed: int = 0, classes: int = 3, channels: int = 1, features: int = 64) -> nn.Module:
-    """A seeded convolution with BatchNorm and a classifier."""
+    """Build a seeded convolution with BatchNorm and a classifier."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -158,5 +163,5 @@ def conv_net(seed: int = 0, classes: int = 3, channels: int = 1, features: int =
 
 
 def recipe(*sparsity: float, **fields: Any) -> Recipe:
-    """A recipe with these targets."""
+    """Build a recipe with these targets."""
     return Recipe(targets=Targets(sparsity=sparsity or (0.5,)), **fields)

@@ -10,22 +10,23 @@ from torch import Tensor, nn
 
 
 def kept_by_sorting(scores: Sequence[float], keep: int) -> list[bool]:
-    """The `keep` highest by a stable sort: of equal scores the first remain."""
+    """Find the `keep` highest by a stable sort: of equal scores the first remain."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     chosen = set(order[:keep])
     return [i in chosen for i in range(len(scores))]
 
 
 def binomial_tail(errors: int, n: int, rate: float) -> float:
-    """P(X >= errors) for X ~ Binomial(n, rate)."""
+    """Compute P(X >= errors) for X ~ Binomial(n, rate)."""
     return math.fsum(
         math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(errors, n + 1)
     )
 
 
 def clopper_pearson(errors: int, n: int, confidence: float) -> tuple[float, float]:
-    """Both limits by bisection: P(X >= errors | low) = P(X <= errors | high) = (1 - confidence) /
-    2.
+    """Find both limits by bisection.
+
+    P(X >= errors | low) = P(X <= errors | high) = (1 - confidence) / 2.
     """
     tail = (1 - confidence) / 2
     low = 0.0 if errors == 0 else bisect(lambda p: binomial_tail(errors, n, p) - tail)
@@ -34,18 +35,22 @@ def clopper_pearson(errors: int, n: int, confidence: float) -> tuple[float, floa
 
 
 def bisect(increasing: Callable[[float], float]) -> float:
-    """The root in [0, 1] of an increasing function."""
+    """Find the root in [0, 1] of an increasing function."""
     low, high = 0.0, 1.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
+        if increasing(middle) < 0:
+            low = middle
+        else:
+            high = middle
     return (low + high) / 2
 
 
 def finite_differences(loss: Callable[[], Tensor], weight: Tensor, step: float = 1e-6) -> Tensor:
-    """Central differences of a loss in every entry of a float64 weight."""
+    """Compute central differences of a loss in every entry of a float64 weight."""
     gradient = torch.zeros_like(weight)
-    flat, out = weight.data.view(-1), gradient.view(-1)
+    flat = weight.data.view(-1)
+    flat_gradient = gradient.view(-1)
     with torch.no_grad():
         for i in range(flat.numel()):
             before = float(flat[i])
@@ -54,46 +59,43 @@ def finite_differences(loss: Callable[[], Tensor], weight: Tensor, step: float =
             flat[i] = before - step
             below = float(loss())
             flat[i] = before
-            out[i] = (above - below) / (2 * step)
+            flat_gradient[i] = (above - below) / (2 * step)
     return gradient
 
 
 def cross_entropy(logits: Sequence[float], label: int) -> float:
-    """-log softmax(logits)[label]."""
+    """Compute -log softmax(logits)[label]."""
     top = max(logits)
     return top + math.log(math.fsum(math.exp(x - top) for x in logits)) - logits[label]
 
 
 def global_counts(scores: dict[str, list[float]], keep: int) -> dict[str, int]:
     """Rank all weights of all layers in one list and count the best of each layer."""
-    flat = [
-        (-value, position, name)
-        for position, (name, value) in enumerate(
-            (name, value) for name, values in scores.items() for value in values
-        )
-    ]
-    best = sorted(flat)[:keep]
-    return {name: sum(1 for *_, owner in best if owner == name) for name in scores}
+    named = [(name, value) for name, values in scores.items() for value in values]
+    # The position decides between equal scores: the first remain.
+    ranked = sorted((-value, position, name) for position, (name, value) in enumerate(named))
+    best = [name for _, _, name in ranked[:keep]]
+    return {name: best.count(name) for name in scores}
 
 
 def augmented(image: Tensor, top: int, left: int, flip: bool, padding: int) -> Tensor:
-    """One image padded with black, cropped at (top, left), flipped; pixel by pixel."""
+    """Pad an image with black, crop it at (top, left) and flip it, pixel by pixel."""
     channels, height, width = image.shape
-    out = torch.zeros_like(image)
+    result = torch.zeros_like(image)
     for c in range(channels):
         for y in range(height):
             for x in range(width):
                 row = top + y - padding
                 column = left + (width - 1 - x if flip else x) - padding
                 if 0 <= row < height and 0 <= column < width:
-                    out[c, y, x] = image[c, row, column]
-    return out
+                    result[c, y, x] = image[c, row, column]
+    return result
 
 
 def lr_factor(
     name: str, t: float, total: float, milestones: Sequence[float], gamma: float, warmup: float
 ) -> float:
-    """The documented factor on the learning rate, case by case."""
+    """Compute the documented factor on the learning rate, case by case."""
     if name == "constant":
         factor = 1.0
     elif name == "cosine":
@@ -109,5 +111,5 @@ def lr_factor(
 
 
 def module_modes(model: nn.Module) -> list[bool]:
-    """Training or evaluating, of every submodule."""
+    """List whether each submodule is in training mode."""
     return [module.training for module in model.modules()]

@@ -1,6 +1,4 @@
-"""Allocations against naive loops: by layer, with filters of unequal cost, and with layers that are
-pruned in part.
-"""
+"""Allocations against naive loops, with filters of unequal cost and layers pruned in part."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ RESNET = {
 }
 
 
-def random_scores(
-    shapes: dict[str, tuple[int, ...]], seed: int = 0, filters: bool = False
-) -> Scores:
+def draw_scores(shapes: dict[str, tuple[int, ...]], seed: int = 0, filters: bool = False) -> Scores:
     rng = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand((shape[0], *[1] * (len(shape) - 1)) if filters else shape, generator=rng)
@@ -43,7 +39,7 @@ def random_scores(
     }
 
 
-def budget_of(shapes: dict[str, tuple[int, ...]], keep: int) -> Budget:
+def build_budget(shapes: dict[str, tuple[int, ...]], keep: int) -> Budget:
     return Budget(keep, {name: math.prod(shape) for name, shape in shapes.items()}, shapes)
 
 
@@ -51,20 +47,23 @@ def allocate(
     name: str, keep: int, shapes: dict[str, tuple[int, ...]] = RESNET, scores: Scores | None = None
 ) -> Keeps:
     return allocations.create(name).allocate(
-        scores or random_scores(shapes), budget_of(shapes, keep)
+        scores or draw_scores(shapes), build_budget(shapes, keep)
     )
 
 
-def densities(keeps: Keeps, shapes: dict[str, tuple[int, ...]] = RESNET) -> dict[str, float]:
+def compute_densities(
+    keeps: Keeps, shapes: dict[str, tuple[int, ...]] = RESNET
+) -> dict[str, float]:
     return {name: keep / math.prod(shapes[name]) for name, keep in keeps.items()}
 
 
 # ERK
 
 
-def erk(shapes: dict[str, tuple[int, ...]], density: float) -> dict[str, float]:
-    """One layer after another becomes dense, the one with the largest raw density first, until eps
-    suits the others.
+def allocate_erk(shapes: dict[str, tuple[int, ...]], density: float) -> dict[str, float]:
+    """Make one layer after another dense, until eps suits the others.
+
+    The layer with the largest raw density comes first.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
@@ -84,7 +83,7 @@ def test_erk_is_its_naive_loop(density: float) -> None:
     keep = round(density * total)
     keeps = allocate("erk", keep)
     assert sum(keeps.values()) == keep
-    for name, expected in erk(RESNET, keep / total).items():
+    for name, expected in allocate_erk(RESNET, keep / total).items():
         size = math.prod(RESNET[name])
         assert abs(keeps[name] - expected * size) < 1
         if expected == 1.0:
@@ -110,7 +109,7 @@ def test_erk_is_its_naive_loop_on_any_network(
         return
     keeps = allocate("erk", keep, named)
     assert sum(keeps.values()) == keep
-    for name, expected in erk(named, keep / total).items():
+    for name, expected in allocate_erk(named, keep / total).items():
         assert abs(keeps[name] - expected * math.prod(named[name])) < 1 + 1e-6
 
 
@@ -122,14 +121,14 @@ def test_erk_takes_all_four_dimensions_of_a_kernel() -> None:
 
 def test_erk_gives_what_a_pruned_layer_cannot_take_to_the_others() -> None:
     shapes = {"a": (8, 8), "b": (8, 8), "c": (8, 8)}
-    scores = random_scores(shapes)
+    scores = draw_scores(shapes)
     scores["a"].flatten()[5:] = -math.inf
     assert allocate("erk", 65, shapes, scores) == {"a": 5, "b": 30, "c": 30}
 
 
 def test_erk_of_filters_keeps_them_whole() -> None:
     keeps = allocations.create("erk").allocate(
-        random_scores(RESNET, filters=True), budget_of(RESNET, 20_000)
+        draw_scores(RESNET, filters=True), build_budget(RESNET, 20_000)
     )
     assert (
         20_000 - max(math.prod(shape[1:]) for shape in RESNET.values())
@@ -149,7 +148,9 @@ def test_uniform_plus_keeps_the_stem_and_a_fifth_of_the_head() -> None:
     assert sum(keeps.values()) == keep
     assert keeps["conv1"] == 432
     assert keeps["fc"] == 128
-    others = [density for name, density in densities(keeps).items() if name not in ("conv1", "fc")]
+    others = [
+        density for name, density in compute_densities(keeps).items() if name not in ("conv1", "fc")
+    ]
     expected = (keep - 432 - 128) / (total - 432 - 640)
     assert others == pytest.approx([expected] * 3, abs=1 / 2304)
 
@@ -159,7 +160,7 @@ def test_uniform_plus_treats_the_head_as_the_others_above_a_fifth() -> None:
     keeps = allocate("uniform_plus", round(0.5 * total))
     expected = (round(0.5 * total) - 432) / (total - 432)
     assert keeps["conv1"] == 432
-    assert densities(keeps)["fc"] == pytest.approx(expected, abs=1 / 640)
+    assert compute_densities(keeps)["fc"] == pytest.approx(expected, abs=1 / 640)
 
 
 def test_uniform_plus_without_convolutions_keeps_no_layer_dense() -> None:
@@ -175,10 +176,10 @@ def test_uniform_plus_without_convolutions_keeps_no_layer_dense() -> None:
 def test_uniform_plus_takes_first_and_last_from_the_network_not_from_what_competes() -> None:
     shapes = {"stem": (4, 1, 3, 3), "a": (10, 10, 1, 1), "b": (10, 10), "head": (10, 10)}
     scores = {name: torch.rand(shapes[name]) for name in ("a", "b")}
-    found = allocations.create("uniform_plus").allocate(
+    keeps = allocations.create("uniform_plus").allocate(
         scores, Budget(20, {"a": 100, "b": 100}, shapes)
     )
-    assert found == {"a": 10, "b": 10}
+    assert keeps == {"a": 10, "b": 10}
 
 
 def test_uniform_plus_scales_the_two_down_where_they_do_not_fit() -> None:
@@ -201,7 +202,7 @@ def test_uniform_plus_scales_the_two_down_where_they_do_not_fit() -> None:
 
 @pytest.mark.parametrize("name", ["uniform_plus", "erk", "uniform"])
 def test_a_pruned_layer_gets_no_more_than_remains(name: str) -> None:
-    scores = random_scores(RESNET)
+    scores = draw_scores(RESNET)
     for layer in ("conv1", "conv4"):
         scores[layer].flatten()[7:] = -math.inf
     keeps = allocate(name, 5000, scores=scores)
@@ -240,8 +241,8 @@ def test_proportional_shares_fill_up_to_one_water_line(
 # global
 
 
-def greedy(scores: Scores, sizes: dict[str, int], keep: int) -> Keeps:
-    """Unit by unit in descending order, each taken where it still fits."""
+def allocate_greedily(scores: Scores, sizes: dict[str, int], keep: int) -> Keeps:
+    """Allocate unit by unit in descending order, each taken where it still fits."""
     units = [
         (-value, place, name)
         for place, (name, value) in enumerate(
@@ -283,11 +284,13 @@ def test_global_skips_what_does_not_fit_and_goes_on(
     )
     keep = int(part * alive)
     if alive:
-        assert Global().allocate(scores, Budget(keep, sizes)) == greedy(scores, sizes, keep)
+        assert Global().allocate(scores, Budget(keep, sizes)) == allocate_greedily(
+            scores, sizes, keep
+        )
 
 
 class Plain:
-    """Global allocation that only counts."""
+    """A global allocation that only counts."""
 
     def allocate(self, scores: Scores, budget: Budget) -> Keeps:
         return Global().allocate(scores, budget)
@@ -323,8 +326,9 @@ def test_one_ranking_is_global_counts_spent_layer_by_layer(density: float, filte
             shape=lambda: (4, 2, 2),
         )
 
-    fast_, slow = Weight().select(selection(Global())), Weight().select(selection(Plain()))
-    assert all(torch.equal(fast_.masks[name], mask) for name, mask in slow.masks.items())
+    ranked = Weight().select(selection(Global()))
+    slow = Weight().select(selection(Plain()))
+    assert all(torch.equal(ranked.masks[name], mask) for name, mask in slow.masks.items())
 
 
 def test_global_ranks_weights_as_one_list() -> None:
@@ -334,6 +338,9 @@ def test_global_ranks_weights_as_one_list() -> None:
             {name: score.flatten().tolist() for name, score in scores.items()}, keep
         )
         assert Global().allocate(scores, Budget(keep, {"a": 3, "b": 2})) == expected
-    assert Global().masks(scores, Budget(3, {"a": 3, "b": 2}))["b"].tolist() == [[True], [False]]
+    assert Global().select_masks(scores, Budget(3, {"a": 3, "b": 2}))["b"].tolist() == [
+        [True],
+        [False],
+    ]
     with pytest.raises(BudgetError, match="nothing is left to keep"):
         Global().allocate({"a": torch.full((2,), -math.inf)}, Budget(1, {"a": 2}))

@@ -571,7 +571,7 @@ def _importance(
         generator=torch.Generator(),
         shape=lambda: shape,
     )
-    return Channel(normalize=False).importance(graph, selection, graph.kept(model, masks))
+    return Channel(normalize=False).compute_importance(graph, selection, graph.kept(model, masks))
 
 
 def test_scores_of_input_channels_repeat_for_every_group() -> None:
@@ -628,7 +628,7 @@ def test_scores_of_zero_and_below_are_ranked() -> None:
 def test_a_density_below_one_channel_of_each_group_is_refused() -> None:
     model, shape = build("mlp")  # 32 x 9, 9 x 7, 7 x 3; with one channel each 32 + 1 + 3
     with pytest.raises(
-        BudgetError, match=r"density 0\.01 cannot be had .* with one of each group it is 0\.09677"
+        BudgetError, match=r"density 0\.01 cannot be reached .* with one of each group it is 0\.09677"
     ):
         select(model, shape, 0.01)
     assert density(select(model, shape, 36 / 372).masks) == 36 / 372

@@ -102,7 +102,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch) -> None:
     times = torch.tensor([[7.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
     monkeypatch.setattr(
         SignedRows,
-        "law",
+        "build_law",
         lambda self, counts: DrawLaw(
             torch.cat([law.probabilities, 0 * law.probabilities]), torch.tensor([10, -1])
         ),

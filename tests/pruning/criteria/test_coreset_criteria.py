@@ -1,4 +1,4 @@
-"""What coresets of neurons and of weights draw by, against explicit sums."""
+"""The scores by which coresets of neurons and of weights draw, against explicit sums."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from pruning.types import Budget
 from tests.support import cases
 
 
-def seeded(seed: int = 0) -> Generator:
+def make_generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def conv_net(activation: nn.Module) -> nn.Module:
+def build_conv_net(activation: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = (
@@ -72,10 +72,11 @@ def conv_net(activation: nn.Module) -> nn.Module:
 def test_importance_is_the_most_a_channel_can_give(
     activation: nn.Module, sup: object, beta: float
 ) -> None:
-    net = conv_net(activation)
+    net = build_conv_net(activation)
     score = Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"]
     assert score.shape == (1, 4, 1, 1)
-    conv, norm = net[0].requires_grad_(False), net[1].requires_grad_(False)
+    conv = net[0].requires_grad_(False)
+    norm = net[1].requires_grad_(False)
     net[3].requires_grad_(False)
     for j in range(4):
         scale = float(norm.weight[j] / (norm.running_var[j] + norm.eps).sqrt())
@@ -90,14 +91,14 @@ def test_importance_is_the_most_a_channel_can_give(
     "activation", [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.GELU(), nn.SiLU()]
 )
 def test_no_input_of_the_ball_gives_more(activation: nn.Module) -> None:
-    net = conv_net(activation)
+    net = build_conv_net(activation)
     score = Mussay(beta=3.0).score(Evidence(net, shape=(2, 4, 4)))["3.weight"].flatten()
-    x = torch.randn(500, 2, 3, 3, generator=seeded(), dtype=torch.float64)
+    x = torch.randn(500, 2, 3, 3, generator=make_generator(), dtype=torch.float64)
     x = (
         x / x.flatten(1).norm(dim=1)[:, None, None, None] * math.sqrt(8)
     )  # with the one for the bias, 3
-    each = net[:3](x).abs()[:, :, 0, 0] * net[3].weight.abs().sum((2, 3)).amax(0)
-    assert bool((each <= score + 1e-9).all())
+    contributions = net[:3](x).abs()[:, :, 0, 0] * net[3].weight.abs().sum((2, 3)).amax(0)
+    assert bool((contributions <= score + 1e-9).all())
 
 
 def test_a_flattened_channel_counts_all_its_inputs() -> None:
@@ -124,7 +125,8 @@ def test_a_residual_channel_is_all_that_writes_it() -> None:
     points = ChannelNorms.of(net, graph, torch.zeros(1, 2, 8, 8, dtype=torch.float64))
 
     def folded(conv: str, norm: str) -> Tensor:
-        layer, batch = net.get_submodule(conv), net.get_submodule(norm)
+        layer = net.get_submodule(conv)
+        batch = net.get_submodule(norm)
         scale = batch.weight / (batch.running_var + batch.eps).sqrt()
         return layer.weight.flatten(1).norm(dim=1) * scale
 
@@ -174,11 +176,11 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 
 def test_beta_does_not_matter_for_relu() -> None:
-    net = conv_net(nn.ReLU())
-    one, other = (
+    net = build_conv_net(nn.ReLU())
+    small, large = (
         Mussay(beta=beta).score(Evidence(net, shape=(2, 4, 4)))["3.weight"] for beta in (1.0, 45.0)
     )
-    torch.testing.assert_close(one / one.sum(), other / other.sum())
+    torch.testing.assert_close(small / small.sum(), large / large.sum())
 
 
 def test_the_baselines_are_biased() -> None:
@@ -189,7 +191,8 @@ def test_the_baselines_are_biased() -> None:
     x = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for variant in ("importance", "uniform", "top_k"):
         recipe = cases.recipe(0.5, criterion={"name": "mussay", "params": {"variant": variant}})
-        seams, found = PruningMethod.of(recipe, recipe.criteria[0]), []
+        method = PruningMethod.of(recipe, recipe.criteria[0])
+        outputs = []
         for seed in range(12):
             for parameter in net.parameters():
                 nn.init.ones_(parameter)
@@ -197,46 +200,48 @@ def test_the_baselines_are_biased() -> None:
                 net,
                 build_full_masks(find_prunable(net)),
                 0.5,
-                seams,
-                generator=seeded(seed),
+                method,
+                generator=make_generator(seed),
                 evidence=lambda masks, stage, seed=seed: Evidence(
-                    net, masks, shape=(1, 2, 2), generator=seeded(seed)
+                    net, masks, shape=(1, 2, 2), generator=make_generator(seed)
                 ),
             )
-            found.append(float(net(x).detach()[0, 0]))
-        assert found == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
+            outputs.append(float(net(x).detach()[0, 0]))
+        assert outputs == pytest.approx([32.0 if variant == "importance" else 16.0] * 12)
 
 
 # weights
 
 
-def mlp(*, depth: int = 1, width: int = 6) -> nn.Module:
+def build_mlp(*, depth: int = 1, width: int = 6) -> nn.Module:
     return load_model(
         "mlp", hidden=[width] * depth, channels=1, height=2, width=2, classes=3
     ).double()
 
 
-def images(n: int = 9) -> list[tuple[Tensor, Tensor]]:
-    return [(torch.rand(n, 1, 2, 2, generator=seeded(), dtype=torch.float64), torch.arange(n) % 3)]
+def draw_batches(n: int = 9) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (
+            torch.rand(n, 1, 2, 2, generator=make_generator(), dtype=torch.float64),
+            torch.arange(n) % 3,
+        )
+    ]
 
 
 def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
-    net, given = mlp(depth=2), images()
-    evidence = Evidence(net, batches=given)
+    net = build_mlp(depth=2)
+    batches = draw_batches()
+    evidence = Evidence(net, batches=batches)
     names = list(evidence.weights)
     constants = Constants.from_widths([4, 6, 6, 3], 0.1)
-    edges, score = (
-        compute_sensitivities(net, names, given, "max"),
-        CoreNet(depth=True).score(evidence),
-    )
+    edges = compute_sensitivities(net, names, batches, "max")
+    score = CoreNet(depth=True).score(evidence)
     grown = []
     for name in names:
-        layer, total, count = (
-            net.get_submodule(name[:-7]),
-            torch.zeros(99).double(),
-            torch.zeros(99),
-        )
-        x = given[0][0].flatten(1)
+        layer = net.get_submodule(name[:-7])
+        total = torch.zeros(99).double()
+        count = torch.zeros(99)
+        x = batches[0][0].flatten(1)
         for other in names[: names.index(name)]:
             x = F.relu(net.get_submodule(other[:-7])(x))
         for row in x:
@@ -254,9 +259,9 @@ def test_scores_are_sensitivities_times_the_growth_of_errors_behind() -> None:
 def test_points_without_a_limit_do_not_count() -> None:
     layer = nn.Linear(2, 2, bias=False).double()
     layer.weight.data.copy_(torch.tensor([[1.0, -1.0], [2.0, 1.0]]))
-    given = [(torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64), torch.zeros(2))]
-    found = measure_amplifications(layer, ["weight"], given)["weight"]
-    assert (found.mean, found.dropped) == (pytest.approx(2.0), 1)
+    batches = [(torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64), torch.zeros(2))]
+    amplification = measure_amplifications(layer, ["weight"], batches)["weight"]
+    assert (amplification.mean, amplification.dropped) == (pytest.approx(2.0), 1)
     negative = [(torch.tensor([[-1.0, 1.0]], dtype=torch.float64), torch.zeros(1))]
     assert measure_amplifications(layer, ["weight"], negative)["weight"].mean == pytest.approx(3.0)
 
@@ -264,14 +269,16 @@ def test_points_without_a_limit_do_not_count() -> None:
 def test_deep_networks_have_finite_scores() -> None:
     net = nn.Sequential(nn.Flatten(), *(nn.Linear(4, 4) for _ in range(90)))
     scores = CoreNet(depth=True).score(
-        Evidence(net, batches=[(torch.rand(5, 1, 2, 2, generator=seeded()), torch.zeros(5))])
+        Evidence(
+            net, batches=[(torch.rand(5, 1, 2, 2, generator=make_generator()), torch.zeros(5))]
+        )
     )
     assert all(bool(torch.isfinite(score).all()) for score in scores.values())
     assert float(scores["1.weight"].sum()) > float(scores["90.weight"].sum())
 
 
 def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
-    net = mlp(depth=2)
+    net = build_mlp(depth=2)
     with torch.no_grad():
         net.get_parameter("fc3.weight")[:, 2] = (
             0  # so the second layer's third neuron is not needed
@@ -280,8 +287,9 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
             0  # so, with it, neither is the first layer's second
         )
         net.get_parameter("fc1.bias").fill_(0.5)
-    evidence = Evidence(net, batches=images())
-    plain, plus = CoreNet(depth=False).score(evidence), CoreNet("plus", depth=False).score(evidence)
+    evidence = Evidence(net, batches=draw_batches())
+    plain = CoreNet(depth=False).score(evidence)
+    plus = CoreNet("plus", depth=False).score(evidence)
     assert bool(plain["fc2.weight"][2].any())
     assert not plus["fc2.weight"][2].any()
     assert not plus["fc1.weight"][1].any()
@@ -293,32 +301,38 @@ def test_plus_spends_nothing_on_neurons_that_no_image_needs() -> None:
 
 @pytest.mark.parametrize("variant", ["corenet", "plus", "plus_plus"])
 def test_prunes_in_proportion(variant: str) -> None:
-    net = mlp(width=30)
+    net = build_mlp(width=30)
     recipe = cases.recipe(0.5, criterion={"name": "corenet", "params": {"variant": variant}})
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (type(seams.allocation).__name__, getattr(seams.sparsifier, "division", "")) == (
+    method = PruningMethod.of(recipe, recipe.criteria[0])
+    assert (type(method.allocation).__name__, getattr(method.sparsifier, "division", "")) == (
         "Proportional",
         "proportional",
     )
-    given = [*images(30), *images(30)]
+    batches = [*draw_batches(30), *draw_batches(30)]
     masks = prune_(
         net,
         build_full_masks(find_prunable(net)),
         0.5,
-        seams,
-        lambda masks, stage: Evidence(net, masks, given),
-        generator=seeded(),
+        method,
+        lambda masks, stage: Evidence(net, masks, batches),
+        generator=make_generator(),
     )
     assert density(masks) == pytest.approx(0.5, abs=0.15)
     assert all(bool(mask.any()) for mask in masks.values())
     with pytest.raises(EvidenceError):
         prune_(
-            net, masks, 0.3, seams, lambda masks, stage: Evidence(net, masks), generator=seeded()
+            net,
+            masks,
+            0.3,
+            method,
+            lambda masks, stage: Evidence(net, masks),
+            generator=make_generator(),
         )
 
 
 def test_the_images_that_judge_draws_are_not_scored() -> None:
-    net, (batch, labels) = mlp(), images(9)[0]
+    net = build_mlp()
+    batch, labels = draw_batches(9)[0]
     batch[-3:] = 0.0
     batch[-1, 0, 0, 0] = 1.0  # alone, it would have all of every sum
     evidence = Evidence(net, batches=[(batch, labels)])
@@ -333,10 +347,10 @@ def test_shares_are_proportional_with_one_for_each_side() -> None:
     scores = {"a": torch.full((2, 10), 10.0), "b": torch.full((2, 10), 1.0)}
     signs = {name: torch.ones(2, 10) for name in scores}
     signs["b"][:, 5:] = -1
-    found = allocations.create("proportional").allocate(
+    keeps = allocations.create("proportional").allocate(
         scores, Budget(17, {"a": 20, "b": 20}, {}, signs)
     )
-    assert found == {
+    assert keeps == {
         "a": 12,
         "b": 5,
     }  # 2 and 4 for the sides, and 10 / 11 and 1 / 11 of the other 11
@@ -350,7 +364,7 @@ def test_shares_are_proportional_with_one_for_each_side() -> None:
             {"a": torch.tensor([-1.0])}, Budget(1, {"a": 1})
         )
     score = torch.tensor([[1.0, 0, 0], [1.0, 1, 1]])
-    unseen = Sample(division="proportional").sparsify(torch.ones(2, 3), score, 6, seeded())
+    unseen = Sample(division="proportional").sparsify(torch.ones(2, 3), score, 6, make_generator())
     assert unseen.mask.tolist() == [[True, False, False], [True, True, True]]
 
 
@@ -358,16 +372,19 @@ def test_hybrid_sipp_hands_its_constants_on() -> None:
     recipe = cases.recipe(
         0.5, criterion={"name": "sipp", "params": {"variant": "hybrid", "c": 2.0, "delta": 1e-3}}
     )
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (getattr(seams.sparsifier, "c", 0), getattr(seams.sparsifier, "delta", 0)) == (2.0, 1e-3)
-    net = mlp(width=40)
+    method = PruningMethod.of(recipe, recipe.criteria[0])
+    assert (getattr(method.sparsifier, "c", 0), getattr(method.sparsifier, "delta", 0)) == (
+        2.0,
+        1e-3,
+    )
+    net = build_mlp(width=40)
     masks = prune_(
         net,
         build_full_masks(find_prunable(net)),
         0.5,
-        seams,
-        lambda masks, stage: Evidence(net, masks, images()),
-        generator=seeded(),
+        method,
+        lambda masks, stage: Evidence(net, masks, draw_batches()),
+        generator=make_generator(),
     )
     assert density(masks) == pytest.approx(0.5, abs=0.1)
     assert SiPP("hybrid").allocation == "bound_optimal"

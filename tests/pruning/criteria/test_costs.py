@@ -1,4 +1,4 @@
-"""What scoring costs before anything runs: forward passes, and memory."""
+"""The cost of scoring, estimated before anything runs: forward passes, and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "each"),
+    ("name", "params", "units_by_image"),
     [
         ("taylor", {"images": 10**6}, 3),
         ("taylor", {"images": 7}, 3 * 7 / 40),
@@ -37,12 +37,12 @@ MIB = 2**20
     ],
 )
 def test_scoring_costs_no_more_than_all_training_images(
-    name: str, params: dict[str, Any], each: float
+    name: str, params: dict[str, Any], units_by_image: float
 ) -> None:
     recipe = cases.recipe(0.5, criterion={"name": name, "params": params})
     assert Costs(recipe, IMAGES, 3).pruning(recipe.criteria[0], plan_rounds(recipe)[0]) == (
         1,
-        round(each * 40),
+        round(units_by_image * 40),
     )
 
 
@@ -74,7 +74,8 @@ def test_parameters_have_a_largest_value(name: str, params: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("params", "images", "expected"),
     [
-        # one block of 500 takes 250,000 numbers, 33 of them fit into 64 MiB: all 37 blocks do in four such matrices
+        # One block of 500 takes 250,000 numbers. 33 of the 37 blocks fit into 64 MiB at a time, as
+        # four such matrices each.
         ({}, 1000, 4 * 250 * 19072 + 4 * 8 * 33 * 500 * 500),
         ({}, 40, 4 * 40 * 19072 + 4 * 8 * 33 * 500 * 500),
         ({"block_size": 10}, 1000, 4 * 250 * 19072 + 4 * 8 * 1844 * 10 * 250),
@@ -108,7 +109,7 @@ def test_the_estimate_holds_what_the_criteria_hold() -> None:
         "activations": 29_000,
         "classes": 10,
     }
-    found = {
+    estimates = {
         name: estimate_costs(
             cases.recipe(0.5, criterion={"name": name}),
             {"train": 1200, "test": 100},
@@ -117,15 +118,15 @@ def test_the_estimate_holds_what_the_criteria_hold() -> None:
         )["memory_bytes"]
         for name in ("magnitude", "obs")
     }
-    assert found["magnitude"] == 4 * (4 * 269_722 + 2 * 29_000 * 128)
-    assert found["obs"] == 4 * (269_722 + 2 * 29_000 * 100) + OBS().memory(
+    assert estimates["magnitude"] == 4 * (4 * 269_722 + 2 * 29_000 * 128)
+    assert estimates["obs"] == 4 * (269_722 + 2 * 29_000 * 100) + OBS().memory(
         network["prunable"], 1000
     )
-    assert 510 * MIB < found["obs"] < 560 * MIB
+    assert 510 * MIB < estimates["obs"] < 560 * MIB
     both = estimate_costs(
         cases.recipe(0.5, criterion=[{"name": "magnitude"}, {"name": "obs"}]),
         {"train": 1200, "test": 100},
         forward_flops=1,
         **network,
     )
-    assert both["memory_bytes"] == found["obs"]
+    assert both["memory_bytes"] == estimates["obs"]

@@ -1,6 +1,4 @@
-"""SynFlow against enumerated paths; SNIP, GraSP and Taylor against explicit gradients and
-Hessians.
-"""
+"""SynFlow, SNIP, GraSP and Taylor against enumerated paths and explicit derivatives."""
 
 from __future__ import annotations
 
@@ -29,8 +27,8 @@ from pruning.types import Masks, Scores
 from tests.support import cases, oracles
 
 
-def chain(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """Linear layers without biases, ReLU between."""
+def build_chain(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Build linear layers without biases, ReLU between."""
     rng = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in itertools.pairwise(widths):
@@ -40,19 +38,19 @@ def chain(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn
     return nn.Sequential(*layers[:-1])
 
 
-def double(case: str) -> tuple[nn.Module, Batches]:
+def build_double(case: str) -> tuple[nn.Module, Batches]:
     model, batches = cases.awkward(case)
     return model.double(), [(x.double(), y) for x, y in batches]
 
 
-def masked(model: nn.Module) -> Masks:
-    """Half of the weights pruned, in the model too."""
+def mask_half(model: nn.Module) -> Masks:
+    """Prune half of the weights, in the model too."""
     masks = cases.half_masks(model)
     apply_masks_(model, masks)
     return masks
 
 
-def whole(batches: Batches) -> tuple[Tensor, Tensor]:
+def join_batches(batches: Batches) -> tuple[Tensor, Tensor]:
     inputs, labels = zip(*batches, strict=True)
     return torch.cat(inputs), torch.cat(labels)
 
@@ -60,27 +58,25 @@ def whole(batches: Batches) -> tuple[Tensor, Tensor]:
 # SynFlow
 
 
-def paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
-    """For every weight, the sum over all paths from inputs to outputs through it of the product of
-    |w|.
-    """
-    found = [[[0.0] * len(row) for row in weight] for weight in weights]
+def sum_paths(weights: list[list[list[float]]]) -> list[list[list[float]]]:
+    """Sum the product of |w| over all paths from inputs to outputs through each weight."""
+    flows = [[[0.0] * len(row) for row in weight] for weight in weights]
     widths = [len(weights[0][0]), *(len(weight) for weight in weights)]
     for units in itertools.product(*(range(width) for width in widths)):
         product = math.prod(abs(weight[units[i + 1]][units[i]]) for i, weight in enumerate(weights))
         for i in range(len(weights)):
-            found[i][units[i + 1]][units[i]] += product
-    return found
+            flows[i][units[i + 1]][units[i]] += product
+    return flows
 
 
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_synflow_is_the_sum_over_all_paths(dtype: torch.dtype, pruned: bool) -> None:
-    model = chain(3, 4, 3, 2, dtype=dtype)
-    masks = masked(model) if pruned else build_full_masks(find_prunable(model))
-    expected = paths([weight.tolist() for weight in find_prunable(model).values()])
-    found = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
-    for (name, score), wanted in zip(found.items(), expected, strict=True):
+    model = build_chain(3, 4, 3, 2, dtype=dtype)
+    masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
+    expected = sum_paths([weight.tolist() for weight in find_prunable(model).values()])
+    scores = SynFlow().score(Evidence(model, masks, shape=(1, 1, 3)))
+    for (name, score), wanted in zip(scores.items(), expected, strict=True):
         assert score.dtype == torch.float64
         torch.testing.assert_close(
             score, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0
@@ -104,11 +100,11 @@ def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
         nn.ReLU(),
         nn.Linear(5, 3, bias=False),
     ]
-    for model in (chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
+    for model in (build_chain(4, 7, 5, 3), nn.Sequential(*convs).double()):
         for parameter in find_prunable(model).values():
             nn.init.normal_(parameter, generator=rng)
         norm.running_var.uniform_(0.5, 2, generator=rng)  # type: ignore[union-attr]
-        masks = masked(model) if pruned else build_full_masks(find_prunable(model))
+        masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
         shape = (1, 1, 4) if model[0].__class__ is nn.Flatten else (2, 5, 5)
         sums = [
             float(score.sum())
@@ -119,7 +115,7 @@ def test_synflow_is_conserved_from_layer_to_layer(pruned: bool) -> None:
 
 
 def test_synflow_conserves_what_enters_and_leaves_a_unit() -> None:
-    scores = list(SynFlow().score(Evidence(chain(4, 7, 5, 3), shape=(1, 2, 2))).values())
+    scores = list(SynFlow().score(Evidence(build_chain(4, 7, 5, 3), shape=(1, 2, 2))).values())
     for before, after in itertools.pairwise(scores):
         torch.testing.assert_close(before.sum(1), after.sum(0), rtol=1e-12, atol=0)
 
@@ -137,10 +133,10 @@ def test_synflow_takes_every_entry_of_the_state_by_its_absolute_value() -> None:
     for value in positive.state_dict().values():
         value.abs_()
     positive(torch.ones(1, 1, 3, 3, dtype=torch.float64)).sum().backward()
-    found = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
+    scores = SynFlow().score(Evidence(model, shape=(1, 3, 3)))
     for name, weight in find_prunable(positive).items():
         torch.testing.assert_close(
-            found[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0
+            scores[name], (weight * weight.grad).detach().abs(), rtol=1e-12, atol=0
         )
     assert (model.get_buffer("1.num_batches_tracked"), model[1].training) == (0, True)
 
@@ -149,17 +145,17 @@ def test_synflow_looks_at_no_data() -> None:
     def batches() -> Batches:
         raise AssertionError("asked for data")
 
-    model, given = cases.awkward("grouped")
-    found = SynFlow().score(Evidence(model, batches=batches, shape=(4, 2, 2)))
-    for other in (given, [(torch.full_like(x, 1e9), y.flip(0)) for x, y in given]):
+    model, _batches = cases.awkward("grouped")
+    scores = SynFlow().score(Evidence(model, batches=batches, shape=(4, 2, 2)))
+    for other in (_batches, [(torch.full_like(x, 1e9), y.flip(0)) for x, y in _batches]):
         again = SynFlow().score(Evidence(model, batches=other))
-        assert all(torch.equal(again[name], score) for name, score in found.items())
+        assert all(torch.equal(again[name], score) for name, score in scores.items())
     with pytest.raises(EvidenceError):
         SynFlow().score(Evidence(model))
 
 
 def test_synflow_scores_beyond_float32() -> None:
-    model = chain(2, 2, 2, dtype=torch.float32)
+    model = build_chain(2, 2, 2, dtype=torch.float32)
     for weight in find_prunable(model).values():
         weight.data.fill_(-1e30)
     assert all(
@@ -170,7 +166,7 @@ def test_synflow_scores_beyond_float32() -> None:
 
 def test_synflow_says_when_float64_is_not_enough() -> None:
     model = nn.Sequential(
-        *(module for module in chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU))
+        *(module for module in build_chain(2, 2, 2, 2) if not isinstance(module, nn.ReLU))
     )
     weights = list(find_prunable(model).values())
     for weight in weights:
@@ -185,11 +181,11 @@ def test_synflow_says_when_float64_is_not_enough() -> None:
 
 
 def test_synflow_uses_what_is_excluded_and_does_not_score_it() -> None:
-    model = chain(3, 4, 2)
-    every = SynFlow().score(Evidence(model, shape=(1, 1, 3)))
-    some = SynFlow().score(Evidence(model, shape=(1, 1, 3), exclude=["3.weight"]))
-    assert list(some) == ["1.weight"]
-    assert torch.equal(some["1.weight"], every["1.weight"])
+    model = build_chain(3, 4, 2)
+    all_scores = SynFlow().score(Evidence(model, shape=(1, 1, 3)))
+    scores_without_last = SynFlow().score(Evidence(model, shape=(1, 1, 3), exclude=["3.weight"]))
+    assert list(scores_without_last) == ["1.weight"]
+    assert torch.equal(scores_without_last["1.weight"], all_scores["1.weight"])
 
 
 def test_synflow_stages() -> None:
@@ -203,14 +199,14 @@ def test_synflow_stages() -> None:
     assert SynFlow(rounds=1).stage_densities(0.4, 0.1) == [0.1]
 
 
-def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
+def prune(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: Any) -> Masks:
     masks = build_full_masks(find_prunable(model))
-    seams = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
+    method = PruningMethod.of(cases.recipe(0.5), Method(name="synflow", params=params))
     return prune_(
         model,
         masks,
         keep / sum(mask.numel() for mask in masks.values()),
-        seams,
+        method,
         lambda masks, stage: Evidence(model, masks, shape=shape),
         generator=torch.Generator(),
     )
@@ -218,16 +214,16 @@ def pruned(model: nn.Module, keep: int, shape: tuple[int, int, int], **params: A
 
 @pytest.mark.parametrize("seed", range(3))
 def test_synflow_reaches_the_largest_compression_without_collapse(seed: int) -> None:
-    model = chain(8, 20, 20, 20, 20, 4, seed=seed)
+    model = build_chain(8, 20, 20, 20, 20, 4, seed=seed)
     layers = len(find_prunable(model))
-    assert find_collapsed(pruned(copy.deepcopy(model), 4 * layers, (1, 1, 8), rounds=1))
-    masks = pruned(model, layers, (1, 1, 8))
+    assert find_collapsed(prune(copy.deepcopy(model), 4 * layers, (1, 1, 8), rounds=1))
+    masks = prune(model, layers, (1, 1, 8))
     assert count_kept(masks) == dict.fromkeys(masks, 1)
 
 
 def test_synflow_prunes_by_count_where_everything_ties() -> None:
     model, _ = cases.awkward("zero_weights")
-    masks = pruned(model, 9, (1, 2, 2))
+    masks = prune(model, 9, (1, 2, 2))
     assert sum(count_kept(masks).values()) == 9
 
 
@@ -238,8 +234,8 @@ def test_synflow_prunes_by_count_where_everything_ties() -> None:
     "case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "mixed_modes"]
 )
 def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
-    model, batches = double(case)
-    inputs, labels = whole(batches)
+    model, batches = build_double(case)
+    inputs, labels = join_batches(batches)
     weights = find_prunable(model)
     model.eval()
 
@@ -253,17 +249,17 @@ def test_snip_is_the_derivative_by_a_factor_on_every_weight(case: str) -> None:
     ones = tuple(torch.ones_like(weight).detach() for weight in weights.values())
     slopes: tuple[Tensor, ...] = torch.autograd.functional.jacobian(loss, ones)
     total = sum(float(slope.abs().sum()) for slope in slopes)
-    found = SNIP().score(Evidence(model, batches=batches))
-    for score, slope in zip(found.values(), slopes, strict=True):
+    scores = SNIP().score(Evidence(model, batches=batches))
+    for score, slope in zip(scores.values(), slopes, strict=True):
         torch.testing.assert_close(score, slope.abs() / total, rtol=1e-10, atol=1e-15)
-    assert math.fsum(float(score.sum()) for score in found.values()) == pytest.approx(1, rel=1e-12)
+    assert math.fsum(float(score.sum()) for score in scores.values()) == pytest.approx(1, rel=1e-12)
 
 
 def test_snip_ranks_a_trained_network_whose_gradient_is_tiny() -> None:
     layer = nn.Linear(1, 2, bias=False)
     layer.weight.data.copy_(torch.tensor([[44.0], [-44.0]]))
-    found = SNIP().score(Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([0]))]))["weight"]
-    assert torch.isfinite(found).all()
+    score = SNIP().score(Evidence(layer, batches=[(torch.ones(1, 1), torch.tensor([0]))]))["weight"]
+    assert torch.isfinite(score).all()
     zero = SNIP().score(
         Evidence(nn.Linear(1, 2, bias=False), batches=[(torch.zeros(1, 1), torch.tensor([0]))])
     )["weight"]
@@ -273,11 +269,12 @@ def test_snip_ranks_a_trained_network_whose_gradient_is_tiny() -> None:
 # GraSP
 
 
-def flat_hessian(
+def compute_flat_hessian(
     model: nn.Module, inputs: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradient and Hessian of the mean loss of logits / T with respect to all prunable weights in
-    one vector.
+    """Compute gradient and Hessian of the mean loss of logits / T.
+
+    They are with respect to all prunable weights in one vector.
     """
     weights = find_prunable(model)
     sizes = [weight.numel() for weight in weights.values()]
@@ -298,9 +295,9 @@ def flat_hessian(
     )
 
 
-def smooth(case: str) -> tuple[nn.Module, Batches]:
-    """A network of the table with tanh in place of ReLU."""
-    model, batches = double(case)
+def build_smooth(case: str) -> tuple[nn.Module, Batches]:
+    """Build a network of the table with tanh in place of ReLU."""
+    model, batches = build_double(case)
     for name, module in model.named_children():
         if isinstance(module, nn.ReLU):
             setattr(model, name, nn.Tanh())
@@ -313,29 +310,29 @@ def smooth(case: str) -> tuple[nn.Module, Batches]:
 def test_grasp_is_the_hessian_times_the_gradient(
     case: str, temperature: float, pruned: bool
 ) -> None:
-    model, batches = smooth(case)
-    masks = masked(model) if pruned else build_full_masks(find_prunable(model))
-    gradient, hessian = flat_hessian(model, *whole(batches), temperature)
+    model, batches = build_smooth(case)
+    masks = mask_half(model) if pruned else build_full_masks(find_prunable(model))
+    gradient, hessian = compute_flat_hessian(model, *join_batches(batches), temperature)
     alive = torch.cat([mask.flatten() for mask in masks.values()])
     weight = torch.cat([weight.detach().flatten() for weight in find_prunable(model).values()])
     expected = weight * (hessian @ (gradient * alive))
     expected /= expected.abs().sum() + 1e-10
-    for given in (
+    for division in (
         batches,
-        [whole(batches)],
+        [join_batches(batches)],
         [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))],
     ):
-        found = GraSP(temperature=temperature).score(Evidence(model, masks, given))
+        scores = GraSP(temperature=temperature).score(Evidence(model, masks, division))
         torch.testing.assert_close(
-            torch.cat([score.flatten() for score in found.values()]),
+            torch.cat([score.flatten() for score in scores.values()]),
             expected,
             rtol=1e-8,
             atol=1e-12,
         )
 
 
-def normalised() -> tuple[nn.Module, Tensor, Tensor]:
-    """A smooth network with BatchNorm and dropout, and one batch."""
+def build_normalised() -> tuple[nn.Module, Tensor, Tensor]:
+    """Build a smooth network with BatchNorm and dropout, and one batch."""
     rng = torch.Generator().manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 2, bias=False),
@@ -352,22 +349,22 @@ def normalised() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_grasp_normalises_by_the_batch(statistics: Literal["batch", "running"]) -> None:
-    model, inputs, labels = normalised()
+    model, inputs, labels = build_normalised()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = GraSP(temperature=2.0, batchnorm=statistics).score(
+    scores = GraSP(temperature=2.0, batchnorm=statistics).score(
         Evidence(model, batches=[(inputs, labels)])
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     model.eval()
     model[1].train(statistics == "batch")
-    gradient, hessian = flat_hessian(model, inputs, labels, 2.0)
+    gradient, hessian = compute_flat_hessian(model, inputs, labels, 2.0)
     expected = torch.cat(
         [weight.detach().flatten() for weight in find_prunable(model).values()]
     ) * (hessian @ gradient)
     expected /= expected.abs().sum() + 1e-10
     torch.testing.assert_close(
-        torch.cat([score.flatten() for score in found.values()]), expected, rtol=1e-8, atol=1e-12
+        torch.cat([score.flatten() for score in scores.values()]), expected, rtol=1e-8, atol=1e-12
     )
 
 
@@ -375,7 +372,7 @@ def test_grasp_of_single_images() -> None:
     """An image that would be a batch of its own joins the batch before; a single one has no
     statistics.
     """
-    model, inputs, labels = normalised()
+    model, inputs, labels = build_normalised()
     joined = GraSP().score(
         Evidence(model, batches=[(inputs[:4], labels[:4]), (inputs[4:], labels[4:])])
     )
@@ -385,49 +382,49 @@ def test_grasp_of_single_images() -> None:
         for name, score in GraSP().score(Evidence(model, batches=parts)).items()
     )
     flat = nn.Sequential(nn.Flatten(), nn.Linear(9, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)).double()
-    one = [(inputs[:1], labels[:1])]
-    for name, score in GraSP().score(Evidence(flat, batches=one)).items():
+    single = [(inputs[:1], labels[:1])]
+    for name, score in GraSP().score(Evidence(flat, batches=single)).items():
         assert torch.equal(
-            score, GraSP(batchnorm="running").score(Evidence(flat, batches=one))[name]
+            score, GraSP(batchnorm="running").score(Evidence(flat, batches=single))[name]
         )
 
 
 def test_grasp_keeps_what_the_gradient_flow_comes_from() -> None:
-    model, batches = smooth("plain")
-    inputs, labels = whole(batches)
-    found = GraSP(temperature=1.0).score(Evidence(model, batches=batches))
+    model, batches = build_smooth("plain")
+    inputs, labels = join_batches(batches)
+    scores = GraSP(temperature=1.0).score(Evidence(model, batches=batches))
     weight = model.get_parameter("1.weight")
 
     def flow() -> Tensor:
-        gradient, _ = flat_hessian(model, inputs, labels, 1.0)
+        gradient, _ = compute_flat_hessian(model, inputs, labels, 1.0)
         return gradient.square().sum()
 
     slope = oracles.finite_differences(flow, weight, 1e-5)  # 2 H g
-    scale = (slope * weight.detach() / found["1.weight"]).flatten()
+    scale = (slope * weight.detach() / scores["1.weight"]).flatten()
     assert (scale > 0).all(), "a weight whose shrinking lowers the gradient norm must score high"
     torch.testing.assert_close(scale, scale.mean().expand_as(scale), rtol=1e-5, atol=0)
 
 
 def test_grasp_scores_zero_where_the_loss_is_linear() -> None:
-    model, batches = double("one_weight")
-    found = GraSP().score(
+    model, batches = build_double("one_weight")
+    scores = GraSP().score(
         Evidence(model, batches=batches, loss=lambda outputs, labels: outputs.sum())
     )
-    assert all(torch.isfinite(score).all() for score in found.values())
+    assert all(torch.isfinite(score).all() for score in scores.values())
     layer = nn.Linear(2, 3, bias=False)
-    found = GraSP().score(
+    scores = GraSP().score(
         Evidence(
             layer, batches=[(torch.ones(4, 2), torch.arange(4) % 3)], loss=lambda z, y: z.sum()
         )
     )
-    assert not found["weight"].any()
+    assert not scores["weight"].any()
 
 
 # Taylor
 
 
 def test_taylor_averages_squares_over_mini_batches() -> None:
-    model, batches = double("grouped")
+    model, batches = build_double("grouped")
     model.eval()
     weights = find_prunable(model)
     expected: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -437,11 +434,11 @@ def test_taylor_averages_squares_over_mini_batches() -> None:
         )
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             expected[name] += (gradient * weight).detach() ** 2 / len(batches)
-    found = Taylor().score(Evidence(model, batches=batches))
+    scores = Taylor().score(Evidence(model, batches=batches))
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=0)
-    once = Taylor().score(Evidence(model, batches=[whole(batches)]))
-    assert any(not torch.allclose(once[name], found[name]) for name in found), (
+        torch.testing.assert_close(scores[name], expected[name], rtol=1e-10, atol=0)
+    once = Taylor().score(Evidence(model, batches=[join_batches(batches)]))
+    assert any(not torch.allclose(once[name], scores[name]) for name in scores), (
         "one batch is another estimate"
     )
 
@@ -449,10 +446,10 @@ def test_taylor_averages_squares_over_mini_batches() -> None:
 def test_taylor_tells_tiny_gradients_apart() -> None:
     layer = nn.Linear(1, 2, bias=False)
     layer.weight.data.copy_(torch.tensor([[1e-20], [2e-20]]))
-    found = Taylor().score(
+    scores = Taylor().score(
         Evidence(layer, batches=[(torch.full((1, 1), 1e-10), torch.tensor([0]))])
     )["weight"]
-    assert 0 < float(found[0]) < float(found[1])
+    assert 0 < float(scores[0]) < float(scores[1])
 
 
 # what they ask for
@@ -469,8 +466,8 @@ def test_calibration() -> None:
 
 @pytest.mark.parametrize("name", ["synflow", "snip", "grasp", "taylor"])
 def test_pruned_weights_score_zero(name: str) -> None:
-    model, batches = double("grouped")
-    masks = masked(model)
+    model, batches = build_double("grouped")
+    masks = mask_half(model)
     for key, score in criteria.create(name).score(Evidence(model, masks, batches)).items():
         assert not score[~masks[key]].any()
         assert score[masks[key]].any()

@@ -34,8 +34,10 @@ NAMES = ("lm", "qm", "obd")
 fast = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def evidence(masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_entropy) -> Evidence:
-    """A convolutional network in float64, with BatchNorm, and two batches of unequal size."""
+def build_evidence(
+    masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_entropy
+) -> Evidence:
+    """Build a float64 convolutional network with BatchNorm, and two batches of unequal size."""
     model = cases.conv_net(seed=4, classes=classes).double()
     rng = torch.Generator().manual_seed(1)
     batches = [
@@ -47,19 +49,20 @@ def evidence(masks: Masks | None = None, classes: int = 3, loss: Any = F.cross_e
     return Evidence(model, masks, batches, torch.Generator().manual_seed(2), loss=loss)
 
 
-def by_hand(found: Evidence) -> tuple[Scores, Scores]:
-    """g and the exact D, one image and one class at a time: D = (1/n) sum_i sum_j p_ij (d log p_ij
-    / d theta)^2.
+def compute_by_hand(point: Evidence) -> tuple[Scores, Scores]:
+    """Compute g and the exact D, one image and one class at a time.
+
+    D = (1/n) sum_i sum_j p_ij (d log p_ij / d theta)^2.
     """
-    names = list(found.weights)
-    weights = [found.model.get_parameter(name) for name in names]
-    images, labels = (torch.cat(parts) for parts in zip(*found.batches, strict=True))
-    found.model.eval()
-    loss = F.cross_entropy(found.model(images), labels)
+    names = list(point.weights)
+    weights = [point.model.get_parameter(name) for name in names]
+    images, labels = (torch.cat(parts) for parts in zip(*point.batches, strict=True))
+    point.model.eval()
+    loss = F.cross_entropy(point.model(images), labels)
     g = dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
-    d = {name: torch.zeros_like(weight) for name, weight in found.weights.items()}
+    d = {name: torch.zeros_like(weight) for name, weight in point.weights.items()}
     for image in images:
-        logs = found.model(image[None])[0].log_softmax(0)
+        logs = point.model(image[None])[0].log_softmax(0)
         for log in logs:
             for name, gradient in zip(
                 names, torch.autograd.grad(log, weights, retain_graph=True), strict=True
@@ -68,8 +71,8 @@ def by_hand(found: Evidence) -> tuple[Scores, Scores]:
     return g, d
 
 
-def saliency(name: str, g: Tensor, d: Tensor, w: Tensor) -> Tensor:
-    """The signed change of the loss that each model gives to a weight alone."""
+def compute_saliency(name: str, g: Tensor, d: Tensor, w: Tensor) -> Tensor:
+    """Compute the signed change of the loss that each model predicts for a weight alone."""
     return {"lm": -g * w, "qm": -g * w + d * w**2 / 2, "obd": d * w**2 / 2}[name]
 
 
@@ -80,19 +83,20 @@ def test_scores_are_the_saliencies_of_the_paper(
     name: str, weight_of_penalty: float, half: bool
 ) -> None:
     masks = cases.half_masks(cases.conv_net().double()) if half else None
-    found = evidence(masks)
-    g, d = by_hand(found)
-    scores = criteria.create(name, {"lambda": weight_of_penalty}).score(found)
-    for key, w in found.weights.items():
-        expected = saliency(name, g[key], d[key], w).abs() + weight_of_penalty / 2 * w**2
+    point = build_evidence(masks)
+    g, d = compute_by_hand(point)
+    scores = criteria.create(name, {"lambda": weight_of_penalty}).score(point)
+    for key, w in point.weights.items():
+        expected = compute_saliency(name, g[key], d[key], w).abs() + weight_of_penalty / 2 * w**2
         assert torch.allclose(scores[key], expected, rtol=1e-10, atol=1e-15)
         assert scores[key].dtype == torch.float64
 
 
 def test_the_absolute_value_is_of_the_sum() -> None:
-    found = evidence()
-    scores = QM(lambda_=0.0).score(found)
-    lm, obd = LM(lambda_=0.0).score(found), OBD(lambda_=0.0).score(found)
+    point = build_evidence()
+    scores = QM(lambda_=0.0).score(point)
+    lm = LM(lambda_=0.0).score(point)
+    obd = OBD(lambda_=0.0).score(point)
     for key in scores:
         assert torch.all(scores[key] <= lm[key] + obd[key] + 1e-12)
         assert torch.all(scores[key] >= (lm[key] - obd[key]).abs() - 1e-12)
@@ -102,34 +106,36 @@ def test_the_absolute_value_is_of_the_sum() -> None:
 
 
 def test_obd_is_qm_without_a_gradient() -> None:
-    first, second = evidence(), evidence()
+    first = build_evidence()
+    second = build_evidence()
     first.gradient = {name: torch.zeros_like(weight) for name, weight in first.weights.items()}
     for lam in (0.0, 0.1):
-        qm, obd = QM(lambda_=lam).score(first), OBD(lambda_=lam).score(second)
+        qm = QM(lambda_=lam).score(first)
+        obd = OBD(lambda_=lam).score(second)
         assert all(torch.allclose(qm[key], obd[key], rtol=1e-12) for key in qm)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_endless_penalty_is_magnitude(name: str) -> None:
-    model = evidence().model
+    model = build_evidence().model
     masks: list[Masks] = []
     for method in (Method(name="magnitude"), Method(name=name, params={"lambda": 1e14, "pi": 1})):
-        found = evidence()
+        point = build_evidence()
         masks.append(
             prune_(
-                found.model,
+                point.model,
                 build_full_masks(find_prunable(model)),
                 0.37,
                 PruningMethod.of(cases.recipe(0.5), method),
-                lambda masks, stage, found=found: found,
+                lambda masks, stage, point=point: point,
                 generator=torch.Generator(),
             )
         )  # type: ignore[misc]
     assert all(torch.equal(masks[0][key], masks[1][key]) for key in masks[0])
-    none = criteria.create(name, {"lambda": 0}).score(evidence())
+    none = criteria.create(name, {"lambda": 0}).score(build_evidence())
     order = [
         torch.cat([s.flatten() for s in scores.values()]).argsort()
-        for scores in (none, criteria.create("magnitude").score(evidence()))
+        for scores in (none, criteria.create("magnitude").score(build_evidence()))
     ]
     assert not torch.equal(*order)
 
@@ -137,20 +143,20 @@ def test_an_endless_penalty_is_magnitude(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_prediction_adds_the_signed_changes_of_this_stage_alone(name: str) -> None:
     before = cases.half_masks(cases.conv_net().double())
-    found = evidence(before)
-    g, d = by_hand(found)
+    point = build_evidence(before)
+    g, d = compute_by_hand(point)
     rng = torch.Generator().manual_seed(3)
     after = {
         key: mask & (torch.rand(mask.shape, generator=rng) < 0.6) for key, mask in before.items()
     }
     expected = sum(
-        float(saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
-        for key, w in found.weights.items()
+        float(compute_saliency(name, g[key], d[key], w)[before[key] & ~after[key]].sum())
+        for key, w in point.weights.items()
     )
     criterion = criteria.create(name, {"lambda": 5.0})
     assert isinstance(criterion, PredictsLossChange)
-    assert criterion.predict(found, after) == pytest.approx(expected, rel=1e-10)
-    assert criterion.predict(found, before) == 0.0
+    assert criterion.predict(point, after) == pytest.approx(expected, rel=1e-10)
+    assert criterion.predict(point, before) == 0.0
 
 
 def test_qm_predicts_a_quadratic_form() -> None:
@@ -164,10 +170,10 @@ def test_qm_predicts_a_quadratic_form() -> None:
     layer = nn.Linear(6, 1, bias=False).double()
     layer.weight.data = torch.tensor([[1.0, -2.0, 0.5, 3.0, -1.5, 0.1]], dtype=torch.float64)
     images = torch.diag(torch.tensor([1.0, 2.0, 0.5, 1.5, 3.0, 0.0], dtype=torch.float64))
-    found = Evidence(layer, batches=[(images, torch.zeros(6, dtype=torch.long))], loss=half_square)
-    found._curvatures["ggn"] = {"weight": (images.T @ images / 6).diag()[None]}
+    point = Evidence(layer, batches=[(images, torch.zeros(6, dtype=torch.long))], loss=half_square)
+    point._curvatures["ggn"] = {"weight": (images.T @ images / 6).diag()[None]}
     masks = {"weight": torch.tensor([[True, False, True, False, False, False]])}
-    predicted = QM(curvature="ggn").predict(found, masks)
+    predicted = QM(curvature="ggn").predict(point, masks)
     before = half_square(layer(images), torch.zeros(6)).item()
     apply_masks_(layer, masks)
     assert predicted == pytest.approx(
@@ -183,33 +189,33 @@ def test_predictions_hold_close_to_the_point(name: str) -> None:
     """
     errors = {}
     for scale in (1e-2, 1e-3):
-        found = evidence()
-        found.model[4].weight.data[:, :8] *= scale
+        point = build_evidence()
+        point.model[4].weight.data[:, :8] *= scale
         masks = {
-            key: torch.ones_like(weight, dtype=torch.bool) for key, weight in found.weights.items()
+            key: torch.ones_like(weight, dtype=torch.bool) for key, weight in point.weights.items()
         }
         masks["4.weight"][:, :8] = False
-        predicted = criteria.create(name).predict(found, masks)  # type: ignore[attr-defined]
-        before = float(found.losses().mean())
-        apply_masks_(found.model, masks)
-        errors[scale] = abs(predicted - (float(found.losses().mean()) - before))
+        predicted = criteria.create(name).predict(point, masks)  # type: ignore[attr-defined]
+        before = float(point.losses().mean())
+        apply_masks_(point.model, masks)
+        errors[scale] = abs(predicted - (float(point.losses().mean()) - before))
     assert errors[1e-3] < errors[1e-2] / (50 if name != "obd" else 5)
     assert errors[1e-3] > errors[1e-2] / 15 or name != "obd"
 
 
 def test_curvature_as_asked() -> None:
-    found = evidence()
+    point = build_evidence()
     for kind, criterion in itertools.product(
         ("ggn", "empirical_fisher", "mc_fisher"), ("qm", "obd")
     ):
-        scores = criteria.create(criterion, {"curvature": kind, "lambda": 0}).score(found)
-        d = found.curvature(kind)  # type: ignore[arg-type]
-        for key, w in found.weights.items():
+        scores = criteria.create(criterion, {"curvature": kind, "lambda": 0}).score(point)
+        d = point.curvature(kind)  # type: ignore[arg-type]
+        for key, w in point.weights.items():
             assert torch.equal(
-                scores[key], saliency(criterion, found.gradient[key], d[key], w).abs()
+                scores[key], compute_saliency(criterion, point.gradient[key], d[key], w).abs()
             )
     assert not torch.allclose(
-        found.curvature("ggn")["4.weight"], found.curvature("empirical_fisher")["4.weight"]
+        point.curvature("ggn")["4.weight"], point.curvature("empirical_fisher")["4.weight"]
     )
 
 
@@ -217,7 +223,7 @@ def test_curvature_as_asked() -> None:
 def test_above_twenty_classes_the_default_is_sampled(name: str) -> None:
     for classes, kind in ((20, "ggn"), (21, "mc_fisher")):
         default, named = (
-            criteria.create(name, params).score(evidence(classes=classes))
+            criteria.create(name, params).score(build_evidence(classes=classes))
             for params in ({}, {"curvature": kind})
         )
         assert all(torch.equal(default[key], named[key]) for key in default)
@@ -260,32 +266,32 @@ def test_linear_stages_remove_a_constant_number(start: float, part: float, pi: i
 @pytest.mark.parametrize("stages", ["exponential", "linear"])
 @pytest.mark.parametrize("name", NAMES)
 def test_masks_of_the_stages_are_nested_and_counted(name: str, stages: str) -> None:
-    found = evidence()
-    seen: list[Masks] = []
+    dense = build_evidence()
+    stage_masks: list[Masks] = []
 
     def at(masks: Masks, stage: int) -> Evidence:
-        assert stage == len(seen)
-        seen.append(masks)
+        assert stage == len(stage_masks)
+        stage_masks.append(masks)
         assert all(
-            not bool(found.model.get_parameter(key).detach()[~mask].any())
+            not bool(dense.model.get_parameter(key).detach()[~mask].any())
             for key, mask in masks.items()
         )
-        return Evidence(found.model, masks, found.batches)
+        return Evidence(dense.model, masks, dense.batches)
 
-    seams = PruningMethod.of(
+    method = PruningMethod.of(
         cases.recipe(0.5), Method(name=name, params={"pi": 5, "stages": stages})
     )
-    assert isinstance(seams.criterion, ScoresInStages)
+    assert isinstance(method.criterion, ScoresInStages)
     last = prune_(
-        found.model, build_full_masks(found.weights), 0.2, seams, at, generator=torch.Generator()
+        dense.model, build_full_masks(dense.weights), 0.2, method, at, generator=torch.Generator()
     )
-    seen.append(last)
+    stage_masks.append(last)
     total = sum(mask.numel() for mask in last.values())
-    expected = [1.0, *seams.criterion.stage_densities(1.0, 0.2)]
-    assert [sum(count_kept(masks).values()) for masks in seen] == [
+    expected = [1.0, *method.criterion.stage_densities(1.0, 0.2)]
+    assert [sum(count_kept(masks).values()) for masks in stage_masks] == [
         total - round((1 - d) * total) for d in expected
     ]
-    for before, after in itertools.pairwise(seen):
+    for before, after in itertools.pairwise(stage_masks):
         assert all(not bool((after[key] & ~before[key]).any()) for key in after)
 
 
@@ -315,18 +321,19 @@ def test_later_stages_see_the_masked_point() -> None:
             masks,
             target,
             PruningMethod.of(cases.recipe(0.5), Method(name="qm", params={"pi": pi})),
-            lambda masks, stage: Evidence(model, masks, evidence().batches),
+            lambda masks, stage: Evidence(model, masks, build_evidence().batches),
             generator=torch.Generator(),
         )
 
-    both, steps = evidence().model, evidence().model
+    both = build_evidence().model
+    steps = build_evidence().model
     first = pruned(steps, build_full_masks(find_prunable(steps)), 0.5, 1)
     second = pruned(steps, first, 0.25, 1)
-    found = pruned(both, build_full_masks(find_prunable(both)), 0.25, 2)
-    assert all(torch.equal(found[key], second[key]) for key in found)
-    once = evidence().model
+    masks = pruned(both, build_full_masks(find_prunable(both)), 0.25, 2)
+    assert all(torch.equal(masks[key], second[key]) for key in masks)
+    once = build_evidence().model
     assert any(
-        not torch.equal(mask, found[key])
+        not torch.equal(mask, masks[key])
         for key, mask in pruned(once, build_full_masks(find_prunable(once)), 0.25, 1).items()
     )
 
@@ -373,16 +380,16 @@ def test_units_of_work() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_through_the_library(name: str) -> None:
-    found = evidence()
-    scores = score(found.model, name, found.batches, **{"lambda": 0.1})
-    expected = criteria.create(name, {"lambda": 0.1}).score(found)
+    point = build_evidence()
+    scores = score(point.model, name, point.batches, **{"lambda": 0.1})
+    expected = criteria.create(name, {"lambda": 0.1}).score(point)
     assert all(torch.equal(scores[key], expected[key]) for key in expected)
-    few = score(found.model, name, found.batches, images=7)
+    few = score(point.model, name, point.batches, images=7)
     again = Evidence(
-        found.model, batches=[found.batches[0], tuple(part[:1] for part in found.batches[1])]
+        point.model, batches=[point.batches[0], tuple(part[:1] for part in point.batches[1])]
     )  # type: ignore[list-item]
     assert all(
         torch.equal(few[key], value) for key, value in criteria.create(name).score(again).items()
     )
     with pytest.raises(EvidenceError, match="needs data"):
-        score(found.model, name, [])
+        score(point.model, name, [])

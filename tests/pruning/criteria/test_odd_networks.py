@@ -27,22 +27,24 @@ from tests.support import cases
 
 
 class Folded(nn.Module):
-    """Its first layer sees the rows of all images as one long batch."""
+    """A network whose first layer sees the rows of all images as one long batch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows, self.head = nn.Linear(4, 5), nn.Linear(20, 3)
+        self.rows = nn.Linear(4, 5)
+        self.head = nn.Linear(20, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.rows(x.reshape(-1, 4))).reshape(len(x), -1))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
-    """The projection's weight is used without a call of its layer."""
+    """A network that uses the projection's weight without a call of its layer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attend, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(1, 2)
@@ -50,21 +52,19 @@ class Attention(nn.Module):
 
 
 class Mixing(nn.Module):
-    """Normalises by the batch at hand, in eval mode too."""
+    """A network that normalises by the batch, in eval mode too."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.head = (
-            nn.Linear(16, 6),
-            nn.BatchNorm1d(6, track_running_stats=False),
-            nn.Linear(6, 3),
-        )
+        self.first = nn.Linear(16, 6)
+        self.norm = nn.BatchNorm1d(6, track_running_stats=False)
+        self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.norm(self.first(x.flatten(1)))))  # type: ignore[no-any-return]
 
 
-def evidence(model: nn.Module) -> Evidence:
+def build_evidence(model: nn.Module) -> Evidence:
     rng = torch.Generator().manual_seed(0)
     batches = [
         (torch.randn(6, 1, 4, 4, generator=rng), torch.randint(3, (6,), generator=rng))
@@ -73,19 +73,21 @@ def evidence(model: nn.Module) -> Evidence:
     return Evidence(model, batches=batches, generator=rng)
 
 
-def scored(name: str, model: nn.Module) -> dict[str, Tensor]:
-    return criteria.create(name).score(evidence(model))
+def score_network(name: str, model: nn.Module) -> dict[str, Tensor]:
+    return criteria.create(name).score(build_evidence(model))
 
 
 @pytest.mark.parametrize("name", ["qm", "obd", "obs", "thinet"])
 def test_what_needs_single_images_refuses_rows_of_all_images_in_one(name: str) -> None:
     with pytest.raises(EvidenceError, match=r"rows\.weight: its layer sees 24 inputs for 6 images"):
-        scored(name, Folded())
+        score_network(name, Folded())
 
 
 @pytest.mark.parametrize("name", ["lm", "snip", "taylor", "wanda", "exact_obs", "grasp"])
 def test_what_does_not_scores_them(name: str) -> None:
-    assert all(bool(torch.isfinite(score).all()) for score in scored(name, Folded()).values())
+    assert all(
+        bool(torch.isfinite(score).all()) for score in score_network(name, Folded()).values()
+    )
 
 
 @pytest.mark.parametrize("name", ["wanda", "thinet", "qm", "exact_obs"])
@@ -93,25 +95,25 @@ def test_a_weight_used_without_a_call_of_its_layer_is_refused(name: str) -> None
     with pytest.raises(
         EvidenceError, match=r"attend\.out_proj\.weight is used without a call of its layer"
     ):
-        scored(name, Attention())
+        score_network(name, Attention())
 
 
 @pytest.mark.parametrize("name", ["lm", "snip", "grasp"])
 def test_gradients_reach_it(name: str) -> None:
-    assert bool(scored(name, Attention())["attend.out_proj.weight"].any())
+    assert bool(score_network(name, Attention())["attend.out_proj.weight"].any())
 
 
 @pytest.mark.parametrize("name", ["qm", "obd", "obs"])
 def test_images_that_influence_each_other_are_refused(name: str) -> None:
     with pytest.raises(EvidenceError, match="norm normalises by the statistics of the batch"):
-        scored(name, Mixing())
+        score_network(name, Mixing())
 
 
 def test_thinet_refuses_activations_that_are_no_numbers() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 3))
     nn.init.constant_(model[1].weight, float("inf"))
     with pytest.raises(ScoreError, match=r"weight: what its layer's inputs contribute"):
-        scored("thinet", model)
+        score_network("thinet", model)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +159,7 @@ def test_uniform_plus_knows_the_stem_and_the_head_that_are_excluded(
 @pytest.mark.parametrize("allocation", ["global", "uniform", "uniform_plus", "erk"])
 @pytest.mark.parametrize("name", ["filter_norm", "thinet", "taylor_filter"])
 def test_rounds_finer_than_a_filter_go_on(name: str, allocation: str) -> None:
-    """Whole filters leave fewer weights than asked for: the next round may find its target
-    reached.
-    """
+    """Whole filters leave fewer weights than the target, which the next round may find reached."""
     model = load_model("mlp", hidden=[12, 6], channels=1, height=4, width=4, classes=3)
     recipe = cases.recipe(
         0.8,
@@ -193,8 +193,11 @@ def test_a_chain_without_biases_loses_its_channels() -> None:
         retrain={"mode": "none"},
         train={"epochs": 4, "batch_size": 8, "optimizer": {"lr": 0.05}},
     )
-    (found,) = prune(model, recipe, cases.make_data())
-    assert [tuple(parameter.shape) for parameter in found.model.parameters()] == [(4, 16), (3, 4)]
+    (finished,) = prune(model, recipe, cases.make_data())
+    assert [tuple(parameter.shape) for parameter in finished.model.parameters()] == [
+        (4, 16),
+        (3, 4),
+    ]
 
 
 @pytest.mark.parametrize(

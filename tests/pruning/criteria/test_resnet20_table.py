@@ -1,5 +1,4 @@
-"""The table of a public ResNet-20 on JPEG-recompressed CIFAR-10: what removing weights by each
-model does to the loss.
+"""A public ResNet-20 on JPEG-recompressed CIFAR-10: the loss after removing weights by each model.
 
 300 calibration images, the first 30 training files of every class, at every stage; the change of
 the loss is that of the mean over the same 300 images, the accuracy that on the first 500 test files
@@ -29,7 +28,8 @@ from pruning.schemas.recipe import Method
 from tests.support import cases
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 Images = tuple[Tensor, Tensor]
 pytestmark = [
     pytest.mark.slow,
@@ -61,7 +61,7 @@ ACCURACY = {
 
 
 def read(split: str, count: int) -> Images:
-    """The first so many files of every class, sorted by name; normalised."""
+    """Read the first files of every class, sorted by name; normalised."""
     with zipfile.ZipFile(DATA / "cifar10-jpeg.zip") as archive:
         names = sorted(
             name
@@ -87,7 +87,7 @@ def read(split: str, count: int) -> Images:
 
 @dataclass
 class Bench:
-    """The dense network, what is known of it, and the images."""
+    """The dense network, its evidence, and the images."""
 
     net: nn.Module
     calibration: Images
@@ -97,14 +97,15 @@ class Bench:
     def prune(
         self, name: str, sparsity: float, **params: object
     ) -> tuple[nn.Module, list[StageLoss | None]]:
-        """The network pruned by one criterion, every stage on the same images."""
-        model, stages = copy.deepcopy(self.net), []
-        seams = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
+        """Prune the network by one criterion, every stage on the same images."""
+        model = copy.deepcopy(self.net)
+        stages = []
+        method = PruningMethod.of(cases.recipe(sparsity), Method(name=name, params=params))  # type: ignore[arg-type]
         prune_(
             model,
             build_full_masks(find_prunable(model)),
             1 - sparsity,
-            seams,
+            method,
             lambda masks, stage: (
                 Evidence(model, masks, [self.calibration]) if stage else self.dense
             ),
@@ -114,13 +115,13 @@ class Bench:
         return model, stages
 
     def change(self, model: nn.Module) -> float:
-        """The change of the mean loss on the calibration images."""
+        """Compute the change of the mean loss on the calibration images."""
         return float(
             Evidence(model, batches=[self.calibration]).losses().mean() - self.dense.losses().mean()
         )
 
     def accuracy(self, model: nn.Module) -> float:
-        """Per cent of the test images."""
+        """Compute the accuracy on the test images in per cent."""
         with torch.no_grad():
             right = sum(
                 int((model(x).argmax(1) == y).sum())
@@ -136,9 +137,10 @@ def bench() -> Bench:
     return Bench(net, calibration, read("test", 500), Evidence(net, batches=[calibration]))
 
 
-def printed(text: str, value: float) -> bool:
-    """Whether a value agrees with a printed one, up to half its last digit and 0.5 % for other
-    arithmetic.
+def agrees_with_printed(text: str, value: float) -> bool:
+    """Return whether a value agrees with a printed one.
+
+    It may differ by half the last digit and 0.5 % for other arithmetic.
     """
     digits = len(text.partition(".")[2])
     return abs(value - float(text)) <= 0.5 * 10.0**-digits + 5e-3 * abs(value)
@@ -155,7 +157,7 @@ def test_one_shot(bench: Bench, sparsity: float) -> None:
         model, _ = bench.prune(
             name, sparsity, **({} if name == "magnitude" else {"pi": 1, "lambda": 0})
         )
-        assert printed(text, bench.change(model)), (name, text, bench.change(model))
+        assert agrees_with_printed(text, bench.change(model)), (name, text, bench.change(model))
         if sparsity == 0.5:
             assert bench.accuracy(model) == pytest.approx(ACCURACY[name], abs=0.15)
 
@@ -163,7 +165,7 @@ def test_one_shot(bench: Bench, sparsity: float) -> None:
 def test_one_shot_with_a_penalty(bench: Bench) -> None:
     for name, text in PENALISED.items():
         model, _ = bench.prune(name, 0.7, **{"pi": 1, "lambda": 1e-2})
-        assert printed(text, bench.change(model)), (name, text, bench.change(model))
+        assert agrees_with_printed(text, bench.change(model)), (name, text, bench.change(model))
         if name == "obd":
             assert bench.accuracy(model) == pytest.approx(57.4, abs=0.15)
 
@@ -179,4 +181,4 @@ def test_seven_exponential_stages(bench: Bench, name: str, sparsity: float) -> N
     if name in ILL_CONDITIONED:
         assert float(text) / 2 < change < float(text) * 2
     else:
-        assert printed(text, change), (text, change)
+        assert agrees_with_printed(text, change), (text, change)

@@ -28,8 +28,8 @@ from tests.support import cases
 STRUCTURED = ("filter_norm", "taylor_filter", "thinet")
 
 
-def net(seed: int = 0) -> nn.Module:
-    """Convolutions of all kinds, in float64."""
+def build_net(seed: int = 0) -> nn.Module:
+    """Build a float64 network with convolutions of all kinds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -43,7 +43,7 @@ def net(seed: int = 0) -> nn.Module:
         ).double()
 
 
-def batches(
+def draw_batches(
     sizes: Sequence[int] = (5, 2), shape: tuple[int, int, int] = (2, 6, 6)
 ) -> list[tuple[Tensor, Tensor]]:
     rng = torch.Generator().manual_seed(0)
@@ -55,7 +55,7 @@ def batches(
 
 @pytest.mark.parametrize("p", [1, 2])
 def test_filter_norm_is_a_sum_over_the_filter(p: int) -> None:
-    model = net()
+    model = build_net()
     scores = criteria.create("filter_norm", {"p": p}).score(Evidence(model))
     for name, weight in find_prunable(model).items():
         expected = [sum(abs(w) ** p for w in row.flatten().tolist()) ** (1 / p) for row in weight]
@@ -65,12 +65,13 @@ def test_filter_norm_is_a_sum_over_the_filter(p: int) -> None:
 
 def test_taylor_is_the_mean_square_of_the_change_per_mini_batch() -> None:
     """Against the derivative of each batch's loss with respect to a factor on one filter."""
-    model, given = net(), batches()
-    scores = TaylorFilter().score(Evidence(model, batches=given))
+    model = build_net()
+    mini_batches = draw_batches()
+    scores = TaylorFilter().score(Evidence(model, batches=mini_batches))
     for name, weight in find_prunable(model).items():
         for row in range(len(weight)):
             squares = []
-            for inputs, labels in given:
+            for inputs, labels in mini_batches:
                 factor = torch.ones((), dtype=torch.float64, requires_grad=True)
                 scaled = torch.where(
                     torch.arange(len(weight)).reshape(-1, *[1] * (weight.dim() - 1)) == row,
@@ -86,12 +87,12 @@ def test_taylor_is_the_mean_square_of_the_change_per_mini_batch() -> None:
             )
 
 
-def greedy(contributions: Tensor) -> list[float]:
-    """The order of removal by trying every channel, of explicit contributions (samples,
-    channels).
-    """
+def order_greedily(contributions: Tensor) -> list[float]:
+    """Order the removal of channels by trying each; contributions are (samples, channels)."""
     samples, channels = contributions.shape
-    at_once, removed, place = math.ceil(math.sqrt(channels)), [], [0.0] * channels
+    at_once = math.ceil(math.sqrt(channels))
+    removed = []
+    place = [0.0] * channels
     while len(removed) < channels:
         tried = []
         for c in set(range(channels)) - set(removed):
@@ -113,7 +114,7 @@ def test_order_is_the_greedy_search(channels: int) -> None:
         )
         + 0.3
     )
-    assert order_channels(x.T @ x).tolist() == pytest.approx(greedy(x))
+    assert order_channels(x.T @ x).tolist() == pytest.approx(order_greedily(x))
 
 
 def test_channels_that_cancel_go_together() -> None:
@@ -121,7 +122,7 @@ def test_channels_that_cancel_go_together() -> None:
     stay longest.
     """
     x = torch.tensor([[10.0, 2.0, -2.1, 3.0, 30.0]], dtype=torch.float64)
-    assert order_channels(x.T @ x).tolist() == pytest.approx(greedy(x))
+    assert order_channels(x.T @ x).tolist() == pytest.approx(order_greedily(x))
     alone = torch.tensor([[4.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
     assert order_channels(alone.T @ alone).tolist() == [1.0, 0.25, 0.5, 0.75]
 
@@ -149,35 +150,37 @@ def test_windows_hold_what_makes_one_output(layer: nn.Conv2d | nn.Linear) -> Non
         place = torch.full((3,), (position + 0.5) / count)
         for filter in range(outputs.shape[1]):
             group = torch.full((3,), filter // (outputs.shape[1] // groups))
-            seen = sample_windows(layer, inputs, torch.arange(3), place, group)
+            windows = sample_windows(layer, inputs, image=torch.arange(3), place=place, group=group)
             kernel = layer.weight[filter].reshape(layer.weight.shape[1], -1)
             assert layer.bias is not None
             torch.testing.assert_close(
-                (seen * kernel).sum((1, 2)) + layer.bias[filter],
+                (windows * kernel).sum((1, 2)) + layer.bias[filter],
                 outputs[:, filter].flatten(1)[:, position],
             )
 
 
-def explicit(
-    model: nn.Module, given: list[tuple[Tensor, Tensor]], samples: int, seed: int
+def score_explicitly(
+    model: nn.Module, images_and_labels: list[tuple[Tensor, Tensor]], samples: int, seed: int
 ) -> dict[str, list[float]]:
-    """ThiNet from every input channel's own convolution, at the outputs that the same draws
-    choose.
+    """Score as ThiNet from every input channel's own convolution.
+
+    The outputs are those that the same draws choose.
     """
     rng = torch.Generator().manual_seed(seed)
-    images = torch.cat([x for x, _ in given])
+    images = torch.cat([x for x, _ in images_and_labels])
     count = min(samples, len(images))
     chosen = torch.randperm(len(images), generator=rng)[:count].sort().values
     draws = {
         name: torch.rand(3, count, generator=rng, dtype=torch.float64)
         for name in find_prunable(model)
     }
-    found = {}
+    scores = {}
     x = images
     for number, module in enumerate(model):
         name = f"{number}.weight"
         if isinstance(module, nn.Linear | nn.Conv2d):
-            width, groups = module.weight.shape[1], getattr(module, "groups", 1)
+            width = module.weight.shape[1]
+            groups = getattr(module, "groups", 1)
             bias = 0 if module.bias is None else module.bias.reshape(1, -1, *[1] * (x.dim() - 2))
             parts = []
             for c in range(width):
@@ -194,9 +197,9 @@ def explicit(
                 filter = int(draws[name][1, j] * parts[0].shape[1])
                 position = int(draws[name][2, j] * parts[0].shape[2])
                 rows.append([float(part[image, filter, position]) for part in parts])
-            found[name] = greedy(torch.tensor(rows, dtype=torch.float64))
+            scores[name] = order_greedily(torch.tensor(rows, dtype=torch.float64))
         x = module(x)
-    return found
+    return scores
 
 
 @pytest.mark.parametrize(
@@ -205,12 +208,13 @@ def explicit(
 def test_thinet_is_the_greedy_search_on_sampled_outputs(
     samples: int, sizes: tuple[int, ...]
 ) -> None:
-    model, given = net(), batches(sizes)
+    model = build_net()
+    images_and_labels = draw_batches(sizes)
     scores = ThiNet(samples).score(
-        Evidence(model, batches=given, generator=torch.Generator().manual_seed(3))
+        Evidence(model, batches=images_and_labels, generator=torch.Generator().manual_seed(3))
     )
     with torch.no_grad():
-        expected = explicit(model, given, samples, 3)
+        expected = score_explicitly(model, images_and_labels, samples, 3)
     for name, weight in find_prunable(model).items():
         assert scores[name].shape == (1, weight.shape[1], *[1] * (weight.dim() - 2))
         assert scores[name].flatten().tolist() == pytest.approx(expected[name]), name
@@ -220,10 +224,14 @@ def test_thinet_is_the_greedy_search_on_sampled_outputs(
 
 
 def test_thinet_depends_on_the_draws() -> None:
-    given = batches((40,))
+    images_and_labels = draw_batches((40,))
     first, second = (
         ThiNet(5).score(
-            Evidence(net(), batches=given, generator=torch.Generator().manual_seed(seed))
+            Evidence(
+                build_net(),
+                batches=images_and_labels,
+                generator=torch.Generator().manual_seed(seed),
+            )
         )
         for seed in (0, 1)
     )
@@ -234,14 +242,15 @@ def test_thinet_scores_a_layer_called_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer, self.unused = nn.Linear(4, 4, bias=False), nn.Linear(2, 2)
+            self.layer = nn.Linear(4, 4, bias=False)
+            self.unused = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(self.layer(x.flatten(1)))
 
     model = Twice().double()
-    given = batches((30,), (1, 2, 2))
-    scores = ThiNet().score(Evidence(model, batches=given))
+    images_and_labels = draw_batches((30,), (1, 2, 2))
+    scores = ThiNet().score(Evidence(model, batches=images_and_labels))
     assert sorted(scores["layer.weight"].flatten().tolist()) == [0.25, 0.5, 0.75, 1.0]
     assert scores["unused.weight"].tolist() == [[0.5, 1.0]]
 
@@ -249,7 +258,7 @@ def test_thinet_scores_a_layer_called_twice() -> None:
 @pytest.mark.parametrize("name", ["taylor_filter", "thinet"])
 def test_data_are_needed(name: str) -> None:
     with pytest.raises(EvidenceError, match="needs data"):
-        criteria.create(name).score(Evidence(net()))
+        criteria.create(name).score(Evidence(build_net()))
 
 
 def test_they_say_what_they_cost() -> None:
@@ -266,15 +275,21 @@ def test_they_say_what_they_cost() -> None:
     assert all(criteria.get(name).granularity == "channel" for name in STRUCTURED)  # type: ignore[attr-defined]
 
 
-def step(
-    model: nn.Module, masks: Masks, target: float, name: str, given: list[tuple[Tensor, Tensor]]
+def prune(
+    model: nn.Module,
+    masks: Masks,
+    target: float,
+    name: str,
+    images_and_labels: list[tuple[Tensor, Tensor]],
 ) -> Masks:
     return prune_(
         model,
         masks,
         target,
         PruningMethod.of(cases.recipe(0.5), Method(name=name)),
-        lambda masks, stage: Evidence(model, masks, given, torch.Generator().manual_seed(0)),
+        lambda masks, stage: Evidence(
+            model, masks, images_and_labels, torch.Generator().manual_seed(0)
+        ),
         generator=torch.Generator(),
     )
 
@@ -283,13 +298,13 @@ def step(
 @pytest.mark.parametrize("case", cases.AWKWARD)
 @pytest.mark.parametrize("half", [False, True])
 def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, half: bool) -> None:
-    model, given = cases.awkward(case)
+    model, images_and_labels = cases.awkward(case)
     masks = cases.half_masks(model) if half else build_full_masks(find_prunable(model))
     apply_masks_(model, masks)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     target = density(masks) * 0.7
     try:
-        after = step(model, masks, target, name, given)
+        after = prune(model, masks, target, name, images_and_labels)
     except BudgetError:
         assert case in ("depthwise", "tied", "frozen", "one_weight")
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -299,7 +314,7 @@ def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, ha
     small = build_compact(model, after, cases.AWKWARD[case][1])
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     with torch.no_grad():
-        for inputs, _ in given:
+        for inputs, _ in images_and_labels:
             torch.testing.assert_close(
                 small.eval()(inputs), model.eval()(inputs), rtol=1e-5, atol=1e-5
             )
@@ -307,13 +322,16 @@ def test_awkward_networks_are_pruned_or_refused_by_name(name: str, case: str, ha
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_a_second_round_scores_the_pruned_network(name: str) -> None:
-    model, given = net(), batches((20, 20))
+    model = build_net()
+    images_and_labels = draw_batches((20, 20))
     masks = build_full_masks(find_prunable(model))
     for target in (0.6, 0.35):
-        after = step(model, masks, target, name, given)
+        after = prune(model, masks, target, name, images_and_labels)
         assert density(after) <= target
         assert not any((after[key] & ~masks[key]).any() for key in masks)
         masks = after
     small = build_compact(model, masks, (2, 6, 6))
     with torch.no_grad():
-        torch.testing.assert_close(small(given[0][0]), model(given[0][0]), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            small(images_and_labels[0][0]), model(images_and_labels[0][0]), rtol=1e-10, atol=1e-10
+        )

@@ -25,7 +25,7 @@ from tests.support import cases
 fast = settings(max_examples=60, deadline=None, derandomize=True)
 
 
-def layer_of(values: list[float], dtype: torch.dtype = torch.float32) -> nn.Linear:
+def build_layer(values: list[float], dtype: torch.dtype = torch.float32) -> nn.Linear:
     layer = nn.Linear(len(values), 1, bias=False, dtype=dtype)
     layer.weight.data.copy_(torch.tensor([values], dtype=torch.float64))
     return layer
@@ -52,16 +52,16 @@ def prune(
 # LAMP
 
 
-def lamp(values: list[float]) -> list[float]:
-    """theta_u^2 over the sum of all before or at u in the descending order, of equal ones the first
-    first.
+def score_lamp(values: list[float]) -> list[float]:
+    """Compute theta_u^2 over the sum of all before or at u in descending order, equal ones in
+    order.
     """
     order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
-    found = [0.0] * len(values)
+    scores = [0.0] * len(values)
     for place, u in enumerate(order):
         below = math.fsum(values[v] ** 2 for v in order[: place + 1])
-        found[u] = values[u] ** 2 / below if below else float(place == 0)
-    return found
+        scores[u] = values[u] ** 2 / below if below else float(place == 0)
+    return scores
 
 
 @fast
@@ -78,12 +78,12 @@ def lamp(values: list[float]) -> list[float]:
 )
 def test_lamp_is_its_definition_on_what_remains(values: list[float], data: st.DataObject) -> None:
     mask = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
-    layer = layer_of(values)
-    found = LAMP().score(Evidence(layer, {"weight": torch.tensor([mask])}))["weight"][0]
-    assert torch.isfinite(found).all()
-    expected = lamp([value for value, alive in zip(values, mask, strict=True) if alive])
+    layer = build_layer(values)
+    score = LAMP().score(Evidence(layer, {"weight": torch.tensor([mask])}))["weight"][0]
+    assert torch.isfinite(score).all()
+    expected = score_lamp([value for value, alive in zip(values, mask, strict=True) if alive])
     torch.testing.assert_close(
-        found[torch.tensor(mask)], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
+        score[torch.tensor(mask)], torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
     )
 
 
@@ -97,22 +97,22 @@ def test_lamp_ranks_as_the_magnitudes_do_where_float32_would_not() -> None:
         ]
     )
     values = values[torch.randperm(len(values), generator=rng)]
-    found = LAMP().score(Evidence(layer_of(values.tolist())))["weight"][0]
+    score = LAMP().score(Evidence(build_layer(values.tolist())))["weight"][0]
     distinct, place = values.unique(return_inverse=True)
-    by_value = torch.empty(len(distinct), dtype=torch.float64).scatter_(0, place, found)
+    by_value = torch.empty(len(distinct), dtype=torch.float64).scatter_(0, place, score)
     assert (by_value[1:] > by_value[:-1]).all()
-    assert (LAMP().score(Evidence(layer_of([3.0] * 5)))["weight"][0].diff() < 0).all(), (
+    assert (LAMP().score(Evidence(build_layer([3.0] * 5)))["weight"][0].diff() < 0).all(), (
         "of equal weights the first remain"
     )
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_lamp_does_not_depend_on_the_scale(scale: float) -> None:
-    found = LAMP().score(Evidence(layer_of([scale, -2 * scale, 2 * scale], torch.float64)))[
+    score = LAMP().score(Evidence(build_layer([scale, -2 * scale, 2 * scale], torch.float64)))[
         "weight"
     ][0]
     torch.testing.assert_close(
-        found, torch.tensor([1 / 9, 1, 0.5], dtype=torch.float64), rtol=1e-12, atol=0
+        score, torch.tensor([1 / 9, 1, 0.5], dtype=torch.float64), rtol=1e-12, atol=0
     )
 
 
@@ -138,18 +138,19 @@ def test_lamp_empties_no_layer(case: str, pruned: bool) -> None:
 
 
 def test_lamp_leaves_numbers_that_are_none_to_be_refused() -> None:
-    assert torch.isnan(LAMP().score(Evidence(layer_of([1.0, math.nan])))["weight"]).any()
+    assert torch.isnan(LAMP().score(Evidence(build_layer([1.0, math.nan])))["weight"]).any()
 
 
 # Wanda
 
 
-def features(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What every weight is multiplied with, by image and output position, (n, *weight.shape): one
-    weight at a time.
+def extract_features(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Extract what each weight is multiplied with, one weight at a time.
+
+    By image and output position, (n, *weight.shape).
     """
     assert isinstance(layer, nn.Linear | nn.Conv2d)
-    found = []
+    columns = []
     for index in range(layer.weight.numel()):
         probe = torch.zeros_like(layer.weight).flatten()
         probe[index] = 1.0
@@ -159,8 +160,8 @@ def features(layer: nn.Module, inputs: Tensor) -> Tensor:
             else:
                 out = layer._conv_forward(inputs, probe.view_as(layer.weight), None)
         row = index // layer.weight[0].numel()
-        found.append(out[:, row].reshape(-1))
-    return torch.stack(found, -1).reshape(-1, *layer.weight.shape)
+        columns.append(out[:, row].reshape(-1))
+    return torch.stack(columns, -1).reshape(-1, *layer.weight.shape)
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -187,10 +188,10 @@ def test_wanda_is_magnitude_times_the_norm_of_the_input(case: str) -> None:
         layer = build().double()
     inputs = torch.randn(7, *shape, dtype=torch.float64, generator=rng)
     weight = layer.get_parameter("weight").detach()
-    expected = weight.abs() * features(layer, inputs).norm(dim=0)
-    given = [(inputs[:4], torch.zeros(4)), (inputs[4:], torch.zeros(3))]
-    found = Wanda(per_row=False).score(Evidence(nn.Sequential(layer), batches=given))["0.weight"]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    expected = weight.abs() * extract_features(layer, inputs).norm(dim=0)
+    batches = [(inputs[:4], torch.zeros(4)), (inputs[4:], torch.zeros(3))]
+    score = Wanda(per_row=False).score(Evidence(nn.Sequential(layer), batches=batches))["0.weight"]
+    torch.testing.assert_close(score, expected, rtol=1e-10, atol=0)
 
 
 def test_wanda_adds_up_all_uses_of_a_weight() -> None:
@@ -199,11 +200,11 @@ def test_wanda_adds_up_all_uses_of_a_weight() -> None:
     inputs = torch.cat([x for x, _ in batches]).double().flatten(1)
     hidden = torch.tanh(model.first(inputs))  # type: ignore[operator]
     norm = torch.cat([inputs, hidden]).norm(dim=0)
-    found = Wanda(per_row=False).score(
+    scores = Wanda(per_row=False).score(
         Evidence(model, batches=[(x.double(), y) for x, y in batches])
     )
     torch.testing.assert_close(
-        found["first.weight"], (model.first.weight.abs() * norm).detach(), rtol=1e-10, atol=0
+        scores["first.weight"], (model.first.weight.abs() * norm).detach(), rtol=1e-10, atol=0
     )  # type: ignore[operator, union-attr]
 
 
@@ -251,15 +252,15 @@ def test_wanda_keeps_as_many_of_every_row(case: str, pruned: bool) -> None:
 def test_wanda_spends_a_share_that_does_not_divide_on_the_best() -> None:
     layer = nn.Linear(2, 3, bias=False)
     layer.weight.data.copy_(torch.tensor([[1.0, 9.0], [2.0, 8.0], [3.0, 7.0]]))
-    found = Wanda().score(Evidence(layer, batches=[(torch.ones(1, 2), torch.tensor([0]))]))[
+    score = Wanda().score(Evidence(layer, batches=[(torch.ones(1, 2), torch.tensor([0]))]))[
         "weight"
     ]
-    assert found.flatten().argsort(descending=True).tolist() == [1, 3, 5, 4, 2, 0]
+    assert score.flatten().argsort(descending=True).tolist() == [1, 3, 5, 4, 2, 0]
 
 
 def test_wanda_refuses_infinite_inputs() -> None:
     layer = nn.Linear(2, 2, bias=False)
-    with pytest.raises(ScoreError, match="2 scores are no finite numbers"):
+    with pytest.raises(ScoreError, match="2 scores are not finite"):
         Wanda().score(
             Evidence(layer, batches=[(torch.tensor([[1.0, math.inf]]), torch.tensor([0]))])
         )

@@ -16,8 +16,8 @@ from pruning.evidence.curvature import (
     Curvature,
     choose_curvature,
     compute_diagonal,
-    fisher_vectors,
-    ggn_vectors,
+    compute_fisher_vectors,
+    compute_ggn_vectors,
 )
 from pruning.evidence.evidence import Evidence
 from pruning.evidence.gradients import (
@@ -34,11 +34,13 @@ IMAGES = 5
 
 
 class Tied(nn.Module):
-    """Two layers share one weight."""
+    """A network with two layers that share one weight."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.head = nn.Linear(8, CLASSES)
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,11 +52,9 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.head, self.idle = (
-            nn.Conv2d(2, 2, 3, padding=1),
-            nn.Linear(8, CLASSES),
-            nn.Linear(3, 3),
-        )
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.head = nn.Linear(8, CLASSES)
+        self.idle = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(
@@ -63,11 +63,13 @@ class Twice(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Linear layers at every position of the image, in two more dimensions than one."""
+    """Linear layers at every position of the image, on inputs of more than two dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.mix, self.head = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, CLASSES)
+        self.embed = nn.Linear(2, 3)
+        self.mix = nn.Linear(3, 3)
+        self.head = nn.Linear(3, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = torch.tanh(self.embed(x.permute(0, 2, 3, 1)))
@@ -81,12 +83,11 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
-        self.branch, self.lost, self.head = (
-            nn.Conv2d(3, 3, 3, padding=1),
-            nn.Conv2d(3, 1, 1),
-            nn.Linear(48, CLASSES),
-        )
+        self.stem = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        self.branch = nn.Conv2d(3, 3, 3, padding=1)
+        self.lost = nn.Conv2d(3, 1, 1)
+        self.head = nn.Linear(48, CLASSES)
         self.norm.running_var.fill_(1.7)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,28 +98,38 @@ class Residual(nn.Module):
         return self.head(torch.relu_(y).flatten(1))
 
 
-def sequence(*layers: nn.Module, features: int) -> nn.Module:
+def build_sequence(*layers: nn.Module, features: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, CLASSES))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "conv and linear": lambda: sequence(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), features=48),
-    "oblong": lambda: sequence(nn.Conv2d(2, 3, (1, 3), padding="same"), nn.Tanh(), features=48),
-    "grouped": lambda: sequence(nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Tanh(), features=64),
-    "depthwise": lambda: sequence(nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.Tanh(), features=32),
-    "multiplied depthwise": lambda: sequence(nn.Conv2d(2, 6, 3, groups=2), nn.Tanh(), features=24),
-    "pointwise": lambda: sequence(nn.Conv2d(2, 3, 1, bias=False), nn.Tanh(), features=48),
-    "strided": lambda: sequence(
+    "conv and linear": lambda: build_sequence(
+        nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), features=48
+    ),
+    "oblong": lambda: build_sequence(
+        nn.Conv2d(2, 3, (1, 3), padding="same"), nn.Tanh(), features=48
+    ),
+    "grouped": lambda: build_sequence(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.Tanh(), features=64
+    ),
+    "depthwise": lambda: build_sequence(
+        nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.Tanh(), features=32
+    ),
+    "multiplied depthwise": lambda: build_sequence(
+        nn.Conv2d(2, 6, 3, groups=2), nn.Tanh(), features=24
+    ),
+    "pointwise": lambda: build_sequence(nn.Conv2d(2, 3, 1, bias=False), nn.Tanh(), features=48),
+    "strided": lambda: build_sequence(
         nn.Conv2d(2, 3, 3, stride=(2, 1), padding=(1, 0)), nn.Tanh(), features=12
     ),
-    "dilated": lambda: sequence(nn.Conv2d(2, 3, 2, dilation=(2, 3)), nn.Tanh(), features=6),
-    "circular": lambda: sequence(
+    "dilated": lambda: build_sequence(nn.Conv2d(2, 3, 2, dilation=(2, 3)), nn.Tanh(), features=6),
+    "circular": lambda: build_sequence(
         nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="circular"), nn.Tanh(), features=72
     ),
-    "reflected": lambda: sequence(
+    "reflected": lambda: build_sequence(
         nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Tanh(), features=48
     ),
-    "inplace": lambda: sequence(
+    "inplace": lambda: build_sequence(
         nn.Conv2d(2, 3, 3),
         nn.ReLU(inplace=True),
         nn.Conv2d(3, 3, 2),
@@ -132,8 +143,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """A seeded float64 network in training mode, with images and labels."""
+def build_network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Build a seeded float64 network in training mode, with images and labels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = NETWORKS[name]().double().train()
@@ -144,53 +155,57 @@ def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:
         )
 
 
-def jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
-    """d f_c(x_i) / d weight by one backward pass for each image and class, (N, C, *weight)."""
+def compute_jacobian(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Compute d f_c(x_i) / d weight by a backward pass for each image and class."""
     weight = model.get_parameter(name)
     modes = [module.training for module in model.modules()]
     model.eval()
-    rows = []
+    by_image = []
     for image in images:
         logits = model(image[None])[0]
-        found = [
+        rows = [
             torch.autograd.grad(logit, weight, retain_graph=True, allow_unused=True)[0]
             for logit in logits
         ]
-        rows.append(torch.stack([torch.zeros_like(weight) if g is None else g for g in found]))
+        connected = [torch.zeros_like(weight) if row is None else row for row in rows]
+        by_image.append(torch.stack(connected))
     for module, training in zip(model.modules(), modes, strict=True):
         module.training = training
-    return torch.stack(rows)
+    return torch.stack(by_image)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """Equal up to rounding, by the largest entry."""
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= tolerance * max(
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    """Assert that two tensors are equal up to rounding of the largest entry."""
+    assert actual.shape == expected.shape
+    assert float((actual - expected).abs().max()) <= tolerance * max(
         1.0, float(expected.abs().max())
     )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_products_are_rows_of_the_jacobian(name: str) -> None:
-    model, images, _ = network(name)
-    given = torch.randn(
+    model, images, _ = build_network(name)
+    vectors = torch.randn(
         3, IMAGES, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
     )
     names = list(find_prunable(model))
-    found = dict(compute_products(model, names, images, lambda logits: given))
-    assert list(found) == names
+    products = dict(compute_products(model, names, images, lambda logits: vectors))
+    assert list(products) == names
     for key in names:
-        close(found[key], torch.einsum("kic,ic...->ik...", given, jacobian(model, images, key)))
+        assert_close(
+            products[key],
+            torch.einsum("kic,ic...->ik...", vectors, compute_jacobian(model, images, key)),
+        )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_of_single_images(name: str) -> None:
-    model, images, labels = network(name)
+    model, images, labels = build_network(name)
     names = list(find_prunable(model))
     batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
     for size in (1, 2**20):
         parts = list(compute_image_gradients(model, names, batches, size_bytes=size))
-        found = {key: torch.cat([part[key] for part in parts]) for key in names}
+        gradients = {key: torch.cat([part[key] for part in parts]) for key in names}
         model.eval()
         for index in range(IMAGES):
             loss = F.cross_entropy(model(images[index : index + 1]), labels[index : index + 1])
@@ -198,32 +213,33 @@ def test_gradients_of_single_images(name: str) -> None:
                 loss, [model.get_parameter(key) for key in names], allow_unused=True
             )
             for key, gradient in zip(names, expected, strict=True):
-                close(
-                    found[key][index],
-                    torch.zeros_like(found[key][index]) if gradient is None else gradient,
+                assert_close(
+                    gradients[key][index],
+                    torch.zeros_like(gradients[key][index]) if gradient is None else gradient,
                 )
 
 
 def test_gradients_of_another_loss() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
 
     def smooth(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=0.2)
 
-    found = next(compute_image_gradients(model, ["0.weight"], [(images, labels)], smooth))[
+    gradients = next(compute_image_gradients(model, ["0.weight"], [(images, labels)], smooth))[
         "0.weight"
     ]
     model.eval()
     for index in range(IMAGES):
         loss = smooth(model(images[index : index + 1]), labels[index : index + 1])
-        close(found[index], torch.autograd.grad(loss, model[0].weight)[0])
+        assert_close(gradients[index], torch.autograd.grad(loss, model[0].weight)[0])
 
 
 def test_a_weight_used_without_a_call_of_its_layer_is_refused() -> None:
     class Hidden(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer, self.idle = nn.Linear(3, 2), nn.Linear(3, 2)
+            self.layer = nn.Linear(3, 2)
+            self.idle = nn.Linear(3, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return x @ self.layer.weight.T
@@ -243,29 +259,31 @@ def test_one_layer_at_a_time_and_within_the_bytes(monkeypatch: pytest.MonkeyPatc
     sizes: list[int] = []
 
     def watched(use: object, delta: Tensor) -> Tensor:
-        found = multiply_use(use, delta)  # type: ignore[arg-type]
-        sizes.extend((found.nbytes, delta.nbytes, extract_patches(use.layer, use.inputs).nbytes))  # type: ignore[attr-defined]
-        return found
+        gradients = multiply_use(use, delta)  # type: ignore[arg-type]
+        sizes.extend(
+            (gradients.nbytes, delta.nbytes, extract_patches(use.layer, use.inputs).nbytes)
+        )  # type: ignore[attr-defined]
+        return gradients
 
     monkeypatch.setattr("pruning.evidence.gradients.multiply_use", watched)
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     many = torch.cat([images] * 8), torch.cat([labels] * 8)
     for limit in (8_000, 40_000):
         sizes.clear()
         names = list(find_prunable(model))
-        found = compute_diagonal(
+        gradients = compute_diagonal(
             model, names, batches=[many], kind="ggn", generator=torch.Generator(), size_bytes=limit
         )
         assert limit / 4 < max(sizes) <= limit
         for name in names:
-            close(found[name], exact(model, images, name))
+            assert_close(gradients[name], compute_exact(model, images, name))
 
 
 def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
-    model, images, labels = network("twice")
+    model, images, labels = build_network("twice")
     names = list(find_prunable(model))
-    assert Footprint.of(model, names, images).vectors(1) == 1
-    found = compute_diagonal(
+    assert Footprint.from_forward_pass(model, names, images).count_vectors(1) == 1
+    diagonal = compute_diagonal(
         model,
         names,
         batches=[(images, labels)],
@@ -274,17 +292,17 @@ def test_the_vectors_are_split_where_one_image_is_too_large() -> None:
         size_bytes=1,
     )
     for name in names:
-        close(found[name], exact(model, images, name))
+        assert_close(diagonal[name], compute_exact(model, images, name))
 
 
-def exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
-    """diag(J^T (diag p - p p^T) J), the mean over images, from the whole Jacobian."""
-    rows = jacobian(model, images, name).flatten(2)
+def compute_exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
+    """Compute diag(J^T (diag p - p p^T) J), the mean over images, from the whole Jacobian."""
+    rows = compute_jacobian(model, images, name).flatten(2)
     modes = [module.training for module in model.modules()]
     p = model.eval()(images).detach().softmax(1)
     for module, training in zip(model.modules(), modes, strict=True):
         module.training = training
-    middle = torch.stack([torch.diag(one) - torch.outer(one, one) for one in p])
+    middle = torch.stack([torch.diag(softmax) - torch.outer(softmax, softmax) for softmax in p])
     return (
         torch.stack([(row.T @ m @ row).diag() for row, m in zip(rows, middle, strict=True)])
         .mean(0)
@@ -294,35 +312,35 @@ def exact(model: nn.Module, images: Tensor, name: str) -> Tensor:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ggn_is_the_diagonal_of_the_gauss_newton_matrix(name: str) -> None:
-    model, images, labels = network(name)
-    found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature(
-        "ggn"
-    )
-    assert list(found) == list(find_prunable(model))
-    for key in found:
-        close(found[key], exact(model, images, key))
-    assert any(float(value.max()) > 1e-4 for value in found.values())
+    model, images, labels = build_network(name)
+    diagonal = Evidence(
+        model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]
+    ).curvature("ggn")
+    assert list(diagonal) == list(find_prunable(model))
+    for key in diagonal:
+        assert_close(diagonal[key], compute_exact(model, images, key))
+    assert any(float(value.max()) > 1e-4 for value in diagonal.values())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_empirical_fisher_is_the_mean_square_of_single_gradients(name: str) -> None:
-    model, images, labels = network(name)
-    found = Evidence(model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]).curvature(
-        "empirical_fisher"
-    )
+    model, images, labels = build_network(name)
+    diagonal = Evidence(
+        model, batches=[(images[:3], labels[:3]), (images[3:], labels[3:])]
+    ).curvature("empirical_fisher")
     model.eval()
-    for key in found:
-        total = torch.zeros_like(found[key])
+    for key in diagonal:
+        total = torch.zeros_like(diagonal[key])
         for index in range(IMAGES):
             loss = F.cross_entropy(model(images[index : index + 1]), labels[index : index + 1])
             (gradient,) = torch.autograd.grad(loss, model.get_parameter(key), allow_unused=True)
             total += 0 if gradient is None else gradient.square() / IMAGES
-        close(found[key], total)
+        assert_close(diagonal[key], total)
 
 
 @pytest.mark.parametrize("name", ["conv and linear", "twice", "tied"])
 def test_sampled_fisher_is_unbiased(name: str) -> None:
-    model, images, labels = network(name)
+    model, images, labels = build_network(name)
     names = list(find_prunable(model))
     seeds = (torch.Generator().manual_seed(seed) for seed in range(400))
     draws = [
@@ -336,12 +354,12 @@ def test_sampled_fisher_is_unbiased(name: str) -> None:
         )
         for seed in seeds
     ]
-    truth = torch.cat([exact(model, images, key).flatten() for key in names])
-    found = torch.stack(draws)
-    errors = (found.mean(0) - truth) / (found.std(0) / len(draws) ** 0.5 + 1e-15)
+    truth = torch.cat([compute_exact(model, images, key).flatten() for key in names])
+    estimates = torch.stack(draws)
+    errors = (estimates.mean(0) - truth) / (estimates.std(0) / len(draws) ** 0.5 + 1e-15)
     assert float(errors.square().mean()) < 2.0  # about 1 where unbiased; the entries are correlated
-    assert float((found.mean(0) - truth).abs().sum() / truth.sum()) < 0.1
-    assert float(found.std(0).sum()) > 0
+    assert float((estimates.mean(0) - truth).abs().sum() / truth.sum()) < 0.1
+    assert float(estimates.std(0).sum()) > 0
 
 
 def test_labels_are_drawn_as_the_softmax_says() -> None:
@@ -351,24 +369,26 @@ def test_labels_are_drawn_as_the_softmax_says() -> None:
         .repeat(40_000, 1)
     )
     p = logits[0].softmax(0)
-    vectors = fisher_vectors(
+    vectors = compute_fisher_vectors(
         torch.rand(40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), logits
     )[0]
     shares = ((p - vectors) > 0.5).double().mean(0)
     assert float(shares[1]) == 0.0
     assert torch.allclose(shares, p, atol=4 * 0.5 / 40_000**0.5)
     first_and_last = torch.tensor([[-1e4, 0.0, 1.0, 2.0, -1e4]] * 2, dtype=torch.float64)
-    edges = fisher_vectors(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), first_and_last)[0]
+    edges = compute_fisher_vectors(
+        torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), first_and_last
+    )[0]
     assert (first_and_last.softmax(1) - edges).argmax(1).tolist() == [1, 3], (
         "a class of probability zero was drawn"
     )
 
 
 def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     names = list(find_prunable(model))
     cut = [[(images, labels)], [(images[:1], labels[:1]), (images[1:], labels[1:])]]
-    found = [
+    diagonals = [
         compute_diagonal(
             model,
             names,
@@ -380,9 +400,9 @@ def test_sampled_fisher_does_not_depend_on_the_batches_nor_on_the_pieces() -> No
         for size in (1, 2**24)
         for batches in cut
     ]
-    for other in found[1:]:
+    for other in diagonals[1:]:
         for key in names:
-            close(other[key], found[0][key])
+            assert_close(other[key], diagonals[0][key])
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 40])
@@ -391,10 +411,10 @@ def test_vectors_factor_the_curvature_of_the_softmax(classes: int, scale: float)
     logits = scale * torch.randn(
         6, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(classes)
     )
-    vectors = ggn_vectors(logits)
+    vectors = compute_ggn_vectors(logits)
     assert vectors.shape == (classes - 1, 6, classes)
     p = logits.softmax(1)
-    close(
+    assert_close(
         torch.einsum("knc,knd->ncd", vectors, vectors),
         torch.diag_embed(p) - p[:, :, None] * p[:, None, :],
         1e-15,
@@ -403,10 +423,10 @@ def test_vectors_factor_the_curvature_of_the_softmax(classes: int, scale: float)
 
 def test_a_confident_network_keeps_its_precision_in_float32() -> None:
     logits = torch.tensor([[0.0, 14.0, 1.0], [14.0, 0.0, 1.0], [0.0, 1.0, 14.0]])
-    found = torch.einsum("knc,knc->nc", *[ggn_vectors(logits)] * 2)
+    diagonal = torch.einsum("knc,knc->nc", *[compute_ggn_vectors(logits)] * 2)
     p = logits.double().softmax(1)
     others = p.sum(1, keepdim=True) - p  # 1 - p loses its digits in float32
-    assert torch.allclose(found.double(), p * others, rtol=2e-5, atol=0)
+    assert torch.allclose(diagonal.double(), p * others, rtol=2e-5, atol=0)
 
 
 def test_default_curvature_by_the_number_of_classes() -> None:
@@ -421,24 +441,26 @@ def test_default_curvature_by_the_number_of_classes() -> None:
         batches = [(torch.randn(4, 3, dtype=torch.float64), torch.arange(4))]
         default, named = (
             Evidence(model, batches=batches, generator=torch.Generator().manual_seed(9)).curvature(
-                asked
+                requested
             )
-            for asked in (None, kind)
+            for requested in (None, kind)
         )
         assert torch.equal(default["weight"], named["weight"])
 
 
 def test_each_kind_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     evidence = Evidence(model, batches=[(images, labels)])
     kinds: tuple[Curvature, ...] = ("ggn", "mc_fisher", "empirical_fisher")
     first = [evidence.curvature(kind) for kind in kinds]
     monkeypatch.setattr("pruning.evidence.evidence.compute_diagonal", None)
-    assert all(evidence.curvature(kind) is found for kind, found in zip(kinds, first, strict=True))
+    assert all(
+        evidence.curvature(kind) is diagonal for kind, diagonal in zip(kinds, first, strict=True)
+    )
 
 
 def test_curvature_of_another_loss_is_refused() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     evidence = Evidence(
         model,
         batches=[(images, labels)],
@@ -451,8 +473,8 @@ def test_curvature_of_another_loss_is_refused() -> None:
 
 
 def test_outputs_that_are_no_numbers_are_refused() -> None:
-    model, images, labels = network("conv and linear")
+    model, images, labels = build_network("conv and linear")
     model[0].weight.data.fill_(torch.nan)
     for kind in ("ggn", "mc_fisher"):
-        with pytest.raises(ScoreError, match="no finite numbers"):
+        with pytest.raises(ScoreError, match="outputs are not finite"):
             Evidence(model, batches=[(images, labels)]).curvature(kind)

@@ -12,7 +12,7 @@ from pruning.evidence.evidence import Batches, Evidence
 from tests.support import cases, oracles
 
 
-def double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+def build_double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     model, batches = cases.awkward(case)
     return model.double(), [(x.double(), y) for x, y in batches]
 
@@ -21,13 +21,13 @@ def double(case: str) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     "case", ["plain", "grouped", "depthwise", "strided", "tied", "frozen", "flat_batchnorm"]
 )
 def test_gradient_agrees_with_finite_differences(case: str) -> None:
-    model, batches = double(case)
+    model, batches = build_double(case)
     if case == "flat_batchnorm":
         model[1].running_var.fill_(0.01)  # type: ignore[index]
-    found = Evidence(model, batches=batches).gradient
+    gradients = Evidence(model, batches=batches).gradient
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     model.eval()
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         expected = oracles.finite_differences(
             lambda: F.cross_entropy(model(inputs), labels), model.get_parameter(name)
         )
@@ -35,11 +35,11 @@ def test_gradient_agrees_with_finite_differences(case: str) -> None:
 
 
 def test_gradient_is_the_mean_over_single_images() -> None:
-    model, batches = double("plain")
-    found = Evidence(model, batches=batches).gradient
+    model, batches = build_double("plain")
+    gradients = Evidence(model, batches=batches).gradient
     images = [(x[i : i + 1], y[i : i + 1]) for x, y in batches for i in range(len(y))]
     assert len(images) == 7
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         total = torch.zeros_like(gradient)
         for x, y in images:
             total += torch.autograd.grad(F.cross_entropy(model(x), y), model.get_parameter(name))[0]
@@ -47,7 +47,7 @@ def test_gradient_is_the_mean_over_single_images() -> None:
 
 
 def test_gradient_does_not_depend_on_the_batches_sizes() -> None:
-    model, batches = double("plain")
+    model, batches = build_double("plain")
     inputs, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     whole = Evidence(model, batches=[(inputs, labels)]).gradient
     for sizes in ([1, 6], [3, 3, 1], [1] * 7):
@@ -102,14 +102,15 @@ def test_an_unused_layer_has_a_zero_gradient() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.used, self.unused = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.used = nn.Linear(2, 2)
+            self.unused = nn.Linear(2, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.used(x)
 
-    found = Evidence(Half(), batches=[(torch.ones(1, 2), torch.tensor([0]))]).gradient
-    assert found["used.weight"].any()
-    assert not found["unused.weight"].any()
+    gradients = Evidence(Half(), batches=[(torch.ones(1, 2), torch.tensor([0]))]).gradient
+    assert gradients["used.weight"].any()
+    assert not gradients["unused.weight"].any()
 
 
 @pytest.mark.parametrize("batches", [None, [], list])

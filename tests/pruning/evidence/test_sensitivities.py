@@ -1,6 +1,4 @@
-"""Sensitivities of edges against the definition, one image, one output and one position at a
-time.
-"""
+"""Sensitivities of edges against the definition, by single images, outputs and positions."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from pruning.criteria.sipp import SiPP
 from pruning.errors import EvidenceError
 from pruning.evidence import sensitivities as module
 from pruning.evidence.evidence import Evidence
-from pruning.evidence.sensitivities import Positions, compute_sensitivities, sample_size
+from pruning.evidence.sensitivities import Positions, compute_sample_size, compute_sensitivities
 from pruning.library import load_model
 from pruning.masks import find_prunable
 from pruning.networks.layers import Use, count_groups, extract_patches, record_uses
@@ -22,19 +20,20 @@ from pruning.types import Scores
 from tests.support import cases
 
 
-def split(inputs: Tensor) -> list[Tensor]:
-    """The points that an image becomes; whether it is one or two is asked of all images that the
-    layer sees together.
+def split_point(inputs: Tensor) -> list[Tensor]:
+    """Split an image into one or two points.
+
+    Whether it is one or two depends on all images that the layer sees together.
     """
     return [inputs.clamp_min(0.0), (-inputs).clamp_min(0.0)]
 
 
-def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
-    """g_ij(x, p) of one non-negative point, (out, K, positions), by the definition."""
-    seen = extract_patches(use.layer, inputs[None])[0]  # (G, K, P)
-    found = torch.zeros(len(weight), weight[0].numel(), seen.shape[-1], dtype=torch.float64)
+def compute_parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
+    """Compute g_ij(x, p) of one non-negative point by the definition, (out, K, positions)."""
+    patches = extract_patches(use.layer, inputs[None])[0]  # (G, K, P)
+    shares = torch.zeros(len(weight), weight[0].numel(), patches.shape[-1], dtype=torch.float64)
     for i, row in enumerate(weight.flatten(1)):
-        columns = seen[i // (len(weight) // count_groups(use.layer))]
+        columns = patches[i // (len(weight) // count_groups(use.layer))]
         for p in range(columns.shape[-1]):
             for j, w in enumerate(row):
                 z = sum(
@@ -46,12 +45,14 @@ def parts(use: Use, weight: Tensor, inputs: Tensor) -> Tensor:
                     0.0,
                 )
                 if z > 2.0**-23 and float(w) != 0:
-                    found[i, j, p] = abs(float(w)) * float(columns[j, p]) / z
-    return found
+                    shares[i, j, p] = abs(float(w)) * float(columns[j, p]) / z
+    return shares
 
 
-def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Positions) -> Scores:
-    found: Scores = {}
+def compute_slowly(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Positions
+) -> Scores:
+    scores: Scores = {}
     model.eval()
     for name, weight in find_prunable(model).items():
         worst = torch.zeros(len(weight), weight[0].numel(), dtype=torch.float64)
@@ -60,26 +61,27 @@ def slow(model: nn.Module, batches: list[tuple[Tensor, Tensor]], positions: Posi
                 model(images)
             for use in uses[name]:
                 for image in use.inputs:
-                    for point in split(image):
-                        one = parts(use, weight.detach(), point)
+                    for point in split_point(image):
+                        shares = compute_parts(use, weight.detach(), point)
                         worst = torch.maximum(
-                            worst, one.mean(-1) if positions == "mean" else one.amax(-1)
+                            worst, shares.mean(-1) if positions == "mean" else shares.amax(-1)
                         )
-        found[name] = worst.reshape(weight.shape)
-    return found
+        scores[name] = worst.reshape(weight.shape)
+    return scores
 
 
 @pytest.mark.parametrize("positions", ["mean", "max"])
 @pytest.mark.parametrize("case", list(cases.AWKWARD))
 def test_sensitivities_are_those_of_the_definition(case: str, positions: Positions) -> None:
     model, batches = cases.awkward(case)
-    model, batches = model.double(), [(x.double(), y) for x, y in batches]
-    found = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
-    expected = slow(model, batches, positions)
+    model = model.double()
+    batches = [(x.double(), y) for x, y in batches]
+    sensitivities = compute_sensitivities(model, list(find_prunable(model)), batches, positions)
+    expected = compute_slowly(model, batches, positions)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
-        assert bool((found[name] <= 1 + 1e-12).all())
-        assert bool((found[name] >= 0).all())
+        torch.testing.assert_close(sensitivities[name], expected[name], rtol=1e-12, atol=1e-12)
+        assert bool((sensitivities[name] <= 1 + 1e-12).all())
+        assert bool((sensitivities[name] >= 0).all())
 
 
 @pytest.mark.parametrize("positions", ["mean", "max"])
@@ -90,14 +92,15 @@ def test_memory_and_batches_do_not_matter(
     inputs = torch.randn(
         9, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    names, labels = list(find_prunable(model)), torch.zeros(9)
+    names = list(find_prunable(model))
+    labels = torch.zeros(9)
     whole = compute_sensitivities(model, names, [(inputs, labels)], positions)
     largest = 0
 
-    def watched(layer: module.Layer, given: Tensor) -> Tensor:
+    def watched(layer: module.Layer, inputs: Tensor) -> Tensor:
         nonlocal largest
-        largest = max(largest, len(given))
-        return extract_patches(layer, given)
+        largest = max(largest, len(inputs))
+        return extract_patches(layer, inputs)
 
     monkeypatch.setattr(module, "BYTES", 1)
     monkeypatch.setattr(module, "CACHE", 1)
@@ -112,10 +115,8 @@ def test_memory_and_batches_do_not_matter(
 
 @pytest.mark.parametrize("positions", ["mean", "max"])
 def test_sensitivities_do_not_depend_on_the_scale_of_a_filter(positions: Positions) -> None:
-    model, batches = (
-        cases.conv_net().double(),
-        [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))],
-    )
+    model = cases.conv_net().double()
+    batches = [(torch.rand(5, 1, 4, 4, dtype=torch.float64), torch.zeros(5))]
     before = compute_sensitivities(model, ["0.weight"], batches, positions)["0.weight"]
     with torch.no_grad():
         model.get_parameter("0.weight").mul_(
@@ -129,13 +130,11 @@ def test_the_parts_of_a_side_sum_to_one_at_least() -> None:
     """Each image's parts sum to one where the side receives anything, and the maximum over images
     is no less.
     """
-    model, batches = (
-        cases.mlp().double(),
-        [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))],
-    )
-    found = compute_sensitivities(model, ["1.weight"], batches, "mean")["1.weight"]
+    model = cases.mlp().double()
+    batches = [(torch.rand(5, 1, 4, 4, dtype=torch.float64) + 0.1, torch.zeros(5))]
+    sensitivities = compute_sensitivities(model, ["1.weight"], batches, "mean")["1.weight"]
     for side in (model.get_parameter("1.weight") > 0, model.get_parameter("1.weight") < 0):
-        sums = (found * side).sum(1)
+        sums = (sensitivities * side).sum(1)
         assert bool((sums[side.any(1)] >= 1 - 1e-12).all())
 
 
@@ -143,14 +142,14 @@ def test_sums_of_nothing_give_nothing() -> None:
     model = nn.Linear(3, 2)
     nn.init.ones_(model.weight)
     for value in (0.0, 2.0**-23 / 3):
-        found = compute_sensitivities(
+        sensitivities = compute_sensitivities(
             model, ["weight"], [(torch.full((2, 3), value), torch.zeros(2))], "max"
         )
-        assert not found["weight"].any()
-    found = compute_sensitivities(
+        assert not sensitivities["weight"].any()
+    sensitivities = compute_sensitivities(
         model, ["weight"], [(torch.full((2, 3), 2.0**-22), torch.zeros(2))], "max"
     )
-    torch.testing.assert_close(found["weight"], torch.full((2, 3), 1 / 3))
+    torch.testing.assert_close(sensitivities["weight"], torch.full((2, 3), 1 / 3))
 
 
 def test_inputs_that_are_no_numbers_are_refused() -> None:
@@ -165,11 +164,16 @@ def test_inputs_that_are_no_numbers_are_refused() -> None:
 def test_sample_sizes_of_the_released_code() -> None:
     lenet = load_model("lenet_300_100", channels=1, height=28, width=28, classes=10)
     assert (
-        sample_size(lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28), 1e-16, 3.0) == 152
+        compute_sample_size(
+            lenet, list(find_prunable(lenet)), torch.zeros(1, 1, 28, 28), delta=1e-16, c=3.0
+        )
+        == 152
     )
     resnet = load_model("cifar_resnet", depth=20)
     assert (
-        sample_size(resnet, list(find_prunable(resnet)), torch.zeros(1, 3, 32, 32), 1e-16, 3.0)
+        compute_sample_size(
+            resnet, list(find_prunable(resnet)), torch.zeros(1, 3, 32, 32), delta=1e-16, c=3.0
+        )
         == 183
     )
 
@@ -179,11 +183,11 @@ def test_sipp_takes_the_first_images_of_its_sample() -> None:
     inputs = torch.randn(
         400, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
-    given = [(inputs[:300], torch.zeros(300)), (inputs[300:], torch.zeros(100))]
-    size = sample_size(model, list(find_prunable(model)), inputs[:1], 1e-16, 3.0)
+    batches = [(inputs[:300], torch.zeros(300)), (inputs[300:], torch.zeros(100))]
+    size = compute_sample_size(model, list(find_prunable(model)), inputs[:1], delta=1e-16, c=3.0)
     assert size == math.ceil(3 * math.log(8 * 6 * 9 / 1e-16)) < SiPP().calibration(3).images < 300
-    found = SiPP().score(Evidence(model, batches=given))
+    scores = SiPP().score(Evidence(model, batches=batches))
     expected = compute_sensitivities(
         model, list(find_prunable(model)), [(inputs[:size], torch.zeros(size))], "mean"
     )
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(scores[name], expected[name]) for name in expected)

@@ -25,8 +25,8 @@ from pruning.types import Budget, Granularity, Keeps, Masks, Scores, Selection, 
 from tests.support import cases
 
 
-def net(stem: int = 4) -> nn.Sequential:
-    """A convolution of `stem` input channels, another, and a head."""
+def build_net(stem: int = 4) -> nn.Sequential:
+    """Build a convolution of `stem` input channels, another, and a head."""
     return nn.Sequential(
         nn.Conv2d(stem, 8, 3, padding=1, bias=False),
         nn.ReLU(),
@@ -37,8 +37,8 @@ def net(stem: int = 4) -> nn.Sequential:
     )
 
 
-def random_scores(model: nn.Module, seed: int = 0, high: int = 1000) -> Scores:
-    """Whole numbers, so that sums are exact and ties occur."""
+def draw_scores(model: nn.Module, seed: int = 0, high: int = 1000) -> Scores:
+    """Draw whole numbers, so that sums are exact and ties occur."""
     rng = torch.Generator().manual_seed(seed)
     return {
         name: torch.randint(1, high, weight.shape, generator=rng).double()
@@ -62,7 +62,7 @@ def select(
         else score
         for name, score in scores.items()
     }
-    found = granularity.select(
+    selected = granularity.select(
         Selection(
             model=model,
             weights=weights,
@@ -75,15 +75,16 @@ def select(
             shape=lambda: (4, 4, 4),
         )
     )
-    assert all(not (found.masks[name] & ~masks[name]).any() for name in masks), (
+    assert all(not (selected.masks[name] & ~masks[name]).any() for name in masks), (
         "masks are not nested"
     )
-    return found.masks, dict(found.left_dense)
+    return selected.masks, dict(selected.left_dense)
 
 
-def entries(weight: Tensor, row: int, column: int) -> tuple[int, ...]:
-    """The index into the weight of an entry of its matrix: kernel row, kernel column, then input
-    channel.
+def list_entries(weight: Tensor, row: int, column: int) -> tuple[int, ...]:
+    """List the indices into the weight of its matrix's entries.
+
+    In the order kernel row, kernel column, input channel.
     """
     if weight.dim() == 2:
         return row, column
@@ -92,112 +93,115 @@ def entries(weight: Tensor, row: int, column: int) -> tuple[int, ...]:
     return row, channel, place // width, place % width
 
 
-def matrix_of(value: Tensor) -> list[list[float]]:
-    """The matrix with the input channel fastest, entry by entry."""
+def build_matrix(value: Tensor) -> list[list[float]]:
+    """Build the matrix with the input channel fastest, entry by entry."""
     return [
-        [value[entries(value, row, column)].item() for column in range(value[0].numel())]
+        [value[list_entries(value, row, column)].item() for column in range(value[0].numel())]
         for row in range(len(value))
     ]
 
 
 def test_the_matrix_has_the_input_channel_fastest() -> None:
     weight = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)
-    assert flatten(weight).tolist() == matrix_of(weight)
+    assert flatten(weight).tolist() == build_matrix(weight)
     assert torch.equal(unflatten(flatten(weight), weight.shape), weight)
 
 
 # blocks
 
 
-def blocks_of(
+def list_blocks(
     matrix: list[list[float]], rows: int, columns: int
 ) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """The members of every block."""
-    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    """List the members of every block."""
+    members: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for row, column in itertools.product(range(len(matrix)), range(len(matrix[0]))):
-        found.setdefault((row // rows, column // columns), []).append((row, column))
-    return found
+        members.setdefault((row // rows, column // columns), []).append((row, column))
+    return members
 
 
-def best_blocks(scores: Scores, masks: Masks, rows: int, columns: int, keep: int) -> Masks:
-    """Blocks of the whole network in the order of their sums, as long as the weights that remain
-    are at most `keep`.
+def select_best_blocks(scores: Scores, masks: Masks, rows: int, columns: int, keep: int) -> Masks:
+    """Select blocks of the whole network in the order of their sums.
+
+    At most `keep` weights remain.
     """
     ranked: list[tuple[float, int, str, list[tuple[int, ...]]]] = []
     for name, score in scores.items():
-        for members in blocks_of(matrix_of(score), rows, columns).values():
+        for members in list_blocks(build_matrix(score), rows, columns).values():
             alive = [
                 index
-                for index in (entries(score, *member) for member in members)
+                for index in (list_entries(score, *member) for member in members)
                 if masks[name][index]
             ]
             if alive:
                 ranked.append(
                     (-sum(float(score[index]) for index in alive), len(ranked), name, alive)
                 )
-    found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    best_masks = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     for *_, name, alive in sorted(ranked, key=lambda entry: entry[:2]):
         keep -= len(alive)
         if keep < 0:
             break
         for index in alive:
-            found[name][index] = True
-    return found
+            best_masks[name][index] = True
+    return best_masks
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 4), (1, 1), (2, 2), (4, 4), (4, 1), (2, 4)])
 @pytest.mark.parametrize("target", [0.9, 0.5, 0.1])
 @pytest.mark.parametrize("high", [3, 1000])
 def test_blocks_are_those_of_brute_force(rows: int, columns: int, target: float, high: int) -> None:
-    model = net()
-    scores = random_scores(model, high=high)
+    model = build_net()
+    scores = draw_scores(model, high=high)
     masks, left_dense = select(Block(rows, columns), model, target, scores)
     total = sum(mask.numel() for mask in masks.values())
     assert left_dense == {}
     assert target - rows * columns / total < density(masks) <= target + 0.5 / total
     keep = total - round((1 - target) * total)
-    expected = best_blocks(scores, build_full_masks(find_prunable(model)), rows, columns, keep)
+    expected = select_best_blocks(
+        scores, build_full_masks(find_prunable(model)), rows, columns, keep
+    )
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
 
 
 @pytest.mark.parametrize("target", [0.4, 0.25, 0.05])
 def test_blocks_pruned_in_part_cost_what_remains_of_them(target: float) -> None:
-    model = net()
+    model = build_net()
     rng = torch.Generator().manual_seed(1)
     before = {
         name: torch.rand(weight.shape, generator=rng) < 0.5
         for name, weight in find_prunable(model).items()
     }
-    scores = random_scores(model)
+    scores = draw_scores(model)
     masks, _ = select(Block(2, 2), model, target, scores, before)
     total = sum(mask.numel() for mask in masks.values())
-    expected = best_blocks(scores, before, 2, 2, total - round((1 - target) * total))
+    expected = select_best_blocks(scores, before, 2, 2, total - round((1 - target) * total))
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
     assert target - 4 / total < density(masks) <= target + 0.5 / total
 
 
 def test_layers_that_do_not_divide_stay_dense_and_the_others_make_up_for_them() -> None:
-    model = net(stem=3)  # rows of 27
-    masks, left_dense = select(Block(), model, 0.5, random_scores(model))
+    model = build_net(stem=3)  # rows of 27
+    masks, left_dense = select(Block(), model, 0.5, draw_scores(model))
     assert left_dense == {"0.weight": "its matrix of 8 x 27 weights does not divide into 1 x 4"}
     assert masks["0.weight"].all()
     total = sum(mask.numel() for mask in masks.values())
     assert 0.5 - 4 / total < density(masks) <= 0.5
     with pytest.raises(
         BudgetError,
-        match=r"density 0\.37 cannot be had with blocks of 1 x 4: .* one block it is 0\.38",
+        match=r"density 0\.37 cannot be reached with blocks of 1 x 4: .* one block it is 0\.38",
     ):
-        select(Block(), model, 0.37, random_scores(model))
+        select(Block(), model, 0.37, draw_scores(model))
     with pytest.raises(
         BudgetError, match=r"no layer can be pruned: 0\.weight: its matrix of 8 x 27"
     ):
-        select(Block(columns=1024), model, 0.5, random_scores(model))
+        select(Block(columns=1024), model, 0.5, draw_scores(model))
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "erk", "uniform_plus"])
 def test_allocations_divide_blocks(allocation: str) -> None:
-    model = net(stem=3)
-    scores = random_scores(model)
+    model = build_net(stem=3)
+    scores = draw_scores(model)
     masks, left_dense = select(Block(), model, 0.6, scores, allocation=allocation)
     assert set(left_dense) == {"0.weight"}
     total = sum(mask.numel() for mask in masks.values())
@@ -211,21 +215,21 @@ def test_allocations_divide_blocks(allocation: str) -> None:
 
 
 def test_a_target_that_is_reached_already_removes_nothing() -> None:
-    model = net()
+    model = build_net()
     before = {
         name: (torch.arange(mask.numel()) % 4 == 0).view_as(mask)
         for name, mask in build_full_masks(find_prunable(model)).items()
     }
     for allocation in ("global", "uniform"):
-        masks, _ = select(Block(), model, 0.3, random_scores(model), before, allocation)
+        masks, _ = select(Block(), model, 0.3, draw_scores(model), before, allocation)
         assert all(torch.equal(masks[name], before[name]) for name in before)
-    masks, _ = select(NM(n=3), model, 0.8, random_scores(model), before)
+    masks, _ = select(NM(n=3), model, 0.8, draw_scores(model), before)
     assert all(torch.equal(masks[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize("granularity", [Block(), NM()])
 def test_scores_of_filters_count_for_each_of_their_weights(granularity: Granularity) -> None:
-    model = net()
+    model = build_net()
     filters = {
         name: torch.rand(
             weight.shape[0],
@@ -253,29 +257,30 @@ def test_scores_of_filters_count_for_each_of_their_weights(granularity: Granular
 # N:M
 
 
-def best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Masks:
-    """The n best of every m, then the best of the others in the whole network, in the order of the
-    matrices.
+def select_best_n_of_m(scores: Scores, masks: Masks, n: int, m: int, keep: int) -> Masks:
+    """Select the n best of every m, then the best of the others in the whole network.
+
+    Ties follow the order of the matrices.
     """
-    found = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    best_masks = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     others: list[tuple[float, int, str, tuple[int, ...]]] = []
     for name, score in scores.items():
-        for members in blocks_of(matrix_of(score), 1, m).values():
+        for members in list_blocks(build_matrix(score), 1, m).values():
             alive = [
                 index
-                for index in (entries(score, *member) for member in members)
+                for index in (list_entries(score, *member) for member in members)
                 if masks[name][index]
             ]
             ranked = sorted(alive, key=lambda index, score=score: -float(score[index]))  # type: ignore[misc]
             for index in ranked[:n]:
-                found[name][index] = True
+                best_masks[name][index] = True
                 keep -= 1
             others += [
                 (-float(score[index]), 0, name, index) for index in alive if index not in ranked[:n]
             ]
     for *_, name, index in sorted(others, key=lambda entry: entry[0])[: max(0, keep)]:
-        found[name][index] = True
-    return found
+        best_masks[name][index] = True
+    return best_masks
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (1, 2), (1, 12)])
@@ -286,7 +291,7 @@ def test_n_of_m_are_those_of_brute_force(
     n: int, m: int, target: float | None, high: int, pruned: bool
 ) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(12, 4, 1), nn.Flatten(), nn.Linear(24, 3))
-    scores = random_scores(model, high=high)
+    scores = draw_scores(model, high=high)
     before = build_full_masks(find_prunable(model))
     if pruned:
         rng = torch.Generator().manual_seed(2)
@@ -298,10 +303,10 @@ def test_n_of_m_are_those_of_brute_force(
     assert left_dense == {}
     total = sum(mask.numel() for mask in masks.values())
     keep = min(total - round((1 - target) * total), sum(count_kept(before).values()))
-    expected = best_n_of_m(scores, before, n, m, keep)
+    expected = select_best_n_of_m(scores, before, n, m, keep)
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
     assert sum(count_kept(masks).values()) == max(
-        keep, sum(count_kept(best_n_of_m(scores, before, n, m, 0)).values())
+        keep, sum(count_kept(select_best_n_of_m(scores, before, n, m, 0)).values())
     )
     if target == n / m and not pruned:
         for mask in masks.values():
@@ -310,8 +315,8 @@ def test_n_of_m_are_those_of_brute_force(
 
 
 def test_two_of_four_with_a_stem_that_does_not_divide_is_a_little_denser_than_half() -> None:
-    model = net(stem=3)
-    masks, left_dense = select(NM(), model, 0.5, random_scores(model))
+    model = build_net(stem=3)
+    masks, left_dense = select(NM(), model, 0.5, draw_scores(model))
     assert left_dense == {"0.weight": "its matrix of 8 x 27 weights does not divide into 1 x 4"}
     assert masks["0.weight"].all()
     assert all(
@@ -319,26 +324,26 @@ def test_two_of_four_with_a_stem_that_does_not_divide_is_a_little_denser_than_ha
     )
     least = density(masks)
     assert least == pytest.approx((216 + 0.5 * (64 + 288)) / 568)
-    again, _ = select(NM(), model, 0.6, random_scores(model))
+    again, _ = select(NM(), model, 0.6, draw_scores(model))
     assert all(torch.equal(again[name], masks[name]) for name in masks), (
         "between 0.5 and the least, the least"
     )
-    assert density(select(NM(), model, 0.8, random_scores(model))[0]) == pytest.approx(
+    assert density(select(NM(), model, 0.8, draw_scores(model))[0]) == pytest.approx(
         0.8, abs=1 / 568
     )
     with pytest.raises(
-        BudgetError, match=r"density 0\.1 cannot be had with 2:4: the least is 0\.690"
+        BudgetError, match=r"density 0\.1 cannot be reached with 2:4: the least is 0\.690"
     ):
-        select(NM(), model, 0.1, random_scores(model))
-    with pytest.raises(BudgetError, match=r"density 0\.49 cannot be had"):
-        select(NM(), net(), 0.49, random_scores(net()))
+        select(NM(), model, 0.1, draw_scores(model))
+    with pytest.raises(BudgetError, match=r"density 0\.49 cannot be reached"):
+        select(NM(), build_net(), 0.49, draw_scores(build_net()))
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "synflow", "taylor"])
 def test_n_m_is_reached_in_rounds_and_stages(criterion: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = net()
+        model = build_net()
     masks = build_full_masks(find_prunable(model))
     batches = [
         (torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6))
@@ -378,14 +383,14 @@ class Doubling:
 
 @pytest.mark.parametrize("granularity", [Block(), NM()])
 def test_only_top_k_keeps_blocks_and_patterns(granularity: Granularity) -> None:
-    model = net()
+    model = build_net()
     weights = {name: weight.detach() for name, weight in find_prunable(model).items()}
     with pytest.raises(ParameterError, match="the sparsifier must be top_k") as caught:
         granularity.select(
             Selection(
                 model=model,
                 weights=weights,
-                scores=random_scores(model),
+                scores=draw_scores(model),
                 masks=build_full_masks(weights),
                 density=0.5,
                 allocation=allocations.create("global"),
@@ -399,5 +404,5 @@ def test_only_top_k_keeps_blocks_and_patterns(granularity: Granularity) -> None:
 
 def test_n_m_divides_the_budget_itself() -> None:
     with pytest.raises(ParameterError, match="the allocation must be global") as caught:
-        select(NM(), net(), 0.5, random_scores(net()), allocation="uniform")
+        select(NM(), build_net(), 0.5, draw_scores(build_net()), allocation="uniform")
     assert caught.value.pointer == "/allocation"

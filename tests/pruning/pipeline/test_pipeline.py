@@ -591,7 +591,7 @@ def test_excluded_weights_stay_dense(tmp_path: Path) -> None:
     assert list(done.masks()) == ["1.weight"]
     assert done.sparsity == 0.5
     assert torch.equal(done.network().get_parameter("3.weight"), pretrained()[0]["3.weight"])
-    with pytest.raises(ParameterError, match=r"'nothing\.weight' is no prunable weight"):
+    with pytest.raises(ParameterError, match=r"'nothing\.weight' is not a prunable weight"):
         run(cases.recipe(0.5, exclude=("nothing.weight",), retrain={"mode": "none"}), tmp_path)
 
 
@@ -707,7 +707,7 @@ def test_a_criterion_that_cannot_go_on_leaves_the_others(tmp_path: Path) -> None
         (failure,) = pipeline.failures
         assert (failure.name, failure.code) == ("filter_norm", "impossible_budget")
         assert failure.message.startswith(
-            "filter_norm, round 2: density 0.05 cannot be had by removing channels"
+            "filter_norm, round 2: density 0.05 cannot be reached by removing channels"
         )
         assert pipeline.ledger.warnings[1:] == [
             f"{failure.message}; the criterion ends here, the others go on"
@@ -735,7 +735,7 @@ def test_a_job_of_which_every_criterion_fails_fails(tmp_path: Path) -> None:
     for listed in (criteria, criteria[:1]):
         recipe = cases.recipe(0.5, 0.95, criterion=listed, retrain={"mode": "none"})
         with pytest.raises(
-            BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be had"
+            BudgetError, match=r"filter_norm.*, round 2: density 0\.05 cannot be reached"
         ):
             run(recipe, tmp_path / str(len(listed)))
 

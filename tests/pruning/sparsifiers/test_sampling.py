@@ -1,5 +1,6 @@
-"""Draws, what they stand for, and the budget that bounds divide: against enumeration and a general
-optimiser.
+"""Draws, their reweighting, and the division of a budget by bounds.
+
+They are compared with enumeration and a general optimiser.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pruning.types import Budget, DrawLaw, Selection
 from tests.support import cases
 
 
-def seeded(seed: int = 0) -> Generator:
+def make_generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
@@ -46,8 +47,8 @@ def test_expected_distinct_by_enumeration() -> None:
     p = [0.5, 0.3, 0.2]
     for draws in range(5):
         expected = sum(
-            math.prod(p[j] for j in found) * len(set(found))
-            for found in itertools.product(range(3), repeat=draws)
+            math.prod(p[j] for j in outcome) * len(set(outcome))
+            for outcome in itertools.product(range(3), repeat=draws)
         )
         assert float(
             expected_distinct(torch.tensor(p, dtype=torch.float64), draws)
@@ -56,14 +57,14 @@ def test_expected_distinct_by_enumeration() -> None:
 
 
 def test_draws_are_the_most() -> None:
-    p = torch.rand(20, 7, generator=seeded(), dtype=torch.float64)
+    p = torch.rand(20, 7, generator=make_generator(), dtype=torch.float64)
     p = p / p.sum(1, keepdim=True)
     distinct = torch.arange(20) % 7 + 1
-    found = find_draws(p, distinct)
-    some = distinct < 7
-    assert bool((expected_distinct(p, found.double()) <= distinct + 1e-6).all())
-    assert bool((expected_distinct(p, found.double() + 1) > distinct)[some].all())
-    assert bool((expected_distinct(p, found.double()) > distinct - 1)[some].all())
+    counts = find_draws(p, distinct)
+    below_all = distinct < 7
+    assert bool((expected_distinct(p, counts.double()) <= distinct + 1e-6).all())
+    assert bool((expected_distinct(p, counts.double() + 1) > distinct)[below_all].all())
+    assert bool((expected_distinct(p, counts.double()) > distinct - 1)[below_all].all())
     thirds = torch.full((1, 3), 1 / 3)
     assert find_draws(thirds, torch.tensor([1])).tolist() == [1], (
         "one draw gives one, however its probabilities are rounded"
@@ -72,16 +73,22 @@ def test_draws_are_the_most() -> None:
 
 def test_multiplicities_are_multinomial() -> None:
     p = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.0, 0.8]])
-    found = torch.stack(
-        [draw_multiplicities(p, torch.tensor([10, 4]), seeded(seed)) for seed in range(3000)]
+    multiplicities = torch.stack(
+        [
+            draw_multiplicities(p, torch.tensor([10, 4]), make_generator(seed))
+            for seed in range(3000)
+        ]
     )
-    assert found.sum(2).unique(dim=0).tolist() == [[10, 4]]
+    assert multiplicities.sum(2).unique(dim=0).tolist() == [[10, 4]]
     for row, draws in ((0, 10), (1, 4)):
-        mean, variance = found[:, row].mean(0), found[:, row].var(0)
+        mean = multiplicities[:, row].mean(0)
+        variance = multiplicities[:, row].var(0)
         wanted = draws * p[row].double()
         assert bool(((mean - wanted).abs() <= 5 * (wanted / 3000).sqrt()).all())
         torch.testing.assert_close(variance, wanted * (1 - p[row].double()), rtol=0.15, atol=1e-12)
-    assert torch.equal(draw_multiplicities(p, torch.tensor([10, 4]), seeded(1)), found[1])
+    assert torch.equal(
+        draw_multiplicities(p, torch.tensor([10, 4]), make_generator(1)), multiplicities[1]
+    )
 
 
 # the budget that SiPP's bound divides
@@ -89,17 +96,15 @@ def test_multiplicities_are_multinomial() -> None:
 
 @pytest.mark.parametrize("budget", [3.0, 10.0, 50.0, 100.0, 130.0, 200.0])
 def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
-    c = torch.rand(6, generator=seeded(), dtype=torch.float64) * 100
+    c = torch.rand(6, generator=make_generator(), dtype=torch.float64) * 100
     c[2] = 0
-    weights, limits = (
-        torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25]),
-        torch.tensor([40.0, 10, 20, 30, 5, 50]),
-    )
-    found = spend_budget(c, weights, limits, budget)
+    weights = torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    limits = torch.tensor([40.0, 10, 20, 30, 5, 50])
+    kept = spend_budget(c, weights, limits, budget)
     open_ = [0, 1, 3, 4, 5]
-    assert float(found.sum()) == pytest.approx(min(budget, 135.0), abs=1e-6)
-    assert found[2] == 0
-    assert bool((found <= limits + 1e-12).all())
+    assert float(kept.sum()) == pytest.approx(min(budget, 135.0), abs=1e-6)
+    assert kept[2] == 0
+    assert bool((kept <= limits + 1e-12).all())
 
     def bound(kept: np.ndarray) -> float:
         return float((weights[open_] * epsilon(c[open_], torch.tensor(kept))).sum())
@@ -113,7 +118,7 @@ def test_the_budget_is_spent_at_the_minimum(budget: float) -> None:
             options={"maxiter": 500, "ftol": 1e-13},
             constraints={"type": "eq", "fun": lambda kept: kept.sum() - budget},
         )
-        assert bound(found[open_].numpy()) <= best.fun * (1 + 1e-6)
+        assert bound(kept[open_].numpy()) <= best.fun * (1 + 1e-6)
 
 
 def test_layers_weigh_by_the_mean_over_their_sides() -> None:
@@ -133,15 +138,15 @@ def test_layers_weigh_by_the_mean_over_their_sides() -> None:
 
 def test_channels_have_one_error_together() -> None:
     scores = {
-        "a": torch.rand(12, generator=seeded()) * 50,
-        "b": torch.rand(8, generator=seeded(1)),
+        "a": torch.rand(12, generator=make_generator()) * 50,
+        "b": torch.rand(8, generator=make_generator(1)),
         "c": torch.rand(5) * 0,
     }
     for keep in (1, 5, 9, 14, 20, 25):
-        found = allocations.create("bound_optimal").allocate(
+        keeps = allocations.create("bound_optimal").allocate(
             scores, Budget(keep, {"a": 12, "b": 8, "c": 5})
         )
-        assert sum(found.values()) == keep
+        assert sum(keeps.values()) == keep
         if keep <= 14:
             fits = [
                 error
@@ -149,7 +154,7 @@ def test_channels_have_one_error_together() -> None:
                 if sum(expect_channels(score, error) for score in scores.values()) <= keep
             ]
             assert all(
-                abs(found[name] - expect_channels(score, fits[0])) <= 1
+                abs(keeps[name] - expect_channels(score, fits[0])) <= 1
                 for name, score in scores.items()
             )
 
@@ -162,69 +167,74 @@ def test_scores_below_zero_are_refused() -> None:
             {"a": torch.tensor([-1.0, 1.0])}, Budget(1, {"a": 2})
         )
     with pytest.raises(ParameterError, match="none below 0"):
-        Sample().sparsify(torch.ones(1, 2), torch.tensor([[-1.0, 1.0]]), 1, seeded())
+        Sample().sparsify(torch.ones(1, 2), torch.tensor([[-1.0, 1.0]]), 1, make_generator())
 
 
 # the sampler
 
 
 def test_draws_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All outcomes of so many draws, each with its probability: the weights come out exactly."""
+    """All outcomes of the draws, each with its probability: the weights result exactly."""
     weight = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 0.0]], dtype=torch.float64)
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0]], dtype=torch.float64)
     p = {1: [0.4, 0, 1 / 15, 8 / 15, 0, 0], -1: [0, 5 / 9, 0, 0, 4 / 9, 0]}
-    mean, total = torch.zeros_like(weight), 0.0
+    mean = torch.zeros_like(weight)
+    total = 0.0
     draws = [
         int(n)
-        for n in find_draws(torch.tensor([p[1], p[-1]]), SignedRows.of(weight, score).counts(3))
+        for n in find_draws(
+            torch.tensor([p[1], p[-1]]), SignedRows.from_weight(weight, score).divide_budget(3)
+        )
     ]
     assert min(draws) > 0
     for up in itertools.product([0, 2, 3], repeat=draws[0]):
         for down in itertools.product([1, 4], repeat=draws[1]):
             times = torch.zeros(2, 6, dtype=torch.float64)
-            for row, found in ((0, up), (1, down)):
-                for j in found:
+            for row, side in ((0, up), (1, down)):
+                for j in side:
                     times[row, j] += 1
             chance = math.prod(p[1][j] for j in up) * math.prod(p[-1][j] for j in down)
             monkeypatch.setattr(
                 "pruning.sparsifiers._signed_rows.draw_multiplicities",
                 lambda p, draws, generator, times=times: times,
             )
-            mean += chance * Sample().sparsify(weight, score, 3, seeded()).weight
+            mean += chance * Sample().sparsify(weight, score, 3, make_generator()).weight
             total += chance
     assert total == pytest.approx(1)
     torch.testing.assert_close(mean, weight, rtol=1e-12, atol=1e-12)
 
 
 def test_as_many_remain_as_are_expected() -> None:
-    weight = torch.randn(10, 30, generator=seeded(), dtype=torch.float64)
-    score = torch.rand(10, 30, generator=seeded(1), dtype=torch.float64)
-    found = [Sample().sparsify(weight, score, 120, seeded(seed)) for seed in range(80)]
-    counts = torch.tensor([float(one.mask.sum()) for one in found])
+    weight = torch.randn(10, 30, generator=make_generator(), dtype=torch.float64)
+    score = torch.rand(10, 30, generator=make_generator(1), dtype=torch.float64)
+    draws = [Sample().sparsify(weight, score, 120, make_generator(seed)) for seed in range(80)]
+    counts = torch.tensor([float(sparse.mask.sum()) for sparse in draws])
     assert 120 - 20 <= float(counts.mean()) <= 120 + 3, (
         "no side expects more than its share, or less by one"
     )
-    mean = torch.stack([one.weight for one in found]).mean(0)
-    spread = torch.stack([one.weight for one in found]).std(0) / math.sqrt(80)
+    mean = torch.stack([sparse.weight for sparse in draws]).mean(0)
+    spread = torch.stack([sparse.weight for sparse in draws]).std(0) / math.sqrt(80)
     assert float(((mean - weight).abs() <= 4.5 * spread + 1e-9).double().mean()) > 0.99
-    for one in found[:5]:
-        assert bool((one.weight[one.mask].sign() == weight[one.mask].sign()).all())
+    for sparse in draws[:5]:
+        assert bool((sparse.weight[sparse.mask].sign() == weight[sparse.mask].sign()).all())
 
 
 def test_a_side_that_keeps_all_stays_as_it_is() -> None:
-    weight = torch.randn(3, 8, generator=seeded())
-    score = torch.rand(3, 8, generator=seeded(1))
-    sparse = Sample().sparsify(weight, score, 24, seeded())
+    weight = torch.randn(3, 8, generator=make_generator())
+    score = torch.rand(3, 8, generator=make_generator(1))
+    sparse = Sample().sparsify(weight, score, 24, make_generator())
     assert torch.equal(sparse.weight, weight)
-    assert not Sample().sparsify(weight, score, 0, seeded()).mask.any()
+    assert not Sample().sparsify(weight, score, 0, make_generator()).mask.any()
     dead = score.masked_fill(score < 0.5, -math.inf)
-    assert not (Sample().sparsify(weight, dead, 12, seeded()).mask & (dead == -math.inf)).any()
+    assert not (
+        Sample().sparsify(weight, dead, 12, make_generator()).mask & (dead == -math.inf)
+    ).any()
 
 
 def test_the_law_tells_how_the_weights_were_drawn() -> None:
     weight = torch.tensor([[3.0, -2.0, 0.5, 1.0, -4.0, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0, -1.0]])
     score = torch.tensor([[0.6, 0.5, 0.1, 0.8, 0.4, 0.0], [1.0, -math.inf, 1.0, 1.0, 1.0, 1.0]])
-    law = Sample().sparsify(weight, score, 4, seeded()).law
+    law = Sample().sparsify(weight, score, 4, make_generator()).law
     assert law is not None
     assert (law.probabilities.dtype, law.draws.dtype) == (torch.float64, torch.int64)
     assert law.probabilities.shape == (4, 6)
@@ -232,9 +242,12 @@ def test_the_law_tells_how_the_weights_were_drawn() -> None:
         law.probabilities[0], torch.tensor([0.4, 0, 1 / 15, 8 / 15, 0, 0], dtype=torch.float64)
     )
     assert law.probabilities[1].tolist() == [0.25, 0, 0.25, 0.25, 0.25, 0]
-    kept = SignedRows.of(weight, score).counts(4) >= SignedRows.of(weight, score).drawable
+    kept = (
+        SignedRows.from_weight(weight, score).divide_budget(4)
+        >= SignedRows.from_weight(weight, score).drawable
+    )
     assert (law.draws == -1).tolist() == kept.tolist()
-    whole = Sample().sparsify(weight, score, 12, seeded()).law
+    whole = Sample().sparsify(weight, score, 12, make_generator()).law
     assert whole is not None
     assert whole.draws.tolist() == [-1, -1, -1, -1]
 
@@ -253,7 +266,7 @@ def test_laws_are_handed_on_by_name() -> None:
             density=0.5,
             allocation=allocations.create("uniform"),
             sparsifier=sparsifiers.create(sparsifier),
-            generator=seeded(),
+            generator=make_generator(),
             shape=lambda: (1, 4, 4),
         )
         return Weight().select(chosen).laws
@@ -271,20 +284,22 @@ def test_laws_are_handed_on_by_name() -> None:
 def test_randomized_sipp_prunes_by_its_bound() -> None:
     model = load_model("mlp", hidden=[40, 20], channels=1, height=4, width=4, classes=3).double()
     recipe = cases.recipe(0.7, criterion={"name": "sipp", "params": {"variant": "randomized"}})
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
-    assert (type(seams.allocation).__name__, type(seams.sparsifier).__name__) == (
+    method = PruningMethod.of(recipe, recipe.criteria[0])
+    assert (type(method.allocation).__name__, type(method.sparsifier).__name__) == (
         "BoundOptimal",
         "Sample",
     )
     before = {name: weight.clone() for name, weight in find_prunable(model).items()}
-    batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
+    batches = [
+        (torch.rand(30, 1, 4, 4, generator=make_generator(), dtype=torch.float64), torch.zeros(30))
+    ]
     masks = prune_(
         model,
         build_full_masks(before),
         0.3,
-        seams,
+        method,
         lambda masks, stage: Evidence(model, masks, batches),
-        generator=seeded(),
+        generator=make_generator(),
     )
     assert density(masks) == pytest.approx(0.3, abs=0.05)
     grown = [
@@ -297,13 +312,13 @@ def test_randomized_sipp_prunes_by_its_bound() -> None:
 
 def test_scores_carry_their_layers_constant() -> None:
     model = cases.conv_net().double()
-    images = torch.randn(5, 1, 4, 4, generator=seeded(), dtype=torch.float64)
-    given = Evidence(model, batches=[(images, torch.zeros(5))])
-    names = list(given.weights)
-    worst = compute_sensitivities(model, names, given.batches, "max")
+    images = torch.randn(5, 1, 4, 4, generator=make_generator(), dtype=torch.float64)
+    evidence = Evidence(model, batches=[(images, torch.zeros(5))])
+    names = list(evidence.weights)
+    worst = compute_sensitivities(model, names, evidence.batches, "max")
     alpha = {"0.weight": coefficient(16, 9, 1e-3, 2.0), "4.weight": coefficient(1, 1, 1e-3, 2.0)}
-    edges = SiPP("randomized", delta=1e-3, c=2.0).score(given)
-    channel = PFP(delta=1e-3, c=2.0).score(given)
+    edges = SiPP("randomized", delta=1e-3, c=2.0).score(evidence)
+    channel = PFP(delta=1e-3, c=2.0).score(evidence)
     for name in names:
         torch.testing.assert_close(edges[name], alpha[name] * worst[name])
         flat = worst[name].flatten(2).amax(2) if worst[name].dim() > 2 else worst[name]
@@ -316,15 +331,17 @@ def test_pfp_removes_channels_of_layers_that_can_spare_them() -> None:
     with torch.no_grad():  # the third layer listens to two of the second's units
         model.get_parameter("fc3.weight")[:, 2:] *= 1e-6
     recipe = cases.recipe(0.5, criterion={"name": "pfp"})
-    seams = PruningMethod.of(recipe, recipe.criteria[0])
-    batches = [(torch.rand(30, 1, 4, 4, generator=seeded(), dtype=torch.float64), torch.zeros(30))]
+    method = PruningMethod.of(recipe, recipe.criteria[0])
+    batches = [
+        (torch.rand(30, 1, 4, 4, generator=make_generator(), dtype=torch.float64), torch.zeros(30))
+    ]
     masks = prune_(
         model,
         build_full_masks(find_prunable(model)),
         0.5,
-        seams,
+        method,
         lambda masks, stage: Evidence(model, masks, batches),
-        generator=seeded(),
+        generator=make_generator(),
     )
     kept = masks["fc3.weight"].any(0)
     assert int(kept.sum()) < int(masks["fc2.weight"].any(0).sum())
@@ -333,5 +350,5 @@ def test_pfp_removes_channels_of_layers_that_can_spare_them() -> None:
 
 def test_equal_errors_of_the_released_code() -> None:
     c = coefficient(positions=1, kernel=1) * torch.tensor([1.75, 1.75], dtype=torch.float64)
-    found: Tensor = epsilon(c, torch.tensor([100, 10_000]))
-    assert [round(float(one), 4) for one in found] == [2.2933, 0.1513]
+    errors: Tensor = epsilon(c, torch.tensor([100, 10_000]))
+    assert [round(float(error), 4) for error in errors] == [2.2933, 0.1513]
