@@ -139,7 +139,7 @@ def _confidence_nearby(
     """
     height, width = numbers.shape
     rows, columns = -(-height // block), -(-width // block)
-    found = compute_confidence(windows.settle(image))[:, target].repeat(rows * columns)
+    found = compute_confidence(windows.set_reference(image))[:, target].repeat(rows * columns)
     shown = set(numbers[(image != 0).any(0)].tolist())
     tried = [one for one in left if one in shown]  # to hide any other changes nothing
     most = NEAR if image.device.type == "cpu" else BATCH
@@ -148,7 +148,7 @@ def _confidence_nearby(
         inside, chosen = (slice(*box[:2]), slice(*box[2:])), torch.tensor(some, device=image.device)
         hidden = numbers[inside] == chosen[:, None, None]
         values = image[:, *inside].masked_fill(hidden[:, None], 0.0)
-        found[chosen] = compute_confidence(windows.answer(values, box))[:, target]
+        found[chosen] = compute_confidence(windows.evaluate(values, box))[:, target]
     return found[left]
 
 

@@ -27,10 +27,10 @@ from pruning.data.corruptions._streaks import draw_angles
 from pruning.data.corruptions.frost import SIDE, draw_sheets
 from pruning.data.corruptions.glass_blur import find_fronts, shuffle_pixels
 from pruning.data.corruptions.noise import (
-    survive_gaussian,
-    survive_impulse,
-    survive_shot,
-    survive_speckle,
+    tabulate_gaussian,
+    tabulate_impulse,
+    tabulate_shot,
+    tabulate_speckle,
 )
 from pruning.data.corruptions.spatter import shade_water
 from pruning.data.keyed_random import Draws, hash_
@@ -72,10 +72,10 @@ DETERMINISTIC = (
 )
 RANDOM = tuple(name for name in STANDARD if name not in DETERMINISTIC)
 NOISE = {
-    "gaussian_noise": survive_gaussian,
-    "shot_noise": survive_shot,
-    "impulse_noise": survive_impulse,
-    "speckle_noise": survive_speckle,
+    "gaussian_noise": tabulate_gaussian,
+    "shot_noise": tabulate_shot,
+    "impulse_noise": tabulate_impulse,
+    "speckle_noise": tabulate_speckle,
 }
 SHAPES = ((3, 32, 32), (1, 33, 47), (3, 47, 33), (3, 96, 80))
 
@@ -335,7 +335,7 @@ def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyP
                 corrupt(images[i : i + 1], name, 4, indices=torch.tensor([i])), whole[i : i + 1]
             )
         with monkeypatch.context() as patch:
-            patch.setitem(corrupted.VALUES, "cpu", 4 * images[0].numel())
+            patch.setitem(corrupted.VALUES_AT_ONCE, "cpu", 4 * images[0].numel())
             assert torch.equal(corrupt(images, name, 4), whole)
         last = images.contiguous(memory_format=torch.channels_last)
         assert torch.equal(corrupt(last, name, 4), whole)

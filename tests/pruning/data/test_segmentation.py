@@ -13,7 +13,15 @@ from PIL import Image
 
 from pruning.data import uploads
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import PIXELS, Split, augment, augment_split, draw_subset, prepare
+from pruning.data.tensors import (
+    PIXELS,
+    Data,
+    Split,
+    augment,
+    augment_split,
+    draw_subset,
+    prepare,
+)
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.schemas.recipe import Limit
 from tests.support.segmentation_world import MOST, jpeg, pairs, png, upload
@@ -142,7 +150,7 @@ ONE = png(np.zeros((4, 4), np.uint8))
             r"masks/train/000\.png: RGB pixels; a mask is a PNG with a palette or in grey",
         ),
         ({"masks/train/000.png": b"no image"}, r"masks/train/000\.png: not a readable image"),
-        ({"images/train/000.png": ONE}, "have one name"),
+        ({"images/train/000.png": ONE}, "have the same name"),
         ({"images/dev/000.jpg": ONE}, "does not fit the layout"),
         (
             {"images/000.jpg": ONE, "masks/000.png": ONE},
@@ -200,7 +208,7 @@ def test_arrays_of_masks_are_checked(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=message):
             masks(**changes)
-    with pytest.raises(DataError, match="255 in a mask is no class"):
+    with pytest.raises(DataError, match="255 in a mask is not a class"):
         Arrays(
             masks().images, {split: found * 0 for split, found in masks().labels.items()}, ("0",)
         )
@@ -261,7 +269,7 @@ def test_large_images_come_in_small_batches() -> None:
     large = Split(
         torch.zeros(9, 1, 512, 512, dtype=torch.uint8), torch.zeros(9, 512, 512, dtype=torch.uint8)
     )
-    data = type(data)(large, large, large, ("a", "b"), (0.0,), (1.0,))
+    data = Data(fit=large, val=large, test=large, classes=("a", "b"), mean=(0.0,), std=(1.0,))
     assert data.at_once(100) == PIXELS // 512**2 == 4
     assert [len(labels) for _, labels in data.batches(large, 100)] == [4, 4, 1]
 

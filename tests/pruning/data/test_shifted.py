@@ -77,7 +77,7 @@ def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> N
     [
         (
             arrays(("a", "d")),
-            "classes that the dataset has not: 'd'; the dataset has 'a', 'b', 'c'",
+            "classes that the dataset does not have: 'd'; the dataset has 'a', 'b', 'c'",
         ),
         (
             arrays(shape=(1, 4, 5)),

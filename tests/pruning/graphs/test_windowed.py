@@ -144,7 +144,7 @@ def test_windows_are_the_whole_pass(
         windows = Windows(last)
         with torch.no_grad():
             torch.testing.assert_close(
-                windows.settle(image), net(image[None]), rtol=1e-9, atol=1e-9
+                windows.set_reference(image), net(image[None]), rtol=1e-9, atol=1e-9
             )
             for _ in range(6):
                 side = rng.randint(1, 4)
@@ -155,7 +155,7 @@ def test_windows_are_the_whole_pass(
                 values = torch.randn(rng.randint(1, 3), channels, side, side, dtype=torch.float64)
                 images = image.repeat(len(values), 1, 1, 1)
                 images[:, :, top : top + side, left : left + side] = values
-                found = windows.answer(values, (top, top + side, left, left + side))
+                found = windows.evaluate(values, (top, top + side, left, left + side))
                 torch.testing.assert_close(found, net(images), rtol=1e-9, atol=1e-9)
 
 
@@ -175,12 +175,12 @@ def test_networks_answer_in_windows_as_they_do_whole(build: Callable[[], nn.Modu
         model, image = build().eval(), torch.randn(3, 32, 32)
         windows = Windows(optimise_for_inference(model, image))
         with torch.no_grad():
-            windows.settle(image)
+            windows.set_reference(image)
             for top, left in (0, 0), (14, 9), (30, 30):
                 images = image.repeat(2, 1, 1, 1)
                 images[0, :, top : top + 2, left : left + 2] = 0
                 images[1, :, top, left] = 0
-                found = windows.answer(
+                found = windows.evaluate(
                     images[:, :, top : top + 2, left : left + 2], (top, top + 2, left, left + 2)
                 )
                 torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-4)
@@ -193,13 +193,13 @@ def test_layers_see_no_more_than_their_windows() -> None:
     )
     windows, plain = Windows(net), F.conv2d
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        windows.settle(torch.ones(1, 20, 20))
+        windows.set_reference(torch.ones(1, 20, 20))
         patch.setattr(
             F,
             "conv2d",
             lambda maps, *others: seen.append(tuple(maps.shape)) or plain(maps, *others),
         )
-        windows.answer(torch.zeros(4, 1, 2, 2), (8, 10, 0, 2))
+        windows.evaluate(torch.zeros(4, 1, 2, 2), (8, 10, 0, 2))
     assert seen == [(4, 1, 6, 5), (4, 2, 7, 5), (4, 2, 7, 4)], "a block at the left edge"
 
 

@@ -271,7 +271,7 @@ def test_unknown_names_and_parameters() -> None:
         ((3, 2, 2), 3, "images of 1 channels, the dataset's have 3"),
         ((1, 3, 2), 3, "2 rows, the dataset's have 3"),
         ((1, 2, 3), 3, "2 columns, the dataset's have 3"),
-        ((1, 2, 2), 4, "3 classes apart, the dataset has 4"),
+        ((1, 2, 2), 4, "distinguishes 3 classes, the dataset has 4"),
     ],
 )
 def test_a_network_must_take_the_images(
