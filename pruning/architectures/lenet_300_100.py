@@ -1,6 +1,4 @@
-"""LeNet-300-100, the fully connected network of LeCun et al. (1998) that pruning papers start
-from.
-"""
+"""LeNet-300-100, the fully connected network of LeCun et al. (1998) of many pruning papers."""
 
 from __future__ import annotations
 
@@ -22,5 +20,5 @@ class LeNet300100(Flat):
     """
 
     def build(self) -> nn.Module:
-        """The network, initialised as PyTorch does."""
+        """The network with PyTorch's initialisation."""
         return build_dense_net(self.inputs, (300, 100), self.classes, "relu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -154,8 +155,8 @@ def prepare(
             name: Split(split.images, renumber_labels(split.labels, order))
             for name, split in splits.items()
         }
-    for name in ("train", "test"):
-        splits[name] = _limit_split(splits[name], name, limit, seed)
+    splits["train"] = _limit_split(splits["train"], "train", limit, seed)
+    splits["test"] = _limit_split(splits["test"], "test", limit, seed)
     val_from_train = "val" not in splits
     if val_from_train:
         splits["val"], splits["train"] = _set_validation_aside(splits["train"], limit, seed)
@@ -182,7 +183,7 @@ def _match_classes(names: tuple[str, ...], dataset_names: tuple[str, ...]) -> Te
     return torch.tensor([names.index(name) for name in dataset_names])
 
 
-def _limit_split(split: Split, name: str, limit: Limit, seed: int) -> Split:
+def _limit_split(split: Split, name: Literal["train", "test"], limit: Limit, seed: int) -> Split:
     """The split, or a seeded subset where it is larger than its limit."""
     most = limit.of(name, len(split))
     if most >= len(split):

@@ -60,7 +60,7 @@ def forward_hooks(
 
 @contextmanager
 def record_uses(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, list[Use]]]:
-    """Record every call of the layers that own the weights `names`, by (first) name of the weight."""
+    """Record the calls of the layers that own the weights `names`, by first name of the weight."""
     owners = {id(parameter): name for name, parameter in model.named_parameters() if name in names}
     uses: dict[str, list[Use]] = {name: [] for name in names}
 
