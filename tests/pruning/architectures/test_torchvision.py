@@ -115,9 +115,9 @@ def test_every_classifier_runs(name: str) -> None:
 
 
 def test_what_is_not_taken_says_why() -> None:
-    with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as found:
+    with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as caught:
         resolve("torchvision", {"name": "resnet19"})
-    assert found.value.pointer == "name"
+    assert caught.value.pointer == "name"
     with pytest.raises(UnknownNameError, match=r"'vit_b_16' is not taken: its attention"):
         resolve("torchvision", {"name": "vit_b_16"})
     with pytest.raises(UnknownNameError, match="'regnet_x_8gf' is not taken: its shape"):
@@ -149,8 +149,8 @@ def test_images_and_task_must_fit() -> None:
     check_fits(deeplab, (3, 64, 64), list("0123"), "segmentation")
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.allclose(a, b, atol=1e-5))
+def same(first: Tensor, second: Tensor) -> bool:
+    return bool(torch.allclose(first, second, atol=1e-5))
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -173,9 +173,11 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
         expected = theirs(images)
         assert same(own(images), expected["out"])
     own.train()
-    found = own(images)
-    assert isinstance(found, tuple) == aux
-    assert [one.shape for one in (found if aux else [found])] == [(2, 5, 40, 33)] * (1 + aux)
+    output = own(images)
+    assert isinstance(output, tuple) == aux
+    assert [logits.shape for logits in (output if aux else [output])] == [(2, 5, 40, 33)] * (
+        1 + aux
+    )
 
 
 def test_what_serves_training_alone_is_not_pruned_and_does_not_count() -> None:
@@ -234,14 +236,15 @@ def test_channels_can_be_removed(
 
 def test_the_catalogue_needs_no_torchvision() -> None:
     code = (
-        "import sys, json; from pruning.architectures import architectures; found = "
-        "architectures.catalogue(); "
+        "import sys, json; from pruning.architectures import architectures; "
+        "entries = architectures.catalogue(); "
         "assert 'torchvision' not in sys.modules; "
-        "print(json.dumps({one['name']: one['params']['properties'].get('name') for one in found}))"
+        "names = {e['name']: e['params']['properties'].get('name') for e in entries}; "
+        "print(json.dumps(names))"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    assert found["torchvision"]["enum"] == NAMES
-    assert found["torchvision_segmentation"]["enum"] == list(SEGMENTERS)
+    properties = json.loads(answer.stdout.splitlines()[-1])
+    assert properties["torchvision"]["enum"] == NAMES
+    assert properties["torchvision_segmentation"]["enum"] == list(SEGMENTERS)
