@@ -73,8 +73,9 @@ class WideNet(nn.Module):
 @architectures.register("wide_resnet")
 @dataclass(frozen=True)
 class WideResNet(Scaled):
-    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no
-    dropout.
+    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k.
+
+    There is no dropout.
 
     >>> sum(p.numel() for p in WideResNet(depth=16, width=8).build().parameters())
     10961370

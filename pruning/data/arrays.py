@@ -75,7 +75,8 @@ class Arrays:
 
     def _check_labels(self, split: str, trains: bool) -> None:
         """Raise `DataError` unless each image has one class, and each class an image to train."""
-        labels, images = self.labels[split], self.images[split]
+        labels = self.labels[split]
+        images = self.images[split]
         if labels.shape != (len(images),):
             raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
         if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
@@ -93,7 +94,8 @@ class Arrays:
         A class may be missing, but an image may be ignored altogether only in training, and not all
         of them.
         """
-        masks, images = self.labels[split], self.images[split]
+        masks = self.labels[split]
+        images = self.images[split]
         if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
             raise DataError(
                 f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks "
@@ -126,6 +128,7 @@ class Arrays:
 
     @property
     def _main_split(self) -> str:
+        """The split by which the shape and the task of the dataset are known."""
         return "train" if "train" in self.images else "test"
 
     @property

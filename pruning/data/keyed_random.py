@@ -45,8 +45,9 @@ class Draws:
 
     @classmethod
     def keyed(cls, seed: int, *names: str | int, indices: Tensor) -> Draws:
-        """The draws of the images numbered `indices`, int64 (N,), for the choice `names` under
-        `seed`.
+        """The draws for the choice `names` under `seed`.
+
+        `indices` are the numbers of the images, int64 (N,).
         """
         digest = hashlib.sha256("\x1f".join(map(str, (seed, *names))).encode()).digest()
         low = _wrap_to_int32(indices)

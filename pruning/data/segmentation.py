@@ -159,7 +159,8 @@ def _locate_file(entry: zipfile.ZipInfo) -> tuple[str, str]:
         if kind in SPLITS:
             kind, split = split, kind
     else:
-        kind, split = "".join(path.parts[:1]), ""
+        kind = "".join(path.parts[:1])
+        split = ""
     suffixes = SUFFIXES if kind == "images" else {".png"}
     fits = (
         len(path.parts) in (2, 3)

@@ -147,7 +147,8 @@ def prepare(
     if normalize is None:
         mean, std = _compute_moments(splits["train"])
     else:
-        mean, std = tuple(normalize["mean"]), tuple(normalize["std"])
+        mean = tuple(normalize["mean"])
+        std = tuple(normalize["std"])
     names = arrays.classes if classes is None else tuple(classes)
     if names != arrays.classes:
         order = _match_classes(names, arrays.classes)

@@ -44,6 +44,7 @@ class _ImageFile:
 
     @property
     def is_jpeg(self) -> bool:
+        """Whether the name of the file is that of a JPEG."""
         return PurePosixPath(self.entry.filename).suffix.lower() in (".jpg", ".jpeg")
 
 
@@ -78,6 +79,7 @@ def read_dataset(path: Path, filename: str, max_values: int) -> Arrays:
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip; `DataError` where it cannot be read."""
     try:
         return zipfile.ZipFile(path)
     except (
@@ -105,6 +107,7 @@ def _check_zip(archive: zipfile.ZipFile, max_values: int) -> None:
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
+    """Refuse an entry that leaves its folder, is a link, is encrypted or expands too much."""
     if not entry.filename:
         raise DataError("the zip has an entry without a name")
     path = PurePosixPath(entry.filename.replace("\\", "/"))
@@ -125,6 +128,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    """The array of an entry; pickled objects are refused."""
     try:
         with archive.open(name) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
@@ -145,7 +149,8 @@ def _convert_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
             f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
             "val_x, val_y; without train_x and train_y for images of a shifted distribution"
         )
-    images, labels = {}, {}
+    images = {}
+    labels = {}
     for split in SPLITS:
         image_name = f"{split}_x"
         label_name = f"{split}_y"

@@ -71,6 +71,7 @@ class Kernel:
         )
 
     def _find_output_range(self, begin: int, end: int, *, axis: int, count: int) -> tuple[int, int]:
+        """The first and the end of the `count` outputs along an axis that see some of a range."""
         # Output i sees the inputs i stride - padding ... i stride - padding + size - 1.
         padding = self.padding[axis]
         stride = self.stride[axis]
@@ -88,6 +89,7 @@ class Kernel:
         )
 
     def _find_input_range(self, begin: int, end: int, *, axis: int) -> tuple[int, int]:
+        """The first and the end of the inputs along an axis that a range of outputs sees."""
         stride = self.stride[axis]
         first = begin * stride - self.padding[axis]
         last = (end - 1) * stride - self.padding[axis]
@@ -134,6 +136,7 @@ def is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def _convert_convolution(conv: nn.Conv2d) -> Kernel | None:
+    """The kernel of a plain convolution padded with zeros; None for any other."""
     if conv.padding_mode != "zeros" or type(conv).forward is not nn.Conv2d.forward:
         return None
     left, _, top, _ = conv._reversed_padding_repeated_twice
@@ -160,6 +163,7 @@ def _convert_convolution(conv: nn.Conv2d) -> Kernel | None:
 
 
 def _convert_max_pooling(pool: nn.MaxPool2d) -> Kernel | None:
+    """The kernel of a max pooling; None where it returns indices too."""
     if pool.return_indices:
         return None
     size = _to_pair(pool.kernel_size)
@@ -177,6 +181,7 @@ def _convert_max_pooling(pool: nn.MaxPool2d) -> Kernel | None:
 
 
 def _convert_average_pooling(pool: nn.AvgPool2d) -> Kernel | None:
+    """The kernel of an average pooling; None where the edges are treated otherwise."""
     size = _to_pair(pool.kernel_size)
     stride = _to_pair(pool.stride)
     padding = _to_pair(pool.padding)

@@ -161,6 +161,7 @@ class Windows:
         return values[self._steps[-1].node]  # type: ignore[no-any-return]
 
     def _keep_reference(self, step: Step, output: Tensor) -> None:
+        """Keep the output of a step for the reference image, and its padded input if needed."""
         self._references[step.node] = output.clone()  # a later step may overwrite it
         if step.kernel is not None:
             inputs = self._references[step.operands[0]]

@@ -98,9 +98,7 @@ def iterate_uses(
 
 
 def require_one_input_per_image(name: str, use: Use, images: int) -> None:
-    """Raise `EvidenceError` where a layer does not see one input for each image along its first
-    dimension.
-    """
+    """Raise `EvidenceError` where the first dimension of a layer's inputs is not that of images."""
     if len(use.inputs) != images:
         raise EvidenceError(
             f"{name}: its layer sees {len(use.inputs)} inputs for {images} images; keep the "

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Border: TypeAlias = Literal["nearest", "mirror", "reflect"]
-"""What lies beyond abc: nearest aaa|abc, mirror cb|abc|ba, reflect ba|abc|cb."""
+"""The continuation of a line abc: nearest aaa|abc, mirror cb|abc|ba, reflect ba|abc|cb."""
 BITS = 18
 
 
@@ -84,9 +84,9 @@ def build_smoothing(length: int, sigma: float, truncate: float, border: Border) 
 
 
 def measure_enlargement(length: int, factor: float) -> tuple[int, int]:
-    """How many of a line's L places a factor f of at least 1 enlarges, and to how many.
+    """The number of a line's L places that a zoom enlarges, and the number it enlarges them to.
 
-    The first is ceil(L / f), the second round(ceil(L / f) f).
+    With the factor f >= 1 these are ceil(L / f) and round(ceil(L / f) f).
     """
     crop = math.ceil(length / factor)
     return crop, round(crop * factor)

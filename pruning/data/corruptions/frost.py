@@ -26,7 +26,7 @@ SIDE = 512
 LIGHT = (105.0, 125.0, 145.0, 160.0, 205.0)
 """The mean green level of each sheet."""
 TINT = (-25.0, 0.0, 12.0)
-"""What red, green and blue have above green: ice is bluish."""
+"""The levels of red, green and blue relative to green: ice is bluish."""
 CONTRAST = 25.0
 """The standard deviation of the green levels of a sheet."""
 DECAY = 1.05
