@@ -32,7 +32,7 @@ def corrupted(
     rng: Generator | None = None,
     sheets: Array | None = None,
 ) -> Array:
-    """One image corrupted; frost takes `sheets`, uint8 (K, S, S, 3)."""
+    """An image under a corruption; frost takes `sheets`, uint8 (K, S, S, 3)."""
     constant = (CIFAR if constants == "cifar" else IMAGENET)[name][severity - 1]
     if name == "frost":
         levels = frost(image, constant, rng, sheets, step=5 if constants == "cifar" else 1)

@@ -57,16 +57,16 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     side: int = 8
     groups: int = 0
-    """Of channels that can be removed."""
+    """The number of groups of channels that can be removed."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """With images of two channels, of three classes."""
+        """The parameters for images of two channels, of three classes."""
         return self.kwargs | {"channels": 2, "classes": 3}
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image."""
+        """The shape of an image."""
         return 2, self.side, self.side
 
 
@@ -302,7 +302,7 @@ def test_parameter_free_shortcuts_go_around_bottlenecks() -> None:
         ("densenet22", {"block": "wide"}, "block: Input should be 'bottleneck' or 'basic'"),
     ],
 )
-def test_what_is_no_member_of_the_family_is_refused(
+def test_parameters_outside_the_family_are_refused(
     architecture: str, kwargs: dict[str, Any], message: str | None
 ) -> None:
     if (

@@ -93,10 +93,9 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
     ],
 )
 def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
-    """One of each family, without numbers: the largest parts of all of them are layers that can be
-    pruned.
-    """
-    model, side = outline("torchvision", name=name, classes=7), SMALLEST[name]
+    """Run a network of each family without numbers; most of each are layers that can be pruned."""
+    model = outline("torchvision", name=name, classes=7)
+    side = SMALLEST[name]
     assert model(torch.zeros(2, 3, side, side, device="meta")).shape == (2, 7)
     if side > 1:
         with pytest.raises(RuntimeError):
@@ -114,7 +113,7 @@ def test_every_classifier_runs(name: str) -> None:
     ).shape == (1, 3)
 
 
-def test_what_is_not_taken_says_why() -> None:
+def test_networks_left_out_are_refused_with_the_reason() -> None:
     with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as caught:
         resolve("torchvision", {"name": "resnet19"})
     assert caught.value.pointer == "name"
@@ -180,7 +179,7 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
     )
 
 
-def test_what_serves_training_alone_is_not_pruned_and_does_not_count() -> None:
+def test_an_auxiliary_head_is_not_pruned_and_does_not_count() -> None:
     plain = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large")
     helped = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True)
     assert (

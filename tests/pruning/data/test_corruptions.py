@@ -136,30 +136,33 @@ def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> l
         return [Scripted(number, place) for number, place in zip(sheet, corner, strict=True)]
     if name == "elastic_transform":
         jitter = draws.signed(3, 2).double().numpy()[:, :, ::-1]
-        down, across = (
-            draws.signed(height, width, stream=stream).double().numpy() for stream in (1, 2)
-        )
+        down = draws.signed(height, width, stream=1).double().numpy()
+        across = draws.signed(height, width, stream=2).double().numpy()
         return [Scripted(*numbers) for numbers in zip(jitter, down, across, strict=True)]
     if name == "glass_blur":
         _, shift, times = constant
-        passes = []
-        for time in range(times):
-            words = draws.words(height, width, stream=time).numpy()
-            passes.append(
-                np.stack(
-                    [
-                        (half & 0xFFFF) * 2 * shift // (1 << 16) - shift
-                        for half in (words >> 16, words)
-                    ],
-                    -1,
-                )
-            )
-        return [Scripted(*offsets) for offsets in zip(*passes, strict=True)]
+        return glass_scripts(draws, (height, width), shift, times)
     assert name == "fog"
     side = max(constant[2], 1 << (max(height, width) - 1).bit_length())
+    return fog_scripts(draws, side)
+
+
+def glass_scripts(draws: Draws, size: tuple[int, int], shift: int, times: int) -> list[Scripted]:
+    passes = []
+    for time in range(times):
+        words = draws.words(*size, stream=time).numpy()
+        offsets = [
+            (half & 0xFFFF) * 2 * shift // (1 << 16) - shift for half in (words >> 16, words)
+        ]
+        passes.append(np.stack(offsets, -1))
+    return [Scripted(*image_passes) for image_passes in zip(*passes, strict=True)]
+
+
+def fog_scripts(draws: Draws, side: int) -> list[Scripted]:
     answers = []
     for field in draws.signed(side, side).double().numpy():
-        parts, step = [], side
+        parts = []
+        step = side
         while step >= 2:
             half = step // 2
             parts += [
@@ -225,7 +228,8 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants: str) -> None:
     """Compare draws with the law, and the law with a simulation, by the least p of 120 tests."""
-    rng, least = np.random.default_rng(1), []
+    rng = np.random.default_rng(1)
+    least = []
     for severity in range(1, 6):
         constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][severity - 1]
         law = NOISE[name](constant)
@@ -313,7 +317,8 @@ def test_random_corruptions_have_the_distribution_of_their_definitions_at_every_
 @pytest.mark.parametrize("name", STANDARD)
 def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in ((3, 32, 32), (1, 9, 14)):
-        images, before = pictures(21, *shape), torch.get_rng_state()
+        images = pictures(21, *shape)
+        before = torch.get_rng_state()
         kept = images.clone()
         whole = corrupt(images, name, 4)
         assert whole.dtype == torch.uint8
@@ -642,7 +647,7 @@ def test_black_and_white_images_are_corrupted(name: str, level: int) -> None:
         assert torch.equal(result, images)
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_wrong_arguments_are_refused() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     for severity in (0, 6, -1, 2.0, True, "3", None):
         with pytest.raises(ParameterError, match=r"severity is an integer from 1 to 5, not"):

@@ -1,4 +1,4 @@
-"""Datasets of images with masks: what is read, what is refused, and what a job makes of them."""
+"""Datasets of images with masks: read, refused, and prepared for a job."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ ONE = png(np.zeros((4, 4), np.uint8))
         ({"images/test/000.jpg": None, "masks/test/000.png": None}, "no test images"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_archives_that_do_not_fit_are_refused(
     tmp_path: Path, changes: dict[str, bytes | None], message: str
 ) -> None:
     files = {

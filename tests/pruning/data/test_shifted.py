@@ -87,7 +87,7 @@ def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> N
         (arrays(test=1), "has 1 image"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(source: Arrays, message: str) -> None:
+def test_sets_that_do_not_fit_are_refused_by_name(source: Arrays, message: str) -> None:
     data = cases.make_data()
     with pytest.raises(DataError, match=message) as caught:
         split_shifted("night", source, data, seed=0)

@@ -30,7 +30,7 @@ def arrays(
     shape: tuple[int, int, int] = (1, 2, 2),
     weights: tuple[int, ...] | None = None,
 ) -> Arrays:
-    """Every image holds its own number, so that splits can be told apart."""
+    """Every image holds its own number, so that splits can be distinguished."""
 
     def labels(n: int) -> Any:
         cycle = np.concatenate([np.full(k, i) for i, k in enumerate(weights or (1,) * classes)])

@@ -1,4 +1,4 @@
-"""Uploaded datasets: what is read, and what hostile files are refused with."""
+"""Uploaded datasets: good ones are read, and hostile files are refused."""
 
 from __future__ import annotations
 
@@ -157,13 +157,11 @@ def test_arrays_of_every_layout(tmp_path: Path, layout: str, compressed: bool) -
     train, test = (rng.integers(0, 256, (n, channels, 5, 4), dtype=np.uint8) for n in (4, 2))
 
     def laid_out(images: Array) -> Array:
-        return (
-            images[:, 0]
-            if layout == "NHW"
-            else images
-            if layout == "NCHW"
-            else images.transpose(0, 2, 3, 1)
-        )
+        if layout == "NHW":
+            return images[:, 0]
+        if layout == "NCHW":
+            return images
+        return images.transpose(0, 2, 3, 1)
 
     content = arrays(
         train_x=laid_out(train), test_x=laid_out(test), train_y=np.array([0, 1, 1, 0], np.uint8)
@@ -275,9 +273,10 @@ def with_method(method: int) -> bytes:
     """A zip that claims an unknown compression."""
     content = bytearray(zipped(folder()))
     for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        at = -1
-        while (at := content.find(signature, at + 1)) >= 0:
-            content[at + offset : at + offset + 2] = struct.pack("<H", method)
+        start = content.find(signature)
+        while start >= 0:
+            content[start + offset : start + offset + 2] = struct.pack("<H", method)
+            start = content.find(signature, start + 1)
     return bytes(content)
 
 

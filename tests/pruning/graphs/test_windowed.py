@@ -28,7 +28,8 @@ class Residual(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, stride, 1)
         self.norm = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels + 2, 3, padding="same", bias=False)
-        self.relu, self.stride = nn.ReLU(inplace), stride
+        self.relu = nn.ReLU(inplace)
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(self.relu(self.norm(self.conv1(x))))
@@ -41,10 +42,8 @@ class Joined(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.left, self.right = (
-            nn.Conv2d(channels, 2, 1),
-            nn.Conv2d(channels, 3, (5, 3), padding=(2, 1)),
-        )
+        self.left = nn.Conv2d(channels, 2, 1)
+        self.right = nn.Conv2d(channels, 3, (5, 3), padding=(2, 1))
         self.register_buffer("chosen", torch.tensor([4, 0, 2, 1]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +62,48 @@ class Gated(nn.Module):
         return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
 
 
-def drawn(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module:
+def draw_layer(rng: random.Random, channels: int) -> nn.Module:
+    """A random operation on maps of a number of channels."""
+    builders = [
+        lambda channels_in: nn.Conv2d(
+            channels_in,
+            2 * channels_in,
+            rng.choice([1, 2, 3, 5]),
+            rng.choice([1, 1, 2, 3]),
+            rng.choice([0, 1, 2]),
+            rng.choice([1, 1, 2]),
+            rng.choice([1, channels_in]),
+        ),
+        lambda channels_in: nn.Conv2d(
+            channels_in, 3, (rng.choice([1, 3]), rng.choice([2, 4])), padding="same"
+        ),
+        lambda channels_in: nn.Conv2d(
+            channels_in, channels_in, 3, padding=1, padding_mode="reflect"
+        ),
+        lambda channels_in: nn.MaxPool2d(
+            rng.choice([2, 3]),
+            rng.choice([1, 2]),
+            rng.choice([0, 1]),
+            ceil_mode=rng.random() < 0.5,
+        ),
+        lambda channels_in: nn.AvgPool2d(
+            rng.choice([2, 3]),
+            rng.choice([1, 2]),
+            rng.choice([0, 1]),
+            ceil_mode=rng.random() < 0.3,
+            count_include_pad=rng.random() < 0.7,
+        ),
+        lambda channels_in: nn.BatchNorm2d(channels_in),
+        lambda channels_in: nn.Sequential(nn.GELU(), nn.Identity(), nn.Dropout2d()),
+        lambda channels_in: Residual(channels_in, rng.choice([1, 2, 3]), rng.random() < 0.5),
+        Joined,
+        Gated,
+        lambda channels_in: nn.InstanceNorm2d(channels_in),
+    ]
+    return rng.choice(builders)(channels)
+
+
+def draw_network(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module:
     """A network of up to six operations, each of which still fits the map."""
     layers: list[nn.Module] = []
 
@@ -76,48 +116,7 @@ def drawn(rng: random.Random, channels: int, size: tuple[int, int]) -> nn.Module
 
     while len(layers) < rng.randint(2, 6):
         width = nn.Sequential(*layers).eval()(torch.zeros(1, channels, *size)).shape[1]
-        layers.append(
-            rng.choice(
-                [
-                    lambda channels_in: nn.Conv2d(
-                        channels_in,
-                        2 * channels_in,
-                        rng.choice([1, 2, 3, 5]),
-                        rng.choice([1, 1, 2, 3]),
-                        rng.choice([0, 1, 2]),
-                        rng.choice([1, 1, 2]),
-                        rng.choice([1, channels_in]),
-                    ),
-                    lambda channels_in: nn.Conv2d(
-                        channels_in, 3, (rng.choice([1, 3]), rng.choice([2, 4])), padding="same"
-                    ),
-                    lambda channels_in: nn.Conv2d(
-                        channels_in, channels_in, 3, padding=1, padding_mode="reflect"
-                    ),
-                    lambda channels_in: nn.MaxPool2d(
-                        rng.choice([2, 3]),
-                        rng.choice([1, 2]),
-                        rng.choice([0, 1]),
-                        ceil_mode=rng.random() < 0.5,
-                    ),
-                    lambda channels_in: nn.AvgPool2d(
-                        rng.choice([2, 3]),
-                        rng.choice([1, 2]),
-                        rng.choice([0, 1]),
-                        ceil_mode=rng.random() < 0.3,
-                        count_include_pad=rng.random() < 0.7,
-                    ),
-                    lambda channels_in: nn.BatchNorm2d(channels_in),
-                    lambda channels_in: nn.Sequential(nn.GELU(), nn.Identity(), nn.Dropout2d()),
-                    lambda channels_in: Residual(
-                        channels_in, rng.choice([1, 2, 3]), rng.random() < 0.5
-                    ),
-                    Joined,
-                    Gated,
-                    lambda channels_in: nn.InstanceNorm2d(channels_in),
-                ]
-            )(width)
-        )
+        layers.append(draw_layer(rng, width))
         if not fits():
             layers.pop()
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.LazyLinear(3))
@@ -141,7 +140,7 @@ def test_windows_are_the_whole_pass(
     size = rng.randint(7, 17), rng.randint(7, 17)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = drawn(rng, channels, size)
+        net = draw_network(rng, channels, size)
         image = torch.randn(channels, *size, dtype=torch.float64)
         last = net.to(memory_format=torch.channels_last) if seed % 2 else net  # type: ignore[call-overload]
         windows = Windows(last)
@@ -151,10 +150,8 @@ def test_windows_are_the_whole_pass(
             )
             for _ in range(6):
                 side = rng.randint(1, 4)
-                top, left = (
-                    rng.choice([0, size[0] - side, rng.randint(0, size[0] - side)]),
-                    rng.choice([0, size[1] - side, rng.randint(0, size[1] - side)]),
-                )
+                top = rng.choice([0, size[0] - side, rng.randint(0, size[0] - side)])
+                left = rng.choice([0, size[1] - side, rng.randint(0, size[1] - side)])
                 values = torch.randn(rng.randint(1, 3), channels, side, side, dtype=torch.float64)
                 images = image.repeat(len(values), 1, 1, 1)
                 images[:, :, top : top + side, left : left + side] = values
@@ -175,7 +172,8 @@ NETWORKS: list[Callable[[], nn.Module]] = [
 def test_networks_answer_in_windows_as_they_do_whole(build: Callable[[], nn.Module]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, image = build().eval(), torch.randn(3, 32, 32)
+        model = build().eval()
+        image = torch.randn(3, 32, 32)
         windows = Windows(optimise_for_inference(model, image))
         with torch.no_grad():
             windows.set_reference(image)
@@ -211,7 +209,9 @@ class Overwriting(nn.Module):
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        self.conv, self.way, self.relu = nn.Conv2d(1, 1, 3), way, nn.ReLU(inplace=True)
+        self.way = way
+        self.conv = nn.Conv2d(1, 1, 3)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.way == "input":
@@ -229,7 +229,7 @@ class Overwriting(nn.Module):
 
 
 @pytest.mark.parametrize("way", ["input", "module", "view", "sum", "function"])
-def test_what_overwrites_what_it_uses_again_is_refused(way: str) -> None:
+def test_networks_that_overwrite_what_they_use_again_are_refused(way: str) -> None:
     with pytest.raises(StructureError, match=r"overwrites in .* what it uses again"):
         Windows(Overwriting(way))
 
@@ -254,7 +254,7 @@ class Sums(nn.Module):
         )
 
 
-def test_what_is_lean_answers_alike_again_and_again() -> None:
+def test_a_simplified_network_has_the_same_output_again_and_again() -> None:
     net, image = Sums(), torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, lean = net(image), simplify(torch.fx.symbolic_trace(net))
@@ -271,7 +271,7 @@ def test_what_is_lean_answers_alike_again_and_again() -> None:
     )
 
 
-def test_what_is_new_may_be_overwritten() -> None:
+def test_new_memory_may_be_overwritten() -> None:
     refuse_overwritten(torch.fx.symbolic_trace(Residual(2, 1, inplace=True)))
 
 
@@ -282,7 +282,7 @@ def test_a_window_in_a_box_apart_from_its_own_is_the_reference() -> None:
 
 @pytest.mark.parametrize("near", [1, 3, 16])
 @pytest.mark.parametrize("block", [1, 2, 5])
-def test_how_many_are_tried_at_once_changes_nothing(
+def test_the_number_of_blocks_tried_at_once_changes_nothing(
     block: int, near: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.random.fork_rng(devices=[]):

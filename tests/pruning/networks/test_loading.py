@@ -1,4 +1,4 @@
-"""State dicts that must fit their architecture, and files that are none."""
+"""State dicts that must fit their architecture, and files that hold no state dict."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_what_does_not_fit_is_refused_and_changes_nothing(bad: str) -> None:
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(bad: str) -> None:
     change, message = BAD[bad]
     weights, model = state(), load_model("cifar_resnet", **RESNET)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -239,7 +239,7 @@ def test_a_file_loads_as_its_state_dict(tmp_path: Path) -> None:
     )
 
 
-def test_what_the_dataset_tells_is_filled_in_and_what_was_given_stays() -> None:
+def test_parameters_follow_from_the_dataset_unless_they_are_given() -> None:
     net = resolve("mlp", {"hidden": [5]}, shape=(3, 4, 6), classes=7)
     assert read_parameters(net) == {
         "hidden": [5],
