@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class AnySize:
+class AnySizeArchitecture:
     """An architecture with `channels` and `classes` that takes images of any size."""
 
     channels: int
@@ -25,7 +25,7 @@ class AnySize:
         return self.classes
 
 
-class Scaled(AnySize):
+class ScaledArchitecture(AnySizeArchitecture):
     """An architecture of a family, with fields `depth` and `width`, a factor on the channels."""
 
     @staticmethod

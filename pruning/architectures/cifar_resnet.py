@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._channel_map import ChannelMap
-from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
+from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
 from pruning.errors import ParameterError
 
 
@@ -134,7 +134,7 @@ class ResNet(nn.Module):
 
 @architectures.register("cifar_resnet")
 @dataclass(frozen=True, kw_only=True)
-class CifarResNet(Scaled):
+class CifarResNet(ScaledArchitecture):
     """CIFAR ResNet: stages of 16, 32, 64 channels times `width`, depth 6n + 2, 9n + 2 (bottleneck).
 
     `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. The

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import AnySize, draw_kaiming_normal_
+from pruning.architectures._convolutional import AnySizeArchitecture, draw_kaiming_normal_
 
 CONVOLUTIONS = 18
 """The layers of the dense blocks: 22 without the stem, the two transitions and the classifier."""
@@ -100,7 +100,7 @@ class DenseNet(nn.Module):
 
 @architectures.register("densenet22")
 @dataclass(frozen=True)
-class DenseNet22(AnySize):
+class DenseNet22(AnySizeArchitecture):
     """DenseNet of 22 layers for CIFAR: each layer of a dense block adds `growth` channels.
 
     The stem has twice as many. Like the code of Lost in Pruning it is a DenseNet-BC: three

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from pruning.architectures import architectures
-from pruning.architectures.mlp import Flat, build_dense_net
+from pruning.architectures.mlp import FlatArchitecture, build_dense_net
 
 
 @architectures.register("lenet_300_100")
 @dataclass(frozen=True)
-class LeNet300100(Flat):
+class LeNet300100(FlatArchitecture):
     """Two hidden layers of 300 and 100 ReLU units on flattened images.
 
     >>> sum(p.numel() for p in LeNet300100().build().parameters())

@@ -43,7 +43,7 @@ def build_dense_net(
 
 
 @dataclass(frozen=True)
-class Flat:
+class FlatArchitecture:
     """An architecture for flattened images of one size."""
 
     channels: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -69,7 +69,7 @@ class Flat:
 
 @architectures.register("mlp")
 @dataclass(frozen=True, kw_only=True)
-class Mlp(Flat):
+class Mlp(FlatArchitecture):
     """Multilayer perceptron on flattened images, layers `fc1`, `fc2`, ...
 
     >>> Mlp(hidden=(5,), channels=1, height=2, width=2, classes=3).build()

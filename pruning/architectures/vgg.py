@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
+from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -67,7 +67,7 @@ def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
 
 @architectures.register("vgg")
 @dataclass(frozen=True)
-class Vgg(Scaled):
+class Vgg(ScaledArchitecture):
     """VGG with BatchNorm, depth 11, 13, 16, 19: stages of 64, 128, 256, 512, 512 times `width`.
 
     The classifier is one linear layer on the global average, as used on CIFAR, so images of at

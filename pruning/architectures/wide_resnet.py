@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
+from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
 from pruning.errors import ParameterError
 
 
@@ -72,7 +72,7 @@ class WideNet(nn.Module):
 
 @architectures.register("wide_resnet")
 @dataclass(frozen=True)
-class WideResNet(Scaled):
+class WideResNet(ScaledArchitecture):
     """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k.
 
     There is no dropout.

@@ -64,7 +64,7 @@ def corrupt(
     if not len(images):
         return images.clone()
     strength = choose_table(type(method), constants, *images.shape[-2:])[severity - 1]  # type: ignore[arg-type]
-    draws = Draws.keyed(seed, name, severity, indices=indices.to(images.device, torch.int64))
+    draws = Draws.from_key(seed, name, severity, indices=indices.to(images.device, torch.int64))
     values = VALUES_AT_ONCE.get(images.device.type, 1 << 25)
     batch_size = max(1, values // images[0].numel())
     corrupted = []

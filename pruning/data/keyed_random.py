@@ -31,8 +31,8 @@ class Draws:
     x ^= x >> 15, x *= b, x ^= x >> 16 modulo 2^32, found for its low bias by Wellons (Prospecting
     for hash functions, 2018). Streams are independent of one another.
 
-    >>> both = Draws.keyed(0, "fog", indices=torch.tensor([4, 9]))
-    >>> nine = Draws.keyed(0, "fog", indices=torch.tensor([9]))
+    >>> both = Draws.from_key(0, "fog", indices=torch.tensor([4, 9]))
+    >>> nine = Draws.from_key(0, "fog", indices=torch.tensor([9]))
     >>> (
     ...     torch.equal(both.words(2, 3)[1:], nine.words(2, 3)),
     ...     torch.equal(both.words(6)[1], both.words(6, stream=1)[1]),
@@ -44,7 +44,7 @@ class Draws:
     """int32 (N, 2)."""
 
     @classmethod
-    def keyed(cls, seed: int, *names: str | int, indices: Tensor) -> Draws:
+    def from_key(cls, seed: int, *names: str | int, indices: Tensor) -> Draws:
         """The draws for the choice `names` under `seed`.
 
         `indices` are the numbers of the images, int64 (N,).

@@ -40,7 +40,7 @@ class Window:
     box: Box
     reference: Tensor
 
-    def within(
+    def extract(
         self, box: Box, around: Tensor | None = None, corner: tuple[int, int] = (0, 0)
     ) -> Tensor:
         """The maps in another box.
@@ -48,7 +48,7 @@ class Window:
         For a box beyond the edges, `around` is the padded reference, whose first place is `corner`.
 
         >>> ones = Window(torch.ones(1, 1, 1, 1), (0, 1, 1, 2), torch.zeros(1, 1, 2, 2))
-        >>> ones.within((0, 2, 0, 2))[0, 0].tolist()
+        >>> ones.extract((0, 2, 0, 2))[0, 0].tolist()
         [[0.0, 1.0], [0.0, 0.0]]
         """
         if box == self.box:
@@ -64,7 +64,7 @@ class Window:
 
     def to_whole(self) -> Tensor:
         """The whole maps."""
-        return self.within((0, self.reference.shape[2], 0, self.reference.shape[3]))
+        return self.extract((0, self.reference.shape[2], 0, self.reference.shape[3]))
 
     def to_shape(self) -> Tensor:
         """A tensor of the shape of the whole maps, with values of no meaning."""
@@ -176,11 +176,11 @@ class Windows:
         if step.kernel is not None and reference is not None and padded is not None:
             box = step.kernel.find_outputs(windows[0].box, reference.shape)
             above, before = step.kernel.padding
-            inputs = windows[0].within(step.kernel.find_inputs(box), padded, (-above, -before))
+            inputs = windows[0].extract(step.kernel.find_inputs(box), padded, (-above, -before))
             return _make_window(step.kernel.call(inputs), box, reference)
         if step.pointwise and reference is not None and _are_alike(step, values, windows):
             box = _span([window.box for window in windows])
-            output = _call_step(step, values, lambda window: window.within(box))
+            output = _call_step(step, values, lambda window: window.extract(box))
             return _make_window(output, box, reference)
         if _reads_sizes(step.node):
             return _call_step(step, values, Window.to_shape)

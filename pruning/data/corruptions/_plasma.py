@@ -18,7 +18,7 @@ def draw_plasma(side: int, decay: float, draws: Draws, stream: int = 0) -> Tenso
     the mean of their four corners, then the middles of edges that of their four neighbours, each
     with w U(-w, w) added, w = 100, divided by `decay` after each pass.
 
-    >>> map = draw_plasma(4, 2.0, Draws.keyed(0, indices=torch.arange(1)))
+    >>> map = draw_plasma(4, 2.0, Draws.from_key(0, indices=torch.arange(1)))
     >>> map.shape, map.min().item(), map.max().item()
     (torch.Size([1, 4, 4]), 0.0, 1.0)
     """

@@ -24,7 +24,9 @@ class Brightness:
     """V' = min(V + c, 1) in HSV: x V' / V, and V' where V = 0.
 
     >>> blue = torch.tensor([0, 0, 102], dtype=torch.uint8).view(1, 3, 1, 1)
-    >>> Brightness().apply(blue, (0.1,), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Brightness().apply(
+    ...     blue, (0.1,), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [0, 0, 127]
     """
 
@@ -46,7 +48,9 @@ class Contrast:
     """(x - mean) c + mean, the mean of each channel of each image.
 
     >>> image = torch.tensor([0, 200], dtype=torch.uint8).view(1, 1, 1, 2)
-    >>> Contrast().apply(image, (0.5,), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Contrast().apply(
+    ...     image, (0.5,), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [50, 150]
     """
 
@@ -72,7 +76,9 @@ class Saturate:
     are left alone. Constants: a, b.
 
     >>> pink = torch.tensor([200, 100, 100], dtype=torch.uint8).view(1, 3, 1, 1)
-    >>> Saturate().apply(pink, (1.5, 0), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Saturate().apply(
+    ...     pink, (1.5, 0), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [200, 50, 50]
     """
 

@@ -130,7 +130,7 @@ class ElasticTransform:
 
     >>> grey = torch.full((1, 3, 9, 9), 77, dtype=torch.uint8)
     >>> ElasticTransform().apply(
-    ...     grey, (0.1, 0.04, 0.05), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (0.1, 0.04, 0.05), Draws.from_key(0, indices=torch.arange(1))
     ... ).unique().tolist()
     [77]
     """

@@ -26,7 +26,7 @@ class Fog:
     decay, width of the map.
 
     >>> dark = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    >>> Fog().apply(dark, (1, 2, 32), Draws.keyed(0, indices=torch.arange(1))).max().item()
+    >>> Fog().apply(dark, (1, 2, 32), Draws.from_key(0, indices=torch.arange(1))).max().item()
     0
     """
 

@@ -46,7 +46,7 @@ def draw_sheets(device: torch.device) -> Tensor:
     ... ]
     [123, 148, 160]
     """
-    draws = Draws.keyed(0, "frost sheets", indices=torch.arange(len(LIGHT)))
+    draws = Draws.from_key(0, "frost sheets", indices=torch.arange(len(LIGHT)))
     ground = draw_plasma(SIDE, DECAY, draws).double().numpy()
     second = draw_plasma(SIDE, DECAY, draws, stream=1).double().numpy()
     ridges = (1.0 - np.abs(2.0 * second - 1.0)) ** 4
@@ -73,7 +73,7 @@ class Frost:
 
     >>> black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     >>> Frost().apply(
-    ...     black, (1, 0.2, 5), Draws.keyed(0, indices=torch.arange(1))
+    ...     black, (1, 0.2, 5), Draws.from_key(0, indices=torch.arange(1))
     ... ).max().item() <= 51
     True
     """

@@ -85,7 +85,7 @@ class GlassBlur:
 
     >>> grey = torch.full((1, 3, 5, 5), 77, dtype=torch.uint8)
     >>> GlassBlur().apply(
-    ...     grey, (0.4, 1, 2), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (0.4, 1, 2), Draws.from_key(0, indices=torch.arange(1))
     ... ).unique().tolist()
     [77]
     """

@@ -41,7 +41,7 @@ class JpegCompression:
 
     >>> grey = torch.full((1, 1, 8, 8), 77, dtype=torch.uint8)
     >>> JpegCompression().apply(
-    ...     grey, (80,), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (80,), Draws.from_key(0, indices=torch.arange(1))
     ... ).unique().tolist()
     [77]
     """

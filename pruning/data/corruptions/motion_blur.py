@@ -25,7 +25,9 @@ class MotionBlur:
 
     >>> import torch
     >>> grey = torch.full((1, 1, 3, 3), 90, dtype=torch.uint8)
-    >>> MotionBlur().apply(grey, (10, 3), Draws.keyed(0, indices=torch.arange(1))).unique().tolist()
+    >>> MotionBlur().apply(
+    ...     grey, (10, 3), Draws.from_key(0, indices=torch.arange(1))
+    ... ).unique().tolist()
     [90]
     """
 

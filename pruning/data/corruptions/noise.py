@@ -69,7 +69,9 @@ class GaussianNoise:
     >>> import torch
     >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
     >>> noisy = (
-    ...     GaussianNoise().apply(grey, (0.04,), Draws.keyed(0, indices=torch.arange(1))).double()
+    ...     GaussianNoise()
+    ...     .apply(grey, (0.04,), Draws.from_key(0, indices=torch.arange(1)))
+    ...     .double()
     ... )
     >>> round(noisy.std().item())
     10
@@ -90,7 +92,7 @@ class ShotNoise:
 
     >>> import torch
     >>> black = torch.zeros((1, 1, 2, 2), dtype=torch.uint8)
-    >>> ShotNoise().apply(black, (3,), Draws.keyed(0, indices=torch.arange(1))).max().item()
+    >>> ShotNoise().apply(black, (3,), Draws.from_key(0, indices=torch.arange(1))).max().item()
     0
     """
 
@@ -109,7 +111,7 @@ class ImpulseNoise:
 
     >>> import torch
     >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
-    >>> noisy = ImpulseNoise().apply(grey, (0.27,), Draws.keyed(0, indices=torch.arange(1)))
+    >>> noisy = ImpulseNoise().apply(grey, (0.27,), Draws.from_key(0, indices=torch.arange(1)))
     >>> noisy.unique().tolist(), round((noisy != 128).double().mean().item(), 1)
     ([0, 128, 255], 0.3)
     """
@@ -129,7 +131,9 @@ class SpeckleNoise:
 
     >>> import torch
     >>> dark = torch.full((1, 1, 64, 64), 50, dtype=torch.uint8)
-    >>> noisy = SpeckleNoise().apply(dark, (0.2,), Draws.keyed(0, indices=torch.arange(1))).double()
+    >>> noisy = (
+    ...     SpeckleNoise().apply(dark, (0.2,), Draws.from_key(0, indices=torch.arange(1))).double()
+    ... )
     >>> round(noisy.std().item())
     10
     """

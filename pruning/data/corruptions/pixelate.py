@@ -70,7 +70,9 @@ class Pixelate:
     """Reduced to floor(c H) by floor(c W) pixels, at least 1, and enlarged again, by box filters.
 
     >>> image = torch.tensor([0, 100, 200, 200], dtype=torch.uint8).view(1, 1, 1, 4)
-    >>> Pixelate().apply(image, (0.5,), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Pixelate().apply(
+    ...     image, (0.5,), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [50, 50, 200, 200]
     """
 

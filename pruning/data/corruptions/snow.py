@@ -49,7 +49,7 @@ class Snow:
 
     >>> black = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
     >>> snowed = Snow().apply(
-    ...     black, (0.1, 0.3, 3, 0.5, 10, 4, 0.8), Draws.keyed(0, indices=torch.arange(1))
+    ...     black, (0.1, 0.3, 3, 0.5, 10, 4, 0.8), Draws.from_key(0, indices=torch.arange(1))
     ... )
     >>> snowed.min().item(), torch.equal(snowed, snowed.flip(2, 3))
     (25, True)

@@ -101,7 +101,7 @@ class Spatter:
 
     >>> grey = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
     >>> mud = Spatter().apply(
-    ...     grey, (0.65, 0.1, 0.5, 0.68, 0.6, 1), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (0.65, 0.1, 0.5, 0.68, 0.6, 1), Draws.from_key(0, indices=torch.arange(1))
     ... )
     >>> mud.amin((0, 2, 3)).tolist(), mud.max().item()
     ([63, 42, 20], 77)

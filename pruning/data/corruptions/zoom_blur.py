@@ -28,7 +28,7 @@ class ZoomBlur:
 
     >>> point = torch.tensor([0, 0, 100, 0], dtype=torch.uint8).view(1, 1, 1, 4)
     >>> ZoomBlur().apply(
-    ...     point, (2.5, 1.0), Draws.keyed(0, indices=torch.arange(1))
+    ...     point, (2.5, 1.0), Draws.from_key(0, indices=torch.arange(1))
     ... ).flatten().tolist()
     [0, 11, 88, 33]
     """

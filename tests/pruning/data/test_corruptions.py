@@ -210,7 +210,7 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
             constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][
                 severity - 1
             ]
-            draws = Draws.keyed(5, name, severity, indices=torch.arange(3))
+            draws = Draws.from_key(5, name, severity, indices=torch.arange(3))
             ours = hwc(corrupt(images, name, severity, seed=5, constants=constants)).astype(int)
             theirs = np.stack(
                 [
@@ -354,7 +354,7 @@ def test_other_seeds_indices_and_severities_are_other_draws(name: str) -> None:
         "of 7; near angles may be the same shifts in whole pixels"
     )
     draws = {
-        Draws.keyed(seed, other, severity, indices=far).words(1)[0].item()
+        Draws.from_key(seed, other, severity, indices=far).words(1)[0].item()
         for seed in (0, 1, -1)
         for other in ("fog", "snow")
         for severity in (1, 2)
@@ -378,7 +378,7 @@ def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
     assert [word & 0xFFFFFFFF for word in hash_(words).tolist()] == [
         unsigned_hash(number) for number in numbers
     ]
-    draws = Draws.keyed(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
+    draws = Draws.from_key(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
     first, second = ([key & 0xFFFFFFFF for key in column] for column in draws.keys.T.tolist())
     for stream in (0, 1, 5):
         words_by_image = draws.words(4, stream=stream).tolist()
@@ -388,13 +388,13 @@ def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
                 assert word & 0xFFFFFFFF == unsigned_hash(
                     (unsigned_hash(place ^ k1) + k2) % (1 << 32)
                 )
-    assert Draws.keyed(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [
+    assert Draws.from_key(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [
         [-143189812, 295269214]
     ]
 
 
 def test_words_are_uniform_and_independent() -> None:
-    words = Draws.keyed(0, "test", indices=torch.arange(400)).words(5000).numpy()
+    words = Draws.from_key(0, "test", indices=torch.arange(400)).words(5000).numpy()
     values = words.view(np.uint32).astype(np.float64) / 2**32
     assert stats.kstest(values.ravel()[:1_000_000], "uniform").pvalue > 1e-3
     for shift in range(0, 32, 8):
@@ -405,11 +405,11 @@ def test_words_are_uniform_and_independent() -> None:
     limit = 5 / math.sqrt(values.size)
     centred = (values - 0.5) * math.sqrt(12)
     other = (
-        Draws.keyed(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
+        Draws.from_key(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
         / 2**32
     )
     stream = (
-        Draws.keyed(0, "test", indices=torch.arange(400))
+        Draws.from_key(0, "test", indices=torch.arange(400))
         .words(5000, stream=1)
         .numpy()
         .view(np.uint32)
@@ -435,7 +435,7 @@ def test_words_are_uniform_and_independent() -> None:
 
 def test_normal_numbers_are_normal() -> None:
     normal = (
-        Draws.keyed(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
+        Draws.from_key(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
     )
     assert stats.kstest(normal.ravel(), "norm").pvalue > 1e-3
     assert abs(normal.mean()) < 5e-3
@@ -446,7 +446,7 @@ def test_normal_numbers_are_normal() -> None:
 
 
 def test_integers_and_signed_numbers_are_uniform() -> None:
-    draws = Draws.keyed(0, "test", indices=torch.arange(100))
+    draws = Draws.from_key(0, "test", indices=torch.arange(100))
     for limit in (1, 3, 5, 512):
         integers = draws.integers(limit, 2000).numpy()
         assert integers.min() == 0
@@ -525,7 +525,7 @@ def test_smoothing_is_scipys_and_sums_exactly(sigma: float) -> None:
 def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
     height: int, width: int, shift: int
 ) -> None:
-    draws = Draws.keyed(0, "glass", indices=torch.arange(4))
+    draws = Draws.from_key(0, "glass", indices=torch.arange(4))
     images = torch.arange(4 * height * width).view(4, 1, height, width)
     ours = shuffle_pixels(images, shift, 2, draws)
     for n, expected in enumerate(images.clone()[:, 0].numpy()):
@@ -556,7 +556,7 @@ def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
 @pytest.mark.parametrize(("side", "decay"), [(32, 1.75), (32, 3.0), (64, 2.0)])
 def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: float) -> None:
     ours = (
-        draw_plasma(side, decay, Draws.keyed(0, "plasma", indices=torch.arange(300)))
+        draw_plasma(side, decay, Draws.from_key(0, "plasma", indices=torch.arange(300)))
         .double()
         .numpy()
     )
@@ -683,7 +683,9 @@ def test_wrong_arguments_are_refused() -> None:
 @pytest.mark.parametrize("name", STANDARD)
 def test_a_cuda_device_gives_the_same_numbers(name: str) -> None:
     far = torch.tensor([0, 5, 1 << 40])
-    on_cpu, on_cuda = (Draws.keyed(1, name, indices=far.to(device)) for device in ("cpu", "cuda"))
+    on_cpu, on_cuda = (
+        Draws.from_key(1, name, indices=far.to(device)) for device in ("cpu", "cuda")
+    )
     assert torch.equal(on_cpu.words(100, stream=2), on_cuda.words(100, stream=2).cpu())
     assert torch.equal(on_cpu.normal(100), on_cuda.normal(100).cpu())
     images = pictures(5, 3, 33, 47)

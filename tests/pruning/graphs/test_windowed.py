@@ -277,7 +277,7 @@ def test_new_memory_may_be_overwritten() -> None:
 
 def test_a_window_in_a_box_apart_from_its_own_is_the_reference() -> None:
     window = Window(torch.ones(2, 1, 2, 2), (0, 2, 0, 2), torch.zeros(1, 1, 5, 5))
-    assert window.within((3, 5, 1, 4)).tolist() == torch.zeros(2, 1, 2, 3).tolist()
+    assert window.extract((3, 5, 1, 4)).tolist() == torch.zeros(2, 1, 2, 3).tolist()
 
 
 @pytest.mark.parametrize("near", [1, 3, 16])
