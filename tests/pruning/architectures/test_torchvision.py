@@ -64,7 +64,7 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
         assert not torchvision_shim.is_mismatched(*pair), pair
     declared = torchvision_shim.LIBRARY is not None
     assert declared == torchvision_shim.is_mismatched(
-        torch.version.cuda, torch.version.hip, torchvision_shim._installed()
+        torch.version.cuda, torch.version.hip, torchvision_shim._read_installed_version()
     )
 
 
