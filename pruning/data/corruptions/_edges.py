@@ -30,9 +30,14 @@ def _compute_gradients(levels: Tensor) -> tuple[Tensor, Tensor]:
     """Sobel's gradients across and down, int32 (N, H, W) each, the edges continued."""
     maps = levels[:, None].to(torch.float32)  # padding by replication knows no int32
     wide = F.pad(maps, [1, 1, 1, 1], mode="replicate")[:, 0].to(torch.int32)
-    smooth_down = wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]
+    above = wide[:, :-2]
+    below = wide[:, 2:]
+    smooth_down = above + 2 * wide[:, 1:-1] + below
     gx = smooth_down[:, :, 2:] - smooth_down[:, :, :-2]
-    smooth_across = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
+
+    left = wide[:, :, :-2]
+    right = wide[:, :, 2:]
+    smooth_across = left + 2 * wide[:, :, 1:-1] + right
     gy = smooth_across[:, 2:] - smooth_across[:, :-2]
     return gx, gy
 
@@ -98,6 +103,8 @@ def measure_distances(marks: Tensor, farthest: int) -> Tensor:
     for k in range(1, min(farthest, height)):
         if k * k >= squares.max():  # rows farther away cannot be nearer to any place
             break
-        squares[:, k:] = torch.minimum(squares[:, k:], along_row[:, :-k] + k * k)
-        squares[:, :-k] = torch.minimum(squares[:, :-k], along_row[:, k:] + k * k)
+        from_above = along_row[:, :-k] + k * k
+        squares[:, k:] = torch.minimum(squares[:, k:], from_above)
+        from_below = along_row[:, k:] + k * k
+        squares[:, :-k] = torch.minimum(squares[:, :-k], from_below)
     return squares.sqrt_().clamp_(max=farthest)
