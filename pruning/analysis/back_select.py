@@ -145,7 +145,7 @@ def _try_blocks_in_windows(
     """
     height, width = numbers.shape
     rows, columns = -(-height // block), -(-width // block)
-    unchanged = compute_confidence(windows.settle(image))[:, target]
+    unchanged = compute_confidence(windows.set_reference(image))[:, target]
     confidences = unchanged.repeat(rows * columns)
     shown = set(numbers[(image != 0).any(0)].tolist())
     tried = [number for number in visible if number in shown]  # hiding zeros changes nothing
@@ -156,7 +156,7 @@ def _try_blocks_in_windows(
         chosen = torch.tensor(group, device=image.device)
         hidden = numbers[top:bottom, left:right] == chosen[:, None, None]
         values = image[:, top:bottom, left:right].masked_fill(hidden[:, None], 0.0)
-        answers = windows.answer(values, (top, bottom, left, right))
+        answers = windows.evaluate(values, (top, bottom, left, right))
         confidences[chosen] = compute_confidence(answers)[:, target]
     return confidences[visible]
 

@@ -1,4 +1,4 @@
-"""A module that spreads the channels that remain over their old places."""
+"""A module that spreads the remaining channels over their old places."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 
 class ChannelMap(nn.Module):
-    """A module without weights, each output channel of which is one input channel or zero: a
-    parameter-free shortcut.
+    """A parameter-free shortcut: each output channel is an input channel, or zero.
 
-    `sources` says which input channel feeds each output channel, -1 for none. It is no part of the
-    state dict.
+    `sources` is the number of the input channel that feeds each output channel, -1 for zero. It is
+    not part of the state dict.
     """
 
     sources: Tensor
@@ -24,8 +23,9 @@ class ChannelMap(nn.Module):
         self.route_(channels_in, sources)
 
     def route_(self, channels_in: int, sources: Sequence[int]) -> None:
-        """Feed the output channels from these of so many input channels; `ValueError` for one that
-        does not exist.
+        """Feed the output channels from these of `channels_in` input channels.
+
+        Raises `ValueError` for an input channel that does not exist.
         """
         if any(not -1 <= source < channels_in for source in sources):
             raise ValueError(f"sources must lie in -1 ... {channels_in - 1}")
@@ -33,17 +33,19 @@ class ChannelMap(nn.Module):
         self.sources = torch.tensor(sources, dtype=torch.long, device=self.sources.device)
 
     def select_channels(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Keep these channels, in place; an output whose input goes becomes zero.
+        """Keep these input and output channels, in place.
+
+        An output whose input is removed becomes zero.
 
         >>> halves = ChannelMap(2, [-1, 0, 1, -1])
         >>> halves.select_channels(torch.tensor([1]), torch.tensor([0, 1, 2]))
         >>> halves.channels_in, halves.sources
         (1, tensor([-1, -1,  0]))
         """
-        places = {int(old): new for new, old in enumerate(inputs.tolist())}
-        kept = self.sources[outputs.to(self.sources.device)].tolist()
-        self.route_(len(inputs), [places.get(source, -1) for source in kept])
+        new_numbers = {int(old): new for new, old in enumerate(inputs.tolist())}
+        old_sources = self.sources[outputs.to(self.sources.device)].tolist()
+        self.route_(len(inputs), [new_numbers.get(source, -1) for source in old_sources])
 
     def extra_repr(self) -> str:
-        """How many channels come in and go out."""
+        """The numbers of input and output channels."""
         return f"{self.channels_in}, {len(self.sources)}"

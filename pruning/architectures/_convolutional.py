@@ -1,4 +1,4 @@
-"""What convolutional networks for images of any size share."""
+"""The parts that convolutional networks for images of any size share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class AnySize:
+class AnySizeArchitecture:
     """An architecture with `channels` and `classes` that takes images of any size."""
 
     channels: int
@@ -16,30 +16,30 @@ class AnySize:
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Any image size (an architecture may have a `smallest`)."""
+        """The channels, and any image size (an architecture may have a `smallest`)."""
         return self.channels, None, None
 
     @property
     def outputs(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return self.classes
 
 
-class Scaled(AnySize):
-    """One with fields `depth` and `width`, a factor on the channels: members of a family."""
+class ScaledArchitecture(AnySizeArchitecture):
+    """An architecture of a family, with fields `depth` and `width`, a factor on the channels."""
 
     @staticmethod
     def member(depth: int, width: float) -> dict[str, Any]:
-        """In a family: layers as `depth` counts them, channels times `width`."""
+        """The parameters of a member of a family: `depth`, and channels times `width`."""
         return {"depth": depth, "width": width}
 
 
 def draw_kaiming_normal_(net: nn.Module) -> None:
-    """Draw the weight of every Linear and Conv2d anew, in place; what is on the meta device has
-    none.
+    """Draw the weight of every Linear and Conv2d again, in place.
+
+    Layers on the meta device have no numbers and are left alone.
     """
+    meta = torch.device("meta")
     for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != torch.device(
-            "meta"
-        ):
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.device != meta:
             nn.init.kaiming_normal_(module.weight)

@@ -1,5 +1,4 @@
-"""Makes torchvision importable beside a torch that it was not built for; import this before
-torchvision.
+"""Makes torchvision importable beside a torch of another build; to import before torchvision.
 
 torchvision's compiled library belongs to one build of torch. Beside another (a CPU torch and a CUDA
 torchvision, of the same release) it does not load, and the schemas of two operators that
@@ -15,14 +14,16 @@ from pathlib import Path
 import torch
 
 OPERATORS = ("nms", "qnms")
-"""Those that are named at import. They have no implementation here: detection does not work,
-classification does.
+"""The operators that torchvision names at import.
+
+They have no implementation here: detection does not work, classification does.
 """
 
 
 def is_mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | None) -> bool:
-    """Whether torchvision of this version string (None: not installed) is a CUDA build beside a CPU
-    build of torch.
+    """Whether torchvision is a CUDA build beside a CPU build of torch.
+
+    `version` is that of torchvision, None where it is not installed.
 
     >>> is_mismatched(None, None, "0.28.0+cu130"), is_mismatched("13.0", None, "0.28.0+cu130")
     (True, False)
@@ -30,23 +31,25 @@ def is_mismatched(torch_cuda: str | None, torch_hip: str | None, version: str | 
     return version is not None and "+cu" in version and torch_cuda is None and torch_hip is None
 
 
-def _installed() -> str | None:
-    """The version of the installed torchvision, read without importing it; its metadata do not name
-    the build.
+def _read_installed_version() -> str | None:
+    """The version of the installed torchvision, read from its files without importing it.
+
+    Its metadata do not name the build.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return None
     path = Path(spec.origin).with_name("version.py")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next(
-        (line.partition("=")[2].strip(" '\"") for line in lines if line.startswith("__version__")),
-        None,
-    )
+    for line in lines:
+        if line.startswith("__version__"):
+            return line.partition("=")[2].strip(" '\"")
+    return None
 
 
-def _declare() -> torch.library.Library | None:
-    if not is_mismatched(torch.version.cuda, torch.version.hip, _installed()):
+def _declare_operators() -> torch.library.Library | None:
+    """Declare the operators where the builds do not match; nothing otherwise."""
+    if not is_mismatched(torch.version.cuda, torch.version.hip, _read_installed_version()):
         return None
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in OPERATORS:
@@ -54,5 +57,5 @@ def _declare() -> torch.library.Library | None:
     return library
 
 
-LIBRARY = _declare()
-"""Kept for as long as the process lives: the schemas go with it."""
+LIBRARY = _declare_operators()
+"""The declarations, kept for as long as the process lives: the schemas go with them."""

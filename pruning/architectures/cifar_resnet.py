@@ -1,7 +1,7 @@
-"""The CIFAR ResNet family: three stages of basic blocks, depth 6n + 2, or bottlenecks, 9n + 2 (He
-et al., CVPR, ECCV 2016).
+"""The CIFAR ResNet family (He et al., CVPR, ECCV 2016).
 
-Parameter names follow akamaster/pytorch_resnet_cifar10, so its checkpoints load as they are.
+Networks have three stages of basic blocks, depth 6n + 2, or of bottlenecks, depth 9n + 2. Parameter
+names follow akamaster/pytorch_resnet_cifar10, so its checkpoints load as they are.
 """
 
 from __future__ import annotations
@@ -15,46 +15,42 @@ from torch.nn import functional as F
 
 from pruning.architectures import architectures
 from pruning.architectures._channel_map import ChannelMap
-from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
+from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
 from pruning.errors import ParameterError
 
 
 class Shortcut(ChannelMap):
-    """The parameter-free shortcut (option A): every `stride`-th pixel, new channels filled with
-    zeros on both sides.
+    """The parameter-free shortcut (option A): every `stride`-th pixel, new channels of zeros.
+
+    The new channels lie on both sides of the old ones.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         before = (channels - channels_in) // 2
+        sources = [channel - before for channel in range(channels)]
         super().__init__(
-            channels_in,
-            [
-                place - before if 0 <= place - before < channels_in else -1
-                for place in range(channels)
-            ],
+            channels_in, [source if 0 <= source < channels_in else -1 for source in sources]
         )
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
         with_zeros = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, 1))
-        return with_zeros.index_select(
-            1, self.sources % with_zeros.shape[1]
-        )  # -1, no source, is the channel of zeros
+        # The source -1 (none) becomes the number of the channel of zeros, which is the last.
+        return with_zeros.index_select(1, self.sources % with_zeros.shape[1])
 
 
 def build_shortcut(channels_in: int, channels: int, stride: int, projection: bool) -> nn.Module:
-    """Around a block: the identity, and where the shape changes option A or a projection (option
-    B).
+    """The shortcut around a block.
+
+    It is the identity; where the shape changes, option A or a projection (option B).
     """
     if stride == 1 and channels_in == channels:
         return nn.Identity()
-    return (
-        Shortcut(channels_in, channels, stride)
-        if not projection
-        else nn.Sequential(
-            nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-        )
+    if not projection:
+        return Shortcut(channels_in, channels, stride)
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
     )
 
 
@@ -78,9 +74,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution, the last to four times as many channels, and a
-    shortcut.
-    """
+    """A 1x1, a 3x3 and a 1x1 convolution, the last to 4 times the channels, and a shortcut."""
 
     expansion = 4
 
@@ -107,6 +101,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
+        *,
         block: type[Block | Bottleneck],
         blocks: int,
         widths: tuple[int, int, int],
@@ -122,15 +117,11 @@ class ResNet(nn.Module):
         for stage, width in enumerate(widths):
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
             wide = block.expansion * width
-            stages.append(
-                nn.Sequential(
-                    *(
-                        block(width_in if i == 0 else wide, width, stride, projection)
-                        for i, stride in enumerate(strides)
-                    )
-                )
-            )
-            width_in = wide
+            stage_blocks = []
+            for stride in strides:
+                stage_blocks.append(block(width_in, width, stride, projection))
+                width_in = wide
+            stages.append(nn.Sequential(*stage_blocks))
         self.layer1, self.layer2, self.layer3 = stages
         self.linear = nn.Linear(width_in, classes)
 
@@ -143,13 +134,12 @@ class ResNet(nn.Module):
 
 @architectures.register("cifar_resnet")
 @dataclass(frozen=True, kw_only=True)
-class CifarResNet(Scaled):
-    """CIFAR ResNet of three stages of 16, 32, 64 channels times `width`, depth 6n + 2; with
-    bottlenecks 9n + 2.
+class CifarResNet(ScaledArchitecture):
+    """CIFAR ResNet: stages of 16, 32, 64 channels times `width`, depth 6n + 2, 9n + 2 (bottleneck).
 
-    `build_shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. What
-    the code of Lost in Pruning calls ResNet-56 and ResNet-110 has 9 and 18 bottlenecks a stage and
-    projections: depths 83 and 164 as counted here.
+    `shortcut` A is parameter-free (subsampling and zero channels), B a 1x1 projection. The
+    networks that the code of Lost in Pruning calls ResNet-56 and ResNet-110 have 9 and 18
+    bottlenecks in each stage and projections: depths 83 and 164 as counted here.
 
     >>> def size(**options):
     ...     return sum(p.numel() for p in CifarResNet(**options).build().parameters())
@@ -183,14 +173,15 @@ class CifarResNet(Scaled):
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         w1, w2, w3 = (max(1, round(width * self.width)) for width in (16, 32, 64))
-        block, layers = (Block, 6) if self.block == "basic" else (Bottleneck, 9)
+        is_basic = self.block == "basic"
+        blocks = (self.depth - 2) // (6 if is_basic else 9)  # depth 6n + 2, or 9n + 2
         net = ResNet(
-            block,
-            (self.depth - 2) // layers,
-            (w1, w2, w3),
-            self.channels,
-            self.classes,
-            self.shortcut == "B",
+            block=Block if is_basic else Bottleneck,
+            blocks=blocks,
+            widths=(w1, w2, w3),
+            channels=self.channels,
+            classes=self.classes,
+            projection=self.shortcut == "B",
         )
         draw_kaiming_normal_(net)
         return net

@@ -1,5 +1,6 @@
-"""The DenseNet of 22 layers for CIFAR: three dense blocks, each layer reads all before it (Huang et
-al., CVPR 2017).
+"""The DenseNet of 22 layers for CIFAR (Huang et al., CVPR 2017).
+
+It has three dense blocks, in which each layer reads all layers before it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import AnySize, draw_kaiming_normal_
+from pruning.architectures._convolutional import AnySizeArchitecture, draw_kaiming_normal_
 
 CONVOLUTIONS = 18
-"""In the dense blocks: 22 without the stem, the two transitions and the classifier."""
+"""The layers of the dense blocks: 22 without the stem, the two transitions and the classifier."""
 
 
 class Basic(nn.Module):
-    """BatchNorm, ReLU and a 3x3 convolution to `growth` new channels, beside those that came."""
+    """BatchNorm, ReLU and a 3x3 convolution to `growth` new channels, added to the old ones."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """As `Basic`, with a 1x1 convolution to 4 growth channels before the 3x3."""
+    """The layers of `Basic`, with a 1x1 convolution to 4 growth channels before the 3x3."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -49,9 +50,7 @@ class Bottleneck(nn.Module):
 
 
 class Transition(nn.Module):
-    """BatchNorm, ReLU, a 1x1 convolution and the mean over 2x2 pixels, at odd borders over those
-    there are.
-    """
+    """BatchNorm, ReLU, a 1x1 convolution and the mean over 2x2 pixels, fewer at odd borders."""
 
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
@@ -64,25 +63,26 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Stem, three dense blocks with transitions between them, BatchNorm, ReLU, global average
-    pooling, classifier.
+    """Stem, three dense blocks with transitions between them, pooling and classifier.
+
+    BatchNorm and ReLU precede the pooling, which is a global average.
     """
 
     def __init__(
         self, bottleneck: bool, growth: int, compression: float, channels: int, classes: int
     ) -> None:
         super().__init__()
-        block, layers = (
-            (Bottleneck, CONVOLUTIONS // 6) if bottleneck else (Basic, CONVOLUTIONS // 3)
-        )
+        block = Bottleneck if bottleneck else Basic
+        layers = CONVOLUTIONS // 6 if bottleneck else CONVOLUTIONS // 3
         width = 2 * growth
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         stages: list[nn.Module] = []
         for stage in range(3):
-            stages.append(
-                nn.Sequential(*(block(width + i * growth, growth) for i in range(layers)))
-            )
-            width += layers * growth
+            dense_layers = []
+            for _ in range(layers):
+                dense_layers.append(block(width, growth))
+                width += growth
+            stages.append(nn.Sequential(*dense_layers))
             if stage < 2:
                 narrow = max(1, int(compression * width))
                 stages.append(Transition(width, narrow))
@@ -100,13 +100,12 @@ class DenseNet(nn.Module):
 
 @architectures.register("densenet22")
 @dataclass(frozen=True)
-class DenseNet22(AnySize):
-    """DenseNet of 22 layers for CIFAR: dense blocks that add `growth` channels a layer, a stem of
-    twice as many.
+class DenseNet22(AnySizeArchitecture):
+    """DenseNet of 22 layers for CIFAR: each layer of a dense block adds `growth` channels.
 
-    As in the code of Lost in Pruning it is a DenseNet-BC: three bottleneck layers a block, and
-    transitions that keep `compression` of the channels. `block` basic with compression 1 is the
-    plain DenseNet, six layers a block.
+    The stem has twice as many. Like the code of Lost in Pruning it is a DenseNet-BC: three
+    bottleneck layers in each block, and transitions that keep `compression` of the channels.
+    `block` basic with compression 1 is the plain DenseNet, with six layers in each block.
 
     >>> sum(p.numel() for p in DenseNet22().build().parameters())
     71686
@@ -123,7 +122,11 @@ class DenseNet22(AnySize):
     def build(self) -> nn.Module:
         """The network with Kaiming-normal weights."""
         net = DenseNet(
-            self.block == "bottleneck", self.growth, self.compression, self.channels, self.classes
+            bottleneck=self.block == "bottleneck",
+            growth=self.growth,
+            compression=self.compression,
+            channels=self.channels,
+            classes=self.classes,
         )
         draw_kaiming_normal_(net)
         return net

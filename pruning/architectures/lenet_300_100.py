@@ -1,6 +1,4 @@
-"""LeNet-300-100, the fully connected network of LeCun et al. (1998) that pruning papers start
-from.
-"""
+"""LeNet-300-100, the fully connected network of LeCun et al. (1998) of many pruning papers."""
 
 from __future__ import annotations
 
@@ -9,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from pruning.architectures import architectures
-from pruning.architectures.mlp import Flat, build_dense_net
+from pruning.architectures.mlp import FlatArchitecture, build_dense_net
 
 
 @architectures.register("lenet_300_100")
 @dataclass(frozen=True)
-class LeNet300100(Flat):
+class LeNet300100(FlatArchitecture):
     """Two hidden layers of 300 and 100 ReLU units on flattened images.
 
     >>> sum(p.numel() for p in LeNet300100().build().parameters())
@@ -22,5 +20,5 @@ class LeNet300100(Flat):
     """
 
     def build(self) -> nn.Module:
-        """The network, initialised as PyTorch does."""
+        """The network with PyTorch's initialisation."""
         return build_dense_net(self.inputs, (300, 100), self.classes, "relu")

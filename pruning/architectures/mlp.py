@@ -23,7 +23,7 @@ ACTIVATIONS = {
 
 
 def require_whole(name: str, value: float) -> int:
-    """The value as an integer; `ParameterError` where it is none."""
+    """The value as an integer; `ParameterError` where it is not whole."""
     if value != int(value):
         raise ParameterError(f"{name} {value:g}: a whole number of units", pointer=name)
     return int(value)
@@ -32,7 +32,7 @@ def require_whole(name: str, value: float) -> int:
 def build_dense_net(
     inputs: int, hidden: tuple[int, ...], classes: int, activation: str
 ) -> nn.Sequential:
-    """flatten, then `fc1`, activation, `fc2`, ... without an activation after the last."""
+    """The network `flatten`, `fc1`, `act1`, `fc2`, ... without an activation at its end."""
     widths = (inputs, *hidden, classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for index, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
@@ -43,8 +43,8 @@ def build_dense_net(
 
 
 @dataclass(frozen=True)
-class Flat:
-    """What networks on flattened images of one size share."""
+class FlatArchitecture:
+    """An architecture for flattened images of one size."""
 
     channels: Annotated[int, Field(ge=1, le=1024)] = 1
     height: Annotated[int, Field(ge=1, le=65_536)] = 28
@@ -53,23 +53,23 @@ class Flat:
 
     @property
     def input_shape(self) -> tuple[int | None, int | None, int | None]:
-        """Images of one size."""
+        """The channels, height and width of the images."""
         return self.channels, self.height, self.width
 
     @property
     def outputs(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return self.classes
 
     @property
     def inputs(self) -> int:
-        """Values of one image."""
+        """The number of values of an image."""
         return self.channels * self.height * self.width
 
 
 @architectures.register("mlp")
 @dataclass(frozen=True, kw_only=True)
-class Mlp(Flat):
+class Mlp(FlatArchitecture):
     """Multilayer perceptron on flattened images, layers `fc1`, `fc2`, ...
 
     >>> Mlp(hidden=(5,), channels=1, height=2, width=2, classes=3).build()
@@ -86,7 +86,7 @@ class Mlp(Flat):
 
     @staticmethod
     def member(depth: int, width: float) -> dict[str, Any]:
-        """In a family: `depth` hidden layers of `width` units.
+        """The parameters of a member of a family: `depth` hidden layers of `width` units.
 
         >>> Mlp.member(2, 16)
         {'hidden': [16, 16]}
@@ -94,5 +94,5 @@ class Mlp(Flat):
         return {"hidden": [require_whole("width", width)] * depth}
 
     def build(self) -> nn.Module:
-        """The network, initialised as PyTorch does."""
+        """The network with PyTorch's initialisation."""
         return build_dense_net(self.inputs, self.hidden, self.classes, self.activation)

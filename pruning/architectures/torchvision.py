@@ -1,6 +1,4 @@
-"""The classification networks of torchvision, by their names there; weights are never
-downloaded.
-"""
+"""The classification networks of torchvision, by their names there, without weights."""
 
 from __future__ import annotations
 
@@ -56,8 +54,9 @@ SMALLEST: Mapping[str, int] = {
     "wide_resnet50_2": 1,
     "wide_resnet101_2": 1,
 }
-"""By name, the rows and columns of the smallest image; listed here so that the catalogue needs no
-torchvision.
+"""The rows and columns of the smallest image of each network, by name.
+
+They are listed here so that the catalogue needs no torchvision.
 """
 ATTENTION = (
     "its attention computes with weights that are not those of a layer's call: they cannot "
@@ -69,7 +68,7 @@ LEFT_OUT: Mapping[str, str] = {
     "vit": ATTENTION,
     "regnet": "its shape is not known before its weights are drawn: nothing could be checked",
 }
-"""By the beginning of a name of torchvision's, why it is not taken."""
+"""The reasons why networks are not taken, by the beginning of their names in torchvision."""
 NAMES = sorted(SMALLEST)
 
 
@@ -87,7 +86,7 @@ class Torchvision:
     Traceback (most recent call last):
     ...
     pruning.errors.UnknownNameError: unknown torchvision network 'resnet19'; did you mean 'resnet18'?
-    """
+    """  # noqa: E501
 
     name: Annotated[str, Field(json_schema_extra={"enum": list(NAMES)})] = "resnet18"
     classes: Annotated[int, Field(ge=2, le=100_000)] = 10
@@ -97,7 +96,7 @@ class Torchvision:
 
     @property
     def smallest(self) -> int:
-        """Rows and columns of the smallest image."""
+        """The rows and columns of the smallest image."""
         return SMALLEST[self.name]
 
     @property
@@ -107,37 +106,36 @@ class Torchvision:
 
     @property
     def outputs(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return self.classes
 
     def build(self) -> nn.Module:
         """The network with torchvision's initialisation."""
-        extra = (
-            {"aux_logits": False, "init_weights": True}
-            if self.name in ("googlenet", "inception_v3")
-            else {}
-        )
+        extra = {}
+        if self.name in ("googlenet", "inception_v3"):
+            extra = {"aux_logits": False, "init_weights": True}
         return create_torchvision(self.name, num_classes=self.classes, **extra)
 
 
 def create_torchvision(name: str, **kwargs: Any) -> nn.Module:
-    """A network of torchvision, `weights=None`; torchvision is imported here and not before."""
+    """A network of torchvision with drawn weights; torchvision is imported here and not before."""
     import torchvision.models
 
     return torchvision.models.get_model(name, weights=None, **kwargs)  # type: ignore[no-any-return]
 
 
 def check_name(name: str, names: Sequence[str], left_out: Mapping[str, str]) -> None:
-    """Raise `UnknownNameError` for a name that is not taken: why, where it is torchvision's, and
-    else the nearest one.
+    """Raise `UnknownNameError` for a name that is not among the names.
+
+    The message gives the reason for a network that is left out, else the nearest name.
     """
     if name in names:
         return
-    reason = next((why for start, why in left_out.items() if name.startswith(start)), None)
-    if reason is not None:
-        raise UnknownNameError(
-            f"the torchvision network {name!r} is not taken: {reason}", pointer="name"
-        )
+    for start, reason in left_out.items():
+        if name.startswith(start):
+            raise UnknownNameError(
+                f"the torchvision network {name!r} is not taken: {reason}", pointer="name"
+            )
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
     raise UnknownNameError(f"unknown torchvision network {name!r}; {hint}", pointer="name")

@@ -1,6 +1,4 @@
-"""The semantic segmentation networks of torchvision, by their names there; weights are never
-downloaded.
-"""
+"""The semantic segmentation networks of torchvision, by their names there, without weights."""
 
 from __future__ import annotations
 
@@ -24,19 +22,20 @@ NAMES = (
     "fcn_resnet101",
     "lraspp_mobilenet_v3_large",
 )
-"""Listed here so that the catalogue needs no torchvision."""
+"""The names of the networks, listed here so that the catalogue needs no torchvision."""
 WITHOUT_AUX = ("lraspp_mobilenet_v3_large",)
+"""The networks that have no auxiliary head in torchvision."""
 
 
 class Segmenter(nn.Module):
     """Backbone and head of a torchvision network, and its auxiliary head, under their names there.
 
-    In training mode it answers with the logits and those of the auxiliary head, else with the
-    logits alone.
+    In training mode its output is the logits and those of the auxiliary head, else the logits
+    alone.
     """
 
     traced_at: ClassVar[int] = 64
-    """Pixels a side that tell how its channels hang together as well as larger images do."""
+    """The side in pixels of an image that is large enough to trace its channels by."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -49,39 +48,46 @@ class Segmenter(nn.Module):
         self.low_and_high = not hasattr(network, "aux_classifier")
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(N, C, H, W) to logits (N, classes, H, W), in training mode with those of the auxiliary
-        head, if there is one.
+        """(N, C, H, W) to logits (N, classes, H, W).
+
+        In training mode those of the auxiliary head follow, if there is one.
         """
         features = self.backbone(x)
-        logits = _resized(self.classifier(features if self.low_and_high else features["out"]), x)
+        logits = self._classify(features, x)
         if self.training and hasattr(self, "aux_classifier"):
-            return logits, _resized(self.aux_classifier(features["aux"]), x)
+            return logits, _resize_to(self.aux_classifier(features["aux"]), x)
         return logits
 
     def every_output(self, x: Tensor) -> Tensor:
-        """All there is to trace: the logits and those of the auxiliary head side by side, in eval
-        mode too.
+        """The sum of the logits and those of the auxiliary head, in eval mode too.
+
+        It depends on every part of the network, so that all are traced.
         """
         features = self.backbone(x)
-        logits = _resized(self.classifier(features if self.low_and_high else features["out"]), x)
+        logits = self._classify(features, x)
         if not hasattr(self, "aux_classifier"):
             return logits
-        return logits + _resized(self.aux_classifier(features["aux"]), x)
+        return logits + _resize_to(self.aux_classifier(features["aux"]), x)
+
+    def _classify(self, features: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The logits of the features of images, in the size of the images."""
+        inputs = features if self.low_and_high else features["out"]
+        return _resize_to(self.classifier(inputs), x)
 
 
-def _resized(logits: Tensor, image: Tensor) -> Tensor:
+def _resize_to(logits: Tensor, image: Tensor) -> Tensor:
+    """Logits in the size of an image, linear between their pixels."""
     return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
 @architectures.register("torchvision_segmentation")
 @dataclass(frozen=True)
 class TorchvisionSegmentation:
-    """A semantic segmentation network of torchvision by its `name` there, untrained, for colour
-    images.
+    """A semantic segmentation network of torchvision by its `name`, untrained, for colour images.
 
     Parameter names are torchvision's, so its checkpoints load as they are. With `aux`, an auxiliary
-    head on the third stage of the backbone helps in training (its loss counts half); it is no part
-    of what answers, is not pruned and counts for no prune ratio. Raises `UnknownNameError`,
+    head on the third stage of the backbone helps in training (its loss counts half); it does not
+    classify, is not pruned and counts for no prune ratio. Raises `UnknownNameError`,
     `ParameterError` where the network has no such head.
 
     >>> TorchvisionSegmentation("deeplabv3_resnet50", aux=True).outputs
@@ -111,7 +117,7 @@ class TorchvisionSegmentation:
 
     @property
     def outputs(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return self.classes
 
     def build(self) -> nn.Module:

@@ -1,7 +1,7 @@
-"""The VGG family for small images: 3x3 convolutions with BatchNorm, one linear classifier (Simonyan
-and Zisserman, 2015).
+"""The VGG family for small images (Simonyan and Zisserman, 2015).
 
-Parameter names follow kuangliu/pytorch-cifar, so its checkpoints load as they are.
+Networks have 3x3 convolutions with BatchNorm, and one linear classifier. Parameter names follow
+kuangliu/pytorch-cifar, so its checkpoints load as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
+from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
 from pruning.errors import DataError
 
 CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
@@ -22,10 +22,10 @@ CONVOLUTIONS: dict[int, tuple[int, int, int, int, int]] = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-"""By depth, how many in each of the five stages."""
+"""The numbers of convolutions in the five stages, by depth."""
 WIDTHS = (64, 128, 256, 512, 512)
 SMALLEST = 32
-"""Rows and columns of the smallest image: each stage halves them."""
+"""The rows and columns of the smallest image: each stage halves them."""
 
 
 class VggNet(nn.Module):
@@ -47,9 +47,8 @@ class VggNet(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, classes)
-        self.register_forward_pre_hook(
-            _refuse_small
-        )  # not in `forward`, whose course must not depend on what it sees
+        # Not in `forward`, whose course must not depend on its input: it is traced.
+        self.register_forward_pre_hook(_refuse_small)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, classes); `DataError` where H or W is below 32."""
@@ -57,6 +56,7 @@ class VggNet(nn.Module):
 
 
 def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise `DataError` for images that the stages would leave without pixels."""
     height, width = args[0].shape[-2:]
     if min(height, width) < SMALLEST:
         raise DataError(
@@ -67,12 +67,11 @@ def _refuse_small(net: nn.Module, args: tuple[Any, ...]) -> None:
 
 @architectures.register("vgg")
 @dataclass(frozen=True)
-class Vgg(Scaled):
-    """VGG with BatchNorm of depth 11, 13, 16 or 19: stages of 64, 128, 256, 512, 512 channels times
-    `width`.
+class Vgg(ScaledArchitecture):
+    """VGG with BatchNorm, depth 11, 13, 16, 19: stages of 64, 128, 256, 512, 512 times `width`.
 
-    The classifier is one linear layer on the global average, as used on CIFAR, so images of 32
-    pixels and more fit.
+    The classifier is one linear layer on the global average, as used on CIFAR, so images of at
+    least 32 pixels fit.
 
     >>> sum(p.numel() for p in Vgg(depth=16).build().parameters())
     14728266

@@ -1,5 +1,6 @@
-"""Wide residual networks for CIFAR: depth 6n + 4, pre-activation blocks (Zagoruyko and Komodakis,
-BMVC 2016).
+"""Wide residual networks for CIFAR (Zagoruyko and Komodakis, BMVC 2016).
+
+They have pre-activation blocks, and depth 6n + 4.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pruning.architectures import architectures
-from pruning.architectures._convolutional import Scaled, draw_kaiming_normal_
+from pruning.architectures._convolutional import ScaledArchitecture, draw_kaiming_normal_
 from pruning.errors import ParameterError
 
 
 class Block(nn.Module):
     """BatchNorm and ReLU before each of two 3x3 convolutions.
 
-    The shortcut is the input itself, or a 1x1 convolution of what the first ReLU gives where the
-    shape changes.
+    The shortcut is the input itself; where the shape changes, a 1x1 convolution of the output of
+    the first ReLU.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -35,13 +36,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H', W')."""
         out = F.relu(self.bn1(x))
-        beside = x if self.shortcut is None else self.shortcut(out)
-        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + beside  # type: ignore[no-any-return]
+        shortcut = x if self.shortcut is None else self.shortcut(out)
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + shortcut  # type: ignore[no-any-return]
 
 
 class WideNet(nn.Module):
-    """Stem of 16 channels, three stages of blocks, BatchNorm, ReLU, global average pooling,
-    classifier.
+    """Stem of 16 channels, three stages of blocks, BatchNorm, ReLU, pooling and classifier.
+
+    The pooling is a global average.
     """
 
     def __init__(
@@ -53,15 +55,11 @@ class WideNet(nn.Module):
         stages = []
         for stage, width in enumerate(widths):
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            stages.append(
-                nn.Sequential(
-                    *(
-                        Block(width_in if i == 0 else width, width, stride)
-                        for i, stride in enumerate(strides)
-                    )
-                )
-            )
-            width_in = width
+            blocks_of_stage = []
+            for stride in strides:
+                blocks_of_stage.append(Block(width_in, width, stride))
+                width_in = width
+            stages.append(nn.Sequential(*blocks_of_stage))
         self.layer1, self.layer2, self.layer3 = stages
         self.bn = nn.BatchNorm2d(width_in)
         self.linear = nn.Linear(width_in, classes)
@@ -74,9 +72,10 @@ class WideNet(nn.Module):
 
 @architectures.register("wide_resnet")
 @dataclass(frozen=True)
-class WideResNet(Scaled):
-    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k; no
-    dropout.
+class WideResNet(ScaledArchitecture):
+    """WRN-d-k for CIFAR: depth d = 6n + 4, stages of 16, 32, 64 channels times the width k.
+
+    There is no dropout.
 
     >>> sum(p.numel() for p in WideResNet(depth=16, width=8).build().parameters())
     10961370

@@ -1,5 +1,6 @@
-"""A decoded dataset as NumPy arrays, its checks and its file. Free of torch: uploads are read with
-this alone.
+"""A decoded dataset as NumPy arrays, its checks and its file.
+
+Free of torch: uploads are read with this alone.
 """
 
 from __future__ import annotations
@@ -23,51 +24,59 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 (N, C, H, W) and labels by split: int64 (N,), or uint8 (N, H, W) for
-    segmentation; `val` is optional.
+    """Images uint8 (N, C, H, W) and labels by split; `val` is optional.
 
-    Without `train` these are images of a shifted distribution, of which any class may be missing.
+    Labels are int64 (N,), or uint8 (N, H, W) for segmentation. Without `train` these are images of
+    a shifted distribution, of which any class may be missing.
     """
 
     images: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]
     labels: Mapping[str, np.ndarray[Any, Any]]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What a user should know of how the dataset was read."""
+    """Sentences that tell the user how the dataset was read."""
     stored_as: str | None = None
     """`JPEG` where all images were uploaded as such files."""
 
     def __post_init__(self) -> None:
-        for split in ("train", "test") if "train" in self.images else ("test",):
+        trains = "train" in self.images
+        for split in ("train", "test") if trains else ("test",):
             if split not in self.images or len(self.images[split]) == 0:
                 raise DataError(f"the dataset has no {split} images")
-        trains, shape = "train" in self.images, self.shape
-        if 0 in shape:
-            raise DataError(f"the images have no pixels: {shape}")
-        if trains and len(self.classes) < 2:
-            raise DataError(
-                f"the dataset has {len(self.classes)} class; a classifier needs two at least"
-                + (
-                    f" ({IGNORED} in a mask is no class: it is ignored)"
-                    if self.task == "segmentation"
-                    else ""
-                )
-            )
-        for split, images in self.images.items():
-            if images.dtype != np.uint8 or images.ndim != 4:
-                raise DataError(
-                    f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} "
-                    f"{images.shape}"
-                )
-            if images.shape[1:] != shape:
-                raise DataError(f"{split}: images of shape {images.shape[1:]} beside {shape}")
+        if 0 in self.shape:
+            raise DataError(f"the images have no pixels: {self.shape}")
+        if trains:
+            self._check_class_count()
+        for split in self.images:
+            self._check_images(split)
             if self.task == "segmentation":
                 self._check_masks(split)
             else:
                 self._check_labels(split, trains)
 
+    def _check_class_count(self) -> None:
+        """Raise `DataError` where there are less than two classes."""
+        if len(self.classes) >= 2:
+            return
+        message = f"the dataset has {len(self.classes)} class; a classifier needs at least two"
+        if self.task == "segmentation":
+            message += f" ({IGNORED} in a mask is not a class: it is ignored)"
+        raise DataError(message)
+
+    def _check_images(self, split: str) -> None:
+        """Raise `DataError` unless the images are uint8 (N, C, H, W), in all splits of one size."""
+        images = self.images[split]
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise DataError(
+                f"{split}: images must be uint8 (N, C, H, W), found {images.dtype} {images.shape}"
+            )
+        if images.shape[1:] != self.shape:
+            raise DataError(f"{split}: images of shape {images.shape[1:]} beside {self.shape}")
+
     def _check_labels(self, split: str, trains: bool) -> None:
-        labels, images = self.labels[split], self.images[split]
+        """Raise `DataError` unless each image has one class, and each class an image to train."""
+        labels = self.labels[split]
+        images = self.images[split]
         if labels.shape != (len(images),):
             raise DataError(f"{split}: {len(images)} images but labels of shape {labels.shape}")
         if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
@@ -80,77 +89,82 @@ class Arrays:
             raise DataError(f"class {self.classes[missing[0]]!r} has no image in {split}")
 
     def _check_masks(self, split: str) -> None:
-        """Masks of the images' size, of known classes; a class may be missing, but no split may be
-        ignored altogether.
+        """Raise `DataError` unless the masks have the images' size and hold known classes.
+
+        A class may be missing, but an image may be ignored altogether only in training, and not all
+        of them.
         """
-        masks, images = self.labels[split], self.images[split]
+        masks = self.labels[split]
+        images = self.images[split]
         if masks.dtype != np.uint8 or masks.shape != (len(images), *images.shape[2:]):
             raise DataError(
                 f"{split}: {len(images)} images of {images.shape[2:]} pixels but masks "
-                f"{masks.dtype} of shape "
-                f"{masks.shape}; masks must be uint8 (N, H, W)"
+                f"{masks.dtype} of shape {masks.shape}; masks must be uint8 (N, H, W)"
             )
         known = masks != IGNORED
         if known.any() and masks[known].max() >= len(self.classes):
             raise DataError(
                 f"{split}: value {masks[known].max()} in a mask, but there are "
-                f"{len(self.classes)} classes: "
-                f"values must lie in 0..{len(self.classes) - 1}, or be {IGNORED}, which is ignored"
+                f"{len(self.classes)} classes: values must lie in 0..{len(self.classes) - 1}, or "
+                f"be {IGNORED}, which is ignored"
             )
         empty = np.flatnonzero(~known.any((1, 2)))
         if len(empty) and (split != "train" or len(empty) == len(masks)):
+            purpose = "learn" if split == "train" else "measure"
             raise DataError(
                 f"{split}: all pixels of image {empty[0]} are {IGNORED}, which is ignored: there "
-                "is nothing to "
-                f"{'learn' if split == 'train' else 'measure'}"
+                f"is nothing to {purpose}"
             )
 
     @property
     def task(self) -> Literal["classification", "segmentation"]:
-        """What the labels tell: a class of each image, or of each pixel."""
-        return (
-            "segmentation"
-            if self.labels["train" if "train" in self.labels else "test"].ndim == 3
-            else "classification"
-        )
+        """The task of the labels, which tell a class of each image or of each pixel."""
+        return "segmentation" if self.labels[self._main_split].ndim == 3 else "classification"
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return tuple(self.images["train" if "train" in self.images else "test"].shape[1:])
+        """The channels, height and width of the images."""
+        return tuple(self.images[self._main_split].shape[1:])
+
+    @property
+    def _main_split(self) -> str:
+        """The split by which the shape and the task of the dataset are known."""
+        return "train" if "train" in self.images else "test"
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images by split."""
+        """The number of images by split."""
         return {split: len(self.images.get(split, ())) for split in SPLITS}
 
     def save(self, path: Path) -> None:
-        """Write the arrays as safetensors."""
+        """Write the arrays as a safetensors file."""
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         for split, images in self.images.items():
             tensors[f"{split}_x"] = np.ascontiguousarray(images)
             tensors[f"{split}_y"] = self.labels[split]
-        about: dict[str, Any] = {"classes": self.classes} | (
-            {"notes": self.notes} if self.notes else {}
-        )
-        about |= {"stored_as": self.stored_as} if self.stored_as else {}
+        about: dict[str, Any] = {"classes": self.classes}
+        if self.notes:
+            about["notes"] = self.notes
+        if self.stored_as:
+            about["stored_as"] = self.stored_as
         save_file(tensors, path, metadata={"secateur": json.dumps(about)})
 
     @staticmethod
     def load(path: Path) -> Arrays:
-        """Read what `save` wrote."""
+        """Read the arrays that `save` wrote; `DataError` for any other file."""
         try:
             with safe_open(path, framework="numpy") as file:
                 about = json.loads(file.metadata()["secateur"])
-                classes, notes = tuple(about["classes"]), tuple(about.get("notes", ()))
+                classes = tuple(about["classes"])
+                notes = tuple(about.get("notes", ()))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a decoded dataset: {error}") from None
         splits = [split for split in SPLITS if f"{split}_x" in tensors]
         return Arrays(
-            {split: tensors[f"{split}_x"] for split in splits},
-            {split: tensors[f"{split}_y"] for split in splits},
-            classes,
-            notes,
-            about.get("stored_as"),
+            images={split: tensors[f"{split}_x"] for split in splits},
+            labels={split: tensors[f"{split}_y"] for split in splits},
+            classes=classes,
+            notes=notes,
+            stored_as=about.get("stored_as"),
         )

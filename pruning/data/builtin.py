@@ -16,7 +16,7 @@ class Builtin(Protocol):
     """A bundled dataset."""
 
     def load(self) -> Arrays:
-        """The images."""
+        """The images and labels of the dataset."""
 
 
 datasets: Registry[Builtin] = Registry("dataset", None)
@@ -25,12 +25,10 @@ datasets: Registry[Builtin] = Registry("dataset", None)
 @datasets.register("digits")
 @dataclass(frozen=True)
 class Digits:
-    """1,797 handwritten digits, 8x8 grey (UCI, bundled with scikit-learn): the last 397 are the
-    test split.
-    """
+    """1,797 handwritten digits, 8x8 grey (UCI, bundled with scikit-learn); 397 of them test."""
 
     def load(self) -> Arrays:
-        """Grey values 0..16 scaled to 0..255; train the first 1,400 images, test the last 397."""
+        """The first 1,400 images to train, the last 397 to test, grey values 0..16 as 0..255."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -44,8 +42,9 @@ class Digits:
 
 
 def describe_dataset(builtin: str | None, known: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Shape, classes, counts and task of a dataset: `known` of an uploaded one, else those of the
-    bundled one.
+    """The shape, classes, counts and task of a dataset.
+
+    They are `known` for an uploaded dataset, and read from the bundled one otherwise.
     """
     if known is not None:
         return dict(known)

@@ -1,4 +1,4 @@
-"""Corrupting images: what is checked, and how a batch is cut."""
+"""Images under common corruptions: checked, and corrupted in batches that fit the caches."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pruning.errors import DataError, ParameterError
 from pruning.schemas.training import Corrupt
 from pruning.seeding import generator
 
-VALUES = {"cpu": 1 << 18, "cuda": 1 << 25}
-"""How many values of the images are corrupted at once: on the CPU what fits its caches."""
+VALUES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}
+"""The number of values that are corrupted at once, by device: on the CPU as many as fit its caches.
+"""
 
 
 def corrupt(
@@ -26,8 +27,7 @@ def corrupt(
     seed: int = 0,
     constants: str = "auto",
 ) -> Tensor:
-    """Images under one of the 19 common corruptions, on their device: uint8 (N, C, H, W), C 1 or 3,
-    in and out.
+    """Images under one of the 19 common corruptions: uint8 (N, C, H, W), C 1 or 3, in and out.
 
     >>> images = torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)
     >>> noisy = corrupt(images, "gaussian_noise", 3)
@@ -36,12 +36,13 @@ def corrupt(
     ... )
     True
 
-    Randomness is keyed by `seed`, `name`, `severity` and the index of each image (`indices`,
-    integers (N,) of at least 0; else 0 ... N - 1): batches and their order change nothing.
+    The result is on the device of the images. Randomness is keyed by `seed`, `name`, `severity` and
+    the index of each image (`indices`, integers (N,) of at least 0; else 0 ... N - 1): batches and
+    their order change nothing.
     `constants` are those of CIFAR-10-C ("cifar") or of ImageNet-C ("imagenet"); "auto" takes the
-    former for images whose shorter side is at most 64 pixels. Raises `UnknownNameError` for a
-    corruption that is not there, `ParameterError` for a severity that is not 1 to 5, constants or
-    indices that do not fit, `DataError` for other images.
+    former for images whose shorter side is at most 64 pixels. Raises `UnknownNameError` for an
+    unknown corruption, `ParameterError` for a severity that is not 1 to 5, constants or indices
+    that do not fit, `DataError` for other images.
 
     Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions
     and perturbations, 2019.
@@ -56,28 +57,29 @@ def corrupt(
             f"constants are {', '.join(map(repr, get_args(Constants)))}, not {constants!r}",
             pointer="constants",
         )
-    _check(images)
+    _check_images(images)
     if indices is None:
         indices = torch.arange(len(images))
     _check_indices(indices, len(images))
     if not len(images):
         return images.clone()
     strength = choose_table(type(method), constants, *images.shape[-2:])[severity - 1]  # type: ignore[arg-type]
-    draws = Draws.keyed(seed, name, severity, indices=indices.to(images.device, torch.int64))
-    size = max(1, VALUES.get(images.device.type, 1 << 25) // images[0].numel())
-    parts = [slice(begin, begin + size) for begin in range(0, len(images), size)]
+    draws = Draws.from_key(seed, name, severity, indices=indices.to(images.device, torch.int64))
+    values = VALUES_AT_ONCE.get(images.device.type, 1 << 25)
+    batch_size = max(1, values // images[0].numel())
+    corrupted = []
     with torch.no_grad():
-        return torch.cat(
-            [method.apply(images[part].contiguous(), strength, draws[part]) for part in parts]
-        )
+        for begin in range(0, len(images), batch_size):
+            batch = slice(begin, begin + batch_size)
+            corrupted.append(method.apply(images[batch].contiguous(), strength, draws[batch]))
+        return torch.cat(corrupted)
 
 
 def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str | int) -> Tensor:
-    """The images of one epoch, each under a corruption and severity of its own, drawn uniformly;
-    uint8 (N, C, H, W).
+    """The images of one epoch, each under a corruption and severity of its own: uint8 (N, C, H, W).
 
-    Severity 0 leaves an image as it is. What is drawn is derived from the seed and the names.
-    Without a spec the images themselves.
+    Both are drawn uniformly, from the seed and the names. Severity 0 leaves an image as it is.
+    Without a spec the images themselves are returned.
 
     >>> images = torch.full((6, 1, 4, 4), 100, dtype=torch.uint8)
     >>> torch.equal(
@@ -89,21 +91,24 @@ def corrupt_epoch(images: Tensor, spec: Corrupt | None, seed: int, *names: str |
     if spec is None:
         return images
     rng = generator(seed, *names, "corruption")
-    kind = torch.randint(len(spec.names), (len(images),), generator=rng)
-    strength = torch.tensor(spec.severities)[
-        torch.randint(len(spec.severities), (len(images),), generator=rng)
-    ]
-    noise, found = int(torch.randint(2**31, (1,), generator=rng)), images.clone()
+    name_index = torch.randint(len(spec.names), (len(images),), generator=rng)
+    severity_index = torch.randint(len(spec.severities), (len(images),), generator=rng)
+    severities = torch.tensor(spec.severities)[severity_index]
+    noise_seed = int(torch.randint(2**31, (1,), generator=rng))
+    corrupted = images.clone()
     for number, name in enumerate(spec.names):
         for severity in spec.severities:
-            chosen = ((kind == number) & (strength == severity)).nonzero().flatten()
+            chosen = ((name_index == number) & (severities == severity)).nonzero().flatten()
             if severity and len(chosen):
                 index = chosen.to(images.device)
-                found[index] = corrupt(images[index], name, severity, indices=chosen, seed=noise)
-    return found
+                corrupted[index] = corrupt(
+                    images[index], name, severity, indices=chosen, seed=noise_seed
+                )
+    return corrupted
 
 
-def _check(images: Tensor) -> None:
+def _check_images(images: Tensor) -> None:
+    """Raise `DataError` unless the images are uint8 (N, C, H, W) of 1 or 3 channels."""
     if images.dtype != torch.uint8:
         raise DataError(
             "images to corrupt are uint8 levels 0 to 255, not "
@@ -121,6 +126,7 @@ def _check(images: Tensor) -> None:
 
 
 def _check_indices(indices: Tensor, number: int) -> None:
+    """Raise `ParameterError` unless the indices are integers (number,) of at least 0."""
     if indices.shape != (number,):
         raise ParameterError(
             f"{number} images need as many indices, not {tuple(indices.shape)}", pointer="indices"

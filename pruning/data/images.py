@@ -1,6 +1,4 @@
-"""Single images of an archive, decoded with care: whatever is in them, the worst is a `DataError`.
-Free of torch.
-"""
+"""Single images of an archive, decoded with care: bad ones raise a `DataError`. Free of torch."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,29 @@ MAX_ENTRY_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 50_000_000
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
-"""The decoders a file may meet, whatever its suffix says; others start programs (EPS) or are little
-tested.
+"""The formats that are decoded, whatever the suffix of a file.
+
+Other decoders start programs (EPS) or are little tested.
 """
 GREY = ("L", "1", "LA")
+"""The modes of Pillow that are read as one channel."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def is_hidden(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a folder, a hidden file or an addition of macOS."""
+    parts = PurePosixPath(entry.filename).parts
+    return entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 @contextmanager
 def open_image(
     archive: zipfile.ZipFile, entry: zipfile.ZipInfo, formats: tuple[str, ...] = FORMATS
 ) -> Iterator[Image.Image]:
-    """The image of an entry, its header within the limits; what goes wrong, while decoding too, is
-    a `DataError`.
+    """Open the image of an entry, its header within the limits.
+
+    Whatever goes wrong, while decoding too, raises a `DataError`.
     """
     if entry.file_size > MAX_ENTRY_BYTES:
         raise DataError(
@@ -57,7 +65,7 @@ def open_image(
                 yield image
     except DataError:
         raise
-    except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, struct.error, KeyError, ...
+    except Exception as error:  # decoders fail in many ways on broken bytes: zlib.error, KeyError
         raise DataError(f"{entry.filename}: not a readable image ({str(error)[:200]})") from None
 
 
@@ -69,5 +77,5 @@ def decode_image(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Pixels:
 
 
 def widen_to_channels(images: Pixels, channels: int, axis: int = 1) -> Pixels:
-    """Grey images, (N, 1, H, W) or along another axis, as ones of so many channels."""
+    """Grey images, (N, 1, H, W) or along another axis, repeated to a number of channels."""
     return images if images.shape[axis] == channels else np.repeat(images, channels, axis=axis)

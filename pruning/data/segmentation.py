@@ -1,4 +1,5 @@
-"""Semantic segmentation datasets: a zip of images and of masks that tell the class of every pixel.
+"""Semantic segmentation datasets: a zip of images and of masks, the class of every pixel.
+
 Free of torch.
 """
 
@@ -12,14 +13,22 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
-from pruning.data.images import GREY, SUFFIXES, Pixels, decode_image, open_image, widen_to_channels
+from pruning.data.images import (
+    GREY,
+    SUFFIXES,
+    Pixels,
+    decode_image,
+    is_hidden,
+    open_image,
+    widen_to_channels,
+)
 from pruning.errors import DataError
 
 CLASSES = "classes.txt"
 LAYOUT = (
     "images/<split>/<name>.jpg with masks/<split>/<name>.png (or <split>/images/..., "
-    "<split>/masks/...), split = "
-    f"train, val, test; or images/<name> with masks/<name>; and optionally {CLASSES}"
+    "<split>/masks/...), split = train, val, test; or images/<name> with masks/<name>; and "
+    f"optionally {CLASSES}"
 )
 TEST_FRACTION = 0.2
 SEED = 0
@@ -33,62 +42,71 @@ class Pair:
     mask: zipfile.ZipInfo
 
 
+@dataclass(frozen=True)
+class Size:
+    """The size of an image before it is padded."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def inside(self) -> tuple[slice, slice, slice]:
+        """The place of the image (C, H, W) in the padded one."""
+        return slice(None), slice(self.height), slice(self.width)
+
+
 def has_masks(archive: zipfile.ZipFile) -> bool:
-    """Whether the zip is in one of the layouts with masks, as far as the names of its folders
-    tell.
-    """
-    starts = {
-        PurePosixPath(entry.filename).parts[:2]
-        for entry in archive.infolist()
-        if not _hidden(entry)
-    }
-    return any(
-        parts[:1] in (("images",), ("masks",))
-        or (parts[0] in SPLITS and parts[1:] == ("masks",) and (parts[0], "images") in starts)
-        for parts in starts
-        if parts
-    )
+    """Whether the folders of the zip are named as in one of the layouts with masks."""
+    paths = [PurePosixPath(entry.filename) for entry in archive.infolist() if not is_hidden(entry)]
+    starts = {path.parts[:2] for path in paths if path.parts}
+    for start in starts:
+        first = start[0]
+        if first in ("images", "masks"):
+            return True
+        if first in SPLITS and start[1:] == ("masks",) and (first, "images") in starts:
+            return True
+    return False
 
 
 def read_segmentation(archive: zipfile.ZipFile, max_values: int) -> Arrays:
-    """Images with masks uint8 (N, H, W), their values the classes, 255 ignored: it counts in no
-    loss and in no error.
+    """Images with masks uint8 (N, H, W), their values the classes, 255 ignored.
 
-    Images may differ in size: all are padded at the right and the bottom to the largest height and
-    width, with the mean colour of the training images, so that padding is about 0 after
-    normalisation, and with 255 in the mask, so that it counts nowhere. Without splits, a fifth of
-    the pairs becomes `test`, drawn with a fixed seed; a note says so. Class names are the lines of
-    `classes.txt`, or the numbers from 0 to the largest value. Raises `DataError`.
+    An ignored pixel counts in no loss and in no error. Images may differ in size: all are padded at
+    the right and the bottom to the largest height and width, with the mean colour of the training
+    images, so that padding is about 0 after normalisation, and with 255 in the mask, so that it is
+    ignored. Without splits, a fifth of the pairs becomes `test`, drawn with a fixed seed; a note
+    says so. Class names are the lines of `classes.txt`, or the numbers from 0 to the largest value.
+    Raises `DataError`.
     """
-    found, names = _sorted(archive)
-    pairs, notes = _split(found)
-    sizes = {split: [_size(archive, pair) for pair in mine] for split, mine in pairs.items()}
-    every = [size for mine in sizes.values() for size in mine]
-    channels = max((size[0] for size in every), default=1)
-    height, width = (max((size[axis] for size in every), default=1) for axis in (1, 2))
-    if len(every) * (channels + 1) * height * width > max_values:
+    grouped_pairs, names = _pair_files(archive)
+    pairs, notes = _assign_splits(grouped_pairs)
+    sizes = {
+        split: [_read_size(archive, pair) for pair in split_pairs]
+        for split, split_pairs in pairs.items()
+    }
+    all_sizes = [size for split_sizes in sizes.values() for size in split_sizes]
+    channels = max((size.channels for size in all_sizes), default=1)
+    height = max((size.height for size in all_sizes), default=1)
+    width = max((size.width for size in all_sizes), default=1)
+    if len(all_sizes) * (channels + 1) * height * width > max_values:
         raise DataError(
-            f"{len(every)} images with masks, padded to {height}x{width}, decode to more than "
-            f"{max_values} "
-            "values"
+            f"{len(all_sizes)} images with masks, padded to {height}x{width}, decode to more than "
+            f"{max_values} values"
         )
-    images = {
-        split: np.zeros((len(mine), channels, height, width), np.uint8)
-        for split, mine in pairs.items()
-    }
-    masks = {
-        split: np.full((len(mine), height, width), IGNORED, np.uint8)
-        for split, mine in pairs.items()
-    }
-    for split, mine in pairs.items():
-        for index, (pair, (_, rows, columns)) in enumerate(zip(mine, sizes[split], strict=True)):
-            images[split][index, :, :rows, :columns] = widen_to_channels(
-                decode_image(archive, pair.image), channels, axis=0
-            )
-            masks[split][index, :rows, :columns] = _mask(archive, pair, len(names) or IGNORED)
+    images: dict[str, Pixels] = {}
+    masks: dict[str, Pixels] = {}
+    for split, split_pairs in pairs.items():
+        images[split] = np.zeros((len(split_pairs), channels, height, width), np.uint8)
+        masks[split] = np.full((len(split_pairs), height, width), IGNORED, np.uint8)
+        for index, (pair, size) in enumerate(zip(split_pairs, sizes[split], strict=True)):
+            image = decode_image(archive, pair.image)
+            mask = _read_mask(archive, pair, len(names) or IGNORED)
+            images[split][index][size.inside] = widen_to_channels(image, channels, axis=0)
+            masks[split][index, : size.height, : size.width] = mask
     _pad_(images, sizes)
     classes = names or tuple(map(str, range(count_classes(masks.values()))))
-    if len({size[1:] for size in every}) > 1:
+    if len({(size.height, size.width) for size in all_sizes}) > 1:
         notes.append(
             f"images of differing sizes were padded to {height} x {width} pixels; padding counts "
             "nowhere"
@@ -97,62 +115,75 @@ def read_segmentation(archive: zipfile.ZipFile, max_values: int) -> Arrays:
 
 
 def count_classes(masks: Iterable[Pixels]) -> int:
-    """One more than the largest class in the masks.
+    """The number of classes: the largest class in the masks, and one for class 0.
 
     >>> count_classes([np.array([[[0, 2], [255, 1]]], np.uint8)])
     3
     """
-    return 1 + max((int(mask[mask != IGNORED].max(initial=0)) for mask in masks), default=0)
+    largest = [int(mask[mask != IGNORED].max(initial=0)) for mask in masks]
+    return 1 + max(largest, default=0)
 
 
-def _hidden(entry: zipfile.ZipInfo) -> bool:
-    parts = PurePosixPath(entry.filename).parts
-    return entry.filename.endswith("/") or any(part.startswith((".", "__MACOSX")) for part in parts)
-
-
-def _sorted(archive: zipfile.ZipFile) -> tuple[Mapping[str, Mapping[str, Pair]], tuple[str, ...]]:
-    """Pairs by split ("" for none) and name, and the names of the classes, if there are any."""
+def _pair_files(
+    archive: zipfile.ZipFile,
+) -> tuple[Mapping[str, Mapping[str, Pair]], tuple[str, ...]]:
+    """The pairs by split ("" for none) and name, and the names of the classes, if there are any."""
     files: dict[str, dict[tuple[str, str], zipfile.ZipInfo]] = {"images": {}, "masks": {}}
     names: tuple[str, ...] = ()
     for entry in archive.infolist():
+        if is_hidden(entry):
+            continue
         path = PurePosixPath(entry.filename)
-        parts = path.parts
-        if _hidden(entry):
+        if path.parts == (CLASSES,):
+            names = _read_names(archive, entry)
             continue
-        if parts == (CLASSES,):
-            names = _names(archive, entry)
-            continue
-        kind, split = parts[:2] if len(parts) == 3 else ("".join(parts[:1]), "")
+        kind, split = _locate_file(entry)
+        same_name = files[kind].get((split, path.stem))
+        if same_name is not None:
+            raise DataError(f"{entry.filename!r} and {same_name.filename!r} have the same name")
+        files[kind][split, path.stem] = entry
+    _check_complete(files)
+    pairs: dict[str, dict[str, Pair]] = {}
+    for split, name in sorted(files["images"]):
+        pair = Pair(files["images"][split, name], files["masks"][split, name])
+        pairs.setdefault(split, {})[name] = pair
+    return pairs, names
+
+
+def _locate_file(entry: zipfile.ZipInfo) -> tuple[str, str]:
+    """The kind of a file, `images` or `masks`, and its split, "" for none."""
+    path = PurePosixPath(entry.filename)
+    if len(path.parts) == 3:
+        # Both orders are accepted: images/train/a.jpg and train/images/a.jpg.
+        kind, split = path.parts[:2]
         if kind in SPLITS:
             kind, split = split, kind
-        suffixes = SUFFIXES if kind == "images" else {".png"}
-        if (
-            len(parts) not in (2, 3)
-            or kind not in files
-            or split not in ("", *SPLITS)
-            or path.suffix.lower() not in suffixes
-        ):
-            raise DataError(f"the zip entry {entry.filename!r} does not fit the layout {LAYOUT}")
-        if (split, path.stem) in files[kind]:
-            raise DataError(
-                f"{entry.filename!r} and {files[kind][split, path.stem].filename!r} have one name"
-            )
-        files[kind][split, path.stem] = entry
+    else:
+        kind = "".join(path.parts[:1])
+        split = ""
+    suffixes = SUFFIXES if kind == "images" else {".png"}
+    fits = (
+        len(path.parts) in (2, 3)
+        and kind in ("images", "masks")
+        and split in ("", *SPLITS)
+        and path.suffix.lower() in suffixes
+    )
+    if not fits:
+        raise DataError(f"the zip entry {entry.filename!r} does not fit the layout {LAYOUT}")
+    return kind, split
+
+
+def _check_complete(files: Mapping[str, Mapping[tuple[str, str], zipfile.ZipInfo]]) -> None:
+    """Raise `DataError` where an image has no mask, or a mask no image."""
     for kind, other in (("images", "masks"), ("masks", "images")):
-        alone = sorted(set(files[kind]) - set(files[other]))
-        if alone:
-            raise DataError(
-                f"{files[kind][alone[0]].filename!r} has no file of its name in {other}/"
-            )
-    found: dict[str, dict[str, Pair]] = {}
-    for split, name in sorted(files["images"]):
-        found.setdefault(split, {})[name] = Pair(
-            files["images"][split, name], files["masks"][split, name]
-        )
-    return found, names
+        unpaired = sorted(set(files[kind]) - set(files[other]))
+        if unpaired:
+            filename = files[kind][unpaired[0]].filename
+            raise DataError(f"{filename!r} has no file of its name in {other}/")
 
 
-def _names(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[str, ...]:
+def _read_names(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[str, ...]:
+    """The names of the classes, one on each line of a text; the first is that of value 0."""
     try:
         lines = archive.read(entry).decode().splitlines()
     except Exception as error:  # broken archives fail in many ways
@@ -161,84 +192,78 @@ def _names(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[str, ...]:
     if len(set(names)) < len(names) or not 2 <= len(names) <= IGNORED:
         raise DataError(
             f"{CLASSES}: {len(names)} names, {len(set(names))} of them different; expected 2 to "
-            f"{IGNORED}, "
-            "one a line, the first that of value 0"
+            f"{IGNORED}, one on each line, the first that of value 0"
         )
     return names
 
 
-def _split(found: Mapping[str, Mapping[str, Pair]]) -> tuple[dict[str, Sequence[Pair]], list[str]]:
-    """Pairs by split, and what there is to say of how they came there."""
-    if "" not in found:
-        return {split: list(found[split].values()) for split in SPLITS if split in found}, []
-    if len(found) > 1:
+def _assign_splits(
+    grouped: Mapping[str, Mapping[str, Pair]],
+) -> tuple[dict[str, Sequence[Pair]], list[str]]:
+    """The pairs by split, and notes on how they came there."""
+    if "" not in grouped:
+        return {split: list(grouped[split].values()) for split in SPLITS if split in grouped}, []
+    if len(grouped) > 1:
         raise DataError(
             f"some images are in the folder of a split and others are not; expected {LAYOUT}"
         )
-    pairs = list(found[""].values())
-    test = max(1, round(TEST_FRACTION * len(pairs)))
+    pairs = list(grouped[""].values())
+    test_size = max(1, round(TEST_FRACTION * len(pairs)))
     order = np.random.default_rng(SEED).permutation(len(pairs))
-    chosen = sorted(order[:test].tolist())
-    rest = sorted(order[test:].tolist())
+    test = [pairs[index] for index in sorted(order[:test_size].tolist())]
+    train = [pairs[index] for index in sorted(order[test_size:].tolist())]
     note = (
-        f"the zip has no splits: {test} of {len(pairs)} images, drawn with seed {SEED}, were "
+        f"the zip has no splits: {test_size} of {len(pairs)} images, drawn with seed {SEED}, were "
         "set aside as test"
     )
-    return {
-        "train": [pairs[index] for index in rest],
-        "test": [pairs[index] for index in chosen],
-    }, [note]
+    return {"train": train, "test": test}, [note]
 
 
-def _size(archive: zipfile.ZipFile, pair: Pair) -> tuple[int, int, int]:
-    """Channels, height and width of a pair, by the headers of its files."""
+def _read_size(archive: zipfile.ZipFile, pair: Pair) -> Size:
+    """The channels, height and width of a pair, from the headers of its files."""
     with open_image(archive, pair.image) as image, open_image(archive, pair.mask, ("PNG",)) as mask:
         if image.size != mask.size:
             raise DataError(
                 f"{pair.mask.filename}: {mask.width}x{mask.height} pixels, its image has "
                 f"{image.width}x{image.height}"
             )
-        return 1 if image.mode in GREY else 3, image.height, image.width
+        channels = 1 if image.mode in GREY else 3
+        return Size(channels, image.height, image.width)
 
 
-def _mask(archive: zipfile.ZipFile, pair: Pair, classes: int) -> Pixels:
-    """The classes of the pixels, uint8 (H, W)."""
+def _read_mask(archive: zipfile.ZipFile, pair: Pair, classes: int) -> Pixels:
+    """The classes of the pixels of a pair, uint8 (H, W)."""
     with open_image(archive, pair.mask, ("PNG",)) as image:
         if image.mode not in ("P", "L"):
             raise DataError(
                 f"{pair.mask.filename}: {image.mode} pixels; a mask is a PNG with a palette or "
-                "in grey of 8 "
-                "bits, its values the classes"
+                "in grey of 8 bits, its values the classes"
             )
         mask = np.array(image, np.uint8)
     largest = int(mask[mask != IGNORED].max(initial=0))
     if largest >= classes:
         raise DataError(
             f"{pair.mask.filename}: value {largest}, but there are {classes} classes: values "
-            "must lie in "
-            f"0..{classes - 1}, or be {IGNORED}, which is ignored"
+            f"must lie in 0..{classes - 1}, or be {IGNORED}, which is ignored"
         )
     return mask
 
 
-def _pad_(
-    images: Mapping[str, Pixels], sizes: Mapping[str, Sequence[tuple[int, int, int]]]
-) -> None:
-    """Fill what is beside and below each image with the mean colour of the training images, in
-    place.
+def _pad_(images: Mapping[str, Pixels], sizes: Mapping[str, Sequence[Size]]) -> None:
+    """Fill the padding of all images with the mean colour of the training images, in place.
+
+    Where there are no training images, it is the mean colour of the first split.
     """
-    train = images.get("train", next(iter(images.values()), None))
-    if train is None or not len(train):
+    split = "train" if "train" in images else next(iter(images), None)
+    if split is None or not len(images[split]):
         return
-    mine = sizes["train"] if "train" in images else next(iter(sizes.values()))
     total = sum(
-        image[:, :rows, :columns].sum((1, 2), dtype=np.float64)
-        for image, (_, rows, columns) in zip(train, mine, strict=True)
+        image[size.inside].sum((1, 2), dtype=np.float64)
+        for image, size in zip(images[split], sizes[split], strict=True)
     )
-    mean = np.rint(total / sum(rows * columns for _, rows, columns in mine)).astype(np.uint8)[
-        :, None, None
-    ]
-    for split, every in images.items():
-        for image, (_, rows, columns) in zip(every, sizes[split], strict=True):
-            image[:, rows:, :] = mean
-            image[:, :, columns:] = mean
+    pixels = sum(size.height * size.width for size in sizes[split])
+    mean = np.rint(total / pixels).astype(np.uint8)[:, None, None]
+    for split, split_images in images.items():
+        for image, size in zip(split_images, sizes[split], strict=True):
+            image[:, size.height :, :] = mean
+            image[:, :, size.width :] = mean

@@ -22,48 +22,49 @@ def check_alike(
     own_classes: Sequence[str],
     pointer: str | None = None,
 ) -> None:
-    """Raise `DataError` unless images of this shape and these classes can be shown to a network of
-    the dataset.
+    """Raise `DataError` unless a shifted set fits the networks of the dataset.
 
     `shape`, `classes` and `counts` (images by split) are those of the shifted set, `own_shape` and
     `own_classes` those of the dataset; classes are compared by name, and some may be missing.
     """
     if tuple(shape) != tuple(own_shape):
         raise DataError(
-            f"the shifted set {name!r} has images of {_size(shape)}, the dataset of "
-            f"{_size(own_shape)}",
+            f"the shifted set {name!r} has images of {_describe_size(shape)}, the dataset of "
+            f"{_describe_size(own_shape)}",
             pointer=pointer,
         )
-    strange = [one for one in classes if one not in set(own_classes)]
-    if strange:
+    unknown = [label for label in classes if label not in set(own_classes)]
+    if unknown:
         raise DataError(
-            f"the shifted set {name!r} has classes that the dataset has not: "
-            f"{', '.join(map(repr, strange[:5]))}"
-            f"{' …' if len(strange) > 5 else ''}; the dataset has "
-            f"{', '.join(map(repr, list(own_classes)[:5]))}{' …' if len(own_classes) > 5 else ''}",
+            f"the shifted set {name!r} has classes that the dataset does not have: "
+            f"{_list_first(unknown)}; the dataset has {_list_first(own_classes)}",
             pointer=pointer,
         )
     if not counts.get("val") and counts["test"] < 2:
         raise DataError(
-            f"the shifted set {name!r} has 1 image: one decides and one reports, at the least",
+            f"the shifted set {name!r} has 1 image; it needs at least 2: one decides, one reports",
             pointer=pointer,
         )
 
 
 def count_shifted(counts: Mapping[str, int]) -> tuple[int, int]:
-    """How many images of a shifted set decide and report, of so many by split: those of `val`, or
-    half of `test`.
+    """The numbers of images of a shifted set that decide and that report.
+
+    `counts` are its images by split. Without images in `val`, half of `test` decides.
     """
-    val = counts.get("val") or counts["test"] // 2
-    return val, counts["test"] if counts.get("val") else counts["test"] - val
+    test = counts["test"]
+    val = counts.get("val", 0)
+    if val:
+        return val, test
+    return test // 2, test - test // 2
 
 
 def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> ShiftedSplits:
     """The `val` and `test` images of a shifted set, labels numbered as those of the data.
 
-    Where the set brings no `val`, a seeded half of `test` is set aside as that: what is chosen
-    reads `val`, what is reported reads `test`. Training images of the set are left alone. Raises as
-    `check_alike` does.
+    Where the set brings no `val`, a seeded half of `test` is set aside for it: choices read `val`,
+    reports read `test`. Training images of the set are left alone. Raises `DataError` where the set
+    does not fit the data (`check_alike`).
     """
     check_alike(
         name,
@@ -74,7 +75,7 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
         own_classes=data.classes,
     )
     order = torch.tensor([data.classes.index(label) for label in arrays.classes])
-    found = {
+    splits = {
         split: Split(
             torch.from_numpy(arrays.images[split]),
             renumber_labels(torch.from_numpy(arrays.labels[split]), order),
@@ -82,20 +83,30 @@ def split_shifted(name: str, arrays: Arrays, data: Data, *, seed: int) -> Shifte
         for split in ("val", "test")
         if split in arrays.images
     }
-    if "val" not in found:
-        test = found["test"]
-        chosen, rest = draw_subset(
-            test.labels, len(test) // 2, True, generator(seed, "shifted", name)
-        )
-        return ShiftedSplits(test[chosen], test[rest])
-    return ShiftedSplits(found["val"], found["test"])
+    test = splits["test"]
+    if "val" in splits:
+        return ShiftedSplits(splits["val"], test)
+    rng = generator(seed, "shifted", name)
+    chosen, rest = draw_subset(test.labels, len(test) // 2, stratify=True, rng=rng)
+    return ShiftedSplits(test[chosen], test[rest])
 
 
-def _size(shape: Sequence[int]) -> str:
-    """Of an image, as people write it.
+def _describe_size(shape: Sequence[int]) -> str:
+    """The size of an image, as people write it.
 
-    >>> _size((3, 24, 32))
+    >>> _describe_size((3, 24, 32))
     '32x24 pixels and 3 channels'
     """
     channels, height, width = shape
-    return f"{width}x{height} pixels and {channels} channel{'s' * (channels != 1)}"
+    noun = "channel" if channels == 1 else "channels"
+    return f"{width}x{height} pixels and {channels} {noun}"
+
+
+def _list_first(names: Sequence[str], limit: int = 5) -> str:
+    """The first names in quotes, and an ellipsis for those beyond the limit.
+
+    >>> _list_first(["cat", "dog", "owl"], limit=2)
+    "'cat', 'dog' …"
+    """
+    listed = ", ".join(map(repr, list(names)[:limit]))
+    return f"{listed} …" if len(names) > limit else listed

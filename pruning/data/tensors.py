@@ -1,11 +1,10 @@
-"""Data as a job uses them: fit, val and test splits of uint8 tensors, normalised and augmented
-batch by batch.
-"""
+"""Data as a job uses them: splits of uint8 tensors, normalised and augmented batch by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -18,15 +17,17 @@ from pruning.seeding import generator
 PADDING = 4
 VAL_FRACTION = 0.1
 PIXELS = 2**20
-"""So many at most in a batch of images with masks: networks answer for every pixel, and such images
-are large.
-"""
+"""The most pixels in a batch of images with masks, which are large and answered pixel by pixel."""
+MOMENT_IMAGES = 1024
+MOMENT_IMAGES_WITH_MASKS = 16
+"""The number of images whose values are summed at once in float64."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W) and labels on one device: int64 (N,), or masks uint8 (N, H, W), 255
-    ignored.
+    """Images uint8 (N, C, H, W) and labels on one device.
+
+    Labels are int64 (N,), or masks uint8 (N, H, W) in which 255 is ignored.
     """
 
     images: Tensor
@@ -66,15 +67,15 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     val_from_train: bool = True
-    """Whether `val` was set aside from `train` here."""
+    """Whether `val` was set aside from the images of `train`."""
     shifted: Mapping[str, ShiftedSplits] = field(default_factory=dict)
-    """By the name of the distribution, images under a shift that the user supplied."""
+    """The images under shifts that the user supplied, by the name of the distribution."""
     stored_as: str | None = None
     """`JPEG` where all images come from such files."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """The channels, height and width of the images."""
         return tuple(self.fit.images.shape[1:])  # type: ignore[return-value]
 
     @property
@@ -84,16 +85,19 @@ class Data:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images by split."""
+        """The number of images by split."""
         return {"fit": len(self.fit), "val": len(self.val), "test": len(self.test)}
 
     def at_once(self, batch_size: int) -> int:
-        """How many images make a batch outside training: `batch_size`, and with masks no more than
-        `PIXELS` pixels.
+        """The number of images in a batch outside training.
+
+        It is `batch_size`; with masks a batch has no more than `PIXELS` pixels, and at least one
+        image.
         """
         if not self.segmentation:
             return batch_size
-        return max(1, min(batch_size, PIXELS // (self.shape[1] * self.shape[2])))
+        _, height, width = self.shape
+        return max(1, min(batch_size, PIXELS // (height * width)))
 
     def normalize(self, images: Tensor) -> Tensor:
         """(x / 255 - mean) / std per channel, float32, in the memory layout of `images`."""
@@ -115,7 +119,7 @@ class Data:
             fit=self.fit.to(device),
             val=self.val.to(device),
             test=self.test.to(device),
-            shifted={name: one.to(device) for name, one in self.shifted.items()},
+            shifted={name: splits.to(device) for name, splits in self.shifted.items()},
         )
 
 
@@ -127,57 +131,40 @@ def prepare(
     normalize: Mapping[str, Sequence[float]] | None,
     classes: Sequence[str] | None = None,
 ) -> Data:
-    """The splits of a job: limits applied first, then `val` taken from `train` unless the dataset
-    brings its own.
+    """The splits of a job: limited first, then `val` taken from `train` if the dataset has none.
 
     Every draw is seeded, balanced over the classes unless `limit.stratify` is false; images with
-    masks have no one class and are drawn plainly. `classes` gives the model's order of the class
-    names; labels are renumbered to it. Without `normalize`, mean and standard deviation are those
-    of the dataset's whole train split (with masks, of the pixels that are not ignored, so that
-    padding has no part), so that limits and seeds do not move them.
+    masks have many classes each and are drawn plainly. `classes` gives the model's order of the
+    class names; labels are renumbered to it. Without `normalize`, mean and standard deviation are
+    those of the dataset's whole train split (with masks, of the pixels that are not ignored, so
+    that padding has no part), so that limits and seeds do not move them. Raises `DataError` where
+    classes or channels do not fit, or training images are too few.
     """
     splits = {
         name: Split(torch.from_numpy(arrays.images[name]), torch.from_numpy(arrays.labels[name]))
         for name in arrays.images
     }
-    names = arrays.classes
-    mean, std = (
-        _moments(splits["train"])
-        if normalize is None
-        else (tuple(normalize["mean"]), tuple(normalize["std"]))
-    )
-    if classes is not None and tuple(classes) != names:
-        if sorted(classes) != sorted(names):
-            raise DataError(
-                f"the model's classes {list(classes)} are not those of the dataset {list(names)}"
-            )
-        order = torch.tensor([list(classes).index(name) for name in names])
+    if normalize is None:
+        mean, std = _compute_moments(splits["train"])
+    else:
+        mean = tuple(normalize["mean"])
+        std = tuple(normalize["std"])
+    names = arrays.classes if classes is None else tuple(classes)
+    if names != arrays.classes:
+        order = _match_classes(names, arrays.classes)
         splits = {
             name: Split(split.images, renumber_labels(split.labels, order))
             for name, split in splits.items()
         }
-        names = tuple(classes)
-    for name in ("train", "test"):
-        most = limit.of(name, len(splits[name]))
-        if most < len(splits[name]):
-            chosen, _ = draw_subset(
-                splits[name].labels, most, limit.stratify, generator(seed, "limit", name)
-            )
-            splits[name] = splits[name][chosen]
-    train = splits["train"]
+    splits["train"] = _limit_split(splits["train"], "train", limit, seed)
+    splits["test"] = _limit_split(splits["test"], "test", limit, seed)
     val_from_train = "val" not in splits
     if val_from_train:
-        size = count_validation(len(train))
-        if size >= len(train):
-            raise DataError(
-                f"{len(train)} training images are too few to set {size} aside for validation"
-            )
-        chosen, rest = draw_subset(train.labels, size, limit.stratify, generator(seed, "val"))
-        splits["val"], train = train[chosen], train[rest]
+        splits["val"], splits["train"] = _set_validation_aside(splits["train"], limit, seed)
     if len(mean) != arrays.shape[0] or len(std) != arrays.shape[0]:
         raise DataError(f"normalize has {len(mean)} channels, the images have {arrays.shape[0]}")
     return Data(
-        fit=train,
+        fit=splits["train"],
         val=splits["val"],
         test=splits["test"],
         classes=names,
@@ -188,8 +175,38 @@ def prepare(
     )
 
 
+def _match_classes(names: tuple[str, ...], dataset_names: tuple[str, ...]) -> Tensor:
+    """The model's number of each class of the dataset; `DataError` where the classes differ."""
+    if sorted(names) != sorted(dataset_names):
+        raise DataError(
+            f"the model's classes {list(names)} are not those of the dataset {list(dataset_names)}"
+        )
+    return torch.tensor([names.index(name) for name in dataset_names])
+
+
+def _limit_split(split: Split, name: Literal["train", "test"], limit: Limit, seed: int) -> Split:
+    """The split, or a seeded subset where it is larger than its limit."""
+    most = limit.of(name, len(split))
+    if most >= len(split):
+        return split
+    rng = generator(seed, "limit", name)
+    chosen, _ = draw_subset(split.labels, most, limit.stratify, rng)
+    return split[chosen]
+
+
+def _set_validation_aside(train: Split, limit: Limit, seed: int) -> tuple[Split, Split]:
+    """A seeded validation split of the training images, and the rest of them."""
+    size = count_validation(len(train))
+    if size >= len(train):
+        raise DataError(
+            f"{len(train)} training images are too few to set {size} aside for validation"
+        )
+    chosen, rest = draw_subset(train.labels, size, limit.stratify, generator(seed, "val"))
+    return train[chosen], train[rest]
+
+
 def count_validation(images: int) -> int:
-    """How many of so many training images are set aside for validation: a tenth, one at least.
+    """The number of training images set aside for validation: a tenth, and at least one.
 
     >>> count_validation(50_000), count_validation(3)
     (5000, 1)
@@ -198,50 +215,55 @@ def count_validation(images: int) -> int:
 
 
 def augment(images: Tensor, mode: str, rng: Generator) -> Tensor:
-    """Random crop after `PADDING` pixels of black on each side, and horizontal flip, each image for
-    itself.
+    """Crop each image at random after `PADDING` pixels of black on each side, and flip it or not.
 
     uint8 (N, C, H, W) in and out; `mode` is `none`, `crop` or `crop_flip`. The result is laid out
     channels last.
     """
-    return images if mode == "none" else _moved(images, *_places(images, mode, rng), 0)
+    if mode == "none":
+        return images
+    rows, columns = _draw_places(images, mode, rng)
+    return _move_images(images, rows, columns, padding=0)
 
 
 def augment_split(split: Split, mode: str, rng: Generator) -> Split:
-    """`augment` of the images, and the same of their masks, where padding is ignored; classes of
-    images stay.
+    """Augment the images, and their masks in the same way: their padding is ignored.
+
+    Labels that are one class for each image stay as they are.
     """
     if mode == "none" or split.labels.dim() == 1:
         return Split(augment(split.images, mode, rng), split.labels)
-    places = _places(split.images, mode, rng)
-    return Split(
-        _moved(split.images, *places, 0),
-        _moved(split.labels[:, None], *places, IGNORED)[:, 0].contiguous(),
-    )
+    rows, columns = _draw_places(split.images, mode, rng)
+    images = _move_images(split.images, rows, columns, padding=0)
+    masks = _move_images(split.labels[:, None], rows, columns, padding=IGNORED)
+    return Split(images, masks[:, 0].contiguous())
 
 
-def _places(images: Tensor, mode: str, rng: Generator) -> tuple[Tensor, Tensor]:
+def _draw_places(images: Tensor, mode: str, rng: Generator) -> tuple[Tensor, Tensor]:
     """The rows and the columns of the padded images that each image takes, (N, H) and (N, W)."""
-    n, _, height, width = images.shape
-    offsets = torch.randint(0, 2 * PADDING + 1, (2, n, 1), generator=rng)
+    count, _, height, width = images.shape
+    offsets = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=rng)
     rows = offsets[0] + torch.arange(height)
     columns = offsets[1] + torch.arange(width)
     if mode == "crop_flip":
-        flip = torch.rand(n, 1, generator=rng) < 0.5
+        flip = torch.rand(count, 1, generator=rng) < 0.5
         columns = torch.where(flip, columns.flip(1), columns)
     return rows, columns
 
 
-def _moved(images: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:
+def _move_images(images: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:
+    """The given rows and columns of the images padded by a value, laid out channels last."""
     padded = torch.nn.functional.pad(images, (PADDING,) * 4, value=padding)
     index = torch.arange(len(images), device=images.device)[:, None, None]
-    rows, columns = rows.to(images.device)[:, :, None], columns.to(images.device)[:, None, :]
+    rows = rows.to(images.device)[:, :, None]
+    columns = columns.to(images.device)[:, None, :]
     return padded.permute(0, 2, 3, 1)[index, rows, columns].permute(0, 3, 1, 2)
 
 
 def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
-    """`auto` becomes `crop_flip` for colour images of 24 pixels and more, `none` otherwise (a
-    flipped digit is none).
+    """Replace `auto` by `crop_flip` for colour images of at least 24 pixels, else by `none`.
+
+    A flipped digit is not a digit.
     """
     if mode != "auto":
         return mode
@@ -249,23 +271,26 @@ def resolve_augment(mode: str, shape: tuple[int, int, int]) -> str:
 
 
 def draw_subset(labels: Tensor, size: int, stratify: bool, rng: Generator) -> tuple[Tensor, Tensor]:
-    """Indices of a random subset and of the rest, each in ascending order; balanced only where each
-    label is one class.
+    """The indices of a random subset and of the rest, each in ascending order.
+
+    With `stratify` the subset is balanced over the classes, where each label is one class.
     """
     order = torch.randperm(len(labels), generator=rng)
     if stratify and labels.dim() == 1:
-        position = torch.empty(len(labels), dtype=torch.int64)
+        # The first of every class come first, then the second of every class, and so on; in each
+        # of these turns the random order decides.
+        turn = torch.empty(len(labels), dtype=torch.int64)
         for label in torch.unique(labels):
             members = order[labels[order] == label]
-            position[members] = torch.arange(len(members))
+            turn[members] = torch.arange(len(members))
         rank = torch.empty(len(labels), dtype=torch.int64)
         rank[order] = torch.arange(len(labels))
-        order = (position * len(labels) + rank).argsort()
+        order = (turn * len(labels) + rank).argsort()
     return order[:size].sort().values, order[size:].sort().values
 
 
 def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
-    """Labels of images or masks with class k called order[k]; what is ignored stays so."""
+    """Labels of images or masks with class k called order[k]; ignored pixels stay ignored."""
     if labels.dim() == 1:
         return order[labels]
     table = torch.full((IGNORED + 1,), IGNORED, dtype=torch.uint8)
@@ -273,24 +298,27 @@ def renumber_labels(labels: Tensor, order: Tensor) -> Tensor:
     return table[labels.long()]
 
 
-def _moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    images = split.images
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
+def _compute_moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation of each channel, of the pixels that are not ignored."""
+    has_masks = split.labels.dim() == 3
+    channels = split.images.shape[1]
+    total = torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros_like(total)
-    n, chunk_size = 0.0, 1024 if split.labels.dim() == 1 else 16
-    for chunk, labels in zip(
-        torch.split(images, chunk_size), torch.split(split.labels, chunk_size), strict=True
-    ):
-        values = chunk.to(torch.float64) / 255
-        if labels.dim() == 3:
+    count = 0.0
+    chunk_size = MOMENT_IMAGES_WITH_MASKS if has_masks else MOMENT_IMAGES
+    image_chunks = torch.split(split.images, chunk_size)
+    label_chunks = torch.split(split.labels, chunk_size)
+    for images, labels in zip(image_chunks, label_chunks, strict=True):
+        values = images.to(torch.float64) / 255
+        if has_masks:
             known = (labels != IGNORED)[:, None].double()
-            n += float(known.sum())
+            count += float(known.sum())
             total += (values * known).sum((0, 2, 3))
             squares += (values**2 * known).sum((0, 2, 3))
-            continue
-        n += values.numel() / images.shape[1]
-        total += values.sum((0, 2, 3))
-        squares += (values**2).sum((0, 2, 3))
-    mean = total / n
-    std = (squares / n - mean**2).clamp_min(0).sqrt().clamp_min(1e-3)
+        else:
+            count += values.numel() / channels
+            total += values.sum((0, 2, 3))
+            squares += (values**2).sum((0, 2, 3))
+    mean = total / count
+    std = (squares / count - mean**2).clamp_min(0).sqrt().clamp_min(1e-3)
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,5 +1,6 @@
-"""Uploaded datasets: a zip of images, npz or safetensors, checked and decoded. Free of torch,
-pickle never runs.
+"""Uploaded datasets: a zip of images, npz or safetensors, checked and decoded.
+
+Free of torch; pickle never runs.
 """
 
 from __future__ import annotations
@@ -7,6 +8,8 @@ from __future__ import annotations
 import stat
 import struct
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,54 +19,67 @@ from safetensors.numpy import load_file
 
 from pruning.data import segmentation
 from pruning.data.arrays import IGNORED, SPLITS, Arrays
-from pruning.data.images import SUFFIXES, decode_image, widen_to_channels
+from pruning.data.images import SUFFIXES, Pixels, decode_image, is_hidden, widen_to_channels
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.storage.signatures import is_pickle, is_safetensors
 
 MAX_ENTRIES = 5_000_000
 MAX_RATIO = 200
+"""The most times that an entry of a zip may expand."""
 TRAINED = frozenset({"train_x", "train_y", "test_x", "test_y"})
 SHIFTED = frozenset({"test_x", "test_y"})
-"""A dataset that only tests: images of a shifted distribution."""
+"""The arrays of a dataset that only tests: images of a shifted distribution."""
+MAX_CLASSES = 100_000
+CLASS_FOLDERS = "train/<class>/<image>, test/<class>/<image>"
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class _ImageFile:
+    """An image of a zip and the name of its class, which is its folder."""
+
+    label: str
+    entry: zipfile.ZipInfo
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether the name of the file is that of a JPEG."""
+        return PurePosixPath(self.entry.filename).suffix.lower() in (".jpg", ".jpeg")
 
 
 def read_dataset(path: Path, filename: str, max_values: int) -> Arrays:
     """The dataset in the file; `max_values` limits the decoded size in uint8 values.
 
-    Raises `DataError` for what does not fit, `UnsafeFormatError` for what could run code or leave
-    its folder.
+    Raises `DataError` for a file that does not fit, `UnsafeFormatError` for one that could run code
+    or leave its folder.
     """
     with path.open("rb") as file:
         head = file.read(9)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with _open_zip(path) as archive:
             _check_zip(archive, max_values)
-            names = {PurePosixPath(name).name for name in archive.namelist()}
-            if names and all(name.endswith(".npy") for name in names):
-                return _from_arrays(
-                    {
-                        name.removesuffix(".npy"): _read_npy(archive, name)
-                        for name in archive.namelist()
-                    }
+            names = archive.namelist()
+            if names and all(PurePosixPath(name).name.endswith(".npy") for name in names):
+                return _convert_arrays(
+                    {name.removesuffix(".npy"): _read_npy(archive, name) for name in names}
                 )
             if segmentation.has_masks(archive):
                 return segmentation.read_segmentation(archive, max_values)
-            return _from_folder(archive, max_values)
+            return _read_class_folders(archive, max_values)
     if is_pickle(head) and not is_safetensors(head):
         raise UnsafeFormatError("this is a pickle; send a zip of images, npz or safetensors")
     try:
-        return _from_arrays(dict(load_file(path)))
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-    ) as error:  # TypeError: bfloat16, which NumPy does not know
+        return _convert_arrays(dict(load_file(path)))
+    # TypeError: bfloat16, which NumPy does not know
+    except (SafetensorError, KeyError, TypeError) as error:
         raise DataError(
             f"{filename}: neither a zip of images nor npz nor safetensors ({error})"
         ) from None
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip; `DataError` where it cannot be read."""
     try:
         return zipfile.ZipFile(path)
     except (
@@ -78,33 +94,41 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _check_zip(archive: zipfile.ZipFile, max_values: int) -> None:
+    """Refuse a zip that is too large when unpacked, or that has an unsafe entry."""
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
         raise DataError(f"the zip has {len(entries)} entries; at most {MAX_ENTRIES} are accepted")
     total = 0
     for entry in entries:
-        if not entry.filename:
-            raise DataError("the zip has an entry without a name")
-        parts = PurePosixPath(entry.filename.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in (parts.parts or ("",))[0]:
-            raise UnsafeFormatError(f"the zip entry {entry.filename!r} leaves its folder")
-        mode = entry.external_attr >> 16
-        if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UnsafeFormatError(f"the zip entry {entry.filename!r} is a link or a device")
-        if entry.flag_bits & 0x1:
-            raise DataError(f"the zip entry {entry.filename!r} is encrypted")
-        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20:
-            raise DataError(
-                f"the zip entry {entry.filename!r} expands "
-                f"{entry.file_size / max(entry.compress_size, 1):.0f}"
-                f" times; at most {MAX_RATIO} times is accepted"
-            )
+        _check_entry(entry)
         total += entry.file_size
     if total > max_values:
         raise DataError(f"the zip expands to {total} bytes; at most {max_values} are accepted")
 
 
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    """Refuse an entry that leaves its folder, is a link, is encrypted or expands too much."""
+    if not entry.filename:
+        raise DataError("the zip has an entry without a name")
+    path = PurePosixPath(entry.filename.replace("\\", "/"))
+    has_drive = bool(path.parts) and ":" in path.parts[0]
+    if path.is_absolute() or ".." in path.parts or has_drive:
+        raise UnsafeFormatError(f"the zip entry {entry.filename!r} leaves its folder")
+    mode = entry.external_attr >> 16
+    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise UnsafeFormatError(f"the zip entry {entry.filename!r} is a link or a device")
+    if entry.flag_bits & 0x1:
+        raise DataError(f"the zip entry {entry.filename!r} is encrypted")
+    compressed = max(entry.compress_size, 1)
+    if entry.file_size > MAX_RATIO * compressed and entry.file_size > 2**20:
+        raise DataError(
+            f"the zip entry {entry.filename!r} expands {entry.file_size / compressed:.0f} times; "
+            f"at most {MAX_RATIO} times is accepted"
+        )
+
+
 def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    """The array of an entry; pickled objects are refused."""
     try:
         with archive.open(name) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
@@ -112,34 +136,40 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
         if "allow_pickle" in str(error) or "Object" in str(error):
             raise UnsafeFormatError(f"{name} holds Python objects (pickle); send numbers") from None
         raise DataError(f"{name}: {error}") from None
-    except Exception as error:  # broken archives fail in many ways: zlib.error, NotImplementedError, MemoryError, ...
+    except Exception as error:  # broken archives fail in many ways: zlib.error, MemoryError, ...
         raise DataError(f"{name}: {type(error).__name__}: {str(error)[:200]}") from None
 
 
-def _from_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
-    if set(arrays) - {"val_x", "val_y"} not in (TRAINED, SHIFTED) or ("val_x" in arrays) != (
-        "val_y" in arrays
-    ):
+def _convert_arrays(arrays: dict[str, np.ndarray[Any, Any]]) -> Arrays:
+    """The dataset of arrays that were sent by name; classes are numbered by the labels."""
+    names = set(arrays)
+    has_both_or_no_val = ("val_x" in names) == ("val_y" in names)
+    if names - {"val_x", "val_y"} not in (TRAINED, SHIFTED) or not has_both_or_no_val:
         raise DataError(
             f"arrays {sorted(arrays)}: expected train_x, train_y, test_x, test_y and optionally "
             "val_x, val_y; without train_x and train_y for images of a shifted distribution"
         )
-    images, labels = {}, {}
+    images = {}
+    labels = {}
     for split in SPLITS:
-        if f"{split}_x" in arrays and (
-            split != "val" or len(arrays["val_x"]) + len(arrays["val_y"])
-        ):
-            images[split] = _channels_first(arrays[f"{split}_x"], f"{split}_x")
-            labels[split] = _labels(arrays[f"{split}_y"], f"{split}_y")
-    classes = (
-        segmentation.count_classes(labels.values())
-        if labels["test"].ndim == 3
-        else 1 + max((int(values.max()) for values in labels.values() if values.size), default=0)
-    )
+        image_name = f"{split}_x"
+        label_name = f"{split}_y"
+        if image_name not in arrays:
+            continue
+        if split == "val" and len(arrays["val_x"]) + len(arrays["val_y"]) == 0:
+            continue  # an empty `val` counts as missing
+        images[split] = _put_channels_first(arrays[image_name], image_name)
+        labels[split] = _convert_labels(arrays[label_name], label_name)
+    if labels["test"].ndim == 3:
+        classes = segmentation.count_classes(labels.values())
+    else:
+        largest = [int(values.max()) for values in labels.values() if values.size]
+        classes = 1 + max(largest, default=0)
     return Arrays(images, labels, tuple(map(str, range(max(classes, 1)))))
 
 
-def _channels_first(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _put_channels_first(array: np.ndarray[Any, Any], name: str) -> Pixels:
+    """Images (N, C, H, W) from any of the accepted shapes."""
     if array.dtype != np.uint8:
         raise DataError(f"{name}: images must be uint8 (0..255), found {array.dtype}")
     if array.ndim == 3:
@@ -154,106 +184,106 @@ def _channels_first(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, n
     )
 
 
-def _labels(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
-    """Classes of images, int64 (N,), or of pixels, uint8 (N, H, W)."""
+def _convert_labels(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """The classes of images, int64 (N,), or of pixels, uint8 (N, H, W)."""
     if array.ndim == 3 and array.dtype == np.uint8:
         return array
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(
             f"{name}: labels must be whole numbers of shape (N,), or masks uint8 (N, H, W) in "
-            f"which {IGNORED} "
-            f"is ignored; found {array.dtype} {array.shape}"
+            f"which {IGNORED} is ignored; found {array.dtype} {array.shape}"
         )
-    if array.size and int(array.max()) >= 100_000:
+    if array.size and int(array.max()) >= MAX_CLASSES:
         raise DataError(f"{name}: the largest label is {array.max()}; labels count classes from 0")
     return array.astype(np.int64)
 
 
-def _from_folder(archive: zipfile.ZipFile, max_values: int) -> Arrays:
-    files: dict[str, list[tuple[str, zipfile.ZipInfo]]] = {split: [] for split in SPLITS}
-    for entry in archive.infolist():
-        parts = PurePosixPath(entry.filename).parts
-        if entry.filename.endswith("/") or any(
-            part.startswith((".", "__MACOSX")) for part in parts
-        ):
-            continue
-        if (
-            len(parts) != 3
-            or parts[0] not in SPLITS
-            or PurePosixPath(parts[2]).suffix.lower() not in SUFFIXES
-        ):
-            raise DataError(
-                f"the zip entry {entry.filename!r} does not fit the layout train/<class>/<image>, "
-                "test/<class>/<image>"
-            )
-        files[parts[0]].append((parts[1], entry))
-    classes = tuple(
-        sorted(
-            {
-                label
-                for label, _ in files["train"] or [one for some in files.values() for one in some]
-            }
-        )
-    )
+def _read_class_folders(archive: zipfile.ZipFile, max_values: int) -> Arrays:
+    """The dataset of a zip in which the folder of an image names its class."""
+    files = _sort_by_split(archive)
+    classes = _name_classes(files)
     number = {label: index for index, label in enumerate(classes)}
-    for split, entries in files.items():
-        strange = {label for label, _ in entries} - set(number)
-        if strange:
-            raise DataError(f"class {min(strange)!r} is in {split} but not in train")
-    images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
-    labels: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
-    for split, entries in files.items():
-        if entries:
-            entries.sort(key=lambda item: item[1].filename)
-            images[split] = _decode(
-                archive,
-                [entry for _, entry in entries],
-                max_values - sum(array.size for array in images.values()),
-            )
-            labels[split] = np.array([number[label] for label, _ in entries], np.int64)
+    images: dict[str, Pixels] = {}
+    labels: dict[str, Labels] = {}
+    for split, split_files in files.items():
+        if not split_files:
+            continue
+        remaining = max_values - sum(array.size for array in images.values())
+        images[split] = _decode_images(archive, [file.entry for file in split_files], remaining)
+        labels[split] = np.array([number[file.label] for file in split_files], np.int64)
     if not images:
-        raise DataError(
-            "the zip holds no images; expected train/<class>/<image>, test/<class>/<image>"
-        )
+        raise DataError(f"the zip holds no images; expected {CLASS_FOLDERS}")
     channels = max(array.shape[1] for array in images.values())
-    if sum(array.size // array.shape[1] for array in images.values()) * channels > max_values:
+    pixels = sum(array.size // array.shape[1] for array in images.values())
+    if pixels * channels > max_values:
         raise DataError(f"the images decode to more than {max_values} values")
-    compressed = all(
-        PurePosixPath(entry.filename).suffix.lower() in (".jpg", ".jpeg")
-        for entries in files.values()
-        for _, entry in entries
-    )
+    all_jpeg = all(file.is_jpeg for split_files in files.values() for file in split_files)
     return Arrays(
         {split: widen_to_channels(array, channels) for split, array in images.items()},
         labels,
         classes,
-        stored_as="JPEG" if compressed else None,
+        stored_as="JPEG" if all_jpeg else None,
     )
 
 
-def _decode(
-    archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], max_values: int
-) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _sort_by_split(archive: zipfile.ZipFile) -> dict[str, list[_ImageFile]]:
+    """The images of a zip by split, in the order of their file names; hidden files are skipped."""
+    files: dict[str, list[_ImageFile]] = {split: [] for split in SPLITS}
+    for entry in archive.infolist():
+        if is_hidden(entry):
+            continue
+        parts = PurePosixPath(entry.filename).parts
+        fits = (
+            len(parts) == 3
+            and parts[0] in SPLITS
+            and PurePosixPath(parts[2]).suffix.lower() in SUFFIXES
+        )
+        if not fits:
+            raise DataError(
+                f"the zip entry {entry.filename!r} does not fit the layout {CLASS_FOLDERS}"
+            )
+        split, label, _ = parts
+        files[split].append(_ImageFile(label, entry))
+    for split_files in files.values():
+        split_files.sort(key=lambda file: file.entry.filename)
+    return files
+
+
+def _name_classes(files: Mapping[str, Sequence[_ImageFile]]) -> tuple[str, ...]:
+    """The classes of the training images, or of all images where there are none, in order."""
+    all_files = [file for split_files in files.values() for file in split_files]
+    classes = {file.label for file in files["train"] or all_files}
+    for split, split_files in files.items():
+        unknown = {file.label for file in split_files} - classes
+        if unknown:
+            raise DataError(f"class {min(unknown)!r} is in {split} but not in train")
+    return tuple(sorted(classes))
+
+
+def _decode_images(
+    archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], max_values: int
+) -> Pixels:
     """Images (N, C, H, W): C = 1 when all are grey, else 3, a grey one three times the same."""
     first = decode_image(archive, entries[0])
-    out = np.empty((len(entries), 0, *first.shape[1:]), np.uint8)
+    # Without channels until the first image is written below, and widened at the first in colour.
+    pixels = np.empty((len(entries), 0, *first.shape[1:]), np.uint8)
     for index, entry in enumerate(entries):
         image = decode_image(archive, entry) if index else first
-        if len(image) > out.shape[1]:
+        channels = len(image)
+        if channels > pixels.shape[1]:
             if image.size * len(entries) > max_values:
                 raise DataError(
                     f"{len(entries)} images of {image.shape} decode to more than {max_values} "
                     "values"
                 )
-            out = (
-                widen_to_channels(out, len(image))
-                if index
-                else np.empty((len(entries), *image.shape), np.uint8)
-            )
+            if index:
+                pixels = widen_to_channels(pixels, channels)
+            else:
+                pixels = np.empty((len(entries), *image.shape), np.uint8)
         if image.shape[1:] != first.shape[1:]:
             raise DataError(
                 f"{entry.filename}: {image.shape[2]}x{image.shape[1]} pixels beside "
                 f"{first.shape[2]}x{first.shape[1]}; all images must have one size"
             )
-        out[index] = image
-    return out
+        pixels[index] = image
+    return pixels

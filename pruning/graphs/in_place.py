@@ -1,6 +1,4 @@
-"""Operations in place, in the graph of a network: where they are, where they may be, where they may
-be seen.
-"""
+"""Operations in place in the graph of a network: found, refused where unsafe, put in where safe."""
 
 from __future__ import annotations
 
@@ -16,12 +14,15 @@ from pruning.graphs.tracing import IN_PLACE
 from pruning.networks.layers import Layer
 
 
-def add_(one: Tensor, other: Tensor) -> Tensor:
-    """The sum, in the place of the first where it has the size of the sum."""
-    return one.add_(other) if one.shape == other.shape and one.dtype == other.dtype else one + other
+def add_(first: Tensor, second: Tensor) -> Tensor:
+    """The sum, in the memory of the first where both have the same shape and type."""
+    if first.shape == second.shape and first.dtype == second.dtype:
+        return first.add_(second)
+    return first + second
 
 
 OVERWRITING = {*IN_PLACE, operator.isub, operator.imul, operator.itruediv}
+"""The functions that overwrite their first argument."""
 NEW = {
     operator.add,
     operator.sub,
@@ -35,7 +36,7 @@ NEW = {
     "mul",
     add_,
 }
-"""Nothing else sees the memory of what they give."""
+"""The functions and methods whose results have memory of their own, which nothing else reads."""
 RELU = {nn.ReLU, F.relu, torch.relu, "relu"}
 
 
@@ -63,11 +64,13 @@ def refuse_overwritten(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         if not _is_in_place(node, modules.get(node)):
             continue
+        # A result that may share the memory of its own input (a view) is followed back to where
+        # the memory was new: nothing on the way may have a second user.
         source = node.args[0] if node.args else None
         while (
             isinstance(source, fx.Node)
             and len(source.users) == 1
-            and not _is_new(source, modules.get(source))
+            and not _has_new_memory(source, modules.get(source))
         ):
             source = source.args[0] if source.args else None
         if not isinstance(source, fx.Node) or len(source.users) > 1:
@@ -75,8 +78,9 @@ def refuse_overwritten(graph: fx.GraphModule) -> None:
 
 
 def simplify(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same graph without `Identity` modules; ReLUs and sums are in place where nothing else
-    sees what they are given.
+    """Remove `Identity` modules, and let ReLUs and sums work in place where that is safe.
+
+    It is safe where nothing else reads their input. The graph is changed and returned.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Identity(), nn.ReLU())
     >>> [node.name for node in simplify(fx.symbolic_trace(net)).graph.nodes]
@@ -88,36 +92,31 @@ def simplify(graph: fx.GraphModule) -> fx.GraphModule:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.graph.erase_node(node)
     for node in graph.graph.nodes:
-        given, kind = (
-            node.args[0] if node.args else None,
-            type(modules[node]) if node in modules else node.target,
-        )
-        if (
-            not isinstance(given, fx.Node)
-            or len(given.users) > 1
-            or not _is_new(given, modules.get(given))
-        ):
+        operand = node.args[0] if node.args else None
+        if not isinstance(operand, fx.Node) or len(operand.users) > 1:
             continue
-        if kind in RELU:
-            node.op, node.target, node.args, node.kwargs = (
-                "call_function",
-                torch.relu_,
-                (given,),
-                {},
-            )
-        elif kind is operator.add and isinstance(node.args[1], fx.Node):
+        if not _has_new_memory(operand, modules.get(operand)):
+            continue
+        operation = type(modules[node]) if node in modules else node.target
+        if operation in RELU:
+            node.op = "call_function"
+            node.target = torch.relu_
+            node.args = (operand,)
+            node.kwargs = {}
+        elif operation is operator.add and isinstance(node.args[1], fx.Node):
             node.target = add_
     graph.recompile()
     return graph
 
 
 def _is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation overwrites an input, or may do so as far as its arguments tell."""
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    said = node.kwargs.get("inplace") or (
-        node.op == "call_function" and any(one is True for one in node.args)
-    )
+    # F.relu(x, True): a flag passed by position may be `inplace`.
+    has_flag = node.op == "call_function" and any(argument is True for argument in node.args)
     return bool(
-        said
+        node.kwargs.get("inplace")
+        or has_flag
         or getattr(module, "inplace", False)
         or "out" in node.kwargs
         or node.target in OVERWRITING
@@ -125,5 +124,6 @@ def _is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
-def _is_new(node: fx.Node, module: nn.Module | None) -> bool:
+def _has_new_memory(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the result of an operation never shares the memory of its inputs."""
     return isinstance(module, Layer | _BatchNorm) or node.target in NEW

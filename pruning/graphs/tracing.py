@@ -1,11 +1,10 @@
-"""Networks traced as graphs: BatchNorm folded into the layer before it, and what is known of each
-operation.
-"""
+"""Networks traced as graphs: properties of their operations, and BatchNorm folded into layers."""
 
 from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,8 +41,7 @@ LIPSCHITZ: Mapping[Any, float] = {
     F.leaky_relu: 1.0,
     nn.Hardtanh: 1.0,
 }
-"""By activation, the largest slope; that of a leaky ReLU where its own is not larger, see `_slope`.
-"""
+"""The largest slope of each activation; a leaky ReLU's own slope counts where it is larger."""
 NONNEGATIVE = {
     F.pad,
     operator.getitem,
@@ -79,7 +77,10 @@ NONNEGATIVE = {
     "sum",
     torch.sum,
 }
-"""Linear with nonnegative coefficients, or a maximum: an error goes through as a value does."""
+"""The operations that are linear with nonnegative coefficients, or a maximum.
+
+An error goes through them as a value does.
+"""
 SHAPES = {
     nn.Flatten,
     nn.Identity,
@@ -91,20 +92,33 @@ SHAPES = {
     "reshape",
     "contiguous",
 }
-"""Nothing but another shape."""
+"""The operations that do nothing but change the shape."""
 SIZES = {getattr, "size", "dim", "numel", operator.getitem, len}
-"""Shapes and sizes, which have no error."""
+"""The operations that read shapes and sizes, which have no error."""
 LINEAR_FROM = 20
-"""Where a softplus is taken for linear by default: it jumps by less than 1e-8 there."""
+"""The input from which on a softplus is linear by default: it jumps by less than 1e-8 there."""
 SILENT = {nn.Dropout, nn.Dropout2d, F.dropout}
-"""Nothing, in eval mode."""
+"""The operations that do nothing in eval mode."""
 IN_PLACE = {operator.iadd, "add_"}
+CHAINED = {
+    nn.Linear,
+    nn.Conv2d,
+    nn.ReLU,
+    F.relu,
+    torch.relu,
+    "relu",
+    "relu_",
+    *SHAPES,
+    *SILENT,
+}
+"""The operations of a chain, see `is_chain`."""
 SUMS = {operator.add, operator.sub, operator.iadd, torch.add, torch.sub, "add", "add_", "sub"}
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of a network in eval mode; `StructureError` for one whose course depends on what it
-    sees.
+    """The graph of a network in eval mode.
+
+    Raises `StructureError` for a network whose course depends on its inputs.
     """
     try:
         return fx.symbolic_trace(model)
@@ -115,49 +129,48 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
-    """A copy in eval mode with every BatchNorm folded into the Linear or Conv2d whose output it
-    alone normalises.
+    """A copy in eval mode with every BatchNorm folded into the layer before it.
 
-    W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). Names of weights
-    stay as they are; a folded BatchNorm becomes an `Identity`. One after a Linear is taken to
-    normalise its features, not its tokens, where these are as many.
+    W' = gamma / sqrt(var + eps) W, b' = beta + gamma (b - mean) / sqrt(var + eps). That layer is a
+    Linear or Conv2d whose output only the BatchNorm reads. Names of weights stay as they are; a
+    folded BatchNorm becomes an `Identity`. A BatchNorm after a Linear is taken to normalise its
+    features, not its tokens, where both have the same number.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).eval()
     >>> fold_batchnorm(net)[1]
     Identity()
     """
-    found = copy.deepcopy(model).eval()
-    if not any(isinstance(module, _BatchNorm) for module in found.modules()):
-        return found
-    graph = trace(found).graph
-    modules, calls = (
-        dict(found.named_modules()),
-        [str(node.target) for node in graph.nodes if node.op == "call_module"],
-    )
+    folded = copy.deepcopy(model).eval()
+    if not any(isinstance(module, _BatchNorm) for module in folded.modules()):
+        return folded
+    graph = trace(folded).graph
+    modules = dict(folded.named_modules())
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         before = node.args[0] if node.args else None
-        if (
-            not isinstance(norm, _BatchNorm)
-            or norm.running_var is None
-            or not isinstance(before, fx.Node)
-        ):
+        if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+            continue
+        if not isinstance(before, fx.Node):
             continue
         layer = modules.get(str(before.target)) if before.op == "call_module" else None
-        once = (
-            calls.count(str(before.target)) == 1 == calls.count(str(node.target))
+        # A module that is called twice, or a layer whose output is also read elsewhere, must stay.
+        is_only_pair = (
+            calls[str(before.target)] == 1
+            and calls[str(node.target)] == 1
             and len(before.users) == 1
         )
-        if isinstance(layer, Layer) and once and norm.num_features == len(layer.weight):
+        if isinstance(layer, Layer) and is_only_pair and norm.num_features == len(layer.weight):
             _fold_(layer, norm)
             parent, _, child = str(node.target).rpartition(".")
-            setattr(found.get_submodule(parent), child, nn.Identity())
-    return found
+            setattr(folded.get_submodule(parent), child, nn.Identity())
+    return folded
 
 
 def is_chain(model: nn.Module) -> bool:
-    """Whether every operation has one input from before it, and layers are followed by ReLU: what
-    CoreNet's theorem takes.
+    """Whether a network is a chain of layers and ReLUs, as CoreNet's theorem assumes.
+
+    Every operation has one input and one user.
 
     >>> is_chain(nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
     True
@@ -169,25 +182,16 @@ def is_chain(model: nn.Module) -> bool:
     for node in graph.graph.nodes:
         if len(node.users) > 1 or len(node.all_input_nodes) > 1:
             return False
-        kind = type(modules[str(node.target)]) if node.op == "call_module" else node.target
         if node.op in ("placeholder", "output"):
             continue
-        if kind not in (
-            nn.Linear,
-            nn.Conv2d,
-            nn.ReLU,
-            F.relu,
-            torch.relu,
-            "relu",
-            "relu_",
-            *SHAPES,
-            *SILENT,
-        ):
+        operation = type(modules[str(node.target)]) if node.op == "call_module" else node.target
+        if operation not in CHAINED:
             return False
     return True
 
 
 def _fold_(layer: Layer, norm: _BatchNorm) -> None:
+    """Give a layer the weight and bias with which it does what both do, in place."""
     weight, bias = fuse_conv_bn_weights(
         layer.weight,
         layer.bias,
@@ -197,4 +201,5 @@ def _fold_(layer: Layer, norm: _BatchNorm) -> None:
         norm.weight,
         norm.bias,
     )
-    layer.weight, layer.bias = weight, nn.Parameter(bias.detach(), weight.requires_grad)
+    layer.weight = weight
+    layer.bias = nn.Parameter(bias.detach(), weight.requires_grad)

@@ -1,4 +1,4 @@
-"""Networks as modules: built, loaded, switched between modes, their layers seen as matrices."""
+"""Networks as modules: built, loaded, switched between modes, their layers as matrices."""
 
 from pruning.networks.loading import check_fits, load_model, load_state_, read_state, resolve
 

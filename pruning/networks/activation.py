@@ -1,4 +1,4 @@
-"""Which activation function a network has, found by running it."""
+"""The activation function of a network, found by running it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "silu": ("silu",),
     "sin": ("sin", "sin_"),
 }
-"""By activation, the functions of torch that compute it, by name."""
+"""The names of the functions of torch that compute an activation, by activation."""
 OTHERS = (
     "celu",
     "celu_",
@@ -48,15 +48,15 @@ OTHERS = (
     "threshold_",
     "glu",
 )
-"""Activations that no bound here knows."""
+"""The names of activations that no bound of ours covers."""
 
 
-class _Listener(TorchFunctionMode):
-    """Notes the names of the activation functions that are called."""
+class _ActivationListener(TorchFunctionMode):
+    """A mode that notes the activations whose functions are called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[str] = []
+        self.activations: set[str] = set()
 
     def __torch_function__(
         self,
@@ -66,34 +66,36 @@ class _Listener(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
-        self.heard += [kind for kind, functions in FUNCTIONS.items() if name in functions]
-        self.heard += [name.rstrip("_")] if name in OTHERS else []
+        for activation, functions in FUNCTIONS.items():
+            if name in functions:
+                self.activations.add(activation)
+        if name in OTHERS:
+            self.activations.add(name.rstrip("_"))
         return func(*args, **(kwargs or {}))
 
 
 def find_activation(model: nn.Module, image: Tensor, known: Iterable[str]) -> str:
-    """The one activation of a network, `identity` for none, by a pass of one image (1, C, H, W) in
-    eval mode.
+    """The only activation of a network, `identity` where it has none.
 
-    A softmax is none. Raises `ParameterError` where there are several, or one that is not among the
-    known ones.
+    It is found by a pass of one image (1, C, H, W) in eval mode. A softmax does not count. Raises
+    `ParameterError` where there are several, or one that is not `known`.
 
     >>> find_activation(
     ...     nn.Sequential(nn.Linear(1, 1), nn.Tanh()), torch.zeros(1, 1), ["relu", "tanh"]
     ... )
     'tanh'
-    >>> find_activation(nn.Sequential(nn.ReLU(), nn.ELU()), torch.zeros(1, 1), ["relu", "tanh"])
+    >>> find_activation(nn.Sequential(nn.ReLU(), nn.ELU()), torch.zeros(1, 1), ["relu"])
     Traceback (most recent call last):
     ...
-    pruning.errors.ParameterError: the network's activations are elu, relu; choose the one to go by: relu, tanh
-    """
-    with evaluate_mode(model), torch.no_grad(), _Listener() as listener:
+    pruning.errors.ParameterError: the network's activations are elu, relu; choose the one to go by: relu
+    """  # noqa: E501
+    with evaluate_mode(model), torch.no_grad(), _ActivationListener() as listener:
         model(image)
-    found = sorted(set(listener.heard))
-    if len(found) > 1 or not set(found) <= set(known):
+    activations = sorted(listener.activations)
+    if len(activations) > 1 or not listener.activations <= set(known):
         raise ParameterError(
-            f"the network's activations are {', '.join(found)}; choose the one to go by: "
+            f"the network's activations are {', '.join(activations)}; choose the one to go by: "
             f"{', '.join(known)}",
             pointer="/criterion/params/activation",
         )
-    return found[0] if found else "identity"
+    return activations[0] if activations else "identity"

@@ -8,8 +8,9 @@ from pruning.errors import DeviceError
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` is CUDA where there is a device, else the CPU; `DeviceError` for one that is not
-    here.
+    """The device of a name: `auto` is CUDA where there is a device, else the CPU.
+
+    Raises `DeviceError` where CUDA is asked for and missing.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"

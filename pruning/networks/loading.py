@@ -27,10 +27,10 @@ def resolve(
     shape: Sequence[int] | None = None,
     classes: int | None = None,
 ) -> Architecture:
-    """The architecture with its parameters; what follows from the dataset is filled in where it was
-    not given.
+    """The architecture with its parameters, those that follow from the dataset filled in.
 
-    `shape` is (channels, height, width) of the images. Raises `UnknownNameError`, `ParameterError`.
+    `kwargs` go first; `shape` is (channels, height, width) of the images. Raises
+    `UnknownNameError`, `ParameterError`.
     """
     fields = {field.name for field in dataclasses.fields(architectures.get(architecture))}  # type: ignore[arg-type]
     inferred: dict[str, Any] = {}
@@ -40,24 +40,23 @@ def resolve(
             inferred |= {"height": shape[1], "width": shape[2]}
     if classes is not None:
         inferred["classes"] = classes
-    given = {name: value for name, value in inferred.items() if name in fields}
-    return architectures.create(architecture, given | dict(kwargs))
+    known = {name: value for name, value in inferred.items() if name in fields}
+    return architectures.create(architecture, known | dict(kwargs))
 
 
 def build_outline(architecture: Architecture) -> nn.Module:
-    """The network without its numbers: shapes alone, however large they are."""
+    """The network with shapes alone and no numbers, so that it may be of any size."""
     with torch.device("meta"):
         return architecture.build()
 
 
 def read_parameters(architecture: Architecture) -> dict[str, Any]:
     """The architecture's parameters with every default written in, as JSON would carry them."""
-    return {
-        field.name: list(value)
-        if isinstance(value := getattr(architecture, field.name), tuple)
-        else value
-        for field in dataclasses.fields(architecture)  # type: ignore[arg-type]
-    }
+    parameters = {}
+    for field in dataclasses.fields(architecture):  # type: ignore[arg-type]
+        value = getattr(architecture, field.name)
+        parameters[field.name] = list(value) if isinstance(value, tuple) else value
+    return parameters
 
 
 def check_fits(
@@ -66,39 +65,36 @@ def check_fits(
     classes: Sequence[str],
     task: Task = "classification",
 ) -> None:
-    """Raise `DataError` when the network does not take these images or does not tell these classes
-    apart.
-    """
-    does: Task = getattr(architecture, "task", "classification")
-    if does != task:
+    """Raise `DataError` when the network does not fit the images or the classes of a dataset."""
+    network_task: Task = getattr(architecture, "task", "classification")
+    if network_task != task:
+        labels = (
+            "its masks hold the class of every pixel"
+            if task == "segmentation"
+            else "they hold one class for each image; send images/ and masks/"
+        )
         raise DataError(
-            f"the network is made for {does}, the dataset's labels are for {task}: "
-            + (
-                "its masks tell the class of every pixel"
-                if task == "segmentation"
-                else "they tell one class an image; send images/ and masks/"
-            ),
+            f"the network is made for {network_task}, the dataset's labels are for {task}: "
+            f"{labels}",
             pointer="/dataset",
         )
-    for axis, wanted, found in zip(
-        ("channels", "rows", "columns"), architecture.input_shape, shape, strict=True
-    ):
-        if wanted is not None and wanted != found:
+    axes = ("channels", "rows", "columns")
+    for axis, wanted, size in zip(axes, architecture.input_shape, shape, strict=True):
+        if wanted is not None and wanted != size:
             raise DataError(
-                f"the network takes images of {wanted} {axis}, the dataset's have {found}",
+                f"the network takes images of {wanted} {axis}, the dataset's have {size}",
                 pointer="/dataset",
             )
     smallest = getattr(architecture, "smallest", 1)
     if min(shape[1:]) < smallest:
         raise DataError(
             f"the network takes images of at least {smallest} x {smallest} pixels, the dataset's "
-            "have "
-            f"{shape[1]} x {shape[2]}",
+            f"have {shape[1]} x {shape[2]}",
             pointer="/dataset",
         )
     if architecture.outputs != len(classes):
         raise DataError(
-            f"the network tells {architecture.outputs} classes apart, the dataset has "
+            f"the network distinguishes {architecture.outputs} classes, the dataset has "
             f"{len(classes)}",
             pointer="/dataset",
         )
@@ -107,8 +103,7 @@ def check_fits(
 def load_model(
     architecture: str, state: Mapping[str, Tensor] | Path | None = None, **kwargs: Any
 ) -> nn.Module:
-    """A registered network, with the weights of a state dict or of a safetensors file; in eval
-    mode.
+    """A registered network in eval mode, with the weights of a state dict or a safetensors file.
 
     Raises `UnknownNameError`, `ParameterError`, and `ModelError` when names, shapes or types do not
     fit.
@@ -127,7 +122,7 @@ def load_model(
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; refuses what is none, above all pickles."""
+    """The tensors of a safetensors file; any other file is refused, above all a pickle."""
     with path.open("rb") as file:
         head = file.read(9)
     if not is_safetensors(head) and (is_pickle(head) or head.startswith(b"PK")):
@@ -145,48 +140,49 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state dict in place after `check_state`; float16 and bfloat16 become float32."""
-    wanted = model.state_dict()
-    check_state(wanted, state)
-    model.load_state_dict({**{name: wanted[name] for name in _optional(wanted)}, **state})
+    own_state = model.state_dict()
+    check_state(own_state, state)
+    optional = {name: own_state[name] for name in _find_optional(own_state)}
+    model.load_state_dict({**optional, **state})
 
 
 def check_state(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raise `ModelError` unless every tensor is there, of the right shape, a finite float where one
-    is due.
+    """Raise `ModelError` unless a state dict has every tensor, each of the right shape and type.
 
+    Floats must be finite.
     `wanted` is the architecture's own state dict, which may be on the `meta` device: nothing of its
     size is allocated. BatchNorm's `num_batches_tracked` may be missing.
     """
-    optional = _optional(wanted)
-    missing, unexpected = (
-        sorted(set(wanted) - optional - set(state)),
-        sorted(set(state) - set(wanted)),
-    )
-    if missing or unexpected:
-        parts = [
-            f"{label} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-            for label, names in (("missing", missing), ("unexpected", unexpected))
-            if names
-        ]
+    missing = sorted(set(wanted) - _find_optional(wanted) - set(state))
+    unexpected = sorted(set(state) - set(wanted))
+    parts = []
+    for label, names in (("missing", missing), ("unexpected", unexpected)):
+        if names:
+            ellipsis = " ..." if len(names) > 5 else ""
+            parts.append(f"{label} {', '.join(names[:5])}{ellipsis}")
+    if parts:
         raise ModelError(f"the state dict does not fit the architecture: {'; '.join(parts)}")
     for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape:
-            raise ModelError(
-                f"{name} has shape {tuple(tensor.shape)}, the architecture needs "
-                f"{tuple(wanted[name].shape)}"
-            )
-        if wanted[name].is_floating_point():
-            if tensor.dtype not in FLOATS:
-                raise ModelError(
-                    f"{name} is {tensor.dtype}; accepted are float32, float16 and bfloat16"
-                )
-            if not torch.isfinite(tensor).all():
-                raise ModelError(f"{name} holds NaN or infinity")
-        elif tensor.dtype != wanted[name].dtype:
-            raise ModelError(
-                f"{name} is {tensor.dtype}, the architecture needs {wanted[name].dtype}"
-            )
+        _check_tensor(name, wanted[name], tensor)
 
 
-def _optional(wanted: Mapping[str, Tensor]) -> set[str]:
+def _check_tensor(name: str, wanted: Tensor, tensor: Tensor) -> None:
+    """Raise `ModelError` unless a tensor can take the place of the architecture's own."""
+    if tensor.shape != wanted.shape:
+        raise ModelError(
+            f"{name} has shape {tuple(tensor.shape)}, the architecture needs {tuple(wanted.shape)}"
+        )
+    if wanted.is_floating_point():
+        if tensor.dtype not in FLOATS:
+            raise ModelError(
+                f"{name} is {tensor.dtype}; accepted are float32, float16 and bfloat16"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{name} holds NaN or infinity")
+    elif tensor.dtype != wanted.dtype:
+        raise ModelError(f"{name} is {tensor.dtype}, the architecture needs {wanted.dtype}")
+
+
+def _find_optional(wanted: Mapping[str, Tensor]) -> set[str]:
+    """The names of the tensors that may be missing from a state dict."""
     return {name for name in wanted if name.endswith("num_batches_tracked")}

@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def evaluate_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is in its own mode again (a frozen BatchNorm
-    stays frozen).
+    """Put a network in eval mode until the block ends.
+
+    Afterwards every submodule is in its own mode again: a frozen BatchNorm stays frozen.
 
     >>> net = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1).eval())
     >>> with evaluate_mode(net):
@@ -33,8 +34,9 @@ def evaluate_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, but every BatchNorm normalises by the batch at hand; running statistics and
-    modes are put back.
+    """Put a network in eval mode, but let every BatchNorm normalise by the batch at hand.
+
+    Running statistics and modes are put back when the block ends.
 
     >>> import torch
     >>> net = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout())

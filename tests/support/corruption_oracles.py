@@ -1,9 +1,8 @@
-"""The 19 corruptions one image at a time, as the usual packages make them: NumPy, SciPy and Pillow,
-nothing of ours.
+"""The 19 corruptions one image at a time, as the usual packages make them.
 
-Images are uint8 (H, W, C). Constants as published for CIFAR-10-C and ImageNet-C. Random ones take a
-NumPy generator, so that they agree with ours in distribution only. The benchmark times these
-functions.
+They use NumPy, SciPy and Pillow, and nothing of ours. Images are uint8 (H, W, C). Constants are
+those published for CIFAR-10-C and ImageNet-C. Random corruptions take a NumPy generator, so that
+they agree with ours in distribution only. The benchmark times these functions.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ def corrupted(
     rng: Generator | None = None,
     sheets: Array | None = None,
 ) -> Array:
-    """One image corrupted; frost takes `sheets`, uint8 (K, S, S, 3)."""
+    """An image under a corruption; frost takes `sheets`, uint8 (K, S, S, 3)."""
     constant = (CIFAR if constants == "cifar" else IMAGENET)[name][severity - 1]
     if name == "frost":
-        found = frost(image, constant, rng, sheets, 5 if constants == "cifar" else 1)
+        levels = frost(image, constant, rng, sheets, step=5 if constants == "cifar" else 1)
     else:
-        found = FUNCTIONS[name](image, constant, rng)
-    return np.uint8(np.clip(found, 0, 255))
+        levels = FUNCTIONS[name](image, constant, rng)
+    return np.uint8(np.clip(levels, 0, 255))
 
 
 def gaussian_noise(image: Array, sigma: float, rng: Generator) -> Array:
@@ -52,8 +51,9 @@ def shot_noise(image: Array, photons: float, rng: Generator) -> Array:
 
 
 def impulse_noise(image: Array, amount: float, rng: Generator) -> Array:
-    u = rng.random(image.shape)
-    return np.where(u < amount / 2, 0, np.where(u < amount, 255, image))
+    uniform = rng.random(image.shape)
+    salted = np.where(uniform < amount, 255, image)
+    return np.where(uniform < amount / 2, 0, salted)
 
 
 def speckle_noise(image: Array, sigma: float, rng: Generator) -> Array:
@@ -62,9 +62,8 @@ def speckle_noise(image: Array, sigma: float, rng: Generator) -> Array:
 
 
 def gaussian_blur(image: Array, sigma: float, rng: Generator) -> Array:
-    return (
-        ndimage.gaussian_filter(image / 255.0, (sigma, sigma, 0), mode="nearest", truncate=4) * 255
-    )
+    x = image / 255.0
+    return ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="nearest", truncate=4) * 255
 
 
 def defocus_blur(image: Array, constant: tuple[float, float], rng: Generator) -> Array:
@@ -79,7 +78,8 @@ def defocus_blur(image: Array, constant: tuple[float, float], rng: Generator) ->
     soft = np.outer(soft, soft) / soft.sum() ** 2
     disk = ndimage.correlate(disk, soft, mode="mirror")
     used = int(np.abs(np.argwhere(disk > 1e-9) - reach).max())
-    disk = disk[reach - used : reach + used + 1, reach - used : reach + used + 1]
+    inner = slice(reach - used, reach + used + 1)
+    disk = disk[inner, inner]
     return ndimage.correlate(image.astype(float), disk[:, :, None], mode="mirror")
 
 
@@ -102,14 +102,16 @@ def streaks(image: Array, radius: int, sigma: float, degrees: float) -> Array:
     width = 2 * radius + 1
     weights = np.exp(-(np.arange(width) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
-    rows, columns = np.arange(image.shape[0]), np.arange(image.shape[1])
-    across, down = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    found = np.zeros(image.shape)
+    rows = np.arange(image.shape[0])
+    columns = np.arange(image.shape[1])
+    across = math.cos(math.radians(degrees))
+    down = math.sin(math.radians(degrees))
+    total = np.zeros(image.shape)
     for i, weight in enumerate(weights):
         y = np.clip(rows + math.ceil(i * down - 0.5), 0, len(rows) - 1)
         x = np.clip(columns + math.ceil(i * across - 0.5), 0, len(columns) - 1)
-        found += weight * image[y][:, x]
-    return found
+        total += weight * image[y][:, x]
+    return total
 
 
 def motion_blur(image: Array, constant: tuple[int, float], rng: Generator) -> Array:
@@ -117,15 +119,14 @@ def motion_blur(image: Array, constant: tuple[int, float], rng: Generator) -> Ar
 
 
 def enlarged(image: Array, factor: float) -> Array:
-    crops = [math.ceil(n / factor) for n in image.shape[:2]]
-    top, left = ((n - crop) // 2 for n, crop in zip(image.shape[:2], crops, strict=True))
-    middle, factors = (
-        image[top : top + crops[0], left : left + crops[1]],
-        (factor, factor) + (1,) * (image.ndim - 2),
-    )
-    found = ndimage.zoom(middle, factors, order=1)
-    top, left = ((found.shape[axis] - image.shape[axis]) // 2 for axis in (0, 1))
-    return found[top : top + image.shape[0], left : left + image.shape[1]]
+    height, width = image.shape[:2]
+    crop_height, crop_width = math.ceil(height / factor), math.ceil(width / factor)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    middle = image[top : top + crop_height, left : left + crop_width]
+    factors = [factor, factor, 1][: image.ndim]
+    zoomed = ndimage.zoom(middle, factors, order=1)
+    top, left = (zoomed.shape[0] - height) // 2, (zoomed.shape[1] - width) // 2
+    return zoomed[top : top + height, left : left + width]
 
 
 def zoom_blur(image: Array, constant: tuple[float, float], rng: Generator) -> Array:
@@ -135,7 +136,9 @@ def zoom_blur(image: Array, constant: tuple[float, float], rng: Generator) -> Ar
 
 
 def luma(image: Array) -> Array:
-    return image if image.shape[2] == 1 else (image @ np.array([0.299, 0.587, 0.114]))[:, :, None]
+    if image.shape[2] == 1:
+        return image
+    return (image @ np.array([0.299, 0.587, 0.114]))[:, :, None]
 
 
 def snow(image: Array, constant: tuple[float, ...], rng: Generator) -> Array:
@@ -155,41 +158,42 @@ def frost(
     sheet = sheets[rng.integers(len(sheets))]
     height, width, channels = image.shape
     top, left = rng.integers(0, len(sheet), 2)
-    rows, columns = (
-        (top + step * np.arange(height)) % len(sheet),
-        (left + step * np.arange(width)) % len(sheet),
-    )
+    rows = (top + step * np.arange(height)) % len(sheet)
+    columns = (left + step * np.arange(width)) % len(sheet)
     piece = sheet[rows][:, columns]
-    piece = np.round(luma(piece)) if channels == 1 else piece
+    if channels == 1:
+        piece = np.round(luma(piece))
     return np.clip(constant[0] * image + constant[1] * piece, 0, 255)
 
 
 def clouds(side: int, decay: float, rng: Generator) -> Array:
-    found = np.zeros((side, side))
+    field = np.zeros((side, side))
     step, wibble = side, 100.0
     while step >= 2:
         half, size = step // 2, wibble**2
-        corners = found[::step, ::step]
+        corners = field[::step, ::step]
         sums = corners + np.roll(corners, -1, 0)
         sums = sums + np.roll(sums, -1, 1)
-        found[half::step, half::step] = sums / 4 + rng.uniform(-size, size, sums.shape)
-        middles = found[half::step, half::step]
-        beside = middles + np.roll(middles, 1, 0) + corners + np.roll(corners, -1, 1)
-        found[::step, half::step] = beside / 4 + rng.uniform(-size, size, beside.shape)
-        beside = middles + np.roll(middles, 1, 1) + corners + np.roll(corners, -1, 0)
-        found[half::step, ::step] = beside / 4 + rng.uniform(-size, size, beside.shape)
+        field[half::step, half::step] = sums / 4 + rng.uniform(-size, size, sums.shape)
+        centres = field[half::step, half::step]
+        sums = centres + np.roll(centres, 1, 0) + corners + np.roll(corners, -1, 1)
+        field[::step, half::step] = sums / 4 + rng.uniform(-size, size, sums.shape)
+        sums = centres + np.roll(centres, 1, 1) + corners + np.roll(corners, -1, 0)
+        field[half::step, ::step] = sums / 4 + rng.uniform(-size, size, sums.shape)
         step, wibble = half, wibble / decay
-    found -= found.min()
-    return found / found.max()
+    field -= field.min()
+    return field / field.max()
 
 
 def fog(image: Array, constant: tuple[float, float, int], rng: Generator) -> Array:
-    x = image / 255.0
-    brightest, side = x.max(), constant[2]
-    while side < max(image.shape[:2]):
+    density, decay, side = constant
+    height, width = image.shape[:2]
+    while side < max(height, width):
         side *= 2
-    x = x + constant[0] * clouds(side, constant[1], rng)[: image.shape[0], : image.shape[1], None]
-    return np.clip(x * brightest / (brightest + constant[0]), 0, 1) * 255
+    x = image / 255.0
+    brightest = x.max()
+    x = x + density * clouds(side, decay, rng)[:height, :width, None]
+    return np.clip(x * brightest / (brightest + density), 0, 1) * 255
 
 
 def hsv(image: Array, change: Callable[[Array], None]) -> Array:
@@ -228,33 +232,26 @@ def elastic_transform(image: Array, constant: tuple[float, ...], rng: Generator)
         fixed = centre + third * np.array([[1, 1], [-1, 1], [-1, -1]])
         moved = fixed + rng.uniform(-jitter, jitter, (3, 2))
         back = np.linalg.solve(np.c_[moved, np.ones(3)], fixed).T
-        x = np.stack(
-            [
-                ndimage.affine_transform(
-                    x[:, :, c], back[:, :2], back[:, 2], order=1, mode="mirror"
-                )
-                for c in range(channels)
-            ],
-            -1,
-        )
+        planes = [
+            ndimage.affine_transform(
+                x[:, :, channel], back[:, :2], back[:, 2], order=1, mode="mirror"
+            )
+            for channel in range(channels)
+        ]
+        x = np.stack(planes, -1)
     if alpha:
         rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+        fields = rng.uniform(-1, 1, (height, width)), rng.uniform(-1, 1, (height, width))
         dy, dx = (
-            ndimage.gaussian_filter(
-                rng.uniform(-1, 1, (height, width)), sigma, mode="reflect", truncate=3
-            )
-            * alpha
-            for _ in range(2)
+            ndimage.gaussian_filter(field, sigma, mode="reflect", truncate=3) * alpha
+            for field in fields
         )
-        x = np.stack(
-            [
-                ndimage.map_coordinates(
-                    x[:, :, c], [rows + dy, columns + dx], order=1, mode="reflect"
-                )
-                for c in range(channels)
-            ],
-            -1,
-        )
+        places = [rows + dy, columns + dx]
+        planes = [
+            ndimage.map_coordinates(x[:, :, channel], places, order=1, mode="reflect")
+            for channel in range(channels)
+        ]
+        x = np.stack(planes, -1)
     return x
 
 
@@ -268,9 +265,8 @@ def pixels(shown: Image.Image, channels: int) -> Array:
 
 def pixelate(image: Array, part: float, rng: Generator) -> Array:
     height, width, channels = image.shape
-    small = picture(image).resize(
-        (max(int(width * part), 1), max(int(height * part), 1)), Image.Resampling.BOX
-    )
+    small_size = max(int(width * part), 1), max(int(height * part), 1)
+    small = picture(image).resize(small_size, Image.Resampling.BOX)
     return pixels(small.resize((width, height), Image.Resampling.BOX), channels)
 
 
@@ -284,34 +280,30 @@ def canny(levels: Array, low: int, high: int) -> Array:
     wide = np.pad(levels.astype(int), 1, mode="edge")
     gx = ndimage.sobel(wide, 1)[1:-1, 1:-1]
     gy = ndimage.sobel(wide, 0)[1:-1, 1:-1]
-    size = np.pad(np.abs(gx) + np.abs(gy), 1)
-    here, near = (
-        size[1:-1, 1:-1],
-        {
-            (y, x): size[1 + y : 1 + y + len(levels), 1 + x : 1 + x + levels.shape[1]]
-            for y in (-1, 0, 1)
-            for x in (-1, 0, 1)
-        },
-    )
+    height, width = levels.shape
+    padded = np.pad(np.abs(gx) + np.abs(gy), 1)
+    size = padded[1:-1, 1:-1]
+    near = {
+        (y, x): padded[1 + y : 1 + y + height, 1 + x : 1 + x + width]
+        for y in (-1, 0, 1)
+        for x in (-1, 0, 1)
+    }
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.abs(gy) / np.abs(gx)
-    level, steep = slope < math.tan(math.pi / 8), slope > math.tan(3 * math.pi / 8)
-    weak = np.where(
-        level,
-        (here > near[0, -1]) & (here >= near[0, 1]),
-        np.where(
-            steep,
-            (here > near[-1, 0]) & (here >= near[1, 0]),
-            np.where(
-                gx * gy < 0,
-                (here > near[-1, 1]) & (here > near[1, -1]),
-                (here > near[-1, -1]) & (here > near[1, 1]),
-            ),
-        ),
+    flat = slope < math.tan(math.pi / 8)
+    steep = slope > math.tan(3 * math.pi / 8)
+    weak = np.select(
+        [flat, steep, gx * gy < 0],
+        [
+            (size > near[0, -1]) & (size >= near[0, 1]),
+            (size > near[-1, 0]) & (size >= near[1, 0]),
+            (size > near[-1, 1]) & (size > near[1, -1]),
+        ],
+        (size > near[-1, -1]) & (size > near[1, 1]),
     )
-    weak &= here > low
+    weak &= size > low
     patches, _ = ndimage.label(weak, np.ones((3, 3)))
-    return np.isin(patches, np.setdiff1d(patches[weak & (here > high)], [0]))
+    return np.isin(patches, np.setdiff1d(patches[weak & (size > high)], [0]))
 
 
 def equalised(levels: Array) -> Array:
@@ -319,23 +311,22 @@ def equalised(levels: Array) -> Array:
     first = int(np.flatnonzero(counts)[0])
     if counts[first] == levels.size:
         return levels
-    table = np.round((np.cumsum(counts) - counts[first]) * (255 / (levels.size - counts[first])))
+    lowest = counts[first]
+    table = np.round((np.cumsum(counts) - lowest) * (255 / (levels.size - lowest)))
     return np.clip(table, 0, 255)[levels]
 
 
 def water(liquid: Array) -> Array:
     drops = np.uint8(np.clip(liquid * 255, 0, 255))
     outline = canny(drops, 50, 150)
-    away = ndimage.distance_transform_edt(~outline) if outline.any() else np.full(drops.shape, 20.0)
-    away = np.floor(
-        ndimage.correlate(np.minimum(away, 20), np.ones((3, 3)) / 9, mode="mirror") + 1e-6
-    ).astype(int)
-    relief = ndimage.correlate(
-        equalised(away).astype(float), np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror"
-    )
-    relief = np.round(
-        ndimage.correlate(np.clip(relief, 0, 255), np.ones((3, 3)) / 9, mode="mirror")
-    )
+    mean = np.ones((3, 3)) / 9
+    away = np.full(drops.shape, 20.0)
+    if outline.any():
+        away = np.minimum(ndimage.distance_transform_edt(~outline), 20)
+    away = np.floor(ndimage.correlate(away, mean, mode="mirror") + 1e-6).astype(int)
+    slopes = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
+    relief = ndimage.correlate(equalised(away).astype(float), slopes, mode="mirror")
+    relief = np.round(ndimage.correlate(np.clip(relief, 0, 255), mean, mode="mirror"))
     shaded = drops * relief
     return shaded / max(shaded.max(), 1)
 
@@ -350,17 +341,17 @@ def spatter(image: Array, constant: tuple[float, ...], rng: Generator) -> Array:
     if image.shape[2] == 1:
         colour = colour @ np.array([0.299, 0.587, 0.114])
     if mud:
-        m = ndimage.gaussian_filter(
-            (liquid > threshold).astype(float), intensity, mode="nearest", truncate=4
-        )
+        wet = (liquid > threshold).astype(float)
+        m = ndimage.gaussian_filter(wet, intensity, mode="nearest", truncate=4)
         m[m < 0.8] = 0
-        return np.clip(x * (1 - m[:, :, None]) + m[:, :, None] * colour, 0, 1) * 255
+        m = m[:, :, None]
+        return np.clip(x * (1 - m) + m * colour, 0, 1) * 255
     return np.clip(x + intensity * water(liquid)[:, :, None] * colour, 0, 1) * 255
 
 
 FUNCTIONS: dict[str, Callable[..., Array]] = {
-    one.__name__: one
-    for one in (
+    function.__name__: function
+    for function in (
         gaussian_noise,
         shot_noise,
         impulse_noise,

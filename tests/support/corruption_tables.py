@@ -1,5 +1,6 @@
-"""The published constants of the 19 corruptions, severities 1 to 5: CIFAR-10-C (32 pixels) and
-ImageNet-C (224 pixels).
+"""The published constants of the 19 corruptions at severities 1 to 5.
+
+`CIFAR` are those of CIFAR-10-C (32 pixels), `IMAGENET` those of ImageNet-C (224 pixels).
 """
 
 from __future__ import annotations

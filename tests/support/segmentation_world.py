@@ -1,6 +1,4 @@
-"""A tiny dataset in the format of VOC: JPEGs of differing sizes, palette masks with borders of
-255.
-"""
+"""A tiny dataset in the format of VOC: JPEGs of differing sizes, masks with borders of 255."""
 
 from __future__ import annotations
 
@@ -21,9 +19,8 @@ def png(pixels: Array, palette: bool = False) -> bytes:
     image = Image.fromarray(pixels)
     if palette:
         image = Image.frombytes("P", image.size, pixels.tobytes())
-        image.putpalette(
-            [value for index in range(256) for value in (index, 255 - index, 37 * index % 256)]
-        )
+        colours = [(index, 255 - index, 37 * index % 256) for index in range(256)]
+        image.putpalette([value for colour in colours for value in colour])
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
@@ -35,8 +32,9 @@ def jpeg(pixels: Array) -> bytes:
 
 
 def scene(seed: int, classes: int, side: int) -> tuple[Array, Array]:
-    """An image (H, W, 3) with rectangles in the colours of their classes, and its mask (H, W),
-    borders 255 wide 1.
+    """An image (H, W, 3) with rectangles in the colours of their classes, and its mask (H, W).
+
+    The borders of the rectangles are 255 in the mask, 1 pixel wide.
     """
     rng = np.random.default_rng(seed)
     rows, columns = rng.integers(side * 3 // 4, side + 1, 2)
@@ -44,38 +42,38 @@ def scene(seed: int, classes: int, side: int) -> tuple[Array, Array]:
     mask = np.zeros((rows, columns), np.uint8)
     for label in rng.permutation(np.arange(1, classes))[:3]:
         top, left = rng.integers(0, rows // 2), rng.integers(0, columns // 2)
-        bottom, right = (
-            top + rng.integers(rows // 4, rows // 2),
-            left + rng.integers(columns // 4, columns // 2),
-        )
+        bottom = top + rng.integers(rows // 4, rows // 2)
+        right = left + rng.integers(columns // 4, columns // 2)
         mask[top:bottom, left:right] = 255
         mask[top + 1 : bottom - 1, left + 1 : right - 1] = label
         colour = np.array([90 * label % 256, 200 - 60 * label % 200, 40 + 70 * label % 200])
-        image[top:bottom, left:right] = colour + rng.integers(
-            -12, 13, (bottom - top, right - left, 3)
-        )
+        noise = rng.integers(-12, 13, (bottom - top, right - left, 3))
+        image[top:bottom, left:right] = colour + noise
     return image.clip(0, 255).astype(np.uint8), mask
 
 
 def pairs(
     layout: str, counts: dict[str, int], classes: int = 4, side: int = 48
 ) -> dict[str, bytes]:
-    """The files by path; `layout` is that of the images, with `{split}` where that goes. The last
-    class is in each first.
+    """The files by path, `counts` images in each split.
+
+    `layout` is the folder of the images, with `{split}` where that goes. The first image of each
+    split holds the last class.
     """
     files = {}
     for number, (split, count) in enumerate(counts.items()):
-        at = layout.format(split=split)
+        folder = layout.format(split=split)
         for index in range(count):
             image, mask = scene(1000 * number + index, classes, side)
             mask[0, 0] = classes - 1 if index == 0 else 0
-            files[f"{at}/{index:03d}.jpg"] = jpeg(image)
-            files[f"{at.replace('images', 'masks')}/{index:03d}.png"] = png(mask, palette=True)
+            mask_folder = folder.replace("images", "masks")
+            files[f"{folder}/{index:03d}.jpg"] = jpeg(image)
+            files[f"{mask_folder}/{index:03d}.png"] = png(mask, palette=True)
     return files
 
 
 def upload(files: dict[str, bytes], folder: Path) -> Path:
-    """The files as a zip."""
+    """Write the files as a zip in a folder."""
     path = folder / "upload.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

@@ -7,8 +7,9 @@ from tests.support import cases
 
 
 def dark(data: Data, images: int = 9) -> ShiftedSplits:
-    """Other images than the data's, and darker."""
+    """Splits of other images than the data's, and darker ones."""
     other = cases.make_data(val=images, test=images, seed=1)
     return ShiftedSplits(
-        *(Split(split.images // 3, split.labels) for split in (other.val, other.test))
+        val=Split(other.val.images // 3, other.val.labels),
+        test=Split(other.test.images // 3, other.test.labels),
     )

@@ -27,8 +27,9 @@ class Corruption(Protocol):
     imagenet: ClassVar[Table]
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """The corrupted images: uint8 (N, C, H, W), C 1 or 3, N at least 1, in and out; `draws` is
-        of as many images.
+        """The corrupted images: uint8 (N, C, H, W), C 1 or 3, N at least 1, in and out.
+
+        `draws` are the random numbers of the same N images.
         """
 
 
@@ -38,20 +39,17 @@ corruptions: Registry[Corruption] = Registry("corruption", __name__)
 def choose_table(
     corruption: type[Corruption], constants: Constants, height: int, width: int
 ) -> Table:
-    """The constants for images of a size: those of CIFAR-10-C (32 pixels) or of ImageNet-C (224
-    pixels).
-    """
+    """The constants for images of a size: those of CIFAR-10-C (32 pixels) or ImageNet-C (224)."""
     if constants == "auto":
         constants = "cifar" if min(height, width) <= SMALL_SIDE else "imagenet"
     return corruption.cifar if constants == "cifar" else corruption.imagenet
 
 
 def round_to_grey_levels(levels: Tensor) -> Tensor:
-    """Levels as uint8, cut and not rounded, as the published archives are: floor of what is clipped
-    to [0, 255].
+    """Levels as uint8, cut and not rounded, as the published archives are.
 
-    What lies within 2^-10 below a level is that level, so that float32 does not darken an unchanged
-    image. `levels` are overwritten.
+    The result is the floor of the levels clipped to [0, 255]. A value within 2^-10 below a level is
+    that level, so that float32 does not darken an unchanged image. `levels` are overwritten.
 
     >>> round_to_grey_levels(torch.tensor([-3.0, 7.9, 7.9999, 300.0])).tolist()
     [0, 7, 8, 255]
@@ -60,10 +58,11 @@ def round_to_grey_levels(levels: Tensor) -> Tensor:
 
 
 LUMA = (0.299, 0.587, 0.114)
+"""The weights of red, green and blue in the luma of a colour (ITU-R BT.601)."""
 
 
 def compute_luma(levels: Tensor) -> Tensor:
-    """0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), or the only channel: (N, 1, H, W)."""
+    """The luma 0.299 R + 0.587 G + 0.114 B, or the only channel: (N, 1, H, W)."""
     if levels.shape[1] == 1:
         return levels
     red, green, blue = (levels[:, i : i + 1] * weight for i, weight in enumerate(LUMA))

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Border: TypeAlias = Literal["nearest", "mirror", "reflect"]
-"""What lies beyond abc: nearest aaa|abc, mirror cb|abc|ba, reflect ba|abc|cb."""
+"""The continuation of a line abc: nearest aaa|abc, mirror cb|abc|ba, reflect ba|abc|cb."""
 BITS = 18
 
 
 def index_beyond(length: int, before: int, after: int, border: Border) -> NDArray[np.int64]:
-    """The index within a line of each place from `before` places in front of it to `after` behind
-    it.
+    """The index within a line of each place from `before` in front of it to `after` behind it.
 
     >>> (
     ...     index_beyond(3, 2, 2, "mirror").tolist(),
@@ -34,47 +33,60 @@ def index_beyond(length: int, before: int, after: int, border: Border) -> NDArra
     ([2, 1, 0, 1, 2, 1, 0], [1, 0, 0, 1, 2, 2, 1], [0, 0, 0])
     """
     places: NDArray[np.int64] = np.arange(-before, length + after)
+    last = length - 1
     if border == "nearest" or length == 1:
-        return np.clip(places, 0, length - 1)
+        return np.clip(places, 0, last)
+    # Mirrored lines repeat: with the edges once in a period of 2 L - 2, or twice in one of 2 L.
     if border == "mirror":
-        turned = np.abs(places) % (2 * length - 2)
-        return np.where(turned < length, turned, 2 * length - 2 - turned)
-    turned = places % (2 * length)
-    return np.where(turned < length, turned, 2 * length - 1 - turned)
+        folded = np.abs(places) % (2 * last)
+        return np.where(folded <= last, folded, 2 * last - folded)
+    folded = places % (2 * length)
+    return np.where(folded <= last, folded, 2 * length - 1 - folded)
 
 
 def round_weights(weights: NDArray[np.float64], bits: int = BITS) -> NDArray[np.float64]:
-    """Weights (..., K) that sum to about 1, as multiples of 2^-bits; the largest takes what is left
-    of their sum.
+    """Weights (..., K) that sum to about 1, as multiples of 2^-bits.
+
+    The largest takes what rounding lost of their sum.
 
     >>> round_weights(np.array([1.0, 1.0, 1.0]) / 3, bits=2).tolist()
     [0.5, 0.25, 0.25]
     """
-    units = np.round(weights * (1 << bits))
-    most = np.expand_dims(units.argmax(-1), -1)
-    lacking = np.round(weights.sum(-1, keepdims=True) * (1 << bits)) - units.sum(-1, keepdims=True)
-    np.put_along_axis(units, most, np.take_along_axis(units, most, -1) + lacking, -1)
-    return units / (1 << bits)
+    unit_count = 1 << bits
+    units = np.round(weights * unit_count)
+    total = np.round(weights.sum(-1, keepdims=True) * unit_count)
+    lacking = total - units.sum(-1, keepdims=True)
+    largest = np.expand_dims(units.argmax(-1), -1)
+    corrected = np.take_along_axis(units, largest, -1) + lacking
+    np.put_along_axis(units, largest, corrected, -1)
+    return units / unit_count
 
 
 @lru_cache(maxsize=64)
 def build_smoothing(length: int, sigma: float, truncate: float, border: Border) -> Tensor:
-    """A Gaussian along a line, w_k ~ exp(-k^2 / (2 sigma^2)), |k| <= floor(truncate sigma + 1/2):
-    float64 (L, L).
+    """The matrix of a Gaussian along a line, float64 (L, L).
+
+    w_k ~ exp(-k^2 / (2 sigma^2)), |k| <= floor(truncate sigma + 1/2).
     """
     radius = int(truncate * sigma + 0.5)
-    places = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (places / sigma) ** 2) if radius else np.ones(1)
+    weights = np.ones(1)
+    if radius:
+        places = np.arange(-radius, radius + 1)
+        weights = np.exp(-0.5 * (places / sigma) ** 2)
     weights = round_weights(weights / weights.sum())
-    matrix, index = np.zeros((length, length)), index_beyond(length, radius, radius, border)
+    sources = index_beyond(length, radius, radius, border)
+    lines = np.arange(length)
+    matrix = np.zeros((length, length))
     for k, weight in enumerate(weights):
-        np.add.at(matrix, (np.arange(length), index[k : k + length]), weight)
+        # add.at, because borders name a place twice
+        np.add.at(matrix, (lines, sources[k : k + length]), weight)
     return torch.from_numpy(matrix)
 
 
 def measure_enlargement(length: int, factor: float) -> tuple[int, int]:
-    """How many of a line's places are enlarged by a factor of at least 1, and to how many: ceil(L /
-    f), round(that f).
+    """The number of a line's L places that a zoom enlarges, and the number it enlarges them to.
+
+    With the factor f >= 1 these are ceil(L / f) and round(ceil(L / f) f).
     """
     crop = math.ceil(length / factor)
     return crop, round(crop * factor)
@@ -82,9 +94,9 @@ def measure_enlargement(length: int, factor: float) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
-    """The middle `crop` of a line's places become `enlarged` ones, of which the middle L remain:
-    float64 (L, L).
+    """The matrix of a zoom along a line, float64 (L, L).
 
+    The middle `crop` of its places become `enlarged` ones, of which the middle L remain.
     Interpolation is linear, the first place on the first and the last on the last.
 
     >>> build_zooming(3, *measure_enlargement(3, 2.0))
@@ -92,22 +104,29 @@ def build_zooming(length: int, crop: int, enlarged: int) -> Tensor:
             [0.6667, 0.3333, 0.0000],
             [0.3333, 0.6667, 0.0000]], dtype=torch.float64)
     """
-    top, trim = (length - crop) // 2, (enlarged - length) // 2
-    at = (np.arange(length) + trim) * ((crop - 1) / max(enlarged - 1, 1))
-    first = np.minimum(np.floor(at + 1e-9).astype(np.int64), crop - 1)
-    part = np.round(np.clip(at - first, 0.0, 1.0) * (1 << BITS)) / (1 << BITS)
-    matrix, lines = np.zeros((length, length)), np.arange(length)
-    np.add.at(matrix, (lines, top + first), 1.0 - part)
-    np.add.at(matrix, (lines, top + np.minimum(first + 1, crop - 1)), part)
+    start = (length - crop) // 2
+    trim = (enlarged - length) // 2
+    lines = np.arange(length)
+    position = (lines + trim) * ((crop - 1) / max(enlarged - 1, 1))  # within the crop
+    # The small number keeps a whole position whole where its product is rounded below it.
+    first = np.minimum(np.floor(position + 1e-9).astype(np.int64), crop - 1)
+    second = np.minimum(first + 1, crop - 1)
+    fraction = np.clip(position - first, 0.0, 1.0)
+    part = np.round(fraction * (1 << BITS)) / (1 << BITS)
+    matrix = np.zeros((length, length))
+    np.add.at(matrix, (lines, start + first), 1.0 - part)
+    np.add.at(matrix, (lines, start + second), part)
     return torch.from_numpy(matrix)
 
 
 def apply_separable(levels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """R X C^T for every image X (..., H, W) whose values have at most 16 significant bits: float64,
-    exact.
+    """R X C^T for every image X (..., H, W): float64.
+
+    It is exact for values of at most 16 significant bits.
     """
-    rows, columns = rows.to(levels.device), columns.to(levels.device)
-    *_, height, width = levels.shape
+    rows = rows.to(levels.device)
+    columns = columns.to(levels.device)
+    height, width = levels.shape[-2:]
     across = levels.to(torch.float64).reshape(-1, width) @ columns.T
-    found = torch.matmul(rows, across.view(-1, height, len(columns)))
-    return found.view(*levels.shape[:-2], len(rows), len(columns))
+    product = torch.matmul(rows, across.view(-1, height, len(columns)))
+    return product.view(*levels.shape[:-2], len(rows), len(columns))

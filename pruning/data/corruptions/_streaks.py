@@ -15,7 +15,7 @@ from pruning.data.keyed_random import Draws
 
 
 def draw_angles(low: float, high: float, draws: Draws, stream: int = 0) -> NDArray[np.float64]:
-    """A uniform angle an image in degrees, (N,)."""
+    """A uniform angle for each image in degrees, (N,)."""
     steps = draws.integers(1 << 24, stream=stream).cpu().numpy()
     return low + (high - low) * steps.astype(np.float64) / (1 << 24)
 
@@ -28,17 +28,16 @@ def build_trail(radius: int, sigma: float) -> NDArray[np.float64]:
     [0.574, 0.348, 0.078]
     """
     weights = np.exp(-0.5 * (np.arange(2 * radius + 1) / sigma) ** 2)
-    return round_weights(weights / weights.sum(), 16)
+    return round_weights(weights / weights.sum(), bits=16)
 
 
 def apply_streaks(
     images: Tensor, degrees: NDArray[np.float64], radius: int, sigma: float
 ) -> Tensor:
-    """y(p) = sum_i k_i x(p + s_i), s_i = i (cos, sin) rounded to pixels, the edges continued:
-    float32 levels, exact.
+    """y(p) = sum_i k_i x(p + s_i), s_i = i (cos, sin) rounded to pixels: float32 levels, exact.
 
-    Images are taken in the order of their angles, so that those with the same shift lie side by
-    side.
+    The edges are continued. Images are taken in the order of their angles, so that those with the
+    same shift lie side by side.
 
     >>> point = torch.zeros(1, 1, 1, 4, dtype=torch.uint8)
     >>> point[..., 3] = 100
@@ -47,25 +46,33 @@ def apply_streaks(
     """
     height, width = images.shape[-2:]
     order = np.argsort(degrees, kind="stable")
-    direction = np.deg2rad(degrees[order])
-    steps = np.arange(2 * radius + 1)[:, None]
-    down, across = (
-        np.ceil(steps * part - 0.5).astype(np.int64)
-        for part in (np.sin(direction), np.cos(direction))
-    )
-    top, left = -min(down.min(), 0), -min(across.min(), 0)
+    down, across = _compute_shifts(degrees[order], radius)
+    top = -min(int(down.min()), 0)
+    bottom = max(int(down.max()), 0)
+    left = -min(int(across.min()), 0)
+    right = max(int(across.max()), 0)
     places = torch.from_numpy(order).to(images.device)
-    wide = F.pad(
-        images.index_select(0, places).to(torch.float32),
-        [int(n) for n in (left, max(across.max(), 0), top, max(down.max(), 0))],
-        mode="replicate",
-    )
-    found = torch.zeros(images.shape, dtype=torch.float32, device=images.device)
+    levels = images.index_select(0, places).to(torch.float32)
+    wide = F.pad(levels, [left, right, top, bottom], mode="replicate")
+
+    blurred = torch.zeros(images.shape, dtype=torch.float32, device=images.device)
     for weight, dy, dx in zip(build_trail(radius, sigma), down, across, strict=True):
+        # Runs of images with one shift are added together.
         cuts = np.nonzero((np.diff(dy) != 0) | (np.diff(dx) != 0))[0] + 1
         for begin, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
-            y, x = int(dy[begin] + top), int(dx[begin] + left)
-            found[begin:end].add_(
-                wide[begin:end, :, y : y + height, x : x + width], alpha=float(weight)
-            )
-    return torch.empty_like(found).index_copy_(0, places, found)
+            y = int(dy[begin]) + top
+            x = int(dx[begin]) + left
+            shifted = wide[begin:end, :, y : y + height, x : x + width]
+            blurred[begin:end].add_(shifted, alpha=float(weight))
+    return torch.empty_like(blurred).index_copy_(0, places, blurred)
+
+
+def _compute_shifts(
+    degrees: NDArray[np.float64], radius: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The steps down and across of every point of the trails, in pixels: (2 radius + 1, N) each."""
+    direction = np.deg2rad(degrees)
+    steps = np.arange(2 * radius + 1)[:, None]
+    down = np.ceil(steps * np.sin(direction) - 0.5).astype(np.int64)
+    across = np.ceil(steps * np.cos(direction) - 0.5).astype(np.int64)
+    return down, across

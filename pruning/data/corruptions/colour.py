@@ -24,7 +24,9 @@ class Brightness:
     """V' = min(V + c, 1) in HSV: x V' / V, and V' where V = 0.
 
     >>> blue = torch.tensor([0, 0, 102], dtype=torch.uint8).view(1, 3, 1, 1)
-    >>> Brightness().apply(blue, (0.1,), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Brightness().apply(
+    ...     blue, (0.1,), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [0, 0, 127]
     """
 
@@ -32,7 +34,7 @@ class Brightness:
     imagenet: ClassVar[Table] = (0.1,), (0.2,), (0.3,), (0.4,), (0.5,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Alike for every image."""
+        """Brighten every image alike."""
         levels = images.to(torch.float32)
         value = levels.amax(1, keepdim=True)
         brighter = (value + 255.0 * strength[0]).clamp_(max=255.0)
@@ -46,7 +48,9 @@ class Contrast:
     """(x - mean) c + mean, the mean of each channel of each image.
 
     >>> image = torch.tensor([0, 200], dtype=torch.uint8).view(1, 1, 1, 2)
-    >>> Contrast().apply(image, (0.5,), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Contrast().apply(
+    ...     image, (0.5,), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [50, 150]
     """
 
@@ -54,19 +58,13 @@ class Contrast:
     imagenet: ClassVar[Table] = (0.4,), (0.3,), (0.2,), (0.1,), (0.05,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Alike for every image."""
+        """Reduce the contrast of every image alike."""
+        (factor,) = strength
         pixels = images.shape[-2] * images.shape[-1]
-        mean = (
-            images.flatten(2)
-            .sum(2, dtype=torch.int64)
-            .to(torch.float64)
-            .div_(pixels)[:, :, None, None]
-        )
-        return round_to_grey_levels(
-            (images.to(torch.float32) * strength[0]).add_(
-                (mean * (1.0 - strength[0])).to(torch.float32)
-            )
-        )
+        total = images.flatten(2).sum(2, dtype=torch.int64)  # exact on every device
+        mean = total.to(torch.float64).div_(pixels)[:, :, None, None]
+        offset = (mean * (1.0 - factor)).to(torch.float32)
+        return round_to_grey_levels((images.to(torch.float32) * factor).add_(offset))
 
 
 @corruptions.register("saturate")
@@ -78,7 +76,9 @@ class Saturate:
     are left alone. Constants: a, b.
 
     >>> pink = torch.tensor([200, 100, 100], dtype=torch.uint8).view(1, 3, 1, 1)
-    >>> Saturate().apply(pink, (1.5, 0), Draws.keyed(0, indices=torch.arange(1))).flatten().tolist()
+    >>> Saturate().apply(
+    ...     pink, (1.5, 0), Draws.from_key(0, indices=torch.arange(1))
+    ... ).flatten().tolist()
     [200, 50, 50]
     """
 
@@ -86,17 +86,17 @@ class Saturate:
     imagenet: ClassVar[Table] = (0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Alike for every image."""
+        """Change the saturation of every image alike."""
         if images.shape[1] == 1:
             return images.clone()
         factor, offset = strength
         levels = images.to(torch.float32)
-        value, least = levels.amax(1, keepdim=True), levels.amin(1, keepdim=True)
-        spread = value - least
+        value = levels.amax(1, keepdim=True)
+        spread = value - levels.amin(1, keepdim=True)
         # V S' = clip(a spread + b V, 0, V); each channel falls below V by its own part of that.
-        wanted = torch.minimum(spread * factor + value * offset, value)
-        falls = (value - levels).mul_(wanted / spread.clamp(min=1.0))
-        if offset:
-            red = torch.tensor([0.0, 1.0, 1.0], device=images.device).view(1, 3, 1, 1)
-            falls = torch.where(spread > 0.0, falls, wanted * red)
+        new_spread = torch.minimum(spread * factor + value * offset, value)
+        falls = (value - levels).mul_(new_spread / spread.clamp(min=1.0))
+        if offset:  # grey pixels gain colour, and their hue is red
+            red_falls = torch.tensor([0.0, 1.0, 1.0], device=images.device).view(1, 3, 1, 1)
+            falls = torch.where(spread > 0.0, falls, new_spread * red_falls)
         return round_to_grey_levels(value - falls)

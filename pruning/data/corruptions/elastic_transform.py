@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,11 +20,13 @@ from pruning.data.corruptions._linear import apply_separable, build_smoothing
 from pruning.data.keyed_random import Draws
 
 LARGE = 244 / 224
+"""The published constants of ImageNet-C count parts of 244 pixels, in images of 224."""
 
 
 def sample_levels(levels: Tensor, down: Tensor, across: Tensor, *, mirror: bool) -> Tensor:
-    """Levels (N, C, H, W) at places (N, H, W) in pixels, linear between them; beyond cb|abc|ba
-    (`mirror`) or ba|abc|cb.
+    """Levels (N, C, H, W) at places (N, H, W) in pixels, linear between them.
+
+    They continue beyond the edges as cb|abc|ba (`mirror`) or as ba|abc|cb.
 
     >>> row = torch.tensor([0.0, 10.0, 20.0]).view(1, 1, 1, 3)
     >>> sample_levels(
@@ -31,14 +34,18 @@ def sample_levels(levels: Tensor, down: Tensor, across: Tensor, *, mirror: bool)
     ... ).flatten().tolist()
     [5.0, 10.0, 10.0]
     """
+    # grid_sample wants places in [-1, 1], which are the middles of the pixels at the border
+    # where corners are aligned (mirror), and their outer edges otherwise.
     height, width = levels.shape[-2:]
     if mirror:
-        grid = (across * (2.0 / max(width - 1, 1)) - 1.0, down * (2.0 / max(height - 1, 1)) - 1.0)
+        x = across * (2.0 / max(width - 1, 1)) - 1.0
+        y = down * (2.0 / max(height - 1, 1)) - 1.0
     else:
-        grid = ((across * 2.0 + 1.0) / width - 1.0, (down * 2.0 + 1.0) / height - 1.0)
+        x = (across * 2.0 + 1.0) / width - 1.0
+        y = (down * 2.0 + 1.0) / height - 1.0
     return F.grid_sample(
         levels,
-        torch.stack(grid, -1),
+        torch.stack((x, y), -1),
         mode="bilinear",
         padding_mode="reflection",
         align_corners=mirror,
@@ -55,55 +62,75 @@ def stretch_places(levels: Tensor, jitter: float, draws: Draws) -> Tensor:
     third = min(height, width) // 3
     if third == 0:
         return levels
-    corners = np.array([width // 2, height // 2]) + third * np.array(
-        [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]
-    )
+    middle = np.array([width // 2, height // 2])
+    corners = middle + third * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
     moved = corners + jitter * draws.signed(3, 2).cpu().numpy().astype(np.float64)
-    (ax, ay), (bx, by) = (np.moveaxis(moved[:, i] - moved[:, 0], -1, 0) for i in (1, 2))
-    turned = np.stack([by, -bx, -ay, ax], -1).reshape(-1, 2, 2)
-    area = (ax * by - ay * bx)[:, None, None]
-    back = np.stack([corners[1] - corners[0], corners[2] - corners[0]], -1) @ (
-        turned / np.where(area, area, np.inf)
-    )
-    shift = corners[0] - np.einsum("nij,nj->ni", back, moved[:, 0])
-    (xx, xy, yx, yy), (x0, y0) = (
-        torch.from_numpy(part).to(levels.device, torch.float32).T[..., None, None]
-        for part in (back.reshape(-1, 4), shift)
-    )
+    back, shift = _solve_affine(corners, moved)
+
+    def to_maps(numbers: NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(numbers).to(levels.device, torch.float32).T[..., None, None]
+
+    xx, xy, yx, yy = to_maps(back.reshape(-1, 4))
+    x0, y0 = to_maps(shift)
     x = torch.arange(width, dtype=torch.float32, device=levels.device)
     y = torch.arange(height, dtype=torch.float32, device=levels.device)[:, None]
-    return sample_levels(levels, yx * x + yy * y + y0, xx * x + xy * y + x0, mirror=True)
+    down = yx * x + yy * y + y0
+    across = xx * x + xy * y + x0
+    return sample_levels(levels, down, across, mirror=True)
+
+
+def _solve_affine(
+    corners: NDArray[np.float64], moved: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The maps p = A q + s that take the moved corners q back to the corners p, (x, y) each.
+
+    `corners` is (3, 2) and `moved` (N, 3, 2); the result is A (N, 2, 2) and s (N, 2). Where the
+    moved corners lie on a line, A is 0.
+    """
+    # With the sides a, b of the moved triangle and those of the fixed one as columns,
+    # A = fixed moved^-1, and the inverse of [[ax, bx], [ay, by]] is [[by, -bx], [-ay, ax]] / area.
+    ax, ay = np.moveaxis(moved[:, 1] - moved[:, 0], -1, 0)
+    bx, by = np.moveaxis(moved[:, 2] - moved[:, 0], -1, 0)
+    adjugate = np.stack([by, -bx, -ay, ax], -1).reshape(-1, 2, 2)
+    area = (ax * by - ay * bx)[:, None, None]
+    inverse = adjugate / np.where(area, area, np.inf)
+    fixed = np.stack([corners[1] - corners[0], corners[2] - corners[0]], -1)
+    back = fixed @ inverse
+    shift = corners[0] - np.einsum("nij,nj->ni", back, moved[:, 0])
+    return back, shift
 
 
 def displace_places(levels: Tensor, alpha: float, sigma: float, draws: Draws) -> Tensor:
-    """Every pixel taken from alpha G_sigma * U(-1, 1) pixels away, each way, the Gaussian cut at 3
-    sigma.
+    """Every pixel taken from alpha G_sigma * U(-1, 1) pixels away, down and across.
+
+    The Gaussian is cut at 3 sigma.
     """
     height, width = levels.shape[-2:]
-    rows, columns = (build_smoothing(length, sigma, 3.0, "reflect") for length in (height, width))
-    y, x = (
-        apply_separable(draws.signed(height, width, stream=stream), rows, columns)
-        .mul_(alpha)
-        .to(torch.float32)
-        for stream in (1, 2)
-    )
-    x += torch.arange(width, device=levels.device)
-    y += torch.arange(height, device=levels.device)[:, None]
-    return sample_levels(levels, y, x, mirror=False)
+    rows = build_smoothing(height, sigma, 3.0, "reflect")
+    columns = build_smoothing(width, sigma, 3.0, "reflect")
+
+    def draw_displacement(stream: int) -> Tensor:
+        field = draws.signed(height, width, stream=stream)
+        return apply_separable(field, rows, columns).mul_(alpha).to(torch.float32)
+
+    down = draw_displacement(stream=1)
+    across = draw_displacement(stream=2)
+    down += torch.arange(height, device=levels.device)[:, None]
+    across += torch.arange(width, device=levels.device)
+    return sample_levels(levels, down, across, mirror=False)
 
 
 @corruptions.register("elastic_transform")
 @dataclass(frozen=True)
 class ElasticTransform:
-    """x(A p + alpha G_sigma * U(-1, 1)), A an affine map near the identity, both with linear
-    interpolation.
+    """x(A p + alpha G_sigma * U(-1, 1)), A an affine map near the identity.
 
-    Constants: alpha, sigma and the affine jitter as parts of the shorter side, which is 32 in
-    CIFAR-10-C; ImageNet-C takes 244 for its 224 pixels.
+    Both steps interpolate linearly. Constants: alpha, sigma and the affine jitter as parts of the
+    shorter side, which is 32 in CIFAR-10-C; ImageNet-C takes 244 for its 224 pixels.
 
     >>> grey = torch.full((1, 3, 9, 9), 77, dtype=torch.uint8)
     >>> ElasticTransform().apply(
-    ...     grey, (0.1, 0.04, 0.05), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (0.1, 0.04, 0.05), Draws.from_key(0, indices=torch.arange(1))
     ... ).unique().tolist()
     [77]
     """
@@ -124,9 +151,9 @@ class ElasticTransform:
     )
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Each image stretched in its own way."""
+        """Stretch each image in its own way."""
         alpha, sigma, jitter = (part * min(images.shape[-2:]) for part in strength)
         levels = stretch_places(images.to(torch.float32), jitter, draws)
-        return round_to_grey_levels(
-            displace_places(levels, alpha, sigma, draws) if alpha else levels
-        )
+        if alpha:
+            levels = displace_places(levels, alpha, sigma, draws)
+        return round_to_grey_levels(levels)

@@ -26,7 +26,7 @@ class Fog:
     decay, width of the map.
 
     >>> dark = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    >>> Fog().apply(dark, (1, 2, 32), Draws.keyed(0, indices=torch.arange(1))).max().item()
+    >>> Fog().apply(dark, (1, 2, 32), Draws.from_key(0, indices=torch.arange(1))).max().item()
     0
     """
 
@@ -46,12 +46,13 @@ class Fog:
     )
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Each image in clouds of its own."""
+        """Put each image behind clouds of its own."""
         height, width = images.shape[-2:]
-        density, decay, side = 255.0 * strength[0], strength[1], int(strength[2])
-        side = max(side, 1 << (max(height, width) - 1).bit_length())
+        strength_of_fog, decay, map_width = strength
+        density = 255.0 * strength_of_fog
+        next_power_of_2 = 1 << (max(height, width) - 1).bit_length()
+        side = max(int(map_width), next_power_of_2)
         clouds = draw_plasma(side, decay, draws)[:, None, :height, :width]
         brightest = images.flatten(1).amax(1).to(torch.float32)[:, None, None, None]
-        return round_to_grey_levels(
-            (clouds * density).add(images).mul_(brightest / (brightest + density))
-        )
+        foggy = (clouds * density).add(images).mul_(brightest / (brightest + density))
+        return round_to_grey_levels(foggy)

@@ -17,8 +17,9 @@ from pruning.data.keyed_random import Draws
 
 
 def blur_images(images: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of `sigma` pixels cut at 4 sigma, edges continued by their nearest pixel: uint8 as
-    the images.
+    """Blur uint8 images by a Gaussian of `sigma` pixels cut at 4 sigma.
+
+    Edges are continued by their nearest pixel.
 
     >>> import torch
     >>> point = torch.zeros(1, 1, 1, 5, dtype=torch.uint8)
@@ -27,13 +28,9 @@ def blur_images(images: Tensor, sigma: float) -> Tensor:
     [0, 10, 78, 10, 0]
     """
     height, width = images.shape[-2:]
-    return round_to_grey_levels(
-        apply_separable(
-            images,
-            build_smoothing(height, sigma, 4.0, "nearest"),
-            build_smoothing(width, sigma, 4.0, "nearest"),
-        )
-    )
+    rows = build_smoothing(height, sigma, 4.0, "nearest")
+    columns = build_smoothing(width, sigma, 4.0, "nearest")
+    return round_to_grey_levels(apply_separable(images, rows, columns))
 
 
 @corruptions.register("gaussian_blur")
@@ -45,5 +42,5 @@ class GaussianBlur:
     imagenet: ClassVar[Table] = (1,), (2,), (3,), (4,), (6,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Alike for every image."""
+        """Blur every image alike."""
         return blur_images(images, strength[0])

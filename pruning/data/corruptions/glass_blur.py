@@ -19,19 +19,21 @@ from pruning.data.keyed_random import Draws
 
 
 def find_fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pixels in the order of their swaps, rows and columns, together where the order between
-    them does not matter.
+    """The rows and columns of the pixels in the order of their swaps, front by front.
 
-    One by one they go from the last row and column to the first, those with all neighbours inside:
-    H - shift ... shift + 1. A swap at (y, x) touches rows y - shift ... y + shift - 1 and such
-    columns, so pixel (y, x) may go as soon as row y + 1 is 2 shift columns ahead: with the time t =
-    -x - 2 shift y, what overlaps keeps its order and what is simultaneous does not overlap.
+    The order within a front does not matter. One by one, the pixels that have all neighbours inside
+    go from the last row and column to the first: H - shift ... shift + 1. A swap at (y, x) touches
+    rows y - shift ... y + shift - 1 and columns likewise, so pixel (y, x) may go as soon as row
+    y + 1 is 2 shift columns ahead: with the time t = -x - 2 shift y, swaps that overlap keep their
+    order, and swaps at one time do not overlap.
 
     >>> [list(zip(rows.tolist(), columns.tolist())) for rows, columns in find_fronts(4, 5, 1)]
     [[(3, 4)], [(3, 3)], [(3, 2), (2, 4)], [(2, 3)], [(2, 2)]]
     """
     rows = torch.tensor(range(height - shift, shift, -1), dtype=torch.int64)
-    for time in range(max(width - 2 * shift, 0) + 2 * shift * max(len(rows) - 1, 0)):
+    columns_inside = max(width - 2 * shift, 0)
+    delay = 2 * shift * max(len(rows) - 1, 0)  # of the last row after the first
+    for time in range(columns_inside + delay):
         columns = width - shift - time + 2 * shift * torch.arange(len(rows))
         inside = (columns > shift) & (columns <= width - shift)
         if inside.any():
@@ -39,48 +41,51 @@ def find_fronts(height: int, width: int, shift: int) -> Iterator[tuple[Tensor, T
 
 
 def shuffle_pixels(images: Tensor, shift: int, times: int, draws: Draws) -> Tensor:
-    """Every pixel swapped with one at a uniform offset in [-shift, shift) down and across, pixel by
-    pixel, `times` times.
+    """Swap every pixel with one at a random offset, pixel by pixel, `times` times.
+
+    Offsets down and across are uniform in [-shift, shift).
     """
-    number, channels, height, width = images.shape
-    device = images.device
-    source = torch.arange(height * width, device=device).repeat_interleave(
-        number
-    )  # place by place, its images together
-    image = torch.arange(number, device=device)
+    count, channels, height, width = images.shape
+    pixels = height * width
+    places = torch.arange(pixels, device=images.device)
+    image = torch.arange(count, device=images.device)
+    # Which pixel stands at each place, (H W N,): place by place, the images of a place together.
+    source = places.repeat_interleave(count)
     for time in range(times):
-        words = draws.words(height * width, stream=time).T
-        down, across = (
-            ((half & 0xFFFF) * (2 * shift) >> 16) - shift for half in (words >> 16, words)
-        )
-        other = (
-            torch.arange(height * width, device=device)[:, None] + down * width + across
-        ) * number + image
+        words = draws.words(pixels, stream=time).T
+        down = _scale_to_offset(words >> 16, shift)
+        across = _scale_to_offset(words, shift)
+        partner = (places[:, None] + down * width + across) * count + image
         for rows, columns in find_fronts(height, width, shift):
-            place = (rows * width + columns).to(device)
-            here, there = (
-                (place[:, None] * number + image).view(-1),
-                other.index_select(0, place).view(-1),
-            )
-            kept, moved = source.index_select(0, here), source.index_select(0, there)
-            source.index_copy_(0, there, kept).index_copy_(0, here, moved)
-    order = source.view(height * width, number).T[:, None].expand(number, channels, -1)
-    return images.reshape(number, channels, -1).gather(2, order).view(images.shape)
+            front = (rows * width + columns).to(images.device)
+            first = (front[:, None] * count + image).view(-1)
+            second = partner.index_select(0, front).view(-1)
+            first_source = source.index_select(0, first)
+            second_source = source.index_select(0, second)
+            # In this order, a pixel whose partner is itself keeps its place.
+            source.index_copy_(0, second, first_source).index_copy_(0, first, second_source)
+    order = source.view(pixels, count).T[:, None].expand(count, channels, -1)
+    return images.reshape(count, channels, -1).gather(2, order).view(images.shape)
+
+
+def _scale_to_offset(words: Tensor, shift: int) -> Tensor:
+    """Offsets in [-shift, shift) from the low 16 bits of words."""
+    return ((words & 0xFFFF) * (2 * shift) >> 16) - shift
 
 
 @corruptions.register("glass_blur")
 @dataclass(frozen=True)
 class GlassBlur:
-    """G_sigma * shuffled(G_sigma * x): blur, swap every pixel with a near one, blur; sigma and
-    shift in pixels.
+    """G_sigma * shuffled(G_sigma * x): blur, swap every pixel with a near one, blur.
 
-    Pixels are truly swapped, as the definition says. The usual packages assign NumPy views, which
-    overwrites the first pixel and leaves the second: a milder corruption, so that numbers for glass
-    blur are not theirs.
+    Constants: sigma and shift in pixels, and how many times all pixels are swapped. Pixels are
+    truly swapped, as the definition says. The usual packages assign NumPy views, which overwrites
+    the first pixel and leaves the second: a milder corruption, so that numbers for glass blur are
+    not theirs.
 
     >>> grey = torch.full((1, 3, 5, 5), 77, dtype=torch.uint8)
     >>> GlassBlur().apply(
-    ...     grey, (0.4, 1, 2), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (0.4, 1, 2), Draws.from_key(0, indices=torch.arange(1))
     ... ).unique().tolist()
     [77]
     """
@@ -89,8 +94,8 @@ class GlassBlur:
     imagenet: ClassVar[Table] = (0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """All images at once, front by front."""
+        """Blur and shuffle all images at once, front by front."""
         sigma, shift, times = strength
-        return blur_images(
-            shuffle_pixels(blur_images(images, sigma), int(shift), int(times), draws), sigma
-        )
+        blurred = blur_images(images, sigma)
+        shuffled = shuffle_pixels(blurred, int(shift), int(times), draws)
+        return blur_images(shuffled, sigma)

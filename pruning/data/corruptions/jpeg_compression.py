@@ -6,6 +6,7 @@ perturbations, ICLR 2019.
 
 from __future__ import annotations
 
+import functools
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from pruning.data.corruptions import Strength, Table, corruptions
 from pruning.data.keyed_random import Draws
 
 
-def _compressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+def _compress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) or (H, W) of an image written as JPEG and read again."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     file.seek(0)
@@ -32,14 +34,14 @@ def _compressed(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 @corruptions.register("jpeg_compression")
 @dataclass(frozen=True)
 class JpegCompression:
-    """Written as JPEG of a quality and read again, by Pillow on the CPU, an image a thread of
-    torch's at a time.
+    """Written as JPEG of a quality and read again, by Pillow on the CPU.
 
-    Colour is stored at half the resolution, grey images as such.
+    As many images are compressed at once as torch has threads. Colour is stored at half the
+    resolution, grey images without colour.
 
     >>> grey = torch.full((1, 1, 8, 8), 77, dtype=torch.uint8)
     >>> JpegCompression().apply(
-    ...     grey, (80,), Draws.keyed(0, indices=torch.arange(1))
+    ...     grey, (80,), Draws.from_key(0, indices=torch.arange(1))
     ... ).unique().tolist()
     [77]
     """
@@ -48,16 +50,17 @@ class JpegCompression:
     imagenet: ClassVar[Table] = (25,), (18,), (15,), (10,), (7,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Alike for every image."""
-        pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        pixels = pixels[..., 0] if images.shape[1] == 1 else pixels
-        quality, threads = int(strength[0]), min(torch.get_num_threads(), len(pixels))
+        """Compress every image alike."""
+        count, channels, height, width = images.shape
+        pictures = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        if channels == 1:
+            pictures = pictures[..., 0]
+        compress = functools.partial(_compress, quality=int(strength[0]))
+        threads = min(torch.get_num_threads(), count)
         if threads == 1:
-            found = [_compressed(one, quality) for one in pixels]
+            compressed = list(map(compress, pictures))
         else:
             with ThreadPoolExecutor(threads) as pool:
-                found = list(pool.map(lambda one: _compressed(one, quality), pixels))
-        read = torch.from_numpy(np.stack(found)).view(
-            len(found), *images.shape[-2:], images.shape[1]
-        )
+                compressed = list(pool.map(compress, pictures))
+        read = torch.from_numpy(np.stack(compressed)).view(count, height, width, channels)
         return read.permute(0, 3, 1, 2).contiguous().to(images.device)

@@ -19,12 +19,15 @@ from pruning.data.keyed_random import Draws
 @corruptions.register("motion_blur")
 @dataclass(frozen=True)
 class MotionBlur:
-    """sum_i k_i x(p + s_i) along an angle U(-45, 45) degrees; k_i ~ exp(-i^2 / (2 sigma^2)), i = 0
-    ... 2 radius pixels.
+    """sum_i k_i x(p + s_i) along an angle U(-45, 45) degrees; k_i ~ exp(-i^2 / (2 sigma^2)).
+
+    Constants: radius and sigma in pixels; i = 0 ... 2 radius.
 
     >>> import torch
     >>> grey = torch.full((1, 1, 3, 3), 90, dtype=torch.uint8)
-    >>> MotionBlur().apply(grey, (10, 3), Draws.keyed(0, indices=torch.arange(1))).unique().tolist()
+    >>> MotionBlur().apply(
+    ...     grey, (10, 3), Draws.from_key(0, indices=torch.arange(1))
+    ... ).unique().tolist()
     [90]
     """
 
@@ -32,7 +35,7 @@ class MotionBlur:
     imagenet: ClassVar[Table] = (10, 3), (15, 5), (15, 8), (15, 12), (20, 15)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Each image along its own angle."""
-        return round_to_grey_levels(
-            apply_streaks(images, draw_angles(-45.0, 45.0, draws), int(strength[0]), strength[1])
-        )
+        """Blur each image along its own angle."""
+        radius, sigma = strength
+        angles = draw_angles(-45.0, 45.0, draws)
+        return round_to_grey_levels(apply_streaks(images, angles, int(radius), sigma))

@@ -26,31 +26,39 @@ from pruning.data.corruptions._noise_tables import (
 from pruning.data.keyed_random import Draws
 
 
-def survive_gaussian(sigma: float) -> Floats:
-    """P(x + sigma N(0, 1) >= y) = Phi((x - y) / sigma)."""
+def tabulate_gaussian(sigma: float) -> Floats:
+    """The table of Gaussian noise: P(x + sigma N(0, 1) >= y) = Phi((x - y) / sigma)."""
     return build_table(lambda x, y: ndtr((x - y) / sigma))
 
 
-def survive_shot(photons: float) -> Floats:
-    """P(K / c >= y), K ~ Poisson(c x) photons, c of them at full intensity."""
+def tabulate_shot(photons: float) -> Floats:
+    """The table of shot noise: P(K / c >= y), K ~ Poisson(c x) photons, c at full intensity."""
+    # The small number keeps a whole c y whole where the product is rounded above it.
     return build_table(lambda x, y: pdtrc(np.ceil(photons * y - 1e-9) - 1.0, photons * x))
 
 
-def survive_impulse(amount: float) -> Floats:
-    """A share `amount` of the values becomes 0 or 1, each half of the time."""
+def tabulate_impulse(amount: float) -> Floats:
+    """The table of impulse noise: a share `amount` of the values becomes 0 or 1, half each."""
     return build_table(lambda x, y: amount / 2.0 + (1.0 - amount) * (x >= y))
 
 
-def survive_speckle(sigma: float) -> Floats:
-    """P(x + sigma x N(0, 1) >= y) = Phi((x - y) / (sigma x)); black stays black."""
-    return build_table(
-        lambda x, y: np.where(x > 0.0, ndtr((x - y) / (sigma * np.where(x > 0.0, x, 1.0))), 0.0)
-    )
+def tabulate_speckle(sigma: float) -> Floats:
+    """The table of speckle noise: P(x + sigma x N(0, 1) >= y) = Phi((x - y) / (sigma x)).
+
+    Black stays black.
+    """
+
+    def survive(x: Floats, y: Floats) -> Floats:
+        spread = sigma * np.where(x > 0.0, x, 1.0)
+        return np.where(x > 0.0, ndtr((x - y) / spread), 0.0)
+
+    return build_table(survive)
 
 
 @cache
-def _table(made: Callable[[float], Floats], constant: float) -> Tensor:
-    return build_alias_table(made(constant))
+def _build_cached_table(tabulate: Callable[[float], Floats], constant: float) -> Tensor:
+    """The alias table of a noise with a constant, made once."""
+    return build_alias_table(tabulate(constant))
 
 
 @corruptions.register("gaussian_noise")
@@ -61,7 +69,9 @@ class GaussianNoise:
     >>> import torch
     >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
     >>> noisy = (
-    ...     GaussianNoise().apply(grey, (0.04,), Draws.keyed(0, indices=torch.arange(1))).double()
+    ...     GaussianNoise()
+    ...     .apply(grey, (0.04,), Draws.from_key(0, indices=torch.arange(1)))
+    ...     .double()
     ... )
     >>> round(noisy.std().item())
     10
@@ -71,8 +81,8 @@ class GaussianNoise:
     imagenet: ClassVar[Table] = (0.08,), (0.12,), (0.18,), (0.26,), (0.38,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Every value by itself."""
-        return draw_levels(images, _table(survive_gaussian, strength[0]), draws)
+        """Draw every value by itself."""
+        return draw_levels(images, _build_cached_table(tabulate_gaussian, strength[0]), draws)
 
 
 @corruptions.register("shot_noise")
@@ -82,7 +92,7 @@ class ShotNoise:
 
     >>> import torch
     >>> black = torch.zeros((1, 1, 2, 2), dtype=torch.uint8)
-    >>> ShotNoise().apply(black, (3,), Draws.keyed(0, indices=torch.arange(1))).max().item()
+    >>> ShotNoise().apply(black, (3,), Draws.from_key(0, indices=torch.arange(1))).max().item()
     0
     """
 
@@ -90,8 +100,8 @@ class ShotNoise:
     imagenet: ClassVar[Table] = (60,), (25,), (12,), (5,), (3,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Every value by itself."""
-        return draw_levels(images, _table(survive_shot, strength[0]), draws)
+        """Draw every value by itself."""
+        return draw_levels(images, _build_cached_table(tabulate_shot, strength[0]), draws)
 
 
 @corruptions.register("impulse_noise")
@@ -101,7 +111,7 @@ class ImpulseNoise:
 
     >>> import torch
     >>> grey = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
-    >>> noisy = ImpulseNoise().apply(grey, (0.27,), Draws.keyed(0, indices=torch.arange(1)))
+    >>> noisy = ImpulseNoise().apply(grey, (0.27,), Draws.from_key(0, indices=torch.arange(1)))
     >>> noisy.unique().tolist(), round((noisy != 128).double().mean().item(), 1)
     ([0, 128, 255], 0.3)
     """
@@ -110,8 +120,8 @@ class ImpulseNoise:
     imagenet: ClassVar[Table] = (0.03,), (0.06,), (0.09,), (0.17,), (0.27,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Every value by itself."""
-        return draw_levels(images, _table(survive_impulse, strength[0]), draws)
+        """Draw every value by itself."""
+        return draw_levels(images, _build_cached_table(tabulate_impulse, strength[0]), draws)
 
 
 @corruptions.register("speckle_noise")
@@ -121,7 +131,9 @@ class SpeckleNoise:
 
     >>> import torch
     >>> dark = torch.full((1, 1, 64, 64), 50, dtype=torch.uint8)
-    >>> noisy = SpeckleNoise().apply(dark, (0.2,), Draws.keyed(0, indices=torch.arange(1))).double()
+    >>> noisy = (
+    ...     SpeckleNoise().apply(dark, (0.2,), Draws.from_key(0, indices=torch.arange(1))).double()
+    ... )
     >>> round(noisy.std().item())
     10
     """
@@ -130,5 +142,5 @@ class SpeckleNoise:
     imagenet: ClassVar[Table] = (0.15,), (0.2,), (0.35,), (0.45,), (0.6,)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Every value by itself."""
-        return draw_levels(images, _table(survive_speckle, strength[0]), draws)
+        """Draw every value by itself."""
+        return draw_levels(images, _build_cached_table(tabulate_speckle, strength[0]), draws)

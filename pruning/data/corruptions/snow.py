@@ -25,34 +25,31 @@ from pruning.data.keyed_random import Draws
 
 
 def draw_flakes(height: int, width: int, strength: Strength, draws: Draws) -> Tensor:
-    """N(loc, scale) enlarged by `zoom`, 0 below `threshold`, blurred along an angle U(-135, -45):
-    levels (N, 1, H, W).
+    """A layer of flakes: levels (N, 1, H, W).
+
+    It is N(loc, scale) enlarged by `zoom`, 0 below `threshold`, blurred along an angle U(-135, -45)
+    in degrees.
     """
     loc, scale, zoom, threshold, radius, sigma, _ = strength
-    field = draws.normal(1, height, width)
-    field = apply_separable(
-        field,
-        build_zooming(height, *measure_enlargement(height, zoom)),
-        build_zooming(width, *measure_enlargement(width, zoom)),
-    )
+    rows = build_zooming(height, *measure_enlargement(height, zoom))
+    columns = build_zooming(width, *measure_enlargement(width, zoom))
+    field = apply_separable(draws.normal(1, height, width), rows, columns)
     field = field.mul_(scale).add_(loc)
     layer = field.mul_(field >= threshold).clamp_(0.0, 1.0).mul_(255.0).to(torch.uint8)
-    return apply_streaks(
-        layer, draw_angles(-135.0, -45.0, draws, stream=1), int(radius), sigma
-    ).round_()
+    angles = draw_angles(-135.0, -45.0, draws, stream=1)
+    return apply_streaks(layer, angles, int(radius), sigma).round_()
 
 
 @corruptions.register("snow")
 @dataclass(frozen=True)
 class Snow:
-    """mix x + (1 - mix) max(x, 1.5 grey + 0.5) + s + (s turned by 180 degrees), s a layer of
-    blurred flakes.
+    """mix x + (1 - mix) max(x, 1.5 grey + 0.5) + s + (s turned by 180 degrees), s blurred flakes.
 
     Constants: loc, scale, zoom, threshold, blur radius and sigma in pixels, mix.
 
     >>> black = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
     >>> snowed = Snow().apply(
-    ...     black, (0.1, 0.3, 3, 0.5, 10, 4, 0.8), Draws.keyed(0, indices=torch.arange(1))
+    ...     black, (0.1, 0.3, 3, 0.5, 10, 4, 0.8), Draws.from_key(0, indices=torch.arange(1))
     ... )
     >>> snowed.min().item(), torch.equal(snowed, snowed.flip(2, 3))
     (25, True)
@@ -74,11 +71,11 @@ class Snow:
     )
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Each image under flakes and at an angle of its own."""
+        """Put flakes of its own over each image, falling at an angle of its own."""
         height, width = images.shape[-2:]
-        layer, mix = draw_flakes(height, width, strength, draws), strength[-1]
+        mix = strength[-1]
+        layer = draw_flakes(height, width, strength, draws)
         levels = images.to(torch.float32)
         white = torch.maximum(levels, compute_luma(levels).mul(1.5).add_(127.5))
-        return round_to_grey_levels(
-            levels.mul_(mix).add_(white.mul_(1.0 - mix)).add_(layer + layer.flip(2, 3))
-        )
+        whitened = levels.mul_(mix).add_(white.mul_(1.0 - mix))
+        return round_to_grey_levels(whitened.add_(layer + layer.flip(2, 3)))

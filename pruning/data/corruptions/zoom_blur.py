@@ -22,14 +22,13 @@ from pruning.data.keyed_random import Draws
 @corruptions.register("zoom_blur")
 @dataclass(frozen=True)
 class ZoomBlur:
-    """(x + sum of x enlarged by f) / (n + 1) over the n factors f from 1 to below `stop` in steps
-    of `step`.
+    """(x + sum of x enlarged by f) / (n + 1) over n factors f from 1 to below `stop`, by `step`.
 
-    Each enlarges the middle of the image, with linear interpolation.
+    Each factor enlarges the middle of the image, with linear interpolation.
 
     >>> point = torch.tensor([0, 0, 100, 0], dtype=torch.uint8).view(1, 1, 1, 4)
     >>> ZoomBlur().apply(
-    ...     point, (2.5, 1.0), Draws.keyed(0, indices=torch.arange(1))
+    ...     point, (2.5, 1.0), Draws.from_key(0, indices=torch.arange(1))
     ... ).flatten().tolist()
     [0, 11, 88, 33]
     """
@@ -38,21 +37,18 @@ class ZoomBlur:
     imagenet: ClassVar[Table] = (1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)
 
     def apply(self, images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-        """Alike for every image; factors that enlarge a small image alike are one product."""
+        """Blur every image alike; factors that enlarge a small image alike are one product."""
         height, width = images.shape[-2:]
         stop, step = strength
         factors = np.arange(1.0, stop, step).tolist()
-        alike = Counter(
+        enlargements = Counter(
             (measure_enlargement(height, factor), measure_enlargement(width, factor))
             for factor in factors
         )
         levels = images.to(torch.float64)
         total = levels.clone()
-        for (down, across), times in alike.items():
-            total.add_(
-                apply_separable(
-                    levels, build_zooming(height, *down), build_zooming(width, *across)
-                ),
-                alpha=times,
-            )
+        for (down, across), times in enlargements.items():
+            rows = build_zooming(height, *down)
+            columns = build_zooming(width, *across)
+            total.add_(apply_separable(levels, rows, columns), alpha=times)
         return round_to_grey_levels(total.div_(len(factors) + 1))

@@ -57,16 +57,16 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     side: int = 8
     groups: int = 0
-    """Of channels that can be removed."""
+    """The number of groups of channels that can be removed."""
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """With images of two channels, of three classes."""
+        """The parameters for images of two channels, of three classes."""
         return self.kwargs | {"channels": 2, "classes": 3}
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image."""
+        """The shape of an image."""
         return 2, self.side, self.side
 
 
@@ -171,73 +171,84 @@ def normed(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
 
-def wide_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
+def wide_oracle(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """Depth 16: n = 2 blocks a stage."""
-    x = F.conv2d(x, s["conv1.weight"], padding=1)
+    x = F.conv2d(x, state["conv1.weight"], padding=1)
     for stage in (1, 2, 3):
         for block in (0, 1):
             at = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
-            active = normed(s, f"{at}.bn1", x).relu()
-            out = F.conv2d(active, s[f"{at}.conv1.weight"], stride=stride, padding=1)
-            out = F.conv2d(normed(s, f"{at}.bn2", out).relu(), s[f"{at}.conv2.weight"], padding=1)
-            shortcut = s.get(f"{at}.shortcut.weight")
+            active = normed(state, f"{at}.bn1", x).relu()
+            out = F.conv2d(active, state[f"{at}.conv1.weight"], stride=stride, padding=1)
+            out = F.conv2d(
+                normed(state, f"{at}.bn2", out).relu(), state[f"{at}.conv2.weight"], padding=1
+            )
+            shortcut = state.get(f"{at}.shortcut.weight")
             assert (shortcut is not None) == (block == 0)
             x = out + (x if shortcut is None else F.conv2d(active, shortcut, stride=stride))
-    return normed(s, "bn", x).relu().mean((2, 3)) @ s["linear.weight"].T + s["linear.bias"]
-
-
-def dense_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Every layer reads all that the block was given and has made so far."""
-    bottleneck = "dense1.0.conv2.weight" in s
-    found = [F.conv2d(x, s["conv1.weight"], padding=1)]
-    for stage in (1, 2, 3):
-        for layer in range(3 if bottleneck else 6):
-            at = f"dense{stage}.{layer}"
-            out = normed(s, f"{at}.bn1", torch.cat(found, 1)).relu()
-            if bottleneck:
-                out = normed(s, f"{at}.bn2", F.conv2d(out, s[f"{at}.conv1.weight"])).relu()
-            found.append(F.conv2d(out, s[f"{at}.conv{1 + bottleneck}.weight"], padding=1))
-        if stage < 3:
-            out = F.conv2d(
-                normed(s, f"trans{stage}.bn1", torch.cat(found, 1)).relu(),
-                s[f"trans{stage}.conv1.weight"],
-            )
-            found = [out.unflatten(3, (-1, 2)).mean(4).unflatten(2, (-1, 2)).mean(3)]
     return (
-        normed(s, "bn", torch.cat(found, 1)).relu().mean((2, 3)) @ s["fc.weight"].T + s["fc.bias"]
+        normed(state, "bn", x).relu().mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"]
     )
 
 
-def vgg_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
+def dense_oracle(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Every layer reads all that the block was given and has made so far."""
+    bottleneck = "dense1.0.conv2.weight" in state
+    features = [F.conv2d(x, state["conv1.weight"], padding=1)]
+    for stage in (1, 2, 3):
+        for layer in range(3 if bottleneck else 6):
+            at = f"dense{stage}.{layer}"
+            out = normed(state, f"{at}.bn1", torch.cat(features, 1)).relu()
+            if bottleneck:
+                out = normed(state, f"{at}.bn2", F.conv2d(out, state[f"{at}.conv1.weight"])).relu()
+            features.append(F.conv2d(out, state[f"{at}.conv{1 + bottleneck}.weight"], padding=1))
+        if stage < 3:
+            out = F.conv2d(
+                normed(state, f"trans{stage}.bn1", torch.cat(features, 1)).relu(),
+                state[f"trans{stage}.conv1.weight"],
+            )
+            features = [out.unflatten(3, (-1, 2)).mean(4).unflatten(2, (-1, 2)).mean(3)]
+    return (
+        normed(state, "bn", torch.cat(features, 1)).relu().mean((2, 3)) @ state["fc.weight"].T
+        + state["fc.bias"]
+    )
+
+
+def vgg_oracle(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """Depth 11."""
     place = 0
     for count in (1, 1, 2, 2, 2):
         for _ in range(count):
-            x = F.conv2d(x, s[f"features.{place}.weight"], s[f"features.{place}.bias"], padding=1)
-            x, place = normed(s, f"features.{place + 1}", x).relu(), place + 3
+            x = F.conv2d(
+                x, state[f"features.{place}.weight"], state[f"features.{place}.bias"], padding=1
+            )
+            x, place = normed(state, f"features.{place + 1}", x).relu(), place + 3
         x, place = x.unflatten(3, (-1, 2)).amax(4).unflatten(2, (-1, 2)).amax(3), place + 1
-    return x.mean((2, 3)) @ s["classifier.weight"].T + s["classifier.bias"]
+    return x.mean((2, 3)) @ state["classifier.weight"].T + state["classifier.bias"]
 
 
-def bottleneck_oracle(s: dict[str, Tensor], x: Tensor) -> Tensor:
+def bottleneck_oracle(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """Depth 20 with projections: two blocks a stage."""
-    x = normed(s, "bn1", F.conv2d(x, s["conv1.weight"], padding=1)).relu()
+    x = normed(state, "bn1", F.conv2d(x, state["conv1.weight"], padding=1)).relu()
     for stage in (1, 2, 3):
         for block in (0, 1):
             at = f"layer{stage}.{block}"
             stride = 2 if stage > 1 and block == 0 else 1
-            out = normed(s, f"{at}.bn1", F.conv2d(x, s[f"{at}.conv1.weight"])).relu()
+            out = normed(state, f"{at}.bn1", F.conv2d(x, state[f"{at}.conv1.weight"])).relu()
             out = normed(
-                s, f"{at}.bn2", F.conv2d(out, s[f"{at}.conv2.weight"], stride=stride, padding=1)
+                state,
+                f"{at}.bn2",
+                F.conv2d(out, state[f"{at}.conv2.weight"], stride=stride, padding=1),
             ).relu()
-            out = normed(s, f"{at}.bn3", F.conv2d(out, s[f"{at}.conv3.weight"]))
+            out = normed(state, f"{at}.bn3", F.conv2d(out, state[f"{at}.conv3.weight"]))
             if block == 0:
                 x = normed(
-                    s, f"{at}.shortcut.1", F.conv2d(x, s[f"{at}.shortcut.0.weight"], stride=stride)
+                    state,
+                    f"{at}.shortcut.1",
+                    F.conv2d(x, state[f"{at}.shortcut.0.weight"], stride=stride),
                 )
             x = (out + x).relu()
-    return x.mean((2, 3)) @ s["linear.weight"].T + s["linear.bias"]
+    return x.mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"]
 
 
 ORACLES: dict[str, Callable[[dict[str, Tensor], Tensor], Tensor]] = {
@@ -291,7 +302,7 @@ def test_parameter_free_shortcuts_go_around_bottlenecks() -> None:
         ("densenet22", {"block": "wide"}, "block: Input should be 'bottleneck' or 'basic'"),
     ],
 )
-def test_what_is_no_member_of_the_family_is_refused(
+def test_parameters_outside_the_family_are_refused(
     architecture: str, kwargs: dict[str, Any], message: str | None
 ) -> None:
     if (
@@ -481,10 +492,10 @@ def test_errors_of_layers_are_carried_to_the_logits(case: str) -> None:
 @one_of_each
 def test_no_bound_is_broken(case: str) -> None:
     batches = [(images(case, 8, torch.float32), torch.arange(8) % 3)]
-    found = bound(build(case, torch.float32), "sipp", [0.8], batches)
-    certain = [one for one in found.predictions if one.form == "deterministic"]
-    assert all(one.broken == 0 for one in certain)
-    assert found.predictions
+    study = bound(build(case, torch.float32), "sipp", [0.8], batches)
+    certain = [prediction for prediction in study.predictions if prediction.form == "deterministic"]
+    assert all(prediction.broken == 0 for prediction in certain)
+    assert study.predictions
 
 
 @one_of_each
@@ -556,8 +567,8 @@ def test_a_whole_job_with_approximation_and_bounds(
         device=torch.device("cpu"),
     )
     pipeline.run()
-    assert [one.target for one in pipeline.done] == [0.3, 0.6]
-    trial = JobRecord(
+    assert [stage.target for stage in pipeline.done] == [0.3, 0.6]
+    record = JobRecord(
         data=pipeline.data,
         dense=pipeline.dense,
         control=pipeline.control,
@@ -570,7 +581,7 @@ def test_a_whole_job_with_approximation_and_bounds(
         ("approximation", {}),
         ("bounds", {"images": 4, "trials": 1, "sparsities": [0.3]}),
     ):
-        section = evaluations.create(name, params).evaluate(trial)
+        section = evaluations.create(name, params).evaluate(record)
         assert section.curves
         assert not any("cannot be" in note or "no bounds here" in note for note in section.notes), (
             section.notes

@@ -64,7 +64,7 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
         assert not torchvision_shim.is_mismatched(*pair), pair
     declared = torchvision_shim.LIBRARY is not None
     assert declared == torchvision_shim.is_mismatched(
-        torch.version.cuda, torch.version.hip, torchvision_shim._installed()
+        torch.version.cuda, torch.version.hip, torchvision_shim._read_installed_version()
     )
 
 
@@ -93,10 +93,9 @@ def test_schemas_are_declared_for_a_mismatched_pair_alone() -> None:
     ],
 )
 def test_classifiers_run_from_their_smallest_image_on(name: str) -> None:
-    """One of each family, without numbers: the largest parts of all of them are layers that can be
-    pruned.
-    """
-    model, side = outline("torchvision", name=name, classes=7), SMALLEST[name]
+    """Run a network of each family without numbers; most of each are layers that can be pruned."""
+    model = outline("torchvision", name=name, classes=7)
+    side = SMALLEST[name]
     assert model(torch.zeros(2, 3, side, side, device="meta")).shape == (2, 7)
     if side > 1:
         with pytest.raises(RuntimeError):
@@ -114,10 +113,10 @@ def test_every_classifier_runs(name: str) -> None:
     ).shape == (1, 3)
 
 
-def test_what_is_not_taken_says_why() -> None:
-    with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as found:
+def test_networks_left_out_are_refused_with_the_reason() -> None:
+    with pytest.raises(UnknownNameError, match=r"'resnet19'; did you mean 'resnet18'\?") as caught:
         resolve("torchvision", {"name": "resnet19"})
-    assert found.value.pointer == "name"
+    assert caught.value.pointer == "name"
     with pytest.raises(UnknownNameError, match=r"'vit_b_16' is not taken: its attention"):
         resolve("torchvision", {"name": "vit_b_16"})
     with pytest.raises(UnknownNameError, match="'regnet_x_8gf' is not taken: its shape"):
@@ -149,8 +148,8 @@ def test_images_and_task_must_fit() -> None:
     check_fits(deeplab, (3, 64, 64), list("0123"), "segmentation")
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    return bool(torch.allclose(a, b, atol=1e-5))
+def same(first: Tensor, second: Tensor) -> bool:
+    return bool(torch.allclose(first, second, atol=1e-5))
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)
@@ -173,12 +172,14 @@ def test_segmenters_are_torchvisions(name: str, aux: bool) -> None:
         expected = theirs(images)
         assert same(own(images), expected["out"])
     own.train()
-    found = own(images)
-    assert isinstance(found, tuple) == aux
-    assert [one.shape for one in (found if aux else [found])] == [(2, 5, 40, 33)] * (1 + aux)
+    output = own(images)
+    assert isinstance(output, tuple) == aux
+    assert [logits.shape for logits in (output if aux else [output])] == [(2, 5, 40, 33)] * (
+        1 + aux
+    )
 
 
-def test_what_serves_training_alone_is_not_pruned_and_does_not_count() -> None:
+def test_an_auxiliary_head_is_not_pruned_and_does_not_count() -> None:
     plain = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large")
     helped = outline("torchvision_segmentation", name="deeplabv3_mobilenet_v3_large", aux=True)
     assert (
@@ -234,14 +235,15 @@ def test_channels_can_be_removed(
 
 def test_the_catalogue_needs_no_torchvision() -> None:
     code = (
-        "import sys, json; from pruning.architectures import architectures; found = "
-        "architectures.catalogue(); "
+        "import sys, json; from pruning.architectures import architectures; "
+        "entries = architectures.catalogue(); "
         "assert 'torchvision' not in sys.modules; "
-        "print(json.dumps({one['name']: one['params']['properties'].get('name') for one in found}))"
+        "names = {e['name']: e['params']['properties'].get('name') for e in entries}; "
+        "print(json.dumps(names))"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    assert found["torchvision"]["enum"] == NAMES
-    assert found["torchvision_segmentation"]["enum"] == list(SEGMENTERS)
+    properties = json.loads(answer.stdout.splitlines()[-1])
+    assert properties["torchvision"]["enum"] == NAMES
+    assert properties["torchvision_segmentation"]["enum"] == list(SEGMENTERS)

@@ -1,5 +1,6 @@
-"""The corruptions against one image at a time in NumPy, SciPy and Pillow, with the same random
-numbers and with others.
+"""The corruptions against one image at a time in NumPy, SciPy and Pillow.
+
+They are compared with the same random numbers and with others.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from pruning.data.corruptions._streaks import draw_angles
 from pruning.data.corruptions.frost import SIDE, draw_sheets
 from pruning.data.corruptions.glass_blur import find_fronts, shuffle_pixels
 from pruning.data.corruptions.noise import (
-    survive_gaussian,
-    survive_impulse,
-    survive_shot,
-    survive_speckle,
+    tabulate_gaussian,
+    tabulate_impulse,
+    tabulate_shot,
+    tabulate_speckle,
 )
 from pruning.data.corruptions.spatter import shade_water
 from pruning.data.keyed_random import Draws, hash_
@@ -72,10 +73,10 @@ DETERMINISTIC = (
 )
 RANDOM = tuple(name for name in STANDARD if name not in DETERMINISTIC)
 NOISE = {
-    "gaussian_noise": survive_gaussian,
-    "shot_noise": survive_shot,
-    "impulse_noise": survive_impulse,
-    "speckle_noise": survive_speckle,
+    "gaussian_noise": tabulate_gaussian,
+    "shot_noise": tabulate_shot,
+    "impulse_noise": tabulate_impulse,
+    "speckle_noise": tabulate_speckle,
 }
 SHAPES = ((3, 32, 32), (1, 33, 47), (3, 47, 33), (3, 96, 80))
 
@@ -95,7 +96,7 @@ def hwc(images: Tensor) -> np.ndarray:
 
 
 class Scripted:
-    """A NumPy generator that answers with given standard numbers, one array a call."""
+    """A NumPy generator that answers with given standard numbers, one array for each call."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -111,56 +112,57 @@ class Scripted:
         return self.take(limits[2] if len(limits) == 3 else size)
 
     def take(self, size: Any) -> Any:
-        found = np.asarray(self.answers.pop(0))
-        assert found.shape == (tuple(size) if isinstance(size, tuple) else (size,))
-        return found
+        answer = np.asarray(self.answers.pop(0))
+        assert answer.shape == (tuple(size) if isinstance(size, tuple) else (size,))
+        return answer
 
 
 def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> list[Scripted]:
-    """For every image, the numbers that ours draws, in the order in which the oracle asks for
-    them.
-    """
+    """The numbers that ours draws for every image, in the order in which the oracle takes them."""
     _, height, width = shape
     if name == "motion_blur":
         return [Scripted(angle / 45) for angle in draw_angles(-45, 45, draws)]
     if name == "snow":
         turned = (draw_angles(-135, -45, draws, stream=1) + 90) / 45
         fields = draws.normal(height, width).double().numpy()
-        return [Scripted(one, angle) for one, angle in zip(fields, turned, strict=True)]
+        return [Scripted(field, angle) for field, angle in zip(fields, turned, strict=True)]
     if name == "spatter":
-        return [Scripted(one) for one in draws.normal(height, width).double().numpy()]
+        return [Scripted(field) for field in draws.normal(height, width).double().numpy()]
     if name == "frost":
         sheet = draws.integers(5).numpy()
         corner = np.stack(
             [draws.integers(SIDE, stream=1).numpy(), draws.integers(SIDE, stream=2).numpy()], 1
         )
-        return [Scripted(one, at) for one, at in zip(sheet, corner, strict=True)]
+        return [Scripted(number, place) for number, place in zip(sheet, corner, strict=True)]
     if name == "elastic_transform":
         jitter = draws.signed(3, 2).double().numpy()[:, :, ::-1]
-        down, across = (
-            draws.signed(height, width, stream=stream).double().numpy() for stream in (1, 2)
-        )
-        return [Scripted(*one) for one in zip(jitter, down, across, strict=True)]
+        down = draws.signed(height, width, stream=1).double().numpy()
+        across = draws.signed(height, width, stream=2).double().numpy()
+        return [Scripted(*numbers) for numbers in zip(jitter, down, across, strict=True)]
     if name == "glass_blur":
         _, shift, times = constant
-        passes = []
-        for time in range(times):
-            words = draws.words(height, width, stream=time).numpy()
-            passes.append(
-                np.stack(
-                    [
-                        (half & 0xFFFF) * 2 * shift // (1 << 16) - shift
-                        for half in (words >> 16, words)
-                    ],
-                    -1,
-                )
-            )
-        return [Scripted(*one) for one in zip(*passes, strict=True)]
+        return glass_scripts(draws, (height, width), shift, times)
     assert name == "fog"
     side = max(constant[2], 1 << (max(height, width) - 1).bit_length())
-    found = []
+    return fog_scripts(draws, side)
+
+
+def glass_scripts(draws: Draws, size: tuple[int, int], shift: int, times: int) -> list[Scripted]:
+    passes = []
+    for time in range(times):
+        words = draws.words(*size, stream=time).numpy()
+        offsets = [
+            (half & 0xFFFF) * 2 * shift // (1 << 16) - shift for half in (words >> 16, words)
+        ]
+        passes.append(np.stack(offsets, -1))
+    return [Scripted(*image_passes) for image_passes in zip(*passes, strict=True)]
+
+
+def fog_scripts(draws: Draws, side: int) -> list[Scripted]:
+    answers = []
     for field in draws.signed(side, side).double().numpy():
-        parts, step = [], side
+        parts = []
+        step = side
         while step >= 2:
             half = step // 2
             parts += [
@@ -169,8 +171,8 @@ def scripts(name: str, draws: Draws, shape: tuple[int, ...], constant: Any) -> l
                 field[half::step, ::step],
             ]
             step = half
-        found.append(Scripted(*parts))
-    return found
+        answers.append(Scripted(*parts))
+    return answers
 
 
 # one image at a time
@@ -186,7 +188,7 @@ def test_deterministic_corruptions_are_within_one_level_of_their_definitions(
         for severity in range(1, 6):
             ours = hwc(corrupt(images, name, severity, constants=constants)).astype(int)
             theirs = np.stack(
-                [oracles.corrupted(one, name, severity, constants) for one in hwc(images)]
+                [oracles.corrupted(image, name, severity, constants) for image in hwc(images)]
             ).astype(int)
             assert np.abs(ours - theirs).max() <= (
                 0 if name in ("jpeg_compression", "pixelate") else 1
@@ -208,12 +210,12 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
             constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][
                 severity - 1
             ]
-            draws = Draws.keyed(5, name, severity, indices=torch.arange(3))
+            draws = Draws.from_key(5, name, severity, indices=torch.arange(3))
             ours = hwc(corrupt(images, name, severity, seed=5, constants=constants)).astype(int)
             theirs = np.stack(
                 [
-                    oracles.corrupted(one, name, severity, constants, script, ice)
-                    for one, script in zip(
+                    oracles.corrupted(image, name, severity, constants, script, ice)
+                    for image, script in zip(
                         hwc(images), scripts(name, draws, shape, constant), strict=True
                     )
                 ]
@@ -225,10 +227,9 @@ def test_random_corruptions_are_their_definitions_given_the_same_numbers(
 @pytest.mark.parametrize("constants", ["cifar", "imagenet"])
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants: str) -> None:
-    """What is drawn against the law by chi-square, and the law against a simulation; the least p of
-    120 tests.
-    """
-    rng, least = np.random.default_rng(1), []
+    """Compare draws with the law, and the law with a simulation, by the least p of 120 tests."""
+    rng = np.random.default_rng(1)
+    least = []
     for severity in range(1, 6):
         constant = (tables.CIFAR if constants == "cifar" else tables.IMAGENET)[name][severity - 1]
         law = NOISE[name](constant)
@@ -240,28 +241,28 @@ def test_noise_has_the_law_of_its_definition_at_every_level(name: str, constants
             theirs = oracles.corrupted(
                 flat[0, 0, :, :, None].numpy(), name, severity, constants, rng
             )
-            for found in (ours, theirs):
-                counts = np.bincount(found.ravel(), minlength=256)
+            for noisy in (ours, theirs):
+                counts = np.bincount(noisy.ravel(), minlength=256)
                 assert not counts[law[level] <= 0].any()
-                bins = (
-                    np.cumsum(law[level] * found.size) // 40
-                )  # at least 40 expected in all but the last
-                seen = np.bincount(bins.astype(int), counts)
-                expected = np.bincount(bins.astype(int), law[level] * found.size)
+                # at least 40 expected in all bins but the last
+                bins = np.cumsum(law[level] * noisy.size) // 40
+                observed = np.bincount(bins.astype(int), counts)
+                expected = np.bincount(bins.astype(int), law[level] * noisy.size)
                 kept = expected > 5
                 if kept.sum() > 1:
-                    scale = seen[kept].sum() / expected[kept].sum()
-                    least.append(stats.chisquare(seen[kept], expected[kept] * scale).pvalue)
+                    scale = observed[kept].sum() / expected[kept].sum()
+                    least.append(stats.chisquare(observed[kept], expected[kept] * scale).pvalue)
     assert len(least) > 30
     assert min(least) > 1e-5, "the law, the draws or the simulation are off"
     assert stats.kstest(least, "uniform").pvalue > 1e-4
 
 
-def statistics(found: np.ndarray, clean: np.ndarray) -> dict[str, np.ndarray]:
-    """What describes each corrupted image: mean and size of the change, its correlation with its
-    neighbours, its top.
+def statistics(corrupted_images: np.ndarray, clean: np.ndarray) -> dict[str, np.ndarray]:
+    """The statistics of each corrupted image.
+
+    They are the mean and the size of the change, its correlation with its neighbours, and its top.
     """
-    change = found.astype(float) - clean
+    change = corrupted_images.astype(float) - clean
     near = change - change.mean((1, 2), keepdims=True)
     size = (near**2).mean((1, 2, 3)) + 1e-9
     return {
@@ -274,31 +275,25 @@ def statistics(found: np.ndarray, clean: np.ndarray) -> dict[str, np.ndarray]:
 
 
 TOLERANCES = {"mean": 0.05, "most": 1.0, "across": 0.01, "down": 0.01}
-"""What the cutting of levels may add: float64 loses whole levels where ours is exact."""
+"""The difference that cutting of levels may add: float64 loses levels where ours is exact."""
 
 
 def same_distribution(name: str, severity: int, constants: str, number: int) -> None:
-    one, ice, rng = (
-        pictures(1, 3, 32, 32),
-        draw_sheets(torch.device("cpu")).numpy(),
-        np.random.default_rng(2),
-    )
-    images = one.expand(number, -1, -1, -1)
-    ours = statistics(hwc(corrupt(images, name, severity, seed=9, constants=constants)), hwc(one))
-    theirs = statistics(
-        np.stack(
-            [
-                oracles.corrupted(hwc(one)[0], name, severity, constants, rng, ice)
-                for _ in range(number)
-            ]
-        ),
-        hwc(one),
-    )
+    picture = pictures(1, 3, 32, 32)
+    ice = draw_sheets(torch.device("cpu")).numpy()
+    rng = np.random.default_rng(2)
+    images = picture.expand(number, -1, -1, -1)
+    clean = hwc(picture)
+    ours = statistics(hwc(corrupt(images, name, severity, seed=9, constants=constants)), clean)
+    singles = [
+        oracles.corrupted(clean[0], name, severity, constants, rng, ice) for _ in range(number)
+    ]
+    theirs = statistics(np.stack(singles), clean)
     for key, values in ours.items():
-        apart = TOLERANCES.get(key, 0.01 * values.mean() + 0.2)
-        for shift, side in ((apart, "greater"), (-apart, "less")):
-            found = stats.ks_2samp(values + shift, theirs[key], alternative=side, method="asymp")
-            assert found.pvalue > 1e-4, (name, severity, key, side)
+        tolerance = TOLERANCES.get(key, 0.01 * values.mean() + 0.2)
+        for shift, side in ((tolerance, "greater"), (-tolerance, "less")):
+            test = stats.ks_2samp(values + shift, theirs[key], alternative=side, method="asymp")
+            assert test.pvalue > 1e-4, (name, severity, key, side)
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -322,7 +317,8 @@ def test_random_corruptions_have_the_distribution_of_their_definitions_at_every_
 @pytest.mark.parametrize("name", STANDARD)
 def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in ((3, 32, 32), (1, 9, 14)):
-        images, before = pictures(21, *shape), torch.get_rng_state()
+        images = pictures(21, *shape)
+        before = torch.get_rng_state()
         kept = images.clone()
         whole = corrupt(images, name, 4)
         assert whole.dtype == torch.uint8
@@ -335,7 +331,7 @@ def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyP
                 corrupt(images[i : i + 1], name, 4, indices=torch.tensor([i])), whole[i : i + 1]
             )
         with monkeypatch.context() as patch:
-            patch.setitem(corrupted.VALUES, "cpu", 4 * images[0].numel())
+            patch.setitem(corrupted.VALUES_AT_ONCE, "cpu", 4 * images[0].numel())
             assert torch.equal(corrupt(images, name, 4), whole)
         last = images.contiguous(memory_format=torch.channels_last)
         assert torch.equal(corrupt(last, name, 4), whole)
@@ -347,18 +343,18 @@ def test_batches_and_order_change_nothing(name: str, monkeypatch: pytest.MonkeyP
 def test_other_seeds_indices_and_severities_are_other_draws(name: str) -> None:
     images = pictures(1, 3, 32, 32).expand(2, -1, -1, -1)
     far = torch.tensor([3, 3 + (1 << 32)])
-    found = [
+    pairs = [
         corrupt(images, name, 3),
         corrupt(images, name, 3, seed=1),
         corrupt(images, name, 3, indices=far),
         corrupt(images, name, 4),
     ]
-    distinct = {one.numpy().tobytes() for pair in found for one in pair}
+    distinct = {image.numpy().tobytes() for pair in pairs for image in pair}
     assert len(distinct) >= (5 if name == "motion_blur" else 7), (
         "of 7; near angles may be the same shifts in whole pixels"
     )
     draws = {
-        Draws.keyed(seed, other, severity, indices=far).words(1)[0].item()
+        Draws.from_key(seed, other, severity, indices=far).words(1)[0].item()
         for seed in (0, 1, -1)
         for other in ("fog", "snow")
         for severity in (1, 2)
@@ -375,30 +371,30 @@ def unsigned_hash(x: int) -> int:
 
 
 def test_words_are_those_of_unsigned_arithmetic_and_stay_so() -> None:
-    given = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 0xFFFFFFFF]
+    numbers = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 0xFFFFFFFF]
     words = torch.tensor(
-        [one - (1 << 32) if one >> 31 else one for one in given], dtype=torch.int32
+        [number - (1 << 32) if number >> 31 else number for number in numbers], dtype=torch.int32
     )
     assert [word & 0xFFFFFFFF for word in hash_(words).tolist()] == [
-        unsigned_hash(one) for one in given
+        unsigned_hash(number) for number in numbers
     ]
-    draws = Draws.keyed(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
+    draws = Draws.from_key(3, "fog", 2, indices=torch.tensor([0, 11, 1 << 40]))
     first, second = ([key & 0xFFFFFFFF for key in column] for column in draws.keys.T.tolist())
     for stream in (0, 1, 5):
-        found = draws.words(4, stream=stream).tolist()
-        for row, k1, k2 in zip(found, first, second, strict=True):
+        words_by_image = draws.words(4, stream=stream).tolist()
+        for row, k1, k2 in zip(words_by_image, first, second, strict=True):
             for position, word in enumerate(row):
                 place = unsigned_hash(unsigned_hash(position) ^ (stream * 0x9E3779B9) % (1 << 32))
                 assert word & 0xFFFFFFFF == unsigned_hash(
                     (unsigned_hash(place ^ k1) + k2) % (1 << 32)
                 )
-    assert Draws.keyed(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [
+    assert Draws.from_key(0, "fog", 1, indices=torch.tensor([5])).words(2).tolist() == [
         [-143189812, 295269214]
     ]
 
 
 def test_words_are_uniform_and_independent() -> None:
-    words = Draws.keyed(0, "test", indices=torch.arange(400)).words(5000).numpy()
+    words = Draws.from_key(0, "test", indices=torch.arange(400)).words(5000).numpy()
     values = words.view(np.uint32).astype(np.float64) / 2**32
     assert stats.kstest(values.ravel()[:1_000_000], "uniform").pvalue > 1e-3
     for shift in range(0, 32, 8):
@@ -409,11 +405,11 @@ def test_words_are_uniform_and_independent() -> None:
     limit = 5 / math.sqrt(values.size)
     centred = (values - 0.5) * math.sqrt(12)
     other = (
-        Draws.keyed(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
+        Draws.from_key(1, "test", indices=torch.arange(400)).words(5000).numpy().view(np.uint32)
         / 2**32
     )
     stream = (
-        Draws.keyed(0, "test", indices=torch.arange(400))
+        Draws.from_key(0, "test", indices=torch.arange(400))
         .words(5000, stream=1)
         .numpy()
         .view(np.uint32)
@@ -438,25 +434,25 @@ def test_words_are_uniform_and_independent() -> None:
 
 
 def test_normal_numbers_are_normal() -> None:
-    found = (
-        Draws.keyed(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
+    normal = (
+        Draws.from_key(0, "test", indices=torch.arange(400)).normal(2500).numpy().astype(np.float64)
     )
-    assert stats.kstest(found.ravel(), "norm").pvalue > 1e-3
-    assert abs(found.mean()) < 5e-3
-    assert found.var() == pytest.approx(1.0, abs=7e-3)
-    assert stats.kurtosis(found.ravel()) == pytest.approx(0.0, abs=0.025)
-    assert (np.abs(found) > 3).mean() == pytest.approx(0.0027, abs=3e-4)
-    assert (found * 4096 == np.round(found * 4096)).all()
+    assert stats.kstest(normal.ravel(), "norm").pvalue > 1e-3
+    assert abs(normal.mean()) < 5e-3
+    assert normal.var() == pytest.approx(1.0, abs=7e-3)
+    assert stats.kurtosis(normal.ravel()) == pytest.approx(0.0, abs=0.025)
+    assert (np.abs(normal) > 3).mean() == pytest.approx(0.0027, abs=3e-4)
+    assert (normal * 4096 == np.round(normal * 4096)).all()
 
 
 def test_integers_and_signed_numbers_are_uniform() -> None:
-    draws = Draws.keyed(0, "test", indices=torch.arange(100))
+    draws = Draws.from_key(0, "test", indices=torch.arange(100))
     for limit in (1, 3, 5, 512):
-        found = draws.integers(limit, 2000).numpy()
-        assert found.min() == 0
-        assert found.max() == limit - 1
+        integers = draws.integers(limit, 2000).numpy()
+        assert integers.min() == 0
+        assert integers.max() == limit - 1
         if limit > 1:
-            assert stats.chisquare(np.bincount(found.ravel())).pvalue > 1e-3
+            assert stats.chisquare(np.bincount(integers.ravel())).pvalue > 1e-3
     signed = draws.signed(2000).numpy().astype(np.float64)
     assert stats.kstest(signed.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
     assert -1 <= signed.min() < -0.999
@@ -476,8 +472,8 @@ def test_the_constants_are_those_of_the_paper() -> None:
         ):
             rows = [row if isinstance(row, tuple) else (row,) for row in theirs]
             assert len(ours) == len(rows) == 5
-            for mine, published in zip(ours, rows, strict=True):
-                assert mine[: 2 if name == "frost" else None] == pytest.approx(published)
+            for row, published in zip(ours, rows, strict=True):
+                assert row[: 2 if name == "frost" else None] == pytest.approx(published)
 
 
 def test_auto_takes_the_constants_for_small_images_to_64_pixels() -> None:
@@ -529,7 +525,7 @@ def test_smoothing_is_scipys_and_sums_exactly(sigma: float) -> None:
 def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
     height: int, width: int, shift: int
 ) -> None:
-    draws = Draws.keyed(0, "glass", indices=torch.arange(4))
+    draws = Draws.from_key(0, "glass", indices=torch.arange(4))
     images = torch.arange(4 * height * width).view(4, 1, height, width)
     ours = shuffle_pixels(images, shift, 2, draws)
     for n, expected in enumerate(images.clone()[:, 0].numpy()):
@@ -560,7 +556,7 @@ def test_glass_swaps_front_by_front_are_those_pixel_by_pixel(
 @pytest.mark.parametrize(("side", "decay"), [(32, 1.75), (32, 3.0), (64, 2.0)])
 def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: float) -> None:
     ours = (
-        draw_plasma(side, decay, Draws.keyed(0, "plasma", indices=torch.arange(300)))
+        draw_plasma(side, decay, Draws.from_key(0, "plasma", indices=torch.arange(300)))
         .double()
         .numpy()
     )
@@ -569,7 +565,7 @@ def test_plasma_has_the_spectrum_of_midpoint_displacement(side: int, decay: floa
     assert (ours.min((1, 2)) == 0).all()
     assert (ours.max((1, 2)) == 1).all()
     for lag in (1, 4, side // 2):
-        rough = [((one - np.roll(one, lag, 1)) ** 2).mean((1, 2)) for one in (ours, theirs)]
+        rough = [((maps - np.roll(maps, lag, 1)) ** 2).mean((1, 2)) for maps in (ours, theirs)]
         assert stats.ks_2samp(*rough, method="asymp").pvalue > 1e-4
     assert stats.ks_2samp(ours.mean((1, 2)), theirs.mean((1, 2)), method="asymp").pvalue > 1e-4
 
@@ -580,14 +576,14 @@ def test_edges_and_distances_are_those_of_one_map_at_a_time() -> None:
     maps = np.uint8(np.clip(np.where(maps < 0.69, 0.3 * maps, maps), 0, 1) * 255)
     maps[0] = 7
     ours = detect_edges(torch.from_numpy(maps.astype(np.int32)), 50, 150)
-    for one, found in zip(maps, ours.numpy(), strict=True):
-        assert (found == oracles.canny(one, 50, 150)).all()
+    for levels, edges in zip(maps, ours.numpy(), strict=True):
+        assert (edges == oracles.canny(levels, 50, 150)).all()
     assert not ours[0].any()
     assert ours[1:].any()
     away = measure_distances(ours, 20).numpy()
     assert (away[0] == 20).all()
-    for found, marked in zip(away[1:], ours[1:].numpy(), strict=True):
-        assert found == pytest.approx(
+    for distances, marked in zip(away[1:], ours[1:].numpy(), strict=True):
+        assert distances == pytest.approx(
             np.minimum(ndimage.distance_transform_edt(~marked), 20), abs=1e-5
         )
     dry = torch.zeros(1, 8, 8, dtype=torch.float64)
@@ -598,8 +594,8 @@ def test_water_is_that_of_one_map_at_a_time() -> None:
     rng = np.random.default_rng(4)
     liquid = ndimage.gaussian_filter(rng.normal(0.65, 0.3, (20, 32, 32)), (0, 1, 1))
     liquid[liquid < 0.69] = 0
-    for one, found in zip(liquid, shade_water(torch.from_numpy(liquid)).numpy(), strict=True):
-        assert found == pytest.approx(oracles.water(one), abs=1e-5)
+    for drops, shaded in zip(liquid, shade_water(torch.from_numpy(liquid)).numpy(), strict=True):
+        assert shaded == pytest.approx(oracles.water(drops), abs=1e-5)
 
 
 def test_frost_is_synthesised_and_never_ends() -> None:
@@ -632,26 +628,26 @@ def test_tiny_empty_and_odd_images_are_corrupted(name: str, shape: tuple[int, ..
     images = torch.full(shape, 90, dtype=torch.uint8)
     for constants in ("cifar", "imagenet"):
         for severity in (1, 5):
-            found = corrupt(images, name, severity, constants=constants)
-            assert found.shape == shape
-            assert found.dtype == torch.uint8
-            assert found is not images
+            result = corrupt(images, name, severity, constants=constants)
+            assert result.shape == shape
+            assert result.dtype == torch.uint8
+            assert result is not images
             if name.endswith("blur") or name in ("contrast", "pixelate", "elastic_transform"):
-                assert torch.equal(found, images), "a flat image stays flat"
+                assert torch.equal(result, images), "a flat image stays flat"
 
 
 @pytest.mark.parametrize("level", [0, 255])
 @pytest.mark.parametrize("name", STANDARD)
 def test_black_and_white_images_are_corrupted(name: str, level: int) -> None:
     images = torch.full((2, 3, 16, 16), level, dtype=torch.uint8)
-    found = corrupt(images, name, 5)
+    result = corrupt(images, name, 5)
     if name in ("shot_noise", "speckle_noise", "fog") and level == 0:
-        assert not found.any()
+        assert not result.any()
     if name in ("brightness",) and level == 255:
-        assert torch.equal(found, images)
+        assert torch.equal(result, images)
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_wrong_arguments_are_refused() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     for severity in (0, 6, -1, 2.0, True, "3", None):
         with pytest.raises(ParameterError, match=r"severity is an integer from 1 to 5, not"):
@@ -687,9 +683,11 @@ def test_what_does_not_fit_is_told() -> None:
 @pytest.mark.parametrize("name", STANDARD)
 def test_a_cuda_device_gives_the_same_numbers(name: str) -> None:
     far = torch.tensor([0, 5, 1 << 40])
-    here, there = (Draws.keyed(1, name, indices=far.to(device)) for device in ("cpu", "cuda"))
-    assert torch.equal(here.words(100, stream=2), there.words(100, stream=2).cpu())
-    assert torch.equal(here.normal(100), there.normal(100).cpu())
+    on_cpu, on_cuda = (
+        Draws.from_key(1, name, indices=far.to(device)) for device in ("cpu", "cuda")
+    )
+    assert torch.equal(on_cpu.words(100, stream=2), on_cuda.words(100, stream=2).cpu())
+    assert torch.equal(on_cpu.normal(100), on_cuda.normal(100).cpu())
     images = pictures(5, 3, 33, 47)
     for severity in (1, 5):
         for constants in ("cifar", "imagenet"):
@@ -698,5 +696,5 @@ def test_a_cuda_device_gives_the_same_numbers(name: str) -> None:
                 for device in ("cpu", "cuda")
             )
             assert cuda.device.type == "cuda"
-            apart = (cpu.int() - cuda.cpu().int()).abs()
-            assert (apart > (1 if name == "elastic_transform" else 0)).double().mean() == 0
+            difference = (cpu.int() - cuda.cpu().int()).abs()
+            assert (difference > (1 if name == "elastic_transform" else 0)).double().mean() == 0

@@ -63,6 +63,6 @@ def test_noise_agrees_in_its_moments(image: Array, name: str, severity: int) -> 
     """36,864 values: the standard error of a mean is about 0.3 grey levels, that of a deviation
     about 0.5 %.
     """
-    theirs, ours = (found - image for found in both(image, name, severity))
+    theirs, ours = (noisy - image for noisy in both(image, name, severity))
     assert ours.mean() == pytest.approx(theirs.mean(), abs=2.0)
     assert ours.std() == pytest.approx(theirs.std(), rel=0.06)

@@ -1,4 +1,4 @@
-"""Datasets of images with masks: what is read, what is refused, and what a job makes of them."""
+"""Datasets of images with masks: read, refused, and prepared for a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from PIL import Image
 
 from pruning.data import uploads
 from pruning.data.arrays import Arrays
-from pruning.data.tensors import PIXELS, Split, augment, augment_split, draw_subset, prepare
+from pruning.data.tensors import (
+    PIXELS,
+    Data,
+    Split,
+    augment,
+    augment_split,
+    draw_subset,
+    prepare,
+)
 from pruning.errors import DataError, UnsafeFormatError
 from pruning.schemas.recipe import Limit
 from tests.support.segmentation_world import MOST, jpeg, pairs, png, upload
@@ -29,10 +37,10 @@ def test_images_with_masks_are_read_and_padded(tmp_path: Path, layout: str) -> N
     mask.
     """
     files = pairs(layout, {"train": 3, "test": 2}, classes=4)
-    found = read(files, tmp_path)
-    assert found.task == "segmentation"
-    assert found.counts == {"train": 3, "val": 0, "test": 2}
-    assert found.classes == ("0", "1", "2", "3")
+    dataset = read(files, tmp_path)
+    assert dataset.task == "segmentation"
+    assert dataset.counts == {"train": 3, "val": 0, "test": 2}
+    assert dataset.classes == ("0", "1", "2", "3")
     sizes = []
     for split, index in (("train", 0), ("train", 2), ("test", 1)):
         at = layout.format(split=split)
@@ -42,25 +50,32 @@ def test_images_with_masks_are_read_and_padded(tmp_path: Path, layout: str) -> N
         )
         rows, columns = mask.shape
         assert (
-            found.images[split][index, :, :rows, :columns] == np.asarray(image).transpose(2, 0, 1)
+            dataset.images[split][index, :, :rows, :columns] == np.asarray(image).transpose(2, 0, 1)
         ).all()
-        assert (found.labels[split][index, :rows, :columns] == mask).all()
-        assert (found.labels[split][index, rows:] == 255).all()
-        assert (found.labels[split][index, :, columns:] == 255).all()
-        beside = [found.images[split][index][:, rows:], found.images[split][index][:, :, columns:]]
+        assert (dataset.labels[split][index, :rows, :columns] == mask).all()
+        assert (dataset.labels[split][index, rows:] == 255).all()
+        assert (dataset.labels[split][index, :, columns:] == 255).all()
+        beside = [
+            dataset.images[split][index][:, rows:],
+            dataset.images[split][index][:, :, columns:],
+        ]
         assert (
             len({tuple(colour) for part in beside for colour in part.reshape(3, -1).T.tolist()})
             <= 1
         )
         sizes.append((rows, columns))
     assert len(set(sizes)) > 1, "the test needs images of differing sizes"
-    assert found.shape == (3, *found.labels["train"].shape[1:])
-    assert any("padded" in note for note in found.notes)
+    assert dataset.shape == (3, *dataset.labels["train"].shape[1:])
+    assert any("padded" in note for note in dataset.notes)
     path = tmp_path / "decoded"
-    found.save(path)
+    dataset.save(path)
     again = Arrays.load(path)
-    assert (again.task, again.notes, again.classes) == (found.task, found.notes, found.classes)
-    assert (again.labels["train"] == found.labels["train"]).all()
+    assert (again.task, again.notes, again.classes) == (
+        dataset.task,
+        dataset.notes,
+        dataset.classes,
+    )
+    assert (again.labels["train"] == dataset.labels["train"]).all()
 
 
 def test_padding_is_about_zero_after_normalisation(tmp_path: Path) -> None:
@@ -72,21 +87,21 @@ def test_padding_is_about_zero_after_normalisation(tmp_path: Path) -> None:
         "images/test/c.png": png(np.full((4, 4, 3), 0, np.uint8)),
         "masks/test/c.png": png(np.zeros((4, 4), np.uint8)),
     }
-    found = read(files, tmp_path)
-    assert found.shape == (3, 8, 16)
-    assert (found.images["train"][0, :, :, 8:] == 65).all()  # 64 pixels of 40, 64 of 90
-    assert (found.images["test"][0, :, 4:] == 65).all()
-    data = prepare(found, limit=Limit(), seed=0, normalize=None)
+    dataset = read(files, tmp_path)
+    assert dataset.shape == (3, 8, 16)
+    assert (dataset.images["train"][0, :, :, 8:] == 65).all()  # 64 pixels of 40, 64 of 90
+    assert (dataset.images["test"][0, :, 4:] == 65).all()
+    data = prepare(dataset, limit=Limit(), seed=0, normalize=None)
     assert data.mean == pytest.approx([65 / 255] * 3)
     assert abs(data.normalize(data.test.images)[0, :, 7, 15]).max() < 1e-6
 
 
 def test_without_splits_a_fifth_is_set_aside_and_reported(tmp_path: Path) -> None:
     files = pairs("images", {"": 10})
-    found, again = read(files, tmp_path), read(files, tmp_path)
-    assert found.counts == {"train": 8, "val": 0, "test": 2}
-    assert "2 of 10 images, drawn with seed 0, were set aside as test" in found.notes[0]
-    assert (found.images["test"] == again.images["test"]).all()
+    dataset, again = read(files, tmp_path), read(files, tmp_path)
+    assert dataset.counts == {"train": 8, "val": 0, "test": 2}
+    assert "2 of 10 images, drawn with seed 0, were set aside as test" in dataset.notes[0]
+    assert (dataset.images["test"] == again.images["test"]).all()
 
 
 def test_class_names_may_be_listed(tmp_path: Path) -> None:
@@ -114,9 +129,9 @@ def test_grey_images_and_masks(tmp_path: Path) -> None:
         for kind in ("images", "masks")
         for split in ("train", "test")
     }
-    found = read(files, tmp_path)
-    assert found.shape == (1, 4, 4)
-    assert found.classes == ("0", "1")
+    dataset = read(files, tmp_path)
+    assert dataset.shape == (1, 4, 4)
+    assert dataset.classes == ("0", "1")
 
 
 ONE = png(np.zeros((4, 4), np.uint8))
@@ -142,7 +157,7 @@ ONE = png(np.zeros((4, 4), np.uint8))
             r"masks/train/000\.png: RGB pixels; a mask is a PNG with a palette or in grey",
         ),
         ({"masks/train/000.png": b"no image"}, r"masks/train/000\.png: not a readable image"),
-        ({"images/train/000.png": ONE}, "have one name"),
+        ({"images/train/000.png": ONE}, "have the same name"),
         ({"images/dev/000.jpg": ONE}, "does not fit the layout"),
         (
             {"images/000.jpg": ONE, "masks/000.png": ONE},
@@ -153,7 +168,7 @@ ONE = png(np.zeros((4, 4), np.uint8))
         ({"images/test/000.jpg": None, "masks/test/000.png": None}, "no test images"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_archives_that_do_not_fit_are_refused(
     tmp_path: Path, changes: dict[str, bytes | None], message: str
 ) -> None:
     files = {
@@ -180,17 +195,17 @@ def masks(**changes: Any) -> Arrays:
         for split, count in (("train", 6), ("test", 2))
     }
     images = {
-        split: rng.integers(0, 256, (len(found), 3, 5, 7), dtype=np.uint8)
-        for split, found in labels.items()
+        split: rng.integers(0, 256, (len(split_labels), 3, 5, 7), dtype=np.uint8)
+        for split, split_labels in labels.items()
     }
     return Arrays(images, labels | changes, ("a", "b", "c"))
 
 
 def test_arrays_of_masks_are_checked(tmp_path: Path) -> None:
     ignored = np.full((2, 5, 7), 255, np.uint8)
-    some = masks().labels["train"].copy()
-    some[0] = 255
-    masks(train=some)  # an image to learn nothing from is let be
+    labels = masks().labels["train"].copy()
+    labels[0] = 255
+    masks(train=labels)  # an image to learn nothing from is accepted
     for changes, message in [
         ({"test": ignored}, "test: all pixels of image 0 are 255.*nothing to measure"),
         ({"train": np.full((6, 5, 7), 255, np.uint8)}, "nothing to learn"),
@@ -200,32 +215,34 @@ def test_arrays_of_masks_are_checked(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=message):
             masks(**changes)
-    with pytest.raises(DataError, match="255 in a mask is no class"):
+    with pytest.raises(DataError, match="255 in a mask is not a class"):
         Arrays(
-            masks().images, {split: found * 0 for split, found in masks().labels.items()}, ("0",)
+            masks().images,
+            {split: split_labels * 0 for split, split_labels in masks().labels.items()},
+            ("0",),
         )
 
 
 def test_npz_with_masks(tmp_path: Path) -> None:
-    found = masks()
+    dataset = masks()
     path = tmp_path / "data.npz"
     np.savez(
         path,
         **{
             f"{split}_{part}": values[split]
-            for part, values in (("x", found.images), ("y", found.labels))
+            for part, values in (("x", dataset.images), ("y", dataset.labels))
             for split in ("train", "test")
         },
     )
     again = uploads.read_dataset(path, "data.npz", MOST)
     assert again.task == "segmentation"
-    assert (again.labels["train"] == found.labels["train"]).all()
+    assert (again.labels["train"] == dataset.labels["train"]).all()
     np.savez(
         path,
-        train_x=found.images["train"],
-        train_y=found.labels["train"].astype(np.int32),
-        test_x=found.images["test"],
-        test_y=found.labels["test"],
+        train_x=dataset.images["train"],
+        train_y=dataset.labels["train"].astype(np.int32),
+        test_x=dataset.images["test"],
+        test_y=dataset.labels["test"],
     )
     with pytest.raises(DataError, match=r"train_y: .* or masks uint8 \(N, H, W\)"):
         uploads.read_dataset(path, "data.npz", MOST)
@@ -241,7 +258,9 @@ def test_a_job_splits_limits_and_renumbers_masks() -> None:
     for split in (data.fit, data.val):
         for image, mask in zip(split.images, split.labels, strict=True):
             (index,) = [
-                i for i, one in enumerate(arrays.images["train"]) if (one == image.numpy()).all()
+                i
+                for i, candidate in enumerate(arrays.images["train"])
+                if (candidate == image.numpy()).all()
             ]
             assert (
                 mask.numpy() == np.array([1, 2, 0], np.uint8)[arrays.labels["train"][index]]
@@ -261,7 +280,7 @@ def test_large_images_come_in_small_batches() -> None:
     large = Split(
         torch.zeros(9, 1, 512, 512, dtype=torch.uint8), torch.zeros(9, 512, 512, dtype=torch.uint8)
     )
-    data = type(data)(large, large, large, ("a", "b"), (0.0,), (1.0,))
+    data = Data(fit=large, val=large, test=large, classes=("a", "b"), mean=(0.0,), std=(1.0,))
     assert data.at_once(100) == PIXELS // 512**2 == 4
     assert [len(labels) for _, labels in data.batches(large, 100)] == [4, 4, 1]
 
@@ -274,9 +293,9 @@ def test_augmentation_moves_masks_with_their_images(mode: str) -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(1, 255, (32, 3, 9, 12), dtype=np.uint8))
     split = Split(images, images[:, 0].clone())
-    found = augment_split(split, mode, torch.Generator().manual_seed(1))
-    assert torch.equal(found.images, augment(images, mode, torch.Generator().manual_seed(1)))
-    padded = found.labels == 255
-    assert torch.equal(found.labels[~padded], found.images[:, 0][~padded])
-    assert (found.images[:, 0][padded] == 0).all()
+    augmented = augment_split(split, mode, torch.Generator().manual_seed(1))
+    assert torch.equal(augmented.images, augment(images, mode, torch.Generator().manual_seed(1)))
+    padded = augmented.labels == 255
+    assert torch.equal(augmented.labels[~padded], augmented.images[:, 0][~padded])
+    assert (augmented.images[:, 0][padded] == 0).all()
     assert bool(padded.any()) == (mode != "none")

@@ -38,14 +38,14 @@ def arrays(
     seed: int = 0,
 ) -> Arrays:
     rng = np.random.default_rng(seed)
-    found = {
+    images_by_split = {
         split: rng.integers(0, 256, (n, *shape), dtype=np.uint8)
         for split, n in (("test", test), ("val", val))
         if n
     }
     return Arrays(
-        found,
-        {split: np.arange(len(images)) % len(classes) for split, images in found.items()},
+        images_by_split,
+        {split: np.arange(len(images)) % len(classes) for split, images in images_by_split.items()},
         classes,
     )
 
@@ -55,23 +55,23 @@ def data_with(**sets: ShiftedSplits) -> Data:
 
 
 def test_labels_are_numbered_as_those_of_the_data() -> None:
-    found = split_shifted("night", arrays(("c", "a"), val=4), cases.make_data(), seed=0)
-    assert found.test.labels.tolist() == [2, 0] * 6
-    assert found.val.labels.tolist() == [2, 0] * 2
+    splits = split_shifted("night", arrays(("c", "a"), val=4), cases.make_data(), seed=0)
+    assert splits.test.labels.tolist() == [2, 0] * 6
+    assert splits.val.labels.tolist() == [2, 0] * 2
 
 
 def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> None:
     source = arrays(test=13)
-    found, again = (split_shifted("night", source, cases.make_data(), seed=3) for _ in range(2))
-    assert (len(found.val), len(found.test)) == (6, 7)
-    assert found.val.labels.bincount().tolist() == [2, 2, 2], "balanced over the classes"
-    both = torch.cat([found.val.images, found.test.images]).flatten(1).tolist()
+    splits, again = (split_shifted("night", source, cases.make_data(), seed=3) for _ in range(2))
+    assert (len(splits.val), len(splits.test)) == (6, 7)
+    assert splits.val.labels.bincount().tolist() == [2, 2, 2], "balanced over the classes"
+    both = torch.cat([splits.val.images, splits.test.images]).flatten(1).tolist()
     assert sorted(both) == sorted(source.images["test"].reshape(13, -1).tolist()), (
         "every image on one side"
     )
-    assert torch.equal(found.test.images, again.test.images)
+    assert torch.equal(splits.test.images, again.test.images)
     other = split_shifted("night", source, cases.make_data(), seed=4)
-    assert not torch.equal(found.test.images, other.test.images)
+    assert not torch.equal(splits.test.images, other.test.images)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> N
     [
         (
             arrays(("a", "d")),
-            "classes that the dataset has not: 'd'; the dataset has 'a', 'b', 'c'",
+            "classes that the dataset does not have: 'd'; the dataset has 'a', 'b', 'c'",
         ),
         (
             arrays(shape=(1, 4, 5)),
@@ -89,7 +89,7 @@ def test_half_of_the_test_images_decide_where_the_set_brings_none_that_do() -> N
         (arrays(test=1), "has 1 image"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(source: Arrays, message: str) -> None:
+def test_sets_that_do_not_fit_are_refused_by_name(source: Arrays, message: str) -> None:
     data = cases.make_data()
     with pytest.raises(DataError, match=message) as caught:
         split_shifted("night", source, data, seed=0)
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_by_name(source: Arrays, message: str) -> N
 
 def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> None:
     data = data_with(
-        night=dark(cases.make_data()), one=ShiftedSplits(*[dark(cases.make_data(), 1).test] * 2)
+        night=dark(cases.make_data()), dusk=ShiftedSplits(*[dark(cases.make_data(), 1).test] * 2)
     )
     recipe = cases.recipe(
         0.5, 0.9, evaluations=({"name": "robustness", "params": {"corruptions": ["fog"]}},)
@@ -120,7 +120,7 @@ def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> Non
     rows = {
         (row["network"], row["shift"]): row["error"] for row in section.details["errors_by_shift"]
     }
-    for name, images in (("night", 9), ("one", 1)):
+    for name, images in (("night", 9), ("dusk", 1)):
         split = data.shifted[name].test
         for network, load in (
             ("control", trial.control),
@@ -132,9 +132,9 @@ def test_robustness_counts_a_shifted_set_among_the_shifts(tmp_path: Path) -> Non
                 ).sum()
             )
             assert rows[network, name] == binomial_interval(missed, images).model_dump()
-    for id in (one.id for one in trial.rounds):
+    for id in (stage.id for stage in trial.rounds):
         (row,) = [row for row in section.details["excess_error"] if row["checkpoint"] == id]
-        mean = sum(rows[id, name]["value"] for name in ("fog 3", "night", "one")) / 3
+        mean = sum(rows[id, name]["value"] for name in ("fog 3", "night", "dusk")) / 3
         assert row["shifted_error"]["value"] == pytest.approx(mean)
         assert row["excess_error"]["value"] == pytest.approx(mean - rows[id, "nominal"]["value"])
     assert any("The shifted set night has 9 images here." in note for note in section.notes)
@@ -146,7 +146,7 @@ def test_a_shifted_set_alone_is_shift_enough(tmp_path: Path) -> None:
     assert {row["shift"] for row in section.details["errors_by_shift"]} == {"nominal", "night"}
 
 
-def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_its_validation_images(
+def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_its_val_images(
     tmp_path: Path,
 ) -> None:
     """Reported on `test`, decided on `val`: either is made by hand, and they differ."""
@@ -172,12 +172,12 @@ def test_a_shifted_set_has_its_own_prune_potential_and_the_recommendation_reads_
                 .double()
                 .mean()
             )
-            for load in (trial.control, *(one.network for one in trial.rounds))
+            for load in (trial.control, *(stage.network for stage in trial.rounds))
         ]
         parameters = sum(parameter.numel() for parameter in trial.dense().parameters())
         within = [
-            compute_prune_ratio(one, parameters)
-            for one, error in zip(trial.rounds, errors[1:], strict=True)
+            compute_prune_ratio(stage, parameters)
+            for stage, error in zip(trial.rounds, errors[1:], strict=True)
             if error <= errors[0]
         ]
         return max(within, default=0.0)
@@ -210,19 +210,20 @@ def test_the_sample_of_a_shifted_set_is_its_own(tmp_path: Path) -> None:
     trial = trial_of(
         finished(cases.recipe(0.5), tmp_path, data=data_with(night=dark(cases.make_data())))
     )
-    found = draw_sample(trial, 4, "night")
-    assert len(found) == 4
+    sample = draw_sample(trial, 4, "night")
+    assert len(sample) == 4
     pool = trial.data.shifted["night"].test.images.flatten(1).tolist()
-    assert all(image in pool for image in found.images.flatten(1).tolist())
+    assert all(image in pool for image in sample.images.flatten(1).tolist())
 
 
-@pytest.mark.parametrize(("stored_as", "said"), [("JPEG", True), (None, False)])
+@pytest.mark.parametrize(("stored_as", "is_noted"), [("JPEG", True), (None, False)])
 def test_jpeg_compression_of_jpeg_files_is_told(
-    tmp_path: Path, stored_as: str | None, said: bool
+    tmp_path: Path, stored_as: str | None, is_noted: bool
 ) -> None:
     data = replace(cases.make_data(), stored_as=stored_as)
     results = finished(cases.recipe(0.5), tmp_path, data=data)
     section = Robustness(corruptions=("jpeg_compression", "fog")).evaluate(trial_of(results))
     assert (
-        any("The images of this dataset are JPEG files" in note for note in section.notes) == said
+        any("The images of this dataset are JPEG files" in note for note in section.notes)
+        == is_noted
     )

@@ -30,7 +30,7 @@ def arrays(
     shape: tuple[int, int, int] = (1, 2, 2),
     weights: tuple[int, ...] | None = None,
 ) -> Arrays:
-    """Every image holds its own number, so that splits can be told apart."""
+    """Every image holds its own number, so that splits can be distinguished."""
 
     def labels(n: int) -> Any:
         cycle = np.concatenate([np.full(k, i) for i, k in enumerate(weights or (1,) * classes)])
@@ -54,10 +54,10 @@ def ids(data: Data, split: str) -> list[int]:
     return (images[:, 0, 0, 0] * 256 + images[:, 0, 0, 1]).tolist()  # type: ignore[no-any-return]
 
 
-def prepared(given: Arrays, seed: int = 0, **fields: Any) -> Data:
+def prepared(source: Arrays, seed: int = 0, **fields: Any) -> Data:
     normalize = fields.pop("normalize", {"mean": [0.5], "std": [0.5]})
     classes = fields.pop("classes", None)
-    return prepare(given, limit=Limit(**fields), seed=seed, normalize=normalize, classes=classes)
+    return prepare(source, limit=Limit(**fields), seed=seed, normalize=normalize, classes=classes)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -79,11 +79,11 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
     limit_test: int | None,
     stratify: bool,
 ) -> None:
-    given = arrays(train, test, val)
+    source = arrays(train, test, val)
     limit = {"train": limit_train, "test": limit_test, "stratify": stratify}
-    data, again = prepared(given, seed, **limit), prepared(given, seed, **limit)
-    seen = [*ids(data, "fit"), *ids(data, "val"), *ids(data, "test")]
-    assert len(set(seen)) == len(seen)
+    data, again = prepared(source, seed, **limit), prepared(source, seed, **limit)
+    all_ids = [*ids(data, "fit"), *ids(data, "val"), *ids(data, "test")]
+    assert len(set(all_ids)) == len(all_ids)
     assert all(ids(data, split) == ids(again, split) for split in ("fit", "val", "test"))
     counts = {"train": train, "test": test, "val": val}
     planned = count_split_images(cases.recipe(limit=Limit(**limit)), counts)  # type: ignore[arg-type]
@@ -100,14 +100,14 @@ def test_splits_are_disjoint_deterministic_and_as_large_as_planned(
 
 
 def test_a_limit_is_balanced_even_where_the_dataset_is_not() -> None:
-    given = arrays(train=100, weights=(8, 1, 1))
-    data = prepared(given, train=20)
+    source = arrays(train=100, weights=(8, 1, 1))
+    data = prepared(source, train=20)
     assert torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist() == [
         7,
         7,
         6,
     ] or sorted(torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist()) == [6, 7, 7]
-    exhausted = prepared(given, train=40)
+    exhausted = prepared(source, train=40)
     assert torch.bincount(torch.cat([exhausted.fit.labels, exhausted.val.labels])).tolist() == [
         20,
         10,
@@ -116,8 +116,8 @@ def test_a_limit_is_balanced_even_where_the_dataset_is_not() -> None:
 
 
 def test_without_stratify_the_draw_is_a_plain_one() -> None:
-    given = arrays(train=1000, weights=(8, 1, 1))
-    data = prepared(given, train=300, stratify=False)
+    source = arrays(train=1000, weights=(8, 1, 1))
+    data = prepared(source, train=300, stratify=False)
     counts = torch.bincount(torch.cat([data.fit.labels, data.val.labels])).tolist()
     assert abs(counts[0] - 240) < 30
     # which images are drawn has nothing to do with their labels
@@ -126,32 +126,36 @@ def test_without_stratify_the_draw_is_a_plain_one() -> None:
 
 
 def test_seeds_draw_differently_and_a_dataset_keeps_its_own_val() -> None:
-    given = arrays()
-    assert ids(prepared(given, 0), "val") != ids(prepared(given, 1), "val")
+    source = arrays()
+    assert ids(prepared(source, 0), "val") != ids(prepared(source, 1), "val")
     own = prepared(arrays(val=9), train=20)
     assert ids(own, "val") == list(range(20_000, 20_009))
     assert len(own.fit) == 20
 
 
 def test_images_keep_their_labels_and_order() -> None:
-    given = arrays()
-    data = prepared(given, train=30)
+    dataset = arrays()
+    data = prepared(dataset, train=30)
     for split in ("fit", "val"):
         assert ids(data, split) == sorted(ids(data, split))
         assert getattr(data, split).labels.tolist() == [
-            given.labels["train"][i] for i in ids(data, split)
+            dataset.labels["train"][i] for i in ids(data, split)
         ]
 
 
 def test_labels_follow_the_models_order_of_classes() -> None:
-    given = arrays()
-    data = prepared(given, classes=["c", "a", "b"])
+    dataset = arrays()
+    data = prepared(dataset, classes=["c", "a", "b"])
     assert data.classes == ("c", "a", "b")
     for split, source in (("fit", "train"), ("val", "train"), ("test", "test")):
         first = 10_000 if split == "test" else 0
         names = [data.classes[label] for label in getattr(data, split).labels.tolist()]
-        assert names == [given.classes[given.labels[source][i - first]] for i in ids(data, split)]
-    assert ids(data, "val") == ids(prepared(given), "val"), "renumbering must not redraw the split"
+        assert names == [
+            dataset.classes[dataset.labels[source][i - first]] for i in ids(data, split)
+        ]
+    assert ids(data, "val") == ids(prepared(dataset), "val"), (
+        "renumbering must not redraw the split"
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,38 +176,41 @@ def test_normalisation_by_hand() -> None:
         mean=(0.1, 0.2, 0.3),
         std=(0.5, 0.6, 0.7),
     )
-    found = data.normalize(data.fit.images)
+    normalized = data.normalize(data.fit.images)
     mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (data.mean, data.std)
+        torch.tensor(constants, dtype=torch.float64).view(1, 3, 1, 1)
+        for constants in (data.mean, data.std)
     )
     torch.testing.assert_close(
-        found.double(), (data.fit.images.double() / 255 - mean) / std, atol=1e-6, rtol=1e-6
+        normalized.double(), (data.fit.images.double() / 255 - mean) / std, atol=1e-6, rtol=1e-6
     )
-    assert found.dtype == torch.float32
+    assert normalized.dtype == torch.float32
     assert data.fit.images.dtype == torch.uint8
     batches = list(data.batches(data.fit, 16))
     assert [len(y) for _, y in batches] == [16, 16, 8]
-    assert torch.equal(torch.cat([x for x, _ in batches]), found)
+    assert torch.equal(torch.cat([x for x, _ in batches]), normalized)
 
 
 def test_moments_are_those_of_the_whole_train_split() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2500, 3, 2, 2), dtype=np.uint8)  # more than one chunk
-    given = Arrays(
+    source = Arrays(
         {"train": images, "test": images[:3]},
         {"train": np.arange(2500) % 3, "test": np.arange(3)},
         ("a", "b", "c"),
     )
     for fields in ({}, {"train": 30}, {"train": 30, "seed": 5}):
-        data = prepared(given, normalize=None, **fields)  # type: ignore[arg-type]
+        data = prepared(source, normalize=None, **fields)  # type: ignore[arg-type]
         assert data.mean == pytest.approx((images / 255).mean((0, 2, 3)).tolist(), abs=1e-12)
         assert data.std == pytest.approx((images / 255).std((0, 2, 3)).tolist(), abs=1e-9)
 
 
 def test_images_of_one_grey_do_not_divide_by_zero() -> None:
-    given = arrays()
+    source = arrays()
     flat = Arrays(
-        {k: np.full_like(v, 7) for k, v in given.images.items()}, given.labels, given.classes
+        {split: np.full_like(images, 7) for split, images in source.images.items()},
+        source.labels,
+        source.classes,
     )
     data = prepared(flat, normalize=None)
     assert torch.isfinite(data.normalize(data.fit.images)).all()
@@ -236,7 +243,7 @@ def test_augmentation_pixel_by_pixel(mode: str, shape: tuple[int, int, int]) -> 
         torch.uint8
     )
     before = images.clone()
-    found = augment(images, mode, generator(0, "augment"))
+    augmented = augment(images, mode, generator(0, "augment"))
     rng = generator(0, "augment")
     offsets = torch.randint(0, 2 * PADDING + 1, (2, 24, 1), generator=rng).squeeze(2)
     flips = (
@@ -250,8 +257,8 @@ def test_augmentation_pixel_by_pixel(mode: str, shape: tuple[int, int, int]) -> 
             for image, top, left, flip in zip(images, *offsets, flips, strict=True)
         ]
     )
-    assert torch.equal(found, expected)
-    assert found.dtype == torch.uint8
+    assert torch.equal(augmented, expected)
+    assert augmented.dtype == torch.uint8
     assert torch.equal(images, before)
     assert mode == "crop" or 0 < int(flips.sum()) < 24
 
@@ -279,17 +286,18 @@ def test_auto_flips_only_larger_colour_images(shape: tuple[int, int, int], mode:
 
 
 def test_decoded_arrays_survive_their_file(tmp_path: Path) -> None:
-    given = arrays(val=4)
-    given.save(tmp_path / "data")
-    found = Arrays.load(tmp_path / "data")
-    assert (found.classes, found.counts, found.shape) == (
-        given.classes,
+    saved = arrays(val=4)
+    saved.save(tmp_path / "data")
+    loaded = Arrays.load(tmp_path / "data")
+    assert (loaded.classes, loaded.counts, loaded.shape) == (
+        saved.classes,
         {"train": 60, "val": 4, "test": 30},
         (1, 2, 2),
     )
     assert all(
-        (found.images[k] == given.images[k]).all() and (found.labels[k] == given.labels[k]).all()
-        for k in given.images
+        (loaded.images[split] == saved.images[split]).all()
+        and (loaded.labels[split] == saved.labels[split]).all()
+        for split in saved.images
     )
 
 

@@ -1,4 +1,4 @@
-"""Uploaded datasets: what is read, and what hostile files are refused with."""
+"""Uploaded datasets: good ones are read, and hostile files are refused."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
 
 def arrays(**changes: Any) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    found: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "train_x": rng.integers(0, 256, (4, 1, 2, 2), dtype=np.uint8),
         "train_y": np.array([0, 1, 0, 1]),
         "test_x": rng.integers(0, 256, (2, 1, 2, 2), dtype=np.uint8),
         "test_y": np.array([0, 1]),
     }
-    return {key: value for key, value in (found | changes).items() if value is not None}
+    return {key: value for key, value in (defaults | changes).items() if value is not None}
 
 
 def npz(content: dict[str, Array], compressed: bool = False) -> bytes:
@@ -105,19 +105,19 @@ def test_a_folder_of_images(tmp_path: Path, compression: int) -> None:
         "__MACOSX/train/a/._1.png": b"x",
         "train/a/.DS_Store": b"x",
     }
-    found = read(zipped(folder() | extra, compression), tmp_path)
-    assert found.classes == ("a", "b")
-    assert found.counts == {"train": 4, "val": 0, "test": 2}
-    assert found.labels["train"].tolist() == [0, 0, 1, 1]
+    dataset = read(zipped(folder() | extra, compression), tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert dataset.counts == {"train": 4, "val": 0, "test": 2}
+    assert dataset.labels["train"].tolist() == [0, 0, 1, 1]
     for index in range(4):
-        assert (found.images["train"][index] == picture(index).transpose(2, 0, 1)).all()
-    assert (found.images["test"][1] == picture(5).transpose(2, 0, 1)).all()
+        assert (dataset.images["train"][index] == picture(index).transpose(2, 0, 1)).all()
+    assert (dataset.images["test"][1] == picture(5).transpose(2, 0, 1)).all()
 
 
 def test_grey_images_stay_grey(tmp_path: Path) -> None:
-    found = read(zipped(folder("L")), tmp_path)
-    assert found.shape == (1, 4, 4)
-    assert (found.images["train"][2, 0] == picture(2, mode="L")).all()
+    dataset = read(zipped(folder("L")), tmp_path)
+    assert dataset.shape == (1, 4, 4)
+    assert (dataset.images["train"][2, 0] == picture(2, mode="L")).all()
 
 
 @pytest.mark.parametrize(
@@ -127,15 +127,15 @@ def test_grey_images_stay_grey(tmp_path: Path) -> None:
 def test_one_colour_image_makes_the_dataset_colour(tmp_path: Path, mode: str, odd: str) -> None:
     """Colour must not be lost because the first image happens to be grey, as in ImageNet."""
     other = "L" if mode == "RGB" else "RGB"
-    found = read(zipped(folder(mode, **{odd: encoded(picture(99, mode=other))})), tmp_path)
-    assert found.shape == (3, 4, 4)
+    dataset = read(zipped(folder(mode, **{odd: encoded(picture(99, mode=other))})), tmp_path)
+    assert dataset.shape == (3, 4, 4)
     name = odd.replace("__", "/").replace("_dot_", ".")
     order = {
         "train": ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png"],
         "test": ["test/a/1.png", "test/b/1.png"],
     }
     for split, names in order.items():
-        for image, path in zip(found.images[split], names, strict=True):
+        for image, path in zip(dataset.images[split], names, strict=True):
             seed = [
                 "train/a/1.png",
                 "train/a/2.png",
@@ -157,43 +157,43 @@ def test_arrays_of_every_layout(tmp_path: Path, layout: str, compressed: bool) -
     train, test = (rng.integers(0, 256, (n, channels, 5, 4), dtype=np.uint8) for n in (4, 2))
 
     def laid_out(images: Array) -> Array:
-        return (
-            images[:, 0]
-            if layout == "NHW"
-            else images
-            if layout == "NCHW"
-            else images.transpose(0, 2, 3, 1)
-        )
+        if layout == "NHW":
+            return images[:, 0]
+        if layout == "NCHW":
+            return images
+        return images.transpose(0, 2, 3, 1)
 
     content = arrays(
         train_x=laid_out(train), test_x=laid_out(test), train_y=np.array([0, 1, 1, 0], np.uint8)
     )
-    found = read(npz(content, compressed), tmp_path)
-    assert (found.images["train"] == train).all()
-    assert (found.images["test"] == test).all()
-    assert found.labels["train"].dtype == np.int64
+    dataset = read(npz(content, compressed), tmp_path)
+    assert (dataset.images["train"] == train).all()
+    assert (dataset.images["test"] == test).all()
+    assert dataset.labels["train"].dtype == np.int64
     also = read(
         save_numpy({key: np.ascontiguousarray(value) for key, value in content.items()}), tmp_path
     )
     assert (also.images["train"] == train).all()
-    assert (also.labels["train"] == found.labels["train"]).all()
+    assert (also.labels["train"] == dataset.labels["train"]).all()
 
 
 def test_a_val_split_may_miss_a_class(tmp_path: Path) -> None:
-    found = read(npz(arrays(val_x=np.zeros((1, 1, 2, 2), np.uint8), val_y=np.array([1]))), tmp_path)
-    assert found.counts == {"train": 4, "val": 1, "test": 2}
+    dataset = read(
+        npz(arrays(val_x=np.zeros((1, 1, 2, 2), np.uint8), val_y=np.array([1]))), tmp_path
+    )
+    assert dataset.counts == {"train": 4, "val": 1, "test": 2}
 
 
 def test_a_shifted_set_has_test_images_alone_and_of_any_class(tmp_path: Path) -> None:
-    found = read(
+    dataset = read(
         zipped({"test/b/1.png": encoded(picture(0)), "test/b/2.png": encoded(picture(1))}), tmp_path
     )
-    assert (found.classes, found.counts) == (("b",), {"train": 0, "val": 0, "test": 2})
-    assert found.shape == (3, 4, 4)
-    found = read(npz(arrays(train_x=None, train_y=None)), tmp_path)
-    found.save(tmp_path / "kept")
+    assert (dataset.classes, dataset.counts) == (("b",), {"train": 0, "val": 0, "test": 2})
+    assert dataset.shape == (3, 4, 4)
+    dataset = read(npz(arrays(train_x=None, train_y=None)), tmp_path)
+    dataset.save(tmp_path / "kept")
     again = Arrays.load(tmp_path / "kept")
-    assert (again.classes, again.counts) == (found.classes, found.counts)
+    assert (again.classes, again.counts) == (dataset.classes, dataset.counts)
 
 
 def test_classes_may_be_called_masks(tmp_path: Path) -> None:
@@ -273,9 +273,10 @@ def with_method(method: int) -> bytes:
     """A zip that claims an unknown compression."""
     content = bytearray(zipped(folder()))
     for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        at = -1
-        while (at := content.find(signature, at + 1)) >= 0:
-            content[at + offset : at + offset + 2] = struct.pack("<H", method)
+        start = content.find(signature)
+        while start >= 0:
+            content[start + offset : start + offset + 2] = struct.pack("<H", method)
+            start = content.find(signature, start + 1)
     return bytes(content)
 
 

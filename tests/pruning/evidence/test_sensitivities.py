@@ -153,9 +153,7 @@ def test_sums_of_nothing_give_nothing() -> None:
 
 
 def test_inputs_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(
-        EvidenceError, match=r"weight: the inputs of its layer are no finite numbers"
-    ):
+    with pytest.raises(EvidenceError, match=r"weight: the inputs of its layer are not finite"):
         compute_sensitivities(
             nn.Linear(1, 1), ["weight"], [(torch.tensor([[math.nan]]), torch.zeros(1))], "mean"
         )

@@ -1,4 +1,4 @@
-"""State dicts that must fit their architecture, and files that are none."""
+"""State dicts that must fit their architecture, and files that hold no state dict."""
 
 from __future__ import annotations
 
@@ -46,84 +46,87 @@ def state() -> dict[str, Tensor]:
 
 
 def test_a_state_dict_loads_exactly() -> None:
-    given = state()
-    for name, value in load_model("cifar_resnet", given, **RESNET).state_dict().items():
-        assert torch.equal(value, given[name])
+    weights = state()
+    for name, value in load_model("cifar_resnet", weights, **RESNET).state_dict().items():
+        assert torch.equal(value, weights[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_becomes_float32(dtype: torch.dtype) -> None:
-    given = {
+    weights = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in state().items()
     }
-    model = load_model("cifar_resnet", given, **RESNET)
+    model = load_model("cifar_resnet", weights, **RESNET)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert torch.equal(model.conv1.weight, given["conv1.weight"].float())
+    assert torch.equal(model.conv1.weight, weights["conv1.weight"].float())
 
 
 def test_batch_counters_may_be_missing() -> None:
-    given = {
+    weights = {
         name: value for name, value in state().items() if not name.endswith("num_batches_tracked")
     }
-    assert int(load_model("cifar_resnet", given, **RESNET).bn1.num_batches_tracked) == 0
+    assert int(load_model("cifar_resnet", weights, **RESNET).bn1.num_batches_tracked) == 0
 
 
 BAD: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
-    "missing": (lambda s: s.pop("linear.bias"), "missing linear.bias"),
-    "unexpected": (lambda s: s.update({"linear.extra": torch.zeros(1)}), "unexpected linear.extra"),
+    "missing": (lambda weights: weights.pop("linear.bias"), "missing linear.bias"),
+    "unexpected": (
+        lambda weights: weights.update({"linear.extra": torch.zeros(1)}),
+        "unexpected linear.extra",
+    ),
     "renamed": (
-        lambda s: s.update({"fc.bias": s.pop("linear.bias")}),
+        lambda weights: weights.update({"fc.bias": weights.pop("linear.bias")}),
         "missing linear.bias; unexpected fc.bias",
     ),
     "many missing": (
-        lambda s: [s.pop(k) for k in list(s) if k.startswith("layer")],
+        lambda weights: [weights.pop(k) for k in list(weights) if k.startswith("layer")],
         r"missing layer1.*\.\.\.",
     ),
     "wrong shape": (
-        lambda s: s.update({"linear.bias": torch.zeros(11)}),
+        lambda weights: weights.update({"linear.bias": torch.zeros(11)}),
         r"linear.bias has shape \(11,\), .* \(10,\)",
     ),
     "one dimension more": (
-        lambda s: s.update({"linear.bias": torch.zeros(10, 1)}),
+        lambda weights: weights.update({"linear.bias": torch.zeros(10, 1)}),
         "linear.bias has shape",
     ),
     "NaN": (
-        lambda s: s["conv1.weight"].view(-1)[3].fill_(float("nan")),
+        lambda weights: weights["conv1.weight"].view(-1)[3].fill_(float("nan")),
         "conv1.weight holds NaN or infinity",
     ),
     "infinity": (
-        lambda s: s["bn1.running_var"][0].fill_(float("inf")),
+        lambda weights: weights["bn1.running_var"][0].fill_(float("inf")),
         "bn1.running_var holds NaN or infinity",
     ),
     "float64": (
-        lambda s: s.update({"linear.bias": torch.zeros(10, dtype=torch.float64)}),
+        lambda weights: weights.update({"linear.bias": torch.zeros(10, dtype=torch.float64)}),
         "is torch.float64",
     ),
     "int for float": (
-        lambda s: s.update({"linear.bias": torch.zeros(10, dtype=torch.int64)}),
+        lambda weights: weights.update({"linear.bias": torch.zeros(10, dtype=torch.int64)}),
         "is torch.int64",
     ),
     "float for int": (
-        lambda s: s.update({"bn1.num_batches_tracked": torch.tensor(1.0)}),
+        lambda weights: weights.update({"bn1.num_batches_tracked": torch.tensor(1.0)}),
         "is torch.float32",
     ),
     "complex": (
-        lambda s: s.update({"linear.bias": torch.zeros(10, dtype=torch.complex64)}),
+        lambda weights: weights.update({"linear.bias": torch.zeros(10, dtype=torch.complex64)}),
         "is torch.complex64",
     ),
-    "empty": (lambda s: s.clear(), "missing"),
+    "empty": (lambda weights: weights.clear(), "missing"),
 }
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_what_does_not_fit_is_refused_and_changes_nothing(bad: str) -> None:
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(bad: str) -> None:
     change, message = BAD[bad]
-    given, model = state(), load_model("cifar_resnet", **RESNET)
+    weights, model = state(), load_model("cifar_resnet", **RESNET)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    change(given)
+    change(weights)
     with pytest.raises(ModelError, match=message):
-        load_state_(model, given)
+        load_state_(model, weights)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -226,17 +229,17 @@ def test_a_header_of_an_unlucky_length_is_still_read(tmp_path: Path, length: int
 
 
 def test_a_file_loads_as_its_state_dict(tmp_path: Path) -> None:
-    given = state()
-    save_file(given, tmp_path / "f")
+    weights = state()
+    save_file(weights, tmp_path / "f")
     assert all(
-        torch.equal(value, given[name]) for name, value in read_state(tmp_path / "f").items()
+        torch.equal(value, weights[name]) for name, value in read_state(tmp_path / "f").items()
     )
     assert torch.equal(
-        load_model("cifar_resnet", tmp_path / "f", **RESNET).conv1.weight, given["conv1.weight"]
+        load_model("cifar_resnet", tmp_path / "f", **RESNET).conv1.weight, weights["conv1.weight"]
     )
 
 
-def test_what_the_dataset_tells_is_filled_in_and_what_was_given_stays() -> None:
+def test_parameters_follow_from_the_dataset_unless_they_are_given() -> None:
     net = resolve("mlp", {"hidden": [5]}, shape=(3, 4, 6), classes=7)
     assert read_parameters(net) == {
         "hidden": [5],
@@ -271,7 +274,7 @@ def test_unknown_names_and_parameters() -> None:
         ((3, 2, 2), 3, "images of 1 channels, the dataset's have 3"),
         ((1, 3, 2), 3, "2 rows, the dataset's have 3"),
         ((1, 2, 3), 3, "2 columns, the dataset's have 3"),
-        ((1, 2, 2), 4, "3 classes apart, the dataset has 4"),
+        ((1, 2, 2), 4, "distinguishes 3 classes, the dataset has 4"),
     ],
 )
 def test_a_network_must_take_the_images(
