@@ -19,7 +19,7 @@ import numpy as np
 
 from pruning.family import design
 from pruning.family.measurements import fit_family_law, gather_measurements
-from pruning.family.members import Member, MemberCurve, Run, list_members, member_densities
+from pruning.family.members import Member, MemberCurve, Run, list_members, list_densities
 from pruning.family.sizes import Size
 from pruning.laws.fitting import FEW_NETWORKS
 from pruning.laws.forms import evaluate_pruned_error
@@ -81,7 +81,7 @@ def clean(member: Member, kept: Sequence[float]) -> np.ndarray:
 
 def run(member: Member, rng: np.random.Generator) -> Run:
     """What the member measures."""
-    kept = member_densities(SPEC, member.rounds)
+    kept = list_densities(SPEC, member.rounds)
     errors = np.minimum(
         clean(member, kept) * np.exp(NOISE * rng.standard_normal(len(kept))), TRUTH["plateau"]
     )
@@ -123,11 +123,11 @@ def grow(choose: Choose, seed: int) -> tuple[float, float, int]:
         taken = {one.member.key for one in runs}
         left = [one for one in every if one.key not in taken]
         if not left or (
-            found.band(SPEC.confidence) <= BAND and len(points.networks) >= FEW_NETWORKS
+            found.compute_band(SPEC.confidence) <= BAND and len(points.networks) >= FEW_NETWORKS
         ):
             break
         runs.append(run(choose(found, left), rng))
-    kept = member_densities(SPEC, SPEC.rounds)
+    kept = list_densities(SPEC, SPEC.rounds)
     missed = [
         np.abs(
             law.curve(one.depth, one.width, np.array(kept), unpruned(one)) / clean(one, kept) - 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning.family.members import Member, MemberCurve, Run, member_densities
+from pruning.family.members import Member, MemberCurve, Run, list_densities
 from pruning.family.report import build_report
 from pruning.family.sizes import Size
 from pruning.family.turn import State, take_turn
@@ -101,7 +101,7 @@ class World:
             np.exp(self.unpruned_noise * random.standard_normal())
         )
         kept = (
-            member_densities(family, member.rounds)
+            list_densities(family, member.rounds)
             if member.role == "member"
             else (member.density,)
         )

@@ -25,7 +25,7 @@ from pruning.family.members import (
     Member,
     build_member_job,
     list_members,
-    member_densities,
+    list_densities,
     read_member_curve,
 )
 from pruning.family.report import build_report
@@ -453,7 +453,7 @@ def test_the_deviation_of_the_report_is_that_of_the_points() -> None:
     state = world.live(world.spec(confirm=False))
     assert state.points is not None
     assert state.law is not None
-    unpruned = np.array([state.points.unpruned_of(one) for one in state.points.network])
+    unpruned = np.array([state.points.average_unpruned(one) for one in state.points.network])
     told = state.law.curve(state.points.depth, state.points.width, state.points.density, unpruned)
     shown = build_sections(state)["scaling_law"].scalars["missed error, standard deviation"]
     assert shown.value == pytest.approx(float((told / state.points.error - 1).std()), rel=1e-6)
@@ -554,7 +554,7 @@ def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
     points = gather_measurements(exact)
     assert points is not None
     found = fit_unpruned_plane(points)
-    assert found.at((5, 64, 0.5)) == pytest.approx(0.06 * 5**-0.1 * 64**-0.2 * 0.5**-0.3)
+    assert found.predict((5, 64, 0.5)) == pytest.approx(0.06 * 5**-0.1 * 64**-0.2 * 0.5**-0.3)
     assert found.deviation == pytest.approx(0, abs=1e-9)
     three = gather_measurements(
         [run for run in exact if run.member.network in {(1, 8, 1.0), (2, 8, 1.0), (1, 16, 1.0)}]
@@ -661,8 +661,8 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
     law = fit_family_law(points, refits=0)
     found = design.build_design(family, law, points, every)
     candidate = next(one for one in every if (one.depth, one.width, one.fraction) == (3, 32, 1.0))
-    added = found.known + found.information(candidate, member_densities(family, family.rounds))
-    told = float(found.variance(added).mean()) / float(found.variance(found.known).mean())
+    added = found.known_information + found.compute_information(candidate, list_densities(family, family.rounds))
+    told = float(found.compute_variance(added).mean()) / float(found.compute_variance(found.known_information).mean())
     rng, theta = np.random.default_rng(0), []
     error = law.curve(points.depth, points.width, points.density, points.unpruned)
     for with_candidate in (False, True):
@@ -677,7 +677,7 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
                                     np.minimum(
                                         0.9,
                                         error[
-                                            points.of(
+                                            points.mask_networks(
                                                 lambda one, run=run: one == run.member.network
                                             )
                                         ]
@@ -788,7 +788,7 @@ def test_another_seed_widens_the_band_of_an_answer() -> None:
     inside, narrow = 0, 0
     for seed in range(30):
         state = world.live(family, world.World(seed=seed, noise=0.01, unpruned_noise=0.01))
-        (asked,) = state.asked
+        (asked,) = state.law_answers
         assert not isinstance(asked, str)
         best = asked.best
         assert best.error.low is not None
@@ -819,7 +819,7 @@ def test_many_trials_tell_what_a_seed_does() -> None:
     )
     assert many.points is not None
     assert many.points.seed_sd == pytest.approx(0.2, rel=0.4)
-    assert many.points.trials_of((1, 8, 1.0)) == 3
+    assert many.points.count_trials((1, 8, 1.0)) == 3
 
 
 def test_an_answer_sparser_than_its_network_was_pruned_says_so() -> None:

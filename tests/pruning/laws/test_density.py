@@ -387,7 +387,7 @@ def test_refusals(
         (
             (0.081, 0.09, 0.12, 0.3, 0.48),
             {"classes": 2},
-            "too few to tell the plateau: it is taken to be chance, 0.5",
+            "too few to determine the plateau: it is taken to be chance, 0.5",
         ),
         ((0.081, 0.2, 0.12, 0.5, 0.3), {}, "does not describe these points: they scatter by"),
         ((0.081, 0.082, 0.083, 0.085, 0.087), {}, "no error reaches 1.5 times"),
