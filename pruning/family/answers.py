@@ -160,7 +160,7 @@ def report_answer(
     law_answers: Answers | str,
     run: Run | None,
 ) -> FamilyAnswer:
-    """One answer of the report, with what its network measured where it has been trained."""
+    """Report an answer, with the measured results where its network has been trained."""
     if isinstance(law_answers, str) or law is None:
         return FamilyAnswer(max_error=error, refused=str(law_answers))
     answer, notes = law_answers.best, law_answers.best.notes

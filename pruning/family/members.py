@@ -13,7 +13,7 @@ from pruning.schemas.job import TERMINAL
 
 
 class Member(Document):
-    """One network of a family and how far it is pruned; an `answer` was chosen by a law."""
+    """A network of a family and how far it is pruned; an `answer` was chosen by a law."""
 
     role: Literal["member", "answer"] = "member"
     depth: float

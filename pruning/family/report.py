@@ -80,7 +80,7 @@ def _find_size(state: State, depth: float, width: float) -> Size:
 
 
 def _list_member_rows(state: State) -> list[MemberRow]:
-    """One row for every member of the spec; those that were not run are `planned`."""
+    """The rows of all members of the spec; those that were not run are `planned`."""
     runs = {run.member.key: run for run in state.runs if run.member.role == "member"}
     rows = []
     for planned in state.members:

@@ -13,7 +13,7 @@ from pruning.schemas.family import FamilySpec
 
 
 class Size(Document):
-    """One network of the family."""
+    """A network of the family and its costs."""
 
     depth: float
     width: float

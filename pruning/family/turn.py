@@ -1,4 +1,4 @@
-"""One turn of a family: read the members' jobs, fit, and decide what to run and report."""
+"""A turn of a family: read the members' jobs, fit, and decide what to run and report."""
 
 from __future__ import annotations
 

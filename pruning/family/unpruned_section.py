@@ -52,7 +52,7 @@ def build_unpruned_section(state: State) -> Section:
 
 
 def _list_rows(state: State, dense: DenseLaw) -> list[dict[str, Any]]:
-    """One row for each member that succeeded, beside the error of the law."""
+    """A row for each member that succeeded, beside the error of the law."""
     rows = []
     for run in sorted(state.runs, key=lambda run: (run.member.network, run.member.seed)):
         if run.curve is None or run.status != "succeeded" or run.member.role != "member":

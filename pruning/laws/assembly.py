@@ -33,7 +33,7 @@ MANY_REFITS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to fit; the same for every law of pruned networks."""
+    """The options of a fit, the same for every law of pruned networks."""
 
     classes: int | None
     plateau: float | None

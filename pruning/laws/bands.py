@@ -47,6 +47,13 @@ def check_band(confidence: float, of: str) -> None:
         )
 
 
+def _evaluate_fit(form: Form, fit: Fit, query: Query) -> tuple[Floats, Floats]:
+    """ln error(law) at the query, (n,), and its gradient, (P + 1, n)."""
+    theta = np.array(fit.theta)[None]
+    value, gradient = form.evaluate(theta, query.features, query.log_unpruned)
+    return value[0], gradient[0]
+
+
 def compute_deviation(
     form: Form, fit: Fit, responses: Floats, query: Query, unpruned_sd: float | None = None
 ) -> Floats:
@@ -58,8 +65,8 @@ def compute_deviation(
     derivative of the parameters by it; s and R(x) are those of the network at the point.
     `unpruned_sd` is the s of a network that was not fitted, whose R is 0.
     """
-    _, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
-    g, h = gradient[0, list(fit.free)], gradient[0, -1]
+    _, gradient = _evaluate_fit(form, fit, query)
+    g, h = gradient[list(fit.free)], gradient[-1]
     s = compute_unpruned_deviations(fit, query, unpruned_sd)
     variance = np.zeros(len(h))
     if fit.free:
@@ -118,13 +125,13 @@ def build_refitted_band(
         shifts = np.array(refits.shift)[:, np.maximum(query.network, 0)]
         log_unpruned = log_unpruned + np.where(perturbed, shifts, 0.0)
     values, _ = form.evaluate(theta, query.features, log_unpruned)
-    centre, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
+    centre, gradient = _evaluate_fit(form, fit, query)
     tail = (1 - confidence) / 2
     low, high = np.quantile(values - centre, [tail, 1 - tail], axis=0)
     normal = ndtri(1 - tail)
     ratio = float(stdtrit(refits.degrees_of_freedom, 1 - tail) / normal) * refits.widen
     unpruned_sds = compute_unpruned_deviations(fit, query, unpruned_sd)
-    own = np.where(perturbed, 0.0, normal * gradient[0, -1] * unpruned_sds)
+    own = np.where(perturbed, 0.0, normal * gradient[-1] * unpruned_sds)
     below = np.hypot(ratio * np.maximum(0.0, -low), own)
     above = np.hypot(ratio * np.maximum(0.0, high), own)
     return below, above
@@ -148,7 +155,7 @@ def build_conformal_band(
     if level > mass.sum() * (1 + 1e-12):
         return None  # the limit would be the point at infinity
     values, _ = form.evaluate(np.array(folds.theta), query.features, query.log_unpruned)
-    centre = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)[0][0]
+    centre, _ = _evaluate_fit(form, fit, query)
     reach = score[:, None] * noise
     with np.errstate(divide="ignore", invalid="ignore"):
         # A run could measure the law less the whole error: the limit above is then infinite.
@@ -174,8 +181,8 @@ def inherit_deviation(form: Form, fit: Fit, query: Query, unpruned_sd: float | N
     """Standard deviation of ln error(law) that a guessed unpruned error brings to a network that
     was not fitted, (n,).
     """
-    _, gradient = form.evaluate(np.array(fit.theta)[None], query.features, query.log_unpruned)
-    return np.asarray(np.abs(gradient[0, -1]) * np.where(query.known, 0.0, unpruned_sd or 0.0))
+    _, gradient = _evaluate_fit(form, fit, query)
+    return np.asarray(np.abs(gradient[-1]) * np.where(query.known, 0.0, unpruned_sd or 0.0))
 
 
 def add_deviation(band: Band, sd: Floats, dof: int, confidence: float) -> Band:

@@ -11,7 +11,7 @@ Numbers = tuple[float, ...]
 
 
 class Point(Document):
-    """One measured point, averaged over trials, beside the error of the law."""
+    """A measured point, averaged over trials, beside the error of the law."""
 
     network: int
     density: float
@@ -20,7 +20,7 @@ class Point(Document):
 
 
 class NetworkCurve(Document):
-    """One network that was fitted: its size, and the part of its curve that was measured."""
+    """A network that was fitted: its size, and the part of its curve that was measured."""
 
     depth: float
     width: float

@@ -16,7 +16,7 @@ from pruning.schemas.base import Document
 
 
 class Contender(Document):
-    """One law, and its errors at points that it was not fitted to."""
+    """A law of the comparison, and its errors at points that it was not fitted to."""
 
     name: str
     parameters: int

@@ -24,8 +24,8 @@ from pruning.family.measurements import (
 from pruning.family.members import (
     Member,
     build_member_job,
-    list_members,
     list_densities,
+    list_members,
     read_member_curve,
 )
 from pruning.family.report import build_report
@@ -59,8 +59,13 @@ def test_every_member_is_a_job_of_iterative_magnitude_pruning_with_weight_rewind
     job = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8, 8]}))
     recipe = job.recipe()
     planned = plan_rounds(recipe)
-    assert [one.density for one in planned] == pytest.approx([0.8**i for i in range(1, 11)])
-    assert all(one.epochs == (1, 4) and not one.restart for one in planned[1:])
+    assert [planned_round.density for planned_round in planned] == pytest.approx(
+        [0.8**i for i in range(1, 11)]
+    )
+    assert all(
+        planned_round.epochs == (1, 4) and not planned_round.restart
+        for planned_round in planned[1:]
+    )
     assert (recipe.criteria[0].name, recipe.retrain.mode) == ("magnitude", "weight_rewind")
     assert recipe.allocation is not None
     assert recipe.allocation.name == "global"
@@ -73,8 +78,10 @@ def test_synflow_prunes_at_initialisation_each_density_by_itself() -> None:
     job = JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]}))
     planned = plan_rounds(job.recipe())
     assert (job.when, job.recipe().criteria[0].name) == ("before_training", "synflow")
-    assert [one.density for one in planned] == pytest.approx([0.5, 0.25, 0.125])
-    assert all(one.restart and one.target is not None for one in planned)
+    assert [planned_round.density for planned_round in planned] == pytest.approx([0.5, 0.25, 0.125])
+    assert all(
+        planned_round.restart and planned_round.target is not None for planned_round in planned
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +103,7 @@ def test_fractions_are_of_the_limit(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"floor_density": 0.9, "keep": 0.8}, "0 rounds"),
         ({"keep": 0.99, "floor_density": 0.01}, "458 rounds"),
@@ -118,15 +125,15 @@ def test_fractions_are_of_the_limit(
         ({"what": 1}, "what"),
     ],
 )
-def test_odd_families_are_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_odd_families_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         world.spec(**change)
 
 
 def test_sizes_are_those_of_the_networks() -> None:
     family = world.spec(candidates={"depths": [4], "widths": [8]})
-    found = build_sizes(family, (1, 8, 8), [str(i) for i in range(10)], "classification")
-    assert sorted(found, key=str) == sorted(world.sizes(family), key=str)
+    sizes = build_sizes(family, (1, 8, 8), [str(i) for i in range(10)], "classification")
+    assert sorted(sizes, key=str) == sorted(world.sizes(family), key=str)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +211,11 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
             {"criterion": criterion, "density": 0.5, "pruned": network(0.2), "retrained": None},
         ],
     }
-    found = read_member_curve(report)
-    assert found is not None
-    assert found.unpruned_error == pytest.approx(0.15)
-    assert (found.densities, found.errors) == ((0.5, 0.25), (0.2, 0.3))
-    assert (found.images, found.test_images, found.classes, found.final) == (
+    curve = read_member_curve(report)
+    assert curve is not None
+    assert curve.unpruned_error == pytest.approx(0.15)
+    assert (curve.densities, curve.errors) == ((0.5, 0.25), (0.2, 0.3))
+    assert (curve.images, curve.test_images, curve.classes, curve.final) == (
         90,
         50,
         2,
@@ -226,7 +233,7 @@ def test_a_report_becomes_a_curve_of_densities_and_errors() -> None:
 def test_a_family_starts_every_member_fits_one_law_and_trains_its_answer() -> None:
     family = world.spec()
     first = take_turn(family, world.sizes(family), [])
-    assert {one.key for one in first.start} == {one.key for one in list_members(family)}
+    assert {member.key for member in first.start} == {member.key for member in list_members(family)}
     assert len(first.start) == 18
     end = world.live(family)
     assert end.finished
@@ -236,7 +243,7 @@ def test_a_family_starts_every_member_fits_one_law_and_trains_its_answer() -> No
     assert end.law.sigma < 0.04
     (answer,) = end.answers
     assert (answer.status, answer.within_band) == ("succeeded", True)
-    run = next(one for one in end.runs if one.member.role == "answer")
+    run = next(run for run in end.runs if run.member.role == "answer")
     assert (run.member.seed, run.member.fraction) == (1, 1.0)
     again = world.live(family)
     assert (again.law, again.answers, again.runs) == (end.law, end.answers, end.runs)
@@ -264,7 +271,7 @@ def test_the_answer_is_the_best_of_a_brute_force_over_the_truth() -> None:
     (answer,) = end.answers
     assert (answer.depth, answer.width) == best[1:]
     assert answer.parameters == pytest.approx(best[0], rel=0.01)
-    assert not [one for one in end.runs if one.member.role == "answer"]
+    assert not [run for run in end.runs if run.member.role == "answer"]
 
 
 def test_seeds_are_trials_of_one_network() -> None:
@@ -289,7 +296,7 @@ def test_members_that_fail_are_left_out_and_named() -> None:
 
     report = world.reported(ends=ends)
     assert report.law is not None
-    assert {one.code for one in report.failures} == {"member_failed", "member_cancelled"}
+    assert {failure.code for failure in report.failures} == {"member_failed", "member_cancelled"}
     assert len(report.failures) == 5
     assert not report.partial
 
@@ -302,7 +309,7 @@ def test_without_a_law_the_refusal_is_the_end() -> None:
     assert state.refusal.code == "insufficient_points"
 
 
-def test_what_is_not_tolerable_is_refused_with_the_closest() -> None:
+def test_an_unreachable_error_is_refused_with_the_closest() -> None:
     (answer,) = world.live(world.spec(max_error=[0.001])).answers
     assert answer.refused.startswith("unreachable: ")
     assert "the closest is" in answer.refused
@@ -314,13 +321,13 @@ def test_candidates_that_were_not_run_have_the_error_of_the_dense_law() -> None:
     family = world.spec(candidates={"depths": [2, 4], "widths": [16, 24]})
     state = world.live(family)
     assert state.dense is not None
-    assert {(one.depth, one.width) for one in state.candidates} == {
+    assert {(candidate.depth, candidate.width) for candidate in state.candidates} == {
         (2, 16),
         (2, 24),
         (4, 16),
         (4, 24),
     }
-    known = {(one.depth, one.width): one for one in state.candidates}
+    known = {(candidate.depth, candidate.width): candidate for candidate in state.candidates}
     assert known[2, 16].unpruned_sd is None
     assert known[4, 24].unpruned_sd is not None
     assert known[4, 24].unpruned_sd > state.dense.sigma  # beyond the sizes that were run
@@ -330,7 +337,7 @@ def test_candidates_that_were_not_run_have_the_error_of_the_dense_law() -> None:
         ),
         rel=0.25,
     )
-    assert any("were not run" in one for one in state.remarks)
+    assert any("were not run" in remark for remark in state.remarks)
 
 
 def test_half_of_the_networks_predicts_the_other_half() -> None:
@@ -342,15 +349,15 @@ def test_half_of_the_networks_predicts_the_other_half() -> None:
     assert set(sides[0].fitted) | set(sides[1].fitted) == set(state.points.networks)
     assert set(sides[0].fitted) & set(sides[1].fitted) == set()
     assert set(sides[0].networks) == set(sides[1].fitted)
-    assert not {one[:2] for one in sides[0].fitted} & {one[:2] for one in sides[1].fitted}, (
-        "sizes are unseen"
-    )
+    assert not {network[:2] for network in sides[0].fitted} & {
+        network[:2] for network in sides[1].fitted
+    }, "sizes are unseen"
     for half in sides:
         assert float(np.abs(half.deviation).mean()) < 0.05
         assert half.phi == pytest.approx(0.8, abs=0.1)
 
 
-def test_halves_share_sizes_where_they_would_not_tell_of_them() -> None:
+def test_halves_share_sizes_where_a_half_would_not_determine_them() -> None:
     state = world.live(
         world.spec(
             members={"depths": [1, 2], "widths": [8, 16], "fractions": [0.25, 1.0]}, confirm=False
@@ -360,7 +367,9 @@ def test_halves_share_sizes_where_they_would_not_tell_of_them() -> None:
     sides, why = predict_other_half(state.points)
     assert len(sides) == 2
     assert not why
-    assert {one[:2] for one in sides[0].fitted} == {one[:2] for one in sides[1].fitted}
+    assert {network[:2] for network in sides[0].fitted} == {
+        network[:2] for network in sides[1].fitted
+    }
     assert "sizes are in both halves" in build_sections(state)["invariant"].notes[0]
 
 
@@ -380,7 +389,8 @@ def test_halves_see_an_invariant_that_does_not_hold() -> None:
                 "curve": run.curve.model_copy(
                     update={
                         "errors": tuple(
-                            min(0.89, one * shift[run.member.network]) for one in run.curve.errors
+                            min(0.89, error * shift[run.member.network])
+                            for error in run.curve.errors
                         )
                     }
                 )
@@ -394,14 +404,14 @@ def test_halves_see_an_invariant_that_does_not_hold() -> None:
     assert max(float(np.abs(half.deviation).mean()) for half in predict_other_half(points)[0]) > 0.2
 
 
-def test_halves_that_cannot_be_told_are_said() -> None:
+def test_halves_without_a_law_are_explained() -> None:
     few = world.live(world.spec(members={"depths": [1, 2], "widths": [8, 16]}, confirm=False))
     assert few.points is not None
     sides, why = predict_other_half(few.points)
     assert not sides
     assert len(why) == 2
-    (one,) = [run for run in few.runs if (run.member.depth, run.member.width) == (1, 8)]
-    alone = gather_measurements([one])
+    (smallest,) = [run for run in few.runs if (run.member.depth, run.member.width) == (1, 8)]
+    alone = gather_measurements([smallest])
     assert alone is not None
     assert predict_other_half(alone) == ([], ["one network alone has no other half"])
 
@@ -440,8 +450,8 @@ def test_a_member_that_learned_nothing_costs_the_others_no_law(unpruned: float) 
     assert end.points is not None
     assert len(end.points.networks) == len(runs) - 1
     assert "members left out: 1" in end.points.warnings[0]
-    every = [one.model_copy(update={"curve": runs[0].curve}) for one in runs]
-    nothing = take_turn(state.spec, state.sizes, every)
+    untrained = [run.model_copy(update={"curve": runs[0].curve}) for run in runs]
+    nothing = take_turn(state.spec, state.sizes, untrained)
     assert nothing.refusal is not None
     assert "none of the 18 members that succeeded" in nothing.refusal.message
 
@@ -453,10 +463,12 @@ def test_the_deviation_of_the_report_is_that_of_the_points() -> None:
     state = world.live(world.spec(confirm=False))
     assert state.points is not None
     assert state.law is not None
-    unpruned = np.array([state.points.average_unpruned(one) for one in state.points.network])
-    told = state.law.curve(state.points.depth, state.points.width, state.points.density, unpruned)
+    unpruned = np.array(
+        [state.points.average_unpruned(network) for network in state.points.network]
+    )
+    fitted = state.law.curve(state.points.depth, state.points.width, state.points.density, unpruned)
     shown = build_sections(state)["scaling_law"].scalars["missed error, standard deviation"]
-    assert shown.value == pytest.approx(float((told / state.points.error - 1).std()), rel=1e-6)
+    assert shown.value == pytest.approx(float((fitted / state.points.error - 1).std()), rel=1e-6)
 
 
 def test_rounds_are_those_of_the_family() -> None:
@@ -468,7 +480,7 @@ def test_rounds_are_those_of_the_family() -> None:
 
 def test_an_answer_without_pruning_is_not_announced_as_one_to_be_trained() -> None:
     free = world.live(world.spec(confirm=False))
-    least = min(one.unpruned_error for one in free.candidates)
+    least = min(candidate.unpruned_error for candidate in free.candidates)
     report = world.reported(world.spec(max_error=[least * 1.0001]))
     assert report.answers[0].density == 1.0
     assert not report.partial
@@ -476,7 +488,7 @@ def test_an_answer_without_pruning_is_not_announced_as_one_to_be_trained() -> No
     assert "allow no pruning" in report.recommendation.reason
 
 
-def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_little() -> None:
+def test_the_smallest_measured_network_stands_beside_the_law_s_answer() -> None:
     family = world.spec(max_error=[0.11])
     state = world.live(family)
     (answer,) = state.answers
@@ -487,52 +499,54 @@ def test_beside_the_law_s_answer_stands_the_smallest_network_that_measured_so_li
         for density, error in zip(run.curve.densities, run.curve.errors, strict=True)
         if error <= 0.11
     ]
-    found = answer.smallest_run
-    assert found is not None
-    assert (found.parameters, found.job, found.error) == min(kept)
-    assert (found.job, found.parameters) == (answer.job, answer.measured_parameters)
+    smallest = answer.smallest_run
+    assert smallest is not None
+    assert (smallest.parameters, smallest.job, smallest.error) == min(kept)
+    assert (smallest.job, smallest.parameters) == (answer.job, answer.measured_parameters)
     assert (
         "Of all that was run" not in build_sections(state)["answers"].notes[0]
     )  # it is the answer itself
-    found = find_smallest_run(
+    smallest = find_smallest_run(
         family, [run for run in state.runs if run.member.role == "member"], 0.11
     )
-    assert found is not None
-    member = next(run.member for run in state.runs if run.job == found.job)
+    assert smallest is not None
+    member = next(run.member for run in state.runs if run.job == smallest.job)
     planned = plan_rounds(
         JobSpec.model_validate(build_member_job(family, member, {"hidden": [8]})).recipe()
     )
     again = JobSpec.model_validate(
         build_member_job(family, member, {"hidden": [8]})
-        | {"targets": {"sparsity": [found.sparsity]}}
+        | {"targets": {"sparsity": [smallest.sparsity]}}
     )
     shorter = plan_rounds(again.recipe())
-    assert shorter[-1].density == pytest.approx(found.density, rel=0.01)
-    assert [one.density for one in shorter[:-1]] == [
-        one.density for one in planned[: len(shorter) - 1]
+    assert shorter[-1].density == pytest.approx(smallest.density, rel=0.01)
+    assert [planned_round.density for planned_round in shorter[:-1]] == [
+        planned_round.density for planned_round in planned[: len(shorter) - 1]
     ]
     assert (shorter[-1].density, len(shorter)) == (
         pytest.approx(planned[len(shorter) - 1].density),
-        round(math.log(found.density) / math.log(family.keep)),
+        round(math.log(smallest.density) / math.log(family.keep)),
     )
-    other = replace(state, answers=(answer.model_copy(update={"smallest_run": found}),))
+    other = replace(state, answers=(answer.model_copy(update={"smallest_run": smallest}),))
     assert (
-        f"The spec of job {found.job}, with {found.sparsity} as target"
+        f"The spec of job {smallest.job}, with {smallest.sparsity} as target"
         in build_sections(other)["answers"].notes[0]
     )
-    assert find_smallest_run(family, state.runs, min(one[2] for one in kept) / 2) is None
+    assert find_smallest_run(family, state.runs, min(row[2] for row in kept) / 2) is None
 
 
-def test_where_no_answer_keeps_to_its_error_a_network_that_did_is_named() -> None:
+def test_where_no_answer_keeps_its_error_a_network_that_did_is_named() -> None:
     state = world.live(world.spec(max_error=[0.11]))
     (answer,) = state.answers
     assert answer.measured is not None
     high = answer.measured.model_copy(update={"value": 0.2, "low": 0.19, "high": 0.21})
     missed = answer.model_copy(update={"measured": high})
-    told = build_report(replace(state, answers=(missed,)), "job", {}, "data").recommendation
+    recommendation = build_report(
+        replace(state, answers=(missed,)), "job", {}, "data"
+    ).recommendation
     assert answer.smallest_run is not None
-    assert (told.job, told.checkpoint) == (None, None)
-    assert answer.smallest_run.job in told.reason
+    assert (recommendation.job, recommendation.checkpoint) == (None, None)
+    assert answer.smallest_run.job in recommendation.reason
 
 
 def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
@@ -553,9 +567,9 @@ def test_the_plane_finds_powers_and_how_far_it_misses() -> None:
     ]
     points = gather_measurements(exact)
     assert points is not None
-    found = fit_unpruned_plane(points)
-    assert found.predict((5, 64, 0.5)) == pytest.approx(0.06 * 5**-0.1 * 64**-0.2 * 0.5**-0.3)
-    assert found.deviation == pytest.approx(0, abs=1e-9)
+    plane = fit_unpruned_plane(points)
+    assert plane.predict((5, 64, 0.5)) == pytest.approx(0.06 * 5**-0.1 * 64**-0.2 * 0.5**-0.3)
+    assert plane.deviation == pytest.approx(0, abs=1e-9)
     three = gather_measurements(
         [run for run in exact if run.member.network in {(1, 8, 1.0), (2, 8, 1.0), (1, 16, 1.0)}]
     )
@@ -581,22 +595,23 @@ def test_an_adaptive_family_stops_early_and_is_as_good_as_it_says() -> None:
     everything = world.live(world.spec(confirm=False))
     assert everything.points is not None
     points = everything.points
-    told = state.law.curve(points.depth, points.width, points.density, points.unpruned)
+    fitted = state.law.curve(points.depth, points.width, points.density, points.unpruned)
     assert (
-        float(np.abs(told / points.error - 1).mean()) < 0.04
+        float(np.abs(fitted / points.error - 1).mean()) < 0.04
     )  # of which 0.024 are the noise of the points
 
 
-def test_the_first_design_is_the_smallest_from_which_sizes_can_be_told() -> None:
+def test_the_first_design_is_the_smallest_that_determines_both_exponents() -> None:
     start = take_turn(adaptive(), world.sizes(adaptive()), []).start
-    assert [(one.depth, one.width, one.fraction) for one in start] == [
+    assert [(member.depth, member.width, member.fraction) for member in start] == [
         (1, 8, 1),
         (3, 8, 1),
         (1, 32, 1),
     ]
     one_depth = world.spec(members={"depths": [2], "widths": [8, 16, 32]}, adaptive={})
     assert {
-        (one.depth, one.width) for one in take_turn(one_depth, world.sizes(one_depth), []).start
+        (member.depth, member.width)
+        for member in take_turn(one_depth, world.sizes(one_depth), []).start
     } == {(2, 8), (2, 32)}
 
 
@@ -615,14 +630,15 @@ def test_an_adaptive_family_is_not_blind_to_depth_or_width(
     """
     family = world.spec(members=grid, adaptive={"band": 0.08}, confirm=False)
     end = world.live(
-        family, ends=lambda one: "failed" if (one.depth, one.width) == corner else "succeeded"
+        family,
+        ends=lambda member: "failed" if (member.depth, member.width) == corner else "succeeded",
     )
     assert end.finished
     assert end.band is not None
     assert end.points is not None
-    assert all(len({one[i] for one in end.points.networks}) > 1 for i in (0, 1))
+    assert all(len({network[i] for network in end.points.networks}) > 1 for i in (0, 1))
     never = world.live(
-        family, ends=lambda one: "succeeded" if one.width == min(grid["widths"]) else "failed"
+        family, ends=lambda member: "succeeded" if member.width == min(grid["widths"]) else "failed"
     )
     assert never.finished
 
@@ -630,14 +646,16 @@ def test_an_adaptive_family_is_not_blind_to_depth_or_width(
 def test_never_more_than_asked_for_at_once_or_in_all() -> None:
     family = adaptive(1e-4, at_once=3, max_members=8)
     state = take_turn(family, world.sizes(family), [])
-    runs = [world.World().run(family, one, f"job_{i:08d}") for i, one in enumerate(state.start)]
+    runs = [
+        world.World().run(family, member, f"job_{i:08d}") for i, member in enumerate(state.start)
+    ]
     state = take_turn(family, world.sizes(family), runs)
     assert len(state.start) == 3
     under_way = [
         world.World()
-        .run(family, one, f"job_9{i:07d}")
+        .run(family, member, f"job_9{i:07d}")
         .model_copy(update={"status": "running", "curve": None})
-        for i, one in enumerate(state.start)
+        for i, member in enumerate(state.start)
     ]
     assert not take_turn(family, world.sizes(family), [*runs, *under_way]).start
     assert len(world.live(family).runs) == 8
@@ -649,20 +667,29 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
     the member give.
     """
     family = adaptive()
-    every = list_members(family)
-    here = [
-        one
-        for one in every
-        if one.fraction == 1.0 and (one.depth, one.width) in {(1, 8), (3, 8), (1, 32), (2, 16)}
+    members = list_members(family)
+    measured = [
+        member
+        for member in members
+        if member.fraction == 1.0
+        and (member.depth, member.width) in {(1, 8), (3, 8), (1, 32), (2, 16)}
     ]
-    runs = [world.World().run(family, one, f"job_{i:08d}") for i, one in enumerate(here)]
+    runs = [world.World().run(family, member, f"job_{i:08d}") for i, member in enumerate(measured)]
     points = gather_measurements(runs)
     assert points is not None
     law = fit_family_law(points, refits=0)
-    found = design.build_design(family, law, points, every)
-    candidate = next(one for one in every if (one.depth, one.width, one.fraction) == (3, 32, 1.0))
-    added = found.known_information + found.compute_information(candidate, list_densities(family, family.rounds))
-    told = float(found.compute_variance(added).mean()) / float(found.compute_variance(found.known_information).mean())
+    current = design.build_design(family, law, points, members)
+    candidate = next(
+        member
+        for member in members
+        if (member.depth, member.width, member.fraction) == (3, 32, 1.0)
+    )
+    added = current.known_information + current.compute_information(
+        candidate, list_densities(family, family.rounds)
+    )
+    predicted = float(current.compute_variance(added).mean()) / float(
+        current.compute_variance(current.known_information).mean()
+    )
     rng, theta = np.random.default_rng(0), []
     error = law.curve(points.depth, points.width, points.density, points.unpruned)
     for with_candidate in (False, True):
@@ -678,7 +705,9 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
                                         0.9,
                                         error[
                                             points.mask_networks(
-                                                lambda one, run=run: one == run.member.network
+                                                lambda network, run=run: (
+                                                    network == run.member.network
+                                                )
                                             )
                                         ]
                                         * np.exp(
@@ -696,7 +725,7 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
             if with_candidate:
                 extra = world.World().run(family, candidate, "job_extra000")
                 assert extra.curve is not None
-                unpruned = found.unpruned[candidate.network]
+                unpruned = current.unpruned[candidate.network]
                 clean = law.curve(3, 32, np.array(extra.curve.densities), unpruned)
                 noisy = clean * np.exp(law.fit.noise * rng.standard_normal(family.rounds))
                 again.append(
@@ -710,27 +739,29 @@ def test_the_next_member_is_the_best_of_all_by_refits() -> None:
                 )
             drawn = gather_measurements(again)
             assert drawn is not None
-            values.append(np.log(fit_family_law(drawn, refits=0).curve(*found.grid)))
+            values.append(np.log(fit_family_law(drawn, refits=0).curve(*current.grid)))
         theta.append(float(np.var(values, axis=0).mean()))
-    assert theta[1] / theta[0] == pytest.approx(told, rel=0.35)
-    assert told < 0.9
+    assert theta[1] / theta[0] == pytest.approx(predicted, rel=0.35)
+    assert predicted < 0.9
 
 
-def test_work_is_weighed_against_what_it_tells() -> None:
+def test_the_next_member_is_weighed_against_its_work() -> None:
     """With the same gain, the cheaper; what is under way counts as known."""
     family = adaptive(1e-4)
     state = world.live(family, turns=1)
     assert state.points is not None
     assert state.law is not None
-    every = list_members(family)
+    members = list_members(family)
     taken = {run.member.key for run in state.runs}
-    left = [one for one in every if one.key not in taken]
-    found = design.build_design(family, state.law, state.points, every)
-    work = {(one.depth, one.width): float(one.flops) for one in world.sizes(family)}
-    (best,) = design.choose_next_members(family, found, left=left, under_way=[], work=work, count=1)
+    left = [member for member in members if member.key not in taken]
+    current = design.build_design(family, state.law, state.points, members)
+    work = {(size.depth, size.width): float(size.flops) for size in world.sizes(family)}
+    (best,) = design.choose_next_members(
+        family, current, left=left, under_way=[], work=work, count=1
+    )
     (dear,) = design.choose_next_members(
         family,
-        found,
+        current,
         left=left,
         under_way=[],
         work={**work, (best.depth, best.width): 1e12},
@@ -739,15 +770,15 @@ def test_work_is_weighed_against_what_it_tells() -> None:
     assert (dear.depth, dear.width) != (best.depth, best.width)
     (after,) = design.choose_next_members(
         family,
-        found,
-        left=[one for one in left if one.key != best.key],
+        current,
+        left=[member for member in left if member.key != best.key],
         under_way=[best],
         work=work,
         count=1,
     )
-    two = design.choose_next_members(family, found, left=left, under_way=[], work=work, count=2)
-    assert [one.key for one in two] == [best.key, after.key]
-    assert {one.rounds for one in two} <= {family.rounds, family.rounds // 2}
+    two = design.choose_next_members(family, current, left=left, under_way=[], work=work, count=2)
+    assert [member.key for member in two] == [best.key, after.key]
+    assert {member.rounds for member in two} <= {family.rounds, family.rounds // 2}
 
 
 # asking the report
@@ -762,15 +793,17 @@ def test_the_report_answers_as_its_law_does() -> None:
     networks = list_family_candidates(report, None, None)
     assert len(networks) == 9
     rows = forecast_networks(law, list_family_candidates(report, 2, 16), [0.5, 0.1], 0.9)
-    told = law.predict(2, 16, np.array([0.5, 0.1]), rows[0]["unpruned_error"])
-    assert [row["error"]["value"] for row in rows] == [one.value for one in told]  # type: ignore[union-attr]
-    found = answer_error(law, networks, 0.12, 0.9)
-    assert [one["parameters"] for one in found] == sorted(one["parameters"] for one in found)
-    assert (found[0]["depth"], found[0]["width"]) == (
+    estimates = law.predict(2, 16, np.array([0.5, 0.1]), rows[0]["unpruned_error"])
+    assert [row["error"]["value"] for row in rows] == [estimate.value for estimate in estimates]  # type: ignore[union-attr]
+    rows_at_error = answer_error(law, networks, 0.12, 0.9)
+    assert [row["parameters"] for row in rows_at_error] == sorted(
+        row["parameters"] for row in rows_at_error
+    )
+    assert (rows_at_error[0]["depth"], rows_at_error[0]["width"]) == (
         report["answers"][0]["depth"],
         report["answers"][0]["width"],
     )
-    assert found[0]["density"] == pytest.approx(report["answers"][0]["density"], rel=SAME)
+    assert rows_at_error[0]["density"] == pytest.approx(report["answers"][0]["density"], rel=SAME)
     with pytest.raises(ParameterError, match="no network of depth 7") as caught:
         list_family_candidates(report, 7, None)
     assert caught.value.pointer == "/depth"
@@ -788,9 +821,9 @@ def test_another_seed_widens_the_band_of_an_answer() -> None:
     inside, narrow = 0, 0
     for seed in range(30):
         state = world.live(family, world.World(seed=seed, noise=0.01, unpruned_noise=0.01))
-        (asked,) = state.law_answers
-        assert not isinstance(asked, str)
-        best = asked.best
+        (law_answer,) = state.law_answers
+        assert not isinstance(law_answer, str)
+        best = law_answer.best
         assert best.error.low is not None
         assert best.error.high is not None
         assert best.candidate.seed_sd == pytest.approx(0.034 * math.sqrt(2))
@@ -807,7 +840,7 @@ def test_another_seed_widens_the_band_of_an_answer() -> None:
     assert narrow < inside
 
 
-def test_many_trials_tell_what_a_seed_does() -> None:
+def test_the_seed_deviation_is_pooled_from_many_trials() -> None:
     few = world.live(world.spec(confirm=False))
     assert few.points is not None
     assert few.points.seed_sd == 0.034
@@ -829,11 +862,11 @@ def test_an_answer_sparser_than_its_network_was_pruned_says_so() -> None:
     assert answer.density is not None
     assert answer.density < 0.2
     assert answer.extrapolated
-    assert any("was pruned to density" in one for one in answer.notes)
+    assert any("was pruned to density" in note for note in answer.notes)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             {"members": {"depths": [1, 2], "widths": [8, 16]}, "keep": 0.5, "floor_density": 0.4},
@@ -846,8 +879,8 @@ def test_an_answer_sparser_than_its_network_was_pruned_says_so() -> None:
         ),
     ],
 )
-def test_families_that_can_have_no_law_are_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_families_that_can_have_no_law_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         world.spec(**change)
 
 
@@ -860,7 +893,7 @@ def test_a_network_that_only_gains_by_pruning_costs_the_family_no_law() -> None:
     for run in state.runs:
         assert run.curve is not None
         worst = run.member.network == (1, 8, 0.25)
-        errors = tuple(0.45 + 0.2 * one for one in run.curve.errors)
+        errors = tuple(0.45 + 0.2 * error for error in run.curve.errors)
         unpruned = 0.72 if worst else 0.45 + 0.2 * run.curve.unpruned_error
         lifted.append(
             run.model_copy(
@@ -895,24 +928,24 @@ def test_the_trained_answer_stays_when_the_default_error_moves() -> None:
             ),
         ],
     )
-    assert [one.max_error for one in again.answers] == [answer.max_error]
+    assert [row.max_error for row in again.answers] == [answer.max_error]
     assert again.answers[0].measured == answer.measured
 
 
-def test_many_densities_are_told_as_one_by_one() -> None:
+def test_many_densities_are_predicted_as_one_by_one() -> None:
     report = world.reported().model_dump(mode="json")
     law = read_family_law(report)
     assert law is not None
     networks = list_family_candidates(report, None, None)
     kept = [0.9, 0.3, 0.05]
     assert forecast_networks(law, networks, kept, 0.9) == [
-        forecast_networks(law, [one], [d], 0.9)[0] for one in networks for d in kept
+        forecast_networks(law, [network], [d], 0.9)[0] for network in networks for d in kept
     ]
     with pytest.raises(ParameterError, match="at most 10000 together"):
         forecast_networks(law, networks, [0.5] * 2000, 0.9)
 
 
-def test_what_is_refused_at_one_density_is_told_at_the_others() -> None:
+def test_a_refusal_at_one_density_leaves_the_others_predicted() -> None:
     """No error rises to 1.5 times the unpruned one: the law is for measured densities alone."""
     report = world.reported(
         world.spec(
