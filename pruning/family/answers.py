@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pruning.errors import SecateurError
-from pruning.family.measurements import FamilyMeasurements, fit_unpruned_plane
+from pruning.family.measurements import FamilyMeasurements, Plane, fit_unpruned_plane
 from pruning.family.members import Member, Run, compute_sparsity, list_densities
 from pruning.family.sizes import Size
 from pruning.laws.answers import (
@@ -59,40 +59,18 @@ def list_candidates(
     depth, ln width and ln fraction, with its deviation.
     """
     grid = spec.candidates or spec.members
-    fraction = max(network[2] for network in points.networks)
     plane = fit_unpruned_plane(points)
     candidates, predicted, without_error = [], 0, 0
     for size in sizes:
         if size.depth not in grid.depths or size.width not in grid.widths:
             continue
-        network = (size.depth, size.width, fraction)
-        deviation, sparsest = None, None
-        seed_sd = points.seed_sd
-        if network in points.networks:
-            unpruned = points.average_unpruned(network)
-            sparsest = float(points.density[points.mask_networks(network.__eq__)].min())
-            # The deviation of one more training from a mean over trials.
-            seed_sd *= math.sqrt(1 + 1 / points.count_trials(network))
-        else:
-            by_law = _predict_dense(dense, size.parameters, images)
-            if by_law is not None:
-                unpruned, deviation = by_law
-            elif plane.deviation is not None:
-                unpruned, deviation = plane.predict(network), plane.deviation
-            else:
+        candidate = _read_measured(points, size)
+        if candidate is None:
+            candidate = _predict_candidate(points, size, _predict_dense(dense, size, images), plane)
+            if candidate is None:
                 without_error += 1
                 continue
             predicted += 1
-        candidate = Candidate(
-            depth=size.depth,
-            width=size.width,
-            unpruned_error=unpruned,
-            parameters=size.parameters,
-            prunable=size.prunable,
-            unpruned_sd=deviation,
-            seed_sd=seed_sd,
-            sparsest=sparsest,
-        )
         candidates.append(candidate)
     remarks = []
     if predicted:
@@ -111,8 +89,52 @@ def list_candidates(
     return candidates, remarks
 
 
+def _read_measured(points: FamilyMeasurements, size: Size) -> Candidate | None:
+    """The candidate with its measured unpruned error; None where it was not run."""
+    network = (size.depth, size.width, _find_fraction(points))
+    if network not in points.networks:
+        return None
+    return Candidate(
+        depth=size.depth,
+        width=size.width,
+        unpruned_error=points.average_unpruned(network),
+        parameters=size.parameters,
+        prunable=size.prunable,
+        # The deviation of one more training from a mean over trials.
+        seed_sd=points.seed_sd * math.sqrt(1 + 1 / points.count_trials(network)),
+        sparsest=float(points.density[points.mask_networks(network.__eq__)].min()),
+    )
+
+
+def _predict_candidate(
+    points: FamilyMeasurements, size: Size, by_law: tuple[float, float] | None, plane: Plane
+) -> Candidate | None:
+    """The candidate with its predicted unpruned error; None where there is no prediction."""
+    if by_law is not None:
+        unpruned, deviation = by_law
+    elif plane.deviation is not None:
+        network = (size.depth, size.width, _find_fraction(points))
+        unpruned, deviation = plane.predict(network), plane.deviation
+    else:
+        return None
+    return Candidate(
+        depth=size.depth,
+        width=size.width,
+        unpruned_error=unpruned,
+        parameters=size.parameters,
+        prunable=size.prunable,
+        unpruned_sd=deviation,
+        seed_sd=points.seed_sd,
+    )
+
+
+def _find_fraction(points: FamilyMeasurements) -> float:
+    """The largest measured fraction of the training images."""
+    return max(network[2] for network in points.networks)
+
+
 def _predict_dense(
-    law: DenseLaw | None, parameters: int, images: int | None
+    law: DenseLaw | None, size: Size, images: int | None
 ) -> tuple[float, float] | None:
     """The unpruned error by the dense law and its deviation, wider beyond the fitted sizes; None
     where the law refuses.
@@ -120,7 +142,7 @@ def _predict_dense(
     if law is None or images is None:
         return None
     try:
-        (forecast,) = law.forecasts(parameters, images, confidence=TWO_SIGMA, of="run")
+        (forecast,) = law.forecasts(size.parameters, images, confidence=TWO_SIGMA, of="run")
     except SecateurError:
         return None
     error = forecast.error

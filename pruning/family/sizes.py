@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.errors import ParameterError, SecateurError
 from pruning.schemas.base import Document
 from pruning.schemas.family import FamilySpec
+
+if TYPE_CHECKING:
+    from pruning.types import Architecture
 
 
 class Size(Document):
@@ -32,10 +35,7 @@ def build_sizes(
     Raises `ParameterError` for an architecture that takes no depth and width, or not these values,
     `DataError` for images that do not fit.
     """
-    import torch
-
     from pruning.architectures import architectures
-    from pruning.masks import count_parameters, find_prunable
     from pruning.measurement.costs import dense_costs
     from pruning.networks.loading import check_fits, read_parameters, resolve
 
@@ -68,21 +68,31 @@ def build_sizes(
             classes,
             "segmentation" if task == "segmentation" else "classification",
         )
-        with torch.device("meta"):
-            network = architecture.build().eval()
-        prunable = sum(weight.numel() for weight in find_prunable(network, spec.exclude).values())
-        parameters = json.dumps(read_parameters(architecture), sort_keys=True)
-        flops, _ = dense_costs(name, parameters, (shape[0], shape[1], shape[2]))
+        parameters, prunable = _count_weights(architecture, spec)
+        constructor = json.dumps(read_parameters(architecture), sort_keys=True)
+        flops, _ = dense_costs(name, constructor, (shape[0], shape[1], shape[2]))
         size = Size(
             depth=depth,
             width=width,
             kwargs=kwargs,
-            parameters=count_parameters(network),
+            parameters=parameters,
             prunable=prunable,
             flops=flops,
         )
         sizes.append(size)
     return tuple(sizes)
+
+
+def _count_weights(architecture: Architecture, spec: FamilySpec) -> tuple[int, int]:
+    """The numbers of all and of prunable parameters, without memory for them."""
+    import torch
+
+    from pruning.masks import count_parameters, find_prunable
+
+    with torch.device("meta"):
+        network = architecture.build().eval()
+    prunable = sum(weight.numel() for weight in find_prunable(network, spec.exclude).values())
+    return count_parameters(network), prunable
 
 
 def _merge_kwargs(spec: FamilySpec, member: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ cross-conformal prediction.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,14 @@ def check_band(confidence: float, of: str) -> None:
         raise ParameterError(
             f"of: {of!r}; 'mean' (the law's curve) or 'run' (one more measured network)"
         )
+
+
+def check_values(name: str, values: Floats, most: float = math.inf) -> None:
+    """Raise `ParameterError` for values that are not finite, above 0 and at most `most`."""
+    wrong = ~(np.isfinite(values) & (values > 0) & (values <= most * (1 + 1e-12)))
+    if wrong.any():
+        limit = f" and at most {most:g}" if most < math.inf else ""
+        raise ParameterError(f"{name}: {values[wrong][0]:g}; above 0{limit}")
 
 
 def _evaluate_fit(form: Form, fit: Fit, query: Query) -> tuple[Floats, Floats]:

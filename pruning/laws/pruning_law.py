@@ -88,10 +88,10 @@ class PruningLaw(Document):
         self, density: Floats, depth: Floats, width: Floats, unpruned: Floats
     ) -> Query:
         """The features of the points, (n,) each, and the fitted network that each belongs to."""
-        _check_within("density", density, 1.0)
-        _check_within("depth", depth)
-        _check_within("width", width)
-        _check_within("unpruned_error", unpruned)
+        bands.check_values("density", density, 1.0)
+        bands.check_values("depth", depth)
+        bands.check_values("width", width)
+        bands.check_values("unpruned_error", unpruned)
         if (unpruned > self.plateau * (1 + 1e-12)).any():
             raise CurveError(
                 f"an unpruned error of {unpruned.max():g} is above the plateau of the law, "
@@ -124,8 +124,7 @@ class PruningLaw(Document):
         self._refuse(density, query.features, beyond, outside)
         theta = np.array(self.fit.theta)[None]
         value = self.form.evaluate(theta, query.features, query.log_unpruned)[0][0]
-        mean_band = self._build_mean_band(query, confidence, unpruned_sd)
-        below, above = mean_band
+        band = self._build_mean_band(query, confidence, unpruned_sd)
         remarks = [""] * len(value)
         if of == "run":
             run_band, remarks = self._build_run_band(
@@ -136,16 +135,8 @@ class PruningLaw(Document):
                 beyond=beyond,
                 outside=outside,
             )
-            below = np.maximum(run_band[0], mean_band[0])
-            above = np.maximum(run_band[1], mean_band[1])
-        if self.back_test is not None:
-            extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
-            dof = len(self.back_test.points)
-            below, above = bands.add_deviation((below, above), extra, dof, confidence)
-        if (outside > 0).any():
-            extra = np.where(outside > 0, self._measure_between() * (1.0 + outside), 0.0)
-            dof = len(self.networks) - 1
-            below, above = bands.add_deviation((below, above), extra, dof, confidence)
+            band = np.maximum(run_band[0], band[0]), np.maximum(run_band[1], band[1])
+        below, above = self._widen_band(band, beyond, outside, confidence)
         log_limit = math.log(self.limit_band(of))
         forecasts = []
         for i, centre in enumerate(value):
@@ -168,6 +159,18 @@ class PruningLaw(Document):
             )
             forecasts.append(forecast)
         return tuple(forecasts)
+
+    def _widen_band(
+        self, band: bands.Band, beyond: Floats, outside: Floats, confidence: float
+    ) -> bands.Band:
+        """The band with the deviations of extrapolations: to sparser points and to other sizes."""
+        if self.back_test is not None:
+            extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
+            band = bands.add_deviation(band, extra, len(self.back_test.points), confidence)
+        if (outside > 0).any():
+            extra = np.where(outside > 0, self._measure_between() * (1.0 + outside), 0.0)
+            band = bands.add_deviation(band, extra, len(self.networks) - 1, confidence)
+        return band
 
     def _build_mean_band(
         self, query: Query, confidence: float, unpruned_sd: float | None
@@ -380,13 +383,6 @@ class PruningLaw(Document):
             f"about {rounds} more points, each with 0.8 of the density before (to "
             f"{needed:.2g}), would do"
         )
-
-
-def _check_within(name: str, values: Floats, most: float = math.inf) -> None:
-    wrong = ~(np.isfinite(values) & (values > 0) & (values <= most * (1 + 1e-12)))
-    if wrong.any():
-        limit = f" and at most {most:g}" if most < math.inf else ""
-        raise ParameterError(f"{name}: {values[wrong][0]:g}; above 0{limit}")
 
 
 def _to_error(log_error: float) -> float:
