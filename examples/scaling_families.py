@@ -128,7 +128,7 @@ def spec(name: str, dataset: str, arguments: argparse.Namespace) -> dict[str, An
         },
         "members": {
             "depths": family["depths"][: arguments.depths],
-            "widths": [arguments.wider * one for one in family["widths"]],
+            "widths": [arguments.wider * width for width in family["widths"]],
             "fractions": arguments.fractions,
             "seeds": arguments.seeds,
         },
@@ -152,7 +152,7 @@ def show(client: Client, name: str, job_id: str, out: Path) -> dict[str, Any]:
 
     def number(key: str, form: str) -> str:
         return format_of(
-            next((found for known, found in law.items() if known.startswith(key)), None), form
+            next((estimate for known, estimate in law.items() if known.startswith(key)), None), form
         )
 
     return {
@@ -179,12 +179,14 @@ def described(answer: dict[str, Any]) -> str:
     )
 
 
-def format_of(found: dict[str, Any] | None, form: str) -> str:
+def format_of(estimate: dict[str, Any] | None, form: str) -> str:
     """An estimate with its interval, or a dash."""
-    if found is None:
+    if estimate is None:
         return "–"
-    interval = "" if found["low"] is None else f" [{found['low']:{form}}, {found['high']:{form}}]"
-    return f"{found['value']:{form}}{interval}"
+    interval = (
+        "" if estimate["low"] is None else f" [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+    )
+    return f"{estimate['value']:{form}}{interval}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

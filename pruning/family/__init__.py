@@ -1,3 +1,4 @@
-"""A family of networks as one job: its members, its law, what to run next, and what it answers. No
-torch but in `sizes`.
+"""A family of networks as one job: its members, its law, what to run next, and its answers.
+
+Only `sizes` needs torch.
 """

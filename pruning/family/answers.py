@@ -1,5 +1,5 @@
-"""The motivating question put to a family's law, and the networks it chooses held against what they
-measure.
+"""The motivating question put to a family's law, and the chosen networks compared with what they
+measured.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pruning.errors import SecateurError
-from pruning.family.measurements import FamilyMeasurements, fit_unpruned_plane
-from pruning.family.members import Member, Run, member_densities, sparsity_of
+from pruning.family.measurements import FamilyMeasurements, Plane, fit_unpruned_plane
+from pruning.family.members import Member, Run, compute_sparsity, list_densities
 from pruning.family.sizes import Size
 from pruning.laws.answers import (
     Answer,
@@ -26,9 +26,9 @@ from pruning.schemas.family_report import FamilyAnswer, MeasuredNetwork
 from pruning.schemas.report import Estimate
 
 ABOVE = 1.25
-"""The tolerated error where none is given, in units of the least unpruned one."""
+"""The default of the tolerated error, in units of the least unpruned one."""
 SAME = 1e-3
-"""Densities that are relatively this near are one."""
+"""Densities that differ by less, relatively, count as one."""
 TWO_SIGMA = 0.9545
 """A band of this confidence has four standard deviations."""
 DIGITS = 6
@@ -36,11 +36,12 @@ DIGITS = 6
 
 
 def list_tolerated_errors(spec: FamilySpec, points: FamilyMeasurements) -> tuple[float, ...]:
-    """The errors that are asked for."""
+    """The tolerated errors of the spec, or else one from the measured errors."""
     if spec.max_error:
         return spec.max_error
-    most = 0.5 * (1 - 1 / points.classes + float(points.unpruned.min()))
-    return (round(min(ABOVE * float(points.unpruned.min()), most), 4),)
+    least = float(points.unpruned.min())
+    halfway_to_chance = 0.5 * (1 - 1 / points.classes + least)
+    return (round(min(ABOVE * least, halfway_to_chance), 4),)
 
 
 def list_candidates(
@@ -50,100 +51,118 @@ def list_candidates(
     images: int | None,
     dense: DenseLaw | None,
 ) -> tuple[list[Candidate], list[str]]:
-    """The networks that may be the answer, at the largest fraction of the training images, and what
-    to know of them.
+    """The networks that may be the answer, at the largest fraction of the training images, and
+    remarks.
 
-    A measured network has its own unpruned error, the mean over its seeds. That of another is the
-    dense law's for `images`; without a dense law, that of the plane of ln error over ln depth, ln
-    width and ln fraction. Either with its deviation.
+    A measured network has its own unpruned error, the mean over its seeds. That of another is
+    predicted by the dense law for `images`, or without a dense law by the plane of ln error over ln
+    depth, ln width and ln fraction, with its deviation.
     """
     grid = spec.candidates or spec.members
-    fraction = max(one[2] for one in points.networks)
-    guess = fit_unpruned_plane(points)
-    found, unmeasured, left = [], 0, 0
+    plane = fit_unpruned_plane(points)
+    candidates, predicted, without_error = [], 0, 0
     for size in sizes:
         if size.depth not in grid.depths or size.width not in grid.widths:
             continue
-        network, deviation, spread, sparsest = (
-            (size.depth, size.width, fraction),
-            None,
-            points.seed_sd,
-            None,
-        )
-        if network in points.networks:
-            unpruned, sparsest = (
-                points.unpruned_of(network),
-                float(points.density[points.of(network.__eq__)].min()),
-            )
-            spread *= math.sqrt(1 + 1 / points.trials_of(network))
-        else:
-            told = _dense(dense, size.parameters, images)
-            if told is None and guess.deviation is None:
-                left += 1
+        candidate = _read_measured(points, size)
+        if candidate is None:
+            candidate = _predict_candidate(points, size, _predict_dense(dense, size, images), plane)
+            if candidate is None:
+                without_error += 1
                 continue
-            unmeasured += 1
-            unpruned, deviation = told or (guess.at(network), guess.deviation)
-        found.append(
-            Candidate(
-                depth=size.depth,
-                width=size.width,
-                unpruned_error=unpruned,
-                parameters=size.parameters,
-                prunable=size.prunable,
-                unpruned_sd=deviation,
-                seed_sd=spread,
-                sparsest=sparsest,
-            )
-        )
+            predicted += 1
+        candidates.append(candidate)
     remarks = []
-    if unmeasured:
-        how = (
-            "the law of the unpruned errors"
-            if dense is not None
-            else "a regression on ln depth, ln width and ln fraction"
-        )
+    if predicted:
+        source = "a regression on ln depth, ln width and ln fraction"
+        if dense is not None:
+            source = "the law of the unpruned errors"
         remarks.append(
-            f"{unmeasured} of the {len(found)} candidates were not run: their unpruned errors "
-            f"are by {how}"
+            f"{predicted} of the {len(candidates)} candidates were not run: their unpruned errors "
+            f"are by {source}"
         )
-    if left:
+    if without_error:
         remarks.append(
-            f"{left} networks are no candidates: they were not run, and those that were are too "
-            "few to tell "
-            "their unpruned errors"
+            f"{without_error} networks are no candidates: they were not run, and those that were "
+            "are too few to predict their unpruned errors"
         )
-    return found, remarks
+    return candidates, remarks
 
 
-def _dense(law: DenseLaw | None, parameters: int, images: int | None) -> tuple[float, float] | None:
-    """The unpruned error by the dense law, where it tells, and its deviation: wider beyond the
-    sizes that were fitted.
+def _read_measured(points: FamilyMeasurements, size: Size) -> Candidate | None:
+    """The candidate with its measured unpruned error; None where it was not run."""
+    network = (size.depth, size.width, _find_fraction(points))
+    if network not in points.networks:
+        return None
+    return Candidate(
+        depth=size.depth,
+        width=size.width,
+        unpruned_error=points.average_unpruned(network),
+        parameters=size.parameters,
+        prunable=size.prunable,
+        # The deviation of one more training from a mean over trials.
+        seed_sd=points.seed_sd * math.sqrt(1 + 1 / points.count_trials(network)),
+        sparsest=float(points.density[points.mask_networks(network.__eq__)].min()),
+    )
+
+
+def _predict_candidate(
+    points: FamilyMeasurements, size: Size, by_law: tuple[float, float] | None, plane: Plane
+) -> Candidate | None:
+    """The candidate with its predicted unpruned error; None where there is no prediction."""
+    if by_law is not None:
+        unpruned, deviation = by_law
+    elif plane.deviation is not None:
+        network = (size.depth, size.width, _find_fraction(points))
+        unpruned, deviation = plane.predict(network), plane.deviation
+    else:
+        return None
+    return Candidate(
+        depth=size.depth,
+        width=size.width,
+        unpruned_error=unpruned,
+        parameters=size.parameters,
+        prunable=size.prunable,
+        unpruned_sd=deviation,
+        seed_sd=points.seed_sd,
+    )
+
+
+def _find_fraction(points: FamilyMeasurements) -> float:
+    """The largest measured fraction of the training images."""
+    return max(network[2] for network in points.networks)
+
+
+def _predict_dense(
+    law: DenseLaw | None, size: Size, images: int | None
+) -> tuple[float, float] | None:
+    """The unpruned error by the dense law and its deviation, wider beyond the fitted sizes; None
+    where the law refuses.
     """
     if law is None or images is None:
         return None
     try:
-        (told,) = law.forecasts(parameters, images, confidence=TWO_SIGMA, of="run")
+        (forecast,) = law.forecasts(size.parameters, images, confidence=TWO_SIGMA, of="run")
     except SecateurError:
         return None
-    assert told.error.low is not None
-    assert told.error.high is not None
-    return told.error.value, max(law.sigma, math.log(told.error.high / told.error.low) / 4)
+    error = forecast.error
+    assert error.low is not None
+    assert error.high is not None
+    return error.value, max(law.sigma, math.log(error.high / error.low) / 4)
 
 
 def answer_tolerated(
     spec: FamilySpec, law: JointLaw, error: float, networks: Sequence[Candidate]
 ) -> Answers | str:
-    """The answer to one tolerated error, or why there is none."""
+    """The answer to one tolerated error, or the refusal as text."""
     try:
         return find_smallest(law, error, networks, confidence=spec.confidence, keep=spec.keep)
-    except SecateurError as short:
-        return f"{short.code}: {short.message}"
+    except SecateurError as refusal:
+        return f"{refusal.code}: {refusal.message}"
 
 
 def choose_verification(spec: FamilySpec, error: float, best: Answer, fraction: float) -> Member:
-    """The answer as a network to be trained and pruned to its density, under a seed that no member
-    has.
-    """
+    """The answer as a network to be trained and pruned, under a seed that no member has."""
     return Member(
         role="answer",
         depth=best.candidate.depth,
@@ -157,109 +176,127 @@ def choose_verification(spec: FamilySpec, error: float, best: Answer, fraction: 
 
 
 def report_answer(
-    spec: FamilySpec, law: JointLaw | None, error: float, asked: Answers | str, run: Run | None
+    spec: FamilySpec,
+    law: JointLaw | None,
+    error: float,
+    law_answers: Answers | str,
+    run: Run | None,
 ) -> FamilyAnswer:
-    """One answer of the report; measured where its network has been trained."""
-    if isinstance(asked, str) or law is None:
-        return FamilyAnswer(max_error=error, refused=str(asked))
-    best, notes = asked.best, asked.best.notes
+    """Report an answer, with the measured results where its network has been trained."""
+    if isinstance(law_answers, str) or law is None:
+        return FamilyAnswer(max_error=error, refused=str(law_answers))
+    answer, notes = law_answers.best, law_answers.best.notes
     if run is not None:
-        trained = [
-            one
-            for one in (asked.best, *asked.others)
-            if (one.candidate.depth, one.candidate.width) == (run.member.depth, run.member.width)
-        ]
-        if trained and abs(trained[0].density / run.member.density - 1) > SAME:
-            notes = (
-                *notes,
-                "the law has moved since this network was trained: it would now keep "
-                f"{trained[0].density:.3g}",
-            )
-        if not trained or trained[0] is not best:
-            notes = (
-                *notes,
-                "the law has moved since this network was trained: it would now choose depth "
-                f"{best.candidate.depth:g} and width {best.candidate.width:g}",
-            )
-        if trained:
-            best = _at(spec, law, trained[0], run.member.density)
-    found = FamilyAnswer(
+        trained = _find_trained(law_answers, run.member)
+        notes = (*notes, *_note_moves(law_answers.best, trained, run.member))
+        if trained is not None:
+            answer = _move_answer(spec, law, trained, run.member.density)
+    row = FamilyAnswer(
         max_error=error,
-        depth=best.candidate.depth,
-        width=best.candidate.width,
-        density=best.density,
-        rounds=best.rounds,
-        parameters=best.parameters,
-        unpruned_parameters=best.candidate.parameters,
-        predicted=best.error,
-        extrapolated=best.extrapolated,
+        depth=answer.candidate.depth,
+        width=answer.candidate.width,
+        density=answer.density,
+        rounds=answer.rounds,
+        parameters=answer.parameters,
+        unpruned_parameters=answer.candidate.parameters,
+        predicted=answer.error,
+        extrapolated=answer.extrapolated,
         notes=notes,
     )
-    return found if run is None else found.model_copy(update=_measured(run, error, best.error))
+    if run is None:
+        return row
+    return row.model_copy(update=_compare_measured(run, error, answer.error))
+
+
+def _find_trained(law_answers: Answers, member: Member) -> Answer | None:
+    """The law's present answer for the network that was trained."""
+    for answer in (law_answers.best, *law_answers.others):
+        if (answer.candidate.depth, answer.candidate.width) == (member.depth, member.width):
+            return answer
+    return None
+
+
+def _note_moves(best: Answer, trained: Answer | None, member: Member) -> list[str]:
+    """Notes on how the law's answer differs from the network that was trained for it."""
+    notes = []
+    if trained is not None and abs(trained.density / member.density - 1) > SAME:
+        notes.append(
+            "the law has moved since this network was trained: it would now keep "
+            f"{trained.density:.3g}"
+        )
+    if trained is not best:
+        notes.append(
+            "the law has moved since this network was trained: it would now choose depth "
+            f"{best.candidate.depth:g} and width {best.candidate.width:g}"
+        )
+    return notes
+
+
+def _move_answer(spec: FamilySpec, law: JointLaw, answer: Answer, density: float) -> Answer:
+    """The answer's network at the density at which it was trained."""
+    candidate = answer.candidate
+    (forecast,) = forecast_errors(law, candidate, [density], spec.confidence)
+    return answer.model_copy(
+        update={
+            "density": density,
+            "rounds": count_rounds(density, spec.keep),
+            "error": forecast.error,
+            "extrapolated": forecast.extrapolated,
+            "parameters": candidate.parameters - (1 - density) * candidate.prunable,
+        }
+    )
+
+
+def _compare_measured(run: Run, error: float, predicted: Estimate) -> Mapping[str, object]:
+    """The fields of the report about the job, and about its final network once it succeeded."""
+    fields: dict[str, object] = {"job": run.job, "status": run.status}
+    final = run.curve.final if run.curve is not None and run.status == "succeeded" else None
+    if final is None:
+        return fields
+    measured = Estimate.model_validate(final["error"])
+    within_band = None
+    if predicted.low is not None and predicted.high is not None:
+        within_band = predicted.low <= measured.value <= predicted.high
+    return fields | {
+        "measured": measured,
+        "measured_parameters": final["parameters"],
+        "checkpoint": final["id"],
+        "meets": measured.value <= error,
+        "within_band": within_band,
+    }
 
 
 def find_smallest_run(
     spec: FamilySpec, runs: Sequence[Run], error: float
 ) -> MeasuredNetwork | None:
-    """Of everything that was run, members and answers, what measured at most `error` with the
-    fewest parameters.
-    """
-    found = [
-        MeasuredNetwork(
-            job=run.job,
-            depth=run.member.depth,
-            width=run.member.width,
-            fraction=run.member.fraction,
-            seed=run.member.seed,
-            density=density,
-            sparsity=_target(spec, run.member, density),
-            error=measured,
-            parameters=round(run.curve.parameters - (1 - density) * run.curve.prunable),
-        )
-        for run in runs
-        if run.curve is not None and run.status == "succeeded"
-        for density, measured in zip(run.curve.densities, run.curve.errors, strict=True)
-        if measured <= error
-    ]
-    return min(found, key=lambda one: (one.parameters, one.error), default=None)
+    """Find, in all members and answers, the fewest parameters that measured at most `error`."""
+    networks = []
+    for run in runs:
+        if run.curve is None or run.status != "succeeded":
+            continue
+        for density, measured in zip(run.curve.densities, run.curve.errors, strict=True):
+            if measured > error:
+                continue
+            network = MeasuredNetwork(
+                job=run.job,
+                depth=run.member.depth,
+                width=run.member.width,
+                fraction=run.member.fraction,
+                seed=run.member.seed,
+                density=density,
+                sparsity=_find_target(spec, run.member, density),
+                error=measured,
+                parameters=round(run.curve.parameters - (1 - density) * run.curve.prunable),
+            )
+            networks.append(network)
+    return min(networks, key=lambda network: (network.parameters, network.error), default=None)
 
 
-def _target(spec: FamilySpec, member: Member, density: float) -> float:
-    """The sparsity of the round that ended at `density`, which is off by less than a weight."""
-    return sparsity_of(
-        min(
-            (*member_densities(spec, member.rounds - 1), member.density),
-            key=lambda one: abs(math.log(one / density)) if density > 0 else one,
-        )
-    )
+def _find_target(spec: FamilySpec, member: Member, density: float) -> float:
+    """The target sparsity of the round that ended within a weight of `density`."""
 
+    def distance(target: float) -> float:
+        return abs(math.log(target / density)) if density > 0 else target
 
-def _at(spec: FamilySpec, law: JointLaw, answer: Answer, density: float) -> Answer:
-    """The answer's network at the density at which it was trained."""
-    one = answer.candidate
-    (told,) = forecast_errors(law, one, [density], spec.confidence)
-    return answer.model_copy(
-        update={
-            "density": density,
-            "rounds": count_rounds(density, spec.keep),
-            "error": told.error,
-            "extrapolated": told.extrapolated,
-            "parameters": one.parameters - (1 - density) * one.prunable,
-        }
-    )
-
-
-def _measured(run: Run, error: float, predicted: Estimate) -> Mapping[str, object]:
-    final = run.curve.final if run.curve is not None and run.status == "succeeded" else None
-    update: dict[str, object] = {"job": run.job, "status": run.status}
-    if final is not None:
-        got = Estimate.model_validate(final["error"])
-        low, high = predicted.low, predicted.high
-        update |= {
-            "measured": got,
-            "measured_parameters": final["parameters"],
-            "checkpoint": final["id"],
-            "meets": got.value <= error,
-            "within_band": None if low is None or high is None else low <= got.value <= high,
-        }
-    return update
+    targets = (*list_densities(spec, member.rounds - 1), member.density)
+    return compute_sparsity(min(targets, key=distance))

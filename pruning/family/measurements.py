@@ -1,5 +1,5 @@
-"""The measured points of a family, the joint law through them, and whether its invariant holds for
-networks unseen.
+"""The measured points of a family, the joint law through them, and the test of its invariant on
+networks that were left out.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from pruning.laws.joint import JointLaw, fit_joint_law
 NetworkKey = tuple[float, float, float]
 """Depth, width, fraction of the training images."""
 TOO_HIGH = 1.1
-"""An error this many times chance is no error of the network's."""
+"""An error above this many times chance is not on the curve of a network."""
 UNTRAINED = 0.9
-"""A network whose unpruned error is this much of chance has learned next to nothing: pruning has
-nothing to lose.
+"""A network whose unpruned error is at least this fraction of chance has learned next to nothing,
+and pruning does not raise its error.
 """
 MANY_TRIALS = 10
-"""Degrees of freedom from which on the trials tell what a seed does."""
+"""Degrees of freedom from which on the deviation between seeds is taken from the trials."""
 TINY = 1e-6
-"""Where a network has all the say in its own fit, it cannot be left out."""
+"""A network whose leverage is 1 to within this determines its own fit and cannot be left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyMeasurements:
-    """Columns, one row a measured density of a member. Members that differ in the seed alone are
-    trials of a network.
+    """Columns with one row for each measured density of a member.
+
+    Members that differ only in the seed are trials of a network.
     """
 
     depth: Floats
@@ -53,47 +54,42 @@ class FamilyMeasurements:
 
     @property
     def networks(self) -> tuple[NetworkKey, ...]:
-        """Each once, sorted."""
+        """The different networks, sorted."""
         return tuple(sorted(set(self.network)))
 
-    def unpruned_of(self, network: NetworkKey) -> float:
+    def average_unpruned(self, network: NetworkKey) -> float:
         """The unpruned error of a network, averaged over its trials."""
-        found = {
-            trial: error
-            for one, trial, error in zip(self.network, self.trial, self.unpruned, strict=True)
-            if one == network
-        }
-        return float(np.mean(list(found.values())))
+        return float(np.mean(self._collect_unpruned(network)))
+
+    def count_trials(self, network: NetworkKey) -> int:
+        """The number of seeds of a network that were measured."""
+        return len(self._collect_unpruned(network))
+
+    def _collect_unpruned(self, network: NetworkKey) -> list[float]:
+        """The unpruned error of each trial of a network."""
+        rows = zip(self.network, self.trial, self.unpruned, strict=True)
+        errors = {trial: error for key, trial, error in rows if key == network}
+        return list(errors.values())
 
     @property
     def seed_sd(self) -> float:
-        """Relative standard deviation of an unpruned error between seeds: the paper's 3.4 %, or
-        pooled from many trials.
+        """Relative standard deviation of an unpruned error between seeds.
 
         sqrt(sum_k sum_t (ln e_kt - mean_k)^2 / sum_k (T_k - 1)) where the trials leave ten degrees
-        of freedom.
+        of freedom, else the paper's 3.4 %.
         """
-        found = {
-            (one, trial): error
-            for one, trial, error in zip(self.network, self.trial, self.unpruned, strict=True)
-        }
-        trials = [
-            [math.log(error) for (one, _), error in found.items() if one == network]
+        log_errors = [
+            [math.log(error) for error in self._collect_unpruned(network)]
             for network in self.networks
         ]
-        dof = sum(len(one) - 1 for one in trials)
+        dof = sum(len(trials) - 1 for trials in log_errors)
         if dof < MANY_TRIALS:
             return SEED_SD
-        return math.sqrt(sum(float(np.var(one)) * len(one) for one in trials) / dof)
+        squares = sum(float(np.var(trials)) * len(trials) for trials in log_errors)
+        return math.sqrt(squares / dof)
 
-    def trials_of(self, network: NetworkKey) -> int:
-        """How many seeds of a network were measured."""
-        return len(
-            {trial for one, trial in zip(self.network, self.trial, strict=True) if one == network}
-        )
-
-    def only(self, chosen: Flags) -> FamilyMeasurements:
-        """Some of the rows, by a mask."""
+    def select_rows(self, chosen: Flags) -> FamilyMeasurements:
+        """The rows of a mask, (n,)."""
         rows = np.flatnonzero(chosen)
         return FamilyMeasurements(
             depth=self.depth[rows],
@@ -107,80 +103,77 @@ class FamilyMeasurements:
             test_images=self.test_images,
         )
 
-    def of(self, keep: Callable[[NetworkKey], bool]) -> Flags:
-        """The mask of the networks that `keep` takes."""
-        return np.array([keep(one) for one in self.network], bool)
+    def mask_networks(self, keep: Callable[[NetworkKey], bool]) -> Flags:
+        """The mask of the rows whose network `keep` accepts, (n,)."""
+        return np.array([keep(network) for network in self.network], bool)
 
 
 def is_usable(curve: MemberCurve) -> bool:
-    """Whether a law can be of the network: it errs, and by less than one that has learned
-    nothing.
-    """
+    """Whether a law can describe the network: it errs, and less than one that learned nothing."""
     return 0 < curve.unpruned_error < UNTRAINED * (1 - 1 / curve.classes)
 
 
 def gather_measurements(runs: Sequence[Run]) -> FamilyMeasurements | None:
-    """What the members that succeeded have measured; errors of 0 and far above chance are left out,
-    and said so.
+    """Gather the points of the members that succeeded; None where there are none.
 
-    So are members that learned nothing or err nowhere: one of them would refuse the law to all.
+    Errors of 0 and far above chance are left out, and members that learned nothing or never err, of
+    which one would refuse the law to all. A warning counts both.
     """
-    rows, dropped, odd, classes, images = [], 0, 0, 0, 0
-    for run in runs:
-        curve, member = run.curve, run.member
-        if curve is None or run.status != "succeeded" or member.role != "member":
-            continue
-        if not is_usable(curve):
-            odd += 1
-            continue
-        classes, images = curve.classes, curve.test_images
-        for kept, wrong in zip(curve.densities, curve.errors, strict=True):
-            if 0 < wrong <= TOO_HIGH * (1 - 1 / classes):
-                rows.append(
-                    (
-                        member.depth,
-                        member.width,
-                        kept,
-                        wrong,
-                        curve.unpruned_error,
-                        member.network,
-                        member.seed,
-                    )
-                )
+    usable, unusable = _select_usable(runs)
+    if not usable:
+        return None
+    rows, dropped = [], 0
+    for run, curve in usable:
+        member = run.member
+        chance = 1 - 1 / curve.classes
+        for density, error in zip(curve.densities, curve.errors, strict=True):
+            if 0 < error <= TOO_HIGH * chance:
+                rows.append((member, density, error, curve.unpruned_error))
             else:
                 dropped += 1
     if not rows:
         return None
-    depth, width, density, error, unpruned = (
-        np.array([row[i] for row in rows], float) for i in range(5)
-    )
-    warnings: tuple[str, ...] = ()
+    warnings = []
     if dropped:
-        warnings += (
-            f"{dropped} points are left out: an error of 0, or far above chance, is on no curve",
+        warnings.append(
+            f"{dropped} points are left out: an error of 0, or far above chance, is on no curve"
         )
-    if odd:
-        warnings += (
-            f"members left out: {odd}, whose unpruned error is 0, or at least {UNTRAINED:.0%} of "
-            "chance",
+    if unusable:
+        warnings.append(
+            f"members left out: {unusable}, whose unpruned error is 0, or at least "
+            f"{UNTRAINED:.0%} of chance"
         )
+    members = [member for member, _, _, _ in rows]
+    _, last = usable[-1]
     return FamilyMeasurements(
-        depth=depth,
-        width=width,
-        density=density,
-        error=error,
-        unpruned=unpruned,
-        network=tuple(row[5] for row in rows),
-        trial=tuple(row[6] for row in rows),
-        classes=classes,
-        test_images=images,
-        warnings=warnings,
+        depth=np.array([member.depth for member in members], float),
+        width=np.array([member.width for member in members], float),
+        density=np.array([density for _, density, _, _ in rows], float),
+        error=np.array([error for _, _, error, _ in rows], float),
+        unpruned=np.array([unpruned for _, _, _, unpruned in rows], float),
+        network=tuple(member.network for member in members),
+        trial=tuple(member.seed for member in members),
+        classes=last.classes,
+        test_images=last.test_images,
+        warnings=tuple(warnings),
     )
+
+
+def _select_usable(runs: Sequence[Run]) -> tuple[list[tuple[Run, MemberCurve]], int]:
+    """The members that succeeded with their usable curves, and the number of unusable ones."""
+    usable, unusable = [], 0
+    for run in runs:
+        if run.curve is None or run.status != "succeeded" or run.member.role != "member":
+            continue
+        if is_usable(run.curve):
+            usable.append((run, run.curve))
+        else:
+            unusable += 1
+    return usable, unusable
 
 
 def fit_family_law(points: FamilyMeasurements, *, refits: int | None = None) -> JointLaw:
-    """The joint law of the points; raises as `fit_joint_law` does."""
-    trials = list(points.trial) if len(set(points.trial)) > 1 else None
+    """Fit the joint law of the points; raises as `fit_joint_law` does."""
     return fit_joint_law(
         points.depth,
         points.width,
@@ -190,37 +183,37 @@ def fit_family_law(points: FamilyMeasurements, *, refits: int | None = None) -> 
         classes=points.classes,
         images=points.test_images,
         network=list(points.network),
-        trial=trials,
+        trial=_label_trials(points),
         refits=refits,
     )
 
 
+def _label_trials(points: FamilyMeasurements) -> list[int] | None:
+    """The seed of every point; None where all have the same."""
+    return list(points.trial) if len(set(points.trial)) > 1 else None
+
+
 def fit_unpruned_errors(runs: Sequence[Run]) -> DenseLaw:
-    """The law of the unpruned errors by parameters and training images, trials averaged; raises as
-    `fit_dense_law` does.
+    """Fit the law of the unpruned errors by parameters and training images, trials averaged.
+
+    Raises as `fit_dense_law` does.
     """
-    found: dict[NetworkKey, list[tuple[int, int, float]]] = {}
-    classes = 2
-    for run in runs:
-        if (
-            run.curve is not None
-            and run.status == "succeeded"
-            and run.member.role == "member"
-            and is_usable(run.curve)
-        ):
-            classes = run.curve.classes
-            found.setdefault(run.member.network, []).append(
-                (run.curve.parameters, run.curve.images, run.curve.unpruned_error)
-            )
-    rows = [np.mean(trials, axis=0) for _, trials in sorted(found.items())]
+    trials: dict[NetworkKey, list[tuple[int, int, float]]] = {}
+    usable, _ = _select_usable(runs)
+    for run, curve in usable:
+        trial = (curve.parameters, curve.images, curve.unpruned_error)
+        trials.setdefault(run.member.network, []).append(trial)
+    classes = usable[-1][1].classes if usable else 2
+    rows = [np.mean(trials[network], axis=0) for network in sorted(trials)]
     parameters, images, errors = np.array(rows).T if rows else np.zeros((3, 0))
     return fit_dense_law(parameters, images, errors, classes=classes)
 
 
 @dataclass(frozen=True)
 class Plane:
-    """ln unpruned error, linear in ln depth, ln width and ln fraction, as far as they vary: least
-    squares over networks.
+    """ln unpruned error, linear in ln depth, ln width and ln fraction as far as they vary.
+
+    Least squares over networks.
     """
 
     axes: tuple[int, ...]
@@ -228,45 +221,42 @@ class Plane:
     slopes: Floats
     limits: tuple[float, float]
     deviation: float | None
-    """Root mean square of what it misses of networks left out; `None` where they are too few to
+    """Root mean square of the deviation of networks left out; `None` where they are too few to
     leave one out.
     """
 
-    def at(self, network: NetworkKey) -> float:
+    def predict(self, network: NetworkKey) -> float:
         """The unpruned error of a network, within half the least measured and four fifths of
         chance.
         """
-        told = float(
-            np.exp(
-                np.dot(
-                    self.slopes, [1.0, *(np.log(network[i]) - self.centre[i] for i in self.axes)]
-                )
-            )
-        )
-        return min(max(told, self.limits[0]), self.limits[1])
+        row = [1.0, *(np.log(network[axis]) - self.centre[axis] for axis in self.axes)]
+        error = float(np.exp(np.dot(self.slopes, row)))
+        lowest, highest = self.limits
+        return min(max(error, lowest), highest)
 
 
 def fit_unpruned_plane(points: FamilyMeasurements) -> Plane:
-    """The plane through the unpruned errors of the networks."""
+    """Fit the plane through the unpruned errors of the networks."""
     logs = np.log(np.array(points.networks, float))
-    errors = np.array([points.unpruned_of(one) for one in points.networks])
+    errors = np.array([points.average_unpruned(network) for network in points.networks])
     axes = tuple(i for i in range(3) if np.ptp(logs[:, i]) > 0)
     centre = logs.mean(0)
     design = np.column_stack([np.ones(len(logs)), *(logs[:, i] - centre[i] for i in axes)])
-    hat = design @ np.linalg.pinv(design)
-    slopes = np.linalg.pinv(design) @ np.log(errors)
-    left = 1 - np.diag(hat)
+    inverse = np.linalg.pinv(design)
+    slopes = inverse @ np.log(errors)
+    # The residual of a network left out is its residual over 1 - its leverage.
+    remaining = 1 - np.diag(design @ inverse)
     deviation = None
-    if (left > TINY).all():
-        deviation = float(np.sqrt(np.mean(((np.log(errors) - design @ slopes) / left) ** 2)))
-    return Plane(
-        axes, centre, slopes, (0.5 * float(errors.min()), 0.8 * (1 - 1 / points.classes)), deviation
-    )
+    if (remaining > TINY).all():
+        left_out = (np.log(errors) - design @ slopes) / remaining
+        deviation = float(np.sqrt(np.mean(left_out**2)))
+    limits = (0.5 * float(errors.min()), 0.8 * (1 - 1 / points.classes))
+    return Plane(axes, centre, slopes, limits, deviation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Half:
-    """The law of one half of the networks, and what it says of the other's points."""
+    """The law of one half of the networks, and its predictions of the other's points."""
 
     fitted: tuple[NetworkKey, ...]
     phi: float
@@ -274,95 +264,104 @@ class Half:
     measured: Floats
     predicted: Floats
     networks: tuple[NetworkKey, ...]
-    """Of every predicted point."""
+    """The network of every predicted point."""
 
     @property
     def deviation(self) -> Floats:
-        """predicted / measured - 1."""
+        """The relative deviation of every predicted point, predicted / measured - 1, (n,)."""
         return np.asarray(self.predicted / self.measured - 1)
 
 
-def _chessboard(networks: Sequence[NetworkKey]) -> dict[NetworkKey, int]:
-    """0 or 1 for every network: over sizes alone where both colours tell of depth and width as all
-    networks do.
+def _color_chessboard(networks: Sequence[NetworkKey]) -> dict[NetworkKey, int]:
+    """The colour, 0 or 1, of every network, alternating with depth and width.
+
+    The fraction of the images counts as a third axis where one colour of a board of sizes alone
+    would not determine the exponents of depth and width as all networks do.
     """
-    axes = [sorted({one[i] for one in networks}) for i in range(3)]
-    colours = [
-        {one: sum(axes[i].index(one[i]) for i in range(count)) % 2 for one in networks}
-        for count in (2, 3)
-    ]
+    by_size = _color_along(networks, axes=2)
+    needed = _rank_sizes(networks)
+    for colour in (0, 1):
+        half = [network for network in networks if by_size[network] == colour]
+        if _rank_sizes(half) != needed:
+            return _color_along(networks, axes=3)
+    return by_size
 
-    def rank(some: Sequence[NetworkKey]) -> int:
-        return (
-            int(
-                np.linalg.matrix_rank(
-                    [[1.0, np.log(one[0]), np.log(one[1])] for one in some], tol=1e-6
-                )
-            )
-            if some
-            else 0
-        )
 
-    tells = all(
-        rank([one for one in networks if colours[0][one] == side]) == rank(networks)
-        for side in (0, 1)
-    )
-    return colours[0] if tells else colours[1]
+def _color_along(networks: Sequence[NetworkKey], axes: int) -> dict[NetworkKey, int]:
+    """The parity of the sum of each network's positions along the first axes."""
+    values = [sorted({network[axis] for network in networks}) for axis in range(axes)]
+    return {
+        network: sum(values[axis].index(network[axis]) for axis in range(axes)) % 2
+        for network in networks
+    }
+
+
+def _rank_sizes(networks: Sequence[NetworkKey]) -> int:
+    """The rank of (1, ln depth, ln width): the number of coefficients that the networks fix."""
+    if not networks:
+        return 0
+    rows = [[1.0, np.log(depth), np.log(width)] for depth, width, _ in networks]
+    return int(np.linalg.matrix_rank(rows, tol=1e-6))
 
 
 def predict_other_half(points: FamilyMeasurements) -> tuple[list[Half], list[str]]:
-    """Fit each half of the networks and predict the other half's points from their own unpruned
-    errors.
+    """Fit each half of the networks and predict the other half's points from their unpruned errors.
 
     The halves are the two colours of a chessboard over depths and widths, so that no size is in
-    both; where such halves do not tell of depth and width, over fractions, too. What cannot be
-    fitted is said instead.
+    both; where such halves do not determine both exponents, over fractions, too. The second list
+    says why a half could not be fitted.
     """
-    colour = _chessboard(points.networks)
-    found, why = [], []
-    for side in (0, 1):
-        mine = points.of(lambda one, side=side: colour[one] == side)  # type: ignore[misc]
-        if mine.all() or not mine.any():
+    colours = _color_chessboard(points.networks)
+    halves, refusals = [], []
+    for colour in (0, 1):
+        fitted = [network for network in points.networks if colours[network] == colour]
+        if len(fitted) in (0, len(points.networks)):
             return [], ["one network alone has no other half"]
-        other = points.only(~mine)
-        half = [one for one in points.networks if colour[one] == side]
-        same = [
-            axis
-            for axis, i in (("depth", 0), ("width", 1))
-            if len({one[i] for one in half}) == 1 < len({one[i] for one in points.networks})
-        ]
-        if same:
-            why.append(
-                f"a half of {len(half)} networks tells nothing of the {' and '.join(same)}: its "
-                "own do not differ"
-            )
-            continue
-        try:
-            law = fit_family_law(points.only(mine), refits=0)
-        except SecateurError as short:
-            why.append(f"a half of {len(half)} networks has no law: {short.message}")
-            continue
-        predicted = law.curve(
-            other.depth, other.width, other.density, np.minimum(other.unpruned, law.plateau)
+        half, refusal = _predict_from_half(points, fitted)
+        if half is not None:
+            halves.append(half)
+        else:
+            refusals.append(refusal)
+    return halves, refusals
+
+
+def _predict_from_half(
+    points: FamilyMeasurements, fitted: Sequence[NetworkKey]
+) -> tuple[Half | None, str]:
+    """The law of some of the networks and its predictions of the others, or why there is none."""
+    constant = [
+        axis
+        for axis, i in (("depth", 0), ("width", 1))
+        if len({network[i] for network in fitted}) == 1
+        and len({network[i] for network in points.networks}) > 1
+    ]
+    if constant:
+        return None, (
+            f"a half of {len(fitted)} networks does not determine the exponent of "
+            f"{' and '.join(constant)}: its own do not differ"
         )
-        found.append(
-            Half(
-                fitted=tuple(half),
-                phi=law.phi,
-                psi=law.psi,
-                measured=other.error,
-                predicted=predicted,
-                networks=other.network,
-            )
-        )
-    return found, why
+    chosen = points.mask_networks(set(fitted).__contains__)
+    try:
+        law = fit_family_law(points.select_rows(chosen), refits=0)
+    except SecateurError as refusal:
+        return None, f"a half of {len(fitted)} networks has no law: {refusal.message}"
+    others = points.select_rows(~chosen)
+    unpruned = np.minimum(others.unpruned, law.plateau)
+    half = Half(
+        fitted=tuple(fitted),
+        phi=law.phi,
+        psi=law.psi,
+        measured=others.error,
+        predicted=law.curve(others.depth, others.width, others.density, unpruned),
+        networks=others.network,
+    )
+    return half, ""
 
 
 def fit_density_alone(points: FamilyMeasurements) -> float | None:
-    """How far the points are from a law of the density alone, phi = psi = 0: what the invariant is
-    to be compared with.
+    """Fit a law of the density alone, phi = psi = 0, with which the invariant is compared.
 
-    The standard deviation of error(law) / error - 1; `None` where there is no such law.
+    Returns the standard deviation of error(law) / error - 1; `None` where there is no such law.
     """
     try:
         law = fit_joint_law(
@@ -375,7 +374,7 @@ def fit_density_alone(points: FamilyMeasurements) -> float | None:
             images=points.test_images,
             network=list(points.network),
             refits=0,
-            trial=list(points.trial) if len(set(points.trial)) > 1 else None,
+            trial=_label_trials(points),
         )
     except SecateurError:
         return None

@@ -13,9 +13,7 @@ from pruning.schemas.job import TERMINAL
 
 
 class Member(Document):
-    """One network of a family and how far it is pruned; as an `answer`, one that a law has
-    chosen.
-    """
+    """A network of a family and how far it is pruned; an `answer` was chosen by a law."""
 
     role: Literal["member", "answer"] = "member"
     depth: float
@@ -24,91 +22,91 @@ class Member(Document):
     seed: int
     rounds: int
     density: float
-    """Where the pruning ends."""
+    """The density at which the pruning ends."""
     max_error: float | None = None
-    """Of an answer: the error that is tolerated."""
+    """The tolerated error of an answer."""
 
     @property
     def key(self) -> str:
-        """What tells it apart within its family; no two jobs are made for one key."""
+        """The identity of the member within its family; no two jobs are made for one key."""
         if self.role == "answer":
             return f"answer-{self.max_error!r}"
         return f"depth{self.depth!r}-width{self.width!r}-fraction{self.fraction!r}-seed{self.seed}"
 
     @property
     def network(self) -> tuple[float, float, float]:
-        """Depth, width and fraction: members that share them are trials of one network."""
+        """Depth, width and fraction: members with equal ones are trials of one network."""
         return self.depth, self.width, self.fraction
 
 
 class Run(Document):
-    """A member's job as it stands, and what it measured once it has succeeded."""
+    """A member's job as it stands, and its curve once it has succeeded."""
 
     job: str
     member: Member
     status: MemberStatus
     error: str = ""
-    """Why it failed."""
+    """The reason of a failure."""
     curve: MemberCurve | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether it will not change any more by itself."""
+        """Whether the job will not change any more by itself."""
         return self.status in TERMINAL
 
 
 class MemberCurve(Document):
-    """What a prune job measured that a law is fitted to."""
+    """The results of a prune job that a law is fitted to."""
 
     unpruned_error: float
     densities: tuple[float, ...]
     errors: tuple[float, ...]
     images: int
-    """Training images."""
+    """The number of training images."""
     test_images: int
     classes: int
     parameters: int
     prunable: int
     final: dict[str, Any] | None = None
-    """Of the sparsest checkpoint: `id`, `error` with its interval, `parameters`."""
+    """The sparsest checkpoint: `id`, `error` with its interval, `parameters`, `density`."""
 
 
 def read_member_curve(report: Mapping[str, Any]) -> MemberCurve | None:
-    """The curve of a prune job's report; `None` where it has several criteria or no round.
+    """Read the curve of a prune job's report; `None` where it has several criteria or no round.
 
-    The unpruned error is the mean over the trainings of the whole network that the job has: as
-    first trained, and the dense control, trained again from the rewind point, where there is one.
+    The unpruned error is the mean over the trainings of the whole network in the job: as first
+    trained, and the dense control, trained again from the rewind point, if it is.
     """
     rounds = report["rounds"]
-    if not rounds or len({str(one["criterion"]) for one in rounds}) > 1:
+    if not rounds or len({str(row["criterion"]) for row in rounds}) > 1:
         return None
-    rows = sorted(
-        ((one["density"], (one["retrained"] or one["pruned"])["error"]["value"]) for one in rounds),
-        reverse=True,
-    )
-    final = min(report["checkpoints"], key=lambda one: float(one["density"]), default=None)
-    kept = (
-        None
-        if final is None
-        else {name: final[name] for name in ("id", "error", "parameters", "density")}
-    )
-    whole = [report[name]["error"]["value"] for name in ("baseline", "control")]
-    unpruned = sum(whole) / 2 if report["control"]["retrain_epochs"] else whole[1]
+    points = []
+    for row in rounds:
+        network = row["retrained"] or row["pruned"]
+        points.append((row["density"], network["error"]["value"]))
+    points.sort(reverse=True)
+    sparsest = min(report["checkpoints"], key=lambda row: float(row["density"]), default=None)
+    final = None
+    if sparsest is not None:
+        final = {name: sparsest[name] for name in ("id", "error", "parameters", "density")}
+    unpruned = report["control"]["error"]["value"]
+    if report["control"]["retrain_epochs"]:
+        unpruned = sum([report["baseline"]["error"]["value"], unpruned]) / 2
     return MemberCurve(
         unpruned_error=unpruned,
-        densities=tuple(d for d, _ in rows),
-        errors=tuple(e for _, e in rows),
+        densities=tuple(density for density, _ in points),
+        errors=tuple(error for _, error in points),
         images=report["data"]["fit"],
         test_images=report["data"]["test"],
         classes=len(report["data"]["classes"]),
         parameters=report["model"]["parameters"],
         prunable=report["model"]["prunable"],
-        final=kept,
+        final=final,
     )
 
 
 def list_members(spec: FamilySpec) -> tuple[Member, ...]:
-    """Every member, the cheapest first in depth and width."""
+    """Every member, sorted by seed, fraction, depth and width as the spec lists them."""
     grid, rounds = spec.members, spec.rounds
     return tuple(
         Member(
@@ -125,17 +123,17 @@ def list_members(spec: FamilySpec) -> tuple[Member, ...]:
     )
 
 
-def member_densities(spec: FamilySpec, rounds: int) -> tuple[float, ...]:
-    """keep^i, i = 1 ... rounds."""
+def list_densities(spec: FamilySpec, rounds: int) -> tuple[float, ...]:
+    """The densities after each round, keep^i, i = 1 ... rounds."""
     return tuple(spec.keep**i for i in range(1, rounds + 1))
 
 
 def build_member_job(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The prune job of a member, as a client might submit it; `kwargs` are its architecture's.
+    """Build the prune job of a member, as a client might submit it.
 
-    The limit draws without regard to class. IMP: magnitude, all layers ranked together, weights
-    rewound after every round, BatchNorm with them. SynFlow: at initialisation, every density by
-    itself.
+    `kwargs` are the architecture's. The limit draws images without regard to class. IMP: magnitude,
+    all layers ranked together, weights rewound after every round, BatchNorm with them. SynFlow: at
+    initialisation, every density separately.
     """
     model = {
         "architecture": spec.model.architecture,
@@ -163,27 +161,23 @@ def build_member_job(spec: FamilySpec, member: Member, kwargs: Mapping[str, Any]
             "retrain": {"mode": "weight_rewind"},
             "batchnorm": "keep",
             "schedule": {"name": "geometric", "params": {"fraction": 1 - spec.keep}},
-            "targets": {"sparsity": [sparsity_of(member.density)]},
+            "targets": {"sparsity": [compute_sparsity(member.density)]},
         }
     else:
-        wanted = (
-            [sparsity_of(member.density)]
-            if member.role == "answer"
-            else [sparsity_of(d) for d in member_densities(spec, member.rounds)]
-        )
+        densities = list_densities(spec, member.rounds)
+        if member.role == "answer":
+            densities = (member.density,)
         job |= {
             "criterion": {"name": "synflow"},
             "when": "before_training",
             "independent": True,
-            "targets": {"sparsity": wanted},
+            "targets": {"sparsity": [compute_sparsity(density) for density in densities]},
         }
     return job
 
 
-def sparsity_of(density: float) -> float:
-    """1 - density without the digits that the subtraction invents: a target, which names a
-    checkpoint.
-    """
+def compute_sparsity(density: float) -> float:
+    """1 - density as a target, rounded: it names a checkpoint, and the last digits are noise."""
     return round(1 - density, 12)
 
 

@@ -1,3 +1,4 @@
-"""Scaling laws: the error of densities and networks nobody ran, with bands, inverses and refusals.
-Needs no torch.
+"""Scaling laws: errors of densities and networks that were not run, with bands and refusals.
+
+This package needs no torch.
 """

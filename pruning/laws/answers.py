@@ -11,15 +11,15 @@ import numpy as np
 from scipy.special import ndtri
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
+from pruning.laws.bands import BandTarget
 from pruning.laws.curves import SAME
 from pruning.laws.documents import Forecast
 from pruning.laws.joint import JointLaw
-from pruning.laws.pruning_law import Of
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
 ROUND = 0.8
-"""What the paper keeps each round."""
+"""The fraction of the remaining weights that each round of the paper keeps."""
 REACH = 1.5
 """Answers go down to the sparsest measured density to this power: half as many rounds again as were
 run.
@@ -33,15 +33,15 @@ class Candidate(Document):
     depth: float
     width: float
     unpruned_error: float
-    """Measured, or from the dense law."""
+    """The error without pruning, measured or predicted by the dense law."""
     parameters: int
     prunable: int
-    """How many of the parameters pruning may remove; the others remain."""
+    """The number of parameters that pruning may remove; the others remain."""
     unpruned_sd: float | None = None
     """Relative standard deviation of the unpruned error; `null` as in the fit."""
     seed_sd: float = 0.0
-    """Relative standard deviation by which one more training, under another seed, lies off as a
-    whole.
+    """Relative standard deviation by which the whole curve moves when the network is trained once
+    more under another seed.
     """
     sparsest: float | None = None
     """The smallest density at which this network was measured; `null` for one that was not."""
@@ -53,16 +53,16 @@ class Answer(Document):
     candidate: Candidate
     density: float
     parameters: float
-    """Those that remain: parameters - (1 - density) prunable."""
+    """The parameters that remain: parameters - (1 - density) prunable."""
     rounds: int
-    """Rounds that reach the density, each keeping what was asked (0.8)."""
+    """The number of rounds to the density, each keeping the same fraction (0.8 by default)."""
     error: Estimate
     extrapolated: bool
     notes: tuple[str, ...]
 
 
 class Answers(Document):
-    """What the law says, the fewest parameters first, and why other candidates have no answer."""
+    """The answers of a law, the fewest parameters first, and why other candidates have none."""
 
     error: float
     best: Answer
@@ -76,18 +76,17 @@ def find_smallest(
     candidates: Sequence[Candidate],
     *,
     confidence: float = 0.9,
-    of: Of = "run",
+    of: BandTarget = "run",
     keep: float = ROUND,
 ) -> Answers:
-    """The candidates at an error of at most `error`, by what remains of them: the closed-form
-    density of each, enumerated.
+    """Rank the candidates at an error of at most `error` by the parameters that remain.
 
-    An answer keeps a weight at least, and lies no further than REACH beyond the sparsest density
-    that was measured: where the law allows less, that density is the answer, at a smaller error.
-    The band is that of one more run, as the answer is one network that will be trained. Raises
-    `UnreachableError` where every candidate's unpruned error is larger, `InsufficientPointsError`
-    where the law cannot tell of any, `CurveError` for an error that a network with nothing left
-    has.
+    The density of each candidate is the closed form of the law. An answer keeps at least one weight
+    and lies no further than REACH beyond the sparsest measured density: where the law allows less,
+    that density is the answer, at a smaller error. The band is that of one more run, as the answer
+    is one network that will be trained. Raises `UnreachableError` where every candidate's unpruned
+    error is larger, `InsufficientPointsError` where the law cannot predict any candidate,
+    `CurveError` for an error that a network with nothing left has.
     """
     if error >= law.plateau:
         raise CurveError(
@@ -98,19 +97,25 @@ def find_smallest(
         raise ParameterError(
             "candidates: none; at least one network with its unpruned error and parameters"
         )
-    for one in candidates:
-        if not 0 <= one.prunable <= one.parameters:
+    for candidate in candidates:
+        if not 0 <= candidate.prunable <= candidate.parameters:
             raise ParameterError(
-                f"candidates: {one.prunable} of {one.parameters} parameters are prunable"
+                f"candidates: {candidate.prunable} of {candidate.parameters} parameters are "
+                "prunable"
             )
-    found, refused = [], list[tuple[Candidate, str]]()
-    for one in candidates:
+    answers = []
+    refused: list[tuple[Candidate, str]] = []
+    for candidate in candidates:
         try:
-            found.append(_answer(law, error, one=one, confidence=confidence, of=of, keep=keep))
-        except (UnreachableError, InsufficientPointsError, CurveError) as short:
-            refused.append((one, short.message))
-    if not found:
-        closest = min(candidates, key=lambda one: one.unpruned_error)
+            answer = _answer_candidate(
+                law, error, candidate=candidate, confidence=confidence, of=of, keep=keep
+            )
+        except (UnreachableError, InsufficientPointsError, CurveError) as refusal:
+            refused.append((candidate, refusal.message))
+        else:
+            answers.append(answer)
+    if not answers:
+        closest = min(candidates, key=lambda candidate: candidate.unpruned_error)
         if closest.unpruned_error > error:
             raise UnreachableError(
                 f"error {error:g} is below every candidate's unpruned error: the closest is "
@@ -118,105 +123,110 @@ def find_smallest(
                 f"{closest.width:g}"
             )
         raise InsufficientPointsError(
-            f"no candidate has an answer; of the nearest: {refused[0][1]}"
+            f"no candidate has an answer; the first was refused: {refused[0][1]}"
         )
-    found.sort(key=lambda one: one.parameters)
-    return Answers(error=error, best=found[0], others=tuple(found[1:]), refused=tuple(refused))
+    answers.sort(key=lambda answer: answer.parameters)
+    return Answers(error=error, best=answers[0], others=tuple(answers[1:]), refused=tuple(refused))
 
 
 def count_rounds(density: float, keep: float) -> int:
-    """Rounds that keep so much of what remains, down to the density."""
+    """The number of rounds down to the density, each keeping the fraction `keep` of the rest."""
     return math.ceil(math.log(density) / math.log(keep) - 1e-9)
 
 
-def _answer(
-    law: JointLaw, error: float, *, one: Candidate, confidence: float, of: Of, keep: float
+def _answer_candidate(
+    law: JointLaw,
+    error: float,
+    *,
+    candidate: Candidate,
+    confidence: float,
+    of: BandTarget,
+    keep: float,
 ) -> Answer:
-    density = float(law.density_for(error, one.depth, one.width, one.unpruned_error))
-    if density >= 1.0:
+    """The candidate at the smallest density whose error is at most `error`; raises as the law."""
+    allowed = float(
+        law.density_for(error, candidate.depth, candidate.width, candidate.unpruned_error)
+    )
+    if allowed >= 1.0:
         return Answer(
-            candidate=one,
+            candidate=candidate,
             density=1.0,
-            parameters=one.parameters,
+            parameters=candidate.parameters,
             rounds=0,
-            error=Estimate(value=one.unpruned_error),
+            error=Estimate(value=candidate.unpruned_error),
             extrapolated=False,
             notes=(UNPRUNED,),
         )
-    least = max(
-        min(network.sparsest for network in law.networks) ** REACH, 1 / max(1, one.prunable)
-    )
-    allowed, density = density, max(density, least)
-    (forecast,) = forecast_errors(law, one, [density], confidence, of)
-    held = (
-        (
+    sparsest_measured = min(network.sparsest for network in law.networks)
+    least = max(sparsest_measured**REACH, 1 / max(1, candidate.prunable))
+    density = max(allowed, least)
+    (forecast,) = forecast_errors(law, candidate, [density], confidence, of)
+    notes = forecast.notes
+    if density > allowed:
+        notes = (
+            *notes,
             f"the law allows density {allowed:.2g}, far beyond what was measured, or with less "
-            "than a weight left: held "
-            "here, at a smaller error",
+            "than one weight left: held here, at a smaller error",
         )
-        if density > allowed
-        else ()
-    )
     return Answer(
-        candidate=one,
+        candidate=candidate,
         density=density,
-        parameters=one.parameters - (1 - density) * one.prunable,
+        parameters=candidate.parameters - (1 - density) * candidate.prunable,
         rounds=count_rounds(density, keep),
         error=forecast.error,
         extrapolated=forecast.extrapolated,
-        notes=(*forecast.notes, *held),
+        notes=notes,
     )
 
 
 def forecast_errors(
-    law: JointLaw, one: Candidate, densities: Sequence[float], confidence: float, of: Of = "run"
+    law: JointLaw,
+    candidate: Candidate,
+    densities: Sequence[float],
+    confidence: float,
+    of: BandTarget = "run",
 ) -> tuple[Forecast, ...]:
-    """The errors of a candidate at densities: the law's band, and in quadrature what another seed
-    does to a whole curve.
+    """The errors of a candidate at densities, with the law's band and what another seed adds to it.
 
-    Below the density to which the network itself was pruned, only others' curves tell: that is
-    said, as an extrapolation.
+    The two are added in quadrature, as a seed moves the whole curve. Below the density to which the
+    network itself was pruned, only the curves of other networks support the law: such an error is
+    marked as an extrapolation.
     """
-    told = law.forecasts(
-        one.depth,
-        one.width,
+    forecasts = law.forecasts(
+        candidate.depth,
+        candidate.width,
         np.array(densities),
-        one.unpruned_error,
+        candidate.unpruned_error,
         confidence=confidence,
         of=of,
-        unpruned_sd=one.unpruned_sd,
+        unpruned_sd=candidate.unpruned_sd,
     )
-    return tuple(_of_candidate(law, one, each, confidence, of) for each in told)
+    return tuple(
+        _adapt_forecast(law, candidate, forecast, confidence, of) for forecast in forecasts
+    )
 
 
-def _of_candidate(
-    law: JointLaw, one: Candidate, told: Forecast, confidence: float, of: Of
+def _adapt_forecast(
+    law: JointLaw, candidate: Candidate, forecast: Forecast, confidence: float, of: BandTarget
 ) -> Forecast:
-    found, z = told.error, float(ndtri((1 + confidence) / 2)) * one.seed_sd * (of == "run")
-    if found.low is not None and found.high is not None and z > 0:
-        below, above = (
-            float(np.hypot(np.log(limit), z))
-            for limit in (found.value / found.low, found.high / found.value)
-        )
-        most = max(found.value, law.most(of))
-        found = found.model_copy(
+    """The forecast with the seed's deviation in its band, and marked below the own densities."""
+    estimate = forecast.error
+    seed_width = float(ndtri((1 + confidence) / 2)) * candidate.seed_sd if of == "run" else 0.0
+    if estimate.low is not None and estimate.high is not None and seed_width > 0:
+        below = float(np.hypot(np.log(estimate.value / estimate.low), seed_width))
+        above = float(np.hypot(np.log(estimate.high / estimate.value), seed_width))
+        highest = max(estimate.value, law.limit_band(of))
+        estimate = estimate.model_copy(
             update={
-                "low": found.value * math.exp(-below),
-                "high": min(most, found.value * math.exp(above)),
+                "low": estimate.value * math.exp(-below),
+                "high": min(highest, estimate.value * math.exp(above)),
             }
         )
-    density = told.density
-    beyond = one.sparsest is not None and density < one.sparsest * (1 - SAME)
-    notes = (
-        (
-            *told.notes,
-            f"this network was pruned to density {one.sparsest:.3g}: what lies below is told by "
-            "the curves of "
-            "others",
+    update: dict[str, object] = {"error": estimate}
+    if candidate.sparsest is not None and forecast.density < candidate.sparsest * (1 - SAME):
+        note = (
+            f"this network was pruned to density {candidate.sparsest:.3g}: what lies below is "
+            "predicted from the curves of others"
         )
-        if beyond
-        else told.notes
-    )
-    return told.model_copy(
-        update={"error": found, "extrapolated": told.extrapolated or beyond, "notes": notes}
-    )
+        update |= {"extrapolated": True, "notes": (*forecast.notes, note)}
+    return forecast.model_copy(update=update)

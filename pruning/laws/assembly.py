@@ -4,6 +4,7 @@ which starts.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,25 +13,27 @@ from numpy.typing import ArrayLike
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError
 from pruning.laws.curves import ILL_CONDITIONED, OVER, RISE, Curves
-from pruning.laws.documents import NetworkCurve, Point
+from pruning.laws.documents import Fit, NetworkCurve, Point
 from pruning.laws.fitting import Problem, back_test, fit_curves, leave_out, resample_fits
-from pruning.laws.forms import PruningForm
+from pruning.laws.forms import Floats, PruningForm
 from pruning.laws.solver import Box
 
-GAMMA, P, EXPONENT = (0.02, 20.0), (1e-8, 1.0), (-6.0, 6.0)
-GAMMA_STARTS, P_STARTS, EXPONENT_STARTS = (
-    (0.2, 0.5, 1.0, 2.0),
-    (1e-4, 1e-3, 1e-2, 0.05),
-    ((0.0, 0.0), (0.8, 1.5)),
-)
+# Limits of gamma, of p (of a typical network) and of the exponents phi and psi; and their starts.
+GAMMA = (0.02, 20.0)
+P = (1e-8, 1.0)
+EXPONENT = (-6.0, 6.0)
+GAMMA_STARTS = (0.2, 0.5, 1.0, 2.0)
+P_STARTS = (1e-4, 1e-3, 1e-2, 0.05)
+EXPONENT_STARTS = ((0.0, 0.0), (0.8, 1.5))
 LOOSE = 0.10
 """A law whose points are this far off on average does not describe them."""
 MANY_REFITS = 10_000
+"""The most refits that a fit takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to fit; the same for every law of pruned networks."""
+    """The options of a fit, the same for every law of pruned networks."""
 
     classes: int | None
     plateau: float | None
@@ -64,12 +67,12 @@ class Options:
         """The error of guessing, 1 - 1/classes; 1 where the classes are not known."""
         return 1.0 if self.classes is None else 1.0 - 1.0 / self.classes
 
-    def plateaus(self, highest: float, unpruned: float) -> tuple[float, float]:
+    def limit_plateau(self, highest: float, unpruned: float) -> tuple[float, float]:
         """The limits of the plateau: chance (or as given), and free only where an error is above
         half of it.
 
-        Noise lifts the highest of many errors above the plateau that they are on, so that it may be
-        a little below that.
+        Noise lifts the highest of many errors above the plateau that they are on, so the plateau
+        may be a little below that error.
         """
         if self.plateau is not None:
             if highest > self.plateau * (1 + OVER):
@@ -79,10 +82,9 @@ class Options:
             return self.plateau, self.plateau
         if highest <= self.chance / 2:
             return self.chance, self.chance
-        above = min(
-            1.01 * unpruned, (unpruned + self.chance) / 2
-        )  # of networks that pruning only helped, too
-        return min(self.chance, max(highest / (1 + OVER), above)), self.chance
+        # Where pruning only helped, the unpruned error is the highest; the plateau is above it.
+        above_unpruned = min(1.01 * unpruned, (unpruned + self.chance) / 2)
+        return min(self.chance, max(highest / (1 + OVER), above_unpruned)), self.chance
 
 
 def assemble_fields(
@@ -93,36 +95,105 @@ def assemble_fields(
     Depth and width are taken in units of their geometric means, so that p is that of a typical
     network and hardly moves with the exponents. Raises `CurveError` and `InsufficientPointsError`.
     """
-    top = options.plateaus(float(curves.error.max()), float(curves.unpruned.max()))
-    poor = top[0] < top[1] and len(curves) < 2 * (3 + sum(exponents))
-    if poor:
-        top = (top[1], top[1])
-    if curves.unpruned.max() >= top[0]:
-        raise CurveError(
-            f"an unpruned error of {curves.unpruned.max():g} is at the plateau, {top[0]:g}: "
-            "pruning cannot "
-            "raise it"
-        )
+    plateau_limits, plateau_assumed = _limit_plateau(curves, exponents, options)
     centre = tuple(float(np.exp(np.log(sizes).mean())) for sizes in (curves.depth, curves.width))
+    problem = _state_problem(curves, exponents, options, plateau_limits, centre)
+    problem.check_enough_points()
+
+    fit, responses = fit_curves(problem)
+    theta, rows = np.array(fit.theta), problem.rows
+    value = problem.form.evaluate(theta[None], rows.features, rows.log_unpruned)[0][0]
+    back_tested, no_back_test = back_test(problem)
+    refits = None
+    if options.refits:
+        rng = np.random.default_rng(options.seed)
+        refits = resample_fits(problem, fit, options.refits, rng)
+
+    networks = len(curves.unpruned)
+    warnings = [*curves.warnings, *_list_doubts(problem, fit)]
+    if plateau_assumed:
+        warnings.append(
+            "the points are too few to determine the plateau: it is taken to be chance, "
+            f"{options.chance:g}"
+        )
+    if refits is not None and networks > 1 and not refits.of.startswith("networks"):
+        warnings.append(
+            f"{networks} networks are too few to resample: the band is from {refits.of}"
+        )
+    if no_back_test:  # the last one: a refusal to extrapolate quotes it
+        warnings.append(no_back_test)
+    return {
+        "fit": fit,
+        "limit": options.chance,
+        "centre": centre,
+        "images": options.images,
+        "refits": refits,
+        "folds": leave_out(problem, theta, "points"),
+        "back_test": back_tested,
+        "network_folds": leave_out(problem, theta, "networks") if networks > 2 else None,
+        "networks": tuple(_describe_network(curves, k, responses[k]) for k in range(networks)),
+        "points": list_points(curves, np.exp(value)),
+        "warnings": tuple(warnings),
+    }
+
+
+def list_points(curves: Curves, fitted: Floats) -> tuple[Point, ...]:
+    """The points of a fit as documents, beside the fitted error of each, (n,)."""
+    columns = zip(curves.network, curves.density, curves.error, fitted, strict=True)
+    return tuple(
+        Point(network=int(k), density=float(density), error=float(error), fitted=float(value))
+        for k, density, error, value in columns
+    )
+
+
+def _limit_plateau(
+    curves: Curves, exponents: tuple[bool, bool], options: Options
+) -> tuple[tuple[float, float], bool]:
+    """The limits of the plateau, and whether it is chance only because the points are too few."""
+    lowest, highest = options.limit_plateau(float(curves.error.max()), float(curves.unpruned.max()))
+    too_few = lowest < highest and len(curves) < 2 * (3 + sum(exponents))
+    if too_few:
+        lowest = highest
+    if curves.unpruned.max() >= lowest:
+        raise CurveError(
+            f"an unpruned error of {curves.unpruned.max():g} is at the plateau, {lowest:g}: "
+            "pruning cannot raise it"
+        )
+    return (lowest, highest), too_few
+
+
+def _state_problem(
+    curves: Curves,
+    exponents: tuple[bool, bool],
+    options: Options,
+    plateau_limits: tuple[float, float],
+    centre: tuple[float, ...],
+) -> Problem:
+    """The least-squares problem in theta = (ln gamma, ln p, ln plateau, phi, psi)."""
+    lower, upper = (
+        np.array(
+            [
+                *np.log([GAMMA[end], P[end], plateau_limits[end]]),
+                EXPONENT[end] * exponents[0],  # 0 at both ends: not fitted
+                EXPONENT[end] * exponents[1],
+            ]
+        )
+        for end in (0, 1)
+    )
+    lowest, highest = plateau_limits
+    log_plateau = np.log(lowest + 0.9 * (highest - lowest))
+    exponent_starts = EXPONENT_STARTS if any(exponents) else EXPONENT_STARTS[:1]
+    starts = np.array(
+        [
+            [np.log(gamma), np.log(p), log_plateau, phi, psi]
+            for gamma, p, (phi, psi) in itertools.product(GAMMA_STARTS, P_STARTS, exponent_starts)
+        ]
+    )
     sizes = [
         np.log(values / middle)[curves.network]
         for values, middle in zip((curves.depth, curves.width), centre, strict=True)
     ]
-    lower, upper = (
-        np.array(
-            [*np.log([GAMMA[end], P[end], top[end]]), *(EXPONENT[end] * one for one in exponents)]
-        )
-        for end in (0, 1)
-    )
-    starts = np.array(
-        [
-            [np.log(gamma), np.log(p), np.log(top[0] + 0.9 * (top[1] - top[0])), phi, psi]
-            for gamma in GAMMA_STARTS
-            for p in P_STARTS
-            for phi, psi in (EXPONENT_STARTS if any(exponents) else EXPONENT_STARTS[:1])
-        ]
-    )
-    problem = Problem(
+    return Problem(
         form=PruningForm(),
         box=Box(lower, upper),
         starts=np.clip(starts, lower, upper),
@@ -130,94 +201,64 @@ def assemble_fields(
         curves=curves,
         unpruned_sd=options.unpruned_sd,
     )
-    problem.enough()
-    found, responses = fit_curves(problem)
-    theta, rows = np.array(found.theta), problem.rows
-    value = problem.form.evaluate(theta[None], rows.features, rows.log_unpruned)[0][0]
-    tested, why = back_test(problem)
-    rng = np.random.default_rng(options.seed)
-    refits = resample_fits(problem, found, options.refits, rng) if options.refits else None
-    networks = len(curves.unpruned)
-    warnings = [*curves.warnings, *_doubts(problem, found.free, found.condition, found.residual_sd)]
-    if poor:
-        warnings.append(
-            "the points are too few to tell the plateau: it is taken to be chance, "
-            f"{options.chance:g}"
-        )
-    if refits is not None and networks > 1 and not refits.of.startswith("networks"):
-        warnings.append(
-            f"{networks} networks are too few to resample: the band is from {refits.of}"
-        )
-    return {
-        "fit": found,
-        "limit": options.chance,
-        "centre": centre,
-        "images": options.images,
-        "refits": refits,
-        "folds": leave_out(problem, theta, "points"),
-        "back_test": tested,
-        "network_folds": leave_out(problem, theta, "networks") if networks > 2 else None,
-        "networks": tuple(_network(curves, k, responses[k]) for k in range(networks)),
-        "points": tuple(
-            Point(network=int(k), density=float(d), error=float(e), fitted=float(f))
-            for k, d, e, f in zip(
-                curves.network, curves.density, curves.error, np.exp(value), strict=True
-            )
-        ),
-        "warnings": (*warnings, *([why] if why else [])),
-    }
 
 
-def _doubts(
-    problem: Problem, free: tuple[int, ...], condition: float | None, spread: float
-) -> list[str]:
-    found, curves = [], problem.curves
+def _list_doubts(problem: Problem, fit: Fit) -> list[str]:
+    """Warnings about what the points do not determine."""
+    curves = problem.curves
+    doubts = []
     highest = float((curves.error / curves.unpruned[curves.network]).max())
     if highest < RISE:
-        found.append(
+        doubts.append(
             f"no error reaches {RISE:g} times the unpruned error (the highest is {highest:.2f} "
-            "times): the law is "
-            "for densities between those measured, and not extrapolated"
+            "times): the law is for densities between those measured, and not extrapolated"
         )
-    resting = [problem.form.names[i] for i in problem.box.free if i not in free]
-    if resting:
-        found.append(f"{', '.join(resting)} at a limit of the fit: the points do not determine it")
-    if condition is not None and condition > ILL_CONDITIONED:
-        found.append(
-            f"the parameters are not determined one by one (condition number {condition:.1e}): "
-            "trust the curve, "
-            "not them"
+    doubts += name_resting_parameters(problem, fit)
+    if fit.condition is not None and fit.condition > ILL_CONDITIONED:
+        doubts.append(
+            "the parameters are not determined one by one (condition number "
+            f"{fit.condition:.1e}): trust the curve, not them"
         )
-    if spread > LOOSE:
-        found.append(
-            f"the law does not describe these points: they scatter by {spread:.0%} about it"
+    if fit.residual_sd > LOOSE:
+        doubts.append(
+            "the law does not describe these points: they scatter by "
+            f"{fit.residual_sd:.0%} about it"
         )
-    return found
+    return doubts
 
 
-def _network(curves: Curves, k: int, response: ArrayLike) -> NetworkCurve:
-    mine = curves.density[curves.network == k]
+def name_resting_parameters(problem: Problem, fit: Fit) -> list[str]:
+    """A warning that names the parameters which ended at a limit; empty where none did."""
+    resting = [problem.form.names[i] for i in problem.box.free if i not in fit.free]
+    if not resting:
+        return []
+    return [f"{', '.join(resting)} at a limit of the fit: the points do not determine it"]
+
+
+def _describe_network(curves: Curves, k: int, response: ArrayLike) -> NetworkCurve:
+    densities = curves.density[curves.network == k]
     return NetworkCurve(
         depth=float(curves.depth[k]),
         width=float(curves.width[k]),
         unpruned_error=float(curves.unpruned[k]),
-        points=len(mine),
-        sparsest=float(mine.min()),
-        densest=float(mine.max()),
-        response=tuple(float(one) for one in np.atleast_1d(response)),
+        points=len(densities),
+        sparsest=float(densities.min()),
+        densest=float(densities.max()),
+        response=tuple(float(value) for value in np.atleast_1d(response)),
     )
 
 
 def check_independent(curves: Curves) -> tuple[bool, bool]:
-    """Whether depths and widths differ, so that phi and psi can be told; refuses where they only
-    vary together.
+    """Whether depths and widths differ, so that phi and psi can be fitted.
+
+    Raises `InsufficientPointsError` where depths and widths only vary together.
     """
     logs = np.stack([np.ones(len(curves.depth)), np.log(curves.depth), np.log(curves.width)])
     varies = (bool(np.ptp(logs[1]) > 1e-9), bool(np.ptp(logs[2]) > 1e-9))
     if all(varies) and np.linalg.matrix_rank(logs, tol=1e-6) < 3:
         raise InsufficientPointsError(
             f"the depths and widths of {len(curves.depth)} networks vary together, so that their "
-            "exponents cannot be told "
-            "apart: 1 more network, with another depth at the same width, would do"
+            "exponents cannot be distinguished: 1 more network, with another depth at the same "
+            "width, would do"
         )
     return varies

@@ -7,6 +7,7 @@ Caballero, Gupta, Rish, Krueger, Broken Neural Scaling Laws, ICLR 2023.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, Literal, overload
 
@@ -16,18 +17,19 @@ from scipy.optimize import brentq
 
 from pruning.errors import InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.assembly import Options
+from pruning.laws.bands import BandTarget
 from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
 from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
 from pruning.laws.fitting import Problem
 from pruning.laws.forms import Floats, softplus
-from pruning.laws.pruning_law import Of
 from pruning.laws.solver import Box
 from pruning.schemas.report import Estimate
 
 ALMOST_NONE = np.log(1e-12)
+"""The lower limit of ln a and ln b: nothing, as far as an error goes."""
 LEAST = 1e-9
-"""Densities are looked for down to here."""
+"""The smallest density of a search."""
 
 
 class BrokenForm:
@@ -44,11 +46,10 @@ class BrokenForm:
     def evaluate(
         self, theta: Floats, features: Floats, log_unpruned: Floats
     ) -> tuple[Floats, Floats]:
-        """ln(a + T) and T / (a + T) times the gradient of ln T; the unpruned error does not
-        enter.
-        """
+        """ln(a + T) and its gradient, T / (a + T) times that of ln T; no unpruned error enters."""
         log_a, log_b, c0, log_d1, log_f1, c1 = (column[:, None] for column in theta.T)
-        (log_d,), f1 = features, np.exp(log_f1)
+        (log_d,) = features
+        f1 = np.exp(log_f1)
         z = (log_d - log_d1) / f1
         soft, bend = softplus(z)
         term = log_b - c0 * log_d - c1 * f1 * soft
@@ -70,8 +71,9 @@ class BrokenForm:
 
 
 class BrokenLaw(PlainLaw):
-    """error(d) = a + b d^-c0 (1 + (d/d1)^(1/f1))^(-c1 f1) with a, b > 0 and c0, c1 >= 0: it falls
-    with density.
+    """error(d) = a + b d^-c0 (1 + (d/d1)^(1/f1))^(-c1 f1), falling with density d.
+
+    a, b > 0 and c0, c1 >= 0.
     """
 
     form: ClassVar[BrokenForm] = BrokenForm()
@@ -79,9 +81,7 @@ class BrokenLaw(PlainLaw):
 
     @property
     def plateau(self) -> float | None:
-        """The error of a network with nothing left, a + b; None where the law grows without end (c0
-        > 0).
-        """
+        """The error with nothing left, a + b; None where the law grows without end (c0 > 0)."""
         log_a, log_b, c0, *_ = self.fit.theta
         return float(np.exp(log_a) + np.exp(log_b)) if c0 == 0 else None
 
@@ -92,53 +92,62 @@ class BrokenLaw(PlainLaw):
 
     @property
     def fit_range(self) -> tuple[float, float]:
-        """The sparsest and the densest point."""
-        return float(np.exp(self.ranges[0][0])), float(np.exp(self.ranges[0][1]))
+        """The densities of the sparsest and the densest point."""
+        least, most = self.ranges[0]
+        return float(np.exp(least)), float(np.exp(most))
 
     def curve(self, density: ArrayLike) -> Floats:
         """The law at any density, without band: for plots."""
-        return self._values(np.log(np.atleast_1d(np.asarray(density, float)))[None])
+        return self._predict_errors(np.log(np.atleast_1d(np.asarray(density, float)))[None])
 
     def forecasts(
-        self, density: ArrayLike, *, confidence: float = 0.9, of: Of = "mean"
+        self, density: ArrayLike, *, confidence: float = 0.9, of: BandTarget = "mean"
     ) -> tuple[Forecast, ...]:
         """The error at each density with its band."""
-        asked = np.atleast_1d(np.asarray(density, float))
-        if not ((asked > 0) & (asked <= 1)).all():
+        densities = np.atleast_1d(np.asarray(density, float))
+        if not ((densities > 0) & (densities <= 1)).all():
             raise ParameterError("density: above 0 and at most 1")
-        return self._forecasts(np.log(asked)[None], asked, confidence, of)
+        return self._forecast_points(np.log(densities)[None], densities, confidence, of)
 
     @overload
-    def predict(self, density: float, *, confidence: float = 0.9, of: Of = "mean") -> Estimate: ...
+    def predict(
+        self, density: float, *, confidence: float = 0.9, of: BandTarget = "mean"
+    ) -> Estimate: ...
     @overload
     def predict(
-        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: Of = "mean"
+        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: BandTarget = "mean"
     ) -> tuple[Estimate, ...]: ...
 
     def predict(
-        self, density: float | Sequence[float] | Floats, *, confidence: float = 0.9, of: Of = "mean"
+        self,
+        density: float | Sequence[float] | Floats,
+        *,
+        confidence: float = 0.9,
+        of: BandTarget = "mean",
     ) -> Estimate | tuple[Estimate, ...]:
-        """The error at a density (one estimate) or several (a tuple), as `DensityLaw.predict`."""
-        found = tuple(one.error for one in self.forecasts(density, confidence=confidence, of=of))
-        return found[0] if np.ndim(density) == 0 else found
+        """The error at a density (one estimate) or several (a tuple), with its band."""
+        forecasts = self.forecasts(density, confidence=confidence, of=of)
+        estimates = tuple(forecast.error for forecast in forecasts)
+        return estimates[0] if np.ndim(density) == 0 else estimates
 
     def density_for(self, error: float) -> float:
-        """The smallest density whose error is at most so much, by search; `UnreachableError` below
-        the law at density 1.
+        """The smallest density whose error is at most `error`, by search.
+
+        Raises `UnreachableError` below the error of the law at density 1.
         """
-        least = float(self.curve(1.0)[0])
-        if not least <= error:
+
+        def excess(log_density: float) -> float:
+            return float(self.curve(np.exp(log_density))[0]) - error
+
+        least_error = float(self.curve(1.0)[0])
+        if not least_error <= error:
             raise UnreachableError(
-                f"error {error:g} is below what the law has without pruning: the closest is "
-                f"{least:.4g} "
-                "at density 1"
+                f"error {error:g} is below that of the law without pruning: the closest is "
+                f"{least_error:.4g} at density 1"
             )
         if float(self.curve(LEAST)[0]) <= error:
             return 0.0
-        log_d = brentq(
-            lambda x: float(self.curve(np.exp(x))[0]) - error, np.log(LEAST), 0.0, xtol=1e-12
-        )
-        density = float(np.exp(log_d))
+        density = float(np.exp(brentq(excess, np.log(LEAST), 0.0, xtol=1e-12)))
         if density < self.fit_range[0] and self.back_test is None:
             raise InsufficientPointsError(
                 f"density {density:.3g} is beyond what was measured; {self.warnings[-1]}"
@@ -167,48 +176,61 @@ def fit_broken_law(
     """
     if breaks not in (0, 1):
         raise ParameterError(f"breaks: {breaks}; 0 or 1")
-    curves = gather_curves(
-        density,
-        error,
-        unpruned_error,
-        chance=Options(
-            classes=classes, plateau=None, images=None, unpruned_sd=None, refits=0, seed=0
-        ).chance,
+    options = Options(
+        classes=classes, plateau=None, images=None, unpruned_sd=None, refits=0, seed=0
     )
+    curves = gather_curves(density, error, unpruned_error, chance=options.chance)
     d = np.append(curves.density, 1.0)
     e = np.append(curves.error, float(np.asarray(unpruned_error)))
-    least = float(d.min())
+    box, starts = _choose_limits(d, e, breaks)
+    problem = Problem(
+        form=BrokenForm(),
+        box=box,
+        starts=np.clip(starts, box.lower, box.upper),
+        features=np.log(d)[None],
+        curves=gather_plain_curves(d, e, curves.warnings),
+        unpruned_sd=None,
+    )
+    return BrokenLaw(**assemble_plain_fields(problem, -np.log(d)))
+
+
+def _choose_limits(d: Floats, e: Floats, breaks: int) -> tuple[Box, Floats]:
+    """The limits of theta for densities and errors (n,), and the starts (B, 6).
+
+    Without a break the last three parameters are fixed at 0.
+    """
+    sparsest = float(d.min())
     broken = float(breaks)
     lower = np.array(
-        [ALMOST_NONE, ALMOST_NONE, 0.0, np.log(least / 10) * broken, np.log(0.02) * broken, 0.0]
+        [
+            ALMOST_NONE,
+            ALMOST_NONE,
+            0.0,
+            np.log(sparsest / 10) * broken,
+            np.log(0.02) * broken,
+            0.0,
+        ]
     )
     upper = np.array(
         [np.log(e.min()), np.log(100.0), 5.0, 0.0, np.log(5.0) * broken, 10.0 * broken]
     )
+    log_d1_starts = (np.log(sparsest), np.log(sparsest) / 2) if breaks else (0.0,)
+    c1_starts = (0.5, 2.0) if breaks else (0.0,)
     starts = np.array(
         [
             [
                 np.log(e.min() * floor),
                 np.log(e.max() - 0.9 * e.min() * floor),
                 c0,
-                at * broken,
+                log_d1 * broken,
                 np.log(0.5) * broken,
                 c1 * broken,
             ]
-            for floor in (0.5, 0.95)
-            for c0 in (0.0, 0.3, 1.0)
-            for at in ((np.log(least), np.log(least) / 2) if breaks else (0.0,))
-            for c1 in ((0.5, 2.0) if breaks else (0.0,))
+            for floor, c0, log_d1, c1 in itertools.product(
+                (0.5, 0.95), (0.0, 0.3, 1.0), log_d1_starts, c1_starts
+            )
         ]
     )
     if not breaks:  # without a plateau b is the error's scale at density 1
-        starts[:, 1] = np.log(e.max() - e.min() * 0.5) + starts[:, 2] * np.log(least)
-    problem = Problem(
-        form=BrokenForm(),
-        box=Box(lower, upper),
-        starts=np.clip(starts, lower, upper),
-        features=np.log(d)[None],
-        curves=gather_plain_curves(d, e, curves.warnings),
-        unpruned_sd=None,
-    )
-    return BrokenLaw(**assemble_plain_fields(problem, -np.log(d)))
+        starts[:, 1] = np.log(e.max() - e.min() * 0.5) + starts[:, 2] * np.log(sparsest)
+    return Box(lower, upper), starts

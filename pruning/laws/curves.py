@@ -12,51 +12,50 @@ from pruning.errors import CurveError, InsufficientPointsError, ParameterError
 from pruning.laws.forms import Floats, Indices
 
 SEED_SD = 0.034
-"""Relative standard deviation between seeds in the paper: the part of the noise that no number of
-images cures.
-"""
+"""Relative standard deviation between seeds in the paper, which no number of images reduces."""
 RISE = 1.5
 """A law that has seen no error this many times the unpruned one is not extrapolated."""
 FALL = 0.05
 """An error that falls by more than this fraction, where the density falls too, is reported."""
 AT_CHANCE = 0.97
+"""An error of at least this fraction of chance counts as chance."""
 OVER = 0.10
-"""An error may be above chance by this fraction, as one of few images is; then it is reported."""
+"""An error may be above chance by this fraction, as on few images; then it is reported."""
 ILL_CONDITIONED = 1e8
 """Parameters of a larger condition number mean nothing one by one."""
 SAME = 1e-6
-"""Densities of one network that are relatively this near are trials of one point."""
+"""Densities of one network that differ by less, relatively, are trials of one point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Points of one or several networks, averaged over trials. Arrays of a point are (n,), of a
-    network (K,).
+    """Points of one or several networks, averaged over trials.
+
+    Arrays of points are (n,), of networks (K,).
     """
 
     density: Floats
     error: Floats
     network: Indices
-    """Which network a point is of, 0 to K - 1."""
+    """The network of each point, 0 to K - 1."""
     depth: Floats
     width: Floats
     unpruned: Floats
     weight: Floats
-    """1 for a single run on endlessly many images, as many runs count more and few images less."""
+    """1 for a single run on endlessly many images; many runs count more, few images less."""
     cells: Floats
-    """The errors by trial, (n, T), nan where there is none; T is 1 where trials are not told apart.
-    """
+    """The errors by trial, (n, T), nan where there is none; T is 1 where trials have no labels."""
     unpruned_cells: Floats
     """The unpruned errors by trial, (K, T)."""
     unpruned_weight: Floats
-    """As `weight`, of the unpruned errors, (K,)."""
+    """The weight of each unpruned error, in the same unit, (K,)."""
     warnings: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.density)
 
 
-def gather_curves(
+def gather_curves(  # noqa: PLR0913 - the columns of the data
     density: ArrayLike,
     error: ArrayLike,
     unpruned_error: ArrayLike,
@@ -72,68 +71,64 @@ def gather_curves(
 
     A network is what has one label in `network`, or else one depth, width and (without `trial`)
     unpruned error. `weight` is SEED_SD^2 / (SEED_SD^2 / trials + (1 - e) / (images e)). Raises
-    `CurveError` for numbers that no law is of, `InsufficientPointsError` where nothing rises.
+    `CurveError` for numbers no law describes, `InsufficientPointsError` where nothing rises.
 
     >>> curves = gather_curves([0.5, 0.5, 0.1], [0.10, 0.12, 0.3], 0.1)
     >>> curves.density.tolist(), curves.error.round(6).tolist(), curves.weight.tolist()
     ([0.5, 0.1], [0.11, 0.3], [2.0, 1.0])
     """
-    columns = _columns(
+    columns = _broadcast_columns(
         density=density, error=error, unpruned_error=unpruned_error, depth=depth, width=width
     )
     n = len(columns["density"])
-    _check(columns, chance)
+    _check_values(columns, chance)
     if images is not None and images < 1:
         raise ParameterError(f"images: {images}; at least 1, or None where they do not matter")
     for name, labels in (("network", network), ("trial", trial)):
         if labels is not None and len(labels) != n:
             raise CurveError(f"{name}: {len(labels)} labels of {n} points")
-    keys: Sequence[Hashable] = (
-        network
-        if network is not None
-        else [
-            (a, b) if trial is not None else (a, b, c)
-            for a, b, c in zip(
-                columns["depth"], columns["width"], columns["unpruned_error"], strict=True
-            )
-        ]
-    )
-    trials: Sequence[Hashable] = trial if trial is not None else [0] * n
-    return _average(
+    return _average_trials(
         columns,
-        list(keys),
-        trials=list(trials),
+        list(network) if network is not None else _label_networks(columns, trial is not None),
+        trials=list(trial) if trial is not None else [0] * n,
         chance=chance,
         images=images,
-        told_apart=trial is not None,
+        separate_trials=trial is not None,
     )
 
 
-def _columns(**given: ArrayLike) -> dict[str, Floats]:
+def _label_networks(columns: dict[str, Floats], separate_trials: bool) -> list[Hashable]:
+    """Depth and width of every point, and its unpruned error where trials are not labelled."""
+    names = ["depth", "width"] if separate_trials else ["depth", "width", "unpruned_error"]
+    return list(zip(*(columns[name] for name in names), strict=True))
+
+
+def _broadcast_columns(**columns: ArrayLike) -> dict[str, Floats]:
+    """The columns as arrays of one length, (n,); `CurveError` where that is not possible."""
     try:
-        arrays = {name: np.atleast_1d(np.asarray(value, float)) for name, value in given.items()}
-        shape = np.broadcast_shapes(*(one.shape for one in arrays.values()))
+        arrays = {name: np.atleast_1d(np.asarray(value, float)) for name, value in columns.items()}
+        shape = np.broadcast_shapes(*(values.shape for values in arrays.values()))
     except (TypeError, ValueError) as error:
         raise CurveError(
             "densities, errors and the rest are numbers, as many of each or one for all: "
-            + ", ".join(f"{name} {np.shape(value)}" for name, value in given.items())
+            + ", ".join(f"{name} {np.shape(value)}" for name, value in columns.items())
         ) from error
     if len(shape) != 1 or shape[0] == 0:
         raise CurveError(f"points are a list of numbers, at least one; got the shape {shape}")
     for name in ("density", "error"):
         if arrays[name].shape != shape:
             raise CurveError(f"{name}: {len(arrays[name])} values of {shape[0]} points")
-    return {name: np.broadcast_to(one, shape) for name, one in arrays.items()}
+    return {name: np.broadcast_to(values, shape) for name, values in arrays.items()}
 
 
-def _check(columns: dict[str, Floats], chance: float) -> None:
+def _check_values(columns: dict[str, Floats], chance: float) -> None:
+    """Raise `CurveError` for values that no point of a law has."""
     for name, values in columns.items():
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             raise CurveError(
                 f"{name} is {values[wrong[0]]} at point {wrong[0]} ({len(wrong)} such); leave "
-                "out what was not "
-                "measured"
+                "out what was not measured"
             )
     limits = {
         "density": (1.0, "a density is above 0 and at most 1"),
@@ -141,148 +136,171 @@ def _check(columns: dict[str, Floats], chance: float) -> None:
         "width": (np.inf, "a width is above 0"),
     }
     for name, (most, rule) in limits.items():
-        wrong = np.flatnonzero((columns[name] <= 0) | (columns[name] > most * (1 + 1e-9)))
-        if len(wrong):
-            raise CurveError(f"{name} {columns[name][wrong[0]]:g} at point {wrong[0]}: {rule}")
-    for name in ("error", "unpruned_error"):
         values = columns[name]
-        if (values <= 0).any():
-            at = int(np.flatnonzero(values <= 0)[0])
-            raise CurveError(
-                f"{name} {values[at]:g} at point {at}: a law is of relative deviations, which an "
-                "error of 0 "
-                "does not have; measure on more images or leave it out"
-            )
-        if (values > (min(1.0, (1 + OVER) * chance) if name == "error" else chance)).any():
-            at = int(np.argmax(values))
-            raise CurveError(
-                f"{name} {values[at]:g} at point {at} is above chance, {chance:g}; errors are "
-                "fractions, and "
-                "`classes` says how many classes there are"
-            )
+        wrong = np.flatnonzero((values <= 0) | (values > most * (1 + 1e-9)))
+        if len(wrong):
+            raise CurveError(f"{name} {values[wrong[0]]:g} at point {wrong[0]}: {rule}")
+    _check_errors("error", columns["error"], min(1.0, (1 + OVER) * chance), chance)
+    _check_errors("unpruned_error", columns["unpruned_error"], chance, chance)
 
 
-def _average(
+def _check_errors(name: str, values: Floats, most: float, chance: float) -> None:
+    if (values <= 0).any():
+        point = int(np.flatnonzero(values <= 0)[0])
+        raise CurveError(
+            f"{name} {values[point]:g} at point {point}: a law is of relative deviations, which an "
+            "error of 0 does not have; measure on more images or leave it out"
+        )
+    if (values > most).any():
+        point = int(np.argmax(values))
+        raise CurveError(
+            f"{name} {values[point]:g} at point {point} is above chance, {chance:g}; errors are "
+            "fractions, and `classes` says how many classes there are"
+        )
+
+
+def _average_trials(
     columns: dict[str, Floats],
-    keys: list[Hashable],
+    networks: list[Hashable],
     *,
     trials: list[Hashable],
     chance: float,
     images: int | None,
-    told_apart: bool,
+    separate_trials: bool,
 ) -> Curves:
-    names, labels = list(dict.fromkeys(keys)), list(dict.fromkeys(trials))
-    which, column = (
-        np.array([{name: i for i, name in enumerate(known)}[one] for one in given])
-        for known, given in ((names, keys), (labels, trials))
-    )
-    order = np.lexsort((-columns["density"], which))
-    starts: list[int] = []  # of a point, in the order
-    for at, i in enumerate(order):
-        first = order[starts[-1]] if starts else None
-        if (
-            first is None
-            or which[i] != which[first]
-            or columns["density"][i] < columns["density"][first] * (1 - SAME)
-        ):
-            starts.append(at)
-    groups = np.split(order, starts[1:])
+    """Average the points of one network and density; `networks` and `trials` label the points."""
+    names, network_of = _number_labels(networks)
+    labels, trial_of = _number_labels(trials)
+    groups = _group_points(columns["density"], network_of)
     cells = np.full((len(groups), len(labels)), np.nan)
     for g, group in enumerate(groups):
-        if told_apart and len(set(column[group])) < len(group):
+        group_trials = set(trial_of[group])
+        if separate_trials and len(group_trials) < len(group):
             raise CurveError(
-                f"density {columns['density'][group[0]]:g} has the same trial twice; tell "
-                "networks of one "
-                "depth and width apart by `network`"
+                f"density {columns['density'][group[0]]:g} has the same trial twice; distinguish "
+                "networks of one depth and width by `network`"
             )
-        for t in set(column[group]):
-            cells[g, t] = columns["error"][group][column[group] == t].mean()
-    of = np.array([which[group[0]] for group in groups])
-    unpruned_cells = np.full((len(names), len(labels)), np.nan)
-    for k, t in set(zip(which.tolist(), column.tolist(), strict=True)):
-        mine = columns["unpruned_error"][(which == k) & (column == t)]
-        if np.ptp(mine) > 1e-9:
-            raise CurveError(
-                f"a network has one unpruned error; {names[k]!r} has {mine.min():g} and "
-                f"{mine.max():g}: tell "
-                "trials apart by `trial`"
-            )
-        unpruned_cells[k, t] = mine[0]
-    firsts = np.array([int(np.flatnonzero(which == k)[0]) for k in range(len(names))])
+        for t in group_trials:
+            cells[g, t] = columns["error"][group][trial_of[group] == t].mean()
+    unpruned_cells = _collect_unpruned(columns["unpruned_error"], names, network_of, trial_of)
+    firsts = np.array([int(np.flatnonzero(network_of == k)[0]) for k in range(len(names))])
     for name in ("depth", "width"):
-        if any(np.ptp(columns[name][which == k]) > 0 for k in range(len(names))):
+        if any(np.ptp(columns[name][network_of == k]) > 0 for k in range(len(names))):
             raise CurveError(f"a network has one {name}")
     error = np.array([columns["error"][group].mean() for group in groups])
-    counts = np.array([float(len(group)) for group in groups])
-    unpruned = np.nanmean(unpruned_cells, axis=1)
+    runs = np.array([float(len(group)) for group in groups])
+    network = np.array([network_of[group[0]] for group in groups])
     density = np.array([columns["density"][group[0]] for group in groups])
-    trained = (~np.isnan(unpruned_cells)).sum(axis=1)
+    unpruned = np.nanmean(unpruned_cells, axis=1)
+    unpruned_runs = (~np.isnan(unpruned_cells)).sum(axis=1)
+    _check_rise(density, error, network, unpruned)
     return Curves(
         density=density,
         error=error,
-        network=of,
+        network=network,
         depth=columns["depth"][firsts],
         width=columns["width"][firsts],
         unpruned=unpruned,
-        weight=_weight(error, counts, images),
+        weight=_weigh_runs(error, runs, images),
         cells=cells,
         unpruned_cells=unpruned_cells,
-        unpruned_weight=_weight(unpruned, trained, images),
-        warnings=_warnings(density, error, of, unpruned, chance),
+        unpruned_weight=_weigh_runs(unpruned, unpruned_runs, images),
+        warnings=_list_warnings(density, error, network, unpruned, chance),
     )
 
 
-def _weight(error: Floats, runs: Floats, images: int | None) -> Floats:
-    """What a mean over runs counts in units of one run on endlessly many images."""
+def _number_labels(labels: list[Hashable]) -> tuple[list[Hashable], Indices]:
+    """The different labels in the order of their first use, and which one each point has, (n,)."""
+    names = list(dict.fromkeys(labels))
+    numbers = {name: i for i, name in enumerate(names)}
+    return names, np.array([numbers[label] for label in labels])
+
+
+def _group_points(density: Floats, network: Indices) -> list[Indices]:
+    """The indices of the points of each network and density, the densest first in a network."""
+    order = np.lexsort((-density, network))
+    starts: list[int] = []  # where a group begins in the order
+    for position, i in enumerate(order):
+        if starts:
+            first = order[starts[-1]]
+            same_density = density[i] >= density[first] * (1 - SAME)
+            if network[i] == network[first] and same_density:
+                continue
+        starts.append(position)
+    return np.split(order, starts[1:])
+
+
+def _collect_unpruned(
+    unpruned: Floats, names: list[Hashable], network: Indices, trial: Indices
+) -> Floats:
+    """The unpruned errors by network and trial, (K, T), nan where there is none."""
+    cells = np.full((len(names), int(trial.max()) + 1), np.nan)
+    for k, t in set(zip(network.tolist(), trial.tolist(), strict=True)):
+        errors = unpruned[(network == k) & (trial == t)]
+        if np.ptp(errors) > 1e-9:
+            raise CurveError(
+                f"a network has one unpruned error; {names[k]!r} has {errors.min():g} and "
+                f"{errors.max():g}: distinguish trials by `trial`"
+            )
+        cells[k, t] = errors[0]
+    return cells
+
+
+def _weigh_runs(error: Floats, runs: Floats, images: int | None) -> Floats:
+    """The weight of a mean over runs, in units of one run on endlessly many images."""
     sampling = 0.0 if images is None else (1 - error).clip(1e-9) / (images * error)
     return np.asarray(SEED_SD**2 / (SEED_SD**2 / runs + sampling))
 
 
-def _warnings(
-    density: Floats, error: Floats, network: Indices, unpruned: Floats, chance: float
-) -> tuple[str, ...]:
-    """What is odd about the points; raises where nothing rises."""
-    found, above = [], error / unpruned[network]
-    ends = np.array(
+def _check_rise(density: Floats, error: Floats, network: Indices, unpruned: Floats) -> None:
+    """Raise where no error differs, or none is above its unpruned one: nothing to fit a law to."""
+    ranges = np.array(
         [error[network == k].max() / error[network == k].min() - 1 for k in range(len(unpruned))]
     )
-    if ends.max() < 1e-6 and (np.bincount(network) > 1).any():
+    if ranges.max() < 1e-6 and (np.bincount(network) > 1).any():
         raise CurveError(
             f"all errors are equal, {error[0]:g}: a law needs densities at which the error differs"
         )
-    if above.max() <= 1.0:
+    if (error / unpruned[network]).max() <= 1.0:
         raise InsufficientPointsError(
             f"no error is above the unpruned one: prune below density {density.min():.3g}, where "
-            "the error rises; 2 points "
-            f"at {RISE:g} times the unpruned error and more would do"
+            f"the error rises; 2 points at {RISE:g} times the unpruned error and more would do"
         )
-    if (above < 1.0 - 1e-12).any():
-        found.append(
-            f"{int((above < 1 - 1e-12).sum())} of {len(error)} errors are below the unpruned "
-            "error, by up to "
-            f"{1 - above.min():.1%}: the law only falls with density and cannot follow the dip"
+
+
+def _list_warnings(
+    density: Floats, error: Floats, network: Indices, unpruned: Floats, chance: float
+) -> tuple[str, ...]:
+    """Warnings about points that a law cannot follow."""
+    warnings = []
+    relative = error / unpruned[network]
+    below = int((relative < 1.0 - 1e-12).sum())
+    if below:
+        warnings.append(
+            f"{below} of {len(error)} errors are below the unpruned error, by up to "
+            f"{1 - relative.min():.1%}: the law only falls with density and cannot follow the dip"
         )
     falls = [
         (float(1 - error[i + 1] / error[i]), density[i], density[i + 1])
         for i in range(len(error) - 1)
         if network[i] == network[i + 1]
     ]
-    worst = max(falls, default=(0.0, 0.0, 0.0))
-    if worst[0] > FALL:
-        found.append(
-            f"the error is not monotone: it falls by {worst[0]:.1%} from density {worst[1]:.3g} "
-            f"to {worst[2]:.3g}"
+    fall, denser, sparser = max(falls, default=(0.0, 0.0, 0.0))
+    if fall > FALL:
+        warnings.append(
+            f"the error is not monotone: it falls by {fall:.1%} from density {denser:.3g} "
+            f"to {sparser:.3g}"
         )
-    if (error > chance).any():
-        found.append(
-            f"{int((error > chance).sum())} of {len(error)} errors are above chance, {chance:g}, "
-            "by up to "
+    above_chance = int((error > chance).sum())
+    if above_chance:
+        warnings.append(
+            f"{above_chance} of {len(error)} errors are above chance, {chance:g}, by up to "
             f"{error.max() / chance - 1:.1%}"
         )
-    if (error >= AT_CHANCE * chance).any():
-        found.append(
-            f"{int((error >= AT_CHANCE * chance).sum())} of {len(error)} errors are at chance, "
-            f"{chance:g}: where "
-            "layers have collapsed they tell nothing of the slope"
+    at_chance = int((error >= AT_CHANCE * chance).sum())
+    if at_chance:
+        warnings.append(
+            f"{at_chance} of {len(error)} errors are at chance, {chance:g}: where layers have "
+            "collapsed, the errors do not show the slope"
         )
-    return tuple(found)
+    return tuple(warnings)

@@ -1,5 +1,5 @@
-"""The law of networks that are not pruned: their error by parameters and training images, for
-members nobody trained.
+"""The law of networks that are not pruned: their error by parameters and training images, also for
+networks that were not trained.
 
     error = e0 x / sqrt(x^2 + eta^2),   x = n^-alpha + b m^-beta + c,   e0 chance
 
@@ -9,17 +9,18 @@ Belinkov, Shavit, A Constructive Prediction of the Generalization Error Across S
 
 from __future__ import annotations
 
+import itertools
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
+from pruning.laws.bands import BandTarget
 from pruning.laws.documents import Forecast
 from pruning.laws.feature_law import PlainLaw, assemble_plain_fields, gather_plain_curves
 from pruning.laws.fitting import Problem
-from pruning.laws.forms import Floats
-from pruning.laws.pruning_law import Of
+from pruning.laws.forms import Floats, broadcast_floats
 from pruning.laws.solver import Box
 from pruning.schemas.report import Estimate
 
@@ -32,9 +33,7 @@ class DenseForm:
     def evaluate(
         self, theta: Floats, features: Floats, log_unpruned: Floats
     ) -> tuple[Floats, Floats]:
-        """ln error and its gradient; by ln x it is eta^2 / (x^2 + eta^2). The unpruned error does
-        not enter.
-        """
+        """ln error and its gradient, eta^2 / (x^2 + eta^2) by ln x; no unpruned error enters."""
         alpha, log_b, beta, log_c, log_eta, log_chance = (column[:, None] for column in theta.T)
         log_m, log_n = features
         terms = np.stack(
@@ -42,7 +41,7 @@ class DenseForm:
         )
         log_x = np.logaddexp.reduce(terms, axis=0)
         by_n, by_m, by_c = np.exp(terms - log_x)
-        twice = np.logaddexp(2 * log_x, 2 * log_eta)
+        twice = np.logaddexp(2 * log_x, 2 * log_eta)  # ln(x^2 + eta^2)
         bend = np.exp(2 * log_eta - twice)
         gradient = np.stack(
             [
@@ -60,59 +59,66 @@ class DenseForm:
 
 
 class DenseLaw(PlainLaw):
-    """error = e0 x / sqrt(x^2 + eta^2), x = (n/n1)^-alpha + b (m/m1)^-beta + c, of networks as they
-    are trained.
-    """
+    """error = e0 x / sqrt(x^2 + eta^2), x = (n/n1)^-alpha + b (m/m1)^-beta + c, without pruning."""
 
     form: ClassVar[DenseForm] = DenseForm()
     kind: Literal["dense"] = "dense"
     largest: tuple[float, float]
-    """The units: most parameters and most images."""
+    """The units m1 and n1: the most parameters and the most images of the fit."""
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """alpha, b, beta, c, eta and chance."""
-        return {
-            name.removeprefix("log_"): float(np.exp(x)) if name.startswith("log_") else x
-            for name, x in zip(self.fit.names, self.fit.theta, strict=True)
-        }
+        """The values of alpha, b, beta, c, eta and chance, by name."""
+        values = {}
+        for name, value in zip(self.fit.names, self.fit.theta, strict=True):
+            if name.startswith("log_"):
+                values[name.removeprefix("log_")] = float(np.exp(value))
+            else:
+                values[name] = value
+        return values
 
     @property
     def plateau(self) -> float:
         """The error of a network that has learned nothing: chance."""
         return self.coefficients["chance"]
 
-    def _features(self, parameters: ArrayLike, images: ArrayLike) -> Floats:
-        given = np.broadcast_arrays(
-            *(np.atleast_1d(np.asarray(one, float)) for one in (parameters, images))
-        )
-        if not all((one > 0).all() for one in given):
+    def _build_features(self, parameters: ArrayLike, images: ArrayLike) -> Floats:
+        m, n = broadcast_floats(parameters, images)
+        if not ((m > 0) & (n > 0)).all():
             raise ParameterError("parameters and images: above 0")
-        return np.log([one / unit for one, unit in zip(given, self.largest, strict=True)])
+        return np.log([m / self.largest[0], n / self.largest[1]])
 
     def curve(self, parameters: ArrayLike, images: ArrayLike) -> Floats:
         """The law anywhere, without band: for plots."""
-        return self._values(self._features(parameters, images))
+        return self._predict_errors(self._build_features(parameters, images))
 
     def forecasts(
-        self, parameters: ArrayLike, images: ArrayLike, *, confidence: float = 0.9, of: Of = "mean"
+        self,
+        parameters: ArrayLike,
+        images: ArrayLike,
+        *,
+        confidence: float = 0.9,
+        of: BandTarget = "mean",
     ) -> tuple[Forecast, ...]:
-        """Errors of networks without pruning, with bands; sizes beyond the fitted ones are
-        extrapolations.
-        """
-        features = self._features(parameters, images)
-        return self._forecasts(features, np.ones(features.shape[1]), confidence, of)
+        """Errors without pruning, with bands; sizes beyond the fitted ones are extrapolations."""
+        features = self._build_features(parameters, images)
+        return self._forecast_points(features, np.ones(features.shape[1]), confidence, of)
 
     def predict(
-        self, parameters: ArrayLike, images: ArrayLike, *, confidence: float = 0.9, of: Of = "mean"
+        self,
+        parameters: ArrayLike,
+        images: ArrayLike,
+        *,
+        confidence: float = 0.9,
+        of: BandTarget = "mean",
     ) -> Estimate | tuple[Estimate, ...]:
-        """The error of a network of so many parameters trained on so many images (one estimate, or
-        a tuple of arrays').
+        """The error of a network by its parameters and training images, with its band.
+
+        One estimate, or a tuple where an argument is an array.
         """
-        found = tuple(
-            one.error for one in self.forecasts(parameters, images, confidence=confidence, of=of)
-        )
-        return found[0] if np.ndim(parameters) == np.ndim(images) == 0 else found
+        forecasts = self.forecasts(parameters, images, confidence=confidence, of=of)
+        estimates = tuple(forecast.error for forecast in forecasts)
+        return estimates[0] if np.ndim(parameters) == np.ndim(images) == 0 else estimates
 
     def parameters_for(self, error: float, images: float) -> float:
         """The fewest parameters with at most this error, m = (b / (x - n^-alpha - c))^(1/beta).
@@ -125,31 +131,28 @@ class DenseLaw(PlainLaw):
             raise ParameterError(f"error: {error:g}; above 0")
         if error >= chance:
             return 0.0
-        left = (
-            eta * error / np.sqrt(chance**2 - error**2) - (images / self.largest[1]) ** -alpha - c
-        )
-        if left <= 0:
-            x = (images / self.largest[1]) ** -alpha + c
+        by_images = (images / self.largest[1]) ** -alpha
+        by_parameters = eta * error / np.sqrt(chance**2 - error**2) - by_images - c
+        if by_parameters <= 0:
+            x = by_images + c
             raise UnreachableError(
                 f"error {error:g} is out of reach with {images:g} images: the closest, of "
-                "endlessly many "
-                f"parameters, is {chance * x / np.hypot(x, eta):.4g}"
+                f"endlessly many parameters, is {chance * x / np.hypot(x, eta):.4g}"
             )
-        return float(self.largest[0] * (b / left) ** (1 / beta))
+        return float(self.largest[0] * (b / by_parameters) ** (1 / beta))
 
 
 def fit_dense_law(
     parameters: ArrayLike, images: ArrayLike, error: ArrayLike, *, classes: int
 ) -> DenseLaw:
-    """Fit the error of networks without pruning, all (n), to their parameters and training images:
-    relative least squares.
+    """Fit the errors of networks without pruning to their parameters and training images, (n) each.
 
-    Depth and width enter by the true count of parameters, which is about depth times width squared.
-    With one amount of images alone, alpha has no say. `classes` gives chance. Raises `CurveError`
-    for numbers that no law is of, `InsufficientPointsError` for fewer than two networks for each
-    parameter.
+    Relative least squares. Depth and width enter by the true count of parameters, which is about
+    depth times width squared. With one amount of images only, alpha is not fitted. `classes` sets
+    chance. Raises `CurveError` for numbers that no law can describe, `InsufficientPointsError` for
+    fewer than two networks for each parameter.
 
-    >>> m, n = (one.ravel() for one in np.meshgrid([1e5, 4e5, 1.6e6, 6.4e6], [5e3, 2e4, 5e4]))
+    >>> m, n = (axis.ravel() for axis in np.meshgrid([1e5, 4e5, 1.6e6, 6.4e6], [5e3, 2e4, 5e4]))
     >>> x = (n / 5e4) ** -0.66 + 0.3 * (m / 6.4e6) ** -0.53
     >>> law = fit_dense_law(m, n, 0.9 * x / np.hypot(x, 19.77), classes=10)
     >>> (
@@ -160,16 +163,30 @@ def fit_dense_law(
     (0.66, 0.53, 460446)
     """
     try:
-        m, n, e = np.broadcast_arrays(
-            *(np.atleast_1d(np.asarray(one, float)) for one in (parameters, images, error))
-        )
-    except (TypeError, ValueError) as wrong:
+        m, n, e = broadcast_floats(parameters, images, error)
+    except (TypeError, ValueError) as failure:
         raise CurveError(
             "parameters, images and errors are numbers, as many of each or one for all"
-        ) from wrong
+        ) from failure
     if classes < 2:
         raise ParameterError(f"classes: {classes}; at least 2")
     chance = 1 - 1 / classes
+    _check_networks(m, n, e, chance)
+    box, starts = _choose_limits(np.log(chance), several_amounts=bool(np.ptp(n) > 0))
+    largest = (float(m.max()), float(n.max()))
+    problem = Problem(
+        form=DenseForm(),
+        box=box,
+        starts=starts,
+        features=np.log([m / largest[0], n / largest[1]]),
+        curves=gather_plain_curves(np.ones(len(e)), e),
+        unpruned_sd=None,
+    )
+    return DenseLaw(largest=largest, **assemble_plain_fields(problem, np.log(m) + np.log(n)))
+
+
+def _check_networks(m: Floats, n: Floats, e: Floats, chance: float) -> None:
+    """Raise for parameters, images and errors (n,) that no law can describe."""
     table = np.stack([m, n, e])
     if table.ndim != 2 or not (np.isfinite(table) & (table > 0)).all():
         raise CurveError(
@@ -184,35 +201,27 @@ def fit_dense_law(
         raise CurveError(f"an error of {e.max():g} is at or above chance, {chance:g}")
     if np.ptp(np.log(m)) < 1e-9:
         raise InsufficientPointsError(
-            "all networks have as many parameters: 1 more of another size would do at the least"
+            "all networks have as many parameters: at least 1 more of another size would do"
         )
     if np.ptp(e) / e.max() < 1e-6:
         raise CurveError(
             f"all errors are equal, {e[0]:g}: a law needs networks whose errors differ"
         )
-    several = float(np.ptp(n) > 0)
-    top = np.log(chance)
-    lower = np.array([0.0, -20.0, 0.01, -30.0, -3.0, top])
-    upper = np.array([4.0 * several, 10.0, 4.0, 5.0, 10.0, top])
+
+
+def _choose_limits(log_chance: float, *, several_amounts: bool) -> tuple[Box, Floats]:
+    """The limits of theta and the starts (B, 6); alpha and c need several amounts of images."""
+    several = float(several_amounts)
+    lower = np.array([0.0, -20.0, 0.01, -30.0, -3.0, log_chance])
+    upper = np.array([4.0 * several, 10.0, 4.0, 5.0, 10.0, log_chance])
     starts = np.array(
         [
-            [alpha * several, np.log(b), beta, np.log(c), np.log(eta), top]
-            for alpha in (0.3, 0.8)
-            for b in (0.05, 0.5)
-            for beta in (0.3, 0.8)
-            for c in (1e-6, 0.1)
-            for eta in (3.0, 20.0)
+            [alpha * several, np.log(b), beta, np.log(c), np.log(eta), log_chance]
+            for alpha, b, beta, c, eta in itertools.product(
+                (0.3, 0.8), (0.05, 0.5), (0.3, 0.8), (1e-6, 0.1), (3.0, 20.0)
+            )
         ]
     )
-    largest = (float(m.max()), float(n.max()))
-    if not several:  # n^-alpha is 1 and c would be the same thing
+    if not several_amounts:  # n^-alpha is 1, and c would be the same constant once more
         lower[3] = upper[3] = starts[:, 3] = np.log(1e-12)
-    problem = Problem(
-        form=DenseForm(),
-        box=Box(lower, upper),
-        starts=starts,
-        features=np.log([m / largest[0], n / largest[1]]),
-        curves=gather_plain_curves(np.ones(len(e)), e),
-        unpruned_sd=None,
-    )
-    return DenseLaw(largest=largest, **assemble_plain_fields(problem, np.log(m) + np.log(n)))
+    return Box(lower, upper), starts

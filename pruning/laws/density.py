@@ -10,16 +10,18 @@ from numpy.typing import ArrayLike
 
 from pruning.errors import ParameterError
 from pruning.laws.assembly import Options, assemble_fields
+from pruning.laws.bands import BandTarget
 from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
 from pruning.laws.forms import Floats, evaluate_pruned_error
-from pruning.laws.pruning_law import Of, PruningLaw
+from pruning.laws.pruning_law import PruningLaw
 from pruning.schemas.report import Estimate
 
 
 class DensityLaw(PruningLaw):
-    """error(d) = e0 [(d^2 + p^2 r^2) / (d^2 + p^2)]^(gamma/2), r = (plateau/e0)^(1/gamma), e0 the
-    unpruned error.
+    """error(d) = e0 [(d^2 + p^2 r^2) / (d^2 + p^2)]^(gamma/2) of one network.
+
+    r = (plateau/e0)^(1/gamma), and e0 is the unpruned error.
     """
 
     kind: Literal["density"] = "density"
@@ -36,10 +38,9 @@ class DensityLaw(PruningLaw):
 
     @property
     def transitions(self) -> tuple[float, float]:
-        """The densities between which the power law holds: p r, above which little is lost, and
-        p.
-        """
-        return self.p * float((self.plateau / self.unpruned_error) ** (1 / self.gamma)), self.p
+        """The densities between which the power law holds: p r, above it little is lost, and p."""
+        r = float((self.plateau / self.unpruned_error) ** (1 / self.gamma))
+        return self.p * r, self.p
 
     @property
     def fit_range(self) -> tuple[float, float]:
@@ -51,35 +52,46 @@ class DensityLaw(PruningLaw):
         return evaluate_pruned_error(density, self.unpruned_error, self.gamma, self.p, self.plateau)
 
     def forecasts(
-        self, density: ArrayLike, *, confidence: float = 0.9, of: Of = "mean"
+        self, density: ArrayLike, *, confidence: float = 0.9, of: BandTarget = "mean"
     ) -> tuple[Forecast, ...]:
-        """The error at each density with its band, whether that is an extrapolation, and what to
-        know.
-        """
-        asked = np.atleast_1d(np.asarray(density, float))
-        one = np.ones(len(asked))
-        return self._forecasts(asked, one, one, self.unpruned_error * one, confidence, of)
+        """The error at each density with its band, whether it is an extrapolation, and notes."""
+        densities = np.atleast_1d(np.asarray(density, float))
+        ones = np.ones(len(densities))
+        return self._forecast_points(
+            density=densities,
+            depth=ones,
+            width=ones,
+            unpruned=self.unpruned_error * ones,
+            confidence=confidence,
+            of=of,
+        )
 
     @overload
-    def predict(self, density: float, *, confidence: float = 0.9, of: Of = "mean") -> Estimate: ...
+    def predict(
+        self, density: float, *, confidence: float = 0.9, of: BandTarget = "mean"
+    ) -> Estimate: ...
     @overload
     def predict(
-        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: Of = "mean"
+        self, density: Sequence[float] | Floats, *, confidence: float = 0.9, of: BandTarget = "mean"
     ) -> tuple[Estimate, ...]: ...
 
     def predict(
-        self, density: float | Sequence[float] | Floats, *, confidence: float = 0.9, of: Of = "mean"
+        self,
+        density: float | Sequence[float] | Floats,
+        *,
+        confidence: float = 0.9,
+        of: BandTarget = "mean",
     ) -> Estimate | tuple[Estimate, ...]:
-        """The error at a density (one estimate) or at several (a tuple), with a band that covers
-        with `confidence`.
+        """The error at a density (one estimate) or at several (a tuple), with its band.
 
-        The band is of the curve (`of="mean"`: what many runs would have on average), or of one more
-        run (`of="run"`). Below the sparsest measured density it is widened by what the back-test
-        missed, growing with the root of the distance; raises `InsufficientPointsError` where no
-        error of 1.5 times the unpruned one was seen.
+        The band covers with `confidence`: the curve (`of="mean"`, the average of many runs), or one
+        more run (`of="run"`). Below the sparsest measured density it is widened by the errors of
+        the back-test, growing with the root of the distance; raises `InsufficientPointsError` where
+        no error of 1.5 times the unpruned one was measured.
         """
-        found = tuple(one.error for one in self.forecasts(density, confidence=confidence, of=of))
-        return found[0] if np.ndim(density) == 0 else found
+        forecasts = self.forecasts(density, confidence=confidence, of=of)
+        estimates = tuple(forecast.error for forecast in forecasts)
+        return estimates[0] if np.ndim(density) == 0 else estimates
 
     @overload
     def density_for(self, error: float) -> float: ...
@@ -87,23 +99,22 @@ class DensityLaw(PruningLaw):
     def density_for(self, error: Sequence[float] | Floats) -> Floats: ...
 
     def density_for(self, error: float | Sequence[float] | Floats) -> float | Floats:
-        """The smallest density whose error is at most so much: p sqrt((r^2 - s^2) / (s^2 - 1)), s =
-        (error/e0)^(1/gamma).
+        """The smallest density whose error is at most `error`: p sqrt((r^2 - s^2) / (s^2 - 1)).
 
-        1 where only the unpruned network does, 0 at the plateau and above. Raises
-        `UnreachableError` below the unpruned error, and as `predict` where that density is beyond
-        what was measured.
+        s = (error/e0)^(1/gamma). The density is 1 where only the unpruned network does, 0 at the
+        plateau and above. Raises `UnreachableError` below the unpruned error, and as `predict`
+        where that density is beyond what was measured.
         """
-        found = self._densities(
-            np.atleast_1d(np.asarray(error, float)),
-            np.array(1.0),
-            np.array(1.0),
-            np.array(self.unpruned_error),
+        density = self._invert(
+            error=np.atleast_1d(np.asarray(error, float)),
+            depth=np.array(1.0),
+            width=np.array(1.0),
+            unpruned=np.array(self.unpruned_error),
         )
-        return float(found[0]) if np.ndim(error) == 0 else found
+        return float(density[0]) if np.ndim(error) == 0 else density
 
 
-def fit_density_law(
+def fit_density_law(  # noqa: PLR0913 - the options of a fit, by keyword
     density: ArrayLike,
     error: ArrayLike,
     unpruned_error: ArrayLike,
@@ -116,18 +127,18 @@ def fit_density_law(
     refits: int = 0,
     seed: int = 0,
 ) -> DensityLaw:
-    """Fit the law of one network to its errors at several densities: least sum of squared relative
-    deviations.
+    """Fit the law of one network to its errors at several densities.
 
-    `density` and `error` (n) are of pruned networks, `unpruned_error` is observed and not fitted.
-    Runs of one density are averaged; `trial` tells which runs belong together, and then every trial
-    may have its own unpruned error. `classes` gives chance, 1 - 1/classes: the plateau is there
-    unless an error is above half of it, or `plateau` fixes it. `images` is how many each error was
-    measured on. `unpruned_sd` is how uncertain the unpruned error is, relatively (None: as a point
-    is). With `refits`, bands are from that many fits to resampled data, drawn by `seed`; else by
-    the delta method.
+    The fit has the least sum of squared relative deviations. `density` and `error` (n) are of
+    pruned networks, `unpruned_error` is observed and not fitted. Runs of one density are averaged;
+    `trial` labels the runs that belong together, and then every trial may have its own unpruned
+    error. `classes` sets chance, 1 - 1/classes: the plateau is there unless an error is above half
+    of it, or `plateau` fixes it. `images` is the number of images that each error was measured on.
+    `unpruned_sd` is the relative standard deviation of the unpruned error (None: that of a point).
+    With `refits`, bands are from that many fits to resampled data, drawn by `seed`; else by the
+    delta method.
 
-    Raises `CurveError` for points that no law is of, `InsufficientPointsError` for too few.
+    Raises `CurveError` for points that no law can describe, `InsufficientPointsError` for too few.
     Rosenfeld et al., ICML 2021.
 
     >>> law = fit_density_law(
@@ -138,8 +149,8 @@ def fit_density_law(
     ... )
     >>> round(law.gamma, 2), round(law.density_for(0.16), 3)
     (0.59, 0.056)
-    >>> found = law.predict(0.07)
-    >>> found.low < found.value < found.high
+    >>> estimate = law.predict(0.07)
+    >>> estimate.low < estimate.value < estimate.high
     True
     """
     options = Options(
@@ -150,10 +161,11 @@ def fit_density_law(
         refits=refits,
         seed=seed,
     )
-    given = np.unique(np.asarray(unpruned_error, float))
-    if trial is None and given.size > 1:
+    unpruned_errors = np.unique(np.asarray(unpruned_error, float))
+    if trial is None and unpruned_errors.size > 1:
         raise ParameterError(
-            f"unpruned_error: {given.size} values for one network; one, or one a run with `trial`"
+            f"unpruned_error: {unpruned_errors.size} values for one network; one for all, or one "
+            "for each run with `trial`"
         )
     curves = gather_curves(
         density,

@@ -1,5 +1,5 @@
-"""What a fitted law remembers: frozen documents of plain numbers that survive JSON, and can be
-asked without the data.
+"""The contents of a fitted law: frozen documents of plain numbers, which survive JSON and answer
+without the data.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ Numbers = tuple[float, ...]
 
 
 class Point(Document):
-    """One measured point, averaged over trials, beside what the law says of it."""
+    """A measured point, averaged over trials, beside the error of the law."""
 
     network: int
     density: float
@@ -20,7 +20,7 @@ class Point(Document):
 
 
 class NetworkCurve(Document):
-    """One network that was fitted: its size, and the part of its curve that was measured."""
+    """A network that was fitted: its size, and the part of its curve that was measured."""
 
     depth: float
     width: float
@@ -29,50 +29,48 @@ class NetworkCurve(Document):
     sparsest: float
     densest: float
     response: Numbers
-    """How the free parameters move with ln of this network's unpruned error: part of the band."""
+    """Derivatives of the free parameters by ln of this network's unpruned error."""
 
 
 class Fit(Document):
-    """The minimum, and how well the points determine it. Parameters are in the form's own scale,
-    `names` tells.
+    """The minimum, and how well the points determine it.
+
+    Parameters are in the scale of the form, which `names` shows: `log_p` is ln p.
     """
 
     names: tuple[str, ...]
     theta: Numbers
     free: tuple[int, ...]
-    """Indices of the parameters that were fitted; one that ended at a limit rests there and is not
-    among them.
-    """
+    """Indices of the parameters that were fitted; one that ended at a limit is not among them."""
     covariance: tuple[Numbers, ...]
-    """noise^2 (J'WJ)^-1 of the free parameters; the error of the unpruned errors comes on top, by
-    `response`.
-    """
+    """noise^2 (J'WJ)^-1 of the free parameters, at fixed unpruned errors."""
     condition: float | None
     """Condition number of J'WJ with unit diagonal; `null` where nothing is free."""
     sigma: float
-    """Relative standard deviation of a point of weight 1 about the curve: sqrt(sum w r^2 / degrees
-    of freedom).
+    """Relative standard deviation of a point of weight 1 about the curve.
+
+    sqrt(sum w r^2 / degrees of freedom).
     """
     residual_mean: float
     """Mean of error(law) / error - 1 over the points."""
     residual_sd: float
-    """Its standard deviation over the points."""
+    """Standard deviation of error(law) / error - 1 over the points."""
     noise: float
     """`sigma` cleared of what wrong unpruned errors add to the residuals of a network together."""
     degrees_of_freedom: int
     unpruned_sd: float
     """Relative standard deviation of an unpruned error: root mean square over the networks."""
     unpruned_sds: Numbers = ()
-    """That of each network, for its trials and its test images."""
+    """The same of each network, for its trials and its test images."""
 
 
 class Folds(Document):
-    """Fits without one part of the points each, and the relative deviation at every point from the
-    fit without it.
+    """Fits that leave out one part of the points each, and the relative deviation of every point
+    from the fit without it.
     """
 
     of: str
-    """What is left out together: `points` or `networks`."""
+    """The unit that is left out: `points` or `networks`."""
     theta: tuple[Numbers, ...]
     fold: tuple[int, ...]
     missed: Numbers
@@ -85,18 +83,18 @@ class Refits(Document):
     """Parameters of the fits to resampled data."""
 
     of: str
-    """What was resampled: `networks`, `networks and trials`, `points and trials` or `residuals`."""
+    """The unit that was resampled: `networks`, `networks and trials`, `points and trials` or
+    `residuals`.
+    """
     theta: tuple[Numbers, ...]
     shift: tuple[Numbers, ...] = ()
-    """ln of how the unpruned errors of the fitted networks were perturbed, by refit; empty where
-    they were not.
+    """ln of the factors on the unpruned errors of the fitted networks, by refit; empty where they
+    were not perturbed.
     """
     widen: float
-    """What deviations are multiplied with: sqrt(k / (k - 1)) of k clusters, whose resamples vary
-    too little.
-    """
+    """Factor on the deviations: sqrt(k / (k - 1)) of k clusters, as resamples vary too little."""
     degrees_of_freedom: int
-    """Of the Student's t that takes the place of the normal."""
+    """Degrees of freedom of the Student's t that takes the place of the normal."""
 
 
 class Held(Document):
@@ -109,8 +107,8 @@ class Held(Document):
 
 
 class BackTest(Document):
-    """Fitted on the denser part of every network, predicted on the sparser: what extrapolation is
-    worth here.
+    """A fit to the denser part of every network that predicts the sparser: what an extrapolation
+    is worth.
     """
 
     points: tuple[Held, ...]
@@ -119,17 +117,15 @@ class BackTest(Document):
     bias: float
     """Mean of predicted / measured - 1; below 0 the law is optimistic."""
     root_mean_square: float
-    """Of ln(predicted / measured)."""
+    """Root mean square of ln(predicted / measured)."""
     reach: float
     """Mean of ln(sparsest fitted density / predicted density)."""
     highest_rise: float | None
-    """Largest error of the denser part over the unpruned error; below 1.5 such a forecast would be
-    refused.
-    """
+    """Largest error of the denser part over the unpruned error; below 1.5 a forecast is refused."""
 
 
 class Forecast(Document):
-    """A predicted error with its band and what to know about it."""
+    """A predicted error with its band, and notes on both."""
 
     density: float
     error: Estimate
@@ -138,8 +134,10 @@ class Forecast(Document):
 
 
 def average_held_out(folds: Folds | None, points: tuple[Point, ...]) -> float | None:
-    """Mean of what the folds missed, less every network's sparsest point, which is beyond the rest,
-    and its unpruned one.
+    """Mean deviation at points that were left out; None without folds.
+
+    The sparsest point of every network, which is beyond the others, and the unpruned one do not
+    count.
     """
     if folds is None:
         return None

@@ -1,5 +1,5 @@
 """Questions to the law of a family, from its report: errors of its networks at densities, and the
-smallest for an error.
+smallest network for an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pruning.laws.answers import Answer, Candidate, find_smallest, forecast_erro
 from pruning.laws.joint import JointLaw
 
 ROWS = 10_000
-"""Of one question."""
+"""The most rows of one question."""
 
 
 def read_family_law(report: Mapping[str, Any]) -> JointLaw | None:
@@ -23,28 +23,27 @@ def read_family_law(report: Mapping[str, Any]) -> JointLaw | None:
 def list_family_candidates(
     report: Mapping[str, Any], depth: float | None, width: float | None
 ) -> list[Candidate]:
-    """The networks of a report that have an unpruned error; of one depth or one width where they
-    are given.
-    """
-    every = [
-        Candidate.model_validate({name: one[name] for name in Candidate.model_fields})
-        for one in report["candidates"]
+    """The networks of a report that have an unpruned error, of one depth or one width if given."""
+    candidates = [_read_candidate(row) for row in report["candidates"]]
+    matching = [
+        candidate
+        for candidate in candidates
+        if depth in (None, candidate.depth) and width in (None, candidate.width)
     ]
-    found = [one for one in every if depth in (None, one.depth) and width in (None, one.width)]
-    if not every:
+    if not candidates:
         raise ParameterError(
-            "no candidate was run, and the networks that were are too few to tell their unpruned "
-            "errors"
+            "no candidate was run, and the networks that were are too few to predict the unpruned "
+            "errors of others"
         )
-    if not found:
-        of_depth = depth is None or any(one.depth == depth for one in every)
-        there = ", ".join(f"{one.depth:g} x {one.width:g}" for one in every)
+    if not matching:
+        depth_exists = depth is None or any(candidate.depth == depth for candidate in candidates)
+        sizes = ", ".join(f"{candidate.depth:g} x {candidate.width:g}" for candidate in candidates)
         raise ParameterError(
-            f"no network of depth {_any(depth)} and width {_any(width)}; there are (depth x "
-            f"width) {there}",
-            pointer="/width" if of_depth else "/depth",
+            f"no network of depth {_format_size(depth)} and width {_format_size(width)}; there are "
+            f"(depth x width) {sizes}",
+            pointer="/width" if depth_exists else "/depth",
         )
-    return found
+    return matching
 
 
 def find_network(report: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Candidate | None:
@@ -53,97 +52,100 @@ def find_network(report: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Candid
     """
     for row in report["candidates"]:
         if dict(row["kwargs"]) == dict(kwargs):
-            return Candidate.model_validate({name: row[name] for name in Candidate.model_fields})
+            return _read_candidate(row)
     return None
 
 
-def _any(size: float | None) -> str:
+def _read_candidate(row: Mapping[str, Any]) -> Candidate:
+    return Candidate.model_validate({name: row[name] for name in Candidate.model_fields})
+
+
+def _format_size(size: float | None) -> str:
     return "any" if size is None else f"{size:g}"
 
 
 def forecast_networks(
     law: JointLaw, networks: Sequence[Candidate], densities: Sequence[float], confidence: float
 ) -> list[dict[str, Any]]:
-    """Every network at every density, with the band of the law's curve, or why the law does not
-    tell.
+    """Every network at every density, with the band of the law's curve, or why the law refuses.
 
     Raises `ParameterError` for more than ROWS of them.
     """
     if len(networks) * len(densities) > ROWS:
         raise ParameterError(
             f"{len(densities)} densities of {len(networks)} networks; at most {ROWS} together: "
-            "say which "
-            "depth and width, or ask for fewer",
+            "say which depth and width, or ask for fewer",
             pointer="/densities",
         )
-    return [row for one in networks for row in _told(law, one, list(densities), confidence)]
-
-
-def _told(
-    law: JointLaw, one: Candidate, densities: list[float], confidence: float
-) -> list[dict[str, Any]]:
-    """One network: all densities that the law does not refuse at once."""
-    refusals = law.refusals(one.depth, one.width, densities, one.unpruned_error)
-    told = iter(
-        forecast_errors(
-            law,
-            one,
-            [d for d, no in zip(densities, refusals, strict=True) if no is None],
-            confidence,
-            of="mean",
-        )
-    )
     rows = []
-    for density, refusal in zip(densities, refusals, strict=True):
-        row = _at(one, density)
-        if refusal is not None:
-            rows.append(row | {"remark": f"{refusal.code}: {refusal.message}"})
-            continue
-        found = next(told)
-        rows.append(
-            row
-            | {
-                "error": found.error.model_dump(),
-                "extrapolated": found.extrapolated,
-                "remark": "; ".join(found.notes),
-            }
-        )
+    for network in networks:
+        rows += _forecast_network(law, network, list(densities), confidence)
     return rows
 
 
-def _at(one: Candidate, density: float) -> dict[str, Any]:
-    return _row(one) | {
+def _forecast_network(
+    law: JointLaw, network: Candidate, densities: list[float], confidence: float
+) -> list[dict[str, Any]]:
+    """The rows of one network; all densities that the law does not refuse are predicted at once."""
+    refusals = law.refusals(network.depth, network.width, densities, network.unpruned_error)
+    answerable = [
+        density for density, refusal in zip(densities, refusals, strict=True) if refusal is None
+    ]
+    forecasts = iter(forecast_errors(law, network, answerable, confidence, of="mean"))
+    rows = []
+    for density, refusal in zip(densities, refusals, strict=True):
+        row = _start_row(network, density)
+        if refusal is not None:
+            rows.append(row | {"remark": f"{refusal.code}: {refusal.message}"})
+            continue
+        forecast = next(forecasts)
+        predicted = {
+            "error": forecast.error.model_dump(),
+            "extrapolated": forecast.extrapolated,
+            "remark": "; ".join(forecast.notes),
+        }
+        rows.append(row | predicted)
+    return rows
+
+
+def _start_row(network: Candidate, density: float) -> dict[str, Any]:
+    """The row of a network at a density, without a predicted error yet."""
+    return _describe_network(network) | {
         "density": density,
         "sparsity": 1 - density,
         "error": None,
         "extrapolated": None,
         "remark": "",
-        "parameters": one.parameters - (1 - density) * one.prunable,
+        "parameters": network.parameters - (1 - density) * network.prunable,
     }
 
 
 def answer_error(
     law: JointLaw, networks: Sequence[Candidate], error: float, confidence: float
 ) -> list[dict[str, Any]]:
-    """The networks at an error of at most so much, the fewest parameters first, with the band of
+    """The networks at an error of at most `error`, the fewest parameters first, with the band of
     one more run.
 
     Raises `UnreachableError` and `InsufficientPointsError` where there is none.
     """
-    found = find_smallest(law, error, networks, confidence=confidence)
-    return [_answer(one) for one in (found.best, *found.others)]
+    answers = find_smallest(law, error, networks, confidence=confidence)
+    return [_describe_answer(answer) for answer in (answers.best, *answers.others)]
 
 
-def _answer(one: Answer) -> dict[str, Any]:
-    return _row(one.candidate) | {
-        "density": one.density,
-        "sparsity": 1 - one.density,
-        "parameters": one.parameters,
-        "error": one.error.model_dump(),
-        "extrapolated": one.extrapolated,
-        "remark": "; ".join(one.notes),
+def _describe_answer(answer: Answer) -> dict[str, Any]:
+    return _describe_network(answer.candidate) | {
+        "density": answer.density,
+        "sparsity": 1 - answer.density,
+        "parameters": answer.parameters,
+        "error": answer.error.model_dump(),
+        "extrapolated": answer.extrapolated,
+        "remark": "; ".join(answer.notes),
     }
 
 
-def _row(one: Candidate) -> dict[str, Any]:
-    return {"depth": one.depth, "width": one.width, "unpruned_error": one.unpruned_error}
+def _describe_network(network: Candidate) -> dict[str, Any]:
+    return {
+        "depth": network.depth,
+        "width": network.width,
+        "unpruned_error": network.unpruned_error,
+    }

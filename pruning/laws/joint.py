@@ -11,22 +11,23 @@ from numpy.typing import ArrayLike
 
 from pruning.errors import SecateurError
 from pruning.laws.assembly import Options, assemble_fields, check_independent
+from pruning.laws.bands import BandTarget
 from pruning.laws.curves import gather_curves
 from pruning.laws.documents import Forecast
 from pruning.laws.fitting import FEW_NETWORKS
-from pruning.laws.forms import Floats, evaluate_pruned_error
-from pruning.laws.pruning_law import Of, PruningLaw
+from pruning.laws.forms import Floats, broadcast_floats, evaluate_pruned_error
+from pruning.laws.pruning_law import PruningLaw
 from pruning.schemas.report import Estimate
 
 REFITS = 200
+"""The number of refits where networks are resampled and no number is asked for."""
 
 
 class JointLaw(PruningLaw):
-    """error = e0 [(m^2 + p^2 r^2) / (m^2 + p^2)]^(gamma/2), m = depth^phi width^psi density, e0 the
-    unpruned error.
+    """error = e0 [(m^2 + p^2 r^2) / (m^2 + p^2)]^(gamma/2), m = depth^phi width^psi density.
 
-    Five constants for all networks; training images and the like enter only by e0, which is each
-    network's own.
+    r = (plateau/e0)^(1/gamma). Five constants serve all networks; training images and the like
+    enter only by e0, the unpruned error, which is each network's own.
     """
 
     kind: Literal["joint"] = "joint"
@@ -44,33 +45,34 @@ class JointLaw(PruningLaw):
     @property
     def p(self) -> float:
         """The invariant at which the power law passes into the plateau: the paper's p'."""
-        return float(
-            np.exp(self.fit.theta[1]) * self.centre[0] ** self.phi * self.centre[1] ** self.psi
-        )
+        depth, width = self.centre
+        return float(np.exp(self.fit.theta[1]) * depth**self.phi * width**self.psi)
 
     @property
     def fit_range(self) -> dict[str, tuple[float, float]]:
-        """The smallest and the largest of what was measured."""
-        columns = {
-            "density": [end for one in self.networks for end in (one.sparsest, one.densest)],
-            "depth": [one.depth for one in self.networks],
-            "width": [one.width for one in self.networks],
-            "unpruned_error": [one.unpruned_error for one in self.networks],
+        """The smallest and the largest measured value of each quantity."""
+        ranges = {
+            "density": (
+                min(network.sparsest for network in self.networks),
+                max(network.densest for network in self.networks),
+            )
         }
-        return {name: (min(values), max(values)) for name, values in columns.items()}
+        for name in ("depth", "width", "unpruned_error"):
+            values = [getattr(network, name) for network in self.networks]
+            ranges[name] = (min(values), max(values))
+        return ranges
 
     def transitions(self, depth: float, width: float, unpruned_error: float) -> tuple[float, float]:
-        """The densities of one network between which the power law holds; the first above 1 where
-        pruning costs at once.
+        """The densities of one network between which the power law holds.
+
+        The first is above 1 where pruning raises the error from the first weight on.
         """
-        p = float(self._threshold(np.array(depth), np.array(width)))
+        p = float(self._locate_threshold(np.array(depth), np.array(width)))
         return p * float((self.plateau / unpruned_error) ** (1 / self.gamma)), p
 
     def invariant(self, depth: ArrayLike, width: ArrayLike, density: ArrayLike) -> Floats:
-        """m = depth^phi width^psi density: networks of equal m and equal unpruned error have equal
-        error.
-        """
-        depth, width, density = (np.asarray(one, float) for one in (depth, width, density))
+        """m = depth^phi width^psi density: equal m and equal unpruned error mean equal error."""
+        depth, width, density = (np.asarray(values, float) for values in (depth, width, density))
         return np.asarray(depth**self.phi * width**self.psi * density)
 
     def curve(
@@ -89,47 +91,49 @@ class JointLaw(PruningLaw):
         unpruned_error: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: Of = "mean",
+        of: BandTarget = "mean",
         unpruned_sd: float | None = None,
     ) -> tuple[Forecast, ...]:
-        """Errors with bands, whether they are extrapolations, and what to know. The arguments
-        broadcast.
+        """Errors with bands, whether they are extrapolations, and notes; the arguments broadcast.
 
         `unpruned_sd` is the relative standard deviation of an unpruned error that was not measured
         in the fit: 0 for an exact one, that of the dense law for a predicted one (None: as in the
         fit).
         """
-        density, depth, width, unpruned = np.broadcast_arrays(
-            *(
-                np.atleast_1d(np.asarray(one, float))
-                for one in (density, depth, width, unpruned_error)
-            )
+        density, depth, width, unpruned = broadcast_floats(density, depth, width, unpruned_error)
+        return self._forecast_points(
+            density=density,
+            depth=depth,
+            width=width,
+            unpruned=unpruned,
+            confidence=confidence,
+            of=of,
+            unpruned_sd=unpruned_sd,
         )
-        return self._forecasts(density, depth, width, unpruned, confidence, of, unpruned_sd)
 
     def refusals(
         self, depth: float, width: float, densities: Sequence[float], unpruned_error: float
     ) -> list[SecateurError | None]:
-        """Why `forecasts` would refuse a network at each density; `None` where it would not."""
-        rows = np.ones(len(densities))
+        """The refusals of `forecasts` for a network at each density; `None` where it answers."""
+        ones = np.ones(len(densities))
         try:
-            query = self._query(
-                np.array(densities), depth * rows, width * rows, unpruned_error * rows
+            query = self._build_query(
+                np.array(densities), depth * ones, width * ones, unpruned_error * ones
             )
         except SecateurError as refusal:
             return [refusal] * len(densities)
-        beyond, outside = self._beyond(query), self._outside(query)
-        found: list[SecateurError | None] = []
+        beyond, outside = self._measure_beyond(query), self._measure_outside(query)
+        refusals: list[SecateurError | None] = []
         for i in range(len(densities)):
-            one = slice(i, i + 1)
+            point = slice(i, i + 1)
+            density = ones[point] * densities[i]
             try:
-                self._refuse(
-                    rows[one] * densities[i], query.features[:, one], beyond[one], outside[one]
-                )
-                found.append(None)
+                self._refuse(density, query.features[:, point], beyond[point], outside[point])
             except SecateurError as refusal:
-                found.append(refusal)
-        return found
+                refusals.append(refusal)
+            else:
+                refusals.append(None)
+        return refusals
 
     def predict(
         self,
@@ -139,46 +143,44 @@ class JointLaw(PruningLaw):
         unpruned_error: ArrayLike,
         *,
         confidence: float = 0.9,
-        of: Of = "mean",
+        of: BandTarget = "mean",
         unpruned_sd: float | None = None,
     ) -> Estimate | tuple[Estimate, ...]:
-        """The error of a network at a density (one estimate, or a tuple where an argument is an
-        array), with its band.
+        """The error of a network at a density, with its band; a tuple if an argument is an array.
 
-        As `DensityLaw.predict`. The band of one more run of a network that was not fitted holds how
-        far each fitted network lies from the law fitted to the others. A network outside the fitted
-        depths and widths is an extrapolation, widened by the same, the further the more;
-        `InsufficientPointsError` with fewer than three networks.
+        The band is that of `DensityLaw.predict`. For one more run of a network that was not fitted
+        it contains the distance of each fitted network from the law fitted to the others. A network
+        outside the fitted depths and widths is an extrapolation: its band is widened by the same
+        distance, and more with the distance from the fitted sizes. Raises `InsufficientPointsError`
+        for such a network where fewer than three were fitted.
         """
-        found = tuple(
-            one.error
-            for one in self.forecasts(
-                depth,
-                width,
-                density,
-                unpruned_error,
-                confidence=confidence,
-                of=of,
-                unpruned_sd=unpruned_sd,
-            )
+        forecasts = self.forecasts(
+            depth,
+            width,
+            density,
+            unpruned_error,
+            confidence=confidence,
+            of=of,
+            unpruned_sd=unpruned_sd,
         )
-        scalar = all(np.ndim(one) == 0 for one in (depth, width, density, unpruned_error))
-        return found[0] if scalar else found
+        estimates = tuple(forecast.error for forecast in forecasts)
+        arguments = (depth, width, density, unpruned_error)
+        return estimates[0] if all(np.ndim(values) == 0 for values in arguments) else estimates
 
     def density_for(
         self, error: ArrayLike, depth: ArrayLike, width: ArrayLike, unpruned_error: ArrayLike
     ) -> float | Floats:
-        """The smallest density at which a network's error is at most so much; the closed form at p
-        / (depth^phi width^psi).
+        """The smallest density at which a network's error is at most `error`.
 
-        As `DensityLaw.density_for`; one number, or an array where an argument is one.
+        The closed form of `DensityLaw.density_for` at p / (depth^phi width^psi), with its refusals;
+        one number, or an array where an argument is one.
         """
-        given = (error, depth, width, unpruned_error)
-        found = self._densities(*(np.atleast_1d(np.asarray(one, float)) for one in given))
-        return float(found[0]) if all(np.ndim(one) == 0 for one in given) else found
+        arguments = (error, depth, width, unpruned_error)
+        density = self._invert(*(np.atleast_1d(np.asarray(values, float)) for values in arguments))
+        return float(density[0]) if all(np.ndim(values) == 0 for values in arguments) else density
 
 
-def fit_joint_law(
+def fit_joint_law(  # noqa: PLR0913 - the columns of the data, and options by keyword
     depth: ArrayLike,
     width: ArrayLike,
     density: ArrayLike,
@@ -194,13 +196,14 @@ def fit_joint_law(
     refits: int | None = None,
     seed: int = 0,
 ) -> JointLaw:
-    """Fit one law to the pruned networks of a family; `density` and `error` (n), the rest (n) or
-    one for all.
+    """Fit one law to the pruned networks of a family.
 
-    A network is what has one depth, width and unpruned error, or one label in `network`. The
-    exponents phi and psi are fitted where depths and widths differ. Other options and errors as in
-    `fit_density_law`; `refits` resample whole networks (with their trials) where there are five,
-    else points and trials; None for 200 of the former, and else the delta method.
+    `density` and `error` are (n), the other columns (n) or one number for all points. Points of one
+    depth, width and unpruned error, or of one label in `network`, are of one network. The exponents
+    phi and psi are fitted where depths and widths differ. `refits` resample whole networks (with
+    their trials) where there are five, else points and trials; None means 200 refits where there
+    are five networks, and else the delta method. Other options and errors are those of
+    `fit_density_law`.
 
     >>> depth, density = np.repeat([20, 56], 5), np.tile([0.4, 0.2, 0.1, 0.05, 0.02], 2)
     >>> truth = evaluate_pruned_error(depth**0.7 * density, 0.07, 0.6, 0.02, 0.9)

@@ -1,17 +1,17 @@
-"""What the laws of pruned networks share: they are asked for errors, with bands, and refuse where
-they cannot know.
+"""The base of the laws of pruned networks: they predict errors with bands, and refuse where the
+points do not support an answer.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws import bands
-from pruning.laws.bands import Query
+from pruning.laws.bands import BandTarget, Query
 from pruning.laws.curves import RISE, SEED_SD
 from pruning.laws.documents import (
     BackTest,
@@ -28,20 +28,16 @@ from pruning.laws.forms import Floats, PruningForm, invert_pruned_error
 from pruning.schemas.base import Document
 from pruning.schemas.report import Estimate
 
-Of = Literal["mean", "run"]
-
 
 class PruningLaw(Document):
-    """A fitted pruning law: numbers alone, so that it is stored as JSON and asked later."""
+    """A fitted pruning law: numbers only, so that it is stored as JSON and asked later."""
 
     form: ClassVar[PruningForm] = PruningForm()
     fit: Fit
     limit: float
     """Chance: no error is above it."""
     centre: tuple[float, float]
-    """Depth and width in units of which the law is fitted: p is the density of a network of this
-    size.
-    """
+    """The units of depth and width in the fit: `theta` holds the p of a network of this size."""
     networks: tuple[NetworkCurve, ...]
     points: tuple[Point, ...]
     images: int | None
@@ -68,9 +64,7 @@ class PruningLaw(Document):
 
     @property
     def held_out(self) -> float | None:
-        """Mean |error(law) / error - 1| at densities that were left out, the sparsest of each
-        network aside.
-        """
+        """Mean |error(law) / error - 1| at densities that were left out, without the sparsest."""
         return average_held_out(self.folds, self.points)
 
     @property
@@ -80,122 +74,110 @@ class PruningLaw(Document):
 
     @property
     def covariance(self) -> tuple[Numbers, ...]:
-        """Covariance of the free parameters, in the order of `fit.free`, for given unpruned
-        errors.
-        """
+        """Covariance of the free parameters ordered as `fit.free`, at fixed unpruned errors."""
         return self.fit.covariance
 
-    def _threshold(self, depth: Floats, width: Floats) -> Floats:
-        """The density p of the end of the power law, of networks of these sizes."""
+    def _locate_threshold(self, depth: Floats, width: Floats) -> Floats:
+        """The density p at the end of the power law, for networks of these sizes."""
         _, log_p, _, phi, psi = self.fit.theta
-        return np.asarray(
-            np.exp(
-                log_p - phi * np.log(depth / self.centre[0]) - psi * np.log(width / self.centre[1])
-            )
-        )
+        log_depth = np.log(depth / self.centre[0])
+        log_width = np.log(width / self.centre[1])
+        return np.asarray(np.exp(log_p - phi * log_depth - psi * log_width))
 
-    def _query(self, density: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Query:
-        """The law's own features, and which network each point is of."""
-        for name, values, most in (
-            ("density", density, 1.0),
-            ("depth", depth, np.inf),
-            ("width", width, np.inf),
-            ("unpruned_error", unpruned, np.inf),
-        ):
-            wrong = ~(np.isfinite(values) & (values > 0) & (values <= most * (1 + 1e-12)))
-            if wrong.any():
-                raise ParameterError(
-                    f"{name}: {values[wrong][0]:g}; above 0"
-                    + (f" and at most {most:g}" * (most < np.inf))
-                )
+    def _build_query(
+        self, density: Floats, depth: Floats, width: Floats, unpruned: Floats
+    ) -> Query:
+        """The features of the points, (n,) each, and the fitted network that each belongs to."""
+        bands.check_values("density", density, 1.0)
+        bands.check_values("depth", depth)
+        bands.check_values("width", width)
+        bands.check_values("unpruned_error", unpruned)
         if (unpruned > self.plateau * (1 + 1e-12)).any():
             raise CurveError(
                 f"an unpruned error of {unpruned.max():g} is above the plateau of the law, "
-                f"{self.plateau:g}: "
-                "it tells nothing of such a network"
+                f"{self.plateau:g}: the law is not of such a network"
             )
-        known = np.array([[one.depth, one.width, one.unpruned_error] for one in self.networks])
-        same = np.isclose(np.stack([depth, width, unpruned], axis=1)[:, None], known[None]).all(2)
+        fitted = np.array(
+            [[network.depth, network.width, network.unpruned_error] for network in self.networks]
+        )
+        points = np.stack([depth, width, unpruned], axis=1)
+        same = np.isclose(points[:, None], fitted[None]).all(2)
         network = np.where(same.any(1), same.argmax(1), -1)
         features = np.log([density, depth / self.centre[0], width / self.centre[1]])
         return Query(features, np.log(unpruned), network)
 
-    def _forecasts(
+    def _forecast_points(
         self,
+        *,
         density: Floats,
         depth: Floats,
         width: Floats,
         unpruned: Floats,
         confidence: float,
-        of: Of,
+        of: BandTarget,
         unpruned_sd: float | None = None,
     ) -> tuple[Forecast, ...]:
-        """Errors with bands; `InsufficientPointsError` where the law cannot tell."""
-        if not 0 < confidence < 1:
-            raise ParameterError(f"confidence: {confidence:g}; between 0 and 1")
-        if of not in ("mean", "run"):
-            raise ParameterError(
-                f"of: {of!r}; 'mean' (the law's curve) or 'run' (one more measured network)"
-            )
-        query = self._query(density, depth, width, unpruned)
-        beyond, outside = self._beyond(query), self._outside(query)
+        """Errors with bands; `InsufficientPointsError` where the points do not support them."""
+        bands.check_band(confidence, of)
+        query = self._build_query(density, depth, width, unpruned)
+        beyond, outside = self._measure_beyond(query), self._measure_outside(query)
         self._refuse(density, query.features, beyond, outside)
-        value = self.form.evaluate(
-            np.array(self.fit.theta)[None], query.features, query.log_unpruned
-        )[0][0]
-        lows, highs, how = self._band(query, value, confidence, of, unpruned_sd, beyond, outside)
-        if self.back_test is not None:
-            extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
-            lows, highs = bands.add_deviation(
-                (lows, highs), extra, len(self.back_test.points), confidence
+        theta = np.array(self.fit.theta)[None]
+        value = self.form.evaluate(theta, query.features, query.log_unpruned)[0][0]
+        band = self._build_mean_band(query, confidence, unpruned_sd)
+        remarks = [""] * len(value)
+        if of == "run":
+            run_band, remarks = self._build_run_band(
+                query,
+                value,
+                confidence=confidence,
+                unpruned_sd=unpruned_sd,
+                beyond=beyond,
+                outside=outside,
             )
-        if (outside > 0).any():
-            extra = np.where(outside > 0, self._between() * (1.0 + outside), 0.0)
-            lows, highs = bands.add_deviation(
-                (lows, highs), extra, len(self.networks) - 1, confidence
-            )
-        most = math.log(self.most(of))
-        found = []
+            band = np.maximum(run_band[0], band[0]), np.maximum(run_band[1], band[1])
+        below, above = self._widen_band(band, beyond, outside, confidence)
+        log_limit = math.log(self.limit_band(of))
+        forecasts = []
         for i, centre in enumerate(value):
             error = Estimate(
-                value=_error(centre),
-                low=_error(centre - lows[i]),
-                high=_error(max(centre, min(centre + highs[i], most))),
+                value=_to_error(centre),
+                low=_to_error(centre - below[i]),
+                high=_to_error(max(centre, min(centre + above[i], log_limit))),
                 n=len(self.points),
             )
-            notes = [
-                how[i],
-                self._caution() if beyond[i] > 0 else "",
-                "extrapolated: a network beyond the sizes that were fitted"
-                if outside[i] > 0
-                else "",
-            ]
-            found.append(
-                Forecast(
-                    density=float(density[i]),
-                    error=error,
-                    extrapolated=bool(beyond[i] + outside[i] > 0),
-                    notes=tuple(one for one in notes if one),
-                )
+            notes = [remarks[i]] if remarks[i] else []
+            if beyond[i] > 0:
+                notes.append(self._caution_extrapolation())
+            if outside[i] > 0:
+                notes.append("extrapolated: a network beyond the sizes that were fitted")
+            forecast = Forecast(
+                density=float(density[i]),
+                error=error,
+                extrapolated=bool(beyond[i] + outside[i] > 0),
+                notes=tuple(notes),
             )
-        return tuple(found)
+            forecasts.append(forecast)
+        return tuple(forecasts)
 
-    def _band(
-        self,
-        query: Query,
-        value: Floats,
-        confidence: float,
-        of: Of,
-        unpruned_sd: float | None,
-        beyond: Floats,
-        outside: Floats,
-    ) -> tuple[Floats, Floats, list[str]]:
-        sd = bands.compute_deviation(self.form, self.fit, self._responses, query, unpruned_sd)
-        dof = self.fit.degrees_of_freedom
-        mean = (
-            bands.build_normal_band(sd, dof, confidence)
-            if self.refits is None
-            else bands.build_refitted_band(
+    def _widen_band(
+        self, band: bands.Band, beyond: Floats, outside: Floats, confidence: float
+    ) -> bands.Band:
+        """The band with the deviations of extrapolations: to sparser points and to other sizes."""
+        if self.back_test is not None:
+            extra = self.back_test.root_mean_square * np.sqrt(beyond / self.back_test.reach)
+            band = bands.add_deviation(band, extra, len(self.back_test.points), confidence)
+        if (outside > 0).any():
+            extra = np.where(outside > 0, self._measure_between() * (1.0 + outside), 0.0)
+            band = bands.add_deviation(band, extra, len(self.networks) - 1, confidence)
+        return band
+
+    def _build_mean_band(
+        self, query: Query, confidence: float, unpruned_sd: float | None
+    ) -> bands.Band:
+        """The band of the curve: from the refits where there are some, else by the delta method."""
+        if self.refits is not None:
+            return bands.build_refitted_band(
                 self.form,
                 self.fit,
                 refits=self.refits,
@@ -203,198 +185,205 @@ class PruningLaw(Document):
                 confidence=confidence,
                 unpruned_sd=unpruned_sd,
             )
-        )
-        if of == "mean":
-            return *mean, [""] * len(value)
-        noise = self._noise(value)
-        low, high = bands.build_normal_band(np.hypot(sd, self.fit.sigma * noise), dof, confidence)
-        extrapolated = beyond + outside > 0
-        if (
-            self.network_folds is not None
-        ):  # where no conformal band takes its place; outside the sizes it comes on top
-            strange = np.where(query.known | (outside > 0), 0.0, self._between())
-            low, high = bands.add_deviation(
-                (low, high), strange, len(self.networks) - 1, confidence
-            )
-        how = np.full(len(value), "too few points for a conformal band: Student's t", object)
-        for folds, asked in ((self.folds, query.known), (self.network_folds, ~query.known)):
-            band = (
-                bands.build_conformal_band(
-                    self.form,
-                    self.fit,
-                    folds=folds,
-                    query=query,
-                    noise=noise,
-                    confidence=confidence,
-                )
-                if folds is not None
-                else None
-            )
-            if band is not None:  # of networks with measured unpruned errors
-                band = bands.add_deviation(
-                    band,
-                    bands.inherit_deviation(self.form, self.fit, query, unpruned_sd),
-                    dof,
-                    confidence,
-                )
-                use = asked & ~extrapolated
-                low, high, how[use] = np.where(use, band[0], low), np.where(use, band[1], high), ""
-        how[extrapolated] = ""
-        return np.maximum(low, mean[0]), np.maximum(high, mean[1]), list(how)
+        sd = bands.compute_deviation(self.form, self.fit, self._responses, query, unpruned_sd)
+        return bands.build_normal_band(sd, self.fit.degrees_of_freedom, confidence)
 
-    def most(self, of: Of) -> float:
-        """The largest error that a band reaches: the plateau, or three deviations above chance for
-        one run on the images.
+    def _build_run_band(
+        self,
+        query: Query,
+        value: Floats,
+        *,
+        confidence: float,
+        unpruned_sd: float | None,
+        beyond: Floats,
+        outside: Floats,
+    ) -> tuple[bands.Band, list[str]]:
+        """The band of one more run, and a remark for each point: conformal within the fitted
+        points where there are enough, else by Student's t.
+        """
+        sd = bands.compute_deviation(self.form, self.fit, self._responses, query, unpruned_sd)
+        dof = self.fit.degrees_of_freedom
+        noise = self._scale_noise(value)
+        spread = np.hypot(sd, self.fit.sigma * noise)
+        below, above = bands.build_normal_band(spread, dof, confidence)
+        if self.network_folds is not None:
+            # A network that was not fitted lies off the law as a whole. The conformal band below
+            # holds that already; outside the fitted sizes the caller adds it.
+            between = np.where(query.known | (outside > 0), 0.0, self._measure_between())
+            below, above = bands.add_deviation(
+                (below, above), between, len(self.networks) - 1, confidence
+            )
+        remarks = np.full(len(value), "too few points for a conformal band: Student's t", object)
+        within = beyond + outside <= 0
+        for folds, in_folds in ((self.folds, query.known), (self.network_folds, ~query.known)):
+            if folds is None:
+                continue
+            band = bands.build_conformal_band(
+                self.form, self.fit, folds=folds, query=query, noise=noise, confidence=confidence
+            )
+            if band is None:
+                continue
+            # The folds are of networks with measured unpruned errors; a guessed one adds its own.
+            inherited = bands.inherit_deviation(self.form, self.fit, query, unpruned_sd)
+            band = bands.add_deviation(band, inherited, dof, confidence)
+            use = in_folds & within
+            below = np.where(use, band[0], below)
+            above = np.where(use, band[1], above)
+            remarks[use] = ""
+        remarks[~within] = ""
+        return (below, above), list(remarks)
+
+    def limit_band(self, of: BandTarget) -> float:
+        """The largest error that a band reaches: the plateau, or for one run three standard
+        deviations of its images above chance.
         """
         if of == "mean":
             return self.plateau
-        sampling = (
-            1.0
-            if self.images is None
-            else 3 * math.sqrt(self.limit * (1 - self.limit) / self.images)
-        )
+        if self.images is None:
+            return 1.0
+        sampling = 3 * math.sqrt(self.limit * (1 - self.limit) / self.images)
         return min(1.0, self.limit + sampling)
 
-    def _densities(self, error: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Floats:
-        """The inverse at networks that broadcast with the errors, within (0, 1], refused where the
-        law cannot know.
+    def _invert(self, error: Floats, depth: Floats, width: Floats, unpruned: Floats) -> Floats:
+        """The smallest densities, within (0, 1], of networks that broadcast with the errors.
+
+        Raises `UnreachableError` below an unpruned error, `InsufficientPointsError` where the
+        points do not support an answer.
         """
         error, depth, width, unpruned = np.broadcast_arrays(error, depth, width, unpruned)
         if not (np.isfinite(error) & (error > 0) & (error <= 1)).all():
             raise ParameterError("error: every one above 0 and at most 1")
-        query = self._query(np.ones(len(error)), depth, width, unpruned)
+        query = self._build_query(np.ones(len(error)), depth, width, unpruned)
         low = np.flatnonzero(error < unpruned)
         if len(low):
             raise UnreachableError(
                 f"error {error[low[0]]:g} is below the unpruned error: the closest is "
                 f"{unpruned[low[0]]:g}, of the network without pruning (density 1)"
             )
-        found = np.minimum(
-            1.0,
-            invert_pruned_error(
-                error, unpruned, self.gamma, self._threshold(depth, width), self.plateau
-            ),
-        )
-        inner = found > 0
-        query = Query(
-            query.features + np.log(np.where(inner, found, 1.0)) * np.array([[1.0], [0.0], [0.0]]),
-            query.log_unpruned,
-            query.network,
-        )
-        self._refuse(found, query.features, self._beyond(query), self._outside(query))
-        return found
+        threshold = self._locate_threshold(depth, width)
+        inverse = invert_pruned_error(error, unpruned, self.gamma, threshold, self.plateau)
+        density = np.minimum(1.0, inverse)
+        # At the plateau and above the density is 0, which has no logarithm and is never refused.
+        log_density = np.log(np.where(density > 0, density, 1.0))
+        features = query.features + log_density * np.array([[1.0], [0.0], [0.0]])
+        query = Query(features, query.log_unpruned, query.network)
+        self._refuse(density, features, self._measure_beyond(query), self._measure_outside(query))
+        return density
 
     @property
     def _responses(self) -> Floats:
-        return np.array([one.response for one in self.networks], float).reshape(
-            len(self.networks), -1
-        )
+        """The responses of the networks, (K, Q)."""
+        responses = np.array([network.response for network in self.networks], float)
+        return responses.reshape(len(self.networks), -1)
 
-    def _noise(self, log_error: Floats) -> Floats:
-        """Standard deviation of one run in units of sigma."""
+    def _scale_noise(self, log_error: Floats) -> Floats:
+        """Standard deviation of one run in units of sigma, (n,): larger on few images."""
         if self.images is None:
             return np.ones(len(log_error))
         error = np.exp(log_error)
         return np.asarray(np.sqrt(1 + (1 - error).clip(0) / (self.images * error) / SEED_SD**2))
 
-    def _invariant(self, features: Floats) -> Floats:
-        return np.asarray(
-            features[0] + self.fit.theta[3] * features[1] + self.fit.theta[4] * features[2]
-        )
-
     @property
-    def _sparsest(self) -> float:
+    def _least_log_invariant(self) -> float:
         """ln of the smallest invariant that was measured."""
+        _, _, _, phi, psi = self.fit.theta
         return float(
             min(
-                np.log(one.sparsest)
-                + self.fit.theta[3] * np.log(one.depth / self.centre[0])
-                + self.fit.theta[4] * np.log(one.width / self.centre[1])
-                for one in self.networks
+                np.log(network.sparsest)
+                + phi * np.log(network.depth / self.centre[0])
+                + psi * np.log(network.width / self.centre[1])
+                for network in self.networks
             )
         )
 
-    def _beyond(self, query: Query) -> Floats:
-        """How far below the sparsest measured point, in ln of the invariant; 0 within, (n,)."""
-        return np.maximum(0.0, self._sparsest - self._invariant(query.features) - 1e-9)
+    def _measure_beyond(self, query: Query) -> Floats:
+        """The distance below the sparsest measured point, in ln of the invariant; (n,)."""
+        _, _, _, phi, psi = self.fit.theta
+        log_density, log_depth, log_width = query.features
+        log_invariant = log_density + phi * log_depth + psi * log_width
+        return np.asarray(np.maximum(0.0, self._least_log_invariant - log_invariant - 1e-9))
 
-    def _outside(self, query: Query) -> Floats:
-        """How far outside the fitted depths and widths, in ln; 0 within, (n,)."""
-        found = np.zeros(len(query.network))
-        for row, centre, sizes in (
-            (1, self.centre[0], [one.depth for one in self.networks]),
-            (2, self.centre[1], [one.width for one in self.networks]),
+    def _measure_outside(self, query: Query) -> Floats:
+        """The distance outside the fitted depths and widths, in ln; 0 within, (n,)."""
+        distance = np.zeros(len(query.network))
+        _, log_depth, log_width = query.features
+        for values, centre, sizes in (
+            (log_depth, self.centre[0], [network.depth for network in self.networks]),
+            (log_width, self.centre[1], [network.width for network in self.networks]),
         ):
-            logs = np.log(np.array(sizes) / centre)
-            found += np.maximum(0.0, logs.min() - query.features[row] - 1e-9)
-            found += np.maximum(0.0, query.features[row] - logs.max() - 1e-9)
-        return found
+            fitted = np.log(np.array(sizes) / centre)
+            distance += np.maximum(0.0, fitted.min() - values - 1e-9)
+            distance += np.maximum(0.0, values - fitted.max() - 1e-9)
+        return distance
 
-    def _between(self) -> float:
-        """How far a network is from the law fitted to the others: root mean square of ln error."""
+    def _measure_between(self) -> float:
+        """The distance of a network from the law fitted to the others: root mean square of ln
+        error.
+        """
         assert self.network_folds is not None
         return float(np.sqrt(np.mean(np.square(self.network_folds.missed))))
 
-    def _caution(self) -> str:
-        """What extrapolation was worth in the back-test."""
+    def _caution_extrapolation(self) -> str:
+        """A note on the errors of the back-test, which was an extrapolation."""
         assert self.back_test is not None
         side = "low" if self.back_test.bias < 0 else "high"
         return (
-            f"extrapolated: fitted on its denser points, the law missed the sparser ones by "
+            "extrapolated: fitted on its denser points, the law missed the sparser ones by "
             f"{self.back_test.mean_absolute:.0%} and was {abs(self.back_test.bias):.0%} too {side}"
         )
 
     def _refuse(self, density: Floats, features: Floats, beyond: Floats, outside: Floats) -> None:
+        """Raise `InsufficientPointsError` where a point is too far from the fitted ones."""
         if (outside > 0).any() and len(self.networks) < 3:
             raise InsufficientPointsError(
-                f"fitted networks: {len(self.networks)}, too few to tell of sizes outside theirs; "
+                f"fitted networks: {len(self.networks)}, too few to predict sizes outside theirs; "
                 f"{3 - len(self.networks)} more would do"
             )
-        for row, name, sizes in (
-            (1, "depth", {one.depth for one in self.networks}),
-            (2, "width", {one.width for one in self.networks}),
+        _, log_depth, log_width = features
+        for name, values, sizes in (
+            ("depth", log_depth, {network.depth for network in self.networks}),
+            ("width", log_width, {network.width for network in self.networks}),
         ):
-            if len(sizes) == 1 and (np.abs(features[row]) > 1e-6).any():
+            if len(sizes) == 1 and (np.abs(values) > 1e-6).any():
                 raise InsufficientPointsError(
-                    f"all fitted networks have {name} {min(sizes):g}, which tells nothing of "
+                    f"all fitted networks have {name} {min(sizes):g}, so the law does not predict "
                     f"another; 1 more, of another {name}, would do"
                 )
         if not (beyond > 0).any():
             return
-        at = float(density[np.argmax(beyond)])
-        highest = max(one.error / self.networks[one.network].unpruned_error for one in self.points)
-        sparsest = min(one.sparsest for one in self.networks)
-        if highest < RISE:
+        furthest = float(density[np.argmax(beyond)])
+        rises = [point.error / self.networks[point.network].unpruned_error for point in self.points]
+        if max(rises) < RISE:
             raise InsufficientPointsError(
-                f"density {at:.3g} is beyond what was measured, and no measured error reaches "
-                f"{RISE:g} times the unpruned "
-                f"error (the highest is {highest:.2f} times): {self._needed(sparsest)}"
+                f"density {furthest:.3g} is beyond what was measured, and no measured error "
+                f"reaches {RISE:g} times the unpruned error (the highest is {max(rises):.2f} "
+                f"times): {self._suggest_points()}"
             )
         if self.back_test is None:
             raise InsufficientPointsError(
-                f"density {at:.3g} is beyond what was measured; {self.warnings[-1]}"
+                f"density {furthest:.3g} is beyond what was measured; {self.warnings[-1]}"
             )
 
-    def _needed(self, sparsest: float) -> str:
-        """How many rounds of 20 % more would see the rise."""
-        best = min(self.networks, key=lambda one: one.sparsest)
-        wanted = float(
+    def _suggest_points(self) -> str:
+        """The number of rounds of 20 % more that would reach the rise, as a sentence."""
+        network = min(self.networks, key=lambda network: network.sparsest)
+        needed = float(
             invert_pruned_error(
-                RISE * best.unpruned_error,
-                best.unpruned_error,
-                self.gamma,
-                self._threshold(np.array(best.depth), np.array(best.width)),
-                self.plateau,
+                error=RISE * network.unpruned_error,
+                unpruned=network.unpruned_error,
+                gamma=self.gamma,
+                p=self._locate_threshold(np.array(network.depth), np.array(network.width)),
+                plateau=self.plateau,
             )
         )
-        if not 0 < wanted < sparsest:
+        if not 0 < needed < network.sparsest:
             return "prune further until it does"
-        rounds = math.ceil(math.log(wanted / sparsest) / math.log(0.8))
+        rounds = math.ceil(math.log(needed / network.sparsest) / math.log(0.8))
         return (
             f"about {rounds} more points, each with 0.8 of the density before (to "
-            f"{wanted:.2g}), would do"
+            f"{needed:.2g}), would do"
         )
 
 
-def _error(log_error: float) -> float:
+def _to_error(log_error: float) -> float:
     return float(min(1.0, math.exp(log_error)))

@@ -1,6 +1,4 @@
-"""Questions to the law of one network, answered as records: what is refused is said and not
-raised.
-"""
+"""Questions to the law of one network, answered as records: a refusal becomes a remark."""
 
 from __future__ import annotations
 
@@ -8,16 +6,14 @@ from typing import Any
 
 from pruning.errors import CurveError, InsufficientPointsError, UnreachableError
 from pruning.laws.density import DensityLaw
-from pruning.laws.documents import Forecast
 from pruning.schemas.report import Estimate
 
+# The errors by which a law refuses a question.
 REFUSALS = (CurveError, InsufficientPointsError, UnreachableError)
 
 
 def answer_error(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
-    """The smallest density whose error is at most so much, and the error there; or why there is
-    none.
-    """
+    """The smallest density whose error is at most `error`, and the error there; or the refusal."""
     row: dict[str, Any] = {
         "max_error": error,
         "density": None,
@@ -32,7 +28,7 @@ def answer_error(law: DensityLaw, error: float, confidence: float) -> dict[str, 
 
 
 def find_smallest_density(law: DensityLaw, error: float, confidence: float) -> dict[str, Any]:
-    """As `answer_error`, but what cannot be told is raised.
+    """The smallest density whose error is at most `error`, and the error there; raises refusals.
 
     The law lies a little above the observed unpruned error at density 1: where only that error is
     small enough, it is the answer.
@@ -58,7 +54,7 @@ def find_smallest_density(law: DensityLaw, error: float, confidence: float) -> d
 
 
 def forecast_error(law: DensityLaw, density: float, confidence: float) -> dict[str, Any]:
-    """The error at a density with its band, or why the law does not tell."""
+    """The error at a density with its band, or the refusal."""
     row: dict[str, Any] = {
         "density": density,
         "sparsity": 1 - density,
@@ -67,15 +63,12 @@ def forecast_error(law: DensityLaw, density: float, confidence: float) -> dict[s
         "remark": "",
     }
     try:
-        (found,) = law.forecasts(density, confidence=confidence)
+        (forecast,) = law.forecasts(density, confidence=confidence)
     except REFUSALS as refusal:
         return row | {"remark": f"{refusal.code}: {refusal.message}"}
-    return row | _predicted(found)
-
-
-def _predicted(found: Forecast) -> dict[str, Any]:
-    return {
-        "error": found.error.model_dump(),
-        "extrapolated": found.extrapolated,
-        "remark": "; ".join(found.notes),
+    predicted = {
+        "error": forecast.error.model_dump(),
+        "extrapolated": forecast.extrapolated,
+        "remark": "; ".join(forecast.notes),
     }
+    return row | predicted

@@ -1,6 +1,4 @@
-"""Which law to trust for one set of points: the one that misses densities least that it has not
-seen.
-"""
+"""The choice of a law for one set of points, by the errors at densities that were left out."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from pruning.schemas.base import Document
 
 
 class Contender(Document):
-    """One law, and what it misses."""
+    """A law of the comparison, and its errors at points that it was not fitted to."""
 
     name: str
     parameters: int
@@ -32,12 +30,12 @@ class Contender(Document):
 
 
 class Selection(Document):
-    """The contenders, the best first, and who could not compete."""
+    """The contenders, the best first, and the laws that could not be fitted."""
 
     best: str
-    """Between measured densities: the least `held_out`."""
+    """The law with the least `held_out`: for densities between the measured ones."""
     best_beyond: str | None
-    """Beyond the sparsest: the least `back_test`; often another law."""
+    """The law with the least `back_test`: for densities below the sparsest; often another one."""
     contenders: tuple[Contender, ...]
     refused: dict[str, str] = {}
 
@@ -45,11 +43,11 @@ class Selection(Document):
 def rank_laws(
     laws: Mapping[str, PruningLaw | PlainLaw], refused: Mapping[str, str] | None = None
 ) -> Selection:
-    """Rank fitted laws of the same points by `held_out`, of equal ones by the number of parameters.
+    """Rank fitted laws of the same points by `held_out`, equal ones by the number of parameters.
 
-    Raises `InsufficientPointsError` where no law was tried on points it had not seen.
+    Raises `InsufficientPointsError` where no law was tried on points that it was not fitted to.
     """
-    table = [
+    contenders = [
         Contender(
             name=name,
             parameters=len(law.fit.free),
@@ -60,18 +58,19 @@ def rank_laws(
         for name, law in laws.items()
     ]
     ranked = sorted(
-        (one for one in table if one.held_out is not None),
-        key=lambda one: (one.held_out, one.parameters),
+        (law for law in contenders if law.held_out is not None),
+        key=lambda law: (law.held_out, law.parameters),
     )
     if not ranked:
         raise InsufficientPointsError(
-            "no law could be tried on points it had not seen; 4 points on one network would do"
+            "no law could be tried on points that it was not fitted to; 4 points on one network "
+            "would do"
         )
-    tried = [one for one in ranked if one.back_test is not None]
-    beyond = min(tried, key=lambda one: (one.back_test, one.parameters)).name if tried else None
+    back_tested = [law for law in ranked if law.back_test is not None]
+    best_beyond = min(back_tested, key=lambda law: (law.back_test, law.parameters), default=None)
     return Selection(
         best=ranked[0].name,
-        best_beyond=beyond,
+        best_beyond=None if best_beyond is None else best_beyond.name,
         contenders=tuple(ranked),
         refused=dict(refused or {}),
     )
@@ -85,18 +84,18 @@ def compare_density_laws(
     classes: int | None = None,
     law: DensityLaw | None = None,
 ) -> tuple[Selection, dict[str, DensityLaw | BrokenLaw]]:
-    """The pruning law (`law` where it is fitted already) against a power law and a broken one, on
-    the points of one network.
+    """Compare the pruning law with a power law and a broken one on the points of one network.
 
-    A challenger with too few points is among `refused`; the pruning law's own refusal is raised.
+    `law` is the pruning law where it is fitted already. A challenger with too few points is among
+    `refused`; the pruning law's own refusal is raised.
 
     >>> import numpy as np
     >>> from pruning.laws.forms import evaluate_pruned_error
     >>> d = 0.8 ** np.arange(1, 16)
-    >>> found, laws = compare_density_laws(
+    >>> selection, laws = compare_density_laws(
     ...     d, evaluate_pruned_error(d, 0.08, 0.6, 0.003, 0.9), 0.08, classes=10
     ... )
-    >>> found.best, sorted(laws)
+    >>> selection.best, sorted(laws)
     ('pruning', ['broken', 'power', 'pruning'])
     """
     laws: dict[str, DensityLaw | BrokenLaw] = {
@@ -108,8 +107,8 @@ def compare_density_laws(
             laws[name] = fit_broken_law(
                 density, error, unpruned_error, classes=classes, breaks=1 if breaks else 0
             )
-        except InsufficientPointsError as short:
-            refused[name] = short.message
-        except np.linalg.LinAlgError as failed:
-            refused[name] = f"the fit failed: {failed}"
+        except InsufficientPointsError as refusal:
+            refused[name] = refusal.message
+        except np.linalg.LinAlgError as failure:
+            refused[name] = f"the fit failed: {failure}"
     return rank_laws(laws, refused), laws

@@ -1,4 +1,4 @@
-"""A law that was stored as JSON, whichever it is."""
+"""Laws of any kind that were stored as JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Law = Annotated[
 ]
 
 
-class _Stored(RootModel[Law]):
-    pass
+class _StoredLaw(RootModel[Law]):
+    """The JSON of a law; `kind` says which."""
 
 
 def read_law(text: str | bytes) -> Law:
-    """The law whose `model_dump_json` this is; `ParameterError` for anything else.
+    """Read a law from its `model_dump_json`; `ParameterError` for anything else.
 
     >>> from pruning.laws.density import fit_density_law
     >>> law = fit_density_law([0.5, 0.25, 0.12, 0.06], [0.081, 0.085, 0.098, 0.131], 0.08)
@@ -31,10 +31,9 @@ def read_law(text: str | bytes) -> Law:
     True
     """
     try:
-        return _Stored.model_validate_json(text).root
+        return _StoredLaw.model_validate_json(text).root
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ParameterError(
-            f"not a stored law: {where + ': ' if where else ''}{first['msg']}"
-        ) from error
+        place = ".".join(map(str, first["loc"]))
+        prefix = f"{place}: " if place else ""
+        raise ParameterError(f"not a stored law: {prefix}{first['msg']}") from error

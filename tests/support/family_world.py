@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning.family.members import Member, MemberCurve, Run, member_densities
+from pruning.family.members import Member, MemberCurve, Run, list_densities
 from pruning.family.report import build_report
 from pruning.family.sizes import Size
 from pruning.family.turn import State, take_turn
@@ -44,11 +44,11 @@ def sizes(family: FamilySpec) -> tuple[Size, ...]:
     wanted = sorted(
         {(float(d), float(w)) for grid in grids for d in grid.depths for w in grid.widths}
     )
-    found = []
+    network_sizes = []
     for depth, width in wanted:
         units = int(width)
         weights = INPUTS * units + (int(depth) - 1) * units**2 + units * CLASSES
-        found.append(
+        network_sizes.append(
             Size(
                 depth=depth,
                 width=width,
@@ -58,7 +58,7 @@ def sizes(family: FamilySpec) -> tuple[Size, ...]:
                 flops=2 * weights,
             )
         )
-    return tuple(found)
+    return tuple(network_sizes)
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ class World:
                 error="out of memory" if status == "failed" else "",
             )
         (size,) = [
-            one for one in sizes(family) if (one.depth, one.width) == (member.depth, member.width)
+            size
+            for size in sizes(family)
+            if (size.depth, size.width) == (member.depth, member.width)
         ]
         random = np.random.default_rng([self.seed, *job.encode()])
         unpruned = self.unpruned(size, member.fraction) * float(
             np.exp(self.unpruned_noise * random.standard_normal())
         )
         kept = (
-            member_densities(family, member.rounds)
-            if member.role == "member"
-            else (member.density,)
+            list_densities(family, member.rounds) if member.role == "member" else (member.density,)
         )
         invariant = member.depth**self.phi * member.width**self.psi * np.array(kept)
         law = evaluate_pruned_error(invariant, unpruned, self.gamma, self.p, self.plateau)
@@ -118,7 +118,7 @@ class World:
             curve=MemberCurve(
                 unpruned_error=unpruned,
                 densities=kept,
-                errors=tuple(float(one) for one in errors),
+                errors=tuple(float(error) for error in errors),
                 images=int(IMAGES * member.fraction),
                 test_images=TEST,
                 classes=CLASSES,
@@ -147,16 +147,16 @@ def live(
     ends: Callable[[Member], MemberStatus] = lambda member: "succeeded",
 ) -> State:
     """The family after so many turns, or its end; `ends` tells how a member's job ends."""
-    world, runs, found = world or World(), [], sizes(family)
-    state = take_turn(family, found, runs)
+    world, runs, network_sizes = world or World(), [], sizes(family)
+    state = take_turn(family, network_sizes, runs)
     for _ in range(turns):
         if state.finished:
             break
         runs += [
-            world.run(family, one, f"job_{len(runs) + i + 1:08d}", ends(one))
-            for i, one in enumerate(state.start)
+            world.run(family, member, f"job_{len(runs) + i + 1:08d}", ends(member))
+            for i, member in enumerate(state.start)
         ]
-        state = take_turn(family, found, runs)
+        state = take_turn(family, network_sizes, runs)
     return state
 
 

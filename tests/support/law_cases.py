@@ -28,20 +28,20 @@ TRUTH = {"unpruned": 0.08, "gamma": 0.6, "p": 0.003, "plateau": 0.9}
 """The first golden network of the law."""
 
 
-def truth(density: Any) -> Floats:
-    """The golden network's errors."""
+def compute_truth(density: Any) -> Floats:
+    """The errors of the golden network."""
     return evaluate_pruned_error(density, **TRUTH)
 
 
 @cache
-def rows(name: str) -> list[dict[str, str]]:
-    """A published table."""
+def read_table(name: str) -> list[dict[str, str]]:
+    """Read a published table."""
     with (CURVES / name).open() as file:
         return list(csv.DictReader(file))
 
 
-def vit() -> dict[str, Floats]:
-    """The published grid of sparse vision transformers by column."""
+def read_vision_transformers() -> dict[str, Floats]:
+    """Read the published grid of sparse vision transformers, by column."""
     table = json.loads((CURVES / "frantar2023_vit.json").read_text())
     return {name: np.array(list(column.values()), float) for name, column in table.items()}
 
@@ -56,70 +56,73 @@ class Published:
 
 
 @cache
-def rewound(network: str) -> Published:
-    """Iterative pruning of one network of Renda et al. with the schedule resumed after a tenth of
-    training.
-    """
+def read_rewound(network: str) -> Published:
+    """Read the iterative pruning of one network of Renda et al., rewound to a tenth of training."""
     epochs = "81.0" if network == "resnet50" else "170.0"
-    found = defaultdict(list)
-    for row in rows("imp-renda2020.csv"):
+    errors = defaultdict(list)
+    for row in read_table("imp-renda2020.csv"):
         if (row["network"], row["is_iterative"], row["retrain_method"], row["retrain_time"]) == (
             network,
             "True",
             "lottery",
             epochs,
         ):
-            found[round(float(row["density"]), 4)].append(1 - float(row["test_acc"]))
+            errors[round(float(row["density"]), 4)].append(1 - float(row["test_acc"]))
     unpruned = [
         1 - float(row["test_acc"])
-        for row in rows("imp-renda2020-unpruned.csv")
+        for row in read_table("imp-renda2020-unpruned.csv")
         if row["network"] == network
     ]
-    density = sorted(found, reverse=True)
+    density = sorted(errors, reverse=True)
     return Published(
-        np.array(density), np.array([np.mean(found[d]) for d in density]), float(np.mean(unpruned))
+        np.array(density), np.array([np.mean(errors[d]) for d in density]), float(np.mean(unpruned))
     )
 
 
-def risen() -> list[Published]:
-    """The iteratively pruned curves of Renda et al., however retrained, whose error reaches 1.5
-    times the unpruned one.
+def list_risen() -> list[Published]:
+    """The iteratively pruned curves of Renda et al. whose error reaches 1.5 times the unpruned one,
+    however they were retrained.
     """
-    found: dict[tuple[str, ...], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows("imp-renda2020.csv"):
+    curve_points: dict[tuple[str, ...], dict[float, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row in read_table("imp-renda2020.csv"):
         if row["is_iterative"] == "True" and row["network"] != "resnet50":
             key = (row["network"], row["retrain_method"], row["retrain_time"])
-            found[key][round(float(row["density"]), 4)].append(1 - float(row["test_acc"]))
+            curve_points[key][round(float(row["density"]), 4)].append(1 - float(row["test_acc"]))
     curves = []
-    for (network, *_), points in found.items():
+    for (network, *_), points in curve_points.items():
         density = np.array(sorted(points, reverse=True))
         curves.append(
             Published(
-                density, np.array([np.mean(points[d]) for d in density]), rewound(network).unpruned
+                density,
+                np.array([np.mean(points[d]) for d in density]),
+                read_rewound(network).unpruned,
             )
         )
-    return [one for one in curves if one.error.max() >= 1.5 * one.unpruned]
+    return [curve for curve in curves if curve.error.max() >= 1.5 * curve.unpruned]
 
 
-def resnets() -> dict[str, Floats]:
-    """ResNet-20 and ResNet-56 as the arguments of a joint fit."""
-    curves = {network: rewound(network) for network in DEPTHS}
+def gather_resnets() -> dict[str, Floats]:
+    """The curves of ResNet-20 and ResNet-56 as the arguments of a joint fit."""
+    curves = {network: read_rewound(network) for network in DEPTHS}
     return {
         "depth": np.concatenate(
-            [np.full(len(one.density), float(DEPTHS[name])) for name, one in curves.items()]
+            [np.full(len(curve.density), float(DEPTHS[name])) for name, curve in curves.items()]
         ),
-        "density": np.concatenate([one.density for one in curves.values()]),
-        "error": np.concatenate([one.error for one in curves.values()]),
+        "density": np.concatenate([curve.density for curve in curves.values()]),
+        "error": np.concatenate([curve.error for curve in curves.values()]),
         "unpruned_error": np.concatenate(
-            [np.full(len(one.density), one.unpruned) for one in curves.values()]
+            [np.full(len(curve.density), curve.unpruned) for curve in curves.values()]
         ),
     }
 
 
 @dataclass(frozen=True)
 class Family:
-    """Depths 8, 14, 26 x widths 1/2, 1, 2, ten densities each: without and with noise on every
-    error, unpruned ones too.
+    """Depths 8, 14, 26 x widths 1/2, 1, 2 at ten densities each, exact and with noise.
+
+    The noise is on every error; `unpruned_measured` is `unpruned` with noise.
     """
 
     depth: Floats
@@ -128,7 +131,7 @@ class Family:
     unpruned: Floats
     true: Floats
     error: Floats
-    seen: Floats
+    unpruned_measured: Floats
 
     def fit(self, chosen: Any = slice(None), **options: Any) -> JointLaw:
         """The joint law of some of the points."""
@@ -137,7 +140,7 @@ class Family:
             self.width[chosen],
             self.density[chosen],
             self.error[chosen],
-            self.seen[chosen],
+            self.unpruned_measured[chosen],
             classes=10,
             **options,
         )
@@ -147,39 +150,47 @@ LAW = {"gamma": 0.7, "p": 0.03, "plateau": 0.9}
 PHI, PSI = 0.74, 1.5
 
 
-def unpruned_of(depth: Any, width: Any) -> Any:
+def compute_unpruned(depth: Any, width: Any) -> Any:
     """The unpruned error of a member of the family."""
     return 0.3 * depth**-0.3 * width**-0.4
 
 
-def family(seed: int, noise: float = 0.03, apart: float = 0.0, images: int | None = None) -> Family:
-    """A family with relative noise, networks that are `apart` from the law as a whole, and errors
-    on so many images.
+def simulate_family(
+    seed: int, noise: float = 0.03, between: float = 0.0, images: int | None = None
+) -> Family:
+    """Simulate a family with relative noise, and with errors on `images` where they are given.
+
+    Whole networks differ from the law by a relative standard deviation `between`.
     """
     rng = np.random.default_rng(seed)
     networks = [(depth, width) for depth in (8.0, 14.0, 26.0) for width in (0.5, 1.0, 2.0)]
     density = 0.8 ** np.arange(1, 21, 2)
     depth, width = (np.repeat(column, len(density)) for column in np.array(networks).T)
-    unpruned, d = unpruned_of(depth, width), np.tile(density, len(networks))
+    unpruned, d = compute_unpruned(depth, width), np.tile(density, len(networks))
     true = evaluate_pruned_error(depth**PHI * width**PSI * d, unpruned, **LAW)
-    own = np.repeat(1 + apart * rng.standard_normal(len(networks)), len(density))
+    own = np.repeat(1 + between * rng.standard_normal(len(networks)), len(density))
     error = true * own * (1 + noise * rng.standard_normal(len(true)))
-    seen = unpruned * np.repeat(1 + noise * rng.standard_normal(len(networks)), len(density))
+    unpruned_measured = unpruned * np.repeat(
+        1 + noise * rng.standard_normal(len(networks)), len(density)
+    )
     if images is not None:
         error = rng.binomial(images, np.minimum(error, 0.9)) / images
-        seen = np.repeat(rng.binomial(images, seen[:: len(density)]), len(density)) / images
-    return Family(depth, width, d, unpruned, true, np.minimum(error, 0.98), seen)
+        unpruned_measured = (
+            np.repeat(rng.binomial(images, unpruned_measured[:: len(density)]), len(density))
+            / images
+        )
+    return Family(depth, width, d, unpruned, true, np.minimum(error, 0.98), unpruned_measured)
 
 
-def single(
+def fit_single(
     number: int, n: int = 14, noise: float = 0.03, dense_noise: float = 0.03, **options: Any
 ) -> DensityLaw:
-    """The law of the golden network from `n` noisy points."""
+    """Fit the law of the golden network to `n` noisy points."""
     rng = np.random.default_rng(number)
     density = 0.8 ** np.arange(1, n + 1)
     return fit_density_law(
         density,
-        truth(density) * (1 + noise * rng.standard_normal(n)),
+        compute_truth(density) * (1 + noise * rng.standard_normal(n)),
         TRUTH["unpruned"] * (1 + dense_noise * rng.standard_normal()),
         classes=10,
         **options,

@@ -7,7 +7,7 @@ import pytest
 
 from pruning.errors import CurveError, InsufficientPointsError, ParameterError, UnreachableError
 from pruning.laws.answers import Answers, Candidate, find_smallest
-from tests.support.law_cases import family, unpruned_of
+from tests.support.law_cases import compute_unpruned, simulate_family
 
 
 def candidates(
@@ -17,7 +17,7 @@ def candidates(
         Candidate(
             depth=depth,
             width=width,
-            unpruned_error=unpruned_of(depth, width),
+            unpruned_error=compute_unpruned(depth, width),
             parameters=round(10_000 * depth * width**2) + 500,
             prunable=round(10_000 * depth * width**2),
         )
@@ -27,22 +27,26 @@ def candidates(
 
 
 def test_the_closed_form_agrees_with_enumeration() -> None:
-    law, error = family(0).fit(), 0.16
+    law, error = simulate_family(0).fit(), 0.16
     answer = find_smallest(law, error, candidates())
     grid = np.geomspace(1e-3, 1, 20_001)
     left = {}
-    for one in candidates():
-        enough = law.curve(one.depth, one.width, grid, one.unpruned_error) <= error
+    for candidate in candidates():
+        enough = (
+            law.curve(candidate.depth, candidate.width, grid, candidate.unpruned_error) <= error
+        )
         if enough.any():
-            left[one] = one.parameters - (1 - grid[np.argmax(enough)]) * one.prunable
-    best = min(left, key=lambda one: left[one])
+            left[candidate] = (
+                candidate.parameters - (1 - grid[np.argmax(enough)]) * candidate.prunable
+            )
+    best = min(left, key=lambda candidate: left[candidate])
     assert answer.best.candidate == best
     assert answer.best.parameters == pytest.approx(left[best], rel=1e-3)
-    assert {one.candidate for one in (answer.best, *answer.others)} | {
-        one for one, _ in answer.refused
+    assert {row.candidate for row in (answer.best, *answer.others)} | {
+        row for row, _ in answer.refused
     } == set(candidates())
-    assert [one.parameters for one in answer.others] == sorted(
-        one.parameters for one in answer.others
+    assert [row.parameters for row in answer.others] == sorted(
+        row.parameters for row in answer.others
     )
     assert answer.best.error.value == pytest.approx(error, rel=1e-9)
     assert answer.best.error.low < error < answer.best.error.high  # type: ignore[operator]
@@ -51,25 +55,32 @@ def test_the_closed_form_agrees_with_enumeration() -> None:
 
 
 def test_a_larger_network_pruned_harder_beats_the_smallest_that_suffices() -> None:
-    answer = find_smallest(family(0).fit(), 0.16, candidates())
+    answer = find_smallest(simulate_family(0).fit(), 0.16, candidates())
     dense = min(
-        (one for one in candidates() if one.unpruned_error <= 0.16), key=lambda one: one.parameters
+        (candidate for candidate in candidates() if candidate.unpruned_error <= 0.16),
+        key=lambda candidate: candidate.parameters,
     )
     assert answer.best.candidate.parameters > dense.parameters
     assert answer.best.parameters < dense.parameters
 
 
 def test_no_answer() -> None:
-    one = family(0)
+    measured = simulate_family(0)
     with pytest.raises(UnreachableError, match=r"closest is 0\.0855.*, at depth 26 and width 2"):
-        find_smallest(one.fit(), 0.01, candidates())
+        find_smallest(measured.fit(), 0.01, candidates())
     with pytest.raises(InsufficientPointsError, match="no candidate has an answer"):
-        find_smallest(one.fit((one.depth < 20) & (one.width == 1)), 0.2, candidates((50,), (1,)))
+        find_smallest(
+            measured.fit((measured.depth < 20) & (measured.width == 1)),
+            0.2,
+            candidates((50,), (1,)),
+        )
     with pytest.raises(ParameterError, match="none"):
-        find_smallest(one.fit(), 0.1, [])
+        find_smallest(measured.fit(), 0.1, [])
     with pytest.raises(ParameterError, match="20 of 10 parameters"):
         find_smallest(
-            one.fit(), 0.1, [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})]
+            measured.fit(),
+            0.1,
+            [candidates()[0].model_copy(update={"parameters": 10, "prunable": 20})],
         )
 
 
@@ -77,33 +88,37 @@ def test_answers_stay_near_what_was_measured() -> None:
     """The sparsest density was 0.8^19: half as many rounds again are the end, and a weight must be
     left.
     """
-    law = family(0).fit()
-    (one,) = candidates((20,), (1,))
-    answer = find_smallest(law, 0.85, [one]).best
-    assert law.density_for(0.85, one.depth, one.width, one.unpruned_error) < 0.8 ** (1.5 * 19)
+    law = simulate_family(0).fit()
+    (candidate,) = candidates((20,), (1,))
+    answer = find_smallest(law, 0.85, [candidate]).best
+    assert law.density_for(
+        0.85, candidate.depth, candidate.width, candidate.unpruned_error
+    ) < 0.8 ** (1.5 * 19)
     assert answer.density == pytest.approx(0.8 ** (1.5 * 19))
     assert answer.error.value == pytest.approx(
-        float(law.curve(20, 1, answer.density, one.unpruned_error))
+        float(law.curve(20, 1, answer.density, candidate.unpruned_error))
     )
     assert answer.error.value < 0.85
     assert answer.extrapolated
     assert "held here, at a smaller error" in answer.notes[-1]
-    tiny = find_smallest(law, 0.5, [one.model_copy(update={"parameters": 60, "prunable": 50})]).best
+    tiny = find_smallest(
+        law, 0.5, [candidate.model_copy(update={"parameters": 60, "prunable": 50})]
+    ).best
     assert (tiny.density, tiny.parameters) == (1 / 50, 11)
 
 
 def test_a_network_above_the_plateau_is_refused_alone() -> None:
-    law = family(0).fit(plateau=0.8)
+    law = simulate_family(0).fit(plateau=0.8)
     strange = candidates()[0].model_copy(update={"unpruned_error": 0.85})
     answer = find_smallest(law, 0.16, [strange, *candidates()])
     assert answer.best == find_smallest(law, 0.16, candidates()).best
     assert [
-        (one, "above the plateau of the law, 0.8" in why)
-        for one, why in answer.refused
-        if one == strange
+        (candidate, "above the plateau of the law, 0.8" in refusal)
+        for candidate, refusal in answer.refused
+        if candidate == strange
     ] == [(strange, True)]
 
 
-def test_an_error_that_anything_has() -> None:
+def test_an_error_that_any_density_has_is_refused() -> None:
     with pytest.raises(CurveError, match="any density does"):
-        find_smallest(family(0).fit(), 0.95, candidates())
+        find_smallest(simulate_family(0).fit(), 0.95, candidates())

@@ -16,7 +16,15 @@ from pruning.laws.dense import DenseForm, DenseLaw, fit_dense_law
 from pruning.laws.selection import compare_density_laws, rank_laws
 from pruning.laws.sparse import SparseForm, SparseLaw, fit_sparse_law
 from pruning.laws.stored import read_law
-from tests.support.law_cases import Floats, published, rewound, rows, single, truth, vit
+from tests.support.law_cases import (
+    Floats,
+    compute_truth,
+    fit_single,
+    published,
+    read_rewound,
+    read_table,
+    read_vision_transformers,
+)
 
 D = 0.8 ** np.arange(1.0, 20.0)
 
@@ -72,22 +80,22 @@ def test_a_power_law_has_neither_break_nor_plateau() -> None:
 
 
 def test_the_pruning_law_wins_where_it_is_true() -> None:
-    found, laws = compare_density_laws(D, truth(D), 0.08, classes=10)
-    assert found.best == "pruning"
-    assert found.contenders[0].name == "pruning"
+    selection, laws = compare_density_laws(D, compute_truth(D), 0.08, classes=10)
+    assert selection.best == "pruning"
+    assert selection.contenders[0].name == "pruning"
     assert set(laws) == {"pruning", "power", "broken"}
-    assert found.contenders[0].held_out < 1e-9  # type: ignore[operator]
+    assert selection.contenders[0].held_out < 1e-9  # type: ignore[operator]
 
 
 def test_a_challenger_wins_where_the_pruning_law_is_wrong() -> None:
     error = 0.10 + 0.0005 * D**-1.3  # rises at once to far above the unpruned error of 0.08
-    found, _ = compare_density_laws(D, error, 0.08)
-    assert found.best in ("power", "broken")
+    selection, _ = compare_density_laws(D, error, 0.08)
+    assert selection.best in ("power", "broken")
 
 
-def test_who_has_too_few_points_is_named() -> None:
-    found, _ = compare_density_laws(D[:6], truth(D[:6]), 0.08, classes=10)
-    assert "7 points for 6 free parameters" in found.refused["broken"]
+def test_challengers_with_too_few_points_are_named() -> None:
+    selection, _ = compare_density_laws(D[:6], compute_truth(D[:6]), 0.08, classes=10)
+    assert "7 points for 6 free parameters" in selection.refused["broken"]
     with pytest.raises(InsufficientPointsError, match="no law could be tried"):
         rank_laws({})
 
@@ -95,24 +103,24 @@ def test_who_has_too_few_points_is_named() -> None:
 @published
 def test_on_published_curves_the_best_within_is_not_the_best_beyond() -> None:
     """A free floor follows the dip that the pruning law cannot, and forecasts three times worse."""
-    curve = rewound("resnet56")
-    found, _ = compare_density_laws(curve.density, curve.error, curve.unpruned, classes=10)
-    assert found.best != "pruning"
-    assert found.best_beyond == "pruning"
+    curve = read_rewound("resnet56")
+    selection, _ = compare_density_laws(curve.density, curve.error, curve.unpruned, classes=10)
+    assert selection.best != "pruning"
+    assert selection.best_beyond == "pruning"
 
 
 @published
 @pytest.mark.parametrize("network", ["resnet20", "resnet56"])
 def test_on_published_curves_held_out_densities_are_predicted(network: str) -> None:
-    curve = rewound(network)
-    found, _ = compare_density_laws(curve.density, curve.error, curve.unpruned, classes=10)
-    missed = {one.name: one.held_out for one in found.contenders}
+    curve = read_rewound(network)
+    selection, _ = compare_density_laws(curve.density, curve.error, curve.unpruned, classes=10)
+    missed = {contender.name: contender.held_out for contender in selection.contenders}
     assert missed["pruning"] <= 0.05  # type: ignore[operator]
-    assert missed[found.best] <= 0.03  # type: ignore[operator]
+    assert missed[selection.best] <= 0.03  # type: ignore[operator]
 
 
 def vit_grid() -> tuple[Floats, Floats, Floats, Floats]:
-    grid = vit()
+    grid = read_vision_transformers()
     return (
         1 - grid["sparsity"],
         12 * 12 * 768**2 * grid["scale"] / 1e6,
@@ -152,7 +160,7 @@ def test_the_published_vision_transformers() -> None:
 def test_the_published_t5_fit_is_beaten_by_its_own_objective() -> None:
     """The printed coefficients have the printed objective, 7.60e-6, and are not its minimum."""
     table = {
-        name: np.array([float(row[name]) for row in rows("frantar2023_t5.csv")])
+        name: np.array([float(row[name]) for row in read_table("frantar2023_t5.csv")])
         for name in ("sparsity", "scale", "steps", "val-loss")
     }
     d, m, steps = (
@@ -168,7 +176,8 @@ def test_the_published_t5_fit_is_beaten_by_its_own_objective() -> None:
 
 def sparse(noise: float = 0.0, seed: int = 0) -> SparseLaw:
     d, m, data = (
-        one.ravel() for one in np.meshgrid([1.0, 0.5, 0.25, 0.1], [1.0, 4.0, 16.0], [1.0, 3.0, 9.0])
+        axis.ravel()
+        for axis in np.meshgrid([1.0, 0.5, 0.25, 0.1], [1.0, 4.0, 16.0], [1.0, 3.0, 9.0])
     )
     loss = (1.3 * d**0.3 + 2.0) * (d * m) ** -0.4 + 0.9 * data**-0.5 + 1.0
     return fit_sparse_law(
@@ -194,7 +203,9 @@ def test_the_density_of_a_loss() -> None:
 
 def dense_grid(noise: float = 0.0, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     """Rosenfeld's CIFAR-10 constants; every size and amount in units of the largest."""
-    m, n = (one.ravel() for one in np.meshgrid(4.0 ** np.arange(-6, 1), 2.0 ** np.arange(-5.0, 1)))
+    m, n = (
+        axis.ravel() for axis in np.meshgrid(4.0 ** np.arange(-6, 1), 2.0 ** np.arange(-5.0, 1))
+    )
     x = n**-0.66 + 0.0587 * m**-0.53 + 7.14e-14
     error = 0.9 * x / np.hypot(x, 19.77)
     return (
@@ -206,11 +217,11 @@ def dense_grid(noise: float = 0.0, seed: int = 0) -> tuple[Floats, Floats, Float
 
 def test_the_published_dense_constants_are_recovered() -> None:
     law = fit_dense_law(*dense_grid(), classes=10)
-    found = law.coefficients
-    assert [found[name] for name in ("alpha", "b", "beta", "eta")] == pytest.approx(
+    coefficients = law.coefficients
+    assert [coefficients[name] for name in ("alpha", "b", "beta", "eta")] == pytest.approx(
         [0.66, 0.0587, 0.53, 19.77], rel=1e-3
     )
-    assert found["c"] < 1e-3
+    assert coefficients["c"] < 1e-3
     assert law.fit.residual_sd < 1e-6
     assert law.plateau == pytest.approx(0.9)
 
@@ -232,9 +243,9 @@ def test_noisy_dense_networks() -> None:
 def test_bands_of_the_dense_law_cover(seeds: int) -> None:
     m, n, true = dense_grid()
     held = [
-        band.low <= one <= band.high  # type: ignore[operator, union-attr]
+        band.low <= error <= band.high  # type: ignore[operator, union-attr]
         for seed in range(seeds)
-        for band, one in zip(
+        for band, error in zip(
             fit_dense_law(m, n, dense_grid(0.03, seed)[2], classes=10).predict(m, n),
             true,  # type: ignore[arg-type]
             strict=True,
@@ -246,7 +257,7 @@ def test_bands_of_the_dense_law_cover(seeds: int) -> None:
 @pytest.mark.parametrize(
     ("law", "cls"),
     [
-        (lambda: fit_broken_law(D, truth(D), 0.08), BrokenLaw),
+        (lambda: fit_broken_law(D, compute_truth(D), 0.08), BrokenLaw),
         (lambda: sparse(0.01), SparseLaw),
         (lambda: fit_dense_law(*dense_grid(0.03), classes=10), DenseLaw),
     ],
@@ -274,13 +285,17 @@ def test_what_is_not_a_law_is_refused(text: str) -> None:
     ("call", "refusal", "message"),
     [
         (
-            lambda: fit_broken_law(D[:4], truth(D[:4]), 0.08),
+            lambda: fit_broken_law(D[:4], compute_truth(D[:4]), 0.08),
             InsufficientPointsError,
             "5 points for 6 free parameters.* 7 more",
         ),
-        (lambda: fit_broken_law(D, truth(D), 0.08, breaks=2), ParameterError, "breaks: 2; 0 or 1"),  # type: ignore[arg-type]
+        (
+            lambda: fit_broken_law(D, compute_truth(D), 0.08, breaks=2),
+            ParameterError,
+            "breaks: 2; 0 or 1",
+        ),  # type: ignore[arg-type]
         (lambda: fit_broken_law([0.5, 0.0], [0.1, 0.2], 0.08), CurveError, "density 0"),
-        (lambda: fit_broken_law(D, truth(D), 0.08).predict(1.5), ParameterError, "density"),
+        (lambda: fit_broken_law(D, compute_truth(D), 0.08).predict(1.5), ParameterError, "density"),
         (
             lambda: fit_sparse_law([0.5, 0.2], [1, 1], [1, 2], [3, 4]),
             InsufficientPointsError,
@@ -324,7 +339,7 @@ def test_what_is_not_a_law_is_refused(text: str) -> None:
             CurveError,
             "as many of each",
         ),
-        (lambda: single(0).density_for(1.5), ParameterError, "error"),
+        (lambda: fit_single(0).density_for(1.5), ParameterError, "error"),
     ],
 )
 def test_refusals(call: Any, refusal: type[Exception], message: str) -> None:

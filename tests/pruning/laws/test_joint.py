@@ -1,4 +1,4 @@
-"""The law of a family: recovery, bands over networks, other sizes, and the published ResNets."""
+"""The law of a family: recovery, bands over networks, and other sizes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,11 @@ from pruning.laws.density import fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
 from pruning.laws.joint import JointLaw, fit_joint_law
 from pruning.schemas.report import Estimate
-from tests.support.law_cases import (
-    LAW,
-    PHI,
-    PSI,
-    Family,
-    family,
-    published,
-    resnets,
-    rewound,
-    risen,
-    unpruned_of,
-)
+from tests.support.law_cases import LAW, PHI, PSI, Family, compute_unpruned, simulate_family
 
 
 def exact() -> Family:
-    return family(0, noise=0.0)
+    return simulate_family(0, noise=0.0)
 
 
 def test_the_constants_of_exact_points_are_recovered() -> None:
@@ -45,7 +34,7 @@ def test_the_constants_of_exact_points_are_recovered() -> None:
 
 
 def test_the_inverse_undoes_the_law() -> None:
-    law = family(1).fit(refits=0)
+    law = simulate_family(1).fit(refits=0)
     density = law.density_for([0.15, 0.2, 0.3], 14, 1, 0.1)
     np.testing.assert_allclose(law.curve(14, 1, density, 0.1), [0.15, 0.2, 0.3], rtol=1e-10)
     assert isinstance(law.density_for(0.2, 14, 1, 0.1), float)
@@ -54,28 +43,36 @@ def test_the_inverse_undoes_the_law() -> None:
 
 
 def test_equal_invariants_have_equal_errors() -> None:
-    law = family(1).fit(refits=0)
+    law = simulate_family(1).fit(refits=0)
     density = 0.3 * (14 / 26) ** law.phi * (1 / 2) ** law.psi
     assert law.invariant(26, 2, density) == pytest.approx(float(law.invariant(14, 1, 0.3)))
     assert law.curve(26, 2, density, 0.1) == pytest.approx(float(law.curve(14, 1, 0.3, 0.1)))
 
 
 def test_half_of_a_family_predicts_the_other_half() -> None:
-    one = family(2)
-    half = np.isin(one.depth * 10 + one.width, [80.5, 81, 142, 140.5, 261, 262])
-    law = one.fit(half)
-    rest = ~half & (one.density > 0.8**18)
-    bands = law.predict(one.depth[rest], one.width[rest], one.density[rest], one.seen[rest])
+    measured = simulate_family(2)
+    half = np.isin(measured.depth * 10 + measured.width, [80.5, 81, 142, 140.5, 261, 262])
+    law = measured.fit(half)
+    rest = ~half & (measured.density > 0.8**18)
+    bands = law.predict(
+        measured.depth[rest],
+        measured.width[rest],
+        measured.density[rest],
+        measured.unpruned_measured[rest],
+    )
     assert (
         np.mean(
-            [abs(band.value / true - 1) for band, true in zip(bands, one.true[rest], strict=True)]
+            [
+                abs(band.value / true - 1)
+                for band, true in zip(bands, measured.true[rest], strict=True)
+            ]
         )
         < 0.04
     )
 
 
 def test_it_survives_json() -> None:
-    law = family(0).fit()
+    law = simulate_family(0).fit()
     again = JointLaw.model_validate_json(law.model_dump_json())
     assert again == law
     assert again.predict(14, 1, 0.3, 0.12) == law.predict(14, 1, 0.3, 0.12)
@@ -86,33 +83,41 @@ def test_a_family_of_one_network_is_the_single_law() -> None:
     error = evaluate_pruned_error(density, 0.08, 0.6, 0.003, 0.9) * (
         1 + 0.03 * np.random.default_rng(0).standard_normal(14)
     )
-    joint, one = (
+    joint, single = (
         fit_joint_law(20, 1, density, error, 0.08, classes=10),
         fit_density_law(density, error, 0.08, classes=10),
     )
-    assert joint.predict(20, 1, 0.1, 0.08) == one.predict(0.1)
+    assert joint.predict(20, 1, 0.1, 0.08) == single.predict(0.1)
     assert (joint.phi, joint.psi) == (0.0, 0.0)
 
 
 def coverage(
-    seeds: range, *, apart: float = 0.0, images: int | None = None, **options: object
+    seeds: range, *, between: float = 0.0, images: int | None = None, **options: object
 ) -> tuple[float, float]:
     """How often 90 % bands hold the true error: of the fitted networks, and of one between them."""
     fitted, fresh = [], []
     for seed in seeds:
-        one, rng = family(seed, apart=apart, images=images), np.random.default_rng(seed + 10_000)
-        law = one.fit(images=images, **options)
-        bands = law.predict(one.depth, one.width, one.density, one.seen)
-        fitted += [
-            band.low <= true <= band.high for band, true in zip(bands, one.true, strict=True)
-        ]
-        unpruned, density = unpruned_of(20, 1.41), 0.8 ** np.arange(1.0, 17.0)
-        true = evaluate_pruned_error(20**PHI * 1.41**PSI * density, unpruned, **LAW)
-        seen = unpruned * (1 + 0.03 * rng.standard_normal())
-        bands = law.predict(
-            20, 1.41, density, seen if images is None else rng.binomial(images, seen) / images
+        measured, rng = (
+            simulate_family(seed, between=between, images=images),
+            np.random.default_rng(seed + 10_000),
         )
-        fresh += [band.low <= one <= band.high for band, one in zip(bands, true, strict=True)]
+        law = measured.fit(images=images, **options)
+        bands = law.predict(
+            measured.depth, measured.width, measured.density, measured.unpruned_measured
+        )
+        fitted += [
+            band.low <= true <= band.high for band, true in zip(bands, measured.true, strict=True)
+        ]
+        unpruned, density = compute_unpruned(20, 1.41), 0.8 ** np.arange(1.0, 17.0)
+        true = evaluate_pruned_error(20**PHI * 1.41**PSI * density, unpruned, **LAW)
+        measured_error = unpruned * (1 + 0.03 * rng.standard_normal())
+        bands = law.predict(
+            20,
+            1.41,
+            density,
+            measured_error if images is None else rng.binomial(images, measured_error) / images,
+        )
+        fresh += [band.low <= error <= band.high for band, error in zip(bands, true, strict=True)]
     return float(np.mean(fitted)), float(np.mean(fresh))
 
 
@@ -135,25 +140,25 @@ def test_bands_cover_the_truth_in_200_seeds(options: dict[str, object]) -> None:
 
 
 def test_unpruned_errors_of_few_images_are_uncertain() -> None:
-    one = family(0, images=1000)
-    fit = one.fit(images=1000, refits=0).fit
-    u = one.seen[::10]
+    measured = simulate_family(0, images=1000)
+    fit = measured.fit(images=1000, refits=0).fit
+    u = measured.unpruned_measured[::10]
     assert fit.unpruned_sds == pytest.approx(
         fit.noise * np.sqrt(1 + (1 - u) / (1000 * u) / SEED_SD**2)
     )
     assert fit.unpruned_sd == pytest.approx(np.sqrt(np.mean(np.square(fit.unpruned_sds))))
-    assert one.fit(images=1000, unpruned_sd=0.02).fit.unpruned_sds == (0.02,) * 9
-    assert one.fit().fit.unpruned_sds == (one.fit().fit.noise,) * 9
+    assert measured.fit(images=1000, unpruned_sd=0.02).fit.unpruned_sds == (0.02,) * 9
+    assert measured.fit().fit.unpruned_sds == (measured.fit().fit.noise,) * 9
 
 
-def test_a_stored_law_of_an_earlier_version_still_tells() -> None:
-    law = family(0).fit(refits=50)
+def test_a_stored_law_of_an_earlier_version_still_predicts() -> None:
+    law = simulate_family(0).fit(refits=50)
     document = law.model_dump(mode="json")
     del document["fit"]["unpruned_sds"]
     for of in ("mean", "run"):
         assert JointLaw.model_validate(document).predict(
-            14, 1, [0.3, 0.1], family(0).seen[40], of=of
-        ) == law.predict(14, 1, [0.3, 0.1], family(0).seen[40], of=of)
+            14, 1, [0.3, 0.1], simulate_family(0).unpruned_measured[40], of=of
+        ) == law.predict(14, 1, [0.3, 0.1], simulate_family(0).unpruned_measured[40], of=of)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +168,9 @@ def test_a_stored_law_of_an_earlier_version_still_tells() -> None:
         (((8, 1), (14, 1), (26, 1)), (20, 1)),
     ],
 )
-@pytest.mark.parametrize("apart", [0.0, 0.2])
-def test_one_more_network_among_few_that_lie_apart(
-    networks: tuple[tuple[float, float], ...], new: tuple[float, float], apart: float
+@pytest.mark.parametrize("between", [0.0, 0.2])
+def test_one_more_network_among_few_that_differ_from_the_law(
+    networks: tuple[tuple[float, float], ...], new: tuple[float, float], between: float
 ) -> None:
     """Too few for a conformal band: how far each lies from the law of the others is in the band of
     one that was not run.
@@ -177,8 +182,8 @@ def test_one_more_network_among_few_that_lie_apart(
         def curve(
             depth: float, width: float, rng: np.random.Generator = rng
         ) -> tuple[float, np.ndarray]:
-            unpruned = unpruned_of(depth, width)
-            m = depth**PHI * width**PSI * density * np.exp(apart * rng.standard_normal())
+            unpruned = compute_unpruned(depth, width)
+            m = depth**PHI * width**PSI * density * np.exp(between * rng.standard_normal())
             noise = np.exp(0.03 * rng.standard_normal(11))
             return unpruned * noise[0], np.minimum(
                 0.98, evaluate_pruned_error(m, unpruned, **LAW) * noise[1:]
@@ -194,7 +199,10 @@ def test_one_more_network_among_few_that_lie_apart(
         law = fit_joint_law(*columns, classes=10, network=network)
         unpruned, errors = curve(*new)
         runs, curves = (law.predict(*new, density, unpruned, of=of) for of in ("run", "mean"))
-        hits += [one.low <= error <= one.high for one, error in zip(runs, errors, strict=True)]
+        hits += [
+            estimate.low <= error <= estimate.high
+            for estimate, error in zip(runs, errors, strict=True)
+        ]
         assert all(
             run.low <= mean.low and mean.high <= run.high
             for run, mean in zip(runs, curves, strict=True)
@@ -202,32 +210,32 @@ def test_one_more_network_among_few_that_lie_apart(
     assert np.mean(hits) >= 0.84
 
 
-def test_networks_that_are_apart_are_resampled_whole() -> None:
+def test_networks_that_differ_from_the_law_are_resampled_whole() -> None:
     """With networks 3 % off the law each, resampled networks still cover where points taken one by
     one do not know.
     """
-    points, networks = (coverage(range(10), apart=0.03, refits=refits)[0] for refits in (0, 50))
+    points, networks = (coverage(range(10), between=0.03, refits=refits)[0] for refits in (0, 50))
     assert points < networks
     assert networks >= 0.86
 
 
-def test_what_is_resampled_is_said() -> None:
-    assert family(0).fit(refits=50).refits.of == "networks"  # type: ignore[union-attr]
-    one = family(0)
-    two = one.fit((one.depth < 20) & (one.width == 1), refits=50)
+def test_the_law_names_what_was_resampled() -> None:
+    assert simulate_family(0).fit(refits=50).refits.of == "networks"  # type: ignore[union-attr]
+    measured = simulate_family(0)
+    two = measured.fit((measured.depth < 20) & (measured.width == 1), refits=50)
     assert two.refits is not None
     assert two.refits.of == "residuals"
     assert any("2 networks are too few to resample" in warning for warning in two.warnings)
     assert two.network_folds is None
-    assert one.fit((one.depth < 20) & (one.width == 1)).refits is None
+    assert measured.fit((measured.depth < 20) & (measured.width == 1)).refits is None
 
 
 def test_trials_belong_to_their_network() -> None:
-    one, other = family(0), family(1)
+    first, second = simulate_family(0), simulate_family(1)
     law = fit_joint_law(
         *(
-            np.concatenate([getattr(part, name) for part in (one, other)])
-            for name in ("depth", "width", "density", "error", "seen")
+            np.concatenate([getattr(part, name) for part in (first, second)])
+            for name in ("depth", "width", "density", "error", "unpruned_measured")
         ),
         classes=10,
         trial=[0] * 90 + [1] * 90,
@@ -236,21 +244,25 @@ def test_trials_belong_to_their_network() -> None:
     assert len(law.networks) == 9
     assert law.refits is not None
     assert law.refits.of == "networks and trials"
-    assert law.networks[0].unpruned_error == pytest.approx((one.seen[0] + other.seen[0]) / 2)
+    assert law.networks[0].unpruned_error == pytest.approx(
+        (first.unpruned_measured[0] + second.unpruned_measured[0]) / 2
+    )
 
 
 def test_other_sizes() -> None:
-    law = family(0).fit()
+    law = simulate_family(0).fit()
     (inside,), (outside,) = (
-        law.forecasts(depth, 1, 0.5, unpruned_of(depth, 1)) for depth in (20, 50)
+        law.forecasts(depth, 1, 0.5, compute_unpruned(depth, 1)) for depth in (20, 50)
     )
     assert not inside.extrapolated
     assert outside.extrapolated
     assert "beyond the sizes" in outside.notes[-1]
-    widths = [(one.error.high or 1) / (one.error.low or 1) for one in (inside, outside)]
+    widths = [
+        (forecast.error.high or 1) / (forecast.error.low or 1) for forecast in (inside, outside)
+    ]
     assert widths[1] > widths[0]
-    one = family(0)
-    few = one.fit((one.depth < 20) & (one.width == 1))
+    measured = simulate_family(0)
+    few = measured.fit((measured.depth < 20) & (measured.width == 1))
     with pytest.raises(
         InsufficientPointsError, match=r"fitted networks: 2, too few .*; 1 more would do"
     ):
@@ -259,37 +271,39 @@ def test_other_sizes() -> None:
         InsufficientPointsError,
         match=r"all fitted networks have width 1, .*1 more, of another width",
     ):
-        one.fit(one.width == 1).predict(14, 2, 0.5, 0.1)
+        measured.fit(measured.width == 1).predict(14, 2, 0.5, 0.1)
 
 
 def test_a_certain_unpruned_error_narrows_the_band() -> None:
-    law = family(0).fit(refits=0)
+    law = simulate_family(0).fit(refits=0)
     exact, default = (law.predict(20, 1, 0.5, 0.12, unpruned_sd=sd) for sd in (0.0, None))
     assert default.low < exact.low < exact.high < default.high  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize("of", ["mean", "run"])
 def test_a_guessed_unpruned_error_widens_the_band_of_a_network_that_was_not_fitted(of: Any) -> None:
-    law = family(3).fit()
+    law = simulate_family(3).fit()
     sure, unsure = (law.predict(17, 1.2, 0.3, 0.1, of=of, unpruned_sd=sd) for sd in (0.0, 0.3))
     assert isinstance(sure, Estimate)
     assert isinstance(unsure, Estimate)
     assert unsure.value == sure.value
-    for found in (sure, unsure):
-        assert found.low is not None
-        assert found.high is not None
+    for estimate in (sure, unsure):
+        assert estimate.low is not None
+        assert estimate.high is not None
     assert np.log(unsure.high / unsure.low) > 1.5 * np.log(sure.high / sure.low)  # type: ignore[operator]
 
 
-def test_exponents_that_cannot_be_told_apart() -> None:
-    one = exact()
-    line = np.isin(one.depth * one.width, [4, 14, 52])  # 8 x 1/2, 14 x 1, 26 x 2
-    odd = replace(one, depth=np.where(one.width == 0.5, 4.0, np.where(one.width == 1, 8.0, 16.0)))
+def test_exponents_that_cannot_be_distinguished() -> None:
+    points = exact()
+    line = np.isin(points.depth * points.width, [4, 14, 52])  # 8 x 1/2, 14 x 1, 26 x 2
+    odd = replace(
+        points, depth=np.where(points.width == 0.5, 4.0, np.where(points.width == 1, 8.0, 16.0))
+    )
     with pytest.raises(
         InsufficientPointsError, match=r"vary together.*1 more network, with another depth"
     ):
         odd.fit()
-    assert one.fit(line).phi == pytest.approx(PHI, rel=1e-3)
+    assert points.fit(line).phi == pytest.approx(PHI, rel=1e-3)
 
 
 def test_networks_that_contradict_themselves() -> None:
@@ -299,79 +313,3 @@ def test_networks_that_contradict_themselves() -> None:
         fit_joint_law([8, 14], 1, [0.5, 0.2], [0.1, 0.2], 0.08, network=["a", "a"])
     with pytest.raises(CurveError, match="depth 0 at point 0"):
         fit_joint_law(0, 1, [0.5, 0.2], [0.1, 0.2], 0.08)
-
-
-@published
-@pytest.mark.parametrize(
-    ("network", "classes"), [("resnet20", 10), ("resnet56", 10), ("resnet50", 1000)]
-)
-def test_published_curves_are_fitted(network: str, classes: int) -> None:
-    curve = rewound(network)
-    law = fit_density_law(curve.density, curve.error, curve.unpruned, classes=classes)
-    assert law.fit.residual_sd <= 0.03
-    assert abs(law.fit.residual_mean) <= 0.03
-    assert any("below the unpruned error" in one for one in law.warnings)
-    assert law.back_test is not None
-    assert law.back_test.bias < 0  # optimistic, as extrapolation is
-
-
-@published
-def test_published_resnets_share_a_law() -> None:
-    law = fit_joint_law(width=1, classes=10, **resnets())
-    assert law.fit.residual_sd <= 0.03
-    assert (law.gamma, law.p, law.phi) == pytest.approx((0.735, 0.0153, 0.690), rel=5e-3)
-
-
-@published
-def test_published_densities_that_were_held_out() -> None:
-    """30 random splits of the 27 points of ResNet-20 and ResNet-56; a band is refused only for a
-    sparsest point held out.
-    """
-    given, rng = resnets(), np.random.default_rng(0)
-    missed, held, refused = [], [], 0
-    for _ in range(30):
-        fitted = np.ones(27, bool)
-        fitted[rng.choice(27, 7, replace=False)] = False
-        law = fit_joint_law(
-            width=1, classes=10, **{name: values[fitted] for name, values in given.items()}
-        )
-        for depth, density, error, unpruned in zip(
-            *(values[~fitted] for values in given.values()), strict=True
-        ):
-            missed.append(abs(float(law.curve(depth, 1, density, unpruned)) / error - 1))
-            try:
-                (forecast,) = law.forecasts(depth, 1, density, unpruned, of="run")
-            except InsufficientPointsError:
-                assert density < min(one.sparsest for one in law.networks)
-                refused += 1
-                continue
-            held.append(forecast.error.low <= error <= forecast.error.high)  # type: ignore[operator]
-    assert (len(missed), len(held)) == (210, 210 - refused)
-    assert refused < 15
-    assert np.mean(missed) <= 0.05
-    assert 0.80 <= np.mean(held) <= 0.97
-
-
-@published
-def test_published_curves_beyond_what_was_fitted() -> None:
-    """Fitted once the error has risen to 1.5 times the unpruned one: the next three rounds are
-    mostly in their bands.
-    """
-    held, missed = [], []
-    for curve in risen():
-        for end in range(5, len(curve.density)):
-            if curve.error[:end].max() < 1.5 * curve.unpruned:
-                continue
-            law = fit_density_law(
-                curve.density[:end], curve.error[:end], curve.unpruned, classes=10
-            )
-            for density, error in zip(
-                curve.density[end : end + 3], curve.error[end : end + 3], strict=True
-            ):
-                (forecast,) = law.forecasts(density, of="run")
-                assert forecast.extrapolated
-                held.append(forecast.error.low <= error <= forecast.error.high)  # type: ignore[operator]
-                missed.append(abs(forecast.error.value / error - 1))
-    assert len(held) > 150
-    assert np.mean(held) >= 0.80
-    assert np.mean(missed) <= 0.10

@@ -1,0 +1,163 @@
+"""The section on the invariant of a family: whether depth and width enter by depth^phi width^psi
+density alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pruning import wording
+from pruning.family.measurements import (
+    FamilyMeasurements,
+    Half,
+    fit_density_alone,
+    predict_other_half,
+)
+from pruning.family.section_parts import STEPS, draw_curve, name_size
+from pruning.laws.forms import Floats
+from pruning.laws.joint import JointLaw
+from pruning.schemas.report import Curve, Estimate, Section
+
+INVARIANT = (
+    "Networks of equal invariant m have equal error where pruning has taken over from training. "
+    "If depth and width do enter by m alone, the curves of all networks fall together over m, "
+    "though they lie apart over the density.",
+)
+INVARIANT_LABEL = f"invariant m / p {wording.LOG_AXIS}"
+ERROR_LABEL = f"test error {wording.LOG_AXIS}"
+
+
+def build_invariant_section(law: JointLaw, points: FamilyMeasurements) -> Section:
+    """Build the section: curves over the invariant and over the density, and the two halves."""
+    invariant = law.invariant(points.depth, points.width, points.density) / law.p
+    density_label = f"kept density {wording.LOG_AXIS}"
+    curves = _draw_sizes(points, invariant, group="collapsed", x_label=INVARIANT_LABEL)
+    curves |= _draw_sizes(points, points.density, group="apart", x_label=density_label)
+    common = _draw_common(law, points, invariant)
+    curves["collapsed/law for an unpruned error of 0"] = common
+    halves, refusals = predict_other_half(points)
+    curves |= _draw_halves(halves)
+    notes = [
+        *_note_halves(halves),
+        *_note_density_alone(law, points),
+        *INVARIANT,
+    ]
+    if common.x:
+        notes.append(
+            "The dashed line is the law without an unpruned error, plateau (1 + "
+            "(m/p)^2)^(-gamma/2): every curve leaves it for an unpruned error of its own."
+        )
+    notes += [f"{refusal}." for refusal in refusals]
+    scalars = {}
+    if halves:
+        deviation = _join_deviations(halves)
+        scalars["missed error of the other half"] = Estimate(
+            value=float(np.abs(deviation).mean()), n=len(deviation)
+        )
+    rows = [_describe_half(half) for half in halves]
+    return Section(
+        title="The invariant",
+        version=1,
+        curves=curves,
+        notes=tuple(notes),
+        scalars=scalars,
+        details={"halves": rows} if rows else {},
+    )
+
+
+def _draw_sizes(
+    points: FamilyMeasurements, x: Floats, *, group: str, x_label: str
+) -> dict[str, Curve]:
+    """The measured errors over x, one curve for each depth and width."""
+    curves = {}
+    for depth, width in sorted({network[:2] for network in points.networks}):
+        rows = np.flatnonzero((points.depth == depth) & (points.width == width))
+        rows = rows[np.argsort(x[rows])]
+        curves[f"{group}/{name_size(depth, width)}"] = draw_curve(
+            x[rows], points.error[rows], x_label=x_label, y_label=ERROR_LABEL, drawn="points"
+        )
+    return curves
+
+
+def _draw_common(law: JointLaw, points: FamilyMeasurements, invariant: Floats) -> Curve:
+    """The law without an unpruned error, as far down as errors were measured."""
+    grid = np.geomspace(invariant.min(), invariant.max(), STEPS)
+    errors = law.plateau * (1 + grid**2) ** (-law.gamma / 2)
+    shown = errors >= points.error.min()
+    return draw_curve(
+        grid[shown], errors[shown], x_label=INVARIANT_LABEL, y_label=ERROR_LABEL, drawn="line"
+    )
+
+
+def _draw_halves(halves: list[Half]) -> dict[str, Curve]:
+    """Measured over predicted errors of each half, and the line on which they are equal."""
+    curves = {}
+    x_label = f"predicted error {wording.LOG_AXIS}"
+    y_label = f"measured error {wording.LOG_AXIS}"
+    for number, half in enumerate(halves, start=1):
+        curves[f"other half/fitted on half {number}"] = draw_curve(
+            half.predicted, half.measured, x_label=x_label, y_label=y_label, drawn="points"
+        )
+    if halves:
+        ends = [
+            float(min(half.measured.min() for half in halves)),
+            float(max(half.measured.max() for half in halves)),
+        ]
+        curves["other half/predicted = measured"] = draw_curve(
+            ends, ends, x_label=x_label, y_label=y_label, drawn="line"
+        )
+    return curves
+
+
+def _join_deviations(halves: list[Half]) -> Floats:
+    return np.concatenate([half.deviation for half in halves])
+
+
+def _note_halves(halves: list[Half]) -> list[str]:
+    if not halves:
+        return []
+    deviation = _join_deviations(halves)
+    points = wording.count_of(len(deviation), "point")
+    mean = wording.percent(float(np.abs(deviation).mean()))
+    bias = wording.percent(float(deviation.mean()))
+    sd = wording.percent(float(deviation.std()))
+    shared = any(
+        {network[:2] for network in half.fitted} & {network[:2] for network in half.networks}
+        for half in halves
+    )
+    overlap = ", no size in both"
+    if shared:  # a weaker test
+        overlap = "; sizes are in both halves, with other fractions of the images"
+    return [
+        f"Fitted on one half of the networks (as on a chessboard{overlap}), the law predicts the "
+        f"other half's {points} with a mean deviation of {mean} (bias {bias}, standard deviation "
+        f"{sd})."
+    ]
+
+
+def _note_density_alone(law: JointLaw, points: FamilyMeasurements) -> list[str]:
+    alone = fit_density_alone(points)
+    sizes = {network[:2] for network in points.networks}
+    if alone is None or len(sizes) < 2:
+        return []
+    return [
+        f"With phi = {law.phi:.2f} and psi = {law.psi:.2f} the points lie within a standard "
+        f"deviation of {wording.percent(law.fit.residual_sd)} of one law; with the density alone "
+        f"(phi = psi = 0) within {wording.percent(alone)}."
+    ]
+
+
+def _describe_half(half: Half) -> dict[str, Any]:
+    missed = half.deviation
+    return {
+        "fitted_networks": len(half.fitted),
+        "phi": half.phi,
+        "psi": half.psi,
+        "predicted_networks": len(set(half.networks)),
+        "points": len(missed),
+        "missed_error": float(np.abs(missed).mean()),
+        "missed_on_average": float(missed.mean()),
+        "missed_sigma": float(missed.std()),
+    }

@@ -1,0 +1,147 @@
+"""The section on the joint law of a family: its constants, its curves and how far the points are
+from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pruning import wording
+from pruning.family.measurements import FamilyMeasurements, NetworkKey
+from pruning.family.section_parts import STEPS, draw_curve
+from pruning.family.turn import State
+from pruning.laws.joint import JointLaw
+from pruning.schemas.report import Curve, Estimate, Section
+
+LAW = (
+    "The law: error = e0 [(m^2 + p^2 r^2) / (m^2 + p^2)]^(gamma/2), m = depth^phi width^psi "
+    "density, r = (plateau / e0)^(1/gamma), e0 the unpruned error of each network (observed, not "
+    "fitted: the mean over its trainings without pruning); the training images enter by e0 alone. "
+    "Five constants for the whole family, fitted to relative deviations.",
+    "The paper: relative deviations from the joint law have a mean below 2 % and a standard "
+    "deviation below 6 %.",
+)
+
+
+def build_law_section(state: State, law: JointLaw, points: FamilyMeasurements) -> Section:
+    """Build the section: one curve of the law and one of the points for each network."""
+    curves: dict[str, Curve] = {}
+    for network in points.networks:
+        curves |= _draw_network(law, points, network, state.spec.confidence)
+    warnings = [f"{warning}." for warning in points.warnings]
+    return Section(
+        title="Joint scaling law",
+        version=1,
+        curves=curves,
+        notes=(*_list_notes(state, law), *warnings, *LAW),
+        scalars={
+            name: Estimate(value=value)
+            for name, value in _list_scalars(law).items()
+            if value is not None
+        },
+        details={"networks": [_describe_network(law, points, key) for key in points.networks]},
+    )
+
+
+def _list_scalars(law: JointLaw) -> dict[str, float | None]:
+    missed_networks = None
+    if law.network_folds is not None:
+        missed_networks = float(np.mean(law.network_folds.missed))
+    back_test = law.back_test
+    return {
+        "gamma": law.gamma,
+        "phi (exponent of depth)": law.phi,
+        "psi (exponent of width)": law.psi,
+        "p (invariant at the end of the power law)": law.p,
+        "error of the plateau": law.plateau,
+        "missed error, standard deviation": law.fit.residual_sd,
+        "missed error, mean": law.fit.residual_mean,
+        "missed error of one run without sampling (sigma)": law.sigma,
+        "missed error at held-out densities": law.held_out,
+        "missed error of networks left out": missed_networks,
+        "missed error in the back-test": None if back_test is None else back_test.mean_absolute,
+    }
+
+
+def _list_notes(state: State, law: JointLaw) -> list[str]:
+    networks = wording.count_of(len(law.networks), "network")
+    points = wording.count_of(len(law.points), "point")
+    notes = [
+        f"{networks}, {points}; the law is off by {wording.percent(law.fit.residual_mean)} on "
+        f"average, with a standard deviation of {wording.percent(law.fit.residual_sd)}."
+    ]
+    back_test = law.back_test
+    if back_test is not None:
+        side = "too low" if back_test.bias < 0 else "too high"
+        sparser = wording.count_of(len(back_test.points), "sparser point")
+        notes.append(
+            f"Back-test, fitted to the denser part of every network: {sparser} were missed by "
+            f"{wording.percent(back_test.mean_absolute)}, on average "
+            f"{wording.percent(abs(back_test.bias))} {side}."
+        )
+    if state.band is not None and state.spec.adaptive is not None:
+        run = len([run for run in state.runs if run.member.role == "member"])
+        members = wording.count_of(len(state.members), "member")
+        notes.append(
+            f"Adaptive: {run} of {members} were run; for given unpruned errors the law's band is "
+            f"±{wording.percent(state.band)} of the error on average over all of them, "
+            f"{wording.percent(state.spec.adaptive.band)} were asked for."
+        )
+    return notes
+
+
+def _draw_network(
+    law: JointLaw, points: FamilyMeasurements, network: NetworkKey, confidence: float
+) -> dict[str, Curve]:
+    """The curve of the law with its band, and the measured points; one plot for each depth."""
+    depth, width, fraction = network
+    rows = points.mask_networks(network.__eq__)
+    label = f"depth {depth:g}/width {width:g}"
+    if fraction < 1:
+        label += f", {wording.short_percent(fraction)} of the images"
+    y_label = f"test error, depth {depth:g}"
+    grid = np.geomspace(points.density[rows].min(), 0.999, STEPS)
+    unpruned = points.average_unpruned(network)
+    forecasts = law.forecasts(depth, width, grid, unpruned, confidence=confidence)
+    law_curve = Curve(
+        x=tuple(float(1 - density) for density in grid),
+        y=tuple(forecast.error for forecast in forecasts),
+        x_label="sparsity",
+        y_label=y_label,
+        drawn="band",
+    )
+    measured = draw_curve(
+        [1 - float(density) for density in points.density[rows]],
+        points.error[rows],
+        x_label="sparsity",
+        y_label=y_label,
+        drawn="points",
+    )
+    return {f"{label}/law": law_curve, f"{label}/measured": measured}
+
+
+def _describe_network(
+    law: JointLaw, points: FamilyMeasurements, network: NetworkKey
+) -> dict[str, Any]:
+    depth, width, fraction = network
+    rows = points.mask_networks(network.__eq__)
+    unpruned = points.average_unpruned(network)
+    # Noise may lift an unpruned error above the plateau, where the law is not defined.
+    below_plateau = min(unpruned, law.plateau)
+    fitted = law.curve(depth, width, points.density[rows], below_plateau)
+    missed = fitted / points.error[rows] - 1
+    upper, lower = law.transitions(depth, width, below_plateau)
+    return {
+        "depth": depth,
+        "width": width,
+        "fraction_of_images": wording.short_percent(fraction),
+        "unpruned_error": unpruned,
+        "points": int(rows.sum()),
+        "sparsest_density": float(points.density[rows].min()),
+        "missed_on_average": float(missed.mean()),
+        "missed_sigma": float(missed.std()),
+        "power_law_from_density": min(1.0, upper),
+        "to_density": lower,
+    }
