@@ -628,7 +628,8 @@ def test_scores_of_zero_and_below_are_ranked() -> None:
 def test_a_density_below_one_channel_of_each_group_is_refused() -> None:
     model, shape = build("mlp")  # 32 x 9, 9 x 7, 7 x 3; with one channel each 32 + 1 + 3
     with pytest.raises(
-        BudgetError, match=r"density 0\.01 cannot be reached .* with one of each group it is 0\.09677"
+        BudgetError,
+        match=r"density 0\.01 cannot be reached .* with one of each group it is 0\.09677",
     ):
         select(model, shape, 0.01)
     assert density(select(model, shape, 36 / 372).masks) == 36 / 372
