@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 from pruning.analysis.job_record import JobRecord
@@ -14,7 +15,8 @@ class Evaluation(Protocol):
 
     Optional class attributes: `reads` names evaluations whose sections it reads, which are done
     before it; `of_pixels` is True where it supports segmentation, else it is left out there, and
-    refused where a recipe names it; `asked_only` is True where it runs only if a recipe names it.
+    refused where a recipe names it; `asked_only` is True where it runs only if a recipe names it;
+    `reads_unretrained` is True where it reads networks as they are right after pruning.
     An evaluation with `units` estimates its cost; see `pruning.analysis.job_size`.
     """
 
@@ -56,13 +58,20 @@ def applies_to(evaluation: Evaluation, record: JobRecord) -> bool:
 
 
 def check_task(
-    evaluation: object, name: str, *, segmentation: bool, pointer: str | None = None
+    evaluation: object,
+    name: str,
+    *,
+    segmentation: bool,
+    alternatives: Sequence[str],
+    pointer: str | None = None,
 ) -> None:
-    """Raise `ParameterError` where a segmentation job names an evaluation for classification."""
+    """Raise `ParameterError` where a segmentation job names an evaluation for classification.
+
+    `alternatives` are the evaluations that support segmentation.
+    """
     if not fits_task(evaluation, segmentation=segmentation):
         raise ParameterError(
             f"the evaluation {name!r} is for networks that name one class for each image; for "
-            "segmentation there are accuracy, comparison, robustness, prune_potential and "
-            "noise_similarity",
+            f"segmentation there are {', '.join(alternatives)}",
             pointer=pointer,
         )

@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pruning.criteria import criteria
 from pruning.evidence.evidence import Evidence
@@ -29,6 +30,8 @@ class OBD(CurvedLocality):
     >>> OBD(lambda_=0.0).score(evidence)["weight"].flatten()  # 3/32 (ln 3)^2
     tensor([0.1132, 0.0000])
     """
+
+    of_pixels: ClassVar[bool] = False
 
     def score(self, evidence: Evidence) -> Scores:
         """Compute s = D theta^2 / 2 + lambda / 2 theta^2, shape of the weight.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -51,6 +51,8 @@ class OBS(Staging):
     >>> round(OBS(damping=1.0).predict(evidence, {"weight": mask}), 4)
     0.5714
     """
+
+    of_pixels: ClassVar[bool] = False
 
     pi: Annotated[
         int,

@@ -65,6 +65,7 @@ class Approximation:
     """
 
     version: ClassVar[int] = 1
+    reads_unretrained: ClassVar[bool] = True
     images: Annotated[
         int, Field(ge=1, description="test images to compare on, the same for all networks")
     ] = 1000

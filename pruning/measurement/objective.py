@@ -108,8 +108,7 @@ def refuse_masks(labels: Tensor, quantity: str) -> None:
     if labels.dim() > 1:
         raise EvidenceError(
             f"{quantity} are known only for one class for each image, not for masks: for "
-            "segmentation take a criterion of weights (magnitude, lamp, filter_norm), of "
-            "activations (sipp, pfp, wanda) or of the gradient of the mean loss (snip, taylor, lm)"
+            "segmentation take a criterion that `GET /v1/methods` marks with `segmentation`"
         )
 
 

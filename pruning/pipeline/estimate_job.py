@@ -18,6 +18,7 @@ from pruning.masks import find_prunable
 from pruning.measurement.costs import dense_costs
 from pruning.networks.loading import build_outline, check_fits, read_parameters, resolve
 from pruning.pipeline.evaluation_costs import estimate_evaluation_units
+from pruning.pipeline.evaluation_traits import list_pixel_evaluations
 from pruning.rounds.costs import count_split_images, estimate_costs, list_warnings
 from pruning.rounds.rehearsal import LARGEST, rehearse
 from pruning.schemas.job import JobSpec
@@ -83,6 +84,7 @@ def _check_evaluations(recipe: Recipe, *, segmentation: bool) -> None:
             evaluations.get(method.name),
             method.name,
             segmentation=segmentation,
+            alternatives=list_pixel_evaluations(),
             pointer=f"/evaluations/{index}",
         )
 

@@ -12,6 +12,7 @@ from pruning.analysis.applicability import applies_to, check_task
 from pruning.analysis.job_record import JobRecord
 from pruning.errors import SecateurError
 from pruning.evaluations import evaluations
+from pruning.pipeline.evaluation_traits import list_pixel_evaluations
 from pruning.pipeline.pipeline import Pipeline
 from pruning.pipeline.second_network import train_second_network
 from pruning.schemas.recipe import Method
@@ -81,7 +82,12 @@ def _evaluate(method: Method, record: JobRecord) -> Section | None:
     evaluation = evaluations.create(method.name, method.params)
     if record.recipe.evaluations is None and not applies_to(evaluation, record):
         return None
-    check_task(evaluation, method.name, segmentation=record.data.segmentation)
+    check_task(
+        evaluation,
+        method.name,
+        segmentation=record.data.segmentation,
+        alternatives=list_pixel_evaluations(),
+    )
     return evaluation.evaluate(record)
 
 

@@ -21,6 +21,7 @@ from pruning.evidence.evidence import Evidence
 from pruning.masks import build_full_masks, density, find_collapsed, find_prunable
 from pruning.measurement.measure import Measured, measure_network
 from pruning.measurement.objective import choose_loss
+from pruning.pipeline.evaluation_traits import reads_unretrained
 from pruning.pipeline.ledger import Ledger, State, Watcher, add_prefix, copy_state
 from pruning.pipeline.trainer import Trainer
 from pruning.rounds.costs import Costs
@@ -245,7 +246,9 @@ class Pipeline:
             notes["batchnorm"] = reestimate_(model, self.data, seed, planned.number)
         compacts = current.method.compacts
         tensors |= self._measure(self._compact(model, masks, compacts)).tensors("pruned")
-        notes["unretrained"] = keeps_unretrained(self.recipe, planned)
+        notes["unretrained"] = keeps_unretrained(
+            self.recipe, planned, read=reads_unretrained(self.recipe)
+        )
         if notes["unretrained"]:
             tensors |= add_prefix("unretrained.", copy_state(model))
         if planned.epochs is not None:

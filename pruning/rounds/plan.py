@@ -8,7 +8,6 @@ from pruning.errors import ParameterError
 from pruning.schedules import schedules
 from pruning.schemas.recipe import Recipe
 
-READ_UNRETRAINED = frozenset({"approximation"})
 """The evaluations that read the networks right after pruning."""
 
 
@@ -73,17 +72,15 @@ def plan_rounds(recipe: Recipe) -> list[PlannedRound]:
     return planned
 
 
-def keeps_unretrained(recipe: Recipe, planned: PlannedRound) -> bool:
+def keeps_unretrained(recipe: Recipe, planned: PlannedRound, *, read: bool) -> bool:
     """Whether a round keeps the weights right after pruning beside the retrained ones, as rounds to
-    targets do where an evaluation reads them.
+    targets do where an evaluation reads them (`read`).
 
     A job that prunes before training keeps none: it prunes the initialisation.
     """
-    if recipe.when == "before_training" or not planned.retrained or planned.target is None:
+    if recipe.when == "before_training" or not planned.retrained:
         return False
-    if recipe.evaluations is None:
-        return True
-    return any(method.name in READ_UNRETRAINED for method in recipe.evaluations)
+    return read and planned.target is not None
 
 
 def find_training_epochs(recipe: Recipe) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from torch import nn
 from pruning.analysis.job_record import JobRecord, RoundRecord
 from pruning.evaluations.approximation import Approximation
 from pruning.measurement.measure import estimate_increase, measure_network
+from pruning.pipeline.evaluation_traits import reads_unretrained
 from pruning.pipeline.pipeline import Pipeline
 from pruning.pipeline.results import Results
 from pruning.rounds.plan import keeps_unretrained, plan_rounds
@@ -232,7 +233,9 @@ def test_the_weights_right_after_pruning_are_kept_where_they_are_read(
     fields: dict[str, Any], kept: list[bool], tmp_path: Path
 ) -> None:
     recipe = cases.recipe(0.8, schedule={"name": "linear", "params": {"rounds": 2}}, **fields)
-    assert [keeps_unretrained(recipe, planned) for planned in plan_rounds(recipe)] == kept
+    read = reads_unretrained(recipe)
+    planned_rounds = plan_rounds(recipe)
+    assert [keeps_unretrained(recipe, planned, read=read) for planned in planned_rounds] == kept
     if fields == {}:
         pipeline = finish(recipe, tmp_path).pipeline
         assert [
