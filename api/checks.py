@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.errors import Fault, Problem, invalid
-from api.http.pointers import parse, pointer, schema_faults
+from api.errors import Fault, Problem, build_problem
+from api.http.pointers import build_pointer, list_schema_faults, parse
 from pruning.schemas.family import FamilySpec
 from pruning.schemas.job import JobSpec
 from pruning.schemas.recipe import Method
@@ -25,7 +25,7 @@ def parse_spec(body: Any) -> Spec:
     """The job of the body by its `type`, or a 422 that points at every fault."""
     kind = body.get("type", "prune") if isinstance(body, dict) else "prune"
     if not isinstance(kind, str) or kind not in SPECS:
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     "/type",
@@ -54,22 +54,24 @@ def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
     """422 with every method that is unknown and every parameter that does not validate."""
     faults = [
         fault
-        for kind, listed, place, method in (_methods(spec) if isinstance(spec, JobSpec) else ())
-        for fault in _method_faults(catalogue[listed], kind, method, place)
+        for kind, listed, place, method in (
+            _list_methods(spec) if isinstance(spec, JobSpec) else ()
+        )
+        for fault in _check_method(catalogue[listed], kind, method, place)
     ]
     if spec.model.architecture is not None:
-        faults += architecture_faults(
+        faults += check_architecture(
             catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
         )
     if spec.dataset.builtin is not None:
-        faults += name_faults(
+        faults += check_name(
             catalogue["datasets"], "dataset", spec.dataset.builtin, "/dataset/builtin"
         )
     if faults:
-        raise invalid(faults)
+        raise build_problem(faults)
 
 
-def architecture_faults(
+def check_architecture(
     catalogue: dict[str, Any],
     name: str,
     kwargs: dict[str, Any],
@@ -80,16 +82,18 @@ def architecture_faults(
     """What is wrong with an architecture and its arguments; without `complete` the data may supply
     what is missing.
     """
-    faults = name_faults(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
+    faults = check_name(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
     if faults:
         return faults
-    schema = _entry(catalogue["architectures"], name)["params"]
+    schema = _find_entry(catalogue["architectures"], name)["params"]
     return list(
-        schema_faults(schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete)
+        list_schema_faults(
+            schema, kwargs, f"{prefix}/kwargs", "invalid_parameter", complete=complete
+        )
     )
 
 
-def name_faults(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
+def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
     """An unknown name, with the nearest known one."""
     names = [entry["name"] for entry in entries]
     if name in names:
@@ -99,10 +103,14 @@ def name_faults(entries: list[dict[str, Any]], kind: str, name: str, place: str)
     return [Fault(place, f"unknown_{kind}", f"unknown {kind} {name!r}; {hint}")]
 
 
-def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
+def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
     """Kind, list of the catalogue, pointer and method of everything the job names."""
     for index, method in enumerate(spec.recipe().criteria):
-        place = "/criterion" if isinstance(spec.criterion, Method) else pointer("criterion", index)
+        place = (
+            "/criterion"
+            if isinstance(spec.criterion, Method)
+            else build_pointer("criterion", index)
+        )
         yield "criterion", "criteria", place, method
     if spec.allocation is not None:
         yield "allocation", "allocations", "/allocation", spec.allocation
@@ -112,39 +120,41 @@ def _methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
         yield "sparsifier", "sparsifiers", "/sparsifier", spec.sparsifier
     yield "schedule", "schedules", "/schedule", spec.schedule
     for index, method in enumerate(spec.evaluations or ()):
-        yield "evaluation", "evaluations", pointer("evaluations", index), method
+        yield "evaluation", "evaluations", build_pointer("evaluations", index), method
 
 
-def _method_faults(
+def _check_method(
     entries: list[dict[str, Any]], kind: str, method: Method, place: str
 ) -> Iterator[Fault]:
-    unknown = name_faults(entries, kind, method.name, f"{place}/name")
+    unknown = check_name(entries, kind, method.name, f"{place}/name")
     if unknown:
         yield from unknown
     else:
-        schema = _entry(entries, method.name)["params"]
-        yield from schema_faults(schema, method.params, f"{place}/params", "invalid_parameter")
+        schema = _find_entry(entries, method.name)["params"]
+        yield from list_schema_faults(schema, method.params, f"{place}/params", "invalid_parameter")
 
 
-def _entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def _find_entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(entry for entry in entries if entry["name"] == name)
 
 
-def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
+def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
     """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of
     nobody here.
     """
-    model_id = model_of(spec)
-    model = None if model_id is None else _find(session, Model, project, model_id, "/model/id")
-    rewind_id = rewind_of(spec)
+    model_id = read_model_id(spec)
+    model = (
+        None if model_id is None else _find_input(session, Model, project, model_id, "/model/id")
+    )
+    rewind_id = read_rewind_id(spec)
     if rewind_id is not None:
         place = "/retrain/rewind/model/id"
-        rewind = _find(session, Model, project, rewind_id, place)
+        rewind = _find_input(session, Model, project, rewind_id, place)
         if model is not None and (rewind.architecture, rewind.kwargs) != (
             model.architecture,
             model.kwargs,
         ):
-            raise invalid(
+            raise build_problem(
                 [
                     Fault(
                         place,
@@ -156,10 +166,10 @@ def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None
     dataset = (
         None
         if spec.dataset.id is None
-        else _find(session, Dataset, project, spec.dataset.id, "/dataset/id")
+        else _find_input(session, Dataset, project, spec.dataset.id, "/dataset/id")
     )
     if dataset is not None and not dataset.counts.get("train"):
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     "/dataset/id",
@@ -176,7 +186,7 @@ def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None
         and set(model.classes) != set(dataset.classes)
     ):
         odd = sorted(set(model.classes) ^ set(dataset.classes))
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     "/dataset/id",
@@ -189,22 +199,24 @@ def referenced(session: Session, project: str, spec: Spec) -> tuple[Model | None
     return model, dataset
 
 
-def shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
+def find_shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
     """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of
     nobody here.
     """
     return [
-        _find(session, Dataset, project, one.id, pointer("dataset", "shifted", index, "id"))
+        _find_input(
+            session, Dataset, project, one.id, build_pointer("dataset", "shifted", index, "id")
+        )
         for index, one in enumerate(spec.dataset.shifted)
     ]
 
 
-def model_of(spec: Spec) -> str | None:
+def read_model_id(spec: Spec) -> str | None:
     """The id of the model that a job starts from."""
     return spec.model.id if isinstance(spec, JobSpec) else None
 
 
-def rewind_of(spec: Spec) -> str | None:
+def read_rewind_id(spec: Spec) -> str | None:
     """The id of the model whose weights a job rewinds to."""
     if isinstance(spec, FamilySpec):
         return None
@@ -215,7 +227,9 @@ def rewind_of(spec: Spec) -> str | None:
     )
 
 
-def _find(session: Session, kind: type[assets.A], project: str, id: str, place: str) -> assets.A:
+def _find_input(
+    session: Session, kind: type[assets.Asset], project: str, id: str, place: str
+) -> assets.Asset:
     try:
         return assets.get(session, kind, project, id)
     except NotFoundError as error:

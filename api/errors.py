@@ -73,7 +73,7 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
         self.headers = dict(headers or {})
 
 
-def invalid(faults: Sequence[Fault]) -> Problem:
+def build_problem(faults: Sequence[Fault]) -> Problem:
     """422 for these faults; one code shared by all becomes the problem's code."""
     codes = {fault.code for fault in faults}
     code = codes.pop() if len(codes) == 1 else "invalid_request"
@@ -81,7 +81,7 @@ def invalid(faults: Sequence[Fault]) -> Problem:
     return Problem(422, code, detail, errors=faults)
 
 
-def disk_full() -> Problem:
+def build_disk_full_problem() -> Problem:
     """507: nothing more can be kept until somebody makes room."""
     return Problem(
         507,
@@ -92,7 +92,7 @@ def disk_full() -> Problem:
     )
 
 
-def _no_space(error: OSError | OperationalError) -> bool:
+def _is_disk_full(error: OSError | OperationalError) -> bool:
     """Whether a disk or a quota is full, said by the system, by SQLite or by PostgreSQL."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -102,13 +102,13 @@ def _no_space(error: OSError | OperationalError) -> bool:
     )
 
 
-def as_problem(error: Exception) -> Problem:
+def to_problem(error: Exception) -> Problem:
     """The problem that an exception stands for; 500 for one nobody foresaw."""
     match error:
         case Problem():
             return error
         case RequestValidationError():
-            return _parameters(error)
+            return _to_parameter_problem(error)
         case HTTPException():
             code = CODES.get(error.status_code, "error")
             return Problem(error.status_code, code, str(error.detail), headers=error.headers)
@@ -126,8 +126,8 @@ def as_problem(error: Exception) -> Problem:
             return Problem(410, "artifact_gone", "the file is no longer in the artifact store")
         case DataError():
             return Problem(400, "invalid_value", "a value that the database cannot hold")
-        case OSError() | OperationalError() if _no_space(error):
-            return disk_full()
+        case OSError() | OperationalError() if _is_disk_full(error):
+            return build_disk_full_problem()
         case OperationalError() | PoolTimeoutError():
             return Problem(
                 503, "database_unavailable", "the database does not answer", headers=RETRY
@@ -166,7 +166,7 @@ def install(app: FastAPI) -> None:
 
 async def answer(request: Request, error: Exception) -> Response:
     """The response to an exception."""
-    problem = as_problem(error)
+    problem = to_problem(error)
     document: dict[str, Any] = {
         "type": f"urn:secateur:problem:{problem.code}",
         "title": HTTPStatus(problem.status).phrase,
@@ -181,7 +181,7 @@ async def answer(request: Request, error: Exception) -> Response:
     return Response(body, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
-def _parameters(error: RequestValidationError) -> Problem:
+def _to_parameter_problem(error: RequestValidationError) -> Problem:
     """Faults of path, query and headers; a path that can name nothing is a 404."""
     faults = []
     for item in error.errors():
@@ -191,6 +191,6 @@ def _parameters(error: RequestValidationError) -> Problem:
         faults.append(
             Fault("", str(item["type"]), f"{place} parameter {name}: {item['msg']}", name)
         )
-    problem = invalid(faults)
+    problem = build_problem(faults)
     problem.code = "invalid_parameter"
     return problem

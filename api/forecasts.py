@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from api.http.files import read_file
 from api.schemas.predictions import Foreseen
 from api.services import Services
-from api.submission import document
+from api.submission import dump_spec
 from pruning.schemas.job import JobSpec
 from tasks.artifacts import MissingArtifactError
 from tasks.store import families, jobs
 from tasks.store.tables import Job, Model, ResultFile
 
-LOOKED, RECENT = 1000, 50
+JOBS_SEARCHED, REPORTS_READ = 1000, 50
 """Among so many jobs that succeeded last, alike ones are looked for; and into the reports of so
 many of these.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.9
 METHODS = {"imp": "magnitude", "synflow": "synflow"}
 FAMILY = "by the joint law of a family"
-ASKED = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
+WITHOUT_EFFECT = {"targets", "criterion", "evaluations", "gates", "shifts", "seed"}
 """Fields of a recipe that do not move the error at a density."""
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,14 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
     with services.store.read() as session:
         rows = [
             (row, file)
-            for row in _alike(session, project, spec)
-            if (file := _report(session, row)) is not None
+            for row in _list_alike_jobs(session, project, spec)
+            if (file := _find_report(session, row)) is not None
         ]
     for row, file in rows:
         if not wanted:
             break
-        different = _differences(row.spec, spec, "that job")
-        for label, criterion, law in _laws(services, file):
+        different = _describe_differences(row.spec, spec, "that job")
+        for label, criterion, law in _read_laws(services, file):
             if wanted.pop(json.dumps(criterion, sort_keys=True), None) is None:
                 continue
             for sparsity in spec.targets.sparsity:
@@ -74,10 +74,10 @@ def foresee(services: Services, project: str, spec: JobSpec) -> list[Foreseen]:
                         job=row.id,
                     )
                 )
-    return found + (_by_families(services, project, spec, wanted) if wanted else [])
+    return found + (_foresee_by_families(services, project, spec, wanted) if wanted else [])
 
 
-def _by_families(
+def _foresee_by_families(
     services: Services, project: str, spec: JobSpec, wanted: dict[str, str]
 ) -> list[Foreseen]:
     """What the joint laws of families say of the criteria that no single job has a law of."""
@@ -85,16 +85,20 @@ def _by_families(
 
     found: list[Foreseen] = []
     with services.store.read() as session:
-        network = _network(session, document(spec))
+        network = _identify_network(session, dump_spec(spec))
         rows = [
-            (row, file, _differences(_largest(session, row), spec, "its members"))
-            for row in jobs.page(
-                session, project, limit=RECENT, cursor=None, status="succeeded", kind="family"
+            (
+                row,
+                file,
+                _describe_differences(_find_largest_member_spec(session, row), spec, "its members"),
+            )
+            for row in jobs.read_page(
+                session, project, limit=REPORTS_READ, cursor=None, status="succeeded", kind="family"
             ).data
             if network is not None
             and row.spec["model"]["architecture"] == network[0]
-            and _dataset(row.spec) == _dataset(document(spec))
-            and (file := _report(session, row)) is not None
+            and _identify_dataset(row.spec) == _identify_dataset(dump_spec(spec))
+            and (file := _find_report(session, row)) is not None
         ]
     for row, file, different in rows:
         criterion = json.dumps(
@@ -119,7 +123,7 @@ def _by_families(
     return found
 
 
-def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityLaw]]:
+def _read_laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityLaw]]:
     """Label, criterion and law, of a report that can still be read; none of another."""
     from pruning.laws.density import DensityLaw
 
@@ -144,19 +148,25 @@ def _laws(services: Services, file: ResultFile) -> list[tuple[str, Any, DensityL
         return []
 
 
-def _alike(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
+def _list_alike_jobs(session: Session, project: str, spec: JobSpec) -> Iterator[Job]:
     """Jobs that succeeded with the same network and dataset, the newest first."""
-    network, dataset = _network(session, document(spec)), _dataset(document(spec))
-    newest = jobs.page(session, project, limit=LOOKED, cursor=None, status="succeeded").data
+    network, dataset = (
+        _identify_network(session, dump_spec(spec)),
+        _identify_dataset(dump_spec(spec)),
+    )
+    newest = jobs.read_page(
+        session, project, limit=JOBS_SEARCHED, cursor=None, status="succeeded"
+    ).data
     alike = (
         row
         for row in newest
-        if _dataset(row.spec) == dataset and _network(session, row.spec) == network
+        if _identify_dataset(row.spec) == dataset
+        and _identify_network(session, row.spec) == network
     )
-    return islice(alike, RECENT)
+    return islice(alike, REPORTS_READ)
 
 
-def _network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:
+def _identify_network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:
     """The architecture with its arguments; None where the model was deleted."""
     model = spec["model"]
     if model.get("id") is None:
@@ -165,17 +175,17 @@ def _network(session: Session, spec: dict[str, Any]) -> tuple[str, str] | None:
     return None if row is None else (row.architecture, json.dumps(row.kwargs, sort_keys=True))
 
 
-def _dataset(spec: dict[str, Any]) -> tuple[Any, Any]:
+def _identify_dataset(spec: dict[str, Any]) -> tuple[Any, Any]:
     return spec["dataset"].get("id"), spec["dataset"].get("builtin")
 
 
-def _largest(session: Session, family: Job) -> dict[str, Any] | None:
+def _find_largest_member_spec(session: Session, family: Job) -> dict[str, Any] | None:
     """The spec of a member's job that had the most training images: the law answers for these."""
-    every = families.members(session, family.id)
+    every = families.list_members(session, family.id)
     return max(every, key=lambda one: one[0].member["fraction"])[1].spec if every else None
 
 
-def _differences(earlier: dict[str, Any] | None, spec: JobSpec, who: str) -> str:
+def _describe_differences(earlier: dict[str, Any] | None, spec: JobSpec, who: str) -> str:
     """What else than targets and questions is not the same, in words; nothing where all is."""
     if earlier is None:
         return f"{who} were deleted"
@@ -184,24 +194,24 @@ def _differences(earlier: dict[str, Any] | None, spec: JobSpec, who: str) -> str
     except ValidationError:
         return f"{who}: of an earlier version"
     said = [f"{who} had other weights"] if before.model.id != spec.model.id else []
-    one, other = (_compared(each) for each in (before, spec))
+    one, other = (_dump_compared_fields(each) for each in (before, spec))
     fields = [name for name in other if one[name] != other[name]]
     return "; ".join(said + ([f"{who} differed in {', '.join(fields)}"] if fields else []))
 
 
-def _compared(spec: JobSpec) -> dict[str, Any]:
+def _dump_compared_fields(spec: JobSpec) -> dict[str, Any]:
     """What moves the error at a density; all images are all images, however they would be drawn."""
-    found = spec.recipe().model_dump(mode="json", exclude=ASKED)
+    found = spec.recipe().model_dump(mode="json", exclude=WITHOUT_EFFECT)
     if found["limit"]["train"] is None and found["limit"]["test"] is None:
         found["limit"] = None
     return found
 
 
-def _report(session: Session, row: Job) -> ResultFile | None:
+def _find_report(session: Session, row: Job) -> ResultFile | None:
     return next(
         (
             file
-            for file in jobs.result_files(session, row.id)
+            for file in jobs.list_result_files(session, row.id)
             if (file.checkpoint, file.format) == REPORT
         ),
         None,

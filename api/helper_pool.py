@@ -16,14 +16,14 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 import tasks.helper
-from api.errors import Fault, Problem, disk_full
+from api.errors import Fault, Problem, build_disk_full_problem
 
 UNRELATED = ("labels", "priority", "deadline_s", "seed", "device")
 """Fields of a job that change no estimate."""
 Answer = dict[str, Any]
 
 
-class Helpers:
+class HelperPool:
     """Runs at most `limit` helpers of a kind at a time and keeps the newest `size` estimates; for
     one event loop.
 
@@ -83,7 +83,7 @@ class Helpers:
                 )
             )
         except tasks.helper.HelperError as error:
-            raise _problem(error, base, subject) from None
+            raise _to_problem(error, base, subject) from None
         finally:
             self._slots[verb].release()
 
@@ -113,13 +113,13 @@ class Helpers:
             del self._estimates[name]
 
 
-def _problem(error: tasks.helper.HelperError, base: str, subject: str) -> Problem:
+def _to_problem(error: tasks.helper.HelperError, base: str, subject: str) -> Problem:
     """422 with the refusal's code and pointer; a fault of the service is no fault of the
     request.
     """
     match error.code:
         case "disk_full":
-            return disk_full()
+            return build_disk_full_problem()
         case "helper_crashed":
             return Problem(
                 500,

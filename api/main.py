@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 import tasks.relay
 from api import errors, openapi
-from api.helper_pool import Helpers
+from api.helper_pool import HelperPool
 from api.http import envelope
 from api.metrics import Metrics
 from api.routes import (
@@ -48,7 +48,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = await run_in_threadpool(_open, settings, metrics)
+        services = await run_in_threadpool(_open_services, settings, metrics)
         app.state.services = services
         stop = threading.Event()
         relay = threading.Thread(
@@ -85,7 +85,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     return app
 
 
-def _open(settings: ApiSettings, metrics: Metrics) -> Services:
+def _open_services(settings: ApiSettings, metrics: Metrics) -> Services:
     store = Store(settings.database_url)
     store.create_tables()
     remove_abandoned(settings.work_dir)
@@ -94,7 +94,7 @@ def _open(settings: ApiSettings, metrics: Metrics) -> Services:
         store=store,
         metrics=metrics,
         artifacts=open_artifacts(settings.artifact_url, s3_endpoint=settings.s3_endpoint),
-        helpers=Helpers(
+        helpers=HelperPool(
             settings.helpers,
             timeout_s=settings.helper_timeout_s,
             wait_s=settings.helper_wait_s,

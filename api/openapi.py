@@ -61,7 +61,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-def text(app: FastAPI) -> str:
+def render(app: FastAPI) -> str:
     """The committed form."""
     return json.dumps(describe(app), indent=1, ensure_ascii=False) + "\n"
 
@@ -69,7 +69,7 @@ def text(app: FastAPI) -> str:
 if __name__ == "__main__":
     from api.main import create_app
 
-    current = text(create_app())
+    current = render(create_app())
     if "--check" not in sys.argv[1:]:
         COPY.parent.mkdir(parents=True, exist_ok=True)
         COPY.write_text(current, encoding="utf-8")

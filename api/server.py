@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
-from api.access import loopback
+from api.access import is_loopback
 from api.settings import ApiSettings
 from tasks.store import Store, assets
 
@@ -41,14 +41,14 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
 
     settings = ApiSettings()
     try:
-        closed = _closed(settings)
+        closed = _is_closed(settings)
     except OperationalError as error:
         return _refuse(
             f"cannot open the database {settings.database_url.partition('://')[0]}: {error.orig}"
         )
     if sock is not None:
         host, port = sock.getsockname()[:2]
-    if not closed and not loopback(host):
+    if not closed and not is_loopback(host):
         return _refuse(
             f"no API key is set, so {host} is refused: an open service binds to 127.0.0.1 only. "
             "Set SECATEUR_API_KEY to serve other machines."
@@ -84,14 +84,14 @@ def run(host: str, port: int, sock: socket.socket | None = None) -> int:
     return OK if server.started else FAILED
 
 
-def _closed(settings: ApiSettings) -> bool:
+def _is_closed(settings: ApiSettings) -> bool:
     if settings.api_key:
         return True
     store = Store(settings.database_url)
     try:
         store.create_tables()
         with store.read() as session:
-            return assets.any_key(session)
+            return assets.has_keys(session)
     finally:
         store.close()
 

@@ -18,15 +18,15 @@ from starlette.concurrency import run_in_threadpool
 from api.checks import (
     Spec,
     check_methods,
-    model_of,
+    find_inputs,
+    find_shifted_sets,
     read_catalogue,
-    referenced,
-    rewind_of,
-    shifted_sets,
+    read_model_id,
+    read_rewind_id,
 )
 from api.schemas.jobs import Estimate, JobView, Validation
 from api.services import Services
-from api.views import view
+from api.views import build_view
 from pruning.schemas.job import JobSpec
 from tasks.store import jobs
 from tasks.store.errors import NotFoundError
@@ -35,36 +35,38 @@ from tasks.store.tables import Dataset, Idempotency, Model
 POLL_S = 0.25
 
 
-def document(spec: Spec) -> dict[str, Any]:
+def dump_spec(spec: Spec) -> dict[str, Any]:
     """The job as submitted, normalised; what was left out stays out."""
     return spec.model_dump(mode="json", exclude_unset=True)
 
 
-async def check(services: Services, project: str, spec: Spec) -> Validation:
+async def check_job(services: Services, project: str, spec: Spec) -> Validation:
     """Everything that can be known about a job before it runs; raises the problem that forbids
     it.
     """
     estimate = await services.helpers.estimate(
-        await run_in_threadpool(_question, services, project, spec)
+        await run_in_threadpool(_build_question, services, project, spec)
     )
     recipe = (
         spec.recipe().model_dump(mode="json")
         if isinstance(spec, JobSpec)
         else spec.model_dump(mode="json")
     )
-    return Validation(valid=True, estimate=Estimate(**estimate), recipe=recipe, spec=document(spec))
+    return Validation(
+        valid=True, estimate=Estimate(**estimate), recipe=recipe, spec=dump_spec(spec)
+    )
 
 
-def _question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
+def _build_question(services: Services, project: str, spec: Spec) -> dict[str, Any]:
     """What the helper has to know for an estimate; raises what the catalogue and the store find
     wrong.
     """
     with services.store.read() as session:
         check_methods(spec, read_catalogue(session)[0])
-        model, dataset = referenced(session, project, spec)
-        shifted = shifted_sets(session, project, spec)
+        model, dataset = find_inputs(session, project, spec)
+        shifted = find_shifted_sets(session, project, spec)
     return {
-        "spec": document(spec),
+        "spec": dump_spec(spec),
         "model": None
         if model is None
         else {
@@ -92,15 +94,15 @@ async def submit(
     services: Services, project: str, spec: Spec, key: str | None
 ) -> tuple[JobView, bool]:
     """Keep the job, or find the one this idempotency key made; the second value says which."""
-    body = document(spec)
+    body = dump_spec(spec)
     sha256 = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     new = jobs.NewJob(
         project=project,
         spec=body,
-        model_id=model_of(spec),
-        rewind_model_id=rewind_of(spec),
+        model_id=read_model_id(spec),
+        rewind_model_id=read_rewind_id(spec),
         dataset_id=spec.dataset.id,
-        shifted_ids=frozenset(jobs.shifted_ids(body)),
+        shifted_ids=frozenset(jobs.list_shifted_ids(body)),
         priority=spec.priority,
         deadline_s=spec.deadline_s,
         labels=dict(spec.labels),
@@ -111,7 +113,7 @@ async def submit(
 
     found = None if key is None else await create(new, checked=False)
     if found is None:
-        new = replace(new, progress_total=(await check(services, project, spec)).estimate.units)
+        new = replace(new, progress_total=(await check_job(services, project, spec)).estimate.units)
         try:
             found = await create(new, checked=True)
         except IntegrityError:  # another request with this key committed first
@@ -136,7 +138,7 @@ def _create(
                 session, [new.model_id, new.rewind_model_id], [new.dataset_id, *new.shifted_ids]
             )
         row, created = jobs.create(session, new, idempotency_key=key, request_sha256=sha256)
-        return view(session, row), created
+        return build_view(session, row), created
 
 
 def keep_inputs(
@@ -158,7 +160,7 @@ def keep_inputs(
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
 
 
-async def until_terminal(
+async def wait_until_ended(
     services: Services, project: str, found: JobView, wait_s: float
 ) -> JobView:
     """The job as it is when it has ended, or when `wait_s` have passed; holds no transaction
@@ -167,7 +169,7 @@ async def until_terminal(
 
     def look() -> JobView:
         with services.store.read() as session:
-            return view(session, jobs.get(session, project, found.id))
+            return build_view(session, jobs.get(session, project, found.id))
 
     until = time.monotonic() + wait_s
     while not found.terminal and time.monotonic() < until and not services.stopping.is_set():

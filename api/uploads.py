@@ -15,8 +15,8 @@ from fastapi import Request
 from pydantic import TypeAdapter
 
 from api.access import Writer
-from api.errors import Fault, Problem, invalid
-from api.http.bodies import loads
+from api.errors import Fault, Problem, build_problem
+from api.http.bodies import parse_json
 from api.http.multipart import Upload, receive
 from api.http.pointers import parse_field
 from api.schemas.assets import Label, Normalize
@@ -31,7 +31,7 @@ NAME: TypeAdapter[str] = TypeAdapter(Label)
 NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 
 
-def form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
+def receive_form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
     """The dependency that receives a form with these fields beside `file`; its folder goes with the
     request.
     """
@@ -62,11 +62,11 @@ def remove_abandoned(work_dir: Path | None) -> None:
     """
     for folder in Path(work_dir or tempfile.gettempdir()).glob(f"{PREFIX}*"):
         found = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
-        if found and _abandoned(folder, int(found[1])):
+        if found and _is_abandoned(folder, int(found[1])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _abandoned(folder: Path, pid: int) -> bool:
+def _is_abandoned(folder: Path, pid: int) -> bool:
     try:
         if pid == os.getpid():  # in a container the API has the same number after every start
             return folder.stat().st_mtime < STARTED
@@ -84,9 +84,9 @@ def check_digest(upload: Upload) -> None:
     if given is None:
         return
     if not re.fullmatch(r"[0-9a-fA-F]{64}", given):
-        raise invalid([Fault("/sha256", "invalid_sha256", "sha256: 64 hexadecimal digits")])
+        raise build_problem([Fault("/sha256", "invalid_sha256", "sha256: 64 hexadecimal digits")])
     if given.lower() != upload.sha256:
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     "/sha256",
@@ -97,42 +97,42 @@ def check_digest(upload: Upload) -> None:
         )
 
 
-def name_of(upload: Upload) -> str:
+def read_name(upload: Upload) -> str:
     """The name given, or the file's."""
     name: str = parse_field(NAME, upload.fields.get("name", upload.filename), "name")
     return name
 
 
-def normalize_of(upload: Upload) -> dict[str, Any] | None:
+def read_normalize(upload: Upload) -> dict[str, Any] | None:
     """The constants of normalisation, validated."""
-    value = json_field(upload, "normalize")
+    value = read_json_field(upload, "normalize")
     return None if value is None else parse_field(NORMALIZE, value, "normalize").model_dump()
 
 
-def json_field(upload: Upload, name: str) -> Any:
+def read_json_field(upload: Upload, name: str) -> Any:
     """A form field that holds JSON; None when it is absent."""
     text = upload.fields.get(name)
     if text is None:
         return None
     try:
-        return loads(text)
+        return parse_json(text)
     except Problem as problem:
         detail = problem.detail.replace("the body", f"the field {name!r}")
-        raise invalid([Fault(f"/{name}", "invalid_json", detail)]) from None
+        raise build_problem([Fault(f"/{name}", "invalid_json", detail)]) from None
 
 
-def keep(services: Services, row: assets.A, source: Path) -> None:
+def store_upload(services: Services, row: assets.Asset, source: Path) -> None:
     """Store the file and its row; take the file away again when the row cannot be written."""
     try:
         services.artifacts.put(row.artifact, source)
         with services.store.write() as session:
             assets.add(session, row)
     except BaseException:
-        services.artifacts.delete(_folder(row))
+        services.artifacts.delete(_find_folder(row))
         raise
 
 
-def remove(services: Services, kind: type[assets.A], project: str, id: str) -> None:
+def remove(services: Services, kind: type[assets.Asset], project: str, id: str) -> None:
     """Delete the row of this project, then its file; 404 when there is none, 409 while a live job
     uses it.
     """
@@ -141,8 +141,8 @@ def remove(services: Services, kind: type[assets.A], project: str, id: str) -> N
         if row is None or row.project != project:
             raise NotFoundError(kind.__tablename__.removesuffix("s"), id)
         assets.remove(session, row)
-    services.artifacts.delete(_folder(row))
+    services.artifacts.delete(_find_folder(row))
 
 
-def _folder(row: Model | Dataset) -> str:
+def _find_folder(row: Model | Dataset) -> str:
     return row.artifact.rpartition("/")[0]

@@ -11,16 +11,16 @@ from tasks.store import assets, families, jobs
 from tasks.store.tables import Job
 
 
-def views(session: Session, rows: Sequence[Job]) -> list[JobView]:
+def build_views(session: Session, rows: Sequence[Job]) -> list[JobView]:
     """The wire form of the rows: a member says of which family, a family's progress is that of its
     members together.
     """
-    belonging = families.belonging(session, [row.id for row in rows])
-    grown = families.progress(session, [row.id for row in rows if jobs.is_family(row)])
-    now = assets.clock(session) if grown else 0.0
-    return [JobView.of(row, belonging.get(row.id), grown.get(row.id), now) for row in rows]
+    belonging = families.find_memberships(session, [row.id for row in rows])
+    grown = families.sum_progress(session, [row.id for row in rows if jobs.is_family(row)])
+    now = assets.read_clock(session) if grown else 0.0
+    return [JobView.from_row(row, belonging.get(row.id), grown.get(row.id), now) for row in rows]
 
 
-def view(session: Session, row: Job) -> JobView:
+def build_view(session: Session, row: Job) -> JobView:
     """The wire form of one row."""
-    return views(session, [row])[0]
+    return build_views(session, [row])[0]

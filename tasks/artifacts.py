@@ -53,7 +53,7 @@ def open_artifacts(url: str, *, s3_endpoint: str | None = None) -> Artifacts:
     raise ValueError(f"artifact URL {url!r}: give file:PATH or s3://bucket/prefix")
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file (hex)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -175,7 +175,7 @@ class S3Artifacts:
         """Store the file under `key`, in parts."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             obstore.put(self._store, key, source)
 
     def fetch(self, key: str, target: Path) -> None:
@@ -194,7 +194,7 @@ class S3Artifacts:
         """Size in bytes."""
         import obstore
 
-        with _as_os_error(key):
+        with _translate_errors(key):
             return int(obstore.head(self._store, key)["size"])
 
     def stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -204,7 +204,7 @@ class S3Artifacts:
         end = self.size(key) if length is None else start + length
         if start >= end:
             return
-        with _as_os_error(key):
+        with _translate_errors(key):
             reply = obstore.get(self._store, key, options={"range": (start, end)})
             for chunk in reply.stream(min_chunk_size=CHUNK):
                 yield bytes(chunk)
@@ -213,7 +213,7 @@ class S3Artifacts:
         """Remove the key and every key below it."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             for key in {prefix, *self.keys(prefix)}:
                 try:
                     obstore.delete(self._store, key)
@@ -224,7 +224,7 @@ class S3Artifacts:
         """Every key below the folder."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             for batch in obstore.list(self._store, prefix=prefix):
                 for item in batch:
                     yield item["path"]
@@ -233,12 +233,12 @@ class S3Artifacts:
         """Raise when the bucket does not answer; asks once."""
         import obstore
 
-        with _as_os_error():
+        with _translate_errors():
             next(iter(obstore.list(self._impatient, prefix="probe", chunk_size=50)), None)
 
 
 @contextmanager
-def _as_os_error(key: str | None = None) -> Iterator[None]:
+def _translate_errors(key: str | None = None) -> Iterator[None]:
     """S3's errors as callers know errors; with `key`, what is not found is a missing artifact."""
     from obstore.exceptions import BaseError
 

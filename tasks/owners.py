@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 
-def owner() -> str:
+def identify_process() -> str:
     """This process: `host/boot/pid/start`."""
-    return f"{_host()}/{os.getpid()}/{_start(os.getpid())}"
+    return f"{_identify_host()}/{os.getpid()}/{_read_start_time(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
@@ -19,9 +19,9 @@ def is_gone(owner: str) -> bool:
     here.
     """
     parts = owner.rsplit("/", 2)
-    if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit():
+    if len(parts) != 3 or parts[0] != _identify_host() or not parts[1].isdigit():
         return False
-    return _start(int(parts[1])) != parts[2]
+    return _read_start_time(int(parts[1])) != parts[2]
 
 
 def describe_exit(returncode: int) -> str:
@@ -35,7 +35,7 @@ def describe_exit(returncode: int) -> str:
 
 
 @cache
-def _host() -> str:
+def _identify_host() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     namespace = Path("/proc/self/ns/pid")
     if boot.exists() and namespace.exists():
@@ -43,18 +43,18 @@ def _host() -> str:
     return f"{socket.gethostname()}/unknown"
 
 
-def _start(pid: int) -> str:
+def _read_start_time(pid: int) -> str:
     """The start time of a process in clock ticks since boot; empty when there is none (or it is a
     zombie).
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return "" if Path("/proc/self/stat").exists() else _start_without_proc(pid)
+        return "" if Path("/proc/self/stat").exists() else _look_for_process(pid)
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _start_without_proc(pid: int) -> str:
+def _look_for_process(pid: int) -> str:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -23,7 +23,11 @@ def reap_forever(runner: Runner) -> None:
         try:
             with runner.store.write() as session:
                 leads = claims.lead(
-                    session, "reaper", owners.owner(), 2 * settings.reaper_s, owners.is_gone
+                    session,
+                    "reaper",
+                    owners.identify_process(),
+                    2 * settings.reaper_s,
+                    owners.is_gone,
                 )
                 if leads:
                     claims.sweep(session, max_attempts=settings.max_attempts, gone=owners.is_gone)

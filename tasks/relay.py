@@ -26,11 +26,11 @@ def relay_once(store: Store, app: Celery) -> int:
     A crash between the two publishes a message twice, which the fence of a claim makes harmless.
     """
     with store.read() as session:
-        due = claims.due_messages(session)
+        due = claims.list_due_messages(session)
     for message in due:
         enqueue(app, message.job_id, message.priority)
         with store.write() as session:
-            claims.published(session, message)
+            claims.mark_published(session, message)
     return len(due)
 
 
@@ -40,7 +40,7 @@ def relay_forever(
     """Relay while this process leads, every `relay_s` seconds or when woken; survives an absent
     broker or database.
     """
-    app, me, failures = make_app(settings), owners.owner(), 0
+    app, me, failures = make_app(settings), owners.identify_process(), 0
     while not stop.is_set():
         try:
             with store.write() as session:

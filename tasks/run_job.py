@@ -34,7 +34,7 @@ class Runner:
             claim = claims.claim(
                 session,
                 job_id,
-                owners.owner(),
+                owners.identify_process(),
                 self.settings.lease_s,
                 max_attempts=self.settings.max_attempts,
                 gone=owners.is_gone,

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import owners, workspace
-from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
+from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.helper import clean_environment
 from tasks.settings import Settings
 from tasks.store import Store, claims, families
@@ -172,10 +172,10 @@ class Supervisor:
         kind = message.pop("type")
         if kind == "stage":
             self._stage = message["stage"]
-            self._write(lambda s: claims.progress(s, self.claim, stage=message["stage"]))
+            self._write(lambda s: claims.record_progress(s, self.claim, stage=message["stage"]))
         elif kind == "progress":
             self._write(
-                lambda s: claims.progress(
+                lambda s: claims.record_progress(
                     s,
                     self.claim,
                     done=message["done"],
@@ -188,11 +188,11 @@ class Supervisor:
         elif kind == "dropped":
             self._discard(self._write(lambda s: claims.drop_stage(s, self.claim, message["name"])))
         elif kind in ("warning", "checkpoint"):
-            self._write(lambda s: claims.note(s, self.claim, kind, message))
+            self._write(lambda s: claims.record_event(s, self.claim, kind, message))
         elif kind == "summary":
             self._summary = message["summary"]
         elif kind == "members":
-            self._write(lambda s: families.start(s, self.claim, message["start"]))
+            self._write(lambda s: families.start_members(s, self.claim, message["start"]))
         elif kind == "wait":
             self._waits, self._seen = True, message["seen"]
         elif kind == "error":
@@ -208,14 +208,14 @@ class Supervisor:
         self._counter += 1
         mine = path.with_name(f".upload-{self._counter}")
         try:
-            _link(path, mine)
+            _link_file(path, mine)
         except FileNotFoundError:
             if kind == "saved":
                 return  # dropped already: a later message tells of it
             raise
         try:
             key = f"jobs/{self.claim.job_id}/attempts/{self.claim.fence}/{kind}/{self._counter}-{path.name}"
-            file = SavedFile(key, sha256_of(mine), mine.stat().st_size)
+            file = SavedFile(key, hash_file(mine), mine.stat().st_size)
             self.artifacts.put(key, mine)
         finally:
             mine.unlink()
@@ -264,7 +264,7 @@ class Supervisor:
                     due, beaten = now + self.settings.heartbeat_s, now
                 else:
                     with self.store.read() as session:
-                        status = claims.status(session, self.claim)
+                        status = claims.read_status(session, self.claim)
                 if status != "running":
                     verdict = status
                 elif self.claim.deadline_at is not None and time.time() > self.claim.deadline_at:
@@ -297,7 +297,7 @@ class Supervisor:
             else:
                 self._write(lambda s: claims.hand_back(s, self.claim))
         elif verdict == "deadline":
-            error = claims.deadline_error(self._stage, self.claim.attempt)
+            error = claims.build_deadline_error(self._stage, self.claim.attempt)
             self._write(
                 lambda s: claims.settle(s, self.claim, "failed", summary=self._summary, error=error)
             )
@@ -316,7 +316,7 @@ class Supervisor:
                 if verdict == "stuck"
                 else f"the job process ended with {owners.describe_exit(returncode)}"
             )
-            logger.error("job %s: %s\n%s", self.claim.job_id, reason, _tail(folder / "log"))
+            logger.error("job %s: %s\n%s", self.claim.job_id, reason, _read_tail(folder / "log"))
             self._write(
                 lambda s: claims.crash(
                     s, self.claim, reason, max_attempts=self.settings.max_attempts
@@ -352,7 +352,7 @@ class Supervisor:
                 time.sleep(0.5)
 
 
-def _link(path: Path, target: Path) -> None:
+def _link_file(path: Path, target: Path) -> None:
     """A second name for a file, or for what replaces it meanwhile: one that has just lost its name
     cannot be linked.
     """
@@ -371,5 +371,5 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _tail(path: Path, lines: int = 20) -> str:
+def _read_tail(path: Path, lines: int = 20) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

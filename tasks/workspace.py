@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks import owners
-from tasks.artifacts import Artifacts, MissingArtifactError, sha256_of
+from tasks.artifacts import Artifacts, MissingArtifactError, hash_file
 from tasks.settings import Settings
 from tasks.store import Store, claims, families, jobs
 from tasks.store.claims import Claim
@@ -54,8 +54,8 @@ def fill(
         model = session.get(Model, claim.model_id) if claim.model_id else None
         rewind = session.get(Model, claim.rewind_model_id) if claim.rewind_model_id else None
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
-        shifted = [(id, session.get(Dataset, id)) for id in jobs.shifted_ids(claim.spec)]
-        stages = jobs.stage_files(session, claim.job_id)
+        shifted = [(id, session.get(Dataset, id)) for id in jobs.list_shifted_ids(claim.spec)]
+        stages = jobs.list_stage_files(session, claim.job_id)
     sets = [(f"shifted-{number}", id, one) for number, (id, one) in enumerate(shifted)]
     for name, id, row in (
         ("model", claim.model_id, model),
@@ -89,7 +89,7 @@ def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim)
     """
     with store.read() as session:
         dataset = session.get(Dataset, claim.dataset_id) if claim.dataset_id else None
-        stages = jobs.stage_files(session, claim.job_id)
+        stages = jobs.list_stage_files(session, claim.job_id)
         runs = [
             {
                 "job": job.id,
@@ -98,7 +98,7 @@ def _fill_family(folder: Path, store: Store, artifacts: Artifacts, claim: Claim)
                 "error": (job.error or {}).get("message", ""),
                 "curve": (job.summary or {}).get("curve") if job.status == "succeeded" else None,
             }
-            for row, job in families.members(session, claim.job_id)
+            for row, job in families.list_members(session, claim.job_id)
         ]
     if claim.dataset_id is not None and dataset is None:
         raise DeletedError(claim.dataset_id)
@@ -152,8 +152,8 @@ def tidy(store: Store, artifacts: Artifacts, claim: Claim) -> None:
     with suppress(OSError, SQLAlchemyError):
         stored = list(artifacts.keys(f"jobs/{id}/attempts"))
         with store.read() as session:
-            used = {row.artifact for row in jobs.result_files(session, id)}
-            used |= {row.artifact for row in jobs.stage_files(session, id)}
+            used = {row.artifact for row in jobs.list_result_files(session, id)}
+            used |= {row.artifact for row in jobs.list_stage_files(session, id)}
         for key in stored:
             if key not in used and int(key.split("/")[3]) in mine:
                 artifacts.delete(key)
@@ -167,7 +167,7 @@ def _fetch_stage(path: Path, artifacts: Artifacts, claim: Claim, stage: StageFil
             "job %s: stage %s is missing and will be computed again", claim.job_id, stage.name
         )
         return
-    if sha256_of(path) != stage.sha256:
+    if hash_file(path) != stage.sha256:
         logger.error(
             "job %s: stage %s is damaged and will be computed again", claim.job_id, stage.name
         )

@@ -24,7 +24,7 @@ def matches(header: str | None, etag: str) -> bool:
     }
 
 
-def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+def parse_byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """First and last byte of a single range; None for the whole file.
 
     >>> byte_range("bytes=0-9", 100), byte_range("bytes=90-", 100), byte_range("bytes=-10", 100)
@@ -69,7 +69,7 @@ def send_file(
     condition = request.headers.get("if-range")
     wanted = None
     if request.method == "GET" and (condition is None or condition.strip() == etag):
-        wanted = byte_range(request.headers.get("range"), row.size_bytes)
+        wanted = parse_byte_range(request.headers.get("range"), row.size_bytes)
     start, end = wanted or (0, row.size_bytes - 1)
     common["Content-Length"] = str(end - start + 1)
     if request.method == "HEAD":

@@ -14,8 +14,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from api.errors import Fault, Problem, invalid
-from api.http.bodies import refuse_length, too_large
+from api.errors import Fault, Problem, build_problem
+from api.http.bodies import build_too_large_problem, refuse_length
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -51,7 +51,7 @@ async def receive(
             async for chunk in request.stream():
                 received += len(chunk)
                 if received > max_bytes:
-                    raise too_large(max_bytes)
+                    raise build_too_large_problem(max_bytes)
                 parser.write(chunk)
                 if len(form.pending) >= BUFFER:
                     await run_in_threadpool(form.flush)
@@ -102,7 +102,7 @@ class _Form:
         if not self._ended:
             raise Problem(400, "invalid_multipart", "the form ends before its last boundary")
         if not self._files:
-            raise invalid(
+            raise build_problem(
                 [
                     Fault(
                         "/file",
@@ -133,16 +133,18 @@ class _Form:
         if self._name == "file" and b"filename" in options:
             self._files += 1
             if self._files > 1:
-                raise invalid([Fault("/file", "duplicate", "the form has more than one file")])
+                raise build_problem(
+                    [Fault("/file", "duplicate", "the form has more than one file")]
+                )
             self._part = None
-            self._upload.filename = _plain(options[b"filename"].decode("utf-8", "replace"))
+            self._upload.filename = _clean_filename(options[b"filename"].decode("utf-8", "replace"))
         elif self._name not in self._names:
             known = ", ".join(sorted(self._names | {"file"}))
-            raise invalid(
+            raise build_problem(
                 [Fault("", "unknown_field", f"unknown form field {self._name!r}; known: {known}")]
             )
         elif self._name in self._upload.fields:
-            raise invalid(
+            raise build_problem(
                 [Fault(f"/{self._name}", "duplicate", f"the form has {self._name!r} twice")]
             )
         else:
@@ -153,7 +155,7 @@ class _Form:
             self.pending += memoryview(data)[start:end]
             self._upload.size_bytes += end - start
         elif len(self._part) + end - start > self._max_field:
-            raise too_large(self._max_field)
+            raise build_too_large_problem(self._max_field)
         else:
             self._part += data[start:end]
 
@@ -170,7 +172,7 @@ class _Form:
         self._ended = True
 
 
-def _plain(filename: str) -> str:
+def _clean_filename(filename: str) -> str:
     """The last part of a client's path, without control characters."""
     last = re.split(r"[/\\]", filename)[-1]
     return "".join(char for char in last if char.isprintable())[:255]

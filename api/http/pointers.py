@@ -10,13 +10,13 @@ import jsonschema
 from jsonschema.exceptions import best_match
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, Problem, build_problem
 
 M = TypeVar("M", bound=BaseModel)
 KIND_ERRORS = ("tuple_type", "list_type", "dict_type", "model_type", "model_attributes_type")
 
 
-def pointer(*parts: str | int) -> str:
+def build_pointer(*parts: str | int) -> str:
     """RFC 6901.
 
     >>> pointer("targets", "sparsity", 0)
@@ -32,7 +32,7 @@ def parse(model: type[M], body: Any) -> M:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise _problem(faults(error, body)) from None
+        raise _to_problem(list_faults(error, body)) from None
 
 
 def parse_field(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
@@ -40,16 +40,16 @@ def parse_field(adapter: TypeAdapter[Any], value: Any, name: str) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise _problem(faults(error, value, pointer(name))) from None
+        raise _to_problem(list_faults(error, value, build_pointer(name))) from None
 
 
-def _problem(found: list[Fault]) -> Problem:
-    problem = invalid(found)
+def _to_problem(found: list[Fault]) -> Problem:
+    problem = build_problem(found)
     problem.code = "invalid_request"
     return problem
 
 
-def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
+def list_faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
     """Every fault once: of a union, the branch that matches the kind of value the client sent.
 
     A list whose items are at fault counts as too short as well, since pydantic counts the valid
@@ -58,10 +58,10 @@ def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
     found: list[tuple[Fault, bool]] = []
     for item in error.errors(include_url=False, include_input=False):
         parts, tagged = _locate(item["loc"], body, missing=item["type"] == "missing")
-        here = prefix + pointer(*parts)
+        here = prefix + build_pointer(*parts)
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ValidationError):
-            found += [(fault, False) for fault in faults(cause, body, here)]
+            found += [(fault, False) for fault in list_faults(cause, body, here)]
             continue
         message = item["msg"].removeprefix("Value error, ")
         named = re.match(r"([a-z_]+): ", message)
@@ -72,7 +72,7 @@ def faults(error: ValidationError, body: Any, prefix: str = "") -> list[Fault]:
             and isinstance(body, dict)
             and named[1] in body
         ):
-            here += pointer(named[1])
+            here += build_pointer(named[1])
         found.append((Fault(here, item["type"], message), tagged and item["type"] in KIND_ERRORS))
     deeper = [fault.pointer for fault, kind in found if not kind]
     kept = [
@@ -110,7 +110,7 @@ def _locate(
     return parts, tagged
 
 
-def schema_faults(
+def list_schema_faults(
     schema: dict[str, Any], value: Any, prefix: str, code: str, *, complete: bool = True
 ) -> Iterable[Fault]:
     """Where the value departs from a JSON schema; without `complete`, missing properties are left
@@ -118,12 +118,12 @@ def schema_faults(
     """
     for found in jsonschema.Draft202012Validator(schema).iter_errors(value):
         error = best_match([found]) or found  # of alternatives, what is wrong in the nearest
-        here = prefix + pointer(*error.absolute_path)
+        here = prefix + build_pointer(*error.absolute_path)
         if error.validator == "additionalProperties" and isinstance(error.instance, dict):
             known = sorted(error.schema.get("properties", {}))
             hint = f"known: {', '.join(known)}" if known else "there are none"
             for name in sorted(set(error.instance) - set(known)):
-                yield Fault(here + pointer(name), code, f"unknown parameter {name!r}; {hint}")
+                yield Fault(here + build_pointer(name), code, f"unknown parameter {name!r}; {hint}")
         elif error.validator == "required":
             if complete:
                 yield Fault(here, code, error.message)

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 
 from api.access import Id, Reader
 from api.schemas.jobs import EventPage, EventView
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from pruning.schemas.job import TERMINAL
 from tasks.store import jobs
@@ -44,7 +44,7 @@ LAST_SEQ = 2**62
                 }
             }
         },
-        **problems(404, 422),
+        **describe_problems(404, 422),
     },
 )
 def list_events(
@@ -58,7 +58,7 @@ def list_events(
     last_event_id: Annotated[int | None, Header(ge=0, le=LAST_SEQ)] = None,
 ) -> Response:
     """Rows after `seq`; with `Accept: text/event-stream` a stream that `Last-Event-ID` resumes."""
-    read = _reader(services, caller.project, id)
+    read = _make_reader(services, caller.project, id)
     if "text/event-stream" in request.headers.get("accept", ""):
         read(0, 1)  # 404 before the stream begins
         start = after if last_event_id is None else last_event_id
@@ -75,7 +75,7 @@ def list_events(
 Read = Callable[[int, int], tuple[list[EventView], bool]]
 
 
-def _reader(services: Services, project: str, id: str) -> Read:
+def _make_reader(services: Services, project: str, id: str) -> Read:
     def read(after: int, limit: int) -> tuple[list[EventView], bool]:
         """Rows, and whether the job has ended; the status is read first, so its event cannot be
         missed.
@@ -83,7 +83,7 @@ def _reader(services: Services, project: str, id: str) -> Read:
         with services.store.read() as session:
             ended = jobs.get(session, project, id).status in TERMINAL
             return [
-                EventView.of(row) for row in jobs.events(session, id, after=after, limit=limit)
+                EventView.from_row(row) for row in jobs.list_events(session, id, after=after, limit=limit)
             ], ended
 
     return read

@@ -12,9 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 import tasks.queue
-from api.access import bearer, caller, local
+from api.access import bearer, identify_caller, is_local
 from api.errors import Problem
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from tasks.store import assets
 
@@ -38,7 +38,7 @@ class Version(BaseModel):
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="healthz", summary="Whether the process answers")
-async def healthz() -> State:
+async def check_health() -> State:
     """200 while the process runs; looks at nothing else and needs no thread."""
     return State(status="ok")
 
@@ -48,9 +48,9 @@ async def healthz() -> State:
     "/readyz",
     operation_id="readyz",
     summary="Whether jobs can be accepted",
-    responses=problems(503),
+    responses=describe_problems(503),
 )
-def readyz(services: ServicesDep) -> State:
+def check_ready(services: ServicesDep) -> State:
     """503 with the reason while the database, the artifact store or the broker does not answer, and
     until a worker has published the catalogue; whether a worker runs now is not looked at.
     """
@@ -63,17 +63,19 @@ def readyz(services: ServicesDep) -> State:
         try:
             check()
         except Exception as error:
-            raise _unready(f"the {name} does not answer ({type(error).__name__})") from error
-    if not _published(services):
-        raise _unready("no worker has published its catalogue yet")
+            raise _build_unready_problem(
+                f"the {name} does not answer ({type(error).__name__})"
+            ) from error
+    if not _is_catalogue_published(services):
+        raise _build_unready_problem("no worker has published its catalogue yet")
     return State(status="ready")
 
 
-def _unready(reason: str) -> Problem:
+def _build_unready_problem(reason: str) -> Problem:
     return Problem(503, "not_ready", reason, headers={"Retry-After": "5"})
 
 
-def _published(services: Services) -> bool:
+def _is_catalogue_published(services: Services) -> bool:
     with services.store.read() as session:
         return assets.read_catalogue(session) is not None
 
@@ -89,14 +91,17 @@ async def show_version() -> Version:
     operation_id="metrics",
     summary="Metrics for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **describe_problems(),
+    },
 )
-def metrics(
+def show_metrics(
     request: Request,
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Response:
     """Open to this machine; elsewhere behind the scope `admin`."""
-    if not local(request) and not caller(request, services, credentials).may("admin"):
+    if not is_local(request) and not identify_caller(request, services, credentials).may("admin"):
         raise Problem(403, "forbidden", "this API key lacks the scope 'admin'")
     return Response(services.metrics.render(services.store), media_type=CONTENT_TYPE_LATEST)

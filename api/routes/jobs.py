@@ -13,15 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader, Writer
 from api.checks import parse_spec
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, Problem, build_problem
 from api.forecasts import foresee
 from api.http.bodies import JsonBody
 from api.http.files import PRIVATE, matches
 from api.schemas.jobs import JobPage, JobView, Validation
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import ServicesDep
-from api.submission import check, keep_inputs, submit, until_terminal
-from api.views import view, views
+from api.submission import check_job, keep_inputs, submit, wait_until_ended
+from api.views import build_view, build_views
 from pruning.schemas.job import JobSpec, Status
 from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
@@ -101,7 +101,7 @@ ACCEPTED = {
             "description": "With validate_only: an estimate; nothing is stored",
         },
         202: ACCEPTED,
-        **problems(400, 404, 413, 415, 422, 500, 503, 507),
+        **describe_problems(400, 404, 413, 415, 422, 500, 503, 507),
     },
 )
 async def create_job(
@@ -119,7 +119,7 @@ async def create_job(
     """
     spec = parse_spec(body)
     if validate_only:
-        found = await check(services, caller.project, spec)
+        found = await check_job(services, caller.project, spec)
         if isinstance(spec, JobSpec):
             found.foreseen = await run_in_threadpool(foresee, services, caller.project, spec)
         return JSONResponse(found.model_dump(mode="json"))
@@ -131,11 +131,13 @@ async def create_job(
     if wait is not None:
         wait_s = min(int(wait[1]), LONGEST_WAIT_S)
         headers["Preference-Applied"] = f"wait={wait_s}"
-        view = await until_terminal(services, caller.project, view, wait_s)
+        view = await wait_until_ended(services, caller.project, view, wait_s)
     return JSONResponse(view.model_dump(mode="json"), 202, headers)
 
 
-@router.get("", operation_id="list_jobs", summary="List jobs", responses=problems(400, 422))
+@router.get(
+    "", operation_id="list_jobs", summary="List jobs", responses=describe_problems(400, 422)
+)
 def list_jobs(
     services: ServicesDep,
     caller: Reader,
@@ -156,9 +158,11 @@ def list_jobs(
     """Newest first, members of families among them unless `parent=none`."""
     key, equals, value = (label or "").partition("=")
     if label is not None and not (equals and key):
-        raise invalid([Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")])
+        raise build_problem(
+            [Fault("", "invalid_parameter", f"label {label!r}: give key=value", "label")]
+        )
     with services.store.read() as session:
-        page = jobs.page(
+        page = jobs.read_page(
             session,
             caller.project,
             limit=limit,
@@ -169,7 +173,7 @@ def list_jobs(
             kind=type,
         )
         return JobPage(
-            data=views(session, page.data),
+            data=build_views(session, page.data),
             has_more=page.next_cursor is not None,
             next_cursor=page.next_cursor,
         )
@@ -180,12 +184,12 @@ def list_jobs(
     operation_id="get_job",
     summary="Show a job",
     response_model=JobView,
-    responses={304: {"description": "Not Modified"}, **problems(404)},
+    responses={304: {"description": "Not Modified"}, **describe_problems(404)},
 )
 def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Response:
     """Always 200, also for a failed job; 304 when nothing changed."""
     with services.store.read() as session:
-        found = view(session, jobs.get(session, caller.project, id))
+        found = build_view(session, jobs.get(session, caller.project, id))
     body = found.model_dump_json()
     headers = {
         "ETag": f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"',
@@ -203,7 +207,7 @@ def get_job(id: Id, request: Request, services: ServicesDep, caller: Reader) -> 
     operation_id="delete_job",
     summary="Delete a job",
     status_code=204,
-    responses=problems(404, 409),
+    responses=describe_problems(404, 409),
 )
 def delete_job(id: Id, services: ServicesDep, caller: Writer) -> None:
     """Delete the job, its history and its files, a family's members with it; 409 while any of them
@@ -215,7 +219,7 @@ def delete_job(id: Id, services: ServicesDep, caller: Writer) -> None:
         services.artifacts.delete(f"jobs/{one}")
 
 
-def _transition(
+def _add_transition(
     verb: Literal["cancel", "pause", "resume", "retry"], summary: str, doc: str
 ) -> None:
     """Add the route of one verb: 202 when something is under way now, 200 when the job is where it
@@ -227,12 +231,12 @@ def _transition(
             row = jobs.get(session, caller.project, id)
             before = row.status
             if verb == "retry":
-                _inputs_remain(session, row)
+                _require_inputs(session, row)
             row = jobs.request(session, caller.project, id, verb)
             pending = row.status != before and row.status in jobs.UNDER_WAY
             if jobs.is_family(row):
                 pending = families.follow(session, caller.project, id, verb) > 0 or pending
-            found = view(session, row)
+            found = build_view(session, row)
         if row.status == "queued":
             services.wake.set()
         return JSONResponse(found.model_dump(mode="json"), 202 if pending else 200)
@@ -244,35 +248,37 @@ def _transition(
         summary=summary,
         description=doc,
         response_model=JobView,
-        responses={**ok, **problems(404, 409)},
+        responses={**ok, **describe_problems(404, 409)},
     )(act)
 
 
-def _inputs_remain(session: Session, row: Job) -> None:
+def _require_inputs(session: Session, row: Job) -> None:
     """A job whose model or dataset was deleted cannot be tried again."""
     try:
         keep_inputs(
             session,
             [row.model_id, row.rewind_model_id],
-            [row.dataset_id, *jobs.shifted_ids(row.spec)],
+            [row.dataset_id, *jobs.list_shifted_ids(row.spec)],
         )
     except NotFoundError as error:
         raise Problem(409, "missing_input", f"job {row.id} cannot run again: {error}") from None
 
 
-_transition(
+_add_transition(
     "cancel",
     "Cancel a job",
     "Queued and paused jobs end at once, a running one soon; repeating is harmless.",
 )
-_transition(
+_add_transition(
     "pause",
     "Pause a job",
     "A running job's process is ended at once, which frees its device; resumed, "
     "the job goes on from its last saved step.",
 )
-_transition("resume", "Resume a paused job", "Queue it again; it goes on from its last saved step.")
-_transition(
+_add_transition(
+    "resume", "Resume a paused job", "Queue it again; it goes on from its last saved step."
+)
+_add_transition(
     "retry",
     "Retry a job that failed or was cancelled",
     "Queue it again; saved stages are used. A family that "

@@ -13,7 +13,7 @@ from api.errors import Problem
 from api.http.bodies import JsonBody
 from api.http.pointers import parse
 from api.schemas.assets import KeyList, KeyView, MadeKey, NewKey
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from tasks.store import assets, new_id
 from tasks.store.tables import ApiKey
@@ -38,7 +38,7 @@ BODY = {
     summary="Make an API key",
     status_code=201,
     openapi_extra=BODY,
-    responses=problems(400, 409, 413, 415, 422),
+    responses=describe_problems(400, 409, 413, 415, 422),
 )
 def create_key(response: Response, services: ServicesDep, caller: Admin, body: JsonBody) -> MadeKey:
     """The answer holds the secret; afterwards only its digest is kept."""
@@ -61,15 +61,15 @@ def create_key(response: Response, services: ServicesDep, caller: Admin, body: J
         _refuse_lockout(services, session)
     response.headers["Location"] = f"/v1/keys/{row.id}"
     response.headers["Cache-Control"] = "no-store"
-    return MadeKey(**KeyView.of(row).model_dump(), secret=secret)
+    return MadeKey(**KeyView.from_row(row).model_dump(), secret=secret)
 
 
-@router.get("", operation_id="list_keys", summary="List API keys", responses=problems())
+@router.get("", operation_id="list_keys", summary="List API keys", responses=describe_problems())
 def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
     """Without their secrets."""
     with services.store.read() as session:
         rows = session.scalars(select(ApiKey).order_by(ApiKey.id.desc())).all()
-        return KeyList(data=[KeyView.of(row) for row in rows if _administers(caller, row)])
+        return KeyList(data=[KeyView.from_row(row) for row in rows if _administers(caller, row)])
 
 
 @router.delete(
@@ -77,7 +77,7 @@ def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
     operation_id="delete_key",
     summary="Revoke an API key",
     status_code=204,
-    responses=problems(404, 409),
+    responses=describe_problems(404, 409),
 )
 def delete_key(id: Id, services: ServicesDep, caller: Admin) -> None:
     """The key ends at once."""

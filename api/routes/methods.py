@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from api.access import Reader
 from api.checks import read_catalogue
 from api.http.files import PRIVATE, matches
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import ServicesDep
 
 router = APIRouter(prefix="/v1/methods", tags=["methods"])
@@ -49,7 +49,7 @@ class Catalogue(BaseModel):
     operation_id="list_methods",
     summary="The catalogue of methods",
     response_model=Catalogue,
-    responses={304: {"description": "Not Modified"}, **problems(503)},
+    responses={304: {"description": "Not Modified"}, **describe_problems(503)},
 )
 def list_methods(request: Request, services: ServicesDep, caller: Reader) -> Response:
     """Criteria, allocations, granularities, sparsifiers, schedules, evaluations, architectures,

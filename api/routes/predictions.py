@@ -9,13 +9,13 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from api.access import Id, Reader
-from api.errors import Fault, Problem, invalid
+from api.errors import Fault, Problem, build_problem
 from api.http.bodies import read_json
 from api.http.files import read_file
 from api.http.pointers import parse
-from api.routes.results import REPORT, ended, files_of
+from api.routes.results import REPORT, read_files, require_ended
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
 from tasks.store.jobs import is_family
 from tasks.store.tables import ResultFile
@@ -40,7 +40,7 @@ BODY = {
     operation_id="predict",
     summary="Ask the scaling law of a finished job",
     openapi_extra=BODY,
-    responses=problems(400, 404, 409, 410, 413, 415, 422),
+    responses=describe_problems(400, 404, 409, 410, 413, 415, 422),
 )
 async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
     """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
@@ -52,9 +52,9 @@ async def predict(id: Id, request: Request, services: ServicesDep, caller: Reade
     below the error without pruning is answered by 422 `unreachable`, one beyond what the job's
     points can tell by 422 `insufficient_points`.
     """
-    job, files = await run_in_threadpool(files_of, services, caller.project, id)
+    job, files = await run_in_threadpool(read_files, services, caller.project, id)
     if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
-        ended(job)
+        require_ended(job)
     question = parse(Question, await read_json(request, services))
     return await run_in_threadpool(_answer, id, question, files, services)
 
@@ -69,10 +69,10 @@ def _answer(
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
     report = {} if row is None else json.loads(read_file(services.artifacts, row))
     if report.get("type") == "family":
-        return _family(id, question, report)
+        return _answer_family(id, question, report)
     foreign = [name for name in ("depth", "width") if getattr(question, name) is not None]
     if foreign:
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     f"/{name}",
@@ -82,7 +82,7 @@ def _answer(
                 for name in foreign
             ]
         )
-    label, document = _law(id, report, question.criterion)
+    label, document = _find_law(id, report, question.criterion)
     law = DensityLaw.model_validate(document["law"])
     if question.max_error is None:
         rows = [
@@ -93,7 +93,7 @@ def _answer(
         try:
             rows = [find_smallest_density(law, question.max_error, question.confidence)]
         except SecateurError as error:
-            raise invalid([Fault("/max_error", error.code, error.message)]) from None
+            raise build_problem([Fault("/max_error", error.code, error.message)]) from None
     found = [Prediction(**row) for row in rows]
     return Predictions(
         criterion=label,
@@ -112,7 +112,7 @@ def _answer(
     )
 
 
-def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
+def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
     from pruning.errors import ParameterError, SecateurError
     from pruning.laws.family_queries import (
         answer_error,
@@ -128,7 +128,7 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
             409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}"
         )
     if question.criterion is not None:
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     "/criterion",
@@ -144,9 +144,9 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
         else:
             rows = answer_error(law, networks, question.max_error, question.confidence)
     except ParameterError as error:
-        raise invalid([Fault(error.pointer or "", error.code, error.message)]) from None
+        raise build_problem([Fault(error.pointer or "", error.code, error.message)]) from None
     except SecateurError as error:
-        raise invalid([Fault("/max_error", error.code, error.message)]) from None
+        raise build_problem([Fault("/max_error", error.code, error.message)]) from None
     ends = law.fit_range["density"]
     return Predictions(
         criterion="family",
@@ -168,7 +168,7 @@ def _family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
     )
 
 
-def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
+def _find_law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
     """The label and the law that was asked for, beside its criterion; 409 where there is none, 422
     where it is not clear.
     """
@@ -194,7 +194,7 @@ def _law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, d
         criterion = next(iter(laws))
     if criterion not in laws:
         said = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
-        raise invalid(
+        raise build_problem(
             [
                 Fault(
                     "/criterion",

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Path, Request, Response
 from api.access import Id, Reader
 from api.errors import Problem
 from api.http.files import read_file, send_file
-from api.schemas.problem import problems
+from api.schemas.problem import describe_problems
 from api.schemas.results import CheckpointView, Results
 from api.services import Services, ServicesDep
-from api.views import view
+from api.views import build_view
 from pruning.schemas.job import TERMINAL
 from tasks.store import families, jobs
 from tasks.store.errors import NotFoundError
@@ -51,13 +51,13 @@ PARTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def files_of(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
+def read_files(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
     """The job of this project and its downloadable files, or `NotFoundError`."""
     with services.store.read() as session:
-        return jobs.get(session, project, id), jobs.result_files(session, id)
+        return jobs.get(session, project, id), jobs.list_result_files(session, id)
 
 
-def ended(row: Job) -> None:
+def require_ended(row: Job) -> None:
     """409 while the job has not ended."""
     if row.status not in TERMINAL:
         raise Problem(
@@ -69,7 +69,7 @@ def ended(row: Job) -> None:
     "/results",
     operation_id="get_results",
     summary="The results of a finished job",
-    responses=problems(404, 409, 410),
+    responses=describe_problems(404, 409, 410),
 )
 def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
     """Report, checkpoints with their links, recommendation and gates; of a failed job what it
@@ -78,19 +78,19 @@ def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
     The checkpoints of a family are those of the networks that its law chose and that were trained
     for real.
     """
-    job, files = files_of(services, caller.project, id)
-    ended(job)
-    report = _report(services, files)
+    job, files = read_files(services, caller.project, id)
+    require_ended(job)
+    report = _read_report(services, files)
     with services.store.read() as session:
-        found = view(session, job)
+        found = build_view(session, job)
         answers = [
-            (row.job_id, jobs.result_files(session, row.job_id))
-            for row, _ in families.members(session, id)
+            (row.job_id, jobs.list_result_files(session, row.job_id))
+            for row, _ in families.list_members(session, id)
             if row.member["role"] == "answer"
         ]
-    checkpoints = _checkpoints(id, report, files)
+    checkpoints = _list_checkpoints(id, report, files)
     for answer, own in answers:
-        checkpoints += _checkpoints(answer, _report(services, own), own)
+        checkpoints += _list_checkpoints(answer, _read_report(services, own), own)
     return Results(
         job=found,
         report=report,
@@ -100,14 +100,14 @@ def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
     )
 
 
-def _report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
+def _read_report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
     found = next(
         (file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None
     )
     return None if found is None else json.loads(read_file(services.artifacts, found))
 
 
-def _checkpoints(
+def _list_checkpoints(
     job_id: str, report: dict[str, Any] | None, files: list[ResultFile]
 ) -> list[CheckpointView]:
     """The checkpoints of a job: those of its report, and those that have files."""
@@ -117,11 +117,12 @@ def _checkpoints(
         if file.checkpoint != REPORT:
             stored.setdefault(file.checkpoint, []).append(file)
     return [
-        _checkpoint(job_id, name, measured.get(name, {}), rows) for name, rows in stored.items()
+        _build_checkpoint(job_id, name, measured.get(name, {}), rows)
+        for name, rows in stored.items()
     ]
 
 
-def _checkpoint(
+def _build_checkpoint(
     job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]
 ) -> CheckpointView:
     """One checkpoint: its numbers from the report, its files from the store."""
@@ -148,7 +149,7 @@ def _checkpoint(
     response_class=Response,
     responses={
         200: {"content": {media: {} for media in MEDIA.values()}},
-        **problems(404, 406, 409, 410),
+        **describe_problems(404, 406, 409, 410),
     },
 )
 def get_report(
@@ -163,17 +164,17 @@ def get_report(
         if format in MEDIA
         else None
         if format
-        else _accepted(request.headers.get("accept", "*/*"))
+        else _choose_format(request.headers.get("accept", "*/*"))
     )
     if chosen is None:
         asked = format or request.headers.get("accept")
         raise Problem(
             406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}"
         )
-    job, files = files_of(services, caller.project, id)
+    job, files = read_files(services, caller.project, id)
     row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
     if row is None or not jobs.is_family(job):
-        ended(job)
+        require_ended(job)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")
     headers = (
@@ -184,7 +185,7 @@ def get_report(
     return send_file(request, services.artifacts, row, MEDIA[chosen], headers)
 
 
-def _accepted(header: str) -> str | None:
+def _choose_format(header: str) -> str | None:
     """The format a client likes best among those there are."""
     liked: list[tuple[float, str]] = []
     for item in header.lower().split(","):
@@ -205,7 +206,7 @@ def _accepted(header: str) -> str | None:
     operation_id="get_checkpoint",
     summary="Download a checkpoint",
     response_class=Response,
-    responses={**PARTS, **problems(404, 410, 416, 422)},
+    responses={**PARTS, **describe_problems(404, 410, 416, 422)},
 )
 def get_checkpoint(
     id: Id,
@@ -222,7 +223,7 @@ def get_checkpoint(
     `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have
     none.
     """
-    _, files = files_of(services, caller.project, id)
+    _, files = read_files(services, caller.project, id)
     row = next(
         (
             file

@@ -29,18 +29,18 @@ HEADERS = {
 
 
 @router.get("/")
-def index() -> FileResponse:
+def show_index() -> FileResponse:
     """The page."""
-    return _file("index.html")
+    return _send_file("index.html")
 
 
 @router.get("/assets/{name:path}")
-def asset(name: str) -> FileResponse:
+def show_asset(name: str) -> FileResponse:
     """A file of the page."""
-    return _file(name)
+    return _send_file(name)
 
 
-def _file(name: str) -> FileResponse:
+def _send_file(name: str) -> FileResponse:
     path = FOLDER / name
     if (
         "\x00" in name

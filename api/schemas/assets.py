@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from api.schemas.times import iso
+from api.schemas.times import to_iso
 from tasks.store.tables import ApiKey, Dataset, Model
 
 
@@ -70,7 +70,7 @@ class ModelView(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, row: Model) -> ModelView:
+    def from_row(cls, row: Model) -> ModelView:
         """The wire form of a row."""
         return cls(
             id=row.id,
@@ -83,7 +83,7 @@ class ModelView(BaseModel):
             prunable=row.prunable,
             normalize=None if row.normalize is None else Normalize(**row.normalize),
             classes=row.classes,
-            created_at=iso(row.created_at),
+            created_at=to_iso(row.created_at),
         )
 
 
@@ -109,7 +109,7 @@ class DatasetView(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, row: Dataset) -> DatasetView:
+    def from_row(cls, row: Dataset) -> DatasetView:
         """The wire form of a row."""
         return cls(
             id=row.id,
@@ -121,7 +121,7 @@ class DatasetView(BaseModel):
             counts=row.counts,
             notes=row.notes,
             task="segmentation" if row.task == "segmentation" else "classification",
-            created_at=iso(row.created_at),
+            created_at=to_iso(row.created_at),
             normalize=None if row.normalize is None else Normalize(**row.normalize),
         )
 
@@ -164,14 +164,14 @@ class KeyView(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, row: ApiKey) -> KeyView:
+    def from_row(cls, row: ApiKey) -> KeyView:
         """The wire form of a row."""
         return cls(
             id=row.id,
             name=row.name,
             project=row.project,
             scopes=row.scopes,
-            created_at=iso(row.created_at),
+            created_at=to_iso(row.created_at),
         )
 
 

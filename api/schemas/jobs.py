@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.schemas.predictions import Foreseen
-from api.schemas.times import iso, iso_or_none
+from api.schemas.times import to_iso, to_iso_or_none
 from pruning.schemas.job import TERMINAL, Status
-from tasks.store.families import Grown
+from tasks.store.families import MemberProgress
 from tasks.store.tables import Event, FamilyMember, Job
 
 
@@ -81,11 +81,11 @@ class JobView(BaseModel):
     links: JobLinks
 
     @classmethod
-    def of(
+    def from_row(
         cls,
         row: Job,
         member: FamilyMember | None = None,
-        grown: Grown | None = None,
+        grown: MemberProgress | None = None,
         now: float = 0.0,
     ) -> JobView:
         """The wire form of a row; its spec was validated when it came and is shown whatever it
@@ -133,9 +133,9 @@ class JobView(BaseModel):
                 "progress": progress,
                 "parent": None if member is None else member.family_id,
                 "member": None if member is None else member.member,
-                "created_at": iso(row.created_at),
-                "started_at": iso_or_none(row.started_at),
-                "finished_at": iso_or_none(row.finished_at),
+                "created_at": to_iso(row.created_at),
+                "started_at": to_iso_or_none(row.started_at),
+                "finished_at": to_iso_or_none(row.finished_at),
                 "links": links,
             }
         )
@@ -188,9 +188,9 @@ class EventView(BaseModel):
     data: dict[str, Any]
 
     @classmethod
-    def of(cls, row: Event) -> EventView:
+    def from_row(cls, row: Event) -> EventView:
         """The wire form of a row."""
-        return cls(seq=row.seq, at=iso(row.at), type=row.type, data=row.data)
+        return cls(seq=row.seq, at=to_iso(row.at), type=row.type, data=row.data)
 
 
 class EventPage(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from api.errors import disk_full
+from api.errors import build_disk_full_problem
 
 
 class FaultDocument(BaseModel):
@@ -56,11 +56,11 @@ EXAMPLES: dict[int, tuple[str, str, str | None]] = {
     ),
     500: ("internal", "an error of the service; quote the request_id when you report it", None),
     503: ("catalogue_unpublished", "no worker has published its catalogue yet", None),
-    507: ("disk_full", disk_full().detail, None),
+    507: ("disk_full", build_disk_full_problem().detail, None),
 }
 
 
-def example(status: int) -> dict[str, Any]:
+def build_example(status: int) -> dict[str, Any]:
     """A problem of this status."""
     code, detail, pointer = EXAMPLES[status]
     return {
@@ -77,7 +77,7 @@ def example(status: int) -> dict[str, Any]:
     }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may refuse with these statuses."""
     return {
         status: {
@@ -85,7 +85,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {
                 "application/problem+json": {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": example(status),
+                    "example": build_example(status),
                 }
             },
         }

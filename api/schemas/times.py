@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 
-def iso(seconds: float) -> str:
+def to_iso(seconds: float) -> str:
     """Seconds since the epoch as text.
 
     >>> iso(0.25)
@@ -18,6 +18,6 @@ def iso(seconds: float) -> str:
     )
 
 
-def iso_or_none(seconds: float | None) -> str | None:
+def to_iso_or_none(seconds: float | None) -> str | None:
     """As `iso`; nothing stays nothing."""
-    return None if seconds is None else iso(seconds)
+    return None if seconds is None else to_iso(seconds)

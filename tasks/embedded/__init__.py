@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tasks import owners
-from tasks.embedded.valkey import server_command, socket_url
+from tasks.embedded.valkey import build_server_command, build_socket_url
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_dies_with_parent(self.death_signal),
+                preexec_fn=_prepare_death_with_parent(self.death_signal),
             )
 
     def stop(self) -> None:
@@ -99,7 +99,7 @@ class Tree:
                     status = child.process.returncode
                     child.process = None
                     if child.name == "api" and status == USAGE:
-                        _say(_last_lines(child.log))
+                        _say(_read_last_lines(child.log))
                         return USAGE
                     child.failures += 1
                     child.next_start = time.monotonic() + min(10.0, 0.2 * 2**child.failures)
@@ -130,17 +130,17 @@ def serve(host: str, port: int, data_dir: Path, workers: int = 1) -> int:
                 "--data-dir"
             )
             return USAGE
-        if (reason := _port_taken(host, port)) is not None:
+        if (reason := _explain_taken_port(host, port)) is not None:
             _say(f"error: cannot listen on {host}:{port}: {reason}; give another --port")
             return USAGE
-        sockets = _socket_folder(data_dir / "socket-folder")
+        sockets = _make_socket_folder(data_dir / "socket-folder")
         try:
             return _run(host, port, data_dir, sockets / "valkey.sock", workers)
         finally:
             shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _socket_folder(note: Path) -> Path:
+def _make_socket_folder(note: Path) -> Path:
     """A folder with a short path, as sockets need; that of a service which was killed is
     removed.
     """
@@ -153,7 +153,7 @@ def _socket_folder(note: Path) -> Path:
 
 
 def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> int:
-    tree = Tree(_children(host, port, data_dir, broker, workers))
+    tree = Tree(_build_children(host, port, data_dir, broker, workers))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tree.stopping.set())
     announce = threading.Thread(
@@ -167,7 +167,9 @@ def _run(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> in
         tree.stop()
 
 
-def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) -> list[Child]:
+def _build_children(
+    host: str, port: int, data_dir: Path, broker: Path, workers: int
+) -> list[Child]:
     environment = dict(os.environ)
     defaults = {
         "SECATEUR_DATABASE_URL": f"sqlite:///{data_dir / 'secateur.db'}",
@@ -178,11 +180,11 @@ def _children(host: str, port: int, data_dir: Path, broker: Path, workers: int) 
     logs = data_dir / "logs"
     children = []
     if "SECATEUR_BROKER_URL" not in environment:
-        defaults["SECATEUR_BROKER_URL"] = socket_url(broker)
+        defaults["SECATEUR_BROKER_URL"] = build_socket_url(broker)
         children.append(
             Child(
                 name="valkey",
-                command=server_command(data_dir / "valkey", broker),
+                command=build_server_command(data_dir / "valkey", broker),
                 environment=environment,
                 log=logs / "valkey.log",
                 death_signal=signal.SIGTERM,
@@ -231,7 +233,7 @@ def _announce(host: str, port: int, data_dir: Path, stopping: threading.Event) -
         _say(f"not ready after {READY_S:g} s: {reason}; see {data_dir / 'logs'}")
 
 
-def _port_taken(host: str, port: int) -> str | None:
+def _explain_taken_port(host: str, port: int) -> str | None:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -242,7 +244,7 @@ def _port_taken(host: str, port: int) -> str | None:
     return None
 
 
-def _dies_with_parent(number: int) -> Callable[[], None] | None:
+def _prepare_death_with_parent(number: int) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
@@ -256,7 +258,7 @@ def _dies_with_parent(number: int) -> Callable[[], None] | None:
     return prepare
 
 
-def _last_lines(path: Path, count: int = 5) -> str:
+def _read_last_lines(path: Path, count: int = 5) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
 
 

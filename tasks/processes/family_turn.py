@@ -17,7 +17,7 @@ from pruning.family.sizes import Size
 from pruning.family.turn import State, take_turn
 from pruning.reporting.files import write_report
 from pruning.schemas.family import FamilySpec
-from tasks.processes.estimates import member_units, outlines
+from tasks.processes.estimates import count_member_units, size_networks
 from tasks.processes.pipe import Pipe
 
 SIZES, REPORTED = "sizes.json", "reported.json"
@@ -32,10 +32,10 @@ def run_turn(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     spec = FamilySpec.model_validate(job["spec"])
     runs = [Run.model_validate(one) for one in job["runs"]]
     pipe.stage("predict", "members")
-    if not _due(folder, spec, runs):
+    if not _is_report_due(folder, spec, runs):
         pipe.send("wait", seen={run.job: run.status for run in runs})
         return
-    sizes = _sizes(folder, spec, job, pipe)
+    sizes = _read_or_build_sizes(folder, spec, job, pipe)
     state = take_turn(spec, sizes, runs)
     failure = None
     if state.finished and state.law is None:
@@ -44,33 +44,39 @@ def run_turn(folder: Path, job: dict[str, Any], pipe: Pipe) -> None:
     pipe.summary({"recommendation": found.recommendation.model_dump(mode="json"), "gates": []})
     (folder / "files").mkdir(exist_ok=True)
     write_report(found, folder / "files", pipe.file)
-    _keep(folder, REPORTED, sum(run.ended for run in runs), pipe)
+    _save_stage(folder, REPORTED, sum(run.ended for run in runs), pipe)
     if state.start:
-        pipe.send("members", start=[_start(spec, member, sizes, job) for member in state.start])
+        pipe.send(
+            "members", start=[_describe_member(spec, member, sizes, job) for member in state.start]
+        )
     if failure is not None:
-        pipe.send("error", code=failure.code, message=_why(state, failure), retryable=True)
+        pipe.send(
+            "error", code=failure.code, message=_explain_failure(state, failure), retryable=True
+        )
     else:
         pipe.send("done" if state.finished else "wait", seen={run.job: run.status for run in runs})
 
 
-def _sizes(folder: Path, spec: FamilySpec, job: dict[str, Any], pipe: Pipe) -> list[Size]:
+def _read_or_build_sizes(
+    folder: Path, spec: FamilySpec, job: dict[str, Any], pipe: Pipe
+) -> list[Size]:
     """What needs torch, computed by the first turn and kept for the others."""
     path = folder / "stages" / SIZES
     if path.exists():
         return [Size.model_validate(one) for one in json.loads(path.read_text())]
-    sizes = outlines(spec, job["data"])
-    _keep(folder, SIZES, [one.model_dump(mode="json") for one in sizes], pipe)
+    sizes = size_networks(spec, job["data"])
+    _save_stage(folder, SIZES, [one.model_dump(mode="json") for one in sizes], pipe)
     return list(sizes)
 
 
-def _keep(folder: Path, name: str, value: Any, pipe: Pipe) -> None:
+def _save_stage(folder: Path, name: str, value: Any, pipe: Pipe) -> None:
     """Save what later turns read."""
     path = folder / "stages" / name
     path.write_text(json.dumps(value))
     pipe.saved(name, path)
 
 
-def _due(folder: Path, spec: FamilySpec, runs: list[Run]) -> bool:
+def _is_report_due(folder: Path, spec: FamilySpec, runs: list[Run]) -> bool:
     """Whether there is something to start, to end, or enough that is new to report."""
     path, ended = folder / "stages" / REPORTED, sum(run.ended for run in runs)
     if (
@@ -83,7 +89,7 @@ def _due(folder: Path, spec: FamilySpec, runs: list[Run]) -> bool:
     return ended - int(json.loads(path.read_text())) >= GROWTH * len(runs)
 
 
-def _start(
+def _describe_member(
     spec: FamilySpec, member: Member, sizes: list[Size], job: dict[str, Any]
 ) -> dict[str, Any]:
     size = next(one for one in sizes if (one.depth, one.width) == (member.depth, member.width))
@@ -92,11 +98,11 @@ def _start(
         "key": member.key,
         "member": member.model_dump(mode="json", exclude_none=True),
         "spec": document,
-        "units": member_units(document, job["data"]),
+        "units": count_member_units(document, job["data"]),
     }
 
 
-def _why(state: State, failure: Exception) -> str:
+def _explain_failure(state: State, failure: Exception) -> str:
     lost = [run for run in state.runs if run.status != "succeeded"]
     if not lost:
         return str(failure)

@@ -64,7 +64,7 @@ def estimate(payload: dict[str, Any]) -> dict[str, Any]:
     return estimate_job(payload["spec"], payload["model"], payload["dataset"], payload["shifted"])
 
 
-def catalogue(payload: dict[str, Any]) -> dict[str, Any]:
+def build_catalogue(payload: dict[str, Any]) -> dict[str, Any]:
     """Every registered method, by kind; an architecture that has families says what depth and width
     are.
     """
@@ -104,7 +104,7 @@ VERBS = {
     "model": check_model,
     "dataset": check_dataset,
     "estimate": estimate,
-    "catalogue": catalogue,
+    "catalogue": build_catalogue,
 }
 
 

@@ -46,12 +46,12 @@ def main() -> int:
         from pruning.errors import SecateurError
 
         logging.exception("the job failed")
-        pipe.send("error", **_describe(error, SecateurError))
+        pipe.send("error", **_describe_error(error, SecateurError))
         return 1
     return 0
 
 
-def _describe(error: Exception, known: type[Any]) -> dict[str, Any]:
+def _describe_error(error: Exception, known: type[Any]) -> dict[str, Any]:
     if isinstance(error, known):
         return {"code": error.code, "message": str(error), "retryable": error.retryable}
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

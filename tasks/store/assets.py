@@ -14,24 +14,24 @@ from tasks.store.errors import InUseError, NotFoundError
 from tasks.store.pages import Page, paginate
 from tasks.store.tables import ApiKey, Catalogue, Dataset, Job, JobShift, Model
 
-A = TypeVar("A", Model, Dataset)
+Asset = TypeVar("Asset", Model, Dataset)
 LIVE = ("queued", "running", "pausing", "paused", "cancelling")
 
 
-def add(session: Session, row: A) -> A:
+def add(session: Session, row: Asset) -> Asset:
     """Insert a model or a dataset; `created_at` is set by the database's clock."""
-    row.created_at = clock(session)
+    row.created_at = read_clock(session)
     session.add(row)
     session.flush()
     return row
 
 
-def clock(session: Session) -> float:
+def read_clock(session: Session) -> float:
     """The database's time."""
     return float(session.scalar(select(db_now())) or 0.0)
 
 
-def get(session: Session, kind: type[A], project: str, id: str) -> A:
+def get(session: Session, kind: type[Asset], project: str, id: str) -> Asset:
     """The row of this project, or `NotFoundError`."""
     row = session.get(kind, id)
     if row is None or row.project != project:
@@ -39,9 +39,9 @@ def get(session: Session, kind: type[A], project: str, id: str) -> A:
     return row
 
 
-def page(
-    session: Session, kind: type[A], project: str, *, limit: int, cursor: str | None
-) -> Page[A]:
+def read_page(
+    session: Session, kind: type[Asset], project: str, *, limit: int, cursor: str | None
+) -> Page[Asset]:
     """One page of this project's models or datasets."""
     query = select(kind).where(kind.project == project)
     return paginate(
@@ -71,7 +71,7 @@ def add_key(
         name=name,
         sha256=digest(secret),
         scopes=scopes,
-        created_at=clock(session),
+        created_at=read_clock(session),
     )
     session.add(key)
     session.flush()
@@ -85,7 +85,7 @@ def find_key(session: Session, secret: str) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(secret)))
 
 
-def any_key(session: Session) -> bool:
+def has_keys(session: Session) -> bool:
     """Whether a key exists, which closes the service to those without one."""
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
@@ -98,7 +98,7 @@ def digest(secret: str) -> str:
 def publish_catalogue(session: Session, document: dict[str, Any]) -> None:
     """Replace the catalogue."""
     body = json.dumps(document, sort_keys=True)
-    row = {"document": body, "sha256": digest(body), "published_at": clock(session)}
+    row = {"document": body, "sha256": digest(body), "published_at": read_clock(session)}
     session.execute(
         insert_into(session, Catalogue)
         .values(id=1, **row)

@@ -13,9 +13,17 @@ from typing import Any
 from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from tasks.store.assets import clock
+from tasks.store.assets import read_clock
 from tasks.store.engine import db_now, insert_into
-from tasks.store.jobs import add_event, awaits, enqueue, idle, locked, parked, set_status
+from tasks.store.jobs import (
+    add_event,
+    enqueue,
+    has_turn_due,
+    is_idle,
+    is_parked,
+    lock_job,
+    set_status,
+)
 from tasks.store.tables import Job, Leader, Outbox, ResultFile, StageFile
 
 HELD = ("running", "pausing", "cancelling")
@@ -64,18 +72,18 @@ def claim(
 
     `gone(owner)` says whether an owner on this host has died, which makes its lease stale at once.
     """
-    job = locked(session, job_id)
+    job = lock_job(session, job_id)
     if job is None:
         return None
-    turn = parked(job)
-    if turn and not awaits(session, job):
+    turn = is_parked(job)
+    if turn and not has_turn_due(session, job):
         return None
     if turn:
         job.status = "queued"
         session.flush()
-    elif job.status in HELD and _stale(session, job, gone):
+    elif job.status in HELD and _is_stale(session, job, gone):
         release(session, job, max_attempts=max_attempts)
-    if job.status != "queued" or job.available_at > clock(session):
+    if job.status != "queued" or job.available_at > read_clock(session):
         return None
     taken = session.execute(
         update(Job)
@@ -92,7 +100,7 @@ def claim(
     if taken.rowcount != 1:  # type: ignore[attr-defined]
         return None
     session.refresh(job)
-    job.started_at = job.started_at or clock(session)
+    job.started_at = job.started_at or read_clock(session)
     if turn:  # one of many turns, and no news
         job.status = "running"
     else:
@@ -116,12 +124,12 @@ def heartbeat(session: Session, claim: Claim, lease_s: float) -> str:
     """Extend the lease and return the job's status (`running`, `cancelling`, `pausing`);
     `LostError` when it is gone.
     """
-    job = held(session, claim)
-    job.lease_until = clock(session) + lease_s
+    job = lock_held_job(session, claim)
+    job.lease_until = read_clock(session) + lease_s
     return job.status
 
 
-def status(session: Session, claim: Claim) -> str:
+def read_status(session: Session, claim: Claim) -> str:
     """The job's status, read without a lock; `LostError` when the claim is not the newest."""
     job = session.get(Job, claim.job_id)
     if job is None or job.fence != claim.fence or job.status not in HELD:
@@ -129,15 +137,15 @@ def status(session: Session, claim: Claim) -> str:
     return job.status
 
 
-def held(session: Session, claim: Claim) -> Job:
+def lock_held_job(session: Session, claim: Claim) -> Job:
     """The job's locked row while the claim is the newest, or `LostError`."""
-    job = locked(session, claim.job_id)
+    job = lock_job(session, claim.job_id)
     if job is None or job.fence != claim.fence or job.status not in HELD:
         raise LostError(f"job {claim.job_id}: fence {claim.fence} is not the newest")
     return job
 
 
-def progress(
+def record_progress(
     session: Session,
     claim: Claim,
     *,
@@ -147,8 +155,8 @@ def progress(
     eta_s: float | None = None,
 ) -> None:
     """Record where the job is."""
-    job = held(session, claim)
-    job.progress_at = job.updated_at = clock(session)
+    job = lock_held_job(session, claim)
+    job.progress_at = job.updated_at = read_clock(session)
     if stage is not None and stage != job.stage:
         job.stage = stage
         add_event(session, job, "stage", {"stage": stage})
@@ -157,9 +165,9 @@ def progress(
         add_event(session, job, "progress", {"done": done, "total": total, "eta_s": eta_s})
 
 
-def note(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> None:
+def record_event(session: Session, claim: Claim, type: str, data: dict[str, Any]) -> None:
     """Append a row to the job's history."""
-    add_event(session, held(session, claim), type, data)
+    add_event(session, lock_held_job(session, claim), type, data)
 
 
 def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> str | None:
@@ -168,7 +176,7 @@ def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> st
     Saved work is progress: the attempts start again. The same bytes once more are not: an attempt
     that redoes what the one before had done, and dies where that died, gets no further.
     """
-    job = held(session, claim)
+    job = lock_held_job(session, claim)
     before = session.get(StageFile, (job.id, name))
     replaced, before_sha256 = (
         (before.artifact, before.sha256) if before is not None else (None, None)
@@ -184,14 +192,14 @@ def save_stage(session: Session, claim: Claim, name: str, file: SavedFile) -> st
         )
     )
     if before_sha256 != file.sha256:
-        job.progress_at = clock(session)
+        job.progress_at = read_clock(session)
         job.attempt = 1
     return replaced
 
 
 def drop_stage(session: Session, claim: Claim, name: str) -> str | None:
     """Forget a stage that a later one replaces and return its artifact."""
-    held(session, claim)
+    lock_held_job(session, claim)
     row = session.get(StageFile, (claim.job_id, name))
     if row is None:
         return None
@@ -203,7 +211,7 @@ def save_result(
     session: Session, claim: Claim, checkpoint: str, format: str, file: SavedFile
 ) -> None:
     """Make a file downloadable; a resumed job that writes it again replaces it."""
-    held(session, claim)
+    lock_held_job(session, claim)
     session.merge(
         ResultFile(
             job_id=claim.job_id,
@@ -228,7 +236,7 @@ def settle(
     """End the job: one fenced write of status, results and error. A success needs its stages no
     more.
     """
-    job = held(session, claim)
+    job = lock_held_job(session, claim)
     if job.status == "cancelling":  # asked for while the last files were stored
         status, error = "cancelled", None
     job.summary = summary if summary is not None else job.summary
@@ -242,7 +250,7 @@ def hand_back(session: Session, claim: Claim) -> None:
     """Give the job back unharmed (the worker stops, or a pause was asked for); counts as no
     attempt.
     """
-    job = held(session, claim)
+    job = lock_held_job(session, claim)
     _let_go(
         session,
         job,
@@ -252,7 +260,7 @@ def hand_back(session: Session, claim: Claim) -> None:
 
 def crash(session: Session, claim: Claim, reason: str, *, max_attempts: int) -> None:
     """The job process died: try again, or fail at `max_attempts` without progress."""
-    release(session, held(session, claim), max_attempts=max_attempts, reason=reason)
+    release(session, lock_held_job(session, claim), max_attempts=max_attempts, reason=reason)
 
 
 def release(
@@ -286,21 +294,21 @@ def _let_go(session: Session, job: Job, status: str, delay_s: float = 0.0) -> No
     job.owner, job.lease_until = None, None
     set_status(session, job, status)
     if status == "queued":
-        job.available_at = clock(session) + delay_s
+        job.available_at = read_clock(session) + delay_s
         enqueue(session, job, job.available_at)
 
 
 def _end(session: Session, job: Job, status: str) -> None:
     job.owner, job.lease_until, job.eta_s = None, None, None
-    job.finished_at = clock(session)
+    job.finished_at = read_clock(session)
     set_status(session, job, status)
     session.execute(delete(Outbox).where(Outbox.job_id == job.id))
 
 
-def _stale(session: Session, job: Job, gone: Callable[[str], bool]) -> bool:
+def _is_stale(session: Session, job: Job, gone: Callable[[str], bool]) -> bool:
     return (
         job.lease_until is None
-        or job.lease_until < clock(session)
+        or job.lease_until < read_clock(session)
         or (job.owner is not None and gone(job.owner))
     )
 
@@ -312,7 +320,7 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
     Returns the number of jobs touched.
     """
     touched = 0
-    at = clock(session)
+    at = read_clock(session)
     unclaimed = and_(
         Job.status == "queued",
         Job.available_at < at,
@@ -325,24 +333,24 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
     for id in session.scalars(
         candidates
     ).all():  # in this order: two sweeps at once do not lock each other out
-        job = locked(session, id)
+        job = lock_job(session, id)
         if job is None:
             continue
-        waiting = parked(job)
-        if job.status in HELD and not waiting and _stale(session, job, gone):
+        waiting = is_parked(job)
+        if job.status in HELD and not waiting and _is_stale(session, job, gone):
             release(session, job, max_attempts=max_attempts)
         elif (
             (waiting or job.status in ("queued", "paused"))
             and job.deadline_at is not None
             and job.deadline_at < at
         ):
-            job.error = deadline_error(job.stage, job.attempt)
+            job.error = build_deadline_error(job.stage, job.attempt)
             _end(session, job, "failed")
-        elif (job.status == "queued" and job.available_at < at and _due_again(job, at)) or (
+        elif (job.status == "queued" and job.available_at < at and _is_due_again(job, at)) or (
             waiting
             and job.updated_at < at - REPUBLISH_S
-            and _due_again(job, at)
-            and idle(session, job)
+            and _is_due_again(job, at)
+            and is_idle(session, job)
         ):
             enqueue(session, job, at)
         else:
@@ -351,7 +359,7 @@ def sweep(session: Session, *, max_attempts: int, gone: Callable[[str], bool]) -
     return touched
 
 
-def _due_again(job: Job, at: float) -> bool:
+def _is_due_again(job: Job, at: float) -> bool:
     """Each republication waits twice as long as the one before (up to an hour): a long queue floods
     no broker.
     """
@@ -360,7 +368,7 @@ def _due_again(job: Job, at: float) -> bool:
     )
 
 
-def deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
+def build_deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
     """The error of a job that ran past its deadline."""
     return {
         "code": "deadline_exceeded",
@@ -371,13 +379,13 @@ def deadline_error(stage: str | None, attempt: int) -> dict[str, Any]:
     }
 
 
-def due_messages(session: Session, limit: int = 100) -> list[Outbox]:
+def list_due_messages(session: Session, limit: int = 100) -> list[Outbox]:
     """The outbox rows that may be published now, oldest first."""
     query = select(Outbox).where(Outbox.due_at <= db_now()).order_by(Outbox.id).limit(limit)
     return list(session.scalars(query))
 
 
-def published(session: Session, message: Outbox) -> None:
+def mark_published(session: Session, message: Outbox) -> None:
     """The message has reached the broker: remove it and remember when."""
     session.execute(
         update(Job)
@@ -409,6 +417,6 @@ def lead(
     if taken.rowcount == 1:  # type: ignore[attr-defined]
         return True
     first = insert_into(session, Leader).values(
-        role=role, owner=owner, lease_until=clock(session) + lease_s
+        role=role, owner=owner, lease_until=read_clock(session) + lease_s
     )
     return session.scalar(first.on_conflict_do_nothing().returning(Leader.role)) is not None

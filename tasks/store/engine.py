@@ -31,12 +31,12 @@ class db_now(GenericFunction[float]):  # noqa: N801
 
 
 @compiles(db_now, "sqlite")
-def _now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+def _compile_now_for_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 @compiles(db_now, "postgresql")
-def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+def _compile_now_for_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
@@ -84,7 +84,7 @@ class Store:
         if parsed.get_backend_name() == "sqlite" and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = create_engine(
-            parsed, pool_pre_ping=True, **_options(parsed.get_backend_name())
+            parsed, pool_pre_ping=True, **_choose_options(parsed.get_backend_name())
         )
         if parsed.get_backend_name() == "sqlite":
             _configure_sqlite(self.engine)
@@ -96,10 +96,10 @@ class Store:
         with self.engine.connect() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(7310938)"))
-                _create(connection)
+                _create_missing(connection)
             else:
                 connection = connection.execution_options(write=True)
-                _create(connection)
+                _create_missing(connection)
             connection.commit()
 
     @contextmanager
@@ -128,7 +128,7 @@ class Store:
         self.engine.dispose()
 
 
-def _create(connection: Connection) -> None:
+def _create_missing(connection: Connection) -> None:
     """The tables that are not there, and the columns that those of an earlier version lack: each
     has a default.
     """
@@ -144,7 +144,7 @@ def _create(connection: Connection) -> None:
     Base.metadata.create_all(connection)
 
 
-def _options(backend: str) -> dict[str, Any]:
+def _choose_options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": 30, "check_same_thread": False}}
     return {"pool_size": 5, "max_overflow": 10}

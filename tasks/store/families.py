@@ -18,13 +18,13 @@ from sqlalchemy import Integer, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from tasks.store import jobs
-from tasks.store.assets import clock
-from tasks.store.claims import Claim, held, settle
+from tasks.store.assets import read_clock
+from tasks.store.claims import Claim, lock_held_job, settle
 from tasks.store.errors import TransitionError
 from tasks.store.tables import FamilyMember, Job, JobLabel
 
 
-def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
+def list_members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
     """The members and their jobs, in the order of their creation."""
     query = (
         select(FamilyMember, Job)
@@ -34,14 +34,14 @@ def members(session: Session, family_id: str) -> list[tuple[FamilyMember, Job]]:
     return [(member, job) for member, job in session.execute(query.order_by(Job.id))]
 
 
-def start(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+def start_members(session: Session, claim: Claim, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     """Create the jobs of members that have none yet, `{key, member, spec, units}` each; returns the
     new jobs' ids.
 
     `LostError` when the family is not this claim's any more; nothing is started for one that is to
     pause or to end.
     """
-    family = held(session, claim)
+    family = lock_held_job(session, claim)
     if family.status != "running":
         return []
     known = set(
@@ -86,16 +86,16 @@ def park(session: Session, claim: Claim, seen: Mapping[str, str]) -> None:
 
     `seen`: the status of every member's job, by id, that the turn knew.
     """
-    family = held(session, claim)
+    family = lock_held_job(session, claim)
     if family.status != "running":
         status = {"pausing": "paused", "cancelling": "cancelled"}[family.status]
         family.owner, family.lease_until = None, None
-        family.finished_at = clock(session) if status == "cancelled" else None
+        family.finished_at = read_clock(session) if status == "cancelled" else None
         jobs.set_status(session, family, status)
         return
     family.owner, family.lease_until, family.eta_s = jobs.PARKED, None, None
-    family.updated_at, family.attempt = clock(session), 1
-    if not _note(session, family, seen):
+    family.updated_at, family.attempt = read_clock(session), 1
+    if not _record_seen(session, family, seen):
         jobs.enqueue(session, family, family.updated_at)
 
 
@@ -105,23 +105,23 @@ def finish(
     """End the family as succeeded; let go of it instead where a member is live, or ended otherwise
     than the turn saw.
     """
-    family = held(session, claim)
-    now = {job.id: job.status for _, job in members(session, family.id)}
+    family = lock_held_job(session, claim)
+    now = {job.id: job.status for _, job in list_members(session, family.id)}
     if family.status != "cancelling" and any(
         status not in jobs.TERMINAL or seen.get(id) != status for id, status in now.items()
     ):
         park(session, claim, seen)
     else:
-        _note(session, family, seen)
+        _record_seen(session, family, seen)
         settle(session, claim, "succeeded", summary=summary)
 
 
-def _note(session: Session, family: Job, seen: Mapping[str, str]) -> bool:
+def _record_seen(session: Session, family: Job, seen: Mapping[str, str]) -> bool:
     """Keep what the turn saw, with an event for every member that has ended; whether it saw all
     that have.
     """
     complete, news = True, False
-    for row, job in members(session, family.id):
+    for row, job in list_members(session, family.id):
         before, row.seen = row.seen, job.status if seen.get(job.id) == job.status else None
         complete &= job.status not in jobs.TERMINAL or row.seen is not None
         if row.seen in jobs.TERMINAL and row.seen != before:
@@ -130,7 +130,7 @@ def _note(session: Session, family: Job, seen: Mapping[str, str]) -> bool:
             )
             news = True
     if news:
-        grown = progress(session, [family.id])[family.id]
+        grown = sum_progress(session, [family.id])[family.id]
         jobs.add_event(
             session, family, "progress", {"done": grown.done, "total": grown.total, "eta_s": None}
         )
@@ -187,7 +187,7 @@ def cancel_stragglers(session: Session) -> int:
     return moved
 
 
-class Grown(NamedTuple):
+class MemberProgress(NamedTuple):
     """How far a family's members are: their work done and in all, and how many have ended, are
     paused, and are there.
     """
@@ -199,7 +199,7 @@ class Grown(NamedTuple):
     members: int
 
 
-def progress(session: Session, ids: Sequence[str]) -> dict[str, Grown]:
+def sum_progress(session: Session, ids: Sequence[str]) -> dict[str, MemberProgress]:
     """How far the members are, by family that has any."""
     ended = func.sum(Job.status.in_(jobs.TERMINAL).cast(Integer))
     paused = func.sum((Job.status == "paused").cast(Integer))
@@ -217,12 +217,12 @@ def progress(session: Session, ids: Sequence[str]) -> dict[str, Grown]:
         .group_by(FamilyMember.family_id)
     )
     return {
-        id: Grown(float(done), float(total), int(over), int(waiting), int(count))
+        id: MemberProgress(float(done), float(total), int(over), int(waiting), int(count))
         for id, done, total, over, waiting, count in session.execute(query)
     }
 
 
-def belonging(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
+def find_memberships(session: Session, ids: Sequence[str]) -> dict[str, FamilyMember]:
     """Of the jobs that are members of a family: which."""
     return {
         row.job_id: row

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from tasks.store.assets import clock
+from tasks.store.assets import read_clock
 from tasks.store.engine import new_id
 from tasks.store.errors import IdempotencyError, InUseError, NotFoundError, TransitionError
 from tasks.store.pages import Page, paginate
@@ -67,7 +67,7 @@ def create(
                     f"the Idempotency-Key {idempotency_key!r} was used with another request"
                 )
             return get(session, new.project, known.job_id), False
-    at = clock(session)
+    at = read_clock(session)
     job = Job(
         id=new_id("job"),
         project=new.project,
@@ -115,7 +115,7 @@ def get(session: Session, project: str, id: str) -> Job:
     return job
 
 
-def locked(session: Session, id: str) -> Job | None:
+def lock_job(session: Session, id: str) -> Job | None:
     """The job, its row locked until the transaction ends (SQLite locks the database when a write
     begins).
 
@@ -125,7 +125,7 @@ def locked(session: Session, id: str) -> Job | None:
     return session.get(Job, id, with_for_update={"key_share": True}, populate_existing=True)
 
 
-def page(
+def read_page(
     session: Session,
     project: str,
     *,
@@ -172,24 +172,24 @@ def request(session: Session, project: str, id: str, verb: str) -> Job:
     """
     get(session, project, id)
     family = (
-        family_of(session, id) if verb == "retry" else None
+        lock_family_of(session, id) if verb == "retry" else None
     )  # older than its member: locked before it
-    job = locked(session, id)
+    job = lock_job(session, id)
     if job is None:
         raise NotFoundError("job", id)
     target = _TRANSITIONS[verb].get(job.status)
-    if target is None and verb == "retry" and is_family(job) and _incomplete(session, job):
+    if target is None and verb == "retry" and is_family(job) and _is_incomplete(session, job):
         target = "queued"
     if target is None:
         raise TransitionError(id, job.status, verb)
     if target == job.status:
         return job
-    if parked(job):  # nobody holds it who would have to let go first
+    if is_parked(job):  # nobody holds it who would have to let go first
         target, job.owner = (
             {"cancelling": "cancelled", "pausing": "paused"}.get(target, target),
             None,
         )
-    at = clock(session)
+    at = read_clock(session)
     if target == "queued":
         _run_again(session, job, verb, at)
         session.execute(
@@ -232,7 +232,7 @@ def set_status(session: Session, job: Job, status: str, **data: Any) -> None:
     ended.
     """
     job.status = status
-    job.updated_at = clock(session)
+    job.updated_at = read_clock(session)
     add_event(session, job, "status", {"status": status, **data})
     if status in TERMINAL:
         family = session.scalar(
@@ -251,18 +251,18 @@ def is_family(job: Job) -> bool:
     return isinstance(job.spec, dict) and job.spec.get("type") == "family"
 
 
-def parked(job: Job) -> bool:
+def is_parked(job: Job) -> bool:
     """Whether the job is a family that waits for its members."""
     return job.status == "running" and job.owner == PARKED
 
 
-def family_of(session: Session, id: str) -> Job | None:
+def lock_family_of(session: Session, id: str) -> Job | None:
     """The family that the job is a member of, its row locked as `locked` does."""
     family = session.scalar(select(FamilyMember.family_id).where(FamilyMember.job_id == id))
-    return None if family is None else locked(session, family)
+    return None if family is None else lock_job(session, family)
 
 
-def _incomplete(session: Session, family: Job) -> bool:
+def _is_incomplete(session: Session, family: Job) -> bool:
     """Whether the family has succeeded without one of its members."""
     short = (
         select(Job.id)
@@ -272,7 +272,7 @@ def _incomplete(session: Session, family: Job) -> bool:
     return family.status == "succeeded" and session.scalar(short.limit(1)) is not None
 
 
-def awaits(session: Session, family: Job) -> bool:
+def has_turn_due(session: Session, family: Job) -> bool:
     """Whether a parked family has a turn to take: a member has ended and no turn has seen it, or
     nobody is left to wake it.
 
@@ -287,7 +287,7 @@ def awaits(session: Session, family: Job) -> bool:
     return any(ended) or len(ended) == len(rows)
 
 
-def idle(session: Session, family: Job) -> bool:
+def is_idle(session: Session, family: Job) -> bool:
     """Whether no member of the family is live, so that nobody will wake it."""
     live = (
         select(Job.id)
@@ -314,10 +314,12 @@ def enqueue(session: Session, job: Job, due_at: float) -> None:
 def add_event(session: Session, job: Job, type: str, data: dict[str, Any]) -> None:
     """Append to the job's history; call with the job's row locked or new."""
     job.event_seq = (job.event_seq or 0) + 1
-    session.add(Event(job_id=job.id, seq=job.event_seq, at=clock(session), type=type, data=data))
+    session.add(
+        Event(job_id=job.id, seq=job.event_seq, at=read_clock(session), type=type, data=data)
+    )
 
 
-def events(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
+def list_events(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
     """The rows of the history with `seq > after`, in order."""
     query = (
         select(Event)
@@ -328,18 +330,18 @@ def events(session: Session, job_id: str, *, after: int, limit: int) -> list[Eve
     return list(session.scalars(query))
 
 
-def result_files(session: Session, job_id: str) -> list[ResultFile]:
+def list_result_files(session: Session, job_id: str) -> list[ResultFile]:
     """Every downloadable file of the job, ordered."""
     query = select(ResultFile).where(ResultFile.job_id == job_id)
     return list(session.scalars(query.order_by(ResultFile.checkpoint, ResultFile.format)))
 
 
-def shifted_ids(spec: dict[str, Any]) -> list[str]:
+def list_shifted_ids(spec: dict[str, Any]) -> list[str]:
     """The datasets of shifted images that a job was submitted with, in its order."""
     return [one["id"] for one in spec["dataset"].get("shifted", ())]
 
 
-def stage_files(session: Session, job_id: str) -> list[StageFile]:
+def list_stage_files(session: Session, job_id: str) -> list[StageFile]:
     """Every saved stage of the job."""
     return list(session.scalars(select(StageFile).where(StageFile.job_id == job_id)))
 

@@ -49,7 +49,7 @@ def turn(world: World, id: str, *roles: str) -> list[str]:
     with world.services.store.write() as session:
         mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert mine is not None
-        found = families.start(session, mine, wanted)
+        found = families.start_members(session, mine, wanted)
         families.park(session, mine, dict.fromkeys(found, "queued"))
         return found
 

@@ -14,7 +14,7 @@ from httpx2 import Response
 from sqlalchemy import text
 
 import tasks.helper
-from api.helper_pool import Helpers
+from api.helper_pool import HelperPool
 from tasks.store import jobs
 from tasks.store.tables import Job, Outbox
 from tests.support.api_world import ESTIMATE, SPEC, World, fault
@@ -187,7 +187,7 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
 def test_the_newest_estimates_are_remembered() -> None:
     asked = []
 
-    class Counting(Helpers):
+    class Counting(HelperPool):
         async def ask(self, verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
             asked.append(payload["spec"]["n"])
             return {"units": payload["spec"]["n"]}
@@ -362,7 +362,7 @@ def test_a_failed_job_is_shown_with_200_and_an_etag(world: World) -> None:
     same = world.client.get(f"/v1/jobs/{id}", headers={"If-None-Match": first.headers["etag"]})
     assert (same.status_code, same.content) == (304, b"")
     with world.services.store.write() as session:
-        job = jobs.locked(session, id)
+        job = jobs.lock_job(session, id)
         assert job is not None
         job.error = {
             "code": "worker_lost",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from api.forecasts import RECENT
+from api.forecasts import REPORTS_READ
 from pruning.laws.density import DensityLaw, fit_density_law
 from pruning.laws.forms import evaluate_pruned_error
 from tasks.store.tables import FamilyMember, Job
@@ -243,7 +243,7 @@ def test_many_other_jobs_since_then_do_not_hide_one_that_is_alike(world: World) 
         **SPEC,
         "model": {"architecture": "mlp", "kwargs": {"hidden": [3]}, "train": {"epochs": 1}},
     }
-    others = [world.job("succeeded") for _ in range(2 * RECENT)]
+    others = [world.job("succeeded") for _ in range(2 * REPORTS_READ)]
     with world.services.store.write() as session:
         session.execute(update(Job).where(Job.id.in_(others)).values(spec=other))
     assert {row["job"] for row in foreseen(world)} == {id}

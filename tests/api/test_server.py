@@ -122,7 +122,7 @@ def test_open_streams_and_an_absent_broker_do_not_hold_the_server(
         lines = stream.iter_lines()
         assert next(lines) == "id: 1"
         with store.write() as session:
-            locked = jobs.locked(session, job.id)
+            locked = jobs.lock_job(session, job.id)
             assert locked is not None
             jobs.set_status(session, locked, "running")
         assert any(line == "id: 2" for line in lines)

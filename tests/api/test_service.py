@@ -143,7 +143,7 @@ def test_the_dashboard_is_served_with_a_policy(world: World) -> None:
 
 
 def test_the_committed_description_is_current() -> None:
-    assert openapi.COPY.read_text(encoding="utf-8") == openapi.text(create_app()), (
+    assert openapi.COPY.read_text(encoding="utf-8") == openapi.render(create_app()), (
         "run: python -m api.openapi"
     )
 
@@ -169,7 +169,7 @@ def test_the_description_is_complete() -> None:
                 assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
                 assert content["example"]["status"] == int(status)
     assert len(ids) == len(set(ids))
-    text = openapi.text(create_app())
+    text = openapi.render(create_app())
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert names <= set(document["components"]["schemas"])
 

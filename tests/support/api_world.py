@@ -12,7 +12,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from api.services import Services
-from tasks.artifacts import sha256_of
+from tasks.artifacts import hash_file
 from tasks.store import assets, jobs, new_id
 from tasks.store.tables import Dataset, Model, ResultFile
 
@@ -203,11 +203,11 @@ class World:
     def move(self, id: str, status: str) -> None:
         """Change a job as a worker would."""
         with self.services.store.write() as session:
-            job = jobs.locked(session, id)
+            job = jobs.lock_job(session, id)
             assert job is not None
             jobs.set_status(session, job, status)
             if status in jobs.TERMINAL:
-                job.finished_at = assets.clock(session)
+                job.finished_at = assets.read_clock(session)
 
     def result(self, job_id: str, checkpoint: str, format: str, content: bytes) -> str:
         """A result file; returns its sha256."""
@@ -221,7 +221,7 @@ class World:
                     checkpoint=checkpoint,
                     format=format,
                     artifact=key,
-                    sha256=sha256_of(path),
+                    sha256=hash_file(path),
                     size_bytes=len(content),
                     fence=1,
                 )

@@ -19,7 +19,7 @@ from sqlalchemy import select, update
 
 from pruning.data.arrays import Arrays
 from pruning.data.builtin import Digits
-from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, sha256_of
+from tasks.artifacts import Artifacts, LocalArtifacts, S3Artifacts, hash_file
 from tasks.run_job import Runner
 from tasks.settings import Settings
 from tasks.store import Store, assets, claims, jobs, new_id
@@ -234,7 +234,7 @@ class World:
                     id=id,
                     project="default",
                     name="digits",
-                    sha256=sha256_of(path),
+                    sha256=hash_file(path),
                     size_bytes=path.stat().st_size,
                     classes=list(arrays.classes),
                     shape=list(arrays.shape),
@@ -282,7 +282,7 @@ class World:
         them.
         """
         with self.store.read() as session:
-            rows = jobs.result_files(session, id)
+            rows = jobs.list_result_files(session, id)
         for row in rows:
             content = b"".join(self.artifacts.stream(row.artifact))
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (
@@ -298,7 +298,7 @@ class World:
         with self.store.read() as session:
             rows = {
                 row.format: row
-                for row in jobs.result_files(session, id)
+                for row in jobs.list_result_files(session, id)
                 if row.checkpoint == "report"
             }
         assert set(rows) == REPORTS
@@ -319,8 +319,8 @@ class World:
         assert len(report["checkpoints"]) == 2
         assert not report["partial"]
         with self.store.read() as session:
-            results = {row.artifact for row in jobs.result_files(session, id)}
-            assert jobs.stage_files(session, id) == []
+            results = {row.artifact for row in jobs.list_result_files(session, id)}
+            assert jobs.list_stage_files(session, id) == []
         assert self.keys(f"jobs/{id}") == results
         self.assert_tidy(id)
 
@@ -437,7 +437,7 @@ def due_now(store: Store, id: str) -> None:
 
 def history(store: Store, id: str) -> list[Event]:
     with store.read() as session:
-        return jobs.events(session, id, after=0, limit=100_000)
+        return jobs.list_events(session, id, after=0, limit=100_000)
 
 
 def statuses(store: Store, id: str) -> list[str]:
@@ -457,12 +457,12 @@ def messages(store: Store, id: str) -> list[Outbox]:
 
 def stages(store: Store, id: str) -> dict[str, StageFile]:
     with store.read() as session:
-        return {row.name: row for row in jobs.stage_files(session, id)}
+        return {row.name: row for row in jobs.list_stage_files(session, id)}
 
 
 def results(store: Store, id: str) -> dict[tuple[str, str], ResultFile]:
     with store.read() as session:
-        return {(row.checkpoint, row.format): row for row in jobs.result_files(session, id)}
+        return {(row.checkpoint, row.format): row for row in jobs.list_result_files(session, id)}
 
 
 def processes(id: str) -> list[int]:

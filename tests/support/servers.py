@@ -22,7 +22,7 @@ import psycopg
 import pytest
 import redis
 
-from tasks.embedded.valkey import server_binary, server_command, socket_url
+from tasks.embedded.valkey import build_server_command, build_socket_url, find_server_binary
 
 DEADLINE_S = 60.0
 UNPRIVILEGED = ("postgres", "nobody")
@@ -65,7 +65,7 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        return socket_url(self.socket)
+        return build_socket_url(self.socket)
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
@@ -75,7 +75,7 @@ class Valkey:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*tied(), *server_command(self.folder / "data", self.socket)],
+                [*tied(), *build_server_command(self.folder / "data", self.socket)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -108,7 +108,7 @@ def valkey_server() -> Iterator[Valkey]:
     letters.
     """
     try:
-        server_binary()
+        find_server_binary()
     except FileNotFoundError as error:
         pytest.skip(str(error))
     with tempfile.TemporaryDirectory(prefix="vk-", dir="/tmp") as folder:

@@ -16,8 +16,8 @@ from tasks.artifacts import (
     LocalArtifacts,
     MissingArtifactError,
     copy_durably,
+    hash_file,
     open_artifacts,
-    sha256_of,
 )
 from tests.support.job_world import together
 from tests.support.servers import Bucket, free_port
@@ -43,7 +43,7 @@ def test_what_is_put_comes_back(artifacts: Artifacts, tmp_path: Path) -> None:
         target = tmp_path / "target"
         artifacts.fetch("jobs/a/one.bin", target)
         assert target.read_bytes() == content
-        assert sha256_of(target) == sha256_of(source)
+        assert hash_file(target) == hash_file(source)
 
 
 def test_fetching_replaces_and_makes_folders(artifacts: Artifacts, tmp_path: Path) -> None:

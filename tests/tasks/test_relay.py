@@ -100,7 +100,7 @@ def test_a_crash_between_publishing_and_removing_is_harmless(
     def crash(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "published", crash)
+    monkeypatch.setattr(claims, "mark_published", crash)
     with pytest.raises(KeyboardInterrupt):
         relay_once(lite, app)
     monkeypatch.undo()

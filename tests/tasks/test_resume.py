@@ -108,7 +108,7 @@ def test_folders_of_killed_workers_are_swept_and_those_in_use_are_not(
         ]
     held, dead = made
     with world.store.write() as session:
-        claim = claims.claim(session, held.id, owners.owner(), 3600, max_attempts=5)
+        claim = claims.claim(session, held.id, owners.identify_process(), 3600, max_attempts=5)
     with world.store.write() as session:
         claims.claim(session, dead.id, "elsewhere/1/1", 3600, max_attempts=5)
     assert claim is not None

@@ -315,12 +315,12 @@ def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Pa
     writer.start()
     try:
         for number in range(3000):
-            supervise._link(path, tmp_path / str(number))
+            supervise._link_file(path, tmp_path / str(number))
     finally:
         done.set()
         writer.join()
     with pytest.raises(FileNotFoundError):
-        supervise._link(tmp_path / "missing", tmp_path / "target")
+        supervise._link_file(tmp_path / "missing", tmp_path / "target")
 
 
 def test_damaged_and_missing_stages_are_computed_again(

@@ -21,7 +21,7 @@ import pruning.evaluations.informative_features
 import pruning.evaluations.robustness
 import pruning.measurement.bootstrap
 import pruning.pipeline.second_network
-from api.http.pointers import schema_faults
+from api.http.pointers import list_schema_faults
 from pruning.analysis.applicability import applies_to
 from pruning.analysis.job_record import NO_SEPARATE, JobRecord
 from pruning.analysis.prune_potential import compute_prune_ratio, find_prune_potential
@@ -432,7 +432,8 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
 
     def faults(params: dict[str, Any]) -> list[str]:
         return [
-            fault.pointer for fault in schema_faults(schema, params, "/params", "invalid_parameter")
+            fault.pointer
+            for fault in list_schema_faults(schema, params, "/params", "invalid_parameter")
         ]
 
     assert faults(FEW) == faults({}) == faults({"corruptions": None}) == []
@@ -440,7 +441,7 @@ def test_wrong_names_are_refused_with_the_job(name: str) -> None:
     assert faults({"severities": [3, 6]}) == ["/params/severities/1"]
     assert faults({"images": 0}) == ["/params/images"]
     assert faults({"noise": [-1]}) == ["/params/noise/0"]
-    (fault,) = schema_faults(schema, {"corruptions": ["fogg"]}, "", "invalid_parameter")
+    (fault,) = list_schema_faults(schema, {"corruptions": ["fogg"]}, "", "invalid_parameter")
     assert "'fogg' is not one of" in fault.message
     for bad in (
         {"severities": [6]},

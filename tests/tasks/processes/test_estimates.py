@@ -11,7 +11,7 @@ from pruning.family.members import Member, build_member_job, list_members
 from pruning.family.sizes import build_sizes
 from pruning.schemas.family import FamilySpec
 from tasks.helper import HelperError, run_helper
-from tasks.processes.estimates import SUMMED, estimate_family, member_units
+from tasks.processes.estimates import SUMMED, count_member_units, estimate_family
 from tasks.processes.helper import estimate
 
 pytest.importorskip("torch")
@@ -94,7 +94,7 @@ def test_a_members_progress_ends_where_its_estimate_does() -> None:
         for one in build_sizes(spec, known["shape"], known["classes"], known["task"])
     }
     for one, told in zip(list_members(spec), singles(question), strict=True):
-        assert member_units(
+        assert count_member_units(
             build_member_job(spec, one, kwargs[one.depth, one.width]), known
         ) == pytest.approx(told["units"])
 

@@ -63,7 +63,7 @@ def family(world: World, **changes: Any) -> str:
 def members(world: World, id: str) -> dict[str, str]:
     """The job of every member, by its key."""
     with world.store.read() as session:
-        return {row.key: job.id for row, job in families.members(session, id)}
+        return {row.key: job.id for row, job in families.list_members(session, id)}
 
 
 def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: P
     assert len(every) == 40
 
     def due(ended: int, spec: FamilySpec = spec, started: int = 40) -> bool:
-        return family_turn._due(
+        return family_turn._is_report_due(
             tmp_path,
             spec,
             [
@@ -237,7 +237,7 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
             world.store, id
         ):  # its word arrives while the family is held, and is lost
             with world.store.write() as session:
-                claims.published(session, message)
+                claims.mark_published(session, message)
         assert not world.runner().run(id)
         return False
 
@@ -466,7 +466,7 @@ def test_the_reaper_tells_the_members_of_a_family_past_its_deadline(world: World
     with world.store.write() as session:
         mine = claims.claim(session, id, "turn", 60.0, max_attempts=5)
         assert mine is not None
-        [one] = families.start(
+        [one] = families.start_members(
             session, mine, [{"key": "a", "member": {}, "spec": {"type": "prune"}, "units": 1.0}]
         )
         families.park(session, mine, {})

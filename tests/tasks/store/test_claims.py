@@ -104,8 +104,8 @@ def test_a_dead_owner_is_not_waited_for(store: Store) -> None:
 
 WRITES: dict[str, Callable[[Session, claims.Claim], Any]] = {
     "heartbeat": lambda s, c: claims.heartbeat(s, c, 60.0),
-    "progress": lambda s, c: claims.progress(s, c, stage="prune", done=1.0, total=2.0),
-    "note": lambda s, c: claims.note(s, c, "warning", {"message": "x"}),
+    "progress": lambda s, c: claims.record_progress(s, c, stage="prune", done=1.0, total=2.0),
+    "note": lambda s, c: claims.record_event(s, c, "warning", {"message": "x"}),
     "save_stage": lambda s, c: claims.save_stage(s, c, "late", FILE),
     "drop_stage": lambda s, c: claims.drop_stage(s, c, "kept"),
     "save_result": lambda s, c: claims.save_result(s, c, "late", "sparse", FILE),
@@ -264,8 +264,8 @@ def published_ago(store: Store, id: str, seconds: float) -> None:
     """Publish what waits, and let it be so long ago."""
     with store.write() as session:
         for message in messages(store, id):
-            claims.published(session, message)
-    change(store, id, published_at=write(store, assets.clock) - seconds, available_at=0.0)
+            claims.mark_published(session, message)
+    change(store, id, published_at=write(store, assets.read_clock) - seconds, available_at=0.0)
 
 
 def test_an_unclaimed_job_is_published_again_ever_more_rarely(store: Store) -> None:
@@ -299,7 +299,7 @@ def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: St
     id = create(store).id
     [sent] = messages(store, id)
     write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
-    write(store, lambda s: claims.published(s, sent))
+    write(store, lambda s: claims.mark_published(s, sent))
     assert len(messages(store, id)) == 1
 
 
@@ -310,8 +310,8 @@ def test_messages_become_due_in_their_order(store: Store) -> None:
             update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0)
         )
     with store.read() as session:
-        assert [message.job_id for message in claims.due_messages(session)] == [ids[0], ids[2]]
-        assert len(claims.due_messages(session, 1)) == 1
+        assert [message.job_id for message in claims.list_due_messages(session)] == [ids[0], ids[2]]
+        assert len(claims.list_due_messages(session, 1)) == 1
 
 
 @pytest.mark.parametrize("status", ["queued", "paused"])
@@ -383,7 +383,9 @@ def test_sweepers_and_claimants_and_holders_at_once(store: Store) -> None:
         for done in range(10):
             write(
                 store,
-                lambda s, done=done: claims.progress(s, mine[id], done=float(done), total=10.0),
+                lambda s, done=done: claims.record_progress(
+                    s, mine[id], done=float(done), total=10.0
+                ),
             )
             write(store, lambda s: claims.heartbeat(s, mine[id], 60.0))
 
@@ -411,7 +413,8 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
     def tell(index: int) -> None:
         for n in range(10):
             write(
-                store, lambda s, n=n: claims.note(s, mine, "warning", {"message": f"{index}.{n}"})
+                store,
+                lambda s, n=n: claims.record_event(s, mine, "warning", {"message": f"{index}.{n}"}),
             )
 
     answers = together([lambda index=n: tell(index) for n in range(6)])  # type: ignore[misc]
@@ -422,7 +425,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
     told = [event.data["message"] for event in found if event.type == "warning"]
     assert len(set(told)) == 60
     with store.read() as session:
-        assert [event.seq for event in jobs.events(session, id, after=5, limit=3)] == [6, 7, 8]
+        assert [event.seq for event in jobs.list_events(session, id, after=5, limit=3)] == [6, 7, 8]
 
 
 def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:

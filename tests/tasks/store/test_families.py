@@ -60,7 +60,7 @@ def wanted(*keys: str) -> list[dict[str, Any]]:
 def turn(store: Store, id: str, *keys: str) -> list[str]:
     """A turn that starts these members and waits; the family's members after it, oldest first."""
     mine = claimed(store, id, "turn")
-    write(store, lambda s: families.start(s, mine, wanted(*keys)))
+    write(store, lambda s: families.start_members(s, mine, wanted(*keys)))
     write(store, lambda s: families.park(s, mine, looked(store, id)))
     return list(looked(store, id))
 
@@ -68,7 +68,7 @@ def turn(store: Store, id: str, *keys: str) -> list[str]:
 def looked(store: Store, id: str) -> dict[str, str]:
     """What a turn sees: the status of every member's job."""
     with store.read() as session:
-        return {job.id: job.status for _, job in families.members(session, id)}
+        return {job.id: job.status for _, job in families.list_members(session, id)}
 
 
 def request(store: Store, id: str, verb: str) -> None:
@@ -97,12 +97,12 @@ def quiet(store: Store, *ids: str) -> None:
     """Publish what waits."""
     for id in ids:
         for message in messages(store, id):
-            write(store, lambda s, message=message: claims.published(s, message))
+            write(store, lambda s, message=message: claims.mark_published(s, message))
 
 
 def long_ago(store: Store, id: str, seconds: float) -> None:
     """Let the last turn, and the last message, be so long ago."""
-    then = write(store, assets.clock) - seconds
+    then = write(store, assets.read_clock) - seconds
     change(
         store,
         id,
@@ -113,20 +113,20 @@ def long_ago(store: Store, id: str, seconds: float) -> None:
 
 def due(store: Store, id: str) -> bool:
     with store.read() as session:
-        return id in [message.job_id for message in claims.due_messages(session)]
+        return id in [message.job_id for message in claims.list_due_messages(session)]
 
 
 def test_no_member_is_made_twice(store: Store) -> None:
     id = family(store, labels={"team": "x"}, priority=6)
     mine = claimed(store, id)
-    first = write(store, lambda s: families.start(s, mine, wanted("a", "b")))
-    assert write(store, lambda s: families.start(s, mine, wanted("a", "b"))) == []
-    assert len(write(store, lambda s: families.start(s, mine, wanted("b", "c", "a")))) == 1
+    first = write(store, lambda s: families.start_members(s, mine, wanted("a", "b")))
+    assert write(store, lambda s: families.start_members(s, mine, wanted("a", "b"))) == []
+    assert len(write(store, lambda s: families.start_members(s, mine, wanted("b", "c", "a")))) == 1
     assert len(looked(store, id)) == 3
     write(store, lambda s: claims.crash(s, mine, "x", max_attempts=5))
     due_now(store, id)
     again = claimed(store, id)  # the same turn
-    assert write(store, lambda s: families.start(s, again, wanted("a", "b", "c"))) == []
+    assert write(store, lambda s: families.start_members(s, again, wanted("a", "b", "c"))) == []
     told = [event.data for event in history(store, id) if event.type == "member"]
     assert [one["job"] for one in told][:2] == first
     assert told[0] == {"job": first[0], "status": "queued", **wanted("a")[0]["member"]}
@@ -177,7 +177,9 @@ def test_turns_at_once_make_no_member_twice(store: Store) -> None:
     id = family(store)
     mine = claimed(store, id)
     keys = [str(n) for n in range(8)]
-    answers = together([lambda: write(store, lambda s: families.start(s, mine, wanted(*keys)))] * 4)
+    answers = together(
+        [lambda: write(store, lambda s: families.start_members(s, mine, wanted(*keys)))] * 4
+    )
     assert sorted(map(len, answers)) == [0, 0, 0, 8], answers
     assert len(looked(store, id)) == 8
 
@@ -190,7 +192,7 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
 
     def refused() -> None:
         for action in (
-            lambda s: families.start(s, old, wanted("a")),
+            lambda s: families.start_members(s, old, wanted("a")),
             lambda s: families.park(s, old, {}),
         ):
             with pytest.raises(claims.LostError):
@@ -201,7 +203,7 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
     new = claimed(store, id, "new")
     refused()
     assert read_job(store, id).owner == "new"
-    write(store, lambda s: families.start(s, new, wanted("a")))
+    write(store, lambda s: families.start_members(s, new, wanted("a")))
     write(store, lambda s: families.park(s, new, looked(store, id)))
     [one] = looked(store, id)
     end(store, one, "succeeded")
@@ -210,7 +212,7 @@ def test_an_old_turn_starts_nothing_and_does_not_park(store: Store) -> None:
         write(store, lambda s: families.park(s, new, {}))
     write(store, lambda s: claims.settle(s, newest, "succeeded"))
     with pytest.raises(claims.LostError):
-        write(store, lambda s: families.start(s, newest, wanted("b")))
+        write(store, lambda s: families.start_members(s, newest, wanted("b")))
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
@@ -220,7 +222,7 @@ def test_a_family_that_is_to_end_or_to_pause_starts_nothing(
     id = family(store)
     mine = claimed(store, id)
     write(store, lambda s: jobs.request(s, "default", id, verb))
-    assert write(store, lambda s: families.start(s, mine, wanted("a"))) == []
+    assert write(store, lambda s: families.start_members(s, mine, wanted("a"))) == []
     write(store, lambda s: families.park(s, mine, {}))
     job = read_job(store, id)
     assert (job.status, job.owner, job.lease_until) == (after, None, None)
@@ -369,7 +371,7 @@ def test_a_member_that_ends_during_a_turn_is_not_missed(store: Store, published:
 def test_a_member_that_is_made_and_ends_during_a_turn_is_not_missed(store: Store) -> None:
     id = family(store)
     mine = claimed(store, id)
-    [one] = write(store, lambda s: families.start(s, mine, wanted("a")))
+    [one] = write(store, lambda s: families.start_members(s, mine, wanted("a")))
     end(store, one, "cancelled while queued")
     quiet(store, id)
     write(store, lambda s: families.park(s, mine, {}))
@@ -760,7 +762,7 @@ def test_what_is_asked_of_a_family_its_members_are_asked_too(store: Store) -> No
 def test_a_family_is_cancelled_during_a_turn(store: Store) -> None:
     id = family(store)
     mine = claimed(store, id)
-    [one] = write(store, lambda s: families.start(s, mine, wanted("a")))
+    [one] = write(store, lambda s: families.start_members(s, mine, wanted("a")))
     request(store, id, "cancel")
     assert (read_job(store, id).status, read_job(store, one).status) == ("cancelling", "cancelled")
     assert write(store, lambda s: claims.heartbeat(s, mine, 60.0)) == "cancelling"
@@ -839,7 +841,7 @@ def test_lists_by_parent(store: Store) -> None:
         cursor = None
         while True:
             with store.read() as session:
-                page = jobs.page(session, "default", limit=limit, cursor=cursor, **filters)
+                page = jobs.read_page(session, "default", limit=limit, cursor=cursor, **filters)
             assert len(page.data) <= limit
             found += [job.id for job in page.data]
             cursor = page.next_cursor
@@ -858,11 +860,11 @@ def test_lists_by_parent(store: Store) -> None:
             == []
         )
     with store.read() as session:
-        assert jobs.page(session, "theirs", limit=5, cursor=None, parent=id).data == []
-        cursor = jobs.page(session, "default", limit=2, cursor=None, parent=id).next_cursor
+        assert jobs.read_page(session, "theirs", limit=5, cursor=None, parent=id).data == []
+        cursor = jobs.read_page(session, "default", limit=2, cursor=None, parent=id).next_cursor
         for parent in (None, jobs.NOBODY, alone):
             with pytest.raises(CursorError):
-                jobs.page(session, "default", limit=2, cursor=cursor, parent=parent)
+                jobs.read_page(session, "default", limit=2, cursor=cursor, parent=parent)
 
 
 def test_progress_is_that_of_the_members(store: Store) -> None:
@@ -871,11 +873,11 @@ def test_progress_is_that_of_the_members(store: Store) -> None:
     end(store, one, "succeeded")
     change(store, one, progress_done=5.0)
     mine = claimed(store, two)
-    write(store, lambda s: claims.progress(s, mine, done=2.0, total=7.0))
+    write(store, lambda s: claims.record_progress(s, mine, done=2.0, total=7.0))
     with store.read() as session:
-        assert families.progress(session, [id, empty, one]) == {id: (7.0, 17.0, 1, 0, 3)}
-        assert families.progress(session, []) == {}
-        assert set(families.belonging(session, [id, one, three])) == {one, three}
+        assert families.sum_progress(session, [id, empty, one]) == {id: (7.0, 17.0, 1, 0, 3)}
+        assert families.sum_progress(session, []) == {}
+        assert set(families.find_memberships(session, [id, one, three])) == {one, three}
 
 
 def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Postgresql) -> None:
@@ -895,11 +897,11 @@ def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Po
             try:
                 with store.write() as session:
                     session.execute(text("SET LOCAL lock_timeout = '2s'"))
-                    claims.progress(session, mine, stage="predict")
+                    claims.record_progress(session, mine, stage="predict")
                     session.flush()
                     held.set()
                     assert ended.wait(20)
-                    families.start(session, mine, wanted("c"))
+                    families.start_members(session, mine, wanted("c"))
                     families.park(session, mine, {first: "succeeded", one: "running"})
             except BaseException as error:
                 wrong.append(error)

@@ -120,7 +120,7 @@ def test_pages_hold_every_job_once_newest_first(store: Store) -> None:
     cursor = None
     while True:
         with store.read() as session:
-            page = jobs.page(session, "default", limit=3, cursor=cursor)
+            page = jobs.read_page(session, "default", limit=3, cursor=cursor)
         seen += [job.id for job in page.data]
         cursor = page.next_cursor
         if cursor is None:
@@ -132,18 +132,18 @@ def test_a_page_that_ends_with_the_list_has_no_cursor(store: Store) -> None:
     for _ in range(3):
         create(store)
     with store.read() as session:
-        assert jobs.page(session, "default", limit=3, cursor=None).next_cursor is None
-        assert jobs.page(session, "default", limit=2, cursor=None).next_cursor is not None
-        assert jobs.page(session, "nobody", limit=2, cursor=None).data == []
+        assert jobs.read_page(session, "default", limit=3, cursor=None).next_cursor is None
+        assert jobs.read_page(session, "default", limit=2, cursor=None).next_cursor is not None
+        assert jobs.read_page(session, "nobody", limit=2, cursor=None).data == []
 
 
 def test_a_job_made_between_two_pages_shifts_nothing(store: Store) -> None:
     made = [create(store).id for _ in range(4)]
     with store.read() as session:
-        first = jobs.page(session, "default", limit=2, cursor=None)
+        first = jobs.read_page(session, "default", limit=2, cursor=None)
     create(store)
     with store.read() as session:
-        second = jobs.page(session, "default", limit=2, cursor=first.next_cursor)
+        second = jobs.read_page(session, "default", limit=2, cursor=first.next_cursor)
     assert {job.id for job in (*first.data, *second.data)} == set(made)
 
 
@@ -156,7 +156,7 @@ def test_filters_by_status_and_label(store: Store) -> None:
         def ids(**filters: Any) -> list[str]:
             return [
                 job.id
-                for job in jobs.page(session, "default", limit=9, cursor=None, **filters).data
+                for job in jobs.read_page(session, "default", limit=9, cursor=None, **filters).data
             ]
 
         assert ids(label=("team", "a")) == [one]
@@ -169,18 +169,18 @@ def test_a_cursor_belongs_to_its_list(store: Store) -> None:
     for _ in range(3):
         create(store)
     with store.read() as session:
-        cursor = jobs.page(session, "default", limit=1, cursor=None).next_cursor
+        cursor = jobs.read_page(session, "default", limit=1, cursor=None).next_cursor
         assert cursor is not None
         for bad in ("", "x", "éé", "e30", cursor[:-3], "W10", "bnVsbA"):
             with pytest.raises(CursorError):
-                jobs.page(session, "default", limit=1, cursor=bad)
+                jobs.read_page(session, "default", limit=1, cursor=bad)
         for other in ({"status": "queued"}, {"label": ("a", "b")}):
             with pytest.raises(CursorError):
-                jobs.page(session, "default", limit=1, cursor=cursor, **other)
+                jobs.read_page(session, "default", limit=1, cursor=cursor, **other)
         with pytest.raises(CursorError):
-            jobs.page(session, "elsewhere", limit=1, cursor=cursor)
+            jobs.read_page(session, "elsewhere", limit=1, cursor=cursor)
         with pytest.raises(CursorError):
-            assets.page(session, Model, "default", limit=1, cursor=cursor)
+            assets.read_page(session, Model, "default", limit=1, cursor=cursor)
 
 
 def test_an_idempotency_key_makes_one_job(store: Store) -> None:
@@ -190,7 +190,7 @@ def test_an_idempotency_key_makes_one_job(store: Store) -> None:
     with pytest.raises(IdempotencyError):
         create(store, key="k", request="another")
     with store.read() as session:
-        assert len(jobs.page(session, "default", limit=9, cursor=None).data) == 1
+        assert len(jobs.read_page(session, "default", limit=9, cursor=None).data) == 1
 
 
 def test_the_same_key_twice_at_once_makes_one_job(store: Store) -> None:
@@ -264,7 +264,7 @@ def test_a_job_asked_for_again_does_not_wait_for_an_old_pause(store: Store) -> N
         jobs.request(session, "default", job.id, "pause")
         jobs.request(session, "default", job.id, "resume")
     with store.read() as session:
-        assert [message.job_id for message in claims.due_messages(session)] == [job.id]
+        assert [message.job_id for message in claims.list_due_messages(session)] == [job.id]
 
 
 def test_cancel_and_claim_at_once_leave_one_truth(store: Store) -> None:
@@ -352,19 +352,19 @@ def test_a_model_in_use_stays(store: Store) -> None:
         with pytest.raises(NotFoundError):
             assets.get(session, Model, "other", rewound)
         assert [
-            row.id for row in assets.page(session, Model, "default", limit=5, cursor=None).data
+            row.id for row in assets.read_page(session, Model, "default", limit=5, cursor=None).data
         ] == [rewound]
 
 
 def test_keys_are_found_by_their_secret_and_not_kept(store: Store) -> None:
     with store.read() as session:
-        assert not assets.any_key(session)
+        assert not assets.has_keys(session)
     with store.write() as session:
         assets.add_key(
             session, id="key_1", project="p", name="n", secret="open sesame", scopes=["read"]
         )
     with store.read() as session:
-        assert assets.any_key(session)
+        assert assets.has_keys(session)
         found = assets.find_key(session, "open sesame")
         assert found is not None
         assert (found.project, found.scopes) == ("p", ["read"])
