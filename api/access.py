@@ -1,4 +1,4 @@
-"""Who calls: the key, its project and its scopes."""
+"""The caller of a request: its key, its project and its scopes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from api.services import Services, ServicesDep
 from tasks.store import assets
 
 SCOPES = ("read", "write", "admin")
-"""Each includes those before it."""
+"""The scopes of a key; each includes the ones before it."""
 bearer = HTTPBearer(
     auto_error=False, scheme_name="key", description="An API key. None while the service is open."
 )
@@ -25,17 +25,16 @@ bearer = HTTPBearer(
 
 @dataclass(frozen=True)
 class Caller:
-    """A project and what may be done in it; `root` administers every project."""
+    """A project and the scopes that the caller has in it; `root` administers every project."""
 
     project: str
     scopes: tuple[str, ...]
     root: bool = False
 
     def may(self, scope: str) -> bool:
-        """Whether one of the scopes is this one or includes it."""
-        return any(
-            SCOPES.index(mine) >= SCOPES.index(scope) for mine in self.scopes if mine in SCOPES
-        )
+        """Return whether one of the scopes is this one or includes it."""
+        needed = SCOPES.index(scope)
+        return any(SCOPES.index(held) >= needed for held in self.scopes if held in SCOPES)
 
 
 def identify_caller(
@@ -43,7 +42,7 @@ def identify_caller(
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Caller:
-    """The holder of the key, or the person at this machine while no key exists; 401 otherwise."""
+    """Return the holder of the key, or the user of this machine while no key exists; else 401."""
     if credentials is not None:
         return _identify_holder(services, credentials.credentials)
     if "authorization" in request.headers:
@@ -61,7 +60,7 @@ def identify_caller(
 
 
 def is_closed(services: Services) -> bool:
-    """Whether a key is set anywhere."""
+    """Return whether a key is set, in the settings or in the database."""
     if services.settings.api_key:
         return True
     with services.store.read() as session:
@@ -69,12 +68,12 @@ def is_closed(services: Services) -> bool:
 
 
 def is_local(request: Request) -> bool:
-    """Whether the client is on this machine."""
+    """Return whether the client is on this machine."""
     return request.client is not None and is_loopback(request.client.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address stands for this machine only."""
+    """Return whether a host name or address stands for this machine only."""
     if host == "localhost":
         return True
     try:
@@ -84,7 +83,7 @@ def is_loopback(host: str) -> bool:
 
 
 def build_unauthorized_problem(detail: str) -> Problem:
-    """401 with the scheme to use."""
+    """Return a 401 with the scheme to use."""
     return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -100,7 +99,7 @@ def _identify_holder(services: Services, secret: str) -> Caller:
 
 
 def _refuse_other_sites(request: Request) -> None:
-    """An open service answers no page of another site (cross-site requests, DNS rebinding)."""
+    """Refuse the pages of other sites on an open service (cross-site requests, DNS rebinding)."""
     host = request.headers.get("host", "")
     if not is_loopback(_read_hostname(f"//{host}")):
         raise Problem(
@@ -125,12 +124,12 @@ def _read_hostname(url: str) -> str:
 
 
 def require_scope(scope: str) -> Callable[[Caller], Caller]:
-    """The dependency that demands a scope."""
+    """Return the dependency that refuses a caller without the scope."""
 
-    def check(who: Annotated[Caller, Depends(identify_caller)]) -> Caller:
-        if not who.may(scope):
+    def check(caller: Annotated[Caller, Depends(identify_caller)]) -> Caller:
+        if not caller.may(scope):
             raise Problem(403, "forbidden", f"this API key lacks the scope {scope!r}")
-        return who
+        return caller
 
     return check
 

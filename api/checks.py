@@ -1,4 +1,4 @@
-"""A job held against the catalogue and the store, before anything is kept."""
+"""Checks of a job against the catalogue and the store, before anything is stored."""
 
 from __future__ import annotations
 
@@ -22,43 +22,33 @@ SPECS: dict[str, type[JobSpec] | type[FamilySpec]] = {"prune": JobSpec, "family"
 
 
 def parse_spec(body: Any) -> Spec:
-    """The job of the body by its `type`, or a 422 that points at every fault."""
+    """Return the job of the body by its `type`, or raise a 422 that points at every fault."""
     kind = body.get("type", "prune") if isinstance(body, dict) else "prune"
     if not isinstance(kind, str) or kind not in SPECS:
-        raise build_problem(
-            [
-                Fault(
-                    "/type",
-                    "unknown_type",
-                    f"type {kind!r}; there are {', '.join(map(repr, SPECS))}",
-                )
-            ]
-        )
+        message = f"type {kind!r}; there are {', '.join(map(repr, SPECS))}"
+        raise build_problem([Fault("/type", "unknown_type", message)])
     return parse(SPECS[kind], body)
 
 
 def read_catalogue(session: Session) -> tuple[dict[str, Any], str]:
-    """The catalogue and its digest; 503 before a worker has published it."""
-    found = assets.read_catalogue(session)
-    if found is None:
+    """Return the catalogue and its digest; raise a 503 before a worker has published it."""
+    catalogue = assets.read_catalogue(session)
+    if catalogue is None:
         raise Problem(
             503,
             "catalogue_unpublished",
             "no worker has published its catalogue yet",
             headers={"Retry-After": "5"},
         )
-    return found
+    return catalogue
 
 
 def check_methods(spec: Spec, catalogue: dict[str, Any]) -> None:
-    """422 with every method that is unknown and every parameter that does not validate."""
-    faults = [
-        fault
-        for kind, listed, place, method in (
-            _list_methods(spec) if isinstance(spec, JobSpec) else ()
-        )
-        for fault in _check_method(catalogue[listed], kind, method, place)
-    ]
+    """Raise a 422 with every unknown method and every parameter that does not validate."""
+    faults: list[Fault] = []
+    if isinstance(spec, JobSpec):
+        for kind, section, place, method in _list_methods(spec):
+            faults += _check_method(catalogue[section], kind, method, place)
     if spec.model.architecture is not None:
         faults += check_architecture(
             catalogue, spec.model.architecture, spec.model.kwargs, "/model", complete=False
@@ -79,8 +69,9 @@ def check_architecture(
     *,
     complete: bool = True,
 ) -> list[Fault]:
-    """What is wrong with an architecture and its arguments; without `complete` the data may supply
-    what is missing.
+    """Return the faults of an architecture and its arguments.
+
+    Without `complete`, missing arguments are no faults: the data may supply them.
     """
     faults = check_name(catalogue["architectures"], "architecture", name, f"{prefix}/architecture")
     if faults:
@@ -94,7 +85,7 @@ def check_architecture(
 
 
 def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) -> list[Fault]:
-    """An unknown name, with the nearest known one."""
+    """Return a fault with the nearest known name when the name is unknown."""
     names = [entry["name"] for entry in entries]
     if name in names:
         return []
@@ -104,7 +95,7 @@ def check_name(entries: list[dict[str, Any]], kind: str, name: str, place: str) 
 
 
 def _list_methods(spec: JobSpec) -> Iterator[tuple[str, str, str, Method]]:
-    """Kind, list of the catalogue, pointer and method of everything the job names."""
+    """Yield kind, section of the catalogue, pointer and method of every method of the job."""
     for index, method in enumerate(spec.recipe().criteria):
         place = (
             "/criterion"
@@ -139,92 +130,78 @@ def _find_entry(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def find_inputs(session: Session, project: str, spec: Spec) -> tuple[Model | None, Dataset | None]:
-    """The uploaded model and dataset of a job, fit for each other; 404 that points at an id of
-    nobody here.
+    """Return the uploaded model and dataset of a job, once they are known to fit each other.
+
+    Raises a 404 that points at an id which is not this project's, or a 422.
     """
     model_id = read_model_id(spec)
-    model = (
-        None if model_id is None else _find_input(session, Model, project, model_id, "/model/id")
-    )
+    model = None
+    if model_id is not None:
+        model = _find_input(session, Model, project, model_id, "/model/id")
     rewind_id = read_rewind_id(spec)
     if rewind_id is not None:
         place = "/retrain/rewind/model/id"
         rewind = _find_input(session, Model, project, rewind_id, place)
-        if model is not None and (rewind.architecture, rewind.kwargs) != (
-            model.architecture,
-            model.kwargs,
-        ):
-            raise build_problem(
-                [
-                    Fault(
-                        place,
-                        "rewind_mismatch",
-                        f"model {rewind_id} is another network than {model.id}",
-                    )
-                ]
+        if model is not None:
+            _check_same_network(model, rewind, place)
+    dataset = None
+    if spec.dataset.id is not None:
+        dataset = _find_input(session, Dataset, project, spec.dataset.id, "/dataset/id")
+        if not dataset.counts.get("train"):
+            message = (
+                f"dataset {dataset.id} has no training images: it can only be one of "
+                "/dataset/shifted"
             )
-    dataset = (
-        None
-        if spec.dataset.id is None
-        else _find_input(session, Dataset, project, spec.dataset.id, "/dataset/id")
-    )
-    if dataset is not None and not dataset.counts.get("train"):
-        raise build_problem(
-            [
-                Fault(
-                    "/dataset/id",
-                    "no_training_images",
-                    f"dataset {dataset.id} has no training images: it can "
-                    "only be one of /dataset/shifted",
-                )
-            ]
-        )
-    if (
-        model is not None
-        and dataset is not None
-        and model.classes is not None
-        and set(model.classes) != set(dataset.classes)
-    ):
-        odd = sorted(set(model.classes) ^ set(dataset.classes))
-        raise build_problem(
-            [
-                Fault(
-                    "/dataset/id",
-                    "class_mismatch",
-                    "model and dataset do not have the same classes: "
-                    f"{', '.join(map(repr, odd[:5]))} {'…' if len(odd) > 5 else ''}".rstrip(),
-                )
-            ]
-        )
+            raise build_problem([Fault("/dataset/id", "no_training_images", message)])
+    if model is not None and dataset is not None:
+        _check_same_classes(model, dataset)
     return model, dataset
 
 
+def _check_same_network(model: Model, rewind: Model, place: str) -> None:
+    if (rewind.architecture, rewind.kwargs) != (model.architecture, model.kwargs):
+        message = f"model {rewind.id} is another network than {model.id}"
+        raise build_problem([Fault(place, "rewind_mismatch", message)])
+
+
+def _check_same_classes(model: Model, dataset: Dataset) -> None:
+    if model.classes is None or set(model.classes) == set(dataset.classes):
+        return
+    different = sorted(set(model.classes) ^ set(dataset.classes))
+    names = ", ".join(map(repr, different[:5]))
+    if len(different) > 5:
+        names += " …"
+    message = f"model and dataset do not have the same classes: {names}"
+    raise build_problem([Fault("/dataset/id", "class_mismatch", message)])
+
+
 def find_shifted_sets(session: Session, project: str, spec: Spec) -> list[Dataset]:
-    """The uploaded sets of shifted images, in the order of the job; 404 that points at an id of
-    nobody here.
+    """Return the uploaded datasets of shifted images, in the order of the job.
+
+    Raises a 404 that points at an id which is not this project's.
     """
     return [
         _find_input(
-            session, Dataset, project, one.id, build_pointer("dataset", "shifted", index, "id")
+            session,
+            Dataset,
+            project,
+            reference.id,
+            build_pointer("dataset", "shifted", index, "id"),
         )
-        for index, one in enumerate(spec.dataset.shifted)
+        for index, reference in enumerate(spec.dataset.shifted)
     ]
 
 
 def read_model_id(spec: Spec) -> str | None:
-    """The id of the model that a job starts from."""
+    """Return the id of the model that a job starts from, if it was uploaded."""
     return spec.model.id if isinstance(spec, JobSpec) else None
 
 
 def read_rewind_id(spec: Spec) -> str | None:
-    """The id of the model whose weights a job rewinds to."""
-    if isinstance(spec, FamilySpec):
+    """Return the id of the model whose weights a job rewinds to, if there is one."""
+    if isinstance(spec, FamilySpec) or spec.retrain is None or spec.retrain.rewind is None:
         return None
-    return (
-        spec.retrain.rewind.model["id"]
-        if spec.retrain is not None and spec.retrain.rewind is not None
-        else None
-    )
+    return spec.retrain.rewind.model["id"]
 
 
 def _find_input(

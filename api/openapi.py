@@ -1,5 +1,6 @@
-"""The description of the API (OpenAPI 3.1); `python -m api.openapi` writes the committed copy,
-`--check` compares it.
+"""The description of the API (OpenAPI 3.1).
+
+`python -m api.openapi` writes the committed copy; with `--check` it compares it instead.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HEADER = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The document, with the bodies that the routes parse themselves."""
+    """Return the document, with the schemas of the bodies that the routes parse themselves."""
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -41,7 +42,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
     )
     _, definitions = models_json_schema(
         [
-            *((one, "validation") for one in (JobSpec, FamilySpec, NewKey, Question)),
+            (JobSpec, "validation"),
+            (FamilySpec, "validation"),
+            (NewKey, "validation"),
+            (Question, "validation"),
             (ProblemDocument, "serialization"),
         ],
         ref_template="#/components/schemas/{model}",
@@ -62,7 +66,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 def render(app: FastAPI) -> str:
-    """The committed form."""
+    """Return the document as the committed text."""
     return json.dumps(describe(app), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What the routes work with: one object on the application."""
+"""The connections that the routes work with: one object on the application."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Services:
 
 
 def get_services(request: Request) -> Services:
-    """The services of the application that serves this request."""
-    found = request.app.state.services
-    assert isinstance(found, Services)
-    return found
+    """Return the services of the application that serves this request."""
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

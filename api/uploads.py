@@ -1,4 +1,4 @@
-"""From a received form to a stored artifact and its row, or to nothing at all."""
+"""The way from a received form to a stored artifact and its row; a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ NORMALIZE: TypeAdapter[Normalize] = TypeAdapter(Normalize)
 
 
 def receive_form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
-    """The dependency that receives a form with these fields beside `file`; its folder goes with the
-    request.
+    """Return the dependency that receives a form with these fields beside `file`.
+
+    The form's folder is removed at the end of the request.
     """
 
-    async def received(
+    async def receive_into_folder(
         request: Request, services: ServicesDep, caller: Writer
     ) -> AsyncIterator[Upload]:
         settings = services.settings
@@ -48,27 +49,25 @@ def receive_form(*names: str) -> Callable[..., AsyncIterator[Upload]]:
             yield await receive(
                 request,
                 Path(folder),
-                frozenset(names),
-                settings.max_upload_bytes,
-                settings.max_json_bytes,
+                names=frozenset(names),
+                max_bytes=settings.max_upload_bytes,
+                max_field_bytes=settings.max_json_bytes,
             )
 
-    return received
+    return receive_into_folder
 
 
 def remove_abandoned(work_dir: Path | None) -> None:
-    """Remove the upload folders of processes that are gone: killed ones could not do it
-    themselves.
-    """
+    """Remove the upload folders of killed processes, which could not do so themselves."""
     for folder in Path(work_dir or tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        found = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
-        if found and _is_abandoned(folder, int(found[1])):
+        name = re.fullmatch(rf"{PREFIX}(\d{{1,9}})-.+", folder.name)
+        if name and _is_abandoned(folder, int(name[1])):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_abandoned(folder: Path, pid: int) -> bool:
     try:
-        if pid == os.getpid():  # in a container the API has the same number after every start
+        if pid == os.getpid():  # in a container the API has the same id after every start
             return folder.stat().st_mtime < STARTED
         os.kill(pid, 0)
     except (ProcessLookupError, FileNotFoundError):
@@ -79,38 +78,31 @@ def _is_abandoned(folder: Path, pid: int) -> bool:
 
 
 def check_digest(upload: Upload) -> None:
-    """422 when the client's `sha256` is not that of the bytes received."""
-    given = upload.fields.get("sha256")
-    if given is None:
+    """Raise a 422 when the client's `sha256` is not that of the bytes received."""
+    announced = upload.fields.get("sha256")
+    if announced is None:
         return
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", given):
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", announced):
         raise build_problem([Fault("/sha256", "invalid_sha256", "sha256: 64 hexadecimal digits")])
-    if given.lower() != upload.sha256:
-        raise build_problem(
-            [
-                Fault(
-                    "/sha256",
-                    "checksum_mismatch",
-                    f"the {upload.size_bytes} bytes received have the sha256 {upload.sha256}",
-                )
-            ]
-        )
+    if announced.lower() != upload.sha256:
+        message = f"the {upload.size_bytes} bytes received have the sha256 {upload.sha256}"
+        raise build_problem([Fault("/sha256", "checksum_mismatch", message)])
 
 
 def read_name(upload: Upload) -> str:
-    """The name given, or the file's."""
+    """Return the name in the form, or else the file's."""
     name: str = parse_field(NAME, upload.fields.get("name", upload.filename), "name")
     return name
 
 
 def read_normalize(upload: Upload) -> dict[str, Any] | None:
-    """The constants of normalisation, validated."""
+    """Return the constants of normalisation, validated; None when the form has none."""
     value = read_json_field(upload, "normalize")
     return None if value is None else parse_field(NORMALIZE, value, "normalize").model_dump()
 
 
 def read_json_field(upload: Upload, name: str) -> Any:
-    """A form field that holds JSON; None when it is absent."""
+    """Return the value of a form field that holds JSON; None when it is absent."""
     text = upload.fields.get(name)
     if text is None:
         return None
@@ -122,7 +114,7 @@ def read_json_field(upload: Upload, name: str) -> Any:
 
 
 def store_upload(services: Services, row: assets.Asset, source: Path) -> None:
-    """Store the file and its row; take the file away again when the row cannot be written."""
+    """Store the file and its row; remove the file again when the row cannot be written."""
     try:
         services.artifacts.put(row.artifact, source)
         with services.store.write() as session:
@@ -133,8 +125,9 @@ def store_upload(services: Services, row: assets.Asset, source: Path) -> None:
 
 
 def remove(services: Services, kind: type[assets.Asset], project: str, id: str) -> None:
-    """Delete the row of this project, then its file; 404 when there is none, 409 while a live job
-    uses it.
+    """Delete the row of this project, then its file.
+
+    Raises a 404 when there is no such row, and a 409 while a live job uses it.
     """
     with services.store.write() as session:
         row = session.get(kind, id, with_for_update=True)

@@ -1,4 +1,4 @@
-"""Jobs as clients see them, with what their family or their members add."""
+"""Jobs as clients see them: the row of a job, with what its family or its members add."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from tasks.store.tables import Job
 
 
 def build_views(session: Session, rows: Sequence[Job]) -> list[JobView]:
-    """The wire form of the rows: a member says of which family, a family's progress is that of its
-    members together.
+    """Return the wire form of the rows.
+
+    A member names its family; the progress of a family is that of its members together.
     """
-    belonging = families.find_memberships(session, [row.id for row in rows])
-    grown = families.sum_progress(session, [row.id for row in rows if jobs.is_family(row)])
-    now = assets.read_clock(session) if grown else 0.0
-    return [JobView.from_row(row, belonging.get(row.id), grown.get(row.id), now) for row in rows]
+    memberships = families.find_memberships(session, [row.id for row in rows])
+    family_ids = [row.id for row in rows if jobs.is_family(row)]
+    progress = families.sum_progress(session, family_ids)
+    now = assets.read_clock(session) if progress else 0.0
+    return [
+        JobView.from_row(row, memberships.get(row.id), progress.get(row.id), now) for row in rows
+    ]
 
 
 def build_view(session: Session, row: Job) -> JobView:
-    """The wire form of one row."""
+    """Return the wire form of one row."""
     return build_views(session, [row])[0]

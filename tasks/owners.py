@@ -1,4 +1,4 @@
-"""Who holds a job: a process on a host, in words that tell later whether it still lives."""
+"""The owner of a job: the process that holds it, named so that its death can be noticed later."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from pathlib import Path
 
 
 def identify_process() -> str:
-    """This process: `host/boot/pid/start`."""
+    """Return the name of this process: `host/boot:namespace/pid/start`."""
     return f"{_identify_host()}/{os.getpid()}/{_read_start_time(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
-    """Whether an owner on this host has ended; False for other hosts, of which nothing is known
-    here.
-    """
+    """Return whether an owner on this host has ended; False for owners on other hosts."""
     parts = owner.rsplit("/", 2)
-    if len(parts) != 3 or parts[0] != _identify_host() or not parts[1].isdigit():
+    if len(parts) != 3:
         return False
-    return _read_start_time(int(parts[1])) != parts[2]
+    host, pid, start_time = parts
+    if host != _identify_host() or not pid.isdigit():
+        return False
+    return _read_start_time(int(pid)) != start_time
+
+
+def never_gone(owner: str) -> bool:
+    """Return False: no owner is known to have ended."""
+    return False
 
 
 def describe_exit(returncode: int) -> str:
-    """How a process ended: `SIGKILL`, or `exit status 1`."""
+    """Return how a process ended: `SIGKILL`, or `exit status 1`."""
     if returncode >= 0:
         return f"exit status {returncode}"
     try:
@@ -44,17 +50,19 @@ def _identify_host() -> str:
 
 
 def _read_start_time(pid: int) -> str:
-    """The start time of a process in clock ticks since boot; empty when there is none (or it is a
-    zombie).
-    """
+    """Return the start time of a process in clock ticks since boot; empty when it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        line = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return "" if Path("/proc/self/stat").exists() else _look_for_process(pid)
-    return "" if fields[0] == "Z" else fields[19]
+    # The name of the process, in brackets, may hold spaces: the fields are counted after it.
+    fields = line.rpartition(")")[2].split()
+    is_zombie = fields[0] == "Z"
+    return "" if is_zombie else fields[19]
 
 
 def _look_for_process(pid: int) -> str:
+    """Return `alive` or an empty text, on a system without `/proc`."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""JSON bodies: limited while they arrive, then parsed strictly."""
+"""JSON bodies: limited in size while they arrive, then parsed strictly."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_DEPTH = 32
 
 
 async def receive_json(request: Request, services: ServicesDep, caller: Writer) -> Any:
-    """The parsed body of a caller who may write."""
+    """Return the parsed body of a caller who may write."""
     return await read_json(request, services)
 
 
 async def read_json(request: Request, services: Services) -> Any:
-    """The parsed body: 413 above the limit, 415 for another type, 400 for what is not JSON."""
+    """Return the parsed body: 413 above the limit, 415 for another type, 400 for invalid JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise Problem(
@@ -41,20 +41,22 @@ JsonBody = Annotated[Any, Depends(receive_json)]
 
 
 def refuse_length(request: Request, limit: int) -> None:
-    """413 when the announced length is above the limit already."""
+    """Raise a 413 when the announced length is above the limit already."""
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > limit:
         raise build_too_large_problem(limit)
 
 
 def build_too_large_problem(limit: int) -> Problem:
-    """The refusal of a body above the limit."""
+    """Return the refusal of a body above the limit."""
     return Problem(413, "payload_too_large", f"the body is larger than {limit} bytes")
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Strict JSON: no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key
-    twice, no deep nesting.
+    """Parse strict JSON.
+
+    It has no NaN, no number beyond a double, no NUL, no half of a surrogate pair, no key twice in
+    one object, and no deep nesting.
     """
     try:
         value = json.loads(
@@ -71,14 +73,14 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in document:
             raise Problem(
                 400, "invalid_json", f"the body has the key {name[:100]!r} twice in one object"
             )
-        found[name] = value
-    return found
+        document[name] = value
+    return document
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -93,10 +95,11 @@ def _parse_finite(text: str) -> float:
 
 
 def _check_storable(value: Any, depth: int) -> None:
+    """Refuse what JSON allows and the database cannot hold."""
     if depth > MAX_DEPTH:
         raise Problem(400, "invalid_json", f"the body is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
-        if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise Problem(400, "invalid_json", "a string holds U+0000 or half of a surrogate pair")
     elif isinstance(value, list):
         for item in value:

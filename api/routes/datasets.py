@@ -64,11 +64,12 @@ DatasetForm = Annotated[Upload, Depends(receive_form("name", "sha256", "normaliz
 async def create_dataset(
     response: Response, services: ServicesDep, caller: Writer, upload: DatasetForm
 ) -> DatasetView:
-    """Decode images once and keep the tensors; what cannot be read leaves nothing behind."""
+    """Decode images once and store the tensors; an unreadable file leaves nothing behind."""
     check_digest(upload)
-    name, normalize = read_name(upload), read_normalize(upload)
+    name = read_name(upload)
+    normalize = read_normalize(upload)
     decoded = upload.path.with_name("data.safetensors")
-    found = await services.helpers.ask(
+    contents = await services.helpers.ask(
         "dataset",
         {
             "path": str(upload.path),
@@ -79,7 +80,7 @@ async def create_dataset(
         subject="/file",
         timeout_s=services.settings.decode_timeout_s,
     )
-    _check_channels(normalize, found["shape"][0])
+    _check_channels(normalize, contents["shape"][0])
     id = new_id("dst")
     row = Dataset(
         id=id,
@@ -87,12 +88,12 @@ async def create_dataset(
         name=name,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
-        classes=found["classes"],
-        shape=found["shape"],
-        counts=found["counts"],
+        classes=contents["classes"],
+        shape=contents["shape"],
+        counts=contents["counts"],
         normalize=normalize,
-        task=found["task"],
-        notes=found["notes"],
+        task=contents["task"],
+        notes=contents["notes"],
         artifact=f"datasets/{id}/data.safetensors",
     )
     await run_in_threadpool(store_upload, services, row, decoded)
@@ -102,15 +103,8 @@ async def create_dataset(
 
 def _check_channels(normalize: dict[str, Any] | None, channels: int) -> None:
     if normalize is not None and len(normalize["mean"]) != channels:
-        raise build_problem(
-            [
-                Fault(
-                    "/normalize/mean",
-                    "wrong_length",
-                    f"{len(normalize['mean'])} values for images of {channels} channels",
-                )
-            ]
-        )
+        message = f"{len(normalize['mean'])} values for images of {channels} channels"
+        raise build_problem([Fault("/normalize/mean", "wrong_length", message)])
 
 
 @router.get(
@@ -122,7 +116,7 @@ def list_datasets(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
 ) -> DatasetPage:
-    """Newest first."""
+    """List the datasets, newest first."""
     with services.store.read() as session:
         page = assets.read_page(session, Dataset, caller.project, limit=limit, cursor=cursor)
         return DatasetPage(
@@ -136,7 +130,7 @@ def list_datasets(
     "/{id}", operation_id="get_dataset", summary="Show a dataset", responses=describe_problems(404)
 )
 def get_dataset(id: Id, services: ServicesDep, caller: Reader) -> DatasetView:
-    """What is known of it."""
+    """Show what is known of a dataset."""
     with services.store.read() as session:
         return DatasetView.from_row(assets.get(session, Dataset, caller.project, id))
 

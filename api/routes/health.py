@@ -1,4 +1,4 @@
-"""Is it up, can it work, which version, how many requests."""
+"""The state of the service: whether it answers and can accept jobs, its version, its metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class State(BaseModel):
 
 
 class Version(BaseModel):
-    """Which software answers."""
+    """The software that answers."""
 
     name: str
     version: str
@@ -39,7 +39,7 @@ class Version(BaseModel):
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", operation_id="healthz", summary="Whether the process answers")
 async def check_health() -> State:
-    """200 while the process runs; looks at nothing else and needs no thread."""
+    """Answer with 200 while the process runs; nothing else is checked."""
     return State(status="ok")
 
 
@@ -51,8 +51,10 @@ async def check_health() -> State:
     responses=describe_problems(503),
 )
 def check_ready(services: ServicesDep) -> State:
-    """503 with the reason while the database, the artifact store or the broker does not answer, and
-    until a worker has published the catalogue; whether a worker runs now is not looked at.
+    """Answer with 200 when jobs can be accepted, and with 503 and the reason when not.
+
+    The database, the artifact store and the broker must answer, and a worker must have published
+    the catalogue. It is not checked whether a worker runs now.
     """
     checks: tuple[tuple[str, Callable[[], object]], ...] = (
         ("database", services.store.ping),
@@ -82,7 +84,7 @@ def _is_catalogue_published(services: Services) -> bool:
 
 @router.get("/version", operation_id="version", summary="The version of the service")
 async def show_version() -> Version:
-    """The distribution's version and the API's."""
+    """Show the version of the distribution and that of the API."""
     return Version(name="secateur", version=VERSION, api="v1")
 
 
@@ -101,7 +103,7 @@ def show_metrics(
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Response:
-    """Open to this machine; elsewhere behind the scope `admin`."""
+    """Show the metrics: to clients on this machine, and to keys with the scope `admin`."""
     if not is_local(request) and not identify_caller(request, services, credentials).may("admin"):
         raise Problem(403, "forbidden", "this API key lacks the scope 'admin'")
     return Response(services.metrics.render(services.store), media_type=CONTENT_TYPE_LATEST)

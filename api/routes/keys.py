@@ -1,4 +1,4 @@
-"""API keys: made by an administrator, shown once."""
+"""API keys: an administrator creates them, and their secret is shown once."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ BODY = {
     responses=describe_problems(400, 409, 413, 415, 422),
 )
 def create_key(response: Response, services: ServicesDep, caller: Admin, body: JsonBody) -> MadeKey:
-    """The answer holds the secret; afterwards only its digest is kept."""
-    wanted = parse(NewKey, body)
-    project = wanted.project or caller.project
+    """Make a key; the answer holds its secret, of which only the digest is stored."""
+    new_key = parse(NewKey, body)
+    project = new_key.project or caller.project
     if project != caller.project and not caller.root:
         raise Problem(
             403, "forbidden", f"this API key administers the project {caller.project!r} only"
@@ -54,9 +54,9 @@ def create_key(response: Response, services: ServicesDep, caller: Admin, body: J
             session,
             id=new_id("key"),
             project=project,
-            name=wanted.name,
+            name=new_key.name,
             secret=secret,
-            scopes=list(wanted.scopes),
+            scopes=list(new_key.scopes),
         )
         _refuse_lockout(services, session)
     response.headers["Location"] = f"/v1/keys/{row.id}"
@@ -66,7 +66,7 @@ def create_key(response: Response, services: ServicesDep, caller: Admin, body: J
 
 @router.get("", operation_id="list_keys", summary="List API keys", responses=describe_problems())
 def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
-    """Without their secrets."""
+    """List the keys without their secrets."""
     with services.store.read() as session:
         rows = session.scalars(select(ApiKey).order_by(ApiKey.id.desc())).all()
         return KeyList(data=[KeyView.from_row(row) for row in rows if _administers(caller, row)])
@@ -80,7 +80,7 @@ def list_keys(services: ServicesDep, caller: Admin) -> KeyList:
     responses=describe_problems(404, 409),
 )
 def delete_key(id: Id, services: ServicesDep, caller: Admin) -> None:
-    """The key ends at once."""
+    """Revoke a key; it is refused from now on."""
     with services.store.write() as session:
         row = session.get(ApiKey, id)
         if row is None or not _administers(caller, row):
@@ -95,7 +95,10 @@ def _administers(caller: Caller, row: ApiKey) -> bool:
 
 
 def _refuse_lockout(services: Services, session: Session) -> None:
-    """Keys close the service; one of them, or the bootstrap key, must be able to administer it."""
+    """Refuse a change after which no key can administer the service.
+
+    As soon as there is a key, the service is closed to callers without one.
+    """
     if services.settings.api_key:
         return
     scopes = [row.scopes for row in session.scalars(select(ApiKey))]

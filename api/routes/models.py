@@ -93,8 +93,8 @@ ModelForm = Annotated[
 async def create_model(
     response: Response, services: ServicesDep, caller: Writer, upload: ModelForm
 ) -> ModelView:
-    """Check a state dict against its architecture and keep it; what does not fit leaves nothing
-    behind.
+    """Check a state dict against its architecture and store it; one that does not fit leaves
+    nothing behind.
     """
     check_digest(upload)
     architecture = upload.fields.get("architecture", "")
@@ -103,14 +103,15 @@ async def create_model(
             [Fault("/architecture", "missing", "the form has no field 'architecture'")]
         )
     kwargs = parse_field(KWARGS, read_json_field(upload, "kwargs") or {}, "kwargs")
-    name, normalize = read_name(upload), read_normalize(upload)
+    name = read_name(upload)
+    normalize = read_normalize(upload)
     classes = read_json_field(upload, "classes")
     if classes is not None:
         classes = parse_field(CLASSES, classes, "classes")
         if len(set(classes)) != len(classes):
             raise build_problem([Fault("/classes", "duplicate", "a class is listed twice")])
     await run_in_threadpool(_check_architecture, services, architecture, kwargs)
-    found = await services.helpers.ask(
+    network = await services.helpers.ask(
         "model",
         {
             "path": str(upload.path),
@@ -123,20 +124,20 @@ async def create_model(
         base="/kwargs",
         subject="/file",
     )
-    _check_sizes(found, normalize, classes)
+    _check_sizes(network, normalize, classes)
     id = new_id("mdl")
     row = Model(
         id=id,
         project=caller.project,
         name=name,
         architecture=architecture,
-        kwargs=found["kwargs"],
+        kwargs=network["kwargs"],
         normalize=normalize,
         classes=classes,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
-        parameters=found["parameters"],
-        prunable=found["prunable"],
+        parameters=network["parameters"],
+        prunable=network["prunable"],
         artifact=f"models/{id}/state.safetensors",
     )
     await run_in_threadpool(store_upload, services, row, upload.path)
@@ -145,24 +146,28 @@ async def create_model(
 
 
 def _check_sizes(
-    found: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None
+    network: dict[str, Any], normalize: dict[str, Any] | None, classes: list[str] | None
 ) -> None:
-    """The constants must fit the input channels, the classes the outputs."""
-    for place, given, needed in (
-        ("/normalize/mean", normalize and normalize["mean"], "channels"),
+    """Check that the constants fit the input channels, and the classes the outputs."""
+    means = None if normalize is None else normalize["mean"]
+    for place, values, size in (
+        ("/normalize/mean", means, "channels"),
         ("/classes", classes, "outputs"),
     ):
-        if given is not None and found[needed] is not None and len(given) != found[needed]:
-            raise build_problem(
-                [Fault(place, "wrong_length", f"{len(given)} values for {found[needed]} {needed}")]
-            )
+        needed = network[size]
+        if values is not None and needed is not None and len(values) != needed:
+            message = f"{len(values)} values for {needed} {size}"
+            raise build_problem([Fault(place, "wrong_length", message)])
 
 
 def _check_architecture(services: Services, architecture: str, kwargs: dict[str, Any]) -> None:
-    """By the catalogue when there is one: the nearest name, without starting a helper."""
+    """Check the architecture by the catalogue, if there is one, without starting a helper."""
     with services.store.read() as session:
-        found = assets.read_catalogue(session)
-    faults = check_architecture(found[0], architecture, kwargs) if found else []
+        catalogue = assets.read_catalogue(session)
+    if catalogue is None:
+        return
+    document, _ = catalogue
+    faults = check_architecture(document, architecture, kwargs)
     if faults:
         raise build_problem(faults)
 
@@ -176,7 +181,7 @@ def list_models(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: str | None = None,
 ) -> ModelPage:
-    """Newest first."""
+    """List the networks, newest first."""
     with services.store.read() as session:
         page = assets.read_page(session, Model, caller.project, limit=limit, cursor=cursor)
         return ModelPage(
@@ -190,7 +195,7 @@ def list_models(
     "/{id}", operation_id="get_model", summary="Show a network", responses=describe_problems(404)
 )
 def get_model(id: Id, services: ServicesDep, caller: Reader) -> ModelView:
-    """What is known of it."""
+    """Show what is known of a network."""
     with services.store.read() as session:
         return ModelView.from_row(assets.get(session, Model, caller.project, id))
 

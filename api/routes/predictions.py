@@ -1,4 +1,4 @@
-"""What a job's scaling law says of densities that nobody ran."""
+"""Predictions of a job's scaling law for densities that nobody ran."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from api.errors import Fault, Problem, build_problem
 from api.http.bodies import read_json
 from api.http.files import read_file
 from api.http.pointers import parse
-from api.routes.results import REPORT, read_files, require_ended
+from api.routes.results import REPORT, find_file, read_files, require_ended
 from api.schemas.predictions import FittedLaw, Prediction, Predictions, Question
 from api.schemas.problem import describe_problems
 from api.services import Services, ServicesDep
@@ -43,14 +43,14 @@ BODY = {
     responses=describe_problems(400, 404, 409, 410, 413, 415, 422),
 )
 async def predict(id: Id, request: Request, services: ServicesDep, caller: Reader) -> Predictions:
-    """Errors at `densities` with bands, or the smallest density whose error is at most `max_error`.
+    """Predict the errors at `densities`, or the smallest density with at most `max_error`.
 
-    Of a family: of every network, or those of `depth` and `width`; for `max_error` the fewest
-    parameters first. Its law can be asked while members run, too.
+    A family answers for each of its networks, or for those of `depth` and `width`; to `max_error`
+    the network with the fewest parameters comes first. Its law can be asked while members run.
 
     The law is the one that the evaluation `scaling_law` fitted to the job's rounds. A `max_error`
-    below the error without pruning is answered by 422 `unreachable`, one beyond what the job's
-    points can tell by 422 `insufficient_points`.
+    below the error without pruning is answered by 422 `unreachable`, one beyond the range of the
+    job's points by 422 `insufficient_points`.
     """
     job, files = await run_in_threadpool(read_files, services, caller.project, id)
     if not (is_family(job) and any(file.checkpoint == REPORT for file in files)):
@@ -66,22 +66,11 @@ def _answer(
     from pruning.laws.density import DensityLaw
     from pruning.laws.queries import find_smallest_density, forecast_error
 
-    row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None)
+    row = find_file(files, REPORT, "json")
     report = {} if row is None else json.loads(read_file(services.artifacts, row))
     if report.get("type") == "family":
         return _answer_family(id, question, report)
-    foreign = [name for name in ("depth", "width") if getattr(question, name) is not None]
-    if foreign:
-        raise build_problem(
-            [
-                Fault(
-                    f"/{name}",
-                    "invalid_parameter",
-                    f"{name} is asked of families; this job has one network",
-                )
-                for name in foreign
-            ]
-        )
+    _refuse_family_fields(question)
     label, document = _find_law(id, report, question.criterion)
     law = DensityLaw.model_validate(document["law"])
     if question.max_error is None:
@@ -94,11 +83,10 @@ def _answer(
             rows = [find_smallest_density(law, question.max_error, question.confidence)]
         except SecateurError as error:
             raise build_problem([Fault("/max_error", error.code, error.message)]) from None
-    found = [Prediction(**row) for row in rows]
     return Predictions(
         criterion=label,
         confidence=question.confidence,
-        predictions=found,
+        predictions=[Prediction(**row) for row in rows],
         law=FittedLaw(
             unpruned_error=law.unpruned_error,
             gamma=law.gamma,
@@ -110,6 +98,16 @@ def _answer(
             warnings=list(law.warnings),
         ),
     )
+
+
+def _refuse_family_fields(question: Question) -> None:
+    faults = []
+    for name in ("depth", "width"):
+        if getattr(question, name) is not None:
+            message = f"{name} is asked of families; this job has one network"
+            faults.append(Fault(f"/{name}", "invalid_parameter", message))
+    if faults:
+        raise build_problem(faults)
 
 
 def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predictions:
@@ -128,15 +126,8 @@ def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predi
             409, "no_scaling_law", f"family {id} has no scaling law: {'; '.join(reasons)}"
         )
     if question.criterion is not None:
-        raise build_problem(
-            [
-                Fault(
-                    "/criterion",
-                    "unknown_criterion",
-                    "a family has one law, of all its networks; leave it out",
-                )
-            ]
-        )
+        message = "a family has one law, of all its networks; leave it out"
+        raise build_problem([Fault("/criterion", "unknown_criterion", message)])
     try:
         networks = list_family_candidates(report, question.depth, question.width)
         if question.max_error is None:
@@ -147,11 +138,10 @@ def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predi
         raise build_problem([Fault(error.pointer or "", error.code, error.message)]) from None
     except SecateurError as error:
         raise build_problem([Fault("/max_error", error.code, error.message)]) from None
-    ends = law.fit_range["density"]
     return Predictions(
         criterion="family",
         confidence=question.confidence,
-        predictions=[Prediction(**one) for one in rows],
+        predictions=[Prediction(**row) for row in rows],
         law=FittedLaw(
             unpruned_error=None,
             gamma=law.gamma,
@@ -162,45 +152,36 @@ def _answer_family(id: str, question: Question, report: dict[str, Any]) -> Predi
             points=len(law.points),
             networks=len(law.networks),
             sigma=law.sigma,
-            fit_range=ends,
+            fit_range=law.fit_range["density"],
             warnings=list(law.warnings),
         ),
     )
 
 
 def _find_law(id: str, report: dict[str, Any], criterion: str | None) -> tuple[str, dict[str, Any]]:
-    """The label and the law that was asked for, beside its criterion; 409 where there is none, 422
-    where it is not clear.
+    """Return the label and the law of a criterion.
+
+    Raises a 409 when the report has no law, and a 422 when it is not clear which law is meant.
     """
     section = report.get("sections", {}).get(SECTION, {})
     laws: dict[str, Any] = section.get("details", {}).get("raw_laws", {})
     if not laws:
-        reasons = [
-            failure["message"]
-            for failure in report.get("failures", ())
-            if failure["name"] == SECTION
-        ]
-        reasons += [note for note in section.get("notes", ()) if ": no law (" in note]
-        raise Problem(
-            409,
-            "no_scaling_law",
-            f"job {id} has no scaling law: "
-            + (
-                "; ".join(reasons)
-                or "it has too few rounds, or its evaluations leave scaling_law out"
-            ),
-        )
+        reasons = _list_reasons(report, section)
+        detail = f"job {id} has no scaling law: {'; '.join(reasons)}"
+        raise Problem(409, "no_scaling_law", detail)
     if criterion is None and len(laws) == 1:
         criterion = next(iter(laws))
     if criterion not in laws:
-        said = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
-        raise build_problem(
-            [
-                Fault(
-                    "/criterion",
-                    "unknown_criterion",
-                    f"{said}; there are {', '.join(sorted(laws))}",
-                )
-            ]
-        )
+        problem = "say which criterion's law" if criterion is None else f"no law of {criterion!r}"
+        message = f"{problem}; there are {', '.join(sorted(laws))}"
+        raise build_problem([Fault("/criterion", "unknown_criterion", message)])
     return criterion, laws[criterion]
+
+
+def _list_reasons(report: dict[str, Any], section: dict[str, Any]) -> list[str]:
+    """Return why a report has no law."""
+    reasons = [
+        failure["message"] for failure in report.get("failures", ()) if failure["name"] == SECTION
+    ]
+    reasons += [note for note in section.get("notes", ()) if ": no law (" in note]
+    return reasons or ["it has too few rounds, or its evaluations leave scaling_law out"]

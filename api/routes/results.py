@@ -1,4 +1,4 @@
-"""What a job found: results, report, checkpoints."""
+"""The results of a job: summary, report, checkpoints."""
 
 from __future__ import annotations
 
@@ -52,13 +52,21 @@ PARTS: dict[int | str, dict[str, Any]] = {
 
 
 def read_files(services: Services, project: str, id: str) -> tuple[Job, list[ResultFile]]:
-    """The job of this project and its downloadable files, or `NotFoundError`."""
+    """Return the job of this project and its downloadable files; raise `NotFoundError` if none."""
     with services.store.read() as session:
         return jobs.get(session, project, id), jobs.list_result_files(session, id)
 
 
+def find_file(files: list[ResultFile], checkpoint: str, format: str) -> ResultFile | None:
+    """Return the file of a checkpoint, or of the report, in a format."""
+    for file in files:
+        if (file.checkpoint, file.format) == (checkpoint, format):
+            return file
+    return None
+
+
 def require_ended(row: Job) -> None:
-    """409 while the job has not ended."""
+    """Raise a 409 while the job has not ended."""
     if row.status not in TERMINAL:
         raise Problem(
             409, "job_not_finished", f"job {row.id} is {row.status}", headers={"Retry-After": "2"}
@@ -72,27 +80,27 @@ def require_ended(row: Job) -> None:
     responses=describe_problems(404, 409, 410),
 )
 def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
-    """Report, checkpoints with their links, recommendation and gates; of a failed job what it
-    finished.
+    """Show the report, the checkpoints with their links, the recommendation and the gates.
 
-    The checkpoints of a family are those of the networks that its law chose and that were trained
-    for real.
+    A failed job shows what it finished. The checkpoints of a family are those of the networks that
+    its law chose and that were then trained.
     """
     job, files = read_files(services, caller.project, id)
     require_ended(job)
     report = _read_report(services, files)
     with services.store.read() as session:
-        found = build_view(session, job)
+        job_view = build_view(session, job)
         answers = [
             (row.job_id, jobs.list_result_files(session, row.job_id))
             for row, _ in families.list_members(session, id)
             if row.member["role"] == "answer"
         ]
     checkpoints = _list_checkpoints(id, report, files)
-    for answer, own in answers:
-        checkpoints += _list_checkpoints(answer, _read_report(services, own), own)
+    for answer_id, answer_files in answers:
+        answer_report = _read_report(services, answer_files)
+        checkpoints += _list_checkpoints(answer_id, answer_report, answer_files)
     return Results(
-        job=found,
+        job=job_view,
         report=report,
         checkpoints=checkpoints,
         recommendation=(report or {}).get("recommendation"),
@@ -101,16 +109,14 @@ def get_results(id: Id, services: ServicesDep, caller: Reader) -> Results:
 
 
 def _read_report(services: Services, files: list[ResultFile]) -> dict[str, Any] | None:
-    found = next(
-        (file for file in files if (file.checkpoint, file.format) == (REPORT, "json")), None
-    )
-    return None if found is None else json.loads(read_file(services.artifacts, found))
+    file = find_file(files, REPORT, "json")
+    return None if file is None else json.loads(read_file(services.artifacts, file))
 
 
 def _list_checkpoints(
     job_id: str, report: dict[str, Any] | None, files: list[ResultFile]
 ) -> list[CheckpointView]:
-    """The checkpoints of a job: those of its report, and those that have files."""
+    """Return the checkpoints of a job: those of its report, and those that have files."""
     measured = {item["id"]: item for item in (report or {}).get("checkpoints", ())}
     stored: dict[str, list[ResultFile]] = {name: [] for name in measured}
     for file in files:
@@ -125,7 +131,7 @@ def _list_checkpoints(
 def _build_checkpoint(
     job_id: str, name: str, measured: dict[str, Any], files: list[ResultFile]
 ) -> CheckpointView:
-    """One checkpoint: its numbers from the report, its files from the store."""
+    """Return a checkpoint, with its numbers from the report and its files from the store."""
     fields = ("criterion", "requested_sparsity", "sparsity", "density", "error")
     return CheckpointView(
         id=name,
@@ -155,38 +161,32 @@ def _build_checkpoint(
 def get_report(
     id: Id, request: Request, services: ServicesDep, caller: Reader, format: str | None = None
 ) -> Response:
-    """`?format=` json, html (self-contained), md or junit; without it, by the Accept header.
+    """Send the report as json, html (self-contained), md or junit: `?format=` or the Accept header.
 
-    A family's report is there, as a partial one, while its members run.
+    A family has a partial report while its members run.
     """
-    chosen = (
-        format
-        if format in MEDIA
-        else None
-        if format
-        else _choose_format(request.headers.get("accept", "*/*"))
-    )
+    accepted = request.headers.get("accept")
+    if format:
+        chosen = format if format in MEDIA else None
+    else:
+        chosen = _choose_format("*/*" if accepted is None else accepted)
     if chosen is None:
-        asked = format or request.headers.get("accept")
-        raise Problem(
-            406, "not_acceptable", f"no report in {asked!r}; there are {', '.join(MEDIA)}"
-        )
+        detail = f"no report in {format or accepted!r}; there are {', '.join(MEDIA)}"
+        raise Problem(406, "not_acceptable", detail)
     job, files = read_files(services, caller.project, id)
-    row = next((file for file in files if (file.checkpoint, file.format) == (REPORT, chosen)), None)
+    row = find_file(files, REPORT, chosen)
     if row is None or not jobs.is_family(job):
         require_ended(job)
     if row is None:
         raise Problem(404, "no_report", f"job {id} ended without a report in this format")
-    headers = (
-        {"Vary": "Accept", "Content-Security-Policy": NO_SCRIPTS}
-        if chosen == "html"
-        else {"Vary": "Accept"}
-    )
+    headers = {"Vary": "Accept"}
+    if chosen == "html":
+        headers["Content-Security-Policy"] = NO_SCRIPTS
     return send_file(request, services.artifacts, row, MEDIA[chosen], headers)
 
 
 def _choose_format(header: str) -> str | None:
-    """The format a client likes best among those there are."""
+    """Return the format of the report that a client prefers; None if it accepts none."""
     liked: list[tuple[float, str]] = []
     for item in header.lower().split(","):
         media, *options = (part.strip() for part in item.split(";"))
@@ -197,7 +197,10 @@ def _choose_format(header: str) -> str | None:
             weight = 0.0
         if media in ACCEPTS and weight > 0:
             liked.append((weight, ACCEPTS[media]))
-    return max(liked, key=lambda pair: pair[0])[1] if liked else None
+    if not liked:
+        return None
+    _, best = max(liked, key=lambda pair: pair[0])
+    return best
 
 
 @router.head("/checkpoints/{cid}", include_in_schema=False)
@@ -217,32 +220,20 @@ def get_checkpoint(
     caller: Reader,
     format: Literal["sparse", "dense", "masks", "arch"] = "sparse",
 ) -> Response:
-    """A finished checkpoint, also of a running job; `Range`, `If-Range` and `If-None-Match` are
-    honoured.
+    """Send a finished checkpoint, also of a job that runs still.
 
-    `arch` is the JSON that rebuilds a network whose channels were removed; other checkpoints have
-    none.
+    `Range`, `If-Range` and `If-None-Match` are honoured. `arch` is the JSON that rebuilds a network
+    whose channels were removed; other checkpoints have none.
     """
     _, files = read_files(services, caller.project, id)
-    row = next(
-        (
-            file
-            for file in files
-            if (file.checkpoint, file.format) == (cid, format) and cid != REPORT
-        ),
-        None,
-    )
+    row = None if cid == REPORT else find_file(files, cid, format)
     if row is None:
         raise NotFoundError("checkpoint", f"{cid}?format={format}")
-    name, media = (
-        (f"{id}-{cid}.arch.json", ARCH)
-        if format == "arch"
-        else (f"{id}-{cid}.{format}.safetensors", SAFETENSORS)
-    )
-    return send_file(
-        request,
-        services.artifacts,
-        row,
-        media,
-        {"Content-Disposition": f'attachment; filename="{name}"'},
-    )
+    if format == "arch":
+        name = f"{id}-{cid}.arch.json"
+        media = ARCH
+    else:
+        name = f"{id}-{cid}.{format}.safetensors"
+        media = SAFETENSORS
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return send_file(request, services.artifacts, row, media, headers)

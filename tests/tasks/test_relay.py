@@ -15,7 +15,7 @@ from tasks import queue
 from tasks.queue import QUEUE, make_app, ping_broker
 from tasks.relay import relay_forever, relay_once
 from tasks.settings import Settings
-from tasks.store import Store, claims
+from tasks.store import Store, leaders, outbox
 from tests.support.job_world import change, claim, claimed, create, messages, read_job, sweep
 from tests.support.servers import Valkey, until, valkey_server
 
@@ -100,7 +100,7 @@ def test_a_crash_between_publishing_and_removing_is_harmless(
     def crash(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "mark_published", crash)
+    monkeypatch.setattr(outbox, "mark_published", crash)
     with pytest.raises(KeyboardInterrupt):
         relay_once(lite, app)
     monkeypatch.undo()
@@ -175,20 +175,20 @@ def test_the_relay_outlives_an_absent_database(
     from sqlalchemy.exc import OperationalError as DatabaseError
 
     stop, wake, asked = threading.Event(), threading.Event(), threading.Event()
-    real = claims.lead
+    real = leaders.lead
 
     def away(*args: object) -> bool:
         asked.set()
         raise DatabaseError("SELECT", {}, Exception("the database is away"))
 
-    monkeypatch.setattr(claims, "lead", away)
+    monkeypatch.setattr(leaders, "lead", away)
     thread = threading.Thread(target=relay_forever, args=(lite, settings(valkey), stop, wake))
     thread.start()
     try:
         id = create(lite).id
         wake.set()
         assert asked.wait(30)
-        monkeypatch.setattr(claims, "lead", real)
+        monkeypatch.setattr(leaders, "lead", real)
         until(lambda: messages(lite, id) == [], "the relay to find the database again")
     finally:
         stop.set()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from tasks import owners, supervise
+from tasks import owners, supervise, workspace
 from tasks.artifacts import open_artifacts
 from tasks.reaper import reap_forever
 from tasks.store import Store, assets, claims
@@ -181,7 +181,7 @@ def test_a_stolen_job_is_let_go(world: World, chaos: Chaos) -> None:
         assert processes(id) != []
         with world.store.write() as session:
             assert (
-                claims.claim(session, id, "thief", 60.0, max_attempts=5, gone=lambda owner: True)
+                claims.claim(session, id, "thief", 60.0, max_attempts=5, is_gone=lambda owner: True)
                 is None
             )
             job = session.get(Job, id)
@@ -315,12 +315,12 @@ def test_a_file_that_is_replaced_while_it_is_linked_is_linked_again(tmp_path: Pa
     writer.start()
     try:
         for number in range(3000):
-            supervise._link_file(path, tmp_path / str(number))
+            workspace.link_file(path, tmp_path / str(number))
     finally:
         done.set()
         writer.join()
     with pytest.raises(FileNotFoundError):
-        supervise._link_file(tmp_path / "missing", tmp_path / "target")
+        workspace.link_file(tmp_path / "missing", tmp_path / "target")
 
 
 def test_damaged_and_missing_stages_are_computed_again(

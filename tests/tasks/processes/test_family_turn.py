@@ -22,7 +22,7 @@ from pruning.schemas.family_report import FamilyReport
 from tasks import supervise
 from tasks.processes import family_turn
 from tasks.reaper import reap_forever
-from tasks.store import claims, families, jobs
+from tasks.store import families, jobs, outbox
 from tasks.store.jobs import PARKED
 from tests.support import family_world
 from tests.support.job_world import (
@@ -237,7 +237,7 @@ def test_a_member_that_ends_between_a_turns_look_and_its_end_is_not_missed(
             world.store, id
         ):  # its word arrives while the family is held, and is lost
             with world.store.write() as session:
-                claims.mark_published(session, message)
+                outbox.mark_published(session, message)
         assert not world.runner().run(id)
         return False
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from tasks.store import Store, assets, claims, jobs
+from tasks.store import Store, assets, claims, jobs, leaders, outbox
 from tasks.store.tables import Leader, Outbox
 from tests.support.job_world import (
     change,
@@ -264,7 +264,7 @@ def published_ago(store: Store, id: str, seconds: float) -> None:
     """Publish what waits, and let it be so long ago."""
     with store.write() as session:
         for message in messages(store, id):
-            claims.mark_published(session, message)
+            outbox.mark_published(session, message)
     change(store, id, published_at=write(store, assets.read_clock) - seconds, available_at=0.0)
 
 
@@ -299,7 +299,7 @@ def test_a_claim_and_a_crash_while_the_relay_publishes_lose_no_message(store: St
     id = create(store).id
     [sent] = messages(store, id)
     write(store, lambda s, mine=claimed(store, id): claims.hand_back(s, mine))
-    write(store, lambda s: claims.mark_published(s, sent))
+    write(store, lambda s: outbox.mark_published(s, sent))
     assert len(messages(store, id)) == 1
 
 
@@ -310,8 +310,8 @@ def test_messages_become_due_in_their_order(store: Store) -> None:
             update(Outbox).where(Outbox.job_id == ids[1]).values(due_at=Outbox.due_at + 1000.0)
         )
     with store.read() as session:
-        assert [message.job_id for message in claims.list_due_messages(session)] == [ids[0], ids[2]]
-        assert len(claims.list_due_messages(session, 1)) == 1
+        assert [message.job_id for message in outbox.list_due_messages(session)] == [ids[0], ids[2]]
+        assert len(outbox.list_due_messages(session, 1)) == 1
 
 
 @pytest.mark.parametrize("status", ["queued", "paused"])
@@ -431,7 +431,7 @@ def test_events_have_no_gaps_under_many_writers(store: Store) -> None:
 def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
     def lead(owner: str, lease_s: float = 60.0, role: str = "relay") -> bool:
         with store.write() as session:
-            return claims.lead(session, role, owner, lease_s)
+            return leaders.lead(session, role, owner, lease_s)
 
     assert lead("one")
     assert not lead("two")
@@ -446,7 +446,7 @@ def test_one_leads_and_another_follows_when_it_is_gone(store: Store) -> None:
 def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
     def lead(owner: str, dead: str = "") -> bool:
         with store.write() as session:
-            return claims.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
+            return leaders.lead(session, "reaper", owner, 3600.0, lambda other: other == dead)
 
     assert lead("one")
     assert not lead("two")
@@ -458,7 +458,7 @@ def test_a_leader_known_to_be_dead_is_replaced_at_once(store: Store) -> None:
 def test_of_many_candidates_one_leads(store: Store) -> None:
     def lead(owner: str) -> bool:
         with store.write() as session:
-            return claims.lead(session, "relay", owner, 60.0)
+            return leaders.lead(session, "relay", owner, 60.0)
 
     answers = together([lambda owner=str(n): lead(owner) for n in range(8)])  # type: ignore[misc]
     assert sorted(answers, key=str) == [False] * 7 + [True], answers

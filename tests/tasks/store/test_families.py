@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete, text
 from sqlalchemy.orm import Session
 
-from tasks.store import Store, assets, claims, families, jobs
+from tasks.store import Store, assets, claims, families, jobs, outbox
 from tasks.store.errors import CursorError, InUseError, NotFoundError, TransitionError
 from tasks.store.jobs import PARKED
 from tasks.store.tables import FamilyMember, Job, JobLabel, Outbox
@@ -97,7 +97,7 @@ def quiet(store: Store, *ids: str) -> None:
     """Publish what waits."""
     for id in ids:
         for message in messages(store, id):
-            write(store, lambda s, message=message: claims.mark_published(s, message))
+            write(store, lambda s, message=message: outbox.mark_published(s, message))
 
 
 def long_ago(store: Store, id: str, seconds: float) -> None:
@@ -113,7 +113,7 @@ def long_ago(store: Store, id: str, seconds: float) -> None:
 
 def due(store: Store, id: str) -> bool:
     with store.read() as session:
-        return id in [message.job_id for message in claims.list_due_messages(session)]
+        return id in [message.job_id for message in outbox.list_due_messages(session)]
 
 
 def test_no_member_is_made_twice(store: Store) -> None:
@@ -313,10 +313,10 @@ def test_every_end_of_a_member_wakes_its_family(store: Store, how: str) -> None:
 def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
     id = family(store)
     members = turn(store, id, *"abcdef")
-    claims = {one: claimed(store, one) for one in members}
+    held = {member: claimed(store, member) for member in members}
     answers = together(
         [
-            lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded"))  # type: ignore[misc]
+            lambda one=one: write(store, lambda s: claims.settle(s, held[one], "succeeded"))  # type: ignore[misc]
             for one in members
         ]
     )
@@ -471,7 +471,7 @@ def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
     """
     id = family(store)
     members = turn(store, id, *"abcdefgh")
-    claims = {one: claimed(store, one) for one in members}
+    held = {member: claimed(store, member) for member in members}
     last: dict[str, str] = {}
 
     def turns() -> None:
@@ -490,7 +490,7 @@ def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
             turns,
             relay,
             *(
-                lambda one=one: write(store, lambda s: claims.settle(s, claims[one], "succeeded"))
+                lambda one=one: write(store, lambda s: claims.settle(s, held[one], "succeeded"))
                 for one in members
             ),
         ]
@@ -841,7 +841,13 @@ def test_lists_by_parent(store: Store) -> None:
         cursor = None
         while True:
             with store.read() as session:
-                page = jobs.read_page(session, "default", limit=limit, cursor=cursor, **filters)
+                page = jobs.read_page(
+                    session,
+                    "default",
+                    limit=limit,
+                    cursor=cursor,
+                    filters=jobs.JobFilter(**filters),
+                )
             assert len(page.data) <= limit
             found += [job.id for job in page.data]
             cursor = page.next_cursor
@@ -860,11 +866,24 @@ def test_lists_by_parent(store: Store) -> None:
             == []
         )
     with store.read() as session:
-        assert jobs.read_page(session, "theirs", limit=5, cursor=None, parent=id).data == []
-        cursor = jobs.read_page(session, "default", limit=2, cursor=None, parent=id).next_cursor
+        assert (
+            jobs.read_page(
+                session, "theirs", limit=5, cursor=None, filters=jobs.JobFilter(parent=id)
+            ).data
+            == []
+        )
+        cursor = jobs.read_page(
+            session, "default", limit=2, cursor=None, filters=jobs.JobFilter(parent=id)
+        ).next_cursor
         for parent in (None, jobs.NOBODY, alone):
             with pytest.raises(CursorError):
-                jobs.read_page(session, "default", limit=2, cursor=cursor, parent=parent)
+                jobs.read_page(
+                    session,
+                    "default",
+                    limit=2,
+                    cursor=cursor,
+                    filters=jobs.JobFilter(parent=parent),
+                )
 
 
 def test_progress_is_that_of_the_members(store: Store) -> None:

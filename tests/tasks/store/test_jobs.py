@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from tasks.store import Store, assets, claims, jobs, new_id
+from tasks.store import Store, assets, claims, jobs, new_id, outbox
 from tasks.store.errors import (
     CursorError,
     IdempotencyError,
@@ -156,7 +156,9 @@ def test_filters_by_status_and_label(store: Store) -> None:
         def ids(**filters: Any) -> list[str]:
             return [
                 job.id
-                for job in jobs.read_page(session, "default", limit=9, cursor=None, **filters).data
+                for job in jobs.read_page(
+                    session, "default", limit=9, cursor=None, filters=jobs.JobFilter(**filters)
+                ).data
             ]
 
         assert ids(label=("team", "a")) == [one]
@@ -176,7 +178,9 @@ def test_a_cursor_belongs_to_its_list(store: Store) -> None:
                 jobs.read_page(session, "default", limit=1, cursor=bad)
         for other in ({"status": "queued"}, {"label": ("a", "b")}):
             with pytest.raises(CursorError):
-                jobs.read_page(session, "default", limit=1, cursor=cursor, **other)
+                jobs.read_page(
+                    session, "default", limit=1, cursor=cursor, filters=jobs.JobFilter(**other)
+                )
         with pytest.raises(CursorError):
             jobs.read_page(session, "elsewhere", limit=1, cursor=cursor)
         with pytest.raises(CursorError):
@@ -264,7 +268,7 @@ def test_a_job_asked_for_again_does_not_wait_for_an_old_pause(store: Store) -> N
         jobs.request(session, "default", job.id, "pause")
         jobs.request(session, "default", job.id, "resume")
     with store.read() as session:
-        assert [message.job_id for message in claims.list_due_messages(session)] == [job.id]
+        assert [message.job_id for message in outbox.list_due_messages(session)] == [job.id]
 
 
 def test_cancel_and_claim_at_once_leave_one_truth(store: Store) -> None:
