@@ -82,12 +82,12 @@ def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> N
         "seed": 3,
         "model": {"architecture": "mlp"},
     }
-    found = world.client.post("/v1/jobs?validate_only=true", json=job)
-    assert found.status_code == 200, found.text
-    spec = found.json()["spec"]
+    validation = world.client.post("/v1/jobs?validate_only=true", json=job)
+    assert validation.status_code == 200, validation.text
+    spec = validation.json()["spec"]
     assert spec == {**spec, **job, "model": spec["model"]}
     assert spec["model"]["architecture"] == "mlp"
-    assert spec["model"]["train"]["epochs"] == found.json()["recipe"]["train"]["epochs"] == 30
+    assert spec["model"]["train"]["epochs"] == validation.json()["recipe"]["train"]["epochs"] == 30
     assert len(spec["targets"]["sparsity"]) == 22
     assert (spec["retrain"], spec["batchnorm"]) == ({"mode": "lr_rewind"}, "keep")
     kept = world.client.post("/v1/jobs", json=job)
@@ -232,7 +232,7 @@ def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: Wor
     answer = world.client.post("/v1/jobs", json=shifted_spec(first, second))
     assert answer.status_code == 202
     _, payload = world.helper.asked[0]
-    assert [one["classes"] for one in payload["shifted"]] == [["cat", "dog"], ["cat"]]
+    assert [reference["classes"] for reference in payload["shifted"]] == [["cat", "dog"], ["cat"]]
     fault(world.client.delete(f"/v1/datasets/{second}"), 409, "in_use")
     id = answer.json()["id"]
     assert world.client.post(f"/v1/jobs/{id}/cancel").status_code == 200
@@ -243,8 +243,8 @@ def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: Wor
 
 
 def test_a_shifted_set_of_nobody_is_pointed_at(world: World) -> None:
-    mine, theirs = world.dataset(), world.dataset(project="other")
-    answer = world.client.post("/v1/jobs", json=shifted_spec(mine, theirs))
+    own, theirs = world.dataset(), world.dataset(project="other")
+    answer = world.client.post("/v1/jobs", json=shifted_spec(own, theirs))
     assert fault(answer, 404, "not_found")["errors"][0]["pointer"] == "/dataset/shifted/1/id"
 
 

@@ -180,9 +180,9 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
             + b"x" * 2_000_000
         )
         until = time.monotonic() + 10
-        while not (found := list((tmp_path / "work").glob("*"))) and time.monotonic() < until:
+        while not (folders := list((tmp_path / "work").glob("*"))) and time.monotonic() < until:
             time.sleep(0.02)
-        assert found
+        assert folders
     while list((tmp_path / "work").glob("*")):
         assert time.monotonic() < until
         time.sleep(0.02)

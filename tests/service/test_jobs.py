@@ -124,8 +124,8 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     service.client.jobs.wait(job.id, timeout_s=250, interval_s=0.2)
     results = service.client.jobs.results(job.id)
     report, (checkpoint,) = results.parsed_report(), results.checkpoints
-    found = report.checkpoints[0]
-    assert 0.4 <= found.sparsity < 0.6
+    reported = report.checkpoints[0]
+    assert 0.4 <= reported.sparsity < 0.6
     for format in ("arch", "dense", "sparse", "masks"):
         service.client.jobs.download(
             job.id,
@@ -141,13 +141,13 @@ def test_a_network_that_lost_channels_is_rebuilt_from_its_files(
     for state in (load_file(tmp_path / "dense"), read_sparse(tmp_path / "sparse")):
         small = load_compact(tmp_path / "arch", state)
         assert (
-            sum(p.numel() for p in small.parameters())
-            == found.parameters
+            sum(parameter.numel() for parameter in small.parameters())
+            == reported.parameters
             < report.baseline.parameters
         )
-        assert measure_network(small, data).document().error == found.error
-    assert count_flops(small, data.shape) == found.flops
-    assert {layer.name: layer.kept for layer in found.layers} == {
+        assert measure_network(small, data).document().error == reported.error
+    assert count_flops(small, data.shape) == reported.flops
+    assert {layer.name: layer.kept for layer in reported.layers} == {
         name: parameter.numel() for name, parameter in small.named_parameters()
     }
 
@@ -290,13 +290,14 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
     assert law["points"] == len(report.rounds) >= 10
     target = 1.5 * law["unpruned_error"]
     answer = service.client.jobs.predict(report.job_id, max_error=target)
-    (found,) = answer["predictions"]
-    assert 0.02 < found["density"] < 1
-    assert found["error"]["value"] == pytest.approx(target)
+    (prediction,) = answer["predictions"]
+    assert 0.02 < prediction["density"] < 1
+    assert prediction["error"]["value"] == pytest.approx(target)
     measured = {
-        round(one.density, 3): (one.retrained or one.pruned).error.value for one in report.rounds
+        round(done.density, 3): (done.retrained or done.pruned).error.value
+        for done in report.rounds
     }
-    nearest = min(measured, key=lambda density: abs(density - found["density"]))
+    nearest = min(measured, key=lambda density: abs(density - prediction["density"]))
     assert measured[nearest] == pytest.approx(target, rel=0.6)
     with pytest.raises(ApiError, match="unreachable"):
         service.client.jobs.predict(report.job_id, max_error=0.5 * law["unpruned_error"])

@@ -73,11 +73,11 @@ def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) 
     """
     from secateur import ApiError
 
-    found = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    assert found is not None
+    block = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert block is not None
     plugins = tmp_path / "plugins"
     plugins.mkdir()
-    (plugins / "inverse.py").write_text(found[1])
+    (plugins / "inverse.py").write_text(block[1])
     running = fresh(SECATEUR_PLUGIN_PATH=str(plugins)).start()
     entry = next(
         entry for entry in running.client.methods()["criteria"] if entry["name"] == "inverse"

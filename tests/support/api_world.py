@@ -105,8 +105,8 @@ class World:
 
     @property
     def services(self) -> Services:
-        found: Services = self.client.app.state.services  # type: ignore[attr-defined]
-        return found
+        services: Services = self.client.app.state.services  # type: ignore[attr-defined]
+        return services
 
     def publish(self, document: dict[str, Any] = CATALOGUE) -> None:
         with self.services.store.write() as session:

@@ -51,7 +51,8 @@ from pruning.architectures.mlp import dense_net
 from pruning.reporting import RENDERERS
 from pruning.storage.stages import Stages
 
-RENDERERS["html"] = lambda report: "<!doctype html>"  # a second spared in every process: plots are not at stake here
+# The tests do not look at plots: leaving them out saves a second in every process.
+RENDERERS["html"] = lambda report: "<!doctype html>"
 here = Path(__file__).parent
 save_ = Stages.save
 
@@ -117,7 +118,9 @@ class PoisonNet:
 
     def build(self):
         net = dense_net(64, (4,), self.classes, "relu")
-        net.register_forward_pre_hook(lambda module, inputs: act("exit") if module.training else None)
+        net.register_forward_pre_hook(
+            lambda module, inputs: act("exit") if module.training else None
+        )
         return net
 """
 
@@ -405,9 +408,9 @@ def claim(
 
 
 def claimed(store: Store, id: str, owner: str = "me", **options: Any) -> claims.Claim:
-    found = claim(store, id, owner, **options)
-    assert found is not None
-    return found
+    held = claim(store, id, owner, **options)
+    assert held is not None
+    return held
 
 
 def sweep(store: Store, *, max_attempts: int = 5, gone: bool = False) -> int:
@@ -417,9 +420,9 @@ def sweep(store: Store, *, max_attempts: int = 5, gone: bool = False) -> int:
 
 def read_job(store: Store, id: str) -> Job:
     with store.read() as session:
-        found = session.get(Job, id)
-        assert found is not None
-        return found
+        job = session.get(Job, id)
+        assert job is not None
+        return job
 
 
 def change(store: Store, id: str, **values: Any) -> None:
@@ -467,7 +470,7 @@ def results(store: Store, id: str) -> dict[tuple[str, str], ResultFile]:
 
 def processes(id: str) -> list[int]:
     """Living processes whose command line names the job's working folder."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             if (
@@ -475,10 +478,10 @@ def processes(id: str) -> list[int]:
                 and f"-{id}-".encode() in (entry / "cmdline").read_bytes()
                 and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
             ):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue
-    return [pid for pid in found if pid != os.getpid()]
+    return [pid for pid in pids if pid != os.getpid()]
 
 
 def together(actions: list[Callable[[], Any]]) -> list[Any]:

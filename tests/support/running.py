@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from secateur import Client, SecateurError
 
-T = TypeVar("T")
+Answer = TypeVar("T")
 PATIENCE_S = 150.0
 FAST = {
     "SECATEUR_LEASE_S": "6",
@@ -37,12 +37,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(check: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
+def until(check: Callable[[], Answer | None], what: str, patience_s: float = PATIENCE_S) -> Answer:
     """The first true answer of `check`, asked again and again."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        if found := check():
-            return found
+        if answer := check():
+            return answer
         time.sleep(0.05)
     raise AssertionError(f"not within {patience_s:g} s: {what}")
 
@@ -125,12 +125,12 @@ class Running:
         """The process ids of the service: itself and all its descendants."""
         assert self.process is not None
         parents = dict(_parents())
-        found = [self.process.pid]
-        for pid in found:
-            found += [
-                child for child, parent in parents.items() if parent == pid and child not in found
+        pids = [self.process.pid]
+        for pid in pids:
+            pids += [
+                child for child, parent in parents.items() if parent == pid and child not in pids
             ]
-        return found
+        return pids
 
     def worker(self) -> int | None:
         """The process id of a worker."""
@@ -154,19 +154,19 @@ class Running:
 
     def digests(self, job_id: str) -> dict[str, dict[str, str]]:
         """SHA-256 of every checkpoint file as downloaded."""
-        found: dict[str, dict[str, str]] = {}
+        digests: dict[str, dict[str, str]] = {}
         for checkpoint in self.client.jobs.results(job_id).checkpoints:
             for format in ("sparse", "dense", "masks"):
                 path = self.client.jobs.download(
                     job_id, checkpoint.id, self.folder / "download", format=format
                 )
-                found.setdefault(checkpoint.id, {})[format] = hashlib.sha256(
+                digests.setdefault(checkpoint.id, {})[format] = hashlib.sha256(
                     path.read_bytes()
                 ).hexdigest()
-            assert found[checkpoint.id] == {
+            assert digests[checkpoint.id] == {
                 f: checkpoint.sha256[f] for f in ("sparse", "dense", "masks")
             }
-        return found
+        return digests
 
 
 def alive() -> list[int]:
@@ -175,7 +175,7 @@ def alive() -> list[int]:
 
 
 def _parents() -> list[tuple[int, int]]:
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -183,8 +183,8 @@ def _parents() -> list[tuple[int, int]]:
             except OSError:
                 continue
             if fields[0] != "Z":
-                found.append((int(entry.name), int(fields[1])))
-    return found
+                processes.append((int(entry.name), int(fields[1])))
+    return processes
 
 
 def _command(pid: int) -> str:

@@ -160,13 +160,13 @@ class Postgresql:
 
 def _postgresql_programs() -> Path | None:
     """The folder of initdb and postgres: the newest of Debian's, else what is on the PATH."""
-    found = sorted(
+    binaries = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: int(path.parts[-3].split(".")[0]),
     )
     on_path = shutil.which("initdb")
-    if found:
-        return found[-1].parent
+    if binaries:
+        return binaries[-1].parent
     return Path(on_path).resolve().parent if on_path else None
 
 

@@ -34,17 +34,17 @@ def settings(server: Valkey) -> Settings:
 def waiting(server: Valkey) -> list[str]:
     """The ids of the jobs in the queue, in the order in which a worker is given them."""
     app = make_app(settings(server))
-    found = []
+    published = []
     try:
         with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as messages:
             while True:
                 try:
                     message = messages.get(block=False)
                 except messages.Empty:
-                    return found
+                    return published
                 [args, kwargs, _] = message.payload
                 assert kwargs == {}
-                found.append(args[0])
+                published.append(args[0])
                 message.ack()
     finally:
         app.close()

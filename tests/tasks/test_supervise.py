@@ -115,7 +115,7 @@ def test_cancelling_keeps_what_is_finished(world: World, chaos: Chaos, undisturb
     assert kept == {key: sha256 for key, sha256 in undisturbed.items() if key[0] == "magnitude-0.5"}
     report = world.report(id)
     assert report["partial"]
-    assert [(one["id"], one["partial"]) for one in report["checkpoints"]] == [
+    assert [(checkpoint["id"], checkpoint["partial"]) for checkpoint in report["checkpoints"]] == [
         ("magnitude-0.5", True)
     ]
     assert job.summary is not None
@@ -188,8 +188,8 @@ def test_a_stolen_job_is_let_go(world: World, chaos: Chaos) -> None:
             assert job is not None
             job.available_at = 0.0
             session.flush()
-            mine = claims.claim(session, id, "thief", 60.0, max_attempts=5)
-            assert mine is not None
+            claim = claims.claim(session, id, "thief", 60.0, max_attempts=5)
+            assert claim is not None
         before = len(history(world.store, id))
     job = world.job(id)
     assert (job.status, job.owner, job.fence) == ("running", "thief", 2)
@@ -362,10 +362,12 @@ def test_inputs_deleted_before_a_retry_fail_the_job(world: World, what: str) -> 
 
 
 def test_a_deleted_dataset_frees_nobody_elses(world: World) -> None:
-    one, two = world.dataset(), world.dataset()
+    deleted, missing = world.dataset(), world.dataset()
     with world.store.write() as session:
-        world.artifacts.delete(assets.remove(session, assets.get(session, Dataset, "default", one)))
-    assert world.keys("datasets") == {f"datasets/{two}/data.safetensors"}
+        world.artifacts.delete(
+            assets.remove(session, assets.get(session, Dataset, "default", deleted))
+        )
+    assert world.keys("datasets") == {f"datasets/{missing}/data.safetensors"}
 
 
 def test_a_missing_work_folder_is_made(world: World, tmp_path: Path) -> None:
@@ -439,9 +441,9 @@ def test_a_running_job_is_run_once_and_knows_no_secrets(
 
 def test_a_settled_job_is_left_alone_by_a_late_claim(world: World) -> None:
     id = create(world.store).id
-    mine = claimed(world.store, id)
+    claim = claimed(world.store, id)
     with world.store.write() as session:
-        claims.settle(session, mine, "cancelled")
+        claims.settle(session, claim, "cancelled")
     assert not world.runner().run(id)
     assert world.job(id).status == "cancelled"
 

@@ -41,14 +41,16 @@ def test_a_model_that_fits_is_counted(tmp_path: Path) -> None:
         {name: value.numpy() for name, value in load_model("mlp", **MLP).state_dict().items()},
         tmp_path / "m",
     )
-    found = run_helper("model", {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP})
-    assert (found["parameters"], found["prunable"], found["outputs"], found["channels"]) == (
+    answer = run_helper(
+        "model", {"path": str(tmp_path / "m"), "architecture": "mlp", "kwargs": MLP}
+    )
+    assert (answer["parameters"], answer["prunable"], answer["outputs"], answer["channels"]) == (
         30,
         24,
         2,
         1,
     )
-    assert found["kwargs"] == {**MLP, "activation": "relu"}
+    assert answer["kwargs"] == {**MLP, "activation": "relu"}
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,13 @@ class Plugin:
         return {{}}
 """,
     )
-    found = run_helper("catalogue", {})
-    added = [entry for entry in found["criteria"] if entry["name"] == "from_a_plugin"]
+    answer = run_helper("catalogue", {})
+    added = [entry for entry in answer["criteria"] if entry["name"] == "from_a_plugin"]
     assert [entry["summary"] for entry in added] == ["One file."]
-    found["criteria"].remove(added[0])
-    for entry in found["architectures"]:
+    answer["criteria"].remove(added[0])
+    for entry in answer["architectures"]:
         entry.pop("family", None)
-    assert {kind: found[kind] for kind in expected} == json.loads(json.dumps(expected))
+    assert {kind: answer[kind] for kind in expected} == json.loads(json.dumps(expected))
     seen = json.loads((tmp_path / "seen").read_text())
     assert not set(secrets) & set(seen)
     assert [name for name in seen if name.startswith("SECATEUR_")] == ["SECATEUR_PLUGIN_PATH"]
@@ -263,12 +265,12 @@ def test_a_huge_network_is_estimated_without_being_built() -> None:
         "dataset": {"builtin": "digits"},
         "targets": {"sparsity": [0.5]},
     }
-    found = run_helper(
+    answer = run_helper(
         "estimate",
         {"spec": spec, "model": None, "dataset": None, "shifted": []},
         memory_limit_bytes=8 * 2**30,
     )
-    assert found["memory_bytes"] > 16 * 200_000**2
+    assert answer["memory_bytes"] > 16 * 200_000**2
 
 
 def test_an_architecture_may_have_lists_among_its_parameters(
@@ -295,7 +297,8 @@ class Listed:
         return self.classes
 
     def build(self):
-        return nn.Sequential(nn.Flatten(), nn.Linear(64, self.sizes[0]), nn.Linear(self.sizes[0], self.classes))
+        size = self.sizes[0]
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, size), nn.Linear(size, self.classes))
 ''',
     )
     spec = {
@@ -305,8 +308,8 @@ class Listed:
         "targets": {"sparsity": [0.5]},
         "evaluations": [{"name": "accuracy"}],
     }
-    found = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []})
-    assert found["flops"] == found["units"] * 2 * (64 * 8 + 8 * 10)
+    answer = run_helper("estimate", {"spec": spec, "model": None, "dataset": None, "shifted": []})
+    assert answer["flops"] == answer["units"] * 2 * (64 * 8 + 8 * 10)
 
 
 def test_the_catalogue_says_which_architectures_have_families() -> None:

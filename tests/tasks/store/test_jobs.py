@@ -60,14 +60,14 @@ def test_a_job_comes_with_its_message_and_its_first_event(store: Store) -> None:
     job = create(
         store, spec={"a": [1, None, "ü"]}, labels={"team": "x"}, priority=7, deadline_s=60.0
     )
-    found = read_job(store, job.id)
-    assert (found.status, found.attempt, found.fence, found.spec) == (
+    job_row = read_job(store, job.id)
+    assert (job_row.status, job_row.attempt, job_row.fence, job_row.spec) == (
         "queued",
         1,
         0,
         {"a": [1, None, "ü"]},
     )
-    assert found.deadline_at == pytest.approx(found.created_at + 60.0)
+    assert job_row.deadline_at == pytest.approx(job_row.created_at + 60.0)
     [event] = history(store, job.id)
     assert (event.seq, event.type, event.data) == (1, "status", {"status": "queued"})
     assert [(message.job_id, message.priority) for message in messages(store, job.id)] == [
@@ -148,7 +148,7 @@ def test_a_job_made_between_two_pages_shifts_nothing(store: Store) -> None:
 
 
 def test_filters_by_status_and_label(store: Store) -> None:
-    one = create(store, labels={"team": "a", "x": "1"}).id
+    labelled = create(store, labels={"team": "a", "x": "1"}).id
     two = create(store, labels={"team": "b"}).id
     claimed(store, two)
     with store.read() as session:
@@ -161,7 +161,7 @@ def test_filters_by_status_and_label(store: Store) -> None:
                 ).data
             ]
 
-        assert ids(label=("team", "a")) == [one]
+        assert ids(label=("team", "a")) == [labelled]
         assert ids(label=("a", "team")) == []
         assert ids(status="running") == [two]
         assert ids(status="queued", label=("team", "b")) == []
@@ -240,14 +240,14 @@ def test_transitions_from_every_status(store: Store, verb: str) -> None:
             jobs.request(session, "default", job.id, verb)
         with store.write() as session:
             jobs.request(session, "default", job.id, verb)
-        found = read_job(store, job.id)
-        assert found.status == expected
+        job_row = read_job(store, job.id)
+        assert job_row.status == expected
         assert statuses(store, job.id)[1:] == ([] if expected == status else [expected])
         assert gapless(store, job.id)
         if expected == "cancelled" and status != "cancelled":
-            assert found.finished_at is not None
+            assert job_row.finished_at is not None
         if expected == "queued" and status != "queued":
-            assert (found.attempt, found.error, found.finished_at) == (1, None, None)
+            assert (job_row.attempt, job_row.error, job_row.finished_at) == (1, None, None)
             assert len(messages(store, job.id)) == 1
 
 
@@ -256,8 +256,8 @@ def test_a_retry_sets_the_deadline_anew(store: Store) -> None:
     change(store, job.id, status="failed", deadline_at=1.0)
     with store.write() as session:
         jobs.request(session, "default", job.id, "retry")
-    found = read_job(store, job.id)
-    assert found.deadline_at == pytest.approx(found.updated_at + 60.0, abs=1.0)
+    job_row = read_job(store, job.id)
+    assert job_row.deadline_at == pytest.approx(job_row.updated_at + 60.0, abs=1.0)
 
 
 def test_a_job_asked_for_again_does_not_wait_for_an_old_pause(store: Store) -> None:
@@ -369,11 +369,11 @@ def test_keys_are_found_by_their_secret_and_not_kept(store: Store) -> None:
         )
     with store.read() as session:
         assert assets.has_keys(session)
-        found = assets.find_key(session, "open sesame")
-        assert found is not None
-        assert (found.project, found.scopes) == ("p", ["read"])
-        assert "sesame" not in str(vars(found))
-        for wrong in ("", "open", "open sesame ", found.sha256):
+        key = assets.find_key(session, "open sesame")
+        assert key is not None
+        assert (key.project, key.scopes) == ("p", ["read"])
+        assert "sesame" not in str(vars(key))
+        for wrong in ("", "open", "open sesame ", key.sha256):
             assert assets.find_key(session, wrong) is None
 
 
@@ -389,10 +389,10 @@ def test_the_catalogue_is_replaced_whole(store: Store) -> None:
         with store.write() as session:
             assets.publish_catalogue(session, document)
         with store.read() as session:
-            found = assets.read_catalogue(session)
-        assert found is not None
-        assert found[0] == document
-        digests.add(found[1])
+            stored = assets.read_catalogue(session)
+        assert stored is not None
+        assert stored[0] == document
+        digests.add(stored[1])
     assert len(digests) == 2
 
 
