@@ -151,7 +151,7 @@ def test_nobody_locks_themselves_out(world: World) -> None:
 
 
 def test_another_projects_id_is_a_404_on_every_route(keyed: World) -> None:
-    """Every route with an id is tried, so that one added later is too."""
+    """The test tries every route with an id, also those that are added later."""
     blue, red = keyed.key("admin", project="blue"), keyed.key("admin", project="red")
     ids = {
         "models": keyed.model("blue"),

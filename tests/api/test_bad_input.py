@@ -1,4 +1,4 @@
-"""What the API refuses by itself: the right problem, and nothing stored."""
+"""Requests that the API refuses by itself: with the right problem, and with nothing stored."""
 
 from __future__ import annotations
 
@@ -278,8 +278,8 @@ def test_an_unforeseen_error_leaks_nothing(world: World, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 200, "<script>", ""])
-def test_an_odd_request_id_is_replaced(world: World, given: str) -> None:
-    response = world.client.get("/healthz", headers={"X-Request-Id": given})
+def test_an_odd_request_id_is_replaced(world: World, request_id: str) -> None:
+    response = world.client.get("/healthz", headers={"X-Request-Id": request_id})
     assert response.headers["x-request-id"].startswith("req_")
 
 
@@ -310,7 +310,7 @@ def test_a_database_without_space_is_a_507(world: World, monkeypatch: pytest.Mon
         world.client.post(
             "/v1/jobs",
             json=changed(
-                labels={f"k{n}": "x" * 255 for n in range(16)}, exclude=["y" * 1000] * 100
+                labels={f"k{number}": "x" * 255 for number in range(16)}, exclude=["y" * 1000] * 100
             ),
         ),
         507,

@@ -1,4 +1,4 @@
-"""The history as rows and as a stream."""
+"""The history of a job as rows and as a stream."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Families on the wire: submitted, refused, steered with their members, deleted; their results and
-the law's answers.
-"""
+"""Families over HTTP: submitted, refused, steered with their members, deleted; their results."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ def submit(world: World, **changes: Any) -> str:
 
 
 def turn(world: World, id: str, *roles: str) -> list[str]:
-    """The family's members after a turn that started these."""
+    """Take a turn that starts these members, and return all members."""
     wanted = [
         {
             "key": f"{role}-{index}",

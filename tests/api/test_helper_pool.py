@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def catalogue() -> dict[str, Any]:
-    """What a worker publishes."""
+    """Return the catalogue that a worker publishes."""
     return tasks.helper.run_helper("catalogue", {}, timeout_s=120)
 
 
@@ -166,11 +166,11 @@ def test_an_unknown_criterion_and_parameter_by_the_real_catalogue(real: World) -
         "/v1/jobs", json={**spec, "criterion": {"name": "magnitude", "params": {"q": 1}}}
     )
     fault(response, 422, "invalid_parameter", "/criterion/params/q")
-    asked = [
+    evaluations = [
         {"name": "accuracy"},
         {"name": "robustness", "params": {"corruptions": ["fog", "fogg"]}},
     ]
-    response = real.client.post("/v1/jobs", json={**spec, "evaluations": asked})
+    response = real.client.post("/v1/jobs", json={**spec, "evaluations": evaluations})
     body = fault(response, 422, "invalid_parameter", "/evaluations/1/params/corruptions/1")
     assert "'fogg' is not one of" in body["detail"]
     response = real.client.post("/v1/jobs?validate_only=true", json=spec)

@@ -90,9 +90,11 @@ def test_a_preset_is_written_out_where_it_is_checked_and_kept(world: World) -> N
     assert spec["model"]["train"]["epochs"] == validation.json()["recipe"]["train"]["epochs"] == 30
     assert len(spec["targets"]["sparsity"]) == 22
     assert (spec["retrain"], spec["batchnorm"]) == ({"mode": "lr_rewind"}, "keep")
-    kept = world.client.post("/v1/jobs", json=job)
-    assert kept.status_code == 202
-    assert kept.json()["spec"] == world.client.post("/v1/jobs", json=spec).json()["spec"] == spec
+    submitted = world.client.post("/v1/jobs", json=job)
+    assert submitted.status_code == 202
+    assert (
+        submitted.json()["spec"] == world.client.post("/v1/jobs", json=spec).json()["spec"] == spec
+    )
 
 
 def test_an_unknown_preset_is_answered_with_the_list(world: World) -> None:
@@ -163,9 +165,9 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
     world = build(helpers=2, helper_wait_s=0.3)
     world.helper.gate = threading.Event()
     with ThreadPoolExecutor(48) as pool:
-        first = [pool.submit(estimate, world, 0.1 + n / 10) for n in range(2)]
+        first = [pool.submit(estimate, world, 0.1 + number / 10) for number in range(2)]
         until(lambda: len(world.helper.asked) == 2)
-        rest = [pool.submit(estimate, world, 0.5 + n / 100) for n in range(46)]
+        rest = [pool.submit(estimate, world, 0.5 + number / 100) for number in range(46)]
         assert (
             world.client.get("/healthz").status_code
             == world.client.get("/v1/jobs").status_code
@@ -185,20 +187,20 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
 
 
 def test_the_newest_estimates_are_remembered() -> None:
-    asked = []
+    questions = []
 
     class Counting(HelperPool):
         async def ask(self, verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
-            asked.append(payload["spec"]["n"])
+            questions.append(payload["spec"]["n"])
             return {"units": payload["spec"]["n"]}
 
     async def run() -> None:
         helpers = Counting(1, timeout_s=1, wait_s=1, size=2)
-        for n in (1, 2, 1, 3, 1, 2):
-            assert await helpers.estimate({"spec": {"n": n}}) == {"units": n}
+        for number in (1, 2, 1, 3, 1, 2):
+            assert await helpers.estimate({"spec": {"n": number}}) == {"units": number}
 
     asyncio.run(run())
-    assert asked == [1, 2, 3, 2]
+    assert questions == [1, 2, 3, 2]
 
 
 def test_the_estimate_gets_model_and_dataset(world: World) -> None:
@@ -307,11 +309,11 @@ def test_a_key_that_another_transaction_took_is_replayed(
 
     create, calls = jobs.create, []
 
-    def racing(session, new, **kw):  # type: ignore[no-untyped-def]
-        calls.append(kw["idempotency_key"])
+    def racing(session, new, **options):  # type: ignore[no-untyped-def]
+        calls.append(options["idempotency_key"])
         if len(calls) == 1:
             raise IntegrityError("INSERT", {}, Exception("duplicate key"))
-        return create(session, new, **kw)
+        return create(session, new, **options)
 
     monkeypatch.setattr(jobs, "create", racing)
     assert (
@@ -379,7 +381,7 @@ def test_a_failed_job_is_shown_with_200_and_an_etag(world: World) -> None:
 
 
 def test_lists_are_pages_with_filters(world: World) -> None:
-    ids = [world.job(labels={"team": "a=b" if n % 2 else "c"}) for n in range(5)]
+    ids = [world.job(labels={"team": "a=b" if number % 2 else "c"}) for number in range(5)]
     world.move(ids[0], "running")
     first = world.client.get("/v1/jobs?limit=2").json()
     assert [job["id"] for job in first["data"]] == [ids[4], ids[3]]

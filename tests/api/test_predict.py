@@ -1,4 +1,4 @@
-"""`POST /v1/jobs/{id}/predict`: the law of a report, asked without torch."""
+"""`POST /v1/jobs/{id}/predict`: the law of a report answers without torch."""
 
 from __future__ import annotations
 

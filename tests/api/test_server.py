@@ -54,7 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def listening(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Its first line and its address, when it answers."""
+    """Return the server's first line and its address, once it answers."""
     assert process.stderr is not None
     line = process.stderr.readline()
     url = re.search(r"http://\S+?:\d+", line)
@@ -192,7 +192,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(start: Start, tmp_pat
 
 
 def test_a_refused_body_ends_the_upload(start: Start) -> None:
-    """20 MB of JSON: the answer comes although the client is still sending."""
+    """The answer to 20 MB of JSON comes although the client is still sending."""
     _, url = listening(start())
     status = httpx2.post(
         f"{url}/v1/jobs",
@@ -205,7 +205,7 @@ def test_a_refused_body_ends_the_upload(start: Start) -> None:
 
 
 def exchange(url: str, head: list[str], body: bytes) -> bytes:
-    """Send all of a request before reading anything, as simple clients do; what comes back."""
+    """Send all of a request before reading anything, as simple clients do; return the answer."""
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(

@@ -46,7 +46,7 @@ def test_head_answers_as_get_without_a_body(build: Callable[..., World]) -> None
 
 
 def test_health_needs_no_thread(world: World) -> None:
-    """Sync routes share 40 threads: what holds them all must not hold up the health check."""
+    """Sync routes share 40 threads: holding all of them must not hold up the health check."""
     gate, held = threading.Event(), []
 
     def ping() -> None:

@@ -1,4 +1,4 @@
-"""Models and datasets: kept whole or not at all."""
+"""Uploads of models and datasets: stored whole or not at all."""
 
 from __future__ import annotations
 
@@ -222,18 +222,18 @@ def test_upload_folders_of_processes_that_are_gone_are_removed_at_the_start(
     os.utime(tmp_path / "work" / names["before"], (1, 1))
     world = build()
     assert {path.name for path in (tmp_path / "work").iterdir()} == {
-        names[kept] for kept in ("alive", "mine", "unnamed", "job")
+        names[name] for name in ("alive", "mine", "unnamed", "job")
     }
-    seen = []
+    folders = []
 
     def look(verb: str, payload: dict[str, Any], **_: Any) -> dict[str, Any]:
-        seen.append(Path(payload["path"]).parent.name)
+        folders.append(Path(payload["path"]).parent.name)
         raise tasks.helper.HelperError("unreadable", "no")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks.helper, "run_helper", look)
         world.client.post("/v1/models", files=FILE, data=MODEL)
-    assert seen[0].startswith(f"secateur-upload-{os.getpid()}-")
+    assert folders[0].startswith(f"secateur-upload-{os.getpid()}-")
 
 
 def multipart(*parts: bytes, end: bytes = b"--XX--\r\n") -> dict[str, Any]:

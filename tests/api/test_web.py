@@ -1,5 +1,6 @@
-"""The dashboard keeps to its content security policy: nothing inline, nothing from elsewhere, no
-HTML from data.
+"""The dashboard keeps to its content security policy.
+
+It has nothing inline, nothing from elsewhere, and makes no HTML from data.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def test_the_example_of_the_editor_is_a_family() -> None:
 
 
 def test_the_answers_are_read_by_the_names_of_the_report() -> None:
-    """What the script takes of an answer and of the report are fields of theirs."""
+    """The fields that the script reads exist in the answer and in the report."""
     text = (WEB / "family.js").read_text()
     table = text[text.index("function verdict") :]
     taken = set(re.findall(r"\b(?:a|answer)\.([a-z_]+)", table))

@@ -1,6 +1,4 @@
-"""Families over HTTP on real workers: in parallel, through the death of one, paused, cancelled,
-adaptive.
-"""
+"""Families over HTTP on real workers: parallel, killed, paused, cancelled, adaptive."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ def ended(client: Client, job_id: str) -> int:
 
 
 def check(client: Client, job_id: str, report: FamilyReport, networks: int) -> None:
-    """Every member once, one law over all, an answer that was trained for real, and the same told
-    by `predict`.
+    """Check that every member ran once, and that one law fits them all.
+
+    The answer must have been trained, and `predict` must give the same one.
     """
     own = [row for row in members(client, job_id) if row["member"]["role"] == "member"]
     assert len(own) == networks

@@ -95,13 +95,13 @@ def run(service: Running, spec: dict[str, object]) -> Report:
 )
 def test_every_way_to_prune(service: Running, change: dict[str, object]) -> None:
     report = run(service, BASE | change)
-    assert [c.requested_sparsity for c in report.checkpoints] == [0.5, 0.8]
+    assert [checkpoint.requested_sparsity for checkpoint in report.checkpoints] == [0.5, 0.8]
     for checkpoint in report.checkpoints:
         assert checkpoint.sparsity == pytest.approx(checkpoint.requested_sparsity, abs=1e-4)
         assert checkpoint.error.n == 200
         assert checkpoint.retrained is not None or "exclude" in change
-        kept = {layer.name: layer.kept for layer in checkpoint.layers if layer.reason is None}
-        assert ("fc3.weight" in kept) == ("exclude" not in change)
+        layers = {layer.name: layer.kept for layer in checkpoint.layers if layer.reason is None}
+        assert ("fc3.weight" in layers) == ("exclude" not in change)
     assert report.failures == ()
     assert report.sections["accuracy"].curves
 
@@ -172,7 +172,9 @@ def test_several_criteria_are_compared_with_what_they_predicted(service: Running
         },
     )
     labels = ["magnitude", "random", "obd", "snip", "lm-pi1", "lm-pi4", "qm-pi1", "qm-pi4"]
-    assert [c.id for c in report.checkpoints] == [f"{label}-0.8" for label in labels]
+    assert [checkpoint.id for checkpoint in report.checkpoints] == [
+        f"{label}-0.8" for label in labels
+    ]
     assert report.failures == ()
     section = report.sections["loss_model"]
     assert {f"true/{label}" for label in labels} | {"predicted/qm-pi4", "measured/qm-pi4"} <= set(
@@ -305,9 +307,9 @@ def test_a_finished_job_is_asked_for_densities_that_nobody_ran(service: Running)
 
 def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -> None:
     digits = datasets.create("digits").load()
-    x, y = digits.images["test"], digits.labels["test"]
-    np.savez(tmp_path / "night.npz", test_x=x // 3, test_y=y)
-    np.savez(tmp_path / "zeros.npz", test_x=255 - x[y == 0], test_y=y[y == 0])
+    inputs, labels = digits.images["test"], digits.labels["test"]
+    np.savez(tmp_path / "night.npz", test_x=inputs // 3, test_y=labels)
+    np.savez(tmp_path / "zeros.npz", test_x=255 - inputs[labels == 0], test_y=labels[labels == 0])
     night, zeros = (
         service.client.datasets.upload(tmp_path / f"{name}.npz").id for name in ("night", "zeros")
     )
@@ -334,8 +336,8 @@ def test_shifted_sets_count_as_distributions(service: Running, tmp_path: Path) -
         (row["network"], row["shift"]): row["error"]
         for row in report.sections["robustness"].details["errors_by_shift"]
     }
-    assert rows["control", "night"]["n"] == len(y) - len(y) // 2
-    assert rows["control", "inverted-zeros"]["n"] == -(-int((y == 0).sum()) // 2)
+    assert rows["control", "night"]["n"] == len(labels) - len(labels) // 2
+    assert rows["control", "inverted-zeros"]["n"] == -(-int((labels == 0).sum()) // 2)
     assert rows["control", "inverted-zeros"]["value"] > rows["control", "nominal"]["value"]
     potentials = report.sections["prune_potential"].details["potential_by_distribution"]
     assert {

@@ -22,7 +22,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def session(name: str = "session") -> str:
-    """The block that follows the mark in the README."""
+    """Return the block that follows the mark in the README."""
     block = re.search(
         rf"<!-- {name}:[^\n]*-->\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )

@@ -1,6 +1,4 @@
-"""Semantic segmentation over HTTP on a real worker: a dataset in VOC's format, a network of
-torchvision's, the report.
-"""
+"""Semantic segmentation over HTTP on a real worker, from a dataset like VOC to the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`secateur serve` as a user meets it: start, refuse, stop, extend."""
+"""`secateur serve` as a user sees it: start, refuse, stop, extend."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def test_a_key_closes_the_service(fresh: Callable[..., Running]) -> None:
 
 @pytest.mark.slow
 def test_a_criterion_is_one_file(fresh: Callable[..., Running], tmp_path: Path) -> None:
-    """The file that CONTRIBUTING shows, in a plugin folder: it is listed, validated, and runs in a
-    job.
-    """
+    """The file that CONTRIBUTING shows is listed, validated and used, from a plugin folder."""
     from secateur import ApiError
 
     block = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)

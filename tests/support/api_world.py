@@ -59,7 +59,7 @@ CATALOGUE: dict[str, Any] = {
 
 @dataclass
 class Helper:
-    """Stands in for the helper process; remembers what it was asked."""
+    """Stands in for the helper process, and remembers its questions."""
 
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     error: Exception | None = None
@@ -113,7 +113,7 @@ class World:
             assets.publish_catalogue(session, document)
 
     def key(self, *scopes: str, project: str = "default") -> dict[str, str]:
-        """The header of a new key."""
+        """Return the header of a new key."""
         secret = new_id("key")
         with self.services.store.write() as session:
             assets.add_key(
@@ -175,7 +175,7 @@ class World:
         return id
 
     def job(self, status: str = "queued", project: str = "default", **new: Any) -> str:
-        """A job in the store, brought to `status`."""
+        """Create a job in the store, brought to `status`, and return its id."""
         time.sleep(0.002)  # ids sort by the millisecond
         fields = {
             "model_id": None,
@@ -210,7 +210,7 @@ class World:
                 job.finished_at = assets.read_clock(session)
 
     def result(self, job_id: str, checkpoint: str, format: str, content: bytes) -> str:
-        """A result file; returns its sha256."""
+        """Store a result file, and return its sha256."""
         key = f"jobs/{job_id}/attempts/1/{checkpoint}.{format}"
         path = self._file(content)
         self.services.artifacts.put(key, path)
@@ -229,7 +229,7 @@ class World:
         return hashlib.sha256(content).hexdigest()
 
     def files(self) -> list[str]:
-        """Everything in the artifact store and the upload folder."""
+        """Return the paths of all files in the artifact store and the upload folder."""
         roots = (self.folder / "artifacts", self.folder / "work")
         return sorted(
             str(path.relative_to(self.folder))
@@ -245,7 +245,7 @@ class World:
 
 
 def fault(response: Any, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
-    """The problem document, its shape checked."""
+    """Return the problem document, after a check of its shape."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()

@@ -1,6 +1,4 @@
-"""A worker's surroundings, short ways to bring jobs about, and a plugin that makes trouble at a
-chosen point.
-"""
+"""The surroundings of a worker, short ways to create jobs, and a plugin that fails as planned."""
 
 from __future__ import annotations
 
@@ -127,8 +125,9 @@ class PoisonNet:
 
 @dataclass
 class Chaos:
-    """The plugin's folder; `plan` says what happens at which save, counted over all attempts of the
-    test.
+    """The plugin's folder; `plan` says what happens at which save.
+
+    The saves are counted over all attempts of the test.
     """
 
     folder: Path
@@ -139,11 +138,11 @@ class Chaos:
         self.plan()
 
     def plan(self, **actions: str) -> None:
-        """`at_3="kill"` acts after the third save, `before_3="kill"` ahead of it."""
+        """Plan failures: `at_3="kill"` acts after the third save, `before_3="kill"` before it."""
         self.write({key.replace("at_", "").replace("_", " "): how for key, how in actions.items()})
 
     def write(self, plan: dict[str, str]) -> None:
-        """By number or by the name of the stage that is saved."""
+        """Plan failures by the number of a save or by the name of the stage that is saved."""
         (self.folder / "plan.json").write_text(json.dumps(plan))
 
     def await_reached(self) -> None:
@@ -157,7 +156,7 @@ class Chaos:
 
 @dataclass
 class Flaky:
-    """An artifact store that fails when told to."""
+    """An artifact store that fails on demand."""
 
     inner: Artifacts
     refuse: Callable[[str], OSError | None] = lambda key: None
@@ -173,7 +172,7 @@ class Flaky:
 
 @dataclass
 class World:
-    """Database, artifacts, settings."""
+    """The database, artifacts and settings of a worker."""
 
     store: Store
     artifacts: Artifacts
@@ -188,8 +187,9 @@ class World:
     def submit(
         self, spec: dict[str, Any] | None = None, *, builtin: bool = False, **changes: Any
     ) -> str:
-        """The standard job with these fields changed; on the digits as an uploaded dataset (which
-        spares an import).
+        """Create the standard job with these fields changed.
+
+        It uses the digits as an uploaded dataset, which saves an import.
         """
         spec = {**SPEC, **(spec or {}), **changes}
         dataset_id = None
@@ -212,7 +212,7 @@ class World:
         return self._add_dataset(id, path, arrays)
 
     def noise(self) -> str:
-        """Labels that have nothing to do with the images."""
+        """Store a dataset whose labels have nothing to do with its images."""
         id = new_id("dst")
         path = Path(str(self.settings.work_dir)).parent / f"{id}.safetensors"
         rng = np.random.default_rng(0)
@@ -257,7 +257,7 @@ class World:
             jobs.request(session, "default", id, verb)
 
     def settle_all(self, id: str, *, tries: int = 12, runner: Runner | None = None) -> Job:
-        """Run the job again and again, without its pauses, until it has ended."""
+        """Run the job again and again, without its delays, until it has ended."""
         for _ in range(tries):
             if self.job(id).status in jobs.TERMINAL:
                 break
@@ -267,7 +267,7 @@ class World:
 
     @contextmanager
     def running(self, id: str, runner: Runner | None = None) -> Iterator[Runner]:
-        """The job run by a thread; it must have ended its run soon after the block."""
+        """Run the job in a thread; its run must end soon after the block."""
         used = runner or self.runner()
         thread = threading.Thread(target=used.run, args=(id,))
         thread.start()
@@ -281,9 +281,7 @@ class World:
         assert not thread.is_alive(), "the supervisor goes on"
 
     def checkpoints(self, id: str) -> dict[tuple[str, str], str]:
-        """SHA-256 of the stored bytes of every checkpoint file, the database's own checked against
-        them.
-        """
+        """Return the SHA-256 of every stored checkpoint file; the database must have the same."""
         with self.store.read() as session:
             rows = jobs.list_result_files(session, id)
         for row in rows:
@@ -297,7 +295,7 @@ class World:
         }
 
     def report(self, id: str) -> dict[str, Any]:
-        """The JSON report; the other formats are there too."""
+        """Return the JSON report, after a check that the other formats exist."""
         with self.store.read() as session:
             rows = {
                 row.format: row
@@ -308,7 +306,7 @@ class World:
         return dict(json.loads(b"".join(self.artifacts.stream(rows["json"].artifact))))
 
     def assert_succeeded_once(self, id: str) -> None:
-        """Succeeded, settled once, everything downloadable, nothing left over."""
+        """Check that the job succeeded once, with every file and with nothing left over."""
         job = self.job(id)
         assert job.status == "succeeded", job.error
         assert job.error is None
@@ -328,13 +326,13 @@ class World:
         self.assert_tidy(id)
 
     def assert_tidy(self, id: str) -> None:
-        """No process and no working folder of the job."""
+        """Check that the job has no process and no working folder."""
         assert processes(id) == []
         assert self.settings.work_dir is not None
         assert list(self.settings.work_dir.iterdir()) == []
 
     def keys(self, prefix: str) -> set[str]:
-        """Every artifact below the prefix."""
+        """Return every artifact below the prefix."""
         if isinstance(self.artifacts, LocalArtifacts):
             root = self.artifacts.root
             return {
@@ -351,7 +349,7 @@ class World:
 
 
 def make_world(store: Store, artifacts: Artifacts, folder: Path) -> World:
-    """A worker's surroundings in a folder."""
+    """Return a worker's surroundings in a folder."""
     (folder / "work").mkdir()
     return World(
         store,
@@ -376,7 +374,7 @@ def create(
     request: str = "",
     **fields: Any,
 ) -> Job:
-    """A job in the store."""
+    """Create a job in the store."""
     values = {
         "spec": {},
         "model_id": None,
@@ -426,13 +424,13 @@ def read_job(store: Store, id: str) -> Job:
 
 
 def change(store: Store, id: str, **values: Any) -> None:
-    """Set columns of a job behind everyone's back."""
+    """Set columns of a job directly."""
     with store.write() as session:
         session.execute(update(Job).where(Job.id == id).values(**values))
 
 
 def due_now(store: Store, id: str) -> None:
-    """End a job's pause between attempts."""
+    """End a job's delay between attempts."""
     with store.write() as session:
         session.execute(update(Job).where(Job.id == id).values(available_at=0.0))
         session.execute(update(Outbox).where(Outbox.job_id == id).values(due_at=0.0))
@@ -469,7 +467,7 @@ def results(store: Store, id: str) -> dict[tuple[str, str], ResultFile]:
 
 
 def processes(id: str) -> list[int]:
-    """Living processes whose command line names the job's working folder."""
+    """Return the living processes whose command line names the job's working folder."""
     pids = []
     for entry in Path("/proc").iterdir():
         try:
@@ -485,7 +483,7 @@ def processes(id: str) -> list[int]:
 
 
 def together(actions: list[Callable[[], Any]]) -> list[Any]:
-    """Run the actions at once, each in a thread, and return what each returned or raised."""
+    """Run the actions at the same time, each in a thread; return what each returned or raised."""
     answers: list[Any] = [None] * len(actions)
     barrier = threading.Barrier(len(actions))
 

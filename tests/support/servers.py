@@ -1,5 +1,6 @@
-"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation. A test skips where its server
-is missing.
+"""Real servers on loopback: Valkey, PostgreSQL and an S3 imitation.
+
+A test is skipped where its server is missing.
 """
 
 from __future__ import annotations
@@ -29,24 +30,27 @@ UNPRIVILEGED = ("postgres", "nobody")
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+def until(
+    condition: Callable[[], object], description: str, deadline_s: float = DEADLINE_S
+) -> None:
     """Poll until the condition holds."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"waited {deadline_s:g} s in vain for {what}")
+            pytest.fail(f"waited {deadline_s:g} s in vain for {description}")
         time.sleep(0.02)
 
 
 def tied() -> list[str]:
-    """Words before a command that end it together with the test process, where there is a tool for
-    it.
+    """Return the words before a command that end it together with the test process.
+
+    There are none where the tool for that is missing.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
@@ -104,8 +108,9 @@ class Valkey:
 
 @contextmanager
 def valkey_server() -> Iterator[Valkey]:
-    """A server of one's own; its socket lies in a short path, which the kernel limits to some 100
-    letters.
+    """Run a server for one user.
+
+    Its socket has a short path, since the kernel limits that to about 100 letters.
     """
     try:
         find_server_binary()
@@ -128,7 +133,7 @@ def valkey_shared() -> Iterator[Valkey]:
 
 @pytest.fixture
 def valkey(valkey_shared: Valkey) -> Valkey:
-    """An empty Valkey."""
+    """Return an empty Valkey."""
     valkey_shared.flush()
     return valkey_shared
 
@@ -141,7 +146,7 @@ class Postgresql:
     count: Iterator[int] = field(default_factory=itertools.count)
 
     def new_database(self) -> str:
-        """The URL of a fresh database."""
+        """Create an empty database and return its URL."""
         name = f"t{next(self.count)}"
         with psycopg.connect(self._dsn("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
@@ -159,7 +164,7 @@ class Postgresql:
 
 
 def _postgresql_programs() -> Path | None:
-    """The folder of initdb and postgres: the newest of Debian's, else what is on the PATH."""
+    """Return the folder of initdb and postgres: the newest of Debian's, else that on the PATH."""
     binaries = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: int(path.parts[-3].split(".")[0]),
@@ -171,7 +176,7 @@ def _postgresql_programs() -> Path | None:
 
 
 def _owner() -> dict[str, object]:
-    """PostgreSQL refuses root: the arguments of Popen that run it as somebody else."""
+    """Return the arguments of Popen that run PostgreSQL, which refuses root, as another user."""
     if os.geteuid() != 0:
         return {}
     import pwd
@@ -187,7 +192,7 @@ def _owner() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgresql]:
-    """A PostgreSQL server for the session."""
+    """Return a PostgreSQL server for the session."""
     programs = _postgresql_programs()
     if programs is None:
         pytest.skip("no PostgreSQL server (initdb, postgres) on this machine")
@@ -260,7 +265,7 @@ def postgresql() -> Iterator[Postgresql]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 imitation."""
+    """Return the endpoint of an S3 imitation."""
     server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed")
     server = server_module.ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
     server.start()
@@ -270,7 +275,7 @@ def s3_server() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket: what the settings need to reach it."""
+    """A bucket, with the settings that reach it."""
 
     url: str
     endpoint: str
@@ -278,7 +283,7 @@ class Bucket:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket, with credentials in the environment."""
+    """Return an empty bucket, with credentials in the environment."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")

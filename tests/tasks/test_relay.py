@@ -1,4 +1,4 @@
-"""From the outbox to a real Valkey."""
+"""The way from the outbox to a real Valkey."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.servers import Valkey, until, valkey_server
 
 @pytest.fixture
 def own_valkey() -> Iterator[Valkey]:
-    """A server that the test may stop."""
+    """A Valkey server that the test may stop."""
     with valkey_server() as server:
         yield server
 
@@ -32,7 +32,7 @@ def settings(server: Valkey) -> Settings:
 
 
 def waiting(server: Valkey) -> list[str]:
-    """The ids of the jobs in the queue, in the order in which a worker is given them."""
+    """Return the ids of the jobs in the queue, in the order in which a worker gets them."""
     app = make_app(settings(server))
     published = []
     try:
@@ -174,11 +174,11 @@ def test_the_relay_outlives_an_absent_database(
 ) -> None:
     from sqlalchemy.exc import OperationalError as DatabaseError
 
-    stop, wake, asked = threading.Event(), threading.Event(), threading.Event()
+    stop, wake, tried = threading.Event(), threading.Event(), threading.Event()
     real = leaders.lead
 
     def away(*args: object) -> bool:
-        asked.set()
+        tried.set()
         raise DatabaseError("SELECT", {}, Exception("the database is away"))
 
     monkeypatch.setattr(leaders, "lead", away)
@@ -187,7 +187,7 @@ def test_the_relay_outlives_an_absent_database(
     try:
         id = create(lite).id
         wake.set()
-        assert asked.wait(30)
+        assert tried.wait(30)
         monkeypatch.setattr(leaders, "lead", real)
         until(lambda: messages(lite, id) == [], "the relay to find the database again")
     finally:

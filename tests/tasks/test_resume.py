@@ -1,5 +1,6 @@
-"""`kill -9` of the job process and of the worker at chosen points: the bytes are those of an
-undisturbed run.
+"""`kill -9` of the job process and of the worker at chosen points.
+
+The resulting bytes are those of an undisturbed run.
 """
 
 from __future__ import annotations

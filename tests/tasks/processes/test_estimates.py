@@ -1,4 +1,4 @@
-"""What a family will cost, and what is refused before it is kept."""
+"""The cost of a family, and the refusals before it is stored."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SPEC: dict[str, Any] = {
 
 
 def data(side: int = 8, channels: int = 1, **changes: Any) -> dict[str, Any]:
-    """A dataset as the store knows it."""
+    """Return a dataset as the store describes it."""
     return {
         "shape": [channels, side, side],
-        "classes": [str(n) for n in range(10)],
+        "classes": [str(number) for number in range(10)],
         "counts": {"train": 1000, "test": 200},
         "task": "classification",
         **changes,
@@ -44,7 +44,7 @@ def payload(known: dict[str, Any] | None = None, **changes: Any) -> dict[str, An
 def refused(
     kind: type[SecateurError], pointer: str, known: dict[str, Any] | None = None, **changes: Any
 ) -> str:
-    """The message of a refusal that points there."""
+    """Return the message of a refusal that points there."""
     with pytest.raises(kind) as caught:
         estimate_family(payload(known, **changes))
     assert caught.value.pointer == pointer, caught.value
@@ -52,7 +52,7 @@ def refused(
 
 
 def singles(question: dict[str, Any]) -> list[dict[str, Any]]:
-    """The estimates of all members, each as a job of its own."""
+    """Return the estimates of all members, each as a job of its own."""
     spec, known = FamilySpec.model_validate(question["spec"]), question["dataset"]
     networks = {
         (size.depth, size.width): size
@@ -270,7 +270,9 @@ def test_weights_that_cannot_be_excluded_are_refused() -> None:
 
 def test_an_answer_is_a_job_like_the_members() -> None:
     spec = FamilySpec.model_validate(payload()["spec"])
-    (size, *_) = build_sizes(spec, [1, 8, 8], [str(n) for n in range(10)], "classification")
+    (size, *_) = build_sizes(
+        spec, [1, 8, 8], [str(number) for number in range(10)], "classification"
+    )
     answer = Member(
         role="answer", depth=1, width=4, fraction=1.0, seed=8, rounds=3, density=0.2, max_error=0.3
     )

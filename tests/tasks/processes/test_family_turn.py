@@ -1,5 +1,5 @@
-"""Families in real job processes: turns that die, turns whose reports cannot be kept, members that
-end at odd moments.
+"""Families in real job processes: turns that die, reports that cannot be stored, members that end
+at odd moments.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ DENSITIES = (0.5, 0.25, 0.125)
 
 
 def family(world: World, **changes: Any) -> str:
-    """The tiny family, on the digits as an uploaded dataset."""
+    """Create the small family, on the digits as an uploaded dataset."""
     dataset = world.dataset()
     spec = {**FAMILY, "dataset": {"id": dataset, "limit": LIMIT}, **changes}
     return create(world.store, spec=spec, dataset_id=dataset, deadline_s=spec.get("deadline_s")).id
 
 
 def members(world: World, id: str) -> dict[str, str]:
-    """The job of every member, by its key."""
+    """Return the job of every member, by its key."""
     with world.store.read() as session:
         return {row.key: job.id for row, job in families.list_members(session, id)}
 
@@ -96,9 +96,7 @@ def test_a_large_family_reports_anew_once_a_twentieth_more_has_ended(tmp_path: P
 
 
 def settle(world: World, id: str, status: str = "succeeded") -> None:
-    """End a member's job without running it; what it measured is made up, of its network's size
-    alone.
-    """
+    """End a member's job without running it; its measurements follow from its network's size."""
     with world.store.write() as session:
         claim = claims.claim(session, id, "worker", 60.0, max_attempts=5)
         assert claim is not None
@@ -124,14 +122,15 @@ def settle(world: World, id: str, status: str = "succeeded") -> None:
 
 
 def take(world: World, id: str, **how: Any) -> None:
-    """One turn, whatever pause was due."""
+    """Take a turn at once, whatever delay was due."""
     due_now(world.store, id)
     assert world.runner(**how).run(id)
 
 
 def when(monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[str], bool]) -> list[int]:
-    """After the first message of this kind is dealt with, `act` on the job; where it says so, none
-    after it is heard.
+    """Call `act` on the job after the first message of this kind.
+
+    Where `act` returns True, no later message of that turn is handled.
     """
     handle, acted, deaf = supervise.Supervisor._handle, list[int](), set[tuple[str, int]]()
 
@@ -150,7 +149,7 @@ def when(monkeypatch: pytest.MonkeyPatch, kind: str, act: Callable[[str], bool])
 
 
 def kill(id: str) -> bool:
-    """Kill the job's process; what it may have written after that message goes unheard."""
+    """Kill the job's process; later messages of it are not handled."""
     for pid in processes(id):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -158,7 +157,7 @@ def kill(id: str) -> bool:
 
 
 def waits(world: World, id: str) -> None:
-    """Every member was made once, and the family waits for them."""
+    """Check that every member was created once, and that the family waits for them."""
     jobs_by_key, job = members(world, id), world.job(id)
     assert set(jobs_by_key) == KEYS
     assert len({*jobs_by_key.values()}) == len(jobs_by_key)

@@ -1,6 +1,4 @@
-"""The helper process: refusals, crashes, limits, environment; and what the long-lived processes
-import.
-"""
+"""The helper process: refusals, crashes, limits, environment, imports."""
 
 from __future__ import annotations
 
@@ -87,7 +85,7 @@ def test_a_model_that_does_not_fit_is_refused_with_its_code(
 def in_process(
     verb: str, payload: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    """The helper's own `main`, called here."""
+    """Run the helper's own `main` in this process."""
     import io
 
     from tasks.processes import helper
@@ -228,9 +226,9 @@ class Plugin:
     for entry in answer["architectures"]:
         entry.pop("family", None)
     assert {kind: answer[kind] for kind in expected} == json.loads(json.dumps(expected))
-    seen = json.loads((tmp_path / "seen").read_text())
-    assert not set(secrets) & set(seen)
-    assert [name for name in seen if name.startswith("SECATEUR_")] == ["SECATEUR_PLUGIN_PATH"]
+    environment = json.loads((tmp_path / "seen").read_text())
+    assert not set(secrets) & set(environment)
+    assert [name for name in environment if name.startswith("SECATEUR_")] == ["SECATEUR_PLUGIN_PATH"]
 
 
 def test_the_environment_of_jobs_is_a_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +256,7 @@ def test_the_long_lived_processes_import_no_torch() -> None:
 
 
 def test_a_huge_network_is_estimated_without_being_built() -> None:
-    """160 GB of weights as shapes alone."""
+    """The network has 160 GB of weights, which exist as shapes only."""
     spec = {
         "type": "prune",
         "model": {"architecture": "mlp", "kwargs": {"hidden": [200_000, 200_000]}, "train": {}},

@@ -1,4 +1,4 @@
-"""What a job process says of its progress."""
+"""The progress that a job process reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.processes.job import Pipe
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What a pipe says when it is told so much was done, a second apart."""
+    """Return a function that reports work at chosen moments and returns the messages."""
 
     def say(*moments: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
         read, write = os.pipe()

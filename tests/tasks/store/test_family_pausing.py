@@ -98,7 +98,7 @@ def test_cancel_stragglers_cancels_the_members_of_a_cancelled_family(store: Stor
 
 @pytest.mark.parametrize("how", ["crash", "hand back"])
 def test_cancel_stragglers_cancels_a_member_that_was_queued_again(store: Store, how: str) -> None:
-    """A worker that crashed, or was stopped, after the family ended asks for nothing."""
+    """A worker that crashed or was stopped after the family ended makes no request."""
     id = create_family(store)
     [member] = take_turn(store, id, "a")
     held = claimed(store, member)

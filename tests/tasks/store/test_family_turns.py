@@ -233,8 +233,9 @@ def test_members_that_end_at_once_leave_a_due_message(store: Store) -> None:
 
 
 def test_one_turn_is_taken_for_all_members_that_ended_before_it(store: Store) -> None:
-    """Each end sends a message where the one before has left the outbox; those that arrive after
-    the turn find no news.
+    """Each end sends a message when the one before has left the outbox.
+
+    Messages that arrive after the turn find nothing to do.
     """
     id = create_family(store)
     *ended, last = take_turn(store, id, *"abcd")
@@ -298,9 +299,7 @@ def test_a_family_ends_once_its_last_turn_has_seen_every_member(store: Store) ->
 
 
 def test_ends_and_turns_at_once_lose_no_member(store: Store) -> None:
-    """However they interleave, once all is quiet the last turn has seen every member or another is
-    due.
-    """
+    """Once all is quiet, the last turn has seen every member or another turn is due."""
     id = create_family(store)
     members = take_turn(store, id, *"abcdefgh")
     held_members = {member: claimed(store, member) for member in members}
@@ -382,8 +381,9 @@ def test_sweep_republishes_an_unclaimed_family_ever_less_often(store: Store) -> 
 
 
 def test_a_member_ends_while_its_family_is_held_and_neither_waits(postgresql: Postgresql) -> None:
-    """The member's message refers to the family's row: were that locked against references too,
-    they would wait in turn.
+    """The member's message refers to the family's row.
+
+    If that row were locked against references too, the two transactions would wait for each other.
     """
     store = Store(postgresql.new_database())
     try:

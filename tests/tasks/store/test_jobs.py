@@ -116,16 +116,16 @@ def test_another_projects_job_is_not_found(store: Store) -> None:
 def test_pages_hold_every_job_once_newest_first(store: Store) -> None:
     made = [create(store, labels={"n": str(index % 2)}).id for index in range(7)]
     create(store, "other")
-    seen: list[str] = []
+    ids: list[str] = []
     cursor = None
     while True:
         with store.read() as session:
             page = jobs.read_page(session, "default", limit=3, cursor=cursor)
-        seen += [job.id for job in page.data]
+        ids += [job.id for job in page.data]
         cursor = page.next_cursor
         if cursor is None:
             break
-    assert seen == sorted(made, reverse=True)
+    assert ids == sorted(made, reverse=True)
 
 
 def test_a_page_that_ends_with_the_list_has_no_cursor(store: Store) -> None:
@@ -414,7 +414,7 @@ def test_tables_are_made_by_several_processes_at_once(store: Store) -> None:
 
 
 def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
-    """Datasets kept before there were tasks are of images with one class each."""
+    """Datasets stored before there were tasks have one class for each image."""
     old = Store(f"sqlite:///{tmp_path}/old.db")
     old.create_tables()
     with old.engine.connect().execution_options(write=True) as connection:
