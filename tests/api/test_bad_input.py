@@ -89,7 +89,7 @@ def test_a_body_with_a_fault_is_a_422_that_points_at_it(
     fault(world.client.post("/v1/jobs", json=body), 422, code, pointer)
     with world.services.store.read() as session:
         assert session.query(Job).count() == 0
-    assert world.helper.asked == []
+    assert world.helper.questions == []
 
 
 def test_the_nearest_name_is_offered(world: World) -> None:
@@ -277,7 +277,7 @@ def test_an_unforeseen_error_leaks_nothing(world: World, caplog: pytest.LogCaptu
     assert "mine-1" in caplog.text
 
 
-@pytest.mark.parametrize("given", ["a b", "x" * 200, "<script>", ""])
+@pytest.mark.parametrize("request_id", ["a b", "x" * 200, "<script>", ""])
 def test_an_odd_request_id_is_replaced(world: World, request_id: str) -> None:
     response = world.client.get("/healthz", headers={"X-Request-Id": request_id})
     assert response.headers["x-request-id"].startswith("req_")

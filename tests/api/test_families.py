@@ -79,7 +79,7 @@ def test_a_family_is_accepted(world: World) -> None:
     }
     assert count(world, Outbox) == 1
     assert world.client.get(job["links"]["members"]).json()["data"] == []
-    ((verb, expected),) = world.helper.asked
+    ((verb, expected),) = world.helper.questions
     assert (verb, expected["spec"]["type"]) == ("estimate", "family")
 
 
@@ -167,7 +167,7 @@ def test_bad_families_are_refused_where_they_are_wrong(
     assert (pointer, code) in [(item["pointer"], item["code"]) for item in body["errors"]], body[
         "errors"
     ]
-    assert world.helper.asked == []
+    assert world.helper.questions == []
     assert count(world, Job) == 0
 
 

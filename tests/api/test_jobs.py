@@ -117,9 +117,9 @@ def test_an_estimate_is_asked_for_once(world: World) -> None:
         {"priority": 9},
     ):
         assert world.client.post("/v1/jobs", json={**SPEC, **fields}).status_code == 202
-    assert [verb for verb, _ in world.helper.asked] == ["estimate"]
+    assert [verb for verb, _ in world.helper.questions] == ["estimate"]
     world.client.post("/v1/jobs", json={**SPEC, "targets": {"sparsity": [0.7]}})
-    assert len(world.helper.asked) == 2
+    assert len(world.helper.questions) == 2
 
 
 def until(true: Callable[[], object]) -> None:
@@ -140,7 +140,7 @@ def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
     world.helper.gate = threading.Event()
     with ThreadPoolExecutor(48) as pool:
         answers = [pool.submit(estimate, world) for _ in range(48)]
-        until(lambda: world.helper.asked)
+        until(lambda: world.helper.questions)
         assert (
             world.client.get("/healthz").status_code
             == world.client.get("/v1/jobs").status_code
@@ -148,7 +148,7 @@ def test_the_same_estimate_at_once_is_one_helper(world: World) -> None:
         )
         world.helper.gate.set()
         assert {answer.result().status_code for answer in answers} == {200}
-    assert len(world.helper.asked) == 1
+    assert len(world.helper.questions) == 1
 
 
 def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
@@ -156,7 +156,7 @@ def test_an_estimate_that_failed_is_asked_for_again(world: World) -> None:
     fault(estimate(world), 503, "helper_timeout")
     world.helper.error = None
     assert estimate(world).status_code == 200
-    assert len(world.helper.asked) == 2
+    assert len(world.helper.questions) == 2
 
 
 def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
@@ -166,7 +166,7 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
     world.helper.gate = threading.Event()
     with ThreadPoolExecutor(48) as pool:
         first = [pool.submit(estimate, world, 0.1 + number / 10) for number in range(2)]
-        until(lambda: len(world.helper.asked) == 2)
+        until(lambda: len(world.helper.questions) == 2)
         rest = [pool.submit(estimate, world, 0.5 + number / 100) for number in range(46)]
         assert (
             world.client.get("/healthz").status_code
@@ -178,12 +178,12 @@ def test_who_finds_no_free_helper_is_told_soon_and_blocks_nobody(
             fault(response, 503, "busy")
             assert response.headers["retry-after"]
         upload = pool.submit(world.client.post, "/v1/datasets", files={"file": ("a.zip", b"zip")})
-        until(lambda: len(world.helper.asked) == 3)  # another kind has helpers of its own
+        until(lambda: len(world.helper.questions) == 3)  # another kind has helpers of its own
         world.helper.gate.set()
         assert upload.result().status_code == 201
         assert {answer.result().status_code for answer in first} == {200}
     assert estimate(world, 0.9).status_code == 200
-    assert len(world.helper.asked) == 4
+    assert len(world.helper.questions) == 4
 
 
 def test_the_newest_estimates_are_remembered() -> None:
@@ -208,7 +208,7 @@ def test_the_estimate_gets_model_and_dataset(world: World) -> None:
     dataset = world.dataset()
     spec = {**SPEC, "model": {"id": model}, "dataset": {"id": dataset}}
     assert world.client.post("/v1/jobs", json=spec).status_code == 202
-    _, payload = world.helper.asked[0]
+    _, payload = world.helper.questions[0]
     assert payload["model"] == {
         "architecture": "mlp",
         "kwargs": {"hidden": [4]},
@@ -233,7 +233,7 @@ def test_the_estimate_gets_the_shifted_sets_and_a_live_job_keeps_them(world: Wor
     first, second = world.dataset(), world.dataset(classes=("cat",))
     answer = world.client.post("/v1/jobs", json=shifted_spec(first, second))
     assert answer.status_code == 202
-    _, payload = world.helper.asked[0]
+    _, payload = world.helper.questions[0]
     assert [reference["classes"] for reference in payload["shifted"]] == [["cat", "dog"], ["cat"]]
     fault(world.client.delete(f"/v1/datasets/{second}"), 409, "in_use")
     id = answer.json()["id"]

@@ -53,7 +53,7 @@ def test_a_model_is_checked_then_kept(world: World) -> None:
         "classes": ["cat", "dog"],
         "created_at": body["created_at"],
     }
-    verb, payload = world.helper.asked[0]
+    verb, payload = world.helper.questions[0]
     assert verb == "model"
     assert payload["filename"] == "net.safetensors"
     assert world.files() == [f"artifacts/models/{body['id']}/state.safetensors"]
@@ -90,7 +90,7 @@ def test_a_dataset_is_decoded_then_kept(world: World) -> None:
         "normalize": {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]},
         "created_at": body["created_at"],
     }
-    assert world.helper.asked[0][1]["max_values"] == world.services.settings.max_pixels
+    assert world.helper.questions[0][1]["max_values"] == world.services.settings.max_pixels
     assert world.files() == [f"artifacts/datasets/{body['id']}/data.safetensors"]
     assert (world.folder / world.files()[0]).read_bytes() == b"tensors"
     assert world.client.get("/v1/datasets").json()["data"] == [body]

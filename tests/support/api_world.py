@@ -61,7 +61,7 @@ CATALOGUE: dict[str, Any] = {
 class Helper:
     """Stands in for the helper process, and remembers its questions."""
 
-    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    questions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     error: Exception | None = None
     gate: threading.Event | None = None
     """Answers wait for it."""
@@ -69,7 +69,7 @@ class Helper:
 
     def __call__(self, verb: str, payload: dict[str, Any], **limits: Any) -> dict[str, Any]:
         with self.lock:
-            self.asked.append((verb, payload))
+            self.questions.append((verb, payload))
         if self.gate is not None:
             assert self.gate.wait(30)
         if self.error is not None:

@@ -140,13 +140,13 @@ class Running:
 
     def workers(self) -> list[int]:
         """Return the process ids of the workers."""
-        return [pid for pid in self._mine() if "secateur.cli\0worker" in _command(pid)]
+        return [pid for pid in self._own_processes() if "secateur.cli\0worker" in _command(pid)]
 
     def job_processes(self) -> list[int]:
         """Return the process ids of the job processes."""
-        return [pid for pid in self._mine() if "tasks.processes.job" in _command(pid)]
+        return [pid for pid in self._own_processes() if "tasks.processes.job" in _command(pid)]
 
-    def _mine(self) -> list[int]:
+    def _own_processes(self) -> list[int]:
         mark = f"{self.folder / 'data'}"
         return [pid for pid, _ in _parents() if mark in _environment(pid) or mark in _command(pid)]
 

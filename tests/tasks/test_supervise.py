@@ -352,7 +352,7 @@ def test_inputs_that_cannot_be_read_fail_the_job(world: World) -> None:
     assert error["retryable"]
 
 
-@pytest.mark.parametrize("what", ["model_id", "dataset_id", "rewind_model_id"])
+@pytest.mark.parametrize("column", ["model_id", "dataset_id", "rewind_model_id"])
 def test_inputs_deleted_before_a_retry_fail_the_job(world: World, column: str) -> None:
     spec = {"type": "prune", "model": {"id": "mdl_00000000"}, "dataset": {"id": "dst_00000000"}}
     id = create(world.store, spec=spec, **{column: "xyz_00000000"}).id

@@ -228,7 +228,9 @@ class Plugin:
     assert {kind: answer[kind] for kind in expected} == json.loads(json.dumps(expected))
     environment = json.loads((tmp_path / "seen").read_text())
     assert not set(secrets) & set(environment)
-    assert [name for name in environment if name.startswith("SECATEUR_")] == ["SECATEUR_PLUGIN_PATH"]
+    assert [name for name in environment if name.startswith("SECATEUR_")] == [
+        "SECATEUR_PLUGIN_PATH"
+    ]
 
 
 def test_the_environment_of_jobs_is_a_short_list(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ from tasks.processes.job import Pipe
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Any:
+def sent(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that reports work at chosen moments and returns the messages."""
 
-    def say(*moments: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
+    def send(*moments: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
         read, write = os.pipe()
         now = 0.0
         monkeypatch.setattr(job.time, "monotonic", lambda: now)
@@ -28,7 +28,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Any:
         with os.fdopen(read) as lines:
             return [json.loads(line) for line in lines]
 
-    return say
+    return send
 
 
 def progress(done: float) -> dict[str, Any]:

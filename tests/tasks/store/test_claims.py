@@ -168,13 +168,13 @@ def test_the_holder_beats_and_learns_what_is_asked(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")]
+    ("verb", "after"), [(None, "queued"), ("pause", "paused"), ("cancel", "cancelled")]
 )
-def test_handing_back_counts_no_attempt(store: Store, status: str | None, after: str) -> None:
+def test_handing_back_counts_no_attempt(store: Store, verb: str | None, after: str) -> None:
     id = create(store).id
     held = claimed(store, id)
-    if status is not None:
-        write(store, jobs.request, "default", id, status)
+    if verb is not None:
+        write(store, jobs.request, "default", id, verb)
     write(store, claims.hand_back, held)
     job = read_job(store, id)
     assert (job.status, job.attempt, job.owner, job.lease_until) == (after, 1, None, None)
@@ -233,12 +233,12 @@ def test_at_most_so_many_attempts_without_progress(store: Store) -> None:
     assert claimed(store, id, max_attempts=3).attempt == 1
 
 
-@pytest.mark.parametrize("by", ["sweep", "claim"])
-def test_a_job_whose_owners_die_fails_without_one_that_reports_it(store: Store, place: str) -> None:
+@pytest.mark.parametrize("way", ["sweep", "claim"])
+def test_a_job_whose_owners_die_fails_without_one_that_reports_it(store: Store, way: str) -> None:
     id = create(store).id
     for _ in range(3):
         claimed(store, id, "dead", lease_s=-1.0, max_attempts=3)
-        if place == "sweep":
+        if way == "sweep":
             assert sweep(store, max_attempts=3) == 1
         else:
             assert claim(store, id, max_attempts=3) is None
@@ -336,14 +336,14 @@ def test_a_deadline_ends_a_job_that_waits(store: Store, status: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "after"), [("cancel", "cancelled"), ("pause", "paused")])
-@pytest.mark.parametrize("by", ["sweep", "claim"])
+@pytest.mark.parametrize("way", ["sweep", "claim"])
 def test_what_was_asked_of_a_dead_owner_is_done(
-    store: Store, verb: str, after: str, place: str
+    store: Store, verb: str, after: str, way: str
 ) -> None:
     id = create(store).id
     claimed(store, id, "dead")
     write(store, jobs.request, "default", id, verb)
-    if place == "sweep":
+    if way == "sweep":
         assert sweep(store, gone=False) == 0
         assert sweep(store, gone=True) == 1
     else:
