@@ -1,128 +1,178 @@
-"""Helpers for tests of families in the store: turns, members and their ends."""
+"""A family without training: sizes of small perceptrons, and members whose errors follow a joint
+law with noise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete
-from sqlalchemy.orm import Session
+import numpy as np
 
-from tasks.store import Store, assets, claims, families, jobs, outbox
-from tasks.store.tables import Outbox
-from tests.support.job_world import change, claimed, create, messages, read_job, sweep
+from pruning.family.members import Member, MemberCurve, Run, member_densities
+from pruning.family.report import build_report
+from pruning.family.sizes import Size
+from pruning.family.turn import State, take_turn
+from pruning.laws.forms import evaluate_pruned_error
+from pruning.schemas.family import FamilySpec
+from pruning.schemas.family_report import FamilyReport, MemberStatus
 
-SPEC = {"type": "family", "dataset": {"builtin": "digits"}}
-MEMBER = {"type": "prune", "dataset": {"builtin": "digits"}}
-
-
-def write(store: Store, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run `action(session, ...)` in one transaction."""
-    with store.write() as session:
-        return action(session, *args, **kwargs)
+FAMILY = "job_00000000"
+INPUTS, CLASSES, IMAGES, TEST = 64, 10, 1000, 2000
 
 
-def create_family(store: Store, project: str = "default", **fields: Any) -> str:
-    """Create a family and return its id."""
-    return create(store, project, **{"spec": SPEC, **fields}).id
+def spec(**changes: Any) -> FamilySpec:
+    """Nine perceptrons at two fractions of the images."""
+    fields: dict[str, Any] = {
+        "type": "family",
+        "model": {"architecture": "mlp", "train": {"epochs": 2}},
+        "dataset": {"builtin": "digits"},
+        "members": {"depths": [1, 2, 3], "widths": [8, 16, 32], "fractions": [0.25, 1.0]},
+        "keep": 0.7,
+        "floor_density": 0.02,
+        "max_error": [0.12],
+    }
+    return FamilySpec.model_validate(fields | changes)
 
 
-def describe_members(*keys: str) -> list[dict[str, Any]]:
-    """Return members to start, one for each key."""
-    return [
-        {
-            "key": key,
-            "member": {"role": "member", "depth": 1.0, "width": float(index)},
-            "spec": MEMBER,
-            "units": 5.0,
-        }
-        for index, key in enumerate(keys)
-    ]
+def sizes(family: FamilySpec) -> tuple[Size, ...]:
+    """Perceptrons of `depth` hidden layers of `width` units, counted by hand: weights are prunable,
+    biases are not.
+    """
+    grids = [family.members, *([family.candidates] if family.candidates is not None else [])]
+    wanted = sorted(
+        {(float(d), float(w)) for grid in grids for d in grid.depths for w in grid.widths}
+    )
+    found = []
+    for depth, width in wanted:
+        units = int(width)
+        weights = INPUTS * units + (int(depth) - 1) * units**2 + units * CLASSES
+        found.append(
+            Size(
+                depth=depth,
+                width=width,
+                kwargs={"hidden": [units] * int(depth)},
+                prunable=weights,
+                parameters=weights + int(depth) * units + CLASSES,
+                flops=2 * weights,
+            )
+        )
+    return tuple(found)
 
 
-def take_turn(store: Store, id: str, *keys: str) -> list[str]:
-    """Take a turn that starts these members and waits; return the members, oldest first."""
-    claim = claimed(store, id, "turn")
-    write(store, families.start_members, claim, describe_members(*keys))
-    write(store, families.park, claim, read_statuses(store, id))
-    return list(read_statuses(store, id))
+@dataclass(frozen=True)
+class World:
+    """What the members of a family would measure: a joint law, with relative noise of its errors
+    and unpruned errors.
+    """
+
+    seed: int = 0
+    noise: float = 0.03
+    unpruned_noise: float = 0.02
+    phi: float = 0.8
+    psi: float = 1.4
+    gamma: float = 0.6
+    p: float = 0.15
+    plateau: float = 0.9
+
+    def unpruned(self, size: Size, fraction: float) -> float:
+        """The unpruned error without noise."""
+        return float(0.05 * (size.parameters / 3000) ** -0.3 * fraction**-0.3)
+
+    def run(
+        self, family: FamilySpec, member: Member, job: str, status: MemberStatus = "succeeded"
+    ) -> Run:
+        """The member's job once it has ended; its noise is that of the seed, the job and nothing
+        else.
+        """
+        if status != "succeeded":
+            return Run(
+                job=job,
+                member=member,
+                status=status,
+                error="out of memory" if status == "failed" else "",
+            )
+        (size,) = [
+            one for one in sizes(family) if (one.depth, one.width) == (member.depth, member.width)
+        ]
+        random = np.random.default_rng([self.seed, *job.encode()])
+        unpruned = self.unpruned(size, member.fraction) * float(
+            np.exp(self.unpruned_noise * random.standard_normal())
+        )
+        kept = (
+            member_densities(family, member.rounds)
+            if member.role == "member"
+            else (member.density,)
+        )
+        invariant = member.depth**self.phi * member.width**self.psi * np.array(kept)
+        law = evaluate_pruned_error(invariant, unpruned, self.gamma, self.p, self.plateau)
+        errors = np.minimum(
+            law * np.exp(self.noise * random.standard_normal(len(kept))), self.plateau
+        )
+        last, half = float(errors[-1]), 1.96 * float(np.sqrt(errors[-1] * (1 - errors[-1]) / TEST))
+        return Run(
+            job=job,
+            member=member,
+            status="succeeded",
+            curve=MemberCurve(
+                unpruned_error=unpruned,
+                densities=kept,
+                errors=tuple(float(one) for one in errors),
+                images=int(IMAGES * member.fraction),
+                test_images=TEST,
+                classes=CLASSES,
+                parameters=size.parameters,
+                prunable=size.prunable,
+                final={
+                    "id": f"magnitude-{1 - kept[-1]:.4g}",
+                    "density": kept[-1],
+                    "parameters": round(size.parameters - size.prunable * (1 - kept[-1])),
+                    "error": {
+                        "value": last,
+                        "low": max(last - half, 0.0),
+                        "high": min(last + half, 1.0),
+                        "n": TEST,
+                    },
+                },
+            ),
+        )
 
 
-def read_statuses(store: Store, id: str) -> dict[str, str]:
-    """Return the status of every member's job, as a turn sees it."""
-    with store.read() as session:
-        return {job.id: job.status for _, job in families.list_members(session, id)}
+def live(
+    family: FamilySpec,
+    world: World | None = None,
+    *,
+    turns: int = 100,
+    ends: Callable[[Member], MemberStatus] = lambda member: "succeeded",
+) -> State:
+    """The family after so many turns, or its end; `ends` tells how a member's job ends."""
+    world, runs, found = world or World(), [], sizes(family)
+    state = take_turn(family, found, runs)
+    for _ in range(turns):
+        if state.finished:
+            break
+        runs += [
+            world.run(family, one, f"job_{len(runs) + i + 1:08d}", ends(one))
+            for i, one in enumerate(state.start)
+        ]
+        state = take_turn(family, found, runs)
+    return state
 
 
-def ask(store: Store, id: str, verb: str) -> None:
-    """Ask for a transition as the service does: the job first, then a family's members."""
-    write(store, jobs.request, "default", id, verb)
-    if jobs.is_family(read_job(store, id)):
-        write(store, families.follow, "default", id, verb)
-
-
-def end_member(store: Store, id: str, status: str) -> None:
-    """Run a member to its end."""
-    if status == "cancelled while queued":
-        return ask(store, id, "cancel")
-    held = claimed(store, id, "worker")
-    if status == "cancelled":
-        ask(store, id, "cancel")
-    elif status == "failed by the reaper":
-        change(store, id, lease_until=1.0)
-        sweep(store, max_attempts=1)
-        return None
-    error = {"code": "x", "message": "x"} if status == "failed" else None
-    return write(store, claims.settle, held, status, error=error)
-
-
-def publish_messages(store: Store, *ids: str) -> None:
-    """Publish the messages that wait in the outbox."""
-    for id in ids:
-        for message in messages(store, id):
-            write(store, outbox.mark_published, message)
-
-
-def make_old(store: Store, id: str, seconds: float) -> None:
-    """Let the last turn and the last message be this long ago."""
-    then = write(store, assets.read_clock) - seconds
-    change(
-        store,
-        id,
-        updated_at=then,
-        **({"published_at": then} if read_job(store, id).published_at else {}),
+def reported(
+    family: FamilySpec | None = None, world: World | None = None, **how: Any
+) -> FamilyReport:
+    """The report of a family that has lived, as `live` says."""
+    family = family or spec()
+    return build_report(
+        live(family, world, **how),
+        FAMILY,
+        family.model_dump(mode="json", exclude_unset=True),
+        "digits",
     )
 
 
-def is_due(store: Store, id: str) -> bool:
-    """Return whether a message of the job may be published now."""
-    with store.read() as session:
-        return id in [message.job_id for message in outbox.list_due_messages(session)]
-
-
-def take_last_turn(store: Store) -> tuple[str, str, claims.Claim, dict[str, str]]:
-    """Return a family, its member that failed, the claim of a turn, and the statuses it knows.
-
-    Both members have ended before the turn.
-    """
-    id = create_family(store)
-    first, second = take_turn(store, id, "a", "b")
-    end_member(store, first, "succeeded")
-    end_member(store, second, "failed")
-    return id, second, claimed(store, id), read_statuses(store, id)
-
-
-def end_family(store: Store, id: str, *ends: str) -> list[str]:
-    """End the members with these statuses, then their family as succeeded; return the members."""
-    members = take_turn(store, id, *map(str, range(len(ends))))
-    for member, status in zip(members, ends, strict=True):
-        end_member(store, member, status)
-    held = claimed(store, id)
-    write(store, families.finish, held, read_statuses(store, id), {"x": 1})
-    assert read_job(store, id).status == "succeeded"
-    return members
-
-
-def lose_messages(session: Session, id: str) -> None:
-    """Delete the messages of a job, as if they had been lost."""
-    session.execute(delete(Outbox).where(Outbox.job_id == id))
+def jobs(state: State) -> Sequence[str]:
+    """The ids of its members' jobs."""
+    return [run.job for run in state.runs]

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.store import Store, claims, families, jobs
 from tasks.store.errors import TransitionError
-from tests.support.family_world import (
+from tests.support.family_turns import (
     ask,
     create_family,
     describe_members,

@@ -9,7 +9,7 @@ import pytest
 from tasks.store import Store, claims, families, jobs
 from tasks.store.errors import CursorError, InUseError, NotFoundError
 from tasks.store.tables import FamilyMember, Job, Outbox
-from tests.support.family_world import (
+from tests.support.family_turns import (
     ask,
     create_family,
     end_member,

@@ -7,7 +7,7 @@ import pytest
 from tasks.store import Store, claims, families, jobs
 from tasks.store.errors import TransitionError
 from tasks.store.jobs import PARKED
-from tests.support.family_world import (
+from tests.support.family_turns import (
     SPEC,
     ask,
     create_family,

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from tasks.store import Store, claims, families, jobs
 from tasks.store.jobs import PARKED
 from tasks.store.tables import JobLabel
-from tests.support.family_world import (
+from tests.support.family_turns import (
     ask,
     create_family,
     describe_members,
