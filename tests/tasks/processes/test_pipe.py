@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks.processes import job
-from tasks.processes.job import Pipe
+from tasks.processes import pipe as pipe_module
+from tasks.processes.pipe import Pipe
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Any:
     def send(*moments: tuple[float, float], total: float = 10.0) -> list[dict[str, Any]]:
         read, write = os.pipe()
         now = 0.0
-        monkeypatch.setattr(job.time, "monotonic", lambda: now)
+        monkeypatch.setattr(pipe_module.time, "monotonic", lambda: now)
         pipe = Pipe(write)
         for seconds, done in moments:
             now += seconds
